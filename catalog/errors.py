@@ -1,0 +1,83 @@
+"""Everything that `catalog` raises for the world's faults.
+
+Errors that cross the wire have a stable `code` (the end of their RFC 9457 problem type) and carry their data as plain
+attributes, so that the client raises the very class that the server raised.
+"""
+
+from typing import ClassVar
+
+from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, EXIT_USAGE
+
+
+class CatalogError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+    code: ClassVar[str] = "failed"
+    status: ClassVar[int] = 500
+    """The HTTP status that a catalog answers with."""
+
+
+class Malformed(CatalogError):
+    """Something offered is not of the form it must have; the message gives the place."""
+
+    code, status = "malformed", 400
+
+
+class DiskRefused(CatalogError):
+    """A disk, partition or filesystem cannot be imported; the message gives the reason and the place in it."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "disk-refused", 422
+
+
+class ContentMismatch(CatalogError):
+    """Bytes do not have the address that they were said to have."""
+
+    exit_code = EXIT_UNVERIFIED
+    code, status = "content-mismatch", 422
+
+
+class NotFound(CatalogError):
+    """There is no such image, name, blob or VO here."""
+
+    code, status = "not-found", 404
+
+
+class Conflict(CatalogError):
+    """It exists already with another meaning, such as a name@version that names another image."""
+
+    code, status = "conflict", 409
+
+
+class NotEntitled(CatalogError):
+    """Who asks may not do this here: an unregistered VO, a key that the VO has not registered."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "not-entitled", 403
+
+
+class TooLarge(CatalogError):
+    """More bytes than this catalog accepts."""
+
+    code, status = "too-large", 413
+
+
+class RangeRefused(CatalogError):
+    """A byte range that is malformed or outside the blob."""
+
+    code, status = "range-refused", 416
+
+
+class Unavailable(CatalogError):
+    """The catalog cannot be reached or cannot answer now; trying again later may help."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "unavailable", 503
+
+
+class Misused(CatalogError):
+    """The command or request does not make sense as given."""
+
+    exit_code = EXIT_USAGE
+    code, status = "misused", 400

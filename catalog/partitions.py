@@ -1,0 +1,77 @@
+"""The kinds of partitions: names of the Discoverable Partitions Specification (UAPI group) and their GUIDs.
+
+A kind with a name is always written by its name, so that a manifest has one form; any other GUID stands for itself, and
+`mbr-XX` is the type byte of an MBR partition.
+"""
+
+import re
+from typing import Final
+
+NAMES: Final[dict[str, str]] = {
+    "esp": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+    "xbootldr": "bc13c2ff-59e6-4262-a352-b275fd6f7172",
+    "bios-boot": "21686148-6449-6e6f-744e-656564454649",
+    "root-x86-64": "4f68bce3-e8cd-4db1-96e7-fbcaf984b709",
+    "root-x86-64-verity": "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+    "root-x86-64-verity-sig": "41092b05-9fc8-4523-994f-2def0408b176",
+    "usr-x86-64": "8484680c-9521-48c6-9c11-b0720656f69e",
+    "usr-x86-64-verity": "77ff5f63-e7b6-4633-acf4-1565b864c0e6",
+    "usr-x86-64-verity-sig": "e7bb33fb-06cf-4e81-8273-e543b413e2e2",
+    "root-arm64": "b921b045-1df0-41c3-af44-4c6f280d3fae",
+    "root-arm64-verity": "df3300ce-d69f-4c92-978c-9bfb0f38d820",
+    "root-arm64-verity-sig": "6db69de6-29f4-4758-a7a5-962190f00ce3",
+    "usr-arm64": "b0e01050-ee5f-4390-949a-9101b17104e9",
+    "swap": "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f",
+    "home": "933ac7e1-2eb4-4f13-b844-0e14e2aef915",
+    "srv": "3b8f8425-20e0-4f3b-907f-1a25a76f98e8",
+    "var": "4d21b016-b534-45c2-a9fb-5c16e091fd2d",
+    "tmp": "7ec6f557-3bc5-4aca-b293-16ef5df639d1",
+    "linux-generic": "0fc63daf-8483-4772-8e79-3d69d8477de4",
+}
+_BY_GUID: Final = {guid: name for name, guid in NAMES.items()}
+_GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_MBR = re.compile(r"mbr-[0-9a-f]{2}")
+
+FLAG_BITS: Final[dict[str, int]] = {
+    "required": 0,
+    "no-block-io": 1,
+    "legacy-bios-bootable": 2,
+    "grow-fs": 59,
+    "read-only": 60,
+    "hidden": 62,
+    "no-auto": 63,
+} | {f"bit-{n}": n for n in range(64) if n not in {0, 1, 2, 59, 60, 62, 63}}
+"""GPT attribute bits by name (UEFI 2.10, section 5.3.3; Discoverable Partitions for 59, 60 and 63)."""
+
+
+def kind_of(guid: str) -> str:
+    """The one way to write a GPT type GUID: its name if it has one."""
+    return _BY_GUID.get(guid.lower(), guid.lower())
+
+
+def guid_of(kind: str) -> str:
+    """The GUID of a GPT kind."""
+    return NAMES.get(kind, kind)
+
+
+def check_kind(kind: str) -> str:
+    """Return a well-formed kind, or raise ValueError with what would be right."""
+    if kind in NAMES or _MBR.fullmatch(kind):
+        return kind
+    if not _GUID.fullmatch(kind):
+        raise ValueError(
+            f"{kind[:40]!r} is no partition type; use a Discoverable Partitions name such as 'root-x86-64', or a GUID"
+        )
+    if kind in _BY_GUID:
+        raise ValueError(f"the type {kind} has a name; write {_BY_GUID[kind]!r}")
+    return kind
+
+
+def flags_of(bits: int) -> tuple[str, ...]:
+    """The names of the bits set in a GPT attribute word, lowest bit first."""
+    return tuple(name for name, bit in sorted(FLAG_BITS.items(), key=lambda item: item[1]) if bits >> bit & 1)
+
+
+def bits_of(flags: tuple[str, ...]) -> int:
+    """The GPT attribute word of flags."""
+    return sum(1 << FLAG_BITS[flag] for flag in flags)

@@ -1,0 +1,5 @@
+"""The command line: mounts each package's commands under one name."""
+
+
+def main() -> None:
+    """Run the command line."""

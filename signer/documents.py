@@ -1,0 +1,154 @@
+"""Strict reading and canonical writing of every document that Partita signs, sends or is configured with.
+
+Reading refuses what it does not know: unknown, duplicate, missing or oversized members, wrong types, numbers that JSON
+cannot carry exactly. Each refusal says where (a JSON path) and why. Writing is canonical JSON (RFC 8785), so that equal
+values have equal bytes and can be signed.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from signer.errors import DocumentError
+
+MAX_DOCUMENT = 4 << 20
+"""Bytes. No document that people write or sign is near it; a parser fed more is being attacked."""
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""The largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2)."""
+
+
+class Document(BaseModel):
+    """Base of every document type: frozen, strictly typed, unknown members refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def canonical(value: object) -> bytes:
+    """The canonical JSON (RFC 8785) of a Document (members that are None are left out) or of a plain JSON value."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+def read_json(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> Any:
+    """Parse JSON strictly.
+
+    Args:
+        data: the bytes, UTF-8.
+        what: how to call the document in errors.
+        limit: the largest size accepted, in bytes.
+
+    Raises:
+        DocumentError: too large, not UTF-8, not JSON, a duplicate member, a number that is not an exact integer.
+    """
+    if len(data) > limit:
+        raise DocumentError(what, "$", f"has {len(data)} bytes, more than the {limit} allowed")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in members:
+                raise DocumentError(what, "$", f"the member {name!r} stands twice in one object; keep one")
+            members[name] = value
+        return members
+
+    def refuse(token: str) -> NoReturn:
+        raise DocumentError(what, "$", f"the number {token[:40]} is not an integer that JSON carries exactly")
+
+    def integer(token: str) -> int:
+        if len(token) > 17 or abs(int(token)) > MAX_SAFE_INTEGER:
+            refuse(token)
+        return int(token)
+
+    try:
+        return json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_float=refuse, parse_constant=refuse, parse_int=integer
+        )
+    except UnicodeDecodeError as exc:
+        raise DocumentError(what, "$", f"is not UTF-8 at byte {exc.start}") from exc
+    except json.JSONDecodeError as exc:
+        raise DocumentError(what, "$", f"is not JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
+    except RecursionError as exc:
+        raise DocumentError(what, "$", "is nested too deeply") from exc
+
+
+def read_toml(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
+    """Parse TOML 1.0; errors as in :func:`read_json`."""
+    if len(data) > limit:
+        raise DocumentError(what, "$", f"has {len(data)} bytes, more than the {limit} allowed")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as exc:
+        raise DocumentError(what, "$", f"is not UTF-8 at byte {exc.start}") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise DocumentError(what, "$", f"is not TOML: {exc}") from exc
+    except RecursionError as exc:
+        raise DocumentError(what, "$", "is nested too deeply") from exc
+
+
+def validate(model: type[D], value: object, what: str) -> D:
+    """Turn a parsed value into a document of the given type, or raise DocumentError with the first fault's place."""
+    try:
+        # JSON mode: arrays become tuples and texts become dates or addresses, and nothing else is converted.
+        return model.model_validate_json(json.dumps(value, default=str))
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False)[0]
+        raise DocumentError(what, _path(fault["loc"], value), _reason(fault)) from exc
+    except (ValueError, RecursionError) as exc:
+        raise DocumentError(what, "$", str(exc)) from exc
+
+
+def parse(model: type[D], data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> D:
+    """Read JSON bytes as a document of the given type."""
+    return validate(model, read_json(data, what, limit=limit), what)
+
+
+def parse_toml(model: type[D], data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> D:
+    """Read TOML bytes as a document of the given type."""
+    return validate(model, read_toml(data, what, limit=limit), what)
+
+
+def parse_canonical(model: type[D], data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> D:
+    """Read a document whose very bytes are its identity: anything but the canonical form is refused."""
+    document = parse(model, data, what, limit=limit)
+    wanted = canonical(document)
+    if wanted != data:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(wanted, data, strict=False)) if a != b), min(len(wanted), len(data))
+        )
+        raise DocumentError(what, "$", f"is not in canonical form (RFC 8785), from byte {at}")
+    return document
+
+
+def _path(loc: tuple[int | str, ...], value: object) -> str:
+    """The JSON path of a fault. Pydantic's location also names union branches; only real members are shown."""
+    path = "$"
+    for index, part in enumerate(loc):
+        if isinstance(part, int):
+            path += f"[{part}]"
+            value = value[part] if isinstance(value, list | tuple) and part < len(value) else None
+        elif (isinstance(value, Mapping) and part in value) or index == len(loc) - 1:
+            path += f".{part}" if part.replace("_", "").replace("-", "").isalnum() else f"[{json.dumps(part)}]"
+            value = value.get(part) if isinstance(value, Mapping) else None
+    return path
+
+
+def _reason(fault: Any) -> str:
+    match fault["type"]:
+        case "extra_forbidden":
+            return "is not known here; remove it or correct its spelling"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case _:
+            shown = repr(fault["input"])
+            return f"{fault['msg']}; found {shown if len(shown) <= 80 else shown[:77] + '...'}"
