@@ -1,0 +1,317 @@
+"""A small real guest: the four kinds of partitions of the STAR worker of the 2007 paper, in miniature.
+
+A Debian kernel, an initramfs, and four partitions: `base` (the root, copy-on-write, on a GPT disk), `star` (the
+application, read-only), `data` (read-only), `scratch` (blank). Everything comes from Debian packages and is built without
+root; the result is a recipe for `partita image build`. The same packages give the same bytes.
+
+The guest finds its NoCloud seed by its label, takes the host name from it, runs user-data that is a script, and says on
+its console what it mounted. It ends when it is asked to by ACPI.
+"""
+
+import gzip
+import io
+import lzma
+import os
+import random
+import re
+import shutil
+import stat
+import subprocess
+import textwrap
+from pathlib import Path
+
+MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "erofs",
+    "isofs",
+    "nls_utf8",
+    "nls_ascii",
+    "nls_cp437",
+    "vfat",
+    "xfs",
+    "evdev",
+    "button",
+)
+"""What a worker needs beyond what the kernel has built in; those that a kernel has built in are not found and skipped."""
+
+KERNELS = ("linux-image-cloud-amd64", "linux-image-virtual")
+"""The kernel meta packages of Debian and of Ubuntu, in the order tried."""
+
+SCRIPT = 0o755
+
+INITRAMFS_INIT = """\
+#!/bin/busybox sh
+# Load drivers, find the partition named on the command line, and go on in it.
+/bin/busybox mkdir -p /proc /sys /dev /root
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs dev /dev
+for module in $(/bin/busybox cat /modules/order); do /bin/busybox insmod /modules/$module || echo "guest: no $module"; done
+for word in $(/bin/busybox cat /proc/cmdline); do
+  case $word in root=PARTLABEL=*) name=${word#root=PARTLABEL=} ;; esac
+done
+tries=0
+while [ $tries -lt 100 ]; do
+  device=$(/bin/busybox grep -l "^PARTNAME=$name\\$" /sys/class/block/*/uevent 2>/dev/null | /bin/busybox head -n 1)
+  [ -n "$device" ] && break
+  tries=$((tries + 1)); /bin/busybox usleep 50000
+done
+device=/dev/$(/bin/busybox basename $(/bin/busybox dirname $device))
+/bin/busybox mount -t ext4 $device /root || { echo "guest: cannot mount $name from $device"; /bin/busybox poweroff -f; }
+echo "$device ext4 rw" > /dev/.mounted
+for place in proc sys dev; do /bin/busybox mount -o move /$place /root/$place; done
+exec /bin/busybox switch_root /root /sbin/init
+"""
+
+INITTAB = """\
+::sysinit:/etc/rc
+::respawn:/bin/acpid -f -l /dev/null
+::shutdown:/bin/umount -a -r
+::ctrlaltdel:/sbin/reboot
+"""
+
+RC = """\
+#!/bin/sh
+# Mount what /etc/fstab names, take the identity from the seed, say so on the console.
+exec >/dev/console 2>&1
+mount -t tmpfs tmpfs /run && mkdir /run/seed
+echo "partita-guest: mounted base on / ($(cat /dev/.mounted 2>/dev/null || echo root))"
+grep -v '^#' /etc/fstab | while read device place type options; do
+  mount -t $type -o $options $device $place && echo "partita-guest: mounted $(basename $place) on $place ($device $type $options, $(df -k $place | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2) KiB)"
+done
+seed=$(findfs LABEL=cidata 2>/dev/null || findfs LABEL=CIDATA 2>/dev/null)
+if [ -n "$seed" ] && mount -t iso9660 -o ro $seed /run/seed; then
+  hostname "$(sed -n 's/^local-hostname: *//p' /run/seed/meta-data)"
+  echo "partita-guest: instance $(sed -n 's/^instance-id: *//p' /run/seed/meta-data)"
+fi
+echo "partita-guest: host name $(hostname)"
+ip link set lo up
+if [ -d /sys/class/net/eth0 ]; then ip link set eth0 up; udhcpc -q -n -t 5 -i eth0 >/dev/null 2>&1 && echo "partita-guest: network up"; fi
+echo "partita-guest: star says $(sh /opt/star/bin/reconstruct)"
+echo "written by $(hostname)" > /scratch/mark && echo "partita-guest: scratch holds: $(ls -A /scratch | tr '\\n' ' ')"
+touch /star-was-here && echo "partita-guest: base is writable"
+touch /srv/data/x 2>/dev/null && echo "partita-guest: DATA IS WRITABLE"
+if head -c 2 /run/seed/user-data 2>/dev/null | grep -q '#!'; then sh /run/seed/user-data; echo "partita-guest: user-data ended with $?"; fi
+echo "partita-guest: ready"
+"""
+
+RECONSTRUCT = """\
+#!/bin/sh
+# The "application": proves that the data partition can be read whole.
+echo "$(cat /srv/data/events.dat | wc -c) bytes of events, checksum $(md5sum < /srv/data/events.dat | cut -c 1-8)"
+"""
+
+FSTAB = """\
+/dev/vdb /opt/star erofs ro
+/dev/vdc /srv/data erofs ro
+/dev/vdd /scratch ext4 rw
+"""
+
+RECIPE = """\
+# The STAR worker in miniature: build with `partita image build recipe.toml -o IMAGE`
+vo = "{vo}"
+name = "{name}"
+version = "{version}"
+architecture = "x86_64"
+os = {{ id = "debian", version = "{release}" }}
+needs = {{ memory = "256MiB", cores = 1 }}
+contextualization = "nocloud"
+
+[boot]
+mode = "direct"
+kernel = "kernel"
+initrd = "initrd"
+cmdline = "console=ttyS0 quiet panic=-1 root=PARTLABEL=base"
+
+[[disk]]
+table = "gpt"
+[[disk.partition]]
+label = "base"
+type = "root-x86-64"
+access = "copy-on-write"
+source = {{ tree = "base", filesystem = "ext4", size = "64MiB" }}
+
+[[disk]]
+table = "none"
+[[disk.partition]]
+label = "star"
+type = "linux-generic"
+access = "read-only"
+source = {{ tree = "star", filesystem = "erofs" }}
+
+[[disk]]
+table = "none"
+[[disk.partition]]
+label = "data"
+type = "srv"
+access = "read-only"
+source = {{ tree = "data", filesystem = "erofs" }}
+
+[[disk]]
+table = "none"
+[[disk.partition]]
+label = "scratch"
+type = "linux-generic"
+access = "copy-on-write"
+source = {{ blank = "ext4", size = "512MiB", label = "scratch" }}
+"""
+
+
+class GuestError(Exception):
+    """The guest cannot be built here; the message says what is missing."""
+
+
+def write_recipe(
+    directory: Path,
+    *,
+    vo: str = "star",
+    name: str = "worker",
+    version: str = "1.0",
+    data: int = 24 << 20,
+    packages: Path | None = None,
+) -> Path:
+    """Put the guest's parts and its recipe into a directory.
+
+    Args:
+        directory: made if absent.
+        vo, name, version: what the image is called.
+        data: bytes in the data partition's one file.
+        packages: where the kernel package is kept between builds; `directory` itself if not given.
+
+    Returns:
+        The recipe's path.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    kernel = _kernel_tree(packages or directory / "packages")
+    shutil.copyfile(next((kernel / "boot").glob("vmlinuz-*")), directory / "kernel")
+    (directory / "initrd").write_bytes(_initramfs(kernel))
+    base = directory / "base"
+    for place in ("proc", "sys", "dev", "run", "tmp", "opt/star", "srv/data", "scratch", "etc/acpi", "root"):
+        (base / place).mkdir(parents=True, exist_ok=True)
+    _busybox(base)
+    _write(base / "etc/inittab", INITTAB)
+    _write(base / "etc/rc", RC, SCRIPT)
+    _write(base / "etc/fstab", FSTAB)
+    _write(base / "etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n", SCRIPT)
+    _write(directory / "star/bin/reconstruct", RECONSTRUCT, SCRIPT)
+    _write(directory / "star/etc/release", f"star reconstruction {version}\n")
+    events = directory / "data/events.dat"
+    events.parent.mkdir(exist_ok=True)
+    events.write_bytes(random.Random(2007).randbytes(data))  # noqa: S311 - sample data
+    recipe = directory / "recipe.toml"
+    recipe.write_text(RECIPE.format(vo=vo, name=name, version=version, release=_release()))
+    return recipe
+
+
+def _release() -> str:
+    values = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+    return str(values.get("VERSION_ID", "12"))
+
+
+def _kernel_tree(packages: Path) -> Path:
+    """The unpacked kernel package; downloaded once. The package is not installed: the host's own boot is not touched."""
+    tree = packages / "kernel"
+    if (tree / "complete").exists():
+        return tree
+    shutil.rmtree(tree, ignore_errors=True)
+    packages.mkdir(parents=True, exist_ok=True)
+    for meta in KERNELS:
+        listed = subprocess.run(
+            ["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", meta],
+            capture_output=True,
+            text=True,
+        )
+        wanted = sorted(set(re.findall(r"^(linux-(?:image|modules)-[0-9]\S+)$", listed.stdout, re.MULTILINE)))
+        if wanted:
+            break
+    else:
+        raise GuestError(f"no kernel package among {', '.join(KERNELS)} is known here; run apt-get update")
+    fetched = subprocess.run(
+        ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *wanted],
+        cwd=packages,
+        capture_output=True,
+        text=True,
+    )
+    if fetched.returncode:
+        raise GuestError(f"the kernel packages {' '.join(wanted)} cannot be downloaded: {fetched.stderr.strip()}")
+    for package in packages.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, tree], check=True)
+    if not (tree / "lib").exists():
+        (tree / "lib").symlink_to("usr/lib")
+    version = next((tree / "lib/modules").iterdir()).name
+    subprocess.run(["/sbin/depmod", "-b", tree, version], check=True)
+    (tree / "complete").touch()
+    return tree
+
+
+def _modules(kernel: Path) -> list[tuple[str, bytes]]:
+    """(file name, content) of the modules wanted and of all they depend on, in an order that loads."""
+    root = next((kernel / "lib/modules").iterdir())
+    needs = {}
+    for line in (root / "modules.dep").read_text().splitlines():
+        path, _, dependencies = line.partition(":")
+        needs[path] = dependencies.split()
+    by_name = {Path(path).name.split(".")[0].replace("-", "_"): path for path in needs}
+    order: dict[str, None] = {}
+    for name in MODULES:
+        if path := by_name.get(name):
+            for dependency in [*reversed(needs[path]), path]:
+                order[dependency] = None
+    return [(Path(path).name.removesuffix(".xz").removesuffix(".zst"), _decompressed(root / path)) for path in order]
+
+
+def _decompressed(path: Path) -> bytes:
+    match path.suffix:
+        case ".xz":
+            return lzma.decompress(path.read_bytes())
+        case ".zst":
+            return subprocess.run(["zstd", "-dcq", path], check=True, capture_output=True).stdout
+        case _:
+            return path.read_bytes()
+
+
+def _initramfs(kernel: Path) -> bytes:
+    modules = _modules(kernel)
+    archive = io.BytesIO()
+    files: list[tuple[str, int, bytes]] = [("bin", stat.S_IFDIR | SCRIPT, b""), ("modules", stat.S_IFDIR | SCRIPT, b"")]
+    files.append(("bin/busybox", stat.S_IFREG | SCRIPT, _busybox_binary().read_bytes()))
+    files.append(("bin/sh", stat.S_IFLNK | 0o777, b"busybox"))
+    files.append(("init", stat.S_IFREG | SCRIPT, INITRAMFS_INIT.encode()))
+    files.append(("modules/order", stat.S_IFREG | 0o644, "\n".join(name for name, _ in modules).encode()))
+    files += [(f"modules/{name}", stat.S_IFREG | 0o644, content) for name, content in modules]
+    files.append(("TRAILER!!!", 0, b""))
+    for number, (name, mode, content) in enumerate(files, 1):
+        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+        header = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        archive.write(header + bytes(-len(header) % 4) + content + bytes(-len(content) % 4))
+    return gzip.compress(archive.getvalue(), compresslevel=6, mtime=0)
+
+
+def _busybox_binary() -> Path:
+    for place in ("/bin/busybox", "/usr/bin/busybox"):
+        if Path(place).exists():
+            return Path(place)
+    raise GuestError("busybox is missing; run ./dev setup")
+
+
+def _busybox(root: Path) -> None:
+    for place in ("bin", "sbin"):
+        (root / place).mkdir(exist_ok=True)
+    binary = root / "bin/busybox"
+    shutil.copyfile(_busybox_binary(), binary)
+    binary.chmod(SCRIPT)
+    for applet in subprocess.run([binary, "--list"], check=True, capture_output=True, text=True).stdout.split():
+        link = root / "bin" / applet
+        if applet != "busybox" and not os.path.lexists(link):
+            link.symlink_to("busybox")
+    for name in ("init", "poweroff", "reboot", "halt"):
+        if not os.path.lexists(root / "sbin" / name):
+            (root / "sbin" / name).symlink_to("../bin/busybox")
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    path.chmod(mode)

@@ -1,0 +1,55 @@
+"""What all tests share: the slow switch, a scrubbed environment, and a CI that does not let skips hide.
+
+A test skips only when a machine truly lacks something, and says what. Where CI runs, nothing that a test may ask for is
+lacking but what EXCUSED names, so any other skip fails the run there.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+EXCUSED = ("KVM does not run guests here",)
+"""Beginnings of the reasons for which a test may be skipped even in CI."""
+
+_skipped: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --slow."""
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the slow ones unless asked for: they are not skipped, they are another run."""
+    if config.getoption("--slow"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember what was skipped, and why."""
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reason = reason.removeprefix("Skipped: ")
+        if not reason.startswith(EXCUSED):
+            _skipped.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skip without an excuse is a failure."""
+    if os.environ.get("CI") and _skipped and not hasattr(session.config, "workerinput"):
+        print("\nskipped where they should have run:", *_skipped, sep="\n  ")  # noqa: T201 - for the log of CI
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings, keys or tokens of whoever runs it."""
+    for name in os.environ:
+        if name.startswith("PARTITA_") or name in {"GNUPGHOME", "BEARER_TOKEN", "BEARER_TOKEN_FILE"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PARTITA_CONFIG", str(tmp_path / "no-settings.toml"))
