@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from catalog.address import MAX_SIZE, Address
-from catalog.partitions import FLAG_BITS, check_kind
+from catalog.partitions import FLAG_BITS, check_kind, standard_protective
 from signer.documents import Document, canonical, parse_canonical
 
 TYPE = "urn:partita:image:v1"
@@ -28,6 +28,22 @@ BOOT_CODE = 440
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MBR_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{2}")
+
+
+VO_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
+NAME_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
+VERSION_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9.+_~-]{0,62}[A-Za-z0-9])?"
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+"""The control characters, as the inside of a character class: no text that people are shown has any."""
+
+MAX_LABEL = 36
+"""UTF-16 units: the room for a name in a GPT entry."""
+
+
+def _label(text: str) -> str:
+    if len(text.encode("utf-16-le")) > 2 * MAX_LABEL:
+        raise ValueError(f"a partition's label has at most {MAX_LABEL} UTF-16 units, which is what a GPT has room for")
+    return text
 
 
 def _partition_uuid(text: str) -> str:
@@ -68,11 +84,11 @@ def _sectors(value: int) -> int:
 
 Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE), AfterValidator(_sectors)]
 Guid = Annotated[str, Field(pattern=rf"^{_GUID.pattern}$")]
-Vo = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,126}[a-z0-9])?$")]
-Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.+_~-]{0,62}[A-Za-z0-9])?$")]
-Text = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Label = Annotated[str, Field(max_length=36, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Vo = Annotated[str, Field(pattern=rf"^{VO_PATTERN}$")]
+Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+Version = Annotated[str, Field(pattern=rf"^{VERSION_PATTERN}$")]
+Text = Annotated[str, Field(max_length=1024, pattern=rf"^[^{CONTROL}]*$")]
+Label = Annotated[str, Field(pattern=rf"^[^{CONTROL}]*$"), AfterValidator(_label)]
 Kind = Annotated[str, AfterValidator(check_kind)]
 ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Filesystem = Literal["ext4", "xfs", "vfat", "swap", "none"]
@@ -153,10 +169,15 @@ class Gap(Document):
     offset: Bytes
     content: Address
 
+    @model_validator(mode="after")
+    def _whole_sectors(self) -> Self:
+        _sectors(self.content.size)
+        return self
+
 
 class _Tabled(Document):
     size: Annotated[Bytes, Field(gt=0)]
-    gaps: Annotated[tuple[Gap, ...], Field(max_length=64)] = ()
+    gaps: Annotated[tuple[Gap, ...], Field(max_length=256)] = ()
     partitions: Annotated[tuple[PlacedPartition, ...], Field(min_length=1, max_length=128)]
 
     def _check_places(self, low: int, high: int) -> None:
@@ -187,6 +208,8 @@ class GptDisk(_Tabled):
         size: bytes of the whole disk, both tables included.
         first_lba, last_lba: the usable sectors that the header names.
         boot_code: base64 of the first 440 bytes, where a BIOS boots from the disk.
+        protective: hex of bytes 440-461, disk signature and protective record, where they are not what UEFI 2.10,
+            section 5.2.3 has for a disk of this size: tools differ, and some BIOSes want the record marked bootable.
     """
 
     table: Literal["gpt"]
@@ -194,10 +217,15 @@ class GptDisk(_Tabled):
     first_lba: Annotated[int, Field(ge=34)]
     last_lba: Annotated[int, Field(ge=34)]
     boot_code: Annotated[str, AfterValidator(_boot_code)] | None = None
+    protective: Annotated[str, Field(pattern=r"^[0-9a-f]{44}$")] | None = None
 
     @model_validator(mode="after")
     def _places(self) -> Self:
         sectors = self.size // SECTOR
+        if self.protective is not None:
+            given = bytes.fromhex(self.protective)
+            if given[10] != 0xEE or given[14:18] != b"\1\0\0\0" or given == standard_protective(sectors):
+                raise ValueError("a protective record has type EE from sector 1 on; leave it out where it is standard")
         if not self.first_lba <= self.last_lba <= sectors - 34:
             raise ValueError(f"the usable sectors lie between 34 and {sectors - 34} and in order")
         self._check_places(34 * SECTOR, (sectors - 33) * SECTOR)
@@ -301,6 +329,8 @@ class Manifest(Document):
         first = self.disks[0]
         if self.boot.mode == "bios" and first.table == "none":
             raise ValueError("a BIOS boots from a disk with a partition table; the first disk has none")
+        if self.boot.mode == "bios" and isinstance(first, GptDisk) and first.boot_code is None:
+            raise ValueError("a BIOS runs the boot code in the first sector; the first disk has none")
         if self.boot.mode == "uefi" and not any(part.type in {"esp", "mbr-ef"} for part in _partitions(first)):
             raise ValueError("UEFI boots from an EFI system partition; the first disk has none")
         return self

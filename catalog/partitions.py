@@ -5,6 +5,7 @@ A kind with a name is always written by its name, so that a manifest has one for
 """
 
 import re
+import struct
 from typing import Final
 
 NAMES: Final[dict[str, str]] = {
@@ -42,6 +43,23 @@ FLAG_BITS: Final[dict[str, int]] = {
     "no-auto": 63,
 } | {f"bit-{n}": n for n in range(64) if n not in {0, 1, 2, 59, 60, 62, 63}}
 """GPT attribute bits by name (UEFI 2.10, section 5.3.3; Discoverable Partitions for 59, 60 and 63)."""
+
+
+SECTORS_PER_TRACK, HEADS = 63, 255
+"""The geometry that tools agree on for the places in cylinders, heads and sectors that an MBR record has room for."""
+
+
+def standard_protective(sectors: int) -> bytes:
+    """Bytes 440-461 of a GPT disk of that many sectors as UEFI 2.10, section 5.2.3 has them.
+
+    No disk signature, and one protective record: not bootable, type EE, from sector 1 to the end of the disk or of what
+    32 bits can say.
+    """
+    last = sectors - 1
+    cylinder, rest = divmod(last, SECTORS_PER_TRACK * HEADS)
+    head, sector = divmod(rest, SECTORS_PER_TRACK)
+    end = bytes((head, sector + 1 | cylinder >> 2 & 0xC0, cylinder & 0xFF)) if cylinder < 1024 else b"\xff\xff\xff"
+    return bytes(6) + b"\0\0\2\0\xee" + end + struct.pack("<II", 1, min(last, 0xFFFFFFFF))
 
 
 def kind_of(guid: str) -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from catalog.errors import Misused
+from catalog.manifest import NAME_PATTERN, VERSION_PATTERN, VO_PATTERN
 
 _ID = re.compile(r"sha256:[0-9a-f]{64}")
-_NAME = re.compile(r"([a-z0-9][a-z0-9._-]*)/([a-z0-9][a-z0-9._-]*)(?:@([A-Za-z0-9][A-Za-z0-9.+_~-]*))?")
+_NAME = re.compile(f"({VO_PATTERN})/({NAME_PATTERN})(?:@({VERSION_PATTERN}))?")
 
 
 @dataclass(frozen=True, slots=True)
