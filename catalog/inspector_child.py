@@ -1,0 +1,71 @@
+"""Runs confined: reads a disk's beginning and prints as JSON what it claims to be. Decides nothing.
+
+Imports nothing of Partita: the child sees this one file. The formats are recognised by oslo.utils' inspector, which is
+what OpenStack accepts images with; this script is the only door to it. What the inspector does not report of qcow2
+(encryption, internal snapshots, single feature bits) is read here from the header (QEMU docs/interop/qcow2.txt).
+"""
+
+import json
+import logging
+import struct
+import sys
+from typing import Any
+
+from oslo_utils.imageutils import format_inspector
+
+HEAD = 4 << 20
+"""Bytes shown to the inspector. Every header that it knows lies in the first half; the last MiB is shown too."""
+
+TAIL = 1 << 20
+CHUNK = 64 << 10
+
+
+def formats_of(path: str) -> dict[str, Any]:
+    """Which formats the content matches, and which of their safety checks it fails."""
+    with open(path, "rb") as file:  # noqa: PTH123 - nothing but this script and a path exists here
+        size = file.seek(0, 2)
+        file.seek(0)
+        wrapper = format_inspector.InspectWrapper(file)
+        while file.tell() < min(HEAD, size):
+            wrapper.read(CHUNK)
+        if size > HEAD + TAIL:
+            file.seek(size - TAIL)
+        while wrapper.read(CHUNK):
+            pass
+        wrapper.close()
+    found = {}
+    for inspector in wrapper.formats or []:
+        try:
+            inspector.safety_check()
+            failures = []
+        except format_inspector.SafetyCheckFailed as exc:
+            failures = sorted(str(failure) for failure in exc.failures.values())
+        except format_inspector.ImageFormatError as exc:
+            failures = [str(exc)]
+        found[str(inspector)] = {"failures": failures, "virtual_size": inspector.virtual_size}
+    return {"size": size, "formats": found}
+
+
+def qcow2_header(path: str) -> dict[str, Any] | None:
+    """The fields of a qcow2 header, or None where there is none."""
+    with open(path, "rb") as file:  # noqa: PTH123 - as above
+        head = file.read(104)
+    if head[:4] != b"QFI\xfb" or len(head) < 72:
+        return None
+    version, backing, _, cluster_bits, size, crypt, l1_size = struct.unpack_from(">IQIIQII", head, 4)
+    incompatible = struct.unpack_from(">Q", head, 72)[0] if version >= 3 and len(head) >= 80 else 0
+    return {
+        "version": version,
+        "backing": backing,
+        "cluster_bits": cluster_bits,
+        "size": size,
+        "crypt": crypt,
+        "l1_size": l1_size,
+        "snapshots": struct.unpack_from(">I", head, 60)[0],
+        "incompatible": incompatible,
+    }
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    json.dump({**formats_of(sys.argv[1]), "qcow2": qcow2_header(sys.argv[1])}, sys.stdout)
