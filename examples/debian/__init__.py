@@ -1,0 +1,1 @@
+"""A real Debian with cloud-init, as a whole GPT disk that a BIOS boots."""
