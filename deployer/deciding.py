@@ -1,0 +1,383 @@
+"""May this image run here, so large, for so long? Values in, a decision out; no IO and no clock of its own.
+
+Every rule is judged, always: a decision lists all of them with the verdict, the reason and what would have to change.
+Deny wins over allow, and what the policy does not speak of is refused. docs/trust-model.md numbers the rules in the
+order in which they stand here.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+from catalog.manifest import BareDisk, Blank, Manifest
+from deployer.amounts import duration_text, size_text
+from deployer.errors import Refused
+from deployer.machine import Network
+from deployer.policy import Policy, Quorum, matches_image, matches_vo
+from deployer.userdata import UserDataKind
+from signer.documents import Document
+
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead of ours an endorser's clock may be: what the verifier of signatures grants too."""
+
+
+class Vouched(Protocol):
+    """What is known of one endorsement after its signature was verified (signer.endorsing.EndorsementCheck is one)."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether signature, statement, times and anchor are all in order."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The primary fingerprint of the key that signed, if that is certain."""
+
+    @property
+    def vo(self) -> str | None:
+        """The VO of the anchor that names the key."""
+
+    @property
+    def role(self) -> str | None:
+        """The role of that anchor."""
+
+    @property
+    def issued(self) -> datetime | None:
+        """When the endorsement was issued, by its own words."""
+
+    @property
+    def expires(self) -> datetime | None:
+        """Until when it holds, by its own words."""
+
+    @property
+    def reason(self) -> str:
+        """Why it does not count: a sentence."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a requester asks for.
+
+    Attributes:
+        count: machines.
+        memory: bytes per machine.
+        cores: per machine.
+        lifetime: seconds.
+        user_data: its kind, as `userdata.check_user_data` found it; None where there is none.
+        network: which network.
+        blanks: scratch disks beyond those of the image, per machine.
+    """
+
+    count: int
+    memory: int
+    cores: int
+    lifetime: int
+    user_data: UserDataKind | None = None
+    network: Network = field(default_factory=lambda: Network(kind="none"))
+    blanks: tuple[Blank, ...] = ()
+
+
+class Rule(Document):
+    """One rule's verdict: its name, whether it passed, why, and (where it did not) what would have to change."""
+
+    name: str
+    passed: bool
+    reason: str
+    change: str = ""
+
+
+class Decision(Document):
+    """Accepted or refused, rule by rule.
+
+    Attributes:
+        image: the image ID.
+        title: what the manifest calls itself.
+        at: when it was decided.
+        policy: the digest of the policy.
+        rules: all of them, in order.
+    """
+
+    image: str
+    title: str
+    at: datetime
+    policy: str
+    rules: tuple[Rule, ...]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there are rules and all of them passed."""
+        return bool(self.rules) and all(rule.passed for rule in self.rules)
+
+    @property
+    def failed(self) -> tuple[Rule, ...]:
+        """The rules that refuse."""
+        return tuple(rule for rule in self.rules if not rule.passed)
+
+    def as_json(self) -> dict[str, object]:
+        """For programs: the fields and `accepted`."""
+        return {"accepted": self.accepted} | self.model_dump(mode="json")
+
+    def refusal(self) -> Refused:
+        """The error that a refused deployment ends with."""
+        reasons = "; ".join(f"{rule.reason} - {rule.change}" for rule in self.failed)
+        return Refused(f"the policy refuses {self.title}: {reasons}", self.as_json())
+
+
+def decide(
+    policy: Policy,
+    request: Request,
+    manifest: Manifest,
+    endorsements: Sequence[Vouched],
+    now: datetime,
+    running: int = 0,
+) -> Decision:
+    """Judge a request for machines of an image.
+
+    Args:
+        policy: the site's.
+        request: what is asked for.
+        manifest: the image, whose bytes the caller has checked against the ID that it was asked for by.
+        endorsements: what verification said of each endorsement of this very image, with this policy's anchors.
+        now: aware, UTC.
+        running: machines that the node has already.
+    """
+    rules = (
+        _trusted(policy, manifest),
+        _vo_allowed(policy, manifest),
+        _vo_denied(policy, manifest),
+        _image_allowed(policy, manifest),
+        _image_denied(policy, manifest),
+        *_endorsed(policy, manifest, endorsements, now),
+        *_needs(manifest, request),
+        *_limits(policy, manifest, request, running),
+        _user_data(policy, manifest, request),
+        _network(policy, request),
+    )
+    return Decision(image=manifest.image_id, title=manifest.title, at=now, policy=policy.digest, rules=rules)
+
+
+def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:
+    return Rule(name=name, passed=passed, reason=reason if passed else otherwise, change="" if passed else change)
+
+
+def _trusted(policy: Policy, manifest: Manifest) -> Rule:
+    count = len({anchor.fingerprint for anchor in policy.trusted(manifest.vo)})
+    return _rule(
+        "anchors",
+        count > 0,
+        f"{_of(count, 'endorser')} trusted for VO {manifest.vo}",
+        f"no endorser is trusted for VO {manifest.vo}",
+        f"the site adds an [[anchor]] for {manifest.vo} to its policy",
+    )
+
+
+def _vo_allowed(policy: Policy, manifest: Manifest) -> Rule:
+    found = matches_vo(policy.vos.allow, manifest.vo)
+    return _rule(
+        "vo-allowed",
+        found is not None,
+        f"vos.allow has {found!r}",
+        f"VO {manifest.vo} is not in vos.allow",
+        f"the site adds {manifest.vo!r} to vos.allow",
+    )
+
+
+def _vo_denied(policy: Policy, manifest: Manifest) -> Rule:
+    found = matches_vo(policy.vos.deny, manifest.vo)
+    return _rule(
+        "vo-not-denied",
+        found is None,
+        f"VO {manifest.vo} is not in vos.deny",
+        f"vos.deny has {found!r}",
+        f"the site removes {found!r} from vos.deny",
+    )
+
+
+def _image_allowed(policy: Policy, manifest: Manifest) -> Rule:
+    found = matches_image(policy.images.allow, manifest)
+    return _rule(
+        "image-allowed",
+        found is not None,
+        f"images.allow has {found!r}",
+        f"{manifest.title} is not in images.allow",
+        f"the site adds {manifest.vo + '/' + manifest.name!r} or the image's ID to images.allow",
+    )
+
+
+def _image_denied(policy: Policy, manifest: Manifest) -> Rule:
+    found = matches_image(policy.images.deny, manifest)
+    return _rule(
+        "image-not-denied",
+        found is None,
+        f"{manifest.title} is not in images.deny",
+        f"images.deny has {found!r}",
+        "choose another version, or the site removes that from images.deny",
+    )
+
+
+def _endorsed(policy: Policy, manifest: Manifest, endorsements: Sequence[Vouched], now: datetime) -> Iterator[Rule]:
+    """Distinct keys count, not signatures; a key may hold several roles, and then counts once in each."""
+    quorum = policy.quorum(manifest.vo)
+    roles: dict[str, set[str]] = defaultdict(set)
+    not_counted: list[str] = []
+    anchors = {(anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
+    for check in endorsements:
+        if why := _discounted(check, policy, manifest, quorum, anchors, now):
+            not_counted.append(why)
+        else:
+            assert check.fingerprint is not None and check.role is not None  # noqa: S101, PT018 - seen to above
+            roles[check.role].add(check.fingerprint)
+    counted = set().union(*roles.values())
+    yield _quorum_rule("endorsements", quorum.threshold, counted, policy, manifest, not_counted, role=None)
+    for role, least in sorted(quorum.roles.items()):
+        yield _quorum_rule(f"endorsements-{role}", least, roles[role], policy, manifest, not_counted, role=role)
+
+
+def _discounted(
+    check: Vouched,
+    policy: Policy,
+    manifest: Manifest,
+    quorum: Quorum,
+    anchors: set[tuple[str, str]],
+    now: datetime,
+) -> str | None:
+    """Why an endorsement does not count; None where it does."""
+    if not check.counts or check.fingerprint is None or check.issued is None or check.expires is None:
+        return check.reason or "an endorsement could not be verified"
+    if check.vo != manifest.vo or (check.fingerprint, check.role) not in anchors:
+        return f"{check.fingerprint} is not trusted as {check.role} of {manifest.vo}"
+    if check.fingerprint in policy.endorsers.deny:
+        return f"{check.fingerprint} stands in endorsers.deny"
+    if not check.issued - CLOCK_SKEW <= now < check.expires:
+        return f"the endorsement by {check.fingerprint} holds from {check.issued:%Y-%m-%d} to {check.expires:%Y-%m-%d} only"
+    if now - check.issued > timedelta(seconds=quorum.max_age):
+        return (
+            f"the endorsement by {check.fingerprint} was issued on {check.issued:%Y-%m-%d}, "
+            f"longer ago than {duration_text(quorum.max_age)}"
+        )
+    return None
+
+
+def _quorum_rule(
+    name: str,
+    least: int,
+    counted: set[str],
+    policy: Policy,
+    manifest: Manifest,
+    not_counted: Sequence[str],
+    *,
+    role: str | None,
+) -> Rule:
+    could = {anchor.fingerprint for anchor in policy.trusted(manifest.vo) if role in {None, anchor.role}}
+    could -= counted | set(policy.endorsers.deny)
+    missing = least - len(counted)
+    as_role = f" as {role}" if role else ""
+    because = f" ({'; '.join(not_counted)})" if not_counted else ""
+    if len(could) < missing:
+        change = f"the site trusts more endorsers of {manifest.vo}{as_role}: {len(counted) + len(could)} can count, {least} must"
+    else:
+        one_of = ", ".join(sorted(could))
+        change = f"{_of(missing, 'more endorsement')} by {'one' if missing == 1 else 'some'} of {one_of}"
+    return _rule(
+        name,
+        len(counted) >= least,
+        f"endorsed{as_role} by {', '.join(sorted(counted))}",
+        f"{len(counted)} of {least} endorsers{as_role} vouch for the image{because}",
+        change,
+    )
+
+
+def _needs(manifest: Manifest, request: Request) -> Iterator[Rule]:
+    yield _rule(
+        "enough-memory",
+        request.memory >= manifest.needs.memory,
+        f"the image needs {size_text(manifest.needs.memory)} of memory",
+        f"the image needs {size_text(manifest.needs.memory)} of memory, not {size_text(request.memory)}",
+        f"ask for at least {size_text(manifest.needs.memory)} of memory",
+    )
+    yield _rule(
+        "enough-cores",
+        request.cores >= manifest.needs.cores,
+        f"the image needs {_of(manifest.needs.cores, 'core')}",
+        f"the image needs {_of(manifest.needs.cores, 'core')}, not {request.cores}",
+        f"ask for at least {_of(manifest.needs.cores, 'core')}",
+    )
+
+
+def disk_size(manifest: Manifest) -> int:
+    """Bytes of all disks of a machine of the image, as its guest sees them."""
+    return sum(disk.partition.size if isinstance(disk, BareDisk) else disk.size for disk in manifest.disks)
+
+
+def blank_size(manifest: Manifest) -> int:
+    """Bytes of all blanks of the image."""
+    return sum(part.size for part in manifest.partitions() if part.blank is not None)
+
+
+def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) -> Iterator[Rule]:
+    limits = policy.limits
+    extra = sum(blank.size for blank in request.blanks)
+    disk, blank = disk_size(manifest) + extra, blank_size(manifest) + extra
+    yield _limit("memory", request.memory, limits.memory, "ask for at most {} of memory", size_text)
+    yield _limit("cores", request.cores, limits.cores, "ask for at most {} cores", str)
+    yield _limit("disk", disk, limits.disk, "choose an image whose disks have at most {} in all", size_text)
+    yield _limit("blank", blank, limits.blank, "choose an image whose blanks have at most {} in all", size_text)
+    yield _limit("lifetime", request.lifetime, limits.lifetime, "ask for at most {}", duration_text)
+    machines = _limit("machines", running + request.count, limits.machines, "ask again when others have ended", str)
+    free = limits.machines - running
+    if not machines.passed and free > 0:
+        machines = machines.model_copy(update={"change": f"ask for at most {_of(free, 'machine')}"})
+    yield machines
+    for what, asked in (("count", request.count), ("lifetime", request.lifetime), ("cores", request.cores)):
+        if asked < 1:
+            yield Rule(
+                name="request", passed=False, reason=f"the {what} is {asked}", change=f"ask for a {what} of at least 1"
+            )
+
+
+def _limit(name: str, asked: int, most: int, change: str, text: Callable[[int], str]) -> Rule:
+    return _rule(
+        f"limit-{name}",
+        asked <= most,
+        f"{text(asked)} is within the {text(most)} of limits.{name}",
+        f"{text(asked)} is more than the {text(most)} of limits.{name}",
+        change.format(text(most)) if most else f"the site sets limits.{name}",
+    )
+
+
+def _user_data(policy: Policy, manifest: Manifest, request: Request) -> Rule:
+    kind = request.user_data
+    if kind is not None and manifest.contextualization == "none":
+        return Rule(
+            name="user-data",
+            passed=False,
+            reason=f"{manifest.title} reads no user-data",
+            change="ask without user-data, or choose an image with contextualization",
+        )
+    allowed = policy.user_data.allow
+    instead = f"give {' or '.join(allowed)} instead" if allowed else "ask without user-data"
+    return _rule(
+        "user-data",
+        kind is None or kind in allowed,
+        f"user_data.allow has {kind!r}" if kind else "no user-data is given",
+        f"user-data of the kind {kind!r} is not in user_data.allow",
+        instead,
+    )
+
+
+def _network(policy: Policy, request: Request) -> Rule:
+    wanted = str(request.network)
+    allowed = policy.networks.allow
+    return _rule(
+        "network",
+        wanted == "none" or any(fnmatchcase(wanted, pattern) for pattern in allowed),
+        "no network is asked for" if wanted == "none" else f"networks.allow covers {wanted!r}",
+        f"the network {wanted!r} is not in networks.allow",
+        f"ask for {' or '.join(('none', *allowed))}",
+    )
+
+
+def _of(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
