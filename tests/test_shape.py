@@ -1,0 +1,93 @@
+"""The suite guards the shape of the code as well as what it does: the import law, doors, weight, size of modules."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("signer", "catalog", "stager", "deployer")
+DOORS = {
+    "gnupg": {"signer.openpgp"},
+    "sqlalchemy": {"catalog.tables", "catalog.registry", "catalog.database", "catalog.migrations", "catalog.serving"},
+    "alembic": {"catalog.database", "catalog.migrations"},
+    "httpx": {"catalog.client", "deployer.node_client"},
+    "libtorrent": {"stager.peer"},
+    "libvirt": {"deployer.libvirt_backend"},
+    "pycdlib": {"deployer.seed"},
+    "oslo_utils": {"catalog.inspector_child"},
+}
+
+
+def modules() -> list[Path]:
+    """Every module of the four packages."""
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """`catalog/api.py` is `catalog.api`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level names that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_import_law() -> None:
+    """import-linter's contracts in pyproject.toml hold."""
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_a_foreign_library_has_its_doors_and_no_others(library: str) -> None:
+    """Only the doors import the library."""
+    doors = DOORS[library]
+    used = {name_of(path) for path in modules() if library in imports(path)}
+    assert used, f"nothing imports {library} any more: take its row out"
+    assert {name for name in used if name not in doors and name.rsplit(".", 1)[0] not in doors} == set()
+
+
+def test_no_common_rooms() -> None:
+    """There is no common/, core/ or utils/: a thing lives with the noun that it is about."""
+    assert [
+        name_of(path) for path in modules() if path.stem in {"common", "core", "utils", "util", "helpers", "misc"}
+    ] == []
+
+
+def test_every_module_says_what_it_owns() -> None:
+    """Each module with code begins with a docstring."""
+    silent = [
+        name_of(path)
+        for path in modules()
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("catalog.manifest", {"fastapi", "sqlalchemy", "httpx", "uvicorn"}),
+        ("catalog.client", {"fastapi", "sqlalchemy", "uvicorn"}),
+        ("stager.staging", {"fastapi", "sqlalchemy", "libtorrent", "libvirt"}),
+        ("deployer.deciding", {"fastapi", "sqlalchemy", "httpx", "libvirt", "libtorrent"}),
+        ("partita", {"fastapi", "sqlalchemy", "libvirt", "libtorrent", "uvicorn", "matplotlib"}),
+    ],
+)
+def test_importing_values_loads_no_service(module: str, without: set[str]) -> None:
+    """Values, the client and the command line start without the weight of servers and hypervisors."""
+    program = f"import sys, {module}; print(*sorted(set(sys.modules) & {without!r}))"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""
