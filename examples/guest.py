@@ -8,6 +8,8 @@ The guest finds its NoCloud seed by its label, takes the host name from it, runs
 its console what it mounted. It ends when it is asked to by ACPI.
 """
 
+import argparse
+import fcntl
 import gzip
 import io
 import lzma
@@ -17,6 +19,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -212,11 +215,16 @@ def _release() -> str:
 
 def _kernel_tree(packages: Path) -> Path:
     """The unpacked kernel package; downloaded once. The package is not installed: the host's own boot is not touched."""
-    tree = packages / "kernel"
+    packages.mkdir(parents=True, exist_ok=True)
+    with (packages / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests that run side by side share the directory
+        return _unpacked(packages, packages / "kernel")
+
+
+def _unpacked(packages: Path, tree: Path) -> Path:
     if (tree / "complete").exists():
         return tree
     shutil.rmtree(tree, ignore_errors=True)
-    packages.mkdir(parents=True, exist_ok=True)
     for meta in KERNELS:
         listed = subprocess.run(
             ["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", meta],
@@ -315,3 +323,29 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(textwrap.dedent(text))
     path.chmod(mode)
+
+
+def main() -> int:
+    """`python -m examples.guest DIRECTORY [--vo VO --name NAME --version VERSION]`: write the recipe and its parts."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.guest", description="Put a small guest's parts and recipe into a directory."
+    )
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--vo", default="star")
+    parser.add_argument("--name", default="worker")
+    parser.add_argument("--version", default="1.0")
+    options = parser.parse_args()
+    packages = Path(__file__).resolve().parent.parent / "build" / "guest-packages"
+    try:
+        recipe = write_recipe(
+            options.directory, vo=options.vo, name=options.name, version=options.version, packages=packages
+        )
+    except GuestError as error:
+        sys.stderr.write(f"guest: {error}\n")
+        return 1
+    sys.stdout.write(f"{recipe}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
