@@ -19,6 +19,7 @@ from deployer.machine import Network
 from deployer.policy import Policy, Quorum, matches_image, matches_vo
 from deployer.userdata import UserDataKind
 from signer.documents import Document
+from signer.statement import Instant
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far ahead of ours an endorser's clock may be: what the verifier of signatures grants too."""
@@ -101,7 +102,7 @@ class Decision(Document):
 
     image: str
     title: str
-    at: datetime
+    at: Instant
     policy: str
     rules: tuple[Rule, ...]
 
@@ -155,7 +156,9 @@ def decide(
         _user_data(policy, manifest, request),
         _network(policy, request),
     )
-    return Decision(image=manifest.image_id, title=manifest.title, at=now, policy=policy.digest, rules=rules)
+    return Decision(
+        image=manifest.image_id, title=manifest.title, at=now.replace(microsecond=0), policy=policy.digest, rules=rules
+    )
 
 
 def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:

@@ -19,6 +19,7 @@ from deployer.errors import PolicyUnusable
 from deployer.userdata import UserDataKind
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
+from signer.statement import Role
 
 MAX_POLICY = 4 << 20
 """Bytes of a policy file: room for some hundred anchors with their keys inside."""
@@ -72,7 +73,6 @@ Fingerprint = Annotated[
         _matching(re.compile(r"[0-9A-F]{40}"), "a primary key's fingerprint: 40 hex digits in capitals, without spaces")
     ),
 ]
-Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 Count = Annotated[int, Field(ge=1, le=MAX_ANCHORS)]
 
 
