@@ -1,0 +1,140 @@
+"""Commands for one's own keys: new, list, export, import."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from signer import terminal
+from signer.errors import KeyUnusable
+from signer.keys import Key, SignerSettings, normal_fingerprint, read_span
+from signer.openpgp import ALGORITHMS, MAX_KEY, Keyring, utc_now
+from signer.statement import write_instant
+from signer.terminal import Json
+
+MAX_PASSPHRASE = 1024
+"""Bytes. More is the wrong file."""
+
+key_app = typer.Typer(name="key", help="Your keys: those that you endorse images with.", no_args_is_help=True)
+
+
+def open_keyring(context: typer.Context) -> Keyring:
+    """The keyring that the settings name (signer.home)."""
+    return Keyring(terminal.section(context, SignerSettings).home)
+
+
+def read_passphrase(file: Path | None) -> str:
+    """The first line of a passphrase file, empty where no file is named; KeyUnusable if it cannot serve."""
+    if file is None:
+        return ""
+    try:
+        with file.open("rb") as opened:
+            line = opened.readline(MAX_PASSPHRASE + 1)
+        passphrase = line.decode("utf-8").rstrip("\r\n")
+    except OSError as exc:
+        raise KeyUnusable(f"{file}: the passphrase cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise KeyUnusable(f"{file}: the passphrase is not UTF-8 text") from exc
+    if not passphrase or len(line) > MAX_PASSPHRASE:
+        raise KeyUnusable(f"{file}: a passphrase stands in the first line, 1 to {MAX_PASSPHRASE} bytes")
+    return passphrase
+
+
+def _span(text: str) -> timedelta | None:
+    try:
+        return None if text == "never" else read_span(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="File whose first line is the key's passphrase.")
+]
+
+
+@key_app.command("new")
+def new(
+    context: typer.Context,
+    user_id: Annotated[str, typer.Argument(help="Whose key it is, such as 'STAR images <images@star.example>'.")],
+    expires: Annotated[str, typer.Option(help="How long it lasts: 90d, 4w, 2y, or never.")] = "2y",
+    algorithm: Annotated[str, typer.Option(help=f"One of {', '.join(ALGORITHMS)}.")] = "ed25519",
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key for endorsing images; prints its fingerprint."""
+    keyring, lifetime, passphrase = open_keyring(context), _span(expires), read_passphrase(passphrase_file)
+    fingerprint = keyring.generate(user_id, lifetime=lifetime, algorithm=algorithm, passphrase=passphrase)
+    if not passphrase:
+        terminal.say(f"This key has no passphrase: whoever can read {keyring.home} can endorse in your name.")
+    terminal.show({"fingerprint": fingerprint, "home": str(keyring.home)}, fingerprint, as_json=as_json)
+
+
+@key_app.command("list")
+def list_keys(context: typer.Context, as_json: Json = False) -> None:
+    """List the keys that are here, your own first."""
+    now = utc_now()
+    keys = open_keyring(context).keys()
+    rows = [[key.fingerprint, _kind(key), _state(key, now), ", ".join(key.user_ids)] for key in keys]
+    value = [_value(key, now) for key in keys]
+    terminal.show(value, terminal.table(["FINGERPRINT", "KEY", "STATE", "USER"], rows), as_json=as_json)
+
+
+@key_app.command("export")
+def export(
+    context: typer.Context,
+    fingerprint: Annotated[str, typer.Argument(help="40 hex digits, as `partita key list` shows them.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; else it is printed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print or write a public key: what a catalog registers and a site trusts."""
+    wanted = normal_fingerprint(fingerprint)
+    key = open_keyring(context).export(wanted)
+    if output is not None:
+        try:
+            output.write_bytes(key)
+        except OSError as exc:
+            raise KeyUnusable(f"{output}: the key cannot be written: {exc.strerror}") from exc
+        terminal.show({"fingerprint": wanted, "file": str(output)}, f"{output}: public key {wanted}", as_json=as_json)
+    else:
+        terminal.show(
+            {"fingerprint": wanted, "key": key.decode("ascii")}, key.decode("ascii").rstrip(), as_json=as_json
+        )
+
+
+@key_app.command("import")
+def import_keys(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A public key, armoured or binary.")],
+    as_json: Json = False,
+) -> None:
+    """Keep somebody's public key beside your own."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_KEY + 1)
+    except OSError as exc:
+        raise KeyUnusable(f"{file}: the key cannot be read: {exc.strerror}") from exc
+    found = open_keyring(context).import_keys(data)
+    terminal.show({"fingerprints": found}, "\n".join(found), as_json=as_json)
+
+
+def _kind(key: Key) -> str:
+    return "own" if key.secret else "public"
+
+
+def _state(key: Key, now: datetime) -> str:
+    if fault := key.fault(now):
+        return fault
+    return f"until {key.primary.expires:%Y-%m-%d}" if key.primary.expires else "never expires"
+
+
+def _value(key: Key, now: datetime) -> dict[str, object]:
+    return {
+        "fingerprint": key.fingerprint,
+        "user_ids": list(key.user_ids),
+        "secret": key.secret,
+        "created": write_instant(key.primary.created),
+        "expires": write_instant(key.primary.expires) if key.primary.expires else None,
+        "usable": not key.fault(now),
+        "state": _state(key, now),
+    }

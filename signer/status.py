@@ -1,0 +1,135 @@
+"""What GnuPG's status lines say about each signature, read one signature at a time. Pure.
+
+GnuPG's exit code, the last status of a file and the text of user ids say less than they seem to (an expired key's
+signature exits with 0; the last signature of a file hides the others). So: the lines are grouped by NEWSIG, and a
+signature is good only if its own group says so. Source: GnuPG doc/DETAILS, "Format of the --status-fd output".
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from signer.errors import SignatureError
+from signer.keys import Key
+
+SKEW = timedelta(minutes=5)
+"""By how much a signer's clock may be ahead of ours."""
+
+STRONG_HASHES = {"8": "SHA256", "9": "SHA384", "10": "SHA512"}
+"""Hash algorithms that count (RFC 4880, section 9.4). SHA-1 and MD5 can be collided; the rest nobody needs."""
+
+BINARY_CLASS = "00"
+"""Signature of a binary document (section 5.2.1): of the very bytes, with no line endings changed."""
+
+_FINGERPRINT = re.compile(r"[0-9A-F]{40}", re.ASCII)
+_VALIDSIG = re.compile(r"[0-9A-F]+ [0-9-]+ [0-9]{1,11} [0-9]{1,11}( [0-9]+){4} [0-9A-F]{2} [0-9A-F]+.*", re.ASCII)
+_OUTCOMES = {
+    "GOODSIG": "",
+    "BADSIG": "it was made over other bytes",
+    "EXPSIG": "the signature has expired",
+    "EXPKEYSIG": "its key has expired",
+    "REVKEYSIG": "its key was revoked",
+    "ERRSIG": "its key is not among the allowed ones, or it is of a kind that cannot be checked",
+}
+_MISPLACED = frozenset({"NODATA", "UNEXPECTED"})
+
+
+@dataclass(frozen=True)
+class SignatureCheck:
+    """One signature, examined. `good` means: a key of `fingerprint` really signed these bytes, by all our rules.
+
+    Attributes:
+        scheme: "openpgp".
+        good: whether it is.
+        fingerprint: of the primary key; empty unless cryptographically valid.
+        signer: fingerprint of the key or subkey that signed; empty as above.
+        made: when, as the signature says.
+        reason: a clause that says why it is not good; empty if it is.
+    """
+
+    scheme: str
+    good: bool
+    fingerprint: str = ""
+    signer: str = ""
+    made: datetime | None = None
+    reason: str = ""
+
+
+@dataclass
+class _Group:
+    outcomes: list[str] = field(default_factory=list)
+    valid: list[list[str]] = field(default_factory=list)
+
+
+def check_signatures(
+    lines: Iterable[tuple[str, str]], expected: int, keys: Mapping[str, Key], now: datetime
+) -> tuple[SignatureCheck, ...]:
+    """The signatures of one `gpg --verify`, each on its own.
+
+    Args:
+        lines: (keyword, arguments) of the status lines, in order.
+        expected: how many signatures the file holds; GnuPG must have reported on each.
+        keys: the keys that were allowed, by primary fingerprint.
+        now: the time of the examination.
+
+    Raises:
+        SignatureError: GnuPG did not report on every signature, so that nothing it said can be assigned.
+    """
+    groups: list[_Group] = []
+    for keyword, value in lines:
+        if keyword in _MISPLACED:
+            raise SignatureError("the signature is no detached signature of this file")
+        if keyword == "NEWSIG":
+            groups.append(_Group())
+        elif keyword in _OUTCOMES or keyword == "VALIDSIG":
+            if not groups:
+                raise SignatureError("the signature could not be examined: gpg reported out of order")
+            if keyword == "VALIDSIG":
+                groups[-1].valid.append(value.split(" "))
+            else:
+                groups[-1].outcomes.append(keyword)
+    if len(groups) != expected:
+        raise SignatureError(
+            f"gpg examined {len(groups)} of the file's {expected} signatures; sign with one key per file"
+        )
+    return tuple(_check(group, keys, now) for group in groups)
+
+
+def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCheck:
+    for outcome in group.outcomes:
+        if outcome != "GOODSIG":
+            return SignatureCheck("openpgp", good=False, reason=_OUTCOMES[outcome])
+    if group.outcomes != ["GOODSIG"] or len(group.valid) != 1 or not _VALIDSIG.fullmatch(" ".join(group.valid[0])):
+        return SignatureCheck("openpgp", good=False, reason="gpg did not call it both good and valid")
+    arguments = group.valid[0]
+    signer, primary = arguments[0], arguments[9]
+    if not (_FINGERPRINT.fullmatch(primary) and _FINGERPRINT.fullmatch(signer)):
+        return SignatureCheck(
+            "openpgp", good=False, reason="its key is not of version 4, with a fingerprint of 40 digits"
+        )
+    made = datetime.fromtimestamp(int(arguments[2]), UTC)
+    reason = _fault(arguments, made, keys.get(primary), now)
+    return SignatureCheck("openpgp", not reason, primary, signer, made, reason)
+
+
+def _fault(arguments: Sequence[str], made: datetime, key: Key | None, now: datetime) -> str:
+    """What speaks against a signature that is cryptographically valid; empty if nothing does."""
+    signer, _, _, expires, _, _, _, digest, kind = arguments[:9]
+    used = key.find(signer) if key else None
+    if key is None or used is None:
+        return "its key is not among the allowed ones"
+    if digest not in STRONG_HASHES:
+        return f"it uses hash algorithm {digest}; only SHA-256, SHA-384 and SHA-512 count"
+    if kind != BINARY_CLASS:
+        return f"it is of class {kind}; only a signature over the very bytes (class 00) counts"
+    if made > now + SKEW:
+        return f"it is dated {made:%Y-%m-%d %H:%M} UTC, in the future"
+    if made < max(used.created, key.primary.created):
+        return "it is older than its key"
+    if expires != "0" and datetime.fromtimestamp(int(expires), UTC) <= now:
+        return "the signature has expired"
+    # GnuPG judges by its own clock; these are judged by the caller's, from the key itself.
+    if fault := key.fault(now) or used.fault(now):
+        return f"its key {fault}"
+    return ""

@@ -1,0 +1,231 @@
+"""Who counts: from statements, examined signatures and trust anchors to a verdict. Pure: no files, no clock, no gpg.
+
+The verifier's steps are numbered here as in docs/trust-model.md and happen in that order. Steps 1, 5 and 6 lie in
+signer.endorsing, signer.openpgp and signer.status; whatever they find out comes in as values.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from signer.errors import DocumentError, KeyUnusable
+from signer.keys import normal_fingerprint
+from signer.statement import EndorsementStatement, parse_endorsement
+from signer.status import SKEW, SignatureCheck
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A key that a site trusts to vouch for a VO's images in a role.
+
+    Attributes:
+        vo: for whose images.
+        role: in what function.
+        fingerprint: of the primary key, 40 upper-case hex digits.
+        key: the public key, armoured or binary.
+    """
+
+    vo: str
+    role: str
+    fingerprint: str
+    key: bytes
+    scheme: str = "openpgp"
+
+    def __post_init__(self) -> None:
+        """KeyUnusable unless the fingerprint is in its one form: another could never match, and nobody would notice."""
+        if normal_fingerprint(self.fingerprint) != self.fingerprint:
+            raise KeyUnusable(f"write the fingerprint as {normal_fingerprint(self.fingerprint)}")
+
+
+@dataclass(frozen=True)
+class EndorsementCheck:
+    """What one endorsement is worth. `reason` is a sentence in either case.
+
+    What stands in the statement is repeated here even where it does not count; it is empty or None where the statement
+    could not be read. `image_id` and `title` are what the statement says it is about.
+    """
+
+    counts: bool
+    reason: str
+    fingerprint: str = ""
+    vo: str = ""
+    role: str = ""
+    issued: datetime | None = None
+    expires: datetime | None = None
+    comment: str = ""
+    title: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that would count if its signature holds: about the right image, in the name of an anchor."""
+
+    statement: EndorsementStatement
+    anchor: Anchor
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A statement's bytes with the signatures found on exactly them; `problem` says why there are none to look at."""
+
+    statement: bytes
+    signatures: tuple[SignatureCheck, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether enough endorsers vouch, who does, and why the others do not. True or false by `bool()`."""
+
+    signers: tuple[EndorsementCheck, ...]
+    others: tuple[EndorsementCheck, ...]
+    threshold: int
+    reason: str
+    accepted: bool
+
+    @property
+    def missing(self) -> int:
+        """How many more distinct endorsers are needed."""
+        return max(0, self.threshold - len(self.signers))
+
+    def __bool__(self) -> bool:
+        return self.accepted
+
+
+def read_claim(
+    image_id: str, data: bytes, anchors: Sequence[Anchor], *, title: str | None = None
+) -> Claim | EndorsementCheck:
+    """Steps 2 to 4: what the statement claims, or why it cannot count whoever signed it.
+
+    Args:
+        image_id: the image in question.
+        data: the statement's bytes, the very ones that the signature is over.
+        anchors: whom the site trusts.
+        title: the image's VO/name@version where it is known; the statement must then name the same.
+    """
+    # 2. The statement is an endorsement, strictly parsed from its canonical bytes.
+    try:
+        statement = parse_endorsement(data)
+    except DocumentError as exc:
+        return EndorsementCheck(counts=False, reason=f"{exc}.")
+    # 3. Its only subject is this very image.
+    if statement.image_id != image_id:
+        return _refused(statement, f"It is about another image, {statement.image_id}.")
+    if title is not None and statement.title != title:
+        return _refused(statement, f"It calls the image {statement.title}, but its manifest says {title}.")
+    # 4. Its endorser is an anchor, for that VO and in that role.
+    who = f"{statement.fingerprint} is not trusted"
+    named = [anchor for anchor in anchors if (anchor.scheme, anchor.fingerprint) == _endorser(statement)]
+    if not anchors:
+        return _refused(statement, "No endorser is trusted here: name at least one trust anchor.")
+    if not named:
+        return _refused(statement, f"{who} as an endorser here.")
+    of_vo = [anchor for anchor in named if anchor.vo == statement.vo]
+    if not of_vo:
+        return _refused(statement, f"{who} for images of VO {statement.vo}, only of {_list(a.vo for a in named)}.")
+    fitting = [anchor for anchor in of_vo if anchor.role == statement.predicate.role]
+    if not fitting:
+        roles = _list(anchor.role for anchor in of_vo)
+        return _refused(statement, f"{who} in the role {statement.predicate.role}, only as {roles}.")
+    return Claim(statement, fitting[0])
+
+
+def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta | None = None) -> EndorsementCheck:
+    """Steps 7 to 9: whether the claim holds, given the signatures on its bytes (steps 5 and 6)."""
+    statement, says = claim.statement, claim.statement.predicate
+    # 5, 6. At least one signature, each judged by itself.
+    if examined.problem:
+        return _refused(statement, f"{examined.problem[0].upper()}{examined.problem[1:]}.")
+    # 7. A good signature is by the key that the statement names, and by no other.
+    good = [check for check in examined.signatures if check.good]
+    if not any((check.scheme, check.fingerprint) == _endorser(statement) for check in good):
+        if good:
+            return _refused(statement, f"It names {statement.fingerprint} but was signed by {good[0].fingerprint}.")
+        reasons = _list(check.reason for check in examined.signatures) or "there is none"
+        return _refused(statement, f"The signature does not count: {reasons}.")
+    # 8. It has been issued, and has not expired.
+    if says.issued > now + SKEW:
+        return _refused(statement, f"It is issued on {says.issued:%Y-%m-%d %H:%M} UTC, in the future.")
+    if says.expires <= now:
+        return _refused(statement, f"It expired on {says.expires:%Y-%m-%d %H:%M} UTC.")
+    # 9. It is no older than the site allows.
+    if max_age is not None and now - says.issued > max_age:
+        return _refused(statement, f"It is {(now - says.issued).days} days old, more than the {max_age.days} allowed.")
+    until = f"until {says.expires:%Y-%m-%d}"
+    return _check(statement, f"{statement.fingerprint} vouches as {says.role} of {statement.vo} {until}.", counts=True)
+
+
+def tally(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], threshold: int) -> Verdict:
+    """Step 10: whether enough distinct endorsers count. No anchors or no threshold is a refusal."""
+    signers: dict[str, EndorsementCheck] = {}
+    others = []
+    for check in checks:
+        if not check.counts:
+            others.append(check)
+        elif check.fingerprint not in signers:
+            signers[check.fingerprint] = check
+    enough = bool(anchors) and threshold >= 1 and len(signers) >= threshold
+    if not anchors:
+        reason = "No endorser is trusted here: name at least one trust anchor."
+    elif threshold < 1:
+        reason = f"A threshold of {threshold} demands nothing: demand at least one endorser."
+    else:
+        reason = f"{len(signers)} of {threshold} endorsers vouch."
+    return Verdict(tuple(signers.values()), tuple(others), threshold, reason, enough)
+
+
+def judge(
+    image_id: str,
+    examined: Sequence[Examined],
+    anchors: Sequence[Anchor],
+    now: datetime,
+    *,
+    threshold: int = 1,
+    max_age: timedelta | None = None,
+    title: str | None = None,
+) -> Verdict:
+    """Steps 2 to 10 over endorsements whose signatures have been examined.
+
+    Args:
+        image_id: the image in question, `sha256:` and 64 hex digits.
+        examined: each statement with the signatures on it.
+        anchors: whom the site trusts.
+        now: the time of the decision.
+        threshold: how many distinct endorsers must count.
+        max_age: since the endorsement was issued; None for any.
+        title: the image's VO/name@version where it is known.
+    """
+    checks = []
+    for each in examined:
+        claim = read_claim(image_id, each.statement, anchors, title=title)
+        checks.append(weigh(claim, each, now, max_age=max_age) if isinstance(claim, Claim) else claim)
+    return tally(checks, anchors, threshold)
+
+
+def _endorser(statement: EndorsementStatement) -> tuple[str, str]:
+    return statement.scheme, statement.fingerprint
+
+
+def _refused(statement: EndorsementStatement, reason: str) -> EndorsementCheck:
+    return _check(statement, reason, counts=False)
+
+
+def _check(statement: EndorsementStatement, reason: str, *, counts: bool) -> EndorsementCheck:
+    says = statement.predicate
+    return EndorsementCheck(
+        counts=counts,
+        reason=reason,
+        fingerprint=statement.fingerprint,
+        vo=statement.vo,
+        role=says.role,
+        issued=says.issued,
+        expires=says.expires,
+        comment=says.comment,
+        title=statement.title,
+        image_id=statement.image_id,
+    )
+
+
+def _list(texts: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(texts))
