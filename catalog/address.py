@@ -86,53 +86,65 @@ def piece_length(size: int) -> int:
     return length
 
 
-def _levels_up(nodes: Sequence[bytes], levels: int, pad: bytes) -> tuple[list[bytes], bytes]:
-    """Combine nodes pairwise `levels` times; returns the nodes and the padding of that height."""
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The root over leaf hashes, padded to a power of two with 32 zero bytes (BEP 52, `pieces root`)."""
+    if not leaves:
+        raise ValueError("content without a leaf has no root")
+    return _levels_up(leaves, (len(leaves) - 1).bit_length(), _PAD)[0]
+
+
+def tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
+    """Root and piece layer of content of `size` bytes with these leaf hashes (BEP 52, `pieces root`, `piece layers`).
+
+    The layer has the hashes of all pieces, 32 bytes each. Content of at most one piece has no layer in BEP 52; the one
+    hash given here is then its root.
+    """
+    if len(leaves) != -(-size // LEAF):
+        raise ValueError(f"{size} bytes have {-(-size // LEAF)} leaves, not {len(leaves)}")
+    if size <= piece_length(size):
+        root = merkle_root(leaves)
+        return root, root
+    per_piece = piece_length(size) // LEAF
+    height = per_piece.bit_length() - 1
+    previous: Sequence[bytes] = ()
+    digest = b""
+    pieces = []
+    for start in range(0, len(leaves), per_piece):
+        row = leaves[start : start + per_piece]
+        if row != previous:  # holes are long runs of equal pieces
+            previous, digest = row, _levels_up(row, height, _PAD)[0]
+        pieces.append(digest)
+    layer = b"".join(pieces)
+    return root_of_layer(layer, size), layer
+
+
+def root_of_layer(layer: bytes, size: int) -> bytes:
+    """The root that a piece layer claims: what a layer from a stranger is checked with."""
+    count = -(-size // piece_length(size))
+    if len(layer) != 32 * count:
+        raise ValueError(f"a piece layer for {size} bytes has {32 * count} bytes, not {len(layer)}")
+    if count == 1:
+        return layer
+    pad = _PAD
+    for _ in range((piece_length(size) // LEAF).bit_length() - 1):
+        pad = hashlib.sha256(pad + pad).digest()
+    return _levels_up([layer[i : i + 32] for i in range(0, len(layer), 32)], (count - 1).bit_length(), pad)[0]
+
+
+def _levels_up(nodes: Sequence[bytes], levels: int, pad: bytes) -> list[bytes]:
+    """Combine nodes pairwise `levels` times; `pad` stands for each node that is missing at the end."""
     sha256 = hashlib.sha256
     row = list(nodes)
     for _ in range(levels):
         if len(row) % 2:
             row.append(pad)
-        previous: tuple[bytes, bytes] | None = None
-        digest = b""
+        left = right = digest = b""
         above = []
-        for pair in zip(row[::2], row[1::2], strict=True):
-            if pair != previous:  # runs of equal nodes are what holes look like from above
-                previous, digest = pair, sha256(pair[0] + pair[1]).digest()
+        nodes_of_row = iter(row)
+        for one, other in zip(nodes_of_row, nodes_of_row, strict=True):
+            if one is not left or other is not right:  # runs of one and the same node are what holes look like
+                left, right, digest = one, other, sha256(one + other).digest()
             above.append(digest)
         row = above
         pad = sha256(pad + pad).digest()
-    return row, pad
-
-
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """The root over leaf hashes, padded to a power of two with 32 zero bytes (BEP 52, `pieces root`)."""
-    if not leaves:
-        raise ValueError("content without a leaf has no root")
-    return _levels_up(leaves, (len(leaves) - 1).bit_length(), _PAD)[0][0]
-
-
-def piece_layer(leaves: Sequence[bytes], size: int) -> bytes:
-    """The hashes of all pieces, 32 bytes each, concatenated (BEP 52, `piece layers`).
-
-    Content of at most one piece has no layer in BEP 52; the one hash given here is then its root.
-    """
-    if len(leaves) * LEAF <= piece_length(size):
-        return merkle_root(leaves)
-    height = (piece_length(size) // LEAF).bit_length() - 1
-    return b"".join(_levels_up(leaves, height, _PAD)[0])
-
-
-def root_of_layer(layer: bytes, size: int) -> bytes:
-    """The root that a piece layer claims: what a layer from a stranger is checked with."""
-    pieces = [layer[i : i + 32] for i in range(0, len(layer), 32)]
-    if len(layer) % 32 or len(pieces) != -(-size // piece_length(size)):
-        raise ValueError(
-            f"a piece layer for {size} bytes has {-(-size // piece_length(size)) * 32} bytes, not {len(layer)}"
-        )
-    if len(pieces) == 1:
-        return pieces[0]
-    pad = _PAD
-    for _ in range((piece_length(size) // LEAF).bit_length() - 1):
-        pad = hashlib.sha256(pad + pad).digest()
-    return _levels_up(pieces, (len(pieces) - 1).bit_length(), pad)[0][0]
+    return row

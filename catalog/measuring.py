@@ -3,28 +3,36 @@
 Holes are found with SEEK_DATA/SEEK_HOLE and never read; zero leaves that are stored are read but never hashed.
 """
 
+import errno
 import hashlib
 import os
+import stat
+import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
-from catalog.address import LEAF, Address, merkle_root, piece_layer
-from catalog.errors import ContentMismatch, Malformed
+from catalog.address import LEAF, MAX_SIZE, Address, tree
+from catalog.errors import ContentMismatch, Malformed, NotFound
 from signer.progress import Advance, nothing
 
 HINT_BLOCK = 4 << 10
 """Bytes that one hint stands for: the block size of common filesystems."""
 
-READ = 4 << 20
-"""Bytes per read: large enough that system calls do not count, small enough for the processor's cache."""
+READ = 256 << 10
+"""Bytes per read: large enough that system calls do not count, small enough to stay in a processor's own cache."""
+
+AHEAD = 8 << 20
+"""Bytes that the kernel is asked to bring in before they are read, so that a cold disk works while we hash."""
 
 ZERO_LEAF = bytes(LEAF)
 ZERO_LEAF_HASH = hashlib.sha256(ZERO_LEAF).digest()
+_ZERO_HINT = xxhash.xxh3_64_intdigest(bytes(HINT_BLOCK))
 _HINTS_PER_LEAF = LEAF // HINT_BLOCK
 
 
@@ -72,43 +80,41 @@ def measure(path: Path, advance: Advance = nothing) -> Measured:
         advance: called with the number of bytes just passed, holes included.
 
     Raises:
-        Malformed: the file is empty, or changes size while it is read.
+        NotFound: there is no such file.
+        Malformed: the file is empty, cannot be read, or changes size while it is read; or it is a symbolic link, which
+            could be turned elsewhere after it was measured.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with _opened(path) as descriptor:
         return measure_descriptor(descriptor, str(path), advance)
-    finally:
-        os.close(descriptor)
 
 
 def measure_descriptor(descriptor: int, name: str, advance: Advance = nothing) -> Measured:
     """As :func:`measure`, on an open file; `name` is for errors."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
-    if size == 0:
-        raise Malformed(f"{name}: is empty, and content has at least one byte")
-    count = -(-size // LEAF)
-    leaves = [ZERO_LEAF_HASH] * count
-    hints = array("Q", bytes(8 * -(-size // HINT_BLOCK)))
-    data_map = bytearray(-(-count // 8))
-    buffer = bytearray(READ)
-    data_bytes = position = 0
+    if not 0 < size <= MAX_SIZE:
+        raise Malformed(f"{name}: has {size} bytes, and content has from 1 to {MAX_SIZE}")
+    found = _Found(size)
+    position = asked = 0
     for start, end in _stored(descriptor, size):
         advance(start - position)
         position = start
         while position < end:
-            got = os.preadv(descriptor, [memoryview(buffer)[: min(READ, end - position)]], position)
-            if got == 0:
+            if position + AHEAD // 2 >= asked < end:
+                asked = max(asked, position)
+                os.posix_fadvise(descriptor, asked, min(AHEAD, end - asked), os.POSIX_FADV_WILLNEED)
+                asked += AHEAD
+            data = os.pread(descriptor, min(READ, end - position), position)
+            if not data:
                 raise Malformed(f"{name}: became shorter while it was read; try again when nothing writes to it")
-            if got % LEAF and position + got < end:
-                got -= got % LEAF
-            data_bytes += _leaves(buffer, got, position // LEAF, leaves, hints, data_map)
-            position += got
-            advance(got)
+            if len(data) % LEAF and position + len(data) < end:
+                data = data + _rest(descriptor, position + len(data), LEAF - len(data) % LEAF, end)
+            found.add(position, data)
+            position += len(data)
+            advance(len(data))
     advance(size - position)
-    if size % LEAF and not data_map[(count - 1) >> 3] & (0x80 >> ((count - 1) & 7)):
-        leaves[-1] = hashlib.sha256(bytes(size % LEAF)).digest()
-    address = Address(merkle_root(leaves), size)
-    return Measured(address, bytes(data_map), piece_layer(leaves, size), _little_endian(hints), data_bytes)
+    if os.lseek(descriptor, 0, os.SEEK_END) != size:
+        raise Malformed(f"{name}: became longer while it was read; try again when nothing writes to it")
+    return found.measured()
 
 
 def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured:
@@ -117,9 +123,10 @@ def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured
     Raises:
         ContentMismatch: it has not.
     """
-    if (size := path.stat().st_size) != address.size:
-        raise ContentMismatch(f"{path}: has {size} bytes, and its address says {address.size}")
-    measured = measure(path, advance)
+    with _opened(path) as descriptor:
+        if (size := os.lseek(descriptor, 0, os.SEEK_END)) != address.size:
+            raise ContentMismatch(f"{path}: has {size} bytes, and its address says {address.size}")
+        measured = measure_descriptor(descriptor, str(path), advance)
     if measured.address != address:
         raise ContentMismatch(
             f"{path}: its content has the root {measured.address.root.hex()}, not {address.root.hex()}"
@@ -127,25 +134,81 @@ def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured
     return measured
 
 
-def _leaves(
-    buffer: bytearray, got: int, first: int, leaves: list[bytes], hints: "array[int]", data_map: bytearray
-) -> int:
-    """Hash what one read brought; returns the number of bytes in leaves that are not zero."""
-    sha256, xxh3 = hashlib.sha256, xxhash.xxh3_64_intdigest
-    data_bytes = 0
-    for offset in range(0, got, LEAF):
-        leaf = bytes(memoryview(buffer)[offset : min(offset + LEAF, got)])
-        if leaf == ZERO_LEAF or (len(leaf) < LEAF and not any(leaf)):
-            continue
-        index = first + offset // LEAF
-        data_bytes += len(leaf)
-        leaves[index] = sha256(leaf).digest()
-        data_map[index >> 3] |= 0x80 >> (index & 7)
-        for block in range(0, len(leaf), HINT_BLOCK):
-            part = leaf[block : block + HINT_BLOCK]
-            if part.count(0) != len(part):
-                hints[index * _HINTS_PER_LEAF + block // HINT_BLOCK] = xxh3(part)
-    return data_bytes
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor for reading; what the system says against it, or against reading it, becomes our error."""
+    descriptor = -1
+    try:
+        # Without O_NONBLOCK a named pipe would hold us up for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise Malformed(f"{path}: is neither a regular file nor a block device")
+        yield descriptor
+    except FileNotFoundError as exc:
+        raise NotFound(f"{path}: there is no such file") from exc
+    except OSError as exc:
+        raise Malformed(f"{path}: cannot be read: {exc.strerror}") from exc
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _Found:
+    """What has been found of content of `size` bytes so far; where nothing is added, there are zeros."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        count = -(-size // LEAF)
+        self._leaves = [ZERO_LEAF_HASH] * count
+        if size % LEAF:
+            self._leaves[-1] = hashlib.sha256(bytes(size % LEAF)).digest()
+        self._map = bytearray(-(-count // 8))
+        self._hints = array("Q", bytes(8)) * -(-size // HINT_BLOCK)
+        self._data_bytes = 0
+
+    def add(self, position: int, data: bytes) -> None:
+        """Take in the bytes at `position`, which begins a leaf; only the content's last leaf may be short."""
+        # Nine tenths of all time are spent inside sha256; what surrounds it here is written for speed.
+        sha256, leaves, data_map = hashlib.sha256, self._leaves, self._map
+        hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
+        if _ZERO_HINT in hints:
+            hints = [0 if hint == _ZERO_HINT else hint for hint in hints]
+        first = position // HINT_BLOCK
+        self._hints[first : first + len(hints)] = array("Q", hints)
+        index = position // LEAF
+        for offset in range(0, len(data), LEAF):
+            leaf = data[offset : offset + LEAF]
+            if leaf != ZERO_LEAF and (len(leaf) == LEAF or any(leaf)):
+                leaves[index] = sha256(leaf).digest()
+                data_map[index >> 3] |= 0x80 >> (index & 7)
+                self._data_bytes += len(leaf)
+            index += 1
+
+    def measured(self) -> Measured:
+        """The result, once all has been added."""
+        root, layer = tree(self._leaves, self._size)
+        if sys.byteorder == "big":
+            self._hints.byteswap()
+        return Measured(Address(root, self._size), bytes(self._map), layer, self._hints.tobytes(), self._data_bytes)
+
+
+def _split(data: bytes) -> Sequence[bytes]:
+    """The 4 KiB blocks of some bytes; the last one is left out where it is short and zero, as it has no hint."""
+    whole, short = divmod(len(data), HINT_BLOCK)
+    blocks = struct.unpack(f"{HINT_BLOCK}s" * whole + f"{short}s", data)
+    return blocks if any(blocks[-1]) else blocks[:-1]
+
+
+def _rest(descriptor: int, position: int, length: int, end: int) -> bytes:
+    """What a short read left of its last leaf, byte ranges being those of `measure_descriptor`."""
+    data = b""
+    while len(data) < min(length, end - position):
+        more = os.pread(descriptor, length - len(data), position + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _stored(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
@@ -155,8 +218,10 @@ def _stored(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     while position < size:
         try:
             data = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: only holes remain. A filesystem without SEEK_DATA reports all as data instead.
-            break
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            break  # only holes remain; a filesystem that knows none reports all as data instead
         position = os.lseek(descriptor, data, os.SEEK_HOLE)
         low, high = data // LEAF * LEAF, min(-(-position // LEAF) * LEAF, size)
         if low <= end and end:
@@ -167,11 +232,3 @@ def _stored(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
         start, end = low, high
     if end:
         yield start, end
-
-
-def _little_endian(hints: "array[int]") -> bytes:
-    if memoryview(hints).itemsize != 8:
-        raise AssertionError("array type Q has 8 bytes on every platform that Python supports")
-    if sys.byteorder == "big":
-        hints.byteswap()
-    return hints.tobytes()
