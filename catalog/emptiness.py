@@ -124,7 +124,7 @@ def _xfs(read: Read, size: int) -> tuple[str, str] | None:
         return None
 
     def place(block: int) -> int:
-        return ((block >> group_log) * group_blocks + (block & ((1 << group_log) - 1))) * block_size
+        return int(((block >> group_log) * group_blocks + (block & ((1 << group_log) - 1))) * block_size)
 
     index = root_inode & ((1 << per_block_log) - 1)
     inode = read(place(root_inode >> per_block_log) + index * inode_size, 256)
