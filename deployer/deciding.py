@@ -1,136 +1,28 @@
 """May this image run here, so large, for so long? Values in, a decision out; no IO and no clock of its own.
 
 Every rule is judged, always: a decision lists all of them with the verdict, the reason and what would have to change.
-Deny wins over allow, and what the policy does not speak of is refused. docs/trust-model.md numbers the rules in the
-order in which they stand here.
+Deny wins over allow, and what the policy does not speak of is refused. policies/README.md lists the rules in the order
+in which they stand here.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Protocol
 
-from catalog.manifest import BareDisk, Blank, Manifest
+from catalog.manifest import BareDisk, Manifest
 from deployer.amounts import duration_text, size_text
-from deployer.errors import Refused
-from deployer.machine import Network
+from deployer.decision import Decision, Request, Rule
 from deployer.policy import Policy, Quorum, matches_image, matches_vo
-from deployer.userdata import UserDataKind
-from signer.documents import Document
-from signer.statement import Instant
-
-CLOCK_SKEW = timedelta(minutes=5)
-"""How far ahead of ours an endorser's clock may be: what the verifier of signatures grants too."""
-
-
-class Vouched(Protocol):
-    """What is known of one endorsement after its signature was verified (signer.endorsing.EndorsementCheck is one)."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether signature, statement, times and anchor are all in order."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The primary fingerprint of the key that signed, if that is certain."""
-
-    @property
-    def vo(self) -> str | None:
-        """The VO of the anchor that names the key."""
-
-    @property
-    def role(self) -> str | None:
-        """The role of that anchor."""
-
-    @property
-    def issued(self) -> datetime | None:
-        """When the endorsement was issued, by its own words."""
-
-    @property
-    def expires(self) -> datetime | None:
-        """Until when it holds, by its own words."""
-
-    @property
-    def reason(self) -> str:
-        """Why it does not count: a sentence."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a requester asks for.
-
-    Attributes:
-        count: machines.
-        memory: bytes per machine.
-        cores: per machine.
-        lifetime: seconds.
-        user_data: its kind, as `userdata.check_user_data` found it; None where there is none.
-        network: which network.
-        blanks: scratch disks beyond those of the image, per machine.
-    """
-
-    count: int
-    memory: int
-    cores: int
-    lifetime: int
-    user_data: UserDataKind | None = None
-    network: Network = field(default_factory=lambda: Network(kind="none"))
-    blanks: tuple[Blank, ...] = ()
-
-
-class Rule(Document):
-    """One rule's verdict: its name, whether it passed, why, and (where it did not) what would have to change."""
-
-    name: str
-    passed: bool
-    reason: str
-    change: str = ""
-
-
-class Decision(Document):
-    """Accepted or refused, rule by rule.
-
-    Attributes:
-        image: the image ID.
-        title: what the manifest calls itself.
-        at: when it was decided.
-        policy: the digest of the policy.
-        rules: all of them, in order.
-    """
-
-    image: str
-    title: str
-    at: Instant
-    policy: str
-    rules: tuple[Rule, ...]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether there are rules and all of them passed."""
-        return bool(self.rules) and all(rule.passed for rule in self.rules)
-
-    @property
-    def failed(self) -> tuple[Rule, ...]:
-        """The rules that refuse."""
-        return tuple(rule for rule in self.rules if not rule.passed)
-
-    def as_json(self) -> dict[str, object]:
-        """For programs: the fields and `accepted`."""
-        return {"accepted": self.accepted} | self.model_dump(mode="json")
-
-    def refusal(self) -> Refused:
-        """The error that a refused deployment ends with."""
-        reasons = "; ".join(f"{rule.reason} - {rule.change}" for rule in self.failed)
-        return Refused(f"the policy refuses {self.title}: {reasons}", self.as_json())
+from signer.status import SKEW
+from signer.trust import EndorsementCheck
 
 
 def decide(
     policy: Policy,
     request: Request,
     manifest: Manifest,
-    endorsements: Sequence[Vouched],
+    endorsements: Sequence[EndorsementCheck],
     now: datetime,
     running: int = 0,
 ) -> Decision:
@@ -220,7 +112,9 @@ def _image_denied(policy: Policy, manifest: Manifest) -> Rule:
     )
 
 
-def _endorsed(policy: Policy, manifest: Manifest, endorsements: Sequence[Vouched], now: datetime) -> Iterator[Rule]:
+def _endorsed(
+    policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
+) -> Iterator[Rule]:
     """Distinct keys count, not signatures; a key may hold several roles, and then counts once in each."""
     quorum = policy.quorum(manifest.vo)
     roles: dict[str, set[str]] = defaultdict(set)
@@ -230,7 +124,6 @@ def _endorsed(policy: Policy, manifest: Manifest, endorsements: Sequence[Vouched
         if why := _discounted(check, policy, manifest, quorum, anchors, now):
             not_counted.append(why)
         else:
-            assert check.fingerprint is not None and check.role is not None  # noqa: S101, PT018 - seen to above
             roles[check.role].add(check.fingerprint)
     counted = set().union(*roles.values())
     yield _quorum_rule("endorsements", quorum.threshold, counted, policy, manifest, not_counted, role=None)
@@ -239,7 +132,7 @@ def _endorsed(policy: Policy, manifest: Manifest, endorsements: Sequence[Vouched
 
 
 def _discounted(
-    check: Vouched,
+    check: EndorsementCheck,
     policy: Policy,
     manifest: Manifest,
     quorum: Quorum,
@@ -247,13 +140,15 @@ def _discounted(
     now: datetime,
 ) -> str | None:
     """Why an endorsement does not count; None where it does."""
-    if not check.counts or check.fingerprint is None or check.issued is None or check.expires is None:
-        return check.reason or "an endorsement could not be verified"
+    if not check.counts or check.issued is None or check.expires is None:
+        return _clause(check)
+    if (check.image_id, check.title) != (manifest.image_id, manifest.title):
+        return f"the endorsement by {check.fingerprint} is of {check.title or 'something else'} ({check.image_id})"
     if check.vo != manifest.vo or (check.fingerprint, check.role) not in anchors:
         return f"{check.fingerprint} is not trusted as {check.role} of {manifest.vo}"
     if check.fingerprint in policy.endorsers.deny:
         return f"{check.fingerprint} stands in endorsers.deny"
-    if not check.issued - CLOCK_SKEW <= now < check.expires:
+    if not check.issued - SKEW <= now < check.expires:
         return f"the endorsement by {check.fingerprint} holds from {check.issued:%Y-%m-%d} to {check.expires:%Y-%m-%d} only"
     if now - check.issued > timedelta(seconds=quorum.max_age):
         return (
@@ -261,6 +156,12 @@ def _discounted(
             f"longer ago than {duration_text(quorum.max_age)}"
         )
     return None
+
+
+def _clause(check: EndorsementCheck) -> str:
+    """A check's sentence, to stand among others; it speaks of "it", so say whose endorsement it is."""
+    reason = check.reason.rstrip(".") or "it could not be verified"
+    return f"the endorsement by {check.fingerprint}: {reason}" if check.fingerprint else reason
 
 
 def _quorum_rule(

@@ -20,6 +20,7 @@ from deployer.userdata import UserDataKind
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
 from signer.statement import Role
+from signer.trust import Anchor
 
 MAX_POLICY = 4 << 20
 """Bytes of a policy file: room for some hundred anchors with their keys inside."""
@@ -214,6 +215,14 @@ class Policy(Document):
     def digest(self) -> str:
         """`sha256:` and 64 hex digits over the canonical form, keys included: what a decision says it was made with."""
         return "sha256:" + hashlib.sha256(canonical(self)).hexdigest()
+
+    @property
+    def anchors(self) -> tuple[Anchor, ...]:
+        """The anchors as the verifier of endorsements takes them."""
+        return tuple(
+            Anchor(vo=anchor.vo, role=anchor.role, fingerprint=anchor.fingerprint, key=anchor.key.encode("ascii"))
+            for anchor in self.anchor
+        )
 
     def trusted(self, vo: str) -> tuple[TrustedKey, ...]:
         """The anchors of a VO."""
