@@ -8,8 +8,9 @@ import typer
 
 from signer import terminal
 from signer.errors import KeyUnusable
+from signer.gpg import MAX_KEY
 from signer.keys import Key, SignerSettings, normal_fingerprint, read_span
-from signer.openpgp import ALGORITHMS, MAX_KEY, Keyring, utc_now
+from signer.openpgp import ALGORITHMS, Keyring, utc_now
 from signer.statement import write_instant
 from signer.terminal import Json
 

@@ -1,48 +1,25 @@
-"""The only door to GnuPG: making and keeping keys, signing, and examining signatures in a private home.
+"""OpenPGP: examining signatures in a private home, and keeping and using one's own keys.
 
-python-gnupg builds the command lines and feeds the process. Three of its habits are replaced here, because each lets
-text from strangers pass for GnuPG's own words: status lines and log share one pipe; lines end wherever Unicode knows a
-line separator (a user id may hold one, and forge whole status lines with it); the last signature of a file decides.
 Nothing here decides about trust: signer.status reads what GnuPG says, signer.trust decides who counts.
 """
 
 import fcntl
 import os
-import resource
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired, run
-from threading import Timer
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import gnupg
-
-from signer.errors import KeyUnusable, SignatureError
-from signer.keys import Key, normal_fingerprint, read_listing
+from signer.errors import KeyUnusable
+from signer.gpg import Gpg, Said, answering, dated, end_agent, import_keys, list_keys
+from signer.keys import Key, normal_fingerprint
 from signer.packets import count_signatures
 from signer.status import SKEW, SignatureCheck, check_signatures
-
-MAX_KEY = 1 << 20
-"""Bytes of a public key file. A key has some hundred; anybody may append signatures to it (certificate flooding)."""
-
-TIMEOUT = 60.0
-"""Seconds for one run of gpg. Verifying takes a hundredth of one, making an RSA key some seconds."""
-
-LIMITS = {
-    resource.RLIMIT_CPU: 30,  # seconds
-    resource.RLIMIT_AS: 1 << 30,  # bytes; gpg takes some 20 MiB, its agent some 100
-    resource.RLIMIT_FSIZE: 64 << 20,  # bytes of any file written; a keyring has some thousand
-    resource.RLIMIT_CORE: 0,  # a core dump could hold a private key
-}
-"""What one run of gpg may use: it reads bytes from strangers."""
 
 DEFAULT_LIFETIME = timedelta(days=730)
 """Of a new key: it can be prolonged, and a lost key ends by itself."""
@@ -57,103 +34,6 @@ _REFUSALS = {"4": "it was revoked", "5": "it has expired", "9": "its private par
 """INV_SGNR reasons (GnuPG doc/DETAILS)."""
 
 
-class _Said(gnupg.StatusHandler):  # type: ignore[misc]
-    """All status lines of one run, in order, uninterpreted."""
-
-    data = b""
-    stderr = ""
-    returncode = 0
-
-    def __init__(self, gpg: object) -> None:
-        super().__init__(gpg)
-        self.lines: list[tuple[str, str]] = []
-
-    def handle_status(self, key: str, value: str) -> None:
-        """Keep the line."""
-        self.lines.append((key, value))
-
-    def values(self, keyword: str) -> list[str]:
-        """The arguments of every line with that keyword."""
-        return [value for key, value in self.lines if key == keyword]
-
-
-class _Gpg(gnupg.GPG):  # type: ignore[misc]
-    """python-gnupg with a status pipe of its own, resource limits, a deadline and lines that end at line feeds only."""
-
-    result_map = dict.fromkeys(gnupg.GPG.result_map, _Said)
-
-    def __init__(self, home: Path, *options: str) -> None:
-        env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
-        try:
-            super().__init__(gnupghome=str(home), options=["--no-options", *options], env=env)
-        except (OSError, ValueError) as exc:
-            raise KeyUnusable("gpg cannot be run; install GnuPG (package gnupg)") from exc
-
-    def run(self, args: Sequence[str], data: bytes = b"", passphrase: str | None = None) -> _Said:
-        """Run gpg with these arguments and that input. A run that was stopped raises SignatureError."""
-        said = _Said(self)
-        # gpg may refuse its arguments and go before it has read its input.
-        with suppress(BrokenPipeError):
-            self._handle_io(list(args), BytesIO(data), said, passphrase=passphrase, binary=True)
-        if said.returncode < 0:
-            raise SignatureError(
-                f"gpg was stopped by signal {-said.returncode}: it ran too long or took too much memory"
-            )
-        return said
-
-    def _open_subprocess(self, args: list[str], passphrase: bool = False) -> Any:
-        command = self.make_args(args, passphrase)
-        status, write = os.pipe()
-        try:
-            command[command.index("--status-fd") + 1] = str(write)
-            process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, pass_fds=(write,), env=self.env)
-        except BaseException:
-            os.close(status)
-            raise
-        finally:
-            os.close(write)
-        process.stderr = os.fdopen(status, "rb")
-        with suppress(ProcessLookupError):  # it may be done already
-            for limit, value in LIMITS.items():
-                resource.prlimit(process.pid, limit, (value, value))
-        self._deadline = Timer(TIMEOUT, process.kill)
-        self._deadline.daemon = True
-        self._deadline.start()
-        return process
-
-    def _collect_output(self, process: Any, result: Any, writer: Any = None, stdin: Any = None) -> int:
-        try:
-            return int(super()._collect_output(process, result, writer, stdin))
-        finally:
-            self._deadline.cancel()
-
-    def _read_response(self, stream: Any, result: Any) -> None:
-        # GnuPG escapes line feeds in what it quotes, and no other character that ends a line for Python's readers.
-        for line in stream.read().split("\n"):
-            if line.startswith("[GNUPG:] "):
-                keyword, _, value = line.removeprefix("[GNUPG:] ").partition(" ")
-                result.handle_status(keyword, value)
-
-
-def _listed(gpg: _Gpg, kind: str = "--list-keys") -> list[Key]:
-    return read_listing(gpg.run(["--with-fingerprint", "--with-fingerprint", "--fixed-list-mode", kind]).data)
-
-
-def _import(gpg: _Gpg, key: bytes) -> list[str]:
-    """Import public keys; returns the primary fingerprints."""
-    if len(key) > MAX_KEY:
-        raise KeyUnusable(f"the key file has {len(key)} bytes, more than the {MAX_KEY} allowed; export it minimally")
-    # The agent is never asked: a private key in the file is an accident that must not be repeated here.
-    said = gpg.run(["--no-autostart", "--import-options", "self-sigs-only", "--import"], key)
-    counts = (said.values("IMPORT_RES") or [""])[0].split(" ")
-    if len(counts) > 9 and counts[9] != "0":
-        raise KeyUnusable("the key file holds a private key; give the public one (`partita key export`)")
-    found = [value.split(" ")[1] for value in said.values("IMPORT_OK")]
-    if not found:
-        raise KeyUnusable("the key file holds no OpenPGP public key; make one with `partita key export FINGERPRINT`")
-    return list(dict.fromkeys(found))
-
-
 class Examiner:
     """A private, short-lived GnuPG home that holds the allowed public keys and nothing else. A context manager.
 
@@ -166,14 +46,14 @@ class Examiner:
             raise KeyUnusable("no key is allowed, so no signature can count")
         self._home = Path(tempfile.mkdtemp(prefix="partita-"))  # mode 0700
         try:
-            self._gpg = _Gpg(
+            self._gpg = Gpg(
                 self._home,
                 *("--no-autostart", "--no-auto-key-retrieve", "--no-auto-key-locate", "--disable-dirmngr"),
                 *("--no-default-keyring", "--keyring", str(self._home / "allowed.kbx"), "--trust-model", "always"),
             )
             for key in dict.fromkeys(allowed_keys):
-                _import(self._gpg, key)
-            self.keys: Mapping[str, Key] = {key.fingerprint: key for key in _listed(self._gpg)}
+                import_keys(self._gpg, key)
+            self.keys: Mapping[str, Key] = {key.fingerprint: key for key in list_keys(self._gpg)}
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -197,7 +77,7 @@ class Examiner:
         signed.write_bytes(data)
         detached.write_bytes(signature)
         # GnuPG judges by the caller's time, not its own; a key as young as a signature may be is not from the future.
-        said = self._gpg.run([*_at(now + SKEW), "--verify", "--", str(detached), str(signed)])
+        said = self._gpg.run([*dated(now + SKEW), "--verify", "--", str(detached), str(signed)])
         return check_signatures(said.lines, expected, self.keys, now)
 
 
@@ -250,8 +130,8 @@ class Keyring:
             said = gpg.run(
                 [
                     "--yes",
-                    *_at(now),
-                    *_unprotected(passphrase),
+                    *dated(now),
+                    *answering(passphrase),
                     "--quick-generate-key",
                     "--",
                     user_id,
@@ -271,7 +151,7 @@ class Keyring:
     def import_keys(self, key: bytes) -> list[str]:
         """Keep public keys (armoured or binary); returns their fingerprints."""
         with self._opened(create=True) as gpg:
-            return _import(gpg, key)
+            return import_keys(gpg, key)
 
     def export(self, fingerprint: str) -> bytes:
         """The public key, armoured, without other people's signatures on it."""
@@ -287,8 +167,8 @@ class Keyring:
         if not self.home.is_dir():
             return []
         with self._opened() as gpg:
-            secret = {key.fingerprint for key in _listed(gpg, "--list-secret-keys") if key.secret}
-            keys = [replace(key, secret=key.fingerprint in secret) for key in _listed(gpg)]
+            secret = {key.fingerprint for key in list_keys(gpg, "--list-secret-keys") if key.secret}
+            keys = [replace(key, secret=key.fingerprint in secret) for key in list_keys(gpg)]
         return sorted(keys, key=lambda key: (not key.secret, key.primary.created, key.fingerprint))
 
     def sign(self, data: bytes, fingerprint: str, *, passphrase: str = "", now: datetime | None = None) -> bytes:
@@ -303,8 +183,8 @@ class Keyring:
         with self._opened() as gpg:
             said = gpg.run(
                 [
-                    *_at(now),
-                    *_unprotected(passphrase),
+                    *dated(now),
+                    *answering(passphrase),
                     "--digest-algo",
                     "SHA512",
                     "--local-user",
@@ -314,12 +194,12 @@ class Keyring:
                 data,
                 passphrase=passphrase or None,
             )
-            held = [] if said.data else [key.fingerprint for key in _listed(gpg)]
+            held = [] if said.data else [key.fingerprint for key in list_keys(gpg)]
         if not said.values("SIG_CREATED") or not said.data:
             raise self._unusable(wanted, said, known=wanted in held, protected=bool(passphrase))
         return bytes(said.data)
 
-    def _unusable(self, fingerprint: str, said: _Said, *, known: bool, protected: bool) -> KeyUnusable:
+    def _unusable(self, fingerprint: str, said: Said, *, known: bool, protected: bool) -> KeyUnusable:
         refusals = [value.split(" ")[0] for value in said.values("INV_SGNR")]
         if not known:
             return self._missing(fingerprint)
@@ -332,7 +212,7 @@ class Keyring:
         return KeyUnusable(f"{self.home}: there is no key {fingerprint}; `partita key list` shows those that are")
 
     @contextmanager
-    def _opened(self, *, create: bool = False) -> Iterator[_Gpg]:
+    def _opened(self, *, create: bool = False) -> Iterator[Gpg]:
         """gpg on this home: one command at a time, at a path short enough for sockets, and no agent left behind."""
         try:
             if create:
@@ -349,33 +229,9 @@ class Keyring:
                 home = Path(short) / "home"
                 home.symlink_to(self.home.absolute())
             try:
-                yield _Gpg(home)
+                yield Gpg(home)
             finally:
-                _end_agent(home)
-
-
-def _at(now: datetime | None) -> list[str]:
-    return [] if now is None else ["--faked-system-time", f"{int(now.timestamp())}!"]
-
-
-def _unprotected(passphrase: str) -> list[str]:
-    """Without a passphrase gpg is told that it is empty, lest it ask somebody; with one, python-gnupg hands it over."""
-    return [] if passphrase else ["--pinentry-mode", "loopback", "--passphrase", ""]
-
-
-def _end_agent(home: Path) -> None:
-    """Stop the agent that gpg started for this home, and wait until it has gone (it removes its socket last)."""
-    socket = home / "S.gpg-agent"
-    if not socket.exists():
-        return
-    with suppress(OSError, TimeoutExpired):
-        run(
-            ["gpgconf", "--homedir", str(home), "--kill", "all"],
-            stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, check=False, timeout=TIMEOUT,
-        )  # fmt: skip
-    deadline = time.monotonic() + 2
-    while socket.exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
+                end_agent(home)
 
 
 def utc_now() -> datetime:
