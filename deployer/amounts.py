@@ -40,7 +40,9 @@ def size_text(size: int) -> str:
 
 def duration_text(duration: int | timedelta) -> str:
     """The shortest exact way to write whole seconds: what `parse_duration` reads back as the same number."""
-    return _text(int(duration.total_seconds()) if isinstance(duration, timedelta) else duration, DURATION_UNITS)
+    seconds = int(duration.total_seconds()) if isinstance(duration, timedelta) else duration
+    # In days at most: what somebody wrote as 7d should not come back as 1w.
+    return _text(seconds, {unit: factor for unit, factor in DURATION_UNITS.items() if unit != "w"})
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]

@@ -128,7 +128,7 @@ def _endorsed(
     counted = set().union(*roles.values())
     yield _quorum_rule("endorsements", quorum.threshold, counted, policy, manifest, not_counted, role=None)
     for role, least in sorted(quorum.roles.items()):
-        yield _quorum_rule(f"endorsements-{role}", least, roles[role], policy, manifest, not_counted, role=role)
+        yield _quorum_rule(f"endorsements-{role}", least, roles[role], policy, manifest, (), role=role)
 
 
 def _discounted(

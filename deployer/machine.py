@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from catalog.manifest import ImageId
 from signer.documents import Document
@@ -129,11 +129,12 @@ class Network(Document):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `none`, `user`, `network:NAME` or `bridge:NAME`; ValueError (pydantic's) when it is anything else."""
+        """Read `none`, `user`, `network:NAME` or `bridge:NAME`; ValueError when it is anything else."""
         kind, colon, name = text.partition(":")
-        if colon and not name:
-            kind = text
-        return cls(kind=kind, name=name)  # type: ignore[arg-type]
+        try:
+            return cls(kind=text if colon and not name else kind, name=name)  # type: ignore[arg-type]
+        except ValidationError as exc:
+            raise ValueError(f"{text[:80]!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind
