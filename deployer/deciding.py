@@ -13,9 +13,13 @@ from fnmatch import fnmatchcase
 from catalog.manifest import BareDisk, Manifest
 from deployer.amounts import duration_text, size_text
 from deployer.decision import Decision, Request, Rule
+from deployer.machine import MEMORY_UNIT
 from deployer.policy import Policy, Quorum, matches_image, matches_vo
 from signer.status import SKEW
 from signer.trust import EndorsementCheck
+
+
+__all__ = ["Decision", "Request", "Rule", "blank_size", "decide", "disk_size"]
 
 
 def decide(
@@ -43,6 +47,7 @@ def decide(
         _image_allowed(policy, manifest),
         _image_denied(policy, manifest),
         *_endorsed(policy, manifest, endorsements, now),
+        _request(request),
         *_needs(manifest, request),
         *_limits(policy, manifest, request, running),
         _user_data(policy, manifest, request),
@@ -234,11 +239,28 @@ def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) 
     if not machines.passed and free > 0:
         machines = machines.model_copy(update={"change": f"ask for at most {_of(free, 'machine')}"})
     yield machines
-    for what, asked in (("count", request.count), ("lifetime", request.lifetime), ("cores", request.cores)):
-        if asked < 1:
-            yield Rule(
-                name="request", passed=False, reason=f"the {what} is {asked}", change=f"ask for a {what} of at least 1"
-            )
+
+
+def _request(request: Request) -> Rule:
+    """Whether it asks for anything that there is."""
+    wrong = [
+        (name, f"a {name} of at least 1")
+        for name, asked in (
+            ("count", request.count),
+            ("number of cores", request.cores),
+            ("lifetime", request.lifetime),
+        )
+        if asked < 1
+    ]
+    if request.memory % MEMORY_UNIT:
+        wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
+    return _rule(
+        "request",
+        not wrong,
+        "what is asked for can be had",
+        f"the {' and the '.join(name for name, _ in wrong)} asked for cannot be had",
+        f"ask for {' and '.join(instead for _, instead in wrong)}",
+    )
 
 
 def _limit(name: str, asked: int, most: int, change: str, text: Callable[[int], str]) -> Rule:

@@ -19,6 +19,9 @@ from signer.documents import Document
 MAX_DISKS = 24
 """Disks of one machine, seed not counted: targets vda to vdx, well below the PCI ports of a q35 machine."""
 
+MEMORY_UNIT = 1 << 20
+"""Bytes. Machines get memory in whole MiB: what hypervisors take everywhere without rounding."""
+
 MAX_SERIAL = 20
 """Characters that virtio-blk has for a disk's serial number (VIRTIO 1.2, section 5.2.6.1)."""
 
@@ -165,7 +168,7 @@ class MachineSpec(Document):
 
     uuid: Uuid
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)]
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)]
     cores: Annotated[int, Field(ge=1, le=1024)]
     virt: Virt
     architecture: Architecture
