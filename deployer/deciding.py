@@ -18,8 +18,10 @@ from deployer.policy import Policy, Quorum, matches_image, matches_vo
 from signer.status import SKEW
 from signer.trust import EndorsementCheck
 
-
 __all__ = ["Decision", "Request", "Rule", "blank_size", "decide", "disk_size"]
+
+MAX_SHOWN = 8
+"""Endorsements that do not count whose reasons a rule repeats: a catalog may send many, to bury the one that matters."""
 
 
 def decide(
@@ -124,9 +126,10 @@ def _endorsed(
     quorum = policy.quorum(manifest.vo)
     roles: dict[str, set[str]] = defaultdict(set)
     not_counted: list[str] = []
-    anchors = {(anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
+    anchors = {(anchor.vo, anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
+    image = (manifest.image_id, manifest.title)
     for check in endorsements:
-        if why := _discounted(check, policy, manifest, quorum, anchors, now):
+        if why := _discounted(check, policy, image, quorum, anchors, now):
             not_counted.append(why)
         else:
             roles[check.role].add(check.fingerprint)
@@ -139,18 +142,18 @@ def _endorsed(
 def _discounted(
     check: EndorsementCheck,
     policy: Policy,
-    manifest: Manifest,
+    image: tuple[str, str],
     quorum: Quorum,
-    anchors: set[tuple[str, str]],
+    anchors: set[tuple[str, str, str]],
     now: datetime,
 ) -> str | None:
     """Why an endorsement does not count; None where it does."""
     if not check.counts or check.issued is None or check.expires is None:
         return _clause(check)
-    if (check.image_id, check.title) != (manifest.image_id, manifest.title):
+    if (check.image_id, check.title) != image:
         return f"the endorsement by {check.fingerprint} is of {check.title or 'something else'} ({check.image_id})"
-    if check.vo != manifest.vo or (check.fingerprint, check.role) not in anchors:
-        return f"{check.fingerprint} is not trusted as {check.role} of {manifest.vo}"
+    if (check.vo, check.fingerprint, check.role) not in anchors:
+        return f"{check.fingerprint} is not trusted as {check.role} of {check.vo}"
     if check.fingerprint in policy.endorsers.deny:
         return f"{check.fingerprint} stands in endorsers.deny"
     if not check.issued - SKEW <= now < check.expires:
@@ -183,7 +186,11 @@ def _quorum_rule(
     could -= counted | set(policy.endorsers.deny)
     missing = least - len(counted)
     as_role = f" as {role}" if role else ""
-    because = f" ({'; '.join(not_counted)})" if not_counted else ""
+    shown = [
+        *not_counted[:MAX_SHOWN],
+        *([f"{len(not_counted) - MAX_SHOWN} more"] if len(not_counted) > MAX_SHOWN else []),
+    ]
+    because = f" ({'; '.join(shown)})" if shown else ""
     if len(could) < missing:
         change = f"the site trusts more endorsers of {manifest.vo}{as_role}: {len(counted) + len(could)} can count, {least} must"
     else:

@@ -269,9 +269,10 @@ def matches_vo(patterns: tuple[str, ...], vo: str) -> str | None:
 
 def matches_image(patterns: tuple[str, ...], manifest: Manifest) -> str | None:
     """The first pattern that names the image: by its ID, or by what the manifest itself says it is called."""
+    image_id = manifest.image_id
     for pattern in patterns:
         if pattern.startswith("sha256:"):
-            if pattern == manifest.image_id:
+            if pattern == image_id:
                 return pattern
             continue
         names, at, version = pattern.partition("@")
