@@ -1,0 +1,294 @@
+"""The commands around a catalog: serve it, register VOs, endorse and publish images, list and fetch them."""
+
+import dataclasses
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from catalog.bundle import Bundle
+from catalog.cli_image import image_app
+from catalog.client import CatalogClient
+from catalog.errors import ContentMismatch, Misused, NotFound
+from catalog.reference import Reference
+from catalog.settings import CatalogSettings
+from signer import terminal
+from signer.cli import open_keyring, read_passphrase
+from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse
+from signer.gpg import MAX_KEY
+from signer.openpgp import read_keys
+from signer.statement import write_instant
+from signer.terminal import Json
+from signer.trust import Anchor
+
+catalog_app = typer.Typer(
+    name="catalog", help="Run a catalog: the service that images are published to.", no_args_is_help=True
+)
+vo_app = typer.Typer(name="vo", help="Register VOs with a catalog, on the machine where it runs.", no_args_is_help=True)
+
+Directory = Annotated[
+    Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
+]
+Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
+Image = Annotated[Path, typer.Argument(help="An image directory that `image import` or `image build` made.")]
+
+
+@catalog_app.command("serve")
+def serve(
+    context: typer.Context,
+    directory: Directory = None,
+    listen: Annotated[
+        str | None, typer.Option(help="ADDRESS:PORT; port 0 takes a free one. Else the setting catalog.listen.")
+    ] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Written with the URL when requests are answered.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the catalog until interrupted; brings the database to its newest shape and recovers from any crash first."""
+    # The service is imported where it runs: publishers and nodes do without its libraries.
+    from catalog.serving import serve, write_ready
+
+    settings = _settings(context, directory)
+    if listen is not None:
+        settings = CatalogSettings.model_validate(settings.model_dump() | {"listen": listen})
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("partita").setLevel(logging.INFO)
+
+    def ready(url: str, recovery: Any) -> None:
+        found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}
+        report = "".join(f"; {name} {count}" for name, count in found.items())
+        terminal.show(
+            {"url": url, "directory": str(settings.directory)} | found, f"catalog at {url}{report}", as_json=as_json
+        )
+        if ready_file is not None:
+            write_ready(ready_file, url)
+
+    serve(settings, ready)
+
+
+@catalog_app.command("migrate")
+def migrate(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """Bring the database to its newest shape; `serve` does the same when it starts."""
+    from catalog.migrations import HEAD
+    from catalog.store import open_database
+
+    database = open_database(_settings(context, directory).directory)
+    database.close()
+    done = "migrated to" if database.migrated else "is already at"
+    terminal.show({"revision": HEAD, "migrated": database.migrated}, f"{database.path} {done} {HEAD}", as_json=as_json)
+
+
+@catalog_app.command("check")
+def check(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """Read every content again and compare it with its address; changes nothing, and may run beside the service."""
+    from catalog.store import check
+
+    settings = _settings(context, directory)
+    with terminal.progress("checking", None) as advance:
+        report = check(settings.directory, advance)
+    rows = [[name, item] for name in ("lost", "quarantined") for item in getattr(report, name)]
+    summary = f"{len(report.checked)} contents are right"
+    terminal.show(
+        dataclasses.asdict(report), terminal.table(["FOUND", "WHAT"], rows) if rows else summary, as_json=as_json
+    )
+    if rows:
+        raise ContentMismatch(
+            f"{settings.directory}: {len(report.lost)} contents are lost or altered and {len(report.quarantined)} files are "
+            "unexplained; start the service, which puts them aside, and publish what is lost again"
+        )
+
+
+@vo_app.command("register")
+def register(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The VO's name, such as star.")],
+    key: Annotated[
+        list[Path], typer.Option("--key", help="File with a public key that may endorse its images; repeatable.")
+    ],
+    role: Annotated[str, typer.Option(help="The role of the keys' holders in the VO.")] = DEFAULT_ROLE,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Let a VO publish what these keys endorse; again with other keys or another role to add or change them."""
+    from catalog import registry
+    from catalog.store import open_database
+
+    anchors = [anchor for file in key for anchor in _anchors(name, role, file)]
+    database, now = open_database(_settings(context, directory).directory), _now()
+    try:
+        with database.writing() as connection:
+            registry.register_vo(connection, name, now)
+            for anchor in anchors:
+                registry.register_key(connection, anchor, now)
+    finally:
+        database.close()
+    fingerprints = [anchor.fingerprint for anchor in anchors]
+    shown = f"{name} may publish what {', '.join(fingerprints)} endorses as {role}"
+    terminal.show({"vo": name, "role": role, "fingerprints": fingerprints}, shown, as_json=as_json)
+
+
+@vo_app.command("list")
+def list_vos(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """List the registered VOs and their keys."""
+    from catalog import registry
+    from catalog.store import open_database
+
+    database = open_database(_settings(context, directory).directory)
+    try:
+        with database.reading() as connection:
+            vos = registry.list_vos(connection, "", limit=-1)
+            found = {vo.name: registry.anchors(connection, vo.name) for vo in vos}
+    finally:
+        database.close()
+    rows = [[vo, anchor.fingerprint, anchor.role] for vo, anchors in found.items() for anchor in anchors]
+    rows += [[vo, "(none)", ""] for vo, anchors in found.items() if not anchors]
+    value = [
+        {"vo": vo, "keys": [{"fingerprint": a.fingerprint, "role": a.role} for a in anchors]}
+        for vo, anchors in found.items()
+    ]
+    terminal.show(value, terminal.table(["VO", "KEY", "ROLE"], rows), as_json=as_json)
+
+
+@vo_app.command("remove-key")
+def remove_key(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The VO's name.")],
+    fingerprint: Annotated[str, typer.Argument(help="The key's fingerprint, as `vo list` shows it.")],
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Accept nothing more that this key endorses. What is published stays; sites decide by their own anchors."""
+    from catalog import registry
+    from catalog.store import open_database
+    from signer.keys import normal_fingerprint
+
+    key, database = normal_fingerprint(fingerprint), open_database(_settings(context, directory).directory)
+    try:
+        with database.writing() as connection:
+            if not registry.remove_key(connection, name, key):
+                raise NotFound(f"{key} is no registered key of {name}; `partita vo list` shows those that are")
+    finally:
+        database.close()
+    terminal.show({"vo": name, "fingerprint": key}, f"{key} may not publish for {name} any more", as_json=as_json)
+
+
+def publish_command(context: typer.Context, image: Image, catalog: Url = None, as_json: Json = False) -> None:
+    """Publish an image directory that was endorsed; run again after a cut, it goes on where it stopped."""
+    bundle = Bundle.open(image)
+    total = sum(address.size for address in bundle.manifest.blobs())
+    begun = time.monotonic()
+    with _client(context, catalog) as client, terminal.progress("publishing", total) as advance:
+        result = client.publish(bundle, advance)
+        url = client.url
+    seconds = time.monotonic() - begun
+    shown = (
+        f"{result.title} is published at {url}\n{result.image_id}\n"
+        f"{terminal.size(result.sent)} sent, {terminal.size(result.present)} there already or zero, {seconds:.1f} s"
+    )
+    terminal.show(dataclasses.asdict(result) | {"catalog": url}, shown, as_json=as_json)
+
+
+def endorse_command(
+    context: typer.Context,
+    image: Image,
+    key: Annotated[
+        str, typer.Option("--key", help="Fingerprint of the key to sign with; `partita key list` shows yours.")
+    ],
+    role: Annotated[str, typer.Option(help="In what function you vouch for it.")] = DEFAULT_ROLE,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")
+    ] = DEFAULT_LIFETIME.days,
+    comment: Annotated[str, typer.Option(help="Free text for people.")] = "",
+    passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Vouch for an image: sign a statement that names it, and keep both in its directory."""
+    bundle, now = Bundle.open(image), _now()
+    statement, signature = endorse(
+        open_keyring(context),
+        bundle.manifest.image_id,
+        bundle.manifest.title,
+        key,
+        now,
+        role=role,
+        lifetime=timedelta(days=days),
+        comment=comment,
+        passphrase=read_passphrase(passphrase_file),
+    )
+    path = bundle.add_endorsement(statement, signature)
+    until = now + timedelta(days=days)
+    value = {
+        "image_id": bundle.manifest.image_id,
+        "title": bundle.manifest.title,
+        "statement": str(path),
+        "expires": write_instant(until),
+    }
+    shown = f"{bundle.manifest.title} is endorsed until {until:%Y-%m-%d}\n{bundle.manifest.image_id}\n{path}"
+    terminal.show(value, shown, as_json=as_json)
+
+
+@image_app.command("list")
+def image_list(
+    context: typer.Context,
+    vo: Annotated[str | None, typer.Option(help="Only of this VO.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only of this name.")] = None,
+    catalog: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List the images that a catalog has published, last published first."""
+    with _client(context, catalog) as client:
+        found = list(client.images(vo, name))
+    rows = [
+        [
+            f"{one.vo}/{one.name}@{one.version}",
+            one.architecture,
+            terminal.size(one.size),
+            f"{one.published:%Y-%m-%d %H:%M}",
+            one.image_id,
+        ]
+        for one in found
+    ]
+    value = [one.model_dump(mode="json") for one in found]
+    terminal.show(value, terminal.table(["IMAGE", "ARCHITECTURE", "SIZE", "PUBLISHED", "ID"], rows), as_json=as_json)
+
+
+@image_app.command("fetch")
+def image_fetch(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The image directory to make; absent or empty.")],
+    catalog: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch an image into a directory; its contents are verified, whom to believe is for you to say."""
+    wanted = Reference.parse(reference)
+    with _client(context, catalog) as client:
+        total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
+        with terminal.progress("fetching", total) as advance:
+            bundle = client.fetch(wanted, output, advance)
+    value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}
+    terminal.show(value, f"{bundle.manifest.title} is in {output}\n{bundle.manifest.image_id}", as_json=as_json)
+
+
+def _settings(context: typer.Context, directory: Path | None) -> CatalogSettings:
+    settings = terminal.section(context, CatalogSettings)
+    return settings if directory is None else settings.model_copy(update={"directory": directory})
+
+
+def _client(context: typer.Context, url: str | None) -> CatalogClient:
+    return CatalogClient(url or terminal.section(context, CatalogSettings).url)
+
+
+def _anchors(vo: str, role: str, file: Path) -> list[Anchor]:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_KEY + 1)
+    except OSError as exc:
+        raise Misused(f"{file}: the key cannot be read ({exc.strerror})") from exc
+    return [Anchor(vo, role, key.fingerprint, data) for key in read_keys(data)]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

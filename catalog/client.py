@@ -1,0 +1,215 @@
+"""A catalog as its clients see it: the same values and the same errors, over HTTP.
+
+Whatever an address or an image ID vouches for is checked here or, for contents, by whoever puts the ranges together.
+Every answer has a maximum length and every wait an end.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from catalog.address import Address
+from catalog.blobs import beside_sizes
+from catalog.bundle import Bundle
+from catalog.connection import BaseTransport, Connection
+from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
+from catalog.manifest import MAX_MANIFEST, Manifest
+from catalog.problems import MAX_PROBLEM
+from catalog.reference import Reference
+from catalog.sending import PublishResult, fetch, publish
+from catalog.wire import (
+    MAX_PAGE,
+    EndorsementList,
+    EndorsementsRequest,
+    ImageEntry,
+    ImagePage,
+    Publication,
+    PublicationRequest,
+    Received,
+    SignedStatement,
+    VoEntry,
+    VoPage,
+)
+from signer.documents import canonical
+from signer.progress import Advance, nothing
+
+VERIFY_RATE = 50e6
+"""Bytes per second that a catalog re-reads at least: a slow disk, and others waiting."""
+
+
+class CatalogClient:
+    """A connection to one catalog; safe to use from several threads, closed by `close` or as a context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        transport: BaseTransport | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """As :class:`catalog.connection.Connection`."""
+        self._connection = Connection(url, transport, sleep=sleep)
+        self.url = self._connection.url
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._connection.close()
+
+    def pause(self, seconds: float) -> None:
+        """Wait before asking again."""
+        self._connection.pause(seconds)
+
+    def resolve(self, reference: Reference) -> str:
+        """The image ID that a reference stands for; NotFound if there is none. An image ID stands for itself."""
+        if reference.image_id is not None:
+            return reference.image_id
+        path = f"/v1/names/{reference.vo}/{reference.name}"
+        if reference.version is not None:
+            entry = self._connection.ask(ImageEntry, "GET", f"{path}/{reference.version}")
+            if (entry.vo, entry.name, entry.version) != (reference.vo, reference.name, reference.version):
+                raise Malformed(
+                    f"{self.url}: was asked for {reference} and answered with {entry.vo}/{entry.name}@{entry.version}"
+                )
+            return entry.image_id
+        page = self._connection.ask(ImagePage, "GET", path, params={"limit": "1"})
+        if not page.items:
+            raise NotFound(f"there is no image {reference} at {self.url}")
+        return page.items[0].image_id
+
+    def manifest_bytes(self, image_id: str) -> bytes:
+        """A manifest's canonical bytes, checked against the image ID.
+
+        Raises:
+            NotFound: no such image is published there.
+            ContentMismatch: the catalog sent something else.
+        """
+        data = self._connection.get(f"/v1/images/{image_id}", MAX_MANIFEST)
+        if image_id != "sha256:" + hashlib.sha256(data).hexdigest():
+            raise ContentMismatch(f"{self.url}: what it sent as {image_id} is something else; do not use this catalog")
+        return data
+
+    def manifest(self, image_id: str) -> Manifest:
+        """A manifest, checked against the image ID; errors as in :meth:`manifest_bytes`."""
+        return Manifest.parse(self.manifest_bytes(image_id))
+
+    def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:
+        """(statement, signature) of each endorsement that the catalog holds; nothing about them is checked here."""
+        found = self._connection.ask(EndorsementList, "GET", f"/v1/images/{image_id}/endorsements")
+        return [one.pair() for one in found.items]
+
+    def data_map(self, address: Address) -> bytes:
+        """One bit per 16 KiB of the content, most significant first, set where it is not zero. A hint, unchecked."""
+        return self._beside(address, "map")
+
+    def layer(self, address: Address) -> bytes:
+        """The piece layer, of the right length; check it with `address.root_of_layer`."""
+        return self._beside(address, "layer")
+
+    def hints(self, address: Address) -> bytes:
+        """XXH3-64 of every 4 KiB of the content, 8 bytes each. A hint, unchecked."""
+        return self._beside(address, "hints")
+
+    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from start to end (exclusive) of a content as they arrive; exactly so many, or an error.
+
+        Raises:
+            Unavailable: the connection was cut; ask again from where it stopped.
+        """
+        headers = {"Range": f"bytes={start}-{end - 1}"}
+        left = end - start
+        with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
+            if answer.headers.get("content-range") != f"bytes {start}-{end - 1}/{address.size}":
+                raise Malformed(f"{answer.url}: answered with another range than bytes {start}-{end - 1}")
+            for piece in answer.iter_raw():
+                if len(piece) > left:
+                    raise Malformed(f"{answer.url}: sent more than the {end - start} bytes asked for")
+                left -= len(piece)
+                yield piece
+        if left:
+            raise Unavailable(f"{self.url}: the range bytes {start}-{end - 1} of {address} was cut {left} bytes early")
+
+    def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
+        """Every published image, last published first, read page by page."""
+        params = {"limit": str(MAX_PAGE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
+        while True:
+            page = self._connection.ask(ImagePage, "GET", "/v1/images", params=params)
+            yield from page.items
+            if page.next is None or page.next == params.get("cursor"):
+                return
+            params["cursor"] = page.next
+
+    def vos(self) -> Iterator[VoEntry]:
+        """Every registered VO, by name."""
+        params = {"limit": str(MAX_PAGE)}
+        while True:
+            page = self._connection.ask(VoPage, "GET", "/v1/vos", params=params)
+            yield from page.items
+            if page.next is None or page.next == params.get("cursor"):
+                return
+            params["cursor"] = page.next
+
+    def begin(self, manifest: bytes, endorsements: list[tuple[bytes, bytes]]) -> Publication:
+        """Begin a publication, or go on with it; says which contents are missing."""
+        if not endorsements:
+            raise Misused("nobody endorses this image; run `partita endorse` on its directory first")
+        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
+        request = PublicationRequest(manifest=manifest.decode("utf-8"), endorsements=offered)
+        return self._connection.ask(Publication, "POST", "/v1/publications", content=canonical(request))
+
+    def upload_status(self, image_id: str, address: Address) -> Received:
+        """What the catalog has safely stored of a content that is being sent."""
+        return self._connection.ask(Received, "GET", f"/v1/publications/{image_id}/blobs/{address}")
+
+    def send_range(self, image_id: str, address: Address, start: int, data: bytes) -> Received:
+        """Send a range of a content; when this returns, the catalog has stored it safely."""
+        headers = {
+            "Content-Range": f"bytes {start}-{start + len(data) - 1}/{address.size}",
+            "Content-Type": "application/octet-stream",
+        }
+        path = f"/v1/publications/{image_id}/blobs/{address}"
+        return self._connection.ask(Received, "PUT", path, content=data, headers=headers)
+
+    def complete(self, image_id: str, address: Address) -> Received:
+        """Have the catalog verify a content that was sent; ContentMismatch if it was not what its address says."""
+        path = f"/v1/publications/{image_id}/blobs/{address}/complete"
+        return self._connection.ask(Received, "POST", path, patience=address.size / VERIFY_RATE)
+
+    def commit(self, image_id: str) -> Publication:
+        """Make the image visible; Conflict while contents are missing."""
+        return self._connection.ask(Publication, "POST", f"/v1/publications/{image_id}/commit")
+
+    def endorse(self, image_id: str, endorsements: list[tuple[bytes, bytes]]) -> None:
+        """Add endorsements to a published image."""
+        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
+        path = f"/v1/images/{image_id}/endorsements"
+        self._connection.attempt(
+            "POST", path, MAX_PROBLEM, content=canonical(EndorsementsRequest(endorsements=offered))
+        )
+
+    def publish(self, bundle: Bundle, advance: Advance = nothing) -> PublishResult:
+        """Publish an image directory; as :func:`catalog.sending.publish`."""
+        return publish(self, bundle, advance)
+
+    def fetch(self, reference: Reference, target: Path, advance: Advance = nothing) -> Bundle:
+        """Fetch an image into a directory; as :func:`catalog.sending.fetch`."""
+        return fetch(self, reference, target, advance)
+
+    def _beside(self, address: Address, kind: str) -> bytes:
+        length = beside_sizes(address)[kind]
+        data = self._connection.get(f"/v1/blobs/{address}/{kind}", length)
+        if len(data) != length:
+            raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
+        return data

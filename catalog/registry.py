@@ -1,0 +1,151 @@
+"""What the catalog knows for everyone: VOs and their keys, published images, endorsements. Queries only.
+
+Each function takes the connection of an open transaction (`database`) and gives plain values.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, Select, delete, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from catalog.manifest import Manifest
+from catalog.tables import endorsements, images, keys, vos
+from catalog.wire import ImageEntry, VoEntry
+from signer.trust import Anchor
+
+
+@dataclass(frozen=True)
+class Endorsed:
+    """An endorsement that the catalog holds, and the primary fingerprint that it verified with."""
+
+    statement: bytes
+    signature: bytes
+    fingerprint: str
+
+
+def register_vo(connection: Connection, name: str, now: datetime) -> None:
+    """Register a VO; one that is registered stays as it is."""
+    connection.execute(upsert(vos).values(name=name, registered=now).on_conflict_do_nothing())
+
+
+def register_key(connection: Connection, anchor: Anchor, now: datetime) -> None:
+    """Register a key for its VO, or give the registered one its new role and its newest form."""
+    row = {
+        "vo": anchor.vo,
+        "fingerprint": anchor.fingerprint,
+        "role": anchor.role,
+        "key": anchor.key,
+        "registered": now,
+    }
+    connection.execute(
+        upsert(keys)
+        .values(row)
+        .on_conflict_do_update(index_elements=["vo", "fingerprint"], set_={"role": anchor.role, "key": anchor.key})
+    )
+
+
+def remove_key(connection: Connection, vo: str, fingerprint: str) -> bool:
+    """Forget a key; returns whether it was there."""
+    gone = connection.execute(delete(keys).where(keys.c.vo == vo, keys.c.fingerprint == fingerprint))
+    return gone.rowcount > 0
+
+
+def has_vo(connection: Connection, name: str) -> bool:
+    """Whether the VO is registered."""
+    return connection.execute(select(vos.c.name).where(vos.c.name == name)).first() is not None
+
+
+def anchors(connection: Connection, vo: str) -> list[Anchor]:
+    """The registered keys of a VO, by fingerprint."""
+    rows = connection.execute(select(keys).where(keys.c.vo == vo).order_by(keys.c.fingerprint))
+    return [Anchor(vo=row.vo, role=row.role, fingerprint=row.fingerprint, key=row.key) for row in rows]
+
+
+def list_vos(connection: Connection, after: str, limit: int) -> list[VoEntry]:
+    """Up to `limit` VOs whose names come after `after`, by name."""
+    query = (
+        select(vos.c.name, vos.c.registered, func.count(keys.c.fingerprint).label("number"))
+        .outerjoin(keys, keys.c.vo == vos.c.name)
+        .where(vos.c.name > after)
+        .group_by(vos.c.name, vos.c.registered)
+        .order_by(vos.c.name)
+        .limit(limit)
+    )
+    return [VoEntry(name=row.name, registered=row.registered, keys=row.number) for row in connection.execute(query)]
+
+
+def add_image(connection: Connection, manifest: Manifest, now: datetime) -> None:
+    """Make an image visible: the last step of a publication."""
+    connection.execute(
+        insert(images).values(
+            image_id=manifest.image_id,
+            vo=manifest.vo,
+            name=manifest.name,
+            version=manifest.version,
+            architecture=manifest.architecture,
+            size=sum(address.size for address in manifest.blobs()),
+            manifest=manifest.canonical(),
+            published=now,
+        )
+    )
+
+
+def manifest_of(connection: Connection, image_id: str) -> bytes | None:
+    """The canonical bytes of a published image's manifest."""
+    return connection.execute(select(images.c.manifest).where(images.c.image_id == image_id)).scalar()
+
+
+def find(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:
+    """The image that a name and version, or a name's last published version, stands for."""
+    query = _entries().where(images.c.vo == vo, images.c.name == name)
+    if version is not None:
+        query = query.where(images.c.version == version)
+    row = connection.execute(query.order_by(images.c.sequence.desc()).limit(1)).first()
+    return None if row is None else _entry(row)
+
+
+def list_images(
+    connection: Connection, vo: str | None, name: str | None, before: int | None, limit: int
+) -> list[tuple[int, ImageEntry]]:
+    """Up to `limit` images, last published first, each with its sequence; `before` is the sequence to go on from."""
+    query = _entries()
+    if vo is not None:
+        query = query.where(images.c.vo == vo)
+    if name is not None:
+        query = query.where(images.c.name == name)
+    if before is not None:
+        query = query.where(images.c.sequence < before)
+    rows = connection.execute(query.order_by(images.c.sequence.desc()).limit(limit))
+    return [(row.sequence, _entry(row)) for row in rows]
+
+
+def add_endorsements(connection: Connection, image_id: str, found: Sequence[Endorsed], now: datetime) -> None:
+    """Keep endorsements of an image, each once."""
+    for one in found:
+        digest = hashlib.sha256(hashlib.sha256(one.statement).digest() + one.signature).hexdigest()
+        row = {"image_id": image_id, "digest": digest, "received": now} | vars(one)
+        connection.execute(upsert(endorsements).values(row).on_conflict_do_nothing())
+
+
+def endorsements_of(connection: Connection, image_id: str) -> list[Endorsed]:
+    """The endorsements of an image, in the order in which they came."""
+    query = (
+        select(endorsements)
+        .where(endorsements.c.image_id == image_id)
+        .order_by(endorsements.c.received, endorsements.c.digest)
+    )
+    return [Endorsed(row.statement, row.signature, row.fingerprint) for row in connection.execute(query)]
+
+
+def _entries() -> Select[tuple[object, ...]]:
+    """Everything of an image but its manifest, which a list does not need to read."""
+    return select(*(column for column in images.c if column.name != "manifest"))
+
+
+def _entry(row: Row[tuple[object, ...]]) -> ImageEntry:
+    members = dict(row._mapping)  # noqa: SLF001 - the documented way to a row by names
+    del members["sequence"]
+    return ImageEntry.model_validate(members)

@@ -1,0 +1,110 @@
+"""How the service answers: documents with entity tags, and contents in ranges, read in large pieces.
+
+A content's address is its entity tag: the bytes behind it never change, so whoever has them may keep them for good.
+"""
+
+import asyncio
+import hashlib
+import os
+
+import anyio
+from fastapi import Request, Response
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+from catalog.address import Address
+from catalog.errors import RangeRefused
+from catalog.wire import parse_range
+from signer.documents import canonical
+
+CHUNK = 1 << 20
+"""Bytes per read and send. Measured over loopback: 64 KiB 0.3 GB/s, 256 KiB 0.7 GB/s, 1 MiB 1.3 GB/s, 4 MiB no more."""
+
+FOREVER = "public, max-age=31536000, immutable"
+
+
+def document(
+    request: Request,
+    body: BaseModel | bytes,
+    *,
+    tag: str | None = None,
+    media_type: str = "application/json",
+    cache: str = "no-cache",
+) -> Response:
+    """A JSON document, or 304 if the client has it (If-None-Match). `tag` is the entity tag, else the body's digest."""
+    data = body if isinstance(body, bytes) else canonical(body)
+    etag = f'"{tag or hashlib.sha256(data).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": cache}
+    if _matches(request.headers.get("if-none-match", ""), etag):
+        return Response(status_code=304, headers=headers)
+    return Response(
+        b"" if request.method == "HEAD" else data,
+        media_type=media_type,
+        headers=headers | {"Content-Length": str(len(data))},
+    )
+
+
+class Content(Response):
+    """A content, or one range of it, read from its descriptor while it is sent. Takes the descriptor over."""
+
+    def __init__(self, request: Request, descriptor: int, address: Address) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        try:
+            self._choose(request, address)
+        except RangeRefused:
+            os.close(descriptor)
+            raise
+
+    def _choose(self, request: Request, address: Address) -> None:
+        """Status, headers and the bytes to send, from the request's conditions."""
+        etag = f'"{address}"'
+        self._start, self._end = 0, address.size
+        fields = {
+            "content-type": "application/octet-stream",
+            "accept-ranges": "bytes",
+            "etag": etag,
+            "cache-control": FOREVER,
+        }
+        if _matches(request.headers.get("if-none-match", ""), etag):
+            self.status_code, self._end = 304, 0
+        else:
+            wanted = request.headers.get("range")
+            if wanted is not None and request.headers.get("if-range", etag) == etag:
+                self._start, self._end = parse_range(wanted, address.size)
+                self.status_code = 206
+                fields["content-range"] = f"bytes {self._start}-{self._end - 1}/{address.size}"
+            fields["content-length"] = str(self._end - self._start)
+        if request.method == "HEAD":
+            self._end = self._start
+        self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send it (ASGI); stop reading when the client has gone."""
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            position = self._start
+            while position < self._end and not gone.done():
+                length = min(CHUNK, self._end - position)
+                data = await anyio.to_thread.run_sync(os.pread, self._descriptor, length, position)
+                if not data:
+                    break  # shorter than its address says: the connection is closed early, and the client notices
+                position += len(data)
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            gone.cancel()
+            os.close(self._descriptor)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _matches(header: str, etag: str) -> bool:
+    """If-None-Match (RFC 9110, section 13.1.2): any of the tags, compared weakly, or `*`."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return etag in tags or "*" in tags

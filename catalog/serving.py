@@ -1,0 +1,107 @@
+"""The catalog as a process: takes its directory over, recovers it, listens, says when it is ready, and ends cleanly."""
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from catalog.api import create_app
+from catalog.errors import Misused, Unavailable
+from catalog.settings import CatalogSettings
+from catalog.store import Recovery, owned
+
+CONNECTIONS = 512
+"""Connections at once; each holds at most one megabyte of a range. More are answered 503 at once."""
+
+IDLE_SECONDS = 30
+"""How long a connection without a request is kept."""
+
+END_SECONDS = 10
+"""How long a request that is running may go on when the service is told to end."""
+
+log = logging.getLogger("partita.catalog")
+
+
+def serve(settings: CatalogSettings, ready: Callable[[str, Recovery], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: directory, address and port to listen on (port 0 takes a free one), limits.
+        ready: called once with the URL and what recovery found, when requests are answered.
+
+    Raises:
+        Unavailable: another catalog serves the directory, or the address is in use.
+        Misused: the address is none of this machine.
+    """
+    with owned(settings.directory, settings, _now()) as (publishing, recovery):
+        listening = _listen(settings.listen)
+        host, port = listening.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        config = uvicorn.Config(
+            create_app(publishing, _now),
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=END_SECONDS,
+        )
+        server = _Server(config, lambda: ready(url, recovery))
+        # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
+        before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            server.run(sockets=[listening])
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+            listening.close()
+
+
+def write_ready(path: Path, url: str) -> None:
+    """Write the URL where whoever started the service waits for it: whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(url + "\n")
+    fresh.replace(path)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def _listen(where: str) -> socket.socket:
+    host, _, port = where.rpartition(":")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OverflowError as exc:
+        raise Misused(f"{where}: a port is at most 65535") from exc
+    except OSError as exc:
+        raise Unavailable(f"{where}: cannot be listened on ({exc.strerror}); choose another with --listen") from exc
+    return found
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _nothing(_signal: int, _frame: FrameType | None) -> None:
+    """The handler of a signal that was already obeyed."""

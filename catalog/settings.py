@@ -1,0 +1,27 @@
+"""The settings section `catalog`: where a catalog keeps its state, where it listens, and which one commands talk to."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from signer.documents import Document
+from signer.settings import state_directory
+
+
+class CatalogSettings(Document):
+    """Settings of the catalog service and of the commands that talk to one.
+
+    Attributes:
+        directory: where the service keeps its database and content.
+        listen: address and port that the service listens on; port 0 takes a free one.
+        url: the catalog that `publish`, `image list` and `image fetch` talk to.
+        max_image_bytes: the largest image accepted, in bytes of its content, holes included.
+        pending_days: how long a publication that nobody continues is kept, in days.
+    """
+
+    directory: Path = Field(default_factory=lambda: state_directory("catalog"))
+    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] = "127.0.0.1:7070"
+    url: str = "http://127.0.0.1:7070"
+    max_image_bytes: Annotated[int, Field(ge=1)] = 4 << 40
+    pending_days: Annotated[int, Field(ge=1, le=365)] = 7

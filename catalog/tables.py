@@ -1,0 +1,140 @@
+"""The catalog's tables, and nothing else. `migrations` brings a database to this shape; a test compares the two."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+from catalog.address import Address
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A timezone-aware UTC datetime. SQLite keeps no time zone, so none is stored and UTC is put back on reading."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class AddressText(TypeDecorator[Address]):
+    """An Address in its text form."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Address | None, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """To the database."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Address | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """From the database."""
+        return None if value is None else Address.parse(value)
+
+
+vos = Table(
+    "vos",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("registered", Instant, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("vo", ForeignKey("vos.name"), primary_key=True),
+    Column("fingerprint", String(40), primary_key=True),
+    Column("role", String(64), nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("registered", Instant, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("sequence", Integer, primary_key=True),  # the order of publication; never used again
+    Column("image_id", String(71), nullable=False, unique=True),
+    Column("vo", String(64), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("architecture", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("published", Instant, nullable=False),
+    UniqueConstraint("vo", "name", "version"),
+    sqlite_autoincrement=True,
+)
+
+publications = Table(
+    "publications",
+    metadata,
+    Column("image_id", String(71), primary_key=True),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("expires", Instant, nullable=False),
+)
+
+endorsements = Table(
+    "endorsements",
+    metadata,
+    Column("image_id", String(71), primary_key=True),
+    Column("digest", String(64), primary_key=True),  # SHA-256 of statement and signature
+    Column("fingerprint", String(40), nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("received", Instant, nullable=False),
+)
+
+parts = Table(
+    "parts",  # which contents an image, pending or published, consists of
+    metadata,
+    Column("image_id", String(71), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("address", AddressText(80), nullable=False),
+    Index(None, "address"),
+)
+
+blobs = Table(
+    "blobs",  # contents that are here, verified
+    metadata,
+    Column("address", AddressText(80), primary_key=True),
+    Column("data_bytes", BigInteger, nullable=False),
+    Column("verified", Instant, nullable=False),
+)
+
+received = Table(
+    "received",  # ranges of uploads that are safely stored: apart from each other, end exclusive
+    metadata,
+    Column("image_id", String(71), primary_key=True),
+    Column("address", AddressText(80), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("end", BigInteger, nullable=False),
+)
