@@ -7,7 +7,7 @@ problem type) and carry their data as plain attributes.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, EXIT_USAGE
+from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE
 
 
 class DeployerError(Exception):
@@ -67,13 +67,6 @@ class MachineConflict(DeployerError):
     code, status = "machine-conflict", 409
 
 
-class EntryChanged(DeployerError):
-    """What lies in the cache is no longer what was verified; nothing is booted from it."""
-
-    exit_code = EXIT_UNVERIFIED
-    code, status = "entry-changed", 409
-
-
 class AssemblyFailed(DeployerError):
     """A machine's disks cannot be put together on this node."""
 
@@ -91,3 +84,9 @@ class NodeUnavailable(DeployerError):
 
     exit_code = EXIT_UNAVAILABLE
     code, status = "node-unavailable", 503
+
+
+class Cancelled(DeployerError):
+    """Whoever asked for a deployment went away; what was begun has been undone."""
+
+    code, status = "cancelled", 499

@@ -1,0 +1,366 @@
+"""The use case: from an order to running machines, or to a refusal that leaves nothing behind.
+
+1. The reference is resolved, and the manifest's bytes are checked against the image ID.
+2. Endorsements are verified with the policy's own anchors, and the policy decides; every rule is reported.
+3. Contents are staged under a lease that each machine holds.
+4. Right before a machine boots: the decision is made again if the first is not fresh, with signatures verified again, and
+   every cache entry is compared with what was verified when it was staged.
+5. Disks and seed are put together in the machine's directory, and the hypervisor starts it.
+Whatever fails or is cancelled on the way, all machines of the order are undone: directory, lease and domain.
+"""
+
+import re
+import threading
+import time
+import uuid as uuids
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from catalog.address import Address
+from catalog.manifest import Blank, Manifest
+from catalog.reference import Reference
+from deployer.amounts import parse_duration
+from deployer.assembling import Contents, assemble
+from deployer.deciding import Decision, Request, decide
+from deployer.errors import Cancelled, DeployerError, Misused
+from deployer.keeping import Keeper
+from deployer.kvm import Accelerator
+from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
+from deployer.machines import CONSOLE, MachineRecord, holder_of
+from deployer.policy import Policy
+from deployer.seed import build_seed, instance_id, write_seed
+from deployer.userdata import UserDataKind, check_user_data
+from deployer.wire import Deployed, Order, Step
+from signer.endorsing import verify_endorsements
+from signer.progress import Advance
+from signer.trust import Anchor
+from stager.staging import total as total_of
+from stager.staging import wanted_of
+
+FRESH = timedelta(seconds=5)
+"""A decision younger than this is "right before boot"; an older one is made again."""
+
+MARGIN = 86400
+"""Seconds that a lease outlives its machine: room for staging, and for a node that is down for a while."""
+
+TELL_EVERY = 0.1
+"""Seconds between two reports of staging: what an eye can follow."""
+
+SEED = "seed.iso"
+
+
+class Images(Protocol):
+    """Where images are looked up; `catalog.client.CatalogClient` is one."""
+
+    def resolve(self, reference: Reference) -> str:
+        """The image ID that a reference means now."""
+
+    def manifest(self, image_id: str) -> Manifest:
+        """The manifest, its bytes checked against the ID."""
+
+    def endorsements(self, image_id: str) -> Sequence[tuple[bytes, bytes]]:
+        """(statement, signature) of each endorsement."""
+
+
+class StagedContents(Contents, Protocol):
+    """All parts of an image on this node, and what it took to get them there."""
+
+    @property
+    def from_cache(self) -> int:
+        """Bytes that were here already."""
+
+    @property
+    def from_network(self) -> int:
+        """Bytes that were transferred."""
+
+
+class Stages(Protocol):
+    """What brings contents to the node; `stager.staging.Stager` is one."""
+
+    def stage(self, manifest: Manifest, holder: str, ttl: float, advance: Advance) -> StagedContents:
+        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
+
+
+class Entries(Protocol):
+    """The node's cache; `stager.cache.Cache` is one."""
+
+    def check(self, thing: Address | Blank, *, full: bool = False) -> object:
+        """Raise stager.errors.EntryChanged unless an entry is the one that was verified."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
+
+    network: str
+    lifetime: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An order that has been looked at: what is to run, for whom to judge it, and what each machine gets."""
+
+    order: Order
+    manifest: Manifest
+    image_id: str
+    pairs: Sequence[tuple[bytes, bytes]]
+    request: Request
+    user_data: bytes | None
+
+
+class Deployer:
+    """Deploys on one node. Safe to use from several threads: orders run side by side.
+
+    Args:
+        images, stages, entries, keeper: the ports.
+        policy: reads the site's policy, afresh each time; raises PolicyUnusable.
+        accelerator: what machines run on, for an architecture.
+        owner: what the tags of this node's machines say.
+        defaults: for what an order leaves open.
+        clock: the present, UTC.
+        new_uuid: a fresh UUID's text.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        stages: Stages,
+        entries: Entries,
+        keeper: Keeper,
+        policy: Callable[[], Policy],
+        accelerator: Callable[[str], Accelerator],
+        owner: str,
+        defaults: Defaults,
+        clock: Callable[[], datetime],
+        new_uuid: Callable[[], str] = lambda: str(uuids.uuid4()),
+    ) -> None:
+        self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
+        self._policy, self._accelerator, self._owner, self._defaults = policy, accelerator, owner, defaults
+        self._clock, self._new_uuid = clock, new_uuid
+        self._admission = threading.Lock()
+
+    def dry_run(self, order: Order) -> Decision:
+        """What the policy would say to an order now. Nothing is staged, nothing is kept."""
+        job = self._look_up(order)
+        return self._decide(self._policy(), job, len(self._present()))
+
+    def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
+        """Carry out an order.
+
+        Args:
+            order: what is asked for.
+            tell: gets each step as it is done.
+            cancelled: set when nobody waits for the machines any more.
+
+        Raises:
+            Refused: by the policy, with the whole decision.
+            Cancelled: see above.
+            Errors of catalog, signer, stager and deployer: what failed, after everything was undone.
+        """
+        began = time.monotonic()
+
+        def report(step: Step) -> None:
+            tell(step.model_copy(update={"milliseconds": round((time.monotonic() - began) * 1000)}))
+            if cancelled.is_set():
+                raise Cancelled("nobody waits for this deployment any more; it has been undone")
+
+        job = self._look_up(order)
+        report(Step(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
+        accelerator = self._accelerator(job.manifest.architecture)
+        decision, records = self._admit(job, accelerator)
+        made = list(records)
+        try:
+            report(Step(step="decided", text=_verdict(decision), decision=decision.as_json()))
+            for index, record in enumerate(records):
+                decision = self._make(job, record, decision, accelerator, report)
+                made[index] = self._keeper.store.get(record.uuid)
+        except BaseException:
+            for record in records:
+                with suppress(DeployerError):
+                    self._keeper.undo(record.uuid)
+            raise
+        return Deployed(image_id=job.image_id, title=job.manifest.title, machines=tuple(made), accelerator=accelerator)
+
+    def _look_up(self, order: Order) -> _Job:
+        """Steps 1: everything about the image, and the order in the policy's terms."""
+        user_data = order.user_data_bytes()
+        kind: UserDataKind | None = check_user_data(user_data) if user_data else None
+        try:
+            network = Network.parse(order.network or self._defaults.network)
+            if order.hostname is not None:
+                check_hostname(order.hostname if order.count == 1 else f"{order.hostname}-{order.count}")
+        except ValidationError as exc:
+            raise Misused(f"{order.network!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
+        except ValueError as exc:
+            raise Misused(str(exc)) from exc
+        image_id = self._images.resolve(Reference.parse(order.image))
+        manifest = self._images.manifest(image_id)
+        request = Request(
+            count=order.count,
+            memory=order.memory or -(-manifest.needs.memory // (1 << 20)) * (1 << 20),
+            cores=order.cores or manifest.needs.cores,
+            lifetime=order.lifetime or parse_duration(self._defaults.lifetime),
+            user_data=kind,
+            network=network,
+        )
+        return _Job(order, manifest, image_id, self._images.endorsements(image_id), request, user_data)
+
+    def _decide(self, policy: Policy, job: _Job, running: int) -> Decision:
+        now = self._clock()
+        manifest = job.manifest
+        anchors = [Anchor(key.vo, key.role, key.fingerprint, key.key.encode()) for key in policy.trusted(manifest.vo)]
+        checks = verify_endorsements(job.image_id, job.pairs, anchors, now, title=manifest.title)
+        return decide(policy, job.request, manifest, checks, now, running)
+
+    def _present(self) -> list[MachineRecord]:
+        """The machines that count against the policy's limit: those that run or are being made."""
+        return [
+            record
+            for record in self._keeper.store.all()
+            if not record.state.final and record.state is not State.STOPPED
+        ]
+
+    def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[Decision, list[MachineRecord]]:
+        """Step 2. Decision and records in one: two orders at once never both take the last place."""
+        policy = self._policy()
+        with self._admission:
+            decision = self._decide(policy, job, len(self._present()))
+            if not decision.accepted:
+                raise decision.refusal()
+            now = self._clock()
+            records: list[MachineRecord] = []
+            try:
+                for number in range(1, job.request.count + 1):
+                    uuid = self._new_uuid()
+                    name = f"{_plain(job.manifest.name)}-{uuid[:8]}"
+                    record = MachineRecord(
+                        uuid=uuid,
+                        name=name,
+                        hostname=_hostname(job.order, name, number),
+                        image_id=job.image_id,
+                        title=job.manifest.title,
+                        state=State.STAGING,
+                        created=now,
+                        changed=now,
+                        ends=now + timedelta(seconds=job.request.lifetime),
+                        memory=job.request.memory,
+                        cores=job.request.cores,
+                        network=str(job.request.network),
+                        virt=accelerator.virt,
+                        policy=decision.policy,
+                    )
+                    self._keeper.begin(record)
+                    records.append(record)
+            except BaseException:
+                for record in records:
+                    self._keeper.undo(record.uuid)
+                raise
+        return decision, records
+
+    def _make(
+        self,
+        job: _Job,
+        record: MachineRecord,
+        decision: Decision,
+        accelerator: Accelerator,
+        report: Callable[[Step], None],
+    ) -> Decision:
+        """Steps 3 to 5 for one machine; returns the decision that it was booted by."""
+        keeper, manifest, name = self._keeper, job.manifest, record.name
+        total = total_of(manifest)
+        ttl = float(job.request.lifetime + MARGIN)
+        staged = self._stages.stage(manifest, holder_of(record.uuid), ttl, _staging(report, name, total))
+        moved, here = staged.from_network, staged.from_cache
+        report(
+            Step(step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here")
+        )
+        keeper.happened(record.uuid, Happening.STAGED, "", from_network=moved, from_cache=here)
+        decision = self._again(job, decision)
+        for entry in wanted_of(manifest):
+            self._entries.check(entry, full=job.order.verify == "full")
+        report(Step(step="verified", machine=name, text="endorsements, policy and contents verified right before boot"))
+        directory = keeper.store.directory(record.uuid)
+        assembled = assemble(manifest, staged, directory)
+        seed = self._write_seed(job, record, directory)
+        spec = MachineSpec(
+            uuid=record.uuid,
+            name=name,
+            memory=record.memory,
+            cores=record.cores,
+            virt=accelerator.virt,
+            architecture=manifest.architecture,
+            machine=MACHINE_TYPE[manifest.architecture],
+            boot=assembled.boot,
+            disks=assembled.disks,
+            seed=seed,
+            network=job.request.network,
+            console=directory / CONSOLE,
+            tag=Tag(owner=self._owner, image=job.image_id),
+        )
+        keeper.store.change(record.uuid, self._clock(), spec=spec, written=assembled.written, policy=decision.policy)
+        report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
+        keeper.backend.start(spec)
+        ends = self._clock() + timedelta(seconds=job.request.lifetime)
+        keeper.started(record.uuid, ends)
+        report(Step(step="running", machine=name, text=f"host name {record.hostname}"))
+        return decision
+
+    def _again(self, job: _Job, decision: Decision) -> Decision:
+        """Step 4, first half: the present decision. This order's own machines are among those present already."""
+        if timedelta(0) <= self._clock() - decision.at < FRESH:
+            return decision
+        fresh = self._decide(self._policy(), job, max(0, len(self._present()) - job.request.count))
+        if not fresh.accepted:
+            raise fresh.refusal()
+        return fresh
+
+    def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> Path | None:
+        if job.manifest.contextualization == "none":
+            return None
+        keys = job.order.public_keys
+        write_seed(
+            directory / SEED,
+            build_seed(instance_id(record.uuid), record.hostname, job.user_data, public_keys=keys),
+        )
+        return directory / SEED
+
+
+def _staging(report: Callable[[Step], None], machine: str, total: int) -> Advance:
+    """Reports staging, not too often; safe to call from several threads."""
+    lock = threading.Lock()
+    done, told = 0, 0.0
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        with lock:
+            done += count
+            now = time.monotonic()
+            if now - told < TELL_EVERY:
+                return
+            told = now
+            so_far = done
+        report(Step(step="staging", machine=machine, done=so_far, total=total))
+
+    return advance
+
+
+def _plain(name: str) -> str:
+    """An image's name as the beginning of a host name: at most 40 letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name)[:40].strip("-") or "machine"
+
+
+def _hostname(order: Order, name: str, number: int) -> str:
+    if order.hostname is None:
+        return name
+    return order.hostname if order.count == 1 else f"{order.hostname}-{number}"
+
+
+def _verdict(decision: Decision) -> str:
+    passed = sum(rule.passed for rule in decision.rules)
+    return f"the policy accepts {decision.title}: {passed} of {len(decision.rules)} rules passed"

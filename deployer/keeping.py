@@ -1,0 +1,212 @@
+"""Keeping a node's machines: what happened to them, when they end, and what is left of them after a crash.
+
+A node's records say which machines should exist, its backend says which do. `recover` brings the two together when the
+service starts: after kill -9, after a reboot, after half a deployment. `tick` ends what has reached the end of its life.
+"""
+
+import logging
+import subprocess
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Protocol
+
+from deployer.backend import Backend
+from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
+from deployer.machine import Happening, State, after
+from deployer.machines import MachineRecord, MachineStore, holder_of, is_holder
+
+GRACE = timedelta(seconds=30)
+"""How long a guest may take to power off when its time has come, before it is ended."""
+
+KEPT = timedelta(days=7)
+"""How long record and console of a machine that has ended are kept for whoever wants to know why."""
+
+MAX_CONSOLE = 16 << 20
+KEPT_CONSOLE = 1 << 20
+"""Bytes on storage that a console may take, and what is kept of its end when it has taken more."""
+
+_LIVE: Final = frozenset({State.RUNNING, State.PAUSED})
+_MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
+
+log = logging.getLogger("partita.node")
+
+
+class Leases(Protocol):
+    """What keeps the contents of machines in the cache; `stager.cache.Cache` is one."""
+
+    def release(self, holder: str) -> object:
+        """End all leases of a holder; one that has none is fine."""
+
+    def holders(self) -> Iterable[str]:
+        """Who holds leases now."""
+
+
+class Keeper:
+    """The machines of one node.
+
+    Args:
+        store: their records.
+        leases: of their contents.
+        clock: the present, UTC.
+    """
+
+    def __init__(self, store: MachineStore, leases: Leases, clock: Callable[[], datetime]) -> None:
+        self.store = store
+        self._leases, self._clock = leases, clock
+        self._backend: Backend | None = None
+        self._asked: dict[str, datetime] = {}
+        self._changed = threading.Condition()
+
+    @property
+    def backend(self) -> Backend:
+        """The hypervisor; known after `recover`."""
+        if self._backend is None:
+            raise BackendFailed("the node has not opened its hypervisor yet; try again in a moment")
+        return self._backend
+
+    def recover(self, backend: Backend) -> None:
+        """Adopt what runs, end what nobody knows, remove what was half made. Called once, before anything is served."""
+        self._backend = backend
+        running = backend.found()
+        for uuid in running:
+            record = next((record for record in self.store.all() if record.uuid == uuid), None)
+            if record is None or record.state not in _LIVE:
+                log.warning("machine %s runs without a record that says so; it is ended", uuid)
+                backend.destroy(uuid)
+        for uuid in self.store.broken:
+            log.warning("machine %s has no usable record; what is left of it is removed", uuid)
+            self._forget(uuid)
+        known = {record.holder for record in self.store.all()}
+        for holder in [holder for holder in self._leases.holders() if is_holder(holder) and holder not in known]:
+            self._leases.release(holder)
+        for record in self.store.all():
+            if record.state in _MAKING:
+                log.warning("machine %s was being made when the node ended; it is removed", record.uuid)
+                self._forget(record.uuid)
+            elif record.state in _LIVE and record.uuid not in running:
+                self.happened(record.uuid, Happening.POWERED_OFF, "it ended while the node's service was not running")
+            elif record.state in _LIVE:
+                log.info("machine %s runs and is adopted", record.uuid)
+            else:
+                self.store.strip(record.uuid)
+                self._leases.release(record.holder)
+
+    def begin(self, record: MachineRecord) -> Path:
+        """A machine is being made; returns its directory."""
+        return self.store.add(record)
+
+    def started(self, uuid: str, ends: datetime) -> MachineRecord:
+        """The hypervisor runs a machine. One that has ended already, faster than we could say so, stays ended."""
+        with self._changed:
+            if self.store.get(uuid).state is State.BOOTING:
+                self.happened(uuid, Happening.STARTED, "", ends=ends)
+            return self.store.get(uuid)
+
+    def happened(self, uuid: str, happening: Happening, reason: str, **values: object) -> MachineRecord | None:
+        """Something happened to a machine: its record follows, and what it no longer needs is given back.
+
+        Safe to call late, twice, and for machines that are gone; returns the record as it now is, if there is one.
+        """
+        with self._changed:
+            try:
+                record = self.store.get(uuid)
+            except MachineNotFound:
+                return None
+            state = after(record.state, happening)
+            if state is not record.state or values:
+                told = {"reason": reason} if state is not record.state else {}
+                record = self.store.change(uuid, self._clock(), state=state, **told, **values) or record
+                self._changed.notify_all()
+        if record.state.final or record.state is State.STOPPED:
+            self.store.strip(uuid)
+            self._leases.release(record.holder)
+            self._asked.pop(uuid, None)
+        return record
+
+    def wait(self, uuid: str, states: frozenset[State], seconds: float) -> MachineRecord:
+        """The record once it is in one of the states, or after that many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.store.get(uuid).state in states, seconds)
+            return self.store.get(uuid)
+
+    def shutdown(self, uuid: str) -> MachineRecord:
+        """Ask the guest to power off; MachineConflict if it does not run."""
+        record = self.store.get(uuid)
+        if record.state is not State.RUNNING:
+            raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be asked to power off")
+        self.backend.shutdown(uuid)
+        return record
+
+    def destroy(self, uuid: str) -> MachineRecord:
+        """End a machine now and remove all that is left of it; returns its last record.
+
+        MachineConflict while it is being made: whoever deploys it cancels that.
+        """
+        record = self.store.get(uuid)
+        if record.state in _MAKING:
+            raise MachineConflict(f"machine {record.name} is still being made; end the command that deploys it")
+        self.backend.destroy(uuid)
+        last = self.happened(uuid, Happening.DESTROYED, "destroyed on request") or record
+        self._forget(uuid)
+        return last
+
+    def undo(self, uuid: str) -> None:
+        """Remove a machine that did not come to run, its domain included."""
+        try:
+            self.backend.destroy(uuid)
+        finally:
+            self._forget(uuid)
+
+    def tick(self) -> None:
+        """Look at every machine once: end those whose time has come, trim consoles, forget what ended long ago."""
+        now = self._clock()
+        for record in self.store.all():
+            try:
+                self._look(record, now)
+            except (BackendFailed, OSError) as exc:
+                # One machine that cannot be looked after is no reason to neglect the others; the next tick tries again.
+                log.warning("machine %s: %s", record.uuid, exc)
+
+    def _look(self, record: MachineRecord, now: datetime) -> None:
+        if record.state in _LIVE:
+            _trim(self.store.console(record.uuid))
+            if now >= record.ends:
+                self._expire(record, now)
+        elif record.state is State.STOPPED and now >= record.ends:
+            self.happened(record.uuid, Happening.EXPIRED, "its time has come")
+        elif record.state.final and now >= record.changed + KEPT:
+            self._forget(record.uuid)
+
+    def _expire(self, record: MachineRecord, now: datetime) -> None:
+        asked = self._asked.get(record.uuid)
+        if asked is None and record.state is State.RUNNING and now < record.ends + GRACE:
+            self._asked[record.uuid] = now
+            log.info("machine %s has reached the end of its time and is asked to power off", record.uuid)
+            self.backend.shutdown(record.uuid)
+        elif asked is None or now >= asked + GRACE:
+            # First the record, so that the event of the end finds it said already.
+            self.happened(
+                record.uuid, Happening.EXPIRED, "its time has come, and the guest did not power off by itself"
+            )
+            self.backend.destroy(record.uuid)
+
+    def _forget(self, uuid: str) -> None:
+        self.store.remove(uuid)
+        self._leases.release(holder_of(uuid))
+        self._asked.pop(uuid, None)
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _trim(console: Path) -> None:
+    """Give back the storage of a console's beginning when a guest writes without end; offsets in it do not change."""
+    try:
+        status = console.stat()
+    except FileNotFoundError:
+        return
+    if status.st_blocks * 512 > MAX_CONSOLE:
+        length = (status.st_size - KEPT_CONSOLE) & ~4095
+        command = ["fallocate", "--punch-hole", "--offset", "0", "--length", str(length), str(console)]
+        subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30)

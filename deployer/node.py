@@ -1,0 +1,227 @@
+"""One node, put together: its cache, its hypervisor, its machines and what it deploys with. It owns its directory.
+
+DIR/node-id            the node's identity
+DIR/cache              the stager's
+DIR/machines           the machines'
+DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
+DIR/kvm.json           what the KVM probe found
+"""
+
+import logging
+import queue
+import threading
+import uuid as uuids
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from catalog.client import CatalogClient
+from deployer.deciding import Decision
+from deployer.deploying import Defaults, Deployer
+from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
+from deployer.keeping import Keeper
+from deployer.kvm import Accelerator, choose
+from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
+from deployer.machine import Happening
+from deployer.machines import MachineStore
+from deployer.places import short_place
+from deployer.policy import Policy
+from deployer.settings import DeploySettings
+from deployer.wire import Deployed, NodeStatus, Order, Step
+from stager.cache import Cache
+from stager.fetching import Pace
+from stager.settings import NodeSettings
+from stager.sources import HttpSource
+from stager.staging import Stager
+
+TICK = 1.0
+"""Seconds between two looks at all machines."""
+
+PATIENCE = 60.0
+"""Seconds that deployments under way get to undo themselves when the node ends."""
+
+NATIVE = "x86_64"
+
+log = logging.getLogger("partita.node")
+
+
+class Node:
+    """A node that works: open one with `Node.open`, close it when done. Machines go on without it."""
+
+    def __init__(
+        self,
+        identity: str,
+        settings: NodeSettings,
+        deploy: DeploySettings,
+        cache: Cache,
+        client: CatalogClient,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings, self._deploy = settings, deploy
+        self._identity, self._cache = identity, cache
+        self._happenings: queue.SimpleQueue[tuple[str, Happening, str] | None] = queue.SimpleQueue()
+        self.keeper = Keeper(MachineStore(settings.directory / "machines"), cache, clock)
+        self._deployer = Deployer(
+            images=client,
+            stages=Stager(cache, HttpSource(client), Pace(settings.connections, settings.part_bytes)),
+            entries=cache,
+            keeper=self.keeper,
+            policy=self.policy,
+            accelerator=self.accelerator,
+            owner=identity,
+            defaults=Defaults(deploy.network, deploy.lifetime),
+            clock=clock,
+        )
+        self._probing = threading.Lock()
+        self._under_way: dict[threading.Event, threading.Event] = {}
+        self._under_way_lock = threading.Lock()
+        self._ending = False
+        self._closing = ExitStack()
+        self._keeping = threading.Thread(target=self._keep, name="keeper")
+
+    @classmethod
+    def open(
+        cls,
+        settings: NodeSettings,
+        deploy: DeploySettings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> Self:
+        """Take over a node's directory, which is made if absent, and everything that runs from it.
+
+        Raises:
+            CacheBusy: another process owns the directory.
+            BackendFailed: libvirt cannot be opened.
+            Misused: the directory's path is too long.
+        """
+        directory = settings.directory.absolute()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as undo:
+            cache = undo.enter_context(Cache(settings.cache, settings.cache_quota, lambda: clock().timestamp()))
+            client = CatalogClient(settings.catalog)
+            undo.callback(client.close)
+            node = cls(_identity(directory / "node-id"), settings, deploy, cache, client, clock)
+            backend = node._open_backend(directory)
+            undo.callback(backend.close)
+            node.keeper.recover(backend)
+            node._closing = undo.pop_all()
+        node._keeping.start()
+        threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
+        return node
+
+    def close(self) -> None:
+        """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
+        with self._under_way_lock:
+            self._ending = True
+            under_way = dict(self._under_way)
+        for cancelled in under_way:
+            cancelled.set()
+        for finished in under_way.values():
+            finished.wait(PATIENCE)
+        self._happenings.put(None)
+        self._keeping.join()
+        self._closing.close()
+
+    def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
+        """See Deployer.deploy; NodeUnavailable when the node is about to end."""
+        finished = threading.Event()
+        with self._under_way_lock:
+            if self._ending:
+                raise NodeUnavailable("the node is ending; start it again with `partita node serve`")
+            self._under_way[cancelled] = finished
+        try:
+            return self._deployer.deploy(order, tell, cancelled)
+        finally:
+            with self._under_way_lock:
+                del self._under_way[cancelled]
+            finished.set()
+
+    def decide(self, order: Order) -> Decision:
+        """See Deployer.dry_run."""
+        return self._deployer.dry_run(order)
+
+    def policy(self) -> Policy:
+        """The site's policy as its file says now; PolicyUnusable where there is none, which refuses everything."""
+        path = self._deploy.policy
+        if not path.exists():
+            raise PolicyUnusable(
+                f"{path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has samples), or "
+                "name it with the setting deploy.policy"
+            )
+        return Policy.load(path)
+
+    def accelerator(self, architecture: str) -> Accelerator:
+        """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
+        with self._probing:
+            return choose(self._deploy.accelerator, architecture, self.settings.directory / "kvm.json")
+
+    def status(self) -> NodeStatus:
+        """How the node is doing."""
+        digest = problem = None
+        try:
+            digest = self.policy().digest
+        except PolicyUnusable as exc:
+            problem = str(exc)
+        return NodeStatus(
+            node=self._identity,
+            directory=str(self.settings.directory.absolute()),
+            catalog=self.settings.catalog,
+            policy=str(self._deploy.policy),
+            policy_digest=digest,
+            policy_problem=problem,
+            hypervisor=self._hypervisor.version,
+            accelerator=self.accelerator(NATIVE),
+            machines=dict(Counter(record.state.value for record in self.keeper.store.all())),
+        )
+
+    def end_machines(self) -> None:
+        """Destroy every machine: for a node that is only tried out."""
+        for record in self.keeper.store.all():
+            with suppress(DeployerError):
+                self.keeper.destroy(record.uuid)
+
+    def _open_backend(self, directory: Path) -> LibvirtBackend:
+        def tell(uuid: str, happening: Happening, reason: str) -> None:
+            self._happenings.put((uuid, happening, reason))
+
+        if self._deploy.libvirt:
+            self._hypervisor = LibvirtBackend(self._deploy.libvirt, self._identity, tell)
+        else:
+            root = short_place(directory, "libvirt", MAX_ROOT)
+            self._hypervisor = LibvirtBackend.embedded(root, self._identity, tell)
+        return self._hypervisor
+
+    def _keep(self) -> None:
+        """The keeper's thread: what the hypervisor tells, in its order, and a look at everything now and then."""
+        while True:
+            told = None
+            with suppress(queue.Empty):
+                told = self._happenings.get(timeout=TICK)
+                if told is None:
+                    return
+            try:
+                if told is None:
+                    self.keeper.tick()
+                else:
+                    self.keeper.happened(*told)
+            except Exception:
+                log.exception("keeping machines failed; it goes on")
+
+    def _warm_up(self) -> None:
+        """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
+        with suppress(DeployerError):
+            self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
+
+
+def _identity(path: Path) -> str:
+    """The node's UUID, made once."""
+    try:
+        return str(uuids.UUID(path.read_text().strip()))
+    except (FileNotFoundError, ValueError):
+        identity = str(uuids.uuid4())
+        fresh = path.with_suffix(".new")
+        fresh.write_text(identity + "\n")
+        fresh.replace(path)
+        return identity

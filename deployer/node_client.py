@@ -1,0 +1,150 @@
+"""A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from deployer.errors import BackendFailed, NodeUnavailable
+from deployer.machine import State
+from deployer.machines import MachineRecord
+from deployer.problems import from_problem, read_problem
+from deployer.wire import MAX_STEP, MAX_WAIT, OFFSET, STATE, VERSION, Deployed, MachineList, NodeStatus, Order, Step
+from signer.documents import Document, canonical, parse, read_json
+
+TIMEOUT = httpx.Timeout(90.0, connect=5.0)
+"""Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
+
+D = TypeVar("D", bound=Document)
+
+
+class NodeClient:
+    """A connection to a node's service, closed by `close` or as a context manager."""
+
+    def __init__(self, socket: Path) -> None:
+        """Connect lazily."""
+        self.socket = socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://node", timeout=TIMEOUT
+        )
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
+    def status(self) -> NodeStatus:
+        """How the node is doing; NodeUnavailable if it does not answer."""
+        return self._get(NodeStatus, "GET", "status")
+
+    def decide(self, order: Order) -> dict[str, Any]:
+        """What the policy would say to an order: a Decision as JSON."""
+        found: dict[str, Any] = read_json(self._ask("POST", "decisions", content=canonical(order)), "decision")
+        return found
+
+    def deploy(self, order: Order, watch: Callable[[Step], None]) -> Deployed:
+        """Carry out an order; `watch` sees each step. Leaving this call early cancels the deployment.
+
+        Raises:
+            The very error that the node ended with, such as Refused.
+        """
+        with closing(self._lines("deployments", canonical(order))) as lines:
+            for line in lines:
+                step = parse(Step, line, "step of a deployment", limit=MAX_STEP)
+                if step.problem is not None:
+                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+                watch(step)
+                if step.result is not None:
+                    return step.result
+        raise NodeUnavailable(
+            f"{self.socket}: the node ended while it deployed; what it had begun is undone when it starts"
+        )
+
+    def machines(self) -> list[MachineRecord]:
+        """All machines, the oldest first."""
+        return list(self._get(MachineList, "GET", "machines").machines)
+
+    def machine(self, name: str) -> MachineRecord:
+        """One machine, by UUID, the beginning of one, or name."""
+        return self._get(MachineRecord, "GET", f"machines/{name}")
+
+    def console(self, name: str, *, follow: bool = False, offset: int = 0) -> Iterator[bytes]:
+        """What a guest wrote to its console, from an offset in bytes; with `follow` until the machine has ended."""
+        while True:
+            params = {"offset": str(offset), "wait": str(MAX_WAIT / 2 if follow else 0)}
+            answer = self._request("GET", f"machines/{name}/console", params=params)
+            offset = int(answer.headers.get(OFFSET, offset)) + len(answer.content)
+            if answer.content:
+                yield answer.content
+            elif not follow or answer.headers.get(STATE) not in {State.BOOTING, State.RUNNING, State.PAUSED}:
+                return
+
+    def shutdown(self, name: str, wait: float = 0.0) -> MachineRecord:
+        """Ask a guest to power off, and wait for its end for so many seconds; returns the record as it then is."""
+        until = time.monotonic() + wait
+        record = self._get(MachineRecord, "POST", f"machines/{name}/shutdown")
+        while (left := until - time.monotonic()) > 0 and record.state in {State.RUNNING, State.PAUSED}:
+            params = {"wait": f"{min(left, MAX_WAIT / 2):.3f}", "ask": "false"}
+            record = self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown", params=params)
+        return record
+
+    def destroy(self, name: str) -> MachineRecord:
+        """End a machine and remove what is left of it; returns its last record."""
+        return self._get(MachineRecord, "DELETE", f"machines/{name}")
+
+    def _get(self, model: type[D], method: str, path: str, **options: Any) -> D:
+        return parse(model, self._ask(method, path, **options), "answer of the node", limit=MAX_STEP)
+
+    def _ask(self, method: str, path: str, **options: Any) -> bytes:
+        return self._request(method, path, **options).content
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, f"/{VERSION}/{path}", **options)
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+        _raise_problem(answer)
+        return answer
+
+    def _lines(self, path: str, content: bytes) -> Generator[bytes, None, None]:
+        """POST, and the lines of the answer as they come; closing it early closes the connection."""
+        rest = b""
+        try:
+            with self._http.stream("POST", f"/{VERSION}/{path}", content=content) as answer:
+                if answer.is_error:
+                    answer.read()
+                    _raise_problem(answer)
+                for chunk in answer.iter_bytes():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from whole
+                    if len(rest) > MAX_STEP:
+                        raise BackendFailed(f"{self.socket}: the node sends a line of more than {MAX_STEP} bytes")
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+
+    def _unavailable(self, exc: httpx.HTTPError) -> NodeUnavailable:
+        if isinstance(exc, httpx.ConnectError):
+            return NodeUnavailable(f"{self.socket}: no node answers there; start one with `partita node serve`")
+        return NodeUnavailable(
+            f"{self.socket}: the node does not answer ({exc or type(exc).__name__}); look at its log"
+        )
+
+
+def _raise_problem(answer: httpx.Response) -> None:
+    if answer.is_error:
+        raise read_problem(answer.content) or BackendFailed(
+            f"the node answers {answer.status_code} and no reason; its log has more"
+        )

@@ -1,0 +1,108 @@
+"""The node as a process: takes its directory over, listens on its socket, says when it is ready, and ends cleanly."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from deployer.errors import BackendFailed
+from deployer.node import Node
+from deployer.node_api import create_app
+from deployer.places import MAX_SOCKET, short_place
+from deployer.settings import DeploySettings
+from deployer.wire import NodeStatus
+from stager.settings import NodeSettings
+
+END_SECONDS = 5
+"""How long an answer that is being given may go on when the service is told to end."""
+
+
+def socket_of(settings: NodeSettings, deploy: DeploySettings) -> Path:
+    """Where a node with these settings listens, and where commands look for it."""
+    return deploy.socket or short_place(settings.directory, "node.sock", MAX_SOCKET)
+
+
+def serve(
+    settings: NodeSettings,
+    deploy: DeploySettings,
+    ready: Callable[[Path, NodeStatus], None],
+    *,
+    end_machines: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT. Machines go on after that, unless they are to be ended too.
+
+    Args:
+        settings, deploy: of the node.
+        ready: called once with the socket, when requests are answered.
+        end_machines: destroy all machines at the end.
+
+    Raises:
+        What Node.open raises; BackendFailed when the socket cannot be made.
+    """
+    node = Node.open(settings, deploy)
+    try:
+        path = socket_of(settings, deploy)
+        with closing(_listen(path)) as listening:
+            _run(node, listening, lambda: ready(path, node.status()))
+            path.unlink(missing_ok=True)
+        if end_machines:
+            node.end_machines()
+    finally:
+        node.close()
+
+
+def _run(node: Node, listening: socket.socket, ready: Callable[[], None]) -> None:
+    config = uvicorn.Config(
+        create_app(node),
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=END_SECONDS,
+    )
+    # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
+    before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        _Server(config, ready).run(sockets=[listening])
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._tell_ready()
+
+
+def _listen(path: Path) -> socket.socket:
+    """A socket for this user alone. The node owns its directory by now: what is in the way was left by a dead one."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(mask)
+    except OSError as exc:
+        raise BackendFailed(f"{path}: the node cannot listen there: {exc.strerror or exc}") from exc
+    return listening
+
+
+def _nothing(_signal: int, _frame: FrameType | None) -> None:
+    """The handler of a signal that was already obeyed."""

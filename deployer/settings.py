@@ -1,0 +1,41 @@
+"""The settings section `deploy`: by which rules, on what, and how large machines are when nobody says."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from deployer.amounts import parse_duration
+from deployer.machine import Network
+from signer.documents import Document
+from signer.settings import default_file
+
+
+def _network(text: str) -> str:
+    Network.parse(text)
+    return text
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+class DeploySettings(Document):
+    """How a node deploys.
+
+    Attributes:
+        policy: the acceptance policy's file; without one everything is refused.
+        libvirt: a libvirt URI; empty for the driver inside the node's own process.
+        accelerator: "auto" takes KVM where a guest really runs under it, "kvm" insists, "tcg" never tries.
+        network: what machines get when nobody says: none, user, network:NAME or bridge:NAME.
+        lifetime: how long machines live when nobody says.
+        socket: where the node's service listens; `node.sock` in the node's directory if not set.
+    """
+
+    policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
+    libvirt: str = ""
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    network: Annotated[str, AfterValidator(_network)] = "user"
+    lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
+    socket: Path | None = None

@@ -1,0 +1,139 @@
+"""What commands and a node's service say to each other: one type per message, used by both sides."""
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from catalog.manifest import ImageId
+from deployer.kvm import Accelerator
+from deployer.machines import MachineRecord
+from signer.documents import Document
+
+VERSION = "v1"
+
+MAX_ORDER = 64 << 10
+"""Bytes of an order: user-data of 16 KiB in base64, and some names."""
+
+MAX_STEP = 4 << 20
+"""Bytes of one line of a deployment's progress: the last carries the records of all its machines."""
+
+MAX_COUNT = 1000
+"""Machines in one order. A policy's own limit is far below; this one keeps a slip of the finger from being planned."""
+
+
+OFFSET = "Partita-Offset"
+"""Header of a console answer: where the bytes begin, which is later than asked where old ones were given up."""
+
+STATE = "Partita-State"
+"""Header of a console answer: the state of the machine."""
+
+MAX_WAIT = 20.0
+"""Seconds that an answer may be waited for on the server's side; a client asks again."""
+
+
+def _base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except binascii.Error as exc:
+        raise ValueError("is not base64") from exc
+    return text
+
+
+class Order(Document):
+    """What a requester asks a node for. What is left out is what the image needs, or the node's default.
+
+    Attributes:
+        image: an image ID, VO/NAME@VERSION or VO/NAME.
+        count: machines.
+        memory: bytes, whole MiB.
+        lifetime: seconds.
+        hostname: what the guest is told it is called; with several machines a number is put after it.
+        network: none, user, network:NAME or bridge:NAME.
+        user_data: base64.
+        public_keys: OpenSSH public keys for the guest's default user.
+        verify: right before boot, look at a sample of the cached contents, or hash them in full again.
+    """
+
+    image: Annotated[str, Field(min_length=1, max_length=300)]
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lifetime: Annotated[int, Field(ge=1)] | None = None
+    hostname: Annotated[str, Field(max_length=64)] | None = None
+    network: Annotated[str, Field(max_length=80)] | None = None
+    user_data: Annotated[str, Field(max_length=MAX_ORDER), AfterValidator(_base64)] | None = None
+    public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    verify: Literal["sample", "full"] = "sample"
+
+    def user_data_bytes(self) -> bytes | None:
+        """The user-data itself."""
+        return None if self.user_data is None else base64.b64decode(self.user_data)
+
+
+class Deployed(Document):
+    """What came of an order: the machines that run, and the bytes that it took to get there."""
+
+    image_id: ImageId
+    title: str
+    machines: tuple[MachineRecord, ...]
+    accelerator: Accelerator
+
+
+StepName = Literal["resolved", "decided", "staging", "staged", "verified", "assembled", "running", "done", "failed"]
+
+
+class Step(Document):
+    """One line of a deployment's progress.
+
+    Attributes:
+        step: what was just done.
+        text: the same for people, or empty.
+        machine: the machine's name, where it is about one.
+        done, total: bytes staged so far and in all.
+        milliseconds: since the order was taken.
+        decision: with "decided", the decision as JSON.
+        result: with "done".
+        problem: with "failed": the error as a problem document (RFC 9457).
+    """
+
+    step: StepName
+    text: str = ""
+    machine: str | None = None
+    done: int | None = None
+    total: int | None = None
+    milliseconds: int = 0
+    decision: dict[str, Any] | None = None
+    result: Deployed | None = None
+    problem: dict[str, Any] | None = None
+
+
+class NodeStatus(Document):
+    """How a node is doing.
+
+    Attributes:
+        node: its identity, a UUID.
+        directory: where it keeps everything.
+        catalog: the URL that it stages from.
+        policy: the policy's file, and its digest or what is wrong with it.
+        hypervisor: name and version.
+        accelerator: what machines run on, and why.
+        machines: how many are in each state.
+    """
+
+    node: str
+    directory: str
+    catalog: str
+    policy: str
+    policy_digest: str | None = None
+    policy_problem: str | None = None
+    hypervisor: str
+    accelerator: Accelerator
+    machines: dict[str, int]
+
+
+class MachineList(Document):
+    """All machines of a node, the oldest first."""
+
+    machines: tuple[MachineRecord, ...]
