@@ -17,7 +17,7 @@ from catalog.manifest import ImageId
 from signer.documents import Document
 
 MAX_DISKS = 24
-"""Disks of one machine, seed not counted: targets vda to vdx, well below the PCI ports of a q35 machine."""
+"""Disks of one machine, seed not counted: targets vda to vdy with it, well below the PCI ports of a q35 machine."""
 
 MEMORY_UNIT = 1 << 20
 """Bytes. Machines get memory in whole MiB: what hypervisors take everywhere without rounding."""
@@ -70,12 +70,12 @@ class DiskSpec(Document):
     """A virtio disk of a machine.
 
     Attributes:
-        target: its name in the guest on a virtio bus, `vda` to `vdx`.
+        target: its name in the guest on a virtio bus, `vda` to `vdy`.
         source: where its bytes are. A raw file is read-only; an overlay is written.
         serial: what the guest finds it by, in /dev/disk/by-id/virtio-SERIAL.
     """
 
-    target: Annotated[str, Field(pattern=r"^vd[a-x]$")]
+    target: Annotated[str, Field(pattern=r"^vd[a-y]$")]
     source: DiskSource
     serial: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_SERIAL}}}$")] | None = None
 
