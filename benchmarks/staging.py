@@ -1,0 +1,94 @@
+"""Staging a partition from a catalog over loopback, against curl fetching the same bytes and sha256sum checking them."""
+
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from catalog.address import Address
+from catalog.bundle import Bundle
+from catalog.client import CatalogClient
+from catalog.measuring import measure
+from stager.cache import Cache
+from stager.sources import HttpSource
+from stager.staging import Stager
+from tests import factories
+from tests.stager.served import catalog
+
+SIZE = 512 << 20
+ROUNDS = 3
+
+
+def run(workdir: Path, size: int = SIZE, rounds: int = ROUNDS) -> dict[str, object]:
+    """Measure.
+
+    Args:
+        workdir: an empty directory on the disk to measure.
+        size: bytes of the partition, none of them zero.
+        rounds: runs of each, interleaved; medians are given.
+
+    Returns:
+        One row: name, ours_s, peer_s, ratio (the peer's time by ours), target, cpu_s and rss_mib of ours.
+    """
+    bundle = image(workdir / "image", size)
+    address = max(bundle.manifest.blobs(), key=lambda one: one.size)
+    ours, peers, cpu = [], [], []
+    with catalog(workdir / "served", [bundle]) as url:
+        for _ in range(rounds):
+            peers.append(timed(lambda: curl(url, address, workdir / "curl")))
+            before = time.process_time()
+            ours.append(timed(lambda: stage(url, bundle, workdir / "cache")))
+            cpu.append(time.process_time() - before)
+            shutil.rmtree(workdir / "cache")
+            (workdir / "curl").unlink()
+    ours_s, peer_s = statistics.median(ours), statistics.median(peers)
+    return {
+        "name": f"stage {size >> 20} MiB from a local catalog, against curl and sha256sum",
+        "ours_s": round(ours_s, 3),
+        "peer_s": round(peer_s, 3),
+        "ratio": round(peer_s / ours_s, 2),
+        "target": 0.5,
+        "cpu_s": round(statistics.median(cpu), 3),
+        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
+
+
+def image(root: Path, size: int) -> Bundle:
+    """An image with one large partition without zeros, and a small kernel."""
+    (root / "blobs").mkdir(parents=True)
+    addresses = []
+    for number, length in enumerate((1 << 20, size)):
+        fresh = root / "blobs" / f"new{number}"
+        with fresh.open("wb") as file:
+            for _ in range(length >> 20):
+                file.write(os.urandom(1 << 20))
+        address = measure(fresh).address
+        fresh.rename(root / "blobs" / str(address))
+        addresses.append(address)
+    blankless = factories.manifest(addresses)
+    disks = tuple(disk for disk in blankless.disks if disk.partition.blank is None)
+    return Bundle.create(root, blankless.model_copy(update={"disks": disks}))
+
+
+def stage(url: str, bundle: Bundle, cache: Path) -> None:
+    """Ours: into a fresh cache, verified twice, durable."""
+    with CatalogClient(url) as client, Cache(cache, 8 << 30, time.time) as opened:
+        Stager(opened, HttpSource(client)).stage(bundle.manifest, "benchmark", 3600)
+
+
+def curl(url: str, address: Address, target: Path) -> None:
+    """The peer: neither resumed nor durable, hashed once."""
+    subprocess.run(["curl", "-sS", "--fail", "-o", str(target), f"{url}/v1/blobs/{address}"], check=True)
+    subprocess.run(["sha256sum", str(target)], check=True, stdout=subprocess.DEVNULL)
+
+
+def timed(job: Callable[[], None]) -> float:
+    """Seconds that a job takes, after what was written before is on the disk."""
+    os.sync()
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start

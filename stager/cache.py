@@ -1,0 +1,501 @@
+"""The node's cache: verified content under its address, blanks under their recipe; one owner, leases, a hard quota.
+
+    partitions/<first two hex digits>/<address>    verified, read-only, sparse where zero
+    blanks/<recipe digest>                         made here, read-only, sparse
+    incoming/<key>                                 arriving; what is on the disk is the progress
+    trash/                                         leaving
+    ledger.db, lock
+
+Content gets its name by one protocol: reserve, allocate, fill, seal, fsync, verify by re-reading, rename, fsync the
+directory, commit the row. "Present" is decided, and the lease taken, in one transaction, and eviction chooses under the
+same lock, so nothing that somebody was told is present goes away while the lease lasts (docs/adr/0003-cache.md).
+"""
+
+import errno
+import fcntl
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from catalog.address import Address
+from catalog.errors import CatalogError
+from catalog.measuring import verify
+from signer.documents import canonical
+from signer.progress import Advance, nothing
+from stager.blanks import digest_of
+from stager.disk import Disk, allocated
+from stager.entries import Acquired, Entry, Key, Lease, Usage, Wanted, difference, key_of
+from stager.errors import (
+    CacheBusy,
+    CacheDegraded,
+    CacheUnusable,
+    ContentCorrupt,
+    DiskFull,
+    EntryChanged,
+    InUse,
+    NotCached,
+    QuotaExceeded,
+    StagerError,
+)
+from stager.eviction import Candidate, choose_victims
+from stager.filling import Incoming, read_back
+from stager.ledger import Ledger
+from stager.pieces import Guide
+from stager.recovery import INCOMING, TRASH, describe, make_directories, place, recover
+
+RESERVE = 8 << 20
+"""Bytes of the filesystem that are never promised to content: the ledger and the directories need some."""
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Cache:
+    """A cache directory and its ledger, owned by this process until closed.
+
+    Attributes:
+        root: the directory.
+        quota: bytes that entries may allocate, together with what is reserved for those to come.
+        recovered: what was found and mended when the cache was opened.
+    """
+
+    def __init__(self, root: Path, quota: int, clock: Callable[[], float], disk: Disk | None = None) -> None:
+        """Open or make a cache.
+
+        Args:
+            root: a directory that nothing else writes to.
+            quota: bytes.
+            clock: the time in seconds since the epoch; leases outlive the process, so it is wall-clock time.
+            disk: what writes to the directory; tests hand in one that fails.
+
+        Raises:
+            CacheBusy: another process owns it.
+            CacheUnusable: it cannot be used, or the quota is more than its filesystem has.
+        """
+        self.root, self.quota = root.absolute(), quota
+        self._clock, self._disk = clock, disk or Disk()
+        self._users: Counter[Key] = Counter()
+        self._fills: dict[Key, threading.Lock] = {}
+        self._degraded: str | None = None
+        self._owned = _own(self.root)
+        try:
+            _check_quota(self.root, quota)
+            self._ledger = Ledger(self.root / "ledger.db")
+            try:
+                self.recovered = recover(self.root, self._ledger, self._disk, clock())
+            except BaseException:
+                self._ledger.close()
+                raise
+        except OSError as exc:
+            os.close(self._owned)
+            raise self._failed(exc) from exc
+        except BaseException:
+            os.close(self._owned)
+            raise
+
+    def close(self) -> None:
+        """Give the cache up. Leases stay."""
+        if self._owned >= 0:
+            self._ledger.close()
+            os.close(self._owned)
+            self._owned = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # Leases
+
+    def acquire(self, wanted: Iterable[Wanted], holder: str, ttl: float) -> Acquired:
+        """Lease things, present or not, for `ttl` seconds from now, and learn which of them are present.
+
+        What is missing is leased too, so it is held from the moment that it is committed.
+        """
+        present, missing, fresh = [], [], []
+        now = self._clock()
+        with self._ledger.transaction():
+            for thing in dict.fromkeys(wanted):
+                key = key_of(thing)
+                if self._ledger.lease(holder, key, now + ttl):
+                    fresh.append(thing)
+                if self._present(key):
+                    self._ledger.used(key, now)
+                    present.append(thing)
+                else:
+                    missing.append(thing)
+        return Acquired(tuple(present), tuple(missing), tuple(fresh))
+
+    def renew(self, holder: str, ttl: float) -> int:
+        """Let all leases of a holder end `ttl` seconds from now; returns how many there are, 0 if none is left."""
+        with self._ledger.transaction():
+            return self._ledger.renew(holder, self._clock() + ttl)
+
+    def release(self, holder: str, only: Iterable[Wanted] | None = None) -> int:
+        """End a holder's leases, all or `only` those on some things; returns how many."""
+        with self._ledger.transaction():
+            return self._ledger.release(holder, None if only is None else [key_of(thing) for thing in only])
+
+    def leases(self) -> list[Lease]:
+        """The leases that have not ended."""
+        now = self._clock()
+        with self._ledger.transaction():
+            return [lease for lease in self._ledger.leases() if lease.expires_at > now]
+
+    def holders(self) -> dict[str, float]:
+        """Who holds leases, and when the first of each holder's ends, in seconds since the epoch."""
+        first: dict[str, float] = {}
+        for lease in self.leases():
+            first[lease.holder] = min(lease.expires_at, first.get(lease.holder, lease.expires_at))
+        return first
+
+    # What is there
+
+    def entries(self) -> list[Entry]:
+        """All entries, by key."""
+        with self._ledger.transaction():
+            return self._ledger.entries()
+
+    def entry(self, thing: Wanted) -> Entry:
+        """The row of an entry; NotCached if there is none."""
+        return self._entry(key_of(thing))
+
+    def path(self, thing: Wanted) -> Path:
+        """The absolute path of an entry's file; NotCached if there is none."""
+        return place(self.root, self.entry(thing).key)
+
+    def usage(self) -> Usage:
+        """How full the cache is."""
+        now = self._clock()
+        with self._ledger.transaction():
+            entries = self._ledger.entries()
+            until = self._ledger.leased_until()
+            reserved = sum(count for count, _ in self._ledger.reserved().values())
+        leased = sum(entry.allocated for entry in entries if until.get(entry.key, 0) > now)
+        return Usage(self.quota, sum(entry.allocated for entry in entries), reserved, leased)
+
+    def check(self, thing: Wanted, *, full: bool = False, advance: Advance = nothing) -> None:
+        """Demand that an entry is the file that was verified: size, inode, mtime and a sample of its bytes.
+
+        Args:
+            thing: content or a blank.
+            full: hash all of it again too.
+            advance: called with bytes just passed, when `full`.
+
+        Raises:
+            NotCached: there is no such entry.
+            EntryChanged: it is another file, or has other bytes. The entry is dropped then; leases stay, and staging
+                fetches it again.
+        """
+        self._check(self.entry(thing), full=full, advance=advance)
+
+    def check_key(self, key: Key, *, full: bool = False, advance: Advance = nothing) -> None:
+        """As :meth:`check`, by key."""
+        self._check(self._entry(key), full=full, advance=advance)
+
+    def _check(self, entry: Entry, *, full: bool, advance: Advance) -> None:
+        path = place(self.root, entry.key)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as exc:
+            self._condemn(entry, f"cannot be opened ({exc.strerror})")
+        try:
+            reason = difference(descriptor, entry)
+            if reason is None and full:
+                reason = _content_difference(path, descriptor, entry, advance)
+        except OSError as exc:
+            reason = f"cannot be read ({exc.strerror})"
+        finally:
+            os.close(descriptor)
+        if reason is not None:
+            self._condemn(entry, reason)
+        if full:
+            with self._ledger.transaction():
+                self._ledger.verified(entry.key, self._clock())
+
+    def evict(self, thing: Wanted) -> int:
+        """Remove an entry that nobody holds; returns the bytes freed.
+
+        Raises:
+            NotCached: there is no such entry.
+            InUse: a lease holds it, or it is being staged.
+        """
+        return self.evict_key(key_of(thing))
+
+    def evict_key(self, key: Key) -> int:
+        """As :meth:`evict`, by key."""
+        entry = self._entry(key)
+        with self._ledger.transaction():
+            holders = sorted({lease.holder for lease in self.leases() if lease.key == entry.key})
+            if holders or self._users[entry.key]:
+                who = ", ".join(holders[:3]) or "a staging that is under way"
+                raise InUse(f"{self.root}: {entry.what} is held by {who}; end that first")
+            self._remove([entry.key])
+        return entry.allocated
+
+    # Filling
+
+    @contextmanager
+    def reserve(self, wants: Mapping[Wanted, int]) -> Iterator[None]:
+        """Promise room, and protect things from eviction while the block runs.
+
+        Args:
+            wants: for each thing the bytes that it will allocate; 0 for what is present and only has to stay.
+
+        Raises:
+            QuotaExceeded, DiskFull: there is no room even when everything that nobody holds goes; nothing was evicted.
+            CacheDegraded: the disk has failed before.
+        """
+        keys = {key_of(thing): count for thing, count in wants.items()}
+        with self._ledger.transaction():
+            self._refuse_when_degraded()
+            self._users.update(keys.keys())
+        try:
+            self._make_room(keys)
+            yield
+        finally:
+            with self._ledger.transaction():
+                self._users.subtract(keys.keys())
+                self._settle(keys)
+
+    def grow(self, thing: Wanted, extra: int) -> None:
+        """Promise a thing that is being filled `extra` bytes more; errors as :meth:`reserve`."""
+        key = key_of(thing)
+        with self._ledger.transaction():
+            reserved = self._ledger.reserved().get(key, (0, 0.0))[0]
+        self._make_room({key: reserved + extra})
+
+    @contextmanager
+    def fill(self, thing: Wanted) -> Iterator[Incoming | None]:
+        """Open the incoming file of a thing, with what an earlier attempt left in it; one thread at a time.
+
+        Yields None when the thing is present, perhaps because the thread that was waited for committed it. What is in
+        the file when the block ends without a commit stays for the next attempt, in this process or another.
+        """
+        key, size = key_of(thing), thing.size
+        with self._ledger.transaction():
+            lock = self._fills.setdefault(key, threading.Lock())
+        with lock:
+            with self._ledger.transaction():
+                present = self._present(key)
+            if present:
+                yield None
+                return
+            try:
+                incoming = Incoming(self._disk, key, self.root / INCOMING / key, size)
+            except OSError as exc:
+                raise self._failed(exc) from exc
+            try:
+                yield incoming
+            except OSError as exc:
+                if exc.errno in FULL:
+                    incoming.empty()  # a full disk is not made better by what cannot be finished on it
+                raise self._failed(exc) from exc
+            finally:
+                incoming.close()
+
+    def commit(self, incoming: Incoming, thing: Wanted, guide: Guide | None = None) -> Entry:
+        """Verify a filled file and give it its name.
+
+        Args:
+            incoming: from :meth:`fill`, within its block.
+            thing: what it must be. A blank is what its maker made: it has no address to be checked against.
+            guide: what is known of the content, to verify it faster; its layer proves itself.
+
+        Raises:
+            ContentCorrupt: the file does not have the address; it has been emptied.
+            CacheDegraded: the disk failed to keep it; it has been removed.
+        """
+        self._refuse_when_degraded()
+        self._durably(incoming.path, lambda: self._seal(incoming))
+        digest, what = b"", incoming.key
+        if isinstance(thing, Address):
+            try:
+                data_bytes = read_back(incoming, guide if guide is not None else Guide.of(thing))
+            except CatalogError as exc:
+                incoming.empty()
+                raise ContentCorrupt(f"what was staged as {thing} is something else: {exc}") from exc
+        else:
+            data_bytes, what = 0, canonical(thing).decode()
+            digest = digest_of(incoming.descriptor)
+        target = place(self.root, incoming.key)
+        entry = describe(
+            incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=self._clock()
+        )
+        if not target.parent.is_dir():
+            target.parent.mkdir(exist_ok=True)
+            self._durably(incoming.path, lambda: self._disk.sync_directory(target.parent.parent))
+        self._disk.rename(incoming.path, target)
+        self._durably(target, lambda: self._disk.sync_directory(target.parent))
+        with self._ledger.transaction():
+            self._ledger.put_entry(entry)
+        return entry
+
+    def _seal(self, incoming: Incoming) -> None:
+        self._disk.seal(incoming.descriptor)
+        self._disk.sync(incoming.descriptor)
+
+    # Underneath
+
+    def _entry(self, key: Key) -> Entry:
+        with self._ledger.transaction():
+            entry = self._ledger.entry(key)
+        if entry is None:
+            raise NotCached(f"{self.root}: does not hold {key}; stage an image that has it")
+        return entry
+
+    def _present(self, key: Key) -> bool:
+        """Whether there is an entry, with its file; a row whose file somebody removed is dropped."""
+        if self._ledger.entry(key) is None:
+            return False
+        if place(self.root, key).is_file():
+            return True
+        self._ledger.drop_entry(key)
+        return False
+
+    def _make_room(self, wants: Mapping[Key, int]) -> None:
+        """Reserve for each key as many bytes as wanted (never less than now), evicting what it takes."""
+        now = self._clock()
+        with self._ledger.transaction():
+            entries = {entry.key: entry for entry in self._ledger.entries()}
+            reserved = self._ledger.reserved()
+            wants = {key: count for key, count in wants.items() if count and key not in entries}
+            extra = sum(max(0, count - reserved.get(key, (0, 0))[0]) for key, count in wants.items())
+            if extra:
+                on_disk = {key: allocated(self.root / INCOMING / key) for key in reserved}
+                promised = sum(max(0, count - on_disk[key]) for key, (count, _) in reserved.items())
+                used = sum(entry.allocated for entry in entries.values()) + sum(n for n, _ in reserved.values())
+                over_quota, over_disk = used + extra - self.quota, promised + extra + RESERVE - _free(self.root)
+                if (need := max(over_quota, over_disk)) > 0:
+                    until = self._ledger.leased_until()
+                    candidates = [
+                        Candidate(key, taken, last_used, until.get(key), self._users[key] > 0)
+                        for key, taken, last_used in [(e.key, e.allocated, e.last_used) for e in entries.values()]
+                        + [(key, count, last_used) for key, (count, last_used) in reserved.items()]
+                    ]
+                    choice = choose_victims(candidates, need, now)
+                    if choice.freed < need:
+                        raise self._no_room(extra, choice.held, choice.freed, over_disk=over_disk > choice.freed)
+                    self._remove(choice.victims)
+            for key, count in wants.items():
+                self._ledger.put_reservation(key, max(count, reserved.get(key, (0, 0))[0]), now)
+
+    def _no_room(self, extra: int, held: int, free: int, *, over_disk: bool) -> StagerError:
+        if over_disk:
+            return DiskFull(
+                f"{self.root}: {extra} bytes are needed, and the filesystem has {_free(self.root)} free beside what is "
+                f"promised already, with {free} more in entries that nobody holds; free some of it"
+            )
+        return QuotaExceeded(
+            f"{self.root}: {extra} bytes are needed; of the quota of {self.quota} bytes {held} are held by "
+            f"{len(self.holders())} holders or being written, and {free} could be evicted; end machines, or raise the "
+            "setting node.cache_quota"
+        )
+
+    def _settle(self, keys: Iterable[Key]) -> None:
+        """After a staging: what came to nothing keeps only the room that it takes."""
+        reserved = self._ledger.reserved()
+        for key in keys:
+            if key in reserved and not self._users[key]:
+                taken = allocated(self.root / INCOMING / key)
+                if taken:
+                    self._ledger.put_reservation(key, taken, reserved[key][1])
+                else:
+                    self._disk.remove(self.root / INCOMING / key)
+                    self._ledger.drop_reservation(key)
+            if not self._users[key]:
+                del self._users[key]
+
+    def _remove(self, keys: Iterable[Key]) -> None:
+        """Out of the ledger, into the trash, off the disk. Killed in between, the next start finds the file and keeps
+        or removes it."""
+        keys = list(keys)
+        for key in keys:
+            self._ledger.drop_entry(key)
+            self._ledger.drop_reservation(key)
+        for key in keys:
+            for path in (place(self.root, key), self.root / INCOMING / key):
+                if path.exists():
+                    trash = self.root / TRASH / key
+                    self._disk.rename(path, trash)
+                    self._disk.remove(trash)
+
+    def _condemn(self, entry: Entry, reason: str) -> None:
+        with self._ledger.transaction():
+            now = self._ledger.entry(entry.key)
+            if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
+                self._remove([entry.key])
+        raise EntryChanged(
+            f"{place(self.root, entry.key)}: {reason} since it was verified; it has been dropped, stage the image again"
+        )
+
+    def _durably(self, path: Path, step: Callable[[], None]) -> None:
+        """A step that makes bytes or names durable. After a failed fsync the kernel may call lost pages clean, so it is
+        never tried again: the file goes, and the cache takes nothing more."""
+        try:
+            step()
+        except OSError as exc:
+            self._degraded = f"{path}: could not be made durable ({exc.strerror})"
+            with self._ledger.transaction():
+                self._disk.remove(path)
+            self._refuse_when_degraded(exc)
+
+    def _refuse_when_degraded(self, cause: BaseException | None = None) -> None:
+        if self._degraded is not None:
+            raise CacheDegraded(
+                f"{self._degraded}; nothing more is staged: look at the disk, then start the node again"
+            ) from cause
+
+    def _failed(self, exc: OSError) -> StagerError:
+        if exc.errno in FULL:
+            return DiskFull(f"{self.root}: the disk is full ({exc.strerror}); free some of it and stage again")
+        return CacheUnusable(f"{self.root}: {exc.strerror or exc}; look at the directory and its disk")
+
+
+def _content_difference(path: Path, descriptor: int, entry: Entry, advance: Advance) -> str | None:
+    if entry.digest:
+        advance(entry.size)
+        return None if digest_of(descriptor) == entry.digest else "has other bytes"
+    try:
+        verify(path, Address.parse(entry.key), advance)
+    except CatalogError as exc:
+        return f"has other bytes ({exc})"
+    return None
+
+
+def _free(root: Path) -> int:
+    found = os.statvfs(root)
+    return found.f_bavail * found.f_frsize
+
+
+def _check_quota(root: Path, quota: int) -> None:
+    found = os.statvfs(root)
+    if quota > (total := found.f_blocks * found.f_frsize):
+        raise CacheUnusable(
+            f"{root}: the quota of {quota} bytes is more than the {total} bytes of its filesystem; lower the setting "
+            "node.cache_quota (70 % of the filesystem is a good value) or choose another node.directory"
+        )
+
+
+def _own(root: Path) -> int:
+    """Make the directories and take the lock that makes this process the owner; returns its descriptor."""
+    try:
+        make_directories(root)
+        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CacheUnusable(f"{root}: cannot be used as a cache: {exc.strerror}") from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise CacheBusy(
+            f"{root}: belongs to the running process {owner}; ask the node's service, or stop it first"
+        ) from exc
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

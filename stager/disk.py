@@ -1,0 +1,75 @@
+"""What the cache does to its filesystem, one method for each step that can fail.
+
+Tests hand the cache a Disk that fails, or kills, at the n-th step; nothing else in this package writes to the cache.
+"""
+
+import os
+from pathlib import Path
+
+SEALED = 0o444
+OPEN = 0o600
+
+
+class Disk:
+    """The steps of the write protocol. All raise OSError."""
+
+    def create(self, path: Path, size: int) -> int:
+        """Open a file for reading and writing, make it if need be, and give it its size; returns the descriptor."""
+        if path.exists():
+            path.chmod(OPEN)  # sealed by a process that died before the rename
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OPEN)
+        try:
+            os.ftruncate(descriptor, size)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def allocate(self, descriptor: int, offset: int, length: int) -> None:
+        """Have the filesystem set blocks aside, so that it is full now or not at all."""
+        os.posix_fallocate(descriptor, offset, length)
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        """Write all of the data at an offset."""
+        rest = memoryview(data)
+        while rest:
+            done = os.pwrite(descriptor, rest, offset)
+            rest, offset = rest[done:], offset + done
+
+    def empty(self, descriptor: int) -> None:
+        """Forget all bytes of a file, keep its size."""
+        size = os.fstat(descriptor).st_size
+        os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, size)
+
+    def seal(self, descriptor: int) -> None:
+        """Make a file read-only."""
+        os.fchmod(descriptor, SEALED)
+
+    def sync(self, descriptor: int) -> None:
+        """Demand that a file's bytes are on the disk."""
+        os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file within the cache's filesystem, replacing what the target was."""
+        source.rename(target)
+
+    def sync_directory(self, path: Path) -> None:
+        """Demand that a directory's names are on the disk."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def remove(self, path: Path) -> None:
+        """Unlink a file; one that is gone already is fine."""
+        path.unlink(missing_ok=True)
+
+
+def allocated(path: Path) -> int:
+    """Bytes that a file takes on its disk; 0 if it is not there."""
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,96 @@
+"""Everything that `stager` raises for the world's faults.
+
+As in `catalog.errors`, each has a stable `code` and an HTTP `status`, so that a node's service can send it to a client
+that raises it again.
+"""
+
+from typing import ClassVar
+
+from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED
+
+
+class StagerError(Exception):
+    """Base of all errors of this package."""
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+    code: ClassVar[str] = "staging-failed"
+    status: ClassVar[int] = 500
+    """The HTTP status that a node answers with."""
+
+
+class CacheUnusable(StagerError):
+    """The cache's directory, ledger or quota cannot be used as it is."""
+
+    code = "cache-unusable"
+
+
+class CacheBusy(StagerError):
+    """Another process owns the cache."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "cache-busy", 409
+
+
+class CacheDegraded(StagerError):
+    """The disk below the cache failed to keep what it was given; nothing more is written until somebody has looked."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "cache-degraded", 503
+
+
+class QuotaExceeded(StagerError):
+    """What is asked for does not fit into the quota beside what is leased."""
+
+    code, status = "quota-exceeded", 507
+
+
+class DiskFull(StagerError):
+    """The filesystem below the cache has no room, whatever the quota says."""
+
+    code, status = "disk-full", 507
+
+
+class NotCached(StagerError):
+    """The cache does not hold that."""
+
+    code, status = "not-cached", 404
+
+
+class InUse(StagerError):
+    """Something leased would have been evicted."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "in-use", 409
+
+
+class EntryChanged(StagerError):
+    """A cache entry is no longer the one that was verified; it has been dropped."""
+
+    exit_code = EXIT_UNVERIFIED
+    code, status = "entry-changed", 409
+
+
+class ContentCorrupt(StagerError):
+    """A source keeps sending bytes that do not have the address asked for."""
+
+    exit_code = EXIT_UNVERIFIED
+    code, status = "content-corrupt", 502
+
+
+class SourceUnavailable(StagerError):
+    """A source cannot be reached, or ends its answers early; trying again later may help."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "source-unavailable", 503
+
+
+class SourceLacks(StagerError):
+    """A source can be reached and does not have the content."""
+
+    code, status = "source-lacks", 404
+
+
+class BlankFailed(StagerError):
+    """A blank cannot be made: the tool is missing or refuses."""
+
+    code = "blank-failed"

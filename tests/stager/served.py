@@ -1,0 +1,69 @@
+"""A real catalog in a process of its own, with published images: what nodes stage from in tests and benchmarks."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from catalog.bundle import Bundle
+from catalog.client import CatalogClient
+from catalog.registry import register_key, register_vo
+from catalog.store import open_database
+from signer.endorsing import DEFAULT_ROLE, endorse
+from signer.openpgp import Keyring
+from signer.trust import Anchor
+
+SERVE = """
+import sys
+from pathlib import Path
+from catalog.serving import serve, write_ready
+from catalog.settings import CatalogSettings
+settings = CatalogSettings(directory=Path(sys.argv[1]), listen="127.0.0.1:0")
+serve(settings, lambda url, _: write_ready(Path(sys.argv[2]), url))
+"""
+
+
+@contextmanager
+def catalog(directory: Path, bundles: Sequence[Bundle]) -> Iterator[str]:
+    """Serve images; yields the URL. The directory is short-lived and short-named: gpg's agent has a socket in it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC).replace(microsecond=0)
+    keyring = Keyring(directory / "gpg")
+    fingerprint = keyring.generate("Tester <tester@star.example>", now=now)
+    database = open_database(directory / "catalog")
+    try:
+        with database.writing() as connection:
+            register_vo(connection, "star", now)
+            register_key(connection, Anchor("star", DEFAULT_ROLE, fingerprint, keyring.export(fingerprint)), now)
+    finally:
+        database.close()
+    with serving(directory) as url, CatalogClient(url) as client:
+        for bundle in bundles:
+            manifest = bundle.manifest
+            bundle.add_endorsement(*endorse(keyring, manifest.image_id, manifest.title, fingerprint, now))
+            client.publish(bundle)
+        yield url
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """The process alone."""
+    ready = directory / "url"
+    ready.unlink(missing_ok=True)
+    with subprocess.Popen([sys.executable, "-c", SERVE, str(directory / "catalog"), str(ready)]) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while not ready.exists():
+                assert process.poll() is None, "the catalog ended before it was ready"
+                assert time.monotonic() < deadline, "the catalog was not ready within 30 seconds"
+                time.sleep(0.02)
+            yield ready.read_text().strip()
+        finally:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
