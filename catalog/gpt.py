@@ -36,7 +36,7 @@ _ENTRY = struct.Struct("<16s16sQQQ72s")
 """UEFI 2.10, table 5.6: type GUID, unique GUID, first and last LBA, attributes, name in UTF-16LE."""
 _EMPTY = bytes(ENTRY_SIZE)
 _CONTROL = re.compile(f"[{CONTROL}]")
-_ADVICE = "repair the table, for example with `sgdisk -e` or `sgdisk -v`"
+_ADVICE = "repair the table, for example with `sgdisk` or `gdisk`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,11 @@ def _header(read: Read, what: str, lba: int, alternate: int, entries_lba: int) -
         raise DiskRefused(f"{where} is not of revision 1.0 with {_HEADER.size} bytes and zeros after them")
     if zlib.crc32(sector[:16] + bytes(4) + sector[20 : _HEADER.size]) != crc:
         raise DiskRefused(f"{where} has a wrong checksum; {_ADVICE}")
+    if (lba, mine) == (1, 1) and other != alternate:
+        raise DiskRefused(
+            f"{where} says that its backup lies in the last sector, {other}, and the disk ends with {alternate}: it "
+            + ("is truncated" if other > alternate else "has grown; move the backup with `sgdisk -e`")
+        )
     if (mine, other) != (lba, alternate):
         raise DiskRefused(
             f"{where} says that it lies in sector {mine} and its twin in {other}, and they belong into {lba} and "

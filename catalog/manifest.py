@@ -26,6 +26,9 @@ MAX_MANIFEST = 1 << 20
 BOOT_CODE = 440
 """Bytes of boot code at the start of a disk: what lies before the disk signature of an MBR."""
 
+MAX_GAPS = 256
+"""Of a disk. 124 logical partitions have a table each; boot loaders need a few more."""
+
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MBR_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{2}")
 
@@ -177,7 +180,7 @@ class Gap(Document):
 
 class _Tabled(Document):
     size: Annotated[Bytes, Field(gt=0)]
-    gaps: Annotated[tuple[Gap, ...], Field(max_length=256)] = ()
+    gaps: Annotated[tuple[Gap, ...], Field(max_length=MAX_GAPS)] = ()
     partitions: Annotated[tuple[PlacedPartition, ...], Field(min_length=1, max_length=128)]
 
     def _check_places(self, low: int, high: int) -> None:
