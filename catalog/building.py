@@ -132,4 +132,6 @@ class _Building:
             make_erofs(tree, target, uuid, owner=source.owner)
         else:
             make_ext4(tree, target, uuid, owner=source.owner, size=source.size, label=source.label, journal=writable)
-        return self._draft.adopt(target)
+        measured = self._draft.add_file(target)  # copied, so that its zeros become holes
+        target.unlink()
+        return measured

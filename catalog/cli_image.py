@@ -67,7 +67,7 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="PARTITION",
-            help="Keep a partition as it is, by label or number. Others that are swap, all zero, or a filesystem that was "
+            help="Keep a partition as it is, by label or number, or `all`. Others that are swap, all zero, or a filesystem that was "
             "never used become blanks: each machine gets a fresh one, with another filesystem UUID. Keep one that the "
             "guest finds by UUID= of its filesystem; PARTUUID= and LABEL= stay.",
         ),

@@ -4,6 +4,7 @@ The draft lies beside its target, `.NAME.XXXXXXXX.draft`, locked as long as its 
 away by the next one that makes the same target.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -14,11 +15,13 @@ from pathlib import Path
 
 from catalog.address import Address
 from catalog.bundle import Bundle
-from catalog.errors import Conflict, NotFound
+from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.manifest import Manifest
 from catalog.measuring import Measured, measure
 from catalog.sparse import copy_range
 from signer.progress import Advance, nothing
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 class Draft:
@@ -94,19 +97,36 @@ def drafting(target: Path) -> Iterator[Draft]:
     Raises:
         Conflict: the target exists and is not an empty directory.
         NotFound: its parent directory does not exist.
+        Unavailable: it cannot be written, for want of space or permission.
     """
     target = target.absolute()
     _check_free(target)
     _sweep(target)
-    root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
-    lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        root.chmod(0o755)
-        yield Draft(root, target)
-    finally:
-        os.close(lock)
-        shutil.rmtree(root, ignore_errors=True)
+        with _locked_directory(target) as root:
+            yield Draft(root, target)
+    except OSError as exc:
+        if exc.errno not in _CANNOT_WRITE:
+            raise
+        raise Unavailable(f"{target}: cannot be written: {exc.strerror}; nothing was left there") from exc
+
+
+@contextmanager
+def _locked_directory(target: Path) -> Iterator[Path]:
+    """A new directory beside `target`, locked, and removed at the end if it still has its name."""
+    while True:
+        root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
+        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not root.exists():  # another maker took it for one left behind, before it was locked
+                continue
+            root.chmod(0o755)
+            yield root
+            return
+        finally:
+            os.close(lock)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def _check_free(target: Path) -> None:

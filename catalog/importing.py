@@ -34,6 +34,7 @@ MAX_GAPS = 64
 MAX_GAP_BYTES = 64 << 20
 """Bytes outside partitions that are kept. Boot loaders take less than one MiB; more is a partition that the table hides."""
 
+EVERY = "all"
 ESP = "esp"
 MBR_ESP = "mbr-ef"
 Boot = Literal["auto", "bios", "uefi", "direct"]
@@ -44,7 +45,7 @@ class Wishes:
     """How the person who imports wants it.
 
     Attributes:
-        keep: labels or numbers of partitions that stay content whatever they hold.
+        keep: labels or numbers of partitions that stay content whatever they hold; "all" for every one.
         access: label or number to "read-only" or "copy-on-write" (the default).
         boot: "auto" takes UEFI where there is an EFI system partition, else BIOS where there is boot code.
         kernel, initrd, cmdline: for "direct".
@@ -177,7 +178,7 @@ class _Splitting:
             document |= {"label": "", "type": entry.type}
         measured = self._draft.add_range(self._disk, offset, size, advance)
         blank = None
-        if self._wishes.keep.isdisjoint(names):
+        if self._wishes.keep.isdisjoint((*names, EVERY)):
             blank = self._blank(offset, size, zero=measured.data_bytes == 0)
         where = describe(entry)
         if blank is None:
@@ -242,7 +243,7 @@ def _check_wishes(table: GptTable | MbrTable, wishes: Wishes) -> None:
     known = [names_of(entry) for entry in table.entries]
     every = {name for names in known for name in names}
     for wish in (*wishes.keep, *wishes.access):
-        if wish not in every:
+        if wish not in every and not (wish == EVERY and wish in wishes.keep):
             shown = ", ".join("=".join(names) for names in known)
             raise Misused(f"there is no partition {wish!r} on the disk; it has {shown}")
 

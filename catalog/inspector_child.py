@@ -17,6 +17,10 @@ HEAD = 4 << 20
 """Bytes shown to the inspector. Every header that it knows lies in the first half; the last MiB is shown too."""
 
 TAIL = 1 << 20
+
+LARGE = 2**53 - 1
+"""The largest number that goes through JSON unharmed; a size beyond it is absurd anyway."""
+
 CHUNK = 64 << 10
 
 
@@ -42,7 +46,7 @@ def formats_of(path: str) -> dict[str, Any]:
             failures = sorted(str(failure) for failure in exc.failures.values())
         except format_inspector.ImageFormatError as exc:
             failures = [str(exc)]
-        found[str(inspector)] = {"failures": failures, "virtual_size": inspector.virtual_size}
+        found[str(inspector)] = {"failures": failures, "virtual_size": min(inspector.virtual_size, LARGE)}
     return {"size": size, "formats": found}
 
 
@@ -56,13 +60,13 @@ def qcow2_header(path: str) -> dict[str, Any] | None:
     incompatible = struct.unpack_from(">Q", head, 72)[0] if version >= 3 and len(head) >= 80 else 0
     return {
         "version": version,
-        "backing": backing,
+        "backing": backing != 0,
         "cluster_bits": cluster_bits,
-        "size": size,
+        "size": min(size, LARGE),
         "crypt": crypt,
         "l1_size": l1_size,
         "snapshots": struct.unpack_from(">I", head, 60)[0],
-        "incompatible": incompatible,
+        "incompatible": [bit for bit in range(64) if incompatible >> bit & 1],
     }
 
 

@@ -26,6 +26,9 @@ EPOCH = {"SOURCE_DATE_EPOCH": "1", "E2FSPROGS_FAKE_TIME": "1", "MKE2FS_CONFIG": 
 
 _EXT4 = "none,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink"
 _EXT4_CHECKED = _EXT4 + ",extra_isize,metadata_csum"
+LOST_AND_FOUND = "/lost+found"
+"""The directory that mke2fs itself makes."""
+
 _UNSAYABLE = frozenset('"\n\r\0')
 """Characters that debugfs's command language cannot say inside quotes."""
 
@@ -175,7 +178,7 @@ def _commands(entries: Sequence[Entry], owner: str) -> Iterator[str]:
             yield f'ln "{original}" "{entry.place}"'
             yield f'sif "{original}" links_count {links[original]}'
             continue
-        if entry.place:
+        if entry.place not in ("", LOST_AND_FOUND):
             yield _creation(entry, name, kind)
         if kind == stat.S_IFREG:
             first_link[key] = entry.place
