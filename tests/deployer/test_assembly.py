@@ -1,0 +1,178 @@
+"""The plan of a disk: every byte accounted for, once, in order; the descriptor says exactly that."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.address import Address
+from catalog.gpt import write_gpt
+from catalog.manifest import Blank, GptDisk, Manifest, MbrDisk
+from deployer.assembly import MAX_DESCRIPTOR, MAX_EXTENT_PATH, Extent, descriptor, extents, serials
+from deployer.errors import AssemblyFailed
+from signer.documents import validate
+
+MIB = 1 << 20
+
+
+def gpt(sizes: list[tuple[int, int]]) -> GptDisk:
+    """A disk of partitions given as (sectors before it, sectors in it)."""
+    partitions = []
+    at = 34 * 512
+    for number, (before, sectors) in enumerate(sizes, 1):
+        at += before * 512
+        partitions.append(
+            {
+                "label": f"p{number}",
+                "type": "linux-generic",
+                "uuid": f"00000000-0000-4000-8000-{number:012x}",
+                "access": "read-only",
+                "content": f"{number:064x}-{sectors * 512}",
+                "number": number,
+                "offset": at,
+            }
+        )
+        at += sectors * 512
+    size = at + 33 * 512
+    document = {
+        "table": "gpt",
+        "uuid": "11111111-1111-4111-8111-111111111111",
+        "size": size,
+        "first_lba": 34,
+        "last_lba": size // 512 - 34,
+        "partitions": partitions,
+    }
+    return validate(GptDisk, document, "disk")
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 100_000)), min_size=1, max_size=12))
+def test_the_extents_of_a_gpt_disk_cover_it_once(sizes: list[tuple[int, int]]) -> None:
+    disk = gpt(sizes)
+    found = extents(disk)
+    end = 0
+    for extent in found:
+        assert extent.offset == end
+        assert extent.length > 0
+        end += extent.length
+    assert end == disk.size
+    head, tail = write_gpt(disk)
+    assert found[0] == Extent(0, 17408, head)
+    assert found[-1] == Extent(disk.size - 16896, 16896, tail)
+    assert [extent.source for extent in found if isinstance(extent.source, Address)] == [
+        part.content for part in disk.partitions
+    ]
+
+
+def test_gaps_blanks_and_zeros_have_their_places() -> None:
+    first_sector, blank = f"{1:064x}-512", {"size": 40 * 512, "filesystem": "none"}
+    document = {
+        "table": "mbr",
+        "size": 4 * MIB,
+        "gaps": [{"offset": 0, "content": first_sector}, {"offset": MIB, "content": f"{2:064x}-16384"}],
+        "partitions": [
+            {
+                "label": "",
+                "type": "mbr-83",
+                "uuid": "deadbeef-01",
+                "access": "copy-on-write",
+                "blank": blank,
+                "number": 1,
+                "offset": 2 * MIB,
+            }
+        ],
+    }
+    disk = validate(MbrDisk, document, "disk")
+    assert extents(disk) == (
+        Extent(0, 512, Address.parse(first_sector)),
+        Extent(512, MIB - 512, None),
+        Extent(MIB, 16384, Address.parse(f"{2:064x}-16384")),
+        Extent(MIB + 16384, MIB - 16384, None),
+        Extent(2 * MIB, 40 * 512, Blank(size=40 * 512, filesystem="none")),
+        Extent(2 * MIB + 40 * 512, 2 * MIB - 40 * 512, None),
+    )
+
+
+def test_a_descriptor_is_what_the_format_says() -> None:
+    text = descriptor([(512, Path("/cache/a b")), (1024, Path("/cache/ü"))]).decode()
+    assert text == (
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        'createType="twoGbMaxExtentFlat"\n'
+        'RW 1 FLAT "/cache/a b" 0\n'
+        'RW 2 FLAT "/cache/ü" 0\n'
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        'a quote ends the name: /x" 0\nRW 1 FLAT "/etc/passwd',
+        '/with"quote',
+        "/with\nline",
+        "/with\rreturn",
+        "/with\x00zero",
+        "/with\\backslash",
+        "relative/path",
+        "nbd://host/export",
+        "/" + "x" * MAX_EXTENT_PATH,
+        "/" + "ü" * (MAX_EXTENT_PATH // 2),
+    ],
+)
+def test_a_path_that_the_format_cannot_carry_is_refused(path: str) -> None:
+    with pytest.raises(AssemblyFailed, match="cannot stand in a disk descriptor"):
+        descriptor([(512, Path(path))])
+
+
+def test_more_than_qemu_reads_of_a_descriptor_is_refused() -> None:
+    path = Path("/" + "x" * (MAX_EXTENT_PATH - 1))
+    with pytest.raises(AssemblyFailed, match=r"shorter node\.directory"):
+        descriptor([(512, path)] * (MAX_DESCRIPTOR // MAX_EXTENT_PATH))
+
+
+def test_a_disk_of_all_partitions_that_there_can_be_has_a_descriptor() -> None:
+    disk = gpt([(1, 1)] * 128)
+    path = Path("/" + "x" * (MAX_EXTENT_PATH - 1))
+    assert len(descriptor([(extent.length, path) for extent in extents(disk)])) < MAX_DESCRIPTOR
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["star", "data"], ("star", "data")),
+        (["star", "star"], ("star", "disk1")),
+        (["", "with space"], ("disk0", "disk1")),
+        (["seed", "x" * 21], ("disk0", "disk1")),
+        (["disk1", "b"], ("disk0", "b")),
+    ],
+)
+def test_serials_are_labels_where_they_fit_and_are_never_doubled(labels: list[str], expected: tuple[str, ...]) -> None:
+    disks = [
+        {
+            "table": "none",
+            "partition": {
+                "label": label,
+                "type": "linux-generic",
+                "uuid": f"00000000-0000-4000-8000-{number:012x}",
+                "access": "read-only",
+                "content": f"{number:064x}-512",
+            },
+        }
+        for number, label in enumerate(labels, 1)
+    ]
+    manifest = validate(
+        Manifest,
+        {
+            "type": "urn:partita:image:v1",
+            "vo": "star",
+            "name": "x",
+            "version": "1",
+            "architecture": "x86_64",
+            "os": {"id": "none", "version": "1"},
+            "disks": disks,
+            "boot": {"mode": "direct", "kernel": f"{9:064x}-512"},
+            "needs": {"memory": 16 * MIB, "cores": 1},
+            "contextualization": "none",
+        },
+        "manifest",
+    )
+    assert serials(manifest.disks) == expected
