@@ -5,6 +5,7 @@ text from strangers pass for GnuPG's own words: status lines and log share one p
 line separator (a user id may hold one, and forge whole status lines with it); the last signature of a file decides.
 """
 
+import logging
 import os
 import resource
 import time
@@ -35,6 +36,9 @@ LIMITS = {
     resource.RLIMIT_CORE: 0,  # a core dump could hold a private key
 }
 """What one run of gpg may use: it reads bytes from strangers."""
+
+
+logging.getLogger("gnupg").setLevel(logging.ERROR)  # it warns of exit codes, which mean nothing here
 
 
 class Said(gnupg.StatusHandler):  # type: ignore[misc]
@@ -115,17 +119,19 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
                 result.handle_status(keyword, value)
 
 
-def list_keys(gpg: Gpg, kind: str = "--list-keys") -> list[Key]:
+def list_keys(gpg: Gpg, kind: str = "--list-keys", *, now: datetime | None = None) -> list[Key]:
     """The keys of a home; with kind `--list-secret-keys` those whose private part is there."""
-    return read_listing(gpg.run(["--with-fingerprint", "--with-fingerprint", "--fixed-list-mode", kind]).data)
+    return read_listing(
+        gpg.run([*dated(now), "--with-fingerprint", "--with-fingerprint", "--fixed-list-mode", kind]).data
+    )
 
 
-def import_keys(gpg: Gpg, key: bytes) -> list[str]:
+def import_keys(gpg: Gpg, key: bytes, now: datetime) -> list[str]:
     """Import public keys; returns the primary fingerprints."""
     if len(key) > MAX_KEY:
         raise KeyUnusable(f"the key file has {len(key)} bytes, more than the {MAX_KEY} allowed; export it minimally")
     # The agent is never asked: a private key in the file is an accident that must not be repeated here.
-    said = gpg.run(["--no-autostart", "--import-options", "self-sigs-only", "--import"], key)
+    said = gpg.run([*dated(now), "--no-autostart", "--import-options", "self-sigs-only", "--import"], key)
     counts = (said.values("IMPORT_RES") or [""])[0].split(" ")
     if len(counts) > 9 and counts[9] != "0":
         raise KeyUnusable("the key file holds a private key; give the public one (`partita key export`)")

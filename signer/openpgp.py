@@ -18,8 +18,8 @@ from typing import Self
 from signer.errors import KeyUnusable
 from signer.gpg import Gpg, Said, answering, dated, end_agent, import_keys, list_keys
 from signer.keys import Key, normal_fingerprint
-from signer.packets import count_signatures
-from signer.status import SKEW, SignatureCheck, check_signatures
+from signer.packets import split_signatures
+from signer.status import SKEW, SignatureCheck, check_signature
 
 DEFAULT_LIFETIME = timedelta(days=730)
 """Of a new key: it can be prolonged, and a lost key ends by itself."""
@@ -29,9 +29,6 @@ MAX_USER_ID = 200
 
 _SOCKET_LIMIT = 107
 """Bytes of a unix socket's path (unix(7)); the agent's longest socket name in a home has 20."""
-
-_REFUSALS = {"4": "it was revoked", "5": "it has expired", "9": "its private part is not here"}
-"""INV_SGNR reasons (GnuPG doc/DETAILS)."""
 
 
 class Examiner:
@@ -51,9 +48,11 @@ class Examiner:
                 *("--no-autostart", "--no-auto-key-retrieve", "--no-auto-key-locate", "--disable-dirmngr"),
                 *("--no-default-keyring", "--keyring", str(self._home / "allowed.kbx"), "--trust-model", "always"),
             )
+            # Nothing is judged yet, but gpg neither keeps nor describes keys from the future: their makers' clocks vary.
+            lately = utc_now() + SKEW
             for key in dict.fromkeys(allowed_keys):
-                import_keys(self._gpg, key)
-            self.keys: Mapping[str, Key] = {key.fingerprint: key for key in list_keys(self._gpg)}
+                import_keys(self._gpg, key, lately)
+            self.keys: Mapping[str, Key] = {key.fingerprint: key for key in list_keys(self._gpg, now=lately)}
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -70,15 +69,19 @@ class Examiner:
         """Each signature of a detached signature file over exactly these bytes.
 
         Raises:
-            SignatureError: the file is no binary detached signature, or GnuPG did not report on all of it.
+            SignatureError: the file is no binary detached signature, or GnuPG did not report on one as it should.
         """
-        expected = count_signatures(signature)
+        signatures = split_signatures(signature)
         signed, detached = self._home / "signed", self._home / "signed.sig"
         signed.write_bytes(data)
-        detached.write_bytes(signature)
-        # GnuPG judges by the caller's time, not its own; a key as young as a signature may be is not from the future.
-        said = self._gpg.run([*dated(now + SKEW), "--verify", "--", str(detached), str(signed)])
-        return check_signatures(said.lines, expected, self.keys, now)
+        checks = []
+        # One at a time: in a file of several, gpg stops at a bad one, and none may speak for another.
+        for each in signatures:
+            detached.write_bytes(each)
+            # gpg judges by the caller's time; a key as young as a signature may be is not from the future.
+            said = self._gpg.run([*dated(now + SKEW), "--verify", "--", str(detached), str(signed)])
+            checks.append(check_signature(said.lines, self.keys, now))
+        return tuple(checks)
 
 
 def examine(data: bytes, signature: bytes, allowed_keys: Sequence[bytes], now: datetime) -> tuple[SignatureCheck, ...]:
@@ -151,13 +154,25 @@ class Keyring:
     def import_keys(self, key: bytes) -> list[str]:
         """Keep public keys (armoured or binary); returns their fingerprints."""
         with self._opened(create=True) as gpg:
-            return import_keys(gpg, key)
+            return import_keys(gpg, key, utc_now())
 
     def export(self, fingerprint: str) -> bytes:
         """The public key, armoured, without other people's signatures on it."""
         wanted = normal_fingerprint(fingerprint)
         with self._opened() as gpg:
-            key = bytes(gpg.run(["--armor", "--export-options", "export-minimal", "--export", "--", wanted]).data)
+            key = bytes(
+                gpg.run(
+                    [
+                        *dated(utc_now() + SKEW),
+                        "--armor",
+                        "--export-options",
+                        "export-minimal",
+                        "--export",
+                        "--",
+                        wanted,
+                    ]
+                ).data
+            )
         if not key:
             raise self._missing(wanted)
         return key
@@ -194,17 +209,20 @@ class Keyring:
                 data,
                 passphrase=passphrase or None,
             )
-            held = [] if said.data else [key.fingerprint for key in list_keys(gpg)]
+            held = [] if said.data else [key for key in list_keys(gpg) if key.fingerprint == wanted]
         if not said.values("SIG_CREATED") or not said.data:
-            raise self._unusable(wanted, said, known=wanted in held, protected=bool(passphrase))
+            raise self._unusable(wanted, held, said, now or utc_now(), protected=bool(passphrase))
         return bytes(said.data)
 
-    def _unusable(self, fingerprint: str, said: Said, *, known: bool, protected: bool) -> KeyUnusable:
-        refusals = [value.split(" ")[0] for value in said.values("INV_SGNR")]
-        if not known:
+    def _unusable(
+        self, fingerprint: str, held: Sequence[Key], said: Said, now: datetime, *, protected: bool
+    ) -> KeyUnusable:
+        if not held:
             return self._missing(fingerprint)
-        if refusals:
-            return KeyUnusable(f"the key {fingerprint} cannot sign: {_REFUSALS.get(refusals[0], 'gpg refuses it')}")
+        if fault := held[0].fault(now):
+            return KeyUnusable(f"the key {fingerprint} {fault}; sign with another one")
+        if said.values("INV_SGNR"):
+            return KeyUnusable(f"the private part of the key {fingerprint} is not here; sign where it was made")
         hint = "the passphrase is wrong" if protected else "is it protected? then give --passphrase-file"
         return KeyUnusable(f"the key {fingerprint} did not sign: {hint}")
 

@@ -9,15 +9,15 @@ from signer.errors import SignatureError
 MAX_SIGNATURE = 64 << 10
 """Bytes. A detached signature has some hundred; key material never comes inside it (certificate flooding)."""
 
-MAX_SIGNATURES = 16
-"""Signature packets in one file. People sign with one key, or with an old and a new one; each costs a verification."""
+MAX_SIGNATURES = 8
+"""Signature packets in one file. People sign with one key, or with an old and a new one; each costs a run of gpg."""
 
 _SIGNATURE = 2
 _VERSION = 4
 
 
-def count_signatures(data: bytes) -> int:
-    """How many version 4 signature packets the bytes consist of.
+def split_signatures(data: bytes) -> list[bytes]:
+    """The version 4 signature packets that the bytes consist of, each with its header.
 
     Raises:
         SignatureError: empty, too large, armoured, another kind of packet, an indefinite or wrong length, too many.
@@ -26,15 +26,17 @@ def count_signatures(data: bytes) -> int:
         raise SignatureError("the signature is empty")
     if len(data) > MAX_SIGNATURE:
         raise SignatureError(f"the signature has {len(data)} bytes, more than the {MAX_SIGNATURE} allowed")
-    count = at = 0
+    packets = []
+    at = 0
     while at < len(data):
         start, end = _body(data, at)
         if data[start] != _VERSION:
             raise SignatureError(f"the signature at byte {at} has version {data[start]}; only version 4 is accepted")
-        count, at = count + 1, end
-    if count > MAX_SIGNATURES:
-        raise SignatureError(f"the file holds {count} signatures, more than the {MAX_SIGNATURES} allowed")
-    return count
+        packets.append(data[at:end])
+        at = end
+    if len(packets) > MAX_SIGNATURES:
+        raise SignatureError(f"the file holds {len(packets)} signatures, more than the {MAX_SIGNATURES} allowed")
+    return packets
 
 
 def _body(data: bytes, at: int) -> tuple[int, int]:

@@ -1,8 +1,8 @@
-"""What GnuPG's status lines say about each signature, read one signature at a time. Pure.
+"""What GnuPG's status lines say about a signature. Pure.
 
 GnuPG's exit code, the last status of a file and the text of user ids say less than they seem to (an expired key's
-signature exits with 0; the last signature of a file hides the others). So: the lines are grouped by NEWSIG, and a
-signature is good only if its own group says so. Source: GnuPG doc/DETAILS, "Format of the --status-fd output".
+signature exits with 0; the last signature of a file hides the others, a bad first one ends the examination). So:
+signatures are examined one at a time, the lines are grouped by NEWSIG, and one whole group must say that it is good. Source: GnuPG doc/DETAILS, "Format of the --status-fd output".
 """
 
 import re
@@ -30,8 +30,15 @@ _OUTCOMES = {
     "EXPSIG": "the signature has expired",
     "EXPKEYSIG": "its key has expired",
     "REVKEYSIG": "its key was revoked",
-    "ERRSIG": "its key is not among the allowed ones, or it is of a kind that cannot be checked",
+    "ERRSIG": "gpg cannot check it",
 }
+_ERRORS = {
+    "4": "its algorithm is not supported",
+    "9": "its key is not among the allowed ones",
+    "39": "it is older than its key",
+}
+"""The return code in ERRSIG (gpg-error numbers)."""
+
 _MISPLACED = frozenset({"NODATA", "UNEXPECTED"})
 
 
@@ -58,23 +65,20 @@ class SignatureCheck:
 
 @dataclass
 class _Group:
-    outcomes: list[str] = field(default_factory=list)
+    outcomes: list[tuple[str, str]] = field(default_factory=list)
     valid: list[list[str]] = field(default_factory=list)
 
 
-def check_signatures(
-    lines: Iterable[tuple[str, str]], expected: int, keys: Mapping[str, Key], now: datetime
-) -> tuple[SignatureCheck, ...]:
-    """The signatures of one `gpg --verify`, each on its own.
+def check_signature(lines: Iterable[tuple[str, str]], keys: Mapping[str, Key], now: datetime) -> SignatureCheck:
+    """What one `gpg --verify` of one signature came to.
 
     Args:
         lines: (keyword, arguments) of the status lines, in order.
-        expected: how many signatures the file holds; GnuPG must have reported on each.
         keys: the keys that were allowed, by primary fingerprint.
         now: the time of the examination.
 
     Raises:
-        SignatureError: GnuPG did not report on every signature, so that nothing it said can be assigned.
+        SignatureError: GnuPG did not report on exactly one signature, so that nothing it said can be assigned.
     """
     groups: list[_Group] = []
     for keyword, value in lines:
@@ -88,19 +92,18 @@ def check_signatures(
             if keyword == "VALIDSIG":
                 groups[-1].valid.append(value.split(" "))
             else:
-                groups[-1].outcomes.append(keyword)
-    if len(groups) != expected:
-        raise SignatureError(
-            f"gpg examined {len(groups)} of the file's {expected} signatures; sign with one key per file"
-        )
-    return tuple(_check(group, keys, now) for group in groups)
+                groups[-1].outcomes.append((keyword, value))
+    if len(groups) != 1:
+        raise SignatureError(f"gpg examined {len(groups)} signatures where there is one")
+    return _check(groups[0], keys, now)
 
 
 def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCheck:
-    for outcome in group.outcomes:
+    for outcome, value in group.outcomes:
         if outcome != "GOODSIG":
-            return SignatureCheck("openpgp", good=False, reason=_OUTCOMES[outcome])
-    if group.outcomes != ["GOODSIG"] or len(group.valid) != 1 or not _VALIDSIG.fullmatch(" ".join(group.valid[0])):
+            code = value.split(" ")[5:6] if outcome == "ERRSIG" else []
+            return SignatureCheck("openpgp", good=False, reason=_ERRORS.get("".join(code), _OUTCOMES[outcome]))
+    if len(group.outcomes) != 1 or len(group.valid) != 1 or not _VALIDSIG.fullmatch(" ".join(group.valid[0])):
         return SignatureCheck("openpgp", good=False, reason="gpg did not call it both good and valid")
     arguments = group.valid[0]
     signer, primary = arguments[0], arguments[9]

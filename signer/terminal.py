@@ -19,8 +19,14 @@ from signer.documents import Document
 from signer.progress import Advance, nothing
 from signer.settings import Settings
 
-out = Console(highlight=False, soft_wrap=True)
+WIDE = 240
+"""Columns of a table that goes to a file or a pipe: nothing is cut for a width that nobody has."""
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+UNBOUNDED = 1 << 16
+"""Columns of what is no screen."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 S = TypeVar("S", bound=Document)
@@ -40,12 +46,17 @@ def show(value: Any, text: object, *, as_json: bool) -> None:
     elif isinstance(text, str):
         out.print(text, markup=False)
     else:
-        out.print(text)
+        # A file or a pipe has no width: what is read by programs must not be cut to that of an imagined screen.
+        screen = out if out.is_terminal else Console(file=out.file, width=UNBOUNDED, highlight=False)
+        screen.print(text, soft_wrap=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """A plain table; every cell is shown as text, never as markup, with control characters escaped."""
-    grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for at, column in enumerate(columns):
+        # The first column identifies the row; the others give way to it, and nothing is ever cut off.
+        grid.add_column(column, overflow="fold", no_wrap=at == 0)
     for row in rows:
         grid.add_row(*(_plain(str(cell)) for cell in row))
     return grid
@@ -54,7 +65,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 def say(text: str) -> None:
     """A line for the person at the terminal, on standard error; nothing where standard error is no terminal."""
     if err.is_terminal:
-        err.print(_printable(text), markup=False)
+        err.print(printable(text), markup=False)
 
 
 @contextmanager
@@ -85,10 +96,10 @@ def size(count: int) -> str:
     raise AssertionError
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters escaped: names and keys come from strangers and must not drive the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _plain(text: str) -> str:
-    return _printable(text).replace("[", r"\[")
+    return printable(text).replace("[", r"\[")

@@ -46,7 +46,7 @@ class People:
         self.gpg("--quick-generate-key", "--", user_id, kind, "sign", until, at=at)
         (self.fingerprints[name],) = set(self._listed("fpr")) - before
 
-    def add_subkey(self, name: str, *, at: datetime, until: str = "1y") -> str:
+    def add_subkey(self, name: str, *, at: datetime, until: str = "2y") -> str:
         """Add a signing subkey; returns its fingerprint."""
         before = set(self._listed("fpr"))
         self.gpg("--quick-add-key", self.fingerprints[name], "ed25519", "sign", until, at=at)
@@ -92,7 +92,7 @@ def people() -> Iterator[People]:
         people.make("subkeys", "Sam <sam@star.example>", at=year_ago)
         people.make("forger", forging_user_id(people.fingerprints["ann"]), at=year_ago)
         people.make("painter", "\x9b31mPaint\u202eer <p@evil.example>", at=year_ago)
-        for name in ("first", "second", "lost"):
+        for name in ("first", "second"):
             people.fingerprints[name] = people.add_subkey("subkeys", at=year_ago)
         people.fingerprints["stale"] = people.add_subkey("subkeys", at=year_ago, until="1w")
         people.make("ends", "Enno <enno@star.example>", at=long_ago, until="1y")
