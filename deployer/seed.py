@@ -30,6 +30,10 @@ MAX_KEY = 8 << 10
 """Keys, and bytes in each: an RSA key of 16384 bits takes three thousand."""
 
 SECTOR = 2048
+PADDING = 150 * SECTOR
+"""Bytes of zeros after the volume. Guests that look for labels (busybox) read the first 68 KiB of a disk and skip what is
+shorter; the number of sectors is what CD writing tools have always added."""
+
 _NAMES: Final = {
     "user-data": "USERDATA",
     "meta-data": "METADATA",
@@ -165,7 +169,7 @@ def _iso(files: Mapping[str, bytes]) -> bytes:
         raise AssemblyFailed(f"the seed cannot be built: {exc}") from exc
     image = bytearray(out.getvalue())
     _fix_dates(image)
-    return bytes(image)
+    return bytes(image) + bytes(PADDING)
 
 
 # ECMA-119: 8.4 (volume descriptors), 9.1 (directory records, 9.1.5 their date), 8.4.26.1 (a volume's dates);

@@ -114,6 +114,7 @@ FSTAB = """\
 
 RECIPE = """\
 # The STAR worker in miniature: build with `partita image build recipe.toml -o IMAGE`
+[image]
 vo = "{vo}"
 name = "{name}"
 version = "{version}"
