@@ -1,8 +1,10 @@
 """Endorsements end to end: our statements, real signatures, anchors, and every way not to count."""
 
 import json
+import re
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -151,6 +153,24 @@ def test_an_anchor_without_a_key_is_an_error(people: People) -> None:
     wrong = Anchor("star", ROLE, people.fingerprints["ann"], b"not a key")
     with pytest.raises(KeyUnusable, match="no OpenPGP public key"):
         verify_endorsements(IMAGE, [people.endorse("ann")], [wrong], people.now)
+
+
+def test_many_threads_endorse_and_verify_at_once(people: People) -> None:
+    anchors = [people.anchor("ann")]
+    with ThreadPoolExecutor(6) as pool:
+        pairs = list(pool.map(lambda _: people.endorse("ann"), range(6)))
+        found = list(pool.map(lambda pair: verify_endorsements(IMAGE, [pair], anchors, people.now)[0], pairs * 4))
+    assert [check.reason for check in found if not check.counts] == []
+    assert len(found) == 24
+
+
+def test_the_steps_stand_in_the_code_as_in_the_documentation() -> None:
+    root = Path(__file__).parents[2]
+    code = (root / "signer/endorsing.py").read_text() + (root / "signer/trust.py").read_text()
+    text = (root / "docs/trust-model.md").read_text().partition("## How an endorsement is verified")[2]
+    steps = [int(number) for number in re.findall(r"^([0-9]+)\. \*\*", text, re.MULTILINE)]
+    assert steps == list(range(1, 11))
+    assert all(re.search(rf"(# |, |[Ss]tep |to ){step}\b", code) for step in steps)
 
 
 def test_a_flood_of_endorsements_is_refused(people: People) -> None:

@@ -273,6 +273,28 @@ def test_an_examination_leaves_nothing_and_touches_nothing(
     assert processes_naming(str(tmp_path)) == []
 
 
+def test_a_machine_without_gpg_says_so(people: People, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KeyUnusable, match="gpg cannot be run; install GnuPG"):
+        read_keys(people.public["ann"])
+
+
+def test_a_flooded_key_is_read_without_its_flood(people: People) -> None:
+    """Anybody may append signatures to a key; only the owner's own are kept, and the key stays good."""
+    with tempfile.TemporaryDirectory(prefix="keys-") as home:
+        there = People(Path(home), people.now)
+        there.gpg("--import", data=people.public["ann"])
+        for number in range(3):
+            there.make(f"{number}", f"Flooder {number} <f{number}@evil.example>", at=people.now)
+            there.gpg("--default-key", there.fingerprints[f"{number}"], "--quick-sign-key", people.fingerprints["ann"])
+        flooded = there.gpg("--export", people.fingerprints["ann"])
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    assert len(flooded) > len(people.public["ann"]) + 300
+    with Examiner([flooded]) as examiner:
+        assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
+        assert len(examiner._gpg.run(["--export"]).data) == len(people.public["ann"])
+
+
 def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     with Examiner([people.public["ann"]]) as examiner:
         monkeypatch.setattr("signer.gpg.TIMEOUT", 0.3)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from signer.documents import canonical
 from signer.errors import DocumentError
 from signer.statement import MAX_STATEMENT, endorse_statement, parse_endorsement
 
+DOCS = Path(__file__).parents[2] / "docs"
 ISSUED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 ENDORSER = "openpgp:" + "0123456789ABCDEF0123456789ABCDEF01234567"
 VECTOR = (
@@ -38,6 +40,13 @@ def make(**changes: object) -> bytes:
 def test_the_bytes_are_those_of_the_documentation() -> None:
     assert make() == VECTOR
     assert hashlib.sha256(VECTOR).hexdigest() == "ae048cfe645a6d65e46e36227906c4931faba912f74c5eacea701355f987f1e7"
+
+
+def test_the_documentation_gives_the_bytes_and_their_digest() -> None:
+    formats = "".join(file.read_text() for file in sorted(DOCS.glob("formats*.md")))
+    assert VECTOR.decode() in formats
+    assert hashlib.sha256(VECTOR).hexdigest() in formats
+    assert f"These {len(VECTOR)} bytes" in formats
 
 
 def test_what_was_written_is_read_back() -> None:
