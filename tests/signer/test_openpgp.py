@@ -1,6 +1,8 @@
 """Real keys, real signatures, real gpg: what counts as a good signature, and what is left behind."""
 
 import os
+import resource
+import signal
 import subprocess
 import tempfile
 import time
@@ -12,7 +14,7 @@ import gnupg
 import pytest
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.gpg import MAX_KEY
+from signer.gpg import LIMITS, MAX_KEY
 from signer.keys import normal_fingerprint, read_span
 from signer.openpgp import Examiner, Keyring, examine, read_keys
 from signer.status import SKEW
@@ -293,6 +295,12 @@ def test_a_flooded_key_is_read_without_its_flood(people: People) -> None:
     with Examiner([flooded]) as examiner:
         assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
         assert len(examiner._gpg.run(["--export"]).data) == len(people.public["ann"])
+
+
+def test_gpg_that_writes_too_much_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, resource.RLIMIT_FSIZE, 16)
+    with pytest.raises(SignatureError, match=f"stopped by signal {int(signal.SIGXFSZ)}"):
+        read_keys(people.public["ann"])
 
 
 def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
