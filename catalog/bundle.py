@@ -33,7 +33,7 @@ class Bundle:
         file = root / "manifest.json"
         try:
             data = _read(file, MAX_MANIFEST)
-        except FileNotFoundError as exc:
+        except (FileNotFoundError, NotADirectoryError) as exc:
             raise NotFound(
                 f"{root}: holds no manifest.json; name a directory that `partita image import` or `build` made"
             ) from exc
@@ -68,7 +68,7 @@ class Bundle:
         path = self.root / "endorsements" / (hashlib.sha256(statement).hexdigest()[:16] + ".json")
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".sig").write_bytes(signature)
-        path.write_bytes(statement)
+        path.write_bytes(statement)  # last, as a statement is what makes the pair count
         return path
 
 

@@ -101,7 +101,7 @@ def validate(model: type[D], value: object, what: str) -> D:
         return model.model_validate_json(json.dumps(value, default=str))
     except ValidationError as exc:
         fault = exc.errors(include_url=False)[0]
-        raise DocumentError(what, _path(fault["loc"], value), _reason(fault)) from exc
+        raise DocumentError(what, _path(fault["loc"], value, fault["type"] == "missing"), _reason(fault)) from exc
     except (ValueError, RecursionError) as exc:
         raise DocumentError(what, "$", str(exc)) from exc
 
@@ -128,14 +128,15 @@ def parse_canonical(model: type[D], data: bytes, what: str, *, limit: int = MAX_
     return document
 
 
-def _path(loc: tuple[int | str, ...], value: object) -> str:
-    """The JSON path of a fault. Pydantic's location also names union branches; only real members are shown."""
+def _path(loc: tuple[int | str, ...], value: object, missing: bool) -> str:
+    """The JSON path of a fault. Pydantic's location also names union branches; only real members are shown, and the
+    one that is missing, which is the last."""
     path = "$"
     for index, part in enumerate(loc):
         if isinstance(part, int):
             path += f"[{part}]"
             value = value[part] if isinstance(value, list | tuple) and part < len(value) else None
-        elif (isinstance(value, Mapping) and part in value) or index == len(loc) - 1:
+        elif (isinstance(value, Mapping) and part in value) or (missing and index == len(loc) - 1):
             path += f".{part}" if part.replace("_", "").replace("-", "").isalnum() else f"[{json.dumps(part)}]"
             value = value.get(part) if isinstance(value, Mapping) else None
     return path
