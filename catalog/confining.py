@@ -6,6 +6,7 @@ tool that reads them, nothing is left to take and nowhere to bring it.
 """
 
 import os
+import resource
 import selectors
 import shutil
 import subprocess
@@ -86,7 +87,13 @@ def confined(
         argv += ["--ro-bind", str(path.resolve()), place]
     for place, path in (writes or {}).items():
         argv += ["--bind", str(path.resolve()), place]
-    bounds = [f"--as={limits.memory}", f"--cpu={limits.cpu}", f"--fsize={limits.file_size}", "--core=0", "--nofile=256"]
+    bounds = [
+        f"--as={_within(resource.RLIMIT_AS, limits.memory)}",
+        f"--cpu={_within(resource.RLIMIT_CPU, limits.cpu)}",
+        f"--fsize={_within(resource.RLIMIT_FSIZE, limits.file_size)}",
+        "--core=0",
+        "--nofile=256",
+    ]
     argv += ["--", "prlimit", *bounds, "--", *command]
     with subprocess.Popen(
         argv,
@@ -111,6 +118,12 @@ def python(script: Path, *arguments: str) -> tuple[list[str], dict[str, Path]]:
         if not Path(prefix).is_relative_to("/usr") or Path(prefix).is_relative_to("/usr/local"):
             reads[prefix] = Path(prefix)
     return [sys.executable, "-I", f"/partita/{script.name}", *arguments], reads
+
+
+def _within(kind: int, wanted: int) -> int:
+    """A limit that may be set: no limit can be raised above the hard one of whoever runs this."""
+    hard = resource.getrlimit(kind)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _listen(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from catalog.address import Address
 from catalog.bundle import Bundle
-from catalog.errors import Conflict, NotFound, Unavailable
+from catalog.errors import Conflict, Malformed, NotFound, Unavailable
 from catalog.manifest import Manifest
 from catalog.measuring import Measured, measure
 from catalog.sparse import copy_range
@@ -47,10 +47,13 @@ class Draft:
         return self.adopt(path)
 
     def add_file(self, path: Path, advance: Advance = nothing) -> Measured:
-        """Copy a file in as content; NotFound if there is none."""
+        """Copy a file in as content; NotFound if there is none, Malformed if it is empty."""
         try:
             with path.open("rb") as file:
-                return self.add_range(file.fileno(), 0, os.fstat(file.fileno()).st_size, advance)
+                size = os.fstat(file.fileno()).st_size
+                if size == 0:
+                    raise Malformed(f"{path}: is empty; content has at least one byte")
+                return self.add_range(file.fileno(), 0, size, advance)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
             raise NotFound(f"{path}: there is no such file") from exc
 

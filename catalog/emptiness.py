@@ -34,9 +34,14 @@ def recognise(read: Read, size: int) -> Blank | None:
         read: reads the partition.
         size: its size in bytes.
     """
+
+    def inside(offset: int, length: int) -> bytes:
+        """What lies inside the partition: places in it are read from it, and may be anything."""
+        return read(offset, min(length, size - offset)) if 0 <= offset < size and length > 0 else b""
+
     for kind in (_swap, _ext4, _xfs, _vfat):
         try:
-            found = kind(read, size)
+            found = kind(inside, size)
         except (struct.error, IndexError, ZeroDivisionError):  # cut short, or nonsense in a field: not freshly made
             continue
         if found is not None:

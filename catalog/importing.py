@@ -5,7 +5,7 @@ Assembling head, gaps, partitions and tail again gives the disk back byte for by
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +111,7 @@ def import_disk(
                     'as a disk with table = "none"'
                 )
             _check_wishes(table, wishes)
+            boot = _boot(draft, wishes, _mode(wishes, table))
             job = _Splitting(draft, descriptor, found.size, table, wishes)
             with bars(f"splitting {disk.name}", found.size) as advance:
                 document = job.disk(advance)
@@ -120,7 +121,7 @@ def import_disk(
             raise DiskRefused(f"{disk}: changed while it was read; import it when nothing writes to it")
         with bars("looking for keys and passwords", None):
             lint = job.lint()
-        manifest = _manifest(identity, lint, document, _boot(draft, wishes, table))
+        manifest = _manifest(identity, lint, document, boot)
         return Made(draft.finish(manifest), tuple(job.notes), lint.findings)
 
 
@@ -137,8 +138,6 @@ class _Splitting:
         """The disk as the manifest says it."""
         entries: list[GptEntry | MbrEntry] = [*self._table.entries]
         entries.sort(key=lambda entry: entry.first_lba)
-        if not entries:
-            raise DiskRefused("the partition table is empty; there is nothing to import")
         partitions = [self._partition(entry, advance) for entry in entries]
         document: dict[str, Any] = {"size": self._size, "partitions": partitions}
         if isinstance(self._table, MbrTable):
@@ -194,7 +193,7 @@ class _Splitting:
     def _blank(self, offset: int, size: int, *, zero: bool) -> Blank | None:
         if zero:
             return Blank(size=size, filesystem="none")
-        return recognise(lambda at, length: os.pread(self._disk, max(0, min(length, size - at)), offset + at), size)
+        return recognise(lambda at, length: os.pread(self._disk, length, offset + at), size)
 
     def _gaps(self, low: int, high: int) -> list[dict[str, Any]]:
         """What is not zero in [low, high) outside partitions, as content."""
@@ -240,6 +239,8 @@ def _check_boot(wishes: Wishes) -> None:
 
 
 def _check_wishes(table: GptTable | MbrTable, wishes: Wishes) -> None:
+    if not table.entries:
+        raise DiskRefused("the partition table is empty; there is nothing to import")
     known = [names_of(entry) for entry in table.entries]
     every = {name for names in known for name in names}
     for wish in (*wishes.keep, *wishes.access):
@@ -248,21 +249,32 @@ def _check_wishes(table: GptTable | MbrTable, wishes: Wishes) -> None:
             raise Misused(f"there is no partition {wish!r} on the disk; it has {shown}")
 
 
-def _boot(draft: Draft, wishes: Wishes, table: GptTable | MbrTable) -> dict[str, Any]:
-    if wishes.boot == "direct":
-        assert wishes.kernel is not None  # noqa: S101 - checked before
-        return direct_boot(draft, wishes.kernel, wishes.initrd, wishes.cmdline)
+def _mode(wishes: Wishes, table: GptTable | MbrTable) -> str:
+    """How the image boots; Misused where the disk cannot boot so."""
+    kinds = [kind_of(entry.type) for entry in table.entries]
+    bootable = {
+        "direct": True,
+        "uefi": ESP in kinds or MBR_ESP in kinds,
+        "bios": isinstance(table, MbrTable) or table.boot_code is not None,
+    }
     if wishes.boot != "auto":
-        return {"mode": wishes.boot}
-    kinds: Sequence[str] = [kind_of(entry.type) for entry in table.entries]
-    if ESP in kinds or MBR_ESP in kinds:
-        return {"mode": "uefi"}
-    if isinstance(table, MbrTable) or table.boot_code is not None:
-        return {"mode": "bios"}
+        if not bootable[wishes.boot]:
+            lack = "boot code in its first sector" if wishes.boot == "bios" else "EFI system partition"
+            raise Misused(f"--boot {wishes.boot}: the disk has no {lack}")
+        return wishes.boot
+    for mode in ("uefi", "bios"):
+        if bootable[mode]:
+            return mode
     raise Misused(
         "the disk has no EFI system partition and no boot code, so no firmware can boot it; "
         "say --boot direct and give --kernel"
     )
+
+
+def _boot(draft: Draft, wishes: Wishes, mode: str) -> dict[str, Any]:
+    if wishes.kernel is not None:
+        return direct_boot(draft, wishes.kernel, wishes.initrd, wishes.cmdline)
+    return {"mode": mode}
 
 
 def direct_boot(draft: Draft, kernel: Path, initrd: Path | None, cmdline: str) -> dict[str, Any]:

@@ -142,8 +142,8 @@ def judge_report(name: str, named: Format, report: Report, *, max_size: int) -> 
     elif report.qcow2 is None:
         raise DiskRefused(f"{name}: was named qcow2, and has no complete qcow2 header; name its format with --format")
     else:
-        _judge_qcow2(name, report.qcow2)
         _judge_size(name, report.qcow2.size, max_size)
+        _judge_qcow2(name, report.qcow2)
     for format_, seen in report.formats.items():
         if seen.failures:
             raise DiskRefused(f"{name}: is refused as {format_}: {'; '.join(seen.failures)}")

@@ -28,6 +28,9 @@ HIDDEN = (".ssh", ".aws", ".azure", ".config", ".docker", ".kube")
 DOTFILES = (".netrc", ".bash_history", ".zsh_history", ".python_history")
 """What of a user's home is taken out: the rest is large and none of our business."""
 
+USUAL = ("changing ownership of", "File not found by ext2_lookup")
+"""What debugfs complains of when all is well: nobody here may change owners, and not every system has every directory."""
+
 HOME = r"(?:root|home/[^/]+)"
 _PRIVATE = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY")
 _BARE_HASHES = ("", "*", "!", "!!", "x")
@@ -152,16 +155,19 @@ def take_apart_ext(disk: str, root: Path) -> None:
     script.append(f"dump /usr/lib/os-release {root}/usr/lib/os-release\n")
     commands = root.parent / "commands"
     commands.write_text("".join(script))
-    subprocess.run(["debugfs", "-c", "-f", str(commands), disk], capture_output=True, check=False)
+    done = subprocess.run(["debugfs", "-c", "-f", str(commands), disk], capture_output=True, check=False)
+    for line in done.stderr.decode("utf-8", "replace").splitlines():
+        if not line.startswith("debugfs ") and not any(usual in line for usual in USUAL):
+            raise OSError(f"debugfs cannot read all of it: {line[:200]}")
 
 
 def take_apart_erofs(disk: str, root: Path) -> None:
     """Copy everything out of an EROFS filesystem; the memory given to the child bounds it."""
     command = ["fsck.erofs", "--no-preserve", f"--extract={root}", disk]
     done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines()
-        raise OSError(f"fsck.erofs cannot take it apart: {lines[-1][:200] if lines else done.returncode}")
+    complaints = [line for line in done.stderr.splitlines() if line.startswith("<E>")]
+    if done.returncode or complaints or not root.is_dir():  # it ends with 0 even where it gives up
+        raise OSError(f"fsck.erofs cannot take it apart: {complaints[0][:200] if complaints else done.returncode}")
 
 
 if __name__ == "__main__":

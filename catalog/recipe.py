@@ -6,10 +6,9 @@ Sizes are texts such as "64MiB". Paths are relative to the recipe's own director
 import re
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from catalog.address import MAX_SIZE
 from catalog.manifest import SECTOR, Filesystem, Guid, Kind, Label, Link, Name, OperatingSystem, Version, Vo
@@ -101,7 +100,22 @@ class BlankSource(Document):
     label: Annotated[str, Field(max_length=16)] = ""
 
 
-Source = FileSource | TreeSource | BlankSource
+def _kind_of_source(value: object) -> str | None:
+    """Which source a table is: the one whose own member it has."""
+    given = set(value) if isinstance(value, dict) else {name for name in _SOURCES if hasattr(value, name)}
+    named = [name for name in _SOURCES if name in given]
+    return named[0] if len(named) == 1 else None
+
+
+_SOURCES = ("file", "tree", "blank")
+Source = Annotated[
+    Annotated[FileSource, Tag("file")] | Annotated[TreeSource, Tag("tree")] | Annotated[BlankSource, Tag("blank")],
+    Discriminator(
+        _kind_of_source,
+        custom_error_type="source",
+        custom_error_message="is made of one thing: write file = ..., tree = ... or blank = ...",
+    ),
+]
 
 
 class RecipePartition(Document):
@@ -178,11 +192,6 @@ class Recipe(Document):
         The version is left out: a new version of an image keeps what guests find their partitions by.
         """
         return str(uuid.uuid5(NAMESPACE, "/".join((self.image.vo, self.image.name, *map(str, place)))))
-
-
-def resolve(base: Path, place: str) -> Path:
-    """A path of a recipe that lies in directory `base`."""
-    return base / place
 
 
 def aligned(value: int, to: int = SECTOR) -> int:
