@@ -19,6 +19,9 @@ from stager.errors import BlankFailed
 NAMESPACE = uuid.UUID("5a0f7d3e-2d5b-5c38-9a3c-64a7a2d0b6c1")
 """Of the UUIDs (RFC 9562, version 5) that filesystems made from a recipe carry."""
 
+SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+"""Where the tools are even when whoever runs this has no such places on PATH, as ordinary users on Debian."""
+
 EPOCH = 946_684_800
 """The time in every blank's superblock: 2000-01-01. No clock of a node gets into a blank."""
 
@@ -133,7 +136,7 @@ def _settle_xfs(file: str) -> None:
 
 def _run(tool: str, *arguments: str) -> str:
     environment = {
-        "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin:/usr/bin:/bin",
+        "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}",
         "LC_ALL": "C",
         "TZ": "UTC",
         "E2FSPROGS_FAKE_TIME": str(EPOCH),

@@ -12,10 +12,8 @@ same lock, so nothing that somebody was told is present goes away while the leas
 """
 
 import errno
-import fcntl
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +24,11 @@ from catalog.errors import CatalogError
 from catalog.measuring import verify
 from signer.documents import canonical
 from signer.progress import Advance, nothing
+from stager.allowance import Allowance
 from stager.blanks import digest_of
-from stager.disk import Disk, allocated
+from stager.disk import Disk
 from stager.entries import Acquired, Entry, Key, Lease, Usage, Wanted, difference, key_of
 from stager.errors import (
-    CacheBusy,
     CacheDegraded,
     CacheUnusable,
     ContentCorrupt,
@@ -38,17 +36,13 @@ from stager.errors import (
     EntryChanged,
     InUse,
     NotCached,
-    QuotaExceeded,
     StagerError,
 )
-from stager.eviction import Candidate, choose_victims
 from stager.filling import Incoming, read_back
 from stager.ledger import Ledger
+from stager.owning import check_quota, own
 from stager.pieces import Guide
-from stager.recovery import INCOMING, TRASH, describe, make_directories, place, recover
-
-RESERVE = 8 << 20
-"""Bytes of the filesystem that are never promised to content: the ledger and the directories need some."""
+from stager.recovery import INCOMING, describe, place, recover
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -77,18 +71,18 @@ class Cache:
         """
         self.root, self.quota = root.absolute(), quota
         self._clock, self._disk = clock, disk or Disk()
-        self._users: Counter[Key] = Counter()
         self._fills: dict[Key, threading.Lock] = {}
         self._degraded: str | None = None
-        self._owned = _own(self.root)
+        self._owned = own(self.root)
         try:
-            _check_quota(self.root, quota)
+            check_quota(self.root, quota)
             self._ledger = Ledger(self.root / "ledger.db")
             try:
                 self.recovered = recover(self.root, self._ledger, self._disk, clock())
             except BaseException:
                 self._ledger.close()
                 raise
+            self._allowance = Allowance(self.root, quota, self._ledger, self._disk, clock)
         except OSError as exc:
             os.close(self._owned)
             raise self._failed(exc) from exc
@@ -229,12 +223,13 @@ class Cache:
     def evict_key(self, key: Key) -> int:
         """As :meth:`evict`, by key."""
         entry = self._entry(key)
-        with self._ledger.transaction():
+        with self._ledger.exclusive():
             holders = sorted({lease.holder for lease in self.leases() if lease.key == entry.key})
-            if holders or self._users[entry.key]:
+            if holders or self._allowance.busy(entry.key):
                 who = ", ".join(holders[:3]) or "a staging that is under way"
                 raise InUse(f"{self.root}: {entry.what} is held by {who}; end that first")
-            self._remove([entry.key])
+            with self._translated():
+                self._allowance.remove([entry.key])
         return entry.allocated
 
     # Filling
@@ -253,21 +248,22 @@ class Cache:
         keys = {key_of(thing): count for thing, count in wants.items()}
         with self._ledger.transaction():
             self._refuse_when_degraded()
-            self._users.update(keys.keys())
+            self._allowance.enter(keys)
         try:
-            self._make_room(keys)
+            with self._translated():
+                self._allowance.make_room(keys)
             yield
         finally:
-            with self._ledger.transaction():
-                self._users.subtract(keys.keys())
-                self._settle(keys)
+            with self._translated(), self._ledger.transaction():
+                self._allowance.leave(keys)
 
     def grow(self, thing: Wanted, extra: int) -> None:
         """Promise a thing that is being filled `extra` bytes more; errors as :meth:`reserve`."""
         key = key_of(thing)
         with self._ledger.transaction():
             reserved = self._ledger.reserved().get(key, (0, 0.0))[0]
-        self._make_room({key: reserved + extra})
+        with self._translated():
+            self._allowance.make_room({key: reserved + extra})
 
     @contextmanager
     def fill(self, thing: Wanted) -> Iterator[Incoming | None]:
@@ -285,10 +281,8 @@ class Cache:
             if present:
                 yield None
                 return
-            try:
+            with self._translated():
                 incoming = Incoming(self._disk, key, self.root / INCOMING / key, size)
-            except OSError as exc:
-                raise self._failed(exc) from exc
             try:
                 yield incoming
             except OSError as exc:
@@ -357,78 +351,13 @@ class Cache:
         self._ledger.drop_entry(key)
         return False
 
-    def _make_room(self, wants: Mapping[Key, int]) -> None:
-        """Reserve for each key as many bytes as wanted (never less than now), evicting what it takes."""
-        now = self._clock()
-        with self._ledger.transaction():
-            entries = {entry.key: entry for entry in self._ledger.entries()}
-            reserved = self._ledger.reserved()
-            wants = {key: count for key, count in wants.items() if count and key not in entries}
-            extra = sum(max(0, count - reserved.get(key, (0, 0))[0]) for key, count in wants.items())
-            if extra:
-                on_disk = {key: allocated(self.root / INCOMING / key) for key in reserved}
-                promised = sum(max(0, count - on_disk[key]) for key, (count, _) in reserved.items())
-                used = sum(entry.allocated for entry in entries.values()) + sum(n for n, _ in reserved.values())
-                over_quota, over_disk = used + extra - self.quota, promised + extra + RESERVE - _free(self.root)
-                if (need := max(over_quota, over_disk)) > 0:
-                    until = self._ledger.leased_until()
-                    candidates = [
-                        Candidate(key, taken, last_used, until.get(key), self._users[key] > 0)
-                        for key, taken, last_used in [(e.key, e.allocated, e.last_used) for e in entries.values()]
-                        + [(key, count, last_used) for key, (count, last_used) in reserved.items()]
-                    ]
-                    choice = choose_victims(candidates, need, now)
-                    if choice.freed < need:
-                        raise self._no_room(extra, choice.held, choice.freed, over_disk=over_disk > choice.freed)
-                    self._remove(choice.victims)
-            for key, count in wants.items():
-                self._ledger.put_reservation(key, max(count, reserved.get(key, (0, 0))[0]), now)
-
-    def _no_room(self, extra: int, held: int, free: int, *, over_disk: bool) -> StagerError:
-        if over_disk:
-            return DiskFull(
-                f"{self.root}: {extra} bytes are needed, and the filesystem has {_free(self.root)} free beside what is "
-                f"promised already, with {free} more in entries that nobody holds; free some of it"
-            )
-        return QuotaExceeded(
-            f"{self.root}: {extra} bytes are needed; of the quota of {self.quota} bytes {held} are held by "
-            f"{len(self.holders())} holders or being written, and {free} could be evicted; end machines, or raise the "
-            "setting node.cache_quota"
-        )
-
-    def _settle(self, keys: Iterable[Key]) -> None:
-        """After a staging: what came to nothing keeps only the room that it takes."""
-        reserved = self._ledger.reserved()
-        for key in keys:
-            if key in reserved and not self._users[key]:
-                taken = allocated(self.root / INCOMING / key)
-                if taken:
-                    self._ledger.put_reservation(key, taken, reserved[key][1])
-                else:
-                    self._disk.remove(self.root / INCOMING / key)
-                    self._ledger.drop_reservation(key)
-            if not self._users[key]:
-                del self._users[key]
-
-    def _remove(self, keys: Iterable[Key]) -> None:
-        """Out of the ledger, into the trash, off the disk. Killed in between, the next start finds the file and keeps
-        or removes it."""
-        keys = list(keys)
-        for key in keys:
-            self._ledger.drop_entry(key)
-            self._ledger.drop_reservation(key)
-        for key in keys:
-            for path in (place(self.root, key), self.root / INCOMING / key):
-                if path.exists():
-                    trash = self.root / TRASH / key
-                    self._disk.rename(path, trash)
-                    self._disk.remove(trash)
-
     def _condemn(self, entry: Entry, reason: str) -> None:
-        with self._ledger.transaction():
-            now = self._ledger.entry(entry.key)
+        with self._ledger.exclusive():
+            with self._ledger.transaction():
+                now = self._ledger.entry(entry.key)
             if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
-                self._remove([entry.key])
+                with self._translated():
+                    self._allowance.remove([entry.key])
         raise EntryChanged(
             f"{place(self.root, entry.key)}: {reason} since it was verified; it has been dropped, stage the image again"
         )
@@ -450,6 +379,13 @@ class Cache:
                 f"{self._degraded}; nothing more is staged: look at the disk, then start the node again"
             ) from cause
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
     def _failed(self, exc: OSError) -> StagerError:
         if exc.errno in FULL:
             return DiskFull(f"{self.root}: the disk is full ({exc.strerror}); free some of it and stage again")
@@ -465,37 +401,3 @@ def _content_difference(path: Path, descriptor: int, entry: Entry, advance: Adva
     except CatalogError as exc:
         return f"has other bytes ({exc})"
     return None
-
-
-def _free(root: Path) -> int:
-    found = os.statvfs(root)
-    return found.f_bavail * found.f_frsize
-
-
-def _check_quota(root: Path, quota: int) -> None:
-    found = os.statvfs(root)
-    if quota > (total := found.f_blocks * found.f_frsize):
-        raise CacheUnusable(
-            f"{root}: the quota of {quota} bytes is more than the {total} bytes of its filesystem; lower the setting "
-            "node.cache_quota (70 % of the filesystem is a good value) or choose another node.directory"
-        )
-
-
-def _own(root: Path) -> int:
-    """Make the directories and take the lock that makes this process the owner; returns its descriptor."""
-    try:
-        make_directories(root)
-        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise CacheUnusable(f"{root}: cannot be used as a cache: {exc.strerror}") from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise CacheBusy(
-            f"{root}: belongs to the running process {owner}; ask the node's service, or stop it first"
-        ) from exc
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor

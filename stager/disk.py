@@ -4,6 +4,7 @@ Tests hand the cache a Disk that fails, or kills, at the n-th step; nothing else
 """
 
 import os
+import shutil
 from pathlib import Path
 
 SEALED = 0o444
@@ -63,8 +64,11 @@ class Disk:
             os.close(descriptor)
 
     def remove(self, path: Path) -> None:
-        """Unlink a file; one that is gone already is fine."""
-        path.unlink(missing_ok=True)
+        """Unlink what is there, a directory that somebody put there included; nothing is fine."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def allocated(path: Path) -> int:

@@ -94,3 +94,24 @@ class BlankFailed(StagerError):
     """A blank cannot be made: the tool is missing or refuses."""
 
     code = "blank-failed"
+
+
+class TrackerUnavailable(StagerError):
+    """The tracker cannot be reached or cannot answer; swarms go on with the peers that they know."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "tracker-unavailable", 503
+
+
+class TrackerRefuses(StagerError):
+    """The tracker will not have this node in a swarm."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "tracker-refuses", 403
+
+
+class PeerFailed(StagerError):
+    """The peer process cannot be started or kept running."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "peer-failed", 503

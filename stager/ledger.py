@@ -65,6 +65,12 @@ class Ledger:
             self._db.close()
 
     @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """No other thread decides anything meanwhile; for what takes more than one transaction."""
+        with self._lock:
+            yield
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and one thread at a time; an inner transaction is part of the outer one."""
         with self._lock:

@@ -6,7 +6,6 @@ ledger knows it, for its pieces are proved one by one when the transfer goes on;
 """
 
 import os
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +139,5 @@ def _adopt(root: Path, ledger: Ledger, disk: Disk, path: Path, now: float) -> bo
 
 
 def _remove(disk: Disk, path: Path) -> int:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        disk.remove(path)
+    disk.remove(path)
     return 1

@@ -1,0 +1,314 @@
+"""The peer process: libtorrent alone with its session, ordered about over standard input (`stager.peer_wire`).
+
+It is a process of its own because libtorrent can take Python down with it, and because one session is one network
+thread. It believes nothing: which file has what is told by the node, who may connect is told by the tracker through the
+node, and every piece is checked against the piece layer, which the node has proved against the signed root. It makes no
+announces, asks no metadata of peers and tells none about others. It ends with its standard input.
+
+The only module that imports libtorrent. Alerts are copied field by field as they are popped: libtorrent frees them with
+the next pop, and touching one then ends the process.
+"""
+
+import contextlib
+import os
+import selectors
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import libtorrent as lt
+
+from catalog.address import Address, piece_length
+from catalog.torrent import info_hash, unproved_torrent
+from stager.leaves import Leaves
+from stager.peer_wire import (
+    Add,
+    Allow,
+    Banned,
+    Beat,
+    Blocked,
+    Command,
+    Complete,
+    Connect,
+    Event,
+    Failed,
+    Frames,
+    Moved,
+    Pieces,
+    Poison,
+    Progress,
+    Quit,
+    Ready,
+    Remove,
+    Start,
+    Tune,
+    Wrote,
+    command,
+    frame,
+)
+from stager.profiles import settings
+
+BEAT = 0.25
+"""Seconds between signs of life, which are also when progress is looked at."""
+
+_WRITTEN = 3
+"""`block_info::finished`: the block is on disk."""
+
+_IP_FILTER = 0
+"""`peer_blocked_alert::ip_filter`."""
+
+_EVERYBODY = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))  # noqa: S104 - a range
+
+
+@dataclass
+class _Torrent:
+    """One content in the session, and what of it has not been said yet."""
+
+    handle: Any
+    path: Path
+    complete: bool
+    fresh: list[int] = field(default_factory=list)
+    said: Progress | None = None
+
+
+class Peer:
+    """The session and what it is doing. `events` collects what is to be said."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._session: Any = None
+        self._torrents: dict[bytes, tuple[Address, _Torrent]] = {}
+        self.alerts_waiting, self._alert_end = socket.socketpair()
+        self.alerts_waiting.setblocking(False)
+        self._alert_end.setblocking(False)
+
+    def obey(self, order: Command, attached: bytes) -> None:
+        """Carry out one command."""
+        match order:
+            case Start():
+                self._start(order)
+            case Add():
+                self._add(order, attached)
+            case Allow():
+                self._session.set_ip_filter(_only(order.ips))
+            case Tune():
+                tuned = settings(order.profile, "", order.upload_limit, order.download_limit)
+                self._session.apply_settings({name: tuned[name] for name in tuned if name != "listen_interfaces"})
+            case Quit():
+                raise SystemExit(0)
+            case Connect() | Wrote() | Moved() | Remove():
+                entry = self._torrents.get(info_hash(order.address))
+                if entry is not None:
+                    self._obey_for(order, entry[1])
+
+    def _obey_for(self, order: Connect | Wrote | Moved | Remove, torrent: _Torrent) -> None:
+        """Carry out a command about one content that is in the session."""
+        match order:
+            case Connect():
+                for peer in order.peers:
+                    torrent.handle.connect_peer(peer)
+            case Wrote():
+                try:
+                    _take(torrent, order)
+                except OSError as exc:
+                    self.events.append(Failed(address=order.address, reason=f"{torrent.path}: {exc.strerror}"))
+            case Moved():
+                torrent.path = Path(order.path)
+                torrent.handle.rename_file(0, order.path)
+            case Remove():
+                del self._torrents[info_hash(order.address)]
+                self._session.remove_torrent(torrent.handle)
+
+    def _start(self, order: Start) -> None:
+        chosen = settings(order.profile, order.listen, order.upload_limit, order.download_limit)
+        category = lt.alert.category_t
+        chosen["alert_mask"] = (
+            category.error_notification
+            | category.status_notification
+            | category.storage_notification
+            | category.piece_progress_notification
+            | category.ip_block_notification
+            | category.peer_notification
+        )
+        # No default plugins: neither peer exchange nor metadata exchange; of the three only the one that finds poisoners.
+        self._session = lt.session(cast(Any, chosen), flags=0)
+        self._session.add_extension("smart_ban")
+        self._session.set_alert_fd(self._alert_end.fileno())
+        self._session.set_ip_filter(_only(()))
+        # By default peers on the local network are outside all limits.
+        everybody = lt.ip_filter()
+        for first, last in _EVERYBODY:
+            everybody.add_rule(first, last, 1 << self._session.global_peer_class_id)
+        self._session.set_peer_class_filter(everybody)
+
+    def _add(self, order: Add, attached: bytes) -> None:
+        key = info_hash(order.address)
+        layer, bits = attached[: order.layer], attached[order.layer :]
+        params = lt.load_torrent_buffer(unproved_torrent(order.address, layer))
+        path = Path(order.path)
+        params.save_path, params.renamed_files = str(path.parent), {0: path.name}
+        params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+        params.flags |= lt.torrent_flags.no_verify_files | lt.torrent_flags.disable_pex
+        if order.complete:
+            params.have_pieces = [True] * -(-order.address.size // piece_length(order.address.size))
+        else:
+            params.have_pieces, params.unfinished_pieces = Leaves.of_bits(order.address, bits).as_pieces()
+        self._torrents[key] = (order.address, _Torrent(self._session.add_torrent(params), path, order.complete))
+
+    def listen(self) -> None:
+        """Copy what libtorrent has to say."""
+        with contextlib.suppress(BlockingIOError):
+            while self.alerts_waiting.recv(4096):
+                pass
+        for alert in self._session.pop_alerts():
+            self._hear(alert)
+        for address, torrent in self._torrents.values():
+            if torrent.fresh:
+                self.events.append(Pieces(address=address, pieces=tuple(torrent.fresh)))
+                torrent.fresh = []
+
+    def _hear(self, alert: Any) -> None:
+        match alert:
+            case lt.listen_succeeded_alert():
+                if "TCP" in alert.message():
+                    self.events.append(Ready(port=alert.port))
+            case lt.listen_failed_alert():
+                self.events.append(Failed(reason=f"cannot listen: {alert.message()}"))
+            case lt.peer_blocked_alert():
+                if int(alert.reason) == _IP_FILTER:
+                    self.events.append(Blocked(ip=alert.endpoint[0]))
+            case lt.state_update_alert():
+                for status in alert.status:
+                    self._progress(status)
+            case lt.torrent_alert():
+                self._hear_of(alert)
+
+    def _hear_of(self, alert: Any) -> None:
+        """An alert that is about one content."""
+        entry = self._torrents.get(self._key(alert.handle))
+        if entry is None:
+            return
+        address, torrent = entry
+        match alert:
+            case lt.piece_finished_alert():
+                torrent.fresh.append(int(alert.piece_index))
+            case lt.torrent_finished_alert():
+                if not torrent.complete:
+                    torrent.handle.flush_cache()
+            case lt.cache_flushed_alert():
+                if not torrent.complete and torrent.handle.status().is_seeding:
+                    torrent.complete = True
+                    self.events.append(Complete(address=address))
+            case lt.hash_failed_alert():
+                suspects = sorted(_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails)
+                self.events.append(Poison(address=address, piece=int(alert.piece_index), suspects=tuple(suspects)))
+            case lt.peer_ban_alert():
+                self.events.append(Banned(address=address, peer=_text(alert.endpoint)))
+            case lt.file_error_alert() | lt.torrent_error_alert():
+                self.events.append(Failed(address=address, reason=alert.message()))
+
+    def beat(self) -> None:
+        """Show life, and ask for what has changed."""
+        self.events.append(Beat())
+        if self._session is not None:
+            self._session.post_torrent_updates(lt.torrent_handle.query_accurate_download_counters)
+
+    def _progress(self, status: Any) -> None:
+        entry = self._torrents.get(self._key(status.handle))
+        if entry is None:
+            return
+        address, torrent = entry
+        partial = () if torrent.complete else tuple(_partial(torrent.handle))
+        now = Progress(
+            address=address,
+            partial=partial,
+            from_peers=status.total_payload_download,
+            wasted=status.total_redundant_bytes + status.total_failed_bytes,
+            sent=status.total_payload_upload,
+            down=status.download_payload_rate,
+            up=status.upload_payload_rate,
+            peers=status.num_peers,
+            seeds=status.num_seeds,
+        )
+        if now != torrent.said:
+            torrent.said = now
+            self.events.append(now)
+
+    @staticmethod
+    def _key(handle: Any) -> bytes:
+        try:
+            return bytes(handle.info_hashes().v2.to_bytes())
+        except RuntimeError:  # it was removed while its alert waited
+            return b""
+
+
+def _take(torrent: _Torrent, order: Wrote) -> None:
+    """Hand pieces that are in the file to libtorrent, which checks them and writes the same bytes once more."""
+    length, size = piece_length(order.address.size), order.address.size
+    with torrent.path.open("rb", buffering=0) as file:
+        for piece in order.pieces:
+            content = os.pread(file.fileno(), min(length, size - piece * length), piece * length)
+            torrent.handle.add_piece(piece, content, 0)
+
+
+def _partial(handle: Any) -> list[tuple[int, tuple[int, ...]]]:
+    """What is on disk of unfinished pieces."""
+    found = []
+    for piece in handle.get_download_queue():
+        leaves = tuple(number for number, block in enumerate(piece["blocks"]) if int(block["state"]) == _WRITTEN)
+        if leaves:
+            found.append((int(piece["piece_index"]), leaves))
+    return found
+
+
+def _only(ips: tuple[str, ...]) -> Any:
+    """A filter that lets through these addresses and nothing else."""
+    rules = lt.ip_filter()
+    for first, last in _EVERYBODY:
+        rules.add_rule(first, last, 1)
+    for ip in ips:
+        rules.add_rule(ip, ip, 0)
+    return rules
+
+
+def _text(endpoint: tuple[str, int]) -> str:
+    ip, port = endpoint
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def main() -> None:
+    """Obey until standard input ends."""
+    peer, frames = Peer(), Frames()
+    waiting = selectors.DefaultSelector()
+    waiting.register(0, selectors.EVENT_READ)
+    waiting.register(peer.alerts_waiting, selectors.EVENT_READ)
+    due = time.monotonic()
+    try:
+        while True:
+            ready = waiting.select(max(0.0, due - time.monotonic()))
+            for key, _ in ready:
+                if key.fd == 0:
+                    data = os.read(0, 1 << 20)
+                    if not data:
+                        # The node is gone: so are we, at once and without a farewell to libtorrent's threads.
+                        os._exit(0)
+                    for line, attached in frames.feed(data):
+                        peer.obey(command(line), attached)
+                else:
+                    peer.listen()
+            if time.monotonic() >= due:
+                due = time.monotonic() + BEAT
+                peer.beat()
+            said, peer.events = b"".join(frame(event) for event in peer.events), []
+            while said:
+                said = said[os.write(1, said) :]
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

@@ -1,0 +1,530 @@
+"""The node's part in all swarms: which contents, with whom, how far; kept up over failures of the peer process.
+
+`Swarm` owns one peer process and replaces it when it crashes, falls silent or grows too large, and tells the new one what
+the old one was doing. It announces every content to the tracker and lets in exactly those whom the tracker named.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from catalog.address import Address
+from catalog.tracker import Endpoint
+from catalog.tracker import Event as Announced
+from stager.announcing import TrackerClient
+from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
+from stager.leaves import Leaves
+from stager.peer_wire import (
+    Add,
+    Allow,
+    Banned,
+    Blocked,
+    Complete,
+    Connect,
+    Event,
+    Failed,
+    Moved,
+    Pieces,
+    Poison,
+    Progress,
+    Ready,
+    Remove,
+    Start,
+    Tune,
+    Wrote,
+)
+from stager.peering import PeerProcess
+from stager.pieces import Guide
+from stager.profiles import Profile, choose_profile
+from stager.resuming import proved, write_journal
+
+log = logging.getLogger("partita.swarm")
+
+TURN = 0.1
+"""Seconds between looks at the peer process."""
+
+SILENCE = 5.0
+"""Seconds without a sign of life after which the peer process counts as hung: twenty of its beats."""
+
+MEMORY = 1 << 30
+"""Bytes that the peer process may hold. It holds 40 MB, and 100 MB of blocks that wait for the disk."""
+
+START = 10.0
+"""Seconds that a new peer process has until it listens."""
+
+BREATH = 0.5
+"""Seconds between questions of who was told of us, and between entries in a journal."""
+
+FIRST_PAUSE = 1.0
+LAST_PAUSE = 30.0
+"""Seconds until a tracker that did not answer is asked again: doubling from the first to the last."""
+
+RESTARTS = 5
+RESTART_WINDOW = 30.0
+"""So many restarts within so many seconds, and the swarm is given up for HTTP: something is wrong that lasts."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a node takes part.
+
+    Attributes:
+        listen: `ADDRESS:PORT` for peers; port 0 takes a free one.
+        upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
+        memory: bytes that the peer process may hold.
+        log: where the peer process's complaints go; None is our standard error.
+    """
+
+    listen: str = "0.0.0.0:0"  # noqa: S104 - peers come from other hosts, and only those that the tracker named are let in
+    upload_limit: int = 0
+    download_limit: int = 0
+    memory: int = MEMORY
+    log: Path | None = None
+
+
+@dataclass
+class Member:
+    """One content in its swarm. Fields change under the swarm's lock.
+
+    Attributes:
+        leaves: what is here and right.
+        complete: all of it, written, offered.
+        failure: why the peer process gave it up, or None.
+        named: peers that the tracker named.
+        progress_at: when the last right piece came.
+        from_peers, wasted, sent: payload bytes so far, over all peer processes.
+        poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
+        suspects: peers that had a part in wrong pieces.
+        crowd: (members with everything, without), as the tracker said last.
+    """
+
+    guide: Guide
+    path: Path
+    leaves: Leaves
+    complete: bool
+    progress_at: float
+    journal: Path | None = None
+    failure: str | None = None
+    named: set[Endpoint] = field(default_factory=set)
+    progress: Progress | None = None
+    poisoners: set[str] = field(default_factory=set)
+    suspects: set[str] = field(default_factory=set)
+    crowd: tuple[int, int] = (0, 0)
+    announce_at: float = 0.0
+    announced: Announced | None = Announced.STARTED
+    pause: float = FIRST_PAUSE
+    _before: tuple[int, int, int] = (0, 0, 0)
+    _journalled: float = 0.0
+    fresh: set[int] = field(default_factory=set)
+
+    @property
+    def address(self) -> Address:
+        """Which content."""
+        return self.guide.address
+
+    def _total(self, index: int) -> int:
+        now = (self.progress.from_peers, self.progress.wasted, self.progress.sent) if self.progress else (0, 0, 0)
+        return self._before[index] + now[index]
+
+    @property
+    def from_peers(self) -> int:
+        """Payload bytes that came from peers, wasted ones included."""
+        return self._total(0)
+
+    @property
+    def wasted(self) -> int:
+        """Of these, what came twice or was wrong."""
+        return self._total(1)
+
+    @property
+    def sent(self) -> int:
+        """Payload bytes that went to peers."""
+        return self._total(2)
+
+    @property
+    def connected(self) -> int:
+        """Peers connected now."""
+        return self.progress.peers if self.progress else 0
+
+    def restarted(self) -> None:
+        """The session's counters begin again."""
+        self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
+
+    def keep_journal(self, boot: str, now: float) -> None:
+        """Write down which leaves are here, at most once in a breath."""
+        if self.journal is None or self.complete or now - self._journalled < BREATH:
+            return
+        self._journalled = now
+        leaves = Leaves.of_bits(self.address, self.leaves.bits())
+        for piece, numbers in self.progress.partial if self.progress else ():
+            start = self.guide.bounds(piece)[0]
+            for number in numbers:
+                leaves.add(start + number * 16384, start + (number + 1) * 16384)
+        write_journal(self.journal, leaves, boot)
+
+
+class Swarm:
+    """All contents that this node shares. Safe to use from several threads; a context manager that ends what it started.
+
+    Args:
+        tracker: speaks with the tracker; None when peers are told by `introduce` alone.
+        options: see there.
+        boot: names this boot of the machine, for journals.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, tracker: TrackerClient | None, options: Options, *, boot: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tracker, self._options, self._boot, self._clock = tracker, options, boot, clock
+        self._members: dict[Address, Member] = {}
+        self._changed = threading.Condition(threading.RLock())
+        self._allowed: frozenset[str] = frozenset()
+        self._called: dict[str, float] = {}
+        self._blocked = threading.Event()
+        self._ending = threading.Event()
+        self._profile = Profile.BULK
+        self._restarts: list[float] = []
+        self._process: PeerProcess | None = None
+        self.port = 0
+        self.failure: str | None = None
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._keep, self._announce)]
+
+    def __enter__(self) -> Self:
+        """Start the peer process and wait until it listens."""
+        with self._changed:
+            self._start()
+            deadline = self._clock() + START
+            while self.port == 0 and self.failure is None and self._clock() < deadline:
+                self._changed.wait(TURN)
+        if self.port == 0:
+            self._stop()
+            raise PeerFailed(
+                f"the peer process does not listen on {self._options.listen}: {self.failure or 'too slow'}"
+            )
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the peer process, and tell the tracker that we are gone if it listens."""
+        self._ending.set()
+        self._blocked.set()
+        for thread in self._threads:
+            thread.join()
+        self._stop()
+        with contextlib.suppress(TrackerUnavailable, TrackerRefuses):
+            for member in self._members.values() if self._tracker else ():
+                if member.announced is None:
+                    assert self._tracker is not None  # noqa: S101 - for the type checker
+                    self._tracker.announce(member.address, self.port, member.leaves.missing, Announced.STOPPED)
+
+    # What the node asks for.
+
+    def join(self, guide: Guide, path: Path, leaves: Leaves | None = None, journal: Path | None = None) -> Member:
+        """Take part in a content's swarm.
+
+        Args:
+            guide: the content with its proved piece layer.
+            path: its file.
+            leaves: what of it is here and right; None is everything, which is believed and not hashed again.
+            journal: where the state of leaves is kept while it is incomplete.
+        """
+        if guide.layer is None:
+            raise ValueError(f"{guide.address} has no proved piece layer; without one nothing is checked as it arrives")
+        if leaves is None or leaves.complete:
+            leaves = Leaves(guide.address)
+            leaves.add(0, guide.address.size)
+        with self._changed:
+            member = Member(guide, path, leaves, leaves.complete, self._clock(), journal)
+            if guide.address in self._members:
+                self._send(Remove(address=guide.address))
+            self._members[guide.address] = member
+            self._add(member)
+        self._blocked.set()
+        return member
+
+    def leave(self, address: Address) -> None:
+        """Take part no more; the file stays as it is."""
+        with self._changed:
+            member = self._members.pop(address, None)
+            self._send(Remove(address=address))
+        if member and self._tracker and member.announced is None:
+            with contextlib.suppress(TrackerUnavailable, TrackerRefuses):
+                self._tracker.announce(address, self.port, member.leaves.missing, Announced.STOPPED)
+
+    def moved(self, address: Address, path: Path) -> None:
+        """The content's file has been renamed; connections stay."""
+        with self._changed:
+            if member := self._members.get(address):
+                member.path = path
+                self._send(Moved(address=address, path=str(path)))
+
+    def wrote(self, member: Member, pieces: list[int]) -> None:
+        """Pieces that were proved and written into the file from elsewhere: now the swarm may have them from us."""
+        with self._changed:
+            self._came(member, pieces)
+            self._send(Wrote(address=member.address, pieces=tuple(pieces)))
+
+    def introduce(self, member: Member, peers: set[Endpoint]) -> None:
+        """Peers to call, and to let in."""
+        with self._changed:
+            new = peers - member.named
+            member.named |= peers
+            self._let_in()
+            if new:
+                self._send(
+                    Connect(address=member.address, peers=tuple((peer.ip, peer.port) for peer in sorted(new, key=str)))
+                )
+
+    def readd(self, member: Member, *, forget: bool = False) -> None:
+        """Leave the swarm and join it again, which forgets bans and dead connections; `forget` drops the peers too."""
+        with self._changed:
+            self._send(Remove(address=member.address))
+            if forget:
+                member.named = set()
+                member.announce_at = 0.0
+            member.restarted()
+            self._reprove(member)
+            self._add(member)
+        self._blocked.set()
+
+    def wait(self, until: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a condition over members; returns whether it holds."""
+        with self._changed:
+            return self._changed.wait_for(until, seconds)
+
+    @property
+    def members(self) -> list[Member]:
+        """All contents, as they stand."""
+        with self._changed:
+            return list(self._members.values())
+
+    @property
+    def restarts(self) -> int:
+        """How often the peer process was replaced of late."""
+        return len(self._restarts)
+
+    @property
+    def peer_pid(self) -> int:
+        """The peer process's number; 0 when there is none."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def connected(self) -> int:
+        """Peers connected over all contents."""
+        return sum(member.connected for member in self.members)
+
+    # What the peer process says.
+
+    def _hear(self, process: list[PeerProcess], event: Event) -> None:
+        with self._changed:
+            if not process or process[0] is not self._process:
+                return  # the last words of one that was replaced
+            match event:
+                case Ready():
+                    self.port = event.port
+                case Blocked():
+                    self._blocked.set()
+                case Failed(address=None):
+                    self.failure = event.reason
+                    log.warning("peer process: %s", event.reason)
+                case _:
+                    if member := self._members.get(event.address):  # type: ignore[union-attr,arg-type]
+                        self._hear_of(member, event)
+            self._changed.notify_all()
+
+    def _hear_of(self, member: Member, event: Event) -> None:
+        match event:
+            case Pieces():
+                self._came(member, event.pieces)
+            case Progress():
+                member.progress = event
+                member.keep_journal(self._boot, self._clock())
+            case Complete():
+                member.leaves.add(0, member.address.size)
+                member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
+                member.fresh.clear()
+                self._blocked.set()
+            case Poison():
+                member.suspects |= set(event.suspects)
+                log.warning("%s: piece %d was wrong; it came from %s", member.address, event.piece, event.suspects)
+            case Banned():
+                member.poisoners.add(event.peer)
+                log.warning("%s: %s sends wrong bytes and is banned", member.address, event.peer)
+            case Failed():
+                member.failure = event.reason
+                log.warning("%s: %s", member.address, event.reason)
+
+    def _came(self, member: Member, pieces: list[int] | tuple[int, ...]) -> None:
+        if sum([member.leaves.add_piece(piece) for piece in pieces]):
+            member.progress_at = self._clock()
+        member.fresh.update(pieces)
+        self._changed.notify_all()
+
+    # The process and its keeper.
+
+    def _start(self) -> None:
+        listen = self._options.listen
+        if self.port:  # the tracker has told others of this port
+            listen = f"{listen.rpartition(':')[0]}:{self.port}"
+        known: list[PeerProcess] = []
+        self._process = PeerProcess(lambda event: self._hear(known, event), self._clock, self._options.log)
+        known.append(self._process)
+        limits = self._options
+        self._send(
+            Start(
+                listen=listen,
+                profile=self._profile,
+                upload_limit=limits.upload_limit,
+                download_limit=limits.download_limit,
+            )
+        )
+        self._allowed = frozenset()
+        self._let_in()
+        for member in self._members.values():
+            self._add(member)
+
+    def _stop(self, *, kill: bool = False) -> None:
+        process, self._process = self._process, None
+        if process:
+            process.end(kill=kill)
+
+    def _keep(self) -> None:
+        while not self._ending.wait(TURN):
+            process = self._process
+            if process is None:
+                continue
+            reason = None
+            if not process.alive:
+                reason = "ended"
+            elif process.silence > SILENCE:
+                reason = f"has been silent for {SILENCE:.0f} s"
+            elif process.resident > self._options.memory:
+                reason = f"holds more than {self._options.memory >> 20} MiB"
+            if reason:
+                self._replace(reason)
+
+    def _replace(self, reason: str) -> None:
+        log.warning("the peer process %s; it is replaced", reason)
+        self._stop(kill=True)
+        with self._changed:
+            now = self._clock()
+            self._restarts = [*(at for at in self._restarts if now - at < RESTART_WINDOW), now]
+            if len(self._restarts) > RESTARTS:
+                self.failure = f"the peer process {reason}, as its {RESTARTS} predecessors did"
+                for member in self._members.values():
+                    member.failure = member.failure or self.failure
+                self._changed.notify_all()
+                return
+            for member in self._members.values():
+                member.restarted()
+                self._reprove(member)
+            self._start()
+
+    def _reprove(self, member: Member) -> None:
+        """A piece may have been said to be here before it was on its way to the file."""
+        if member.complete:
+            return
+        descriptor = os.open(member.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            needed = set(member.guide.needed)
+            here = [piece for piece in member.fresh if piece in needed]
+            for piece in set(here) - set(proved(member.guide, descriptor, here)):
+                member.leaves.drop_piece(piece)
+        finally:
+            os.close(descriptor)
+
+    def _add(self, member: Member) -> None:
+        layer = member.guide.layer or b""
+        order = Add(address=member.address, path=str(member.path), layer=len(layer), complete=member.complete)
+        self._send(order, layer if member.complete else layer + member.leaves.bits())
+        if member.named:
+            self._send(Connect(address=member.address, peers=tuple((peer.ip, peer.port) for peer in member.named)))
+
+    def _send(
+        self, message: Add | Allow | Connect | Moved | Remove | Start | Tune | Wrote, attached: bytes = b""
+    ) -> None:
+        if self._process:
+            self._process.send(message, attached)
+
+    def _let_in(self) -> None:
+        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) | set(self._called)
+        if allowed != self._allowed:
+            self._allowed = allowed
+            self._send(Allow(ips=tuple(sorted(allowed))))
+
+    # The tracker.
+
+    def _announce(self) -> None:
+        """Announce what is due; ask who was told of us when a stranger knocks."""
+        asked = -BREATH
+        while not self._ending.is_set():
+            with self._changed:
+                now = self._clock()
+                due = [member for member in self._members.values() if member.announce_at <= now]
+                later = min(
+                    (m.announce_at - now for m in self._members.values() if m.announce_at > now), default=BREATH
+                )
+            for member in due:
+                if self._ending.is_set():
+                    return
+                self._announce_one(member)
+            knocked = self._blocked.wait(0.0 if due else min(BREATH, later))
+            if knocked and not self._ending.is_set():
+                self._ending.wait(max(0.0, asked + BREATH - self._clock()))
+                asked = self._clock()
+                self._blocked.clear()
+                self._ask_callers()
+
+    def _announce_one(self, member: Member) -> None:
+        now = self._clock()
+        if self._tracker is None:
+            member.announce_at = now + LAST_PAUSE
+            return
+        event = member.announced or Announced.UPDATE
+        try:
+            heard = self._tracker.announce(member.address, self.port, member.leaves.missing, event)
+        except (TrackerUnavailable, TrackerRefuses) as exc:
+            log.info("%s: %s", member.address, exc)
+            member.announce_at, member.pause = now + member.pause, min(2 * member.pause, LAST_PAUSE)
+            return
+        with self._changed:
+            member.pause, member.crowd = FIRST_PAUSE, (heard.complete, heard.incomplete)
+            if member.announced == event:
+                member.announced = None
+            member.announce_at = now + max(heard.interval, FIRST_PAUSE) if member.announced is None else now
+            self.introduce(member, set(heard.peers))
+            self._choose_profile()
+            self._changed.notify_all()
+
+    def _ask_callers(self) -> None:
+        if self._tracker is None:
+            return
+        try:
+            answer = self._tracker.callers(self.port)
+        except (TrackerUnavailable, TrackerRefuses) as exc:
+            log.info("%s", exc)
+            return
+        with self._changed:
+            for caller in answer.callers:
+                if member := self._members.get(caller.address):
+                    self.introduce(member, {Endpoint(caller.ip, caller.port)})
+
+    def _choose_profile(self) -> None:
+        """Shallow queues as soon as one content has a crowd."""
+        crowds = [choose_profile(*member.crowd) for member in self._members.values()]
+        profile = Profile.SWARM if Profile.SWARM in crowds else Profile.BULK
+        if profile is not self._profile:
+            self._profile = profile
+            limits = self._options
+            self._send(Tune(profile=profile, upload_limit=limits.upload_limit, download_limit=limits.download_limit))

@@ -1,0 +1,292 @@
+"""Fetching one content through its swarm, with the origin's help: first copies, and rescue when the swarm is stalled.
+
+Three things happen at once. The swarm brings pieces from peers. A few threads ask the tracker which parts nobody has yet,
+fetch those from the origin over HTTP and share them. And a watchdog looks whether right pieces come at all.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog.first_copies import PART
+from signer.progress import Advance, nothing
+from stager.announcing import TrackerClient
+from stager.errors import (
+    ContentCorrupt,
+    SourceLacks,
+    SourceUnavailable,
+    StagerError,
+    TrackerRefuses,
+    TrackerUnavailable,
+)
+from stager.pieces import Guide, parts
+from stager.rescue import Action, History, decide_rescue
+from stager.resuming import found
+from stager.sources import Source
+from stager.swarm import Member, Swarm
+
+PULLERS = 2
+"""Requests to the origin at once: one is under way while the next is being asked for."""
+
+AHEAD = 0.15
+"""Seconds of the origin's rate that a node asks for at once: long against a round trip, short against a whole staging."""
+
+MOST = 16 << 20
+"""Bytes asked for at once, at most."""
+
+IDLE = 0.5
+"""Seconds until a node that was given no part asks again."""
+
+WRONG = 4
+"""How often one piece may come wrong from the origin; chance does not hit the same piece so often."""
+
+PATIENCE = 60.0
+"""Seconds without a right piece, the origin included, after which staging ends with an error; what came is kept."""
+
+LOOK = 0.25
+"""Seconds between looks of the watchdog."""
+
+
+@dataclass
+class Brought:
+    """Where the bytes of one content came from.
+
+    Attributes:
+        resumed: here when we began, zeros included.
+        from_peers, wasted: payload from peers; of it, what came twice or was wrong.
+        from_origin: payload from the origin.
+        poisoners: peers that sent wrong bytes, as ADDRESS:PORT.
+        rescues: the steps that were needed, in order.
+    """
+
+    resumed: int = 0
+    from_peers: int = 0
+    wasted: int = 0
+    from_origin: int = 0
+    poisoners: tuple[str, ...] = ()
+    rescues: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
+
+
+class SwarmFetching:
+    """One fetch.
+
+    Args:
+        swarm: the node's part in all swarms; the content stays in it when the fetch is done.
+        tracker: says what to fetch first; None leaves everything to the swarm and the watchdog.
+        source: the origin.
+        guide: the content, with its proved piece layer.
+        path: the file to fill.
+        journal: where the exact state is kept meanwhile; removed at the end.
+        boot: this boot's name.
+        rng: spreads the rescues of many nodes over the content.
+        advance: called with bytes that are settled.
+    """
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        tracker: TrackerClient | None,
+        source: Source,
+        guide: Guide,
+        path: Path,
+        *,
+        journal: Path | None,
+        boot: str,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        advance: Advance = nothing,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._swarm, self._tracker, self._source, self._guide = swarm, tracker, source, guide
+        self._path, self._journal, self._boot = path, journal, boot
+        self._rng, self._clock, self._advance, self._patience = rng, clock, advance, patience
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._http = False
+        self._untold: list[tuple[int, int]] | None = None
+        self._again: list[tuple[int, int]] = []
+        self._pulling: set[int] = set()
+        self._wrong: dict[int, int] = {}
+        self._rate = 0.0
+        self._trouble: StagerError | None = None
+        self.brought = Brought()
+
+    def run(self) -> Brought:
+        """Fill the file; returns where its bytes came from.
+
+        Raises:
+            ContentCorrupt: the origin keeps sending a wrong piece.
+            SourceUnavailable, SourceLacks: neither swarm nor origin bring anything; what came is kept.
+            OSError: the disk fails.
+        """
+        began = self._clock()
+        leaves = found(self._guide, self._path, self._journal, self._boot)
+        self.brought.resumed = self._guide.address.size - leaves.missing
+        self._advance(self.brought.resumed)
+        member = self._swarm.join(self._guide, self._path, leaves, self._journal)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            with ThreadPoolExecutor(PULLERS, thread_name_prefix="origin") as pool:
+                pullers = [pool.submit(self._pull, member, descriptor) for _ in range(PULLERS)]
+                try:
+                    self._watch(member, pullers)
+                finally:
+                    self._stop.set()
+        finally:
+            os.close(descriptor)
+            self._count(member)
+            self.brought.seconds = self._clock() - began
+        if self._journal is not None:
+            self._journal.unlink(missing_ok=True)
+        return self.brought
+
+    def _watch(self, member: Member, pullers: list[Future[None]]) -> None:
+        """Until everything is here: tell of progress, and do something when there is none."""
+        taken: list[tuple[Action, float]] = []
+        missing, progress_at = member.leaves.missing, member.progress_at
+        while not self._swarm.wait(lambda: _done(member), LOOK):
+            now = self._clock()
+            missing, before = member.leaves.missing, missing
+            self._advance(max(0, before - missing))
+            for puller in pullers:
+                if puller.done():
+                    puller.result()
+            if member.failure is not None:
+                self._http = True
+            if member.progress_at != progress_at:
+                progress_at = member.progress_at
+                taken = [step for step in taken if step[0] is Action.HTTP]
+            if now - progress_at > self._patience:
+                raise SourceUnavailable(
+                    f"nothing right has come of {member.address} for {self._patience:.0f} s; what came is kept: "
+                    f"stage again to go on ({self._trouble or 'no peer has the rest'})"
+                )
+            action = decide_rescue(History(progress_at, member.connected, tuple(taken)), now)
+            if action is Action.KEEP or self._http:
+                continue
+            taken.append((action, now))
+            self.brought.rescues += (str(action),)
+            if action is Action.HTTP:
+                self._http = True
+            else:
+                self._swarm.readd(member, forget=action is Action.DROP_PEERS)
+        self._advance(missing)
+
+    def _pull(self, member: Member, descriptor: int) -> None:
+        """Fetch from the origin what the tracker gives us, or in a rescue what is missing, until everything is here."""
+        while not self._stop.is_set() and not _done(member):
+            ranges = self._again_ranges() or (self._lacking(member) if self._http else self._given(member))
+            if not ranges:
+                self._stop.wait(IDLE if self._untold is not None else IDLE / 10)
+            for start, end in ranges:
+                try:
+                    self._fetch(member, descriptor, start, end)
+                except (SourceUnavailable, SourceLacks) as exc:
+                    self._trouble = exc
+                    with self._lock:
+                        self._again.append((start, end))
+                    self._stop.wait(IDLE)
+
+    def _again_ranges(self) -> list[tuple[int, int]]:
+        with self._lock:
+            ranges, self._again = self._again, []
+        return ranges
+
+    @property
+    def _want(self) -> int:
+        return int(min(MOST, max(PART, self._rate * AHEAD)))
+
+    def _given(self, member: Member) -> list[tuple[int, int]]:
+        """Parts that the tracker gives us; it is told what we have that it does not know of."""
+        if self._tracker is None:
+            return []
+        with self._lock:
+            told, self._untold = (self._untold if self._untold is not None else list(member.leaves.ranges())), []
+        try:
+            given = self._tracker.parts(member.address, self._swarm.port, told, self._want)
+        except (TrackerUnavailable, TrackerRefuses) as exc:
+            self._trouble, given = exc, []
+            with self._lock:
+                self._untold = [*told, *(self._untold or ())]
+        if given is None:  # not announced yet, or forgotten: then all is said again
+            self._untold = None
+            return []
+        return given
+
+    def _lacking(self, member: Member) -> list[tuple[int, int]]:
+        """Some of what is missing and nobody here is fetching, from a random place on."""
+        with self._lock:
+            missing = [piece for piece in member.leaves.missing_pieces() if piece not in self._pulling]
+            if not missing:
+                return []
+            at = self._rng.randrange(len(missing))
+            first, last = next(parts(missing[at:], max(1, self._want // self._guide.piece)))
+            return [(self._guide.bounds(first)[0], self._guide.bounds(last)[1])]
+
+    def _fetch(self, member: Member, descriptor: int, start: int, end: int) -> None:
+        """Fetch a range of whole pieces; each is proved, written and shared as it comes. Pieces that are here are not."""
+        guide = self._guide
+        wanted = [
+            piece for piece in range(start // guide.piece, -(-end // guide.piece)) if not member.leaves.has_piece(piece)
+        ]
+        with self._lock:
+            wanted = [piece for piece in wanted if piece not in self._pulling]
+            self._pulling.update(wanted)
+        began, came = self._clock(), 0
+        try:
+            for first, last in parts(wanted, guide.count):
+                low, high = guide.bounds(first)[0], guide.bounds(last)[1]
+                buffer, piece = bytearray(), first
+                for chunk in self._source.read(guide.address, low, high):
+                    if self._stop.is_set():
+                        return
+                    buffer += chunk
+                    came += len(chunk)
+                    while piece <= last and len(buffer) >= (length := guide.bounds(piece)[1] - guide.bounds(piece)[0]):
+                        self._arrived(member, descriptor, piece, bytes(memoryview(buffer)[:length]))
+                        del buffer[:length]
+                        piece += 1
+                if piece <= last:
+                    raise SourceUnavailable(f"the range {low}-{high} of {guide.address} was cut at piece {piece}")
+        finally:
+            with self._lock:
+                self._pulling.difference_update(wanted)
+                self.brought.from_origin += came
+                if came:
+                    self._rate = came / max(1e-3, self._clock() - began)
+        with self._lock:
+            if self._untold is not None:
+                self._untold.append((start, end))
+
+    def _arrived(self, member: Member, descriptor: int, piece: int, content: bytes) -> None:
+        start, _ = self._guide.bounds(piece)
+        runs = self._guide.judge(piece, start, content)
+        if runs is None:
+            with self._lock:
+                self._wrong[piece] = self._wrong.get(piece, 0) + 1
+                times = self._wrong[piece]
+            if times >= WRONG:
+                raise ContentCorrupt(
+                    f"piece {piece} (bytes {start}-{start + len(content)}) of {self._guide.address} came wrong {times} times "
+                    "from the origin; it is broken or hostile: tell its operator, or stage from another"
+                )
+            raise SourceUnavailable(f"piece {piece} of {self._guide.address} came wrong from the origin")
+        if not member.leaves.has_piece(piece):
+            for place, data in runs:
+                os.pwrite(descriptor, data, place)
+            self._swarm.wrote(member, [piece])
+
+    def _count(self, member: Member) -> None:
+        brought = self.brought
+        brought.from_peers, brought.wasted = member.from_peers, member.wasted
+        brought.poisoners = tuple(sorted(member.poisoners))
+
+
+def _done(member: Member) -> bool:
+    """Everything is here; written by the peer process, or by us after it failed."""
+    return member.complete or (member.failure is not None and member.leaves.complete)

@@ -1,0 +1,156 @@
+"""Fakes that behave: a source in memory that can cut, lie and corrupt, a disk that fails at the n-th step, a clock."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from catalog.address import Address
+from catalog.measuring import Measured
+from stager.disk import Disk
+from stager.errors import SourceLacks, SourceUnavailable
+
+MIB = 1 << 20
+
+
+class Clock:
+    """Time that moves when told."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class MemorySource:
+    """A catalog in memory: ranges, piece layers, data maps.
+
+    Attributes:
+        cuts: how many of the next answers end after `cut_after` bytes.
+        corrupt: for a byte offset, how many answers that cover it have it flipped.
+        reads: the (start, end) of every range asked for.
+        gate: if set, every answer waits for it.
+    """
+
+    def __init__(
+        self, contents: Mapping[Address, bytes], measured: Mapping[Address, Measured], chunk: int = 65536
+    ) -> None:
+        self.contents, self.chunk = dict(contents), chunk
+        self.maps: dict[Address, bytes] = {address: one.data_map for address, one in measured.items()}
+        self.layers: dict[Address, bytes] = {address: one.layer for address, one in measured.items()}
+        self.cuts, self.cut_after = 0, 0
+        self.corrupt: dict[int, int] = {}
+        self.reads: list[tuple[Address, int, int]] = []
+        self.gate: threading.Event | None = None
+        self.overlong = False
+        self._lock = threading.Lock()
+
+    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a range, or what is left of them."""
+        if address not in self.contents:
+            raise SourceLacks(f"{address} is not here")
+        if self.gate is not None:
+            assert self.gate.wait(30)
+        data = bytearray(self.contents[address][start:end])
+        with self._lock:
+            self.reads.append((address, start, end))
+            for offset, times in self.corrupt.items():
+                if start <= offset < end and times:
+                    data[offset - start] ^= 0xFF
+                    self.corrupt[offset] -= 1
+            cut = self.cuts > 0
+            self.cuts -= cut
+        if self.overlong:
+            data += b"more"
+        sent = bytes(data[: self.cut_after]) if cut else bytes(data)
+        for at in range(0, len(sent), self.chunk):
+            yield sent[at : at + self.chunk]
+        if cut:
+            raise SourceUnavailable("the connection was cut")
+
+    def layer(self, address: Address) -> bytes | None:
+        """As it was measured, or as a test has it."""
+        return self.layers.get(address)
+
+    def data_map(self, address: Address) -> bytes | None:
+        """As it was measured, or as a test has it."""
+        return self.maps.get(address)
+
+
+class Unguided:
+    """Only the lowest rung of a source."""
+
+    def __init__(self, source: MemorySource) -> None:
+        self._source = source
+
+    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """As the source does."""
+        return self._source.read(address, start, end)
+
+
+class Died(BaseException):
+    """The process was killed: nothing catches this and nothing is cleaned up after it."""
+
+
+class FailingDisk(Disk):
+    """A disk whose n-th step (counting from 1) fails, with EIO or by the death of the process; after a death none works."""
+
+    def __init__(self, at: int, *, death: bool = False, number: int = errno.EIO) -> None:
+        self.at, self.death, self.number = at, death, number
+        self.steps: list[str] = []
+        self.fired = False
+
+    def _step(self, name: str) -> None:
+        if self.death and self.fired:
+            raise Died(name)
+        self.steps.append(name)
+        if len(self.steps) == self.at:
+            self.fired = True
+            raise Died(name) if self.death else OSError(self.number, os.strerror(self.number))
+
+    def create(self, path: Path, size: int) -> int:
+        self._step("create")
+        return super().create(path, size)
+
+    def allocate(self, descriptor: int, offset: int, length: int) -> None:
+        self._step("allocate")
+        super().allocate(descriptor, offset, length)
+
+    def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
+        if len(self.steps) + 1 == self.at:  # half of it is written: what a kill or a full disk leaves
+            super().write(descriptor, data[: len(data) // 2], offset)
+        self._step("write")
+        super().write(descriptor, data, offset)
+
+    def empty(self, descriptor: int) -> None:
+        self._step("empty")
+        super().empty(descriptor)
+
+    def seal(self, descriptor: int) -> None:
+        self._step("seal")
+        super().seal(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        self._step("sync")
+        super().sync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step("rename")
+        super().rename(source, target)
+
+    def sync_directory(self, path: Path) -> None:
+        self._step("sync_directory")
+        super().sync_directory(path)
+
+    def remove(self, path: Path) -> None:
+        self._step("remove")
+        super().remove(path)
+
+
+def no_sleep(_seconds: float) -> None:
+    """Waiting is for users."""
+
+
+Sleep = Callable[[float], None]

@@ -1,0 +1,34 @@
+"""What must be true of a cache at every moment that somebody can look, however it came there."""
+
+from pathlib import Path
+
+from catalog.address import Address
+from catalog.measuring import verify
+from stager.cache import Cache
+from stager.recovery import place
+
+
+def check_invariants(cache: Cache) -> None:
+    """Every entry re-hashes; rows and files are the same; nothing lies about; the quota holds."""
+    entries = cache.entries()
+    for entry in entries:
+        path = place(cache.root, entry.key)
+        assert path.stat().st_mode & 0o777 == 0o444, path
+        if not entry.digest:
+            verify(path, Address.parse(entry.key))
+        cache.check_key(entry.key, full=True)
+    on_disk = set(_files(cache.root / "partitions") + _files(cache.root / "blanks"))
+    assert on_disk == {place(cache.root, entry.key) for entry in entries}
+    assert _files(cache.root / "trash") == []
+    with cache._ledger.transaction():
+        reserved = set(cache._ledger.reserved())
+    assert {path.name for path in _files(cache.root / "incoming")} <= reserved
+    usage = cache.usage()
+    assert usage.allocated + usage.reserved <= usage.quota
+    assert {path.name for path in cache.root.iterdir()} <= {
+        "partitions", "blanks", "incoming", "trash", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm",
+    }  # fmt: skip
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if not path.is_dir()]
