@@ -2,15 +2,18 @@
 
 import os
 import random
+import re
+import socket
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from catalog.confining import Limits, confined
-from catalog.errors import CatalogError, DiskRefused, NotFound
+from catalog.confining import Limits, _prison, confined
+from catalog.errors import CatalogError, DiskRefused, NotFound, Unavailable
 from catalog.importing import import_disk
 from catalog.inspecting import Format, inspect
 from tests.catalog.disks import (
@@ -558,9 +561,6 @@ ATTEMPTS = (
 @pytest.mark.parametrize(("attempt", "answer"), [pytest.param(*row[1:], id=row[0]) for row in ATTEMPTS])
 def test_what_a_child_that_was_taken_over_cannot_do(tmp_path: Path, attempt: str, answer: str) -> None:
     """The child's code is the attacker's here; each of these works outside of the confinement."""
-    import re
-    import socket
-
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "disk").write_bytes(bytes(512))
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -590,3 +590,23 @@ def test_a_report_from_a_child_is_not_believed_blindly(tmp_path: Path, monkeypat
     monkeypatch.setattr("catalog.inspector_child.__file__", str(liar))
     with pytest.raises(DiskRefused, match="makes no sense"):
         inspect(gpt_disk(tmp_path / "disk"), "raw")
+
+
+def test_without_confinement_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bubblewrap, or a kernel that does not let it: a refusal that says what to do, never a look without it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="install bubblewrap"):
+        _prison.__wrapped__()
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    with pytest.raises(Unavailable, match=r"No permissions to create new namespace\); allow user namespaces"):
+        _prison.__wrapped__()
+
+
+def test_limits_fit_under_those_of_the_caller() -> None:
+    """A caller that may do less itself can still confine: nothing is raised above what it has."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "from catalog.confining import confined; assert confined(['true'], reads={}).code == 0"
+    )
+    run(sys.executable, "-c", code)
