@@ -105,16 +105,18 @@ def tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
         root = merkle_root(leaves)
         return root, root
     per_piece = piece_length(size) // LEAF
-    height = per_piece.bit_length() - 1
     previous: Sequence[bytes] = ()
-    digest = b""
-    pieces = []
+    distinct: list[bytes] = []
+    place: list[int] = []
     for start in range(0, len(leaves), per_piece):
         row = leaves[start : start + per_piece]
         if row != previous:  # holes are long runs of equal pieces
-            previous, digest = row, _levels_up(row, height, _PAD)[0]
-        pieces.append(digest)
-    layer = b"".join(pieces)
+            previous = row
+            distinct += row
+            distinct += [_PAD] * (per_piece - len(row))
+        place.append(len(distinct) // per_piece - 1)
+    pieces = _levels_up(distinct, per_piece.bit_length() - 1, _PAD)
+    layer = b"".join([pieces[at] for at in place])
     return root_of_layer(layer, size), layer
 
 
@@ -138,13 +140,14 @@ def _levels_up(nodes: Sequence[bytes], levels: int, pad: bytes) -> list[bytes]:
     for _ in range(levels):
         if len(row) % 2:
             row.append(pad)
-        left = right = digest = b""
-        above = []
-        nodes_of_row = iter(row)
-        for one, other in zip(nodes_of_row, nodes_of_row, strict=True):
-            if one is not left or other is not right:  # runs of one and the same node are what holes look like
-                left, right, digest = one, other, sha256(one + other).digest()
-            above.append(digest)
-        row = above
+        pairs = iter(row)
+        if len(set(row)) > len(row) // 2:
+            row = [sha256(one + other).digest() for one, other in zip(pairs, pairs, strict=True)]
+        else:  # mostly holes: few nodes, many times
+            known: dict[bytes, bytes] = {}
+            row = [
+                known.get(both := one + other) or known.setdefault(both, sha256(both).digest())
+                for one, other in zip(pairs, pairs, strict=True)
+            ]
         pad = sha256(pad + pad).digest()
     return row
