@@ -18,7 +18,7 @@ from signer.errors import DocumentError
 CONNECTIONS = 16
 """Connections to one catalog, at most: several ranges at once, each way."""
 
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)
 """Seconds of silence. What may take longer says so with its request."""
 
 DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -47,7 +47,7 @@ class Connection:
         """
         self.url = url.rstrip("/")
         self._sleep = sleep
-        self._answered = threading.Event()
+        self._met = threading.Event()
         try:
             parsed = httpx.URL(self.url)
         except (httpx.InvalidURL, ValueError) as exc:
@@ -122,9 +122,9 @@ class Connection:
                     method, path, content=content, headers=headers, params=params, patience=patience
                 ) as answer:
                     return _read(answer, limit)
-            except Unavailable:
-                # A catalog that never answered is not one that is being started again: say so at once.
-                if delay is None or not self._answered.is_set():
+            except Unavailable as exc:
+                # Silence was waited for already. And where nobody ever listened, nobody is being started again.
+                if delay is None or isinstance(exc.__cause__, httpx.TimeoutException) or not self._met.is_set():
                     raise
                 self._sleep(delay)
         raise AssertionError
@@ -141,12 +141,12 @@ class Connection:
         patience: float = 0.0,
     ) -> Iterator[httpx.Response]:
         """The answer while it arrives, asked for once; errors as in :meth:`attempt`."""
-        timeout = httpx.Timeout((TIMEOUT.read or 0.0) + patience, connect=TIMEOUT.connect)
+        timeout = httpx.Timeout((TIMEOUT.read or 0.0) + patience, connect=TIMEOUT.connect, pool=None)
         try:
             with self._http.stream(
                 method, self.url + path, content=content, headers=headers, params=params, timeout=timeout
             ) as answer:
-                self._answered.set()
+                self._met.set()
                 if not answer.is_success:
                     raise _error(answer)
                 yield answer
@@ -155,6 +155,8 @@ class Connection:
                 f"{self.url}: gave no answer in time; see whether the catalog runs, and try again"
             ) from exc
         except httpx.TransportError as exc:
+            if not isinstance(exc, httpx.ConnectError):
+                self._met.set()
             raise Unavailable(
                 f"{self.url}: cannot be reached ({exc or type(exc).__name__}); see whether the catalog runs there"
             ) from exc

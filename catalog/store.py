@@ -16,7 +16,7 @@ from catalog import holdings, measuring
 from catalog.address import Address
 from catalog.blobs import KINDS, Blobs
 from catalog.database import Database
-from catalog.errors import ContentMismatch, Misused, Unavailable
+from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
 from signer.progress import Advance, nothing
@@ -109,7 +109,7 @@ def check(directory: Path, advance: Advance = nothing) -> Recovery:
         for address in sorted(known):
             try:
                 measured = measuring.verify(blobs.path(address), address, advance)
-            except (ContentMismatch, FileNotFoundError):
+            except CatalogError:  # gone, altered, or not even a file
                 report.lost.append(str(address))
                 continue
             beside = zip(KINDS, (measured.data_map, measured.layer, measured.hints), strict=True)
@@ -129,7 +129,7 @@ def _mend(publishing: Publishing, address: Address, report: Recovery) -> None:
     path = publishing.blobs.path(address)
     try:
         publishing.blobs.enter(path, address)
-    except (FileNotFoundError, ContentMismatch):
+    except (ContentMismatch, Malformed, NotFound, FileNotFoundError):
         if path.is_file():
             report.quarantined.append(str(publishing.blobs.quarantine(path)))
         with publishing.database.writing() as connection:
@@ -159,7 +159,7 @@ def _adopt(publishing: Publishing, address: Address, now: datetime, report: Reco
     path = publishing.blobs.path(address)
     try:
         measured = publishing.blobs.enter(path, address)
-    except ContentMismatch:
+    except (ContentMismatch, Malformed):
         report.quarantined.append(str(publishing.blobs.quarantine(path)))
         return
     with publishing.database.writing() as connection:

@@ -1,5 +1,6 @@
 """Database migrations (Alembic): from any earlier shape to the one in `catalog.tables`, inside one transaction."""
 
+import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -16,6 +17,7 @@ def upgrade(connection: Connection) -> bool:
     from alembic import command
     from alembic.config import Config
 
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -1,33 +1,42 @@
 """A real catalog process for tests: started on a free port, killed and started again on the same one."""
 
-import subprocess
-import sys
+import logging
+import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from catalog import registry
 from catalog.bundle import Bundle
 from catalog.client import CatalogClient
-from catalog.store import open_database
+from catalog.serving import serve, write_ready
+from catalog.settings import CatalogSettings
+from catalog.store import Recovery, open_database
 from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.openpgp import Keyring
 from signer.trust import Anchor
 
-ROOT = Path(__file__).resolve().parents[2]
+# Each service is a process of its own; they are forked from one that has imported the libraries once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
 
-PROGRAM = """
-import logging, sys
-from pathlib import Path
-from catalog.serving import serve, write_ready
-from catalog.settings import CatalogSettings
-logging.basicConfig(level=logging.INFO)
-directory, listen, ready, limit = sys.argv[1:]
-settings = CatalogSettings(directory=Path(directory), listen=listen, max_image_bytes=int(limit))
-serve(settings, lambda url, recovery: (print(recovery, flush=True), write_ready(Path(ready), url)))
-"""
+
+def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path) -> None:
+    """What the service's process does; everything that it says goes to the log."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.basicConfig(level=logging.INFO)
+    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit)
+
+    def up(url: str, recovery: Recovery) -> None:
+        print(recovery, flush=True)  # noqa: T201 - into the log
+        write_ready(ready, url)
+
+    serve(settings, up)
 
 
 def now() -> datetime:
@@ -43,7 +52,7 @@ class Service:
         self._ready, self.log = root / "ready", root / "log"
         self._listen = "127.0.0.1:0"
         self.url = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -54,32 +63,36 @@ class Service:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self._ready.unlink(missing_ok=True)
-        arguments = [str(self.directory), self._listen, str(self._ready), str(self._limit)]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *arguments], cwd=ROOT, stdout=log, stderr=log
-            )
-        for _ in range(6000):
+        self.launch()
+        for _ in range(3000):
             if self._ready.exists():
                 break
-            assert self._process.poll() is None, self.log.read_text()
+            assert self._process.is_alive(), self.log.read_text()
             time.sleep(0.01)
         self.url = self._ready.read_text().strip()
         self._listen = self.url.removeprefix("http://")
+
+    def launch(self) -> None:
+        """Start it and do not wait."""
+        self._ready.unlink(missing_ok=True)
+        arguments = (self.directory, self._listen, self._ready, self._limit, self.log)
+        self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
+        self._process.start()
 
     def kill(self) -> None:
         """End it as a power cut would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.join()
             self._process = None
 
     def stop(self) -> int:
         """End it as an operator would; returns its exit code."""
         assert self._process is not None
         self._process.terminate()
-        code = self._process.wait(30)
+        self._process.join(30)
+        code = self._process.exitcode
+        assert code is not None, "it did not end"
         self._process = None
         return code
 
