@@ -16,7 +16,7 @@ from catalog.errors import ContentMismatch, Misused, NotFound
 from catalog.reference import Reference
 from catalog.settings import CatalogSettings
 from signer import terminal
-from signer.cli import open_keyring, read_passphrase
+from signer.cli import chosen_key, open_keyring, read_passphrase
 from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse
 from signer.gpg import MAX_KEY
 from signer.openpgp import read_keys
@@ -60,7 +60,7 @@ def serve(
         found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}
         report = "".join(f"; {name} {count}" for name, count in found.items())
         terminal.show(
-            {"url": url, "directory": str(settings.directory)} | found, f"catalog at {url}{report}", as_json=as_json
+            {"url": url, "directory": str(settings.directory)} | found, f"catalog ready at {url}{report}", as_json=as_json
         )
         if ready_file is not None:
             write_ready(ready_file, url)
@@ -194,8 +194,8 @@ def endorse_command(
     context: typer.Context,
     image: Image,
     key: Annotated[
-        str, typer.Option("--key", help="Fingerprint of the key to sign with; `partita key list` shows yours.")
-    ],
+        str | None, typer.Option("--key", help="Fingerprint of the key to sign with; your only key if not given.")
+    ] = None,
     role: Annotated[str, typer.Option(help="In what function you vouch for it.")] = DEFAULT_ROLE,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")
@@ -205,12 +205,12 @@ def endorse_command(
     as_json: Json = False,
 ) -> None:
     """Vouch for an image: sign a statement that names it, and keep both in its directory."""
-    bundle, now = Bundle.open(image), _now()
+    bundle, now, keyring = Bundle.open(image), _now(), open_keyring(context)
     statement, signature = endorse(
-        open_keyring(context),
+        keyring,
         bundle.manifest.image_id,
         bundle.manifest.title,
-        key,
+        chosen_key(keyring, key),
         now,
         role=role,
         lifetime=timedelta(days=days),

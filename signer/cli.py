@@ -9,7 +9,7 @@ import typer
 from signer import terminal
 from signer.errors import KeyUnusable
 from signer.gpg import MAX_KEY
-from signer.keys import Key, SignerSettings, normal_fingerprint, read_span
+from signer.keys import Key, SignerSettings, normal_fingerprint, only_own, read_span
 from signer.openpgp import ALGORITHMS, Keyring, utc_now
 from signer.statement import write_instant
 from signer.terminal import Json
@@ -23,6 +23,11 @@ key_app = typer.Typer(name="key", help="Your keys: those that you endorse images
 def open_keyring(context: typer.Context) -> Keyring:
     """The keyring that the settings name (signer.home)."""
     return Keyring(terminal.section(context, SignerSettings).home)
+
+
+def chosen_key(keyring: Keyring, fingerprint: str | None) -> str:
+    """The fingerprint that was given, or that of the only key of one's own."""
+    return only_own(keyring.keys(), utc_now()) if fingerprint is None else normal_fingerprint(fingerprint)
 
 
 def read_passphrase(file: Path | None) -> str:
@@ -84,13 +89,14 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
 @key_app.command("export")
 def export(
     context: typer.Context,
-    fingerprint: Annotated[str, typer.Argument(help="40 hex digits, as `partita key list` shows them.")],
+    fingerprint: Annotated[str | None, typer.Argument(help="40 hex digits; your only key if not given.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; else it is printed.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print or write a public key: what a catalog registers and a site trusts."""
-    wanted = normal_fingerprint(fingerprint)
-    key = open_keyring(context).export(wanted)
+    keyring = open_keyring(context)
+    wanted = chosen_key(keyring, fingerprint)
+    key = keyring.export(wanted)
     if output is not None:
         try:
             output.write_bytes(key)

@@ -5,7 +5,7 @@ module with every control character escaped.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -83,6 +83,16 @@ def normal_fingerprint(text: str) -> str:
             f"{printable(text[:80])!r} is no fingerprint; give the 40 hex digits that `partita key list` shows"
         )
     return digits
+
+
+def only_own(keys: Sequence[Key], now: datetime) -> str:
+    """The fingerprint of the one key of one's own that may sign; KeyUnusable says what to do where that is not one."""
+    own = [key.fingerprint for key in keys if key.secret and not key.fault(now)]
+    if not own:
+        raise KeyUnusable("you have no key that may sign; make one with `partita key new`")
+    if len(own) > 1:
+        raise KeyUnusable(f"you have {len(own)} keys that may sign; name one of {', '.join(own)}")
+    return own[0]
 
 
 def read_span(text: str) -> timedelta:
