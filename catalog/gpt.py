@@ -176,7 +176,7 @@ def _protective(sector: bytes, size: int) -> tuple[bytes | None, bytes | None]:
     if any(map(any, records[1:])):
         raise DiskRefused(
             "GPT: the protective MBR in sector 0 has partitions of its own (a hybrid MBR), so that two tables "
-            "describe one disk; remove them, for example with `sgdisk --zap` of a copy and a fresh protective MBR"
+            "describe one disk; put a plain one there with `gdisk` (x, then n)"
         )
     if records[0][4] != 0xEE or records[0][8:12] != b"\1\0\0\0":
         raise DiskRefused(
