@@ -107,7 +107,9 @@ def sweep(
             Stager(again, source, ONE_BY_ONE).stage(manifest, "again", 60)
             check_invariants(again)
         if not disk.fired:
-            assert {"create", "allocate", "write", "seal", "sync", "rename", "sync_directory", "remove"} <= set(disk.steps)
+            assert {"create", "allocate", "write", "seal", "sync", "rename", "sync_directory", "remove"} <= set(
+                disk.steps
+            )
             return at - 1
 
 
