@@ -14,7 +14,7 @@ from catalog.errors import NotFound
 from catalog.importing import import_disk
 from catalog.linting import UNREAD, Finding, Lint, lint_bundle, lint_file, lint_tree
 from catalog.trees import make_erofs, make_ext4
-from tests.catalog.disks import MIB, SECTOR, formatted, gpt_disk, identity, put, put_file, run
+from tests.catalog.disks import MIB, SECTOR, formatted, gpt_disk, identity, luks, put, put_file
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n"
 
@@ -124,10 +124,7 @@ def test_what_cannot_be_looked_into_is_said(tmp_path: Path) -> None:
     (finding,) = lint_file(formatted(tmp_path / "xfs", 300 * MIB, "mkfs.xfs", "-q"), "partition 2").findings
     assert finding.rule == UNREAD
     assert str(finding).startswith("partition 2: is xfs, which is not looked into")
-    luks = tmp_path / "luks"
-    secret = ("--object", "secret,id=s,data=x", "-o", "key-secret=s,iter-time=10")
-    run("qemu-img", "create", "-q", "-f", "luks", *secret, luks, "8M")
-    (finding,) = lint_file(luks, "p").findings
+    (finding,) = lint_file(luks(tmp_path / "luks"), "p").findings
     assert "is an encrypted volume" in finding.why
     (tmp_path / "noise").write_bytes(random.Random(1).randbytes(MIB))
     assert lint_file(tmp_path / "noise", "p").findings == ()
