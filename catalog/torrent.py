@@ -60,6 +60,11 @@ def torrent_file(address: Address, layer: bytes, announce: str | None = None) ->
         raise Malformed(f"the piece layer of {address}: {exc}") from exc
     if not proved:
         raise Malformed(f"the piece layer of {address}: its root is another; compute it again from the content")
+    return unproved_torrent(address, layer, announce)
+
+
+def unproved_torrent(address: Address, layer: bytes, announce: str | None = None) -> bytes:
+    """As :func:`torrent_file`, for a layer that has been proved."""
     single = address.size <= piece_length(address.size)
     torrent: dict[bytes, Value] = {b"info": _info(address), b"piece layers": {} if single else {address.root: layer}}
     if announce:

@@ -161,6 +161,8 @@ class Tracker:
             return Answer((), counts.complete, counts.incomplete, SEED_INTERVAL)
         if before is None and len(swarm.peers) >= MAX_PEERS:
             raise TooLarge(f"the swarm of {address} has {MAX_PEERS} members, as many as it may; fetch over HTTP")
+        if said.event is Event.STARTED and swarm.copies is not None:
+            swarm.copies.gone(str(said.endpoint))  # what it was given before it was restarted is forgotten
         peer = swarm.peers[said.endpoint] = Peer(said, now)
         if said.left == 0 and before is not None and before.said.left > 0:
             swarm.downloaded += 1

@@ -8,12 +8,14 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from catalog.address import Address
 from catalog.announce_keys import AnnounceKeys, Holder
-from catalog.errors import CatalogError, Malformed, Misused, NotEntitled, NotFound
+from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFound, TooLarge
+from catalog.routes import body, problems
 from catalog.torrent import short_hash
 from catalog.tracker import Announcement, Endpoint, Tracker
 from catalog.tracker_wire import (
@@ -27,6 +29,7 @@ from catalog.tracker_wire import (
     parse_scrape,
     scrape_answer,
 )
+from signer.documents import MAX_DOCUMENT, parse
 
 MayRead = Callable[[str, Address], bool]
 """Whether a node (by name; "" is a stranger) may read content."""
@@ -35,6 +38,9 @@ Contents = Callable[[bytes], Address | None]
 """The published content with a short info-hash, or None."""
 
 BODY = "text/plain"
+
+ORIGIN = "origin"
+"""The node name in the key of the catalog's own seeding peer, to which tracker answers prefer other seeds."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
                 query.left,
                 query.event,
                 holder.site or query.site,
+                holder.node == ORIGIN,
                 want=query.want,
                 peer_id=query.peer_id,
             )
@@ -120,8 +127,19 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
 
 
 def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[[], float]) -> None:
-    @routes.post("/swarms/parts", summary="What a member of a swarm should fetch from the origin next")
-    async def parts(request: Request, query: PartsQuery) -> Parts:
+    schema = PartsQuery.model_json_schema()
+    example = schema.pop("examples")[0]
+
+    @routes.post(
+        "/swarms/parts",
+        summary="What a member of a swarm should fetch from the origin next",
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+        },
+        responses=problems(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
+    )
+    async def parts(request: Request) -> Parts:
+        query = parse(PartsQuery, await body(request, MAX_DOCUMENT, "a question for parts"), "parts")
         if gate.find(short_hash(query.address)) != query.address:
             raise NotFound(_UNKNOWN)
         gate.admit(query.address, query.grant)
@@ -131,10 +149,15 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[
         given = tracker.parts(query.address, endpoint, query.have, query.want, clock())
         return Parts(parts=tuple(given))
 
-    @routes.get("/swarms/callers", summary="To whom the asking peer was named in the last minute")
-    async def callers(request: Request, port: int) -> Callers:
-        if not 1 <= port <= 65535:
-            raise Misused(f"callers: port: {port} is not between 1 and 65535")
+    @routes.get(
+        "/swarms/callers",
+        summary="To whom the asking peer was named in the last minute",
+        responses=problems(Malformed),
+    )
+    async def callers(
+        request: Request,
+        port: Annotated[int, Query(ge=1, le=65535, description="Where the asking peer listens.", examples=[6881])],
+    ) -> Callers:
         calls = tracker.callers(Endpoint(_ip(request), port), clock())
         return Callers(callers=tuple(Caller(address=address, ip=end.ip, port=end.port) for address, end in calls))
 

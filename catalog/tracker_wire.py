@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.address import MAX_SIZE, Address
 from catalog.bencode import Value, bdecode, bencode
@@ -151,6 +151,11 @@ def parse_answer(body: bytes) -> Heard:
 
 Range = tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], Annotated[int, Field(ge=1, le=MAX_SIZE)]]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_EXAMPLE = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1073741824"
+
+
+def _example(**members: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [members]})
 
 
 class PartsQuery(Document):
@@ -164,6 +169,8 @@ class PartsQuery(Document):
         want: bytes that it asks for.
     """
 
+    model_config = _example(address=_EXAMPLE, port=6881, have=[[0, 262144]], want=524288)
+
     address: Address
     port: Port
     grant: Annotated[str, Field(max_length=256)] = ""
@@ -173,6 +180,8 @@ class PartsQuery(Document):
 
 class Parts(Document):
     """The (start, end) byte ranges to fetch from the origin now; none means: the swarm will bring the rest."""
+
+    model_config = _example(parts=[[524288, 1048576]])
 
     parts: tuple[Range, ...]
 
@@ -187,6 +196,8 @@ class Caller(Document):
 
 class Callers(Document):
     """All of them, of the last minute."""
+
+    model_config = _example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
 
     callers: tuple[Caller, ...]
 

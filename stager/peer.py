@@ -54,6 +54,9 @@ from stager.profiles import settings
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
 
+GATHER = 0.04
+"""Seconds for which what libtorrent says is gathered before it is heard, so that a busy swarm does not keep Python busy."""
+
 _WRITTEN = 3
 """`block_info::finished`: the block is on disk."""
 
@@ -285,22 +288,28 @@ def main() -> None:
     waiting = selectors.DefaultSelector()
     waiting.register(0, selectors.EVENT_READ)
     waiting.register(peer.alerts_waiting, selectors.EVENT_READ)
-    due = time.monotonic()
+    beat = time.monotonic()
+    heard = never = float("inf")
     try:
         while True:
-            ready = waiting.select(max(0.0, due - time.monotonic()))
-            for key, _ in ready:
-                if key.fd == 0:
-                    data = os.read(0, 1 << 20)
-                    if not data:
-                        # The node is gone: so are we, at once and without a farewell to libtorrent's threads.
-                        os._exit(0)
-                    for line, attached in frames.feed(data):
-                        peer.obey(command(line), attached)
-                else:
-                    peer.listen()
-            if time.monotonic() >= due:
-                due = time.monotonic() + BEAT
+            for key, _ in waiting.select(max(0.0, min(beat, heard) - time.monotonic())):
+                if key.fd != 0:
+                    waiting.unregister(peer.alerts_waiting)
+                    heard = time.monotonic() + GATHER
+                    continue
+                data = os.read(0, 1 << 20)
+                if not data:
+                    # The node is gone: so are we, at once and without a farewell to libtorrent's threads.
+                    os._exit(0)
+                for line, attached in frames.feed(data):
+                    peer.obey(command(line), attached)
+            now = time.monotonic()
+            if now >= heard:
+                heard = never
+                peer.listen()
+                waiting.register(peer.alerts_waiting, selectors.EVENT_READ)
+            if now >= beat:
+                beat = now + BEAT
                 peer.beat()
             said, peer.events = b"".join(frame(event) for event in peer.events), []
             while said:

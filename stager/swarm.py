@@ -76,13 +76,14 @@ class Options:
     """How a node takes part.
 
     Attributes:
-        listen: `ADDRESS:PORT` for peers; port 0 takes a free one.
+        listen: `ADDRESS:PORT` for peers; port 0 takes a free one. All addresses by default: peers come from other hosts,
+            and only those that the tracker named are let in.
         upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
         memory: bytes that the peer process may hold.
         log: where the peer process's complaints go; None is our standard error.
     """
 
-    listen: str = "0.0.0.0:0"  # noqa: S104 - peers come from other hosts, and only those that the tracker named are let in
+    listen: str = "0.0.0.0:0"
     upload_limit: int = 0
     download_limit: int = 0
     memory: int = MEMORY
@@ -357,6 +358,8 @@ class Swarm:
                 self._blocked.set()
             case Poison():
                 member.suspects |= set(event.suspects)
+                member.leaves.drop_piece(event.piece)
+                member.fresh.discard(event.piece)
                 log.warning("%s: piece %d was wrong; it came from %s", member.address, event.piece, event.suspects)
             case Banned():
                 member.poisoners.add(event.peer)
@@ -446,6 +449,8 @@ class Swarm:
 
     def _add(self, member: Member) -> None:
         layer = member.guide.layer or b""
+        if not member.complete and member.leaves.complete:
+            member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
         order = Add(address=member.address, path=str(member.path), layer=len(layer), complete=member.complete)
         self._send(order, layer if member.complete else layer + member.leaves.bits())
         if member.named:

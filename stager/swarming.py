@@ -247,10 +247,14 @@ class SwarmFetching:
                         return
                     buffer += chunk
                     came += len(chunk)
+                    right = []
                     while piece <= last and len(buffer) >= (length := guide.bounds(piece)[1] - guide.bounds(piece)[0]):
-                        self._arrived(member, descriptor, piece, bytes(memoryview(buffer)[:length]))
+                        if self._arrived(member, descriptor, piece, bytes(memoryview(buffer)[:length])):
+                            right.append(piece)
                         del buffer[:length]
                         piece += 1
+                    if right:
+                        self._swarm.wrote(member, right)
                 if piece <= last:
                     raise SourceUnavailable(f"the range {low}-{high} of {guide.address} was cut at piece {piece}")
         finally:
@@ -263,7 +267,8 @@ class SwarmFetching:
             if self._untold is not None:
                 self._untold.append((start, end))
 
-    def _arrived(self, member: Member, descriptor: int, piece: int, content: bytes) -> None:
+    def _arrived(self, member: Member, descriptor: int, piece: int, content: bytes) -> bool:
+        """Prove a piece and write it, unless the swarm was faster; returns whether it was written."""
         start, _ = self._guide.bounds(piece)
         runs = self._guide.judge(piece, start, content)
         if runs is None:
@@ -276,10 +281,11 @@ class SwarmFetching:
                     "from the origin; it is broken or hostile: tell its operator, or stage from another"
                 )
             raise SourceUnavailable(f"piece {piece} of {self._guide.address} came wrong from the origin")
-        if not member.leaves.has_piece(piece):
-            for place, data in runs:
-                os.pwrite(descriptor, data, place)
-            self._swarm.wrote(member, [piece])
+        if member.leaves.has_piece(piece):
+            return False
+        for place, data in runs:
+            os.pwrite(descriptor, data, place)
+        return True
 
     def _count(self, member: Member) -> None:
         brought = self.brought
