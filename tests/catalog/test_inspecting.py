@@ -479,7 +479,7 @@ def _mixed(here: Path) -> Path:
     """Swap and unused filesystems, on a disk that also has data."""
     disk = table(
         here / "disk",
-        400 * MIB,
+        80 * MIB,
         "label: gpt\nsize=8MiB, name=data\nsize=16MiB, name=swap\nsize=16MiB, name=ext4\nsize=16MiB, name=vfat\n",
     )
     places = [part["start"] * SECTOR for part in partitions(disk)]
