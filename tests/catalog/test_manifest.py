@@ -260,6 +260,10 @@ REFUSALS: dict[str, tuple[Break, str, str]] = {
     "a gap over the partition table": (
         _set("disks.0.gaps", [{"offset": 0, "content": MBR["gaps"][0]["content"]}]), "$.disks[0]", "inside the partition table"
     ),
+    "a gap over the backup table": (
+        _set("disks.0.gaps", [{"offset": 16 * MIB - 512, "content": MBR["gaps"][0]["content"]}]),
+        "$.disks[0]", "after the last usable byte 16760320",
+    ),
     "a partition after the end of the disk": (_set("disks.0.size", 8 * MIB), "$.disks[0]", "the usable sectors lie between"),
     "a partition over the backup table": (
         _set("disks.1.partitions.0.offset", 16 * MIB - 512), "$.disks[1]", "ends at byte 17825280, after the last usable byte"

@@ -89,6 +89,20 @@ def test_stored_zeros_and_holes_are_one_content(tmp_path: Path) -> None:
     assert measure(stored) == measure(hollow)
 
 
+def test_holes_smaller_than_a_leaf_do_not_count_it_twice(tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    with path.open("wb") as file:
+        for block in (0, 2, 3, 5, 7, 11, 16, 30):
+            file.seek(block * 4096)
+            file.write(b"d" * 4096)
+        file.truncate(40 * 4096)
+    steps: list[int] = []
+    found = measure(path, steps.append)
+    _check(found, path.read_bytes())
+    assert sum(steps) == 40 * 4096
+    assert min(steps) >= 0
+
+
 def test_32_gib_of_holes_are_not_read(tmp_path: Path) -> None:
     """At the rate of hashing it would take 20 s and more; the bound leaves room for a busy machine."""
     path = tmp_path / "content"
