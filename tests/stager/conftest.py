@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from catalog.manifest import Manifest
 from catalog.measuring import measure
 from stager.cache import Cache
 from stager.fetching import Pace
-from stager.staging import Stager
 from tests import factories
 from tests.stager.doubles import MIB, Clock, MemorySource, no_sleep
 from tests.stager.served import catalog
@@ -67,12 +66,6 @@ def fast_root() -> Iterator[Path]:
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where, prefix="cache") as directory:
         yield Path(directory)
-
-
-@pytest.fixture
-def stager(cache: Cache) -> Callable[[MemorySource], Stager]:
-    """Makes a stager over the cache."""
-    return lambda source: Stager(cache, source, PACE)
 
 
 def in_memory(bundle: Bundle) -> tuple[Manifest, MemorySource]:

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from catalog.address import Address
@@ -151,6 +151,3 @@ class FailingDisk(Disk):
 
 def no_sleep(_seconds: float) -> None:
     """Waiting is for users."""
-
-
-Sleep = Callable[[float], None]
