@@ -262,6 +262,6 @@ def choose(asker: Peer, others: Sequence[Peer]) -> list[Peer]:
     chosen = near[: limit - kept_for_far]
     # Strangers are taken as they fall, not best first: else all sites would hang on the same few of them.
     chosen += sorted(far, key=lambda other: rank(other)[2])[: limit - len(chosen)] if near else far[:limit]
-    if not any(peer.complete for peer in chosen):
+    if chosen and not any(peer.complete for peer in chosen):
         chosen[-1:] = [next((peer for peer in ordered if peer.complete), chosen[-1])]
     return sorted(chosen, key=rank)

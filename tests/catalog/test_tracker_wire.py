@@ -1,0 +1,166 @@
+"""Announces, scrapes and answers in their binary forms; bencoding; each malformed one with its place."""
+
+import libtorrent as lt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from catalog.bencode import bdecode, bencode
+from catalog.errors import Malformed
+from catalog.tracker import Announcement, Answer, Counts, Endpoint, Event, Peer
+from catalog.tracker_wire import (
+    AnnounceQuery,
+    announce_answer,
+    failure,
+    parse_announce,
+    parse_answer,
+    parse_scrape,
+    scrape_answer,
+)
+
+HASH = bytes(range(20))
+GOOD = {
+    "info_hash": "%00%01%02%03%04%05%06%07%08%09%0a%0b%0c%0d%0e%0f%10%11%12%13",
+    "peer_id": "-XX0000-abcdefghijkl",
+    "port": "6881",
+    "uploaded": "0",
+    "downloaded": "0",
+    "left": "77",
+    "event": "started",
+    "compact": "1",
+    "numwant": "30",
+    "key": "9D3A21F0",
+    "grant": "n.s.1.m",
+    "site": "lyon",
+}
+
+values = st.recursive(
+    st.integers(-(2**63), 2**63) | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.binary(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def query(**changes: str | None) -> bytes:
+    return "&".join(f"{name}={value}" for name, value in (GOOD | changes).items() if value is not None).encode()
+
+
+@given(values)
+def test_bencoding_reads_what_it_wrote_and_agrees_with_libtorrent(value) -> None:
+    data = bencode(value)
+    assert bdecode(data, "x") == value
+    if isinstance(value, dict):
+        assert lt.bencode(value) == data
+
+
+@given(st.binary(max_size=40))
+def test_bencoding_refuses_or_reads_the_one_form(data: bytes) -> None:
+    try:
+        value = bdecode(data, "x")
+    except Malformed:
+        return
+    assert bencode(value) == data
+
+
+@pytest.mark.parametrize(
+    ("what", "data", "place"),
+    [
+        ("nothing", b"", "byte 0"),
+        ("a leading zero", b"i01e", "byte 1"),
+        ("minus zero", b"i-0e", "byte 1"),
+        ("no digits", b"ie", "byte 1"),
+        ("a number too long", b"i" + b"9" * 30 + b"e", "byte 1"),
+        ("a text that is cut", b"5:abc", "cut short"),
+        ("a text of negative length", b"-1:", "byte 0"),
+        ("keys out of order", b"d1:b1:x1:a1:ye", "not in order"),
+        ("a key twice", b"d1:a1:x1:a1:ye", "not in order"),
+        ("a key that is no text", b"di1e1:xe", "byte 1"),
+        ("a list that does not end", b"l1:a", "byte 4"),
+        ("something after the end", b"i1ei2e", "byte 3"),
+        ("lists in lists in lists", b"l" * 5000, "deep"),
+    ],
+)
+def test_malformed_bencoding_is_refused_with_its_place(what: str, data: bytes, place: str) -> None:
+    with pytest.raises(Malformed, match=place):
+        bdecode(data, "thing")
+
+
+def test_an_announce_is_read() -> None:
+    assert parse_announce(query()) == AnnounceQuery(
+        HASH, b"-XX0000-abcdefghijkl", 6881, 77, Event.STARTED, 30, True, "n.s.1.m", "lyon"
+    )
+    plain = parse_announce(query(event=None, compact="0", numwant=None, grant=None, site=None, key=None))
+    assert (plain.event, plain.compact, plain.want, plain.grant, plain.site) == (Event.UPDATE, False, 50, "", "")
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "place"),
+    [
+        ("no info-hash", {"info_hash": None}, "info_hash: stands 0 times"),
+        ("a full v2 info-hash", {"info_hash": "a" * 32}, "info_hash: has 32 bytes, not 20"),
+        ("a short peer id", {"peer_id": "x"}, "peer_id: has 1 bytes"),
+        ("two ports", {"port": "1&port=2"}, "port: stands 2 times"),
+        ("port 0", {"port": "0"}, "port: b'0' is no number from 1 to 65535"),
+        ("a port beyond", {"port": "65536"}, "port"),
+        ("no left", {"left": None}, "left: stands 0 times"),
+        ("negative left", {"left": "-1"}, "left"),
+        ("left that is no number", {"left": "many"}, "left"),
+        ("left in other digits", {"left": "%D9%A3"}, "left"),
+        ("an endless number", {"left": "1" * 100}, "left"),
+        ("an event that is none", {"event": "exploded"}, "event"),
+        ("a grant too long", {"grant": "g" * 300}, "grant"),
+        ("a site that is not ASCII", {"site": "%C3%A9"}, "site"),
+        ("a query too long", {"x": "y" * 5000}, "more than the 4096"),
+    ],
+)
+def test_a_malformed_announce_is_refused_with_the_parameter(what: str, changes: dict[str, str], place: str) -> None:
+    with pytest.raises(Malformed, match=place):
+        parse_announce(query(**changes))
+
+
+def peers(*endpoints: Endpoint) -> tuple[Peer, ...]:
+    return tuple(Peer(Announcement(endpoint, 1, peer_id=b"p" * 20), 0.0) for endpoint in endpoints)
+
+
+def test_an_answer_is_read_as_it_was_written_in_both_families() -> None:
+    ends = (Endpoint("192.0.2.1", 6881), Endpoint("2001:db8::7", 51413))
+    body = announce_answer(Answer(peers(*ends), 3, 4, 15.0), compact=True)
+    heard = parse_answer(body)
+    assert heard.peers == ends
+    assert (heard.complete, heard.incomplete, heard.interval) == (3, 4, 15.0)
+    assert lt.bdecode(body)[b"peers"] == bytes([192, 0, 2, 1, 0x1A, 0xE1])
+
+
+def test_an_answer_in_the_long_form_lists_dictionaries() -> None:
+    body = announce_answer(Answer(peers(Endpoint("192.0.2.1", 6881)), 0, 1, 15.0), compact=False)
+    assert lt.bdecode(body)[b"peers"] == [{b"ip": b"192.0.2.1", b"peer id": b"p" * 20, b"port": 6881}]
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "reason"),
+    [
+        ("a refusal", failure("you may not"), "refuses: you may not"),
+        ("no dictionary", b"le", "no dictionary"),
+        ("peers that are cut", bencode({b"peers": b"12345"}), "peers is not in the compact form"),
+        ("peers in the long form", bencode({b"peers": [{b"ip": b"1.2.3.4"}]}), "peers is not"),
+        ("a negative count", bencode({b"complete": -1, b"peers": b""}), "not all numbers"),
+        ("an interval that is a text", bencode({b"interval": b"soon", b"peers": b""}), "not all numbers"),
+        ("a web page", b"<html>", "byte 0"),
+        ("too much", b"d" * 100_000, "more than"),
+    ],
+)
+def test_a_bad_answer_is_refused(what: str, body: bytes, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        parse_answer(body)
+
+
+def test_a_scrape_is_read_and_answered() -> None:
+    assert parse_scrape(b"info_hash=" + b"a" * 20 + b"&info_hash=" + b"b" * 20) == [b"a" * 20, b"b" * 20]
+    answer = scrape_answer([b"a" * 20], [Counts(1, 2, 3)])
+    assert lt.bdecode(answer) == {b"files": {b"a" * 20: {b"complete": 1, b"downloaded": 3, b"incomplete": 2}}}
+
+
+@pytest.mark.parametrize("text", [b"", b"info_hash=short", b"&".join([b"info_hash=" + b"a" * 20] * 65)])
+def test_a_scrape_of_nothing_or_too_much_is_refused(text: bytes) -> None:
+    with pytest.raises(Malformed, match="scrape: info_hash"):
+        parse_scrape(text)
