@@ -34,10 +34,12 @@ from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer import terminal
 from signer.documents import validate
 from signer.terminal import Json
+from stager.cli import cache_app
 from stager.settings import NodeSettings
 
 machine_app = typer.Typer(no_args_is_help=True, help="Machines: list, look at, shut down, destroy.")
 node_app = typer.Typer(no_args_is_help=True, help="The node's service: it stages, boots and keeps machines.")
+node_app.add_typer(cache_app, name="cache")
 
 Name = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
 A = TypeVar("A", int, str)

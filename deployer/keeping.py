@@ -17,9 +17,6 @@ from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
 from deployer.machine import Happening, State, after
 from deployer.machines import MachineRecord, MachineStore, holder_of, is_holder
 
-GRACE = timedelta(seconds=30)
-"""How long a guest may take to power off when its time has come, before it is ended."""
-
 KEPT = timedelta(days=7)
 """How long record and console of a machine that has ended are kept for whoever wants to know why."""
 
@@ -50,11 +47,12 @@ class Keeper:
         store: their records.
         leases: of their contents.
         clock: the present, UTC.
+        grace: how long a guest may take to power off when its time has come, before it is ended.
     """
 
-    def __init__(self, store: MachineStore, leases: Leases, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: MachineStore, leases: Leases, clock: Callable[[], datetime], grace: timedelta) -> None:
         self.store = store
-        self._leases, self._clock = leases, clock
+        self._leases, self._clock, self._grace = leases, clock, grace
         self._backend: Backend | None = None
         self._asked: dict[str, datetime] = {}
         self._changed = threading.Condition()
@@ -181,16 +179,23 @@ class Keeper:
 
     def _expire(self, record: MachineRecord, now: datetime) -> None:
         asked = self._asked.get(record.uuid)
-        if asked is None and record.state is State.RUNNING and now < record.ends + GRACE:
+        if asked is None and record.state is State.RUNNING and now < record.ends + self._grace:
             self._asked[record.uuid] = now
             log.info("machine %s has reached the end of its time and is asked to power off", record.uuid)
-            self.backend.shutdown(record.uuid)
-        elif asked is None or now >= asked + GRACE:
+            # An emulator that hangs does not answer: it must not hold up who looks after the other machines.
+            threading.Thread(target=self._ask, args=(record.uuid,), name="shutdown", daemon=True).start()
+        elif asked is None or now >= asked + self._grace:
             # First the record, so that the event of the end finds it said already.
             self.happened(
                 record.uuid, Happening.EXPIRED, "its time has come, and the guest did not power off by itself"
             )
             self.backend.destroy(record.uuid)
+
+    def _ask(self, uuid: str) -> None:
+        try:
+            self.backend.shutdown(uuid)
+        except BackendFailed as exc:
+            log.warning("machine %s: %s", uuid, exc)
 
     def _forget(self, uuid: str) -> None:
         self.store.remove(uuid)

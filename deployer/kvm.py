@@ -7,6 +7,7 @@ paging, counts to a million in memory, and ends QEMU through the isa-debug-exit 
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -81,6 +82,15 @@ def emulator(architecture: str) -> Path:
     if found is None:
         raise BackendFailed(f"{name} is not installed; run ./dev setup, or install the package that has it")
     return Path(found)
+
+
+def emulator_version(qemu: Path) -> str:
+    """What the emulator says of itself, such as "QEMU emulator version 7.2.22"; empty where it says nothing."""
+    try:
+        said = subprocess.run([str(qemu), "--version"], capture_output=True, text=True, timeout=DEADLINE, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return re.sub(r" \(.*", "", said.stdout.partition("\n")[0])
 
 
 def probe(qemu: Path, *, device: Path = DEVICE, deadline: float = DEADLINE) -> Accelerator:

@@ -45,10 +45,14 @@ def _libvirt(log: Path | None = None) -> Any:
     """
     with _loading:
         if not _loaded:
-            if log is not None:
-                os.environ.setdefault("LIBVIRT_LOG_OUTPUTS", f"3:file:{log}")
-            import libvirt
-
+            ours = log is not None and "LIBVIRT_LOG_OUTPUTS" not in os.environ
+            if ours:
+                os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{log}"
+            try:
+                import libvirt
+            finally:
+                if ours:  # it is for this process alone; children would find a log that is none of theirs
+                    del os.environ["LIBVIRT_LOG_OUTPUTS"]
             # Errors come as exceptions; the default handler would print each of them as well.
             libvirt.registerErrorHandler(lambda _context, _error: None, None)
             libvirt.virEventRegisterDefaultImpl()
@@ -98,13 +102,9 @@ class LibvirtBackend:
 
     @property
     def version(self) -> str:
-        """Of libvirt and of the hypervisor, for people."""
-
-        def dotted(number: int) -> str:
-            return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-        hypervisor = self._ask(lambda connection: connection.getVersion(), "libvirt does not answer")
-        return f"libvirt {dotted(self._libvirt.getVersion())}, QEMU {dotted(hypervisor)}"
+        """Of libvirt, for people. (Asked for QEMU's, libvirt would try out every QEMU there is, for seconds.)"""
+        number = self._libvirt.getVersion()
+        return f"libvirt {number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
     def prepare(self, architecture: str, virt: str) -> None:
         """Let libvirt find out what QEMU can do; it remembers, and the first machine does not wait for it."""

@@ -14,16 +14,17 @@ import uuid as uuids
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from catalog.client import CatalogClient
+from deployer.amounts import parse_duration
 from deployer.deciding import Decision
 from deployer.deploying import Defaults, Deployer
 from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
 from deployer.keeping import Keeper
-from deployer.kvm import Accelerator, choose
+from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
 from deployer.machine import Happening
 from deployer.machines import MachineStore
@@ -31,10 +32,8 @@ from deployer.places import short_place
 from deployer.policy import Policy
 from deployer.settings import DeploySettings
 from deployer.wire import Deployed, NodeStatus, Order, Step
-from stager.cache import Cache
-from stager.fetching import Pace
+from stager.opening import opened
 from stager.settings import NodeSettings
-from stager.sources import HttpSource
 from stager.staging import Stager
 
 TICK = 1.0
@@ -56,18 +55,19 @@ class Node:
         identity: str,
         settings: NodeSettings,
         deploy: DeploySettings,
-        cache: Cache,
+        stager: Stager,
         client: CatalogClient,
         clock: Callable[[], datetime],
     ) -> None:
         self.settings, self._deploy = settings, deploy
-        self._identity, self._cache = identity, cache
+        self._identity = identity
         self._happenings: queue.SimpleQueue[tuple[str, Happening, str] | None] = queue.SimpleQueue()
-        self.keeper = Keeper(MachineStore(settings.directory / "machines"), cache, clock)
+        grace = timedelta(seconds=parse_duration(deploy.grace))
+        self.keeper = Keeper(MachineStore(settings.directory / "machines"), stager.cache, clock, grace)
         self._deployer = Deployer(
             images=client,
-            stages=Stager(cache, HttpSource(client), Pace(settings.connections, settings.part_bytes)),
-            entries=cache,
+            stages=stager,
+            entries=stager.cache,
             keeper=self.keeper,
             policy=self.policy,
             accelerator=self.accelerator,
@@ -99,10 +99,8 @@ class Node:
         directory = settings.directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as undo:
-            cache = undo.enter_context(Cache(settings.cache, settings.cache_quota, lambda: clock().timestamp()))
-            client = CatalogClient(settings.catalog)
-            undo.callback(client.close)
-            node = cls(_identity(directory / "node-id"), settings, deploy, cache, client, clock)
+            stager, client = undo.enter_context(opened(settings, lambda: clock().timestamp()))
+            node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
             backend = node._open_backend(directory)
             undo.callback(backend.close)
             node.keeper.recover(backend)
@@ -113,16 +111,19 @@ class Node:
 
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
-        with self._under_way_lock:
-            self._ending = True
-            under_way = dict(self._under_way)
-        for cancelled in under_way:
-            cancelled.set()
-        for finished in under_way.values():
+        self.cancel()
+        for finished in list(self._under_way.values()):
             finished.wait(PATIENCE)
         self._happenings.put(None)
         self._keeping.join()
         self._closing.close()
+
+    def cancel(self) -> None:
+        """The node is about to end: take no more orders, and undo those under way. Returns at once."""
+        with self._under_way_lock:
+            self._ending = True
+            for cancelled in self._under_way:
+                cancelled.set()
 
     def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
         """See Deployer.deploy; NodeUnavailable when the node is about to end."""
@@ -171,7 +172,7 @@ class Node:
             policy=str(self._deploy.policy),
             policy_digest=digest,
             policy_problem=problem,
-            hypervisor=self._hypervisor.version,
+            hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator(NATIVE))}",
             accelerator=self.accelerator(NATIVE),
             machines=dict(Counter(record.state.value for record in self.keeper.store.all())),
         )

@@ -1,11 +1,13 @@
 """A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx."""
 
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 
@@ -25,11 +27,12 @@ D = TypeVar("D", bound=Document)
 class NodeClient:
     """A connection to a node's service, closed by `close` or as a context manager."""
 
-    def __init__(self, socket: Path) -> None:
-        """Connect lazily."""
-        self.socket = socket
+    def __init__(self, place: Path) -> None:
+        """Connect lazily to the socket at that place."""
+        self.socket = place
+        self._reached = False
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://node", timeout=TIMEOUT
+            transport=httpx.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
         )
 
     def __enter__(self) -> Self:
@@ -79,13 +82,13 @@ class NodeClient:
 
     def machine(self, name: str) -> MachineRecord:
         """One machine, by UUID, the beginning of one, or name."""
-        return self._get(MachineRecord, "GET", f"machines/{name}")
+        return self._get(MachineRecord, "GET", f"machines/{_part(name)}")
 
     def console(self, name: str, *, follow: bool = False, offset: int = 0) -> Iterator[bytes]:
         """What a guest wrote to its console, from an offset in bytes; with `follow` until the machine has ended."""
         while True:
             params = {"offset": str(offset), "wait": str(MAX_WAIT / 2 if follow else 0)}
-            answer = self._request("GET", f"machines/{name}/console", params=params)
+            answer = self._request("GET", f"machines/{_part(name)}/console", params=params)
             offset = int(answer.headers.get(OFFSET, offset)) + len(answer.content)
             if answer.content:
                 yield answer.content
@@ -95,7 +98,7 @@ class NodeClient:
     def shutdown(self, name: str, wait: float = 0.0) -> MachineRecord:
         """Ask a guest to power off, and wait for its end for so many seconds; returns the record as it then is."""
         until = time.monotonic() + wait
-        record = self._get(MachineRecord, "POST", f"machines/{name}/shutdown")
+        record = self._get(MachineRecord, "POST", f"machines/{_part(name)}/shutdown")
         while (left := until - time.monotonic()) > 0 and record.state in {State.RUNNING, State.PAUSED}:
             params = {"wait": f"{min(left, MAX_WAIT / 2):.3f}", "ask": "false"}
             record = self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown", params=params)
@@ -103,7 +106,7 @@ class NodeClient:
 
     def destroy(self, name: str) -> MachineRecord:
         """End a machine and remove what is left of it; returns its last record."""
-        return self._get(MachineRecord, "DELETE", f"machines/{name}")
+        return self._get(MachineRecord, "DELETE", f"machines/{_part(name)}")
 
     def _get(self, model: type[D], method: str, path: str, **options: Any) -> D:
         return parse(model, self._ask(method, path, **options), "answer of the node", limit=MAX_STEP)
@@ -111,7 +114,22 @@ class NodeClient:
     def _ask(self, method: str, path: str, **options: Any) -> bytes:
         return self._request(method, path, **options).content
 
+    def _reach(self) -> None:
+        """Demand, once, that somebody listens: what httpx does about a socket that nobody answers leaves it open."""
+        if self._reached:
+            return
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
+            trial.settimeout(5.0)
+            try:
+                trial.connect(str(self.socket))
+            except OSError as exc:
+                raise NodeUnavailable(
+                    f"{self.socket}: no node answers there ({exc.strerror or exc}); start one with `partita node serve`"
+                ) from exc
+        self._reached = True
+
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        self._reach()
         try:
             answer = self._http.request(method, f"/{VERSION}/{path}", **options)
         except httpx.HTTPError as exc:
@@ -122,6 +140,7 @@ class NodeClient:
     def _lines(self, path: str, content: bytes) -> Generator[bytes, None, None]:
         """POST, and the lines of the answer as they come; closing it early closes the connection."""
         rest = b""
+        self._reach()
         try:
             with self._http.stream("POST", f"/{VERSION}/{path}", content=content) as answer:
                 if answer.is_error:
@@ -136,11 +155,14 @@ class NodeClient:
             raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: httpx.HTTPError) -> NodeUnavailable:
-        if isinstance(exc, httpx.ConnectError):
-            return NodeUnavailable(f"{self.socket}: no node answers there; start one with `partita node serve`")
         return NodeUnavailable(
             f"{self.socket}: the node does not answer ({exc or type(exc).__name__}); look at its log"
         )
+
+
+def _part(name: str) -> str:
+    """What a person typed, as one part of a path."""
+    return quote(name, safe="")
 
 
 def _raise_problem(answer: httpx.Response) -> None:

@@ -71,21 +71,26 @@ def _run(node: Node, listening: socket.socket, ready: Callable[[], None]) -> Non
     # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
     before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _Server(config, ready).run(sockets=[listening])
+        _Server(config, ready, node.cancel).run(sockets=[listening])
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], ending: Callable[[], None]) -> None:
         super().__init__(config)
-        self._tell_ready = ready
+        self._tell_ready, self._ending = ready, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._tell_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal to end: answers that would go on for long learn of it now."""
+        self._ending()
+        super().handle_exit(sig, frame)
 
 
 def _listen(path: Path) -> socket.socket:

@@ -30,6 +30,7 @@ class DeploySettings(Document):
         accelerator: "auto" takes KVM where a guest really runs under it, "kvm" insists, "tcg" never tries.
         network: what machines get when nobody says: none, user, network:NAME or bridge:NAME.
         lifetime: how long machines live when nobody says.
+        grace: how long a guest may take to power off when its time has come, before it is ended.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
     """
 
@@ -38,4 +39,5 @@ class DeploySettings(Document):
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     network: Annotated[str, AfterValidator(_network)] = "user"
     lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
+    grace: Annotated[str, AfterValidator(_duration)] = "30s"
     socket: Path | None = None

@@ -1,11 +1,11 @@
 """A real node process for tests, in a directory of its own with a short path; everything it started ends with it."""
 
 import contextlib
+import logging
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,28 +16,34 @@ from deployer.amounts import size_text
 from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
+from deployer.node_serving import serve
 from deployer.policy import anchor_block
-from deployer.wire import Deployed, Order, Step
+from deployer.settings import DeploySettings
+from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer.documents import validate
 from signer.trust import Anchor
-
-ROOT = Path(__file__).resolve().parents[2]
-
-PROGRAM = """
-import logging, sys
-from pathlib import Path
-from deployer.node_serving import serve
-from deployer.settings import DeploySettings
-from signer.documents import parse
 from stager.settings import NodeSettings
-logging.basicConfig(level=logging.INFO)
-node, deploy, ready = sys.argv[1:]
-def tell(socket, status):
-    print(status, flush=True)
-    Path(ready + ".new").write_text(str(socket))
-    Path(ready + ".new").rename(ready)
-serve(parse(NodeSettings, node.encode(), "node"), parse(DeploySettings, deploy.encode(), "deploy"), tell)
-"""
+
+# Each node is a process of its own; they are forked from one that has imported the libraries once.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(
+    ["pytest", "catalog.serving", "tests.catalog.service", "deployer.node_serving", "tests.deployer.nodes"]
+)
+
+
+def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Path) -> None:
+    """What the node's process does; everything that it says goes to the log."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.basicConfig(level=logging.INFO)
+
+    def up(socket: Path, status: NodeStatus) -> None:
+        print(status, flush=True)  # noqa: T201 - into the log
+        ready.with_suffix(".new").write_text(str(socket))
+        ready.with_suffix(".new").rename(ready)
+
+    serve(settings, deploy, up)
 
 
 def policy(*anchors: Anchor, machines: int = 8, memory: int = 1 << 30, threshold: int = 1) -> str:
@@ -78,14 +84,16 @@ def wait_for(what: Callable[[], object], seconds: float = 30.0) -> Any:
 class NodeProcess:
     """A node's service, started by `start`, killed or stopped, started again on the same directory."""
 
-    def __init__(self, catalog: str, policy_text: str, *, warm: Path | None = None, **deploy: object) -> None:
+    def __init__(
+        self, catalog: str, policy_text: str, *, warm: Path | None = None, cache_quota: int = 1 << 30, **deploy: object
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
         self.log = self.directory / "log"
         self.policy = self.directory / "policy.toml"
         self.policy.write_text(policy_text)
-        self._node = {"directory": str(self.directory / "n"), "catalog": catalog, "cache_quota": 1 << 30}
+        self._node = {"directory": str(self.directory / "n"), "catalog": catalog, "cache_quota": cache_quota}
         self._deploy = {"policy": str(self.policy), "accelerator": "tcg", "network": "none"} | deploy
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Any = None
         if warm is not None:  # what libvirt found out about QEMU before: four seconds saved
             shutil.copytree(warm, self.libvirt / "cache")
 
@@ -118,21 +126,14 @@ class NodeProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        import json
-
         ready = self.directory / "ready"
         ready.unlink(missing_ok=True)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, json.dumps(self._node), json.dumps(self._deploy), str(ready)],
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
+        settings, deploy = validate(NodeSettings, self._node, "node"), validate(DeploySettings, self._deploy, "deploy")
+        self._process = _PROCESSES.Process(target=_serve, args=(settings, deploy, ready, self.log), daemon=True)
+        self._process.start()
 
         def answers() -> bool:
-            assert self._process is not None
-            assert self._process.poll() is None, self.log.read_text()
+            assert self._process.is_alive() or ready.exists(), self.log.read_text()
             return ready.exists()
 
         wait_for(answers, 60)
@@ -141,14 +142,15 @@ class NodeProcess:
         """End the service as a power cut would; its guests go on."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.join()
             self._process = None
 
     def stop(self) -> int:
         """End the service as an operator would; returns its exit code."""
-        assert self._process is not None
         self._process.terminate()
-        code = self._process.wait(60)
+        self._process.join(60)
+        code = self._process.exitcode
+        assert code is not None, "it did not end"
         self._process = None
         return code
 

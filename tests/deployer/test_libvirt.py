@@ -1,0 +1,173 @@
+"""The door to libvirt, with its real embedded driver: whose machines are seen, what is told, what errors become."""
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deployer.assembling import assemble
+from deployer.errors import BackendFailed
+from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend, _advice
+from deployer.machine import Happening, MachineSpec, Network, Tag
+from tests.deployer.guests import SAID, boot_sector_image
+from tests.deployer.nodes import wait_for
+from tests.deployer.parts import BundleContents
+
+pytestmark = pytest.mark.guest
+MIB = 1 << 20
+
+
+class Site:
+    """An embedded driver and a directory for its machines."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.told: list[tuple[str, Happening, str]] = []
+        self.image = boot_sector_image(root / "image")
+        self.backend = self.open("me")
+
+    def open(self, owner: str) -> LibvirtBackend:
+        """The driver, seen as an owner."""
+        return LibvirtBackend.embedded(self.root / "l", owner, lambda *told: self.told.append(told))
+
+    def machine(self, owner: str = "me") -> MachineSpec:
+        """A machine that can be started."""
+        name = str(uuid.uuid4())
+        directory = self.root / name
+        directory.mkdir()
+        made = assemble(self.image.manifest, BundleContents(self.image, self.root / "blanks"), directory)
+        return MachineSpec(
+            uuid=name,
+            name=f"m-{name[:8]}",
+            memory=32 * MIB,
+            cores=1,
+            virt="qemu",
+            architecture="x86_64",
+            machine="q35",
+            boot=made.boot,
+            disks=made.disks,
+            network=Network(kind="none"),
+            console=directory / "console.log",
+            tag=Tag(owner=owner, image=self.image.manifest.image_id),
+        )
+
+    def happened(self, name: str) -> list[Happening]:
+        """What was told of a machine."""
+        return [happening for uuid_, happening, _ in self.told if uuid_ == name]
+
+
+@pytest.fixture(scope="module")
+def site(warm: Path) -> Iterator[Site]:
+    """One per process: libvirt opens one embedded root in its life."""
+    root = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+    shutil.copytree(warm, root / "l" / "cache")
+    site = Site(root)
+    try:
+        yield site
+    finally:
+        for name in site.backend.found():
+            site.backend.destroy(name)
+        site.backend.close()
+        shutil.rmtree(root)
+
+
+def test_a_machine_runs_is_found_and_powers_off(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    assert site.backend.found()[spec.uuid] == spec.tag
+    wait_for(lambda: SAID[-1] in spec.console.read_bytes())
+    site.backend.shutdown(spec.uuid)
+    wait_for(lambda: Happening.POWERED_OFF in site.happened(spec.uuid))
+    assert spec.uuid not in site.backend.found()
+    site.backend.destroy(spec.uuid)  # what has ended is ended
+    site.backend.shutdown(spec.uuid)
+
+
+def test_machines_of_others_are_not_seen(site: Site) -> None:
+    spec = site.machine(owner="somebody else")
+    site.backend.start(spec)
+    assert spec.uuid not in site.backend.found()
+    site.backend.destroy(spec.uuid)
+    wait_for(lambda: Happening.DESTROYED in site.happened(spec.uuid))
+
+
+def test_pausing_and_resuming_is_told(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    domain = site.backend._connection.lookupByUUIDString(spec.uuid)
+    domain.suspend()
+    domain.resume()
+    wait_for(lambda: Happening.RESUMED in site.happened(spec.uuid)[-1:])
+    assert Happening.SUSPENDED in site.happened(spec.uuid)
+    site.backend.destroy(spec.uuid)
+
+
+def test_the_same_machine_never_runs_twice(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    with pytest.raises(BackendFailed, match="does not start"):
+        site.backend.start(spec)
+    site.backend.destroy(spec.uuid)
+
+
+def test_a_disk_that_is_not_there_is_the_hypervisors_own_sentence(site: Site) -> None:
+    spec = site.machine()
+    spec.disks[0].source.path.unlink()
+    with pytest.raises(BackendFailed, match=r"does not start: .*No such file"):
+        site.backend.start(spec)
+    assert spec.uuid not in site.backend.found()
+
+
+def test_the_driver_opens_again_after_it_was_closed(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    site.backend.close()
+    site.backend = site.open("me")
+    assert spec.uuid in site.backend.found()
+    site.backend.destroy(spec.uuid)
+
+
+def test_any_other_uri_may_be_set() -> None:
+    backend = LibvirtBackend("test:///default", "me", lambda *_: None)
+    assert backend.version.startswith("libvirt ")
+    assert backend.found() == {}  # the test driver's own domain carries no tag
+    backend.destroy(str(uuid.uuid4()))
+    backend.close()
+
+
+def test_a_uri_that_leads_nowhere_is_one_sentence() -> None:
+    with pytest.raises(BackendFailed, match=r"libvirt \(nothing:///here\) cannot be opened"):
+        LibvirtBackend("nothing:///here", "me", lambda *_: None)
+
+
+def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    root = tmp_path / ("x" * MAX_ROOT)
+    with pytest.raises(BackendFailed, match=r"choose a shorter node\.directory"):
+        LibvirtBackend.embedded(root, "me", lambda *_: None)
+    assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("Failed to acquire pid file '/n/libvirt/run/qemu/driver.pid'", "another partita node owns this directory"),
+        ("invalid argument: Failed to parse user 'libvirt-qemu'", "run ./dev setup"),
+        ("anything else", "cannot be opened: anything else"),
+    ],
+)
+def test_failures_that_a_person_can_end_say_how(reason: str, says: str) -> None:
+    assert says in _advice("qemu:///embed?root=/n/libvirt", reason)
+
+
+def test_a_start_takes_no_second(site: Site) -> None:
+    """Not a measurement: a guard against libvirt probing QEMU anew at every start, which takes four."""
+    spec = site.machine()
+    began = time.monotonic()
+    site.backend.start(spec)
+    took = time.monotonic() - began
+    site.backend.destroy(spec.uuid)
+    assert took < 3.5, "libvirt has forgotten what it found out about QEMU"
