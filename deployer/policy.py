@@ -75,6 +75,9 @@ Fingerprint = Annotated[
     ),
 ]
 Count = Annotated[int, Field(ge=1, le=MAX_ANCHORS)]
+FileName = Annotated[
+    str, AfterValidator(_matching(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy"))
+]
 
 
 class TrustedKey(Document):
@@ -159,6 +162,18 @@ class NetworkRules(Document):
     allow: Annotated[tuple[NetworkPattern, ...], Field(max_length=MAX_ENTRIES)] = ()
 
 
+class CedarFiles(Document):
+    """Cedar files whose rules are judged beside those of this file: names, relative to the policy (`deployer.cedar`)."""
+
+    files: Annotated[tuple[FileName, ...], Field(min_length=1, max_length=64)]
+
+
+class Shadow(Document):
+    """A policy that decides beside this one, on the record only: a file, relative to this one."""
+
+    policy: FileName
+
+
 class Policy(Document):
     """A whole policy, with its keys inside."""
 
@@ -170,6 +185,8 @@ class Policy(Document):
     limits: Limits = Limits()
     user_data: UserDataRules = UserDataRules()
     networks: NetworkRules = NetworkRules()
+    cedar: CedarFiles | None = None
+    shadow: Shadow | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Self:

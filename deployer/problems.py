@@ -9,7 +9,15 @@ from typing import Any
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError
 from signer.documents import read_json
-from signer.errors import DocumentError, KeyUnusable, SettingsError, SignatureError, SignerError
+from signer.errors import (
+    AuditBroken,
+    AuditUnwritable,
+    DocumentError,
+    KeyUnusable,
+    SettingsError,
+    SignatureError,
+    SignerError,
+)
 from stager.errors import StagerError
 
 MEDIA_TYPE = "application/problem+json"
@@ -26,6 +34,8 @@ _SIGNER: dict[type[SignerError], tuple[str, int]] = {
     SettingsError: ("setting-unusable", 500),
     KeyUnusable: ("key-unusable", 500),
     SignatureError: ("signature-unusable", 422),
+    AuditUnwritable: ("audit-unwritable", 503),
+    AuditBroken: ("audit-broken", 500),
 }
 _ATTRIBUTES = {"malformed-document": ("what", "path", "reason"), "refused": ("decision",)}
 _FAILED = DeployerError

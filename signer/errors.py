@@ -47,3 +47,21 @@ class SignatureError(SignerError):
     """A signature cannot be made, or what was offered as one cannot be examined at all."""
 
     exit_code = EXIT_UNVERIFIED
+
+
+class AuditUnwritable(SignerError):
+    """The audit log cannot be read or written; what it was to tell has not been done."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+class AuditBroken(SignerError):
+    """The audit log is not as it was written; the message says where."""
+
+    exit_code = EXIT_UNVERIFIED
+
+
+class ReceiptRefused(SignerError):
+    """A receipt is not what it claims to be; the message says why."""
+
+    exit_code = EXIT_UNVERIFIED
