@@ -169,9 +169,12 @@ class Peer:
         for alert in self._session.pop_alerts():
             self._hear(alert)
         for address, torrent in self._torrents.values():
-            if torrent.fresh:
-                self.events.append(Pieces(address=address, pieces=tuple(torrent.fresh)))
-                torrent.fresh = []
+            self._tell_fresh(address, torrent)
+
+    def _tell_fresh(self, address: Address, torrent: _Torrent) -> None:
+        if torrent.fresh:
+            self.events.append(Pieces(address=address, pieces=tuple(torrent.fresh)))
+            torrent.fresh = []
 
     def _hear(self, alert: Any) -> None:
         match alert:
@@ -186,8 +189,19 @@ class Peer:
             case lt.state_update_alert():
                 for status in alert.status:
                     self._progress(status)
+            case lt.alerts_dropped_alert():
+                self._recount()
             case lt.torrent_alert():
                 self._hear_of(alert)
+
+    def _recount(self) -> None:
+        """There was more to say than libtorrent keeps: look for ourselves what is here."""
+        for _, torrent in self._torrents.values():
+            if not torrent.complete:
+                status = torrent.handle.status(lt.torrent_handle.query_pieces)
+                torrent.fresh += [piece for piece, here in enumerate(status.pieces) if here]
+                if status.is_seeding:
+                    torrent.handle.flush_cache()
 
     def _hear_of(self, alert: Any) -> None:
         """An alert that is about one content."""
@@ -204,6 +218,7 @@ class Peer:
             case lt.cache_flushed_alert():
                 if not torrent.complete and torrent.handle.status().is_seeding:
                     torrent.complete = True
+                    self._tell_fresh(address, torrent)
                     self.events.append(Complete(address=address))
             case lt.hash_failed_alert():
                 suspects = sorted(_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails)
