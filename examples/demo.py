@@ -89,6 +89,11 @@ class Demo:
             raise DemoError(f"partita {' '.join(arguments)} ended with {ended.returncode}")
         return json.loads(ended.stdout)
 
+    def machine_console(self, machine: str) -> str:
+        """What a machine's guest wrote so far."""
+        command = [*PARTITA, "machine", "console", machine]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
+
     @contextlib.contextmanager
     def service(self, *arguments: str, ready: Path) -> Iterator[None]:
         """A service of ours, from when it says it is ready to the end of the block."""
@@ -211,16 +216,13 @@ def machines(demo: Demo) -> None:
 def wait_for(demo: Demo, machine: str, words: str) -> str:
     """What the machine's console says, once it says the words."""
     deadline = time.monotonic() + BOOT_DEADLINE
-    while time.monotonic() < deadline:
-        shown = subprocess.run(
-            [*PARTITA, "machine", "console", machine], env=demo.environment, capture_output=True, text=True, check=True
-        )
-        if words in shown.stdout:
-            return shown.stdout
+    while words not in (said := demo.machine_console(machine)):
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f"machine {machine} did not say {words!r} within {BOOT_DEADLINE:.0f} s; its console:\n{said}"
+            )
         time.sleep(0.5)
-    raise DemoError(
-        f"machine {machine} did not say {words!r} within {BOOT_DEADLINE:.0f} s; its console:\n{shown.stdout}"
-    )
+    return said
 
 
 def refusal(demo: Demo) -> None:
