@@ -18,7 +18,7 @@ from deployer.policy import Policy, Quorum, matches_image, matches_vo
 from signer.status import SKEW
 from signer.trust import EndorsementCheck
 
-__all__ = ["Decision", "Request", "Rule", "blank_size", "decide", "disk_size"]
+__all__ = ["Decision", "Request", "Rule", "blank_size", "counted", "decide", "disk_size"]
 
 MAX_SHOWN = 8
 """Endorsements that do not count whose reasons a rule repeats: a catalog may send many, to bury the one that matters."""
@@ -58,6 +58,15 @@ def decide(
     return Decision(
         image=manifest.image_id, title=manifest.title, at=now.replace(microsecond=0), policy=policy.digest, rules=rules
     )
+
+
+def counted(
+    policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
+) -> list[EndorsementCheck]:
+    """The endorsements that count by this policy, in their order; arguments as for `decide`."""
+    image, quorum = (manifest.image_id, manifest.title), policy.quorum(manifest.vo)
+    anchors = {(anchor.vo, anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
+    return [check for check in endorsements if _discounted(check, policy, image, quorum, anchors, now) is None]
 
 
 def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:
@@ -133,8 +142,8 @@ def _endorsed(
             not_counted.append(why)
         else:
             roles[check.role].add(check.fingerprint)
-    counted = set().union(*roles.values())
-    yield _quorum_rule("endorsements", quorum.threshold, counted, policy, manifest, not_counted, role=None)
+    vouching = set().union(*roles.values())
+    yield _quorum_rule("endorsements", quorum.threshold, vouching, policy, manifest, not_counted, role=None)
     for role, least in sorted(quorum.roles.items()):
         yield _quorum_rule(f"endorsements-{role}", least, roles[role], policy, manifest, (), role=role)
 
