@@ -4,6 +4,7 @@ This is the only module that knows all four packages.
 """
 
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -98,8 +99,14 @@ def config_show(context: typer.Context, json: Json = False) -> None:
     )
 
 
+def _terminated(*_signal_and_frame: object) -> None:
+    """Leave as Ctrl-C does, so that what a command holds or has half made is let go and removed."""
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; exit codes are in signer.errors and docs/operations.md."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except (SignerError, CatalogError, StagerError, DeployerError) as error:

@@ -17,7 +17,7 @@ from catalog.errors import DiskRefused, Misused
 from catalog.gpt import HEAD_SECTORS, TAIL_SECTORS, GptEntry, GptTable
 from catalog.inspecting import MAX_VIRTUAL_SIZE, Format, convert, inspect
 from catalog.linting import Finding, Lint, lint_file
-from catalog.manifest import SECTOR, TYPE, Blank, Manifest
+from catalog.manifest import MAX_GAPS, SECTOR, TYPE, Blank, Manifest
 from catalog.mbr import MbrEntry, MbrTable, read_table
 from catalog.partitions import flags_of, kind_of
 from catalog.recipe import Identity
@@ -27,9 +27,6 @@ from signer.progress import Advance, Bars, no_bars
 
 GAP_DISTANCE = 16 << 10
 """Bytes. Gaps that lie closer are kept as one: a leaf is the least that is stored or sent."""
-
-MAX_GAPS = 64
-"""As many as a manifest may hold."""
 
 MAX_GAP_BYTES = 64 << 20
 """Bytes outside partitions that are kept. Boot loaders take less than one MiB; more is a partition that the table hides."""

@@ -22,8 +22,8 @@ from signer.settings import Settings
 WIDE = 240
 """Columns of a table that goes to a file or a pipe: nothing is cut for a width that nobody has."""
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 UNBOUNDED = 1 << 16
 """Columns of what is no screen."""
