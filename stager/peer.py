@@ -219,6 +219,7 @@ class Peer:
                 if not torrent.complete and torrent.handle.status().is_seeding:
                     torrent.complete = True
                     self._tell_fresh(address, torrent)
+                    self._progress(torrent.handle.status(lt.torrent_handle.query_accurate_download_counters))
                     self.events.append(Complete(address=address))
             case lt.hash_failed_alert():
                 suspects = sorted(_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails)

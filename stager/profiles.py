@@ -38,6 +38,9 @@ COMMON: Settings = MappingProxyType(
         # The root proves content; obfuscation would cost and hide nothing.
         "out_enc_policy": 2,
         "in_enc_policy": 2,
+        # The tracker names one port: a session on another would not be found.
+        "max_retry_port_bind": 0,
+        "listen_system_port_fallback": False,
         "unchoke_slots_limit": -1,
         "choking_algorithm": 0,
         "allowed_fast_set_size": 0,

@@ -60,7 +60,8 @@ class Brought:
         resumed: here when we began, zeros included.
         from_peers, wasted: payload from peers; of it, what came twice or was wrong.
         from_origin: payload from the origin.
-        poisoners: peers that sent wrong bytes, as ADDRESS:PORT.
+        poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
+        suspects: peers that had a part in a wrong piece, among them innocent ones.
         rescues: the steps that were needed, in order.
     """
 
@@ -69,6 +70,7 @@ class Brought:
     wasted: int = 0
     from_origin: int = 0
     poisoners: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
     rescues: tuple[str, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
@@ -290,7 +292,7 @@ class SwarmFetching:
     def _count(self, member: Member) -> None:
         brought = self.brought
         brought.from_peers, brought.wasted = member.from_peers, member.wasted
-        brought.poisoners = tuple(sorted(member.poisoners))
+        brought.poisoners, brought.suspects = tuple(sorted(member.poisoners)), tuple(sorted(member.suspects))
 
 
 def _done(member: Member) -> bool:

@@ -40,9 +40,9 @@ def unavailable() -> str | None:
         return f"network namespaces are not allowed here: {made.stderr.strip()}"
     try:
         for command in (
-            ["ip", "link", "add", "a", "type", "veth", "peer", "name", "b"],
-            ["ip", "link", "add", "br0", "type", "bridge"],
-            ["tc", "qdisc", "add", "dev", "a", "root", "tbf", "rate", "1mbit", "burst", "64kb", "latency", "50ms"],
+            ["ip", "link", "add", "name", "one", "type", "veth", "peer", "name", "other"],
+            ["ip", "link", "add", "name", "br0", "type", "bridge"],
+            ["tc", "qdisc", "add", "dev", "one", "root", "tbf", "rate", "1mbit", "burst", "64kb", "latency", "50ms"],
         ):
             tried = subprocess.run(["ip", "netns", "exec", name, *command], capture_output=True, text=True)
             if tried.returncode:
