@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from catalog import holdings, registry
 from catalog.address import Address
 from catalog.api_publishing import publishing_routes
-from catalog.errors import CatalogError, Malformed, Misused, NotFound, RangeRefused, Unavailable
+from catalog.errors import CatalogError, Malformed, Misused, NotFound, RangeRefused, TooLarge, Unavailable
 from catalog.manifest import MEDIA_TYPE
 from catalog.problems import MEDIA_TYPE as PROBLEM_TYPE
 from catalog.problems import status_of, to_problem
@@ -83,7 +83,20 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
     app.include_router(_vos(publishing))
     app.include_router(publishing_routes(publishing, now))
     app.include_router(_health(publishing))
+    _forget_foreign_form(app)
     return app
+
+
+def _forget_foreign_form(app: FastAPI) -> None:
+    """FastAPI documents its own form of validation errors (422) everywhere; ours are problems, with 400."""
+    document = app.openapi()  # made once and kept by the application
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            found = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
+            if found.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
 
 
 def _images(publishing: Publishing) -> APIRouter:
@@ -298,13 +311,12 @@ def _render(error: Exception, status: int | None = None) -> Response:
     problem = to_problem(error)
     if status is not None:
         problem["status"] = status
+    headers = {}
     if isinstance(error, Unavailable):
-        return Response(_json(problem), problem["status"], {"Retry-After": "1"}, PROBLEM_TYPE)
-    return Response(_json(problem), problem["status"], media_type=PROBLEM_TYPE)
-
-
-def _json(problem: dict[str, Any]) -> bytes:
-    return canonical(problem)
+        headers["Retry-After"] = "1"
+    if isinstance(error, TooLarge | RangeRefused):
+        headers["Connection"] = "close"  # the rest of the body, perhaps without end, is not read
+    return Response(canonical(problem), problem["status"], headers, PROBLEM_TYPE)
 
 
 async def _ours(_: Request, error: Exception) -> Response:

@@ -97,14 +97,12 @@ def publishing_routes(publishing: Publishing, now: Callable[[], datetime]) -> AP
         length = request.headers.get("content-length", "")
         if not length.isdigit():
             raise Malformed("Content-Length is missing; a range is sent with its length")
-        # Refused before the body is read, but answered after: a client that is still sending would not see the answer.
         try:
             start, end = parse_content_range(request.headers.get("content-range", ""), int(length), wanted)
             return document(request, await _receive(publishing, request, image_id, wanted, start, end))
         except (NotFound, RangeRefused, Unavailable):
-            if int(length) <= MAX_PART:
-                async for _ in pieces(request, MAX_PART, "a range"):
-                    pass
+            async for _ in pieces(request, MAX_PART, "a range"):  # who is still sending does not see an answer
+                pass
             raise
 
     @routes.post(

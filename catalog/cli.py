@@ -60,7 +60,9 @@ def serve(
         found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}
         report = "".join(f"; {name} {count}" for name, count in found.items())
         terminal.show(
-            {"url": url, "directory": str(settings.directory)} | found, f"catalog ready at {url}{report}", as_json=as_json
+            {"url": url, "directory": str(settings.directory)} | found,
+            f"catalog ready at {url}{report}",
+            as_json=as_json,
         )
         if ready_file is not None:
             write_ready(ready_file, url)

@@ -11,6 +11,9 @@ from catalog.errors import CatalogError, Malformed, TooLarge, Unavailable
 from catalog.problems import MEDIA_TYPE, to_problem
 from catalog.wire import Problem
 
+DRAINED = 16 << 20
+"""Bytes of an oversized body that are read and thrown away, so that its sender gets to see why."""
+
 IMAGE_ID = Annotated[
     str,
     Path(
@@ -74,18 +77,21 @@ async def pieces(request: Request, limit: int, what: str) -> AsyncIterator[bytes
     """The body as it arrives; never more than `limit` bytes of it.
 
     Raises:
-        TooLarge: there is more.
+        TooLarge: there is more. Some of it is read first: who is still sending does not see an answer.
         Unavailable: the client went away.
     """
     told = request.headers.get("content-length", "")
-    if told.isdigit() and int(told) > limit:
-        raise TooLarge(f"{what} has at most {limit} bytes here, not {told[:20]}")
     count = 0
     try:
-        async for piece in request.stream():
-            count += len(piece)
-            if count > limit:
-                raise TooLarge(f"{what} has at most {limit} bytes here")
-            yield piece
+        if not (told.isdigit() and int(told) > limit + DRAINED):
+            async for piece in request.stream():
+                count += len(piece)
+                if count <= limit:
+                    yield piece
+                elif count > limit + DRAINED:
+                    break
+            if count <= limit:
+                return
     except ClientDisconnect as exc:
         raise Unavailable("the connection was cut before the request was whole; send it again") from exc
+    raise TooLarge(f"{what} has at most {limit} bytes here")
