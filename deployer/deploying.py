@@ -199,6 +199,8 @@ class Deployer:
             raise Misused(f"{order.network!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
         except ValueError as exc:
             raise Misused(str(exc)) from exc
+        # What could not stand in a seed fails now, and not when everything is staged.
+        build_seed(instance_id("order"), order.hostname or "order", user_data, public_keys=order.public_keys)
         image_id = self._images.resolve(Reference.parse(order.image))
         manifest = self._images.manifest(image_id)
         request = Request(

@@ -72,3 +72,10 @@ def make_node(community: Community, warm: Path) -> Iterator[Callable[..., NodePr
 def node(make_node: Callable[..., NodeProcess]) -> NodeProcess:
     """A running node that trusts star."""
     return make_node()
+
+
+@pytest.fixture(scope="module")
+def quiet(community: Community, warm: Path) -> Iterator[NodeProcess]:
+    """A node that trusts star, shared by the tests of a module that leave nothing on it."""
+    with NodeProcess(community.service.url, policy(community.star.anchor()), warm=warm) as node:
+        yield node

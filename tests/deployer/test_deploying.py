@@ -70,16 +70,16 @@ def test_what_guests_write_stays_with_them(node: NodeProcess) -> None:
     assert b"content of the first partition" in node.said(second.uuid, SAID[-1])
 
 
-def test_an_image_that_nobody_trusted_vouches_for_is_refused_with_every_rule(node: NodeProcess) -> None:
+def test_an_image_that_nobody_trusted_vouches_for_is_refused_with_every_rule(quiet: NodeProcess) -> None:
     with pytest.raises(Refused, match="no endorser is trusted for VO rogue") as refused:
-        node.deploy("rogue/hello")
+        quiet.deploy("rogue/hello")
     decision = refused.value.decision
     assert decision is not None
     assert decision["accepted"] is False
     names = [rule["name"] for rule in decision["rules"]]
     assert {"anchors", "endorsements", "limit-memory", "network"} <= set(names)
-    assert cached(node) == []
-    nothing_is_left(node)
+    assert cached(quiet) == []
+    nothing_is_left(quiet)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_an_image_that_nobody_trusted_vouches_for_is_refused_with_every_rule(nod
     ],
 )
 def test_orders_that_come_to_nothing_leave_nothing(
-    node: NodeProcess, what: str, values: dict[str, object], expected: type[Exception], says: str
+    quiet: NodeProcess, what: str, values: dict[str, object], expected: type[Exception], says: str
 ) -> None:
     with pytest.raises(expected) as failed:
-        node.deploy(**{"image": "star/hello@1.0"} | values)  # type: ignore[arg-type]
+        quiet.deploy(**{"image": "star/hello@1.0"} | values)  # type: ignore[arg-type]
     assert says in str(failed.value)
-    nothing_is_left(node)
+    nothing_is_left(quiet)
 
 
 def test_without_a_policy_everything_is_refused(make_node: Callable[..., NodeProcess]) -> None:
@@ -129,12 +129,12 @@ def test_a_policy_is_read_afresh_for_each_order(node: NodeProcess, community: Co
     assert len(node.records()) == 1
 
 
-def test_a_dry_run_decides_and_does_nothing(node: NodeProcess) -> None:
-    with node.client() as client:
+def test_a_dry_run_decides_and_does_nothing(quiet: NodeProcess) -> None:
+    with quiet.client() as client:
         assert client.decide(order("star/hello@1.0"))["accepted"] is True
         assert client.decide(order("rogue/hello@1.0"))["accepted"] is False
-    assert cached(node) == []
-    nothing_is_left(node)
+    assert cached(quiet) == []
+    nothing_is_left(quiet)
 
 
 def test_two_orders_at_once_stage_once_and_never_share_the_last_place(
@@ -254,11 +254,11 @@ def test_staging_that_cannot_finish_is_undone(make_node: Callable[..., NodeProce
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"image": "x", "image": "y"}', b'{"image": 1}', b'{"image":"a","x":1}'])
-def test_malformed_orders_are_refused_with_their_place(node: NodeProcess, body: bytes) -> None:
-    with node.client() as client, pytest.raises(DocumentError, match=r"order: \$"):
+def test_malformed_orders_are_refused_with_their_place(quiet: NodeProcess, body: bytes) -> None:
+    with quiet.client() as client, pytest.raises(DocumentError, match=r"order: \$"):
         client._ask("POST", "deployments", content=body)
 
 
-def test_an_order_without_end_is_refused(node: NodeProcess) -> None:
-    with node.client() as client, pytest.raises(Misused, match="more than the 65536 bytes"):
+def test_an_order_without_end_is_refused(quiet: NodeProcess) -> None:
+    with quiet.client() as client, pytest.raises(Misused, match="more than the 65536 bytes"):
         client._ask("POST", "deployments", content=b'{"image": "' + b"x" * 100_000)

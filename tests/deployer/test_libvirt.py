@@ -1,5 +1,6 @@
 """The door to libvirt, with its real embedded driver: whose machines are seen, what is told, what errors become."""
 
+import json
 import shutil
 import tempfile
 import time
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.assembling import assemble
+from deployer.assembling import assemble, firmware
 from deployer.errors import BackendFailed
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend, _advice
-from deployer.machine import Happening, MachineSpec, Network, Tag
+from deployer.machine import Happening, MachineSpec, Network, Tag, UefiBoot
 from tests.deployer.guests import SAID, boot_sector_image
 from tests.deployer.nodes import wait_for
 from tests.deployer.parts import BundleContents
@@ -149,6 +150,46 @@ def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path
     with pytest.raises(BackendFailed, match=r"choose a shorter node\.directory"):
         LibvirtBackend.embedded(root, "me", lambda *_: None)
     assert not root.exists()
+
+
+def uefi(site: Site) -> MachineSpec:
+    """A machine that boots with UEFI, from a disk that holds no boot loader for it."""
+    spec = site.machine()
+    loader, template = firmware("x86_64")
+    boot = UefiBoot(loader=loader, template=template, variables=spec.console.parent / "uefi-variables.fd")
+    return spec.model_copy(update={"boot": boot, "memory": 128 * MIB})
+
+
+def test_uefi_gives_each_machine_variables_of_its_own(site: Site) -> None:
+    spec = uefi(site)
+    site.backend.start(spec)
+    assert isinstance(spec.boot, UefiBoot)
+    assert spec.boot.variables.stat().st_size == spec.boot.template.stat().st_size
+    site.backend.destroy(spec.uuid)
+
+
+@pytest.mark.slow
+def test_uefi_firmware_looks_for_a_boot_loader_on_the_first_disk(site: Site) -> None:
+    spec = uefi(site)
+    site.backend.start(spec)
+    wait_for(lambda: b"BdsDxe" in spec.console.read_bytes(), 120)
+    site.backend.destroy(spec.uuid)
+
+
+def test_emulators_run_in_a_sandbox_and_name_every_format(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    (line,) = [
+        path.read_bytes()
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if spec.uuid.encode() in path.read_bytes() and b"qemu-system" in path.read_bytes()
+    ]
+    assert b"-sandbox\0on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in line
+    nodes = [json.loads(word) for word in line.split(b"\0") if word.startswith(b'{"node-name"') or b'"driver"' in word]
+    formats = {node["driver"] for node in nodes if "format" in node.get("node-name", "")}
+    assert formats == {"raw", "qcow2", "vmdk"}
+    assert all(node.get("read-only") for node in nodes if node["driver"] == "vmdk")
+    site.backend.destroy(spec.uuid)
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,11 @@ def test_a_machine_that_is_killed_from_outside_has_failed(node: NodeProcess) -> 
         client.shutdown(machine.uuid)
 
 
-def test_two_services_never_share_a_directory(node: NodeProcess) -> None:
+def test_two_services_never_share_a_directory(quiet: NodeProcess) -> None:
     with pytest.raises(CacheBusy, match="belongs to the running process"):
         Node.open(
-            validate(NodeSettings, {"directory": str(node.directory / "n"), "cache_quota": 1 << 30}, "node"),
-            DeploySettings(policy=node.policy, accelerator="tcg"),
+            validate(NodeSettings, {"directory": str(quiet.directory / "n"), "cache_quota": 1 << 30}, "node"),
+            DeploySettings(policy=quiet.policy, accelerator="tcg"),
         )
 
 
@@ -178,8 +178,8 @@ def test_a_console_that_grows_without_end_gives_back_its_beginning(node: NodePro
     assert said.endswith(b"the end")
 
 
-def test_machines_that_do_not_exist(node: NodeProcess) -> None:
-    with node.client() as client:
+def test_machines_that_do_not_exist(quiet: NodeProcess) -> None:
+    with quiet.client() as client:
         for name in ("00000000-0000-4000-8000-000000000000", "nobody", "%2e%2e", "x?wait=1", "a b"):
             with pytest.raises(MachineNotFound, match="there is no machine"):
                 client.machine(name)
