@@ -138,3 +138,33 @@ received = Table(
     Column("start", BigInteger, primary_key=True),
     Column("end", BigInteger, nullable=False),
 )
+
+tuf_epochs = Table(
+    "tuf_epochs",  # the hash bins as they were last laid out: bins that hold nothing are made of this when asked for
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("bits", Integer, nullable=False),
+    Column("begun", Instant, nullable=False),
+)
+
+tuf_metadata = Table(
+    "tuf_metadata",  # signed metadata, byte for byte as served
+    metadata,
+    Column("role", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    Column("made", Instant, nullable=False),
+    Column("expires", Instant, nullable=False),
+)
+
+tuf_targets = Table(
+    "tuf_targets",  # what the metadata lists, and for a while what it listed before
+    metadata,
+    Column("path", String(400), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("bin", Integer, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=True),  # none for manifests, which `images` has
+    Column("replaced", Instant, nullable=True),
+    Index(None, "bin"),
+)
