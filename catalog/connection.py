@@ -1,6 +1,7 @@
 """One HTTP connection pool to one catalog: limits, retries, and errors back from the wire. The only door to httpx."""
 
 import ipaddress
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds between tries of a request that was cut: long enough for a catalog to be started again."""
 
 BaseTransport = httpx.BaseTransport
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 A = TypeVar("A", bound=Answer)
 
 
@@ -52,7 +54,7 @@ class Connection:
             parsed = httpx.URL(self.url)
         except (httpx.InvalidURL, ValueError) as exc:
             raise Misused(f"{url!r} is no URL; give it as http://HOST:PORT") from exc
-        if parsed.scheme not in {"http", "https"} or not parsed.host:
+        if parsed.scheme not in {"http", "https"} or not _HOST.fullmatch(parsed.host):
             raise Misused(f"{url!r} is no URL of a catalog; give it as http://HOST:PORT")
         self._http = httpx.Client(
             transport=transport,

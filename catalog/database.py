@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from catalog import migrations
 from catalog.errors import Conflict, Unavailable
@@ -75,7 +75,7 @@ def _engine(path: Path) -> Engine:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except OperationalError as exc:
-        raise Unavailable(f"{path}: the catalog's database cannot be used now ({exc.orig}); try again later") from exc
     except IntegrityError as exc:
         raise Conflict(f"the catalog holds something else under that name ({exc.orig})") from exc
+    except DatabaseError as exc:
+        raise Unavailable(f"{path}: the catalog's database cannot be used now ({exc.orig}); try again later") from exc

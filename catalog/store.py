@@ -132,6 +132,7 @@ def _mend(publishing: Publishing, address: Address, report: Recovery) -> None:
     except (ContentMismatch, Malformed, NotFound, FileNotFoundError):
         if path.is_file():
             report.quarantined.append(str(publishing.blobs.quarantine(path)))
+        publishing.blobs.remove(address)
         with publishing.database.writing() as connection:
             holdings.drop_blob(connection, address)
         report.lost.append(str(address))
@@ -161,6 +162,7 @@ def _adopt(publishing: Publishing, address: Address, now: datetime, report: Reco
         measured = publishing.blobs.enter(path, address)
     except (ContentMismatch, Malformed):
         report.quarantined.append(str(publishing.blobs.quarantine(path)))
+        publishing.blobs.remove(address)
         return
     with publishing.database.writing() as connection:
         holdings.add_blob(connection, address, measured.data_bytes, now)
