@@ -1,6 +1,7 @@
 """One peer process, as its node sees it: started, told, heard, and ended. What to do when it fails is `swarm`'s business."""
 
 import contextlib
+import fcntl
 import os
 import queue
 import subprocess
@@ -16,6 +17,9 @@ from stager.errors import PeerFailed
 from stager.peer_wire import Beat, Event, Frames, event, frame
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+PIPE = 1 << 20
+"""Bytes that the pipes hold: piece layers are large, and a small pipe is a task switch for each 64 KiB."""
 
 QUIT = 2.0
 """Seconds that a process has to end when told to; it has nothing to lose."""
@@ -47,6 +51,9 @@ class PeerProcess:
                 )
         except OSError as exc:
             raise PeerFailed(f"the peer process cannot be started: {exc.strerror}") from exc
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # beyond the system's limit for users: it works as well, and slower
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[arg-type]
         self._beaten = clock()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
         for thread in self._threads:

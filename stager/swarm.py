@@ -369,9 +369,10 @@ class Swarm:
                 log.warning("%s: %s", member.address, event.reason)
 
     def _came(self, member: Member, pieces: list[int] | tuple[int, ...]) -> None:
-        if sum([member.leaves.add_piece(piece) for piece in pieces]):
+        new = [piece for piece in pieces if member.leaves.add_piece(piece)]
+        if new:
             member.progress_at = self._clock()
-        member.fresh.update(pieces)
+            member.fresh.update(new)
         self._changed.notify_all()
 
     # The process and its keeper.
