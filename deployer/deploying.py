@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -27,19 +27,19 @@ from catalog.manifest import Blank, Manifest
 from catalog.reference import Reference
 from deployer.amounts import parse_duration
 from deployer.assembling import Contents, assemble
-from deployer.deciding import Decision, Request, decide
+from deployer.decision import Decision, Request
 from deployer.errors import Cancelled, DeployerError, Misused
+from deployer.judging import Case, Judged, judge
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
-from deployer.policy import Policy
+from deployer.policy_store import RuleSet
 from deployer.seed import build_seed, instance_id, write_seed
 from deployer.userdata import UserDataKind, check_user_data
 from deployer.wire import Deployed, Order, Step
-from signer.endorsing import verify_endorsements
+from signer.memory import Memory
 from signer.progress import Advance
-from signer.trust import Anchor
 from stager.staging import total as total_of
 from stager.staging import wanted_of
 
@@ -94,6 +94,16 @@ class Entries(Protocol):
         """Raise stager.errors.EntryChanged unless an entry is the one that was verified."""
 
 
+class Records(Protocol):
+    """Where decisions and deployments are put on record before they take effect; `recording.Recorder` is one."""
+
+    def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
+        """A request was decided."""
+
+    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> None:
+        """A machine is about to boot."""
+
+
 @dataclass(frozen=True)
 class Defaults:
     """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
@@ -119,7 +129,8 @@ class Deployer:
 
     Args:
         images, stages, entries, keeper: the ports.
-        policy: reads the site's policy, afresh each time; raises PolicyUnusable.
+        rules: the site's policy in force, as it is at each call; raises PolicyUnusable.
+        records: where everything is put on record.
         accelerator: what machines run on, for an architecture.
         owner: what the tags of this node's machines say.
         defaults: for what an order leaves open.
@@ -133,7 +144,8 @@ class Deployer:
         stages: Stages,
         entries: Entries,
         keeper: Keeper,
-        policy: Callable[[], Policy],
+        rules: Callable[[], RuleSet],
+        records: Records,
         accelerator: Callable[[str], Accelerator],
         owner: str,
         defaults: Defaults,
@@ -141,14 +153,16 @@ class Deployer:
         new_uuid: Callable[[], str] = lambda: str(uuids.uuid4()),
     ) -> None:
         self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
-        self._policy, self._accelerator, self._owner, self._defaults = policy, accelerator, owner, defaults
+        self._rules, self._records = rules, records
+        self._accelerator, self._owner, self._defaults = accelerator, owner, defaults
         self._clock, self._new_uuid = clock, new_uuid
         self._admission = threading.Lock()
+        self._memory = Memory()
 
     def dry_run(self, order: Order) -> Decision:
         """What the policy would say to an order now. Nothing is staged, nothing is kept."""
         job = self._look_up(order)
-        return self._decide(self._policy(), job, len(self._present()))
+        return self._judge(job, len(self._present()))[1].decision
 
     def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
         """Carry out an order.
@@ -173,12 +187,12 @@ class Deployer:
         job = self._look_up(order)
         report(Step(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
         accelerator = self._accelerator(job.manifest.architecture)
-        decision, records = self._admit(job, accelerator)
+        case, judged, records = self._admit(job, accelerator)
         made = list(records)
         try:
-            report(Step(step="decided", text=_verdict(decision), decision=decision.as_json()))
+            report(Step(step="decided", text=_verdict(judged.decision), decision=judged.decision.as_json()))
             for index, record in enumerate(records):
-                decision = self._make(job, record, decision, accelerator, report)
+                case, judged = self._make(job, record, (case, judged), accelerator, report)
                 made[index] = self._keeper.store.get(record.uuid)
         except BaseException:
             for record in records:
@@ -213,12 +227,9 @@ class Deployer:
         )
         return _Job(order, manifest, image_id, self._images.endorsements(image_id), request, user_data)
 
-    def _decide(self, policy: Policy, job: _Job, running: int) -> Decision:
-        now = self._clock()
-        manifest = job.manifest
-        anchors = [Anchor(key.vo, key.role, key.fingerprint, key.key.encode()) for key in policy.trusted(manifest.vo)]
-        checks = verify_endorsements(job.image_id, job.pairs, anchors, now, title=manifest.title)
-        return decide(policy, job.request, manifest, checks, now, running)
+    def _judge(self, job: _Job, running: int) -> tuple[Case, Judged]:
+        case = Case(job.manifest, job.pairs, job.request, running, node=self._owner)
+        return case, judge(self._rules(), case, self._clock(), self._memory)
 
     def _present(self) -> list[MachineRecord]:
         """The machines that count against the policy's limit: those that run or are being made."""
@@ -228,11 +239,12 @@ class Deployer:
             if not record.state.final and record.state is not State.STOPPED
         ]
 
-    def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[Decision, list[MachineRecord]]:
+    def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[Case, Judged, list[MachineRecord]]:
         """Step 2. Decision and records in one: two orders at once never both take the last place."""
-        policy = self._policy()
         with self._admission:
-            decision = self._decide(policy, job, len(self._present()))
+            case, judged = self._judge(job, len(self._present()))
+            self._records.decided(case, judged, "request")
+            decision = judged.decision
             if not decision.accepted:
                 raise decision.refusal()
             now = self._clock()
@@ -263,17 +275,17 @@ class Deployer:
                 for record in records:
                     self._keeper.undo(record.uuid)
                 raise
-        return decision, records
+        return case, judged, records
 
     def _make(
         self,
         job: _Job,
         record: MachineRecord,
-        decision: Decision,
+        admitted: tuple[Case, Judged],
         accelerator: Accelerator,
         report: Callable[[Step], None],
-    ) -> Decision:
-        """Steps 3 to 5 for one machine; returns the decision that it was booted by."""
+    ) -> tuple[Case, Judged]:
+        """Steps 3 to 5 for one machine; returns the case and the decision that it was booted by."""
         keeper, manifest, name = self._keeper, job.manifest, record.name
         total = total_of(manifest)
         ttl = float(job.request.lifetime + MARGIN)
@@ -283,7 +295,7 @@ class Deployer:
             Step(step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here")
         )
         keeper.happened(record.uuid, Happening.STAGED, "", from_network=moved, from_cache=here)
-        decision = self._again(job, decision)
+        case, judged = self._again(job, *admitted)
         for entry in wanted_of(manifest):
             self._entries.check(entry, full=job.order.verify == "full")
         report(Step(step="verified", machine=name, text="endorsements, policy and contents verified right before boot"))
@@ -305,22 +317,26 @@ class Deployer:
             console=directory / CONSOLE,
             tag=Tag(owner=self._owner, image=job.image_id),
         )
-        keeper.store.change(record.uuid, self._clock(), spec=spec, written=assembled.written, policy=decision.policy)
+        keeper.store.change(
+            record.uuid, self._clock(), spec=spec, written=assembled.written, policy=judged.decision.policy
+        )
         report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
+        self._records.deploying(spec, case, judged)
         keeper.backend.start(spec)
         ends = self._clock() + timedelta(seconds=job.request.lifetime)
         keeper.started(record.uuid, ends)
         report(Step(step="running", machine=name, text=f"host name {record.hostname}"))
-        return decision
+        return case, judged
 
-    def _again(self, job: _Job, decision: Decision) -> Decision:
+    def _again(self, job: _Job, case: Case, judged: Judged) -> tuple[Case, Judged]:
         """Step 4, first half: the present decision. This order's own machines are among those present already."""
-        if timedelta(0) <= self._clock() - decision.at < FRESH:
-            return decision
-        fresh = self._decide(self._policy(), job, max(0, len(self._present()) - job.request.count))
-        if not fresh.accepted:
-            raise fresh.refusal()
-        return fresh
+        if timedelta(0) <= self._clock() - judged.decision.at < FRESH:
+            return case, judged
+        again, fresh = self._judge(job, max(0, len(self._present()) - job.request.count))
+        self._records.decided(again, fresh, "boot")
+        if not fresh.decision.accepted:
+            raise fresh.decision.refusal()
+        return again, fresh
 
     def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> Path | None:
         if job.manifest.contextualization == "none":

@@ -8,6 +8,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +27,7 @@ KEPT_CONSOLE = 1 << 20
 
 _LIVE: Final = frozenset({State.RUNNING, State.PAUSED})
 _MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
+_RAN: Final = _LIVE | {State.BOOTING}
 
 log = logging.getLogger("partita.node")
 
@@ -48,10 +50,18 @@ class Keeper:
         leases: of their contents.
         clock: the present, UTC.
         grace: how long a guest may take to power off when its time has come, before it is ended.
+        ended: told, once, of each machine that ran and has ended.
     """
 
-    def __init__(self, store: MachineStore, leases: Leases, clock: Callable[[], datetime], grace: timedelta) -> None:
-        self.store = store
+    def __init__(
+        self,
+        store: MachineStore,
+        leases: Leases,
+        clock: Callable[[], datetime],
+        grace: timedelta,
+        ended: Callable[[MachineRecord], None] = lambda _: None,
+    ) -> None:
+        self.store, self._ended = store, ended
         self._leases, self._clock, self._grace = leases, clock, grace
         self._backend: Backend | None = None
         self._asked: dict[str, datetime] = {}
@@ -82,6 +92,7 @@ class Keeper:
         for record in self.store.all():
             if record.state in _MAKING:
                 log.warning("machine %s was being made when the node ended; it is removed", record.uuid)
+                self._unmade(record, "it was being made when the node ended")
                 self._forget(record.uuid)
             elif record.state in _LIVE and record.uuid not in running:
                 self.happened(record.uuid, Happening.POWERED_OFF, "it ended while the node's service was not running")
@@ -112,11 +123,13 @@ class Keeper:
                 record = self.store.get(uuid)
             except MachineNotFound:
                 return None
-            state = after(record.state, happening)
+            before, state = record.state, after(record.state, happening)
             if state is not record.state or values:
                 told = {"reason": reason} if state is not record.state else {}
                 record = self.store.change(uuid, self._clock(), state=state, **told, **values) or record
                 self._changed.notify_all()
+        if before in _RAN and record.state not in _RAN:
+            self._ended(record)
         if record.state.final or record.state is State.STOPPED:
             self.store.strip(uuid)
             self._leases.release(record.holder)
@@ -152,6 +165,8 @@ class Keeper:
 
     def undo(self, uuid: str) -> None:
         """Remove a machine that did not come to run, its domain included."""
+        with suppress(MachineNotFound):
+            self._unmade(self.store.get(uuid), "its deployment did not succeed and was undone")
         try:
             self.backend.destroy(uuid)
         finally:
@@ -196,6 +211,11 @@ class Keeper:
             self.backend.shutdown(uuid)
         except BackendFailed as exc:
             log.warning("machine %s: %s", uuid, exc)
+
+    def _unmade(self, record: MachineRecord, reason: str) -> None:
+        """A machine that was about to boot, and is said to have been deployed, has come to nothing."""
+        if record.spec is not None:
+            self._ended(record.model_copy(update={"state": State.FAILED, "reason": reason}))
 
     def _forget(self, uuid: str) -> None:
         self.store.remove(uuid)

@@ -5,6 +5,7 @@ DIR/cache              the stager's
 DIR/machines           the machines'
 DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
 DIR/kvm.json           what the KVM probe found
+DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (see `recording`)
 """
 
 import logging
@@ -29,7 +30,8 @@ from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
 from deployer.machine import Happening
 from deployer.machines import MachineStore
 from deployer.places import short_place
-from deployer.policy import Policy
+from deployer.policy_store import PolicyStore
+from deployer.recording import Recorder
 from deployer.settings import DeploySettings
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from stager.opening import opened
@@ -61,15 +63,20 @@ class Node:
     ) -> None:
         self.settings, self._deploy = settings, deploy
         self._identity = identity
+        self._records = Recorder(settings.directory, identity, clock)
+        self._policies = PolicyStore(deploy.policy, self._records.policy)
         self._happenings: queue.SimpleQueue[tuple[str, Happening, str] | None] = queue.SimpleQueue()
         grace = timedelta(seconds=parse_duration(deploy.grace))
-        self.keeper = Keeper(MachineStore(settings.directory / "machines"), stager.cache, clock, grace)
+        self.keeper = Keeper(
+            MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
+        )
         self._deployer = Deployer(
             images=client,
             stages=stager,
             entries=stager.cache,
             keeper=self.keeper,
-            policy=self.policy,
+            rules=self._policies.current,
+            records=self._records,
             accelerator=self.accelerator,
             owner=identity,
             defaults=Defaults(deploy.network, deploy.lifetime),
@@ -117,6 +124,7 @@ class Node:
         self._happenings.put(None)
         self._keeping.join()
         self._closing.close()
+        self._records.close()
 
     def cancel(self) -> None:
         """The node is about to end: take no more orders, and undo those under way. Returns at once."""
@@ -143,16 +151,6 @@ class Node:
         """See Deployer.dry_run."""
         return self._deployer.dry_run(order)
 
-    def policy(self) -> Policy:
-        """The site's policy as its file says now; PolicyUnusable where there is none, which refuses everything."""
-        path = self._deploy.policy
-        if not path.exists():
-            raise PolicyUnusable(
-                f"{path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has samples), or "
-                "name it with the setting deploy.policy"
-            )
-        return Policy.load(path)
-
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
         with self._probing:
@@ -160,9 +158,9 @@ class Node:
 
     def status(self) -> NodeStatus:
         """How the node is doing."""
-        digest = problem = None
+        rules, problem = None, ""
         try:
-            digest = self.policy().digest
+            rules = self._policies.current()
         except PolicyUnusable as exc:
             problem = str(exc)
         return NodeStatus(
@@ -170,8 +168,10 @@ class Node:
             directory=str(self.settings.directory.absolute()),
             catalog=self.settings.catalog,
             policy=str(self._deploy.policy),
-            policy_digest=digest,
-            policy_problem=problem,
+            policy_digest=rules.digest if rules else None,
+            policy_problem=problem or self._policies.problem or (rules.shadow_problem if rules else None) or None,
+            shadow_digest=rules.shadow.digest if rules and rules.shadow else None,
+            audit=str(self._records.audit.head),
             hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator(NATIVE))}",
             accelerator=self.accelerator(NATIVE),
             machines=dict(Counter(record.state.value for record in self.keeper.store.all())),
@@ -212,6 +212,7 @@ class Node:
 
     def _warm_up(self) -> None:
         """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
+        self._records.warm_up()
         with suppress(DeployerError):
             self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
 

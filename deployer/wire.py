@@ -116,7 +116,11 @@ class NodeStatus(Document):
         node: its identity, a UUID.
         directory: where it keeps everything.
         catalog: the URL that it stages from.
-        policy: the policy's file, and its digest or what is wrong with it.
+        policy: the policy's file.
+        policy_digest: of the set in force, if there is one.
+        policy_problem: why what the files say now, or the policy in the shadow, is not in force.
+        shadow_digest: of the set that decides in its shadow.
+        audit: the head of the audit log, to be remembered elsewhere.
         hypervisor: name and version.
         accelerator: what machines run on, and why.
         machines: how many are in each state.
@@ -128,6 +132,8 @@ class NodeStatus(Document):
     policy: str
     policy_digest: str | None = None
     policy_problem: str | None = None
+    shadow_digest: str | None = None
+    audit: str = ""
     hypervisor: str
     accelerator: Accelerator
     machines: dict[str, int]

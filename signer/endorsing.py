@@ -7,6 +7,7 @@ from typing import Protocol
 
 from signer.errors import SignatureError
 from signer.keys import normal_fingerprint
+from signer.memory import Memory, anchors_digest
 from signer.openpgp import Examiner, Keyring, read_keys
 from signer.statement import MAX_STATEMENT, endorse_statement
 from signer.status import SKEW, SignatureCheck
@@ -83,6 +84,7 @@ def verify_endorsements(
     *,
     title: str | None = None,
     max_age: timedelta | None = None,
+    memory: Memory | None = None,
 ) -> list[EndorsementCheck]:
     """What each endorsement is worth, in the order given. One that does not count says why; it is no error.
 
@@ -94,6 +96,7 @@ def verify_endorsements(
         title: the image's VO/name@version from its manifest; an endorsement of another title does not count. Without it,
             compare the `vo` of each check with the manifest's.
         max_age: since the endorsement was issued; None for any.
+        memory: of signatures that were examined before; without one all are examined.
 
     Raises:
         SignatureError: more endorsements than anybody would make.
@@ -107,12 +110,17 @@ def verify_endorsements(
     # 2 to 4. What is claimed; statements are capped by their parser.
     claims = [read_claim(image_id, statement[: MAX_STATEMENT + 1], anchors, title=title) for statement, _ in pairs]
     checks: list[EndorsementCheck | None] = [None if isinstance(claim, Claim) else claim for claim in claims]
+    known = b"" if memory is None else anchors_digest(anchors)
     for scheme, examiner in SCHEMES.items():
         wanted = {
             at: claim
             for at, claim in enumerate(claims)
             if isinstance(claim, Claim) and claim.statement.scheme == scheme
         }
+        for at, claim in list(wanted.items()):
+            if memory is not None and (found := memory.get(*pairs[at], known, now)) is not None:
+                checks[at] = weigh(claim, Examined(pairs[at][0], found), now, max_age=max_age)
+                del wanted[at]
         if not wanted:
             continue
         # 5. A fresh private home, with the keys of the anchors that are named and no other.
@@ -121,6 +129,8 @@ def verify_endorsements(
                 # 6. Every signature of the file by itself.
                 try:
                     examined = Examined(pairs[at][0], private.examine(*pairs[at], now))
+                    if memory is not None:
+                        memory.put(*pairs[at], known, now, examined.signatures)
                 except SignatureError as exc:
                     examined = Examined(pairs[at][0], problem=str(exc))
                 # 7 to 9.

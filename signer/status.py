@@ -39,6 +39,9 @@ _ERRORS = {
 }
 """The return code in ERRSIG (gpg-error numbers)."""
 
+ALWAYS = datetime.max.replace(tzinfo=UTC)
+"""Until when what no time changes is so."""
+
 _MISPLACED = frozenset({"NODATA", "UNEXPECTED"})
 
 
@@ -53,6 +56,7 @@ class SignatureCheck:
         signer: fingerprint of the key or subkey that signed; empty as above.
         made: when, as the signature says.
         reason: a clause that says why it is not good; empty if it is.
+        until: how long, from the examination on, another one would find the same; None where nobody knows.
     """
 
     scheme: str
@@ -61,6 +65,7 @@ class SignatureCheck:
     signer: str = ""
     made: datetime | None = None
     reason: str = ""
+    until: datetime | None = None
 
 
 @dataclass
@@ -101,8 +106,10 @@ def check_signature(lines: Iterable[tuple[str, str]], keys: Mapping[str, Key], n
 def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCheck:
     for outcome, value in group.outcomes:
         if outcome != "GOODSIG":
-            code = value.split(" ")[5:6] if outcome == "ERRSIG" else []
-            return SignatureCheck("openpgp", good=False, reason=_ERRORS.get("".join(code), _OUTCOMES[outcome]))
+            code = "".join(value.split(" ")[5:6]) if outcome == "ERRSIG" else ""
+            # Bad stays bad, expired stays expired; why gpg could not check may be the machine's fault of the moment.
+            until = ALWAYS if outcome != "ERRSIG" or code in _ERRORS else None
+            return SignatureCheck("openpgp", good=False, reason=_ERRORS.get(code, _OUTCOMES[outcome]), until=until)
     if len(group.outcomes) != 1 or len(group.valid) != 1 or not _VALIDSIG.fullmatch(" ".join(group.valid[0])):
         return SignatureCheck("openpgp", good=False, reason="gpg did not call it both good and valid")
     arguments = group.valid[0]
@@ -112,8 +119,17 @@ def _check(group: _Group, keys: Mapping[str, Key], now: datetime) -> SignatureCh
             "openpgp", good=False, reason="its key is not of version 4, with a fingerprint of 40 digits"
         )
     made = datetime.fromtimestamp(int(arguments[2]), UTC)
-    reason = _fault(arguments, made, keys.get(primary), now)
-    return SignatureCheck("openpgp", not reason, primary, signer, made, reason)
+    key = keys.get(primary)
+    reason = _fault(arguments, made, key, now)
+    return SignatureCheck("openpgp", not reason, primary, signer, made, reason, _until(arguments, made, key, now))
+
+
+def _until(arguments: Sequence[str], made: datetime, key: Key | None, now: datetime) -> datetime:
+    """The next instant, after now, at which time itself changes what is said of a signature."""
+    parts = [] if key is None else [part for part in (key.primary, key.find(arguments[0])) if part is not None]
+    turns = [made - SKEW, *(part.expires for part in parts if part.expires is not None)]
+    turns += [] if arguments[3] == "0" else [datetime.fromtimestamp(int(arguments[3]), UTC)]
+    return min((turn for turn in turns if turn > now), default=ALWAYS)
 
 
 def _fault(arguments: Sequence[str], made: datetime, key: Key | None, now: datetime) -> str:

@@ -124,7 +124,12 @@ def test_a_policy_is_read_afresh_for_each_order(node: NodeProcess, community: Co
     with pytest.raises(Refused, match="1 of 2 endorsers"):
         node.deploy()
     node.policy.write_text("[anchors")
-    with pytest.raises(PolicyUnusable, match="is not TOML"):
+    with pytest.raises(Refused, match="1 of 2 endorsers"):  # the last good one stays in force
+        node.deploy()
+    with node.client() as client:
+        assert "is not TOML" in (client.status().policy_problem or "")
+    node.policy.unlink()
+    with pytest.raises(PolicyUnusable, match="there is no acceptance policy"):
         node.deploy()
     assert len(node.records()) == 1
 

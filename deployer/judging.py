@@ -1,0 +1,88 @@
+"""Judging a request: endorsements are verified with the anchors of the policy in force, then all its rules decide.
+
+The policy in the shadow, if there is one, decides beside it by the very same facts and with its own anchors; what it
+says goes on the record and nowhere else.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from catalog.manifest import Manifest
+from deployer.cedar_facts import Requester
+from deployer.deciding import counted
+from deployer.decision import Decision, Request
+from deployer.errors import DeployerError
+from deployer.policy_store import RuleSet
+from signer.endorsing import verify_endorsements
+from signer.errors import SignerError
+from signer.memory import Memory
+from signer.trust import Anchor, EndorsementCheck
+
+log = logging.getLogger("partita.node")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be judged, and by which facts.
+
+    Attributes:
+        manifest: of the image, its bytes checked against the ID that was asked for.
+        pairs: (statement, signature) of each endorsement that the catalog has.
+        request: what is asked for.
+        running: machines that the node has already.
+        requester: who asks.
+        node: which node decides.
+    """
+
+    manifest: Manifest
+    pairs: Sequence[tuple[bytes, bytes]]
+    request: Request
+    running: int = 0
+    requester: Requester = field(default_factory=Requester)
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of it: the decision, the endorsements that counted (each with its statement), the shadow's decision."""
+
+    decision: Decision
+    counted: tuple[tuple[EndorsementCheck, bytes], ...] = ()
+    shadow: Decision | None = None
+
+
+def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> Judged:
+    """Judge a case.
+
+    Args:
+        rules: the set in force.
+        case: the facts.
+        now: aware, UTC.
+        memory: of signatures that were examined before.
+
+    Raises:
+        SignatureError: the catalog sent more endorsements than anybody would make.
+        KeyUnusable: an anchor's key is none.
+    """
+    decision, checks = _decide(rules, case, now, memory)
+    vouching = {id(check) for check in counted(rules.policy, case.manifest, checks, now)}
+    pairs = [(check, pair[0]) for check, pair in zip(checks, case.pairs, strict=True) if id(check) in vouching]
+    shadow = None
+    if rules.shadow is not None:
+        try:
+            shadow, _ = _decide(rules.shadow, case, now, memory)
+        except (DeployerError, SignerError) as exc:
+            log.warning("the policy in the shadow could not decide: %s", exc)
+    return Judged(decision, tuple(pairs), shadow)
+
+
+def _decide(
+    rules: RuleSet, case: Case, now: datetime, memory: Memory | None
+) -> tuple[Decision, list[EndorsementCheck]]:
+    manifest = case.manifest
+    anchors = [Anchor(key.vo, key.role, key.fingerprint, key.key.encode()) for key in rules.policy.trusted(manifest.vo)]
+    checks = verify_endorsements(manifest.image_id, case.pairs, anchors, now, title=manifest.title, memory=memory)
+    decision = rules.decide(case.request, manifest, checks, now, case.running, requester=case.requester, node=case.node)
+    return decision, checks

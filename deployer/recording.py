@@ -1,0 +1,135 @@
+"""What a node leaves behind of what it decides and does: the audit log, receipts, and the last requests with their facts.
+
+Nothing is done that cannot be put on record: a decision, then a deployment, are in the log before they take effect.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from deployer.decision import Decision
+from deployer.judging import Case, Judged
+from deployer.machine import MachineSpec
+from deployer.machines import MachineRecord
+from deployer.policy_store import RuleSet
+from deployer.receipts import ReceiptStore, write_receipt
+from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog
+from signer.audit import AuditLog
+from signer.errors import SignerError
+
+AUDIT, REQUESTS = "audit.jsonl", "requests.jsonl"
+
+log = logging.getLogger("partita.node")
+
+
+class Recorder:
+    """The records of one node, in its directory. Safe to use from several threads.
+
+    Args:
+        directory: the node's.
+        node: its UUID.
+        clock: the present, UTC.
+
+    Raises:
+        AuditBroken, AuditUnwritable: see `signer.audit.AuditLog`.
+    """
+
+    def __init__(self, directory: Path, node: str, clock: Callable[[], datetime]) -> None:
+        self._node, self._clock = node, clock
+        self.audit = AuditLog(directory / AUDIT, clock())
+        self.receipts = ReceiptStore(directory, node)
+        self.requests = RequestLog(directory / REQUESTS)
+
+    def close(self) -> None:
+        """Give the log back."""
+        self.audit.close()
+
+    def policy(self, rules: RuleSet) -> None:
+        """A policy comes into force."""
+        shadow = {"shadow": rules.shadow.digest} if rules.shadow else {}
+        self.audit.append(
+            "policy", {"policy": rules.digest, "anchors": len(rules.policy.anchor)} | shadow, self._clock()
+        )
+
+    def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
+        """A request was decided when it came in, or once more right before a machine boots."""
+        data = _decision(judged.decision) | {
+            "stage": stage,
+            "asked": Asked.of(case.request).model_dump(mode="json", exclude_none=True),
+            "running": case.running,
+            "requester": case.requester.name,
+            "endorsers": sorted({check.fingerprint for check, _ in judged.counted}),
+        }
+        if judged.shadow is not None:
+            data["shadow"] = _decision(judged.shadow)
+        self.audit.append("decision", data, self._clock())
+        if stage == "request":
+            self.requests.append(
+                Recorded(
+                    number=1,
+                    at=judged.decision.at,
+                    asked=Asked.of(case.request),
+                    running=case.running,
+                    image=judged.decision.image,
+                    manifest=case.manifest.canonical().decode(),
+                    endorsements=tuple(Pair.of(pair) for pair in case.pairs),
+                    outcome=Outcome.of(judged.decision),
+                    shadow=Outcome.of(judged.shadow) if judged.shadow else None,
+                )
+            )
+
+    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> None:
+        """A machine is about to boot: its receipt is signed, and both are on record."""
+        now = self._clock()
+        statement = write_receipt(
+            self._node,
+            self.receipts.key,
+            spec,
+            case.manifest,
+            judged.decision,
+            judged.counted,
+            self.audit.head,
+            now,
+        )
+        data = {
+            "machine": spec.uuid,
+            "name": spec.name,
+            "image": judged.decision.image,
+            "title": judged.decision.title,
+            "policy": judged.decision.policy,
+            "receipt": self.receipts.keep(spec.uuid, statement),
+        }
+        self.audit.append("deployment", data, now)
+
+    def ended(self, record: MachineRecord) -> None:
+        """A machine has ended. It has, whether that can be written down or not."""
+        data = {
+            "machine": record.uuid,
+            "name": record.name,
+            "image": record.image_id,
+            "state": record.state.value,
+            "reason": record.reason,
+        }
+        try:
+            self.audit.append("end", data, self._clock())
+        except SignerError as exc:
+            log.error("the end of machine %s is not on record: %s", record.uuid, exc)  # noqa: TRY400 - a fault of the disk, not of ours
+
+    def warm_up(self) -> None:
+        """Make the node's key before somebody waits for it."""
+        with suppress(SignerError):
+            _ = self.receipts.key
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    return {
+        "image": decision.image,
+        "title": decision.title,
+        "policy": decision.policy,
+        "accepted": decision.accepted,
+        "failed": [{"rule": rule.name, "reason": rule.reason} for rule in decision.failed],
+        "rules": len(decision.rules),
+    }
