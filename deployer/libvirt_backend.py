@@ -78,6 +78,7 @@ class LibvirtBackend:
 
     def __init__(self, uri: str, owner: str, tell: Tell, *, log: Path | None = None) -> None:
         self._libvirt = _libvirt(log)
+        self._gone = {self._libvirt.VIR_ERR_NO_DOMAIN, self._libvirt.VIR_ERR_OPERATION_INVALID}
         self._uri, self._owner, self._tell = uri, owner, tell
         self._lock = threading.Lock()
         self._connection = self._open()
@@ -134,13 +135,23 @@ class LibvirtBackend:
             for domain in connection.listAllDomains():
                 try:
                     tag = tag_of(domain.XMLDesc(0))
-                except self._libvirt.libvirtError:
-                    continue  # it ended while we asked
-                if tag is not None and tag.owner == self._owner:
-                    tags[domain.UUIDString()] = tag
+                    if tag is not None and tag.owner == self._owner and self._runs(domain):
+                        tags[domain.UUIDString()] = tag
+                except self._libvirt.libvirtError as exc:
+                    if exc.get_error_code() not in self._gone:
+                        raise
             return tags
 
         return self._ask(ours, "the running machines cannot be listed")
+
+    def _runs(self, domain: Any) -> bool:
+        """Whether a domain that libvirt lists has an emulator. Just after the driver was opened it lists those of before,
+        and finds out beside us which of them still run; a question to the emulator waits for that."""
+        try:
+            domain.memoryStats()
+        except self._libvirt.libvirtError as exc:
+            return bool(exc.get_error_code() not in self._gone)  # an emulator that hangs is there all the same
+        return True
 
     def close(self) -> None:
         """See Backend."""
@@ -170,13 +181,11 @@ class LibvirtBackend:
             raise BackendFailed(f"{failing}: {exc}") from exc
 
     def _domain(self, uuid: str, act: Callable[[Any], object], failing: str) -> None:
-        gone = {self._libvirt.VIR_ERR_NO_DOMAIN, self._libvirt.VIR_ERR_OPERATION_INVALID}
-
         def look_up_and_act(connection: Any) -> None:
             try:
                 act(connection.lookupByUUIDString(uuid))
             except self._libvirt.libvirtError as exc:
-                if exc.get_error_code() not in gone:
+                if exc.get_error_code() not in self._gone:
                     raise
 
         self._ask(look_up_and_act, failing)

@@ -1,5 +1,7 @@
 """Fixtures of the deployer's tests: a catalog with images, and nodes that boot them."""
 
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,13 +49,19 @@ def community() -> Iterator[Community]:
 
 
 @pytest.fixture(scope="session")
-def warm(community: Community) -> Iterator[Path]:
-    """What libvirt finds out about QEMU, found out once per session."""
-    with tempfile.TemporaryDirectory(prefix="pw-") as place, NodeProcess(community.service.url, "") as node:
-        wait_for(lambda: list((node.libvirt / "cache" / "qemu" / "capabilities").glob("*.xml")), 60)
-        node.stop()
-        shutil.copytree(node.libvirt / "cache", Path(place) / "cache")
-        yield Path(place) / "cache"
+def warm(community: Community, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What libvirt finds out about QEMU, in four seconds; found out once for all workers of a run."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "warm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "warm").exists():
+            with NodeProcess(community.service.url, "") as node:
+                wait_for(lambda: list((node.libvirt / "cache" / "qemu" / "capabilities").glob("*.xml")), 60)
+                node.stop()
+                shutil.copytree(node.libvirt / "cache", shared / "warm")
+    return shared / "warm"
 
 
 @pytest.fixture

@@ -157,7 +157,12 @@ def test_consoles_are_read_from_any_offset_and_followed_to_the_end(node: NodePro
         assert b"".join(client.console(machine.uuid[:8], offset=20)) == whole[20:]
         assert b"".join(client.console(machine.name, offset=1 << 20)) == b""
         followed: list[bytes] = []
-        thread = threading.Thread(target=lambda: followed.extend(node.client().console(machine.uuid, follow=True)))
+
+        def follow() -> None:
+            with node.client() as other:
+                followed.extend(other.console(machine.uuid, follow=True))
+
+        thread = threading.Thread(target=follow)
         thread.start()
         client.shutdown(machine.uuid)
         thread.join(20)
