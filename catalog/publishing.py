@@ -16,6 +16,7 @@ from catalog.address import Address
 from catalog.blobs import Blobs
 from catalog.database import Database, Transaction
 from catalog.errors import Conflict, ContentMismatch, NotEntitled, NotFound, TooLarge
+from catalog.history import History
 from catalog.manifest import Manifest
 from catalog.registry import Endorsed
 from catalog.settings import CatalogSettings
@@ -27,8 +28,11 @@ from signer.endorsing import MAX_ENDORSEMENTS, verify_endorsements
 class Publishing:
     """The use cases of publishing, over a database and a directory of contents."""
 
-    def __init__(self, database: Database, blobs: Blobs, settings: CatalogSettings) -> None:
-        self.database, self.blobs = database, blobs
+    def __init__(
+        self, database: Database, blobs: Blobs, settings: CatalogSettings, history: History | None = None
+    ) -> None:
+        """Without a history nothing is recorded; a service always has one."""
+        self.database, self.blobs, self.history = database, blobs, history
         self.uploads = Uploads(blobs)
         self._limit = settings.max_image_bytes
         self._pending = timedelta(days=settings.pending_days)
@@ -139,6 +143,8 @@ class Publishing:
             if not published:
                 _check_name(connection, manifest)
                 registry.add_image(connection, manifest, now)
+                if self.history is not None:
+                    self.history.published(manifest, now)
             holdings.end_publication(connection, image_id)
         self.uploads.drop_image(image_id)
         return Publication(image_id=image_id, state="published")
@@ -196,11 +202,12 @@ class Publishing:
                 reasons.append(check.reason)
         return accepted, reasons
 
-    @staticmethod
-    def _keep(connection: Transaction, image_id: str, accepted: Sequence[Endorsed], now: datetime) -> None:
-        registry.add_endorsements(connection, image_id, accepted, now)
+    def _keep(self, connection: Transaction, image_id: str, accepted: Sequence[Endorsed], now: datetime) -> None:
+        fresh = registry.add_endorsements(connection, image_id, accepted, now)
         if len(registry.endorsements_of(connection, image_id)) > MAX_ENDORSEMENTS:
             raise TooLarge(f"an image has at most {MAX_ENDORSEMENTS} endorsements here; these would be more")
+        if self.history is not None:
+            self.history.endorsed(fresh, now)
 
 
 def _refusal(title: str, vo: str, reasons: Sequence[str]) -> str:

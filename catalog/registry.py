@@ -122,12 +122,15 @@ def list_images(
     return [(row.sequence, _entry(row)) for row in rows]
 
 
-def add_endorsements(connection: Connection, image_id: str, found: Sequence[Endorsed], now: datetime) -> None:
-    """Keep endorsements of an image, each once."""
+def add_endorsements(connection: Connection, image_id: str, found: Sequence[Endorsed], now: datetime) -> list[Endorsed]:
+    """Keep endorsements of an image, each once; returns those that were not there before."""
+    fresh = []
     for one in found:
         digest = hashlib.sha256(hashlib.sha256(one.statement).digest() + one.signature).hexdigest()
         row = {"image_id": image_id, "digest": digest, "received": now} | vars(one)
-        connection.execute(upsert(endorsements).values(row).on_conflict_do_nothing())
+        if connection.execute(upsert(endorsements).values(row).on_conflict_do_nothing()).rowcount:
+            fresh.append(one)
+    return fresh
 
 
 def endorsements_of(connection: Connection, image_id: str) -> list[Endorsed]:

@@ -17,6 +17,7 @@ from catalog.address import Address
 from catalog.blobs import KINDS, Blobs
 from catalog.database import Database
 from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
+from catalog.history import History
 from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
 from signer.progress import Advance, nothing
@@ -68,8 +69,12 @@ def owned(directory: Path, settings: CatalogSettings, now: datetime) -> Iterator
             raise Unavailable(
                 f"{directory}: another catalog serves it; stop that one, or name another directory"
             ) from exc
-        publishing = Publishing(database, Blobs(directory), settings)
-        yield publishing, recover(publishing, now)
+        history = History(directory, now)
+        try:
+            publishing = Publishing(database, Blobs(directory), settings, history)
+            yield publishing, recover(publishing, now)
+        finally:
+            history.close()
     finally:
         os.close(descriptor)
         database.close()
