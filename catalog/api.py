@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from catalog import holdings, registry
 from catalog.address import Address
+from catalog.api_history import history_routes
 from catalog.api_publishing import publishing_routes
 from catalog.errors import CatalogError, Malformed, Misused, NotFound, RangeRefused, TooLarge, Unavailable
 from catalog.manifest import MEDIA_TYPE
@@ -82,6 +83,7 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
     app.include_router(_blobs(publishing))
     app.include_router(_vos(publishing))
     app.include_router(publishing_routes(publishing, now))
+    app.include_router(history_routes(publishing))
     app.include_router(_health(publishing))
     _forget_foreign_form(app)
     return app
@@ -203,7 +205,7 @@ def _blobs(publishing: Publishing) -> APIRouter:
     )
     @routes.head("/{address}", include_in_schema=False)
     def content(request: Request, address: ADDRESS) -> Response:
-        """One range per request (`Range: bytes=FIRST-LAST`); several requests at once are welcome."""
+        """One range (`Range: bytes=FIRST-LAST`), or up to 512 in their order with gaps between, as `multipart/byteranges`."""
         found = look(address)
         return Content(request, publishing.blobs.open(found), found)
 

@@ -6,11 +6,12 @@ Every answer has a maximum length and every wait an end.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from catalog import byteranges
 from catalog.address import Address
 from catalog.blobs import beside_sizes
 from catalog.bundle import Bundle
@@ -33,6 +34,7 @@ from catalog.wire import (
     VoEntry,
     VoPage,
 )
+from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
 from signer.documents import canonical
 from signer.progress import Advance, nothing
 
@@ -141,6 +143,29 @@ class CatalogClient:
         if left:
             raise Unavailable(f"{self.url}: the range bytes {start}-{end - 1} of {address} was cut {left} bytes early")
 
+    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """The bytes of several ranges of a content, one after the other, in one request; exactly so many, or an error.
+
+        Args:
+            ranges: (start, end) of each, in order, with gaps between them; at most `byteranges.MAX_RANGES`.
+
+        Raises:
+            Unavailable: the connection was cut; ask again from where it stopped.
+            Malformed, RangeRefused: what answers there does not know several ranges; ask for them one by one.
+        """
+        if len(ranges) == 1:
+            yield from self.blob_range(address, *ranges[0])
+            return
+        left = sum(end - start for start, end in ranges)
+        headers = {"Range": byteranges.ask_for(ranges)}
+        with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
+            boundary = byteranges.boundary_of(answer.headers.get("content-type", ""))
+            for piece in byteranges.read_parts(answer.iter_raw(), boundary, ranges, address.size):
+                left -= len(piece)
+                yield piece
+        if left:
+            raise Unavailable(f"{self.url}: {len(ranges)} ranges of {address} were cut {left} bytes early")
+
     def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
         """Every published image, last published first, read page by page."""
         params = {"limit": str(MAX_PAGE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
@@ -150,6 +175,20 @@ class CatalogClient:
             if page.next is None or page.next == params.get("cursor"):
                 return
             params["cursor"] = page.next
+
+    def history(self) -> Iterator[HistoryEntry]:
+        """All that the catalog ever accepted, the oldest first, read page by page; ContentMismatch if it was changed."""
+
+        def pages() -> Iterator[HistoryEntry]:
+            params = {"limit": str(MAX_HISTORY_PAGE)}
+            while True:
+                page = self._connection.ask(HistoryPage, "GET", "/v1/history", params=params)
+                yield from page.items
+                if page.next is None or page.next == params.get("cursor"):
+                    return
+                params["cursor"] = page.next
+
+        return chained(pages())
 
     def vos(self) -> Iterator[VoEntry]:
         """Every registered VO, by name."""

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from catalog import byteranges
 from catalog.address import Address
 from catalog.errors import RangeRefused
 from catalog.wire import parse_range
@@ -45,7 +46,7 @@ def document(
 
 
 class Content(Response):
-    """A content, or one range of it, read from its descriptor while it is sent. Takes the descriptor over."""
+    """A content, or ranges of it, read from its descriptor while it is sent. Takes the descriptor over."""
 
     def __init__(self, request: Request, descriptor: int, address: Address) -> None:
         super().__init__()
@@ -59,7 +60,8 @@ class Content(Response):
     def _choose(self, request: Request, address: Address) -> None:
         """Status, headers and the bytes to send, from the request's conditions."""
         etag = f'"{address}"'
-        self._start, self._end = 0, address.size
+        self._size, self._several = address.size, False
+        self._ranges = [(0, address.size)]
         fields = {
             "content-type": "application/octet-stream",
             "accept-ranges": "bytes",
@@ -67,31 +69,57 @@ class Content(Response):
             "cache-control": FOREVER,
         }
         if _matches(request.headers.get("if-none-match", ""), etag):
-            self.status_code, self._end = 304, 0
+            self.status_code, self._ranges = 304, []
         else:
             wanted = request.headers.get("range")
             if wanted is not None and request.headers.get("if-range", etag) == etag:
-                self._start, self._end = parse_range(wanted, address.size)
-                self.status_code = 206
-                fields["content-range"] = f"bytes {self._start}-{self._end - 1}/{address.size}"
-            fields["content-length"] = str(self._end - self._start)
+                fields |= self._choose_ranges(wanted, address.size)
+            fields.setdefault("content-length", str(sum(end - start for start, end in self._ranges)))
         if request.method == "HEAD":
-            self._end = self._start
+            self._ranges = []
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+
+    def _choose_ranges(self, wanted: str, size: int) -> dict[str, str]:
+        """What of the content is sent, and the headers that say so."""
+        self.status_code = 206
+        several = byteranges.parse_ranges(wanted, size)
+        if several is None:
+            start, end = parse_range(wanted, size)
+            self._ranges = [(start, end)]
+            return {"content-range": f"bytes {start}-{end - 1}/{size}"}
+        self._ranges, self._several = several, True
+        return {
+            "content-type": byteranges.MEDIA_TYPE,
+            "content-length": str(byteranges.length(several, size)),
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send it (ASGI); stop reading when the client has gone."""
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            position = self._start
-            while position < self._end and not gone.done():
-                length = min(CHUNK, self._end - position)
-                data = await anyio.to_thread.run_sync(os.pread, self._descriptor, length, position)
-                if not data:
-                    break  # shorter than its address says: the connection is closed early, and the client notices
-                position += len(data)
-                await send({"type": "http.response.body", "body": data, "more_body": True})
+            pending = bytearray()
+            for start, end in self._ranges:
+                if self._several:
+                    pending += byteranges.part_head((start, end), self._size)
+                position = start
+                while position < end and not gone.done():
+                    length = min(CHUNK, end - position)
+                    data = await anyio.to_thread.run_sync(os.pread, self._descriptor, length, position)
+                    if not data:
+                        return  # shorter than its address says: the connection is closed early, and the client notices
+                    position += len(data)
+                    if self._several:  # small parts are sent together
+                        pending += data
+                        if len(pending) < CHUNK:
+                            continue
+                        data, pending = bytes(pending), bytearray()
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                if gone.done():
+                    return
+            if self._several and self._ranges:
+                pending += byteranges.closing()
+                await send({"type": "http.response.body", "body": bytes(pending), "more_body": True})
             if not gone.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

@@ -268,7 +268,7 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 def parse_range(header: str, size: int) -> tuple[int, int]:
     """(start, end) in bytes, end exclusive, of a Range header (RFC 9110, section 14.1.2) on a blob of `size` bytes.
 
-    One range only: several in one request cost more than several requests. An end past the blob is cut to it.
+    One range only: `catalog.byteranges` reads several. An end past the blob is cut to it.
 
     Raises:
         RangeRefused: malformed, several ranges, empty, or outside the blob.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from catalog.address import LEAF, Address
 from catalog.bundle import Bundle
+from catalog.client import CatalogClient
 from catalog.errors import CatalogError, Malformed, RangeRefused
 from catalog.manifest import MEDIA_TYPE, Manifest
 from catalog.measuring import measure
@@ -96,11 +97,35 @@ def test_ranges(published: Published, sentence: str, header: str, start: int, en
     assert answer.content == data[start:end]
 
 
+def test_several_ranges_come_in_one_answer(published: Published) -> None:
+    """Each with its place, in order; a client gets their bytes one after the other."""
+    address = published.content[0]
+    whole = published.http.get(f"/v1/blobs/{address}").content
+    answer = published.http.get(f"/v1/blobs/{address}", headers={"Range": "bytes=0-1,5-6, 1048570-1048575"})
+    assert answer.status_code == 206
+    assert answer.headers["content-type"] == "multipart/byteranges; boundary=partita-range"
+    parts = [whole[0:2], whole[5:7], whole[-6:]]
+    places = ("0-1", "5-6", "1048570-1048575")
+    said = b"".join(
+        b"\r\n--partita-range\r\nContent-Range: bytes %s/1048576\r\n\r\n" % place.encode() + part
+        for place, part in zip(places, parts, strict=True)
+    )
+    assert answer.content == said + b"\r\n--partita-range--\r\n"
+    assert published.http.head(f"/v1/blobs/{address}", headers={"Range": "bytes=0-1,5-6"}).status_code == 206
+    with CatalogClient(str(published.http.base_url)) as client:
+        ranges = [(at, at + 4096) for at in range(0, MIB, 8192)]
+        assert b"".join(client.blob_ranges(address, ranges)) == b"".join(whole[a:b] for a, b in ranges)
+
+
 BAD_RANGES = [
     "bytes=5-4",
     "bytes=1048576-",
     "bytes=-0",
-    "bytes=0-1,5-6",
+    "bytes=5-6,0-1",
+    "bytes=0-1,2-3",
+    "bytes=0-9,5-19",
+    "bytes=0-1,-5",
+    "bytes=0-1,1048575-1048576",
     "lines=0-1",
     "bytes=a-b",
     "bytes=",
