@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from deployer.amounts import duration_text, parse_duration, parse_size
+from deployer.amounts import parse_duration, parse_size
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
@@ -376,9 +376,9 @@ def _deployed(result: Deployed) -> Group:
             terminal.size(record.from_network),
             terminal.size(record.from_cache),
             terminal.size(record.written),
-            duration_text(record.ends - record.changed),
+            record.ends.strftime("%Y-%m-%d %H:%M UTC"),
         )
         for record in result.machines
     ]
-    columns = ("UUID", "NAME", "HOST NAME", "FROM NETWORK", "FROM CACHE", "WRITTEN", "LIVES")
+    columns = ("UUID", "NAME", "HOST NAME", "FROM NETWORK", "FROM CACHE", "WRITTEN", "ENDS")
     return Group(*lines, terminal.table(columns, rows))

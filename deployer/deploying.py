@@ -247,7 +247,7 @@ class Deployer:
             decision = judged.decision
             if not decision.accepted:
                 raise decision.refusal()
-            now = self._clock()
+            now = self._keeper.now()
             records: list[MachineRecord] = []
             try:
                 for number in range(1, job.request.count + 1):
@@ -323,7 +323,7 @@ class Deployer:
         report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
         self._records.deploying(spec, case, judged)
         keeper.backend.start(spec)
-        ends = self._clock() + timedelta(seconds=job.request.lifetime)
+        ends = keeper.now() + timedelta(seconds=job.request.lifetime)
         keeper.started(record.uuid, ends)
         report(Step(step="running", machine=name, text=f"host name {record.hostname}"))
         return case, judged

@@ -67,6 +67,10 @@ class Keeper:
         self._asked: dict[str, datetime] = {}
         self._changed = threading.Condition()
 
+    def now(self) -> datetime:
+        """The present as records carry it: whole seconds."""
+        return self._clock().replace(microsecond=0)
+
     @property
     def backend(self) -> Backend:
         """The hypervisor; known after `recover`."""
@@ -126,7 +130,7 @@ class Keeper:
             before, state = record.state, after(record.state, happening)
             if state is not record.state or values:
                 told = {"reason": reason} if state is not record.state else {}
-                record = self.store.change(uuid, self._clock(), state=state, **told, **values) or record
+                record = self.store.change(uuid, self.now(), state=state, **told, **values) or record
                 self._changed.notify_all()
         if before in _RAN and record.state not in _RAN:
             self._ended(record)

@@ -30,7 +30,7 @@ class MachineRecord(Document):
         uuid, name, hostname: its identity, its name in lists, and what the guest is told it is called.
         image_id, title: what it runs.
         state, reason: where it is in its life, and why (a sentence or empty).
-        created, changed, ends: instants, UTC; at `ends` the node ends it.
+        created, changed, ends: instants, UTC, in whole seconds; at `ends` the node ends it.
         memory, cores, network, virt: what it got; memory in bytes.
         policy: digest of the policy that accepted it.
         from_network, from_cache, written: bytes that were transferred for it, found on the node, written to assemble it.
@@ -160,7 +160,7 @@ class MachineStore:
     def all(self) -> list[MachineRecord]:
         """Every record, the oldest first."""
         with self._lock:
-            return sorted(self._records.values(), key=lambda record: (record.created, record.uuid))
+            return sorted(self._records.values(), key=lambda record: record.created)
 
     def strip(self, uuid: str) -> None:
         """Remove what a machine boots from; record and console stay."""
