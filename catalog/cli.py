@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,11 +14,14 @@ from catalog.bundle import Bundle
 from catalog.cli_image import image_app
 from catalog.client import CatalogClient
 from catalog.errors import ContentMismatch, Misused, NotFound
+from catalog.manifest import VO_PATTERN
 from catalog.reference import Reference
 from catalog.settings import CatalogSettings
 from signer import terminal
 from signer.cli import chosen_key, open_keyring, read_passphrase
+from signer.documents import validate
 from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse
+from signer.errors import DocumentError
 from signer.gpg import MAX_KEY
 from signer.openpgp import read_keys
 from signer.statement import write_instant
@@ -52,7 +56,10 @@ def serve(
 
     settings = _settings(context, directory)
     if listen is not None:
-        settings = CatalogSettings.model_validate(settings.model_dump() | {"listen": listen})
+        try:
+            settings = validate(CatalogSettings, settings.model_dump() | {"listen": listen}, "--listen")
+        except DocumentError as exc:
+            raise Misused(f"--listen {listen}: write it as ADDRESS:PORT, such as 127.0.0.1:7070") from exc
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("partita").setLevel(logging.INFO)
 
@@ -102,6 +109,27 @@ def check(context: typer.Context, directory: Directory = None, as_json: Json = F
         )
 
 
+@catalog_app.command("history")
+def history(context: typer.Context, catalog: Url = None, as_json: Json = False) -> None:
+    """List every publication, endorsement and revocation that a catalog ever accepted, and check that none was changed."""
+    with _client(context, catalog) as client:
+        found = list(client.history())
+    rows = [
+        (
+            entry.seq,
+            write_instant(entry.at),
+            entry.kind,
+            *(entry.data.get(key, "") for key in ("title", "endorser", "role")),
+        )
+        for entry in found
+    ]
+    terminal.show(
+        [entry.model_dump(mode="json") for entry in found],
+        terminal.table(["ENTRY", "WHEN", "WHAT", "IMAGE", "BY", "ROLE"], rows),
+        as_json=as_json,
+    )
+
+
 @vo_app.command("register")
 def register(
     context: typer.Context,
@@ -117,6 +145,8 @@ def register(
     from catalog import registry
     from catalog.store import open_database
 
+    if not re.fullmatch(VO_PATTERN, name):
+        raise Misused(f"{name!r} is no name of a VO; use lower-case letters, digits, dots and dashes")
     anchors = [anchor for file in key for anchor in _anchors(name, role, file)]
     database, now = open_database(_settings(context, directory).directory), _now()
     try:
@@ -124,6 +154,7 @@ def register(
             registry.register_vo(connection, name, now)
             for anchor in anchors:
                 registry.register_key(connection, anchor, now)
+            _tell(context, directory, name, [f"openpgp:{anchor.fingerprint}" for anchor in anchors], "registered", role)
     finally:
         database.close()
     fingerprints = [anchor.fingerprint for anchor in anchors]
@@ -171,9 +202,22 @@ def remove_key(
         with database.writing() as connection:
             if not registry.remove_key(connection, name, key):
                 raise NotFound(f"{key} is no registered key of {name}; `partita vo list` shows those that are")
+            _tell(context, directory, name, [f"openpgp:{key}"], "removed")
     finally:
         database.close()
     terminal.show({"vo": name, "fingerprint": key}, f"{key} may not publish for {name} any more", as_json=as_json)
+
+
+def _tell(context: typer.Context, directory: Path | None, vo: str, keys: list[str], done: str, role: str = "") -> None:
+    """Put it on record whose endorsements are accepted from now on."""
+    from contextlib import closing
+
+    from catalog.history import VO, History
+
+    with closing(History(_settings(context, directory).directory, _now())) as found:
+        for key in keys:
+            facts = {"title": vo, "endorser": key, "done": done} | ({"role": role} if role else {})
+            found.tell(VO, facts, _now())
 
 
 def publish_command(context: typer.Context, image: Image, catalog: Url = None, as_json: Json = False) -> None:

@@ -4,6 +4,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -87,16 +88,18 @@ class _Server(uvicorn.Server):
 
 def _listen(where: str) -> socket.socket:
     host, _, port = where.rpartition(":")
+    if int(port) > 65535:
+        raise Misused(f"{where}: a port is at most 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OverflowError as exc:
-        raise Misused(f"{where}: a port is at most 65535") from exc
+        with ExitStack() as undo:
+            found = undo.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+            undo.pop_all()
+            return found
     except OSError as exc:
         raise Unavailable(f"{where}: cannot be listened on ({exc.strerror}); choose another with --listen") from exc
-    return found
 
 
 def _now() -> datetime:
