@@ -8,6 +8,7 @@ line separator (a user id may hold one, and forge whole status lines with it); t
 import logging
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from typing import Any
 import gnupg
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.keys import Key, read_listing
+from signer.keys import Key, printable, read_listing
 
 MAX_KEY = 1 << 20
 """Bytes of a public key file. A key has some hundred; anybody may append signatures to it (certificate flooding)."""
@@ -33,10 +34,16 @@ LIMITS = {
     resource.RLIMIT_CPU: 30,  # seconds
     resource.RLIMIT_AS: 1 << 30,  # bytes; gpg takes some 20 MiB, its agent some 100
     resource.RLIMIT_FSIZE: 64 << 20,  # bytes of any file written; a keyring has some thousand
-    resource.RLIMIT_CORE: 0,  # a core dump could hold a private key
 }
-"""What one run of gpg may use: it reads bytes from strangers."""
+"""What one run of gpg may use: it reads bytes from strangers.
 
+Set from outside, a moment after it has started. Not RLIMIT_CORE: gpg forbids core dumps itself, by reading that limit
+and writing it back, and dies if it was lowered in between.
+"""
+
+
+MAX_LOG = 4096
+"""Bytes of gpg's log that are kept for error messages."""
 
 logging.getLogger("gnupg").setLevel(logging.ERROR)  # it warns of exit codes, which mean nothing here
 
@@ -70,8 +77,10 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
         env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
         try:
             super().__init__(gnupghome=str(home), options=["--no-options", *options], env=env)
-        except (OSError, ValueError) as exc:
+        except OSError as exc:
             raise KeyUnusable("gpg cannot be run; install GnuPG (package gnupg)") from exc
+        except ValueError as exc:
+            raise KeyUnusable(f"gpg does not start in {home}: {exc}") from exc
 
     def run(self, args: Sequence[str], data: bytes = b"", passphrase: str | None = None) -> Said:
         """Run gpg with these arguments and that input. A run that was stopped raises SignatureError."""
@@ -88,11 +97,13 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
     def _open_subprocess(self, args: list[str], passphrase: bool = False) -> Any:
         command = self.make_args(args, passphrase)
         status, write = os.pipe()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the run ends
         try:
             command[command.index("--status-fd") + 1] = str(write)
-            process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, pass_fds=(write,), env=self.env)
+            process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=self._log, pass_fds=(write,), env=self.env)
         except BaseException:
             os.close(status)
+            self._log.close()
             raise
         finally:
             os.close(write)
@@ -110,6 +121,9 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
             return int(super()._collect_output(process, result, writer, stdin))
         finally:
             self._deadline.cancel()
+            with self._log as log:
+                log.seek(0)
+                result.stderr = printable(log.read(MAX_LOG).decode("utf-8", "backslashreplace").strip())
 
     def _read_response(self, stream: Any, result: Any) -> None:
         # GnuPG escapes line feeds in what it quotes, and no other character that ends a line for Python's readers.
@@ -161,6 +175,6 @@ def end_agent(home: Path) -> None:
             ["gpgconf", "--homedir", str(home), "--kill", "all"],
             stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, check=False, timeout=TIMEOUT,
         )  # fmt: skip
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while socket.exists() and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -5,7 +5,7 @@ import math
 from typing import Annotated, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -153,6 +153,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_canonical_json_is_read_back_and_has_one_form(value: object) -> None:
     data = canonical(value)
@@ -160,6 +161,7 @@ def test_canonical_json_is_read_back_and_has_one_form(value: object) -> None:
     assert canonical(json.loads(data)) == data
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.floats().map(lambda number: str(number).encode()))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for reader in (read_json, read_toml):
@@ -170,6 +172,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         assert not (isinstance(value, float) and not math.isfinite(value))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | VALUES.map(canonical))
 def test_any_bytes_make_a_drawing_or_an_error_with_a_place(data: bytes) -> None:
     try:

@@ -297,6 +297,11 @@ def test_a_flooded_key_is_read_without_its_flood(people: People) -> None:
         assert len(examiner._gpg.run(["--export"]).data) == len(people.public["ann"])
 
 
+def test_the_limits_leave_core_dumps_to_gpg() -> None:
+    """Lowered from outside while gpg reads and writes that limit back, one run in some thousand dies of it."""
+    assert resource.RLIMIT_CORE not in LIMITS
+
+
 def test_gpg_that_writes_too_much_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LIMITS, resource.RLIMIT_FSIZE, 16)
     with pytest.raises(SignatureError, match=f"stopped by signal {int(signal.SIGXFSZ)}"):
@@ -311,7 +316,7 @@ def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.
         before = time.monotonic()
         with pytest.raises(SignatureError, match="stopped by signal 9"):
             examiner._gpg.run(["--verify", "--", str(fifo), str(fifo)])
-        assert time.monotonic() - before < 30
+        assert time.monotonic() - before < 60
 
 
 class TestKeyring:
@@ -337,7 +342,7 @@ class TestKeyring:
         with pytest.raises(KeyUnusable):
             keyring.sign(DATA, FORGED)
         assert not (keyring.home / "S.gpg-agent").exists()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while processes_naming(str(keyring.home)) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert processes_naming(str(keyring.home)) == []

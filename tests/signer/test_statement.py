@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signer.documents import canonical
@@ -144,6 +144,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | JSON.map(lambda value: json.dumps(value).encode())
@@ -169,6 +170,7 @@ INSTANTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st
 )
 
 
+@settings(deadline=None)
 @given(INSTANTS, st.integers(1, 10**8), SAFE, st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True))
 def test_every_valid_endorsement_survives_the_journey(issued: datetime, seconds: int, comment: str, role: str) -> None:
     data = make(issued=issued, expires=issued + timedelta(seconds=seconds), comment=comment, role=role)
