@@ -52,24 +52,24 @@ def main() -> int:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [("BENCHMARK", "WHAT", "OURS", "PEER", "RATIO", "TARGET", "MET", "CPU s", "RSS MiB")]
-    for row in rows:
-        lines.append(
-            (
-                row["benchmark"],
-                row["name"],
-                f"{row['ours']:.4g} {row['unit']}",
-                f"{row['peer']:.4g} {row['unit']}",
-                f"{row['ratio']:.2f}",
-                row["target"],
-                "yes" if row["met"] else "NO",
-                f"{row['cpu_s']:.2f}" if row.get("cpu_s") is not None else "",
-                f"{row['rss_mib']:.0f}" if row.get("rss_mib") is not None else "",
-            )
-        )
+    lines = [("BENCHMARK", "WHAT", "OURS", "PEER", "RATIO", "TARGET", "MET", "CPU s", "RSS MiB"), *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["benchmark"],
+        row["name"],
+        f"{row['ours']:.4g} {row['unit']}",
+        f"{row['peer']:.4g} {row['unit']}",
+        f"{row['ratio']:.2f}",
+        row["target"],
+        "yes" if row["met"] else "NO",
+        f"{row['cpu_s']:.2f}" if row.get("cpu_s") is not None else "",
+        f"{row['rss_mib']:.0f}" if row.get("rss_mib") is not None else "",
     )
 
 
