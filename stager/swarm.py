@@ -4,13 +4,12 @@
 the old one was doing. It announces every content to the tracker and lets in exactly those whom the tracker named.
 """
 
-import contextlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,8 +18,10 @@ from catalog.address import Address
 from catalog.tracker import Endpoint
 from catalog.tracker import Event as Announced
 from stager.announcing import TrackerClient
-from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
+from stager.errors import PeerFailed
 from stager.leaves import Leaves
+from stager.meeting import Meeting
+from stager.member import Member
 from stager.peer_wire import (
     Add,
     Allow,
@@ -43,7 +44,7 @@ from stager.peer_wire import (
 from stager.peering import PeerProcess
 from stager.pieces import Guide
 from stager.profiles import Profile, choose_profile
-from stager.resuming import proved, write_journal
+from stager.resuming import proved
 
 log = logging.getLogger("partita.swarm")
 
@@ -58,13 +59,6 @@ MEMORY = 1 << 30
 
 START = 10.0
 """Seconds that a new peer process has until it listens."""
-
-BREATH = 0.5
-"""Seconds between questions of who was told of us, and between entries in a journal."""
-
-FIRST_PAUSE = 1.0
-LAST_PAUSE = 30.0
-"""Seconds until a tracker that did not answer is asked again: doubling from the first to the last."""
 
 RESTARTS = 5
 RESTART_WINDOW = 30.0
@@ -90,87 +84,6 @@ class Options:
     log: Path | None = None
 
 
-@dataclass
-class Member:
-    """One content in its swarm. Fields change under the swarm's lock.
-
-    Attributes:
-        leaves: what is here and right.
-        complete: all of it, written, offered.
-        failure: why the peer process gave it up, or None.
-        named: peers that the tracker named.
-        progress_at: when the last right piece came.
-        from_peers, wasted, sent: payload bytes so far, over all peer processes.
-        poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
-        suspects: peers that had a part in wrong pieces.
-        crowd: (members with everything, without), as the tracker said last.
-    """
-
-    guide: Guide
-    path: Path
-    leaves: Leaves
-    complete: bool
-    progress_at: float
-    journal: Path | None = None
-    failure: str | None = None
-    named: set[Endpoint] = field(default_factory=set)
-    progress: Progress | None = None
-    poisoners: set[str] = field(default_factory=set)
-    suspects: set[str] = field(default_factory=set)
-    crowd: tuple[int, int] = (0, 0)
-    announce_at: float = 0.0
-    announced: Announced | None = Announced.STARTED
-    pause: float = FIRST_PAUSE
-    _before: tuple[int, int, int] = (0, 0, 0)
-    _journalled: float = 0.0
-    fresh: set[int] = field(default_factory=set)
-
-    @property
-    def address(self) -> Address:
-        """Which content."""
-        return self.guide.address
-
-    def _total(self, index: int) -> int:
-        now = (self.progress.from_peers, self.progress.wasted, self.progress.sent) if self.progress else (0, 0, 0)
-        return self._before[index] + now[index]
-
-    @property
-    def from_peers(self) -> int:
-        """Payload bytes that came from peers, wasted ones included."""
-        return self._total(0)
-
-    @property
-    def wasted(self) -> int:
-        """Of these, what came twice or was wrong."""
-        return self._total(1)
-
-    @property
-    def sent(self) -> int:
-        """Payload bytes that went to peers."""
-        return self._total(2)
-
-    @property
-    def connected(self) -> int:
-        """Peers connected now."""
-        return self.progress.peers if self.progress else 0
-
-    def restarted(self) -> None:
-        """The session's counters begin again."""
-        self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
-
-    def keep_journal(self, boot: str, now: float) -> None:
-        """Write down which leaves are here, at most once in a breath."""
-        if self.journal is None or self.complete or now - self._journalled < BREATH:
-            return
-        self._journalled = now
-        leaves = Leaves.of_bits(self.address, self.leaves.bits())
-        for piece, numbers in self.progress.partial if self.progress else ():
-            start = self.guide.bounds(piece)[0]
-            for number in numbers:
-                leaves.add(start + number * 16384, start + (number + 1) * 16384)
-        write_journal(self.journal, leaves, boot)
-
-
 class Swarm:
     """All contents that this node shares. Safe to use from several threads; a context manager that ends what it started.
 
@@ -184,19 +97,18 @@ class Swarm:
     def __init__(
         self, tracker: TrackerClient | None, options: Options, *, boot: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._tracker, self._options, self._boot, self._clock = tracker, options, boot, clock
+        self._options, self._boot, self._clock = options, boot, clock
         self._members: dict[Address, Member] = {}
         self._changed = threading.Condition(threading.RLock())
         self._allowed: frozenset[str] = frozenset()
-        self._called: dict[str, float] = {}
-        self._blocked = threading.Event()
         self._ending = threading.Event()
         self._profile = Profile.BULK
         self._restarts: list[float] = []
         self._process: PeerProcess | None = None
         self.port = 0
         self.failure: str | None = None
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._keep, self._announce)]
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._meeting = tracker and Meeting(tracker, lambda: self.port, lambda: self.members, self._named, clock)
 
     def __enter__(self) -> Self:
         """Start the peer process and wait until it listens."""
@@ -210,8 +122,9 @@ class Swarm:
             raise PeerFailed(
                 f"the peer process does not listen on {self._options.listen}: {self.failure or 'too slow'}"
             )
-        for thread in self._threads:
-            thread.start()
+        self._keeper.start()
+        if self._meeting:
+            self._meeting.start()
         return self
 
     def __exit__(
@@ -219,15 +132,10 @@ class Swarm:
     ) -> None:
         """End the peer process, and tell the tracker that we are gone if it listens."""
         self._ending.set()
-        self._blocked.set()
-        for thread in self._threads:
-            thread.join()
+        self._keeper.join()
         self._stop()
-        with contextlib.suppress(TrackerUnavailable, TrackerRefuses):
-            for member in self._members.values() if self._tracker else ():
-                if member.announced is None:
-                    assert self._tracker is not None  # noqa: S101 - for the type checker
-                    self._tracker.announce(member.address, self.port, member.leaves.missing, Announced.STOPPED)
+        if self._meeting:
+            self._meeting.end()
 
     # What the node asks for.
 
@@ -251,7 +159,7 @@ class Swarm:
                 self._send(Remove(address=guide.address))
             self._members[guide.address] = member
             self._add(member)
-        self._blocked.set()
+        self._announce()
         return member
 
     def leave(self, address: Address) -> None:
@@ -259,9 +167,8 @@ class Swarm:
         with self._changed:
             member = self._members.pop(address, None)
             self._send(Remove(address=address))
-        if member and self._tracker and member.announced is None:
-            with contextlib.suppress(TrackerUnavailable, TrackerRefuses):
-                self._tracker.announce(address, self.port, member.leaves.missing, Announced.STOPPED)
+        if member and self._meeting:
+            self._meeting.leave(member)
 
     def moved(self, address: Address, path: Path) -> None:
         """The content's file has been renamed; connections stay."""
@@ -297,7 +204,13 @@ class Swarm:
             member.restarted()
             self._reprove(member)
             self._add(member)
-        self._blocked.set()
+        self._announce()
+
+    def limit(self, upload: int, download: int) -> None:
+        """Limit what all contents together send and receive, in bytes per second, from now on; 0 is no limit."""
+        with self._changed:
+            self._options = replace(self._options, upload_limit=upload, download_limit=download)
+            self._send(Tune(profile=self._profile, upload_limit=upload, download_limit=download))
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition over members; returns whether it holds."""
@@ -335,7 +248,7 @@ class Swarm:
                 case Ready():
                     self.port = event.port
                 case Blocked():
-                    self._blocked.set()
+                    self._announce(knocked=True)
                 case Failed(address=None):
                     self.failure = event.reason
                     log.warning("peer process: %s", event.reason)
@@ -355,7 +268,7 @@ class Swarm:
                 member.leaves.add(0, member.address.size)
                 member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
                 member.fresh.clear()
-                self._blocked.set()
+                self._announce()
             case Poison():
                 member.suspects |= set(event.suspects)
                 member.leaves.drop_piece(event.piece)
@@ -464,67 +377,20 @@ class Swarm:
             self._process.send(message, attached)
 
     def _let_in(self) -> None:
-        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) | set(self._called)
+        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named)
         if allowed != self._allowed:
             self._allowed = allowed
             self._send(Allow(ips=tuple(sorted(allowed))))
 
-    # The tracker.
+    def _announce(self, *, knocked: bool = False) -> None:
+        if self._meeting:
+            self._meeting.look(knocked=knocked)
 
-    def _announce(self) -> None:
-        """Announce what is due; ask who was told of us when a stranger knocks."""
-        asked = -BREATH
-        while not self._ending.is_set():
-            with self._changed:
-                now = self._clock()
-                due = [member for member in self._members.values() if member.announce_at <= now]
-                later = min(
-                    (m.announce_at - now for m in self._members.values() if m.announce_at > now), default=BREATH
-                )
-            for member in due:
-                if self._ending.is_set():
-                    return
-                self._announce_one(member)
-            knocked = self._blocked.wait(0.0 if due else min(BREATH, later))
-            if knocked and not self._ending.is_set():
-                self._ending.wait(max(0.0, asked + BREATH - self._clock()))
-                asked = self._clock()
-                self._blocked.clear()
-                self._ask_callers()
-
-    def _announce_one(self, member: Member) -> None:
-        now = self._clock()
-        if self._tracker is None:
-            member.announce_at = now + LAST_PAUSE
-            return
-        event = member.announced or Announced.UPDATE
-        try:
-            heard = self._tracker.announce(member.address, self.port, member.leaves.missing, event)
-        except (TrackerUnavailable, TrackerRefuses) as exc:
-            log.info("%s: %s", member.address, exc)
-            member.announce_at, member.pause = now + member.pause, min(2 * member.pause, LAST_PAUSE)
-            return
+    def _named(self, member: Member, peers: set[Endpoint]) -> None:
+        """The tracker named peers, and has said how large the swarm is."""
         with self._changed:
-            member.pause, member.crowd = FIRST_PAUSE, (heard.complete, heard.incomplete)
-            if member.announced == event:
-                member.announced = None
-            member.announce_at = now + max(heard.interval, FIRST_PAUSE) if member.announced is None else now
-            self.introduce(member, set(heard.peers))
+            self.introduce(member, peers)
             self._choose_profile()
-            self._changed.notify_all()
-
-    def _ask_callers(self) -> None:
-        if self._tracker is None:
-            return
-        try:
-            answer = self._tracker.callers(self.port)
-        except (TrackerUnavailable, TrackerRefuses) as exc:
-            log.info("%s", exc)
-            return
-        with self._changed:
-            for caller in answer.callers:
-                if member := self._members.get(caller.address):
-                    self.introduce(member, {Endpoint(caller.ip, caller.port)})
 
     def _choose_profile(self) -> None:
         """Shallow queues as soon as one content has a crowd."""

@@ -4,7 +4,7 @@
 
 JSON: url (of the origin), address, path, listen; and optionally grant, journal, seed (the file is there: share it), start
 (wall-clock second at which to begin), tickets (false: ask for no first copies), source (false: the origin has no content).
-It prints one JSON line when it is ready, one when it is done or failed, one with its counts when its input ends.
+It prints one JSON line when it is ready (a seed: when the tracker knows it), one when it is done or failed, one with its counts when its input ends.
 """
 
 import json
@@ -57,10 +57,14 @@ def main(text: str) -> None:
     guide = Guide.of(address, layer)
     boot = boot_id()
     with tracker, Swarm(tracker, Options(listen=job["listen"]), boot=boot) as swarm:
-        say(ready=swarm.port, peer=swarm.peer_pid)
+        if not job.get("seed"):
+            say(ready=swarm.port, peer=swarm.peer_pid)
         time.sleep(max(0.0, job.get("start", 0) - time.time()))
         if job.get("seed"):
             member = swarm.join(guide, path)
+            while member.announced is not None:
+                time.sleep(0.01)
+            say(ready=swarm.port, peer=swarm.peer_pid)
         else:
             fetching = SwarmFetching(
                 swarm,

@@ -166,7 +166,6 @@ def test_a_node_that_joins_half_way_gets_the_rest_and_the_beginning(world: Calla
 def test_a_seeder_that_is_killed_half_way_is_replaced_by_the_origin(world: Callable[..., World]) -> None:
     swarm = world(12 * MIB, 40)
     seed = swarm.seed("seed")
-    time.sleep(0.5)
     node = swarm.node("node").ready()
     node.reaches(0.3, swarm.size)
     seed.process.kill()
@@ -183,7 +182,6 @@ def test_without_the_catalog_nodes_go_on_among_themselves(world: Callable[..., W
     swarm = world(12 * MIB, 40)
     if has == "everything":
         other = swarm.seed("other")
-        time.sleep(0.5)
     else:
         half = swarm.directory / "other"
         half.write_bytes(swarm.data[: 6 * MIB])
@@ -226,7 +224,6 @@ def test_a_poisoner_is_named_and_not_a_wrong_byte_is_kept(world: Callable[..., W
         assert poisoner.stdout
         assert poisoner.stdout.readline()
     swarm.seed("honest")
-    time.sleep(0.5)
     node = swarm.node("node").ready()
     brought = node.done()
     assert swarm.right(node)
@@ -271,7 +268,6 @@ def test_without_the_right_a_node_gets_nothing_though_it_knows_where_to_ask(worl
     swarm = world(4 * MIB, name="restricted")
     key = AnnounceKeys(SECRET).issue(Holder("entitled", ""), short_hash(swarm.address), datetime.now(UTC))
     seed = swarm.seed("seed", grant=key)
-    time.sleep(0.5)
     stranger = swarm.network.host("stranger")
     session = inside(stranger, lambda: _plain_client(swarm, stranger, None, [(seed.host.ip, seed.port)]))
     thief = swarm.node("thief", source=False, patience=4.0).ready()
@@ -287,7 +283,6 @@ def test_without_the_right_a_node_gets_nothing_though_it_knows_where_to_ask(worl
 def test_a_stock_client_joins_a_public_swarm_with_the_derived_torrent(world: Callable[..., World]) -> None:
     swarm = world(4 * MIB)
     swarm.seed("seed")
-    time.sleep(0.5)
     host = swarm.network.host("stock")
     _, handle = inside(host, lambda: _plain_client(swarm, host, f"{swarm.url}/v1/announce", []))
     deadline = time.monotonic() + PATIENCE
@@ -325,7 +320,6 @@ def test_a_node_that_is_killed_at_random_points_goes_on_exactly_where_it_was(
     rng = random.Random(kills)
     swarm = world((2 if kills <= 10 else 8) * 8 * MIB, 40)
     swarm.seed("seed")
-    time.sleep(0.5)
     host, journal = swarm.network.host("node", swarm.mbit), str(swarm.directory / "journal")
     here = 0.0
     for number in range(kills):

@@ -1,0 +1,98 @@
+"""One content that this node shares, as it stands: a record that the swarm keeps and everybody may read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from catalog.address import LEAF, Address
+from catalog.tracker import Endpoint
+from catalog.tracker import Event as Announced
+from stager.leaves import Leaves
+from stager.peer_wire import Progress
+from stager.pieces import Guide
+from stager.resuming import write_journal
+
+JOURNAL = 0.5
+"""Seconds between entries in a journal: what a node that is killed fetches again, at most."""
+
+
+@dataclass
+class Member:
+    """One content in its swarm. Fields change under the swarm's lock.
+
+    Attributes:
+        leaves: what is here and right.
+        complete: all of it, written, offered.
+        failure: why the peer process gave it up, or None.
+        named: peers that the tracker named.
+        progress_at: when the last right piece came.
+        from_peers, wasted, sent: payload bytes so far, over all peer processes.
+        poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
+        suspects: peers that had a part in wrong pieces.
+        crowd: (members with everything, without), as the tracker said last.
+        announce_at, announced, pause: when to announce next, what is to be said then, seconds waited after a failure.
+        fresh: pieces that came since the peer process was told what is here.
+    """
+
+    guide: Guide
+    path: Path
+    leaves: Leaves
+    complete: bool
+    progress_at: float
+    journal: Path | None = None
+    failure: str | None = None
+    named: set[Endpoint] = field(default_factory=set)
+    progress: Progress | None = None
+    poisoners: set[str] = field(default_factory=set)
+    suspects: set[str] = field(default_factory=set)
+    crowd: tuple[int, int] = (0, 0)
+    announce_at: float = 0.0
+    announced: Announced | None = Announced.STARTED
+    pause: float = 0.0
+    _before: tuple[int, int, int] = (0, 0, 0)
+    _journalled: float = 0.0
+    fresh: set[int] = field(default_factory=set)
+
+    @property
+    def address(self) -> Address:
+        """Which content."""
+        return self.guide.address
+
+    def _total(self, index: int) -> int:
+        now = (self.progress.from_peers, self.progress.wasted, self.progress.sent) if self.progress else (0, 0, 0)
+        return self._before[index] + now[index]
+
+    @property
+    def from_peers(self) -> int:
+        """Payload bytes that came from peers, wasted ones included."""
+        return self._total(0)
+
+    @property
+    def wasted(self) -> int:
+        """Of these, what came twice or was wrong."""
+        return self._total(1)
+
+    @property
+    def sent(self) -> int:
+        """Payload bytes that went to peers."""
+        return self._total(2)
+
+    @property
+    def connected(self) -> int:
+        """Peers connected now."""
+        return self.progress.peers if self.progress else 0
+
+    def restarted(self) -> None:
+        """The session's counters begin again."""
+        self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
+
+    def keep_journal(self, boot: str, now: float) -> None:
+        """Write down which leaves are here, at most twice a second."""
+        if self.journal is None or self.complete or now - self._journalled < JOURNAL:
+            return
+        self._journalled = now
+        leaves = Leaves.of_bits(self.address, self.leaves.bits())
+        for piece, numbers in self.progress.partial if self.progress else ():
+            start = self.guide.bounds(piece)[0]
+            for number in numbers:
+                leaves.add(start + number * LEAF, start + (number + 1) * LEAF)
+        write_journal(self.journal, leaves, boot)
