@@ -243,7 +243,7 @@ class _Exclusive:
         self._lock.acquire()
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        except OSError as exc:
+        except (OSError, ValueError) as exc:  # a closed descriptor is -1, which is no descriptor at all
             self._lock.release()
             raise AuditUnwritable(f"{self._path}: the audit log was closed") from exc
 

@@ -30,7 +30,7 @@ def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path) -> 
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
-    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit)
+    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit, tuf_bits=6)
 
     def up(url: str, recovery: Recovery) -> None:
         print(recovery, flush=True)  # noqa: T201 - into the log
@@ -130,9 +130,9 @@ class Vo:
 
 
 def files(directory: Path) -> Sequence[str]:
-    """Every file below a catalog's directory, but its database and its lock."""
+    """Every file below a catalog's directory, but its database, its audit log and its lock."""
     return sorted(
         str(path.relative_to(directory))
         for path in directory.rglob("*")
-        if path.is_file() and not path.name.startswith("catalog.db") and path.name != "lock"
+        if path.is_file() and not path.name.startswith("catalog.db") and path.name not in {"lock", "audit.jsonl"}
     )
