@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
-from deployer.errors import BackendFailed, NodeUnavailable
+from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
 from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.problems import from_problem, read_problem
@@ -20,6 +20,9 @@ from signer.documents import Document, canonical, parse, read_json
 
 TIMEOUT = httpx.Timeout(90.0, connect=5.0)
 """Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
+
+ASK_AGAIN = 5.0
+"""Seconds after which a guest that was asked to power off, and runs still, is asked again."""
 
 D = TypeVar("D", bound=Document)
 
@@ -96,12 +99,18 @@ class NodeClient:
                 return
 
     def shutdown(self, name: str, wait: float = 0.0) -> MachineRecord:
-        """Ask a guest to power off, and wait for its end for so many seconds; returns the record as it then is."""
+        """Ask a guest to power off, and wait for its end for so many seconds; returns the record as it then is.
+
+        While it waits it asks again: a guest that is still booting does not see the power button.
+        """
         until = time.monotonic() + wait
         record = self._get(MachineRecord, "POST", f"machines/{_part(name)}/shutdown")
         while (left := until - time.monotonic()) > 0 and record.state in {State.RUNNING, State.PAUSED}:
-            params = {"wait": f"{min(left, MAX_WAIT / 2):.3f}", "ask": "false"}
+            params = {"wait": f"{min(left, ASK_AGAIN):.3f}", "ask": "false"}
             record = self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown", params=params)
+            if record.state is State.RUNNING:
+                with suppress(MachineConflict):  # it powered off between the two requests
+                    self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown")
         return record
 
     def destroy(self, name: str) -> MachineRecord:
