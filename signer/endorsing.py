@@ -1,16 +1,14 @@
 """Vouching for an image, and finding out who does: statements, signatures and anchors brought together."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
+from signer.cms import CmsExaminer, X509Rules
 from signer.errors import SignatureError
-from signer.keys import normal_fingerprint
 from signer.memory import Memory, anchors_digest
-from signer.openpgp import Examiner, Keyring, read_keys
-from signer.statement import MAX_STATEMENT, endorse_statement
-from signer.status import SKEW, SignatureCheck
+from signer.openpgp import Examiner, Keyring
+from signer.signing import KeySigner, Signer
+from signer.statement import MAX_STATEMENT, endorse_statement, partition_statement
 from signer.trust import Anchor, Claim, EndorsementCheck, Examined, Verdict, read_claim, tally, weigh
 
 MAX_ENDORSEMENTS = 64
@@ -20,16 +18,8 @@ DEFAULT_LIFETIME = timedelta(days=365)
 DEFAULT_ROLE = "image-administrator"
 
 
-class _Examines(Protocol):
-    def examine(self, data: bytes, signature: bytes, now: datetime) -> tuple[SignatureCheck, ...]: ...
-
-
-class _Scheme(Protocol):
-    def __call__(self, allowed_keys: Sequence[bytes]) -> AbstractContextManager[_Examines]: ...
-
-
-SCHEMES: dict[str, _Scheme] = {"openpgp": Examiner}
-"""How signatures are examined, by the prefix of the endorser: given the keys that are allowed, and nothing else."""
+SCHEMES = ("openpgp", "x509")
+"""How endorsers sign: the prefixes of their names in statements."""
 
 
 def endorse(
@@ -62,18 +52,45 @@ def endorse(
         KeyUnusable: the key is not here or cannot sign.
         SignatureError: what was made does not verify, such as by a key that gpg takes but sites would not.
     """
-    signer = normal_fingerprint(fingerprint)
-    statement = endorse_statement(image_id, title, f"openpgp:{signer}", role, now, now + lifetime, comment)
-    anchor = Anchor(title.partition("/")[0], role, signer, keyring.export(signer))
-    # A key made a moment after `now` was read must not be asked to sign before it existed.
-    born = [part.created for key in read_keys(anchor.key) for part in (key.primary, *key.subkeys)]
-    dated = max([now, *(moment for moment in born if moment <= now + SKEW)])
-    signature = keyring.sign(statement, signer, passphrase=passphrase, now=dated)
-    # Whatever would be refused everywhere is refused here first, while its maker is looking.
-    (check,) = verify_endorsements(image_id, [(statement, signature)], [anchor], now, title=title)
-    if not check.counts:
-        raise SignatureError(f"the endorsement just made would not count: {check.reason}")
-    return statement, signature
+    signer = KeySigner(keyring, fingerprint, passphrase)
+    return endorse_as(signer, image_id, title, now, role=role, lifetime=lifetime, comment=comment)
+
+
+def endorse_as(
+    signer: Signer,
+    image_id: str,
+    title: str,
+    now: datetime,
+    *,
+    role: str = DEFAULT_ROLE,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    comment: str = "",
+) -> tuple[bytes, bytes]:
+    """Vouch for an image as whoever signs; arguments, result and errors otherwise as in :func:`endorse`."""
+    statement = endorse_statement(image_id, title, signer.endorser, role, now, now + lifetime, comment)
+    return statement, signer.sign(statement, now)
+
+
+def endorse_partition(
+    signer: Signer,
+    address: str,
+    title: str,
+    now: datetime,
+    *,
+    role: str = DEFAULT_ROLE,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    comment: str = "",
+) -> tuple[bytes, bytes]:
+    """Vouch for one partition, in whatever image it is used.
+
+    Args:
+        signer: who vouches.
+        address: of the partition, ROOT-SIZE.
+        title: what the signer calls it, VO/name@version; the VO (or site) is the one in whose name he vouches.
+        now, role, lifetime, comment: as in :func:`endorse`.
+    """
+    statement = partition_statement(address, title, signer.endorser, role, now, now + lifetime, comment)
+    return statement, signer.sign(statement, now)
 
 
 def verify_endorsements(
@@ -85,6 +102,8 @@ def verify_endorsements(
     title: str | None = None,
     max_age: timedelta | None = None,
     memory: Memory | None = None,
+    x509: X509Rules | None = None,
+    addresses: Collection[str] = (),
 ) -> list[EndorsementCheck]:
     """What each endorsement is worth, in the order given. One that does not count says why; it is no error.
 
@@ -97,6 +116,8 @@ def verify_endorsements(
             compare the `vo` of each check with the manifest's.
         max_age: since the endorsement was issued; None for any.
         memory: of signatures that were examined before; without one all are examined.
+        x509: by which CAs certificates are judged; without it none counts.
+        addresses: of the image's partitions; endorsements of these are taken as well, and their checks say so.
 
     Raises:
         SignatureError: more endorsements than anybody would make.
@@ -108,34 +129,66 @@ def verify_endorsements(
             f"{image_id} comes with {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed"
         )
     # 2 to 4. What is claimed; statements are capped by their parser.
-    claims = [read_claim(image_id, statement[: MAX_STATEMENT + 1], anchors, title=title) for statement, _ in pairs]
+    claims = [
+        read_claim(image_id, statement[: MAX_STATEMENT + 1], anchors, title=title, addresses=addresses)
+        for statement, _ in pairs
+    ]
     checks: list[EndorsementCheck | None] = [None if isinstance(claim, Claim) else claim for claim in claims]
     known = b"" if memory is None else anchors_digest(anchors)
-    for scheme, examiner in SCHEMES.items():
+    for scheme in SCHEMES:
         wanted = {
             at: claim
             for at, claim in enumerate(claims)
             if isinstance(claim, Claim) and claim.statement.scheme == scheme
         }
-        for at, claim in list(wanted.items()):
-            if memory is not None and (found := memory.get(*pairs[at], known, now)) is not None:
-                checks[at] = weigh(claim, Examined(pairs[at][0], found), now, max_age=max_age)
-                del wanted[at]
-        if not wanted:
-            continue
-        # 5. A fresh private home, with the keys of the anchors that are named and no other.
-        with examiner(list(dict.fromkeys(claim.anchor.key for claim in wanted.values()))) as private:
-            for at, claim in wanted.items():
-                # 6. Every signature of the file by itself.
-                try:
-                    examined = Examined(pairs[at][0], private.examine(*pairs[at], now))
-                    if memory is not None:
-                        memory.put(*pairs[at], known, now, examined.signatures)
-                except SignatureError as exc:
-                    examined = Examined(pairs[at][0], problem=str(exc))
+        if wanted:
+            for at, examined in _examine(scheme, wanted, pairs, known, now, memory, x509):
                 # 7 to 9.
-                checks[at] = weigh(claim, examined, now, max_age=max_age)
+                checks[at] = weigh(wanted[at], examined, now, max_age=max_age)
     return [check for check in checks if check is not None]
+
+
+def _examine(
+    scheme: str,
+    wanted: Mapping[int, Claim],
+    pairs: Sequence[tuple[bytes, bytes]],
+    known: bytes,
+    now: datetime,
+    memory: Memory | None,
+    x509: X509Rules | None,
+) -> Iterator[tuple[int, Examined]]:
+    """Steps 5 and 6 for the claims of one scheme, by their places among the pairs."""
+    try:
+        if scheme == "x509":
+            known += _judging(x509).state()
+    except SignatureError as exc:
+        yield from ((at, Examined(pairs[at][0], problem=str(exc))) for at in wanted)
+        return
+    left = dict(wanted)
+    for at in wanted if memory is not None else ():
+        if memory is not None and (found := memory.get(*pairs[at], known, now)) is not None:
+            yield at, Examined(pairs[at][0], found)
+            del left[at]
+    if not left:
+        return
+    # 5. A fresh private home, with the keys of the anchors that are named and no other.
+    keys = list(dict.fromkeys(anchor.key for claim in left.values() for anchor in claim.anchors))
+    with Examiner(keys) if scheme == "openpgp" else CmsExaminer(keys, _judging(x509)) as private:
+        for at in left:
+            # 6. Every signature of the file by itself.
+            try:
+                found = private.examine(*pairs[at], now)
+                if memory is not None:
+                    memory.put(*pairs[at], known, now, found)
+                yield at, Examined(pairs[at][0], found)
+            except SignatureError as exc:
+                yield at, Examined(pairs[at][0], problem=str(exc))
+
+
+def _judging(x509: X509Rules | None) -> X509Rules:
+    if x509 is None:
+        raise SignatureError("no directory of CAs is set here, by which a certificate could be judged")
+    return x509
 
 
 def verify(
@@ -147,7 +200,8 @@ def verify(
     threshold: int = 1,
     max_age: timedelta | None = None,
     title: str | None = None,
+    x509: X509Rules | None = None,
 ) -> Verdict:
     """Whether enough distinct endorsers vouch (step 10); arguments and errors as in :func:`verify_endorsements`."""
-    checks = verify_endorsements(image_id, pairs, anchors, now, title=title, max_age=max_age)
+    checks = verify_endorsements(image_id, pairs, anchors, now, title=title, max_age=max_age, x509=x509)
     return tally(checks, anchors, threshold)

@@ -11,10 +11,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 
-from signer.documents import Document, canonical, parse_canonical, validate
+from signer.documents import Document, canonical, parse_canonical, read_json, validate
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 ENDORSEMENT_TYPE = "urn:partita:endorsement:v1"
+PARTITION_TYPE = "urn:partita:partition-endorsement:v1"
 MAX_STATEMENT = 64 << 10
 """Bytes. An endorsement has some 500; its comment is the only free text."""
 
@@ -53,8 +54,13 @@ def _plain(text: str) -> str:
 Role = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """In what function somebody vouches, such as `image-administrator` or `site-reviewer`."""
 
-Endorser = Annotated[str, Field(pattern=r"^openpgp:[0-9A-F]{40}$")]
-"""Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4)."""
+Endorser = Annotated[
+    str,
+    Field(pattern=r"^(openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+)$", max_length=1024),
+    AfterValidator(_plain),
+]
+"""Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
+subject of an X.509 certificate as `signer.x509` writes it."""
 
 Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}$")]
 """VO/name@version."""
@@ -115,13 +121,76 @@ class EndorsementStatement(Document):
         return self.title.partition("/")[0]
 
     @property
+    def address(self) -> str:
+        """Of no single partition: empty."""
+        return ""
+
+    @property
     def scheme(self) -> str:
-        """How the endorser signs: `openpgp`."""
+        """How the endorser signs: `openpgp` or `x509`."""
         return self.predicate.endorser.partition(":")[0]
 
     @property
     def fingerprint(self) -> str:
-        """The endorser's key, in the terms of the scheme."""
+        """The endorser's key, in the terms of the scheme: a fingerprint, or a certificate's subject."""
+        return self.predicate.endorser.partition(":")[2]
+
+
+class PartitionDigest(Document):
+    """The Merkle root of a partition (BEP 52 `pieces root`), 64 lower-case hex digits."""
+
+    pieces_root: Annotated[str, Field(alias="piecesRoot", pattern=r"^[0-9a-f]{64}$")]
+
+
+class PartitionSubject(Document):
+    """The partition that a statement is about, and what its endorser calls it."""
+
+    name: Title
+    digest: PartitionDigest
+
+
+class PartitionEndorsement(Endorsement):
+    """The predicate: I vouch for these bytes as a part of images. Root and size together are what is meant."""
+
+    size: Annotated[int, Field(ge=1)]
+
+
+class PartitionStatement(Document):
+    """An in-toto Statement whose predicate is the endorsement of one partition, in whatever image it is used."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[tuple[PartitionSubject, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[Literal["urn:partita:partition-endorsement:v1"], Field(alias="predicateType")]
+    predicate: PartitionEndorsement
+
+    @property
+    def image_id(self) -> str:
+        """Of no single image: empty."""
+        return ""
+
+    @property
+    def address(self) -> str:
+        """The partition's address, ROOT-SIZE."""
+        return f"{self.subject[0].digest.pieces_root}-{self.predicate.size}"
+
+    @property
+    def title(self) -> str:
+        """VO/name@version, as the endorser calls the partition."""
+        return self.subject[0].name
+
+    @property
+    def vo(self) -> str:
+        """The VO, or the site, in whose name the endorser vouches."""
+        return self.title.partition("/")[0]
+
+    @property
+    def scheme(self) -> str:
+        """As for an image."""
+        return self.predicate.endorser.partition(":")[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """As for an image."""
         return self.predicate.endorser.partition(":")[2]
 
 
@@ -154,6 +223,44 @@ def endorse_statement(
         },
     }
     return canonical(validate(EndorsementStatement, statement, "endorsement"))
+
+
+def partition_statement(
+    address: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+) -> bytes:
+    """The canonical bytes of a partition's endorsement, ready to be signed.
+
+    Args:
+        address: ROOT-SIZE.
+        title: what the endorser calls the partition, VO/name@version; the VO is the one in whose name he vouches.
+        endorser, role, issued, expires, comment: as for an image.
+
+    Raises:
+        DocumentError: one of them is not of its form; says which.
+    """
+    root, _, size = address.partition("-")
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": title, "digest": {"piecesRoot": root}}],
+        "predicateType": PARTITION_TYPE,
+        "predicate": {
+            "endorser": endorser,
+            "issued": write_instant(issued),
+            "expires": write_instant(expires),
+            "role": role,
+            "comment": comment,
+            "size": int(size) if size.isdecimal() and len(size) < 16 else -1,
+        },
+    }
+    return canonical(validate(PartitionStatement, statement, "endorsement of a partition"))
+
+
+def parse_vouching(data: bytes) -> EndorsementStatement | PartitionStatement:
+    """Read an endorsement of either kind, of an image or a partition; anything else raises DocumentError."""
+    value = read_json(data, "endorsement", limit=MAX_STATEMENT)
+    if isinstance(value, dict) and value.get("predicateType") == PARTITION_TYPE:
+        return parse_canonical(PartitionStatement, data, "endorsement of a partition", limit=MAX_STATEMENT)
+    return parse_endorsement(data)
 
 
 def parse_endorsement(data: bytes) -> EndorsementStatement:

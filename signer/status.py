@@ -50,13 +50,15 @@ class SignatureCheck:
     """One signature, examined. `good` means: a key of `fingerprint` really signed these bytes, by all our rules.
 
     Attributes:
-        scheme: "openpgp".
+        scheme: "openpgp" or "x509".
         good: whether it is.
-        fingerprint: of the primary key; empty unless cryptographically valid.
-        signer: fingerprint of the key or subkey that signed; empty as above.
+        fingerprint: of the primary key, or the certificate's subject; empty unless cryptographically valid.
+        signer: fingerprint of the key or subkey that signed, or the certificate's serial number (hex); empty as above.
         made: when, as the signature says.
         reason: a clause that says why it is not good; empty if it is.
         until: how long, from the examination on, another one would find the same; None where nobody knows.
+        names: what tells holders of certificates apart (`signer.x509`); empty for OpenPGP.
+        since: nothing issued earlier was signed with a valid certificate; None for OpenPGP.
     """
 
     scheme: str
@@ -66,6 +68,8 @@ class SignatureCheck:
     made: datetime | None = None
     reason: str = ""
     until: datetime | None = None
+    names: str = ""
+    since: datetime | None = None
 
 
 @dataclass

@@ -4,14 +4,16 @@ The verifier's steps are numbered here as in docs/trust-model.md and happen in t
 signer.endorsing, signer.openpgp and signer.status; whatever they find out comes in as values.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from signer.errors import DocumentError, KeyUnusable
 from signer.keys import normal_fingerprint
-from signer.statement import EndorsementStatement, parse_endorsement
+from signer.statement import EndorsementStatement, PartitionStatement, parse_vouching
 from signer.status import SKEW, SignatureCheck
+from signer.x509 import read_certificate
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ class Anchor:
     Attributes:
         vo: for whose images.
         role: in what function.
-        fingerprint: of the primary key, 40 upper-case hex digits.
-        key: the public key, armoured or binary.
+        fingerprint: of the primary key, 40 upper-case hex digits; or the subject of the certificate.
+        key: the public key, armoured or binary; or a certificate. A certificate stands for its holder, that is for its
+            subject and issuer, whose DER is compared: those who renew theirs stay trusted.
+        scheme: `openpgp` or `x509`.
     """
 
     vo: str
@@ -33,8 +37,16 @@ class Anchor:
 
     def __post_init__(self) -> None:
         """KeyUnusable unless the fingerprint is in its one form: another could never match, and nobody would notice."""
-        if normal_fingerprint(self.fingerprint) != self.fingerprint:
+        if self.scheme == "x509":
+            if (subject := read_certificate(self.key).subject) != self.fingerprint:
+                raise KeyUnusable(f"the certificate is that of {subject}, not of {self.fingerprint}")
+        elif normal_fingerprint(self.fingerprint) != self.fingerprint:
             raise KeyUnusable(f"write the fingerprint as {normal_fingerprint(self.fingerprint)}")
+
+    @property
+    def names(self) -> str:
+        """What tells holders of certificates apart; empty for OpenPGP, whose fingerprints do."""
+        return read_certificate(self.key).names if self.scheme == "x509" else ""
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,9 @@ class EndorsementCheck:
     """What one endorsement is worth. `reason` is a sentence in either case.
 
     What stands in the statement is repeated here even where it does not count; it is empty or None where the statement
-    could not be read. `image_id` and `title` are what the statement says it is about.
+    could not be read. `image_id` and `title` are what the statement says it is about; `address` is set, and `image_id`
+    empty, where that is one partition. `digest` is the SHA-256 of the statement's bytes; `signer` is which key or
+    certificate of the endorser signed (see `SignatureCheck`), known only where it counts.
     """
 
     counts: bool
@@ -55,14 +69,24 @@ class EndorsementCheck:
     comment: str = ""
     title: str = ""
     image_id: str = ""
+    address: str = ""
+    scheme: str = ""
+    digest: str = ""
+    signer: str = ""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that would count if its signature holds: about the right image, in the name of an anchor."""
+    """A statement that would count if its signature holds: about the right image, in the name of an anchor.
 
-    statement: EndorsementStatement
-    anchor: Anchor
+    Attributes:
+        anchors: all that fit; two certificates of one subject by different CAs are two.
+        digest: the SHA-256 of the statement's bytes.
+    """
+
+    statement: EndorsementStatement | PartitionStatement
+    anchors: tuple[Anchor, ...]
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +118,12 @@ class Verdict:
 
 
 def read_claim(
-    image_id: str, data: bytes, anchors: Sequence[Anchor], *, title: str | None = None
+    image_id: str,
+    data: bytes,
+    anchors: Sequence[Anchor],
+    *,
+    title: str | None = None,
+    addresses: Collection[str] = (),
 ) -> Claim | EndorsementCheck:
     """Steps 2 to 4: what the statement claims, or why it cannot count whoever signed it.
 
@@ -103,16 +132,21 @@ def read_claim(
         data: the statement's bytes, the very ones that the signature is over.
         anchors: whom the site trusts.
         title: the image's VO/name@version where it is known; the statement must then name the same.
+        addresses: of the image's partitions; a statement may be about one of them instead.
     """
+    digest = hashlib.sha256(data).hexdigest()
     # 2. The statement is an endorsement, strictly parsed from its canonical bytes.
     try:
-        statement = parse_endorsement(data)
+        statement = parse_vouching(data)
     except DocumentError as exc:
         return EndorsementCheck(counts=False, reason=f"{exc}.")
     # 3. Its only subject is this very image.
-    if statement.image_id != image_id:
+    partition = isinstance(statement, PartitionStatement)
+    if partition and statement.address not in addresses:
+        return _refused(statement, f"It is about a partition that the image does not have, {statement.address}.")
+    if not partition and statement.image_id != image_id:
         return _refused(statement, f"It is about another image, {statement.image_id}.")
-    if title is not None and statement.title != title:
+    if not partition and title is not None and statement.title != title:
         return _refused(statement, f"It calls the image {statement.title}, but its manifest says {title}.")
     # 4. Its endorser is an anchor, for that VO and in that role.
     who = f"{statement.fingerprint} is not trusted"
@@ -128,7 +162,7 @@ def read_claim(
     if not fitting:
         roles = _list(anchor.role for anchor in of_vo)
         return _refused(statement, f"{who} in the role {statement.predicate.role}, only as {roles}.")
-    return Claim(statement, fitting[0])
+    return Claim(statement, tuple(fitting), digest)
 
 
 def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta | None = None) -> EndorsementCheck:
@@ -139,7 +173,9 @@ def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta
         return _refused(statement, f"{examined.problem[0].upper()}{examined.problem[1:]}.")
     # 7. A good signature is by the key that the statement names, and by no other.
     good = [check for check in examined.signatures if check.good]
-    if not any((check.scheme, check.fingerprint) == _endorser(statement) for check in good):
+    allowed = {(*_endorser(statement), anchor.names) for anchor in claim.anchors}
+    by = next((check for check in good if (check.scheme, check.fingerprint, check.names) in allowed), None)
+    if by is None:
         if good:
             return _refused(statement, f"It names {statement.fingerprint} but was signed by {good[0].fingerprint}.")
         reasons = _list(check.reason for check in examined.signatures) or "there is none"
@@ -149,11 +185,16 @@ def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta
         return _refused(statement, f"It is issued on {says.issued:%Y-%m-%d %H:%M} UTC, in the future.")
     if says.expires <= now:
         return _refused(statement, f"It expired on {says.expires:%Y-%m-%d %H:%M} UTC.")
+    if by.since is not None and says.issued < by.since:
+        since = f"{by.since:%Y-%m-%d %H:%M} UTC"
+        return _refused(statement, f"It was issued before its endorser's certificates were valid, from {since} on.")
     # 9. It is no older than the site allows.
     if max_age is not None and now - says.issued > max_age:
         return _refused(statement, f"It is {(now - says.issued).days} days old, more than the {max_age.days} allowed.")
     until = f"until {says.expires:%Y-%m-%d}"
-    return _check(statement, f"{statement.fingerprint} vouches as {says.role} of {statement.vo} {until}.", counts=True)
+    what = " for a partition" if statement.address else ""
+    reason = f"{statement.fingerprint} vouches{what} as {says.role} of {statement.vo} {until}."
+    return replace(_check(statement, reason, counts=True), digest=claim.digest, signer=by.signer)
 
 
 def tally(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], threshold: int) -> Verdict:
@@ -203,15 +244,18 @@ def judge(
     return tally(checks, anchors, threshold)
 
 
-def _endorser(statement: EndorsementStatement) -> tuple[str, str]:
+Statement = EndorsementStatement | PartitionStatement
+
+
+def _endorser(statement: Statement) -> tuple[str, str]:
     return statement.scheme, statement.fingerprint
 
 
-def _refused(statement: EndorsementStatement, reason: str) -> EndorsementCheck:
+def _refused(statement: Statement, reason: str) -> EndorsementCheck:
     return _check(statement, reason, counts=False)
 
 
-def _check(statement: EndorsementStatement, reason: str, *, counts: bool) -> EndorsementCheck:
+def _check(statement: Statement, reason: str, *, counts: bool) -> EndorsementCheck:
     says = statement.predicate
     return EndorsementCheck(
         counts=counts,
@@ -224,6 +268,8 @@ def _check(statement: EndorsementStatement, reason: str, *, counts: bool) -> End
         comment=says.comment,
         title=statement.title,
         image_id=statement.image_id,
+        address=statement.address,
+        scheme=statement.scheme,
     )
 
 

@@ -1,0 +1,89 @@
+"""Reading DER (ITU-T X.690, section 10): just enough to look into a CMS file or a certificate without guessing. Pure.
+
+Only the one definite, shortest form of a length is read; what BER would also allow is refused, so that two readers of
+the same bytes cannot see two things in them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from signer.errors import SignatureError
+
+INTEGER, OCTET_STRING, OID, SEQUENCE, SET = 0x02, 0x04, 0x06, 0x30, 0x31
+"""Tags (section 8.1.2), with the bit for constructed encodings where it belongs."""
+
+MAX_NESTED = 64
+"""Members of one sequence or set that are looked at; nothing that is read here has more."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element: its tag, its content, and all of its bytes."""
+
+    tag: int
+    content: bytes
+    whole: bytes
+
+    def children(self) -> list["Element"]:
+        """What a constructed element holds; SignatureError if it holds something else, or too much."""
+        found: list[Element] = []
+        for child in _elements(self.content):
+            if len(found) == MAX_NESTED:
+                raise SignatureError(f"the signature has more than {MAX_NESTED} elements in one place")
+            found.append(child)
+        return found
+
+    def oid(self) -> str:
+        """The dotted form of an object identifier."""
+        if self.tag != OID or not self.content or self.content[-1] & 0x80:
+            raise SignatureError("the signature has something else where an object identifier belongs")
+        numbers, value = [], 0
+        for byte in self.content:
+            value = value << 7 | byte & 0x7F
+            if not byte & 0x80:
+                numbers.append(value)
+                value = 0
+        first = min(numbers[0] // 40, 2)
+        return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]]))
+
+    def integer(self) -> int:
+        """The value of an integer."""
+        if self.tag != INTEGER or not self.content:
+            raise SignatureError("the signature has something else where a number belongs")
+        return int.from_bytes(self.content, "big", signed=True)
+
+
+def read_der(data: bytes) -> Element:
+    """The one element that the bytes are; SignatureError if they are not exactly one, in DER."""
+    elements = list(_elements(data, most=1))
+    if len(elements) != 1:
+        raise SignatureError("the signature is no CMS file in DER; make it with `openssl cms -sign -outform DER`")
+    return elements[0]
+
+
+def _elements(data: bytes, most: int | None = None) -> Iterator[Element]:
+    at, count = 0, 0
+    while at < len(data):
+        if count == most:
+            raise SignatureError("the signature has bytes behind its end")
+        element = _element(data, at)
+        at += len(element.whole)
+        count += 1
+        yield element
+
+
+def _element(data: bytes, start: int) -> Element:
+    malformed = SignatureError("the signature is no CMS file in DER; make it with `openssl cms -sign -outform DER`")
+    if start + 2 > len(data) or data[start] & 0x1F == 0x1F:
+        raise malformed
+    length, at = data[start + 1], start + 2
+    if length & 0x80:
+        octets = length & 0x7F
+        digits = data[at : at + octets]
+        at += octets
+        length = int.from_bytes(digits, "big")
+        if not 1 <= octets <= 4 or len(digits) != octets or digits[0] == 0 or length < 0x80:
+            raise malformed
+    if at + length > len(data):
+        raise malformed
+    return Element(data[start], data[at : at + length], data[start : at + length])
