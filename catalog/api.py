@@ -25,6 +25,7 @@ from catalog.problems import status_of, to_problem
 from catalog.publishing import Publishing
 from catalog.responses import FOREVER, Content, document
 from catalog.routes import ADDRESS, ARTIFACT, IMAGE_ID, address_of, problems
+from catalog.tuf_api import freshness_routes
 from catalog.wire import (
     MAX_PAGE,
     PAGE,
@@ -42,6 +43,9 @@ from signer.errors import SignerError
 
 CLEAN_SECONDS = 3600.0
 """How often publications that nobody continues are looked for."""
+
+RENEW_SECONDS = 60.0
+"""How often the freshness metadata is looked at: far more often than the shortest half lifetime, 12 hours."""
 
 SERVED = 65_536
 """Addresses remembered as served, so that a range costs no query. Published contents never disappear while we run."""
@@ -61,9 +65,10 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        cleaning = asyncio.create_task(_clean(publishing, now))
+        tasks = [asyncio.create_task(_clean(publishing, now)), asyncio.create_task(_renew(publishing, now))]
         yield
-        cleaning.cancel()
+        for task in tasks:
+            task.cancel()
 
     app = FastAPI(
         title="Partita catalog",
@@ -84,6 +89,7 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
     app.include_router(_vos(publishing))
     app.include_router(publishing_routes(publishing, now))
     app.include_router(history_routes(publishing))
+    app.include_router(freshness_routes(publishing))
     app.include_router(_health(publishing))
     _forget_foreign_form(app)
     return app
@@ -307,6 +313,20 @@ async def _clean(publishing: Publishing, now: Clock) -> None:
             await asyncio.to_thread(publishing.expire, now())
         except CatalogError as exc:  # the next hour tries again; the service goes on
             log.warning("cleaning failed: %s", exc)
+
+
+async def _renew(publishing: Publishing, now: Clock) -> None:
+    """Sign the freshness metadata afresh at half of its lifetime, and say what an operator must sign."""
+    told: frozenset[str] = frozenset()
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        try:
+            warnings = frozenset(await asyncio.to_thread(publishing.renew, now()))
+        except CatalogError as exc:
+            warnings = frozenset({f"freshness metadata cannot be renewed: {exc}"})
+        for sentence in sorted(warnings - told):
+            log.warning("%s", sentence)
+        told = warnings
 
 
 def _render(error: Exception, status: int | None = None) -> Response:

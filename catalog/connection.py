@@ -163,6 +163,22 @@ class Connection:
                 f"{self.url}: cannot be reached ({exc or type(exc).__name__}); see whether the catalog runs there"
             ) from exc
 
+    @contextmanager
+    def plain(self, path: str) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """The status of a GET and its body while it arrives, whatever kind of server answers; asked for once.
+
+        Raises:
+            Unavailable: it cannot be reached, gives no answer in time, or cuts it.
+        """
+        try:
+            with self._http.stream("GET", self.url + path) as answer:
+                self._met.set()
+                yield answer.status_code, answer.iter_raw()
+        except httpx.TimeoutException as exc:
+            raise Unavailable(f"{self.url}: gave no answer in time") from exc
+        except (httpx.TransportError, httpx.InvalidURL) as exc:
+            raise Unavailable(f"{self.url}: cannot be reached ({exc or type(exc).__name__})") from exc
+
 
 def _error(answer: httpx.Response) -> Exception:
     """The exception that an answer stands for."""

@@ -81,3 +81,29 @@ class Misused(CatalogError):
 
     exit_code = EXIT_USAGE
     code, status = "misused", 400
+
+
+class Unverified(CatalogError):
+    """What a catalog or mirror says is current does not verify from the root that is pinned here."""
+
+    exit_code = EXIT_UNVERIFIED
+    code, status = "unverified", 502
+
+
+class Stale(Unverified):
+    """What is signed as current has expired, or this machine's clock is wrong: nothing new may start from it."""
+
+    code, status = "stale", 503
+
+
+class Equivocation(Unverified):
+    """One name and version has been seen to stand for two contents: an alarm, somebody must look."""
+
+    code, status = "equivocation", 409
+
+
+class Unpinned(CatalogError):
+    """There is no root to believe a catalog by, and none is taken on trust."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "unpinned", 403

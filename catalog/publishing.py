@@ -20,6 +20,7 @@ from catalog.history import History
 from catalog.manifest import Manifest
 from catalog.registry import Endorsed
 from catalog.settings import CatalogSettings
+from catalog.tuf_publishing import Freshness
 from catalog.uploads import Arriving, Uploads
 from catalog.wire import Publication, Received, SignedStatement
 from signer.endorsing import MAX_ENDORSEMENTS, verify_endorsements
@@ -34,6 +35,7 @@ class Publishing:
         """Without a history nothing is recorded; a service always has one."""
         self.database, self.blobs, self.history = database, blobs, history
         self.uploads = Uploads(blobs)
+        self.freshness = Freshness(blobs.root / "tuf")
         self._limit = settings.max_image_bytes
         self._pending = timedelta(days=settings.pending_days)
 
@@ -143,6 +145,7 @@ class Publishing:
             if not published:
                 _check_name(connection, manifest)
                 registry.add_image(connection, manifest, now)
+                self._list(connection, image_id, now)
                 if self.history is not None:
                     self.history.published(manifest, now)
             holdings.end_publication(connection, image_id)
@@ -183,6 +186,12 @@ class Publishing:
                 self.blobs.remove(address)
         return count
 
+    def renew(self, now: datetime) -> Sequence[str]:
+        """Sign afresh what is due of the freshness metadata; returns what an operator should do, in sentences."""
+        with self.database.writing() as connection:
+            self.freshness.renew(connection, now)
+            return self.freshness.warnings(connection, now)
+
     def _endorsed(
         self, vo: str, image_id: str, title: str, offered: Sequence[SignedStatement], now: datetime
     ) -> tuple[list[Endorsed], list[str]]:
@@ -206,8 +215,15 @@ class Publishing:
         fresh = registry.add_endorsements(connection, image_id, accepted, now)
         if len(registry.endorsements_of(connection, image_id)) > MAX_ENDORSEMENTS:
             raise TooLarge(f"an image has at most {MAX_ENDORSEMENTS} endorsements here; these would be more")
+        if fresh:
+            self._list(connection, image_id, now)
         if self.history is not None:
             self.history.endorsed(fresh, now)
+
+    def _list(self, connection: Transaction, image_id: str, now: datetime) -> None:
+        """Sites learn of it by the freshness metadata, in the same transaction. A service always has made some."""
+        if self.freshness.is_made(connection):
+            self.freshness.image(connection, image_id, now)
 
 
 def _refusal(title: str, vo: str, reasons: Sequence[str]) -> str:

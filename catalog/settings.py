@@ -18,6 +18,8 @@ class CatalogSettings(Document):
         url: the catalog that `publish`, `image list` and `image fetch` talk to.
         max_image_bytes: the largest image accepted, in bytes of its content, holes included.
         pending_days: how long a publication that nobody continues is kept, in days.
+        tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
+        tuf_root: the root that commands here believe freshness metadata by; without one they believe the catalog.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("catalog"))
@@ -25,3 +27,5 @@ class CatalogSettings(Document):
     url: str = "http://127.0.0.1:7070"
     max_image_bytes: Annotated[int, Field(ge=1)] = 4 << 40
     pending_days: Annotated[int, Field(ge=1, le=365)] = 7
+    tuf_bits: Annotated[int, Field(ge=1, le=16)] = 12
+    tuf_root: Path | None = None

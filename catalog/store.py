@@ -20,6 +20,7 @@ from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, No
 from catalog.history import History
 from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
+from catalog.tuf_publishing import prepare
 from signer.progress import Advance, nothing
 
 
@@ -72,7 +73,9 @@ def owned(directory: Path, settings: CatalogSettings, now: datetime) -> Iterator
         history = History(directory, now)
         try:
             publishing = Publishing(database, Blobs(directory), settings, history)
-            yield publishing, recover(publishing, now)
+            recovery = recover(publishing, now)
+            prepare(publishing.freshness, database, settings.tuf_bits, now)
+            yield publishing, recovery
         finally:
             history.close()
     finally:

@@ -11,7 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("signer", "catalog", "stager", "deployer")
 DOORS = {
     "gnupg": {"signer.gpg"},
-    "sqlalchemy": {"catalog.tables", "catalog.registry", "catalog.holdings", "catalog.database", "catalog.migrations"},
+    "sqlalchemy": {
+        "catalog.tables",
+        "catalog.registry",
+        "catalog.holdings",
+        "catalog.tuf_store",
+        "catalog.database",
+        "catalog.migrations",
+    },
+    "tuf": {"catalog.tuf_metadata", "catalog.tuf_reading"},
+    "securesystemslib": {"catalog.tuf_metadata"},
     "alembic": {"catalog.database", "catalog.migrations"},
     "httpx": {"catalog.connection", "stager.announcing", "deployer.node_client"},
     "libtorrent": {"stager.peer"},

@@ -130,9 +130,12 @@ class Vo:
 
 
 def files(directory: Path) -> Sequence[str]:
-    """Every file below a catalog's directory, but its database, its audit log and its lock."""
+    """Every file below a catalog's directory, but its database, its audit log, its lock and its freshness keys."""
     return sorted(
         str(path.relative_to(directory))
         for path in directory.rglob("*")
-        if path.is_file() and not path.name.startswith("catalog.db") and path.name not in {"lock", "audit.jsonl"}
+        if path.is_file()
+        and not path.name.startswith("catalog.db")
+        and path.name not in {"lock", "audit.jsonl"}
+        and path.relative_to(directory).parts[0] != "tuf"
     )

@@ -1,0 +1,76 @@
+"""Key files of the freshness metadata: Ed25519 private keys as PEM (PKCS#8), which stock `openssl pkey` reads.
+
+The catalog's service has the online keys in a directory of its own; the offline keys belong on media that lie in a drawer.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from catalog.errors import Misused, NotFound, Unavailable
+
+PrivateKey = Ed25519PrivateKey
+
+MAX_KEY_FILE = 16 << 10
+"""Bytes. An Ed25519 key has 120, and 300 with a passphrase."""
+
+
+def generate() -> PrivateKey:
+    """A fresh key, from the system's randomness."""
+    return Ed25519PrivateKey.generate()
+
+
+def save(path: Path, key: PrivateKey, passphrase: str | None = None) -> None:
+    """Write a key for its owner alone, durably; Misused if something is there already: a key is never overwritten."""
+    protection: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        protection = BestAvailableEncryption(passphrase.encode())
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as exc:
+        raise Misused(f"{path}: is there already; a key is never overwritten") from exc
+    except OSError as exc:
+        raise Unavailable(f"{path}: the key cannot be written ({exc.strerror})") from exc
+
+
+def load(path: Path, passphrase: str | None = None) -> PrivateKey:
+    """Read a key; NotFound if there is none, Misused if it is no Ed25519 key or the passphrase does not open it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_KEY_FILE + 1)
+    except FileNotFoundError as exc:
+        raise NotFound(f"{path}: there is no key") from exc
+    except OSError as exc:
+        raise Unavailable(f"{path}: the key cannot be read ({exc.strerror})") from exc
+    encrypted = b"ENCRYPTED" in data[:64]
+    if encrypted and passphrase is None:
+        raise Misused(f"{path}: the key has a passphrase; give it with --passphrase-file")
+    try:
+        key = load_pem_private_key(data, passphrase.encode() if encrypted and passphrase is not None else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise Misused(f"{path}: is no key that can be used, or the passphrase is another ({exc})") from exc
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Misused(f"{path}: is no Ed25519 key; make one with `partita catalog tuf init` or `rotate`")
+    return key
+
+
+def files(directory: Path) -> Sequence[Path]:
+    """The key files in a directory, by name; none if it is not there."""
+    return sorted(directory.glob("*.pem"))

@@ -1,0 +1,56 @@
+"""What the catalog vouches to be current, as TUF targets: their paths, and their contents. Shared by both sides.
+
+images/ID/manifest.json           the canonical manifest; ID is the 64 hex digits of the image ID
+images/ID/endorsements.json       its endorsements: statements and signatures
+names/VO/NAME/VERSION.json        which image a name and version stands for, for ever
+names/VO/NAME.json                which version of a name is the newest
+revocations.json                  every revocation; an empty list where there is none, so that none can be left out
+"""
+
+import hashlib
+
+from catalog.manifest import ImageId, Name, Version, Vo
+from catalog.tuf_metadata import Listed
+from catalog.wire import EndorsementList, SignedStatement
+from signer.documents import Document, canonical
+
+REVOCATIONS = "revocations.json"
+
+
+class Binding(Document):
+    """Which image a name and version stands for.
+
+    Attributes:
+        vo, name, version: the name.
+        image_id: the image.
+    """
+
+    vo: Vo
+    name: Name
+    version: Version
+    image_id: ImageId
+
+
+def manifest_path(image_id: str) -> str:
+    """Where an image's manifest is."""
+    return f"images/{image_id.removeprefix('sha256:')}/manifest.json"
+
+
+def endorsements_path(image_id: str) -> str:
+    """Where an image's endorsements are."""
+    return f"images/{image_id.removeprefix('sha256:')}/endorsements.json"
+
+
+def name_path(vo: str, name: str, version: str | None = None) -> str:
+    """Where the meaning of a name and version, or of a name's newest version, is."""
+    return f"names/{vo}/{name}.json" if version is None else f"names/{vo}/{name}/{version}.json"
+
+
+def statements(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """A list of signed statements as a target's content."""
+    return canonical(EndorsementList(items=tuple(SignedStatement.of(*pair) for pair in pairs)))
+
+
+def listed(path: str, data: bytes) -> Listed:
+    """A target of this content."""
+    return Listed(path, len(data), hashlib.sha256(data).hexdigest())
