@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import libtorrent as lt
 
-from catalog.address import Address, piece_length
+from catalog.address import LEAF, Address, piece_length
 from catalog.torrent import info_hash, unproved_torrent
 from stager.leaves import Leaves
 from stager.peer_wire import (
@@ -75,6 +75,7 @@ class _Torrent:
     complete: bool
     fresh: list[int] = field(default_factory=list)
     said: Progress | None = None
+    sources: dict[int, dict[int, str]] = field(default_factory=dict)
 
 
 class Peer:
@@ -83,6 +84,7 @@ class Peer:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self._session: Any = None
+        self._mask = 0
         self._torrents: dict[bytes, tuple[Address, _Torrent]] = {}
         self.alerts_waiting, self._alert_end = socket.socketpair()
         self.alerts_waiting.setblocking(False)
@@ -128,7 +130,7 @@ class Peer:
     def _start(self, order: Start) -> None:
         chosen = settings(order.profile, order.listen, order.upload_limit, order.download_limit)
         category = lt.alert.category_t
-        chosen["alert_mask"] = (
+        self._mask = chosen["alert_mask"] = int(
             category.error_notification
             | category.status_notification
             | category.storage_notification
@@ -212,8 +214,12 @@ class Peer:
             return
         address, torrent = entry
         match alert:
+            case lt.block_finished_alert():
+                blocks = torrent.sources.setdefault(int(alert.piece_index), {})
+                blocks[int(alert.block_index)] = _text(alert.endpoint)
             case lt.piece_finished_alert():
                 torrent.fresh.append(int(alert.piece_index))
+                torrent.sources.pop(int(alert.piece_index), None)
             case lt.torrent_finished_alert():
                 if not torrent.complete:
                     torrent.handle.flush_cache()
@@ -224,12 +230,29 @@ class Peer:
                     self._progress(torrent.handle.status(lt.torrent_handle.query_accurate_download_counters))
                     self.events.append(Complete(address=address))
             case lt.hash_failed_alert():
-                suspects = sorted(_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails)
-                self.events.append(Poison(address=address, piece=int(alert.piece_index), suspects=tuple(suspects)))
+                self._poisoned(address, torrent, int(alert.piece_index))
             case lt.peer_ban_alert():
                 self.events.append(Banned(address=address, peer=_text(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():
                 self.events.append(Failed(address=address, reason=alert.message()))
+
+    def _poisoned(self, address: Address, torrent: _Torrent, piece: int) -> None:
+        """A piece was wrong. Who did it is certain only when one peer alone sent all of it.
+
+        libtorrent bans on weaker evidence, and now and then the wrong peer. So from the first wrong piece on we take note
+        of who sends which block, and judge for ourselves; before that it would cost more than it tells.
+        """
+        if not self._mask & int(lt.alert.category_t.block_progress_notification):
+            self._mask |= int(lt.alert.category_t.block_progress_notification)
+            self._session.apply_settings({"alert_mask": self._mask})
+        sources = torrent.sources.pop(piece, {})
+        length, size = piece_length(address.size), address.size
+        blocks = -(-min(length, size - piece * length) // LEAF)
+        alone = set(sources.values())
+        culprit = alone.pop() if len(sources) == blocks and len(alone) == 1 else None
+        suspects = {_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails}
+        suspects |= set(sources.values())
+        self.events.append(Poison(address=address, piece=piece, culprit=culprit, suspects=tuple(sorted(suspects))))
 
     def beat(self) -> None:
         """Show life, and ask for what has changed."""

@@ -155,16 +155,22 @@ class Complete(Document):
 
 
 class Poison(Document):
-    """A piece was wrong; `suspects` are the connected peers that sent blocks of wrong pieces, as ADDRESS:PORT."""
+    """A piece was wrong.
+
+    Attributes:
+        culprit: the peer that sent all of it, as ADDRESS:PORT; None when it is not known to have been one alone.
+        suspects: the peers that had a part in wrong pieces, among them innocent ones.
+    """
 
     event: Literal["poison"] = "poison"
     address: Address
     piece: int
+    culprit: str | None = None
     suspects: tuple[str, ...]
 
 
 class Banned(Document):
-    """A peer was found to have sent wrong bytes, and is talked to no more."""
+    """libtorrent talks to a peer no more, since it thinks that it sent wrong bytes. It is not always right."""
 
     event: Literal["banned"] = "banned"
     address: Address

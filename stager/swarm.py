@@ -101,6 +101,7 @@ class Swarm:
         self._members: dict[Address, Member] = {}
         self._changed = threading.Condition(threading.RLock())
         self._allowed: frozenset[str] = frozenset()
+        self._refused: set[str] = set()
         self._ending = threading.Event()
         self._profile = Profile.BULK
         self._restarts: list[float] = []
@@ -270,16 +271,23 @@ class Swarm:
                 member.fresh.clear()
                 self._announce()
             case Poison():
-                member.suspects |= set(event.suspects)
-                member.leaves.drop_piece(event.piece)
-                member.fresh.discard(event.piece)
-                log.warning("%s: piece %d was wrong; it came from %s", member.address, event.piece, event.suspects)
+                self._poisoned(member, event)
             case Banned():
-                member.poisoners.add(event.peer)
-                log.warning("%s: %s sends wrong bytes and is banned", member.address, event.peer)
+                member.suspects.add(event.peer)
             case Failed():
                 member.failure = event.reason
                 log.warning("%s: %s", member.address, event.reason)
+
+    def _poisoned(self, member: Member, event: Poison) -> None:
+        """Who is certain to have sent a wrong piece is reported, and let in no more, from whatever port."""
+        member.suspects |= set(event.suspects)
+        member.leaves.drop_piece(event.piece)
+        member.fresh.discard(event.piece)
+        if event.culprit and event.culprit not in member.poisoners:
+            member.poisoners.add(event.culprit)
+            log.warning("%s: piece %d from %s was wrong; it is refused", member.address, event.piece, event.culprit)
+            self._refused.add(event.culprit.rpartition(":")[0].strip("[]"))
+            self._let_in()
 
     def _came(self, member: Member, pieces: list[int] | tuple[int, ...]) -> None:
         new = [piece for piece in pieces if member.leaves.add_piece(piece)]
@@ -377,7 +385,7 @@ class Swarm:
             self._process.send(message, attached)
 
     def _let_in(self) -> None:
-        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named)
+        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) - self._refused
         if allowed != self._allowed:
             self._allowed = allowed
             self._send(Allow(ips=tuple(sorted(allowed))))

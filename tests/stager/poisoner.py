@@ -18,7 +18,8 @@ from stager.profiles import Profile, settings
 
 def main(listen: str, torrent: str, directory: str, name: str, announce: str = "") -> None:
     """Seed."""
-    chosen = settings(Profile.BULK, listen, 0, 0) | {"disable_hash_checks": True}
+    own = {"disable_hash_checks": True, "outgoing_interfaces": listen.rpartition(":")[0]}
+    chosen = settings(Profile.BULK, listen, 0, 0) | own
     session = lt.session(chosen, flags=0)
     params = lt.load_torrent_buffer(Path(torrent).read_bytes())
     params.save_path, params.renamed_files = directory, {0: name}

@@ -18,7 +18,6 @@ from stager.leaves import Leaves
 from stager.peer_wire import (
     Add,
     Allow,
-    Banned,
     Blocked,
     Complete,
     Connect,
@@ -206,15 +205,23 @@ def test_wrong_bytes_are_never_accepted_and_who_sends_them_is_named(
     (tmp_path / "torrent").write_bytes(torrent_file(measured.address, measured.layer))
     bad: list[subprocess.Popen[bytes]] = []
     try:
-        for _ in range(poisoners):
-            command = ["tests.stager.poisoner", "127.0.0.1:0", str(tmp_path / "torrent"), str(tmp_path), "evil"]
+        for number in range(poisoners):
+            command = [
+                "tests.stager.poisoner",
+                f"127.0.0.{number + 2}:0",
+                str(tmp_path / "torrent"),
+                str(tmp_path),
+                "evil",
+            ]
             bad.append(
                 subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             )
         ports = [int(process.stdout.readline()) for process in bad if process.stdout]
         victim, honest = make(), make()
         victim.fetch(measured, blank(tmp_path / "incoming", measured))
-        victim.connect(measured.address, *ports)
+        evil_peers = tuple((f"127.0.0.{number + 2}", port) for number, port in enumerate(ports))
+        victim.process.send(Allow(ips=("127.0.0.1", *(ip for ip, _ in evil_peers))))
+        victim.process.send(Connect(address=measured.address, peers=evil_peers))
         poison = victim.wait(Poison)
         honest.seed(measured, tmp_path / "content")
         victim.connect(measured.address, honest.port)
@@ -223,10 +230,9 @@ def test_wrong_bytes_are_never_accepted_and_who_sends_them_is_named(
         for process in bad:
             process.communicate()
     assert (tmp_path / "incoming").read_bytes() == data
-    named = {event.peer for event in victim.all if isinstance(event, Banned)}
-    named |= {suspect for event in victim.all if isinstance(event, Poison) for suspect in event.suspects}
-    assert named & {f"127.0.0.1:{port}" for port in ports}
-    assert f"127.0.0.1:{honest.port}" not in {event.peer for event in victim.all if isinstance(event, Banned)}
+    certain = {event.culprit for event in victim.all if isinstance(event, Poison) and event.culprit}
+    assert certain
+    assert {peer.rpartition(":")[0] for peer in certain} <= {ip for ip, _ in evil_peers}
     assert poison.address == measured.address
 
 
