@@ -137,7 +137,7 @@ def test_answers_may_gain_members() -> None:
 def test_the_very_same_exception_is_raised() -> None:
     """Class, sentence and exit code."""
     with client(says(409, canonical(to_problem(Conflict("star/worker@1 is published"))))) as asking:
-        with pytest.raises(Conflict, match="^star/worker@1 is published$") as caught:
+        with pytest.raises(Conflict, match=r"^star/worker@1 is published$") as caught:
             asking.commit(IMAGE)
         assert caught.value.exit_code == Conflict.exit_code
 
@@ -236,7 +236,9 @@ class LyingContent(httpx.HTTPTransport):
             data = answer.read()
             answer.close()
             altered = bytes([data[0] ^ 1]) + data[1:]
-            return httpx.Response(206, content=iter([altered]), headers={"Content-Range": answer.headers["content-range"]})
+            return httpx.Response(
+                206, content=iter([altered]), headers={"Content-Range": answer.headers["content-range"]}
+            )
         return answer
 
 
