@@ -49,6 +49,7 @@ def decide(
         _image_allowed(policy, manifest),
         _image_denied(policy, manifest),
         *_endorsed(policy, manifest, endorsements, now),
+        *_partitions(policy, manifest, endorsements, now),
         _request(request),
         *_needs(manifest, request),
         *_limits(policy, manifest, request, running),
@@ -65,8 +66,11 @@ def counted(
 ) -> list[EndorsementCheck]:
     """The endorsements that count by this policy, in their order; arguments as for `decide`."""
     image, quorum = (manifest.image_id, manifest.title), policy.quorum(manifest.vo)
-    anchors = {(anchor.vo, anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
-    return [check for check in endorsements if _discounted(check, policy, image, quorum, anchors, now) is None]
+    return [
+        check
+        for check in endorsements
+        if not check.address and _discounted(check, policy, image, manifest.vo, quorum, now) is None
+    ]
 
 
 def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:
@@ -133,35 +137,68 @@ def _endorsed(
 ) -> Iterator[Rule]:
     """Distinct keys count, not signatures; a key may hold several roles, and then counts once in each."""
     quorum = policy.quorum(manifest.vo)
+    mine = [check for check in endorsements if not check.address]
+    yield from _quorum("endorsements", policy, quorum, manifest.vo, mine, (manifest.image_id, manifest.title), now)
+
+
+def _partitions(
+    policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
+) -> Iterator[Rule]:
+    """What the policy demands for single partitions. Whoever vouches for the bytes does so in every image."""
+    for rule in policy.partition_rules(manifest):
+        found = [part for part in manifest.partitions() if part.content and fnmatchcase(part.label, rule.label)]
+        if not found:
+            yield Rule(
+                name=f"partition-{rule.label}",
+                passed=False,
+                reason=f"{manifest.title} has no partition {rule.label!r} with content, and one must be endorsed",
+                change="choose an image that has one",
+            )
+        for part in found:
+            mine = [check for check in endorsements if check.address == str(part.content)]
+            yield from _quorum(f"partition-{part.label}", policy, rule, rule.vo, mine, None, now)
+
+
+def _quorum(
+    name: str,
+    policy: Policy,
+    quorum: Quorum,
+    vo: str,
+    checks: Sequence[EndorsementCheck],
+    image: tuple[str, str] | None,
+    now: datetime,
+) -> Iterator[Rule]:
+    """A rule for the threshold, and one for each role; `image` (ID, title) None where they are about a partition."""
     roles: dict[str, set[str]] = defaultdict(set)
     not_counted: list[str] = []
-    anchors = {(anchor.vo, anchor.fingerprint, anchor.role) for anchor in policy.trusted(manifest.vo)}
-    image = (manifest.image_id, manifest.title)
-    for check in endorsements:
-        if why := _discounted(check, policy, image, quorum, anchors, now):
+    for check in checks:
+        if why := _discounted(check, policy, image, vo, quorum, now):
             not_counted.append(why)
         else:
             roles[check.role].add(check.fingerprint)
     vouching = set().union(*roles.values())
-    yield _quorum_rule("endorsements", quorum.threshold, vouching, policy, manifest, not_counted, role=None)
+    what = "image" if image else "partition"
+    yield _quorum_rule(name, quorum.threshold, vouching, policy, vo, not_counted, what, role=None)
     for role, least in sorted(quorum.roles.items()):
-        yield _quorum_rule(f"endorsements-{role}", least, roles[role], policy, manifest, (), role=role)
+        yield _quorum_rule(f"{name}-{role}", least, roles[role], policy, vo, (), what, role=role)
 
 
 def _discounted(
     check: EndorsementCheck,
     policy: Policy,
-    image: tuple[str, str],
+    image: tuple[str, str] | None,
+    vo: str,
     quorum: Quorum,
-    anchors: set[tuple[str, str, str]],
     now: datetime,
 ) -> str | None:
     """Why an endorsement does not count; None where it does."""
     if not check.counts or check.issued is None or check.expires is None:
         return _clause(check)
-    if (check.image_id, check.title) != image:
+    if image is not None and (check.image_id, check.title) != image:
         return f"the endorsement by {check.fingerprint} is of {check.title or 'something else'} ({check.image_id})"
-    if (check.vo, check.fingerprint, check.role) not in anchors:
+    if not any(
+        (check.vo, check.fingerprint, check.role) == (vo, key.fingerprint, key.role) for key in policy.trusted(vo)
+    ):
         return f"{check.fingerprint} is not trusted as {check.role} of {check.vo}"
     if check.fingerprint in policy.endorsers.deny:
         return f"{check.fingerprint} stands in endorsers.deny"
@@ -186,12 +223,13 @@ def _quorum_rule(
     least: int,
     counted: set[str],
     policy: Policy,
-    manifest: Manifest,
+    vo: str,
     not_counted: Sequence[str],
+    what: str,
     *,
     role: str | None,
 ) -> Rule:
-    could = {anchor.fingerprint for anchor in policy.trusted(manifest.vo) if role in {None, anchor.role}}
+    could = {anchor.fingerprint for anchor in policy.trusted(vo) if role in {None, anchor.role}}
     could -= counted | set(policy.endorsers.deny)
     missing = least - len(counted)
     as_role = f" as {role}" if role else ""
@@ -201,7 +239,7 @@ def _quorum_rule(
     ]
     because = f" ({'; '.join(shown)})" if shown else ""
     if len(could) < missing:
-        change = f"the site trusts more endorsers of {manifest.vo}{as_role}: {len(counted) + len(could)} can count, {least} must"
+        change = f"the site trusts more endorsers of {vo}{as_role}: {len(counted) + len(could)} can count, {least} must"
     else:
         one_of = ", ".join(sorted(could))
         change = f"{_of(missing, 'more endorsement')} by {'one' if missing == 1 else 'some'} of {one_of}"
@@ -209,7 +247,7 @@ def _quorum_rule(
         name,
         len(counted) >= least,
         f"endorsed{as_role} by {', '.join(sorted(counted))}",
-        f"{len(counted)} of {least} endorsers{as_role} vouch for the image{because}",
+        f"{len(counted)} of {least} endorsers{as_role} vouch for the {what}{because}",
         change,
     )
 

@@ -5,11 +5,12 @@ zero until the policy says otherwise, and empty means no. policies/README.md exp
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -17,10 +18,13 @@ from catalog.manifest import Manifest, Vo
 from deployer.amounts import Duration, Size
 from deployer.errors import PolicyUnusable
 from deployer.userdata import UserDataKind
+from signer.chains import Crls
+from signer.cms import X509Rules
 from signer.documents import Document, canonical, parse_toml
-from signer.errors import DocumentError
+from signer.errors import DocumentError, KeyUnusable
 from signer.statement import Role
 from signer.trust import Anchor
+from signer.x509 import read_certificate
 
 MAX_POLICY = 4 << 20
 """Bytes of a policy file: room for some hundred anchors with their keys inside."""
@@ -71,9 +75,13 @@ NetworkPattern = Annotated[
 Fingerprint = Annotated[
     str,
     AfterValidator(
-        _matching(re.compile(r"[0-9A-F]{40}"), "a primary key's fingerprint: 40 hex digits in capitals, without spaces")
+        _matching(
+            re.compile(r"[0-9A-F]{40}|/.{1,1023}"),
+            "a primary key's fingerprint: 40 hex digits in capitals, without spaces",
+        )
     ),
 ]
+"""Of a key, or the subject of a certificate, as `openssl x509 -noout -subject -nameopt compat` writes it."""
 Count = Annotated[int, Field(ge=1, le=MAX_ANCHORS)]
 FileName = Annotated[
     str, AfterValidator(_matching(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy"))
@@ -81,16 +89,48 @@ FileName = Annotated[
 
 
 class TrustedKey(Document):
-    """A trust anchor: this key may vouch for images of that VO, in that role.
+    """A trust anchor: this key, or the holder of that certificate, may vouch for images of that VO, in that role.
+
+    A certificate is written as `subject`, `issuer` and `certificate`, and kept as fingerprint, issuer and key.
 
     Attributes:
-        key: the armored public key, or (only in a file) the path of a file that holds it, relative to the policy.
+        fingerprint: of the key; or the certificate's subject.
+        key: the armored public key, or the certificate in PEM, or (only in a file) the path of a file that holds it,
+            relative to the policy.
+        issuer: the certificate's issuer; None for a key.
     """
 
     vo: Vo
     role: Role
     fingerprint: Fingerprint
     key: Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
+    issuer: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_certificate(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or not {"subject", "certificate"} & set(value):
+            return value
+        rest = {name: each for name, each in value.items() if name not in {"subject", "certificate"}}
+        if {"fingerprint", "key"} & set(rest) or not {"subject", "certificate", "issuer"} <= set(value):
+            raise ValueError("an anchor names either fingerprint and key, or subject, issuer and certificate")
+        return rest | {"fingerprint": value["subject"], "key": value["certificate"]}
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        if (self.issuer is not None) != self.fingerprint.startswith("/"):
+            raise ValueError("an anchor names either fingerprint and key, or subject, issuer and certificate")
+        return self
+
+    @property
+    def scheme(self) -> Literal["openpgp", "x509"]:
+        """How its holder signs."""
+        return "openpgp" if self.issuer is None else "x509"
+
+    @property
+    def anchor(self) -> Anchor:
+        """As the verifier of endorsements takes it."""
+        return Anchor(self.vo, self.role, self.fingerprint, self.key.encode("ascii"), self.scheme)
 
 
 class Quorum(Document):
@@ -111,6 +151,44 @@ class Endorsements(Quorum):
     """The quorum for all VOs, and those of VOs with rules of their own (which then replace the general one whole)."""
 
     vo: dict[Vo, Quorum] = Field(default_factory=dict)
+
+
+class PartitionRule(Quorum):
+    """Who must vouch for single partitions, beside whoever vouches for the image: the base by the site, say.
+
+    Attributes:
+        label: of which partitions, by their names in the partition table; `*` stands for anything. An image of those
+            below without such a partition is refused.
+        vo: whose endorsers count: the VO, or the site, that has anchors under this name.
+        images: in which images.
+    """
+
+    label: Annotated[str, Field(min_length=1, max_length=72)]
+    vo: Vo
+    images: Annotated[tuple[ImagePattern, ...], Field(min_length=1, max_length=MAX_ENTRIES)] = ("*/*",)
+
+
+class Certificates(Document):
+    """By which CAs certificates are judged.
+
+    Attributes:
+        directory: of CAs, signing policies and revocation lists, as grids lay it out.
+        crls: "required" refuses where a CA has no current revocation list; what any list says counts in either case.
+    """
+
+    directory: Annotated[str, Field(pattern=r"^/[^\x00]*$")] = "/etc/grid-security/certificates"
+    crls: Crls = "required"
+
+
+class Revocations(Document):
+    """What happens to machines whose image no longer passes, because of a revocation or the block list.
+
+    Attributes:
+        running: "notify" says so on the record, "pause" suspends them, "drain" asks their guests to power off and ends
+            those that do not, "destroy" ends them at once.
+    """
+
+    running: Literal["notify", "pause", "drain", "destroy"] = "notify"
 
 
 class VoLists(Document):
@@ -179,6 +257,9 @@ class Policy(Document):
 
     anchor: Annotated[tuple[TrustedKey, ...], Field(max_length=MAX_ANCHORS)] = ()
     endorsements: Endorsements = Endorsements()
+    partition: Annotated[tuple[PartitionRule, ...], Field(max_length=MAX_ENTRIES)] = ()
+    x509: Certificates | None = None
+    revocations: Revocations = Revocations()
     vos: VoLists = VoLists()
     images: ImageLists = ImageLists()
     endorsers: EndorserLists = EndorserLists()
@@ -214,7 +295,7 @@ class Policy(Document):
         except DocumentError as exc:
             raise PolicyUnusable(str(exc)) from exc
         anchors = tuple(
-            anchor.model_copy(update={"key": _key(anchor.key, f"{what}: $.anchor[{index}].key", key_file)})
+            anchor.model_copy(update={"key": _key(anchor, f"{what}: $.anchor[{index}]", key_file)})
             for index, anchor in enumerate(read.anchor)
         )
         return read.model_copy(update={"anchor": anchors})
@@ -236,10 +317,24 @@ class Policy(Document):
     @property
     def anchors(self) -> tuple[Anchor, ...]:
         """The anchors as the verifier of endorsements takes them."""
-        return tuple(
-            Anchor(vo=anchor.vo, role=anchor.role, fingerprint=anchor.fingerprint, key=anchor.key.encode("ascii"))
-            for anchor in self.anchor
-        )
+        return tuple(anchor.anchor for anchor in self.anchor)
+
+    @property
+    def x509_rules(self) -> X509Rules | None:
+        """How certificates are judged; None where neither the policy nor an anchor speaks of any."""
+        if self.x509 is None and all(anchor.scheme == "openpgp" for anchor in self.anchor):
+            return None
+        said = self.x509 or Certificates()
+        return X509Rules(Path(said.directory), said.crls)
+
+    def partition_rules(self, manifest: Manifest) -> tuple[PartitionRule, ...]:
+        """The rules about single partitions that an image falls under."""
+        return tuple(rule for rule in self.partition if matches_image(rule.images, manifest))
+
+    def anchors_for(self, manifest: Manifest) -> tuple[Anchor, ...]:
+        """The anchors whose endorsements of an image, or of its partitions, can count."""
+        vos = {manifest.vo, *(rule.vo for rule in self.partition_rules(manifest))}
+        return tuple(anchor.anchor for anchor in self.anchor if anchor.vo in vos)
 
     def trusted(self, vo: str) -> tuple[TrustedKey, ...]:
         """The anchors of a VO."""
@@ -265,6 +360,12 @@ class Policy(Document):
                     found.append(f"{vo} needs {least} endorsers as {role} and only {len(able)} can count")
             if not matches_vo(self.vos.allow, vo):
                 found.append(f"{vo} has anchors but vos.allow does not name it")
+        for rule in self.partition:
+            able = {anchor.fingerprint for anchor in self.trusted(rule.vo)} - set(self.endorsers.deny)
+            if len(able) < rule.threshold:
+                found.append(
+                    f"partitions {rule.label} need {rule.threshold} endorsers of {rule.vo} and only {len(able)} can count"
+                )
         found += [f"endorsements.vo.{vo} has no anchor" for vo in sorted(self.endorsements.vo) if not self.trusted(vo)]
         found += [
             f"{name} is empty: nothing will be accepted"
@@ -321,9 +422,47 @@ def anchor_block(vo: str, role: str, fingerprint: str, key: str) -> str:
     )
 
 
-def _key(text: str, place: str, key_file: Callable[[str], bytes] | None) -> str:
+def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str, str], str]:
+    """Subject and issuer of a certificate, and an `[[anchor]]` for its holder, to append to a policy file.
+
+    Raises:
+        PolicyUnusable: it is no certificate, or something in it is not of the form that a policy accepts.
+    """
+    try:
+        found = read_certificate(certificate)
+        pem = found.pem().decode("ascii").strip()
+        TrustedKey(vo=vo, role=role, fingerprint=found.subject, issuer=found.issuer, key=pem)
+    except KeyUnusable as exc:
+        raise PolicyUnusable(f"the certificate cannot stand in a policy: {exc}") from exc
+    except ValidationError as exc:
+        fault = exc.errors()[0]
+        raise PolicyUnusable(f"the anchor cannot stand in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
+    names = {"subject": found.subject, "issuer": found.issuer}
+    # Basic strings, in JSON's spelling: what people's names hold is escaped. A PEM holds no quotes.
+    said = "".join(f"{name} = {json.dumps(text)}\n" for name, text in ({"vo": vo, "role": role} | names).items())
+    return names, f"\n[[anchor]]\n{said}certificate = '''\n{pem}\n'''\n"
+
+
+def _key(anchor: TrustedKey, place: str, key_file: Callable[[str], bytes] | None) -> str:
+    if anchor.scheme == "openpgp":
+        return _held(anchor.key, f"{place}.key", key_file, _armored)
+    place += ".certificate"
+    text = _held(anchor.key, place, key_file, lambda text, _: text)
+    try:
+        found = read_certificate(text.encode("ascii", "replace"))
+    except KeyUnusable as exc:
+        raise PolicyUnusable(f"{place}: {exc}") from exc
+    if (found.subject, found.issuer) != (anchor.fingerprint, anchor.issuer):
+        raise PolicyUnusable(
+            f"{place}: is that of {found.subject}, issued by {found.issuer}, and not as the anchor says"
+        )
+    return found.pem().decode("ascii")
+
+
+def _held(text: str, place: str, key_file: Callable[[str], bytes] | None, check: Callable[[str, str], str]) -> str:
+    """A key's text as it stands in the policy or in the file that it names, checked."""
     if text.lstrip().startswith("-----BEGIN"):
-        return _armored(text, place)
+        return check(text, place)
     if key_file is None:
         raise PolicyUnusable(
             f"{place}: names a file, and this policy is not read from one; put the armored key itself here"
@@ -336,7 +475,7 @@ def _key(text: str, place: str, key_file: Callable[[str], bytes] | None) -> str:
         raise PolicyUnusable(
             f"{place}: the key file {text!r} has more than the {MAX_KEY} bytes allowed; export a minimal key"
         )
-    return _armored(data.decode("ascii", "replace"), place)
+    return check(data.decode("ascii", "replace"), place)
 
 
 def _armored(text: str, place: str) -> str:
