@@ -73,6 +73,7 @@ class _Torrent:
     handle: Any
     path: Path
     complete: bool
+    broken: bool = False
     fresh: list[int] = field(default_factory=list)
     said: Progress | None = None
     sources: dict[int, dict[int, str]] = field(default_factory=dict)
@@ -224,7 +225,7 @@ class Peer:
                 if not torrent.complete:
                     torrent.handle.flush_cache()
             case lt.cache_flushed_alert():
-                if not torrent.complete and torrent.handle.status().is_seeding:
+                if not (torrent.complete or torrent.broken) and torrent.handle.status().is_seeding:
                     torrent.complete = True
                     self._tell_fresh(address, torrent)
                     self._progress(torrent.handle.status(lt.torrent_handle.query_accurate_download_counters))
@@ -234,6 +235,8 @@ class Peer:
             case lt.peer_ban_alert():
                 self.events.append(Banned(address=address, peer=_text(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():
+                # What is right in memory may be missing on disk from now on; libtorrent does not tell.
+                torrent.broken = True
                 self.events.append(Failed(address=address, reason=alert.message()))
 
     def _poisoned(self, address: Address, torrent: _Torrent, piece: int) -> None:

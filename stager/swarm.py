@@ -260,7 +260,7 @@ class Swarm:
 
     def _hear_of(self, member: Member, event: Event) -> None:
         match event:
-            case Pieces():
+            case Pieces() if member.failure is None:
                 self._came(member, event.pieces)
             case Progress():
                 member.progress = event
@@ -274,9 +274,12 @@ class Swarm:
                 self._poisoned(member, event)
             case Banned():
                 member.suspects.add(event.peer)
-            case Failed():
+            case Failed() if member.failure is None:  # one cause has many effects
                 member.failure = event.reason
                 log.warning("%s: %s", member.address, event.reason)
+                # Pieces are said to be here when they are right, which may be before they are written.
+                self._send(Remove(address=member.address))
+                self._reprove(member)
 
     def _poisoned(self, member: Member, event: Poison) -> None:
         """Who is certain to have sent a wrong piece is reported, and let in no more, from whatever port."""

@@ -8,11 +8,12 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from catalog.byteranges import MAX_RANGES
 from catalog.first_copies import PART
 from signer.progress import Advance, nothing
 from stager.announcing import TrackerClient
@@ -24,11 +25,14 @@ from stager.errors import (
     TrackerRefuses,
     TrackerUnavailable,
 )
+from stager.fetching import joined
+from stager.leaves import Leaves
+from stager.member import Member
 from stager.pieces import Guide, parts
 from stager.rescue import Action, History, decide_rescue
 from stager.resuming import found
-from stager.sources import Source
-from stager.swarm import Member, Swarm
+from stager.sources import Source, read_ranges
+from stager.swarm import Swarm
 
 PULLERS = 2
 """Requests to the origin at once: one is under way while the next is being asked for."""
@@ -88,6 +92,8 @@ class SwarmFetching:
         boot: this boot's name.
         rng: spreads the rescues of many nodes over the content.
         advance: called with bytes that are settled.
+        here: the leaves that are in the file; None looks for them. Leaves of a piece of which others are missing need not
+            be proved: if one is wrong, the piece is, and comes again.
     """
 
     def __init__(
@@ -104,10 +110,12 @@ class SwarmFetching:
         clock: Callable[[], float] = time.monotonic,
         advance: Advance = nothing,
         patience: float = PATIENCE,
+        here: Leaves | None = None,
     ) -> None:
         self._swarm, self._tracker, self._source, self._guide = swarm, tracker, source, guide
         self._path, self._journal, self._boot = path, journal, boot
         self._rng, self._clock, self._advance, self._patience = rng, clock, advance, patience
+        self._here = here
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._http = False
         self._untold: list[tuple[int, int]] | None = None
@@ -127,11 +135,13 @@ class SwarmFetching:
             OSError: the disk fails.
         """
         began = self._clock()
-        leaves = found(self._guide, self._path, self._journal, self._boot)
+        leaves = self._here
+        if leaves is None:
+            leaves = found(self._guide, self._path, self._journal, self._boot)
         self.brought.resumed = self._guide.address.size - leaves.missing
         self._advance(self.brought.resumed)
         member = self._swarm.join(self._guide, self._path, leaves, self._journal)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             with ThreadPoolExecutor(PULLERS, thread_name_prefix="origin") as pool:
                 pullers = [pool.submit(self._pull, member, descriptor) for _ in range(PULLERS)]
@@ -139,6 +149,9 @@ class SwarmFetching:
                     self._watch(member, pullers)
                 finally:
                     self._stop.set()
+        except BaseException:
+            self._swarm.leave(self._guide.address)  # whoever called us may do with the file what it likes
+            raise
         finally:
             os.close(descriptor)
             self._count(member)
@@ -241,24 +254,26 @@ class SwarmFetching:
             self._pulling.update(wanted)
         began, came = self._clock(), 0
         try:
-            for first, last in parts(wanted, guide.count):
-                low, high = guide.bounds(first)[0], guide.bounds(last)[1]
-                buffer, piece = bytearray(), first
-                for chunk in self._source.read(guide.address, low, high):
+            for request in _requests([(piece, self._lacks(member, piece)) for piece in wanted]):
+                waiting = iter(request)
+                buffer, now = bytearray(), next(waiting, None)
+                for chunk in read_ranges(
+                    self._source, guide.address, joined(run for _, runs in request for run in runs)
+                ):
                     if self._stop.is_set():
                         return
                     buffer += chunk
                     came += len(chunk)
                     right = []
-                    while piece <= last and len(buffer) >= (length := guide.bounds(piece)[1] - guide.bounds(piece)[0]):
-                        if self._arrived(member, descriptor, piece, bytes(memoryview(buffer)[:length])):
-                            right.append(piece)
+                    while now is not None and len(buffer) >= (length := sum(high - low for low, high in now[1])):
+                        if self._arrived(member, descriptor, *now, bytes(memoryview(buffer)[:length])):
+                            right.append(now[0])
                         del buffer[:length]
-                        piece += 1
+                        now = next(waiting, None)
                     if right:
                         self._swarm.wrote(member, right)
-                if piece <= last:
-                    raise SourceUnavailable(f"the range {low}-{high} of {guide.address} was cut at piece {piece}")
+                if now is not None:
+                    raise SourceUnavailable(f"the range {start}-{end} of {guide.address} was cut at piece {now[0]}")
         finally:
             with self._lock:
                 self._pulling.difference_update(wanted)
@@ -269,9 +284,22 @@ class SwarmFetching:
             if self._untold is not None:
                 self._untold.append((start, end))
 
-    def _arrived(self, member: Member, descriptor: int, piece: int, content: bytes) -> bool:
+    def _lacks(self, member: Member, piece: int) -> list[tuple[int, int]]:
+        """What to ask the origin for of a piece: the leaves that are missing; all of it when that came out wrong."""
+        return [self._guide.bounds(piece)] if piece in self._wrong else member.leaves.lacking(piece)
+
+    def _arrived(
+        self, member: Member, descriptor: int, piece: int, ranges: list[tuple[int, int]], content: bytes
+    ) -> bool:
         """Prove a piece and write it, unless the swarm was faster; returns whether it was written."""
-        start, _ = self._guide.bounds(piece)
+        start, end = self._guide.bounds(piece)
+        whole = ranges == [(start, end)]
+        if not whole:
+            mixed, at = bytearray(os.pread(descriptor, end - start, start)), 0
+            for low, high in ranges:
+                mixed[low - start : high - start] = content[at : at + high - low]
+                at += high - low
+            content = bytes(mixed)
         runs = self._guide.judge(piece, start, content)
         if runs is None:
             with self._lock:
@@ -285,7 +313,7 @@ class SwarmFetching:
             raise SourceUnavailable(f"piece {piece} of {self._guide.address} came wrong from the origin")
         if member.leaves.has_piece(piece):
             return False
-        for place, data in runs:
+        for place, data in runs if whole else ((low, content[low - start : high - start]) for low, high in ranges):
             os.pwrite(descriptor, data, place)
         return True
 
@@ -293,6 +321,24 @@ class SwarmFetching:
         brought = self.brought
         brought.from_peers, brought.wasted = member.from_peers, member.wasted
         brought.poisoners, brought.suspects = tuple(sorted(member.poisoners)), tuple(sorted(member.suspects))
+
+
+def _requests(
+    pieces: list[tuple[int, list[tuple[int, int]]]],
+) -> Iterator[list[tuple[int, list[tuple[int, int]]]]]:
+    """Pieces with what is wanted of them, cut into requests of no more ranges than one may have."""
+    group: list[tuple[int, list[tuple[int, int]]]] = []
+    count = 0
+    for piece, ranges in pieces:
+        if not ranges:  # it came meanwhile
+            continue
+        if count + len(ranges) > MAX_RANGES:
+            yield group
+            group, count = [], 0
+        group.append((piece, ranges))
+        count += len(ranges)
+    if group:
+        yield group
 
 
 def _done(member: Member) -> bool:

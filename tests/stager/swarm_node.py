@@ -79,11 +79,11 @@ def main(text: str) -> None:
             )
             try:
                 brought = fetching.run()
-            except StagerError as exc:
+            except (StagerError, OSError) as exc:
                 say(failed=type(exc).__name__, reason=str(exc), brought=fetching.brought.__dict__)
             else:
                 say(done=brought.seconds, brought=brought.__dict__, restarts=swarm.restarts)
-            member = swarm.members[0]
+            member = next(iter(swarm.members), None)
         sys.stdin.read()
         times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF,)]
         cpu = sum(each.ru_utime + each.ru_stime for each in times)
@@ -94,7 +94,7 @@ def main(text: str) -> None:
         except OSError:
             peer_cpu, peer_rss = 0.0, 0
         say(
-            sent=member.sent,
+            sent=member.sent if member else 0,
             cpu=cpu,
             peer_cpu=peer_cpu,
             rss=times[0].ru_maxrss * 1024,

@@ -252,6 +252,28 @@ def test_only_poisoners_and_a_dead_origin_end_in_an_error_and_never_in_wrong_byt
     assert "stage again to go on" in said["reason"]
 
 
+@pytest.mark.parametrize("filler", ["a peer", "the origin"])
+def test_a_full_disk_is_an_error_and_what_came_is_kept(world: Callable[..., World], filler: str) -> None:
+    swarm = world(8 * MIB)
+    small = swarm.directory / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(small)], check=True)
+    try:
+        if filler == "a peer":
+            swarm.seed("seed")
+        node = swarm.node("node", path=str(small / "incoming"), patience=20.0).ready()
+        said = node.hears()
+        assert said.get("failed") == "OSError", said
+        assert "No space left" in said["reason"]
+        kept = (small / "incoming").read_bytes()
+        assert sum(kept[at : at + 65536] == swarm.data[at : at + 65536] for at in range(0, len(kept), 65536)) > 20
+        node.process.kill()
+        node.process.wait()
+    finally:
+        swarm.network.__exit__()
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_a_cable_that_is_pulled_and_put_back_costs_only_time(world: Callable[..., World]) -> None:
     swarm = world(12 * MIB, 40)
     nodes = [swarm.node(f"n{number}").ready() for number in range(2)]
