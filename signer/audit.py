@@ -216,6 +216,7 @@ class AuditLog:
         line = canonical(entry) + b"\n"
         if len(line) > MAX_LINE:
             raise AuditUnwritable(f"{self.path}: an entry of {len(line)} bytes is more than the {MAX_LINE} allowed")
+        read_entry(line, "audit entry")  # what no reader would take must not get between those that they do
         try:
             left = line
             while left:
