@@ -12,9 +12,6 @@ from enum import StrEnum
 STALL = 3.0
 """Seconds without a right piece after which something is done, and after which the next thing is done."""
 
-ALONE = 1.5
-"""The same when nobody is connected: then there is nothing to forget, and no reason to wait for long."""
-
 
 class Action(StrEnum):
     """The steps of a rescue, in order."""
@@ -46,10 +43,10 @@ def decide_rescue(history: History, now: float) -> Action:
     steps = [action for action, _ in history.taken]
     if Action.HTTP in steps:
         return Action.KEEP
-    if history.connected == 0 and now - since >= ALONE:
-        return Action.HTTP
     if now - since < STALL:
         return Action.KEEP
+    if history.connected == 0:  # there is nobody to forget
+        return Action.HTTP
     if Action.READD not in steps:
         return Action.READD
     return Action.DROP_PEERS if Action.DROP_PEERS not in steps else Action.HTTP

@@ -52,6 +52,12 @@ WRONG = 4
 PATIENCE = 60.0
 """Seconds without a right piece, the origin included, after which staging ends with an error; what came is kept."""
 
+RECOVERED = 4 << 20
+"""Bytes from peers after which a rescue over HTTP has done its work: the swarm is alive, and the origin is spared."""
+
+DEAF = 5.0
+"""Seconds for which a tracker that did not answer is not asked for parts again."""
+
 LOOK = 0.25
 """Seconds between looks of the watchdog."""
 
@@ -117,7 +123,7 @@ class SwarmFetching:
         self._rng, self._clock, self._advance, self._patience = rng, clock, advance, patience
         self._here = here
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._http = False
+        self._http, self._before_http, self._deaf_until = False, 0, 0.0
         self._untold: list[tuple[int, int]] | None = None
         self._again: list[tuple[int, int]] = []
         self._pulling: set[int] = set()
@@ -176,6 +182,8 @@ class SwarmFetching:
             if member.progress_at != progress_at:
                 progress_at = member.progress_at
                 taken = [step for step in taken if step[0] is Action.HTTP]
+            if self._http and member.failure is None and member.from_peers - self._before_http > RECOVERED:
+                self._http, taken = False, []
             if now - progress_at > self._patience:
                 raise SourceUnavailable(
                     f"nothing right has come of {member.address} for {self._patience:.0f} s; what came is kept: "
@@ -187,7 +195,7 @@ class SwarmFetching:
             taken.append((action, now))
             self.brought.rescues += (str(action),)
             if action is Action.HTTP:
-                self._http = True
+                self._http, self._before_http = True, member.from_peers
             else:
                 self._swarm.readd(member, forget=action is Action.DROP_PEERS)
         self._advance(missing)
@@ -195,7 +203,7 @@ class SwarmFetching:
     def _pull(self, member: Member, descriptor: int) -> None:
         """Fetch from the origin what the tracker gives us, or in a rescue what is missing, until everything is here."""
         while not self._stop.is_set() and not _done(member):
-            ranges = self._again_ranges() or (self._lacking(member) if self._http else self._given(member))
+            ranges = self._again_ranges() or self._given(member) or (self._lacking(member) if self._http else [])
             if not ranges:
                 self._stop.wait(IDLE if self._untold is not None else IDLE / 10)
             for start, end in ranges:
@@ -218,14 +226,14 @@ class SwarmFetching:
 
     def _given(self, member: Member) -> list[tuple[int, int]]:
         """Parts that the tracker gives us; it is told what we have that it does not know of."""
-        if self._tracker is None:
+        if self._tracker is None or self._clock() < self._deaf_until:
             return []
         with self._lock:
             told, self._untold = (self._untold if self._untold is not None else list(member.leaves.ranges())), []
         try:
             given = self._tracker.parts(member.address, self._swarm.port, told, self._want)
         except (TrackerUnavailable, TrackerRefuses) as exc:
-            self._trouble, given = exc, []
+            self._trouble, given, self._deaf_until = exc, [], self._clock() + DEAF
             with self._lock:
                 self._untold = [*told, *(self._untold or ())]
         if given is None:  # not announced yet, or forgotten: then all is said again

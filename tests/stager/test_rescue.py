@@ -2,7 +2,7 @@
 
 import pytest
 
-from stager.rescue import ALONE, STALL, Action, History, decide_rescue
+from stager.rescue import STALL, Action, History, decide_rescue
 
 
 @pytest.mark.parametrize(
@@ -18,9 +18,9 @@ from stager.rescue import ALONE, STALL, Action, History, decide_rescue
             106.0 + STALL,
             Action.HTTP,
         ),
-        ("nobody is connected", History(100.0, 0), 100.0 + ALONE, Action.HTTP),
-        ("nobody is connected yet", History(100.0, 0), 100.0 + ALONE / 2, Action.KEEP),
-        ("everybody left after joining again", History(100.0, 0, ((Action.READD, 103.0),)), 103.0 + ALONE, Action.HTTP),
+        ("nobody is connected", History(100.0, 0), 100.0 + STALL, Action.HTTP),
+        ("nobody is connected yet", History(100.0, 0), 100.0 + STALL / 2, Action.KEEP),
+        ("everybody left after joining again", History(100.0, 0, ((Action.READD, 103.0),)), 103.0 + STALL, Action.HTTP),
         ("HTTP is at work", History(100.0, 0, ((Action.HTTP, 103.0),)), 200.0, Action.KEEP),
         ("pieces came after a step", History(110.0, 3, ((Action.READD, 103.0),)), 112.0, Action.KEEP),
     ],
