@@ -171,11 +171,9 @@ class _Found:
         """Take in the bytes at `position`, which begins a leaf; only the content's last leaf may be short."""
         # Nine tenths of all time are spent inside sha256; what surrounds it here is written for speed.
         sha256, leaves, data_map = hashlib.sha256, self._leaves, self._map
-        hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
-        if _ZERO_HINT in hints:
-            hints = [0 if hint == _ZERO_HINT else hint for hint in hints]
+        hints = hints_of(data)
         first = position // HINT_BLOCK
-        self._hints[first : first + len(hints)] = array("Q", hints)
+        self._hints[first : first + len(hints)] = hints
         index = position // LEAF
         for offset in range(0, len(data), LEAF):
             leaf = data[offset : offset + LEAF]
@@ -191,6 +189,14 @@ class _Found:
         if sys.byteorder == "big":
             self._hints.byteswap()
         return Measured(Address(root, self._size), bytes(self._map), layer, self._hints.tobytes(), self._data_bytes)
+
+
+def hints_of(data: bytes) -> "array[int]":
+    """The hints of some bytes that begin a block, as numbers; a short block of zeros at the end has none."""
+    hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
+    if _ZERO_HINT in hints:
+        hints = [0 if hint == _ZERO_HINT else hint for hint in hints]
+    return array("Q", hints)
 
 
 def _split(data: bytes) -> Sequence[bytes]:

@@ -7,14 +7,19 @@ are made under the lock with which leases are taken.
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from stager import beside
 from stager.disk import Disk, allocated
-from stager.entries import Entry, Key
+from stager.entries import Entry, Key, Trashed, difference
 from stager.errors import DiskFull, QuotaExceeded, StagerError
 from stager.eviction import Candidate, Choice, choose_victims
 from stager.ledger import Ledger
 from stager.recovery import INCOMING, TRASH, place
+
+_THROWN = "trash/"
+"""Before the names of what lies in the trash, where they stand among keys."""
 
 RESERVE = 8 << 20
 """Bytes of the filesystem that are never promised to content: the ledger and the directories need some."""
@@ -23,9 +28,19 @@ RESERVE = 8 << 20
 class Allowance:
     """The quota of one cache, and who of this process works with what."""
 
-    def __init__(self, root: Path, quota: int, ledger: Ledger, disk: Disk, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        quota: int,
+        ledger: Ledger,
+        disk: Disk,
+        clock: Callable[[], float],
+        shares: Mapping[str, int] | None = None,
+    ) -> None:
         self._root, self._quota, self._ledger, self._disk, self._clock = root, quota, ledger, disk, clock
+        self._shares = dict(shares or {})
         self._users: Counter[Key] = Counter()
+        self.gone: Callable[[Key], None] = _nobody
 
     def enter(self, keys: Iterable[Key]) -> None:
         """This process begins to work with those: they are not evicted, leased or not."""
@@ -52,8 +67,8 @@ class Allowance:
         """Whether this process works with it."""
         return self._users[key] > 0
 
-    def make_room(self, wants: Mapping[Key, int]) -> None:
-        """Reserve for each key as many bytes as wanted (never less than now), evicting what it takes.
+    def make_room(self, wants: Mapping[Key, int], vo: str = "") -> None:
+        """Reserve for each key as many bytes as wanted (never less than now), evicting what it takes, for a VO's need.
 
         Raises:
             QuotaExceeded, DiskFull: not even evicting everything that nobody holds would do; nothing is evicted then.
@@ -61,13 +76,13 @@ class Allowance:
         with self._ledger.exclusive():
             now = self._clock()
             with self._ledger.transaction():
-                wants, victims = self._decide(wants, now)
+                wants, victims = self._decide(wants, now, vo)
             self.remove(victims)
             with self._ledger.transaction():
                 for key, count in wants.items():
                     self._ledger.put_reservation(key, count, now)
 
-    def _decide(self, wants: Mapping[Key, int], now: float) -> tuple[dict[Key, int], tuple[Key, ...]]:
+    def _decide(self, wants: Mapping[Key, int], now: float, vo: str) -> tuple[dict[Key, int], tuple[Key, ...]]:
         """What each key is to have reserved, and what has to go for it."""
         entries = {entry.key: entry for entry in self._ledger.entries()}
         reserved = {key: count for key, (count, _) in self._ledger.reserved().items()}
@@ -75,23 +90,30 @@ class Allowance:
         extra = sum(count - reserved.get(key, 0) for key, count in rows.items())
         if not extra:
             return rows, ()
-        used = sum(entry.allocated for entry in entries.values()) + sum(reserved.values())
+        trash = sum(one.entry.allocated for one in self._ledger.trash())
+        used = sum(entry.allocated for entry in entries.values()) + sum(reserved.values()) + trash
         unwritten = sum(max(0, count - allocated(self._root / INCOMING / key)) for key, count in reserved.items())
         over_quota = used + extra - self._quota
         over_disk = unwritten + extra + RESERVE - _free(self._root)
         need = max(over_quota, over_disk)
         if need <= 0:
             return rows, ()
-        choice = choose_victims(self._candidates(list(entries.values())), need, now)
+        choice = choose_victims(self._candidates(list(entries.values())), need, now, self._shares, vo)
         if choice.freed < need:
             raise self._no_room(extra, choice, over_disk=over_disk > choice.freed)
         return rows, choice.victims
 
     def _candidates(self, entries: list[Entry]) -> list[Candidate]:
-        until = self._ledger.leased_until()
+        until, claims = self._ledger.leased_until(), self._ledger.claims()
+        thrown = [
+            Candidate(_THROWN + one.name, one.entry.allocated, one.since, trashed=True) for one in self._ledger.trash()
+        ]
         rows = [(entry.key, entry.allocated, entry.last_used) for entry in entries]
         rows += [(key, count, last_used) for key, (count, last_used) in self._ledger.reserved().items()]
-        return [Candidate(key, count, last_used, until.get(key), self.busy(key)) for key, count, last_used in rows]
+        return thrown + [
+            Candidate(key, count, last_used, until.get(key), self.busy(key), claims.get(key, frozenset()))
+            for key, count, last_used in rows
+        ]
 
     def _no_room(self, extra: int, choice: Choice, *, over_disk: bool) -> StagerError:
         if over_disk:
@@ -100,8 +122,8 @@ class Allowance:
                 f"promised already, and {choice.freed} bytes could be evicted; free some of it"
             )
         return QuotaExceeded(
-            f"{self._root}: {extra} bytes are needed; of the quota of {self._quota} bytes {choice.held} are leased or "
-            f"being written, and {choice.freed} could be evicted; end machines, or raise the setting node.cache_quota"
+            f"{self._root}: {extra} bytes are needed; of the quota of {self._quota} bytes {choice.held} are leased, "
+            f"being written or within another VO's share, and {choice.freed} could be evicted; end machines, or raise the setting node.cache_quota"
         )
 
     def remove(self, keys: Iterable[Key]) -> None:
@@ -112,21 +134,75 @@ class Allowance:
             OSError: a file would not go; its row has gone, and the next start tries again.
         """
         keys = list(keys)
+        thrown = [key.removeprefix(_THROWN) for key in keys if key.startswith(_THROWN)]
+        keys = [key for key in keys if not key.startswith(_THROWN)]
         with self._ledger.transaction():
             for key in keys:
                 self._ledger.drop_entry(key)
                 self._ledger.drop_reservation(key)
+                self._ledger.drop_claims(key)
+            for name in thrown:
+                self._ledger.drop_trash(name)
         failure: OSError | None = None
-        for path in (path for key in keys for path in (place(self._root, key), self._root / INCOMING / key)):
+        paths = [path for key in keys for path in (place(self._root, key), self._root / INCOMING / key)]
+        for path in paths + [self._root / TRASH / name for name in thrown]:
             try:
                 if os.path.lexists(path):
                     trash = self._root / TRASH / path.name
-                    self._disk.rename(path, trash)
+                    if path != trash:
+                        self._disk.rename(path, trash)
                     self._disk.remove(trash)
             except OSError as exc:
                 failure = failure or exc
+        for key in keys:
+            self.gone(key)
+            with suppress(OSError):
+                beside.forget(self._disk, self._root, key)
         if failure is not None:
             raise failure
+
+    def throw(self, entry: Entry, name: str, reason: str) -> None:
+        """Into the trash under a name: out of the entries first, then the file moves; errors and crashes as :meth:`remove`."""
+        with self._ledger.transaction():
+            self._ledger.drop_entry(entry.key)
+            self._ledger.put_trash(Trashed(name, entry, self._clock(), reason))
+        self.gone(entry.key)
+        self._disk.rename(place(self._root, entry.key), self._root / TRASH / name)
+
+    def restore(self, key: Key) -> bool:
+        """Take something out of the trash again if it is there and the file that was verified; part of a transaction."""
+        one = self._ledger.trashed(key)
+        path = self._root / TRASH / key
+        if one is None:
+            return False
+        self._ledger.drop_trash(key)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                right = difference(descriptor, one.entry) is None
+            finally:
+                os.close(descriptor)
+            if right:
+                self._disk.rename(path, place(self._root, key))
+            else:
+                self._disk.remove(path)
+        except OSError:
+            return False
+        if right:
+            self._ledger.put_entry(one.entry)
+        return right
+
+    def tidy(self, before: float) -> int:
+        """Remove for good what lies in the trash since before an instant; returns how many things."""
+        with self._ledger.exclusive():
+            with self._ledger.transaction():
+                old = [one.name for one in self._ledger.trash() if one.since <= before]
+            self.remove([_THROWN + name for name in old])
+        return len(old)
+
+
+def _nobody(_key: Key) -> None:
+    """Nobody wants to know."""
 
 
 def _free(root: Path) -> int:

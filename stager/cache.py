@@ -3,7 +3,8 @@
     partitions/<first two hex digits>/<address>    verified, read-only, sparse where zero
     blanks/<recipe digest>                         made here, read-only, sparse
     incoming/<key>                                 arriving; what is on the disk is the progress
-    trash/                                         leaving
+    trash/                                         left, and not removed yet
+    beside/                                        piece layers and hints of what is in partitions/
     ledger.db, lock
 
 Content gets its name by one protocol: reserve, allocate, fill, seal, fsync, verify by re-reading, rename, fsync the
@@ -24,10 +25,11 @@ from catalog.errors import CatalogError
 from catalog.measuring import verify
 from signer.documents import canonical
 from signer.progress import Advance, nothing
+from stager import beside
 from stager.allowance import Allowance
 from stager.blanks import digest_of
 from stager.disk import Disk
-from stager.entries import Acquired, Entry, Key, Lease, Usage, Wanted, difference, key_of
+from stager.entries import Acquired, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
 from stager.errors import (
     CacheDegraded,
     CacheUnusable,
@@ -43,6 +45,10 @@ from stager.ledger import Ledger
 from stager.owning import check_quota, own
 from stager.pieces import Guide
 from stager.recovery import INCOMING, describe, place, recover
+from stager.reusing import Donor
+
+WRONG = "wrong-"
+"""Before the name, in the trash, of what was found to have other bytes; it never comes back from there."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -56,7 +62,16 @@ class Cache:
         recovered: what was found and mended when the cache was opened.
     """
 
-    def __init__(self, root: Path, quota: int, clock: Callable[[], float], disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        quota: int,
+        clock: Callable[[], float],
+        disk: Disk | None = None,
+        *,
+        grace: float = 0.0,
+        shares: Mapping[str, int] | None = None,
+    ) -> None:
         """Open or make a cache.
 
         Args:
@@ -64,12 +79,14 @@ class Cache:
             quota: bytes.
             clock: the time in seconds since the epoch; leases outlive the process, so it is wall-clock time.
             disk: what writes to the directory; tests hand in one that fails.
+            grace: seconds for which what somebody evicted, or what was found wrong, stays in the trash.
+            shares: by VO, the bytes that are its own (see `eviction`).
 
         Raises:
             CacheBusy: another process owns it.
             CacheUnusable: it cannot be used, or the quota is more than its filesystem has.
         """
-        self.root, self.quota = root.absolute(), quota
+        self.root, self.quota, self.grace = root.absolute(), quota, grace
         self._clock, self._disk = clock, disk or Disk()
         self._fills: dict[Key, threading.Lock] = {}
         self._degraded: str | None = None
@@ -82,7 +99,7 @@ class Cache:
             except BaseException:
                 self._ledger.close()
                 raise
-            self._allowance = Allowance(self.root, quota, self._ledger, self._disk, clock)
+            self._allowance = Allowance(self.root, quota, self._ledger, self._disk, clock, shares)
         except OSError as exc:
             os.close(self._owned)
             raise self._failed(exc) from exc
@@ -102,6 +119,10 @@ class Cache:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def on_gone(self, listener: Callable[[Key], None]) -> None:
+        """Have a listener called with the key of each entry that leaves, under the cache's lock: it must not wait."""
+        self._allowance.gone = listener
 
     # Leases
 
@@ -162,15 +183,21 @@ class Cache:
         """The absolute path of an entry's file; NotCached if there is none."""
         return place(self.root, self.entry(thing).key)
 
+    def donors(self) -> list[Donor]:
+        """All contents, the last used first: what new contents may be filled from."""
+        entries = sorted(self.entries(), key=lambda entry: -entry.last_used)
+        return [Donor(Address.parse(entry.key), place(self.root, entry.key)) for entry in entries if not entry.digest]
+
     def usage(self) -> Usage:
         """How full the cache is."""
         now = self._clock()
         with self._ledger.transaction():
+            trash = sum(one.entry.allocated for one in self._ledger.trash())
             entries = self._ledger.entries()
             until = self._ledger.leased_until()
             reserved = sum(count for count, _ in self._ledger.reserved().values())
         leased = sum(entry.allocated for entry in entries if until.get(entry.key, 0) > now)
-        return Usage(self.quota, sum(entry.allocated for entry in entries), reserved, leased)
+        return Usage(self.quota, sum(entry.allocated for entry in entries), reserved, leased, trash)
 
     def check(self, thing: Wanted, *, full: bool = False, advance: Advance = nothing) -> None:
         """Demand that an entry is the file that was verified: size, inode, mtime and a sample of its bytes.
@@ -229,17 +256,53 @@ class Cache:
                 who = ", ".join(holders[:3]) or "a staging that is under way"
                 raise InUse(f"{self.root}: {entry.what} is held by {who}; end that first")
             with self._translated():
-                self._allowance.remove([entry.key])
+                if self.grace:
+                    self._allowance.throw(entry, entry.key, "was evicted by hand")
+                else:
+                    self._allowance.remove([entry.key])
         return entry.allocated
+
+    def trash(self) -> list[Trashed]:
+        """What lies in the trash, the oldest first."""
+        with self._ledger.transaction():
+            return self._ledger.trash()
+
+    def tidy(self, *, everything: bool = False) -> int:
+        """Remove from the trash what has been there for its grace time, or everything; returns how many things."""
+        with self._translated():
+            return self._allowance.tidy(self._clock() - (0.0 if everything else self.grace))
+
+    # Scrubbing
+
+    def scrubbed(self, key: Key) -> int:
+        """How far the scrubber is in an entry, in bytes."""
+        with self._ledger.transaction():
+            return self._ledger.scrubbed(key)
+
+    def put_scrubbed(self, key: Key, position: int, *, whole: bool = False) -> None:
+        """Note how far the scrubber is; `whole` when it has found all of it right."""
+        with self._ledger.transaction():
+            self._ledger.put_scrubbed(key, 0 if whole else position)
+            if whole:
+                self._ledger.verified(key, self._clock())
+
+    def condemn(self, entry: Entry, reason: str) -> None:
+        """An entry was found wrong: it leaves at once and is kept in the trash for its grace time, to be looked at.
+
+        Raises:
+            EntryChanged: always.
+        """
+        self._condemn(entry, reason)
 
     # Filling
 
     @contextmanager
-    def reserve(self, wants: Mapping[Wanted, int]) -> Iterator[None]:
+    def reserve(self, wants: Mapping[Wanted, int], vo: str = "") -> Iterator[None]:
         """Promise room, and protect things from eviction while the block runs.
 
         Args:
             wants: for each thing the bytes that it will allocate; 0 for what is present and only has to stay.
+            vo: whose image needs them.
 
         Raises:
             QuotaExceeded, DiskFull: there is no room even when everything that nobody holds goes; nothing was evicted.
@@ -249,9 +312,11 @@ class Cache:
         with self._ledger.transaction():
             self._refuse_when_degraded()
             self._allowance.enter(keys)
+            if vo:
+                self._ledger.claim(vo, keys)
         try:
             with self._translated():
-                self._allowance.make_room(keys)
+                self._allowance.make_room(keys, vo)
             yield
         finally:
             with self._translated(), self._ledger.transaction():
@@ -306,15 +371,16 @@ class Cache:
         """
         self._refuse_when_degraded()
         self._durably(incoming.path, lambda: self._seal(incoming))
-        digest, what = b"", incoming.key
+        digest, what, proved, data_bytes = b"", incoming.key, None, 0
         if isinstance(thing, Address):
             try:
-                data_bytes = read_back(incoming, guide if guide is not None else Guide.of(thing))
+                proved = read_back(incoming, guide if guide is not None else Guide.of(thing))
+                data_bytes = proved.data_bytes
             except CatalogError as exc:
                 incoming.empty()
                 raise ContentCorrupt(f"what was staged as {thing} is something else: {exc}") from exc
         else:
-            data_bytes, what = 0, canonical(thing).decode()
+            what = canonical(thing).decode()
             digest = digest_of(incoming.descriptor)
         target = place(self.root, incoming.key)
         entry = describe(
@@ -327,6 +393,8 @@ class Cache:
         self._durably(target, lambda: self._disk.sync_directory(target.parent))
         with self._ledger.transaction():
             self._ledger.put_entry(entry)
+        if proved is not None:
+            beside.keep(self._disk, self.root, incoming.key, proved.layer, proved.hints)
         return entry
 
     def _seal(self, incoming: Incoming) -> None:
@@ -343,9 +411,9 @@ class Cache:
         return entry
 
     def _present(self, key: Key) -> bool:
-        """Whether there is an entry, with its file; a row whose file somebody removed is dropped."""
+        """Whether there is an entry, with its file, perhaps in the trash; a row whose file somebody removed is dropped."""
         if self._ledger.entry(key) is None:
-            return False
+            return self._allowance.restore(key)
         if place(self.root, key).is_file():
             return True
         self._ledger.drop_entry(key)
@@ -357,7 +425,10 @@ class Cache:
                 now = self._ledger.entry(entry.key)
             if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
                 with self._translated():
-                    self._allowance.remove([entry.key])
+                    if self.grace and place(self.root, entry.key).is_file():
+                        self._allowance.throw(entry, WRONG + entry.key, reason)
+                    else:
+                        self._allowance.remove([entry.key])
         raise EntryChanged(
             f"{place(self.root, entry.key)}: {reason} since it was verified; it has been dropped, stage the image again"
         )

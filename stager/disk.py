@@ -3,9 +3,16 @@
 Tests hand the cache a Disk that fails, or kills, at the n-th step; nothing else in this package writes to the cache.
 """
 
+import errno
 import os
 import shutil
 from pathlib import Path
+
+NO_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What copy_file_range says where a filesystem, or a pair of them, has no such thing."""
+
+COPY = 1 << 20
+"""Bytes copied at once where the kernel cannot do it by itself."""
 
 SEALED = 0o444
 OPEN = 0o600
@@ -36,6 +43,27 @@ class Disk:
         while rest:
             done = os.pwrite(descriptor, rest, offset)
             rest, offset = rest[done:], offset + done
+
+    def copy(self, source: int, descriptor: int, offset: int, target: int, length: int) -> int:
+        """Copy bytes of one open file into another, sharing blocks where the filesystem can; returns how many."""
+        done = 0
+        while done < length:
+            try:
+                came = os.copy_file_range(source, descriptor, length - done, offset + done, target + done)
+            except OSError as exc:
+                if exc.errno not in NO_COPY:
+                    raise
+                came = os.pwrite(descriptor, os.pread(source, min(COPY, length - done), offset + done), target + done)
+            if not came:
+                break  # the source is shorter than it was
+            done += came
+        return done
+
+    def put(self, path: Path, data: bytes) -> None:
+        """Write a small file in one step; whether it lasts does not matter."""
+        fresh = path.with_name(path.name + ".new")
+        fresh.write_bytes(data)
+        fresh.replace(path)
 
     def empty(self, descriptor: int) -> None:
         """Forget all bytes of a file, keep its size."""

@@ -65,6 +65,29 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Trashed:
+    """An entry that has left and whose file is still there.
+
+    Attributes:
+        name: of the file in `trash/`: the key, or for what was found wrong `wrong-` and the key.
+        since: when it left, in seconds since the epoch.
+        reason: why, for people.
+    """
+
+    name: str
+    entry: Entry
+    since: float
+    reason: str
+
+
+FOREVER = 253_402_300_799.0
+"""The end of a pin's lease: the last second of the year 9999."""
+
+PIN = "pin:"
+"""Holders that begin so are pins; the image ID follows."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """A holder's claim on an entry (or on what is about to become one) until an instant, in seconds since the epoch."""
 
@@ -84,12 +107,14 @@ class Acquired:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes: the quota, what entries take, what is reserved for entries to come, and what of the entries is leased."""
+    """Bytes: the quota, what entries take, what is reserved for entries to come, what of the entries is leased, and what
+    lies in the trash."""
 
     quota: int
     allocated: int
     reserved: int
     leased: int
+    trash: int = 0
 
 
 def sample_offsets(key: Key, size: int) -> tuple[int, ...]:

@@ -1,40 +1,48 @@
 """Fetching one content from a source into its incoming file: ranges in parallel, every piece proved as it arrives.
 
-What an earlier attempt left is proved again and kept. A cut connection goes on at the byte where it was cut. A piece that
-is wrong is asked for again, whole and a bounded number of times; then the error names it.
+Asked for are the blocks that are neither zero nor here already. A cut connection goes on at the byte where it was cut. A
+piece that is wrong is asked for again, whole and a bounded number of times; then the error names it.
 """
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from catalog.byteranges import MAX_RANGES
 from signer.progress import Advance, nothing
 from stager.errors import ContentCorrupt
 from stager.filling import Incoming
-from stager.pieces import Guide, parts
-from stager.sources import Resuming, Source
+from stager.matching import lacking
+from stager.pieces import Guide
+from stager.reusing import Reused
+from stager.sources import Range, Resuming, Source
 
 CORRUPT_TRIES = 3
 """How often a wrong piece is asked for again. Chance does not hit the same piece thrice."""
 
 
+def unlimited(_count: int) -> None:
+    """No limit of a rate."""
+
+
 @dataclass(frozen=True)
 class Pace:
-    """How a source is used: requests in parallel, bytes per request, and how to wait."""
+    """How a source is used: requests in parallel, bytes per request, how to wait, and what holds up bytes that come too
+    fast (called with their number)."""
 
     connections: int = 4
     part_bytes: int = 8 << 20
     sleep: Callable[[float], None] = time.sleep
+    throttle: Callable[[int], None] = unlimited
 
 
 @dataclass
 class Fetched:
-    """Bytes: what came over the network, wasted ones included; what an earlier attempt had left."""
+    """Bytes that came over the network, wasted ones included."""
 
     received: int = 0
-    resumed: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def came(self, count: int) -> None:
@@ -43,12 +51,39 @@ class Fetched:
             self.received += count
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A piece to bring and what of it must be fetched; `mixed` when the rest of it is in the file, unproved."""
+
+    number: int
+    ranges: list[Range]
+    mixed: bool
+
+    @property
+    def length(self) -> int:
+        return sum(end - start for start, end in self.ranges)
+
+
+def missing_pieces(guide: Guide, incoming: Incoming) -> list[int]:
+    """The pieces with data that are not in the file: what an earlier attempt left counts when it proves itself."""
+    if guide.layer is None:
+        return list(guide.needed)
+    missing = []
+    for piece in guide.needed:
+        start, end = guide.bounds(piece)
+        if not incoming.stored(start, end) or guide.judge(piece, start, incoming.read(start, end)) is None:
+            missing.append(piece)
+    return missing
+
+
 class Fetching:
     """One fetch: a guide, a source, the file to fill.
 
     Args:
+        pieces: those to bring, in order.
+        reused: what of them has been copied from elsewhere.
         grow: called with the bytes that will be allocated beyond those of the guide's data extents, before they are.
-        advance: called, from one thread at a time, with bytes of the content that are settled: zero, kept or fetched.
+        advance: called, from one thread at a time, with bytes of the content that are settled.
     """
 
     def __init__(
@@ -56,15 +91,18 @@ class Fetching:
         source: Source,
         guide: Guide,
         incoming: Incoming,
+        pieces: Sequence[int],
         *,
         pace: Pace,
         grow: Callable[[int], None],
         advance: Advance = nothing,
+        reused: Reused | None = None,
     ) -> None:
         self._source, self._guide, self._incoming, self._pace = Resuming(source, pace.sleep), guide, incoming, pace
-        self._grow, self._advance = grow, advance
+        self._grow, self._advance, self._reused = grow, advance, reused
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._wrong: list[int] = []
+        self._pieces = [self._plan(piece) for piece in pieces]
         self.fetched = Fetched()
 
     def run(self) -> Fetched:
@@ -75,91 +113,96 @@ class Fetching:
             SourceUnavailable, SourceLacks: the source fails; what has come is kept in the file.
             OSError: the disk fails.
         """
-        guide = self._guide
-        missing = self._missing()
-        if guide.data_map is not None or guide.layer is not None:
-            self._incoming.allocate(guide.data_extents)
-        ranges = list(parts(missing, max(1, self._pace.part_bytes // guide.piece)))
-        if len(ranges) <= 1:
-            for first, last in ranges:
-                self._part(first, last)
+        for piece in self._pieces:
+            if not piece.ranges:
+                self._arrived(piece, b"")
+        jobs = list(_requests((piece for piece in self._pieces if piece.ranges), self._pace.part_bytes))
+        if len(jobs) <= 1:
+            for job in jobs:
+                self._request(job)
         else:
             with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="fetch") as pool:
-                jobs = [pool.submit(self._part, first, last) for first, last in ranges]
-                done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-                if any(job.exception() for job in done):
+                running = [pool.submit(self._request, job) for job in jobs]
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                if any(one.exception() for one in done):
                     self._stop.set()
                     pool.shutdown(wait=True, cancel_futures=True)
-            for job in jobs:
-                if not job.cancelled():
-                    job.result()
-        for piece in sorted(self._wrong):
-            self._again(piece)
+            for one in running:
+                if not one.cancelled():
+                    one.result()
+        for number in sorted(self._wrong):
+            self._again(number)
         return self.fetched
 
-    def _missing(self) -> list[int]:
-        """The pieces to fetch: all with data, but for those that an earlier attempt left and that prove themselves."""
-        guide, incoming = self._guide, self._incoming
-        missing = []
-        settled = guide.address.size
-        for piece in guide.needed:
-            start, end = guide.bounds(piece)
-            if (
-                guide.layer is not None
-                and incoming.stored(start, end)
-                and guide.judge(piece, start, incoming.read(start, end)) is not None
-            ):
-                self.fetched.resumed += end - start
-                continue
-            missing.append(piece)
-            settled -= end - start
-        self._advance(settled)
-        return missing
+    def _plan(self, piece: int) -> _Piece:
+        """What of a piece to fetch: leaves with data, less what is here."""
+        ranges, reused = self._guide.ranges(piece), self._reused
+        if reused is None:
+            return _Piece(piece, ranges, mixed=False)
+        short = [run for start, end in ranges for run in lacking(start, end, reused.has)]
+        return _Piece(piece, short, mixed=short != ranges)
 
-    def _part(self, first: int, last: int) -> None:
-        """Fetch a run of neighbouring pieces in one request."""
-        guide = self._guide
-        begin, end = guide.span(first)[0], guide.span(last)[1]
-        piece = first
+    def _request(self, pieces: list[_Piece]) -> None:
+        """Fetch what is missing of some pieces in one request."""
+        ranges = joined(run for piece in pieces for run in piece.ranges)
+        waiting = iter(pieces)
+        piece: _Piece | None = next(waiting)
         buffer = bytearray()
-        for chunk in self._source.read(guide.address, begin, end):
+        for chunk in self._source.read_many(self._guide.address, ranges):
             if self._stop.is_set():
                 return
             self.fetched.came(len(chunk))
+            self._pace.throttle(len(chunk))
             buffer += chunk
-            while piece <= last:
-                low, high = max(begin, guide.bounds(piece)[0]), min(end, guide.bounds(piece)[1])
-                if len(buffer) < high - low:
-                    break
-                content = bytes(memoryview(buffer)[: high - low])
-                del buffer[: high - low]
-                self._arrived(piece, low, content)
-                piece += 1
+            while piece is not None and len(buffer) >= piece.length:
+                content = bytes(memoryview(buffer)[: piece.length])
+                del buffer[: piece.length]
+                self._arrived(piece, content)
+                piece = next(waiting, None)
 
-    def _arrived(self, piece: int, offset: int, content: bytes) -> None:
-        runs = self._guide.judge(piece, offset, content)
+    def _arrived(self, piece: _Piece, content: bytes) -> None:
+        """What was fetched of a piece is here: prove all of it, and write what is new."""
+        start, end = self._guide.bounds(piece.number)
+        if piece.mixed:
+            whole = bytearray(self._incoming.read(start, end))
+        else:
+            start, end = piece.ranges[0][0], piece.ranges[-1][1]
+            whole = bytearray() if len(piece.ranges) == 1 else bytearray(end - start)
+        if len(piece.ranges) == 1 and not piece.mixed:
+            runs = self._guide.judge(piece.number, start, content)
+        else:
+            at = 0
+            for low, high in piece.ranges:
+                whole[low - start : high - start] = content[at : at + high - low]
+                at += high - low
+            runs = self._guide.judge(piece.number, start, bytes(whole))
         if runs is None:
             with self._lock:
-                self._wrong.append(piece)
+                self._wrong.append(piece.number)
             return
+        if piece.mixed:
+            runs = [(low, bytes(whole[low - start : high - start])) for low, high in piece.ranges]
         for place, data in runs:
             self._incoming.write(data, place)
-        start, end = self._guide.bounds(piece)
+        low, high = self._guide.bounds(piece.number)
         with self._lock:
-            self._advance(end - start)
+            self._advance(high - low)
 
     def _again(self, piece: int) -> None:
-        """A wrong piece, whole: it may be the map that was wrong about where in it the data is."""
+        """A wrong piece, whole: it may be a map or a hint that was wrong about what need not be fetched."""
         guide = self._guide
         start, end = guide.bounds(piece)
-        low, high = guide.span(piece)
         for _ in range(CORRUPT_TRIES):
             content = b"".join(self._source.read(guide.address, start, end))
             self.fetched.came(len(content))
+            self._pace.throttle(len(content))
             runs = guide.judge(piece, start, content)
             if runs is not None:
-                if end - start > high - low:
-                    self._grow(end - start - (high - low))
+                asked = sum(high - low for low, high in guide.ranges(piece))
+                if end - start > asked:
+                    self._grow(end - start - asked)
+                if self._incoming.stored(start, end):
+                    runs = [(start, content)]  # zeros are written too: other bytes may be where they belong
                 for place, data in runs:
                     self._incoming.write(data, place)
                 self._advance(end - start)
@@ -168,3 +211,29 @@ class Fetching:
             f"piece {piece} (bytes {start}-{end}) of {guide.address} came wrong {CORRUPT_TRIES + 1} times; the source is "
             "broken or hostile: tell its operator, or stage from another"
         )
+
+
+def joined(runs: Iterable[Range]) -> list[Range]:
+    """Ranges in order, with those that touch put together."""
+    found: list[Range] = []
+    for start, end in runs:
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], end)
+        else:
+            found.append((start, end))
+    return found
+
+
+def _requests(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
+    """The pieces of each request: at most so many bytes, and so many ranges, as one may ask for."""
+    group: list[_Piece] = []
+    size = ranges = 0
+    for piece in pieces:
+        if group and (size + piece.length > most or ranges + len(piece.ranges) > MAX_RANGES):
+            yield group
+            group, size, ranges = [], 0, 0
+        group.append(piece)
+        size += piece.length
+        ranges += len(piece.ranges)
+    if group:
+        yield group

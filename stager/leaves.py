@@ -68,6 +68,16 @@ class Leaves:
         first = piece * self._per_piece
         return 0 not in self._here[first : first + self._per_piece]
 
+    def lacking(self, piece: int) -> list[tuple[int, int]]:
+        """(start, end) in bytes of each run of leaves of a piece that is missing, in order."""
+        end = min((piece + 1) * self._per_piece, len(self._here))
+        runs, at = [], piece * self._per_piece
+        while (first := self._here.find(0, at, end)) >= 0:
+            at = self._here.find(1, first, end)
+            at = end if at < 0 else at
+            runs.append((first * LEAF, min(at * LEAF, self.address.size)))
+        return runs
+
     @property
     def complete(self) -> bool:
         """Whether everything is here."""

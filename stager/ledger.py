@@ -4,17 +4,18 @@ The book says what is verified, who holds it and what is promised; the directory
 two agree. All methods are to be called inside a `transaction`, which also serialises the threads of this process.
 """
 
+import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from stager.entries import Entry, Key, Lease
+from stager.entries import Entry, Key, Lease, Trashed
 from stager.errors import CacheUnusable, DiskFull, StagerError
 
-VERSION = 1
+VERSION = 2
 """Of the tables below; another one in the file is refused."""
 
 _TABLES = """
@@ -28,8 +29,26 @@ CREATE TABLE leases (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX leases_by_key ON leases (key, expires_at);
 CREATE TABLE reservations (key TEXT PRIMARY KEY, reserved INTEGER NOT NULL, last_used REAL NOT NULL) STRICT;
-PRAGMA user_version = 1;
 """
+_SECOND = """
+CREATE TABLE trash (
+    name TEXT PRIMARY KEY, entry TEXT NOT NULL, allocated INTEGER NOT NULL, since REAL NOT NULL, reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE claims (vo TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (vo, key)) STRICT, WITHOUT ROWID;
+CREATE TABLE scrubbing (key TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT;
+PRAGMA user_version = 2;
+"""
+
+
+def _pack(entry: Entry) -> str:
+    return json.dumps([value.hex() if isinstance(value, bytes) else value for value in astuple(entry)])
+
+
+def _unpack(text: str) -> Entry:
+    values = dict(zip((field.name for field in fields(Entry)), json.loads(text), strict=True))
+    return Entry(**values | {name: bytes.fromhex(values[name]) for name in ("sample", "digest")})
+
+
 _COLUMNS = ", ".join(field.name for field in fields(Entry))
 
 
@@ -47,12 +66,12 @@ class Ledger:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")
                 (version,) = self._db.execute("PRAGMA user_version").fetchone()
-                if version == 0:
-                    self._db.executescript("BEGIN IMMEDIATE;" + _TABLES + "COMMIT;")
+                if version in (0, 1):
+                    self._db.executescript("BEGIN IMMEDIATE;" + ("" if version else _TABLES) + _SECOND + "COMMIT;")
         except StagerError:
             self._db.close()
             raise
-        if version not in (0, VERSION):
+        if version not in (0, 1, VERSION):
             self._db.close()
             raise CacheUnusable(
                 f"{path}: was written by another version of Partita (tables {version}, this one has {VERSION}); "
@@ -122,6 +141,55 @@ class Ledger:
     def drop_entry(self, key: Key) -> None:
         """Forget an entry."""
         self._db.execute("DELETE FROM entries WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
+
+    def put_trash(self, one: Trashed) -> None:
+        """Note what lies in the trash."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO trash VALUES (?, ?, ?, ?, ?)",
+            (one.name, _pack(one.entry), one.entry.allocated, one.since, one.reason),
+        )
+
+    def trash(self) -> list[Trashed]:
+        """What lies in the trash, the oldest first."""
+        rows = self._db.execute("SELECT name, entry, since, reason FROM trash ORDER BY since, name")
+        return [Trashed(name, _unpack(entry), since, reason) for name, entry, since, reason in rows]
+
+    def trashed(self, name: str) -> Trashed | None:
+        """One thing in the trash."""
+        row = self._db.execute("SELECT name, entry, since, reason FROM trash WHERE name = ?", (name,)).fetchone()
+        return Trashed(row[0], _unpack(row[1]), row[2], row[3]) if row else None
+
+    def drop_trash(self, name: str) -> None:
+        """It has left the trash."""
+        self._db.execute("DELETE FROM trash WHERE name = ?", (name,))
+
+    def claim(self, vo: str, keys: Iterable[Key]) -> None:
+        """Note that a VO's images have those."""
+        self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", [(vo, key) for key in keys])
+
+    def claims(self) -> dict[Key, frozenset[str]]:
+        """For each key that was claimed, the VOs that did."""
+        found: dict[Key, set[str]] = {}
+        for vo, key in self._db.execute("SELECT vo, key FROM claims"):
+            found.setdefault(key, set()).add(vo)
+        return {key: frozenset(vos) for key, vos in found.items()}
+
+    def drop_claims(self, key: Key) -> None:
+        """Nobody's images need it here any more."""
+        self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
+
+    def scrubbed(self, key: Key) -> int:
+        """How far the scrubber is in an entry, in bytes."""
+        row = self._db.execute("SELECT position FROM scrubbing WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def put_scrubbed(self, key: Key, position: int) -> None:
+        """Note how far the scrubber is; 0 is at the beginning."""
+        if position:
+            self._db.execute("INSERT OR REPLACE INTO scrubbing VALUES (?, ?)", (key, position))
+        else:
+            self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
 
     def used(self, key: Key, now: float) -> None:
         """Note that an entry was asked for."""

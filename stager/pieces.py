@@ -74,6 +74,19 @@ class Guide:
         leaves = [leaf for leaf in range(start // LEAF, -(-end // LEAF)) if self._maps(leaf)]
         return (leaves[0] * LEAF, min((leaves[-1] + 1) * LEAF, end)) if leaves else (start, end)
 
+    def ranges(self, piece: int) -> list[tuple[int, int]]:
+        """(start, end) of each run of leaves to fetch of a piece: those with data, as the map has it; else as `span`."""
+        start, end = self.bounds(piece)
+        runs: list[tuple[int, int]] = []
+        for leaf in range(start // LEAF, -(-end // LEAF)) if self.data_map is not None else ():
+            if self._maps(leaf):
+                low, high = leaf * LEAF, min((leaf + 1) * LEAF, end)
+                if runs and runs[-1][1] == low:
+                    runs[-1] = (runs[-1][0], high)
+                else:
+                    runs.append((low, high))
+        return runs or [(start, end)]
+
     def hash_of(self, piece: int) -> bytes | None:
         """What a piece must hash to; None without a layer."""
         return None if self.layer is None else self.layer[piece * 32 : piece * 32 + 32]

@@ -13,6 +13,8 @@ from pathlib import Path
 from catalog.address import Address
 from catalog.errors import CatalogError
 from catalog.measuring import verify
+from stager import beside
+from stager.beside import BESIDE
 from stager.disk import Disk, allocated
 from stager.entries import Entry, Key, sample
 from stager.ledger import Ledger
@@ -41,7 +43,7 @@ def place(root: Path, key: Key) -> Path:
 
 def make_directories(root: Path) -> None:
     """The cache's directories, for its owner only to change."""
-    for name in (PARTITIONS, BLANKS, INCOMING, TRASH):
+    for name in (PARTITIONS, BLANKS, INCOMING, TRASH, BESIDE):
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
@@ -65,7 +67,7 @@ def describe(descriptor: int, key: Key, what: str, *, data_bytes: int, digest: b
 
 def recover(root: Path, ledger: Ledger, disk: Disk, now: float) -> Recovered:
     """Make directory and ledger agree; see the module's text."""
-    removed = sum(_remove(disk, path) for path in (root / TRASH).iterdir())
+    removed = _sort_trash(root, ledger, disk)
     with ledger.transaction():
         expired = ledger.expire(now)
         lost = [entry.key for entry in ledger.entries() if not _is_file(place(root, entry.key), entry.size)]
@@ -79,7 +81,23 @@ def recover(root: Path, ledger: Ledger, disk: Disk, now: float) -> Recovered:
         else:
             removed += _remove(disk, path)
     resumable, litter = _arriving(root, ledger, disk, known)
+    with ledger.transaction():
+        here = {entry.key for entry in ledger.entries()} | set(ledger.reserved())
+        here |= {one.name for one in ledger.trash()}
+    for path in (root / BESIDE).iterdir():
+        if beside.key_of(path.name) not in here:
+            disk.remove(path)
     return Recovered(adopted, len(lost), resumable, removed + litter, expired)
+
+
+def _sort_trash(root: Path, ledger: Ledger, disk: Disk) -> int:
+    """Keep in the trash what the ledger knows; returns how many things were removed."""
+    with ledger.transaction():
+        known = {one.name for one in ledger.trash()}
+        for name in known:
+            if not _is_file(root / TRASH / name, None):
+                ledger.drop_trash(name)
+    return sum(_remove(disk, path) for path in (root / TRASH).iterdir() if path.name not in known)
 
 
 def _strays(root: Path, known: set[Key]) -> list[Path]:
@@ -122,19 +140,20 @@ def _adopt(root: Path, ledger: Ledger, disk: Disk, path: Path, now: float) -> bo
         address = Address.parse(path.name)
         if path != place(root, path.name) or not _is_file(path, address.size):
             return False
-        data_bytes = verify(path, address).data_bytes
+        measured = verify(path, address)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             disk.seal(descriptor)
             disk.sync(descriptor)
             disk.sync_directory(path.parent)
-            entry = describe(descriptor, path.name, path.name, data_bytes=data_bytes, digest=b"", now=now)
+            entry = describe(descriptor, path.name, path.name, data_bytes=measured.data_bytes, digest=b"", now=now)
         finally:
             os.close(descriptor)
     except (ValueError, CatalogError, OSError):
         return False
     with ledger.transaction():
         ledger.put_entry(entry)
+    beside.keep(disk, root, entry.key, measured.layer, measured.hints)
     return True
 
 

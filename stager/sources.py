@@ -4,14 +4,17 @@ A ladder: the lowest rung reads ranges; one that can also say which leaves hold 
 sides work. Features are wrappers around sources, so that they stack.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from catalog.address import Address
-from catalog.errors import CatalogError, NotFound
+from catalog.errors import CatalogError, Malformed, NotFound, RangeRefused
 from stager.errors import SourceLacks, SourceUnavailable, StagerError
 from stager.pieces import Guide
+
+Range = tuple[int, int]
+"""(start, end) in bytes, end exclusive."""
 
 
 class Source(Protocol):
@@ -40,6 +43,44 @@ class GuidedSource(Source, Protocol):
         ...
 
 
+@runtime_checkable
+class ScatteredSource(Source, Protocol):
+    """A source that gives several ranges in one answer."""
+
+    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """The bytes of at most MAX_RANGES ranges, in order and with gaps between them, one after the other; as `read`."""
+        ...
+
+
+@runtime_checkable
+class HintingSource(Source, Protocol):
+    """A source that has the hints of content; None where it has not."""
+
+    def hints(self, address: Address) -> bytes | None:
+        """8 bytes for each 4 KiB (docs/formats.md), unproved."""
+        ...
+
+
+def read_ranges(source: Source, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    """The bytes of ranges, in one request where the source can; errors as `Source.read`."""
+    if len(ranges) > 1 and isinstance(source, ScatteredSource):
+        yield from source.read_many(address, ranges)
+        return
+    for start, end in ranges:
+        yield from source.read(address, start, end)
+
+
+def beyond(ranges: Sequence[Range], count: int) -> list[Range]:
+    """What is left of ranges after their first `count` bytes."""
+    left: list[Range] = []
+    for start, end in ranges:
+        skipped = min(count, end - start)
+        count -= skipped
+        if start + skipped < end:
+            left.append((start + skipped, end))
+    return left
+
+
 CUT_TRIES = 5
 """How often in a row a range may be cut with less than GAIN bytes between the cuts."""
 
@@ -58,20 +99,25 @@ class Resuming:
 
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See Source; SourceUnavailable when cuts leave no hope."""
-        position, mark, cuts = start, start, 0
+        yield from self.read_many(address, [(start, end)])
+
+    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """See ScatteredSource; SourceUnavailable when cuts leave no hope."""
+        size = sum(end - start for start, end in ranges)
+        position = mark = cuts = 0
         while True:
             try:
-                for chunk in self._source.read(address, position, end):
-                    if len(chunk) > end - position:
-                        yield chunk[: end - position]
-                        position = end
+                for chunk in read_ranges(self._source, address, beyond(ranges, position)):
+                    if len(chunk) > size - position:
+                        yield chunk[: size - position]
+                        position = size
                         break
                     position += len(chunk)
                     yield chunk
-                reason = f"the range {start}-{end} of {address} ended at byte {position}"
+                reason = f"{_said(ranges)} of {address} ended at byte {position} of {size}"
             except SourceUnavailable as exc:
                 reason = str(exc)
-            if position == end:
+            if position == size:
                 return
             cuts = 1 if position - mark >= GAIN else cuts + 1
             mark = position
@@ -82,13 +128,22 @@ class Resuming:
             self._sleep(FIRST_PAUSE * 2 ** (cuts - 1))
 
 
+def _said(ranges: Sequence[Range]) -> str:
+    start, end = ranges[0][0], ranges[-1][1]
+    return f"the range {start}-{end}" if len(ranges) == 1 else f"{len(ranges)} ranges within {start}-{end}"
+
+
+SINGLE = 64 << 10
+"""Bytes of the smallest piece: what is no longer is proved by its root alone, and asking for its map costs a round trip."""
+
+
 def guide_for(source: Source, address: Address) -> Guide:
     """What a source says of content, as far as it proves itself or is harmless when wrong.
 
     Raises:
         SourceUnavailable, SourceLacks: from the source; a missing accelerator alone is no error.
     """
-    if not isinstance(source, GuidedSource):
+    if not isinstance(source, GuidedSource) or address.size <= SINGLE:
         return Guide.of(address)
     layer = data_map = None
     if Guide.of(address).layer is None:
@@ -110,8 +165,16 @@ class Blobs(Protocol):
         """The bytes from start up to end."""
         ...
 
+    def blob_ranges(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """The bytes of several ranges."""
+        ...
+
     def layer(self, address: Address) -> bytes:
         """The piece layer."""
+        ...
+
+    def hints(self, address: Address) -> bytes:
+        """The hints."""
         ...
 
     def data_map(self, address: Address) -> bytes:
@@ -124,11 +187,35 @@ class HttpSource:
 
     def __init__(self, client: Blobs) -> None:
         self._client = client
+        self._scattered = True
 
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See Source."""
         with _translated(address):
             yield from self._client.blob_range(address, start, end)
+
+    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """See ScatteredSource. What is no catalog of ours may not know several ranges: then they are asked for singly."""
+        came = 0
+        if self._scattered:
+            try:
+                with _translated(address):
+                    for chunk in self._client.blob_ranges(address, ranges):
+                        came += len(chunk)
+                        yield chunk
+            except SourceUnavailable as exc:
+                if not isinstance(exc.__cause__, Malformed | RangeRefused):
+                    raise
+                self._scattered = False
+            else:
+                return
+        for start, end in beyond(ranges, came):
+            yield from self.read(address, start, end)
+
+    def hints(self, address: Address) -> bytes | None:
+        """See HintingSource."""
+        with _translated(address):
+            return self._client.hints(address)
 
     def layer(self, address: Address) -> bytes | None:
         """See GuidedSource."""

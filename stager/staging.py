@@ -1,22 +1,32 @@
 """Staging: everything that an image consists of, verified, on this node, leased to whoever asked."""
 
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from catalog.address import Address
 from catalog.manifest import Blank, Manifest
 from signer.progress import Advance, nothing
+from stager.arriving import Arrival, Arrivals
 from stager.blanks import make_blank, room
+from stager.bringing import Bringing, with_metadata
 from stager.cache import Cache
 from stager.entries import Wanted
-from stager.errors import ContentCorrupt, NotCached
-from stager.fetching import Fetching, Pace
+from stager.errors import NotCached
+from stager.fetching import Pace
 from stager.filling import Incoming
 from stager.pieces import Guide
+from stager.sharing import Sharing
 from stager.sources import Source, guide_for
+
+SMALL = 1 << 20
+"""Bytes of a content up to which several are brought at once."""
 
 ROUNDS = 3
 """How often what vanished while the rest was staged (its file removed by hand) is staged again."""
@@ -43,9 +53,11 @@ class Staged:
     Attributes:
         held: path and state of everything that it consists of.
         from_cache: bytes of data (zeros do not count) that were here already.
-        from_network: bytes that came from the source, those of failed attempts included.
+        from_network: bytes that came from peers and the source, those of failed attempts included.
         resumed: bytes that an interrupted staging had left.
         made: blanks that were made now.
+        copied: bytes copied from other contents in the cache.
+        from_peers: of `from_network`, what came from other nodes.
     """
 
     held: Mapping[Wanted, Held]
@@ -53,6 +65,8 @@ class Staged:
     from_network: int
     resumed: int
     made: int
+    copied: int = 0
+    from_peers: int = 0
 
     def path(self, address: Address) -> Path:
         """The absolute path of content; NotCached if the image has no such content."""
@@ -82,9 +96,9 @@ def total(manifest: Manifest) -> int:
 class Stager:
     """Stages images from a source into a cache. One for all threads of a node."""
 
-    def __init__(self, cache: Cache, source: Source, pace: Pace | None = None) -> None:
-        self.cache = cache
-        self._source, self._pace = source, pace or Pace()
+    def __init__(self, cache: Cache, source: Source, pace: Pace | None = None, sharing: Sharing | None = None) -> None:
+        self.cache, self.arrivals = cache, Arrivals(time.monotonic)
+        self._source, self._pace, self._sharing = source, pace or Pace(), sharing
 
     def stage(self, manifest: Manifest, holder: str, ttl: float, advance: Advance = nothing) -> Staged:
         """Have an image on this node.
@@ -103,18 +117,18 @@ class Stager:
                 kept for the next attempt as long as there is room.
         """
         wanted = wanted_of(manifest)
-        counts = _Counts()
+        counts = _Counts(manifest.title, advance)
         acquired = self.cache.acquire(wanted, holder, ttl)
         fresh = acquired.fresh
         try:
             for round_ in range(ROUNDS):
-                with self._prepared(wanted, acquired.missing) as guides:
-                    for thing in acquired.present:
-                        if round_ == 0:
-                            counts.from_cache += self.cache.entry(thing).data_bytes
-                            advance(thing.size)
-                    for thing in acquired.missing:
-                        self._bring(thing, guides.get(thing), counts, advance if round_ == 0 else nothing)
+                with self._prepared(wanted, acquired.missing, manifest.vo) as guides:
+                    if round_ == 0:
+                        for thing in acquired.present:
+                            counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
+                    else:
+                        counts.advance = nothing
+                    self._bring_all(acquired.missing, guides, counts)
                     again = self.cache.acquire(wanted, holder, ttl)
                 if not again.missing:
                     break
@@ -123,47 +137,69 @@ class Stager:
         except BaseException:
             self.cache.release(holder, fresh)
             raise
-        return Staged(held, counts.from_cache, counts.from_network, counts.resumed, counts.made)
+        return Staged(
+            held,
+            counts.from_cache,
+            counts.from_peers + counts.from_origin,
+            counts.resumed,
+            counts.made,
+            counts.copied,
+            counts.from_peers,
+        )
+
+    def restage(self, address: Address) -> None:
+        """Bring one content again that was found wrong; whoever leases it has it then. Errors as :meth:`stage`."""
+        counts = _Counts("", nothing)
+        guide = guide_for(self._source, address)
+        with self.cache.reserve({address: with_metadata(guide)}):
+            self._bring(address, guide, counts)
 
     @contextmanager
-    def _prepared(self, wanted: tuple[Wanted, ...], missing: tuple[Wanted, ...]) -> Iterator[Mapping[Wanted, Guide]]:
+    def _prepared(
+        self, wanted: tuple[Wanted, ...], missing: tuple[Wanted, ...], vo: str
+    ) -> Iterator[Mapping[Wanted, Guide]]:
         """Room for all that is missing, and nothing evicted of what is not, while the block runs."""
         guides: dict[Wanted, Guide] = {}
         wants = dict.fromkeys(wanted, 0)
+        contents = [thing for thing in missing if isinstance(thing, Address)]
+        if contents:
+            with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="guides") as pool:
+                guides.update(zip(contents, pool.map(partial(guide_for, self._source), contents), strict=True))
         for thing in missing:
             if isinstance(thing, Address):
-                guides[thing] = guide_for(self._source, thing)
                 wants[thing] = with_metadata(guides[thing])
             else:
                 wants[thing] = room(thing)
-        with self.cache.reserve(wants):
+        with self.cache.reserve(wants, vo):
             yield guides
 
-    def _bring(self, thing: Wanted, guide: Guide | None, counts: "_Counts", advance: Advance) -> None:
+    def _bring_all(self, things: Sequence[Wanted], guides: Mapping[Wanted, Guide], counts: "_Counts") -> None:
+        """The small ones together, for they cost round trips and fsyncs, not bytes; then the others one by one."""
+        small = [thing for thing in things if isinstance(thing, Address) and thing.size <= SMALL]
+        if len(small) > 1:
+            with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="small") as pool:
+                for _ in pool.map(lambda thing: self._bring(thing, guides.get(thing), counts), small):
+                    pass
+        for thing in things:
+            if len(small) <= 1 or thing not in small:
+                self._bring(thing, guides.get(thing), counts)
+
+    def _bring(self, thing: Wanted, guide: Guide | None, counts: "_Counts") -> None:
         with self.cache.fill(thing) as incoming:
             if incoming is None:  # another staging brought it while this one waited
-                counts.from_cache += self.cache.entry(thing).data_bytes
-                advance(thing.size)
+                counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
             elif isinstance(thing, Blank):
                 self._make(thing, incoming)
-                counts.made += 1
-                advance(thing.size)
+                counts.add(thing.size, made=1)
             else:
-                self._fetch(thing, guide or Guide.of(thing), incoming, counts, advance)
-
-    def _fetch(self, address: Address, guide: Guide, incoming: Incoming, counts: "_Counts", advance: Advance) -> None:
-        """Fetch and commit. When the whole is wrong although the source seemed to deliver, once more from nothing, and
-        without the map: without a piece layer only this tells that a map left data out."""
-        if guide.layer is None:
-            incoming.empty()  # nothing can prove what an earlier attempt left
-        self._run(address, guide, incoming, counts, advance)
-        try:
-            self.cache.commit(incoming, address, guide)
-        except ContentCorrupt:
-            plain = guide.without_map()
-            self.cache.grow(address, max(0, with_metadata(plain) - with_metadata(guide)))
-            self._run(address, plain, incoming, counts, nothing)
-            self.cache.commit(incoming, address, plain)
+                with self.arrivals.begin(thing, counts.image) as arrival:
+                    bringing = Bringing(
+                        self.cache, self._source, self._pace, self._sharing, arrival, lambda count: counts.add(count)
+                    )
+                    try:
+                        bringing.run(guide or Guide.of(thing), incoming)
+                    finally:
+                        counts.arrived(arrival)
 
     def _make(self, blank: Blank, incoming: Incoming) -> None:
         incoming.empty()
@@ -174,34 +210,25 @@ class Stager:
             incoming.empty()  # half a filesystem is no progress
             raise
 
-    def _run(self, address: Address, guide: Guide, incoming: Incoming, counts: "_Counts", advance: Advance) -> None:
-        fetching = Fetching(
-            self._source,
-            guide,
-            incoming,
-            pace=self._pace,
-            grow=lambda extra: self.cache.grow(address, extra),
-            advance=advance,
-        )
-        try:
-            fetching.run()
-        finally:
-            counts.from_network += fetching.fetched.received
-            counts.resumed += fetching.fetched.resumed
 
-
-@dataclass
 class _Counts:
-    from_cache: int = 0
-    from_network: int = 0
-    resumed: int = 0
-    made: int = 0
+    """What comes of a staging, and its progress; from several threads."""
 
+    def __init__(self, image: str, advance: Advance) -> None:
+        self.image, self.advance = image, advance
+        self.from_cache = self.from_peers = self.from_origin = self.resumed = self.copied = self.made = 0
+        self._lock = threading.Lock()
 
-def with_metadata(guide: Guide) -> int:
-    """Bytes to reserve for content: its data in whole blocks, and what filesystems keep to say where the data is.
+    def add(self, settled: int, *, from_cache: int = 0, made: int = 0) -> None:
+        with self._lock:
+            self.from_cache += from_cache
+            self.made += made
+            self.advance(settled)
 
-    ext4 keeps 340 extents in a block of 4 KiB, XFS 250, and neither breaks data of one write into more.
-    """
-    blocks = sum(-(-length // 4096) * 4096 for _, length in guide.data_extents)
-    return blocks + (64 << 10) + len(guide.data_extents) // 100 * 4096
+    def arrived(self, arrival: Arrival) -> None:
+        traffic = arrival.traffic
+        with self._lock:
+            self.from_peers += traffic.from_peers
+            self.from_origin += traffic.from_origin
+            self.resumed += arrival.resumed
+            self.copied += arrival.copied

@@ -26,7 +26,7 @@ def check_invariants(cache: Cache) -> None:
     usage = cache.usage()
     assert usage.allocated + usage.reserved <= usage.quota
     assert {path.name for path in cache.root.iterdir()} <= {
-        "partitions", "blanks", "incoming", "trash", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm",
+        "partitions", "blanks", "incoming", "trash", "beside", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm",
     }  # fmt: skip
 
 

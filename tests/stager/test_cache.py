@@ -164,7 +164,7 @@ def test_what_does_not_fit_evicts_nothing_and_says_why(tmp_path: Path, clock: Cl
     with Cache(tmp_path / "cache", 1 << 20, clock) as cache:
         free, held = put(cache, A), put(cache, B)
         cache.acquire([held], "machine:1", 60)
-        message = r"quota of 1048576 bytes \d+ are leased .*node\.cache_quota"
+        message = r"quota of 1048576 bytes \d+ are leased, .*node\.cache_quota"
         with pytest.raises(QuotaExceeded, match=message), cache.reserve({Address.of(C): 1 << 20}):
             raise AssertionError("nothing was reserved")
         assert cache.path(free).exists()
