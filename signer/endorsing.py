@@ -1,25 +1,22 @@
 """Vouching for an image, and finding out who does: statements, signatures and anchors brought together."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
-from signer.cms import CmsExaminer, X509Rules
+from signer.cms import X509Rules
 from signer.errors import SignatureError
+from signer.examining import SCHEMES, examine_all
 from signer.memory import Memory, anchors_digest
-from signer.openpgp import Examiner, Keyring
+from signer.openpgp import Keyring
 from signer.signing import KeySigner, Signer
 from signer.statement import MAX_STATEMENT, endorse_statement, partition_statement
-from signer.trust import Anchor, Claim, EndorsementCheck, Examined, Verdict, read_claim, tally, weigh
+from signer.trust import Anchor, Claim, EndorsementCheck, Verdict, read_claim, tally, weigh
 
 MAX_ENDORSEMENTS = 64
 """Endorsements of one image that are looked at; a catalog that sends more is broken or hostile."""
 
 DEFAULT_LIFETIME = timedelta(days=365)
 DEFAULT_ROLE = "image-administrator"
-
-
-SCHEMES = ("openpgp", "x509")
-"""How endorsers sign: the prefixes of their names in statements."""
 
 
 def endorse(
@@ -142,53 +139,12 @@ def verify_endorsements(
             if isinstance(claim, Claim) and claim.statement.scheme == scheme
         }
         if wanted:
-            for at, examined in _examine(scheme, wanted, pairs, known, now, memory, x509):
+            offered = {at: pairs[at] for at in wanted}
+            keys = [anchor.key for claim in wanted.values() for anchor in claim.anchors]
+            for at, examined in examine_all(scheme, offered, keys, known, now, memory, x509):
                 # 7 to 9.
                 checks[at] = weigh(wanted[at], examined, now, max_age=max_age)
     return [check for check in checks if check is not None]
-
-
-def _examine(
-    scheme: str,
-    wanted: Mapping[int, Claim],
-    pairs: Sequence[tuple[bytes, bytes]],
-    known: bytes,
-    now: datetime,
-    memory: Memory | None,
-    x509: X509Rules | None,
-) -> Iterator[tuple[int, Examined]]:
-    """Steps 5 and 6 for the claims of one scheme, by their places among the pairs."""
-    try:
-        if scheme == "x509":
-            known += _judging(x509).state()
-    except SignatureError as exc:
-        yield from ((at, Examined(pairs[at][0], problem=str(exc))) for at in wanted)
-        return
-    left = dict(wanted)
-    for at in wanted if memory is not None else ():
-        if memory is not None and (found := memory.get(*pairs[at], known, now)) is not None:
-            yield at, Examined(pairs[at][0], found)
-            del left[at]
-    if not left:
-        return
-    # 5. A fresh private home, with the keys of the anchors that are named and no other.
-    keys = list(dict.fromkeys(anchor.key for claim in left.values() for anchor in claim.anchors))
-    with Examiner(keys) if scheme == "openpgp" else CmsExaminer(keys, _judging(x509)) as private:
-        for at in left:
-            # 6. Every signature of the file by itself.
-            try:
-                found = private.examine(*pairs[at], now)
-                if memory is not None:
-                    memory.put(*pairs[at], known, now, found)
-                yield at, Examined(pairs[at][0], found)
-            except SignatureError as exc:
-                yield at, Examined(pairs[at][0], problem=str(exc))
-
-
-def _judging(x509: X509Rules | None) -> X509Rules:
-    if x509 is None:
-        raise SignatureError("no directory of CAs is set here, by which a certificate could be judged")
-    return x509
 
 
 def verify(

@@ -45,7 +45,8 @@ Instant = Annotated[datetime, PlainValidator(_instant), PlainSerializer(write_in
 """A point in time in a document: UTC, whole seconds, one spelling."""
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return a text without control or invisible characters, or raise ValueError."""
     if not all(char.isprintable() for char in text):
         raise ValueError("has control or invisible characters; plain text only")
     return text
@@ -57,7 +58,7 @@ Role = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Endorser = Annotated[
     str,
     Field(pattern=r"^(openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+)$", max_length=1024),
-    AfterValidator(_plain),
+    AfterValidator(plain),
 ]
 """Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
 subject of an X.509 certificate as `signer.x509` writes it."""
@@ -65,7 +66,7 @@ subject of an X.509 certificate as `signer.x509` writes it."""
 Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}$")]
 """VO/name@version."""
 
-Comment = Annotated[str, Field(max_length=1024), AfterValidator(_plain)]
+Comment = Annotated[str, Field(max_length=1024), AfterValidator(plain)]
 
 
 class Digest(Document):
