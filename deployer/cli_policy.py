@@ -1,4 +1,4 @@
-"""Commands for the acceptance policy: check, show, explain, anchor."""
+"""Commands for the acceptance policy: check, show, explain, anchor. (`cli_trials` has those that try it on cases.)"""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,17 +9,23 @@ import typer
 
 from catalog.bundle import Bundle
 from deployer.amounts import duration_text, parse_duration, parse_size, size_text
-from deployer.deciding import decide
 from deployer.decision import Request
 from deployer.errors import Misused, PolicyUnusable
+from deployer.explaining import Situation
+from deployer.explaining import explain as explain_situation
+from deployer.judging import Case, verified
 from deployer.machine import Network
-from deployer.policy import MAX_KEY, Policy, anchor_block
+from deployer.policy import MAX_KEY, Policy, anchor_block, certificate_anchor
+from deployer.policy_store import RuleSet
+from deployer.request_log import find
+from deployer.shadowing import case_of
 from deployer.userdata import MAX_USER_DATA, UserDataKind, check_user_data
 from signer import terminal
-from signer.endorsing import DEFAULT_ROLE, verify_endorsements
+from signer.endorsing import DEFAULT_ROLE
 from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp import read_keys
 from signer.terminal import Json
+from stager.settings import NodeSettings
 
 policy_app = typer.Typer(name="policy", help="What this site accepts, and why.", no_args_is_help=True)
 
@@ -59,6 +65,17 @@ NetworkChoice = Annotated[
 ]
 
 
+RequestFile = Annotated[
+    Path | None,
+    typer.Option("--requests", help="The node's record of requests, if not this machine's.", metavar="FILE"),
+]
+
+
+def requests_file(context: typer.Context, named: Path | None) -> Path:
+    """Where the last requests are: the file that was named, or that of this machine's node."""
+    return named or terminal.section(context, NodeSettings).directory / "requests.jsonl"
+
+
 def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None]:
     """A file of user-data and its kind; UserDataRefused where no guest should get it."""
     if file is None:
@@ -74,20 +91,24 @@ def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None
 @policy_app.command("check")
 def check(file: PolicyFile, as_json: Json = False) -> None:
     """Read a policy as a node would, and warn of what is probably not meant."""
-    policy = Policy.load(file)
-    warnings = [*policy.warnings(), *_key_warnings(policy)]
+    rules = RuleSet.load(file)
+    policy = rules.policy
+    warnings = [*policy.warnings(), *_key_warnings(policy), *_file_warnings(file, rules)]
+    cedar = f", Cedar rules: {len(rules.cedar.rules)}" if rules.cedar else ""
+    shadow = f", shadow: {rules.shadow.digest}" if rules.shadow else ""
     lines = [
-        f"{file}: anchors: {len(policy.anchor)}, digest: {policy.digest}",
+        f"{file}: anchors: {len(policy.anchor)}{cedar}, digest: {rules.digest}{shadow}",
         *(f"warning: {w}" for w in warnings),
     ]
-    terminal.show({"digest": policy.digest, "warnings": warnings}, "\n".join(lines), as_json=as_json)
+    terminal.show({"digest": rules.digest, "warnings": warnings}, "\n".join(lines), as_json=as_json)
 
 
 @policy_app.command("show")
 def show(file: PolicyFile, as_json: Json = False) -> None:
     """Show what a policy says, defaults included."""
-    policy = Policy.load(file)
-    value = policy.model_dump(mode="json")
+    rules_set = RuleSet.load(file)
+    policy = rules_set.policy
+    value = policy.model_dump(mode="json", exclude_none=True)
     rows: list[Sequence[object]] = [
         (f"anchor for {anchor.vo}", f"{anchor.fingerprint} as {anchor.role}") for anchor in policy.anchor
     ]
@@ -104,15 +125,25 @@ def show(file: PolicyFile, as_json: Json = False) -> None:
         ("", f"{size_text(limits.blank)} blank, {duration_text(limits.lifetime)} lifetime, {limits.machines} machines"),
         ("user_data", _lists(policy.user_data.allow, ())),
         ("networks", _lists(policy.networks.allow, ())),
-        ("digest", policy.digest),
+        *(
+            (f"cedar {rule.effect}", f"{rule.name}{rule.reason and ': ' + rule.reason} ({rule.file})")
+            for rule in (rules_set.cedar.rules if rules_set.cedar else ())
+        ),
+        ("digest", rules_set.digest),
     ]
-    terminal.show(value | {"digest": policy.digest}, terminal.table(("rule", "says"), rows), as_json=as_json)
+    terminal.show(value | {"digest": rules_set.digest}, terminal.table(("rule", "says"), rows), as_json=as_json)
 
 
 @policy_app.command("explain")
 def explain(
+    context: typer.Context,
     file: PolicyFile,
-    bundle: Annotated[Path, typer.Option(help="The image: a directory that import or build made.", metavar="DIR")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="The image: a directory that import or build made.", metavar="DIR")
+    ] = None,
+    request: Annotated[
+        int | None, typer.Option(help="Instead of an image: one of the node's last requests, by number.", metavar="N")
+    ] = None,
     memory: Memory = None,
     cores: Cores = None,
     lifetime: Lifetime = 3600,
@@ -120,24 +151,42 @@ def explain(
     user_data: UserData = None,
     network: NetworkChoice = Network(kind="none"),
     running: Annotated[int, typer.Option(help="Machines that the node has already.", min=0)] = 0,
+    requests: RequestFile = None,
     as_json: Json = False,
 ) -> None:
-    """Decide about an image on this machine and list every rule; ends with exit code 3 where the answer is no."""
-    policy = Policy.load(file)
-    image = Bundle.open(bundle)
-    manifest = image.manifest
-    now = datetime.now(UTC)
-    request = Request(
-        count=count,
-        memory=manifest.needs.memory if memory is None else memory,
-        cores=manifest.needs.cores if cores is None else cores,
-        lifetime=lifetime,
-        user_data=read_user_data(user_data)[1],
-        network=network,
+    """Decide about an image or a past request, list every rule, and say the nearest change that would make it pass.
+
+    Ends with exit code 3 where the answer is no.
+    """
+    rules, now = RuleSet.load(file), datetime.now(UTC)
+    if bundle is None and request is not None:
+        found = find(requests_file(context, requests), request)
+        if found is None:
+            raise Misused(f"there is no request {request}; `partita policy requests` lists those that are kept")
+        case, now = case_of(found), found.at
+    elif bundle is not None:
+        image = Bundle.open(bundle)
+        asked = Request(
+            count=count,
+            memory=image.manifest.needs.memory if memory is None else memory,
+            cores=image.manifest.needs.cores if cores is None else cores,
+            lifetime=lifetime,
+            user_data=read_user_data(user_data)[1],
+            network=network,
+        )
+        case = Case(image.manifest, image.endorsements(), asked, running)
+    else:
+        raise Misused("name an image with --bundle DIR, or a past request with --request N")
+    checks = verified(rules, case, now)
+    found_out = explain_situation(
+        Situation(rules, case.request, case.manifest, tuple(checks), now, case.running, case.requester)
     )
-    checks = verify_endorsements(manifest.image_id, image.endorsements(), policy.anchors, now, title=manifest.title)
-    decision = decide(policy, request, manifest, checks, now, running)
-    terminal.show(decision.as_json(), decision.text(), as_json=as_json)
+    decision = found_out.decision
+    terminal.show(
+        decision.as_json() | {"explanation": found_out.as_json()},
+        f"{decision.text()}\n\n{found_out.sentence()}",
+        as_json=as_json,
+    )
     if not decision.accepted:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -157,6 +206,10 @@ def anchor(
         raise Misused(f"{key}: the key cannot be read: {exc.strerror}") from exc
     if len(data) > MAX_KEY:
         raise PolicyUnusable(f"{key}: has more than the {MAX_KEY} bytes allowed; export a minimal key")
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        names, block = certificate_anchor(vo, role, data)
+        terminal.show({"vo": vo, "role": role, "toml": block} | names, block.rstrip("\n"), as_json=as_json)
+        return
     found = read_keys(data)
     if len(found) != 1:
         raise PolicyUnusable(f"{key}: holds {len(found)} keys; an anchor names one, so export that one alone")
@@ -169,6 +222,8 @@ def _key_warnings(policy: Policy) -> list[str]:
     """Keys that are not what their anchors say, or can sign nothing now. This is the one check that needs GnuPG."""
     found = []
     for trusted in policy.anchor:
+        if trusted.scheme == "x509":
+            continue  # a certificate was read with the policy, and stands for its holder whether it is valid or not
         who = f"the key of {trusted.role} {trusted.fingerprint} of {trusted.vo}"
         try:
             keys = {key.fingerprint: key for key in read_keys(trusted.key.encode("ascii"))}
@@ -180,6 +235,14 @@ def _key_warnings(policy: Policy) -> list[str]:
         elif fault := keys[trusted.fingerprint].fault(datetime.now(UTC)):
             found.append(f"{who} {fault}: nothing that it signs will count")
     return found
+
+
+def _file_warnings(file: Path, rules: RuleSet) -> list[str]:
+    """What lies beside the policy and is not read, and a shadow that cannot be."""
+    named = set(rules.policy.cedar.files) if rules.policy.cedar else set()
+    beside = sorted(path.name for path in file.absolute().parent.glob("*.cedar") if path.name not in named)
+    found = [f"{name} lies beside the policy and is not in cedar.files: its rules are not judged" for name in beside]
+    return found + ([f"the policy in the shadow: {rules.shadow_problem}"] if rules.shadow_problem else [])
 
 
 def _lists(allow: Sequence[str], deny: Sequence[str]) -> str:

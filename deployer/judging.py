@@ -18,7 +18,7 @@ from deployer.policy_store import RuleSet
 from signer.endorsing import verify_endorsements
 from signer.errors import SignerError
 from signer.memory import Memory
-from signer.trust import Anchor, EndorsementCheck
+from signer.trust import EndorsementCheck
 
 log = logging.getLogger("partita.node")
 
@@ -78,11 +78,26 @@ def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = Non
     return Judged(decision, tuple(pairs), shadow)
 
 
+def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> list[EndorsementCheck]:
+    """What each endorsement of a case is worth by the anchors of a set; errors as in `judge`."""
+    manifest = case.manifest
+    return verify_endorsements(
+        manifest.image_id,
+        case.pairs,
+        rules.policy.anchors_for(manifest),
+        now,
+        title=manifest.title,
+        memory=memory,
+        x509=rules.policy.x509_rules,
+        addresses={str(part.content) for part in manifest.partitions() if part.content},
+    )
+
+
 def _decide(
     rules: RuleSet, case: Case, now: datetime, memory: Memory | None
 ) -> tuple[Decision, list[EndorsementCheck]]:
-    manifest = case.manifest
-    anchors = [Anchor(key.vo, key.role, key.fingerprint, key.key.encode()) for key in rules.policy.trusted(manifest.vo)]
-    checks = verify_endorsements(manifest.image_id, case.pairs, anchors, now, title=manifest.title, memory=memory)
-    decision = rules.decide(case.request, manifest, checks, now, case.running, requester=case.requester, node=case.node)
+    checks = verified(rules, case, now, memory)
+    decision = rules.decide(
+        case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
+    )
     return decision, checks

@@ -1,0 +1,281 @@
+"""Explanations: the nearest change is found, tried, and said as a site's administrator would say it."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployer.cases import Case, read_cases, run
+from deployer.errors import PolicyUnusable
+from deployer.explaining import Explanation, Situation, explain
+from deployer.policy_store import RuleSet
+from signer.documents import validate
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+ALICE, BOB, CAROL = "A" * 40, "B" * 40, "C" * 40
+KEY = "'''\n-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n'''"
+POLICY = """
+[endorsements]
+threshold = 2
+max_age = "30d"
+roles = { site-reviewer = 1 }
+[vos]
+allow = ["star", "cms"]
+deny = ["cms"]
+[images]
+allow = ["star/*", "cms/*"]
+deny = ["star/worker@0.9"]
+[endorsers]
+deny = []
+[limits]
+memory = "4GiB"
+cores = 4
+disk = "10GiB"
+blank = "1GiB"
+lifetime = "12h"
+machines = 8
+[user_data]
+allow = ["cloud-config"]
+[networks]
+allow = ["user"]
+"""
+
+
+def anchors(*who: tuple[str, str]) -> str:
+    return "".join(
+        f'[[anchor]]\nvo = "star"\nrole = "{role}"\nfingerprint = "{fpr}"\nkey = {KEY}\n' for fpr, role in who
+    )
+
+
+TEAM = anchors((ALICE, "image-administrator"), (BOB, "image-administrator"), (CAROL, "site-reviewer"))
+BOTH: list[dict[str, Any]] = [{"by": ALICE}, {"by": CAROL, "role": "site-reviewer"}]
+
+
+def rules(tmp_path: Path, text: str = POLICY + TEAM, cedar: str = "") -> RuleSet:
+    if cedar:
+        (tmp_path / "site.cedar").write_text(cedar)
+        text += '[cedar]\nfiles = ["site.cedar"]\n'
+    (tmp_path / "policy.toml").write_text(text)
+    return RuleSet.load(tmp_path / "policy.toml")
+
+
+def case(**values: Any) -> Case:
+    document = {"name": "a case", "image": "star/worker@1.0", "expect": "accepted", "endorsed": BOTH} | values
+    return validate(Case, document, "case")
+
+
+def explained(ruleset: RuleSet, **values: Any) -> Explanation:
+    """The explanation of a case; whatever it promises is tried again here."""
+    situation = case(**values).situation(ruleset, NOW)
+    found = explain(situation)
+    after: Situation = situation
+    for move in found.moves:
+        after = move.apply(after)
+    assert after.decide().accepted is not bool(found.stuck)
+    for move in found.moves:
+        without = situation
+        for other in found.moves:
+            without = without if other is move else other.apply(without)
+        assert len(without.decide().failed) > len(found.stuck), f"{move.text} is not needed"
+    return found
+
+
+def test_what_passes_needs_no_change(tmp_path: Path) -> None:
+    found = explained(rules(tmp_path))
+    assert found.decision.accepted
+    assert found.moves == ()
+    assert found.sentence().startswith("star/worker@1.0 may run here: all ")
+
+
+NEAREST = [
+    ("too much memory", {"ask": {"memory": "8GiB"}}, ["you asked for 4GiB of memory instead of 8GiB"]),
+    ("too little memory", {"ask": {"memory": "128MiB"}}, ["you asked for 4GiB of memory instead of 128MiB"]),
+    (
+        "memory in odd bytes",
+        {"ask": {"memory": "1073741825B"}},
+        ["you asked for 4GiB of memory instead of 1073741825B"],
+    ),
+    ("too many cores", {"ask": {"cores": 9}}, ["you asked for 4 cores instead of 9"]),
+    ("too long", {"ask": {"lifetime": "30d"}}, ["you asked for 12h instead of 30d"]),
+    ("too many machines", {"ask": {"count": 9}}, ["you asked for 8 machines instead of 9"]),
+    ("a full node", {"running": 8}, ["you asked again when 1 machine here has ended"]),
+    ("a nearly full node", {"running": 6, "ask": {"count": 3}}, ["you asked for 2 machines instead of 3"]),
+    ("user-data", {"ask": {"user_data": "boothook"}}, ["you gave no user-data instead of boothook"]),
+    ("a network", {"ask": {"network": "bridge:br0"}}, ["you asked for the network user instead of bridge:br0"]),
+    ("one endorsement too few", {"endorsed": BOTH[1:]}, [f"it were endorsed by {ALICE} as image-administrator"]),
+    ("the reviewer is missing", {"endorsed": BOTH[:1]}, [f"it were endorsed by {CAROL} as site-reviewer"]),
+    (
+        "the reviewer is missing among two",
+        {"endorsed": [{"by": ALICE}, {"by": BOB}]},
+        [f"it were endorsed by {CAROL} as site-reviewer"],
+    ),
+    (
+        "an old endorsement",
+        {"endorsed": [BOTH[0], BOTH[1] | {"age": "31d"}]},
+        [f"it were endorsed by {CAROL} as site-reviewer"],
+    ),
+    (
+        "nobody",
+        {"endorsed": []},
+        [f"it were endorsed by {CAROL} as site-reviewer", f"it were endorsed by {ALICE} as image-administrator"],
+    ),
+    ("a large disk", {"disk": "20GiB"}, ["the site raised limits.disk from 10GiB to 20GiB"]),
+    ("large blanks", {"blank": "2GiB"}, ["the site raised limits.blank from 1GiB to 2GiB"]),
+    (
+        "needs more than is given",
+        {"needs_memory": "8GiB", "ask": {"memory": "2GiB"}},
+        ["the site raised limits.memory to 8GiB and you asked for as much"],
+    ),
+    (
+        "needs more cores than are given",
+        {"needs_cores": 6, "ask": {"cores": 2}},
+        ["the site raised limits.cores to 6 and you asked for as much"],
+    ),
+    ("a denied image", {"image": "star/worker@0.9"}, ["the site took 'star/worker@0.9' out of images.deny"]),
+    (
+        "several at once",
+        {"ask": {"memory": "8GiB", "cores": 9, "network": "bridge:x"}, "endorsed": BOTH[:1]},
+        [
+            f"it were endorsed by {CAROL} as site-reviewer",
+            "you asked for 4GiB of memory instead of 8GiB",
+            "you asked for 4 cores instead of 9",
+            "you asked for the network user instead of bridge:x",
+        ],
+    ),
+    (
+        "a VO that nobody here knows",
+        {"image": "atlas/worker@1.0", "endorsed": []},
+        [
+            "the site added 'atlas' to vos.allow",
+            "the site added 'atlas/worker' to images.allow",
+            "the site trusted 1 endorser as site-reviewer and 1 endorser as image-administrator of atlas who vouch for it",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("what", "values", "changes"), NEAREST, ids=[one[0] for one in NEAREST])
+def test_the_nearest_change_is_found(what: str, values: dict[str, Any], changes: list[str], tmp_path: Path) -> None:
+    found = explained(rules(tmp_path), **values)
+
+    assert [move.text for move in found.moves] == changes, what
+    assert found.stuck == ()
+    assert "It would be accepted if " in found.sentence()
+    assert found.as_json()["suffices"] is True
+
+
+def test_a_denied_vo(tmp_path: Path) -> None:
+    found = explained(rules(tmp_path), image="cms/reco@1")
+    assert "the site took 'cms' out of vos.deny" in [move.text for move in found.moves]
+
+
+def test_one_sentence_reads_as_people_speak(tmp_path: Path) -> None:
+    found = explained(rules(tmp_path), endorsed=BOTH[:1], ask={"memory": "8GiB"})
+
+    assert found.sentence() == (
+        "star/worker@1.0 may not run here: 1 of 2 endorsers vouch for the image; 0 of 1 endorsers as site-reviewer vouch "
+        f"for the image; 8GiB is more than the 4GiB of limits.memory. It would be accepted if it were endorsed by {CAROL} "
+        "as site-reviewer and you asked for 4GiB of memory instead of 8GiB."
+    )
+
+
+PERMIT = '@id("all") permit(principal, action, resource);'
+
+
+def test_a_rule_in_cedar_that_a_requester_can_meet(tmp_path: Path) -> None:
+    night = PERMIT + '@id("net") forbid(principal, action, resource) when { context.resources.network != "none" };'
+    found = explained(rules(tmp_path, cedar=night), ask={"network": "user"})
+    assert [move.text for move in found.moves] == ["you asked for no network instead of user"]
+
+
+def test_a_rule_in_cedar_that_an_endorser_can_meet(tmp_path: Path) -> None:
+    both = PERMIT + (
+        f'@id("bob") forbid(principal, action, resource) unless {{ resource.endorsers.contains("{BOB}") }};'
+    )
+    found = explained(rules(tmp_path, cedar=both))
+    assert [move.text for move in found.moves] == [f"it were endorsed by {BOB} as image-administrator"]
+
+
+def test_a_rule_that_nothing_helps_against(tmp_path: Path) -> None:
+    never = PERMIT + (
+        '@id("arch") @reason("we run no such processors") @change("choose another site") '
+        'forbid(principal, action, resource) when { resource.architecture == "x86_64" };'
+    )
+    found = explained(rules(tmp_path, cedar=never), ask={"memory": "8GiB"})
+
+    assert [rule.name for rule in found.stuck] == ["cedar-arch"]
+    assert "come nearer if you asked for 4GiB" in found.sentence()
+    assert "we run no such processors (choose another site)" in found.sentence()
+    assert found.as_json()["suffices"] is False
+
+
+def test_a_name_from_strangers_drives_no_terminal(tmp_path: Path) -> None:
+    found = explained(rules(tmp_path), endorsed=[{"by": "\x1b[2J"}])
+    assert "\x1b" not in found.sentence()
+
+
+def test_a_sites_own_cases(tmp_path: Path) -> None:
+    file = tmp_path / "cases.toml"
+    file.write_text(
+        f"""
+[[case]]
+name = "two vouch, one of them our reviewer"
+image = "star/worker@1.0"
+expect = "accepted"
+endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
+
+[[case]]
+name = "one is not enough"
+image = "star/worker@1.0"
+expect = "refused"
+because = ["endorsements", "endorsements-site-reviewer"]
+endorsed = [{{ by = "{ALICE}" }}]
+
+[[case]]
+name = "wrongly expected"
+image = "star/worker@0.9"
+expect = "accepted"
+endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
+
+[[case]]
+name = "refused for another reason"
+image = "star/worker@0.9"
+expect = "refused"
+because = ["network"]
+endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
+"""
+    )
+    results = run(rules(tmp_path), read_cases(file).case, NOW)
+
+    assert [bool(result.fault) for result in results] == [False, False, True, True]
+    assert results[2].fault == "it is refused, not accepted (image-not-denied: images.deny has 'star/worker@0.9')"
+    assert results[3].fault == "it is refused by image-not-denied, not by network"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "$.case: is missing"),
+        ("case = []", "at least 1 item"),
+        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "maybe"', "$.case[0].expect"),
+        ('[[case]]\nname = "a"\nimage = "star"\nexpect = "refused"', "$.case[0].image"),
+        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\ndisc = "1GiB"', "$.case[0].disc: is not known"),
+        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\nneeds_memory = "1B"', "case 'a'"),
+        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\n[case.ask]\nnetwork = "x"', "no network"),
+        ("[[case", "is not TOML"),
+    ],
+)
+def test_cases_that_cannot_be_meant(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "cases.toml"
+    file.write_text(text)
+    with pytest.raises(PolicyUnusable) as caught:
+        read_cases(file)
+    assert says in str(caught.value)
+
+
+def test_situations_are_values(tmp_path: Path) -> None:
+    situation = case().situation(rules(tmp_path), NOW)
+    explain(replace(situation, running=100))
+    assert situation.decide().accepted
