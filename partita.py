@@ -17,7 +17,8 @@ from catalog.cli_image import image_app
 from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
-from deployer.cli_policy import policy_app
+from deployer.cli_records import audit_app, receipt_app
+from deployer.cli_trials import policy_app
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
 from signer import cli as signer_cli
@@ -47,6 +48,8 @@ app.command("publish")(catalog_cli.publish_command)
 app.add_typer(catalog_cli.vo_app, name="vo")
 app.add_typer(catalog_cli.catalog_app, name="catalog")
 app.add_typer(policy_app, name="policy")
+app.add_typer(receipt_app, name="receipt")
+app.add_typer(audit_app, name="audit")
 app.add_typer(deployer_cli.node_app, name="node")
 app.command("deploy")(deployer_cli.deploy)
 app.add_typer(deployer_cli.machine_app, name="machine")
