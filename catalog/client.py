@@ -34,6 +34,7 @@ from catalog.wire import (
     VoEntry,
     VoPage,
 )
+from catalog.wire_flat import FlatImage
 from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
 from signer.documents import canonical
 from signer.progress import Advance, nothing
@@ -111,6 +112,12 @@ class CatalogClient:
         """(statement, signature) of each endorsement that the catalog holds; nothing about them is checked here."""
         found = self._connection.ask(EndorsementList, "GET", f"/v1/images/{image_id}/endorsements")
         return [one.pair() for one in found.items]
+
+    def flat(self, manifest: Manifest) -> FlatImage:
+        """Size and SHA-512 of an image's disk as one file. The first to ask waits while the catalog reads all of it."""
+        size = sum(part.size for part in manifest.partitions())
+        path = f"/v1/images/{manifest.image_id}/flat"
+        return self._connection.ask(FlatImage, "GET", path, patience=size / VERIFY_RATE)
 
     def data_map(self, address: Address) -> bytes:
         """One bit per 16 KiB of the content, most significant first, set where it is not zero. A hint, unchecked."""

@@ -31,6 +31,12 @@ class DiskRefused(CatalogError):
     code, status = "disk-refused", 422
 
 
+class BlankFailed(CatalogError):
+    """A blank cannot be made here: a tool is missing or refuses."""
+
+    code, status = "blank-failed", 503
+
+
 class ContentMismatch(CatalogError):
     """Bytes do not have the address that they were said to have."""
 

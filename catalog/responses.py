@@ -6,6 +6,7 @@ A content's address is its entity tag: the bytes behind it never change, so whoe
 import asyncio
 import hashlib
 import os
+from typing import Protocol
 
 import anyio
 from fastapi import Request, Response
@@ -23,6 +24,9 @@ CHUNK = 1 << 20
 
 FOREVER = "public, max-age=31536000, immutable"
 
+_MINE = FOREVER.replace("public", "private")
+"""What was answered to a credential is for its holder: no cache on the way keeps it (RFC 9111, section 3.5)."""
+
 
 def document(
     request: Request,
@@ -35,7 +39,10 @@ def document(
     """A JSON document, or 304 if the client has it (If-None-Match). `tag` is the entity tag, else the body's digest."""
     data = body if isinstance(body, bytes) else canonical(body)
     etag = f'"{tag or hashlib.sha256(data).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": cache}
+    headers = {
+        "ETag": etag,
+        "Cache-Control": _MINE if cache == FOREVER and "authorization" in request.headers else cache,
+    }
     if _matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     return Response(
@@ -45,35 +52,47 @@ def document(
     )
 
 
-class Content(Response):
-    """A content, or ranges of it, read from its descriptor while it is sent. Takes the descriptor over."""
+class Readable(Protocol):
+    """Bytes that can be read anywhere, and never change under their tag."""
 
-    def __init__(self, request: Request, descriptor: int, address: Address) -> None:
+    size: int
+    tag: str
+
+    def read(self, length: int, offset: int) -> bytes:
+        """The bytes there; none where it ends."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class Ranged(Response):
+    """Bytes, or ranges of them, read while they are sent. Takes what is read over, and closes it."""
+
+    def __init__(self, request: Request, source: Readable) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self._source = source
         try:
-            self._choose(request, address)
+            self._choose(request, source.size, f'"{source.tag}"')
         except RangeRefused:
-            os.close(descriptor)
+            source.close()
             raise
 
-    def _choose(self, request: Request, address: Address) -> None:
+    def _choose(self, request: Request, size: int, etag: str) -> None:
         """Status, headers and the bytes to send, from the request's conditions."""
-        etag = f'"{address}"'
-        self._size, self._several = address.size, False
-        self._ranges = [(0, address.size)]
+        self._size, self._several = size, False
+        self._ranges = [(0, size)]
         fields = {
             "content-type": "application/octet-stream",
             "accept-ranges": "bytes",
             "etag": etag,
-            "cache-control": FOREVER,
+            "cache-control": _MINE if "authorization" in request.headers else FOREVER,
         }
         if _matches(request.headers.get("if-none-match", ""), etag):
             self.status_code, self._ranges = 304, []
         else:
             wanted = request.headers.get("range")
             if wanted is not None and request.headers.get("if-range", etag) == etag:
-                fields |= self._choose_ranges(wanted, address.size)
+                fields |= self._choose_ranges(wanted, size)
             fields.setdefault("content-length", str(sum(end - start for start, end in self._ranges)))
         if request.method == "HEAD":
             self._ranges = []
@@ -105,7 +124,7 @@ class Content(Response):
                 position = start
                 while position < end and not gone.done():
                     length = min(CHUNK, end - position)
-                    data = await anyio.to_thread.run_sync(os.pread, self._descriptor, length, position)
+                    data = await anyio.to_thread.run_sync(self._source.read, length, position)
                     if not data:
                         return  # shorter than its address says: the connection is closed early, and the client notices
                     position += len(data)
@@ -124,7 +143,29 @@ class Content(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             gone.cancel()
-            os.close(self._descriptor)
+            self._source.close()
+
+
+class _Opened:
+    """A content's descriptor."""
+
+    def __init__(self, descriptor: int, address: Address) -> None:
+        self._descriptor, self.size, self.tag = descriptor, address.size, str(address)
+
+    def read(self, length: int, offset: int) -> bytes:
+        """The bytes there."""
+        return os.pread(self._descriptor, length, offset)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._descriptor)
+
+
+class Content(Ranged):
+    """A content, or ranges of it, read from its descriptor while it is sent. Takes the descriptor over."""
+
+    def __init__(self, request: Request, descriptor: int, address: Address) -> None:
+        super().__init__(request, _Opened(descriptor, address))
 
 
 async def _disconnected(receive: Receive) -> None:

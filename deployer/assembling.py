@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from catalog.address import Address
+from catalog.layout import extents, source_of
 from catalog.manifest import BareDisk, Blank, DirectBoot, Disk, GptDisk, Manifest, MbrDisk
-from deployer.assembly import descriptor, extents, serials, source_of
+from deployer.assembly import descriptor, serials
 from deployer.errors import AssemblyFailed
 from deployer.machine import (
     BiosBoot,

@@ -1,6 +1,6 @@
-"""How the disks of an image are put together from its parts: a pure plan, and the text of a VMDK descriptor.
+"""How the disks of an image are put together from its parts: the text of a VMDK descriptor.
 
-A disk with a partition table is a list of extents: the table's own sectors, the partitions as they lie in the cache,
+A disk with a partition table is a list of extents (`catalog.layout`): the table's own sectors, the partitions as they lie in the cache,
 blanks, and zeros between them. The descriptor names them as FLAT extents ("VMware Virtual Disk Format 1.1"), which QEMU
 concatenates when it opens the file: no content is copied, and the cost does not depend on the size of the image
 (docs/adr/0004-descriptor-and-overlay.md). Only Partita writes descriptors; nothing is ever read from one of a stranger.
@@ -8,12 +8,9 @@ concatenates when it opens the file: no content is copied, and the cost does not
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.gpt import write_gpt
-from catalog.manifest import SECTOR, BareDisk, Blank, Disk, GptDisk, MbrDisk, Partition
+from catalog.manifest import SECTOR, BareDisk, Disk
 from deployer.errors import AssemblyFailed
 from deployer.machine import MAX_SERIAL
 
@@ -25,46 +22,6 @@ MAX_DESCRIPTOR = (1 << 20) - 1
 
 _UNSAFE = re.compile(r'["\\\x00-\x1f\x7f]')
 _SERIAL = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_SERIAL}}}")
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A run of a disk, and where its bytes come from.
-
-    Attributes:
-        offset, length: bytes, whole sectors.
-        source: bytes to write beside the descriptor, content or a blank in the cache, or None for zeros.
-    """
-
-    offset: int
-    length: int
-    source: bytes | Address | Blank | None
-
-
-def extents(disk: GptDisk | MbrDisk) -> tuple[Extent, ...]:
-    """What a disk consists of, in order, from its first byte to its last and without a gap."""
-    parts = [Extent(part.offset, part.size, source_of(part)) for part in disk.partitions]
-    parts += [Extent(gap.offset, gap.content.size, gap.content) for gap in disk.gaps]
-    if isinstance(disk, GptDisk):
-        head, tail = write_gpt(disk)
-        parts += [Extent(0, len(head), head), Extent(disk.size - len(tail), len(tail), tail)]
-    whole: list[Extent] = []
-    end = 0
-    for part in sorted(parts, key=lambda extent: extent.offset):
-        if part.offset > end:
-            whole.append(Extent(end, part.offset - end, None))
-        whole.append(part)
-        end = part.offset + part.length
-    if end < disk.size:
-        whole.append(Extent(end, disk.size - end, None))
-    return tuple(whole)
-
-
-def source_of(partition: Partition) -> Address | Blank:
-    """Content or blank: the validator of Partition saw to it that there is exactly one."""
-    source = partition.content or partition.blank
-    assert source is not None  # noqa: S101 - see above
-    return source
 
 
 def descriptor(runs: Sequence[tuple[int, Path]]) -> bytes:

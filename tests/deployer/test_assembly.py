@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from catalog.address import Address
 from catalog.gpt import write_gpt
+from catalog.layout import Extent, extents
 from catalog.manifest import Blank, GptDisk, Manifest, MbrDisk
-from deployer.assembly import MAX_DESCRIPTOR, MAX_EXTENT_PATH, Extent, descriptor, extents, serials
+from deployer.assembly import MAX_DESCRIPTOR, MAX_EXTENT_PATH, descriptor, serials
 from deployer.errors import AssemblyFailed
 from signer.documents import validate
 

@@ -312,7 +312,7 @@ def test_a_blank_that_cannot_be_made_leaves_nothing(
     cache: Cache, image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     manifest, source = image
-    monkeypatch.setattr("stager.blanks.SYSTEM_PATH", "")
+    monkeypatch.setattr("catalog.blanks.SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StagerError, match="is not installed"):
         Stager(cache, source, PACE).stage(manifest, "m", 60)
