@@ -54,6 +54,10 @@ from stager.profiles import settings
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
 
+LOOK = 0.5
+LOOK_SHARE = 0.01
+"""Seconds between looks at what is on disk of unfinished pieces; and more, where looking takes over this share of them."""
+
 GATHER = 0.04
 """Seconds for which what libtorrent says is gathered before it is heard, so that a busy swarm does not keep Python busy."""
 
@@ -76,6 +80,8 @@ class _Torrent:
     broken: bool = False
     fresh: list[int] = field(default_factory=list)
     said: Progress | None = None
+    partial: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    look_at: float = 0.0
     sources: dict[int, dict[int, str]] = field(default_factory=dict)
 
 
@@ -268,10 +274,13 @@ class Peer:
         if entry is None:
             return
         address, torrent = entry
-        partial = () if torrent.complete else tuple(_partial(torrent.handle))
+        began = time.monotonic()
+        if began >= torrent.look_at and not torrent.complete:
+            torrent.partial = tuple(_partial(torrent.handle))
+            torrent.look_at = began + max(LOOK, (time.monotonic() - began) / LOOK_SHARE)
         now = Progress(
             address=address,
-            partial=partial,
+            partial=torrent.partial,
             from_peers=status.total_payload_download,
             wasted=status.total_redundant_bytes + status.total_failed_bytes,
             sent=status.total_payload_upload,
