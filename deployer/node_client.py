@@ -16,6 +16,7 @@ from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.problems import from_problem, read_problem
 from deployer.wire import MAX_STEP, MAX_WAIT, OFFSET, STATE, VERSION, Deployed, MachineList, NodeStatus, Order, Step
+from deployer.wire_staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
 from signer.documents import Document, canonical, parse, read_json
 
 TIMEOUT = httpx.Timeout(90.0, connect=5.0)
@@ -78,6 +79,32 @@ class NodeClient:
         raise NodeUnavailable(
             f"{self.socket}: the node ended while it deployed; what it had begun is undone when it starts"
         )
+
+    def staging(self) -> StagingStatus:
+        """What is arriving, and how full the cache is."""
+        return self._get(StagingStatus, "GET", "staging")
+
+    def prefetch(self, order: PrefetchOrder, advance: Callable[[int, int], None]) -> Prefetched:
+        """Have an image on the node; `advance` hears bytes settled of all. The node goes on when this call is left early.
+
+        Raises:
+            The very error that the node ended with.
+        """
+        with closing(self._lines("prefetches", canonical(order))) as lines:
+            for line in lines:
+                step = parse(PrefetchStep, line, "step of a prefetch", limit=MAX_STEP)
+                if step.problem is not None:
+                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+                advance(step.done, step.total)
+                if step.result is not None:
+                    return step.result
+        raise NodeUnavailable(
+            f"{self.socket}: the node ended while it fetched; what came is kept: fetch again to go on"
+        )
+
+    def unpin(self, image: str) -> Unpinned:
+        """Let go of an image that was pinned."""
+        return self._get(Unpinned, "DELETE", f"pins/{_part(image)}")
 
     def machines(self) -> list[MachineRecord]:
         """All machines, the oldest first."""

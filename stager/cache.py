@@ -29,7 +29,7 @@ from stager import beside
 from stager.allowance import Allowance
 from stager.blanks import digest_of
 from stager.disk import Disk
-from stager.entries import Acquired, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
+from stager.entries import FOREVER, Acquired, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
 from stager.errors import (
     CacheDegraded,
     CacheUnusable,
@@ -136,7 +136,7 @@ class Cache:
         with self._ledger.transaction():
             for thing in dict.fromkeys(wanted):
                 key = key_of(thing)
-                if self._ledger.lease(holder, key, now + ttl):
+                if self._ledger.lease(holder, key, min(now + ttl, FOREVER)):
                     fresh.append(thing)
                 if self._present(key):
                     self._ledger.used(key, now)

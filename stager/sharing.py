@@ -47,6 +47,25 @@ class Sharing:
         """Whether the swarm works."""
         return self._swarm.failure is None
 
+    def contents(self) -> int:
+        """Contents that are offered to others, whole."""
+        return sum(member.complete for member in self._swarm.members)
+
+    @property
+    def port(self) -> int:
+        """Where peers connect."""
+        return self._swarm.port
+
+    @property
+    def peers(self) -> int:
+        """Peers connected now, over all contents."""
+        return self._swarm.connected
+
+    @property
+    def sent(self) -> int:
+        """Payload bytes that went to peers since the start, for what is still offered."""
+        return sum(member.sent for member in self._swarm.members)
+
     def __enter__(self) -> "Sharing":
         """Begin to watch the cache."""
         self._cache.on_gone(self._gone.put)

@@ -17,7 +17,7 @@ from stager.arriving import Arrival, Arrivals
 from stager.blanks import make_blank, room
 from stager.bringing import Bringing, with_metadata
 from stager.cache import Cache
-from stager.entries import Wanted
+from stager.entries import FOREVER, PIN, Wanted
 from stager.errors import NotCached
 from stager.fetching import Pace
 from stager.filling import Incoming
@@ -98,7 +98,7 @@ class Stager:
 
     def __init__(self, cache: Cache, source: Source, pace: Pace | None = None, sharing: Sharing | None = None) -> None:
         self.cache, self.arrivals = cache, Arrivals(time.monotonic)
-        self._source, self._pace, self._sharing = source, pace or Pace(), sharing
+        self._source, self._pace, self.sharing = source, pace or Pace(), sharing
 
     def stage(self, manifest: Manifest, holder: str, ttl: float, advance: Advance = nothing) -> Staged:
         """Have an image on this node.
@@ -147,6 +147,14 @@ class Stager:
             counts.from_peers,
         )
 
+    def pin(self, manifest: Manifest, advance: Advance = nothing) -> Staged:
+        """Have an image here and keep it until :meth:`unpin`; errors as :meth:`stage`."""
+        return self.stage(manifest, PIN + manifest.image_id, FOREVER, advance)
+
+    def unpin(self, image_id: str) -> int:
+        """Let go of an image; returns how many things were held, 0 when it was not pinned."""
+        return self.cache.release(PIN + image_id)
+
     def restage(self, address: Address) -> None:
         """Bring one content again that was found wrong; whoever leases it has it then. Errors as :meth:`stage`."""
         counts = _Counts("", nothing)
@@ -194,7 +202,7 @@ class Stager:
             else:
                 with self.arrivals.begin(thing, counts.image) as arrival:
                     bringing = Bringing(
-                        self.cache, self._source, self._pace, self._sharing, arrival, lambda count: counts.add(count)
+                        self.cache, self._source, self._pace, self.sharing, arrival, lambda count: counts.add(count)
                     )
                     try:
                         bringing.run(guide or Guide.of(thing), incoming)
