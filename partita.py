@@ -14,6 +14,7 @@ import typer
 
 from catalog import cli as catalog_cli
 from catalog.cli_image import image_app
+from catalog.cli_revoke import revoke_app
 from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
@@ -44,6 +45,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Settings: what is in force,
 app.add_typer(signer_cli.key_app, name="key")
 app.add_typer(image_app, name="image")
 app.command("endorse")(catalog_cli.endorse_command)
+app.add_typer(revoke_app)
 app.command("publish")(catalog_cli.publish_command)
 app.add_typer(catalog_cli.vo_app, name="vo")
 app.add_typer(catalog_cli.catalog_app, name="catalog")

@@ -19,6 +19,7 @@ from catalog.address import Address
 from catalog.api_flat import flat_routes
 from catalog.api_history import history_routes
 from catalog.api_publishing import publishing_routes
+from catalog.api_revocations import revocation_routes
 from catalog.errors import CatalogError, Malformed, Misused, NotFound, RangeRefused, TooLarge, Unavailable
 from catalog.manifest import MEDIA_TYPE
 from catalog.problems import MEDIA_TYPE as PROBLEM_TYPE
@@ -90,6 +91,7 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
     app.include_router(_vos(publishing))
     app.include_router(publishing_routes(publishing, now))
     app.include_router(history_routes(publishing))
+    app.include_router(revocation_routes(publishing, now))
     app.include_router(freshness_routes(publishing))
     app.include_router(flat_routes(publishing, now))
     app.include_router(_health(publishing))

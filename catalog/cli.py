@@ -18,15 +18,16 @@ from catalog.manifest import VO_PATTERN
 from catalog.reference import Reference
 from catalog.settings import CatalogSettings
 from signer import terminal
-from signer.cli import chosen_key, open_keyring, read_passphrase
+from signer.cli import Certificate, CertificateKey, OwnKey, PassphraseFile, chosen_signer
 from signer.documents import validate
-from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse
+from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_as, endorse_partition
 from signer.errors import DocumentError
 from signer.gpg import MAX_KEY
 from signer.openpgp import read_keys
 from signer.statement import write_instant
 from signer.terminal import Json
-from signer.trust import Anchor
+from signer.trust import Anchor, scheme_of
+from signer.x509 import read_certificate
 
 catalog_app = typer.Typer(
     name="catalog", help="Run a catalog: the service that images are published to.", no_args_is_help=True
@@ -154,7 +155,14 @@ def register(
             registry.register_vo(connection, name, now)
             for anchor in anchors:
                 registry.register_key(connection, anchor, now)
-            _tell(context, directory, name, [f"openpgp:{anchor.fingerprint}" for anchor in anchors], "registered", role)
+            _tell(
+                context,
+                directory,
+                name,
+                [f"{anchor.scheme}:{anchor.fingerprint}" for anchor in anchors],
+                "registered",
+                role,
+            )
     finally:
         database.close()
     fingerprints = [anchor.fingerprint for anchor in anchors]
@@ -197,12 +205,13 @@ def remove_key(
     from catalog.store import open_database
     from signer.keys import normal_fingerprint
 
-    key, database = normal_fingerprint(fingerprint), open_database(_settings(context, directory).directory)
+    key = fingerprint if fingerprint.startswith("/") else normal_fingerprint(fingerprint)
+    database = open_database(_settings(context, directory).directory)
     try:
         with database.writing() as connection:
             if not registry.remove_key(connection, name, key):
                 raise NotFound(f"{key} is no registered key of {name}; `partita vo list` shows those that are")
-            _tell(context, directory, name, [f"openpgp:{key}"], "removed")
+            _tell(context, directory, name, [f"{scheme_of(key)}:{key}"], "removed")
     finally:
         database.close()
     terminal.show({"vo": name, "fingerprint": key}, f"{key} may not publish for {name} any more", as_json=as_json)
@@ -239,30 +248,33 @@ def publish_command(context: typer.Context, image: Image, catalog: Url = None, a
 def endorse_command(
     context: typer.Context,
     image: Image,
-    key: Annotated[
-        str | None, typer.Option("--key", help="Fingerprint of the key to sign with; your only key if not given.")
-    ] = None,
+    key: OwnKey = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
     role: Annotated[str, typer.Option(help="In what function you vouch for it.")] = DEFAULT_ROLE,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")
     ] = DEFAULT_LIFETIME.days,
     comment: Annotated[str, typer.Option(help="Free text for people.")] = "",
-    passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Vouch for the partition of this label only, in whatever image it is used.")
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option("--as", help="With --partition: what you call it, as VO-OR-SITE/NAME@VERSION.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Vouch for an image: sign a statement that names it, and keep both in its directory."""
-    bundle, now, keyring = Bundle.open(image), _now(), open_keyring(context)
-    statement, signature = endorse(
-        keyring,
-        bundle.manifest.image_id,
-        bundle.manifest.title,
-        chosen_key(keyring, key),
-        now,
-        role=role,
-        lifetime=timedelta(days=days),
-        comment=comment,
-        passphrase=read_passphrase(passphrase_file),
-    )
+    bundle, now = Bundle.open(image), _now()
+    manifest = bundle.manifest
+    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    terms = {"role": role, "lifetime": timedelta(days=days), "comment": comment}
+    if partition is None:
+        statement, signature = endorse_as(signer, manifest.image_id, manifest.title, now, **terms)  # type: ignore[arg-type]
+    else:
+        address = _partition(bundle, partition)
+        statement, signature = endorse_partition(signer, address, title or manifest.title, now, **terms)  # type: ignore[arg-type]
     path = bundle.add_endorsement(statement, signature)
     until = now + timedelta(days=days)
     value = {
@@ -338,3 +350,15 @@ def _anchors(vo: str, role: str, file: Path) -> list[Anchor]:
 
 def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        return [Anchor(vo, role, read_certificate(data).subject, data, "x509")]
+def _partition(bundle: Bundle, label: str) -> str:
+    found = {str(part.content) for part in bundle.manifest.partitions() if part.content and part.label == label}
+    if len(found) != 1:
+        labels = ", ".join(part.label for part in bundle.manifest.partitions() if part.content)
+        raise Misused(
+            f"{bundle.root}: has {len(found)} partitions {label!r} with content; there are {labels or 'none'}"
+        )
+    return found.pop()
+
+

@@ -36,8 +36,10 @@ from catalog.wire import (
 )
 from catalog.wire_flat import FlatImage
 from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
+from catalog.wire_revocations import RevocationPage
 from signer.documents import canonical
 from signer.progress import Advance, nothing
+from signer.revoking import MAX_REVOCATIONS
 
 VERIFY_RATE = 50e6
 """Bytes per second that a catalog re-reads at least: a slow disk, and others waiting."""
@@ -236,6 +238,21 @@ class CatalogClient:
     def commit(self, image_id: str) -> Publication:
         """Make the image visible; Conflict while contents are missing."""
         return self._connection.ask(Publication, "POST", f"/v1/publications/{image_id}/commit")
+
+    def revocations(self) -> list[tuple[bytes, bytes]]:
+        """(statement, signature) of every revocation that the catalog holds; nothing about them is checked here."""
+        found: list[tuple[bytes, bytes]] = []
+        cursor: str | None = "0"
+        while cursor is not None and len(found) <= MAX_REVOCATIONS:
+            page = self._connection.ask(RevocationPage, "GET", "/v1/revocations", params={"cursor": cursor})
+            found += [one.pair() for one in page.items]
+            cursor = page.next
+        return found
+
+    def revoke(self, statement: bytes, signature: bytes) -> None:
+        """Hand a revocation to the catalog; NotEntitled if its signer is no registered key of the VO."""
+        offered = canonical(SignedStatement.of(statement, signature))
+        self._connection.attempt("POST", "/v1/revocations", MAX_PROBLEM, content=offered)
 
     def endorse(self, image_id: str, endorsements: list[tuple[bytes, bytes]]) -> None:
         """Add endorsements to a published image."""

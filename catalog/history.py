@@ -17,7 +17,7 @@ from catalog.manifest import Manifest
 from catalog.registry import Endorsed
 from signer.audit import AuditLog, Entry
 from signer.errors import AuditBroken, AuditUnwritable
-from signer.statement import parse_endorsement, write_instant
+from signer.statement import parse_vouching, write_instant
 
 FILE = "audit.jsonl"
 PUBLISH, ENDORSE, REVOKE, VO, REPAIRED = "publish", "endorse", "revoke", "vo", "repaired"
@@ -44,11 +44,11 @@ class History:
     def endorsed(self, found: Sequence[Endorsed], now: datetime) -> None:
         """Endorsements are accepted that were not there before."""
         for one in found:
-            statement = parse_endorsement(one.statement)
+            statement = parse_vouching(one.statement)
             self.tell(
                 ENDORSE,
                 {
-                    "image": statement.image_id,
+                    **({"image": statement.image_id} if statement.image_id else {"partition": statement.address}),
                     "title": statement.title,
                     "endorser": statement.predicate.endorser,
                     "role": statement.predicate.role,

@@ -23,7 +23,10 @@ from catalog.settings import CatalogSettings
 from catalog.tuf_publishing import Freshness
 from catalog.uploads import Arriving, Uploads
 from catalog.wire import Publication, Received, SignedStatement
+from signer.cms import X509Rules
 from signer.endorsing import MAX_ENDORSEMENTS, verify_endorsements
+from signer.errors import DocumentError
+from signer.statement import PartitionStatement, parse_vouching
 
 
 class Publishing:
@@ -36,6 +39,7 @@ class Publishing:
         self.database, self.blobs, self.history = database, blobs, history
         self.uploads = Uploads(blobs)
         self.freshness = Freshness(blobs.root / "tuf")
+        self.x509 = X509Rules(settings.ca_directory, settings.crls)
         self._limit = settings.max_image_bytes
         self._pending = timedelta(days=settings.pending_days)
 
@@ -51,8 +55,8 @@ class Publishing:
         manifest = Manifest.parse(manifest_text.encode("utf-8"))
         if (size := sum(address.size for address in manifest.blobs())) > self._limit:
             raise TooLarge(f"{manifest.title} has {size} bytes of content; this catalog accepts {self._limit}")
-        accepted, reasons = self._endorsed(manifest.vo, manifest.image_id, manifest.title, offered, now)
-        if not accepted:
+        accepted, reasons = self._endorsed(manifest, offered, now)
+        if not any(parse_vouching(one.statement).image_id for one in accepted):
             raise NotEntitled(_refusal(manifest.title, manifest.vo, reasons))
         with self.database.writing() as connection:
             _check_name(connection, manifest)
@@ -165,7 +169,7 @@ class Publishing:
         if data is None:
             raise NotFound(f"there is no image {image_id} here")
         manifest = Manifest.parse(data)
-        accepted, reasons = self._endorsed(manifest.vo, image_id, manifest.title, offered, now)
+        accepted, reasons = self._endorsed(manifest, offered, now)
         if reasons or not accepted:
             raise NotEntitled(_refusal(manifest.title, manifest.vo, reasons))
         with self.database.writing() as connection:
@@ -193,18 +197,32 @@ class Publishing:
             return self.freshness.warnings(connection, now)
 
     def _endorsed(
-        self, vo: str, image_id: str, title: str, offered: Sequence[SignedStatement], now: datetime
+        self, manifest: Manifest, offered: Sequence[SignedStatement], now: datetime
     ) -> tuple[list[Endorsed], list[str]]:
-        """The endorsements that count, and why the others do not."""
+        """The endorsements that count, and why the others do not.
+
+        Those of partitions may be in the name of another VO, or a site, that is registered here.
+        """
+        vo, pairs = manifest.vo, [one.pair() for one in offered]
         with self.database.reading() as connection:
             if not registry.has_vo(connection, vo):
                 raise NotEntitled(f"the VO {vo} is not registered here; ask the catalog's operator to register it")
             anchors = registry.anchors(connection, vo)
+            others = {found.vo for pair in pairs if (found := _partition(pair[0])) is not None} - {vo}
+            foreign = [anchor for other in sorted(others) for anchor in registry.anchors(connection, other)]
         if not anchors:
             raise NotEntitled(f"the VO {vo} has no registered key here; ask the catalog's operator to register one")
-        pairs = [one.pair() for one in offered]
+        checks = verify_endorsements(
+            manifest.image_id,
+            pairs,
+            [*anchors, *foreign],
+            now,
+            title=manifest.title,
+            x509=self.x509,
+            addresses={str(address) for address in manifest.blobs()},
+        )
         accepted, reasons = [], []
-        for pair, check in zip(pairs, verify_endorsements(image_id, pairs, anchors, now, title=title), strict=True):
+        for pair, check in zip(pairs, checks, strict=True):
             if check.counts:
                 accepted.append(Endorsed(*pair, check.fingerprint))
             else:
@@ -248,3 +266,12 @@ def _received(connection: Transaction, image_id: str, address: Address) -> Recei
     if holdings.has_blob(connection, address):
         return Received(address=address, received=((0, address.size),), complete=True)
     return Received(address=address, received=holdings.ranges(connection, image_id, address))
+
+
+def _partition(statement: bytes) -> PartitionStatement | None:
+    """What is endorsed, where that is a partition."""
+    try:
+        found = parse_vouching(statement)
+    except DocumentError:
+        return None  # verification says what is wrong with it
+    return found if isinstance(found, PartitionStatement) else None

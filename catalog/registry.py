@@ -12,9 +12,9 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from catalog.manifest import Manifest
-from catalog.tables import endorsements, images, keys, vos
+from catalog.tables import endorsements, images, keys, revocations, vos
 from catalog.wire import ImageEntry, VoEntry
-from signer.trust import Anchor
+from signer.trust import Anchor, scheme_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def has_vo(connection: Connection, name: str) -> bool:
 def anchors(connection: Connection, vo: str) -> list[Anchor]:
     """The registered keys of a VO, by fingerprint."""
     rows = connection.execute(select(keys).where(keys.c.vo == vo).order_by(keys.c.fingerprint))
-    return [Anchor(vo=row.vo, role=row.role, fingerprint=row.fingerprint, key=row.key) for row in rows]
+    return [Anchor(row.vo, row.role, row.fingerprint, row.key, scheme_of(row.fingerprint)) for row in rows]
 
 
 def list_vos(connection: Connection, after: str, limit: int) -> list[VoEntry]:
@@ -141,6 +141,20 @@ def endorsements_of(connection: Connection, image_id: str) -> list[Endorsed]:
         .order_by(endorsements.c.received, endorsements.c.digest)
     )
     return [Endorsed(row.statement, row.signature, row.fingerprint) for row in connection.execute(query)]
+
+
+def add_revocation(connection: Connection, statement: bytes, signature: bytes, now: datetime) -> bool:
+    """Keep a revocation, once; returns whether it is new."""
+    digest = hashlib.sha256(hashlib.sha256(statement).digest() + signature).hexdigest()
+    row = {"digest": digest, "statement": statement, "signature": signature, "received": now}
+    return connection.execute(upsert(revocations).values(row).on_conflict_do_nothing()).rowcount > 0
+
+
+def list_revocations(connection: Connection, after: int, limit: int) -> list[tuple[int, tuple[bytes, bytes]]]:
+    """Up to `limit` revocations after a sequence, in the order in which they came; a limit of -1 is none."""
+    query = select(revocations).where(revocations.c.sequence > after).order_by(revocations.c.sequence)
+    rows = connection.execute(query if limit < 0 else query.limit(limit))
+    return [(row.sequence, (row.statement, row.signature)) for row in rows]
 
 
 def _entries() -> Select[tuple[object, ...]]:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from signer.ca_directory import DEFAULT_DIRECTORY
+from signer.chains import Crls
 from signer.documents import Document
 from signer.settings import state_directory
 
@@ -19,6 +21,8 @@ class CatalogSettings(Document):
         max_image_bytes: the largest image accepted, in bytes of its content, holes included.
         pending_days: how long a publication that nobody continues is kept, in days.
         tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
+        ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are judged.
+        crls: "required" refuses where a CA has no current revocation list; "if-present".
         tuf_root: the root that commands here believe freshness metadata by; without one they believe the catalog.
     """
 
@@ -29,3 +33,5 @@ class CatalogSettings(Document):
     pending_days: Annotated[int, Field(ge=1, le=365)] = 7
     tuf_bits: Annotated[int, Field(ge=1, le=16)] = 12
     tuf_root: Path | None = None
+    ca_directory: Path = DEFAULT_DIRECTORY
+    crls: Crls = "required"

@@ -72,7 +72,7 @@ keys = Table(
     "keys",
     metadata,
     Column("vo", ForeignKey("vos.name"), primary_key=True),
-    Column("fingerprint", String(40), primary_key=True),
+    Column("fingerprint", String(1024), primary_key=True),
     Column("role", String(64), nullable=False),
     Column("key", LargeBinary, nullable=False),
     Column("registered", Instant, nullable=False),
@@ -107,7 +107,7 @@ endorsements = Table(
     metadata,
     Column("image_id", String(71), primary_key=True),
     Column("digest", String(64), primary_key=True),  # SHA-256 of statement and signature
-    Column("fingerprint", String(40), nullable=False),
+    Column("fingerprint", String(1024), nullable=False),
     Column("statement", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("received", Instant, nullable=False),
@@ -167,4 +167,42 @@ tuf_targets = Table(
     Column("data", LargeBinary, nullable=True),  # none for manifests, which `images` has
     Column("replaced", Instant, nullable=True),
     Index(None, "bin"),
+)
+
+sites = Table(
+    "sites",  # resource providers whose nodes may show a credential; of its secret, the SHA-256
+    metadata,
+    Column("name", String(63), primary_key=True),
+    Column("vos", String, nullable=False),  # a JSON list: the VOs whose members it serves
+    Column("digest", String(64), nullable=False),
+    Column("registered", Instant, nullable=False),
+)
+
+restrictions = Table(
+    "restrictions",  # who may read what; an empty name or version stands for all
+    metadata,
+    Column("vo", String(64), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("sites", String, nullable=False),  # JSON lists
+    Column("for_vos", String, nullable=False),
+    Column("since", Instant, nullable=False),
+)
+
+secrets = Table(
+    "secrets",  # the catalog's own: of announce keys, and of the certificates of restricted swarms
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+revocations = Table(
+    "revocations",  # in the order in which they came; none is ever removed
+    metadata,
+    Column("sequence", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of statement and signature
+    Column("statement", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("received", Instant, nullable=False),
+    sqlite_autoincrement=True,
 )

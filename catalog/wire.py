@@ -194,14 +194,14 @@ class VoKey(Answer):
     """A key whose endorsements the catalog accepts for a VO.
 
     Attributes:
-        fingerprint: OpenPGP primary fingerprint, 40 upper-case hex digits.
+        fingerprint: OpenPGP primary fingerprint, 40 upper-case hex digits; or the subject of a certificate.
         role: the role that its holder has in the VO.
-        key: the armored public key.
+        key: the armored public key, or the certificate.
     """
 
     model_config = _example(**_EXAMPLE_VO_KEY)
 
-    fingerprint: Annotated[str, Field(pattern=r"^[0-9A-F]{40}$")]
+    fingerprint: Annotated[str, Field(pattern=r"^([0-9A-F]{40}|/.{1,1023})$")]
     role: str
     key: str
 

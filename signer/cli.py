@@ -11,8 +11,10 @@ from signer.errors import KeyUnusable
 from signer.gpg import MAX_KEY
 from signer.keys import Key, SignerSettings, normal_fingerprint, only_own, read_span
 from signer.openpgp import ALGORITHMS, Keyring, utc_now
+from signer.signing import CertificateSigner, KeySigner, Signer
 from signer.statement import write_instant
 from signer.terminal import Json
+from signer.x509 import MAX_CERTIFICATE, Credential
 
 MAX_PASSPHRASE = 1024
 """Bytes. More is the wrong file."""
@@ -57,6 +59,45 @@ def _span(text: str) -> timedelta | None:
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the key's passphrase.")
 ]
+OwnKey = Annotated[
+    str | None, typer.Option("--key", help="Fingerprint of the key to sign with; your only key if not given.")
+]
+Certificate = Annotated[
+    Path | None, typer.Option("--certificate", help="Sign with this X.509 certificate (PEM) instead of a key.")
+]
+CertificateKey = Annotated[
+    Path | None, typer.Option("--certificate-key", help="Its private key; userkey.pem beside it if not given.")
+]
+
+
+def chosen_signer(
+    context: typer.Context,
+    key: str | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+    passphrase_file: Path | None,
+) -> Signer:
+    """Whoever signs: the holder of a certificate, else of a key in the keyring.
+
+    Raises:
+        KeyUnusable: both were named, or neither can be read.
+    """
+    passphrase = read_passphrase(passphrase_file)
+    if certificate is None:
+        keyring = open_keyring(context)
+        return KeySigner(keyring, chosen_key(keyring, key), passphrase)
+    if key is not None:
+        raise KeyUnusable("sign either with --key or with --certificate")
+    private = certificate_key or certificate.with_name("userkey.pem")
+    return CertificateSigner(Credential.read(_bytes(certificate), _bytes(private), passphrase))
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_CERTIFICATE + 1)
+    except OSError as exc:
+        raise KeyUnusable(f"{file}: cannot be read: {exc.strerror}") from exc
 
 
 @key_app.command("new")

@@ -16,6 +16,11 @@ from signer.status import SKEW, SignatureCheck
 from signer.x509 import read_certificate
 
 
+def scheme_of(fingerprint: str) -> str:
+    """How the holder of a key signs: a certificate's subject begins with a slash."""
+    return "x509" if fingerprint.startswith("/") else "openpgp"
+
+
 @dataclass(frozen=True)
 class Anchor:
     """A key that a site trusts to vouch for a VO's images in a role.

@@ -16,6 +16,7 @@ from catalog.serving import serve, write_ready
 from catalog.settings import CatalogSettings
 from catalog.store import Recovery, open_database
 from signer.endorsing import DEFAULT_ROLE, endorse
+from signer.ca_directory import DEFAULT_DIRECTORY
 from signer.openpgp import Keyring
 from signer.trust import Anchor
 
@@ -24,13 +25,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
 
 
-def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path) -> None:
+def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path, cas: Path) -> None:
     """What the service's process does; everything that it says goes to the log."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
-    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit, tuf_bits=6)
+    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit, tuf_bits=6, ca_directory=cas)
 
     def up(url: str, recovery: Recovery) -> None:
         print(recovery, flush=True)  # noqa: T201 - into the log
@@ -47,9 +48,10 @@ def now() -> datetime:
 class Service:
     """A catalog process over a directory; `url` is where it answers once started."""
 
-    def __init__(self, root: Path, *, limit: int = 1 << 40) -> None:
+    def __init__(self, root: Path, *, limit: int = 1 << 40, ca_directory: Path = DEFAULT_DIRECTORY) -> None:
         self.directory, self._limit = root / "catalog", limit
         self._ready, self.log = root / "ready", root / "log"
+        self._cas = ca_directory
         self._listen = "127.0.0.1:0"
         self.url = ""
         self._process: Any = None
@@ -75,7 +77,7 @@ class Service:
     def launch(self) -> None:
         """Start it and do not wait."""
         self._ready.unlink(missing_ok=True)
-        arguments = (self.directory, self._listen, self._ready, self._limit, self.log)
+        arguments = (self.directory, self._listen, self._ready, self._limit, self.log, self._cas)
         self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
