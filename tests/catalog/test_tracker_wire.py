@@ -35,7 +35,7 @@ GOOD = {
 }
 
 values = st.recursive(
-    st.integers(-(2**63), 2**63) | st.binary(max_size=20),
+    st.integers(-(2**63), 2**63 - 1) | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.binary(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
