@@ -350,7 +350,12 @@ class Manifest(Document):
     @property
     def image_id(self) -> str:
         """`sha256:` and 64 hex digits."""
-        return "sha256:" + hashlib.sha256(self.canonical()).hexdigest()
+        # Asked for a dozen times by each decision. Beside whose it is, because copies with changes copy this along.
+        known: tuple[int, str] | None = self.__dict__.get("_image_id")
+        if known is None or known[0] != id(self):
+            known = (id(self), "sha256:" + hashlib.sha256(self.canonical()).hexdigest())
+            self.__dict__["_image_id"] = known
+        return known[1]
 
     @property
     def title(self) -> str:

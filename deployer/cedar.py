@@ -94,9 +94,17 @@ class CedarRules:
             question: see `cedar_facts.authorization`.
             facts: see `cedar_facts.entities`.
         """
-        permitting, errors = self._ask(self._permit_set, self._permits, question, facts)
-        forbidding, more = self._ask(self._forbid_set, self._forbids, question, facts)
-        errors |= more
+        permitting: set[str] = set()
+        forbidding: set[str] = set()
+        errors: dict[str, str] = {}
+        try:
+            known = cedarpy.Entities.from_json_str(json.dumps(facts), self._schema)
+        except ValueError as exc:
+            errors[""] = _one_line(str(exc))[:500]
+        else:
+            permitting, errors = self._ask(self._permit_set, self._permits, question, known)
+            forbidding, more = self._ask(self._forbid_set, self._forbids, question, known)
+            errors |= more
         judged = [self._permit(permitting)]
         for rule in self._forbids:
             if rule.name in errors:
@@ -132,7 +140,7 @@ class CedarRules:
         )
 
     def _ask(
-        self, policies: Any, rules: Sequence[CedarRule], question: dict[str, Any], facts: list[dict[str, Any]]
+        self, policies: Any, rules: Sequence[CedarRule], question: dict[str, Any], facts: Any
     ) -> tuple[set[str], dict[str, str]]:
         """The ids of the rules that apply, and what went wrong, by id (empty: the question itself)."""
         try:

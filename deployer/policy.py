@@ -312,7 +312,12 @@ class Policy(Document):
     @property
     def digest(self) -> str:
         """`sha256:` and 64 hex digits over the canonical form, keys included: what a decision says it was made with."""
-        return "sha256:" + hashlib.sha256(canonical(self)).hexdigest()
+        # Each decision names it. Beside whose it is, because copies with changes copy this along.
+        known: tuple[int, str] | None = self.__dict__.get("_digest")
+        if known is None or known[0] != id(self):
+            known = (id(self), "sha256:" + hashlib.sha256(canonical(self)).hexdigest())
+            self.__dict__["_digest"] = known
+        return known[1]
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
