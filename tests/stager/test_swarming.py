@@ -164,10 +164,10 @@ def test_a_node_that_joins_half_way_gets_the_rest_and_the_beginning(world: Calla
 
 
 def test_a_seeder_that_is_killed_half_way_is_replaced_by_the_origin(world: Callable[..., World]) -> None:
-    swarm = world(12 * MIB, 40)
+    swarm = world(8 * MIB, 12)
     seed = swarm.seed("seed")
     node = swarm.node("node").ready()
-    node.reaches(0.3, swarm.size)
+    node.reaches(0.15, swarm.size)
     seed.process.kill()
     brought = node.done()
     assert swarm.right(node)
