@@ -14,6 +14,7 @@ import typer
 
 from catalog import cli as catalog_cli
 from catalog.cli_image import image_app
+from catalog.cli_tuf import mirror, tuf_app, tuf_client_app
 from catalog.cli_revoke import revoke_app
 from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
@@ -49,6 +50,9 @@ app.add_typer(revoke_app)
 app.command("publish")(catalog_cli.publish_command)
 app.add_typer(catalog_cli.vo_app, name="vo")
 app.add_typer(catalog_cli.catalog_app, name="catalog")
+catalog_cli.catalog_app.add_typer(tuf_app, name="tuf")
+catalog_cli.catalog_app.command("mirror")(mirror)
+app.add_typer(tuf_client_app, name="tuf-client")
 app.add_typer(policy_app, name="policy")
 app.add_typer(receipt_app, name="receipt")
 app.add_typer(audit_app, name="audit")

@@ -62,12 +62,13 @@ LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, 
 CURSOR = Annotated[str | None, Query(max_length=64, description="`next` of the page before.", examples=["41"])]
 
 
-def create_app(publishing: Publishing, now: Clock) -> FastAPI:
-    """The application over a store that this process owns."""
+def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> FastAPI:
+    """The application over a store that this process owns. A mirror takes no publications, and signs and drops nothing."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_clean(publishing, now)), asyncio.create_task(_renew(publishing, now))]
+        duties = () if mirror else (_clean, _renew)
+        tasks = [asyncio.create_task(duty(publishing, now)) for duty in duties]
         yield
         for task in tasks:
             task.cancel()
@@ -89,7 +90,8 @@ def create_app(publishing: Publishing, now: Clock) -> FastAPI:
     app.include_router(_images(publishing))
     app.include_router(_blobs(publishing))
     app.include_router(_vos(publishing))
-    app.include_router(publishing_routes(publishing, now))
+    if not mirror:
+        app.include_router(publishing_routes(publishing, now))
     app.include_router(history_routes(publishing))
     app.include_router(revocation_routes(publishing, now))
     app.include_router(freshness_routes(publishing))

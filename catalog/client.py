@@ -121,6 +121,10 @@ class CatalogClient:
         path = f"/v1/images/{manifest.image_id}/flat"
         return self._connection.ask(FlatImage, "GET", path, patience=size / VERIFY_RATE)
 
+    def freshness_file(self, path: str, limit: int) -> bytes:
+        """A file of the freshness metadata or targets, such as metadata/timestamp.json; nothing about it is checked."""
+        return self._connection.get(f"/tuf/{path}", limit)
+
     def data_map(self, address: Address) -> bytes:
         """One bit per 16 KiB of the content, most significant first, set where it is not zero. A hint, unchecked."""
         return self._beside(address, "map")

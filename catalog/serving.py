@@ -3,8 +3,9 @@
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -12,7 +13,10 @@ from types import FrameType
 import uvicorn
 
 from catalog.api import create_app
+from catalog.client import CatalogClient
 from catalog.errors import Misused, Unavailable
+from catalog.mirroring import Mirror, keep_mirroring
+from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
 from catalog.store import Recovery, owned
 
@@ -25,26 +29,41 @@ IDLE_SECONDS = 30
 END_SECONDS = 10
 """How long a request that is running may go on when the service is told to end."""
 
+MIRROR_SECONDS = 60.0
+"""How often a mirror asks for a newer timestamp: one small request."""
+
 log = logging.getLogger("partita.catalog")
 
 
-def serve(settings: CatalogSettings, ready: Callable[[str, Recovery], None]) -> None:
+def serve(
+    settings: CatalogSettings,
+    ready: Callable[[str, Recovery], None],
+    *,
+    mirror_of: str | None = None,
+    every: float = MIRROR_SECONDS,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         settings: directory, address and port to listen on (port 0 takes a free one), limits.
         ready: called once with the URL and what recovery found, when requests are answered.
+        mirror_of: the URL of a catalog to be a read-only copy of.
+        every: seconds between two looks at that catalog.
 
     Raises:
         Unavailable: another catalog serves the directory, or the address is in use.
         Misused: the address is none of this machine.
     """
-    with owned(settings.directory, settings, _now()) as (publishing, recovery):
+    mirror = mirror_of is not None
+    with ExitStack() as ending:
+        publishing, recovery = ending.enter_context(owned(settings.directory, settings, _now(), mirror=mirror))
+        if mirror_of is not None:
+            ending.enter_context(_mirroring(publishing, mirror_of, every))
         listening = _listen(settings.listen)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         config = uvicorn.Config(
-            create_app(publishing, _now),
+            create_app(publishing, _now, mirror=mirror),
             http="h11",
             ws="none",
             loop="asyncio",
@@ -73,6 +92,22 @@ def write_ready(path: Path, url: str) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(url + "\n")
     fresh.replace(path)
+
+
+@contextmanager
+def _mirroring(publishing: Publishing, url: str, every: float) -> Iterator[None]:
+    """Mirror in a thread while the block runs."""
+    ended = threading.Event()
+    with CatalogClient(url) as client:
+        thread = threading.Thread(
+            target=keep_mirroring, args=(Mirror(publishing, client), every, ended, _now), name="mirror", daemon=True
+        )
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(END_SECONDS)
 
 
 class _Server(uvicorn.Server):

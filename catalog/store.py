@@ -55,8 +55,10 @@ def open_database(directory: Path) -> Database:
 
 
 @contextmanager
-def owned(directory: Path, settings: CatalogSettings, now: datetime) -> Iterator[tuple[Publishing, Recovery]]:
-    """Take the directory over as its one service, and recover it.
+def owned(
+    directory: Path, settings: CatalogSettings, now: datetime, *, mirror: bool = False
+) -> Iterator[tuple[Publishing, Recovery]]:
+    """Take the directory over as its one service, and recover it. A mirror's freshness metadata is another's.
 
     Raises:
         Unavailable: another service has it.
@@ -74,7 +76,8 @@ def owned(directory: Path, settings: CatalogSettings, now: datetime) -> Iterator
         try:
             publishing = Publishing(database, Blobs(directory), settings, history)
             recovery = recover(publishing, now)
-            prepare(publishing.freshness, database, settings.tuf_bits, now)
+            if not mirror:
+                prepare(publishing.freshness, database, settings.tuf_bits, now)
             yield publishing, recovery
         finally:
             history.close()

@@ -216,6 +216,30 @@ def issued(timestamp: bytes) -> datetime | None:
     return found if found is not None and found.utcoffset() is not None else None
 
 
+def listing(data: bytes) -> list[Listed]:
+    """The targets that a bin lists; Malformed where one has no SHA-256."""
+    targets = _signed(data, Targets).targets
+    if any("sha256" not in one.hashes for one in targets.values()):
+        raise Malformed("a target is listed without its SHA-256")
+    return [Listed(path, one.length, one.hashes["sha256"]) for path, one in targets.items()]
+
+
+def named_snapshot(timestamp: bytes) -> tuple[int, str]:
+    """The snapshot that a timestamp names: version, and SHA-256 in hex."""
+    signed = _read(timestamp).signed
+    if not isinstance(signed, Timestamp):
+        raise Malformed(f"this is {signed.type} metadata, and should be a timestamp")
+    return signed.snapshot_meta.version, (signed.snapshot_meta.hashes or {}).get("sha256", "")
+
+
+def versions_in(snapshot: bytes) -> dict[str, int]:
+    """The version of each role that a snapshot names."""
+    signed = _read(snapshot).signed
+    if not isinstance(signed, Snapshot):
+        raise Malformed(f"this is {signed.type} metadata, and should be a snapshot")
+    return {name.removesuffix(".json"): meta.version for name, meta in signed.meta.items()}
+
+
 def add_signature(data: bytes, signer: Signer) -> bytes:
     """The same metadata with one more signature; again by the same key changes nothing."""
     metadata = _read(data)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from catalog import registry, tuf_keys, tuf_store
 from catalog.database import Database, Transaction
-from catalog.errors import Conflict, NotFound, Unavailable
+from catalog.errors import Conflict, Misused, NotFound, Unavailable
 from catalog.tuf_metadata import (
     BINS,
     BITS,
@@ -54,6 +54,9 @@ from signer.documents import canonical
 
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 """Unless said otherwise: one of three root keys may be lost, and one may be stolen."""
+
+MIRRORED = 0
+"""The epoch of a repository that is a mirror's copy: all its bins are stored, and none is made here."""
 
 KEEP_METADATA = timedelta(minutes=10)
 """How long replaced metadata is still served: a site that has begun a refresh ends it within that."""
@@ -434,7 +437,10 @@ def prepare(freshness: Freshness, database: Database, bits: int, now: datetime) 
         Whether the repository was made now, with the offline keys still beside the service.
     """
     with database.writing() as connection:
-        if not freshness.is_made(connection):
+        epoch = tuf_store.epoch(connection)
+        if epoch is not None and epoch.epoch == MIRRORED:
+            raise Misused(f"{freshness.directory.parent}: holds a mirror; run `partita catalog mirror` on it")
+        if epoch is None:
             freshness.make(connection, now, bits=bits)
             log.warning(
                 "the catalog's TUF repository was made. Move %s to media that are kept offline, one root key each; "

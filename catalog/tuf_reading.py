@@ -4,9 +4,7 @@ The client workflow of the TUF specification (section 5) as python-tuf's `ngclie
 fetched comes over our own connections, with their limits. A reader's directory belongs to one reader at a time.
 """
 
-import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,24 +159,6 @@ class Current:
                 raise NotFound(f"{self._url}: nothing is listed as {path}")
             found = self._updater.find_cached_target(info)
             return Path(found or self._updater.download_target(info))
-
-
-def pin(directory: Path, root: bytes) -> None:
-    """Begin a directory of trusted metadata with a root; Malformed if it is none."""
-    if Described.of(root).role != ROOT:
-        raise Malformed("this is TUF metadata, but no root")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (directory / "root.json").write_bytes(root)
-
-
-def forget(directory: Path) -> None:
-    """Drop all trusted metadata: for a root that is pinned anew."""
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def fingerprint(root: bytes) -> str:
-    """What people compare when they pin a root: SHA-256 of the file, in hex."""
-    return hashlib.sha256(root).hexdigest()
 
 
 class _Fetcher(FetcherInterface):

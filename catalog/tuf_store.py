@@ -150,6 +150,14 @@ def target(connection: Connection, path: str, digest: str) -> tuple[bool, bytes 
     return (False, None) if row is None else (True, row.data)
 
 
+def is_listed(connection: Connection, one: Listed) -> bool:
+    """Whether a target is that now."""
+    query = select(tuf_targets.c.bin).where(
+        tuf_targets.c.path == one.path, tuf_targets.c.digest == one.digest, tuf_targets.c.replaced.is_(None)
+    )
+    return connection.execute(query).first() is not None
+
+
 def paths(connection: Connection) -> set[str]:
     """The path of every target."""
     return set(connection.execute(select(tuf_targets.c.path).where(tuf_targets.c.replaced.is_(None))).scalars())

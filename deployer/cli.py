@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from catalog.settings import CatalogSettings
 from deployer.amounts import parse_duration, parse_size
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
@@ -223,6 +224,27 @@ def node_serve(
     )
 
 
+@node_app.command("trust-root")
+def node_trust_root(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="The catalog's root.json, got from its operator by a way that you trust.")
+    ],
+    json: Json = False,
+) -> None:
+    """Pin the root that says what is current; the node believes its catalog by nothing else. A running node takes note."""
+    from catalog.trusted import pin  # loads the TUF library: only here
+
+    settings = terminal.section(context, NodeSettings)
+    try:
+        data = file.read_bytes()
+    except OSError as exc:
+        raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
+    digest = pin(settings.freshness / "root.json", data)
+    text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
+    terminal.show({"root": str(settings.freshness / "root.json"), "sha256": digest}, text, as_json=json)
+
+
 @node_app.command("status")
 def node_status(context: typer.Context, json: Json = False) -> None:
     """Show how the node is doing: what it runs on, by which policy, how many machines."""
@@ -232,6 +254,7 @@ def node_status(context: typer.Context, json: Json = False) -> None:
         ("node", status.node),
         ("directory", status.directory),
         ("catalog", status.catalog),
+        ("current", status.fresh_problem or f"known until {status.fresh_until or 'the first order'}"),
         ("policy", status.policy_problem or f"{status.policy} ({status.policy_digest})"),
         ("hypervisor", status.hypervisor),
         ("accelerator", status.accelerator.reason),
@@ -260,6 +283,10 @@ def up(
             "PARTITA_CATALOG_DIRECTORY": str(place / "catalog"),
             "PARTITA_NODE_DIRECTORY": str(place / "node"),
         }
+    catalog = Path(environment.get("PARTITA_CATALOG_DIRECTORY") or terminal.section(context, CatalogSettings).directory)
+    node_settings = terminal.section(context, NodeSettings)
+    if not node_settings.pinned_root.exists():  # both are ours: the root goes from hand to hand
+        environment["PARTITA_NODE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
     given: dict[str, Any] = context.parent.params if context.parent else {}
     sets, config = list(given.get("settings") or ()), given.get("config")
     run_both(environment, sets, config, keep_machines=keep_machines, as_json=json)

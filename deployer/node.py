@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from catalog.client import CatalogClient
+from catalog.errors import CatalogError
+from catalog.trusted import TrustedCatalog
 from deployer.amounts import parse_duration
 from deployer.deciding import Decision
 from deployer.deploying import Defaults, Deployer
@@ -41,6 +42,9 @@ from stager.staging import Stager
 TICK = 1.0
 """Seconds between two looks at all machines."""
 
+FRESHNESS_SECONDS = 600.0
+"""How often a node looks at what is current when nobody orders machines: often against a lifetime of a day."""
+
 PATIENCE = 60.0
 """Seconds that deployments under way get to undo themselves when the node ends."""
 
@@ -58,7 +62,7 @@ class Node:
         settings: NodeSettings,
         deploy: DeploySettings,
         stager: Stager,
-        client: CatalogClient,
+        client: TrustedCatalog,
         clock: Callable[[], datetime],
     ) -> None:
         self.settings, self._deploy = settings, deploy
@@ -70,6 +74,8 @@ class Node:
         self.keeper = Keeper(
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
+        self._catalog = client
+        self._ended = threading.Event()
         self._deployer = Deployer(
             images=client,
             stages=stager,
@@ -114,11 +120,13 @@ class Node:
             node._closing = undo.pop_all()
         node._keeping.start()
         threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
+        threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
         return node
 
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
         self.cancel()
+        self._ended.set()
         for finished in list(self._under_way.values()):
             finished.wait(PATIENCE)
         self._happenings.put(None)
@@ -163,10 +171,13 @@ class Node:
             rules = self._policies.current()
         except PolicyUnusable as exc:
             problem = str(exc)
+        fresh = self._catalog.freshness()
         return NodeStatus(
             node=self._identity,
             directory=str(self.settings.directory.absolute()),
             catalog=self.settings.catalog,
+            fresh_until=fresh.expires,
+            fresh_problem=fresh.problem,
             policy=str(self._deploy.policy),
             policy_digest=rules.digest if rules else None,
             policy_problem=problem or self._policies.problem or (rules.shadow_problem if rules else None) or None,
@@ -209,6 +220,17 @@ class Node:
                     self.keeper.happened(*told)
             except Exception:
                 log.exception("keeping machines failed; it goes on")
+
+    def _stay_fresh(self) -> None:
+        """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""
+        told: str | None = None
+        while not self._ended.wait(FRESHNESS_SECONDS):
+            with suppress(CatalogError):  # said by the status, and by whoever orders a machine
+                self._catalog.refresh()
+            problem = self._catalog.freshness().problem
+            if problem is not None and problem != told:
+                log.warning("%s", problem)
+            told = problem
 
     def _warm_up(self) -> None:
         """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""

@@ -10,6 +10,7 @@ from catalog.manifest import ImageId
 from deployer.kvm import Accelerator
 from deployer.machines import MachineRecord
 from signer.documents import Document
+from signer.statement import Instant
 
 VERSION = "v1"
 
@@ -116,6 +117,8 @@ class NodeStatus(Document):
         node: its identity, a UUID.
         directory: where it keeps everything.
         catalog: the URL that it stages from.
+        fresh_until: when what is known to be current expires; from then on nothing new starts.
+        fresh_problem: what keeps machines from starting, or soon will, about what is current.
         policy: the policy's file.
         policy_digest: of the set in force, if there is one.
         policy_problem: why what the files say now, or the policy in the shadow, is not in force.
@@ -129,6 +132,8 @@ class NodeStatus(Document):
     node: str
     directory: str
     catalog: str
+    fresh_until: Instant | None = None
+    fresh_problem: str | None = None
     policy: str
     policy_digest: str | None = None
     policy_problem: str | None = None

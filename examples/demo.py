@@ -170,6 +170,8 @@ def journey(demo: Demo) -> None:
         demo.chapter("A node", "The site's policy names the one endorser that it trusts; everything else is refused.")
         policy(root, fingerprint)
         demo.shown("policy", "check", str(root / "policy.toml"))
+        demo.shown("catalog", "tuf", "export", "-o", str(root / "root.json"))
+        demo.shown("node", "trust-root", str(root / "root.json"))
         ready = root / "node.ready"
         with demo.service("node", "serve", "--end-machines", "--ready-file", str(ready), ready=ready):
             machines(demo)

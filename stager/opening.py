@@ -3,14 +3,19 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from catalog.client import CatalogClient
 from stager.cache import Cache
+from stager.errors import CacheUnusable
 from stager.fetching import Pace
 from stager.settings import NodeSettings
 from stager.sources import HttpSource
 from stager.staging import Stager
+
+if TYPE_CHECKING:  # it loads the TUF library, which only those pay for who ask a catalog
+    from catalog.trusted import TrustedCatalog
 
 SHARE = 0.7
 """Of a filesystem that is smaller than the default quota, what the cache may take unless the settings say otherwise."""
@@ -30,11 +35,29 @@ def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
     return Cache(settings.cache, quota(settings), clock)
 
 
+def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "TrustedCatalog":
+    """The node's catalog and mirrors, believed by the root that is pinned; without one nothing of them is believed."""
+    from catalog.trusted import TrustedCatalog
+
+    def root() -> bytes | None:
+        try:
+            return settings.pinned_root.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise CacheUnusable(f"{settings.pinned_root}: the pinned root cannot be read ({exc.strerror})") from exc
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(clock(), UTC)
+
+    return TrustedCatalog(settings.freshness, root, [settings.catalog, *settings.mirrors], now)
+
+
 @contextmanager
-def opened(settings: NodeSettings, clock: Callable[[], float]) -> Iterator[tuple[Stager, CatalogClient]]:
-    """A stager over the node's cache and catalog, and the client of that catalog; closed when the block ends."""
+def opened(settings: NodeSettings, clock: Callable[[], float]) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
+    """A stager over the node's cache and catalog, and that catalog as the node believes it; closed when the block ends."""
     pace = Pace(connections=settings.connections, part_bytes=settings.part_bytes)
-    with CatalogClient(settings.catalog) as client, open_cache(settings, clock) as cache:
+    with open_catalog(settings, clock) as client, open_cache(settings, clock) as cache:
         yield Stager(cache, HttpSource(client), pace), client
 
 

@@ -88,6 +88,7 @@ def test_a_real_debian_reports_back(tmp_path_factory: pytest.TempPathFactory) ->
             site.shown("vo", "register", "star", "--key", str(root / "star.asc"))
             site.shown("publish", str(root / "image"))
             policy(root, fingerprint)
+            site.shown("node", "trust-root", str(root / "catalog" / "tuf" / "root.json"))
             user_data = root / "user-data"
             user_data.write_text(
                 f"#cloud-config\nruncmd:\n  - echo partita-guest swap $(swapon --show=SIZE --noheadings) > /dev/ttyS0\n"

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import time
+import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,6 +130,12 @@ class Vo:
         )
         bundle.add_endorsement(*pair)
         return bundle
+
+
+def first_root(catalog: str) -> bytes:
+    """The root that a catalog began with, as its operator would hand it over."""
+    with urllib.request.urlopen(f"{catalog}/tuf/metadata/1.root.json") as answer:
+        return bytes(answer.read())
 
 
 def files(directory: Path) -> Sequence[str]:

@@ -23,6 +23,7 @@ from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer.documents import validate
 from signer.trust import Anchor
 from stager.settings import NodeSettings
+from tests.catalog.service import first_root
 
 # Each node is a process of its own; they are forked from one that has imported the libraries once.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -85,13 +86,23 @@ class NodeProcess:
     """A node's service, started by `start`, killed or stopped, started again on the same directory."""
 
     def __init__(
-        self, catalog: str, policy_text: str, *, warm: Path | None = None, cache_quota: int = 1 << 30, **deploy: object
+        self,
+        catalog: str,
+        policy_text: str,
+        *,
+        warm: Path | None = None,
+        cache_quota: int = 1 << 30,
+        pinned: bool = True,
+        **deploy: object,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
         self.log = self.directory / "log"
         self.policy = self.directory / "policy.toml"
         self.policy.write_text(policy_text)
         self._node = {"directory": str(self.directory / "n"), "catalog": catalog, "cache_quota": cache_quota}
+        if pinned:
+            (self.directory / "root.json").write_bytes(first_root(catalog))
+            self._node["tuf_root"] = str(self.directory / "root.json")
         self._deploy = {"policy": str(self.policy), "accelerator": "tcg", "network": "none"} | deploy
         self._process: Any = None
         if warm is not None:  # what libvirt found out about QEMU before: four seconds saved

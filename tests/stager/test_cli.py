@@ -17,6 +17,7 @@ from stager.cli import cache_app
 from stager.errors import CacheBusy, CacheUnusable, InUse, NotCached
 from stager.opening import SHARE, quota
 from stager.settings import NodeSettings
+from tests.catalog.service import first_root
 from tests.stager.conftest import Served
 
 Run = Callable[..., Result]
@@ -32,7 +33,9 @@ def run(tmp_path: Path, served: Served) -> Run:
     """Run a command as on the command line, but let our errors through."""
 
     def command(*arguments: str, fails: int = 0) -> Result:
-        found = settings_of(tmp_path, f"node.catalog={served.url}", "node.cache_quota=200000000")
+        (tmp_path / "root.json").write_bytes(first_root(served.url))
+        flags = [f"node.catalog={served.url}", f"node.tuf_root={tmp_path}/root.json", "node.cache_quota=200000000"]
+        found = settings_of(tmp_path, *flags)
         result = CliRunner().invoke(cache_app, list(arguments), obj=found)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
