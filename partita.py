@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from catalog import cli as catalog_cli
+from catalog.cli_hepix import export_app, import_app
 from catalog.cli_image import image_app
 from catalog.cli_tuf import mirror, tuf_app, tuf_client_app
 from catalog.cli_revoke import revoke_app
@@ -50,6 +51,8 @@ app.add_typer(revoke_app)
 app.command("publish")(catalog_cli.publish_command)
 app.add_typer(catalog_cli.vo_app, name="vo")
 app.add_typer(catalog_cli.catalog_app, name="catalog")
+catalog_cli.catalog_app.add_typer(export_app, name="export")
+catalog_cli.catalog_app.add_typer(import_app, name="import")
 catalog_cli.catalog_app.add_typer(tuf_app, name="tuf")
 catalog_cli.catalog_app.command("mirror")(mirror)
 app.add_typer(tuf_client_app, name="tuf-client")
