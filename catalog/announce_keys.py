@@ -19,6 +19,9 @@ KEY_LIFE = timedelta(hours=12)
 MIN_SECRET = 32
 """Bytes of secret: as many as the MAC has."""
 
+ORIGIN = "origin"
+"""The node name in the key of the catalog's own seeding peer, to which tracker answers prefer other seeds."""
+
 _DOMAIN = b"partita announce key v1\0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}|")
 

@@ -5,29 +5,36 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from catalog import holdings, registry
+from catalog import registry
 from catalog.address import Address
 from catalog.api_flat import flat_routes
 from catalog.api_history import history_routes
 from catalog.api_publishing import publishing_routes
 from catalog.api_revocations import revocation_routes
-from catalog.errors import CatalogError, Malformed, Misused, NotFound, RangeRefused, TooLarge, Unavailable
+from catalog.api_swarms import grant_routes
+from catalog.entitling import Scope
+from catalog.errors import CatalogError, Malformed, Misused, NotEntitled, NotFound, RangeRefused, TooLarge, Unavailable
 from catalog.manifest import MEDIA_TYPE
 from catalog.problems import MEDIA_TYPE as PROBLEM_TYPE
 from catalog.problems import status_of, to_problem
 from catalog.publishing import Publishing
+from catalog.readers import CREDENTIAL, Readers, Shown
 from catalog.responses import FOREVER, Content, document
 from catalog.routes import ADDRESS, ARTIFACT, IMAGE_ID, address_of, problems
+from catalog.tracker import Tracker
+from catalog.tracker_api import Gate, tracker_routes
 from catalog.tuf_api import freshness_routes
+from catalog.tuf_targets import image_of_path
 from catalog.wire import (
     MAX_PAGE,
     PAGE,
@@ -48,9 +55,6 @@ CLEAN_SECONDS = 3600.0
 
 RENEW_SECONDS = 60.0
 """How often the freshness metadata is looked at: far more often than the shortest half lifetime, 12 hours."""
-
-SERVED = 65_536
-"""Addresses remembered as served, so that a range costs no query. Published contents never disappear while we run."""
 
 log = logging.getLogger("partita.catalog")
 
@@ -87,15 +91,19 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
-    app.include_router(_images(publishing))
-    app.include_router(_blobs(publishing))
+    readers = Readers(publishing.database, now, time.monotonic)
+    gate = Gate(readers.keys, readers.content, readers.holder_may_read, now, readers.swarm_hash)
+    app.include_router(_images(publishing, readers))
+    app.include_router(_blobs(publishing, readers))
     app.include_router(_vos(publishing))
     if not mirror:
         app.include_router(publishing_routes(publishing, now))
-    app.include_router(history_routes(publishing))
-    app.include_router(revocation_routes(publishing, now))
-    app.include_router(freshness_routes(publishing))
-    app.include_router(flat_routes(publishing, now))
+    app.include_router(grant_routes(readers, now), prefix="/v1")
+    app.include_router(tracker_routes(Tracker(), gate, time.monotonic), prefix="/v1")
+    app.include_router(history_routes(publishing, readers))
+    app.include_router(revocation_routes(publishing, now, mirror=mirror))
+    app.include_router(freshness_routes(publishing), dependencies=[Depends(_readable(readers))])
+    app.include_router(flat_routes(publishing, now), dependencies=[Depends(_readable(readers))])
     app.include_router(_health(publishing))
     _forget_foreign_form(app)
     return app
@@ -113,13 +121,31 @@ def _forget_foreign_form(app: FastAPI) -> None:
         document["components"]["schemas"].pop(name, None)
 
 
-def _images(publishing: Publishing) -> APIRouter:
+def _readable(readers: Readers) -> Callable[..., None]:
+    """A dependency of routes below an image's ID, and of those of targets: they are for who may read the image."""
+
+    def check(request: Request, shown: CREDENTIAL) -> None:
+        found = request.path_params.get("image_id") or image_of_path(str(request.path_params.get("path", "")))
+        if found is None:
+            return
+        site = readers.who(shown)
+        may = readers.may_read(site, found) if isinstance(found, Scope) else readers.may_read_image(site, found)
+        if not may:
+            raise NotFound("there is no such image here; `partita image list` shows what there is")
+
+    return check
+
+
+def _images(publishing: Publishing, readers: Readers) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["images"])
     database = publishing.database
 
-    @routes.get("/images", response_model=ImagePage, responses=problems(Malformed), summary="List published images")
+    @routes.get(
+        "/images", response_model=ImagePage, responses=problems(Malformed, NotEntitled), summary="List published images"
+    )
     def images(
         request: Request,
+        shown: CREDENTIAL,
         vo: Annotated[str | None, Query(description="Only of this VO.", examples=["star"], max_length=64)] = None,
         name: Annotated[
             str | None, Query(description="Only of this name.", examples=["worker"], max_length=128)
@@ -127,18 +153,20 @@ def _images(publishing: Publishing) -> APIRouter:
         cursor: CURSOR = None,
         limit: LIMIT = PAGE,
     ) -> Response:
-        """Last published first. Follow `next` for older ones: images published meanwhile shift nothing."""
-        return document(request, _page(publishing, vo, name, cursor, limit))
+        """Last published first, those that you may read. Follow `next` for older ones: newer ones shift nothing."""
+        return document(request, _page(publishing, readers, readers.who(shown), vo, name, cursor, limit))
 
     @routes.get(
         "/names/{vo}/{name}",
         response_model=ImagePage,
-        responses=problems(NotFound, Malformed),
+        responses=problems(NotFound, Malformed, NotEntitled),
         summary="List the versions of a name",
     )
-    def versions(request: Request, vo: VO, name: NAME, cursor: CURSOR = None, limit: LIMIT = PAGE) -> Response:
+    def versions(
+        request: Request, shown: CREDENTIAL, vo: VO, name: NAME, cursor: CURSOR = None, limit: LIMIT = PAGE
+    ) -> Response:
         """Last published first; the first of the first page is what the name alone stands for."""
-        page = _page(publishing, vo, name, cursor, limit)
+        page = _page(publishing, readers, readers.who(shown), vo, name, cursor, limit)
         if not page.items and cursor is None:
             raise NotFound(f"there is no image {vo}/{name} here; `partita image list` shows what there is")
         return document(request, page)
@@ -146,38 +174,39 @@ def _images(publishing: Publishing) -> APIRouter:
     @routes.get(
         "/names/{vo}/{name}/{version}",
         response_model=ImageEntry,
-        responses=problems(NotFound, Malformed),
+        responses=problems(NotFound, Malformed, NotEntitled),
         summary="Find the image of a name and version",
     )
-    def version(request: Request, vo: VO, name: NAME, version: VERSION) -> Response:
+    def version(request: Request, shown: CREDENTIAL, vo: VO, name: NAME, version: VERSION) -> Response:
         """A name and version never stand for another image once they stand for one."""
         with database.reading() as connection:
             entry = registry.find(connection, vo, name, version)
-        if entry is None:
+        if not readers.may_read(readers.who(shown), Scope(vo, name, version)) or entry is None:
             raise NotFound(f"there is no image {vo}/{name}@{version} here; `partita image list` shows what there is")
         return document(request, entry)
 
     @routes.get(
         "/images/{image_id}",
         response_class=Response,
-        responses=problems(NotFound, Malformed)
+        responses=problems(NotFound, Malformed, NotEntitled)
         | {200: {"content": {MEDIA_TYPE: {"example": {"type": "urn:partita:image:v1"}}}}},
         summary="Get a manifest",
     )
     @routes.head("/images/{image_id}", include_in_schema=False)
-    def manifest(request: Request, image_id: IMAGE_ID) -> Response:
+    def manifest(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """The canonical bytes; their SHA-256 is the image ID, so check it."""
-        return document(request, _manifest(publishing, image_id), tag=image_id, media_type=MEDIA_TYPE, cache=FOREVER)
+        data = _manifest(publishing, readers, readers.who(shown), image_id)
+        return document(request, data, tag=image_id, media_type=MEDIA_TYPE, cache=FOREVER)
 
     @routes.get(
         "/images/{image_id}/endorsements",
         response_model=EndorsementList,
-        responses=problems(NotFound, Malformed),
+        responses=problems(NotFound, Malformed, NotEntitled),
         summary="List the endorsements of an image",
     )
-    def endorsements(request: Request, image_id: IMAGE_ID) -> Response:
+    def endorsements(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """Statements and signatures as they came. Verify them yourself: the catalog is not who decides what you boot."""
-        _manifest(publishing, image_id)
+        _manifest(publishing, readers, readers.who(shown), image_id)
         with database.reading() as connection:
             found = registry.endorsements_of(connection, image_id)
         items = tuple(SignedStatement.of(one.statement, one.signature) for one in found)
@@ -186,26 +215,20 @@ def _images(publishing: Publishing) -> APIRouter:
     return routes
 
 
-def _blobs(publishing: Publishing) -> APIRouter:
+def _blobs(publishing: Publishing, readers: Readers) -> APIRouter:
     routes = APIRouter(prefix="/v1/blobs", tags=["contents"])
-    served: dict[Address, None] = {}
     binary: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {"example": "(bytes)"}}}}
 
-    def look(text: str) -> Address:
+    def look(text: str, shown: Shown) -> Address:
         address = address_of(text)
-        if address not in served:
-            with publishing.database.reading() as connection:
-                if not holdings.is_served(connection, address):
-                    raise NotFound(f"there is no content {address} here")
-            if len(served) >= SERVED:
-                served.clear()
-            served[address] = None
+        if not readers.may_read_content(readers.who(shown), address):
+            raise NotFound(f"there is no content {address} here")
         return address
 
     @routes.get(
         "/{address}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, RangeRefused)
+        responses=problems(NotFound, Malformed, NotEntitled, RangeRefused)
         | binary
         | {
             206: {
@@ -216,23 +239,23 @@ def _blobs(publishing: Publishing) -> APIRouter:
         summary="Get a content, or a range of it",
     )
     @routes.head("/{address}", include_in_schema=False)
-    def content(request: Request, address: ADDRESS) -> Response:
+    def content(request: Request, shown: CREDENTIAL, address: ADDRESS) -> Response:
         """One range (`Range: bytes=FIRST-LAST`), or up to 512 in their order with gaps between, as `multipart/byteranges`."""
-        found = look(address)
+        found = look(address, shown)
         return Content(request, publishing.blobs.open(found), found)
 
     @routes.get(
         "/{address}/{artifact}",
         response_class=Response,
-        responses=problems(NotFound, Malformed) | binary,
+        responses=problems(NotFound, Malformed, NotEntitled) | binary,
         summary="Get what the catalog measured in a content",
     )
-    def beside(request: Request, address: ADDRESS, artifact: ARTIFACT) -> Response:
+    def beside(request: Request, shown: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
         """`map`: one bit per 16 KiB, set where it is not zero. `layer`: the piece layer. `hints`: XXH3-64 per 4 KiB.
 
         Unsigned: check the layer against the address, and believe map and hints only as far as the content bears them out.
         """
-        found = look(address)
+        found = look(address, shown)
         data = publishing.blobs.beside(found, artifact)
         return document(request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=FOREVER)
 
@@ -294,20 +317,38 @@ def _health(publishing: Publishing) -> APIRouter:
     return routes
 
 
-def _page(publishing: Publishing, vo: str | None, name: str | None, cursor: str | None, limit: int) -> ImagePage:
+def _page(
+    publishing: Publishing,
+    readers: Readers,
+    site: str,
+    vo: str | None,
+    name: str | None,
+    cursor: str | None,
+    limit: int,
+) -> ImagePage:
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 18):
         raise Malformed(f"the cursor {cursor[:40]!r} is none of ours; use `next` of the page before")
     before = None if cursor is None else int(cursor)
+    found: list[tuple[int, ImageEntry]] = []
     with publishing.database.reading() as connection:
-        found = registry.list_images(connection, vo, name, before, limit + 1)
-    more = str(found[limit - 1][0]) if len(found) > limit else None
-    return ImagePage(items=tuple(entry for _, entry in found[:limit]), next=more)
+        while len(found) <= limit:
+            more = registry.list_images(connection, vo, name, before, limit + 1)
+            found += [
+                (number, entry)
+                for number, entry in more
+                if readers.may_read(site, Scope(entry.vo, entry.name, entry.version))
+            ]
+            if len(more) <= limit:
+                break
+            before = more[-1][0]
+    following = str(found[limit - 1][0]) if len(found) > limit else None
+    return ImagePage(items=tuple(entry for _, entry in found[:limit]), next=following)
 
 
-def _manifest(publishing: Publishing, image_id: str) -> bytes:
+def _manifest(publishing: Publishing, readers: Readers, site: str, image_id: str) -> bytes:
     with publishing.database.reading() as connection:
         data = registry.manifest_of(connection, image_id)
-    if data is None:
+    if data is None or not readers.may_read_image(site, image_id):
         raise NotFound(f"there is no image {image_id} here; `partita image list` shows what there is")
     return data
 

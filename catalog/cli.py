@@ -12,7 +12,10 @@ import typer
 
 from catalog.bundle import Bundle
 from catalog.cli_image import image_app
+from catalog.cli_rights import open_, restrict, site_app
+from catalog.cli_torrent import torrent
 from catalog.client import CatalogClient
+from catalog.credentials import read_credential
 from catalog.errors import ContentMismatch, Misused, NotFound
 from catalog.manifest import VO_PATTERN
 from catalog.reference import Reference
@@ -33,6 +36,11 @@ catalog_app = typer.Typer(
     name="catalog", help="Run a catalog: the service that images are published to.", no_args_is_help=True
 )
 vo_app = typer.Typer(name="vo", help="Register VOs with a catalog, on the machine where it runs.", no_args_is_help=True)
+
+catalog_app.add_typer(site_app, name="site")
+image_app.command("restrict")(restrict)
+image_app.command("open")(open_)
+image_app.command("torrent")(torrent)
 
 Directory = Annotated[
     Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
@@ -336,7 +344,8 @@ def _settings(context: typer.Context, directory: Path | None) -> CatalogSettings
 
 
 def _client(context: typer.Context, url: str | None) -> CatalogClient:
-    return CatalogClient(url or terminal.section(context, CatalogSettings).url)
+    settings = terminal.section(context, CatalogSettings)
+    return CatalogClient(url or settings.url, credential=read_credential(settings.credential))
 
 
 def _anchors(vo: str, role: str, file: Path) -> list[Anchor]:
@@ -345,13 +354,11 @@ def _anchors(vo: str, role: str, file: Path) -> list[Anchor]:
             data = opened.read(MAX_KEY + 1)
     except OSError as exc:
         raise Misused(f"{file}: the key cannot be read ({exc.strerror})") from exc
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        return [Anchor(vo, role, read_certificate(data).subject, data, "x509")]
     return [Anchor(vo, role, key.fingerprint, data) for key in read_keys(data)]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-    if b"-----BEGIN CERTIFICATE-----" in data:
-        return [Anchor(vo, role, read_certificate(data).subject, data, "x509")]
 def _partition(bundle: Bundle, label: str) -> str:
     found = {str(part.content) for part in bundle.manifest.partitions() if part.content and part.label == label}
     if len(found) != 1:
@@ -362,3 +369,5 @@ def _partition(bundle: Bundle, label: str) -> str:
     return found.pop()
 
 
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

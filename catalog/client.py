@@ -37,6 +37,7 @@ from catalog.wire import (
 from catalog.wire_flat import FlatImage
 from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
 from catalog.wire_revocations import RevocationPage
+from catalog.wire_swarms import SwarmGrant, SwarmGrantQuery
 from signer.documents import canonical
 from signer.progress import Advance, nothing
 from signer.revoking import MAX_REVOCATIONS
@@ -54,9 +55,10 @@ class CatalogClient:
         transport: BaseTransport | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
+        credential: str = "",
     ) -> None:
         """As :class:`catalog.connection.Connection`."""
-        self._connection = Connection(url, transport, sleep=sleep)
+        self._connection = Connection(url, transport, sleep=sleep, credential=credential)
         self.url = self._connection.url
 
     def __enter__(self) -> Self:
@@ -178,6 +180,15 @@ class CatalogClient:
                 yield piece
         if left:
             raise Unavailable(f"{self.url}: {len(ranges)} ranges of {address} were cut {left} bytes early")
+
+    def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
+        """What opens the swarm of a content to a node of that name; NotFound where this node's site may not read it.
+
+        Args:
+            request: a certificate request (PEM), without which restricted contents are refused.
+        """
+        wanted = canonical(SwarmGrantQuery(address=address, node=node, request=request))
+        return self._connection.ask(SwarmGrant, "POST", "/v1/swarms/grants", content=wanted)
 
     def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
         """Every published image, last published first, read page by page."""

@@ -27,6 +27,7 @@ DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 BaseTransport = httpx.BaseTransport
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_CREDENTIAL = re.compile(r"[A-Za-z0-9._-]{1,200}")
 A = TypeVar("A", bound=Answer)
 
 
@@ -39,6 +40,7 @@ class Connection:
         transport: BaseTransport | None = None,
         *,
         sleep: Callable[[float], None] = time.sleep,
+        credential: str = "",
     ) -> None:
         """Connect lazily; Misused if the URL is none.
 
@@ -46,6 +48,7 @@ class Connection:
             url: such as http://127.0.0.1:7070.
             transport: what carries the requests instead of the network.
             sleep: what waits between tries.
+            credential: of this node's site, shown with every request; without one we are a stranger.
         """
         self.url = url.rstrip("/")
         self._sleep = sleep
@@ -60,7 +63,7 @@ class Connection:
             transport=transport,
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS),
-            headers={"Accept-Encoding": "identity", "User-Agent": "partita"},
+            headers={"Accept-Encoding": "identity", "User-Agent": "partita"} | _shown(credential),
             trust_env=not _is_loopback(parsed.host),  # a proxy for the world outside cannot reach this machine
         )
 
@@ -178,6 +181,14 @@ class Connection:
             raise Unavailable(f"{self.url}: gave no answer in time") from exc
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise Unavailable(f"{self.url}: cannot be reached ({exc or type(exc).__name__})") from exc
+
+
+def _shown(credential: str) -> dict[str, str]:
+    if not credential:
+        return {}
+    if not _CREDENTIAL.fullmatch(credential):
+        raise Misused("a site's credential is one line, SITE.SECRET; take it from `partita catalog site register`")
+    return {"Authorization": f"Bearer {credential}"}
 
 
 def _error(answer: httpx.Response) -> Exception:

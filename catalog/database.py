@@ -27,6 +27,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        _keep_private(path)
         self._engine = _engine(path)
         self._writer = self._engine.execution_options(writes=True)
         with self.writing() as connection:
@@ -47,6 +48,15 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+def _keep_private(path: Path) -> None:
+    """Nobody else on this machine reads the database, which holds secrets; SQLite's other files take its mode over."""
+    try:
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+    except OSError as exc:
+        raise Unavailable(f"{path}: the catalog's database cannot be made or kept private ({exc.strerror})") from exc
 
 
 def _engine(path: Path) -> Engine:

@@ -23,6 +23,7 @@ class CatalogSettings(Document):
         tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
         ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are judged.
         crls: "required" refuses where a CA has no current revocation list; "if-present".
+        credential: a file with the credential of a site, shown to the catalog by commands that read from it.
         tuf_root: the root that commands here believe freshness metadata by; without one they believe the catalog.
     """
 
@@ -35,3 +36,4 @@ class CatalogSettings(Document):
     tuf_root: Path | None = None
     ca_directory: Path = DEFAULT_DIRECTORY
     crls: Crls = "required"
+    credential: Path | None = None

@@ -5,6 +5,9 @@ has to be trusted. The dict has exactly what the function needs: one file, named
 `catalog.address.piece_length` gives; no `private` flag, since any member more would be a swarm of its own, and whether
 content is public is no property of the content. What private swarms are for is done elsewhere: nodes use no DHT and no
 peer exchange, and take connections only from addresses that the tracker named to them (docs/swarm.md).
+
+Restricted content has a swarm of its own, whose dict also carries the certificate of the catalog's authority: its peers
+speak TLS, and each shows a certificate that names this one content.
 """
 
 import hashlib
@@ -27,20 +30,25 @@ def travels_by_swarm(size: int) -> bool:
     return size >= SWARM_FROM
 
 
-def info_dict(address: Address) -> bytes:
-    """The bencoded v2 info dictionary of content."""
-    return bencode(_info(address))
+def info_dict(address: Address, authority: bytes = b"") -> bytes:
+    """The bencoded v2 info dictionary of content.
+
+    Args:
+        address: the content.
+        authority: the certificate (PEM) of the authority that admits to a restricted swarm; none for a public one.
+    """
+    return bencode(_info(address, authority))
 
 
 @lru_cache(maxsize=65_536)
-def info_hash(address: Address) -> bytes:
+def info_hash(address: Address, authority: bytes = b"") -> bytes:
     """The v2 info-hash, 32 bytes: SHA-256 of the info dictionary."""
-    return hashlib.sha256(info_dict(address)).digest()
+    return hashlib.sha256(info_dict(address, authority)).digest()
 
 
-def short_hash(address: Address) -> bytes:
+def short_hash(address: Address, authority: bytes = b"") -> bytes:
     """The info-hash as trackers and handshakes carry it: its first 20 bytes."""
-    return info_hash(address)[:TRUNCATED]
+    return info_hash(address, authority)[:TRUNCATED]
 
 
 def torrent_file(address: Address, layer: bytes, announce: str | None = None) -> bytes:
@@ -63,20 +71,26 @@ def torrent_file(address: Address, layer: bytes, announce: str | None = None) ->
     return unproved_torrent(address, layer, announce)
 
 
-def unproved_torrent(address: Address, layer: bytes, announce: str | None = None) -> bytes:
-    """As :func:`torrent_file`, for a layer that has been proved."""
+def unproved_torrent(address: Address, layer: bytes, announce: str | None = None, authority: bytes = b"") -> bytes:
+    """As :func:`torrent_file`, for a layer that has been proved; with an authority, of the restricted swarm."""
     single = address.size <= piece_length(address.size)
-    torrent: dict[bytes, Value] = {b"info": _info(address), b"piece layers": {} if single else {address.root: layer}}
+    torrent: dict[bytes, Value] = {
+        b"info": _info(address, authority),
+        b"piece layers": {} if single else {address.root: layer},
+    }
     if announce:
         torrent[b"announce"] = announce.encode()
     return bencode(torrent)
 
 
-def _info(address: Address) -> Value:
+def _info(address: Address, authority: bytes) -> Value:
     name = address.root.hex().encode()
-    return {
+    info: dict[bytes, Value] = {
         b"file tree": {name: {b"": {b"length": address.size, b"pieces root": address.root}}},
         b"meta version": 2,
         b"name": name,
         b"piece length": piece_length(address.size),
     }
+    if authority:
+        info[b"ssl-cert"] = authority
+    return info

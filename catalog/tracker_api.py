@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from catalog.address import Address
-from catalog.announce_keys import AnnounceKeys, Holder
+from catalog.announce_keys import ORIGIN, AnnounceKeys, Holder
 from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.routes import body, problems
 from catalog.torrent import short_hash
@@ -31,16 +31,15 @@ from catalog.tracker_wire import (
 )
 from signer.documents import MAX_DOCUMENT, parse
 
-MayRead = Callable[[str, Address], bool]
-"""Whether a node (by name; "" is a stranger) may read content."""
+MayRead = Callable[[Holder, Address], bool]
+"""Whether the holder of an announce key (two empty names: a stranger) may read content."""
 
 Contents = Callable[[bytes], Address | None]
-"""The published content with a short info-hash, or None."""
+"""The published content with a short info-hash, or None. Restricted content has a swarm, and a hash, of its own."""
+
+STRANGER = Holder("", "")
 
 BODY = "text/plain"
-
-ORIGIN = "origin"
-"""The node name in the key of the catalog's own seeding peer, to which tracker answers prefer other seeds."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,14 @@ class Gate:
         contents: finds content by short info-hash.
         may_read: decides who may read it.
         now: the wall clock, for the expiry of keys.
+        hash_of: the short info-hash of a content's swarm.
     """
 
     keys: AnnounceKeys
     contents: Contents
     may_read: MayRead
     now: Callable[[], datetime]
+    hash_of: Callable[[Address], bytes] = short_hash
 
     def find(self, short: bytes) -> Address:
         """The content with a short info-hash, or NotFound."""
@@ -68,8 +69,8 @@ class Gate:
 
     def admit(self, address: Address, grant: str) -> Holder:
         """Whom we speak with, if they may read the content; to strangers what they may not read does not exist."""
-        holder = self.keys.check(grant, short_hash(address), self.now()) if grant else Holder("", "")
-        if not self.may_read(holder.node, address):
+        holder = self.keys.check(grant, self.hash_of(address), self.now()) if grant else STRANGER
+        if not self.may_read(holder, address):
             if grant:
                 raise NotEntitled("this node may not read that content; its site's administrator can ask for the right")
             raise NotFound(_UNKNOWN)
@@ -92,6 +93,7 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
         responses={200: {"content": {BODY: {"example": "d8:completei1e10:incompletei0e8:intervali900e5:peers0:e"}}}},
     )
     async def announce(request: Request) -> Response:
+        """As in BEP 3, with the peers in BEP 23's form. A refusal has a `failure reason` for clients, and a status."""
         try:
             query = parse_announce(request.scope["query_string"])
             address = gate.find(query.short_hash)
@@ -117,12 +119,13 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
         responses={200: {"content": {BODY: {"example": "d5:filesdee"}}}},
     )
     async def scrape(request: Request) -> Response:
+        """At most 64 info-hashes; a content that strangers may not read is left out."""
         try:
             hashes = parse_scrape(request.scope["query_string"])
         except CatalogError as exc:
             return Response(failure(str(exc)), exc.status, media_type=BODY)
         found = {short: gate.contents(short) for short in hashes}
-        known = {short: address for short, address in found.items() if address and gate.may_read("", address)}
+        known = {short: address for short, address in found.items() if address and gate.may_read(STRANGER, address)}
         return Response(scrape_answer(list(known), tracker.scrape(list(known.values()))), media_type=BODY)
 
 
@@ -139,8 +142,9 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[
         responses=problems(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
     )
     async def parts(request: Request) -> Parts:
+        """Each part is given to one member: fetch it from the origin and share it. Nothing is left when all were given."""
         query = parse(PartsQuery, await body(request, MAX_DOCUMENT, "a question for parts"), "parts")
-        if gate.find(short_hash(query.address)) != query.address:
+        if gate.find(gate.hash_of(query.address)) != query.address:
             raise NotFound(_UNKNOWN)
         gate.admit(query.address, query.grant)
         if any(not start < end <= query.address.size for start, end in query.have):
@@ -158,6 +162,7 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[
         request: Request,
         port: Annotated[int, Query(ge=1, le=65535, description="Where the asking peer listens.", examples=[6881])],
     ) -> Callers:
+        """From these the asking peer takes connections, and may call them itself. Who asks is told by its address."""
         calls = tracker.callers(Endpoint(_ip(request), port), clock())
         return Callers(callers=tuple(Caller(address=address, ip=end.ip, port=end.port) for address, end in calls))
 

@@ -8,13 +8,18 @@ revocations.json                  every revocation; an empty list where there is
 """
 
 import hashlib
+import re
 
+from catalog.entitling import Scope
 from catalog.manifest import ImageId, Name, Version, Vo
 from catalog.tuf_metadata import Listed
 from catalog.wire import EndorsementList, SignedStatement
 from signer.documents import Document, canonical
 
 REVOCATIONS = "revocations.json"
+
+_IMAGE = re.compile(r"images/([0-9a-f]{64})/[^/]+")
+_NAME = re.compile(r"names/([^/]+)/(?:([^/]+)/)?(?:[0-9a-f]{64}\.)?([^/]+)\.json")
 
 
 class Binding(Document):
@@ -54,3 +59,12 @@ def statements(pairs: list[tuple[bytes, bytes]]) -> bytes:
 def listed(path: str, data: bytes) -> Listed:
     """A target of this content."""
     return Listed(path, len(data), hashlib.sha256(data).hexdigest())
+
+
+def image_of_path(path: str) -> Scope | str | None:
+    """What a target says something of: an image's ID or name, as asked for with a digest or without; None: no image."""
+    if match := _IMAGE.fullmatch(path):
+        return f"sha256:{match[1]}"
+    if match := _NAME.fullmatch(path):
+        return Scope(match[1], match[2] or match[3], match[3] if match[2] else "")
+    return None

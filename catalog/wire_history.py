@@ -32,7 +32,11 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class HistoryEntry(Answer):
-    """An entry of the log: its number, when, what (`publish`, `endorse`, `revoke`, `vo`), the facts, and the hash before."""
+    """An entry of the log: its number, when, what (`publish`, `endorse`, `revoke`, `vo`), the facts, and the hash before.
+
+    Of an entry about an image that the reader may not read the facts are left out, and `withheld` is the entry's hash, so
+    that the chain can still be followed.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -41,6 +45,16 @@ class HistoryEntry(Answer):
     kind: Kind
     prev: Sha256Hex
     data: dict[str, Any]
+    withheld: Sha256Hex | None = None
+
+    @property
+    def digest(self) -> str:
+        """The hash that the next entry carries as `prev`."""
+        return self.withheld or hashlib.sha256(canonical(self) + b"\n").hexdigest()
+
+    def without_facts(self) -> "HistoryEntry":
+        """As it is shown to who may not read the image."""
+        return self.model_copy(update={"data": {}, "withheld": self.digest})
 
 
 class HistoryPage(Answer):
@@ -64,5 +78,5 @@ def chained(entries: Iterable[HistoryEntry], last: str = FIRST) -> Iterator[Hist
             raise ContentMismatch(
                 f"entry {entry.seq} of the catalog's history does not follow on the one before: it has been changed"
             )
-        last = hashlib.sha256(canonical(entry) + b"\n").hexdigest()
+        last = entry.digest
         yield entry

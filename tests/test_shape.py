@@ -15,6 +15,7 @@ DOORS = {
         "catalog.tables",
         "catalog.registry",
         "catalog.holdings",
+        "catalog.entitlements",
         "catalog.tuf_store",
         "catalog.database",
         "catalog.migrations",

@@ -11,12 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from catalog.address import Address
-from catalog.announce_keys import KEY_LIFE, AnnounceKeys, Holder
+from catalog.announce_keys import KEY_LIFE, ORIGIN, AnnounceKeys, Holder
 from catalog.bencode import bdecode
 from catalog.errors import CatalogError
 from catalog.torrent import short_hash
 from catalog.tracker import Tracker
-from catalog.tracker_api import ORIGIN, Gate, tracker_routes
+from catalog.tracker_api import Gate, tracker_routes
 from signer.errors import DocumentError
 
 PUBLIC, SECRET = Address(b"p" * 32, 1 << 20), Address(b"s" * 32, 1 << 20)
@@ -30,7 +30,7 @@ class World:
     def __init__(self) -> None:
         self.now = NOW
         known = {short_hash(address): address for address in (PUBLIC, SECRET)}
-        gate = Gate(KEYS, known.get, lambda node, address: address == PUBLIC or node == "good", lambda: self.now)
+        gate = Gate(KEYS, known.get, lambda holder, address: address == PUBLIC or holder.node == "good", lambda: self.now)
         self.app = FastAPI()
         self.app.include_router(tracker_routes(Tracker(), gate, lambda: self.now.timestamp()), prefix="/v1")
 

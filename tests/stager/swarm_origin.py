@@ -21,7 +21,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from catalog.address import Address
-from catalog.announce_keys import AnnounceKeys
+from catalog.announce_keys import AnnounceKeys, Holder
 from catalog.errors import CatalogError
 from catalog.measuring import measure
 from catalog.torrent import short_hash
@@ -36,8 +36,8 @@ def main(listen: str, ready: str, *files: str) -> None:
     paths = {measured.address: (Path(file), measured) for file in files for measured in [measure(Path(file))]}
     by_hash = {short_hash(address): address for address in paths}
 
-    def may_read(node: str, address: Address) -> bool:
-        return node == "entitled" or not paths[address][0].name.startswith("restricted")
+    def may_read(holder: Holder, address: Address) -> bool:
+        return holder.node == "entitled" or not paths[address][0].name.startswith("restricted")
 
     app = FastAPI()
     gate = Gate(AnnounceKeys(SECRET), by_hash.get, may_read, lambda: datetime.now(UTC))

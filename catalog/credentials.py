@@ -1,0 +1,43 @@
+"""The credential of a site, as a file on the nodes and on the machines of its people."""
+
+import os
+from pathlib import Path
+
+from catalog.errors import Misused
+
+MAX_CREDENTIAL = 256
+"""Bytes of the file; a credential has up to 107."""
+
+
+def read_credential(path: Path | None) -> str:
+    """The credential in a file; "" without one.
+
+    Raises:
+        Misused: it cannot be read, is empty, or others on this machine may read it.
+    """
+    if path is None:
+        return ""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            mode, data = os.fstat(descriptor).st_mode, os.read(descriptor, MAX_CREDENTIAL + 1)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise Misused(f"{path}: the credential cannot be read ({exc.strerror})") from exc
+    if mode & 0o077:
+        raise Misused(f"{path}: others may read this credential; run chmod 600 on it")
+    text = data.decode("ascii", "replace").strip()
+    if not text or len(data) > MAX_CREDENTIAL:
+        raise Misused(f"{path}: holds no credential; put the line there that `partita catalog site register` wrote")
+    return text
+
+
+def write_credential(path: Path, text: str) -> None:
+    """Write a new credential file that only its owner reads; Misused if there is a file already, or it cannot be made."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+    except OSError as exc:
+        raise Misused(f"{path}: the credential cannot be written there ({exc.strerror})") from exc
