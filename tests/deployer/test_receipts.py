@@ -1,6 +1,8 @@
 """Receipts: what a node signs, that stock gpg checks it, and that nothing else passes for one."""
 
+import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,12 +14,13 @@ import typer
 from typer.testing import CliRunner
 
 from catalog.address import Address
+from catalog.manifest import Manifest
 from catalog.settings import CatalogSettings
 from deployer.cli_records import audit_app, receipt_app
 from deployer.decision import Decision, Rule
 from deployer.errors import Misused
 from deployer.machine import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
-from deployer.receipts import ReceiptStore, read_files, remembered, verify_receipt, write_receipt
+from deployer.receipts import ReceiptStore, read_files, read_receipt, remembered, verify_receipt, write_receipt
 from signer.audit import AuditLog, Head
 from signer.documents import canonical
 from signer.errors import KeyUnusable, ReceiptRefused
@@ -253,3 +256,48 @@ def test_the_audit_log_is_shown(kept: Kept) -> None:
     assert "decision" not in shown.stdout
     told = json.loads(run(audit_app, kept, "show", "--last", 1, "--json").stdout)
     assert [entry["kind"] for entry in told] == ["deployment"]
+
+
+def test_the_documented_vectors_are_what_is_written(tmp_path: Path) -> None:
+    """docs/formats.md: the log's two lines, and the receipt for the manifest and the endorsement described there."""
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
+    lines, statement = (_vector(text, heading) for heading in ("## Audit log", "## Receipt"))
+
+    instant = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    log = AuditLog(tmp_path / "log", instant)
+    log.append("publish", {"image": "sha256:" + "ab" * 32, "title": "star/worker@1.0"}, instant)
+    log.close()
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b'{"at":"2026')
+    log = AuditLog(tmp_path / "log", instant)
+    log.close()
+    assert (tmp_path / "log").read_text() == lines + "\n"
+    assert f"end at the head `{log.head}`" in text
+
+    image = Manifest.parse(re.search(r'```json\n(\{"architecture.*)\n```', text)[1].encode())  # type: ignore[index]
+    endorsement = _vector(text, "## Endorsement").encode()
+    receipt = read_receipt(statement.encode(), "vector")
+    it = receipt.deployment
+    check = EndorsementCheck(
+        counts=True, reason="", fingerprint=it.endorsers[0].endorser, vo="star", role=it.endorsers[0].role
+    )
+    disk = DiskSpec(target="vda", source=Overlay(path=Path("/m/d"), base=RawFile(path=Path("/c/b"))))
+    made = write_receipt(
+        receipt.node,
+        it.key,
+        spec().model_copy(update={"disks": (disk,), "name": it.name}),
+        image,
+        it.decision,
+        [(check, endorsement)],
+        log.head,
+        instant,
+    )
+    assert made.decode() == statement
+    assert f"These {len(made)} bytes have the SHA-256\n`{hashlib.sha256(made).hexdigest()}`" in text
+
+
+def _vector(text: str, heading: str) -> str:
+    """The first JSON block below a heading."""
+    found = re.search(r"```json\n(.*?)\n```", text[text.index(heading + "\n") :], re.DOTALL)
+    assert found
+    return found[1]
