@@ -23,6 +23,7 @@ DOORS = {
     "tuf": {"catalog.tuf_metadata", "catalog.tuf_reading"},
     "securesystemslib": {"catalog.tuf_metadata"},
     "alembic": {"catalog.database", "catalog.migrations"},
+    "cedarpy": {"deployer.cedar"},
     "httpx": {"catalog.connection", "stager.announcing", "deployer.node_client"},
     "libtorrent": {"stager.peer"},
     "libvirt": {"deployer.libvirt_backend"},
