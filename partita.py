@@ -22,6 +22,7 @@ from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
 from deployer.cli_records import audit_app, receipt_app
 from deployer.cli_trials import policy_app
+from deployer.cli_site import site_app
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
 from signer import cli as signer_cli
@@ -63,6 +64,7 @@ app.add_typer(deployer_cli.node_app, name="node")
 app.command("deploy")(deployer_cli.deploy)
 app.add_typer(deployer_cli.machine_app, name="machine")
 app.command("up")(deployer_cli.up)
+app.add_typer(site_app)
 app.add_typer(config_app, name="config")
 
 

@@ -1,4 +1,4 @@
-"""What a node needs of a hypervisor: five verbs that every backend truly has, and how it tells what happened."""
+"""What a node needs of a hypervisor: six verbs that every backend truly has, and how it tells what happened."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -20,6 +20,9 @@ class Backend(Protocol):
 
     def shutdown(self, uuid: str) -> None:
         """Ask the guest to power off; whether and when it does is told later."""
+
+    def pause(self, uuid: str) -> None:
+        """Suspend a machine; that it is suspended is told later."""
 
     def destroy(self, uuid: str) -> None:
         """End a machine now; one that is not there is ended already."""

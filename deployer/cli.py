@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from catalog.settings import CatalogSettings
+from deployer import cli_site
 from deployer.amounts import parse_duration, parse_size
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
@@ -53,6 +54,9 @@ def node_client(context: typer.Context) -> NodeClient:
     """A client of the node that the settings name."""
     settings, deploy_settings = terminal.section(context, NodeSettings), terminal.section(context, DeploySettings)
     return NodeClient(deploy_settings.socket or short_place(settings.directory, "node.sock", MAX_SOCKET))
+
+
+cli_site.add_commands(node_client)
 
 
 def deploy(

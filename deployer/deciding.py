@@ -73,6 +73,13 @@ def counted(
     ]
 
 
+def endorsed(
+    policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
+) -> tuple[Rule, ...]:
+    """The rules about endorsements alone, of the image and of its partitions; arguments as for `decide`."""
+    return (*_endorsed(policy, manifest, endorsements, now), *_partitions(policy, manifest, endorsements, now))
+
+
 def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:
     return Rule(name=name, passed=passed, reason=reason if passed else otherwise, change="" if passed else change)
 

@@ -29,6 +29,7 @@ from deployer.amounts import parse_duration
 from deployer.assembling import Contents, assemble
 from deployer.decision import Decision, Request
 from deployer.errors import Cancelled, DeployerError, Misused
+from deployer.exposure import Facts
 from deployer.judging import Case, Judged, judge
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator
@@ -38,6 +39,7 @@ from deployer.policy_store import RuleSet
 from deployer.seed import build_seed, instance_id, write_seed
 from deployer.userdata import UserDataKind, check_user_data
 from deployer.wire import Deployed, Order, Step
+from deployer.withdrawals import Withdrawn
 from signer.memory import Memory
 from signer.progress import Advance
 from stager.staging import total as total_of
@@ -136,6 +138,7 @@ class Deployer:
         defaults: for what an order leaves open.
         clock: the present, UTC.
         new_uuid: a fresh UUID's text.
+        withdrawn: what has been revoked or blocked until now.
     """
 
     def __init__(
@@ -151,11 +154,12 @@ class Deployer:
         defaults: Defaults,
         clock: Callable[[], datetime],
         new_uuid: Callable[[], str] = lambda: str(uuids.uuid4()),
+        withdrawn: Callable[[], Withdrawn] = Withdrawn,
     ) -> None:
         self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
         self._rules, self._records = rules, records
         self._accelerator, self._owner, self._defaults = accelerator, owner, defaults
-        self._clock, self._new_uuid = clock, new_uuid
+        self._clock, self._new_uuid, self._withdrawn = clock, new_uuid, withdrawn
         self._admission = threading.Lock()
         self._memory = Memory()
 
@@ -228,7 +232,7 @@ class Deployer:
         return _Job(order, manifest, image_id, self._images.endorsements(image_id), request, user_data)
 
     def _judge(self, job: _Job, running: int) -> tuple[Case, Judged]:
-        case = Case(job.manifest, job.pairs, job.request, running, node=self._owner)
+        case = Case(job.manifest, job.pairs, job.request, running, node=self._owner, withdrawn=self._withdrawn())
         return case, judge(self._rules(), case, self._clock(), self._memory)
 
     def _present(self) -> list[MachineRecord]:
@@ -321,6 +325,7 @@ class Deployer:
             record.uuid, self._clock(), spec=spec, written=assembled.written, policy=judged.decision.policy
         )
         report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
+        Facts(manifest, judged.checks).write(directory)
         self._records.deploying(spec, case, judged)
         keeper.backend.start(spec)
         ends = keeper.now() + timedelta(seconds=job.request.lifetime)

@@ -12,12 +12,15 @@ from datetime import datetime
 from catalog.manifest import Manifest
 from deployer.cedar_facts import Requester
 from deployer.deciding import counted
-from deployer.decision import Decision, Request
+from deployer.decision import Decision, Request, Rule
 from deployer.errors import DeployerError
+from deployer.policy import Policy
 from deployer.policy_store import RuleSet
+from deployer.withdrawals import Withdrawn
 from signer.endorsing import verify_endorsements
 from signer.errors import SignerError
 from signer.memory import Memory
+from signer.revoking import Withdrawal, verify_revocations, withdraw
 from signer.trust import EndorsementCheck
 
 log = logging.getLogger("partita.node")
@@ -34,6 +37,7 @@ class Case:
         running: machines that the node has already.
         requester: who asks.
         node: which node decides.
+        withdrawn: what has been revoked or blocked.
     """
 
     manifest: Manifest
@@ -42,15 +46,20 @@ class Case:
     running: int = 0
     requester: Requester = field(default_factory=Requester)
     node: str = ""
+    withdrawn: Withdrawn = field(default_factory=Withdrawn)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of it: the decision, the endorsements that counted (each with its statement), the shadow's decision."""
+    """What came of it: the decision, the endorsements that counted (each with its statement), the shadow's decision.
+
+    `checks` is what all endorsements were worth, those of partitions too.
+    """
 
     decision: Decision
     counted: tuple[tuple[EndorsementCheck, bytes], ...] = ()
     shadow: Decision | None = None
+    checks: tuple[EndorsementCheck, ...] = ()
 
 
 def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> Judged:
@@ -75,13 +84,13 @@ def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = Non
             shadow, _ = _decide(rules.shadow, case, now, memory)
         except (DeployerError, SignerError) as exc:
             log.warning("the policy in the shadow could not decide: %s", exc)
-    return Judged(decision, tuple(pairs), shadow)
+    return Judged(decision, tuple(pairs), shadow, tuple(checks))
 
 
 def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> list[EndorsementCheck]:
-    """What each endorsement of a case is worth by the anchors of a set; errors as in `judge`."""
+    """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `judge`."""
     manifest = case.manifest
-    return verify_endorsements(
+    checks = verify_endorsements(
         manifest.image_id,
         case.pairs,
         rules.policy.anchors_for(manifest),
@@ -91,6 +100,16 @@ def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = 
         x509=rules.policy.x509_rules,
         addresses={str(part.content) for part in manifest.partitions() if part.content},
     )
+    held = withdrawals(rules.policy, case.withdrawn, now, memory)
+    return withdraw(case.withdrawn.blocks.void(checks), held)
+
+
+def withdrawals(policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Memory | None = None) -> list[Withdrawal]:
+    """The revocations that hold by the anchors of a policy; errors as in `judge`."""
+    if not withdrawn.pairs:
+        return []
+    found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, memory=memory)
+    return [check.withdrawal for check in found if check.withdrawal is not None]
 
 
 def _decide(
@@ -100,4 +119,25 @@ def _decide(
     decision = rules.decide(
         case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
     )
-    return decision, checks
+    return decision.model_copy(update={"rules": (*_current(rules.policy, case, now, memory), *decision.rules)}), checks
+
+
+def _current(policy: Policy, case: Case, now: datetime, memory: Memory | None) -> tuple[Rule, Rule]:
+    """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
+    manifest = case.manifest
+    entry = case.withdrawn.blocks.blocks(manifest)
+    held = withdrawals(policy, case.withdrawn, now, memory)
+    by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
+    blocked = Rule(
+        name="not-blocked",
+        passed=not entry,
+        reason=f"the site's block list has {entry!r}" if entry else "the site's block list does not name it",
+        change="choose another image, or the site takes that out of its block list" if entry else "",
+    )
+    revoked = Rule(
+        name="not-revoked",
+        passed=by is None,
+        reason=f"{manifest.title} was {by.text}" if by else "no security officer has revoked it",
+        change="choose another version" if by else "",
+    )
+    return blocked, revoked

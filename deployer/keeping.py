@@ -167,6 +167,22 @@ class Keeper:
         self._forget(uuid)
         return last
 
+    def pause(self, uuid: str) -> None:
+        """Suspend a machine; its guest does not notice, and goes on when somebody resumes it."""
+        self.backend.pause(uuid)
+
+    def drain(self, uuid: str) -> None:
+        """Let a machine's time be up now: its guest is asked to power off, and ended if it does not."""
+        record = self.store.get(uuid)
+        if record.state in _LIVE and record.ends > self.now():
+            self.store.change(uuid, self.now(), ends=self.now())
+
+    def end(self, uuid: str, reason: str) -> None:
+        """End a machine now; its record stays and says why."""
+        if self.store.get(uuid).state in _LIVE:
+            self.happened(uuid, Happening.DESTROYED, reason)  # first the record, as when its time has come
+        self.backend.destroy(uuid)
+
     def undo(self, uuid: str) -> None:
         """Remove a machine that did not come to run, its domain included."""
         with suppress(MachineNotFound):

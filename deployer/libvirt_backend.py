@@ -123,6 +123,10 @@ class LibvirtBackend:
         """See Backend; the guest sees its power button pressed (ACPI)."""
         self._domain(uuid, lambda domain: domain.shutdown(), f"machine {uuid} cannot be asked to shut down")
 
+    def pause(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.suspend(), f"machine {uuid} cannot be paused")
+
     def destroy(self, uuid: str) -> None:
         """See Backend."""
         self._domain(uuid, lambda domain: domain.destroy(), f"machine {uuid} cannot be ended")

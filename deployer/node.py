@@ -5,6 +5,7 @@ DIR/cache              the stager's
 DIR/machines           the machines'
 DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
 DIR/kvm.json           what the KVM probe found
+DIR/revocations.json   the revocations that it has seen
 DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (see `recording`)
 """
 
@@ -34,6 +35,7 @@ from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.recording import Recorder
 from deployer.settings import DeploySettings
+from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from stager.opening import opened
 from stager.settings import NodeSettings
@@ -78,6 +80,15 @@ class Node:
         self._ended = threading.Event()
         self._deployer = Deployer(
             images=client,
+        self.watcher = Watcher(
+            client,
+            settings.directory,
+            deploy.blocked,
+            self._policies.current,
+            self.keeper,
+            self._records.exposed,
+            clock,
+        )
             stages=stager,
             entries=stager.cache,
             keeper=self.keeper,
@@ -89,7 +100,10 @@ class Node:
             clock=clock,
         )
         self._probing = threading.Lock()
+            withdrawn=self.watcher.current,
         self._under_way: dict[threading.Event, threading.Event] = {}
+        self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
+        self._policy_problem = ""
         self._under_way_lock = threading.Lock()
         self._ending = False
         self._closing = ExitStack()
@@ -123,6 +137,7 @@ class Node:
         threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
         return node
 
+        threading.Thread(target=node._watch, name="watcher", daemon=True).start()
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
         self.cancel()
@@ -235,6 +250,26 @@ class Node:
     def _warm_up(self) -> None:
         """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
         self._records.warm_up()
+    def _watch(self) -> None:
+        """Let revocations and the block list reach what runs."""
+        while not self._ended.wait(self._watching.total_seconds()):
+            try:
+                self.watcher.look()
+            except Exception:
+                log.exception("looking for revocations failed; it goes on")
+
+    def _look_at_policy(self) -> None:
+        """A policy that was changed comes into force, or is said not to, before somebody asks for a machine."""
+        problem = ""
+        try:
+            self._policies.current()
+        except (PolicyUnusable, SignerError) as exc:  # the latter: what comes into force cannot be put on record
+            problem = str(exc)
+        problem = problem or self._policies.problem
+        if problem and problem != self._policy_problem:
+            log.warning("the policy is not in force as its files are: %s", problem)
+        self._policy_problem = problem
+
         with suppress(DeployerError):
             self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
 

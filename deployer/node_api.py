@@ -22,6 +22,7 @@ from deployer.node import Node
 from deployer.problems import MEDIA_TYPE, to_problem
 from deployer.wire import MAX_ORDER, MAX_WAIT, OFFSET, STATE, VERSION, MachineList, NodeStatus, Order, Step
 from signer.documents import Document, parse
+from deployer.wire_exposure import ExposureList
 from signer.errors import SignerError
 from stager.errors import StagerError
 
@@ -60,6 +61,14 @@ def _node_routes(node: Node) -> APIRouter:
 
     @routes.post("/decisions", summary="What the policy would say to an order; nothing is done")
     async def decide(request: Request) -> Response:
+    @routes.get(
+        "/exposure", summary="The machines that run an image, or what a key vouched for", response_model=ExposureList
+    )
+    def exposure(
+        of: Annotated[str, Query(max_length=1100, description="Image or key; empty means all.")] = "",
+    ) -> Response:
+        return _document(node.watcher.exposure(of))
+
         order = await _order(request)
         decision = await run_in_threadpool(node.decide, order)
         return JSONResponse(decision.as_json())

@@ -16,6 +16,7 @@ from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.problems import from_problem, read_problem
 from deployer.wire import MAX_STEP, MAX_WAIT, OFFSET, STATE, VERSION, Deployed, MachineList, NodeStatus, Order, Step
+from deployer.wire_exposure import ExposureList
 from deployer.wire_staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
 from signer.documents import Document, canonical, parse, read_json
 
@@ -109,6 +110,10 @@ class NodeClient:
     def machines(self) -> list[MachineRecord]:
         """All machines, the oldest first."""
         return list(self._get(MachineList, "GET", "machines").machines)
+
+    def exposure(self, of: str = "") -> ExposureList:
+        """The machines that run an image, or one that a key vouched for, and which are affected by revocations."""
+        return self._get(ExposureList, "GET", "exposure", params={"of": of})
 
     def machine(self, name: str) -> MachineRecord:
         """One machine, by UUID, the beginning of one, or name."""

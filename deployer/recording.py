@@ -104,6 +104,11 @@ class Recorder:
         }
         self.audit.append("deployment", data, now)
 
+    def exposed(self, record: MachineRecord, reason: str, action: str) -> None:
+        """A machine runs what was withdrawn, and something is about to be done about it."""
+        data = {"machine": record.uuid, "name": record.name, "image": record.image_id, "reason": reason}
+        self.audit.append("exposure", data | {"action": action}, self._clock())
+
     def ended(self, record: MachineRecord) -> None:
         """A machine has ended. It has, whether that can be written down or not."""
         data = {

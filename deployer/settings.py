@@ -31,6 +31,8 @@ class DeploySettings(Document):
         network: what machines get when nobody says: none, user, network:NAME or bridge:NAME.
         lifetime: how long machines live when nobody says.
         grace: how long a guest may take to power off when its time has come, before it is ended.
+        blocked: the site's block list; it need not be there.
+        revocations_every: how often revocations are fetched, and running machines looked at for them.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
     """
 
@@ -41,3 +43,5 @@ class DeploySettings(Document):
     lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
     grace: Annotated[str, AfterValidator(_duration)] = "30s"
     socket: Path | None = None
+    blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
+    revocations_every: Annotated[str, AfterValidator(_duration)] = "1m"

@@ -1,0 +1,127 @@
+"""Watching over what runs: revocations are fetched, and machines that they affect are dealt with as the policy says."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from catalog.errors import CatalogError
+from deployer.errors import DeployerError
+from deployer.exposure import Facts, affected, exposed
+from deployer.judging import withdrawals
+from deployer.keeping import Keeper
+from deployer.machine import State
+from deployer.machines import MachineRecord
+from deployer.policy_store import RuleSet
+from deployer.wire_exposure import Exposed, ExposureList
+from deployer.withdrawals import BlockList, Pair, RevocationStore, Withdrawn
+from signer.errors import SignerError
+from signer.memory import Memory
+
+LIVE = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+
+log = logging.getLogger("partita.node")
+
+
+class Revocations(Protocol):
+    """Where revocations come from; `catalog.trusted.TrustedCatalog` is one."""
+
+    def revocations(self) -> Sequence[Pair]:
+        """(statement, signature) of every revocation that is listed now."""
+
+
+class Watcher:
+    """Knows what has been withdrawn, and sees that it takes effect. Safe to use from several threads.
+
+    Args:
+        source: the catalog.
+        directory: the node's; what was seen is kept there.
+        blocked: the site's block list.
+        rules: the policy in force; raises PolicyUnusable.
+        keeper: of the machines.
+        acted: told of each machine that is affected, with the reason and what is done, before it is done.
+        clock: the present, UTC.
+    """
+
+    def __init__(
+        self,
+        source: Revocations,
+        directory: Path,
+        blocked: Path,
+        rules: Callable[[], RuleSet],
+        keeper: Keeper,
+        acted: Callable[[MachineRecord, str, str], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._source, self._blocked, self._rules = source, blocked, rules
+        self._store = RevocationStore(directory)
+        self._keeper, self._acted, self._clock = keeper, acted, clock
+        self._memory = Memory()
+        self._done: dict[str, tuple[str, str]] = {}
+        self._lock = threading.Lock()
+
+    def known(self) -> Withdrawn:
+        """What is known, without asking anybody; PolicyUnusable if the block list cannot be read."""
+        return Withdrawn(self._store.pairs(), BlockList.load(self._blocked))
+
+    def current(self) -> Withdrawn:
+        """What has been withdrawn until now, for a decision.
+
+        Raises:
+            Errors of the catalog: it does not say what is current, and then nothing new starts.
+            PolicyUnusable: the block list cannot be read.
+        """
+        self._store.add(self._source.revocations())
+        return self.known()
+
+    def look(self) -> None:
+        """Fetch what is new, and deal with all machines that are affected. Without a network, by what is known."""
+        try:
+            if fresh := self._store.add(self._source.revocations()):
+                log.info("%d new revocations", fresh)
+        except CatalogError as exc:
+            log.info("revocations cannot be fetched: %s", exc)
+        try:
+            found = self.exposure("")
+        except (DeployerError, SignerError) as exc:
+            log.warning("nobody can say which machines are affected by revocations: %s", exc)
+            return
+        with self._lock:
+            for machine in found.machines:
+                if machine.affected and self._done.get(machine.uuid) != (machine.reason, found.action):
+                    self._deal_with(machine, found.action)
+
+    def exposure(self, target: str) -> ExposureList:
+        """The machines that run an image, or one that a key vouched for; all that run for an empty target."""
+        rules, withdrawn, now = self._rules(), self.known(), self._clock()
+        held = withdrawals(rules.policy, withdrawn, now, self._memory)
+        machines: list[Exposed] = []
+        for record in self._keeper.store.all():
+            if record.state not in LIVE:
+                continue
+            facts = Facts.read(self._keeper.store.directory(record.uuid))
+            if facts is None or (target and not facts.names(target)):
+                continue
+            reason = affected(rules.policy, facts, record.created, held, withdrawn.blocks)
+            machines.append(exposed(record, facts, reason))
+        return ExposureList(machines=tuple(machines), action=rules.policy.revocations.running)
+
+    def _deal_with(self, machine: Exposed, action: str) -> None:
+        try:
+            record = self._keeper.store.get(machine.uuid)
+            if record.state is State.BOOTING:
+                return  # soon
+            log.warning("machine %s runs what was withdrawn (%s): %s", machine.name, action, machine.reason)
+            self._acted(record, machine.reason, action)
+            if action == "pause" and record.state is State.RUNNING:
+                self._keeper.pause(machine.uuid)
+            elif action == "drain":
+                self._keeper.drain(machine.uuid)
+            elif action == "destroy":
+                self._keeper.end(machine.uuid, machine.reason)
+        except (DeployerError, SignerError) as exc:
+            log.warning("machine %s: %s; it is tried again", machine.uuid, exc)  # it is not marked as done
+        else:
+            self._done[machine.uuid] = (machine.reason, action)
