@@ -37,6 +37,7 @@ from deployer.recording import Recorder
 from deployer.settings import DeploySettings
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
+from signer.errors import SignerError
 from stager.opening import opened
 from stager.settings import NodeSettings
 from stager.staging import Stager
