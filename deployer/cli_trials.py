@@ -17,6 +17,8 @@ from signer.errors import EXIT_FAILED
 from signer.statement import write_instant
 from signer.terminal import Json
 
+__all__ = ["policy_app"]
+
 Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=KEPT)]
 
 
