@@ -37,7 +37,6 @@ from deployer.recording import Recorder
 from deployer.settings import DeploySettings
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
-from signer.errors import SignerError
 from stager.opening import opened
 from stager.settings import NodeSettings
 from stager.staging import Stager
@@ -79,8 +78,6 @@ class Node:
         )
         self._catalog = client
         self._ended = threading.Event()
-        self._deployer = Deployer(
-            images=client,
         self.watcher = Watcher(
             client,
             settings.directory,
@@ -90,6 +87,8 @@ class Node:
             self._records.exposed,
             clock,
         )
+        self._deployer = Deployer(
+            images=client,
             stages=stager,
             entries=stager.cache,
             keeper=self.keeper,
@@ -99,12 +98,11 @@ class Node:
             owner=identity,
             defaults=Defaults(deploy.network, deploy.lifetime),
             clock=clock,
-        )
-        self._probing = threading.Lock()
             withdrawn=self.watcher.current,
-        self._under_way: dict[threading.Event, threading.Event] = {}
+        )
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
-        self._policy_problem = ""
+        self._probing = threading.Lock()
+        self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
         self._ending = False
         self._closing = ExitStack()
@@ -136,9 +134,9 @@ class Node:
         node._keeping.start()
         threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
         threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
+        threading.Thread(target=node._watch, name="watcher", daemon=True).start()
         return node
 
-        threading.Thread(target=node._watch, name="watcher", daemon=True).start()
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
         self.cancel()
@@ -248,9 +246,6 @@ class Node:
                 log.warning("%s", problem)
             told = problem
 
-    def _warm_up(self) -> None:
-        """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
-        self._records.warm_up()
     def _watch(self) -> None:
         """Let revocations and the block list reach what runs."""
         while not self._ended.wait(self._watching.total_seconds()):
@@ -259,18 +254,9 @@ class Node:
             except Exception:
                 log.exception("looking for revocations failed; it goes on")
 
-    def _look_at_policy(self) -> None:
-        """A policy that was changed comes into force, or is said not to, before somebody asks for a machine."""
-        problem = ""
-        try:
-            self._policies.current()
-        except (PolicyUnusable, SignerError) as exc:  # the latter: what comes into force cannot be put on record
-            problem = str(exc)
-        problem = problem or self._policies.problem
-        if problem and problem != self._policy_problem:
-            log.warning("the policy is not in force as its files are: %s", problem)
-        self._policy_problem = problem
-
+    def _warm_up(self) -> None:
+        """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
+        self._records.warm_up()
         with suppress(DeployerError):
             self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
 

@@ -21,8 +21,8 @@ from deployer.machines import MachineRecord
 from deployer.node import Node
 from deployer.problems import MEDIA_TYPE, to_problem
 from deployer.wire import MAX_ORDER, MAX_WAIT, OFFSET, STATE, VERSION, MachineList, NodeStatus, Order, Step
-from signer.documents import Document, parse
 from deployer.wire_exposure import ExposureList
+from signer.documents import Document, parse
 from signer.errors import SignerError
 from stager.errors import StagerError
 
@@ -59,8 +59,6 @@ def _node_routes(node: Node) -> APIRouter:
     def status() -> Response:
         return _document(node.status())
 
-    @routes.post("/decisions", summary="What the policy would say to an order; nothing is done")
-    async def decide(request: Request) -> Response:
     @routes.get(
         "/exposure", summary="The machines that run an image, or what a key vouched for", response_model=ExposureList
     )
@@ -69,6 +67,8 @@ def _node_routes(node: Node) -> APIRouter:
     ) -> Response:
         return _document(node.watcher.exposure(of))
 
+    @routes.post("/decisions", summary="What the policy would say to an order; nothing is done")
+    async def decide(request: Request) -> Response:
         order = await _order(request)
         decision = await run_in_threadpool(node.decide, order)
         return JSONResponse(decision.as_json())
