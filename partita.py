@@ -21,6 +21,7 @@ from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
 from deployer.cli_records import audit_app, receipt_app
+from deployer.cli_stratuslab import import_stratuslab
 from deployer.cli_trials import policy_app
 from deployer.cli_site import site_app
 from deployer.errors import DeployerError
@@ -58,6 +59,7 @@ catalog_cli.catalog_app.add_typer(tuf_app, name="tuf")
 catalog_cli.catalog_app.command("mirror")(mirror)
 app.add_typer(tuf_client_app, name="tuf-client")
 app.add_typer(policy_app, name="policy")
+policy_app.command("import-stratuslab")(import_stratuslab)
 app.add_typer(receipt_app, name="receipt")
 app.add_typer(audit_app, name="audit")
 app.add_typer(deployer_cli.node_app, name="node")
