@@ -164,14 +164,14 @@ def test_a_node_that_joins_half_way_gets_the_rest_and_the_beginning(world: Calla
 
 
 def test_a_seeder_that_is_killed_half_way_is_replaced_by_the_origin(world: Callable[..., World]) -> None:
-    swarm = world(8 * MIB, 12)
+    swarm = world(32 * MIB, 60)  # much more than the 8 MiB that a dead seed's kernel may still deliver
     seed = swarm.seed("seed")
     node = swarm.node("node").ready()
-    node.reaches(0.15, swarm.size)
+    node.reaches(0.1, swarm.size)
     seed.process.kill()
     brought = node.done()
     assert swarm.right(node)
-    assert brought["rescues"][-1] == "http"
+    assert "http" in brought["rescues"], brought
     assert brought["from_peers"] > 0
     assert brought["from_origin"] > 0
 
