@@ -54,6 +54,10 @@ from stager.profiles import settings
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
 
+FLUSH = 0.5
+"""Seconds between the moments at which libtorrent must write what has come. It would keep up to 100 MB in memory
+otherwise, all of which a node that is killed would fetch again."""
+
 LOOK = 0.5
 LOOK_SHARE = 0.01
 """Seconds between looks at what is on disk of unfinished pieces; and more, where looking takes over this share of them."""
@@ -82,7 +86,16 @@ class _Torrent:
     said: Progress | None = None
     partial: tuple[tuple[int, tuple[int, ...]], ...] = ()
     look_at: float = 0.0
+    flush_at: float = 0.0
+    flushing: int = 0
+    finished: bool = False
     sources: dict[int, dict[int, str]] = field(default_factory=dict)
+
+    def flush(self) -> None:
+        """Have everything written that has come; `cache_flushed_alert` answers."""
+        if not self.complete:
+            self.flushing += 1
+            self.handle.flush_cache()
 
 
 class Peer:
@@ -211,8 +224,9 @@ class Peer:
             if not torrent.complete:
                 status = torrent.handle.status(lt.torrent_handle.query_pieces)
                 torrent.fresh += [piece for piece, here in enumerate(status.pieces) if here]
-                if status.is_seeding:
-                    torrent.handle.flush_cache()
+                # An answer may have been among what was dropped: ask again, and wait for this answer alone.
+                torrent.flushing, torrent.finished = 0, status.is_seeding
+                torrent.flush()
 
     def _hear_of(self, alert: Any) -> None:
         """An alert that is about one content."""
@@ -228,10 +242,11 @@ class Peer:
                 torrent.fresh.append(int(alert.piece_index))
                 torrent.sources.pop(int(alert.piece_index), None)
             case lt.torrent_finished_alert():
-                if not torrent.complete:
-                    torrent.handle.flush_cache()
+                torrent.finished = True
+                torrent.flush()
             case lt.cache_flushed_alert():
-                if not (torrent.complete or torrent.broken) and torrent.handle.status().is_seeding:
+                torrent.flushing = max(0, torrent.flushing - 1)
+                if torrent.finished and not (torrent.flushing or torrent.complete or torrent.broken):
                     torrent.complete = True
                     self._tell_fresh(address, torrent)
                     self._progress(torrent.handle.status(lt.torrent_handle.query_accurate_download_counters))
@@ -275,6 +290,9 @@ class Peer:
             return
         address, torrent = entry
         began = time.monotonic()
+        if began >= torrent.flush_at and not torrent.finished:
+            torrent.flush_at = began + FLUSH
+            torrent.flush()
         if began >= torrent.look_at and not torrent.complete:
             torrent.partial = tuple(_partial(torrent.handle))
             torrent.look_at = began + max(LOOK, (time.monotonic() - began) / LOOK_SHARE)
