@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("publish", "staging", "assembly", "deploy", "decision")
+BENCHMARKS = ("publish", "staging", "update", "restart", "assembly", "deploy", "decision")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -26,6 +26,7 @@ from rich.text import Text
 from catalog.settings import CatalogSettings
 from deployer import cli_site
 from deployer.amounts import parse_duration, parse_size
+from deployer.cli_staging import add_commands, staging_text
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
@@ -56,6 +57,7 @@ def node_client(context: typer.Context) -> NodeClient:
     return NodeClient(deploy_settings.socket or short_place(settings.directory, "node.sock", MAX_SOCKET))
 
 
+add_commands(node_app, node_client)
 cli_site.add_commands(node_client)
 
 
@@ -253,7 +255,7 @@ def node_trust_root(
 def node_status(context: typer.Context, json: Json = False) -> None:
     """Show how the node is doing: what it runs on, by which policy, how many machines."""
     with node_client(context) as node:
-        status = node.status()
+        status, staging = node.status(), node.staging()
     rows = [
         ("node", status.node),
         ("directory", status.directory),
@@ -266,8 +268,12 @@ def node_status(context: typer.Context, json: Json = False) -> None:
         ("hypervisor", status.hypervisor),
         ("accelerator", status.accelerator.reason),
         ("machines", ", ".join(f"{count} {state}" for state, count in status.machines.items()) or "none"),
+        *staging_text(staging),
     ]
-    terminal.show(status.model_dump(mode="json", exclude_none=True), terminal.table(("WHAT", "IS"), rows), as_json=json)
+    value = status.model_dump(mode="json", exclude_none=True) | {
+        "staging": staging.model_dump(mode="json", exclude_none=True)
+    }
+    terminal.show(value, terminal.table(("WHAT", "IS"), rows), as_json=json)
 
 
 def up(

@@ -77,6 +77,7 @@ class Node:
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
         self._catalog = client
+        self.stager, self.images = stager, client
         self._ended = threading.Event()
         self.watcher = Watcher(
             client,
@@ -125,7 +126,7 @@ class Node:
         directory = settings.directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as undo:
-            stager, client = undo.enter_context(opened(settings, lambda: clock().timestamp()))
+            stager, client = undo.enter_context(opened(settings, lambda: clock().timestamp(), service=True))
             node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
             backend = node._open_backend(directory)
             undo.callback(backend.close)

@@ -20,6 +20,7 @@ from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.node import Node
 from deployer.problems import MEDIA_TYPE, to_problem
+from deployer.staging_api import staging_routes
 from deployer.wire import MAX_ORDER, MAX_WAIT, OFFSET, STATE, VERSION, MachineList, NodeStatus, Order, Step
 from deployer.wire_exposure import ExposureList
 from signer.documents import Document, parse
@@ -49,6 +50,7 @@ def create_app(node: Node) -> FastAPI:
         app.add_exception_handler(kind, _problem)
     app.include_router(_node_routes(node), prefix=f"/{VERSION}")
     app.include_router(_machine_routes(node), prefix=f"/{VERSION}")
+    app.include_router(staging_routes(node.stager, node.images), prefix=f"/{VERSION}")
     return app
 
 

@@ -21,7 +21,7 @@ from stager.filling import Incoming
 from stager.pieces import Guide
 from stager.reusing import LEAST, Reused, reuse
 from stager.sharing import Sharing
-from stager.sources import HintingSource, Source
+from stager.sources import HintingSource, Source, Throttled
 
 
 class Bringing:
@@ -143,7 +143,8 @@ class Bringing:
             first[0] -= known
             self._settle(count - known)
 
-        sharing.fetch(guide, incoming.path, reused, self._source, self._arrival, advance)
+        origin = Throttled(self._source, self._pace.throttle)
+        sharing.fetch(guide, incoming.path, reused, origin, self._arrival, advance)
 
     def _settle(self, count: int) -> None:
         """Pass on what is settled; never more than there is, for what is fetched again was told before."""

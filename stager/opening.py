@@ -1,21 +1,32 @@
 """Putting a node's stager together from its settings."""
 
+import logging
 import os
+import random
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stager.announcing import TrackerClient
 from stager.cache import Cache
-from stager.errors import CacheUnusable
+from stager.errors import CacheUnusable, PeerFailed
 from stager.fetching import Pace
+from stager.resuming import boot_id
+from stager.scrubbing import Scrubber
 from stager.settings import NodeSettings
+from stager.sharing import Sharing
 from stager.sources import HttpSource
 from stager.staging import Stager
+from stager.swarm import Options, Swarm
+from stager.throttling import Throttle
 
 if TYPE_CHECKING:  # it loads the TUF library, which only those pay for who ask a catalog
     from catalog.trusted import TrustedCatalog
+
+log = logging.getLogger("partita.node")
 
 SHARE = 0.7
 """Of a filesystem that is smaller than the default quota, what the cache may take unless the settings say otherwise."""
@@ -32,7 +43,9 @@ def quota(settings: NodeSettings) -> int:
 
 def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
     """Open the node's cache; errors as :class:`stager.cache.Cache`."""
-    return Cache(settings.cache, quota(settings), clock)
+    room = quota(settings)
+    shares = {vo: int(part * room) for vo, part in settings.shares.items()}
+    return Cache(settings.cache, room, clock, grace=settings.trash_grace, shares=shares)
 
 
 def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "TrustedCatalog":
@@ -54,11 +67,51 @@ def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "Trusted
 
 
 @contextmanager
-def opened(settings: NodeSettings, clock: Callable[[], float]) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
-    """A stager over the node's cache and catalog, and that catalog as the node believes it; closed when the block ends."""
-    pace = Pace(connections=settings.connections, part_bytes=settings.part_bytes)
-    with open_catalog(settings, clock) as client, open_cache(settings, clock) as cache:
-        yield Stager(cache, HttpSource(client), pace), client
+def opened(
+    settings: NodeSettings, clock: Callable[[], float], *, service: bool = False
+) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
+    """A stager over the node's cache and catalog, and that catalog as the node believes it; closed when the block ends.
+
+    Args:
+        service: share contents with other nodes, and scrub the cache, as long as the block runs.
+    """
+    pace = Pace(
+        connections=settings.connections,
+        part_bytes=settings.part_bytes,
+        throttle=Throttle(settings.download_limit),
+    )
+    with ExitStack() as closing:
+        client = closing.enter_context(open_catalog(settings, clock))
+        cache = closing.enter_context(open_cache(settings, clock))
+        sharing = _share(settings, cache, closing) if service and settings.swarm else None
+        stager = Stager(cache, HttpSource(client), pace, sharing)
+        if service:
+            scrubber = Scrubber(cache, stager.restage, Throttle(settings.scrub_rate), settings.scrub_interval, clock)
+            closing.enter_context(scrubber)
+        yield stager, client
+
+
+def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> Sharing | None:
+    """The node's part in swarms, or None when it cannot have one: then everything comes over HTTP."""
+    rng = random.Random(secrets.token_bytes(16))  # noqa: S311 - it spreads requests, it hides nothing
+    options = Options(
+        listen=settings.swarm_listen,
+        upload_limit=settings.upload_limit,
+        download_limit=settings.download_limit,
+        log=settings.directory / "peer.log",
+    )
+    boot = boot_id()
+    tracker = closing.enter_context(
+        TrackerClient(settings.catalog + "/v1", peer_id=secrets.token_bytes(20), site=settings.site)
+    )
+    try:
+        swarm = closing.enter_context(Swarm(tracker, options, boot=boot))
+    except PeerFailed as exc:
+        log.warning("%s; contents come over HTTP alone", exc)
+        return None
+    sharing = closing.enter_context(Sharing(cache, swarm, tracker, boot=boot, rng=rng))
+    log.info("%d contents are offered to other nodes on port %d", sharing.offer_all(), swarm.port)
+    return sharing
 
 
 def _existing(path: Path) -> Path:

@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from signer.documents import Document
 from signer.settings import state_directory
+
+
+def _at_most_all(shares: dict[str, float]) -> dict[str, float]:
+    if sum(shares.values()) > 1:
+        raise ValueError("the shares of all VOs together are more than 1, which is the whole cache")
+    return shares
 
 
 class NodeSettings(Document):
@@ -20,6 +26,15 @@ class NodeSettings(Document):
         tuf_root: the pinned root of the catalog's freshness metadata; what `node trust-root` pinned if not set.
         connections: HTTP requests in parallel for one partition.
         part_bytes: bytes asked for in one request.
+        download_limit: bytes per second that staging may take from the origin, and as many again from peers; 0 is no limit.
+        upload_limit: bytes per second that peers may take from this node; 0 is no limit.
+        swarm: whether the node's service shares contents with other nodes.
+        swarm_listen: address and port where it takes peers' connections; port 0 takes a free one.
+        site: the label of this node's site: nodes of one site are named to each other first.
+        shares: for a VO, the part of the cache's quota that its images keep when room is short (0.3 is 30 %).
+        trash_grace: seconds for which what was evicted by hand, or found wrong, can still be had from the trash.
+        scrub_interval: seconds after which a content is read again and compared with its address; 0 is never.
+        scrub_rate: bytes per second that this may read; 0 is no limit.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("node"))
@@ -29,6 +44,18 @@ class NodeSettings(Document):
     tuf_root: Path | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
     part_bytes: Annotated[int, Field(ge=256 << 10, le=1 << 30)] = 8 << 20
+
+    download_limit: Annotated[int, Field(ge=0)] = 0
+    upload_limit: Annotated[int, Field(ge=0)] = 0
+    swarm: bool = True
+    swarm_listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}$")] = "127.0.0.1:0"
+    site: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,63}$")] = ""
+    shares: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_at_most_all)] = Field(
+        default_factory=dict
+    )
+    trash_grace: Annotated[int, Field(ge=0)] = 3600
+    scrub_interval: Annotated[int, Field(ge=0)] = 7 * 86400
+    scrub_rate: Annotated[int, Field(ge=0)] = 32 << 20
 
     @property
     def cache(self) -> Path:

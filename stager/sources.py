@@ -128,6 +128,23 @@ class Resuming:
             self._sleep(FIRST_PAUSE * 2 ** (cuts - 1))
 
 
+class Throttled:
+    """A source that gives no faster than a limit lets it; see `Pace.throttle`."""
+
+    def __init__(self, source: Source, throttle: Callable[[int], None]) -> None:
+        self._source, self._throttle = source, throttle
+
+    def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """See Source."""
+        return self.read_many(address, [(start, end)])
+
+    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+        """See ScatteredSource."""
+        for chunk in read_ranges(self._source, address, ranges):
+            self._throttle(len(chunk))
+            yield chunk
+
+
 def _said(ranges: Sequence[Range]) -> str:
     start, end = ranges[0][0], ranges[-1][1]
     return f"the range {start}-{end}" if len(ranges) == 1 else f"{len(ranges)} ranges within {start}-{end}"

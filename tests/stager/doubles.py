@@ -38,6 +38,7 @@ class MemorySource:
         self, contents: Mapping[Address, bytes], measured: Mapping[Address, Measured], chunk: int = 65536
     ) -> None:
         self.contents, self.chunk = dict(contents), chunk
+        self.stored = {address: one.hints for address, one in measured.items()}
         self.maps: dict[Address, bytes] = {address: one.data_map for address, one in measured.items()}
         self.layers: dict[Address, bytes] = {address: one.layer for address, one in measured.items()}
         self.cuts, self.cut_after = 0, 0
@@ -77,6 +78,21 @@ class MemorySource:
     def data_map(self, address: Address) -> bytes | None:
         """As it was measured, or as a test has it."""
         return self.maps.get(address)
+
+
+class Hinting(MemorySource):
+    """A source in memory that has hints too."""
+
+    asked_for_hints = 0
+
+    def hints(self, address: Address) -> bytes | None:
+        """As they were measured, or as a test has them."""
+        self.asked_for_hints += 1
+        return self.stored[address]
+
+    def sent(self) -> int:
+        """Bytes asked for."""
+        return sum(end - start for _, start, end in self.reads)
 
 
 class Unguided:
@@ -123,6 +139,16 @@ class FailingDisk(Disk):
             super().write(descriptor, data[: len(data) // 2], offset)
         self._step("write")
         super().write(descriptor, data, offset)
+
+    def copy(self, source: int, descriptor: int, offset: int, target: int, length: int) -> int:
+        if len(self.steps) + 1 == self.at:
+            super().copy(source, descriptor, offset, target, length // 2)
+        self._step("copy")
+        return super().copy(source, descriptor, offset, target, length)
+
+    def put(self, path: Path, data: bytes) -> None:
+        self._step("put")
+        super().put(path, data)
 
     def empty(self, descriptor: int) -> None:
         self._step("empty")

@@ -19,12 +19,15 @@ def check_invariants(cache: Cache) -> None:
         cache.check_key(entry.key, full=True)
     on_disk = set(_files(cache.root / "partitions") + _files(cache.root / "blanks"))
     assert on_disk == {place(cache.root, entry.key) for entry in entries}
-    assert _files(cache.root / "trash") == []
+    trash = {one.name: one.entry for one in cache.trash()}
+    assert {path.name for path in _files(cache.root / "trash")} == set(trash)
+    assert not set(trash) & {entry.key for entry in entries}
     with cache._ledger.transaction():
         reserved = set(cache._ledger.reserved())
     assert {path.name for path in _files(cache.root / "incoming")} <= reserved
     usage = cache.usage()
-    assert usage.allocated + usage.reserved <= usage.quota
+    assert usage.trash == sum(entry.allocated for entry in trash.values())
+    assert usage.allocated + usage.reserved + usage.trash <= usage.quota
     assert {path.name for path in cache.root.iterdir()} <= {
         "partitions", "blanks", "incoming", "trash", "beside", "lock", "ledger.db", "ledger.db-wal", "ledger.db-shm",
     }  # fmt: skip

@@ -21,13 +21,13 @@ from stager.errors import CacheDegraded, DiskFull, StagerError
 from stager.fetching import Pace
 from stager.staging import Stager
 from tests import factories
-from tests.stager.doubles import MIB, Clock, Died, FailingDisk, MemorySource, no_sleep
+from tests.stager.doubles import MIB, Clock, Died, FailingDisk, Hinting, MemorySource, no_sleep
 from tests.stager.invariants import check_invariants
 
 Image = tuple[Manifest, MemorySource]
 ONE_BY_ONE = Pace(connections=1, part_bytes=128 << 10, sleep=no_sleep)
-QUOTA = 1 * MIB
-"""Room for one of the two images beside its blank: staging the second evicts."""
+QUOTA = 1 * MIB + 16 * 1024
+"""Room for one of the two images and most of the other: staging the second evicts, and copies from what is left."""
 
 
 @pytest.fixture
@@ -45,14 +45,18 @@ def images(tmp_path: Path) -> tuple[Image, Image]:
         contents, measured = {}, {}
         for index, leaves in enumerate((4, 30)):
             path = tmp_path / f"content{number}{index}"
-            bytes_of = random.Random(number * 10 + index)
-            path.write_bytes(b"".join(bytes(LEAF) if at % 7 == 5 else bytes_of.randbytes(LEAF) for at in range(leaves)))
+            # Most leaves of the second image are the first one's: they are copied.
+            bytes_of, older = random.Random(number * 10 + index), random.Random(10 + index)
+            sorts = [(older.randbytes(LEAF), bytes_of.randbytes(LEAF)) for _ in range(leaves)]
+            path.write_bytes(
+                b"".join(bytes(LEAF) if at % 7 == 5 else sort[at % 3 == 1] for at, sort in enumerate(sorts))
+            )
             one = measure(path)
             contents[one.address], measured[one.address] = path.read_bytes(), one
         manifest = factories.manifest(list(contents), name=f"worker{number}")
         document = json.loads(manifest.canonical())
         document["disks"][-1]["partition"] = scratch
-        found.append((validate(Manifest, document, "manifest"), MemorySource(contents, measured)))
+        found.append((validate(Manifest, document, "manifest"), Hinting(contents, measured)))
     return found[0], found[1]
 
 
@@ -68,7 +72,9 @@ def story(cache: Cache, images: tuple[Image, Image], clock: Clock, acknowledged:
     for number, (manifest, source) in enumerate(images):
         Stager(cache, source, ONE_BY_ONE).stage(manifest, f"machine:{number}", 60)
         acknowledged[:] = [manifest]
-        clock.now += 100
+        clock.now += 50
+        cache.acquire([max(manifest.blobs(), key=lambda address: address.size)], f"machine:{number}", 1)
+        clock.now += 50
 
 
 def sweep(
@@ -107,9 +113,18 @@ def sweep(
             Stager(again, source, ONE_BY_ONE).stage(manifest, "again", 60)
             check_invariants(again)
         if not disk.fired:
-            assert {"create", "allocate", "write", "seal", "sync", "rename", "sync_directory", "remove"} <= set(
-                disk.steps
-            )
+            assert {
+                "create",
+                "allocate",
+                "copy",
+                "write",
+                "seal",
+                "sync",
+                "rename",
+                "put",
+                "sync_directory",
+                "remove",
+            } <= set(disk.steps)
             return at - 1
 
 

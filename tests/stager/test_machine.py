@@ -19,6 +19,7 @@ from tests.stager.invariants import check_invariants
 from tests.stager.test_faults import abandon
 
 QUOTA = 20 * LEAF
+GRACE = 40.0
 CONTENTS = {}
 for number, leaves in enumerate((1, 2, 3, 5, 8, 13)):
     content = random.Random(number).randbytes(leaves * LEAF)
@@ -38,7 +39,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.leases: dict[tuple[str, Address], float] = {}
         self.promised: dict[tuple[str, Address], float] = {}
-        self.cache = Cache(self.root, QUOTA, self.clock)
+        self.cache = Cache(self.root, QUOTA, self.clock, grace=GRACE)
 
     def teardown(self) -> None:
         if hasattr(self, "cache"):
@@ -53,8 +54,10 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(wanted=st.sets(addresses, min_size=1), holder=holders, ttl=st.integers(1, 100))
     def acquire(self, wanted: set[Address], holder: str, ttl: int) -> None:
+        trashed = {Address.parse(one.name) for one in self.cache.trash() if not one.name.startswith("wrong-")}
         acquired = self.cache.acquire(sorted(wanted), holder, ttl)
         assert set(acquired.present) == wanted & self.present()
+        assert trashed & wanted <= self.present(), "what lay in the trash was not had back"
         assert set(acquired.present) | set(acquired.missing) == wanted
         for address in wanted:
             key = (holder, address)
@@ -145,6 +148,12 @@ class CacheMachine(RuleBasedStateMachine):
             del self.promised[key]
 
     @rule()
+    def tidy(self) -> None:
+        left = {one.name for one in self.cache.trash() if one.since > self.clock.now - GRACE}
+        self.cache.tidy()
+        assert {one.name for one in self.cache.trash()} == left
+
+    @rule()
     def restart(self) -> None:
         self.cache.close()
         self.reopen()
@@ -153,7 +162,7 @@ class CacheMachine(RuleBasedStateMachine):
     def die_while_staging(self, address: Address, at: int) -> None:
         self.cache.close()
         disk = FailingDisk(at=0, death=True)
-        self.cache = Cache(self.root, QUOTA, self.clock, disk)
+        self.cache = Cache(self.root, QUOTA, self.clock, disk, grace=GRACE)
         disk.at = len(disk.steps) + at
         with (
             contextlib.suppress(Died, QuotaExceeded),
@@ -170,7 +179,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.reopen()
 
     def reopen(self) -> None:
-        self.cache = Cache(self.root, QUOTA, self.clock)
+        self.cache = Cache(self.root, QUOTA, self.clock, grace=GRACE)
         for known in (self.leases, self.promised):
             for key in [key for key, until in known.items() if until <= self.clock.now]:
                 del known[key]

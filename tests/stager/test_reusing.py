@@ -17,34 +17,22 @@ from stager.sources import HttpSource
 from stager.staging import Stager
 from tests import factories
 from tests.stager.conftest import PACE
-from tests.stager.doubles import MIB, MemorySource
+from tests.stager.doubles import MIB, Hinting, MemorySource
 from tests.stager.invariants import check_invariants
 from tests.stager.served import catalog
 
 BLOCK = HINT_BLOCK
 
 
-class Hinting(MemorySource):
-    """A catalog in memory with hints, that gives several ranges at once."""
-
-    def __init__(self, *contents: bytes, tmp: Path) -> None:
-        measured: dict[Address, Measured] = {}
-        for number, content in enumerate(contents):
-            path = tmp / f"hinted{number}"
-            path.write_bytes(content)
-            one = measure(path)
-            measured[one.address] = one
-        super().__init__(dict(zip(measured, contents, strict=True)), measured)
-        self.stored = {address: one.hints for address, one in measured.items()}
-        self.asked_for_hints = 0
-
-    def hints(self, address: Address) -> bytes | None:
-        self.asked_for_hints += 1
-        return self.stored[address]
-
-    def sent(self) -> int:
-        """Bytes asked for."""
-        return sum(end - start for _, start, end in self.reads)
+def hinting(*contents: bytes, tmp: Path) -> Hinting:
+    """A source of these contents."""
+    measured: dict[Address, Measured] = {}
+    for number, content in enumerate(contents):
+        path = tmp / f"hinted{number}"
+        path.write_bytes(content)
+        one = measure(path)
+        measured[one.address] = one
+    return Hinting(dict(zip(measured, contents, strict=True)), measured)
 
 
 def blocks(seed: int, count: int) -> list[bytes]:
@@ -79,7 +67,7 @@ UPDATES: dict[str, tuple[list[bytes], int]] = {
 @pytest.mark.parametrize(("new", "lacks"), UPDATES.values(), ids=UPDATES.keys())
 def test_only_missing_blocks_are_asked_for(cache: Cache, tmp_path: Path, new: list[bytes], lacks: int) -> None:
     old, fresh = b"".join(OLD), b"".join(new)
-    source = Hinting(old, fresh, tmp=tmp_path)
+    source = hinting(old, fresh, tmp=tmp_path)
     first, second = source.contents
     one(cache, source, first)
     source.reads.clear()
@@ -116,7 +104,7 @@ LIES = [flipped, shifted, all_zero, cut, also_no_map]
 def test_lying_hints_cost_time_and_never_a_wrong_byte(
     cache: Cache, tmp_path: Path, lie: Callable[[Hinting, Address], None]
 ) -> None:
-    source = Hinting(b"".join(OLD), b"".join([*OLD[:77], NEW[0], *OLD[78:]]), tmp=tmp_path)
+    source = hinting(b"".join(OLD), b"".join([*OLD[:77], NEW[0], *OLD[78:]]), tmp=tmp_path)
     first, second = source.contents
     one(cache, source, first)
     lie(source, second)
@@ -150,7 +138,7 @@ def no_content(cache: Cache, address: Address) -> None:
 
 @pytest.mark.parametrize("spoil", [spoilt_hints, no_hints, spoilt_content, no_content])
 def test_a_spoilt_donor_spoils_nothing(cache: Cache, tmp_path: Path, spoil: Callable[[Cache, Address], None]) -> None:
-    source = Hinting(b"".join(OLD), b"".join([*OLD[:77], NEW[0], *OLD[78:]]), tmp=tmp_path)
+    source = hinting(b"".join(OLD), b"".join([*OLD[:77], NEW[0], *OLD[78:]]), tmp=tmp_path)
     first, second = source.contents
     one(cache, source, first)
     spoil(cache, first)
@@ -159,7 +147,7 @@ def test_a_spoilt_donor_spoils_nothing(cache: Cache, tmp_path: Path, spoil: Call
 
 def test_zero_leaves_between_data_in_one_piece_are_not_sent(cache: Cache, tmp_path: Path) -> None:
     leaves = [block * 4 if at % 3 else bytes(LEAF) for at, block in enumerate(blocks(5, 96))]
-    source = Hinting(b"".join(leaves), tmp=tmp_path)
+    source = hinting(b"".join(leaves), tmp=tmp_path)
     (address,) = source.contents
     one(cache, source, address)
     assert source.sent() == sum(len(leaf) for leaf in leaves if any(leaf))
@@ -167,14 +155,14 @@ def test_zero_leaves_between_data_in_one_piece_are_not_sent(cache: Cache, tmp_pa
 
 
 def test_an_empty_cache_asks_for_no_hints(cache: Cache, tmp_path: Path) -> None:
-    source = Hinting(b"".join(OLD), tmp=tmp_path)
+    source = hinting(b"".join(OLD), tmp=tmp_path)
     (address,) = source.contents
     one(cache, source, address)
     assert source.asked_for_hints == 0
 
 
 def test_layers_and_hints_are_kept_beside_and_leave_with_the_content(cache: Cache, tmp_path: Path) -> None:
-    source = Hinting(b"".join(OLD), tmp=tmp_path)
+    source = hinting(b"".join(OLD), tmp=tmp_path)
     (address,) = source.contents
     one(cache, source, address)
     assert beside.layer(cache.root, address) == source.layers[address]
