@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("publish", "staging", "update", "restart", "assembly", "deploy", "decision")
+BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -25,7 +25,7 @@ from tests.stager.swarm_origin import SECRET
 MIB = 1 << 20
 PATIENCE = 100.0
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.serial]
 
 
 class Node:
