@@ -37,6 +37,7 @@ from deployer.recording import Recorder
 from deployer.settings import DeploySettings
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
+from signer.errors import SignerError
 from stager.opening import opened
 from stager.settings import NodeSettings
 from stager.staging import Stager
@@ -102,6 +103,7 @@ class Node:
             withdrawn=self.watcher.current,
         )
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
+        self._policy_problem = ""
         self._probing = threading.Lock()
         self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
@@ -230,6 +232,7 @@ class Node:
                     return
             try:
                 if told is None:
+                    self._look_at_policy()
                     self.keeper.tick()
                 else:
                     self.keeper.happened(*told)
@@ -254,6 +257,18 @@ class Node:
                 self.watcher.look()
             except Exception:
                 log.exception("looking for revocations failed; it goes on")
+
+    def _look_at_policy(self) -> None:
+        """A policy that was changed comes into force, or is said not to, before somebody asks for a machine."""
+        problem = ""
+        try:
+            self._policies.current()
+        except (PolicyUnusable, SignerError) as exc:  # the latter: what comes into force cannot be put on record
+            problem = str(exc)
+        problem = problem or self._policies.problem
+        if problem and problem != self._policy_problem:
+            log.warning("the policy is not in force as its files are: %s", problem)
+        self._policy_problem = problem
 
     def _warm_up(self) -> None:
         """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
