@@ -17,7 +17,7 @@ from catalog import holdings, measuring, registry, tuf_store
 from catalog.address import Address
 from catalog.client import CatalogClient
 from catalog.database import Transaction
-from catalog.errors import CatalogError, ContentMismatch, NotFound, Unverified
+from catalog.errors import CatalogError, ContentMismatch, NotEntitled, NotFound, Unverified
 from catalog.manifest import Manifest
 from catalog.measuring import Measured
 from catalog.publishing import Publishing
@@ -114,7 +114,8 @@ class Mirror:
                 zip(fresh, pool.map(lambda role: self._get(f"{versions[role]}.{role}.json"), fresh), strict=True)
             )
             listed = self._unknown(bins.values())
-            bodies = dict(zip(listed, pool.map(self._target, listed), strict=True))
+            found = dict(zip(listed, pool.map(self._target, listed), strict=True))
+        bodies = {one: data for one, data in found.items() if data is not None}
         images = [Manifest.parse(data) for one, data in bodies.items() if one.path.endswith(MANIFEST)]
         for manifest, one in (
             (Manifest.parse(data), one) for one, data in bodies.items() if one.path.endswith(MANIFEST)
@@ -149,10 +150,14 @@ class Mirror:
         with self._database.reading() as connection:
             return [one for data in bins for one in listing(data) if not tuf_store.is_listed(connection, one)]
 
-    def _target(self, one: Listed) -> bytes:
+    def _target(self, one: Listed) -> bytes | None:
+        """A target's content; None for what the catalog keeps from strangers, and a mirror so keeps from everybody."""
         head, _, name = one.path.rpartition("/")
         place = f"{head}/" if head else ""
-        data = self._client.freshness_file(f"targets/{place}{one.digest}.{name}", one.length)
+        try:
+            data = self._client.freshness_file(f"targets/{place}{one.digest}.{name}", one.length)
+        except (NotFound, NotEntitled):
+            return None
         if len(data) != one.length or hashlib.sha256(data).hexdigest() != one.digest:
             raise ContentMismatch(f"{self._client.url}: what it sends as {one.path} is not what its metadata lists")
         return data

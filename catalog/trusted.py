@@ -37,7 +37,15 @@ from catalog.manifest import MAX_MANIFEST, Manifest
 from catalog.reference import Reference
 from catalog.tuf_metadata import LIFETIMES, ROOT, Described
 from catalog.tuf_reading import Current, Reader
-from catalog.tuf_targets import REVOCATIONS, Binding, endorsements_path, manifest_path, name_path
+from catalog.tuf_targets import (
+    REVOCATIONS,
+    Binding,
+    RevocationPages,
+    endorsements_path,
+    manifest_path,
+    name_path,
+    revocation_page,
+)
 from catalog.wire import MAX_ANSWER, EndorsementList
 from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
@@ -169,7 +177,8 @@ class TrustedCatalog:
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every revocation that is listed now; nothing about them is checked here."""
-        return self._statements(REVOCATIONS, fresh=True)
+        index = parse_canonical(RevocationPages, self._find(REVOCATIONS, fresh=True), REVOCATIONS)
+        return [pair for number in range(index.pages) for pair in self._statements(revocation_page(number))]
 
     def refresh(self) -> None:
         """Bring what is trusted up to date."""

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 from catalog import registry, tuf_keys, tuf_store
@@ -48,6 +49,7 @@ from catalog.tuf_targets import (
     listed,
     manifest_path,
     name_path,
+    revocation_targets,
     statements,
 )
 from signer.documents import canonical
@@ -171,21 +173,26 @@ class Freshness:
         rows = tuf_store.image_rows(connection)
         new = [row for row in rows if manifest_path(row.image_id) not in there]
         newest = {(row.vo, row.name): row for row in rows}
-        contents = [content for row in new for content in self._of_image(connection, row, newest[row.vo, row.name])]
+        images = (content for row in new for content in self._of_image(connection, row))
+        fresh = {(row.vo, row.name) for row in new}
+        names = (_binding(newest[name], name_path(*name)) for name in sorted(fresh))
+        contents: list[Content] = []
         if REVOCATIONS not in there:
-            contents.append(_content(REVOCATIONS, statements([])))
-        return self._revise(connection, contents, now, seal=seal)
+            pairs = [pair for _, pair in registry.list_revocations(connection, 0, -1)]
+            contents += [_content(*one) for one in revocation_targets(pairs).items()]
+        return self._revise(connection, chain(images, names, contents), now, seal=seal)
 
     def image(self, connection: Transaction, image_id: str, now: datetime) -> None:
         """An image was published, or its endorsements changed. An image that is not published changes nothing."""
         for row in tuf_store.image_rows(connection, image_id):
             entry = registry.find(connection, row.vo, row.name, None)
             newest = row if entry is None else ImageRow(entry.image_id, row.vo, row.name, entry.version, 0)
-            self._revise(connection, self._of_image(connection, row, newest), now)
+            contents = [*self._of_image(connection, row), _binding(newest, name_path(row.vo, row.name))]
+            self._revise(connection, contents, now)
 
     def revocations(self, connection: Transaction, pairs: Sequence[tuple[bytes, bytes]], now: datetime) -> None:
         """These are all revocations now: (statement, signature) of each."""
-        self._revise(connection, [_content(REVOCATIONS, statements(list(pairs)))], now)
+        self._revise(connection, [_content(*one) for one in revocation_targets(pairs).items()], now)
 
     def renew(self, connection: Transaction, now: datetime) -> Sequence[str]:
         """Make anew whatever has passed half of its lifetime and is signed online; returns which roles were."""
@@ -302,15 +309,14 @@ class Freshness:
         """The newest metadata of a top-level role."""
         return self._latest(connection, role).data
 
-    def _of_image(self, connection: Transaction, row: ImageRow, newest: ImageRow) -> list[Content]:
-        """All targets that say something of an image."""
+    def _of_image(self, connection: Transaction, row: ImageRow) -> list[Content]:
+        """The targets that say something of an image, and of no other."""
         digest = row.image_id.removeprefix("sha256:")
         pairs = [(one.statement, one.signature) for one in registry.endorsements_of(connection, row.image_id)]
         return [
             Content(Listed(manifest_path(row.image_id), row.length, digest), None),
             _content(endorsements_path(row.image_id), statements(pairs)),
             _binding(row, name_path(row.vo, row.name, row.version)),
-            _binding(newest, name_path(row.vo, row.name)),
         ]
 
     def _revise(

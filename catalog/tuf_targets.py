@@ -4,11 +4,16 @@ images/ID/manifest.json           the canonical manifest; ID is the 64 hex digit
 images/ID/endorsements.json       its endorsements: statements and signatures
 names/VO/NAME/VERSION.json        which image a name and version stands for, for ever
 names/VO/NAME.json                which version of a name is the newest
-revocations.json                  every revocation; an empty list where there is none, so that none can be left out
+revocations.json                  how many pages of revocations there are; none is said too, so that none can be left out
+revocations/N.json                the N-th hundred of revocations, in the order in which they came
 """
 
 import hashlib
 import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 
 from catalog.entitling import Scope
 from catalog.manifest import ImageId, Name, Version, Vo
@@ -20,6 +25,20 @@ REVOCATIONS = "revocations.json"
 
 _IMAGE = re.compile(r"images/([0-9a-f]{64})/[^/]+")
 _NAME = re.compile(r"names/([^/]+)/(?:([^/]+)/)?(?:[0-9a-f]{64}\.)?([^/]+)\.json")
+
+
+REVOCATIONS_PAGE = 100
+"""Revocations in one target: a site that has the earlier pages fetches one more."""
+
+
+class RevocationPages(Document):
+    """How many targets revocations/0.json and so on there are.
+
+    Attributes:
+        pages: their number.
+    """
+
+    pages: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Binding(Document):
@@ -49,6 +68,18 @@ def endorsements_path(image_id: str) -> str:
 def name_path(vo: str, name: str, version: str | None = None) -> str:
     """Where the meaning of a name and version, or of a name's newest version, is."""
     return f"names/{vo}/{name}.json" if version is None else f"names/{vo}/{name}/{version}.json"
+
+
+def revocation_page(number: int) -> str:
+    """Where a page of revocations is."""
+    return f"revocations/{number}.json"
+
+
+def revocation_targets(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, bytes]:
+    """All targets of these revocations: their number, and the pages."""
+    pages = [pairs[start : start + REVOCATIONS_PAGE] for start in range(0, len(pairs), REVOCATIONS_PAGE)]
+    index = {REVOCATIONS: canonical(RevocationPages(pages=len(pages)))}
+    return index | {revocation_page(number): statements(list(page)) for number, page in enumerate(pages)}
 
 
 def statements(pairs: list[tuple[bytes, bytes]]) -> bytes:

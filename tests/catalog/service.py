@@ -26,7 +26,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
 
 
-def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path, cas: Path) -> None:
+def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path, cas: Path, mirror_of: str | None) -> None:
     """What the service's process does; everything that it says goes to the log."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
@@ -38,7 +38,7 @@ def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path, cas
         print(recovery, flush=True)  # noqa: T201 - into the log
         write_ready(ready, url)
 
-    serve(settings, up)
+    serve(settings, up, mirror_of=mirror_of, every=1.0)
 
 
 def now() -> datetime:
@@ -49,10 +49,12 @@ def now() -> datetime:
 class Service:
     """A catalog process over a directory; `url` is where it answers once started."""
 
-    def __init__(self, root: Path, *, limit: int = 1 << 40, ca_directory: Path = DEFAULT_DIRECTORY) -> None:
+    def __init__(
+        self, root: Path, *, limit: int = 1 << 40, ca_directory: Path = DEFAULT_DIRECTORY, mirror_of: str | None = None
+    ) -> None:
         self.directory, self._limit = root / "catalog", limit
         self._ready, self.log = root / "ready", root / "log"
-        self._cas = ca_directory
+        self._cas, self._mirror_of = ca_directory, mirror_of
         self._listen = "127.0.0.1:0"
         self.url = ""
         self._process: Any = None
@@ -78,7 +80,7 @@ class Service:
     def launch(self) -> None:
         """Start it and do not wait."""
         self._ready.unlink(missing_ok=True)
-        arguments = (self.directory, self._listen, self._ready, self._limit, self.log, self._cas)
+        arguments = (self.directory, self._listen, self._ready, self._limit, self.log, self._cas, self._mirror_of)
         self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 

@@ -11,7 +11,7 @@ from catalog.errors import CatalogError, Equivocation, NotFound, Stale, Unavaila
 from catalog.reference import Reference
 from catalog.trusted import TrustedCatalog
 from catalog.tuf_metadata import ROOT, SNAPSHOT, TIMESTAMP, bin_number, bin_role, changed_root
-from catalog.tuf_targets import endorsements_path, manifest_path, name_path, statements
+from catalog.tuf_targets import endorsements_path, manifest_path, name_path, revocation_targets, statements
 from tests.catalog.tuf_repository import BITS, DAY, NOW, URL, Repository, fresh, signed, targets_of
 
 WORKER = Reference.parse("star/worker")
@@ -335,10 +335,9 @@ def test_endorsements_and_revocations_are_those_that_are_listed(repository: Repo
     with repository.catalog(tmp_path) as catalog:
         assert catalog.endorsements(image.image_id) == [(b"{}", b"signature")]
         assert catalog.revocations() == []
-        repository.publish(
-            {"revocations.json": statements([(b"{}", b"r")]), endorsements_path(image.image_id): statements([])}
-        )
-        assert catalog.revocations() == [(b"{}", b"r")]
+        many = [(b"{}", str(number).encode()) for number in range(250)]
+        repository.publish(revocation_targets(many) | {endorsements_path(image.image_id): statements([])})
+        assert catalog.revocations() == many
         assert catalog.endorsements(image.image_id) == []
 
 

@@ -31,12 +31,12 @@ from catalog.tuf_metadata import (
     timestamp_document,
 )
 from catalog.tuf_targets import (
-    REVOCATIONS,
     Binding,
     endorsements_path,
     listed,
     manifest_path,
     name_path,
+    revocation_targets,
     statements,
 )
 from signer.documents import canonical
@@ -73,7 +73,7 @@ class Repository(httpx.BaseTransport):
         counts = {ROOT: 3, TARGETS: 1, SNAPSHOT: 1, TIMESTAMP: 1, BINS: 1}
         self.keys = {role: [fresh() for _ in range(count)] for role, count in counts.items()}
         self.versions = {TARGETS: 1, SNAPSHOT: 0, TIMESTAMP: 0} | {bin_role(number, BITS): 0 for number in range(4)}
-        self.contents: dict[str, bytes] = {REVOCATIONS: statements([])}
+        self.contents: dict[str, bytes] = revocation_targets([])
         root = root_document(self.keys, {ROOT: 2}, 1, NOW + 365 * DAY)
         self.roots: list[bytes] = []
         self.add_root(signed(root, self.keys[ROOT][:2]))
@@ -89,7 +89,11 @@ class Repository(httpx.BaseTransport):
         if path not in self.files:
             return httpx.Response(404)
         body = self.files[path]
-        return httpx.Response(200, stream=Endless()) if body is None else httpx.Response(200, stream=httpx.ByteStream(body))
+        return (
+            httpx.Response(200, stream=Endless())
+            if body is None
+            else httpx.Response(200, stream=httpx.ByteStream(body))
+        )
 
     def add_root(self, data: bytes) -> None:
         """The next root."""
