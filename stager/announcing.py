@@ -46,6 +46,7 @@ class TrackerClient:
         site: this node's site label, or "".
         peer_id: 20 bytes that name this node's process.
         grants: where announce keys come from.
+        authorities: the certificate in the info dict of a restricted content; empty for public ones.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class TrackerClient:
         peer_id: bytes,
         site: str = "",
         grants: Grants = lambda _: "",
+        authorities: Callable[[Address], bytes] = lambda _: b"",
         timeout: httpx.Timeout = TIMEOUT,
     ) -> None:
         self.url, self._site, self._peer_id, self._grants = url.rstrip("/"), site, peer_id, grants
+        self._authorities = authorities
         # The environment's proxies are for the world outside; a node's catalog is where its settings say.
         self._http = httpx.Client(timeout=timeout, trust_env=False)
 
@@ -83,7 +86,7 @@ class TrackerClient:
             TrackerRefuses: we may not, or there is no such content.
         """
         query = (
-            f"info_hash={quote(short_hash(address), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
+            f"info_hash={quote(short_hash(address, self._authorities(address)), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
             f"&uploaded=0&downloaded=0&left={left}&event={event}&compact=1&site={quote(self._site, safe='')}"
             f"&{GRANT}={quote(self._grants(address), safe='')}"
         )

@@ -28,7 +28,7 @@ class Meeting:
 
     Args:
         tracker: whom to speak with.
-        port: where we listen.
+        port: where we listen for the peers of a content.
         members: all contents, as they stand.
         introduce: called with a content and the peers that were named for it, from this thread.
         clock: seconds.
@@ -37,7 +37,7 @@ class Meeting:
     def __init__(
         self,
         tracker: TrackerClient,
-        port: Callable[[], int],
+        port: Callable[[Member], int],
         members: Callable[[], list[Member]],
         introduce: Callable[[Member, set[Endpoint]], None],
         clock: Callable[[], float],
@@ -75,7 +75,7 @@ class Meeting:
         """Say that we leave one swarm; returns whether the tracker answered."""
         try:
             if member.announced is None:
-                self._tracker.announce(member.address, self._port(), member.leaves.missing, Announced.STOPPED)
+                self._tracker.announce(member.address, self._port(member), member.leaves.missing, Announced.STOPPED)
         except TrackerUnavailable:
             return False
         except TrackerRefuses as exc:
@@ -101,7 +101,7 @@ class Meeting:
     def _announce(self, member: Member) -> None:
         now, event = self._clock(), member.announced or Announced.UPDATE
         try:
-            heard = self._tracker.announce(member.address, self._port(), member.leaves.missing, event)
+            heard = self._tracker.announce(member.address, self._port(member), member.leaves.missing, event)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             log.info("%s: %s", member.address, exc)
             member.pause = min(max(FIRST_PAUSE, 2 * member.pause), LAST_PAUSE)
@@ -115,12 +115,13 @@ class Meeting:
         self._introduce(member, set(heard.peers))
 
     def _ask_callers(self) -> None:
+        by_address = {member.address: member for member in self._members()}
         try:
-            callers = self._tracker.callers(self._port()).callers
+            ports = sorted({self._port(member) for member in by_address.values()})
+            callers = [caller for port in ports for caller in self._tracker.callers(port).callers]
         except (TrackerUnavailable, TrackerRefuses) as exc:
             log.info("%s", exc)
             return
-        by_address = {member.address: member for member in self._members()}
         for caller in callers:
             if member := by_address.get(caller.address):
                 self._introduce(member, {Endpoint(caller.ip, caller.port)})

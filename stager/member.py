@@ -7,6 +7,7 @@ from catalog.address import LEAF, Address
 from catalog.tracker import Endpoint
 from catalog.tracker import Event as Announced
 from stager.leaves import Leaves
+from stager.passes import PUBLIC, Pass
 from stager.peer_wire import Progress
 from stager.pieces import Guide
 from stager.resuming import write_journal
@@ -30,6 +31,8 @@ class Member:
         suspects: peers that had a part in wrong pieces.
         crowd: (members with everything, without), as the tracker said last.
         announce_at, announced, pause: when to announce next, what is to be said then, seconds waited after a failure.
+        admission: what opens the swarm to us; with an authority the swarm is a restricted one, over TLS.
+        kept_out: we have no pass, so it is in no swarm.
         fresh: pieces that came since the peer process was told what is here.
     """
 
@@ -48,6 +51,8 @@ class Member:
     announce_at: float = 0.0
     announced: Announced | None = Announced.STARTED
     pause: float = 0.0
+    admission: Pass = PUBLIC
+    kept_out: bool = False
     _before: tuple[int, int, int] = (0, 0, 0)
     _journalled: float = 0.0
     fresh: set[int] = field(default_factory=set)

@@ -65,6 +65,17 @@ LOOK_SHARE = 0.01
 GATHER = 0.04
 """Seconds for which what libtorrent says is gathered before it is heard, so that a busy swarm does not keep Python busy."""
 
+FFDHE2048 = """-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+"""The group of RFC 7919, appendix A.1. libtorrent wants one for TLS, of 2048 bits at least; with P-256 it is not used."""
+
 _WRITTEN = 3
 """`block_info::finished`: the block is on disk."""
 
@@ -106,6 +117,7 @@ class Peer:
         self._session: Any = None
         self._mask = 0
         self._torrents: dict[bytes, tuple[Address, _Torrent]] = {}
+        self._hashes: dict[Address, bytes] = {}
         self.alerts_waiting, self._alert_end = socket.socketpair()
         self.alerts_waiting.setblocking(False)
         self._alert_end.setblocking(False)
@@ -125,7 +137,7 @@ class Peer:
             case Quit():
                 raise SystemExit(0)
             case Connect() | Wrote() | Moved() | Remove():
-                entry = self._torrents.get(info_hash(order.address))
+                entry = self._torrents.get(self._hashes.get(order.address, b""))
                 if entry is not None:
                     self._obey_for(order, entry[1])
 
@@ -144,7 +156,7 @@ class Peer:
                 torrent.path = Path(order.path)
                 torrent.handle.rename_file(0, order.path)
             case Remove():
-                del self._torrents[info_hash(order.address)]
+                del self._torrents[self._hashes.pop(order.address)]
                 self._session.remove_torrent(torrent.handle)
 
     def _start(self, order: Start) -> None:
@@ -170,9 +182,10 @@ class Peer:
         self._session.set_peer_class_filter(everybody)
 
     def _add(self, order: Add, attached: bytes) -> None:
-        key = info_hash(order.address)
+        authority = order.authority.encode()
+        key = self._hashes[order.address] = info_hash(order.address, authority)
         layer, bits = attached[: order.layer], attached[order.layer :]
-        params = lt.load_torrent_buffer(unproved_torrent(order.address, layer))
+        params = lt.load_torrent_buffer(unproved_torrent(order.address, layer, authority=authority))
         path = Path(order.path)
         params.save_path, params.renamed_files = str(path.parent), {0: path.name}
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
@@ -183,7 +196,10 @@ class Peer:
             params.verified_pieces = [True] * -(-order.address.size // piece_length(order.address.size))
         else:
             params.have_pieces, params.unfinished_pieces = Leaves.of_bits(order.address, bits).as_pieces()
-        self._torrents[key] = (order.address, _Torrent(self._session.add_torrent(params), path, order.complete))
+        handle = self._session.add_torrent(params)
+        if authority:
+            handle.set_ssl_certificate_buffer(order.certificate, order.key, FFDHE2048)
+        self._torrents[key] = (order.address, _Torrent(handle, path, order.complete))
 
     def listen(self) -> None:
         """Copy what libtorrent has to say."""
@@ -203,8 +219,8 @@ class Peer:
     def _hear(self, alert: Any) -> None:
         match alert:
             case lt.listen_succeeded_alert():
-                if "TCP" in alert.message():
-                    self.events.append(Ready(port=alert.port))
+                if alert.socket_type in (lt.socket_type_t.tcp, lt.socket_type_t.tcp_ssl):
+                    self.events.append(Ready(port=alert.port, tls=alert.socket_type == lt.socket_type_t.tcp_ssl))
             case lt.listen_failed_alert():
                 self.events.append(Failed(reason=f"cannot listen: {alert.message()}"))
             case lt.peer_blocked_alert():

@@ -37,6 +37,7 @@ class Add(Document):
     Attributes:
         layer: bytes of the layer.
         complete: everything is there; no leaf bits are attached.
+        authority, certificate, key: PEM, of a restricted content: what admits to its swarm, and what we show there.
     """
 
     do: Literal["add"] = "add"
@@ -44,6 +45,9 @@ class Add(Document):
     path: str
     layer: int
     complete: bool
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
 
 
 class Connect(Document):
@@ -103,10 +107,11 @@ Command: TypeAlias = Start | Add | Connect | Allow | Wrote | Moved | Remove | Tu
 
 
 class Ready(Document):
-    """The session listens."""
+    """The session listens; `tls`: for the peers of restricted contents, on a port of their own."""
 
     event: Literal["ready"] = "ready"
     port: int
+    tls: bool = False
 
 
 class Beat(Document):

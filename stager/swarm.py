@@ -4,6 +4,7 @@
 the old one was doing. It announces every content to the tracker and lets in exactly those whom the tracker named.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -18,10 +19,11 @@ from catalog.address import Address
 from catalog.tracker import Endpoint
 from catalog.tracker import Event as Announced
 from stager.announcing import TrackerClient
-from stager.errors import PeerFailed
+from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
 from stager.leaves import Leaves
 from stager.meeting import Meeting
 from stager.member import Member
+from stager.passes import PUBLIC, Admission, everything_is_public
 from stager.peer_wire import (
     Add,
     Allow,
@@ -60,6 +62,8 @@ MEMORY = 1 << 30
 START = 10.0
 """Seconds that a new peer process has until it listens."""
 
+NEVER = float("inf")
+
 RESTARTS = 5
 RESTART_WINDOW = 30.0
 """So many restarts within so many seconds, and the swarm is given up for HTTP: something is wrong that lasts."""
@@ -92,12 +96,19 @@ class Swarm:
         options: see there.
         boot: names this boot of the machine, for journals.
         clock: seconds.
+        admission: what opens swarms to us.
     """
 
     def __init__(
-        self, tracker: TrackerClient | None, options: Options, *, boot: str, clock: Callable[[], float] = time.monotonic
+        self,
+        tracker: TrackerClient | None,
+        options: Options,
+        *,
+        boot: str,
+        clock: Callable[[], float] = time.monotonic,
+        admission: Admission = everything_is_public,
     ) -> None:
-        self._options, self._boot, self._clock = options, boot, clock
+        self._options, self._boot, self._clock, self._admission = options, boot, clock, admission
         self._members: dict[Address, Member] = {}
         self._changed = threading.Condition(threading.RLock())
         self._allowed: frozenset[str] = frozenset()
@@ -106,19 +117,19 @@ class Swarm:
         self._profile = Profile.BULK
         self._restarts: list[float] = []
         self._process: PeerProcess | None = None
-        self.port = 0
+        self.port = self.tls_port = 0
         self.failure: str | None = None
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
-        self._meeting = tracker and Meeting(tracker, lambda: self.port, lambda: self.members, self._named, clock)
+        self._meeting = tracker and Meeting(tracker, self.port_for, lambda: self.members, self._named, clock)
 
     def __enter__(self) -> Self:
         """Start the peer process and wait until it listens."""
         with self._changed:
             self._start()
             deadline = self._clock() + START
-            while self.port == 0 and self.failure is None and self._clock() < deadline:
+            while 0 in (self.port, self.tls_port) and self.failure is None and self._clock() < deadline:
                 self._changed.wait(TURN)
-        if self.port == 0:
+        if 0 in (self.port, self.tls_port):
             self._stop()
             raise PeerFailed(
                 f"the peer process does not listen on {self._options.listen}: {self.failure or 'too slow'}"
@@ -148,20 +159,34 @@ class Swarm:
             path: its file.
             leaves: what of it is here and right; None is everything, which is believed and not hashed again.
             journal: where the state of leaves is kept while it is incomplete.
+
+        A content that may be restricted, and for which there is no pass, never enters a swarm: its member has a failure.
         """
         if guide.layer is None:
             raise ValueError(f"{guide.address} has no proved piece layer; without one nothing is checked as it arrives")
         if leaves is None or leaves.complete:
             leaves = Leaves(guide.address)
             leaves.add(0, guide.address.size)
+        refusal, admission = None, PUBLIC
+        try:
+            admission = self._admission(guide.address)
+        except (TrackerUnavailable, TrackerRefuses) as exc:
+            refusal = str(exc)
         with self._changed:
-            member = Member(guide, path, leaves, leaves.complete, self._clock(), journal)
+            member = Member(guide, path, leaves, leaves.complete, self._clock(), journal, admission=admission)
             if guide.address in self._members:
                 self._send(Remove(address=guide.address))
             self._members[guide.address] = member
+            if refusal is not None:
+                log.info("%s", refusal)
+                member.kept_out, member.failure, member.announce_at = True, refusal, NEVER
             self._add(member)
         self._announce()
         return member
+
+    def port_for(self, member: Member) -> int:
+        """Where we listen for the peers of a content."""
+        return self.tls_port if member.admission.authority else self.port
 
     def leave(self, address: Address) -> None:
         """Take part no more; the file stays as it is."""
@@ -198,6 +223,8 @@ class Swarm:
     def readd(self, member: Member, *, forget: bool = False) -> None:
         """Leave the swarm and join it again, which forgets bans and dead connections; `forget` drops the peers too."""
         with self._changed:
+            if member.kept_out:
+                return
             self._send(Remove(address=member.address))
             if forget:
                 member.named = set()
@@ -246,6 +273,8 @@ class Swarm:
             if not process or process[0] is not self._process:
                 return  # the last words of one that was replaced
             match event:
+                case Ready(tls=True):
+                    self.tls_port = event.port
                 case Ready():
                     self.port = event.port
                 case Blocked():
@@ -302,9 +331,10 @@ class Swarm:
     # The process and its keeper.
 
     def _start(self) -> None:
-        listen = self._options.listen
-        if self.port:  # the tracker has told others of this port
-            listen = f"{listen.rpartition(':')[0]}:{self.port}"
+        host, _, port = self._options.listen.rpartition(":")
+        # The tracker has told others of the ports that we had. The second one is for TLS, which the `s` says.
+        plain = self.port or int(port)
+        listen = f"{host}:{plain},{host}:{self.tls_port or (plain and plain + 1)}s"
         known: list[PeerProcess] = []
         self._process = PeerProcess(lambda event: self._hear(known, event), self._clock, self._options.log)
         known.append(self._process)
@@ -373,10 +403,20 @@ class Swarm:
             os.close(descriptor)
 
     def _add(self, member: Member) -> None:
+        if member.kept_out:
+            return
         layer = member.guide.layer or b""
         if not member.complete and member.leaves.complete:
             member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
-        order = Add(address=member.address, path=str(member.path), layer=len(layer), complete=member.complete)
+        order = Add(
+            address=member.address,
+            path=str(member.path),
+            layer=len(layer),
+            complete=member.complete,
+            authority=member.admission.authority.decode("ascii"),
+            certificate=member.admission.certificate,
+            key=member.admission.key,
+        )
         self._send(order, layer if member.complete else layer + member.leaves.bits())
         if member.named:
             self._send(Connect(address=member.address, peers=tuple((peer.ip, peer.port) for peer in member.named)))
@@ -399,9 +439,20 @@ class Swarm:
 
     def _named(self, member: Member, peers: set[Endpoint]) -> None:
         """The tracker named peers, and has said how large the swarm is."""
+        self._renew(member)
         with self._changed:
             self.introduce(member, peers)
             self._choose_profile()
+
+    def _renew(self, member: Member) -> None:
+        """A certificate that nears its end is replaced; announcing does the same for announce keys."""
+        if not member.admission.authority:
+            return
+        with contextlib.suppress(TrackerUnavailable, TrackerRefuses):  # then it ends, and with it our part in the swarm
+            fresh = self._admission(member.address)
+            if fresh != member.admission:
+                member.admission = fresh
+                self.readd(member)
 
     def _choose_profile(self) -> None:
         """Shallow queues as soon as one content has a crowd."""

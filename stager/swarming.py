@@ -231,7 +231,7 @@ class SwarmFetching:
         with self._lock:
             told, self._untold = (self._untold if self._untold is not None else list(member.leaves.ranges())), []
         try:
-            given = self._tracker.parts(member.address, self._swarm.port, told, self._want)
+            given = self._tracker.parts(member.address, self._swarm.port_for(member), told, self._want)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             self._trouble, given, self._deaf_until = exc, [], self._clock() + DEAF
             with self._lock:
