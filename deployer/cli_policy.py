@@ -13,7 +13,7 @@ from deployer.decision import Request
 from deployer.errors import Misused, PolicyUnusable
 from deployer.explaining import Situation
 from deployer.explaining import explain as explain_situation
-from deployer.judging import Case, verified
+from deployer.judging import Case, current, verified
 from deployer.machine import Network
 from deployer.policy import MAX_KEY, Policy, anchor_block, certificate_anchor
 from deployer.policy_store import RuleSet
@@ -179,7 +179,16 @@ def explain(
         raise Misused("name an image with --bundle DIR, or a past request with --request N")
     checks = verified(rules, case, now)
     found_out = explain_situation(
-        Situation(rules, case.request, case.manifest, tuple(checks), now, case.running, case.requester)
+        Situation(
+            rules,
+            case.request,
+            case.manifest,
+            tuple(checks),
+            now,
+            case.running,
+            case.requester,
+            current(rules.policy, case, now),
+        )
     )
     decision = found_out.decision
     terminal.show(

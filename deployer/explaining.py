@@ -39,12 +39,15 @@ class Situation:
     now: datetime
     running: int = 0
     requester: Requester | None = None
+    before: tuple[Rule, ...] = ()
+    """Rules that no change here touches: what is revoked or blocked."""
 
     def decide(self) -> Decision:
         """What all rules say."""
-        return self.rules.decide(
+        decision = self.rules.decide(
             self.request, self.manifest, self.checks, self.now, self.running, requester=self.requester
         )
+        return decision.model_copy(update={"rules": (*self.before, *decision.rules)}) if self.before else decision
 
     def with_policy(self, **changes: Any) -> "Situation":
         """The same with another policy."""

@@ -119,10 +119,10 @@ def _decide(
     decision = rules.decide(
         case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
     )
-    return decision.model_copy(update={"rules": (*_current(rules.policy, case, now, memory), *decision.rules)}), checks
+    return decision.model_copy(update={"rules": (*current(rules.policy, case, now, memory), *decision.rules)}), checks
 
 
-def _current(policy: Policy, case: Case, now: datetime, memory: Memory | None) -> tuple[Rule, Rule]:
+def current(policy: Policy, case: Case, now: datetime, memory: Memory | None = None) -> tuple[Rule, Rule]:
     """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
     manifest = case.manifest
     entry = case.withdrawn.blocks.blocks(manifest)

@@ -16,7 +16,7 @@ from deployer.machine import MachineSpec
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
 from deployer.receipts import ReceiptStore, write_receipt
-from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog
+from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
 from signer.audit import AuditLog
 from signer.errors import SignerError
 
@@ -76,6 +76,8 @@ class Recorder:
                     image=judged.decision.image,
                     manifest=case.manifest.canonical().decode(),
                     endorsements=tuple(Pair.of(pair) for pair in case.pairs),
+                    revocations=kept_revocations(case.withdrawn.pairs),
+                    blocks=case.withdrawn.blocks,
                     outcome=Outcome.of(judged.decision),
                     shadow=Outcome.of(judged.shadow) if judged.shadow else None,
                 )

@@ -18,6 +18,7 @@ from catalog.manifest import Blank, ImageId, Manifest
 from deployer.decision import Decision, Request
 from deployer.machine import Network
 from deployer.userdata import UserDataKind
+from deployer.withdrawals import BlockList, Withdrawn
 from signer.documents import Document, parse
 from signer.errors import DocumentError
 from signer.statement import Instant
@@ -30,6 +31,9 @@ MAX_LINE = 16 << 20
 
 MAX_LOG = 128 << 20
 """Bytes of the file, after which the older half is dropped whatever the count."""
+
+MAX_REVOCATIONS_KEPT = 256 << 10
+"""Bytes of revocations that are kept with each request: some three hundred of them."""
 
 log = logging.getLogger("partita.node")
 
@@ -48,6 +52,13 @@ class Pair(Document):
     def bytes(self) -> tuple[bytes, bytes]:
         """(statement, signature)."""
         return base64.b64decode(self.statement), base64.b64decode(self.signature)
+
+
+def kept_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[Pair, ...] | None:
+    """Revocations in the form that is kept; None where they are too many."""
+    if sum(len(statement) + len(signature) for statement, signature in pairs) > MAX_REVOCATIONS_KEPT:
+        return None
+    return tuple(Pair.of(pair) for pair in pairs)
 
 
 class Asked(Document):
@@ -112,6 +123,8 @@ class Recorded(Document):
         image: the image ID.
         manifest: its canonical text.
         endorsements: all that the catalog sent.
+        revocations: all that the node had seen; None where they were too many to be kept with each request.
+        blocks: the site's block list.
         outcome: what the policy in force said.
         shadow: what the policy in its shadow said.
     """
@@ -123,6 +136,8 @@ class Recorded(Document):
     image: ImageId
     manifest: str
     endorsements: tuple[Pair, ...]
+    revocations: tuple[Pair, ...] | None = ()
+    blocks: BlockList = BlockList()
     outcome: Outcome
     shadow: Outcome | None = None
 
@@ -133,6 +148,10 @@ class Recorded(Document):
     def pairs(self) -> Sequence[tuple[bytes, bytes]]:
         """The endorsements' bytes."""
         return [pair.bytes() for pair in self.endorsements]
+
+    def withdrawn(self) -> Withdrawn:
+        """What had been revoked or blocked."""
+        return Withdrawn(tuple(pair.bytes() for pair in self.revocations or ()), self.blocks)
 
 
 class RequestLog:

@@ -67,7 +67,7 @@ def difference(old: RuleSet, new: RuleSet, records: Iterable[Recorded]) -> list[
 
 def case_of(record: Recorded) -> Case:
     """A recorded request as a case to be judged."""
-    return Case(record.parsed(), record.pairs(), record.asked.request(), record.running)
+    return Case(record.parsed(), record.pairs(), record.asked.request(), record.running, withdrawn=record.withdrawn())
 
 
 def _reasons(decision: Decision) -> str:

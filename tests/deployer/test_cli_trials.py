@@ -17,7 +17,8 @@ from deployer.errors import Misused, PolicyUnusable
 from deployer.judging import Case, judge
 from deployer.machine import Network
 from deployer.policy_store import RuleSet
-from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, recorded
+from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, kept_revocations, recorded
+from deployer.withdrawals import BlockList
 from signer.endorsing import endorse
 from signer.openpgp import Keyring
 from signer.settings import Settings
@@ -224,3 +225,19 @@ def test_a_record_that_cannot_be_written_stops_nothing(site: Site, tmp_path: Pat
     log = RequestLog(tmp_path / "requests.jsonl")
     (tmp_path / "requests.jsonl").mkdir()
     assert log.append(sample) == 1
+
+
+def test_what_was_revoked_or_blocked_then_is_so_when_it_is_tried_again(site: Site, tmp_path: Path) -> None:
+    sample = recorded(site.root / "requests.jsonl")[0]
+    blocked = sample.model_copy(update={"blocks": BlockList(images=(sample.image,))})
+    RequestLog(tmp_path / "requests.jsonl").append(blocked)
+    arguments = ("--requests", tmp_path / "requests.jsonl")
+
+    assert "0 of the last 1 requests" in site.output("diff", site.policy, site.policy, *arguments)
+    told = site.output("explain", site.policy, "--request", 1, *arguments, code=3)
+    assert "What no change of the request itself helps against: the site's block list has 'sha256:" in told
+
+
+def test_revocations_are_kept_with_a_request_while_they_are_few() -> None:
+    assert kept_revocations([(b"a", b"b")]) == (Pair.of((b"a", b"b")),)
+    assert kept_revocations([(b"a" * 1000, b"b")] * 300) is None
