@@ -6,6 +6,7 @@ An in-toto Statement like an endorsement, with a type of its own, so that neithe
 import hashlib
 import re
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -160,6 +161,7 @@ def revocation_statement(
     return canonical(validate(RevocationStatement, statement, "revocation"))
 
 
+@lru_cache(maxsize=4096)
 def parse_revocation(data: bytes) -> RevocationStatement:
     """Read a revocation from its canonical bytes; anything else raises DocumentError."""
     return parse_canonical(RevocationStatement, data, "revocation", limit=MAX_STATEMENT)
