@@ -15,15 +15,15 @@ import typer
 from catalog import cli as catalog_cli
 from catalog.cli_hepix import export_app, import_app
 from catalog.cli_image import image_app
-from catalog.cli_tuf import mirror, tuf_app, tuf_client_app
 from catalog.cli_revoke import revoke_app
+from catalog.cli_tuf import mirror, tuf_app, tuf_client_app
 from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
 from deployer.cli_records import audit_app, receipt_app
+from deployer.cli_site import site_app
 from deployer.cli_stratuslab import import_stratuslab
 from deployer.cli_trials import policy_app
-from deployer.cli_site import site_app
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
 from signer import cli as signer_cli
@@ -33,6 +33,7 @@ from signer.errors import SignerError
 from signer.keys import SignerSettings
 from signer.settings import Settings, default_file, load
 from signer.terminal import Json
+from stager.cli_seed import seed
 from stager.errors import StagerError
 from stager.settings import NodeSettings
 
@@ -56,6 +57,7 @@ app.add_typer(catalog_cli.catalog_app, name="catalog")
 catalog_cli.catalog_app.add_typer(export_app, name="export")
 catalog_cli.catalog_app.add_typer(import_app, name="import")
 catalog_cli.catalog_app.add_typer(tuf_app, name="tuf")
+catalog_cli.catalog_app.command("seed")(seed)
 catalog_cli.catalog_app.command("mirror")(mirror)
 app.add_typer(tuf_client_app, name="tuf-client")
 app.add_typer(policy_app, name="policy")

@@ -6,7 +6,7 @@ may not read does not exist for them: every refusal is the answer for what is no
 
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Annotated
 
@@ -113,6 +113,11 @@ class Readers:
     def swarm_hash(self, address: Address) -> bytes:
         """The short info-hash of a content's swarm as it is now."""
         return short_hash(address, self.authority_of(address))
+
+    def served(self) -> Iterable[Address]:
+        """Every content that is here and belongs to a published image."""
+        with self._database.reading() as connection:
+            return entitlements.served(connection)
 
     def content(self, short: bytes) -> Address | None:
         """The content whose swarm has that short info-hash. A restricted one has no public swarm, and the other way round."""

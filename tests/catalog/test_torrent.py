@@ -2,15 +2,26 @@
 
 import hashlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import libtorrent as lt
 import pytest
 
 from catalog.address import LEAF, Address, piece_length
+from catalog.authority import Authority
+from catalog.bencode import bdecode
 from catalog.errors import Malformed
 from catalog.measuring import measure
-from catalog.torrent import SWARM_FROM, info_dict, info_hash, short_hash, torrent_file, travels_by_swarm
+from catalog.torrent import (
+    SWARM_FROM,
+    info_dict,
+    info_hash,
+    short_hash,
+    torrent_file,
+    travels_by_swarm,
+    unproved_torrent,
+)
 
 SIZES = [1, LEAF - 1, LEAF, LEAF + 1, 64 << 10, (64 << 10) + 1, 3 * 65536 + 5, (1 << 20) + 16385]
 
@@ -65,3 +76,22 @@ def test_small_contents_do_not_travel_by_swarm() -> None:
     assert not travels_by_swarm(SWARM_FROM - 1)
     assert travels_by_swarm(SWARM_FROM)
     assert piece_length(SWARM_FROM) < SWARM_FROM  # so what travels by swarm always has a piece layer
+
+
+def test_a_restricted_content_has_a_torrent_of_its_own_that_libtorrent_takes_for_a_tls_one() -> None:
+    """The info-hash that we compute is the one that it computes; the authority changes it, and is all that does."""
+    address = Address(hashlib.sha256(bytes(16384)).digest(), 16384)
+    authority = Authority.make(datetime(2026, 11, 22, tzinfo=UTC)).certificate
+    restricted = lt.load_torrent_buffer(unproved_torrent(address, b"", authority=authority)).ti
+    public = lt.load_torrent_buffer(unproved_torrent(address, b"")).ti
+    assert restricted is not None
+    assert public is not None
+    assert bytes(restricted.info_hashes().v2.to_bytes()) == info_hash(address, authority)
+    assert bytes(public.info_hashes().v2.to_bytes()) == info_hash(address)
+    assert info_hash(address) != info_hash(address, authority)
+    assert restricted.ssl_cert() == authority.decode()
+    assert not public.ssl_cert()
+    names = bdecode(info_dict(address, authority), "info")
+    assert isinstance(names, dict)
+    assert set(names) == {b"file tree", b"meta version", b"name", b"piece length", b"ssl-cert"}
+    assert names[b"name"] == address.root.hex().encode()
