@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,10 +27,14 @@ from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_as, endorse
 from signer.errors import DocumentError
 from signer.gpg import MAX_KEY
 from signer.openpgp import read_keys
+from signer.settings import state_directory
 from signer.statement import write_instant
 from signer.terminal import Json
 from signer.trust import Anchor, scheme_of
 from signer.x509 import read_certificate
+
+if TYPE_CHECKING:
+    from catalog.trusted import TrustedCatalog
 
 catalog_app = typer.Typer(
     name="catalog", help="Run a catalog: the service that images are published to.", no_args_is_help=True
@@ -330,7 +334,7 @@ def image_fetch(
 ) -> None:
     """Fetch an image into a directory; its contents are verified, whom to believe is for you to say."""
     wanted = Reference.parse(reference)
-    with _client(context, catalog) as client:
+    with _believed(context, catalog) as client:
         total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
         with terminal.progress("fetching", total) as advance:
             bundle = client.fetch(wanted, output, advance)
@@ -346,6 +350,22 @@ def _settings(context: typer.Context, directory: Path | None) -> CatalogSettings
 def _client(context: typer.Context, url: str | None) -> CatalogClient:
     settings = terminal.section(context, CatalogSettings)
     return CatalogClient(url or settings.url, credential=read_credential(settings.credential))
+
+
+def _believed(context: typer.Context, url: str | None) -> "CatalogClient | TrustedCatalog":
+    """The catalog as far as the root that is pinned for commands vouches for it; without one, as it says."""
+    settings = terminal.section(context, CatalogSettings)
+    if settings.tuf_root is None:
+        return _client(context, url)
+    from catalog.trusted import TrustedCatalog  # loads the TUF library
+
+    try:
+        root = settings.tuf_root.read_bytes()
+    except OSError as exc:
+        raise Misused(f"{settings.tuf_root}: the pinned root cannot be read ({exc.strerror})") from exc
+    urls, credential = [url or settings.url], read_credential(settings.credential)
+    place = state_directory("commands") / "freshness"
+    return TrustedCatalog(place, lambda: root, urls, lambda: datetime.now(UTC), credential=credential)
 
 
 def _anchors(vo: str, role: str, file: Path) -> list[Anchor]:

@@ -22,6 +22,7 @@ from signer.progress import Advance, nothing
 
 if TYPE_CHECKING:
     from catalog.client import CatalogClient
+    from catalog.trusted import TrustedCatalog
 
 CONNECTIONS = 4
 """Ranges at once: enough to keep disk and network busy at both ends; more only queue."""
@@ -96,7 +97,7 @@ def publish(
 
 
 def fetch(
-    client: "CatalogClient",
+    client: "CatalogClient | TrustedCatalog",
     reference: Reference,
     target: Path,
     advance: Advance = nothing,
@@ -132,7 +133,7 @@ def fetch(
 
 
 def _fetch_content(
-    client: "CatalogClient", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
+    client: "CatalogClient | TrustedCatalog", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
 ) -> None:
     extents = list(measuring.extents(client.data_map(address), address.size))
     advance(address.size - sum(length for _, length in extents))
@@ -149,7 +150,7 @@ def _fetch_content(
 
 
 def _fetch_extents(
-    client: "CatalogClient",
+    client: "CatalogClient | TrustedCatalog",
     address: Address,
     path: Path,
     extents: list[tuple[int, int]],

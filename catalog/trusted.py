@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from catalog.address import Address
+from catalog.bundle import Bundle
 from catalog.client import CatalogClient
 from catalog.connection import BaseTransport
 from catalog.errors import (
@@ -35,6 +36,7 @@ from catalog.errors import (
 )
 from catalog.manifest import MAX_MANIFEST, Manifest
 from catalog.reference import Reference
+from catalog.sending import fetch
 from catalog.tuf_metadata import LIFETIMES, ROOT, Described
 from catalog.tuf_reading import Current, Reader
 from catalog.tuf_targets import (
@@ -49,6 +51,7 @@ from catalog.tuf_targets import (
 from catalog.wire import MAX_ANSWER, EndorsementList
 from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
+from signer.progress import Advance, nothing
 
 REST = 30.0
 """Seconds for which a source that gave no answer is asked last."""
@@ -97,6 +100,7 @@ class TrustedCatalog:
         *,
         transport: BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
+        credential: str = "",
     ) -> None:
         """Nothing is asked yet.
 
@@ -107,12 +111,18 @@ class TrustedCatalog:
             now: the time, UTC.
             transport: what carries requests instead of the network.
             clock: seconds, for waiting.
+            credential: of this node's site, shown to the catalog (the first URL) alone.
         """
         self._root, self._now, self._clock, self._transport = root, now, clock, transport
-        self._clients = [CatalogClient(url, transport) for url in urls]
+        self._clients = [
+            CatalogClient(url, transport, credential=credential if number == 0 else "")
+            for number, url in enumerate(urls)
+        ]
         self._directory = directory / "trusted"
         self._reader: Reader | None = None
         self._names = _Names(directory / NAMES)
+        self.alarm: Callable[[str], None] = lambda _said: None
+        """Told when a name and version stands for two images, before Equivocation is raised."""
         self._failed: dict[str, float] = {}
         self._lock = threading.RLock()
         self._current: tuple[float, str, Current] | None = None
@@ -151,7 +161,7 @@ class TrustedCatalog:
             raise Unverified(
                 f"{self.url}: what is listed for {reference} is about another name; do not use this catalog"
             )
-        self._names.saw(f"{binding.vo}/{binding.name}@{binding.version}", binding.image_id)
+        self._saw(f"{binding.vo}/{binding.name}@{binding.version}", binding.image_id)
         return binding.image_id
 
     def manifest_bytes(self, image_id: str) -> bytes:
@@ -168,7 +178,7 @@ class TrustedCatalog:
             raise ContentMismatch(
                 f"{self.url}: what is listed as {image_id} is something else; do not use this catalog"
             )
-        self._names.saw(manifest.title, image_id)
+        self._saw(manifest.title, image_id)
         return manifest
 
     def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:
@@ -179,6 +189,10 @@ class TrustedCatalog:
         """(statement, signature) of every revocation that is listed now; nothing about them is checked here."""
         index = parse_canonical(RevocationPages, self._find(REVOCATIONS, fresh=True), REVOCATIONS)
         return [pair for number in range(index.pages) for pair in self._statements(revocation_page(number))]
+
+    def fetch(self, reference: Reference, target: Path, advance: Advance = nothing) -> Bundle:
+        """Fetch an image into a directory; as :func:`catalog.sending.fetch`."""
+        return fetch(self, reference, target, advance)
 
     def refresh(self) -> None:
         """Bring what is trusted up to date."""
@@ -250,6 +264,14 @@ class TrustedCatalog:
             if not _beyond(ranges, came):
                 return
         raise problem or Unavailable(f"{len(ranges)} ranges of {address} were cut after {came} bytes")
+
+    def _saw(self, title: str, image_id: str) -> None:
+        try:
+            self._names.saw(title, image_id)
+        except Equivocation as exc:
+            log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
+            self.alarm(str(exc))
+            raise
 
     def _statements(self, path: str, *, fresh: bool = False) -> list[tuple[bytes, bytes]]:
         try:

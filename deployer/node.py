@@ -77,7 +77,8 @@ class Node:
         self.keeper = Keeper(
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
-        self._catalog = client
+        self._catalog, self._clock = client, clock
+        client.alarm = self._alarm
         self.stager, self.images = stager, client
         self._ended = threading.Event()
         self.watcher = Watcher(
@@ -238,6 +239,10 @@ class Node:
                     self.keeper.happened(*told)
             except Exception:
                 log.exception("keeping machines failed; it goes on")
+
+    def _alarm(self, said: str) -> None:
+        """The catalog says two things of one name and version: on record before the order is refused."""
+        self._records.audit.append("alarm", {"said": said}, self._clock())
 
     def _stay_fresh(self) -> None:
         """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""

@@ -312,8 +312,11 @@ def test_a_name_and_version_that_changes_its_image_is_an_alarm(repository: Repos
         first = catalog.resolve(reference)
         other = repository.image(needs={"memory": 1 << 30, "cores": 2})
         assert other.image_id != first
+        alarms: list[str] = []
+        catalog.alarm = alarms.append
         with pytest.raises(Equivocation, match=r"ALARM: star/worker@1\.0 stood for .* and is now said to stand for"):
             catalog.resolve(reference)
+        assert len(alarms) == 1
     with repository.catalog(tmp_path) as again:
         with pytest.raises(Equivocation) as alarm:
             again.manifest(other.image_id)
