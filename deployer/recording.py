@@ -4,7 +4,7 @@ Nothing is done that cannot be put on record: a decision, then a deployment, are
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
 from deployer.receipts import ReceiptStore, write_receipt
 from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
-from signer.audit import AuditLog
+from signer.audit import AuditLog, read_entry
 from signer.errors import SignerError
 
 AUDIT, REQUESTS = "audit.jsonl", "requests.jsonl"
@@ -124,6 +124,26 @@ class Recorder:
             self.audit.append("end", data, self._clock())
         except SignerError as exc:
             log.error("the end of machine %s is not on record: %s", record.uuid, exc)  # noqa: TRY400 - a fault of the disk, not of ours
+
+    def settle(self, running: Collection[str]) -> None:
+        """When the service starts: an end that it died over, before it was on record, is told now.
+
+        Args:
+            running: the machines that have not ended.
+        """
+        left: dict[str, dict[str, Any]] = {}
+        with self.audit.path.open("rb") as file:
+            for line in file:
+                if b'"kind":"deployment"' in line or b'"kind":"end"' in line:  # inside texts quotes are escaped
+                    entry = read_entry(line, str(self.audit.path))
+                    left.pop(str(entry.data.get("machine")), None)
+                    if entry.kind == "deployment":
+                        left[str(entry.data.get("machine"))] = entry.data
+        for machine, data in left.items():
+            if machine not in running:
+                facts = {name: data[name] for name in ("machine", "name", "image") if name in data}
+                reason = "it had ended when the node's service started, and nobody had told why"
+                self.audit.append("end", facts | {"state": "ended", "reason": reason}, self._clock())
 
     def warm_up(self) -> None:
         """Make the node's key before somebody waits for it."""

@@ -10,6 +10,8 @@ import pytest
 from deployer.keeping import Keeper
 from deployer.machine import Happening, State
 from deployer.machines import MachineRecord, MachineStore
+from deployer.recording import Recorder
+from signer.audit import read, verify
 from tests.deployer.test_receipts import spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -150,3 +152,20 @@ def test_what_runs_on_is_not_told(node: Node) -> None:
     node.make(State.RUNNING)
     node.reopen()
     assert node.ended == []
+
+
+def test_an_end_that_the_service_died_over_is_told_at_the_next_start(tmp_path: Path) -> None:
+    machines = [f"{number:08d}-bbbb-4ccc-8ddd-eeeeeeeeeeee" for number in range(4)]
+    recorder = Recorder(tmp_path, "11111111-2222-4333-8444-555555555555", lambda: NOW)
+    for machine in machines:
+        facts = {"machine": machine, "name": 'a "kind":"end" of it', "image": "sha256:" + "ab" * 32, "receipt": "00"}
+        recorder.audit.append("deployment", facts, NOW)
+    recorder.audit.append("end", {"machine": machines[0], "state": "ended", "reason": "told"}, NOW)
+    for _ in range(2):
+        recorder.settle([machines[1]])
+    recorder.close()
+
+    ends = [entry.data for entry in read(tmp_path / "audit.jsonl") if entry.kind == "end"]
+    assert [end["machine"] for end in ends] == [machines[0], machines[2], machines[3]]
+    assert "had ended when the node's service started" in ends[1]["reason"]
+    assert verify(tmp_path / "audit.jsonl").intact
