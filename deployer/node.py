@@ -29,7 +29,7 @@ from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
-from deployer.machine import Happening
+from deployer.machine import Happening, State
 from deployer.machines import MachineStore
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
@@ -52,6 +52,9 @@ PATIENCE = 60.0
 """Seconds that deployments under way get to undo themselves when the node ends."""
 
 NATIVE = "x86_64"
+
+HOLDING = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+"""States of machines that have been deployed and have not ended."""
 
 log = logging.getLogger("partita.node")
 
@@ -134,6 +137,7 @@ class Node:
             backend = node._open_backend(directory)
             undo.callback(backend.close)
             node.keeper.recover(backend)
+            node._records.settle([record.uuid for record in node.keeper.store.all() if record.state in HOLDING])
             node._closing = undo.pop_all()
         node._keeping.start()
         threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
