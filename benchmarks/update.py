@@ -90,6 +90,8 @@ def run(workdir: Path, size: int = SIZE, files: int = FILES) -> dict[str, list[d
             }
         )
         for tool, peer in (("casync with seed", casync), ("zsync", zsync), ("rsync", rsync)):
+            if shutil.which(tool.split()[0], path=SYSTEM["PATH"]) is None:
+                continue  # what is not installed cannot be beside
             theirs, took = peer(pair, place)
             rows.append(
                 {

@@ -19,7 +19,7 @@ from stager.errors import ContentCorrupt, PeerFailed, SourceLacks, SourceUnavail
 from stager.fetching import Fetching, Pace, missing_pieces
 from stager.filling import Incoming
 from stager.pieces import Guide
-from stager.reusing import LEAST, Reused, reuse
+from stager.reusing import COPIED, LEAST, Reused, reuse
 from stager.sharing import Sharing
 from stager.sources import HintingSource, Source, Throttled
 
@@ -86,11 +86,16 @@ class Bringing:
         mixed = [piece for piece in missing if reused is not None and _partly(guide, piece, reused)]
         whole = sorted(set(missing) - set(mixed))
         sharing = self._sharing
-        if sharing is None or guide.layer is None or not sharing.usable or not travels_by_swarm(_size(guide, whole)):
+        if sharing is None or guide.layer is None or not sharing.usable or not travels_by_swarm(guide.address.size):
             self._http(guide, incoming, missing, reused)
             return
-        with suppress(SourceUnavailable, SourceLacks):  # then these come through the swarm too
-            self._http(guide, incoming, mixed, reused)
+        worth = travels_by_swarm(_size(guide, whole))
+        try:
+            self._http(guide, incoming, mixed if worth else missing, reused)
+        except (SourceUnavailable, SourceLacks):
+            worth = True  # without the origin all of it comes through the swarm, or nothing does
+        if not worth:
+            return
         try:
             self._swarm(guide, incoming, reused, sharing)
         except PeerFailed:
@@ -155,9 +160,9 @@ class Bringing:
 
 
 def _partly(guide: Guide, piece: int, reused: Reused) -> bool:
-    """Whether something of a piece was copied, or is known to be zero only by hints."""
+    """Whether something of a piece was copied."""
     start, end = guide.bounds(piece)
-    return any(reused.blocks[start // HINT_BLOCK : -(-end // HINT_BLOCK)])
+    return COPIED in reused.blocks[start // HINT_BLOCK : -(-end // HINT_BLOCK)]
 
 
 def _size(guide: Guide, pieces: Iterable[int]) -> int:

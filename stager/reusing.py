@@ -22,6 +22,9 @@ LEAST = 256 << 10
 """Bytes of a content below which nothing is looked up: asking for its hints takes as long as fetching it."""
 
 
+ZERO, COPIED = 1, 2
+
+
 @dataclass(frozen=True)
 class Donor:
     """A cached content: its address and its file."""
@@ -35,7 +38,7 @@ class Reused:
     """What was found.
 
     Attributes:
-        blocks: for each 4 KiB of the content 1 where it need not be fetched: copied, or zero as its hint says.
+        blocks: for each 4 KiB of the content COPIED, ZERO as its hint says, or 0 where it must be fetched.
         copied: bytes copied.
     """
 
@@ -72,7 +75,7 @@ def reuse(
     ]  # fmt: skip
     for block in candidates:
         if block < len(wanted) and not wanted[block]:
-            blocks[block] = 1
+            blocks[block] = ZERO
     copied = 0
     with ExitStack() as files:
         opened: dict[int, int] = {}
@@ -83,7 +86,7 @@ def reuse(
                 continue
             length = run.count * HINT_BLOCK
             if incoming.copy(opened[run.donor], run.source * HINT_BLOCK, run.target * HINT_BLOCK, length):
-                blocks[run.target : run.target + run.count] = b"\1" * run.count
+                blocks[run.target : run.target + run.count] = bytes([COPIED]) * run.count
                 copied += length
     return Reused(blocks, copied)
 
