@@ -19,6 +19,7 @@ from deployer.wire_exposure import Exposed, ExposureList
 from deployer.withdrawals import BlockList, Pair, RevocationStore, Withdrawn
 from signer.errors import SignerError
 from signer.memory import Memory
+from signer.revoking import verify_revocations
 
 LIVE = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
 
@@ -73,15 +74,22 @@ class Watcher:
             Errors of the catalog: it does not say what is current, and then nothing new starts.
             PolicyUnusable: the block list cannot be read.
         """
-        self._store.add(self._source.revocations())
+        self._fetch()
         return self.known()
+
+    def _fetch(self) -> None:
+        """Keep what the catalog has and an anchor signed. Nothing else is kept: a catalog could fill the store with it."""
+        pairs = list(self._source.revocations())
+        policy = self._rules().policy
+        checks = verify_revocations(pairs, policy.anchors, self._clock(), x509=policy.x509_rules, memory=self._memory)
+        if fresh := self._store.add(pair for pair, check in zip(pairs, checks, strict=True) if check.counts):
+            log.info("%d new revocations", fresh)
 
     def look(self) -> None:
         """Fetch what is new, and deal with all machines that are affected. Without a network, by what is known."""
         try:
-            if fresh := self._store.add(self._source.revocations()):
-                log.info("%d new revocations", fresh)
-        except CatalogError as exc:
+            self._fetch()
+        except (CatalogError, DeployerError, SignerError) as exc:
             log.info("revocations cannot be fetched: %s", exc)
         try:
             found = self.exposure("")

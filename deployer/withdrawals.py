@@ -1,6 +1,6 @@
 """What has been withdrawn, as a node knows it: revocations that it has seen, and the site's own block list.
 
-DIR/revocations.json   every revocation that a catalog ever sent: a catalog that leaves one out brings nothing back.
+DIR/revocations.json   every revocation that ever counted here: a catalog that leaves one out brings nothing back.
 The block list is a TOML file of the site's, read anew each time; it needs no network and no signature.
 """
 

@@ -52,7 +52,7 @@ def find_chain(signer: Certificate, authorities: Authorities, now: datetime, crl
     while not (chain[-1].self_issued and len(chain) > 1):
         if len(chain) > MAX_DEPTH:
             raise SignatureError(f"the chain of {signer.subject} has more than {MAX_DEPTH} CAs")
-        authority = _issuer(chain[-1], authorities)
+        authority = _issuer(chain[-1], authorities, now)
         lists += _listed(authority, chain[-1], now, crls)
         chain.append(authority.certificate)
     for certificate in chain:
@@ -78,8 +78,8 @@ def unfit(signer: Certificate) -> Sequence[str]:
     return faults
 
 
-def _issuer(certificate: Certificate, authorities: Authorities) -> Authority:
-    """The CA that issued a certificate and may have."""
+def _issuer(certificate: Certificate, authorities: Authorities, now: datetime) -> Authority:
+    """The CA that issued a certificate and may have; of one that was renewed under the same key, what is valid now."""
     if certificate.weak:
         raise SignatureError(f"the certificate of {certificate.subject} has {certificate.weak}")
     if certificate.digest and certificate.digest not in STRONG:
@@ -92,7 +92,7 @@ def _issuer(certificate: Certificate, authorities: Authorities) -> Authority:
     issued = [each for each in named if each.certificate.authority and each.certificate.issued(certificate)]
     if not issued:
         raise SignatureError(f"the certificate of {certificate.subject} was not signed by the CA {certificate.issuer}")
-    authority = issued[0]
+    authority = next((each for each in issued if not _outside(each.certificate, now)), issued[0])
     if authority.certificate.weak:
         raise SignatureError(f"the CA {certificate.issuer} has {authority.certificate.weak}")
     if authority.problem:

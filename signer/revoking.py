@@ -154,13 +154,13 @@ def verify_revocations(
         keys = [anchor.key for at in wanted for anchor in claims[at][1]]
         for at, examined in examine_all(scheme, wanted, keys, known, now, memory, x509) if wanted else ():
             said, named = claims[at]
-            good = _good(examined, said, named)
-            if not good and said.predicate.issued < now:
+            by = _signers(examined, said, named)
+            if not by and said.predicate.issued < now:
                 # Keys expire, and what they withdrew stays withdrawn.
                 lax = x509 and replace(x509, crls="if-present")
                 then = examine_all(scheme, {at: pairs[at]}, keys, b"", said.predicate.issued, None, lax)
-                good = any(_good(each, said, named) for _, each in then)
-            checks[at] = _checked(said, named, examined, good=good)
+                by = [anchor for _, each in then for anchor in _signers(each, said, named)]
+            checks[at] = _checked(said, by, examined)
     return [check for check in checks if check is not None]
 
 
@@ -194,20 +194,19 @@ def _claim(data: bytes, anchors: Sequence[Anchor], now: datetime) -> tuple[Revoc
     return said, named
 
 
-def _good(examined: Examined, said: RevocationStatement, named: Sequence[Anchor]) -> bool:
-    return any(_fits(check, said, named) for check in examined.signatures)
+def _signers(examined: Examined, said: RevocationStatement, named: Sequence[Anchor]) -> list[Anchor]:
+    """The anchors whose holder signed: of namesakes with certificates by different CAs only the one who did."""
+    good = {check.names for check in examined.signatures if _by_whom_it_says(check, said)}
+    return [anchor for anchor in named if anchor.names in good]
 
 
-def _fits(check: SignatureCheck, said: RevocationStatement, named: Sequence[Anchor]) -> bool:
-    if not check.good or (check.scheme, check.fingerprint) != (said.scheme, said.fingerprint):
-        return False
-    return any(anchor.names == check.names for anchor in named)
+def _by_whom_it_says(check: SignatureCheck, said: RevocationStatement) -> bool:
+    return check.good and (check.scheme, check.fingerprint) == (said.scheme, said.fingerprint)
 
 
-def _checked(said: RevocationStatement, named: Sequence[Anchor], examined: Examined, *, good: bool) -> RevocationCheck:
-    if not good:
+def _checked(said: RevocationStatement, by: Sequence[Anchor], examined: Examined) -> RevocationCheck:
+    if not by:
         reasons = examined.problem or ", ".join(check.reason for check in examined.signatures if check.reason)
         return RevocationCheck(None, f"The signature does not count: {reasons or 'it is by somebody else'}.")
-    officer = any(anchor.role == SECURITY_OFFICER for anchor in named)
-    withdrawal = Withdrawal(said, officer)
+    withdrawal = Withdrawal(said, officer=any(anchor.role == SECURITY_OFFICER for anchor in by))
     return RevocationCheck(withdrawal, f"{said.target} was {withdrawal.text}.")

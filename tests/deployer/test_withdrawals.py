@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 
 from catalog.bundle import Bundle
+from catalog.errors import Unavailable
 from deployer.errors import PolicyUnusable, Refused
 from deployer.exposure import Facts, affected
 from deployer.judging import Case, judge, verified, withdrawals
+from deployer.keeping import Keeper
 from deployer.machine import State
+from deployer.machines import MachineStore
 from deployer.policy import Policy
 from deployer.policy_store import RuleSet
+from deployer.watching import Watcher
 from deployer.withdrawals import BlockList, RevocationStore, Withdrawn
 from signer.errors import DocumentError
 from signer.revocation import SECURITY_OFFICER
@@ -165,6 +169,56 @@ def test_a_block_list_that_is_not_understood_blocks_everything(tmp_path: Path, t
     file.write_text(text)
     with pytest.raises(PolicyUnusable, match=says):
         BlockList.load(file)
+
+
+class Listing:
+    """A catalog as far as revocations go: it lists what it was given, or cannot be reached."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Any] = []
+        self.reached = True
+
+    def revocations(self) -> list[Any]:
+        """What is listed now."""
+        if not self.reached:
+            raise Unavailable("the catalog does not answer")
+        return list(self.pairs)
+
+
+class NoLeases:
+    """A cache in which nobody holds anything."""
+
+    def release(self, holder: str) -> None:
+        """Nothing to give back."""
+
+    def holders(self) -> list[str]:
+        """Nobody."""
+        return []
+
+
+def test_only_what_counts_is_kept_and_withholding_brings_nothing_back(site: Site, tmp_path: Path) -> None:
+    keeper = Keeper(MachineStore(tmp_path / "machines"), NoLeases(), lambda: site.now, timedelta(seconds=1))
+    listing, good = Listing(), by_officer(site)
+    watcher = Watcher(
+        listing,
+        tmp_path,
+        tmp_path / "blocked.toml",
+        lambda: rules(site),
+        keeper,
+        lambda *_: None,
+        lambda: site.now,
+    )
+    junk = [(good[0], bytes([number])) for number in range(20)] + [site.image(site.ann)]
+    listing.pairs = [*junk, good, *junk]
+    assert watcher.current().pairs == (good,)
+    listing.pairs = []
+    assert watcher.current().pairs == (good,)
+    listing.reached = False
+    with pytest.raises(Unavailable):  # nothing new starts by what may be old
+        watcher.current()
+    watcher.look()
+    assert watcher.known().pairs == (good,)
+    assert RevocationStore(tmp_path).pairs() == (good,)
 
 
 def doomed(community: Community, place: Path, version: str) -> Bundle:

@@ -223,3 +223,16 @@ def test_a_keys_digest_is_that_of_its_name() -> None:
     other["subject"][0]["digest"]["sha256"] = "ab" * 32
     with pytest.raises(DocumentError, match="SHA-256 of its name"):
         parse_revocation(canonical(other))
+
+
+def test_a_namesake_of_an_officer_is_no_officer(vo: Vo) -> None:
+    other = vo.grid.root("/DC=net/CN=Other")
+    vo.grid.install(other, "/DC=org/*")
+    namesake = vo.grid.person(other, "/DC=org/CN=Ola").signer()
+    pair = revoked(vo, namesake, "image", digest=IMAGE)
+    anchors = (*vo.anchors, namesake.anchor("star", ADMIN))
+    (found,) = verify_revocations([pair], anchors, vo.now, x509=vo.grid.rules)
+    assert found.withdrawal is not None
+    assert not found.withdrawal.officer
+    (unknown,) = verify_revocations([pair], vo.anchors, vo.now, x509=vo.grid.rules)
+    assert not unknown.counts

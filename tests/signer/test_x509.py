@@ -444,3 +444,25 @@ def test_a_policy_without_rights_or_subjects_permits_nothing() -> None:
     (empty,) = parse_signing_policy("access_id_CA X509 /O=x\npos_rights globus CA:sign", "x")
     assert not without.permits("/O=x/CN=a")
     assert not empty.permits("/O=x/CN=a")
+
+
+def test_a_ca_that_was_renewed_under_the_same_key_goes_on(world: World, tmp_path: Path) -> None:
+    grid = world.grid.copy(tmp_path / "ca")
+    subject = world.people.certificate.subject
+    ended = grid._certificate(
+        subject,
+        world.root.certificate.subject,
+        world.people.key.public_key(),
+        world.root.key,
+        authority=True,
+        end=grid.now - DAY,
+    )
+    (hashed,) = {
+        file.name.partition(".")[0] for file in grid.path.glob("*.0") if file.read_bytes() == world.people.pem()
+    }
+    (grid.path / f"{hashed}.0").write_bytes(ended.public_bytes(serialization.Encoding.PEM))
+    pair = endorse_as(world.ann.signer(), IMAGE, TITLE, grid.now)
+    assert "CN=People expired on" in world.check(pair, rules=grid.rules).reason
+    (grid.path / f"{hashed}.1").write_bytes(world.people.pem())
+    check = world.check(pair, rules=grid.rules)
+    assert check.counts, check.reason
