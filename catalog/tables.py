@@ -91,6 +91,7 @@ images = Table(
     Column("manifest", LargeBinary, nullable=False),
     Column("published", Instant, nullable=False),
     UniqueConstraint("vo", "name", "version"),
+    Index(None, "vo", "name", "sequence"),  # the newest of a name, however many versions it has
     sqlite_autoincrement=True,
 )
 
