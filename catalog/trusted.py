@@ -38,7 +38,7 @@ from catalog.manifest import MAX_MANIFEST, Manifest
 from catalog.reference import Reference
 from catalog.sending import fetch
 from catalog.tuf_metadata import LIFETIMES, ROOT, Described
-from catalog.tuf_reading import Current, Reader
+from catalog.tuf_reading import Current, Reader, server_of
 from catalog.tuf_targets import (
     REVOCATIONS,
     Binding,
@@ -127,6 +127,7 @@ class TrustedCatalog:
         self._lock = threading.RLock()
         self._current: tuple[float, str, Current] | None = None
         self.url = self._clients[0].url
+        self._shown = {server_of(self.url): credential}
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -314,7 +315,7 @@ class TrustedCatalog:
             root = self._root()
             if root is None:
                 raise Unpinned(_UNPINNED)
-            self._reader = Reader(self._directory, root, self._now, transport=self._transport)
+            self._reader = Reader(self._directory, root, self._now, transport=self._transport, shown=self._shown)
         return self._reader
 
     def _another(self, tried: Sequence[str]) -> tuple[str, Current | None]:

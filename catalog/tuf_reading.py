@@ -6,7 +6,7 @@ fetched comes over our own connections, with their limits. A reader's directory 
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -78,10 +78,12 @@ class Reader:
         *,
         targets: Path | None = None,
         transport: BaseTransport | None = None,
+        shown: Mapping[str, str] | None = None,
     ) -> None:
+        """`shown`: by server (`http://HOST:PORT`), a site's credential for it; targets of restricted images need one."""
         self.directory, self._root, self._now = directory, root, now
         self._targets = targets or directory / "targets"
-        self._fetcher = _Fetcher(transport)
+        self._fetcher = _Fetcher(transport, shown or {})
 
     def close(self) -> None:
         """Give the connections back."""
@@ -161,11 +163,17 @@ class Current:
             return Path(found or self._updater.download_target(info))
 
 
+def server_of(url: str) -> str:
+    """The server part of a URL, such as http://HOST:PORT."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 class _Fetcher(FetcherInterface):
     """Fetches with our own connections, one pool for each server."""
 
-    def __init__(self, transport: BaseTransport | None) -> None:
-        self._transport = transport
+    def __init__(self, transport: BaseTransport | None, shown: Mapping[str, str]) -> None:
+        self._transport, self._shown = transport, shown
         self._connections: dict[str, Connection] = {}
 
     def close(self) -> None:
@@ -174,10 +182,9 @@ class _Fetcher(FetcherInterface):
             connection.close()
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        parts = urlsplit(url)
-        server = f"{parts.scheme}://{parts.netloc}"
+        server = server_of(url)
         if server not in self._connections:
-            self._connections[server] = Connection(server, self._transport)
+            self._connections[server] = Connection(server, self._transport, credential=self._shown.get(server, ""))
         chunks = self._pieces(self._connections[server], url.removeprefix(server), url)
         first = next(chunks, b"")  # the status is known by now
         return _chain(first, chunks)

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catalog.credentials import read_credential
 from stager.announcing import TrackerClient
 from stager.cache import Cache
 from stager.errors import CacheUnusable, PeerFailed
 from stager.fetching import Pace
+from stager.passes import Admission, Passes, everything_is_public, node_label
 from stager.resuming import boot_id
 from stager.scrubbing import Scrubber
 from stager.settings import NodeSettings
@@ -63,7 +65,13 @@ def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "Trusted
     def now() -> datetime:
         return datetime.fromtimestamp(clock(), UTC)
 
-    return TrustedCatalog(settings.freshness, root, [settings.catalog, *settings.mirrors], now)
+    return TrustedCatalog(
+        settings.freshness,
+        root,
+        [settings.catalog, *settings.mirrors],
+        now,
+        credential=read_credential(settings.credential),
+    )
 
 
 @contextmanager
@@ -101,17 +109,34 @@ def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> Sharing 
         log=settings.directory / "peer.log",
     )
     boot = boot_id()
+    admission = _admission(settings, closing)
     tracker = closing.enter_context(
-        TrackerClient(settings.catalog + "/v1", peer_id=secrets.token_bytes(20), site=settings.site)
+        TrackerClient(
+            settings.catalog + "/v1",
+            peer_id=secrets.token_bytes(20),
+            site=settings.site,
+            grants=lambda address: admission(address).grant,
+            authorities=lambda address: admission(address).authority,
+        )
     )
     try:
-        swarm = closing.enter_context(Swarm(tracker, options, boot=boot))
+        swarm = closing.enter_context(Swarm(tracker, options, boot=boot, admission=admission))
     except PeerFailed as exc:
         log.warning("%s; contents come over HTTP alone", exc)
         return None
     sharing = closing.enter_context(Sharing(cache, swarm, tracker, boot=boot, rng=rng))
     log.info("%d contents are offered to other nodes on port %d", sharing.offer_all(), swarm.port)
     return sharing
+
+
+def _admission(settings: NodeSettings, closing: ExitStack) -> Admission:
+    """What opens swarms to the node: as its site's credential allows; a stranger has what is public."""
+    credential = read_credential(settings.credential)
+    if not credential:
+        return everything_is_public
+    from catalog.client import CatalogClient
+
+    return Passes(closing.enter_context(CatalogClient(settings.catalog, credential=credential)), node_label())
 
 
 def _existing(path: Path) -> Path:

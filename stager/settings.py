@@ -24,6 +24,8 @@ class NodeSettings(Document):
         catalog: the URL of the catalog that the node stages from.
         mirrors: URLs of mirrors of it, asked for contents first, and for what is current when the catalog cannot answer.
         tuf_root: the pinned root of the catalog's freshness metadata; what `node trust-root` pinned if not set.
+        credential: a file with the site's credential, which the catalog's operator handed over; without it the node is a
+            stranger, and sees what is public.
         connections: HTTP requests in parallel for one partition.
         part_bytes: bytes asked for in one request.
         download_limit: bytes per second that staging may take from the origin, and as many again from peers; 0 is no limit.
@@ -42,6 +44,7 @@ class NodeSettings(Document):
     catalog: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:7070"
     mirrors: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
     tuf_root: Path | None = None
+    credential: Path | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
     part_bytes: Annotated[int, Field(ge=256 << 10, le=1 << 30)] = 8 << 20
 
