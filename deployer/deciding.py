@@ -245,6 +245,7 @@ def _quorum_rule(
         *([f"{len(not_counted) - MAX_SHOWN} more"] if len(not_counted) > MAX_SHOWN else []),
     ]
     because = f" ({'; '.join(shown)})" if shown else ""
+    silent = f", not by {_some(sorted(could))}" if could else ""
     if len(could) < missing:
         change = f"the site trusts more endorsers of {vo}{as_role}: {len(counted) + len(could)} can count, {least} must"
     else:
@@ -253,10 +254,16 @@ def _quorum_rule(
     return _rule(
         name,
         len(counted) >= least,
-        f"endorsed{as_role} by {', '.join(sorted(counted))}",
+        f"endorsed{as_role} by {', '.join(sorted(counted))}{silent}{because}",
         f"{len(counted)} of {least} endorsers{as_role} vouch for the {what}{because}",
         change,
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return ", ".join(names[:MAX_SHOWN]) + more
 
 
 def _needs(manifest: Manifest, request: Request) -> Iterator[Rule]:

@@ -476,3 +476,13 @@ def test_no_request_beyond_a_limit_is_ever_accepted(
         and count >= 1
         and count + running <= 3
     )
+
+
+def test_a_verdict_says_who_signed_who_did_not_and_who_does_not_count() -> None:
+    void = vouched(C, counts=False, reason="Its key was revoked as compromised.")
+    decision = decide(policy(TWO + anchors((C, "admin"))), ORDER, IMAGE, [vouched(), void], NOW)
+    assert decision.accepted
+    (rule,) = (rule for rule in decision.rules if rule.name == "endorsements")
+    assert rule.reason == (
+        f"endorsed by {A}, not by {B}, {C} (the endorsement by {C}: Its key was revoked as compromised)"
+    )
