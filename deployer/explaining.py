@@ -8,6 +8,8 @@ What turns out not to be needed is taken out again, so that every change named i
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Literal
 
 from catalog.manifest import Manifest
@@ -181,6 +183,8 @@ def _moves(now: Situation, rule: Rule) -> Iterator[Move]:
             )
         case name if name == "anchors" or name.startswith("endorsements"):
             yield from _endorsed(now)
+        case name if name.startswith("partition-"):
+            yield from _parts_endorsed(now)
         case _:
             # A rule that only the policy's author knows: try what a requester can change, then who else may vouch.
             yield from _plainer(now)
@@ -300,6 +304,28 @@ def _endorsed(now: Situation, *, trusting: bool = True) -> Iterator[Move]:
         yield _trusted(manifest, able, roles[-many:])
 
 
+def _parts_endorsed(now: Situation) -> Iterator[Move]:
+    """Those who may vouch for single partitions do."""
+    policy, manifest = now.rules.policy, now.manifest
+    for rule in policy.partition_rules(manifest):
+        able = [
+            (key.fingerprint, key.role)
+            for key in policy.trusted(rule.vo)
+            if key.fingerprint not in policy.endorsers.deny
+        ]
+        for part in manifest.partitions():
+            if part.content is None or not fnmatchcase(part.label, rule.label):
+                continue
+            for many in range(1, len(able) + 1):
+                for who in [[one] for one in able] if many == 1 else [able[:many]]:
+                    text = _and([f"{fingerprint} as {role} of {rule.vo}" for fingerprint, role in who])
+                    yield Move(
+                        "endorser",
+                        f"its partition {part.label!r} were endorsed by {text}",
+                        partial(_add, who=who, vo=rule.vo, address=str(part.content)),
+                    )
+
+
 def _vouched(who: Sequence[tuple[str, str]]) -> Move:
     text = _and([f"{fingerprint} as {role}" for fingerprint, role in who])
     return Move("endorser", f"it were endorsed by {text}", lambda now: _add(now, who))
@@ -317,20 +343,21 @@ def _trusted(manifest: Manifest, able: Sequence[tuple[str, str]], roles: Sequenc
     )
 
 
-def _add(now: Situation, who: Sequence[tuple[str, str]]) -> Situation:
-    """The same with endorsements that nobody has made yet."""
+def _add(now: Situation, who: Sequence[tuple[str, str]], vo: str = "", address: str = "") -> Situation:
+    """The same with endorsements that nobody has made yet, of the image or (by an address) of a partition."""
     manifest = now.manifest
     fresh = [
         EndorsementCheck(
             counts=True,
             reason="supposed",
             fingerprint=fingerprint,
-            vo=manifest.vo,
+            vo=vo or manifest.vo,
             role=role,
             issued=now.now,
             expires=now.now + timedelta(days=1),
-            title=manifest.title,
-            image_id=manifest.image_id,
+            title="" if address else manifest.title,
+            image_id="" if address else manifest.image_id,
+            address=address,
         )
         for fingerprint, role in who
     ]

@@ -166,6 +166,15 @@ def test_the_nearest_change_is_found(what: str, values: dict[str, Any], changes:
     assert found.as_json()["suffices"] is True
 
 
+def test_a_partition_that_the_site_must_vouch_for(tmp_path: Path) -> None:
+    site = anchors((BOB, "site-reviewer")).replace('vo = "star"', 'vo = "site"')
+    text = POLICY + '[[partition]]\nlabel = "root"\nvo = "site"\n' + TEAM + site
+    found = explained(rules(tmp_path, text))
+    assert [move.text for move in found.moves] == [
+        f"its partition 'root' were endorsed by {BOB} as site-reviewer of site"
+    ]
+
+
 def test_a_denied_vo(tmp_path: Path) -> None:
     found = explained(rules(tmp_path), image="cms/reco@1")
     assert "the site took 'cms' out of vos.deny" in [move.text for move in found.moves]
