@@ -26,7 +26,7 @@ from rich.text import Text
 from catalog.settings import CatalogSettings
 from deployer import cli_site
 from deployer.amounts import parse_duration, parse_size
-from deployer.cli_staging import add_commands, staging_text
+from deployer.cli_staging import add_commands, staging_text, watch_staging
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
@@ -252,9 +252,17 @@ def node_trust_root(
 
 
 @node_app.command("status")
-def node_status(context: typer.Context, json: Json = False) -> None:
-    """Show how the node is doing: what it runs on, by which policy, how many machines."""
+def node_status(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show what is arriving, again and again, until nothing is.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show how the node is doing: what it runs on, by which policy, how many machines, and what is arriving."""
     with node_client(context) as node:
+        if watch:
+            watch_staging(node, as_json=json)
         status, staging = node.status(), node.staging()
     rows = [
         ("node", status.node),

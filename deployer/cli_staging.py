@@ -1,15 +1,21 @@
 """The commands `partita node prefetch|pin|unpin`, and what `partita node status` shows of contents. Wiring only."""
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
+from rich.live import Live
 
 from deployer.node_client import NodeClient
 from deployer.wire_staging import Prefetched, PrefetchOrder, StagingStatus
 from signer import terminal
 from signer.documents import validate
 from signer.terminal import Json
+
+LOOK = 0.5
+"""Seconds between two looks at what is arriving."""
 
 Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
 
@@ -67,6 +73,19 @@ def staging_text(status: StagingStatus) -> list[tuple[str, str]]:
         )
         rows.append((f"{one.image} {str(one.address)[:12]}", text))
     return rows
+
+
+def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show what is arriving until nothing is: a picture that changes on a terminal, else a document each time."""
+    live = Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not as_json else None
+    with live or nullcontext():
+        while (status := node.staging()).arriving:
+            shown = terminal.table(("WHAT", "IS"), staging_text(status))
+            if live is not None:
+                live.update(shown)
+            else:
+                terminal.show(status.model_dump(mode="json", exclude_none=True), shown, as_json=as_json)
+            sleep(LOOK)
 
 
 def _fetch(

@@ -52,6 +52,7 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
             "allocated": usage.allocated,
             "reserved": usage.reserved,
             "leased": usage.leased,
+            "trash": usage.trash,
             "entries": rows,
         },
         grid,
@@ -61,7 +62,8 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
         terminal.show(
             None,
             f"{terminal.size(usage.allocated)} of {terminal.size(usage.quota)} in use, "
-            f"{terminal.size(usage.leased)} of it leased, {terminal.size(usage.reserved)} reserved",
+            f"{terminal.size(usage.leased)} of it leased, {terminal.size(usage.reserved)} reserved, "
+            f"{terminal.size(usage.trash)} in the trash",
             as_json=False,
         )
 
@@ -106,6 +108,37 @@ def evict(context: typer.Context, key: Key, *, as_json: Json = False) -> None:
 
 
 @cache_app.command()
+def trash(
+    context: typer.Context,
+    *,
+    empty: Annotated[bool, typer.Option("--empty", help="Remove all of it for good.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what was evicted by hand or found wrong, and lies in the trash for a while."""
+    with _cache(context) as cache:
+        lying = cache.trash()
+        removed = cache.tidy(everything=True) if empty else 0
+    rows = [(one.name, terminal.size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
+    terminal.show(
+        {
+            "removed": removed,
+            "trash": [
+                {
+                    "name": one.name,
+                    "what": one.entry.what,
+                    "allocated": one.entry.allocated,
+                    "since": _when(one.since),
+                    "reason": one.reason,
+                }
+                for one in lying
+            ],
+        },
+        f"removed {removed}" if empty else terminal.table(("NAME", "ON DISK", "SINCE", "WHY"), rows),
+        as_json=as_json,
+    )
+
+
+@cache_app.command()
 def stage(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME.")],
@@ -127,11 +160,12 @@ def stage(
             "title": manifest.title,
             "from_cache": staged.from_cache,
             "from_network": staged.from_network,
+            "copied": staged.copied,
             "resumed": staged.resumed,
             "blanks_made": staged.made,
         },
         f"{manifest.title} is here: {terminal.size(staged.from_network)} from the network, "
-        f"{terminal.size(staged.from_cache + staged.resumed)} were here already, {staged.made} blanks made",
+        f"{terminal.size(staged.from_cache + staged.resumed + staged.copied)} were here already, {staged.made} blanks made",
         as_json=as_json,
     )
 

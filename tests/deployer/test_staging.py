@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from catalog.address import Address
 from catalog.errors import NotFound
-from deployer.cli_staging import staging_text
+from deployer.cli_staging import staging_text, watch_staging
 from deployer.wire_staging import ContentStatus, PrefetchOrder, StagingStatus
 from tests import factories
 from tests.deployer.conftest import Community
@@ -69,6 +70,27 @@ def test_a_pinned_image_stays_until_it_is_unpinned(make_node: Callable[..., Node
 def test_an_image_that_does_not_exist_is_not_fetched(make_node: Callable[..., NodeProcess]) -> None:
     with make_node().client() as client, pytest.raises(NotFound):
         client.prefetch(PrefetchOrder(image="star/nothing@1.0"), lambda *_: None)
+
+
+def test_what_is_arriving_is_watched_until_nothing_is(
+    make_node: Callable[..., NodeProcess], large: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = make_node()
+    with node.client() as client, node.client() as watching, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(client.prefetch, PrefetchOrder(image=large), lambda *_: None)
+        while not job.done():
+            watch_staging(watching, as_json=True, sleep=lambda _: None)
+        job.result()
+    said = capsys.readouterr().out
+    decoder, seen = json.JSONDecoder(), []
+    while said.strip():
+        document, end = decoder.raw_decode(said.lstrip())
+        said = said.lstrip()[end:]
+        seen += document["arriving"]
+    large_ones = [one for one in seen if one["size"] == 24 * MIB]
+    assert large_ones
+    assert all(0 <= one["have"] <= one["size"] for one in large_ones)
+    assert [one["have"] for one in large_ones] == sorted(one["have"] for one in large_ones)
 
 
 def test_a_status_reads_well() -> None:

@@ -65,6 +65,21 @@ def test_an_image_is_staged_listed_verified_and_evicted(run: Run, served: Served
     assert len(json.loads(run("list", "--json").stdout)["entries"]) == len(listed["entries"]) - 1
 
 
+def test_what_was_evicted_lies_in_the_trash_until_it_is_wanted_or_emptied(run: Run) -> None:
+    run("stage", "star/worker")
+    first, second = (row["key"] for row in json.loads(run("list", "--json").stdout)["entries"][:2])
+    run("evict", first)
+    run("evict", second)
+    lying = json.loads(run("trash", "--json").stdout)["trash"]
+    assert {one["name"] for one in lying} == {first, second}
+    assert "was evicted by hand" in run("trash").stdout
+    assert json.loads(run("list", "--json").stdout)["trash"] == sum(one["allocated"] for one in lying)
+    assert "0 B from the network" in run("stage", "star/worker").stdout
+    run("evict", first)
+    assert json.loads(run("trash", "--empty", "--json").stdout)["removed"] == 1
+    assert json.loads(run("trash", "--json").stdout)["trash"] == []
+
+
 def test_verify_ends_with_4_and_names_what_changed(run: Run, served: Served, tmp_path: Path) -> None:
     run("stage", "star/worker")
     address = str(served.bundle.manifest.blobs()[0])
