@@ -1,6 +1,7 @@
 """Commands for what a node leaves behind: receipts of machines, and the audit log (a catalog's too)."""
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ from typing import Annotated
 import typer
 
 from catalog.settings import CatalogSettings
-from deployer.errors import Misused
+from deployer.cli import node_client as connect
+from deployer.errors import Misused, NodeUnavailable
 from deployer.receipts import STATEMENT, Receipt, read_files, read_receipt, remembered, verify_receipt
 from deployer.recording import AUDIT
 from signer import terminal
@@ -116,7 +118,9 @@ def verify_audit(
     Ends with exit code 4 where there is any.
     """
     path = _log_file(context, log, catalog=catalog)
-    kept = [Remembered(_head(text), f"the head {text[:20]}") for text in head or ()]
+    # Asked before the file is read: what is written meanwhile comes after.
+    kept = _running(context) if not (log or catalog) else []
+    kept += [Remembered(_head(text), f"the head {text[:20]}") for text in head or ()]
     if receipts or not (log or catalog):
         kept += remembered(receipts or path.parent / "receipts")
     report = verify(path, kept)
@@ -141,6 +145,14 @@ def _log_file(context: typer.Context, named: Path | None, *, catalog: bool) -> P
     if catalog:
         return terminal.section(context, CatalogSettings).directory / "audit.jsonl"
     return terminal.section(context, NodeSettings).directory / AUDIT
+
+
+def _running(context: typer.Context) -> list[Remembered]:
+    """The end of the log as the running node knows it, if one runs."""
+    with suppress(NodeUnavailable, Misused), connect(context) as client:
+        if audit := client.status().audit:
+            return [Remembered(_head(audit), "the running node")]
+    return []
 
 
 def _head(text: str) -> Head:

@@ -21,6 +21,7 @@ from deployer.decision import Decision, Rule
 from deployer.errors import Misused
 from deployer.machine import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
 from deployer.receipts import ReceiptStore, read_files, read_receipt, remembered, verify_receipt, write_receipt
+from deployer.settings import DeploySettings
 from signer.audit import AuditLog, Head
 from signer.documents import canonical
 from signer.errors import KeyUnusable, ReceiptRefused
@@ -204,7 +205,7 @@ def test_a_node_keeps_its_key(kept: Kept) -> None:
 def run(app: typer.Typer, kept: Kept, *arguments: object) -> Any:
     node = NodeSettings(directory=kept.directory)
     catalog = CatalogSettings(directory=kept.directory)
-    settings = Settings({"node": node, "catalog": catalog})
+    settings = Settings({"node": node, "catalog": catalog, "deploy": DeploySettings()})
     return CliRunner().invoke(app, [str(argument) for argument in arguments], obj=settings)
 
 

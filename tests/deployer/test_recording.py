@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from deployer.errors import Refused
 from deployer.receipts import read_files, remembered, verify_receipt
 from deployer.request_log import recorded
+from partita import app
 from signer.audit import Entry, read, verify
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
@@ -55,6 +57,40 @@ def test_a_life_is_on_record_from_decision_to_end(node: NodeProcess, tmp_path: P
     first, second = recorded(home / "requests.jsonl")
     assert (first.outcome.accepted, second.outcome.accepted) == (True, False)
     assert first.parsed().image_id == record.image_id
+
+
+def partita(home: Path, *arguments: object, code: int = 0) -> str:
+    """What a command prints, on the machine of that node."""
+    words = ["--set", f"node.directory={home}", *(str(argument) for argument in arguments)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout
+
+
+def test_an_operator_asks_afterwards(node: NodeProcess, community: Community, tmp_path: Path) -> None:
+    (record,) = node.deploy().machines
+    with pytest.raises(Refused):
+        node.deploy("rogue/hello@1.0")
+    home = node.directory / "n"
+    stricter = tmp_path / "stricter.toml"
+    stricter.write_text(policy(community.star.anchor(), threshold=2))
+
+    assert "every entry is in its place and unchanged; checked against 2 remembered ends" in partita(
+        home, "audit", "verify"
+    )
+    assert "PASSED" in partita(home, "receipt", "verify", record.uuid)
+    assert "star/hello@1.0" in partita(home, "policy", "requests")
+    turned = partita(home, "policy", "diff", node.policy, stricter, code=1)
+    assert "1 of the last 2 requests would be decided otherwise" in turned
+    assert "because 1 of 2 endorsers vouch for the image" in turned
+    why = partita(home, "policy", "explain", node.policy, "--request", 2, code=3)
+    assert (
+        "It would be accepted if the site trusted 1 endorser as image-administrator of rogue who vouches for it." in why
+    )
+
+    log = home / "audit.jsonl"
+    log.write_bytes(log.read_bytes().replace(b'"accepted":false', b'"accepted":true'))  # the very last entry
+    assert "is not the entry that the running node remembers" in partita(home, "audit", "verify", code=4)
 
 
 def stock_gpg(home: Path, key: Path, statement: Path) -> str:
