@@ -1,6 +1,7 @@
 """The commands around a catalog: serve it, register VOs, endorse and publish images, list and fetch them."""
 
 import dataclasses
+import hashlib
 import logging
 import re
 import time
@@ -364,7 +365,7 @@ def _believed(context: typer.Context, url: str | None) -> "CatalogClient | Trust
     except OSError as exc:
         raise Misused(f"{settings.tuf_root}: the pinned root cannot be read ({exc.strerror})") from exc
     urls, credential = [url or settings.url], read_credential(settings.credential)
-    place = state_directory("commands") / "freshness"
+    place = state_directory("commands") / "freshness" / hashlib.sha256(root).hexdigest()[:16]
     return TrustedCatalog(place, lambda: root, urls, lambda: datetime.now(UTC), credential=credential)
 
 
