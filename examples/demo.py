@@ -32,6 +32,10 @@ BOOT_DEADLINE = 60.0
 console = Console(highlight=False, soft_wrap=True)
 
 
+REVOCATION_DEADLINE = 90.0
+"""Seconds that a revocation gets to reach a running machine: nodes look every few seconds."""
+
+
 class DemoError(Exception):
     """The demo did not show what it must show."""
 
@@ -175,8 +179,9 @@ def journey(demo: Demo) -> None:
         ready = root / "node.ready"
         with demo.service("node", "serve", "--end-machines", "--ready-file", str(ready), ready=ready):
             machines(demo)
+            second_node(demo)
             refusal(demo)
-            ending(demo)
+            ending(demo, fingerprint)
     console.print(Rule(f"[bold]Done[/bold] in {time.monotonic() - demo.started:.0f} s", align="left"))
 
 
@@ -186,7 +191,7 @@ def policy(root: Path, fingerprint: str) -> None:
     anchor = (
         f'\n[[anchor]]\nvo = "star"\nrole = "image-administrator"\nfingerprint = "{fingerprint}"\nkey = "star.asc"\n'
     )
-    (root / "policy.toml").write_text(sample + anchor)
+    (root / "policy.toml").write_text(sample + '\n[revocations]\nrunning = "destroy"\n' + anchor)
 
 
 def machines(demo: Demo) -> None:
@@ -227,6 +232,21 @@ def wait_for(demo: Demo, machine: str, words: str) -> str:
     return said
 
 
+def second_node(demo: Demo) -> None:
+    """Another node: what travels by swarm comes from the first node, and not from the catalog."""
+    root = demo.root
+    demo.chapter(
+        "A second node", "What is worth a swarm comes from the first node; the origin has sent its copy already."
+    )
+    other = ("--set", f"node.directory={root / 'n2'}", "--set", f"node.tuf_root={root / 'root.json'}")
+    ready = root / "second.ready"
+    with demo.service(*other, "node", "serve", "--ready-file", str(ready), ready=ready):
+        said = demo.shown(*other, "node", "prefetch", "star/worker@1.0")
+        if " 0 B from peers" in said:
+            raise DemoError("nothing came from the first node")
+        demo.shown("node", "status")
+
+
 def refusal(demo: Demo) -> None:
     """An image that nobody trusted endorsed reaches the catalog, and not a node."""
     root = demo.root
@@ -243,11 +263,26 @@ def refusal(demo: Demo) -> None:
     demo.shown("deploy", "elsewhere/miner@1.0", "--memory", "256MiB", "--lifetime", "1h", expect=3)
 
 
-def ending(demo: Demo) -> None:
-    """The machines end and leave nothing."""
-    demo.chapter("The end", "A graceful shutdown, and nothing is left.")
+def ending(demo: Demo, fingerprint: str) -> None:
+    """One machine ends gracefully, the other because its image was withdrawn; nothing is left."""
+    demo.chapter("The end of one", "A graceful shutdown: the guest powers off, and its disks are gone.")
+    demo.shown("machine", "shutdown", "worker-1", "--wait")
+    demo.shown("machine", "destroy", "worker-1")
+    demo.chapter("A revocation", "The endorser takes the word back; this site's policy ends what runs on it.")
+    demo.shown(
+        "revoke", "image", "star/worker@1.0", "--key", fingerprint, "--role", "image-administrator",
+        "--reason", "compromised", "--comment", "a hole was found in the application",
+    )  # fmt: skip
+    deadline = time.monotonic() + REVOCATION_DEADLINE
+    while any(machine["state"] == "running" for machine in demo.asked("machine", "list")):
+        if time.monotonic() > deadline:
+            raise DemoError(f"the revocation did not reach the machine within {REVOCATION_DEADLINE:.0f} s")
+        time.sleep(0.5)
+    demo.shown("machine", "list")
+    demo.shown("site", "exposure", "star/worker@1.0")
+    demo.shown("deploy", "star/worker@1.0", "--memory", "256MiB", "--lifetime", "1h", expect=3)
+    demo.shown("audit", "verify")
     for machine in demo.asked("machine", "list"):
-        demo.shown("machine", "shutdown", machine["uuid"], "--wait")
         demo.shown("machine", "destroy", machine["uuid"])
     if left := demo.asked("machine", "list"):
         raise DemoError(f"{len(left)} machines are left")

@@ -53,3 +53,26 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("PARTITA_") or name in {"GNUPGHOME", "BEARER_TOKEN", "BEARER_TOKEN_FILE"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PARTITA_CONFIG", str(tmp_path / "no-settings.toml"))
+
+
+CORPORA = {
+    "signature corpus, agreeing with sqv": "test_signature_corpus",
+    "attack table": "test_attacks",
+    "hostile and good disks": "test_inspecting",
+    "bombs and path tricks": "test_bombs",
+    "user-data injection": "test_userdata",
+    "image lists": "test_hepix",
+    "freshness attacks": "test_tuf",
+    "certificates": "test_x509",
+}
+"""What is counted at the end of a run, and the module that holds it."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases of each corpus passed."""
+    passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
+    counts = {title: sum(f"/{module}.py::" in nodeid for nodeid in passed) for title, module in CORPORA.items()}
+    if any(counts.values()):
+        terminalreporter.section("corpora")
+        for title, count in counts.items():
+            terminalreporter.write_line(f"{title}: {count} passed")
