@@ -89,6 +89,12 @@ def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = Non
 
 def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> list[EndorsementCheck]:
     """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `judge`."""
+    return _verified(rules, case, withdrawals(rules.policy, case.withdrawn, now, memory), now, memory)
+
+
+def _verified(
+    rules: RuleSet, case: Case, held: Sequence[Withdrawal], now: datetime, memory: Memory | None
+) -> list[EndorsementCheck]:
     manifest = case.manifest
     checks = verify_endorsements(
         manifest.image_id,
@@ -100,7 +106,6 @@ def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = 
         x509=rules.policy.x509_rules,
         addresses={str(part.content) for part in manifest.partitions() if part.content},
     )
-    held = withdrawals(rules.policy, case.withdrawn, now, memory)
     return withdraw(case.withdrawn.blocks.void(checks), held)
 
 
@@ -115,18 +120,22 @@ def withdrawals(policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Mem
 def _decide(
     rules: RuleSet, case: Case, now: datetime, memory: Memory | None
 ) -> tuple[Decision, list[EndorsementCheck]]:
-    checks = verified(rules, case, now, memory)
+    held = withdrawals(rules.policy, case.withdrawn, now, memory)
+    checks = _verified(rules, case, held, now, memory)
     decision = rules.decide(
         case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
     )
-    return decision.model_copy(update={"rules": (*current(rules.policy, case, now, memory), *decision.rules)}), checks
+    return decision.model_copy(update={"rules": (*_current(case, held), *decision.rules)}), checks
 
 
 def current(policy: Policy, case: Case, now: datetime, memory: Memory | None = None) -> tuple[Rule, Rule]:
     """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
+    return _current(case, withdrawals(policy, case.withdrawn, now, memory))
+
+
+def _current(case: Case, held: Sequence[Withdrawal]) -> tuple[Rule, Rule]:
     manifest = case.manifest
     entry = case.withdrawn.blocks.blocks(manifest)
-    held = withdrawals(policy, case.withdrawn, now, memory)
     by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
     blocked = Rule(
         name="not-blocked",
