@@ -10,7 +10,7 @@ A bin that holds nothing is not stored: it is made when asked for, and is the sa
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -173,14 +173,23 @@ class Freshness:
         rows = tuf_store.image_rows(connection)
         new = [row for row in rows if manifest_path(row.image_id) not in there]
         newest = {(row.vo, row.name): row for row in rows}
-        images = (content for row in new for content in self._of_image(connection, row))
+        epoch, endorsed = self._epoch(connection), tuf_store.endorsed(connection)
+        touched: set[int] = set()
+
+        def numbered() -> Iterator[tuple[Content, int]]:
+            for row in new:
+                for content in self._of_image(connection, row, endorsed=row.image_id in endorsed):
+                    touched.add(number := bin_number(content.listed.path, epoch.bits))
+                    yield content, number
+
+        count = tuf_store.put_new(connection, numbered())
         fresh = {(row.vo, row.name) for row in new}
         names = (_binding(newest[name], name_path(*name)) for name in sorted(fresh))
-        contents: list[Content] = []
+        others: list[Content] = []
         if REVOCATIONS not in there:
             pairs = [pair for _, pair in registry.list_revocations(connection, 0, -1)]
-            contents += [_content(*one) for one in revocation_targets(pairs).items()]
-        return self._revise(connection, chain(images, names, contents), now, seal=seal)
+            others += [_content(*one) for one in revocation_targets(pairs).items()]
+        return count + self._revise(connection, chain(names, others), now, touched=touched, seal=seal)
 
     def image(self, connection: Transaction, image_id: str, now: datetime) -> None:
         """An image was published, or its endorsements changed. An image that is not published changes nothing."""
@@ -309,10 +318,11 @@ class Freshness:
         """The newest metadata of a top-level role."""
         return self._latest(connection, role).data
 
-    def _of_image(self, connection: Transaction, row: ImageRow) -> list[Content]:
+    def _of_image(self, connection: Transaction, row: ImageRow, *, endorsed: bool = True) -> list[Content]:
         """The targets that say something of an image, and of no other."""
         digest = row.image_id.removeprefix("sha256:")
-        pairs = [(one.statement, one.signature) for one in registry.endorsements_of(connection, row.image_id)]
+        found = registry.endorsements_of(connection, row.image_id) if endorsed else ()
+        pairs = [(one.statement, one.signature) for one in found]
         return [
             Content(Listed(manifest_path(row.image_id), row.length, digest), None),
             _content(endorsements_path(row.image_id), statements(pairs)),
@@ -320,17 +330,24 @@ class Freshness:
         ]
 
     def _revise(
-        self, connection: Transaction, contents: Iterable[Content], now: datetime, *, seal: bool = False
+        self,
+        connection: Transaction,
+        contents: Iterable[Content],
+        now: datetime,
+        *,
+        touched: Collection[int] = (),
+        seal: bool = False,
     ) -> int:
+        """Let targets be this, and sign what that changes, with the bins that were touched before; how many changed."""
         epoch = self._epoch(connection)
         changed = [
             number
             for content in contents
             if tuf_store.put(connection, content, number := bin_number(content.listed.path, epoch.bits), now)
         ]
-        if changed:
-            self._write_bins(connection, changed, now)
-        if changed or seal:
+        if changed or touched:
+            self._write_bins(connection, {*changed, *touched}, now)
+        if changed or touched or seal:
             self._seal(connection, now)
         return len(changed)
 

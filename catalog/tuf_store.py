@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from catalog.tables import images, tuf_epochs, tuf_metadata, tuf_targets
+from catalog.tables import endorsements, images, tuf_epochs, tuf_metadata, tuf_targets
 from catalog.tuf_metadata import BIN, SNAPSHOT, TIMESTAMP, Listed
 
 
@@ -131,6 +132,34 @@ def put(connection: Connection, content: Content, number: int, now: datetime) ->
         .on_conflict_do_update(index_elements=["path", "digest"], set_={"replaced": None})
     )
     return True
+
+
+def put_new(connection: Connection, contents: Iterable[tuple[Content, int]]) -> int:
+    """As :func:`put`, for (content, bin) of paths that are not there at all, many at once; returns how many."""
+    count = 0
+    rows = iter(contents)
+    while some := list(islice(rows, 10_000)):
+        connection.execute(
+            insert(tuf_targets),
+            [
+                {
+                    "path": one.listed.path,
+                    "digest": one.listed.digest,
+                    "bin": number,
+                    "length": one.listed.length,
+                    "data": one.data,
+                    "replaced": None,
+                }
+                for one, number in some
+            ],
+        )
+        count += len(some)
+    return count
+
+
+def endorsed(connection: Connection) -> set[str]:
+    """The IDs of all images that have an endorsement."""
+    return set(connection.execute(select(endorsements.c.image_id).distinct()).scalars())
 
 
 def listed(connection: Connection, number: int) -> Iterator[Listed]:

@@ -29,7 +29,9 @@ def opened(directory: Path, community: Community, clock: Callable[[], datetime],
         "cache_quota": 1 << 30,
         "swarm": False,
     }
-    deploy = {"policy": str(directory / "policy.toml"), "accelerator": "tcg", "network": "none"} | {"libvirt": "test:///default"}
+    deploy = {"policy": str(directory / "policy.toml"), "accelerator": "tcg", "network": "none"} | {
+        "libvirt": "test:///default"
+    }
     return Node.open(
         validate(NodeSettings, given | settings, "node"), validate(DeploySettings, deploy, "deploy"), clock
     )
