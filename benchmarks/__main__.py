@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm", "freshness")
+BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm", "freshness", "decision")
 RESULTS = Path(__file__).parent / "results"
 
 
