@@ -117,15 +117,15 @@ class CatalogClient:
         found = self._connection.ask(EndorsementList, "GET", f"/v1/images/{image_id}/endorsements")
         return [one.pair() for one in found.items]
 
+    def freshness_file(self, path: str, limit: int) -> bytes:
+        """A file of the freshness metadata or targets, such as metadata/timestamp.json; nothing about it is checked."""
+        return self._connection.get(f"/tuf/{path}", limit)
+
     def flat(self, manifest: Manifest) -> FlatImage:
         """Size and SHA-512 of an image's disk as one file. The first to ask waits while the catalog reads all of it."""
         size = sum(part.size for part in manifest.partitions())
         path = f"/v1/images/{manifest.image_id}/flat"
         return self._connection.ask(FlatImage, "GET", path, patience=size / VERIFY_RATE)
-
-    def freshness_file(self, path: str, limit: int) -> bytes:
-        """A file of the freshness metadata or targets, such as metadata/timestamp.json; nothing about it is checked."""
-        return self._connection.get(f"/tuf/{path}", limit)
 
     def data_map(self, address: Address) -> bytes:
         """One bit per 16 KiB of the content, most significant first, set where it is not zero. A hint, unchecked."""

@@ -21,9 +21,9 @@ class CatalogSettings(Document):
         max_image_bytes: the largest image accepted, in bytes of its content, holes included.
         pending_days: how long a publication that nobody continues is kept, in days.
         tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
+        credential: a file with the credential of a site, shown to the catalog by commands that read from it.
         ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are judged.
         crls: "required" refuses where a CA has no current revocation list; "if-present".
-        credential: a file with the credential of a site, shown to the catalog by commands that read from it.
         tuf_root: the root that commands here believe freshness metadata by; without one they believe the catalog.
     """
 

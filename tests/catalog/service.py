@@ -16,8 +16,8 @@ from catalog.client import CatalogClient
 from catalog.serving import serve, write_ready
 from catalog.settings import CatalogSettings
 from catalog.store import Recovery, open_database
-from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.ca_directory import DEFAULT_DIRECTORY
+from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.openpgp import Keyring
 from signer.trust import Anchor
 
@@ -53,8 +53,8 @@ class Service:
         self, root: Path, *, limit: int = 1 << 40, ca_directory: Path = DEFAULT_DIRECTORY, mirror_of: str | None = None
     ) -> None:
         self.directory, self._limit = root / "catalog", limit
-        self._ready, self.log = root / "ready", root / "log"
         self._cas, self._mirror_of = ca_directory, mirror_of
+        self._ready, self.log = root / "ready", root / "log"
         self._listen = "127.0.0.1:0"
         self.url = ""
         self._process: Any = None
