@@ -8,6 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test asserts on time: a busy machine is no defect of what is tested.
+settings.register_profile("partita", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("partita")
 
 EXCUSED = ("KVM does not run guests here",)
 """Beginnings of the reasons for which a test may be skipped even in CI."""
