@@ -55,10 +55,10 @@ def serving(directory: Path) -> Iterator[str]:
     ready.unlink(missing_ok=True)
     with subprocess.Popen([sys.executable, "-c", SERVE, str(directory / "catalog"), str(ready)]) as process:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while not ready.exists():
                 assert process.poll() is None, "the catalog ended before it was ready"
-                assert time.monotonic() < deadline, "the catalog was not ready within 30 seconds"
+                assert time.monotonic() < deadline, "the catalog was not ready within 60 seconds"
                 time.sleep(0.02)
             yield ready.read_text().strip()
         finally:
