@@ -9,7 +9,6 @@ DIR/names            which image each name and version was seen to stand for: tw
 
 import hashlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +35,7 @@ from catalog.errors import (
 )
 from catalog.manifest import MAX_MANIFEST, Manifest
 from catalog.reference import Reference
+from catalog.seen_names import SeenNames
 from catalog.sending import fetch
 from catalog.tuf_metadata import LIFETIMES, ROOT, Described
 from catalog.tuf_reading import Current, Reader, server_of
@@ -120,7 +120,7 @@ class TrustedCatalog:
         ]
         self._directory = directory / "trusted"
         self._reader: Reader | None = None
-        self._names = _Names(directory / NAMES)
+        self._names = SeenNames(directory / NAMES)
         self.alarm: Callable[[str], None] = lambda _said: None
         """Told when a name and version stands for two images, before Equivocation is raised."""
         self._failed: dict[str, float] = {}
@@ -366,50 +366,6 @@ def pin(file: Path, root: bytes) -> str:
     fresh.write_bytes(root)
     fresh.replace(file)
     return hashlib.sha256(root).hexdigest()
-
-
-class _Names:
-    """Which image each name and version was seen to stand for: a line each, on the disk before it is acted on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._seen: dict[str, str] | None = None
-        self._written: set[str] = set()
-
-    def saw(self, title: str, image_id: str) -> None:
-        """Equivocation if it stood for another image before."""
-        with self._lock:
-            known = self._load()
-            before = known.setdefault(title, image_id)
-            if before != image_id:
-                raise Equivocation(
-                    f"ALARM: {title} stood for {before} and is now said to stand for {image_id}; a name and version never "
-                    "changes. Somebody forges, or a key is stolen: ask the VO and the catalog before anything else"
-                )
-            if title not in self._written:
-                self._append(title, image_id)
-
-    def _load(self) -> dict[str, str]:
-        if self._seen is None:
-            self._seen = {}
-            lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
-            for line in lines:
-                title, _, image_id = line.decode("utf-8", "replace").rpartition(" ")
-                if title and len(image_id) == 71:  # a line that was cut by a crash was never acted on
-                    self._seen[title] = image_id
-            self._written = set(self._seen)
-        return self._seen
-
-    def _append(self, title: str, image_id: str) -> None:
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._path.open("ab") as file:
-                file.write(f"{title} {image_id}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as exc:
-            raise Unavailable(f"{self._path}: cannot be written ({exc.strerror}); look at the disk") from exc
-        self._written.add(title)
 
 
 def _beyond(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
