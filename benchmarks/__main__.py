@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm", "freshness", "decision")
+BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm", "update", "restart", "freshness", "decision")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -34,7 +34,7 @@ class DiskRefused(CatalogError):
 class BlankFailed(CatalogError):
     """A blank cannot be made here: a tool is missing or refuses."""
 
-    code, status = "blank-failed", 503
+    code, status = "blank-unmade", 503
 
 
 class ContentMismatch(CatalogError):

@@ -30,7 +30,9 @@ class World:
     def __init__(self) -> None:
         self.now = NOW
         known = {short_hash(address): address for address in (PUBLIC, SECRET)}
-        gate = Gate(KEYS, known.get, lambda holder, address: address == PUBLIC or holder.node == "good", lambda: self.now)
+        gate = Gate(
+            KEYS, known.get, lambda holder, address: address == PUBLIC or holder.node == "good", lambda: self.now
+        )
         self.app = FastAPI()
         self.app.include_router(tracker_routes(Tracker(), gate, lambda: self.now.timestamp()), prefix="/v1")
 
