@@ -163,7 +163,9 @@ def test_two_orders_at_once_stage_once_and_never_share_the_last_place(
     assert len(results) == 4
     assert len(ran) == 2
     assert all("limits.machines" in str(result) for result in results if isinstance(result, Refused))
-    assert sorted(result.machines[0].from_network > 0 for result in ran) == [False, True]
+    machines = [result.machines[0] for result in ran]
+    # Each part moved once, for whichever of the two came first to it.
+    assert sum(machine.from_network for machine in machines) == machines[0].from_network + machines[0].from_cache
     assert len(node.guests()) == 2
 
 
