@@ -1,0 +1,183 @@
+"""What a site remembers: its nodes, deployments, machines, and everything that happened to them. Frozen values."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from catalog.manifest import ImageId
+from deployer.machine import State, Uuid
+from deployer.site.desired import Capacity, Context, DesiredMachine, Want
+from deployer.site.principal import Principal
+from deployer.site.request import DeploymentRequest, Label
+from signer.documents import Document
+from signer.statement import Instant
+
+
+class NodeState(StrEnum):
+    """Where a node is in its life. `lost` is one that has not reported for too long."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    LOST = "lost"
+    LEFT = "left"
+
+
+class SiteNode(Document):
+    """A node of the site.
+
+    Attributes:
+        uuid: given when it joined; in the subject of its certificate.
+        name: for people.
+        kind: "libvirt" or "ec2" (a pool at EC2, which the site itself works).
+        capacity, labels, cached, architecture, accelerator, problem: as it last reported.
+        reported: when that was; None before the first time.
+        revision: of its desired state now.
+        seen: the revision that it acts on.
+    """
+
+    uuid: Uuid
+    name: str
+    kind: str = "libvirt"
+    state: NodeState
+    joined: Instant
+    reported: Instant | None = None
+    capacity: Capacity
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
+    architecture: str = ""
+    accelerator: str = ""
+    problem: str = ""
+    revision: int = 0
+    seen: int = 0
+
+
+class Deployment(Document):
+    """What somebody was given for a request.
+
+    Attributes:
+        owner: who asked; their VO's administrators and the site's security may manage it too.
+        request: as asked; `image_id` and `title` are what its reference meant then.
+        created, ends: instants.
+        policy: digest of the policy that admitted it.
+        decision: of the policy, as JSON, rule by rule.
+        placement: why machines run where they do, in sentences, node by node.
+        cluster: the cluster and role that it belongs to, or None.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    request: DeploymentRequest
+    image_id: ImageId
+    title: str
+    created: Instant
+    ends: Instant
+    policy: str
+    decision: dict[str, Any]
+    placement: tuple[str, ...] = ()
+    cluster: Uuid | None = None
+    role: str = ""
+
+
+class SiteMachine(Document):
+    """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
+
+    Attributes:
+        node: where; None while no node is chosen (it was on a node that was lost, say).
+        number: within its deployment, from 1.
+        state, reason, changed: as last reported; `pending` before that.
+        addresses, from_network, from_cache, fetched, total, virt: as last reported.
+        warned: whether its owner was told that its end is near.
+        ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
+        host_keys: SSH host keys that the guest published, one line each.
+    """
+
+    uuid: Uuid
+    deployment: Uuid
+    node: Uuid | None
+    number: int
+    hostname: str
+    image_id: ImageId
+    title: str
+    network: str
+    want: Want
+    want_reason: str = ""
+    state: State = State.PENDING
+    reason: str = ""
+    created: Instant
+    changed: Instant
+    ends: Instant
+    memory: int
+    cores: int
+    granted_memory: int
+    granted_cores: int
+    reboots: int = 0
+    addresses: tuple[str, ...] = ()
+    from_network: int = 0
+    from_cache: int = 0
+    fetched: int = 0
+    total: int = 0
+    virt: str = ""
+    warned: bool = False
+    role: str = ""
+    ready: str | None = None
+    host_keys: tuple[str, ...] = ()
+    context: Context | None = None
+
+    def desired(self, request: DeploymentRequest) -> DesiredMachine:
+        """As the node is told."""
+        return DesiredMachine(
+            uuid=self.uuid,
+            deployment=self.deployment,
+            want=self.want,
+            reason=self.want_reason,
+            image_id=self.image_id,
+            hostname=self.hostname,
+            network=self.network,
+            user_data=request.user_data,
+            public_keys=request.public_keys,
+            blanks=request.blanks,
+            verify=request.verify,
+            memory=self.memory,
+            cores=self.cores,
+            granted_memory=self.granted_memory,
+            granted_cores=self.granted_cores,
+            ends=self.ends,
+            reboots=self.reboots,
+            role=self.role,
+            context=self.context,
+        )
+
+
+class SiteEvent(Document):
+    """Something that happened: one line of a story that is kept and streamed.
+
+    Attributes:
+        number: grows by one with each event of the site.
+        at: when.
+        kind: "deployment", "machine", "node", "cluster".
+        subject: the UUID of what it happened to.
+        deployment: what that belongs to, or None.
+        what: the new state, or a verb: "running", "extended", "warned", "lost".
+        reason: a sentence, or empty.
+    """
+
+    number: Annotated[int, Field(ge=0)]
+    at: Instant
+    kind: str
+    subject: Uuid
+    deployment: Uuid | None = None
+    what: str
+    reason: str = ""
+
+
+class Filter(Document):
+    """Which machines or deployments a list should have. What is None does not matter."""
+
+    owner: str | None = None
+    vo: str | None = None
+    image_id: ImageId | None = None
+    node: Uuid | None = None
+    deployment: Uuid | None = None
+    cluster: Uuid | None = None
+    states: tuple[State, ...] | None = None
