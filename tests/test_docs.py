@@ -52,7 +52,6 @@ def free_port() -> int:
 WITH_COMMANDS = [document for document in DOCUMENTS if BLOCK.search(document.read_text())]
 
 
-@pytest.mark.serial
 @pytest.mark.guest
 @pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_of_a_document(document: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

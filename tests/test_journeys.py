@@ -14,7 +14,6 @@ from examples.demo import Demo, policy, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.serial
 @pytest.mark.guest
 def test_the_demo_ends_with_two_guests_and_a_refusal(tmp_path: Path) -> None:
     """`./dev demo` as a user runs it, without a terminal."""
@@ -63,7 +62,6 @@ class Reports:
 
 
 @pytest.mark.slow
-@pytest.mark.serial
 @pytest.mark.guest
 @pytest.mark.timeout(900)
 def test_a_real_debian_reports_back(tmp_path_factory: pytest.TempPathFactory) -> None:
