@@ -23,6 +23,20 @@ QUIET = {
     "allow_multiple_connections_per_ip": True,
 }
 TCP_ONLY = {"enable_outgoing_utp": False, "enable_incoming_utp": False}
+TUNED = {
+    **TCP_ONLY,
+    "send_buffer_watermark": 4 << 20,
+    "send_buffer_low_watermark": 512 << 10,
+    "send_buffer_watermark_factor": 200,
+    "max_out_request_queue": 1500,
+    "max_allowed_in_request_queue": 4000,
+    "request_queue_time": 3,
+    "unchoke_slots_limit": -1,
+    "out_enc_policy": 2,
+    "in_enc_policy": 2,
+    "aio_threads": 2,
+}
+"""What its own manual advises for one fast link: TCP, deep queues and buffers, plain text. All else as it comes."""
 
 
 def main(text: str) -> None:
