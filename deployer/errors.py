@@ -67,6 +67,13 @@ class MachineConflict(DeployerError):
     code, status = "machine-conflict", 409
 
 
+class NoRoom(DeployerError):
+    """No node, or too few, have room for what was asked; the message says what is lacking."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "no-room", 409
+
+
 class AssemblyFailed(DeployerError):
     """A machine's disks cannot be put together on this node."""
 
