@@ -1,0 +1,116 @@
+"""The settings section `site`: where a site keeps what it knows, where it listens, whom it asks, and how patient it is."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from deployer.amounts import parse_duration
+from deployer.machine import Network
+from signer.documents import Document
+from signer.settings import default_file, state_directory
+
+Share = Annotated[float, Field(ge=0.1, le=64.0)]
+"""How much of a node's cores or memory may be promised: 1.0 is what it has."""
+
+LISTEN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _network(text: str) -> str:
+    Network.parse(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+
+
+class SiteSettings(Document):
+    """Settings of the site's service, and of commands that talk to one.
+
+    Attributes:
+        directory: where the service keeps its database, its CA and its socket.
+        listen: address and port for HTTPS; port 0 takes a free one.
+        socket: where it listens for its operator; `site.sock` in the directory if not set.
+        url: the site that commands talk to; empty for the one on this machine, through its socket.
+        ca: the certificate of the site's CA, by which commands believe that URL; else what this system trusts.
+        token: a file with the bearer token that commands show; else it is looked for as WLCG's bearer discovery says.
+        client_certificate, client_key: PEM files of an X.509 certificate or proxy that commands show instead of a token.
+        names: host names and addresses of the service, for the certificate that its own CA gives it.
+        certificate, key: PEM files of a certificate from elsewhere, instead of that one.
+        database: an SQLAlchemy URL; empty for SQLite in the directory.
+        catalog: the URL of the catalog whose images may be deployed.
+        mirrors: URLs of mirrors of it.
+        tuf_root: the pinned root of its freshness metadata; else what `site trust-root` pinned.
+        credential: a file with the site's credential for the catalog; without it the site sees what is public.
+        policy: the acceptance policy's file; without one everything is refused.
+        blocked: the site's block list; it need not be there.
+        rights: who may ask for what; without it nobody but the operator may.
+        issuers: whose tokens are believed; without it no token is.
+        issuers_ca: PEM file of the CAs by which token issuers' servers are believed, instead of those of this system.
+        audience: what tokens must be made for; empty for the URL that the site calls itself.
+        grid_certificates: directory of the CAs whose certificates and proxies people may show; none if not set.
+        vomsdir: directory of the VOMS servers that are believed.
+        network, lifetime: what machines get when nobody says.
+        overcommit_cores, overcommit_memory: how much of a node's may be promised; 1.0 is what it has.
+        lost_after: how long a node may be silent before it is lost.
+        lost_machines: what then becomes of its machines: "wait" for it, "fail" them, or "replace" them elsewhere.
+        warn_before: how long before its machines' end an owner is told.
+        node_certificates: how long a node's certificate holds; it is renewed when a third is left.
+        broker_listen: address and port of the context broker as guests reach it; empty for none.
+        broker_url: how guests reach it; empty for what `broker_listen` says.
+    """
+
+    directory: Path = Field(default_factory=lambda: state_directory("site"))
+    listen: Annotated[str, Field(pattern=LISTEN)] = "127.0.0.1:7443"
+    socket: Path | None = None
+    url: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
+    ca: Path | None = None
+    token: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    certificate: Path | None = None
+    key: Path | None = None
+    database: str = ""
+    catalog: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:7070"
+    mirrors: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
+    tuf_root: Path | None = None
+    credential: Path | None = None
+    policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
+    blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
+    rights: Path = Field(default_factory=lambda: default_file().parent / "rights.toml")
+    issuers: Path = Field(default_factory=lambda: default_file().parent / "issuers.toml")
+    issuers_ca: Path | None = None
+    audience: str = ""
+    grid_certificates: Path | None = None
+    vomsdir: Path = Path("/etc/grid-security/vomsdir")
+    network: Annotated[str, AfterValidator(_network)] = "user"
+    lifetime: Duration = "1h"
+    overcommit_cores: Share = 1.0
+    overcommit_memory: Share = 1.0
+    lost_after: Duration = "2m"
+    lost_machines: Literal["wait", "fail", "replace"] = "wait"
+    warn_before: Duration = "10m"
+    node_certificates: Duration = "90d"
+    broker_listen: Annotated[str, Field(pattern=rf"{LISTEN[:-1]}$|^$")] = ""
+    broker_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
+
+    @property
+    def database_url(self) -> str:
+        """The database as SQLAlchemy is told of it."""
+        return self.database or f"sqlite:///{(self.directory / 'site.db').absolute()}"
+
+    @property
+    def pinned_root(self) -> Path:
+        """The file with the root that this site believes its catalog by."""
+        return self.tuf_root or self.freshness / "root.json"
+
+    @property
+    def freshness(self) -> Path:
+        """The directory of what was verified to be current."""
+        return self.directory / "freshness"
