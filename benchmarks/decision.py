@@ -14,10 +14,10 @@ from typing import Any
 
 from catalog.address import Address
 from catalog.manifest import Manifest
+from deployer.anchors import anchor_block
 from deployer.decision import Request
 from deployer.judging import Case, judge
 from deployer.machine import Network
-from deployer.policy import anchor_block
 from deployer.policy_store import RuleSet
 from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.memory import Memory

@@ -9,13 +9,14 @@ import typer
 
 from catalog.bundle import Bundle
 from deployer.amounts import duration_text, parse_duration, parse_size, size_text
+from deployer.anchors import MAX_KEY, anchor_block, certificate_anchor
 from deployer.decision import Request
 from deployer.errors import Misused, PolicyUnusable
 from deployer.explaining import Situation
 from deployer.explaining import explain as explain_situation
 from deployer.judging import Case, current, verified
 from deployer.machine import Network
-from deployer.policy import MAX_KEY, Policy, anchor_block, certificate_anchor
+from deployer.policy import Policy
 from deployer.policy_store import RuleSet
 from deployer.request_log import find
 from deployer.shadowing import case_of

@@ -14,7 +14,8 @@ from catalog.manifest import BareDisk, Manifest
 from deployer.amounts import duration_text, size_text
 from deployer.decision import Decision, Request, Rule
 from deployer.machine import MEMORY_UNIT
-from deployer.policy import Policy, Quorum, matches_image, matches_vo
+from deployer.patterns import matches_image, matches_vo
+from deployer.policy import Policy, Quorum
 from signer.status import SKEW
 from signer.trust import EndorsementCheck
 

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 from catalog.manifest import Manifest
 from deployer.amounts import duration_text, size_text
+from deployer.anchors import TrustedKey
 from deployer.cedar_facts import Requester
 from deployer.deciding import blank_size, counted, disk_size
 from deployer.decision import Decision, Request, Rule
 from deployer.machine import MEMORY_UNIT, Network
-from deployer.policy import TrustedKey, matches_image, matches_vo
+from deployer.patterns import matches_image, matches_vo
 from deployer.policy_store import RuleSet
 from signer.endorsing import DEFAULT_ROLE
 from signer.keys import printable

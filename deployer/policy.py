@@ -5,32 +5,27 @@ zero until the policy says otherwise, and empty means no. policies/README.md exp
 """
 
 import hashlib
-import json
-import re
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from catalog.manifest import Manifest, Vo
 from deployer.amounts import Duration, Size
+from deployer.anchors import MAX_KEY, TrustedKey, held_key
 from deployer.errors import PolicyUnusable
+from deployer.patterns import FileName, Fingerprint, ImagePattern, NetworkPattern, VoPattern, matches_image, matches_vo
 from deployer.userdata import UserDataKind
 from signer.chains import Crls
 from signer.cms import X509Rules
 from signer.documents import Document, canonical, parse_toml
-from signer.errors import DocumentError, KeyUnusable
+from signer.errors import DocumentError
 from signer.statement import Role
 from signer.trust import Anchor
-from signer.x509 import read_certificate
 
 MAX_POLICY = 4 << 20
 """Bytes of a policy file: room for some hundred anchors with their keys inside."""
-
-MAX_KEY = 1 << 20
-"""Bytes of one armored key: certificates flooded with signatures stay outside."""
 
 MAX_ANCHORS = 1024
 MAX_ENTRIES = 4096
@@ -40,97 +35,7 @@ DEFAULT_MAX_AGE: Final = 365 * 86400
 """Seconds after which an endorsement counts no more where a policy sets nothing: long enough for one campaign of data
 taking, short enough that nobody boots what nobody has looked at for years."""
 
-KEY_BEGINS: Final = "-----BEGIN PGP PUBLIC KEY BLOCK-----"
-
-_VO_PATTERN = re.compile(r"[a-z0-9*][a-z0-9*._-]{0,62}")
-_IMAGE_PATTERN = re.compile(
-    r"sha256:[0-9a-f]{64}|[a-z0-9*][a-z0-9*._-]{0,62}/[a-z0-9*][a-z0-9*._-]{0,127}(@[A-Za-z0-9*][A-Za-z0-9*.+_~-]{0,63})?"
-)
-_NETWORK_PATTERN = re.compile(r"user|(network|bridge):[A-Za-z0-9*][A-Za-z0-9*_.-]{0,63}")
-
-
-def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if not pattern.fullmatch(text):
-            raise ValueError(f"{text[:80]!r} is not {wanted}")
-        return text
-
-    return check
-
-
-VoPattern = Annotated[str, AfterValidator(_matching(_VO_PATTERN, "the name of a VO, in which * stands for anything"))]
-ImagePattern = Annotated[
-    str,
-    AfterValidator(
-        _matching(
-            _IMAGE_PATTERN,
-            "an image ID (sha256:<64 hex digits>), VO/NAME or VO/NAME@VERSION, in which * stands for anything",
-        )
-    ),
-]
-NetworkPattern = Annotated[
-    str,
-    AfterValidator(_matching(_NETWORK_PATTERN, "user, network:NAME or bridge:NAME, in which * stands for anything")),
-]
-Fingerprint = Annotated[
-    str,
-    AfterValidator(
-        _matching(
-            re.compile(r"[0-9A-F]{40}|/.{1,1023}"),
-            "a primary key's fingerprint: 40 hex digits in capitals, without spaces",
-        )
-    ),
-]
-"""Of a key, or the subject of a certificate, as `openssl x509 -noout -subject -nameopt compat` writes it."""
 Count = Annotated[int, Field(ge=1, le=MAX_ANCHORS)]
-FileName = Annotated[
-    str, AfterValidator(_matching(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy"))
-]
-
-
-class TrustedKey(Document):
-    """A trust anchor: this key, or the holder of that certificate, may vouch for images of that VO, in that role.
-
-    A certificate is written as `subject`, `issuer` and `certificate`, and kept as fingerprint, issuer and key.
-
-    Attributes:
-        fingerprint: of the key; or the certificate's subject.
-        key: the armored public key, or the certificate in PEM, or (only in a file) the path of a file that holds it,
-            relative to the policy.
-        issuer: the certificate's issuer; None for a key.
-    """
-
-    vo: Vo
-    role: Role
-    fingerprint: Fingerprint
-    key: Annotated[str, Field(min_length=1, max_length=MAX_KEY)]
-    issuer: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_certificate(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or not {"subject", "certificate"} & set(value):
-            return value
-        rest = {name: each for name, each in value.items() if name not in {"subject", "certificate"}}
-        if {"fingerprint", "key"} & set(rest) or not {"subject", "certificate", "issuer"} <= set(value):
-            raise ValueError("an anchor names either fingerprint and key, or subject, issuer and certificate")
-        return rest | {"fingerprint": value["subject"], "key": value["certificate"]}
-
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        if (self.issuer is not None) != self.fingerprint.startswith("/"):
-            raise ValueError("an anchor names either fingerprint and key, or subject, issuer and certificate")
-        return self
-
-    @property
-    def scheme(self) -> Literal["openpgp", "x509"]:
-        """How its holder signs."""
-        return "openpgp" if self.issuer is None else "x509"
-
-    @property
-    def anchor(self) -> Anchor:
-        """As the verifier of endorsements takes it."""
-        return Anchor(self.vo, self.role, self.fingerprint, self.key.encode("ascii"), self.scheme)
 
 
 class Quorum(Document):
@@ -295,7 +200,7 @@ class Policy(Document):
         except DocumentError as exc:
             raise PolicyUnusable(str(exc)) from exc
         anchors = tuple(
-            anchor.model_copy(update={"key": _key(anchor, f"{what}: $.anchor[{index}]", key_file)})
+            anchor.model_copy(update={"key": held_key(anchor, f"{what}: $.anchor[{index}]", key_file)})
             for index, anchor in enumerate(read.anchor)
         )
         return read.model_copy(update={"anchor": anchors})
@@ -385,120 +290,6 @@ class Policy(Document):
         return found
 
 
-def matches_vo(patterns: tuple[str, ...], vo: str) -> str | None:
-    """The first pattern that names the VO."""
-    return next((pattern for pattern in patterns if fnmatchcase(vo, pattern)), None)
-
-
-def matches_image(patterns: tuple[str, ...], manifest: Manifest) -> str | None:
-    """The first pattern that names the image: by its ID, or by what the manifest itself says it is called."""
-    image_id = manifest.image_id
-    for pattern in patterns:
-        if pattern.startswith("sha256:"):
-            if pattern == image_id:
-                return pattern
-            continue
-        names, at, version = pattern.partition("@")
-        vo, _, name = names.partition("/")
-        named = fnmatchcase(manifest.vo, vo) and fnmatchcase(manifest.name, name)
-        if named and (not at or fnmatchcase(manifest.version, version)):
-            return pattern
-    return None
-
-
-def anchor_block(vo: str, role: str, fingerprint: str, key: str) -> str:
-    """An `[[anchor]]` with the key inside, to append to a policy file.
-
-    Raises:
-        PolicyUnusable: something in it is not of the form that a policy accepts.
-    """
-    armored = _armored(key, "the key")
-    try:
-        TrustedKey(vo=vo, role=role, fingerprint=fingerprint, key=armored)
-    except ValidationError as exc:
-        fault = exc.errors()[0]
-        raise PolicyUnusable(
-            f"the anchor's {fault['loc'][0]} {fault['input']!r} cannot stand in a policy: {fault['msg']}"
-        ) from exc
-    # A literal string: TOML reads nothing into it, and an armored key holds no quotes.
-    return (
-        f'\n[[anchor]]\nvo = "{vo}"\nrole = "{role}"\nfingerprint = "{fingerprint}"\n'
-        f"key = '''\n{armored.strip()}\n'''\n"
-    )
-
-
-def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str, str], str]:
-    """Subject and issuer of a certificate, and an `[[anchor]]` for its holder, to append to a policy file.
-
-    Raises:
-        PolicyUnusable: it is no certificate, or something in it is not of the form that a policy accepts.
-    """
-    try:
-        found = read_certificate(certificate)
-        pem = found.pem().decode("ascii").strip()
-        TrustedKey(vo=vo, role=role, fingerprint=found.subject, issuer=found.issuer, key=pem)
-    except KeyUnusable as exc:
-        raise PolicyUnusable(f"the certificate cannot stand in a policy: {exc}") from exc
-    except ValidationError as exc:
-        fault = exc.errors()[0]
-        raise PolicyUnusable(f"the anchor cannot stand in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
-    names = {"subject": found.subject, "issuer": found.issuer}
-    # Basic strings, in JSON's spelling: what people's names hold is escaped. A PEM holds no quotes.
-    said = "".join(f"{name} = {json.dumps(text)}\n" for name, text in ({"vo": vo, "role": role} | names).items())
-    return names, f"\n[[anchor]]\n{said}certificate = '''\n{pem}\n'''\n"
-
-
-def _key(anchor: TrustedKey, place: str, key_file: Callable[[str], bytes] | None) -> str:
-    if anchor.scheme == "openpgp":
-        return _held(anchor.key, f"{place}.key", key_file, _armored)
-    place += ".certificate"
-    text = _held(anchor.key, place, key_file, lambda text, _: text)
-    try:
-        found = read_certificate(text.encode("ascii", "replace"))
-    except KeyUnusable as exc:
-        raise PolicyUnusable(f"{place}: {exc}") from exc
-    if (found.subject, found.issuer) != (anchor.fingerprint, anchor.issuer):
-        raise PolicyUnusable(
-            f"{place}: is that of {found.subject}, issued by {found.issuer}, and not as the anchor says"
-        )
-    return found.pem().decode("ascii")
-
-
-def _held(text: str, place: str, key_file: Callable[[str], bytes] | None, check: Callable[[str, str], str]) -> str:
-    """A key's text as it stands in the policy or in the file that it names, checked."""
-    if text.lstrip().startswith("-----BEGIN"):
-        return check(text, place)
-    if key_file is None:
-        raise PolicyUnusable(
-            f"{place}: names a file, and this policy is not read from one; put the armored key itself here"
-        )
-    try:
-        data = key_file(text)
-    except (OSError, ValueError) as exc:
-        raise PolicyUnusable(f"{place}: the key file {text[:200]!r} cannot be read: {_why(exc)}") from exc
-    if len(data) > MAX_KEY:
-        raise PolicyUnusable(
-            f"{place}: the key file {text!r} has more than the {MAX_KEY} bytes allowed; export a minimal key"
-        )
-    return check(data.decode("ascii", "replace"), place)
-
-
-def _armored(text: str, place: str) -> str:
-    """One public key block in ASCII and nothing round it, with the line ends of this system."""
-    armored = text.replace("\r\n", "\n").strip()
-    if not (armored.startswith(KEY_BEGINS) and armored.endswith("-----END PGP PUBLIC KEY BLOCK-----")):
-        raise PolicyUnusable(
-            f"{place}: is not an armored OpenPGP public key; write it with `gpg --export --armor FINGERPRINT`"
-        )
-    if not all(c.isprintable() or c == "\n" for c in armored) or not armored.isascii() or "'''" in armored:
-        raise PolicyUnusable(f"{place}: holds characters that no armored key has")
-    return armored + "\n"
-
-
 def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         return file.read(limit + 1)
-
-
-def _why(exc: Exception) -> str:
-    return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from catalog.manifest import Manifest
+from deployer.anchors import MAX_KEY
 from deployer.cedar_facts import Requester, authorization, entities
 from deployer.deciding import counted, decide
 from deployer.decision import Decision, Request
 from deployer.errors import PolicyUnusable
-from deployer.policy import MAX_KEY, MAX_POLICY, Policy
+from deployer.policy import MAX_POLICY, Policy
 from signer.documents import canonical
 from signer.trust import EndorsementCheck
 

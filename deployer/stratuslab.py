@@ -13,8 +13,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from deployer.anchors import anchor_block
 from deployer.errors import PolicyUnusable
-from deployer.policy import Policy, anchor_block
+from deployer.policy import Policy
 from signer.errors import KeyUnusable
 from signer.openpgp import read_keys
 

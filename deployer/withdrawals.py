@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 from catalog.manifest import Manifest
 from catalog.wire import SignedStatement
 from deployer.errors import PolicyUnusable
-from deployer.policy import MAX_ENTRIES, ImagePattern, VoPattern, matches_image, matches_vo
+from deployer.patterns import ImagePattern, VoPattern, matches_image, matches_vo
+from deployer.policy import MAX_ENTRIES
 from signer.documents import Document, canonical, parse, parse_toml
 from signer.errors import DocumentError
 from signer.revoking import MAX_REVOCATIONS

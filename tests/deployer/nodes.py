@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from deployer.amounts import size_text
+from deployer.anchors import anchor_block
 from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
 from deployer.node_serving import serve
-from deployer.policy import anchor_block
 from deployer.settings import DeploySettings
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer.documents import validate

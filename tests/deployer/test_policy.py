@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from catalog.address import Address
+from deployer.anchors import MAX_KEY, anchor_block
 from deployer.deciding import decide
 from deployer.decision import Request
 from deployer.errors import PolicyUnusable
-from deployer.policy import MAX_KEY, MAX_POLICY, Policy, anchor_block, matches_image, matches_vo
+from deployer.patterns import matches_image, matches_vo
+from deployer.policy import MAX_POLICY, Policy
 from deployer.userdata import KINDS
 from tests.factories import manifest
 

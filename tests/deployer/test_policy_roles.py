@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from catalog.address import Address
+from deployer.anchors import anchor_block, certificate_anchor
 from deployer.decision import Decision, Request
 from deployer.errors import PolicyUnusable
 from deployer.judging import Case, judge
-from deployer.policy import Policy, anchor_block, certificate_anchor
+from deployer.policy import Policy
 from deployer.policy_store import RuleSet
 from signer.endorsing import endorse_as, endorse_partition
 from signer.openpgp import Keyring
