@@ -34,12 +34,12 @@ def main() -> int:
         workdir = Path(tempfile.mkdtemp(prefix=f"partita-bench-{name}-", dir=options.workdir))
         try:
             print(f"-- {name}", file=sys.stderr, flush=True)
-            rows += [
-                {"benchmark": name, **row} for row in importlib.import_module(f"benchmarks.{name}").run(workdir)["rows"]
-            ]
+            found = importlib.import_module(f"benchmarks.{name}").run(workdir)["rows"]
+            rows += [{"benchmark": name, **row} for row in found]
+            print(_table(rows[-len(found) :]), flush=True)
         finally:
             shutil.rmtree(workdir, ignore_errors=True)
-    print(_table(rows))
+    print(f"\n{_table(rows)}")
     RESULTS.mkdir(exist_ok=True)
     report = {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.release()},
