@@ -51,6 +51,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+LONG = 4096
+"""Bytes from which a comparison is explained by its first difference: a full one of some MiB takes minutes."""
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Say where long bytes begin to differ."""
+    if op != "==" or not (isinstance(left, bytes) and isinstance(right, bytes)) or max(len(left), len(right)) <= LONG:
+        return None
+    end = min(len(left), len(right))
+    first = next((index for index in range(end) if left[index] != right[index]), end)
+    return [f"{len(left)} bytes == {len(right)} bytes", f"They differ first at byte {first}."]
+
+
 @pytest.fixture(autouse=True)
 def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, keys or tokens of whoever runs it."""
