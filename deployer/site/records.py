@@ -90,6 +90,7 @@ class SiteMachine(Document):
         warned: whether its owner was told that its end is near.
         ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
+        held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
     """
 
     uuid: Uuid
@@ -123,6 +124,12 @@ class SiteMachine(Document):
     ready: str | None = None
     host_keys: tuple[str, ...] = ()
     context: Context | None = None
+    held: bool = False
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
+        return self.held and self.want is not Want.ENDED
 
     def desired(self, request: DeploymentRequest) -> DesiredMachine:
         """As the node is told."""

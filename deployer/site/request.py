@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from catalog.manifest import Blank
 from deployer.machine import MEMORY_UNIT
@@ -57,6 +57,7 @@ class DeploymentRequest(Document):
         cores: per machine.
         lifetime: seconds.
         hostname: what the guest is told it is called; with several machines a number is put after it.
+        hostnames: or a name for each machine; with a request that takes what there is, the first ones are used.
         network: none, user, network:NAME or bridge:NAME.
         user_data: base64.
         public_keys: OpenSSH public keys for the guest's default user.
@@ -71,9 +72,16 @@ class DeploymentRequest(Document):
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
     hostname: Annotated[str, Field(max_length=64)] | None = None
+    hostnames: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_COUNT)] = ()
     network: Annotated[str, Field(max_length=80)] | None = None
     user_data: Annotated[str, Field(max_length=64 << 10), AfterValidator(_base64)] | None = None
     public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
     verify: Literal["sample", "full"] = "sample"
     wishes: Wishes = Wishes()
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.hostnames and (self.hostname is not None or len(set(self.hostnames)) != self.count):
+            raise ValueError("`hostnames` are one different name for each machine, and stand without `hostname`")
+        return self
