@@ -74,6 +74,88 @@ class NoRoom(DeployerError):
     code, status = "no-room", 409
 
 
+class OverQuota(DeployerError):
+    """Who asks would hold more than the site grants; the message says which quota, what is held, and what was asked."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "over-quota", 403
+
+
+class DeploymentNotFound(DeployerError):
+    """There is no such deployment at this site."""
+
+    code, status = "deployment-not-found", 404
+
+
+class NodeNotFound(DeployerError):
+    """There is no such node at this site."""
+
+    code, status = "node-not-found", 404
+
+
+class ClusterNotFound(DeployerError):
+    """There is no such cluster at this site."""
+
+    code, status = "cluster-not-found", 404
+
+
+class Conflict(DeployerError):
+    """The site holds something else already: another request under that key, another node of that name."""
+
+    code, status = "site-conflict", 409
+
+
+class JoinRefused(DeployerError):
+    """A node may not join, or not any more: its token is unknown, used or too old, or the node has left."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "join-refused", 403
+
+
+class SiteUnavailable(DeployerError):
+    """The site cannot be reached, or its database cannot be used now."""
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "site-unavailable", 503
+
+
+class NotAuthenticated(DeployerError):
+    """Nobody knows who asks. What is said of it helps no guesser: the reason is in the service's log alone.
+
+    Attributes:
+        challenge: what the answer's WWW-Authenticate says (RFC 6750, section 3).
+    """
+
+    exit_code = EXIT_REFUSED
+    code, status = "not-authenticated", 401
+
+    def __init__(self, message: str, challenge: str = 'Bearer realm="partita"') -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class Forbidden(DeployerError):
+    """The site knows who asks, and its rights do not allow that; the message says which grants come near."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "forbidden", 403
+
+
+class TooManyRequests(DeployerError):
+    """Somebody asks more often than a site answers.
+
+    Attributes:
+        retry_after: whole seconds after which the next request is answered.
+    """
+
+    exit_code = EXIT_UNAVAILABLE
+    code, status = "too-many-requests", 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class AssemblyFailed(DeployerError):
     """A machine's disks cannot be put together on this node."""
 

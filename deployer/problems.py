@@ -37,7 +37,11 @@ _SIGNER: dict[type[SignerError], tuple[str, int]] = {
     AuditUnwritable: ("audit-unwritable", 503),
     AuditBroken: ("audit-broken", 500),
 }
-_ATTRIBUTES = {"malformed-document": ("what", "path", "reason"), "refused": ("decision",)}
+_ATTRIBUTES = {
+    "malformed-document": ("what", "path", "reason"),
+    "refused": ("decision",),
+    "too-many-requests": ("retry_after",),
+}
 _FAILED = DeployerError
 
 
