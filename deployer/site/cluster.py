@@ -265,6 +265,7 @@ class ClusterState(Document):
         failed: members that failed, and why; written before they are ended, so that none is counted twice.
         draining: members that were asked to power off, and when.
         waits: roles whose members had no room, and when to try again.
+        over: nobody has to look after it any more: it has ended, or was given up, and so have all members.
     """
 
     phase: Phase
@@ -276,6 +277,7 @@ class ClusterState(Document):
     failed: dict[Uuid, str] = Field(default_factory=dict)
     draining: dict[Uuid, Instant] = Field(default_factory=dict)
     waits: dict[str, Instant] = Field(default_factory=dict)
+    over: bool = False
 
 
 class Cluster(Document):
@@ -296,6 +298,11 @@ class Cluster(Document):
     ends: Instant
     state: ClusterState
     reference: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has to be looked after."""
+        return not self.state.over
 
     def need(self, role: str) -> int:
         """How many of a role's members must be ready for the cluster to be of use."""
