@@ -27,6 +27,8 @@ DOORS = {
     "httpx": {"catalog.connection", "stager.announcing", "deployer.node_client"},
     "libtorrent": {"stager.peer"},
     "libvirt": {"deployer.libvirt_backend"},
+    "boto3": {"deployer.ec2.aws"},
+    "botocore": {"deployer.ec2.aws"},
     "pycdlib": {"deployer.seed"},
     "oslo_utils": {"catalog.inspector_child"},
 }
