@@ -1,0 +1,116 @@
+"""What machines cost, estimated before they are admitted: a table of prices in the site's own file, and a cap. Pure.
+
+An estimate is price per hour x hours x machines, and what their volumes cost in that time. It is an upper bound of what
+they cost if they live until their end, by the site's own table: Partita ships no prices and asks nobody for any. Traffic
+is not in it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_UP, Decimal
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from deployer.ec2.errors import OverBudget
+from signer.documents import Document
+
+Dollars = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+"""USD, exactly as written: money is never a binary fraction."""
+
+CENT: Final = Decimal("0.01")
+HOUR: Final = Decimal(3600)
+MONTH_HOURS: Final = Decimal(730)
+"""Hours of a month as EC2 bills storage: a twelfth of 365 days."""
+
+
+class Prices(Document):
+    """A site's price table.
+
+    Attributes:
+        per_hour: USD per hour of an instance type.
+        storage: USD per GiB of volumes in a month.
+    """
+
+    per_hour: dict[str, Dollars]
+    storage: Dollars
+
+
+@dataclass(frozen=True)
+class Spend:
+    """What one machine costs: its type, the GiB of its volumes, and from when until when."""
+
+    instance_type: str
+    gib: int
+    begins: datetime
+    until: datetime
+
+
+def cost(prices: Prices, spend: Spend) -> Decimal:
+    """USD of one machine; OverBudget if its type has no price, since what has no price has no bound."""
+    try:
+        hourly = Decimal(prices.per_hour[spend.instance_type])
+    except KeyError:
+        raise OverBudget(
+            f"{spend.instance_type} has no price in the site's table, so its cost is not known; add it there"
+        ) from None
+    hours = max(Decimal(0), Decimal((spend.until - spend.begins).total_seconds()) / HOUR)
+    return hours * (hourly + Decimal(spend.gib) * Decimal(prices.storage) / MONTH_HOURS)
+
+
+def estimate(prices: Prices, instance_type: str, gib: int, lifetime: int, count: int) -> Decimal:
+    """USD of `count` machines for `lifetime` seconds, rounded up to the cent; OverBudget without a price."""
+    now = datetime.fromtimestamp(0, UTC)
+    one = cost(prices, Spend(instance_type, gib, now, datetime.fromtimestamp(lifetime, UTC)))
+    return _cents(one * count)
+
+
+def this_month(now: datetime) -> datetime:
+    """When the month of a cap began: UTC, as EC2 bills."""
+    return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def committed(prices: Prices, spends: Iterable[Spend], now: datetime) -> Decimal:
+    """USD that machines have cost since this month began and will cost until their ends; types that have lost their
+    price count at the dearest that there is, since nothing must become free by being taken out of a table."""
+    since = this_month(now)
+    dearest = max((Decimal(price) for price in prices.per_hour.values()), default=Decimal(0))
+    known = dict(prices.per_hour)
+    total = Decimal(0)
+    for spend in spends:
+        if spend.until <= since:
+            continue
+        table = Prices(
+            per_hour=known | {spend.instance_type: known.get(spend.instance_type, str(dearest))}, storage=prices.storage
+        )
+        total += cost(table, Spend(spend.instance_type, spend.gib, max(spend.begins, since), spend.until))
+    return _cents(total)
+
+
+def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
+    """Refuse what would pass a cap.
+
+    Args:
+        account: its name, for people.
+        cap: USD in a month.
+        already: USD that is spent or promised in this month.
+        more: USD of what is asked for.
+
+    Raises:
+        OverBudget: with the sum.
+    """
+    if already + more > Decimal(cap):
+        raise OverBudget(
+            f"this is estimated at {more} USD, {already} USD are spent or promised in this month, and together they "
+            f"are more than the {cap} USD that the account {account} may spend; ask for fewer machines or less time"
+        )
+
+
+def cheapest(prices: Mapping[str, Dollars], types: Iterable[str]) -> list[str]:
+    """Types that have a price, the cheapest first, equal ones by name."""
+    return sorted((name for name in types if name in prices), key=lambda name: (Decimal(prices[name]), name))
+
+
+def _cents(amount: Decimal) -> Decimal:
+    return amount.quantize(CENT, rounding=ROUND_UP)
