@@ -15,7 +15,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = ("publish", "staging", "assembly", "deploy", "swarm", "update", "restart", "freshness", "decision")
+BENCHMARKS = (
+    "publish",
+    "staging",
+    "assembly",
+    "deploy",
+    "swarm",
+    "update",
+    "restart",
+    "freshness",
+    "decision",
+    "placement",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -192,11 +192,11 @@ def _left_out(room: NodeRoom, ask: Ask) -> tuple[str, str]:
 
 def _short(room: NodeRoom, ask: Ask) -> list[tuple[str, str]]:
     short = []
-    if room.cores < ask.cores:
+    if room.cores < ask.cores and ask.cores:  # what a machine needs none of may be overdrawn
         short.append(("cores", f"it has {max(room.cores, 0)} of {ask.cores} cores free"))
-    if room.memory < ask.memory:
+    if room.memory < ask.memory and ask.memory:
         short.append(("memory", f"it has {size(max(room.memory, 0))} of {size(ask.memory)} memory free"))
-    if room.disk < ask.disk:
+    if room.disk < ask.disk and ask.disk:
         short.append(("disk", f"it has {size(max(room.disk, 0))} of {size(ask.disk)} disk free"))
     return short
 
