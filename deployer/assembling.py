@@ -58,7 +58,7 @@ class Assembled:
     """A machine's disks and how it boots.
 
     Attributes:
-        disks: in the manifest's order.
+        disks: in the manifest's order, then the extra ones.
         boot: with paths into the cache, or of the firmware.
         written: bytes that the assembly takes on the node's storage; none of them is image content.
     """
@@ -68,12 +68,13 @@ class Assembled:
     written: int
 
 
-def assemble(manifest: Manifest, contents: Contents, directory: Path) -> Assembled:
+def assemble(manifest: Manifest, contents: Contents, directory: Path, extra: Sequence[Blank] = ()) -> Assembled:
     """Make the disks of one machine.
 
     Args:
         manifest: the image.
         contents: its parts, all present.
+        extra: blanks that become disks after those of the image.
         directory: the machine's own, present; files are made in it and nowhere else. Whoever made it removes it if this fails.
 
     Raises:
@@ -86,7 +87,11 @@ def assemble(manifest: Manifest, contents: Contents, directory: Path) -> Assembl
                 pool.submit(_disk, disk, contents, directory, index, names[index])
                 for index, disk in enumerate(manifest.disks)
             ]
-            disks = tuple(future.result() for future in made)
+            more = [
+                pool.submit(_extra, blank, contents, directory, index)
+                for index, blank in enumerate(extra, len(manifest.disks))
+            ]
+            disks = tuple(future.result() for future in (*made, *more))
         boot = _boot(manifest, contents, directory)
         written = sum(entry.stat().st_blocks * 512 for entry in os.scandir(directory) if entry.is_file())
     except OSError as exc:
@@ -114,6 +119,13 @@ def _disk(disk: Disk, contents: Contents, directory: Path, index: int, serial: s
         _make_overlay(overlay, base, size)
         source = Overlay(path=overlay, base=base)
     return DiskSpec(target=target(index), source=source, serial=serial)
+
+
+def _extra(blank: Blank, contents: Contents, directory: Path, index: int) -> DiskSpec:
+    base = RawFile(path=_part(blank, contents, blank.size))
+    overlay = directory / f"disk{index}.qcow2"
+    _make_overlay(overlay, base, blank.size)
+    return DiskSpec(target=target(index), source=Overlay(path=overlay, base=base), serial=f"disk{index}")
 
 
 def _describe(disk: GptDisk | MbrDisk, contents: Contents, directory: Path, index: int) -> Path:

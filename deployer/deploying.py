@@ -31,12 +31,13 @@ from deployer.decision import Decision, Request
 from deployer.errors import Cancelled, DeployerError, Misused
 from deployer.exposure import Facts
 from deployer.judging import Case, Judged, judge
-from deployer.keeping import Keeper
+from deployer.keeping import MARGIN, Keeper
 from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
 from deployer.policy_store import RuleSet
-from deployer.seed import build_seed, instance_id, write_seed
+from deployer.seed import build_seed, instance_id, parse_cloud_config, write_seed
+from deployer.site.desired import Context
 from deployer.userdata import UserDataKind, check_user_data
 from deployer.wire import Deployed, Order, Step
 from deployer.withdrawals import Withdrawn
@@ -47,9 +48,6 @@ from stager.staging import wanted_of
 
 FRESH = timedelta(seconds=5)
 """A decision younger than this is "right before boot"; an older one is made again."""
-
-MARGIN = 86400
-"""Seconds that a lease outlives its machine: room for staging, and for a node that is down for a while."""
 
 TELL_EVERY = 0.1
 """Seconds between two reports of staging: what an eye can follow."""
@@ -85,8 +83,10 @@ class StagedContents(Contents, Protocol):
 class Stages(Protocol):
     """What brings contents to the node; `stager.staging.Stager` is one."""
 
-    def stage(self, manifest: Manifest, holder: str, ttl: float, advance: Advance) -> StagedContents:
-        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
+    def stage(
+        self, manifest: Manifest, holder: str, ttl: float, advance: Advance = ..., *, extra: Sequence[Blank] = ()
+    ) -> StagedContents:
+        """Make all parts of an image and extra blanks present, leased to the holder for `ttl` seconds."""
 
 
 class Entries(Protocol):
@@ -115,15 +115,41 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Assigned:
+    """What a site has settled about a machine that it wants made.
+
+    Attributes:
+        uuid: the machine's.
+        site, deployment, role: whose it is and what it belongs to there.
+        ends: when its time is over, whenever it begins.
+        reboots: that were asked for before it was made.
+        vendor_data: cloud-config that the site adds to the seed.
+        context: how the guest reaches the site's context broker.
+    """
+
+    uuid: str
+    site: str
+    deployment: str
+    ends: datetime
+    role: str = ""
+    reboots: int = 0
+    vendor_data: bytes | None = None
+    context: Context | None = None
+
+
+@dataclass(frozen=True)
 class _Job:
     """An order that has been looked at: what is to run, for whom to judge it, and what each machine gets."""
 
     order: Order
+    assigned: Assigned | None
     manifest: Manifest
     image_id: str
     pairs: Sequence[tuple[bytes, bytes]]
     request: Request
     user_data: bytes | None
+    memory: int
+    cores: int
 
 
 class Deployer:
@@ -160,21 +186,27 @@ class Deployer:
         self._rules, self._records = rules, records
         self._accelerator, self._owner, self._defaults = accelerator, owner, defaults
         self._clock, self._new_uuid, self._withdrawn = clock, new_uuid, withdrawn
-        self._admission = threading.Lock()
         self._memory = Memory()
 
     def dry_run(self, order: Order) -> Decision:
         """What the policy would say to an order now. Nothing is staged, nothing is kept."""
-        job = self._look_up(order)
-        return self._judge(job, len(self._present()))[1].decision
+        job = self._look_up(order, None)
+        return self._judge(job, len(self._keeper.present()))[1].decision
 
-    def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
+    def deploy(
+        self,
+        order: Order,
+        tell: Callable[[Step], None],
+        cancelled: threading.Event,
+        assigned: Assigned | None = None,
+    ) -> Deployed:
         """Carry out an order.
 
         Args:
             order: what is asked for.
             tell: gets each step as it is done.
             cancelled: set when nobody waits for the machines any more.
+            assigned: what a site has settled about the one machine of the order.
 
         Raises:
             Refused: by the policy, with the whole decision.
@@ -188,7 +220,7 @@ class Deployer:
             if cancelled.is_set():
                 raise Cancelled("nobody waits for this deployment any more; it has been undone")
 
-        job = self._look_up(order)
+        job = self._look_up(order, assigned)
         report(Step(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
         accelerator = self._accelerator(job.manifest.architecture)
         case, judged, records = self._admit(job, accelerator)
@@ -205,7 +237,7 @@ class Deployer:
             raise
         return Deployed(image_id=job.image_id, title=job.manifest.title, machines=tuple(made), accelerator=accelerator)
 
-    def _look_up(self, order: Order) -> _Job:
+    def _look_up(self, order: Order, assigned: Assigned | None) -> _Job:
         """Steps 1: everything about the image, and the order in the policy's terms."""
         user_data = order.user_data_bytes()
         kind: UserDataKind | None = check_user_data(user_data) if user_data else None
@@ -221,41 +253,40 @@ class Deployer:
         build_seed(instance_id("order"), order.hostname or "order", user_data, public_keys=order.public_keys)
         image_id = self._images.resolve(Reference.parse(order.image))
         manifest = self._images.manifest(image_id)
+        memory = order.memory or -(-manifest.needs.memory // (1 << 20)) * (1 << 20)
+        cores = order.cores or manifest.needs.cores
+        if (order.granted_memory or memory) < memory or (order.granted_cores or cores) < cores:
+            raise Misused("a machine cannot begin with more memory or cores than it may grow to")
+        lifetime = order.lifetime or parse_duration(self._defaults.lifetime)
         request = Request(
             count=order.count,
-            memory=order.memory or -(-manifest.needs.memory // (1 << 20)) * (1 << 20),
-            cores=order.cores or manifest.needs.cores,
-            lifetime=order.lifetime or parse_duration(self._defaults.lifetime),
+            memory=order.granted_memory or memory,
+            cores=order.granted_cores or cores,
+            lifetime=int((assigned.ends - self._clock()).total_seconds()) if assigned else lifetime,
             user_data=kind,
             network=network,
+            blanks=order.blanks,
         )
-        return _Job(order, manifest, image_id, self._images.endorsements(image_id), request, user_data)
+        pairs = self._images.endorsements(image_id)
+        return _Job(order, assigned, manifest, image_id, pairs, request, user_data, memory, cores)
 
     def _judge(self, job: _Job, running: int) -> tuple[Case, Judged]:
         case = Case(job.manifest, job.pairs, job.request, running, node=self._owner, withdrawn=self._withdrawn())
         return case, judge(self._rules(), case, self._clock(), self._memory)
 
-    def _present(self) -> list[MachineRecord]:
-        """The machines that count against the policy's limit: those that run or are being made."""
-        return [
-            record
-            for record in self._keeper.store.all()
-            if not record.state.final and record.state is not State.STOPPED
-        ]
-
     def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[Case, Judged, list[MachineRecord]]:
         """Step 2. Decision and records in one: two orders at once never both take the last place."""
-        with self._admission:
-            case, judged = self._judge(job, len(self._present()))
+        with self._keeper.admission:
+            case, judged = self._judge(job, len(self._keeper.present()))
             self._records.decided(case, judged, "request")
             decision = judged.decision
             if not decision.accepted:
                 raise decision.refusal()
-            now = self._keeper.now()
+            now, assigned = self._keeper.now(), job.assigned
             records: list[MachineRecord] = []
             try:
                 for number in range(1, job.request.count + 1):
-                    uuid = self._new_uuid()
+                    uuid = assigned.uuid if assigned else self._new_uuid()
                     name = f"{_plain(job.manifest.name)}-{uuid[:8]}"
                     record = MachineRecord(
                         uuid=uuid,
@@ -266,9 +297,18 @@ class Deployer:
                         state=State.STAGING,
                         created=now,
                         changed=now,
-                        ends=now + timedelta(seconds=job.request.lifetime),
-                        memory=job.request.memory,
-                        cores=job.request.cores,
+                        ends=assigned.ends if assigned else now + timedelta(seconds=job.request.lifetime),
+                        memory=job.memory,
+                        cores=job.cores,
+                        granted_memory=job.request.memory,
+                        granted_cores=job.request.cores,
+                        blanks=job.order.blanks,
+                        user_data=job.request.user_data or "",
+                        site=assigned.site if assigned else "",
+                        deployment=assigned.deployment if assigned else "",
+                        role=assigned.role if assigned else "",
+                        reboots=assigned.reboots if assigned else 0,
+                        wanted="running" if assigned else "",
                         network=str(job.request.network),
                         virt=accelerator.virt,
                         policy=decision.policy,
@@ -290,27 +330,30 @@ class Deployer:
         report: Callable[[Step], None],
     ) -> tuple[Case, Judged]:
         """Steps 3 to 5 for one machine; returns the case and the decision that it was booted by."""
-        keeper, manifest, name = self._keeper, job.manifest, record.name
-        total = total_of(manifest)
+        keeper, manifest, name, blanks = self._keeper, job.manifest, record.name, job.order.blanks
+        total = total_of(manifest, blanks)
         ttl = float(job.request.lifetime + MARGIN)
-        staged = self._stages.stage(manifest, holder_of(record.uuid), ttl, _staging(report, name, total))
+        advance = _staging(report, name, total)
+        staged = self._stages.stage(manifest, holder_of(record.uuid), ttl, advance, extra=blanks)
         moved, here = staged.from_network, staged.from_cache
         report(
             Step(step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here")
         )
         keeper.happened(record.uuid, Happening.STAGED, "", from_network=moved, from_cache=here)
         case, judged = self._again(job, *admitted)
-        for entry in wanted_of(manifest):
+        for entry in wanted_of(manifest, blanks):
             self._entries.check(entry, full=job.order.verify == "full")
         report(Step(step="verified", machine=name, text="endorsements, policy and contents verified right before boot"))
         directory = keeper.store.directory(record.uuid)
-        assembled = assemble(manifest, staged, directory)
+        assembled = assemble(manifest, staged, directory, blanks)
         seed = self._write_seed(job, record, directory)
         spec = MachineSpec(
             uuid=record.uuid,
             name=name,
             memory=record.memory,
             cores=record.cores,
+            granted_memory=record.most_memory,
+            granted_cores=record.most_cores,
             virt=accelerator.virt,
             architecture=manifest.architecture,
             machine=MACHINE_TYPE[manifest.architecture],
@@ -328,8 +371,9 @@ class Deployer:
         Facts(manifest, judged.checks).write(directory)
         self._records.deploying(spec, case, judged)
         keeper.backend.start(spec)
+        # A site's machine ends when the site says, which may have been changed since the record was begun.
         ends = keeper.now() + timedelta(seconds=job.request.lifetime)
-        keeper.started(record.uuid, ends)
+        keeper.started(record.uuid, keeper.store.get(record.uuid).ends if job.assigned else ends)
         report(Step(step="running", machine=name, text=f"host name {record.hostname}"))
         return case, judged
 
@@ -337,7 +381,7 @@ class Deployer:
         """Step 4, first half: the present decision. This order's own machines are among those present already."""
         if timedelta(0) <= self._clock() - judged.decision.at < FRESH:
             return case, judged
-        again, fresh = self._judge(job, max(0, len(self._present()) - job.request.count))
+        again, fresh = self._judge(job, max(0, len(self._keeper.present()) - job.request.count))
         self._records.decided(again, fresh, "boot")
         if not fresh.decision.accepted:
             raise fresh.decision.refusal()
@@ -346,11 +390,10 @@ class Deployer:
     def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> Path | None:
         if job.manifest.contextualization == "none":
             return None
-        keys = job.order.public_keys
-        write_seed(
-            directory / SEED,
-            build_seed(instance_id(record.uuid), record.hostname, job.user_data, public_keys=keys),
-        )
+        keys, vendor_data = job.order.public_keys, job.assigned.vendor_data if job.assigned else None
+        more = None if vendor_data is None else parse_cloud_config(vendor_data)
+        seed = build_seed(instance_id(record.uuid), record.hostname, job.user_data, public_keys=keys, vendor_data=more)
+        write_seed(directory / SEED, seed)
         return directory / SEED
 
 

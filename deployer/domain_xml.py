@@ -4,6 +4,7 @@ The elements are those of libvirt's "Domain XML format". Every disk names its dr
 out down to an empty `<backingStore/>`, so that libvirt never looks into a file to find out what it is.
 """
 
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from deployer.machine import (
@@ -24,15 +25,26 @@ NAMESPACE = "urn:partita:domain:v1"
 ET.register_namespace("partita", NAMESPACE)
 
 
-def domain_xml(spec: MachineSpec) -> str:
-    """The domain of a machine, for defining or creating it."""
+GUEST_AGENT = "org.qemu.guest_agent.0"
+"""The name of the port by which a guest's agent is found (QEMU guest agent)."""
+
+
+def domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
+    """The domain of a machine, for defining or creating it.
+
+    Args:
+        spec: the machine.
+        agent: the socket by which libvirt talks to the guest's agent; libvirt's own place if not given.
+    """
     domain = ET.Element("domain", type=spec.virt)
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
     _metadata(domain, spec.tag)
-    _text(domain, "memory", str(spec.memory >> 10), unit="KiB")
+    _text(domain, "memory", str(spec.most_memory >> 10), unit="KiB")
     _text(domain, "currentMemory", str(spec.memory >> 10), unit="KiB")
-    _text(domain, "vcpu", str(spec.cores), placement="static")
+    vcpu = _text(domain, "vcpu", str(spec.most_cores), placement="static")
+    if spec.cores < spec.most_cores:
+        vcpu.set("current", str(spec.cores))
     _boot(domain, spec)
     features = ET.SubElement(domain, "features")
     ET.SubElement(features, "acpi")
@@ -54,6 +66,8 @@ def domain_xml(spec: MachineSpec) -> str:
         _disk(devices, seed, boots=False)
     _network(devices, spec.network, mac_of(spec.uuid))
     _console(devices, spec)
+    if spec.network.kind in {"network", "bridge"}:  # nobody asks the others for their addresses
+        _agent(devices, agent)
     rng = ET.SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")
     ET.SubElement(devices, "memballoon", model="virtio")
@@ -132,6 +146,13 @@ def _network(devices: ET.Element, network: Network, mac: str) -> None:
     if network.kind != "user":
         ET.SubElement(interface, "source", {network.kind: network.name})
     ET.SubElement(interface, "model", type="virtio")
+
+
+def _agent(devices: ET.Element, place: Path | None) -> None:
+    channel = ET.SubElement(devices, "channel", type="unix")
+    if place is not None:
+        ET.SubElement(channel, "source", mode="bind", path=str(place))
+    ET.SubElement(channel, "target", type="virtio", name=GUEST_AGENT)
 
 
 def _console(devices: ET.Element, spec: MachineSpec) -> None:

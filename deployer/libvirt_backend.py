@@ -5,20 +5,22 @@ the process, and whoever opens the same root again finds it. One process owns a 
 other libvirt URI may be set instead. Domains are transient: a node's own records are what says which machines exist.
 """
 
+import ipaddress
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from deployer.backend import Tell
 from deployer.domain_xml import domain_xml, tag_of
 from deployer.errors import BackendFailed
-from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Tag
+from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, State, Tag
 
 MAX_ROOT = 50
 """Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock
-beneath it, and the path of a Unix socket has at most 107 (unix(7))."""
+beneath it, and the path of a Unix socket has at most 107 (unix(7)). Sockets of guests' agents would get longer ones:
+those go to agents/<uuid> instead."""
 
 QEMU_CONF = """\
 # Written by partita node at every start.
@@ -74,10 +76,14 @@ class LibvirtBackend:
         owner: what the tags of this node's machines say; others are never touched.
         tell: called when something happens to a machine of this connection.
         log: where libvirt writes its warnings.
+        agents: a directory for the sockets of guests' agents; libvirt's own place if not given.
     """
 
-    def __init__(self, uri: str, owner: str, tell: Tell, *, log: Path | None = None) -> None:
+    def __init__(
+        self, uri: str, owner: str, tell: Tell, *, log: Path | None = None, agents: Path | None = None
+    ) -> None:
         self._libvirt = _libvirt(log)
+        self._agents = agents
         self._gone = {self._libvirt.VIR_ERR_NO_DOMAIN, self._libvirt.VIR_ERR_OPERATION_INVALID}
         self._uri, self._owner, self._tell = uri, owner, tell
         self._lock = threading.Lock()
@@ -99,7 +105,8 @@ class LibvirtBackend:
         user = "root" if os.geteuid() == 0 else str(os.geteuid())
         group = "root" if os.geteuid() == 0 else str(os.getegid())
         (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
-        return cls(f"qemu:///embed?root={root}", owner, tell, log=root / "libvirt.log")
+        (root / "agents").mkdir(mode=0o700, exist_ok=True)
+        return cls(f"qemu:///embed?root={root}", owner, tell, log=root / "libvirt.log", agents=root / "agents")
 
     @property
     def version(self) -> str:
@@ -117,19 +124,107 @@ class LibvirtBackend:
 
     def start(self, spec: MachineSpec) -> None:
         """See Backend."""
-        self._ask(lambda connection: connection.createXML(domain_xml(spec), 0), f"machine {spec.name} does not start")
+        agent = self._agents / spec.uuid if self._agents else None
+        self._ask(
+            lambda connection: connection.createXML(domain_xml(spec, agent), 0), f"machine {spec.name} does not start"
+        )
 
     def shutdown(self, uuid: str) -> None:
         """See Backend; the guest sees its power button pressed (ACPI)."""
         self._domain(uuid, lambda domain: domain.shutdown(), f"machine {uuid} cannot be asked to shut down")
 
+    def reboot(self, uuid: str) -> None:
+        """See Backend; the guest sees its power button pressed, and libvirt boots it again when it powers off."""
+        flag = self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+        self._domain(uuid, lambda domain: domain.reboot(flag), f"machine {uuid} cannot be asked to reboot")
+
+    def reset(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.reset(0), f"machine {uuid} cannot be reset")
+
     def pause(self, uuid: str) -> None:
         """See Backend."""
         self._domain(uuid, lambda domain: domain.suspend(), f"machine {uuid} cannot be paused")
 
+    def resume(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.resume(), f"machine {uuid} cannot go on", strict=True)
+
+    def suspend(self, uuid: str, place: Path) -> None:
+        """See Backend. libvirt marks the file as whole at the very end."""
+        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
+        self._domain(
+            uuid,
+            lambda domain: domain.saveFlags(str(place), None, flag),
+            f"machine {uuid} cannot be saved",
+            strict=True,
+        )
+
+    def restore(self, place: Path) -> None:
+        """See Backend."""
+        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
+        self._ask(
+            lambda connection: connection.restoreFlags(str(place), None, flag), f"{place}: the machine does not go on"
+        )
+
+    def saved(self, place: Path) -> bool:
+        """See Backend."""
+        if not place.exists():
+            return False
+        try:
+            self._ask(lambda connection: connection.saveImageGetXMLDesc(str(place), 0), "it was not saved")
+        except BackendFailed:
+            return False
+        return True
+
+    def resize(self, uuid: str, memory: int, cores: int) -> None:
+        """See Backend: the balloon takes or gives memory, cores are plugged in or, if the guest lets go of them, out."""
+
+        def act(domain: Any) -> None:
+            if domain.vcpusFlags(self._libvirt.VIR_DOMAIN_AFFECT_LIVE) != cores:
+                domain.setVcpusFlags(cores, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain.setMemoryFlags(memory >> 10, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        self._domain(uuid, act, f"machine {uuid} cannot be resized", strict=True)
+
+    def addresses(self, uuid: str) -> tuple[str, ...]:
+        """See Backend: leases of libvirt's own network, then the guest's agent, then what the host's ARP table knows."""
+        libvirt = self._libvirt
+        for source in (
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+        ):
+            found: list[str] = []
+
+            def look(domain: Any, source: int = source, found: list[str] = found) -> None:
+                found += _usable(domain.interfaceAddresses(source, 0))
+
+            try:
+                self._domain(uuid, look, f"machine {uuid} has no addresses")
+            except BackendFailed:
+                continue  # no agent in the guest, or another driver: the next source may know
+            if found:
+                return tuple(found)
+        return ()
+
+    def state(self, uuid: str) -> State | None:
+        """See Backend."""
+        found: list[State] = []
+
+        def look(domain: Any) -> None:
+            if domain.isActive():
+                paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
+                found.append(State.PAUSED if paused else State.RUNNING)
+
+        self._domain(uuid, look, f"nobody knows how machine {uuid} is")
+        return found[0] if found else None
+
     def destroy(self, uuid: str) -> None:
         """See Backend."""
         self._domain(uuid, lambda domain: domain.destroy(), f"machine {uuid} cannot be ended")
+        if self._agents:
+            (self._agents / uuid).unlink(missing_ok=True)
 
     def found(self) -> Mapping[str, Tag]:
         """See Backend."""
@@ -160,7 +255,8 @@ class LibvirtBackend:
     def close(self) -> None:
         """See Backend."""
         try:
-            self._connection.domainEventDeregisterAny(self._events)
+            for events in self._events:
+                self._connection.domainEventDeregisterAny(events)
             self._connection.close()
         except self._libvirt.libvirtError as exc:
             raise BackendFailed(f"libvirt ({self._uri}) cannot be closed: {exc}") from exc
@@ -168,9 +264,13 @@ class LibvirtBackend:
     def _open(self) -> Any:
         try:
             connection = self._libvirt.open(self._uri)
-            self._events = connection.domainEventRegisterAny(
-                None, self._libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened, None
-            )
+            self._events = [
+                connection.domainEventRegisterAny(None, kind, called, None)
+                for kind, called in (
+                    (self._libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened),
+                    (self._libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._rebooted),
+                )
+            ]
         except self._libvirt.libvirtError as exc:
             raise BackendFailed(_advice(self._uri, str(exc))) from exc
         return connection
@@ -184,12 +284,14 @@ class LibvirtBackend:
         except self._libvirt.libvirtError as exc:
             raise BackendFailed(f"{failing}: {exc}") from exc
 
-    def _domain(self, uuid: str, act: Callable[[Any], object], failing: str) -> None:
+    def _domain(self, uuid: str, act: Callable[[Any], object], failing: str, *, strict: bool = False) -> None:
+        """Act on a domain; one that has ended is left alone, unless the act makes no sense then."""
+
         def look_up_and_act(connection: Any) -> None:
             try:
                 act(connection.lookupByUUIDString(uuid))
             except self._libvirt.libvirtError as exc:
-                if exc.get_error_code() not in self._gone:
+                if strict or exc.get_error_code() not in self._gone:
                     raise
 
         self._ask(look_up_and_act, failing)
@@ -203,16 +305,30 @@ class LibvirtBackend:
                 told = Happening.POWERED_OFF, "the guest powered off"
             elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED:
                 told = Happening.DESTROYED, "the machine was ended from outside the guest"
+            elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
+                told = Happening.SUSPENDED, "its memory was saved"
             else:
                 told = Happening.CRASHED, "the emulator ended by itself; its log in the node's directory has the reason"
         elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
             told = Happening.CRASHED, "the guest crashed"
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
-            told = Happening.SUSPENDED, "the machine was paused"
+            told = Happening.PAUSED, "the machine was paused"
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
             told = Happening.RESUMED, ""
         if told is not None:
             self._tell(domain.UUIDString(), *told)
+
+    def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
+        self._tell(domain.UUIDString(), Happening.REBOOTED, "")
+
+
+def _usable(interfaces: Any) -> Iterator[str]:
+    """The addresses by which others reach a guest: none of its loopback, none that hold on one link alone."""
+    for interface in (interfaces or {}).values():
+        for entry in interface.get("addrs") or ():
+            address = ipaddress.ip_address(entry["addr"])
+            if not (address.is_loopback or address.is_link_local or address.is_unspecified):
+                yield str(address)
 
 
 def _advice(uri: str, reason: str) -> str:

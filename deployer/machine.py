@@ -158,6 +158,7 @@ class MachineSpec(Document):
         name: what people see in the hypervisor's lists.
         memory: bytes, whole MiB.
         cores: virtual processors.
+        granted_memory, granted_cores: the most that it may grow to while it runs; None for what it has.
         virt: the accelerator.
         machine: QEMU's machine type.
         disks: in order; targets follow it without a gap (the guest counts, it does not read names).
@@ -170,6 +171,8 @@ class MachineSpec(Document):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)]
     cores: Annotated[int, Field(ge=1, le=1024)]
+    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
+    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     virt: Virt
     architecture: Architecture
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+_-]{0,63}$")]
@@ -180,6 +183,16 @@ class MachineSpec(Document):
     console: Place
     tag: Tag
 
+    @property
+    def most_memory(self) -> int:
+        """Bytes that it may grow to while it runs."""
+        return self.granted_memory or self.memory
+
+    @property
+    def most_cores(self) -> int:
+        """Cores that it may grow to while it runs."""
+        return self.granted_cores or self.cores
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if [disk.target for disk in self.disks] != [target(index) for index in range(len(self.disks))]:
@@ -187,6 +200,8 @@ class MachineSpec(Document):
         written = [disk.source.path for disk in self.disks if isinstance(disk.source, Overlay)]
         if len(set(written)) != len(written):
             raise ValueError("two disks of a machine write to the same file")
+        if self.most_memory < self.memory or self.most_cores < self.cores:
+            raise ValueError("a machine has no more memory and cores than it was granted")
         if isinstance(self.boot, BiosBoot) and self.architecture != "x86_64":
             raise ValueError(f"there is no BIOS on {self.architecture}; boot directly or with UEFI")
         return self
@@ -226,13 +241,14 @@ def check_hostname(text: str) -> str:
 
 
 class State(StrEnum):
-    """Where a machine is in its life."""
+    """Where a machine is in its life. `paused` is in memory, `suspended` on disk, `stopped` has only its disks."""
 
     PENDING = "pending"
     STAGING = "staging"
     BOOTING = "booting"
     RUNNING = "running"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
     STOPPED = "stopped"
     ENDED = "ended"
     FAILED = "failed"
@@ -244,13 +260,15 @@ class State(StrEnum):
 
 
 class Happening(StrEnum):
-    """What can happen to a machine."""
+    """What can happen to a machine. `suspended` is: its memory was saved and the emulator ended."""
 
     ACCEPTED = "accepted"
     STAGED = "staged"
     STARTED = "started"
-    SUSPENDED = "suspended"
+    PAUSED = "paused"
     RESUMED = "resumed"
+    SUSPENDED = "suspended"
+    REBOOTED = "rebooted"
     POWERED_OFF = "powered-off"
     CRASHED = "crashed"
     EXPIRED = "expired"
@@ -268,16 +286,19 @@ class Event(Document):
 
 
 _LIVE: Final = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+_AT_REST: Final = frozenset({State.STOPPED, State.SUSPENDED})
 _MOVES: Final[dict[Happening, tuple[frozenset[State], State]]] = {
     Happening.ACCEPTED: (frozenset({State.PENDING}), State.STAGING),
     Happening.STAGED: (frozenset({State.STAGING}), State.BOOTING),
-    Happening.STARTED: (frozenset({State.BOOTING, State.STOPPED}), State.RUNNING),
-    Happening.SUSPENDED: (frozenset({State.RUNNING}), State.PAUSED),
+    Happening.STARTED: (_AT_REST | {State.BOOTING}, State.RUNNING),
+    Happening.PAUSED: (frozenset({State.RUNNING}), State.PAUSED),
     Happening.RESUMED: (frozenset({State.PAUSED}), State.RUNNING),
-    Happening.POWERED_OFF: (_LIVE, State.STOPPED),
+    Happening.SUSPENDED: (frozenset({State.RUNNING, State.PAUSED}), State.SUSPENDED),
+    Happening.REBOOTED: (frozenset({State.RUNNING}), State.RUNNING),
+    Happening.POWERED_OFF: (_LIVE | {State.SUSPENDED}, State.STOPPED),
     Happening.CRASHED: (_LIVE, State.FAILED),
-    Happening.EXPIRED: (_LIVE | {State.STOPPED}, State.ENDED),
-    Happening.DESTROYED: (_LIVE | {State.PENDING, State.STAGING, State.STOPPED}, State.ENDED),
+    Happening.EXPIRED: (_LIVE | _AT_REST, State.ENDED),
+    Happening.DESTROYED: (_LIVE | _AT_REST | {State.PENDING, State.STAGING}, State.ENDED),
     Happening.BROKE: (frozenset({State.PENDING, State.STAGING, State.BOOTING}), State.FAILED),
 }
 

@@ -3,6 +3,7 @@
 machines/<uuid>/machine.json     the record
 machines/<uuid>/console.log      what the guest wrote to its serial console
 machines/<uuid>/disk*, seed.iso  what it boots from; removed when it has ended
+machines/<uuid>/memory           what its memory held when it was suspended
 """
 
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from catalog.manifest import Blank
 from deployer.errors import MachineNotFound, Misused
 from deployer.machine import MachineSpec, State, Uuid
 from signer.documents import Document, canonical, parse
@@ -19,6 +21,7 @@ from signer.errors import DocumentError
 
 RECORD = "machine.json"
 CONSOLE = "console.log"
+MEMORY = "memory"
 _REMOVED = ".removed-"
 _HOLDER = "machine:"
 
@@ -35,6 +38,13 @@ class MachineRecord(Document):
         policy: digest of the policy that accepted it.
         from_network, from_cache, written: bytes that were transferred for it, found on the node, written to assemble it.
         spec: what the hypervisor was told; absent before the machine is put together.
+        granted_memory, granted_cores: the most that it may grow to while it runs; None for what it has.
+        blanks: extra disks, after those of the image.
+        user_data: the kind of what its requester gave to its first boot, or empty.
+        held: why the node itself paused it, or empty; it goes on only if the policy accepts it again.
+        reboots: that were done on request.
+        site, deployment, role: whose it is and what it belongs to there; empty for a local order.
+        wanted: how its site last wanted it, as far as that was acted upon.
     """
 
     uuid: Uuid
@@ -56,6 +66,26 @@ class MachineRecord(Document):
     from_cache: int = 0
     written: int = 0
     spec: MachineSpec | None = None
+    granted_memory: int | None = None
+    granted_cores: int | None = None
+    blanks: tuple[Blank, ...] = ()
+    user_data: str = ""
+    held: str = ""
+    reboots: int = 0
+    site: str = ""
+    deployment: str = ""
+    role: str = ""
+    wanted: str = ""
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes that it may grow to while it runs."""
+        return self.granted_memory or self.memory
+
+    @property
+    def most_cores(self) -> int:
+        """Cores that it may grow to while it runs."""
+        return self.granted_cores or self.cores
 
     @property
     def holder(self) -> str:
@@ -102,6 +132,18 @@ class MachineStore:
     def console(self, uuid: str) -> Path:
         """The file that holds what the guest wrote."""
         return self._root / uuid / CONSOLE
+
+    def memory(self, uuid: str) -> Path:
+        """The file that holds a suspended machine's memory."""
+        return self._root / uuid / MEMORY
+
+    def untouched(self, uuid: str) -> bool:
+        """Whether no disk was written since the machine's memory was saved; with another disk it would be ruinous."""
+        try:
+            saved = self.memory(uuid).stat().st_mtime_ns
+            return all(path.stat().st_mtime_ns <= saved for path in self.directory(uuid).glob("disk*.qcow2"))
+        except FileNotFoundError:
+            return False
 
     def add(self, record: MachineRecord) -> Path:
         """Begin a machine: its directory and its record."""

@@ -24,7 +24,7 @@ from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
 from deployer.amounts import parse_duration
 from deployer.deciding import Decision
-from deployer.deploying import Defaults, Deployer
+from deployer.deploying import Assigned, Defaults, Deployer
 from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator, choose, emulator, emulator_version
@@ -33,8 +33,10 @@ from deployer.machine import Happening, State
 from deployer.machines import MachineStore
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
+from deployer.readmitting import Readmission
 from deployer.recording import Recorder
 from deployer.settings import DeploySettings
+from deployer.verbs import Verbs
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer.errors import SignerError
@@ -106,6 +108,20 @@ class Node:
             clock=clock,
             withdrawn=self.watcher.current,
         )
+        self.verbs = Verbs(
+            self.keeper,
+            Readmission(
+                client,
+                stager,
+                stager.cache,
+                self.keeper,
+                self._policies.current,
+                self._records,
+                identity,
+                clock,
+                self.watcher.current,
+            ),
+        )
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
         self._policy_problem = ""
         self._probing = threading.Lock()
@@ -163,7 +179,13 @@ class Node:
             for cancelled in self._under_way:
                 cancelled.set()
 
-    def deploy(self, order: Order, tell: Callable[[Step], None], cancelled: threading.Event) -> Deployed:
+    def deploy(
+        self,
+        order: Order,
+        tell: Callable[[Step], None],
+        cancelled: threading.Event,
+        assigned: Assigned | None = None,
+    ) -> Deployed:
         """See Deployer.deploy; NodeUnavailable when the node is about to end."""
         finished = threading.Event()
         with self._under_way_lock:
@@ -171,7 +193,7 @@ class Node:
                 raise NodeUnavailable("the node is ending; start it again with `partita node serve`")
             self._under_way[cancelled] = finished
         try:
-            return self._deployer.deploy(order, tell, cancelled)
+            return self._deployer.deploy(order, tell, cancelled, assigned)
         finally:
             with self._under_way_lock:
                 del self._under_way[cancelled]
@@ -240,7 +262,7 @@ class Node:
                     self._look_at_policy()
                     self.keeper.tick()
                 else:
-                    self.keeper.happened(*told)
+                    self.keeper.told(*told)
             except Exception:
                 log.exception("keeping machines failed; it goes on")
 

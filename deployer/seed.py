@@ -94,7 +94,7 @@ def build_seed(
         raise Misused(f"{len(public_keys)} public keys are more than the {MAX_KEYS} that a seed carries")
     meta: dict[str, Any] = {"instance-id": instance, "local-hostname": hostname}
     if public_keys:
-        meta["public-keys"] = [_check_key(key) for key in public_keys]
+        meta["public-keys"] = [check_public_key(key) for key in public_keys]
     files = {"user-data": user_data or b"", "meta-data": _yaml(meta)}
     if vendor_data is not None:
         files["vendor-data"] = b"#cloud-config\n" + _yaml(vendor_data)
@@ -102,6 +102,17 @@ def build_seed(
         _check_network(network_config)
         files["network-config"] = _yaml(network_config)
     return _iso(files)
+
+
+def parse_cloud_config(data: bytes) -> dict[str, Any]:
+    """The cloud-config that a site adds, as data; Misused if it is none."""
+    try:
+        found = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise Misused(f"the site's own cloud-config is no YAML: {exc}") from exc
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise Misused("the site's own cloud-config is no mapping")
+    return found
 
 
 def write_seed(path: Path, seed: bytes) -> None:
@@ -114,8 +125,8 @@ def write_seed(path: Path, seed: bytes) -> None:
         raise AssemblyFailed(f"{path}: the seed cannot be written: {exc.strerror}") from exc
 
 
-def _check_key(key: str) -> str:
-    """One line, a known type, and a blob that says the same type (RFC 4253, section 6.6)."""
+def check_public_key(key: str) -> str:
+    """One line, a known type, and a blob that says the same type (RFC 4253, section 6.6); Misused if it is not."""
     line = key.strip("\n")
     kind, _, rest = line.partition(" ")
     blob, _, comment = rest.partition(" ")

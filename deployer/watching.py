@@ -98,7 +98,9 @@ class Watcher:
             return
         with self._lock:
             for machine in found.machines:
-                if machine.affected and self._done.get(machine.uuid) != (machine.reason, found.action):
+                if not machine.affected:  # perhaps it was, and a policy has changed since
+                    self._done.pop(machine.uuid, None)
+                elif self._done.get(machine.uuid) != (machine.reason, found.action):
                     self._deal_with(machine, found.action)
 
     def exposure(self, target: str) -> ExposureList:
@@ -124,7 +126,7 @@ class Watcher:
             log.warning("machine %s runs what was withdrawn (%s): %s", machine.name, action, machine.reason)
             self._acted(record, machine.reason, action)
             if action == "pause" and record.state is State.RUNNING:
-                self._keeper.pause(machine.uuid)
+                self._keeper.hold(machine.uuid, machine.reason)
             elif action == "drain":
                 self._keeper.drain(machine.uuid)
             elif action == "destroy":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from catalog.manifest import ImageId
+from catalog.manifest import Blank, ImageId
 from deployer.kvm import Accelerator
 from deployer.machines import MachineRecord
 from signer.documents import Document
@@ -23,6 +23,8 @@ MAX_STEP = 4 << 20
 MAX_COUNT = 1000
 """Machines in one order. A policy's own limit is far below; this one keeps a slip of the finger from being planned."""
 
+MAX_BLANKS = 8
+"""Extra disks of one machine."""
 
 OFFSET = "Partita-Offset"
 """Header of a console answer: where the bytes begin, which is later than asked where old ones were given up."""
@@ -54,6 +56,8 @@ class Order(Document):
         network: none, user, network:NAME or bridge:NAME.
         user_data: base64.
         public_keys: OpenSSH public keys for the guest's default user.
+        blanks: extra disks, made on the node.
+        granted_memory, granted_cores: the most that it may grow to while it runs; what it has if not given.
         verify: right before boot, look at a sample of the cached contents, or hash them in full again.
     """
 
@@ -66,6 +70,9 @@ class Order(Document):
     network: Annotated[str, Field(max_length=80)] | None = None
     user_data: Annotated[str, Field(max_length=MAX_ORDER), AfterValidator(_base64)] | None = None
     public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
+    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
+    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     verify: Literal["sample", "full"] = "sample"
 
     def user_data_bytes(self) -> bytes | None:

@@ -82,15 +82,15 @@ class Staged:
         return self.held[thing]
 
 
-def wanted_of(manifest: Manifest) -> tuple[Wanted, ...]:
-    """Everything that an image consists of, each once: contents in the manifest's order, then blanks."""
-    blanks = dict.fromkeys(part.blank for part in manifest.partitions() if part.blank is not None)
+def wanted_of(manifest: Manifest, extra: Sequence[Blank] = ()) -> tuple[Wanted, ...]:
+    """Everything that an image consists of, each once: contents in the manifest's order, then blanks, then extra ones."""
+    blanks = dict.fromkeys([*(part.blank for part in manifest.partitions() if part.blank is not None), *extra])
     return (*manifest.blobs(), *blanks)
 
 
-def total(manifest: Manifest) -> int:
+def total(manifest: Manifest, extra: Sequence[Blank] = ()) -> int:
     """Bytes that staging an image advances by in all: the sizes of its contents and blanks, zeros included."""
-    return sum(thing.size for thing in wanted_of(manifest))
+    return sum(thing.size for thing in wanted_of(manifest, extra))
 
 
 class Stager:
@@ -100,7 +100,15 @@ class Stager:
         self.cache, self.arrivals = cache, Arrivals(time.monotonic)
         self._source, self._pace, self.sharing = source, pace or Pace(), sharing
 
-    def stage(self, manifest: Manifest, holder: str, ttl: float, advance: Advance = nothing) -> Staged:
+    def stage(
+        self,
+        manifest: Manifest,
+        holder: str,
+        ttl: float,
+        advance: Advance = nothing,
+        *,
+        extra: Sequence[Blank] = (),
+    ) -> Staged:
         """Have an image on this node.
 
         Room for all that is missing is reserved before the first byte is written. Of two stagings of the same content
@@ -111,12 +119,13 @@ class Stager:
             holder: who leases it, such as `machine:<uuid>`.
             ttl: seconds that the leases last from the end of the staging; the holder renews them.
             advance: called with bytes settled; :func:`total` of them in all.
+            extra: blanks beyond those of the image.
 
         Raises:
             StagerError: as its subclasses say. The leases that this call took are given back then; what has come is
                 kept for the next attempt as long as there is room.
         """
-        wanted = wanted_of(manifest)
+        wanted = wanted_of(manifest, extra)
         counts = _Counts(manifest.title, advance)
         acquired = self.cache.acquire(wanted, holder, ttl)
         fresh = acquired.fresh

@@ -26,6 +26,9 @@ class NoLeases:
     def holders(self) -> Iterable[str]:
         return ()
 
+    def renew(self, holder: str, ttl: float) -> object:
+        return holder, ttl
+
 
 class Hypervisor:
     """Runs what it is told to, in name."""
@@ -44,6 +47,12 @@ class Hypervisor:
 
     def destroy(self, uuid: str) -> None:
         self.running.discard(uuid)
+
+    def state(self, uuid: str) -> State | None:
+        return State.RUNNING if uuid in self.running else None
+
+    def saved(self, place: Path) -> bool:
+        return place.exists()
 
 
 class Node:
@@ -116,7 +125,7 @@ def test_a_machine_that_stopped_is_not_told_again_when_it_is_destroyed(node: Nod
 
 def test_a_pause_is_no_end(node: Node) -> None:
     uuid = node.make(State.RUNNING)
-    node.keeper.happened(uuid, Happening.SUSPENDED, "")
+    node.keeper.happened(uuid, Happening.PAUSED, "")
     node.keeper.happened(uuid, Happening.RESUMED, "")
     assert node.ended == []
 

@@ -103,7 +103,7 @@ def test_pausing_and_resuming_is_told(site: Site) -> None:
     domain.suspend()
     domain.resume()
     wait_for(lambda: Happening.RESUMED in site.happened(spec.uuid)[-1:])
-    assert Happening.SUSPENDED in site.happened(spec.uuid)
+    assert Happening.PAUSED in site.happened(spec.uuid)
     site.backend.destroy(spec.uuid)
 
 

@@ -89,8 +89,8 @@ def test_what_ended_while_the_service_was_away_is_known_afterwards(node: NodePro
     assert record.reason == "it ended while the node's service was not running"
     assert SAID[-1] in node.console(machine.uuid)
     left = {path.name for path in (node.machines / machine.uuid).iterdir()}
-    assert left == {"machine.json", "console.log"}
-    assert holders(node) == set()
+    assert {"machine.json", "console.log", "disk0.qcow2"} <= left  # until its time is over it may boot again
+    assert holders(node) == {f"machine:{machine.uuid}"}
 
 
 def test_half_made_machines_and_orphans_are_removed_at_the_start(node: NodeProcess) -> None:
