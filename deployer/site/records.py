@@ -34,6 +34,7 @@ class SiteNode(Document):
         reported: when that was; None before the first time.
         revision: of its desired state now.
         seen: the revision that it acts on.
+        draining: it gets no more machines; also while it is lost.
     """
 
     uuid: Uuid
@@ -50,6 +51,7 @@ class SiteNode(Document):
     problem: str = ""
     revision: int = 0
     seen: int = 0
+    draining: bool = False
 
 
 class Deployment(Document):
@@ -91,6 +93,8 @@ class SiteMachine(Document):
         ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
         held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
+        disk: bytes that it may come to take of its node's disk.
+        gone: its node has nothing of it any more.
     """
 
     uuid: Uuid
@@ -125,6 +129,8 @@ class SiteMachine(Document):
     host_keys: tuple[str, ...] = ()
     context: Context | None = None
     held: bool = False
+    disk: int = 0
+    gone: bool = False
 
     @property
     def withheld(self) -> bool:
@@ -188,3 +194,21 @@ class Filter(Document):
     deployment: Uuid | None = None
     cluster: Uuid | None = None
     states: tuple[State, ...] | None = None
+
+
+class SiteCluster(Document):
+    """A cluster as the site keeps it; what its texts say is the cluster modules' own.
+
+    Attributes:
+        document: what was asked for.
+        state: how it is, and what was done so far.
+        active: whether somebody still has to look after it.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    name: str
+    document: str
+    state: str = ""
+    created: Instant
+    active: bool = True

@@ -1,0 +1,480 @@
+"""What a site remembers, behind one class: each method is one transaction, and every commit wakes who waits for news.
+
+Writers come one at a time (`database`). Whatever changes a machine writes its event and, where its node has to act, the
+node's next revision, in the same transaction: no state without its story, and no order that nobody hears of.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from deployer.errors import JoinRefused
+from deployer.site import absorbing, store_admission, store_clusters, store_machines, store_nodes, store_story
+from deployer.site.absorbing import Change, LostPolicy
+from deployer.site.allowances import Usage
+from deployer.site.database import SiteDatabase, Transaction
+from deployer.site.desired import DesiredState, NodeReport
+from deployer.site.news import Newest, News
+from deployer.site.placement import Ask, Placed
+from deployer.site.principal import Principal
+from deployer.site.proposal import Place, Proposal
+from deployer.site.records import Deployment, Filter, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
+from deployer.site.request import DeploymentRequest
+from deployer.site.rooms import Overcommit
+
+Changes = Callable[[SiteMachine], Change | None]
+"""What a machine becomes; None if it stays as it is."""
+
+
+@dataclass
+class _Work:
+    """What a writing transaction has done so far, told when it is committed."""
+
+    connection: Transaction
+    now: datetime
+    events: list[SiteEvent] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+    def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
+        """An event, numbered when the transaction ends."""
+        self.events.append(
+            SiteEvent(
+                number=0, at=self.now, kind=kind, subject=subject, deployment=deployment, what=what, reason=reason
+            )
+        )
+
+    def apply(self, before: SiteMachine, change: Change | None) -> SiteMachine | None:
+        """Tell of a change, and of the nodes that have to act; returns the machine to write, if it is another."""
+        if change is None or change.machine == before:
+            return None
+        after = change.machine
+        for what, reason in change.told:
+            self.tell("machine", after.uuid, what, reason, after.deployment)
+        if store_admission.heard(before) != store_admission.heard(after):
+            self.touched |= {node for node in (before.node, after.node) if node is not None}
+        return after
+
+
+class SiteStore:
+    """A site's memory. Safe to use from many threads, and beside other processes on the same database.
+
+    Args:
+        database: open; the store does not close it.
+        clock: the present, UTC.
+        new_uuid: a fresh UUID's text.
+        overcommit: how much of nodes may be promised.
+    """
+
+    def __init__(
+        self,
+        database: SiteDatabase,
+        clock: Callable[[], datetime],
+        new_uuid: Callable[[], str],
+        overcommit: Overcommit = Overcommit(),
+    ) -> None:
+        self.database, self._clock, self._new_uuid, self._overcommit = database, clock, new_uuid, overcommit
+        self._news = News(self._newest)
+
+    def now(self) -> datetime:
+        """The present as records carry it: whole seconds."""
+        return self._clock().replace(microsecond=0)
+
+    # Nodes
+
+    def add_node(self, name: str, labels: Mapping[str, str], kind: str = "libvirt") -> SiteNode:
+        """A new node, which has not reported yet; Conflict if there is one of that name that has not left."""
+        with self._writing() as work:
+            uuid = self._new_uuid()
+            store_nodes.add_node(work.connection, uuid, name, labels, kind, work.now)
+            work.tell("node", uuid, "joined", f"{name} joined the site")
+            return store_nodes.node(work.connection, uuid)
+
+    def node(self, uuid: str) -> SiteNode:
+        """A node by its UUID, with what it caches; NodeNotFound."""
+        with self.database.reading() as connection:
+            return store_nodes.node(connection, uuid)
+
+    def nodes(self, *, contents: bool = True) -> tuple[SiteNode, ...]:
+        """All nodes by name, also those that have left; `contents` off leaves out what they cache."""
+        with self.database.reading() as connection:
+            return store_nodes.list_nodes(connection, contents=contents)
+
+    def find_node(self, text: str) -> SiteNode:
+        """The node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
+        with self.database.reading() as connection:
+            return store_nodes.node(connection, store_nodes.find_node(connection, text))
+
+    def set_node_state(self, uuid: str, state: NodeState, reason: str) -> SiteNode:
+        """Drain a node, let it work again, say that it is lost, or remove it.
+
+        A node that is lost stays so until it reports; draining and its end are remembered meanwhile. The machines of a
+        node that leaves are over. What was said already changes nothing and is not told again.
+
+        Raises:
+            NodeNotFound: there is none.
+            JoinRefused: it has left.
+        """
+        with self._writing() as work:
+            node = store_nodes.node(work.connection, uuid)
+            if node.state is state:
+                return node
+            if node.state is NodeState.LEFT:
+                raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
+            draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
+            lost = node.state is NodeState.LOST and state is not NodeState.LEFT
+            store_nodes.set_state(work.connection, uuid, NodeState.LOST if lost else state, draining=draining)
+            if draining is not node.draining:
+                work.touched.add(uuid)
+            work.tell("node", uuid, state.value, reason)
+            if state is NodeState.LEFT:
+                self._change(
+                    work,
+                    store_machines.told(work.connection, uuid),
+                    lambda machine: absorbing.leave(machine, work.now),
+                )
+            return store_nodes.node(work.connection, uuid)
+
+    def new_join_token(self, digest: str, expires: datetime, name: str = "") -> None:
+        """Remember a join token by the SHA-256 of its text, for a node that will have that name (or may choose)."""
+        with self._writing() as work:
+            store_story.add_token(work.connection, digest, name, expires)
+
+    def redeem_join_token(self, digest: str, now: datetime) -> str:
+        """Use a join token up, once and for all; returns the name that it was made for. JoinRefused if it is not good."""
+        with self._writing() as work:
+            return store_story.use_token(work.connection, digest, now)
+
+    # Deployments and machines
+
+    def ordered(
+        self, owner: Principal, key: str, request: DeploymentRequest, cluster: str | None = None, role: str = ""
+    ) -> tuple[Deployment, tuple[SiteMachine, ...]] | None:
+        """What an owner was given for a key before, or None; Conflict if the key asked for something else."""
+        with self.database.reading() as connection:
+            return store_admission.ordered(connection, owner, key, request, cluster, role)
+
+    def admit(
+        self, owner: Principal, key: str | None, proposal: Proposal, place: Place
+    ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
+        """Admit a request: idempotency, quotas, room, machines with their nodes and the story, in one transaction.
+
+        Args:
+            owner: whose it is.
+            key: the same key, owner and request give the same answer again, whatever has changed since.
+            proposal: what the policy accepted.
+            place: chooses the nodes.
+
+        Returns:
+            The deployment, its machines, and whether they are new.
+
+        Raises:
+            Conflict: the key asked for something else.
+            OverQuota: see `Proposal.limit`.
+            NoRoom: as `place` says.
+        """
+        with self._writing() as work:
+            done = store_admission.admit(
+                work.connection, work.now, self._new_uuid, self._overcommit, owner, key, proposal, place
+            )
+            deployment, machines, new = done
+            if new:
+                work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
+                for machine in machines:
+                    work.tell("machine", machine.uuid, machine.state.value, "", deployment.uuid)
+                work.touched |= {machine.node for machine in machines if machine.node is not None}
+            return done
+
+    def try_place(self, ask: Ask, place: Place, most: int | None = None) -> Placed:
+        """Where machines would run now; nothing is kept. NoRoom as `place` says."""
+        with self.database.reading() as connection:
+            return store_admission.placed(connection, self._overcommit, ask, place, most)
+
+    def usage(self, *, owner: Principal | None = None, vo: str | None = None) -> Usage:
+        """What an owner, or all of a VO, have now: all machines that have not ended."""
+        with self.database.reading() as connection:
+            return store_machines.usage(connection, owner=owner.identity if owner else None, vo=vo)
+
+    def deployment(self, uuid: str) -> Deployment:
+        """A deployment by its UUID; DeploymentNotFound."""
+        with self.database.reading() as connection:
+            return store_machines.deployment(connection, uuid)
+
+    def find_deployment(self, text: str) -> Deployment:
+        """The deployment that a UUID, or the beginning of one, means; DeploymentNotFound, or Misused if several."""
+        with self.database.reading() as connection:
+            return store_machines.deployment(connection, store_machines.find_deployment(connection, text))
+
+    def deployments(
+        self, which: Filter = Filter(), limit: int = 100, after: str | None = None
+    ) -> tuple[tuple[Deployment, ...], str | None]:
+        """A page of deployments, last admitted first, and what the next one comes after (None: there is no more).
+
+        A filter's `states` and `node` mean: of which any machine is so.
+        """
+        with self.database.reading() as connection:
+            return store_machines.list_deployments(connection, which, limit, after)
+
+    def machines(
+        self, which: Filter = Filter(), limit: int = 100, after: str | None = None
+    ) -> tuple[tuple[SiteMachine, ...], str | None]:
+        """A page of machines, last admitted first, and what the next one comes after (None: there is no more)."""
+        with self.database.reading() as connection:
+            return store_machines.list_machines(connection, which, limit, after)
+
+    def machines_of(self, deployment: str) -> tuple[SiteMachine, ...]:
+        """All machines of a deployment, by number."""
+        with self.database.reading() as connection:
+            return store_machines.machines_of(connection, deployment)
+
+    def machine(self, uuid: str) -> SiteMachine:
+        """A machine by its UUID; MachineNotFound."""
+        with self.database.reading() as connection:
+            return store_machines.machine(connection, uuid)
+
+    def find_machine(self, text: str, owner: Principal | None = None) -> SiteMachine:
+        """The machine that a UUID, the beginning of one, or a host name means, of all or of one owner's.
+
+        Raises:
+            MachineNotFound: none.
+            Misused: several.
+        """
+        with self.database.reading() as connection:
+            found = store_machines.find_machine(connection, text, owner.identity if owner else None)
+            return store_machines.machine(connection, found)
+
+    def change_machine(
+        self, uuid: str, change: Callable[[SiteMachine], SiteMachine], what: str, reason: str
+    ) -> SiteMachine:
+        """Change a machine and tell of it; its node hears of what concerns it.
+
+        Args:
+            uuid: which; MachineNotFound.
+            change: from what it is to what it becomes; whatever it raises leaves all as it was. One that changes
+                nothing is not told of.
+            what, reason: of the event; an empty `what` is no event.
+        """
+        told = ((what, reason),) if what else ()
+        with self._writing() as work:
+            before = store_machines.machine(work.connection, uuid)
+            self._change(work, [before], lambda machine: Change(change(machine), told))
+            return store_machines.machine(work.connection, uuid)
+
+    def change_deployment(self, uuid: str, change: Callable[[Deployment], Deployment]) -> Deployment:
+        """Change a deployment's record (its end, say); nothing is told. DeploymentNotFound."""
+        with self._writing() as work:
+            changed = change(store_machines.deployment(work.connection, uuid))
+            store_machines.write_deployment(work.connection, changed)
+            return changed
+
+    # Agents
+
+    def desired(self, node_uuid: str) -> DesiredState:
+        """All machines that a node should have, and those that should end there; NodeNotFound.
+
+        A machine of the site that is not among them should not be on the node at all.
+        """
+        with self.database.reading() as connection:
+            node = store_nodes.node(connection, node_uuid)
+            machines = store_machines.desired(connection, node_uuid)
+            return DesiredState(revision=node.revision, draining=node.draining, machines=machines)
+
+    def revision(self, node_uuid: str) -> int:
+        """The revision of a node's desired state; NodeNotFound."""
+        with self.database.reading() as connection:
+            return store_nodes.revision(connection, node_uuid)
+
+    def absorb(self, node_uuid: str, report: NodeReport) -> tuple[SiteEvent, ...]:
+        """Take in what a node reports; returns the events that came of it.
+
+        A report in which nothing is new writes that it came, and nothing else. One that is older than what was heard
+        already (an answer that was lost, and sent again) says nothing of machines.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            JoinRefused: the node has left the site.
+        """
+        with self._writing() as work:
+            node = store_nodes.bare_node(work.connection, node_uuid)
+            if node is None:
+                store_nodes.revision(work.connection, node_uuid)
+                raise AssertionError
+            if node.state is NodeState.LEFT:
+                raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
+            state = node.state
+            if state is NodeState.LOST:
+                state = NodeState.DRAINING if node.draining else NodeState.READY
+                work.tell("node", node_uuid, state.value, "it reports again")
+            if report.problem != node.problem:
+                work.tell("node", node_uuid, "problem" if report.problem else "well", report.problem)
+            late = report.revision < node.seen
+            store_nodes.reported(work.connection, node, report, state, work.now)
+            if not late:
+                self._absorb_machines(work, node_uuid, report)
+        return tuple(work.events)
+
+    def _absorb_machines(self, work: _Work, node: str, report: NodeReport) -> None:
+        seen = {machine.uuid: machine for machine in report.machines}
+        here = store_machines.told(work.connection, node)
+        self._change(
+            work,
+            here,
+            lambda machine: absorbing.absorb(machine, seen.get(machine.uuid), work.now, complete=report.complete),
+        )
+        known = {machine.uuid for machine in here}
+        strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
+        for uuid in store_nodes.note_strays(work.connection, node, strays):
+            work.touched.add(node)
+            work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
+
+    # Time
+
+    def look(self, warn_until: datetime, lost_before: datetime, policy: LostPolicy) -> int:
+        """Do what time demands: expiry, warnings, nodes that are silent for too long; returns how many changes it made.
+
+        Args:
+            warn_until: owners of machines that end by then are told.
+            lost_before: nodes that have not reported since are lost.
+            policy: what becomes of their machines.
+
+        Looks in a reading transaction first: while nothing is due, nothing is written and nobody is held up.
+        """
+        now = self.now()
+        with self.database.reading() as connection:
+            silent = store_nodes.silent(connection, lost_before)
+            due = store_machines.due(connection, now, warn_until)
+            waiting = store_machines.on_lost_nodes(connection)
+        waiting = tuple(machine for machine in waiting if absorbing.lose(machine, policy, now) is not None)
+        if not (silent or due or waiting):
+            return 0
+        with self._writing() as work:
+            for node in store_nodes.silent(work.connection, lost_before):
+                store_nodes.set_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
+                work.tell("node", node.uuid, "lost", "it has not reported for too long")
+            self._change(
+                work,
+                store_machines.due(work.connection, now, warn_until),
+                lambda machine: absorbing.expire(machine, now) or absorbing.warn(machine),
+            )
+            self._change(
+                work,
+                store_machines.on_lost_nodes(work.connection),
+                lambda machine: absorbing.lose(machine, policy, now),
+            )
+        return len(work.events)
+
+    def place_waiting(self, place: Place) -> int:
+        """Find nodes for machines that have none; returns how many found one. The others say why, once."""
+        with self.database.reading() as connection:
+            if not store_machines.unplaced(connection):
+                return 0
+        found = 0
+        with self._writing() as work:
+            for machine in store_machines.unplaced(work.connection):
+                changed = store_admission.placed_again(work.connection, self._overcommit, machine, place)
+                found += changed.machine.node is not None
+                self._change(work, [machine], lambda _, changed=changed: changed)  # type: ignore[misc]
+        return found
+
+    # The story
+
+    def events(
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        deployment: str | None = None,
+        *,
+        owner: str | None = None,
+        vo: str | None = None,
+        subject: str | None = None,
+    ) -> tuple[SiteEvent, ...]:
+        """Up to `limit` events after a number, in order: of one deployment, owner (identity), VO or subject if given."""
+        with self.database.reading() as connection:
+            return store_story.list_events(connection, after, limit, deployment, owner, vo, subject)
+
+    def last_event(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        with self.database.reading() as connection:
+            return store_story.last_event(connection)
+
+    def append(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> SiteEvent:
+        """Tell of something that happened elsewhere."""
+        with self._writing() as work:
+            work.tell(kind, subject, what, reason, deployment)
+        return work.events[0]
+
+    def wait(self, after_event: int | None, node: str | None, after_revision: int, timeout: float) -> bool:
+        """Until there is an event after that one, or the node's revision is another, or the time (seconds) is over.
+
+        Returns whether there is news. Commits of this process wake at once, those of others within a second.
+        """
+        return self._news.wait(after_event, node, after_revision, timeout)
+
+    def secret(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """One of the site's own secrets, made the first time and the same ever after."""
+        with self._writing() as work:
+            return store_story.secret(work.connection, name, make)
+
+    # Clusters
+
+    def add_cluster(self, owner: Principal, name: str, document: str, state: str = "") -> SiteCluster:
+        """A new cluster; what the texts say is the caller's own."""
+        with self._writing() as work:
+            cluster = SiteCluster(
+                uuid=self._new_uuid(), owner=owner, name=name, document=document, state=state, created=work.now
+            )
+            store_clusters.add(work.connection, cluster)
+            work.tell("cluster", cluster.uuid, "admitted", name)
+            return cluster
+
+    def cluster(self, uuid: str) -> SiteCluster:
+        """A cluster by its UUID; ClusterNotFound."""
+        with self.database.reading() as connection:
+            return store_clusters.get(connection, uuid)
+
+    def find_cluster(self, text: str, owner: Principal | None = None) -> SiteCluster:
+        """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
+        with self.database.reading() as connection:
+            found = store_clusters.find(connection, text, owner.identity if owner else None)
+            return store_clusters.get(connection, found)
+
+    def clusters(
+        self, which: Filter = Filter(), limit: int = 100, after: str | None = None, *, active: bool | None = None
+    ) -> tuple[tuple[SiteCluster, ...], str | None]:
+        """A page of clusters (by owner, VO, cluster), the last made first, and what the next one comes after."""
+        with self.database.reading() as connection:
+            return store_clusters.page(connection, which, limit, after, active=active)
+
+    def change_cluster(
+        self, uuid: str, change: Callable[[SiteCluster], SiteCluster], what: str = "", reason: str = ""
+    ) -> SiteCluster:
+        """Change a cluster, and tell of it if `what` says something; ClusterNotFound. No change is not told of."""
+        with self._writing() as work:
+            before = store_clusters.get(work.connection, uuid)
+            after = change(before)
+            if after != before:
+                store_clusters.write(work.connection, after)
+                if what:
+                    work.tell("cluster", uuid, what, reason)
+            return after
+
+    # Within
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Work]:
+        """A writing transaction; events and revisions are written at its end, and told when it is committed."""
+        with self.database.writing() as connection:
+            work = _Work(connection, self.now())
+            yield work
+            work.events = list(store_story.append(connection, work.events))
+            revisions = store_nodes.bump(connection, work.touched)
+        if work.events or revisions:
+            self._news.told(Newest(work.events[-1].number if work.events else 0, revisions))
+
+    def _change(self, work: _Work, machines: Iterable[SiteMachine], change: Changes) -> None:
+        changed = (work.apply(machine, change(machine)) for machine in machines)
+        store_machines.write(work.connection, [machine for machine in changed if machine is not None])
+
+    def _newest(self) -> Newest:
+        with self.database.reading() as connection:
+            return Newest(store_story.last_event(connection), store_nodes.revisions(connection))

@@ -1,0 +1,157 @@
+"""Admitting a request, and placing machines, within the one writing transaction. What can be decided elsewhere is.
+
+The room on nodes is counted, quotas are weighed and machines are written under the same lock, so no two requests are ever
+promised the same core, and a request that is refused leaves nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from deployer.errors import Conflict, NoRoom, OverQuota
+from deployer.machine import State
+from deployer.site import store_machines, store_nodes
+from deployer.site.absorbing import Change
+from deployer.site.allowances import Usage
+from deployer.site.database import Transaction
+from deployer.site.desired import DesiredMachine, Want
+from deployer.site.placement import Ask, Placed
+from deployer.site.principal import Principal
+from deployer.site.proposal import Place, Proposal
+from deployer.site.records import Deployment, SiteMachine
+from deployer.site.request import DeploymentRequest
+from deployer.site.rooms import Overcommit, capped
+from signer.documents import canonical
+
+_NOTHING_ASKED = DeploymentRequest(image="none")
+
+
+def heard(machine: SiteMachine) -> DesiredMachine | None:
+    """What its node hears of a machine: where two of these differ, the node has to act."""
+    return None if machine.node is None or machine.gone or machine.withheld else machine.desired(_NOTHING_ASKED)
+
+
+def ordered(
+    connection: Transaction, owner: Principal, key: str, request: DeploymentRequest, cluster: str | None, role: str
+) -> tuple[Deployment, tuple[SiteMachine, ...]] | None:
+    """What was given for a key before; Conflict if it asked for something else."""
+    found = store_machines.ordered(connection, owner.identity, key)
+    if found is None:
+        return None
+    digest, uuid = found
+    if digest != _digest(request, cluster, role):
+        raise Conflict(
+            f"the idempotency key {key[:80]!r} was used for another request, deployment {uuid}; choose a new key"
+        )
+    return store_machines.deployment(connection, uuid), store_machines.machines_of(connection, uuid)
+
+
+def admit(
+    connection: Transaction,
+    now: datetime,
+    new_uuid: Callable[[], str],
+    overcommit: Overcommit,
+    owner: Principal,
+    key: str | None,
+    proposal: Proposal,
+    place: Place,
+) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
+    """See `SiteStore.admit`."""
+    if key is not None:
+        done = ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
+        if done is not None:
+            return *done, False
+    whole = proposal.request.wishes.whole
+    _check(connection, owner, proposal, proposal.ask.count if whole else 1)
+    chosen = placed(connection, overcommit, proposal.ask, place, proposal.most)
+    if not whole:
+        _check(connection, owner, proposal, len(chosen.nodes))
+    deployment = Deployment(
+        uuid=new_uuid(),
+        owner=owner,
+        request=proposal.request,
+        image_id=proposal.image_id,
+        title=proposal.title,
+        created=now,
+        ends=now + timedelta(seconds=proposal.lifetime),
+        policy=proposal.policy,
+        decision=dict(proposal.decision),
+        placement=chosen.sentences,
+        cluster=proposal.cluster,
+        role=proposal.role,
+    )
+    made = tuple(
+        _machine(deployment, proposal, new_uuid(), node, number) for number, node in enumerate(chosen.nodes, 1)
+    )
+    store_machines.add(connection, deployment, replace(proposal.ask, count=1), made)
+    if key is not None:
+        digest = _digest(proposal.request, proposal.cluster, proposal.role)
+        store_machines.note_order(connection, owner.identity, key, digest, deployment.uuid)
+    return deployment, made, True
+
+
+def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Place, most: int | None) -> Placed:
+    """Nodes for machines by the room that there is now; NoRoom as `place` says."""
+    rooms = store_nodes.rooms(connection, ask.addresses.keys(), overcommit)
+    return place([capped(room, most, ask.cores) for room in rooms], ask)
+
+
+def placed_again(connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Place) -> Change:
+    """A machine without a node gets one, or the reason why it has none."""
+    deployment = store_machines.deployment(connection, machine.deployment)
+    ask = store_machines.ask_of(connection, deployment.uuid, deployment.request.wishes)
+    try:
+        chosen = placed(connection, overcommit, ask, place, None)
+    except NoRoom as exc:
+        return Change(machine.model_copy(update={"reason": f"it waits for room: {exc}"}))
+    return Change(
+        machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
+    )
+
+
+def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
+    if proposal.limit is None:
+        return
+    mine = store_machines.usage(connection, owner=owner.identity)
+    together = store_machines.usage(connection, vo=owner.vo) if owner.vo else Usage()
+    if fault := proposal.limit(mine, proposal.usage(count), together):
+        raise OverQuota(fault)
+
+
+def _machine(deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int) -> SiteMachine:
+    ask, request = proposal.ask, proposal.request
+    return SiteMachine(
+        uuid=uuid,
+        deployment=deployment.uuid,
+        node=node,
+        number=number,
+        hostname=hostname(request, proposal.name, uuid, number),
+        image_id=proposal.image_id,
+        title=proposal.title,
+        network=proposal.network,
+        want=Want.RUNNING,
+        state=State.PENDING,
+        created=deployment.created,
+        changed=deployment.created,
+        ends=deployment.ends,
+        memory=ask.memory,
+        cores=ask.cores,
+        granted_memory=ask.memory,
+        granted_cores=ask.cores,
+        disk=ask.disk,
+        role=proposal.role,
+        held=proposal.held,
+    )
+
+
+def hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
+    """What a machine's guest is told it is called."""
+    if request.hostname is None:
+        return f"{name}-{uuid[:8]}"
+    return request.hostname if request.count == 1 else f"{request.hostname}-{number}"
+
+
+def _digest(request: DeploymentRequest, cluster: str | None, role: str) -> str:
+    asked: Sequence[object] = (request.model_dump(mode="json"), cluster or "", role)
+    return hashlib.sha256(canonical(list(asked))).hexdigest()

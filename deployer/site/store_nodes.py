@@ -1,0 +1,243 @@
+"""A site's nodes and the room on them, in the database. Queries only.
+
+Each function takes the connection of an open transaction (`database`) and gives plain values.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from deployer.errors import Conflict, Misused, NodeNotFound
+from deployer.site.desired import Capacity, NodeReport
+from deployer.site.placement import NodeRoom
+from deployer.site.records import NodeState, SiteNode
+from deployer.site.rooms import Overcommit, Taken, room_of
+from deployer.site.tables import cached, machines, nodes, strays
+
+MIN_PREFIX = 4
+"""Characters of a UUID that may stand for it, where they are enough."""
+
+NOTHING = Capacity(cores=0, memory=0, disk=0)
+
+
+def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, str], kind: str, now: datetime) -> None:
+    """Add a node that has not reported yet; Conflict if there is one of that name that has not left.
+
+    One of that name that has left gives the name up and keeps its UUID for whoever reads old stories.
+    """
+    held = connection.execute(select(nodes.c.uuid, nodes.c.state).where(nodes.c.name == name)).first()
+    if held is not None and held.state != NodeState.LEFT:
+        raise Conflict(f"the site has a node {name}; choose another name, or remove that one first")
+    if held is not None:
+        connection.execute(update(nodes).where(nodes.c.uuid == held.uuid).values(name=f"{name} ({held.uuid[:8]})"))
+    connection.execute(
+        insert(nodes).values(
+            uuid=uuid,
+            name=name,
+            kind=kind,
+            state=NodeState.READY.value,
+            draining=False,
+            joined=now,
+            reported=None,
+            capacity=_text(NOTHING.model_dump()),
+            labels=_text(dict(labels)),
+            architecture="",
+            accelerator="",
+            problem="",
+            revision=0,
+            seen=0,
+            contents=_digest(()),
+        )
+    )
+
+
+def node(connection: Connection, uuid: str) -> SiteNode:
+    """A node with its contents; NodeNotFound."""
+    row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
+    if row is None:
+        raise NodeNotFound(f"there is no node {uuid} at this site; `partita site nodes` lists them")
+    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars()
+    return _node(row, frozenset(held))
+
+
+def bare_node(connection: Connection, uuid: str) -> SiteNode | None:
+    """A node without its contents."""
+    row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
+    return None if row is None else _node(row, frozenset())
+
+
+def list_nodes(connection: Connection, *, contents: bool) -> tuple[SiteNode, ...]:
+    """All nodes by name; with what they cache, or without."""
+    held = _contents(connection, None) if contents else {}
+    rows = connection.execute(select(nodes).order_by(nodes.c.name))
+    return tuple(_node(row, frozenset(held.get(row.uuid, ()))) for row in rows)
+
+
+def find_node(connection: Connection, text: str) -> str:
+    """The UUID of the node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
+    found = connection.execute(select(nodes.c.uuid).where(nodes.c.name == text)).scalar()
+    if found is not None:
+        return str(found)
+    uuids = list(connection.execute(select(nodes.c.uuid).where(*prefix(nodes.c.uuid, text)).limit(2)).scalars())
+    if len(uuids) > 1:
+        raise Misused(f"{text!r} means several nodes; write more of the UUID")
+    if not uuids:
+        raise NodeNotFound(f"there is no node {text[:80]!r} at this site; `partita site nodes` lists them")
+    return str(uuids[0])
+
+
+def prefix(column: Any, text: str) -> tuple[Any, ...]:
+    """The condition that a UUID begins with a text, as a range that an index answers. Too short a text is none."""
+    if len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef-"):
+        return (column == text[:36],)
+    return (column >= text, column < text + "g")  # "g" comes after all that a UUID is written with
+
+
+def set_state(connection: Connection, uuid: str, state: NodeState, *, draining: bool) -> None:
+    """Let a node's state be that."""
+    connection.execute(update(nodes).where(nodes.c.uuid == uuid).values(state=state.value, draining=draining))
+
+
+def bump(connection: Connection, uuids: Iterable[str]) -> dict[str, int]:
+    """What these nodes should have is another: the next revision of each."""
+    wanted = sorted(set(uuids))
+    if not wanted:
+        return {}
+    connection.execute(update(nodes).where(nodes.c.uuid.in_(wanted)).values(revision=nodes.c.revision + 1))
+    rows = connection.execute(select(nodes.c.uuid, nodes.c.revision).where(nodes.c.uuid.in_(wanted)))
+    return {row.uuid: row.revision for row in rows}
+
+
+def revision(connection: Connection, uuid: str) -> int:
+    """A node's revision; NodeNotFound."""
+    found = connection.execute(select(nodes.c.revision).where(nodes.c.uuid == uuid)).scalar()
+    if found is None:
+        raise NodeNotFound(f"there is no node {uuid} at this site")
+    return int(found)
+
+
+def revisions(connection: Connection) -> dict[str, int]:
+    """Every node's."""
+    return {row.uuid: row.revision for row in connection.execute(select(nodes.c.uuid, nodes.c.revision))}
+
+
+def reported(connection: Connection, known: SiteNode, report: NodeReport, state: NodeState, now: datetime) -> None:
+    """A node reported: `reported` is written, and of the rest what is another than was known."""
+    said = {
+        "state": (known.state.value, state.value),
+        "capacity": (known.capacity, report.capacity),
+        "labels": (known.labels, report.labels),
+        "architecture": (known.architecture, report.architecture),
+        "accelerator": (known.accelerator, report.accelerator),
+        "problem": (known.problem, report.problem),
+        "seen": (known.seen, report.revision),
+    }
+    changed: dict[str, Any] = {name: new for name, (old, new) in said.items() if old != new}
+    if "capacity" in changed:
+        changed["capacity"] = _text(report.capacity.model_dump())
+    if "labels" in changed:
+        changed["labels"] = _text(report.labels)
+    if known.revision < report.revision:
+        # A site that was restored from an older copy: what it says must be newer than what the node has heard.
+        changed["revision"] = report.revision + 1
+    digest = _digest(report.cached)
+    stored = connection.execute(select(nodes.c.contents).where(nodes.c.uuid == known.uuid)).scalar()
+    if stored != digest:
+        _recache(connection, known.uuid, set(report.cached))
+        changed["contents"] = digest
+    connection.execute(update(nodes).where(nodes.c.uuid == known.uuid).values(reported=now, **changed))
+
+
+def silent(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
+    """The nodes that should report and have not since then; one that never did counts from when it joined."""
+    heard = func.coalesce(nodes.c.reported, nodes.c.joined)
+    states = (NodeState.READY.value, NodeState.DRAINING.value)
+    query = select(nodes).where(nodes.c.state.in_(states), heard < before).order_by(nodes.c.name)
+    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+
+
+def rooms(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeRoom]:
+    """Every node that has not left as placement sees it; of its contents, those addresses."""
+    columns = machines.c
+    sums = connection.execute(
+        select(
+            columns.node,
+            func.count().label("number"),
+            func.sum(columns.cores).label("cores"),
+            func.sum(columns.memory).label("memory"),
+            func.sum(columns.disk).label("disk"),
+        )
+        .where(columns.told.is_(True))
+        .group_by(columns.node)
+    )
+    taken = {row.node: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+    held = _contents(connection, addresses)
+    rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
+    return [
+        room_of(_node(row, frozenset(held.get(row.uuid, ()))), taken.get(row.uuid, Taken()), overcommit) for row in rows
+    ]
+
+
+def note_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
+    """Remember which machines a node reports that it should not have; returns those that are new."""
+    known = set(connection.execute(select(strays.c.machine).where(strays.c.node == uuid)).scalars())
+    if gone := known - set(found):
+        connection.execute(delete(strays).where(strays.c.node == uuid, strays.c.machine.in_(sorted(gone))))
+    fresh = sorted(set(found) - known)
+    if fresh:
+        connection.execute(insert(strays), [{"node": uuid, "machine": one} for one in fresh])
+    return fresh
+
+
+def _contents(connection: Connection, addresses: Collection[str] | None) -> dict[str, set[str]]:
+    query = select(cached.c.node, cached.c.address)
+    if addresses is not None:
+        query = query.where(cached.c.address.in_(sorted(addresses)))
+    held = defaultdict[str, set[str]](set)
+    for row in connection.execute(query):
+        held[row.node].add(row.address)
+    return held
+
+
+def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
+    before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
+    if gone := sorted(before - now):
+        for start in range(0, len(gone), 500):
+            connection.execute(
+                delete(cached).where(cached.c.node == uuid, cached.c.address.in_(gone[start : start + 500]))
+            )
+    if fresh := sorted(now - before):
+        connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])
+
+
+def _node(row: Row[tuple[Any, ...]], contents: frozenset[str]) -> SiteNode:
+    return SiteNode(
+        uuid=row.uuid,
+        name=row.name,
+        kind=row.kind,
+        state=NodeState(row.state),
+        joined=row.joined,
+        reported=row.reported,
+        capacity=Capacity.model_validate_json(row.capacity),
+        labels=json.loads(row.labels),
+        cached=contents,
+        architecture=row.architecture,
+        accelerator=row.accelerator,
+        problem=row.problem,
+        revision=row.revision,
+        seen=row.seen,
+        draining=row.draining,
+    )
+
+
+def _digest(addresses: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(set(addresses))).encode()).hexdigest()
+
+
+def _text(value: Mapping[str, object]) -> str:
+    return json.dumps(value, sort_keys=True)
