@@ -104,7 +104,9 @@ class Access(Document):
 
     region: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]{1,2}$")]
     profile: Annotated[str, Field(max_length=128)] = ""
-    role: Annotated[str, Field(pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[\w+=,.@/-]{1,512})?$")] = ""
+    role: Annotated[
+        str, Field(max_length=600, pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@/_-]+)?$")
+    ] = ""
     external_id: Annotated[str, Field(max_length=1224)] = ""
     endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
 

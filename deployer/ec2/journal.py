@@ -1,0 +1,173 @@
+"""What an upload has done, on disk, so that whoever comes after a crash goes on and sends nothing twice.
+
+A text file: the heading (JSON), `snapshot ID` once AWS has given one, `block NUMBER SHA256` for each block that AWS has
+acknowledged. Every line is synced before anything is built on it, many workers' lines together; a line that was torn by
+a crash is cut off. One process has a journal at a time.
+"""
+
+import fcntl
+import os
+import re
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from deployer.ec2.errors import LedgerUnusable
+from signer.documents import Document, canonical, parse
+from signer.errors import DocumentError
+
+MAX_HEADING = 4096
+"""Bytes."""
+
+_SNAPSHOT = re.compile(rb"snapshot (snap-[0-9a-f]{8,40})")
+_BLOCK = re.compile(rb"block (0|[1-9][0-9]{0,8}) ([0-9a-f]{64})")
+
+
+class Heading(Document):
+    """What is uploaded.
+
+    Attributes:
+        content: the disk's content key.
+        parent: the snapshot that it builds on, or empty.
+        token: the client token of StartSnapshot: asked twice with it, AWS starts one snapshot.
+    """
+
+    content: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    parent: str = ""
+    token: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Journal:
+    """One open journal; for any number of threads, closed by `close` or at the end of a `with` block.
+
+    Attributes:
+        heading: what is being uploaded; None if nothing has been begun.
+        snapshot_id: that AWS has given, or empty.
+        blocks: what AWS has acknowledged: SHA-256 by number.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or make a journal, and wait for another process that has it.
+
+        Raises:
+            LedgerUnusable: it cannot be read or written.
+        """
+        self.path = path
+        self.heading: Heading | None = None
+        self.snapshot_id = ""
+        self.blocks: dict[int, bytes] = {}
+        self._writing, self._syncing = threading.Lock(), threading.Lock()
+        self._written = self._synced = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file = self._own()
+            self._recall()
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it to the next."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def forget(self) -> None:
+        """What was begun is of no use any more."""
+        try:
+            os.ftruncate(self._file, 0)
+            os.fsync(self._file)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self.heading, self.snapshot_id, self.blocks = None, "", {}
+
+    def begin(self, heading: Heading) -> None:
+        """Note what is to be uploaded now, instead of whatever was."""
+        self.forget()
+        self.heading = heading
+        self._append(canonical(heading))
+
+    def started(self, snapshot_id: str) -> None:
+        """AWS has given a snapshot."""
+        self.snapshot_id = snapshot_id
+        self._append(b"snapshot " + snapshot_id.encode())
+
+    def sent(self, index: int, digest: bytes) -> None:
+        """AWS has acknowledged a block. Returns when that will be known after any crash."""
+        self._append(b"block %d %s" % (index, digest.hex().encode()))
+        self.blocks[index] = digest
+
+    def finish(self) -> None:
+        """What was uploaded is noted elsewhere: remove the journal, and give it up."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+        self.close()
+
+    def _own(self) -> int:
+        """The file, locked: the one that has the name when the lock is there, for `finish` removes them."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                if os.path.samestat(os.fstat(file), os.stat(self.path)):  # noqa: PTH116 - beside fstat
+                    return file
+            except FileNotFoundError:
+                pass
+            os.close(file)
+
+    def _recall(self) -> None:
+        data = self.path.read_bytes()
+        whole = 0
+        for number, line in enumerate(data.split(b"\n")[:-1]):  # what stands after the last newline was torn
+            if not self._take(number, line):
+                break
+            whole += len(line) + 1
+        if whole < len(data):
+            os.ftruncate(self._file, whole)
+            os.fsync(self._file)
+
+    def _take(self, number: int, line: bytes) -> bool:
+        """Whether a line says what it can say at its place."""
+        if number == 0:
+            try:
+                self.heading = parse(Heading, line, str(self.path), limit=MAX_HEADING)
+            except DocumentError:
+                return False
+            return True
+        if number == 1:
+            started = _SNAPSHOT.fullmatch(line)
+            self.snapshot_id = started[1].decode() if started else ""
+            return started is not None
+        if block := _BLOCK.fullmatch(line):
+            self.blocks[int(block[1])] = bytes.fromhex(block[2].decode())
+        return block is not None
+
+    def _append(self, line: bytes) -> None:
+        try:
+            with self._writing:
+                os.write(self._file, line + b"\n")
+                self._written += 1
+                mine = self._written
+            with self._syncing:  # whoever comes first syncs for all who have written meanwhile
+                if self._synced < mine:
+                    with self._writing:
+                        upto = self._written
+                    os.fdatasync(self._file)
+                    self._synced = upto
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
+    def _failed(self, exc: OSError) -> LedgerUnusable:
+        return LedgerUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}")

@@ -1,0 +1,45 @@
+"""How many requests are under way at once: fewer when the other side is throttled, then slowly more again."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SETTLE = 1.0
+"""Seconds in which the window is cut once at most: what was under way then is throttled together."""
+
+
+class Pace:
+    """A window of requests: halved when throttled, one wider after each full window that was not ("additive increase,
+    multiplicative decrease", Chiu and Jain, 1989). For any number of threads."""
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        """Args: the widest window, in requests; seconds that only grow."""
+        self._most, self._clock = most, clock
+        self._window, self._under_way, self._cut = float(most), 0, -SETTLE
+        self._room = threading.Condition()
+
+    @property
+    def window(self) -> int:
+        """Requests that may be under way."""
+        return int(self._window)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A request, which begins when there is room; an error says nothing about the pace."""
+        with self._room:
+            self._room.wait_for(lambda: self._under_way < self.window)
+            self._under_way += 1
+        try:
+            yield
+            with self._room:
+                self._window = min(float(self._most), self._window + 1.0 / self._window)
+        finally:
+            with self._room:
+                self._under_way -= 1
+                self._room.notify_all()
+
+    def throttled(self) -> None:
+        """The other side said: too many."""
+        with self._room:
+            if (now := self._clock()) - self._cut >= SETTLE:
+                self._window, self._cut = max(1.0, self._window / 2), now
