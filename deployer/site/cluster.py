@@ -8,6 +8,7 @@ requirements, or a word that is not known here refuses the whole document. Sourc
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -38,8 +39,8 @@ MAX_CLUSTER = 1 << 20
 MAX_REPLACED = 100
 """Times that one member may be replaced: whoever needs more has an image that does not work."""
 
-MAX_DIGITS = len(str(MAX_COUNT))
-"""Of a member's number."""
+_SLOT = re.compile(r"[1-9][0-9]{0,3}")
+"""A member's number."""
 
 RoleName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$")]
 """Goes into host names: NAME-ROLE-NUMBER must fit into 63 characters (RFC 1123, section 2.1)."""
@@ -210,7 +211,7 @@ class ClusterDocument(Document):
     def slot(self, role: str, hostname: str) -> int:
         """Which of a role's members has that host name; 0 if none has."""
         number = hostname.removeprefix(f"{self.name}-{role}-")
-        return int(number) if number != hostname and number.isdecimal() and len(number) <= MAX_DIGITS else 0
+        return int(number) if number != hostname and _SLOT.fullmatch(number) else 0
 
     @property
     def digest(self) -> str:

@@ -27,9 +27,6 @@ ADMITTED_WITHIN = timedelta(minutes=5)
 DRAINED_WITHIN = timedelta(seconds=90)
 """How long a guest may take to power off before it is ended: somewhat longer than a node itself waits for it."""
 
-STOPPED_FOR = timedelta(seconds=60)
-"""How long a member that should run may be seen stopped before it has failed: time for its node to start it again."""
-
 _UP = frozenset({State.BOOTING, State.RUNNING})
 
 
@@ -169,20 +166,26 @@ def failure(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
     if (known := cluster.state.failed.get(member.uuid)) is not None:
         return known
     role = cluster.document.roles.get(member.role)
-    if role is None or member.want in {Want.ENDED, Want.STOPPED}:
+    if role is None or member.uuid in cluster.state.draining:
         return ""
     if member.state is State.FAILED:
         return member.reason or "it failed"
-    if member.state is State.ENDED:
-        return "" if now >= member.ends else member.reason or "it ended before its time"
+    if member.want is Want.ENDED:
+        return ""
+    if member.state is State.STOPPED and _by_itself(member):
+        return member.want_reason
     if member.ready is not None and member.ready != "ready":
         return member.ready
-    waited = now - member.changed
-    if member.state is State.STOPPED and waited > STOPPED_FOR:
-        return "its guest powered off"
-    if member.state is State.RUNNING and not ready(role, member) and waited > timedelta(seconds=role.ready_within):
+    late = now - member.changed > timedelta(seconds=role.ready_within)
+    if member.state is State.RUNNING and late and not ready(role, member):
         return f"it was not ready within {role.ready_within} s"
     return ""
+
+
+def _by_itself(member: SiteMachine) -> bool:
+    """Whether a guest powered off without being asked: the site then takes the node's reason over as its own
+    (`absorbing`), and else keeps that of whoever asked."""
+    return member.want is Want.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
 
 
 def ready(role: ClusterRole, member: SiteMachine) -> bool:

@@ -1,0 +1,574 @@
+"""What a cluster needs next: in order, all or a quorum, replaced as often as is said, and never more than was asked.
+
+Cases by hand first; then a model of a site whose machines come up, break, stop and are killed by chance, on which plans
+are carried out whole, by half, or twice.
+"""
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployer.errors import MachineConflict, Misused
+from deployer.machine import State
+from deployer.site import clustering
+from deployer.site.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.clustering import End, Order, Plan, Release, Step, Stop, plan
+from deployer.site.desired import Want
+from deployer.site.principal import LOCAL
+from deployer.site.records import SiteMachine
+from signer.documents import validate
+
+START = datetime(2026, 11, 22, 12, tzinfo=UTC)
+IMAGE = "sha256:" + "1" * 64
+HEAD_AND_WORKERS = {
+    "head": {"provides": ["batch"]},
+    "worker": {"count": 3, "requires": ["batch"]},
+}
+
+
+def uuid(number: int) -> str:
+    """A UUID for tests."""
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def cluster(roles: dict[str, dict[str, Any]] | None = None, **values: Any) -> Cluster:
+    """A cluster of head and workers (or other roles), starting."""
+    known = {name: {"image": "star/x"} | role for name, role in (roles or HEAD_AND_WORKERS).items()}
+    document = validate(ClusterDocument, {"name": "c", "roles": known} | values, "cluster")
+    counts = {name: role.count for name, role in document.roles.items()}
+    return Cluster(
+        uuid=uuid(0),
+        owner=LOCAL,
+        name="c",
+        document=document,
+        created=START,
+        ends=START + timedelta(hours=12),
+        state=ClusterState(phase=Phase.STARTING, changed=START, counts=counts),
+    )
+
+
+def with_state(one: Cluster, **values: Any) -> Cluster:
+    """The cluster in another state."""
+    return one.model_copy(update={"state": one.state.model_copy(update=values)})
+
+
+def member(
+    role: str, slot: int, state: State = State.RUNNING, ready: str | None = "ready", **values: Any
+) -> SiteMachine:
+    """A member of it; its UUID follows from role, slot and `again`."""
+    again = values.pop("again", 0)
+    fresh = SiteMachine(
+        uuid=uuid(({"head": 1, "worker": 2}.get(role, 3) << 20) + (slot << 8) + again),
+        deployment=uuid(99),
+        node=uuid(1),
+        number=1,
+        hostname=f"c-{role}-{slot}",
+        image_id=IMAGE,
+        title="star/x@1",
+        network="none",
+        want=Want.RUNNING,
+        state=state,
+        created=START + timedelta(seconds=again),
+        changed=START,
+        ends=START + timedelta(hours=12),
+        memory=64 << 20,
+        cores=1,
+        granted_memory=64 << 20,
+        granted_cores=1,
+        role=role,
+        ready=ready,
+    )
+    return fresh.model_copy(update=values)
+
+
+def held(role: str, slot: int) -> SiteMachine:
+    """A member that has its room and waits."""
+    return member(role, slot, State.PENDING, None, held=True)
+
+
+def steps(one: Cluster, *members: SiteMachine, after: float = 1) -> tuple[Step, ...]:
+    """What is to be done so many seconds after the start."""
+    return plan(one, members, START + timedelta(seconds=after)).steps
+
+
+def phase(one: Cluster, *members: SiteMachine, after: float = 1) -> tuple[Phase, str]:
+    """How far it is then."""
+    state = plan(one, members, START + timedelta(seconds=after)).state
+    return state.phase, state.reason
+
+
+def released(found: tuple[Step, ...]) -> list[str]:
+    """The machines that may start."""
+    return [step.machine for step in found if isinstance(step, Release)]
+
+
+WORKERS = [held("worker", slot) for slot in (1, 2, 3)]
+
+
+def test_who_requires_nothing_starts_first() -> None:
+    """The head is released, the workers wait."""
+    assert released(steps(cluster(), held("head", 1), *WORKERS)) == [member("head", 1).uuid]
+    assert phase(cluster(), held("head", 1), *WORKERS) == (
+        Phase.STARTING,
+        "head has 0 of 1 ready, worker has 0 of 3 ready",
+    )
+
+
+@pytest.mark.parametrize(
+    ("starts", "state", "ready", "go"),
+    [
+        ("ready", State.BOOTING, None, False),
+        ("ready", State.RUNNING, None, False),
+        ("ready", State.RUNNING, "ready", True),
+        ("ready", State.PAUSED, "ready", False),
+        ("booting", State.STAGING, None, False),
+        ("booting", State.BOOTING, None, True),
+        ("booting", State.RUNNING, None, True),
+    ],
+)
+def test_workers_start_when_the_head_is_there(starts: str, state: State, ready: str | None, go: bool) -> None:
+    """Ready, or at least booting, as the document says."""
+    roles = HEAD_AND_WORKERS | {"worker": {"count": 3, "requires": ["batch"], "starts": starts}}
+    found = released(steps(cluster(roles), member("head", 1, state, ready), *WORKERS))
+    assert found == ([one.uuid for one in WORKERS] if go else [])
+
+
+def test_a_role_may_be_ready_by_running() -> None:
+    """For images whose guests say nothing."""
+    roles = HEAD_AND_WORKERS | {"head": {"provides": ["batch"], "ready": "running"}}
+    assert len(released(steps(cluster(roles), member("head", 1, ready=None), *WORKERS))) == 3
+
+
+def test_a_quorum_of_heads_is_enough_where_that_is_said() -> None:
+    """And not where all are to start."""
+    roles = HEAD_AND_WORKERS | {"head": {"provides": ["batch"], "count": 3, "quorum": 2}}
+    heads = [member("head", 1), member("head", 2), member("head", 3, State.BOOTING, None)]
+    assert len(released(steps(cluster(roles, start="quorum"), *heads, *WORKERS))) == 3
+    assert released(steps(cluster(roles), *heads, *WORKERS)) == []
+
+
+ALL = [member("head", 1), *(member("worker", slot) for slot in (1, 2, 3))]
+
+
+def test_a_cluster_is_ready_when_all_members_are() -> None:
+    """And degraded when one of them no longer is."""
+    found = plan(cluster(), ALL, START)
+    assert (found.state.phase, found.state.was_ready, found.steps) == (Phase.READY, True, ())
+    after = cluster().model_copy(update={"state": found.state})
+    assert phase(after, *ALL[:3], member("worker", 3, ready=None)) == (Phase.DEGRADED, "worker has 2 of 3 ready")
+    assert phase(after, *ALL[:3], member("worker", 3, State.PAUSED))[0] is Phase.DEGRADED
+
+
+def test_a_quorum_is_of_use_before_all_are_there() -> None:
+    """Where the document says quorum."""
+    roles = HEAD_AND_WORKERS | {"worker": {"count": 3, "quorum": 2, "requires": ["batch"]}}
+    last = member("worker", 3, State.BOOTING, None)
+    assert phase(cluster(roles, start="quorum"), *ALL[:3], last) == (Phase.DEGRADED, "worker has 2 of 3 ready")
+    assert phase(cluster(roles), *ALL[:3], last)[0] is Phase.STARTING
+
+
+GONE = {"state": State.FAILED, "want": Want.ENDED}  # a final state takes the wish for the machine with it
+OFF = {"state": State.STOPPED, "want": Want.STOPPED, "reason": "the guest powered off"}
+FAILURES = [
+    ("its machine failed", GONE | {"reason": "the emulator ended"}, 1, "the emulator ended"),
+    ("its guest says so", {"ready": "failed: 20-batch: no slurm"}, 1, "failed: 20-batch: no slurm"),
+    ("its guest powered off", OFF | {"want_reason": "the guest powered off"}, 1, "the guest powered off"),
+    ("it never was ready", {"ready": None}, 901, "it was not ready within 900 s"),
+]
+NONE = [
+    ("it runs", {}, 1000),
+    ("somebody stopped it", OFF | {"want_reason": "for the night"}, 1000),
+    ("somebody stopped it and did not say why", OFF, 1000),
+    ("somebody paused it", {"state": State.PAUSED, "want": Want.PAUSED}, 1000),
+    ("it has time yet to be ready", {"ready": None}, 899),
+    ("it is still staged", {"state": State.STAGING, "ready": None}, 10_000),
+    ("somebody ended it", {"state": State.ENDED, "want": Want.ENDED}, 1),
+    ("somebody is ending it", {"state": State.RUNNING, "want": Want.ENDED, "ready": None}, 1000),
+    ("its time was over", {"state": State.ENDED, "want": Want.ENDED, "ends": START}, 1),
+]
+
+
+@pytest.mark.parametrize(("values", "after", "why"), [one[1:] for one in FAILURES], ids=[one[0] for one in FAILURES])
+def test_a_failed_member_is_ended_and_replaced(values: dict[str, Any], after: float, why: str) -> None:
+    """First it is written down as failed, then ended, and when it is gone another takes its place."""
+    one = with_state(cluster(), phase=Phase.READY, was_ready=True)
+    bad = member("worker", 2).model_copy(update=values)
+    found = plan(one, [*ALL[:2], bad, ALL[3]], START + timedelta(seconds=after))
+    assert found.state.failed == {bad.uuid: why}
+    if not bad.state.final:
+        assert found.steps == (End(bad.uuid, f"failed: {why}"),)
+        one = one.model_copy(update={"state": found.state})
+        ending = bad.model_copy(update={"want": Want.ENDED})
+        assert steps(one, *ALL[:2], ending, ALL[3], after=after) == ()  # it still runs: no second one beside it
+        bad = ending.model_copy(update={"state": State.ENDED})
+        found = plan(one, [*ALL[:2], bad, ALL[3]], START + timedelta(seconds=after))
+    (order,) = found.steps
+    assert isinstance(order, Order)
+    assert (order.role, order.slots) == ("worker", (2,))
+    assert not order.whole
+
+
+@pytest.mark.parametrize(("values", "after"), [one[1:] for one in NONE], ids=[one[0] for one in NONE])
+def test_what_is_no_failure(values: dict[str, Any], after: float) -> None:
+    """Nothing that somebody wanted, and nothing that may still come right."""
+    one = with_state(cluster(), phase=Phase.READY, was_ready=True)
+    fine = member("worker", 2).model_copy(update=values)
+    assert plan(one, [*ALL[:2], fine, ALL[3]], START + timedelta(seconds=after)).state.failed == {}
+
+
+def test_a_member_is_replaced_so_many_times() -> None:
+    """Then the cluster says that it is not, and a cluster of all or none that was never ready is undone."""
+    gone = [member("worker", 2, State.FAILED, reason=f"fault {again}", again=again) for again in range(4)]
+    assert [type(step) for step in steps(cluster(), *ALL[:2], *gone[:3], ALL[3])] == [Order]
+    found = plan(cluster(), [*ALL[:2], *gone, ALL[3]], START)
+    assert found.state.phase is Phase.FAILED
+    assert found.state.reason == "c-worker-2 failed 4 times and is not replaced any more; the last reason: fault 3"
+    assert {step.machine for step in found.steps} == {one.uuid for one in (*ALL[:2], ALL[3])}
+    was = with_state(cluster(), phase=Phase.READY, was_ready=True)
+    found = plan(was, [*ALL[:2], *gone, ALL[3]], START)
+    assert (found.state.phase, found.steps) == (Phase.FAILED, ())  # below its quorum of all, and left to its owner
+    assert not found.state.over
+
+
+def test_a_quorum_bears_a_member_that_is_lost() -> None:
+    """The cluster is degraded, and says so."""
+    roles = HEAD_AND_WORKERS | {"worker": {"count": 3, "quorum": 2, "requires": ["batch"], "replace": 0}}
+    one = cluster(roles, start="quorum")
+    lost = member("worker", 2, State.FAILED)
+    assert phase(one, *ALL[:2], lost, ALL[3]) == (Phase.DEGRADED, "worker has 2 of 3 ready")
+    assert steps(one, *ALL[:2], lost, ALL[3]) == ()
+    assert phase(one, *ALL[:2], lost, member("worker", 3, State.FAILED))[0] is Phase.FAILED
+
+
+def test_a_failed_member_that_is_not_replaced_is_left_as_it_is() -> None:
+    """For whoever wants to look at it."""
+    roles = HEAD_AND_WORKERS | {"worker": {"count": 3, "quorum": 1, "requires": ["batch"], "replace": 0}}
+    bad = member("worker", 2, ready="failed: no disk")
+    one = with_state(cluster(roles), was_ready=True)
+    assert steps(one, *ALL[:2], bad, ALL[3]) == ()
+    fewer = with_state(one, counts={"head": 1, "worker": 1})
+    assert steps(fewer, *ALL[:2], bad) == (End(bad.uuid, "failed: failed: no disk"),)
+
+
+def test_scaling_down_drains_the_last_members() -> None:
+    """Asked to power off, then ended: when they have, or when they take too long."""
+    one = with_state(cluster(), counts={"head": 1, "worker": 1}, was_ready=True)
+    found = plan(one, ALL, START)
+    assert found.steps == tuple(Stop(machine.uuid, "its role was scaled down") for machine in ALL[2:])
+    one = one.model_copy(update={"state": found.state})
+    told = [machine.model_copy(update={"want": Want.STOPPED}) for machine in ALL[2:]]
+    assert steps(one, *ALL[:2], *told, after=10) == ()
+    assert steps(one, *ALL, after=10) == found.steps  # the first time was lost on the way
+    off = told[0].model_copy(update={"state": State.STOPPED})
+    assert steps(one, *ALL[:2], off, told[1], after=10) == (End(off.uuid, "the role worker was scaled down"),)
+    assert steps(one, *ALL[:2], off, told[1], after=91)[1] == End(told[1].uuid, "the role worker was scaled down")
+    assert phase(one, *ALL[:2], after=100)[0] is Phase.READY
+
+
+def test_scaling_up_orders_what_is_missing() -> None:
+    """Numbers are used again; what has no room is asked for later."""
+    one = with_state(cluster(), counts={"head": 1, "worker": 5}, was_ready=True)
+    (order,) = steps(one, *ALL)
+    assert isinstance(order, Order)
+    assert (order.slots, order.whole) == ((4, 5), False)
+    waits = with_state(one, waits={"worker": START + timedelta(seconds=30)})
+    assert steps(waits, *ALL, after=29) == ()
+    assert steps(waits, *ALL, after=30) == (order,)
+    ended = member("worker", 4, State.ENDED, want=Want.ENDED)
+    (again,) = steps(one, *ALL, ended)
+    assert isinstance(again, Order)
+    assert again.key != order.key
+
+
+def test_two_machines_for_one_member_are_one_too_many() -> None:
+    """The younger one ends."""
+    double = member("worker", 2, again=1)
+    assert steps(cluster(), *ALL, double) == (End(double.uuid, "another machine is this member of its cluster"),)
+
+
+def test_a_start_that_takes_too_long_is_given_up() -> None:
+    """With who is late."""
+    one = cluster(start_within="10m")
+    late = [ALL[0], member("worker", 1, State.STAGING, None)]
+    assert phase(one, *late, after=599)[0] is Phase.STARTING
+    found = plan(one, late, START + timedelta(seconds=600))
+    assert (found.state.phase, found.state.reason) == (
+        Phase.FAILED,
+        "it was not ready within 600 s: worker has 0 of 3 ready",
+    )
+    assert len(found.steps) == 2
+    assert plan(one.model_copy(update={"state": found.state}), [], START).state.over
+
+
+def test_taking_room_is_left_alone_and_undone_when_nobody_does_it_any_more() -> None:
+    """A service that was killed while it admitted leaves machines that have not started."""
+    one = with_state(cluster(), phase=Phase.ADMITTING)
+    assert steps(one, *WORKERS, after=299) == ()
+    found = plan(one, WORKERS, START + timedelta(seconds=300))
+    assert found.state.phase is Phase.FAILED
+    assert len(found.steps) == 3
+
+
+def test_a_cluster_ends_on_request_and_with_its_time() -> None:
+    """All members end; when none is left it is over."""
+    ending = cluster().model_copy(update={"state": clustering.ending(cluster(), START, "done")})
+    assert {type(step) for step in steps(ending, *ALL)} == {End}
+    assert not plan(ending, ALL, START).state.over
+    over = plan(ending, [], START).state
+    assert (over.phase, over.reason, over.over) == (Phase.ENDED, "done", True)
+    late = 12 * 3600
+    assert steps(cluster(), *ALL[:3], after=late) == ()  # nobody is replaced any more; machines end by themselves
+    assert phase(cluster(), after=late) == (Phase.ENDED, "its time is over")
+
+
+def test_members_whose_time_is_over_are_not_failed() -> None:
+    """A role may be shorter than its cluster; with all of them it ends."""
+    one = with_state(cluster(), was_ready=True)
+    old = [machine.model_copy(update={"state": State.ENDED, "ends": START}) for machine in ALL]
+    assert phase(one, ALL[0], *old[1:]) == (Phase.READY, "")
+    assert steps(one, ALL[0], *old[1:]) == ()
+    assert phase(one, *old)[0] is Phase.ENDED
+
+
+def test_what_cannot_be_scaled_is_refused() -> None:
+    """Roles that are not there, numbers that are none, clusters that end."""
+    one = cluster(HEAD_AND_WORKERS | {"worker": {"count": 3, "quorum": 2, "requires": ["batch"]}})
+    assert clustering.scaled(one, "worker", 5).counts == {"head": 1, "worker": 5}
+    for role, count in (("worker", 1), ("worker", 1000), ("head", 0)):
+        with pytest.raises(Misused, match="may have"):
+            clustering.scaled(one, role, count)
+    with pytest.raises(Misused, match="has no role 'tail'; it has head, worker"):
+        clustering.scaled(one, "tail", 1)
+    for state in (Phase.ENDING, Phase.ENDED, Phase.FAILED, Phase.ADMITTING):
+        with pytest.raises(MachineConflict, match="takes no changes"):
+            clustering.scaled(with_state(one, phase=state), "worker", 4)
+
+
+def test_who_has_a_member_replaced_forgives_its_failures() -> None:
+    """And only that member's."""
+    gone = [member("worker", slot, State.FAILED, again=again) for slot in (1, 2) for again in range(4)]
+    one = with_state(cluster(), was_ready=True, failed={machine.uuid: "broke" for machine in gone})
+    assert set(clustering.excused(one, gone, gone[0]).failed) == {machine.uuid for machine in gone[4:]}
+    (order,) = plan(
+        one.model_copy(update={"state": clustering.excused(one, gone, gone[0])}),
+        [
+            ALL[0],
+            ALL[3],
+            *(machine.model_copy(update={"want": Want.ENDED, "state": State.ENDED}) for machine in gone[:4]),
+            *gone[4:],
+        ],
+        START,
+    ).steps
+    assert isinstance(order, Order)
+    assert order.slots == (1,)
+
+
+class World:
+    """A site that carries plans out, with machines that do what chance says.
+
+    Args:
+        trouble: how likely it is at each look that something breaks, from 0 to 1.
+    """
+
+    def __init__(self, one: Cluster, by: random.Random, trouble: float, capacity: int) -> None:
+        self.cluster, self._by, self.trouble, self.capacity = one, by, trouble, capacity
+        self.machines: dict[str, SiteMachine] = {}
+        self._orders: dict[str, list[str]] = {}
+        self.now, self._made = START, 0
+        self.most: dict[str, int] = {}
+        self._start()
+
+    @property
+    def living(self) -> list[SiteMachine]:
+        """Machines that have not ended."""
+        return [one for one in self.machines.values() if not one.state.final]
+
+    def _start(self) -> None:
+        """All members get their room before any starts."""
+        for role, count in self.cluster.state.counts.items():
+            self.order(Order(role, tuple(range(1, count + 1)), whole=True, key=f"first:{role}"), held=True)
+
+    def order(self, order: Order, *, held: bool = False) -> None:
+        """Machines are admitted as far as there is room; the same key gives the same machines."""
+        if order.key in self._orders:
+            return
+        room = self.capacity - len(self.living)
+        if room < (len(order.slots) if order.whole else 1):
+            waits = self.cluster.state.waits | {order.role: self.now + timedelta(seconds=30)}
+            self.cluster = with_state(self.cluster, waits=waits)
+            return
+        self._orders[order.key] = []
+        for slot in order.slots[:room]:
+            self._made += 1
+            fresh = member(order.role, slot, State.PENDING, None, held=held, uuid=uuid(self._made))
+            fresh = fresh.model_copy(update={"created": self.now, "changed": self.now})
+            self.machines[fresh.uuid] = fresh
+
+    def look(self, *, halfway: bool = False, stale: bool = False) -> Plan:
+        """One look: the plan is made, written down, and taken; by half when the service is killed meanwhile."""
+        found = plan(self.cluster, list(self.machines.values()), self.now)
+        before = self.cluster
+        self.cluster = self.cluster.model_copy(update={"state": found.state})
+        todo = found.steps[: self._by.randrange(len(found.steps) + 1)] if halfway else found.steps
+        for step in (*todo, *todo) if stale else todo:
+            self._take(step, before)
+        return found
+
+    def _take(self, step: Step, before: Cluster) -> None:
+        if isinstance(step, Order):
+            self._check_order(step.role, before)
+            self.order(step)
+            return
+        one = self.machines[step.machine]
+        if isinstance(step, Release):
+            if one.held:
+                self._check_order(one.role, before)
+            self._put(one, held=False)
+        elif isinstance(step, Stop):
+            self._put(one, want=Want.STOPPED, want_reason=step.reason)
+        else:
+            self._put(one, want=Want.ENDED)
+            if one.held:
+                self._put(self.machines[one.uuid], state=State.ENDED)
+
+    def _check_order(self, role: str, before: Cluster) -> None:
+        """Nothing starts before what it requires."""
+        roles = before.document.roles[role]
+        for name in before.document.before(role):
+            there = [
+                one
+                for one in self.living
+                if one.role == name
+                and one.want is Want.RUNNING
+                and (
+                    one.state in {State.BOOTING, State.RUNNING}
+                    if roles.starts == "booting"
+                    else one.state is State.RUNNING and one.ready == "ready"
+                )
+            ]
+            assert len(there) >= before.need(name), f"{role} started before {name}"
+
+    def _put(self, one: SiteMachine, **values: Any) -> None:
+        if "state" in values and values["state"] is not one.state:
+            values["changed"] = self.now
+        self.machines[one.uuid] = one.model_copy(update=values)
+
+    def tick(self) -> None:
+        """Time passes, and nodes do what they are told, or something else."""
+        self.now += timedelta(seconds=self._by.choice((1, 5, 20)))
+        for one in self.living:
+            if one.held:
+                continue
+            if self._by.random() < self.trouble:
+                self._break(one)
+            elif one.want is Want.ENDED:
+                self._put(one, state=State.ENDED)
+            elif one.want is Want.STOPPED and one.state is State.RUNNING:
+                self._put(one, state=State.STOPPED)
+            else:
+                self._forward(one)
+
+    def _break(self, one: SiteMachine) -> None:
+        what = self._by.randrange(4)
+        if what == 0 and one.state is State.RUNNING:
+            self._put(one, ready="failed: something")
+        elif what == 1 and one.state is State.RUNNING and one.want is Want.RUNNING:
+            self._put(one, state=State.STOPPED, want=Want.STOPPED, reason="off", want_reason="off")
+        elif what == 2:
+            self._put(one, state=State.ENDED, want=Want.ENDED, reason="ended from outside")
+        else:
+            self._put(one, state=State.FAILED, want=Want.ENDED, reason="broke")
+
+    def _forward(self, one: SiteMachine) -> None:
+        follows = {State.PENDING: State.STAGING, State.STAGING: State.BOOTING, State.BOOTING: State.RUNNING}
+        if one.state in follows:
+            self._put(one, state=follows[one.state])
+        elif one.state is State.RUNNING and one.ready is None and self._by.random() < 0.5:
+            self._put(one, ready="ready")
+
+    def check(self, allowed: dict[str, int]) -> None:
+        """Never two machines for one member that should run, and never more members than were asked for."""
+        for role, most in allowed.items():
+            wanted = [one for one in self.living if one.role == role and one.want is Want.RUNNING]
+            assert len(wanted) == len({one.hostname for one in wanted}), f"a member of {role} runs twice"
+            everybody = [one for one in self.living if one.role == role]
+            assert len(everybody) <= most, f"{role} has {len(everybody)} machines, and {most} were asked for"
+
+
+DOCUMENTS = st.sampled_from(
+    [
+        HEAD_AND_WORKERS,
+        HEAD_AND_WORKERS | {"worker": {"count": 4, "quorum": 2, "requires": ["batch"], "starts": "booting"}},
+        {
+            "db": {"provides": ["db"], "count": 2, "quorum": 1},
+            "app": {"provides": ["app"], "requires": ["db"], "count": 3, "quorum": 2},
+            "front": {"requires": ["app", "db"], "replace": 1},
+            "alone": {"count": 2, "replace": 0},
+        },
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    DOCUMENTS,
+    st.sampled_from(["all", "quorum"]),
+    st.integers(0, 2**32),
+    st.sampled_from([0.0, 0.02, 0.1, 0.4]),
+    st.integers(0, 3),
+)
+def test_whatever_breaks_the_cluster_converges(
+    roles: dict[str, dict[str, Any]], start: str, seed: int, trouble: float, spare: int
+) -> None:
+    """Scaled up and down while machines break and the service dies; when trouble ends, it comes to rest as was asked."""
+    by = random.Random(seed)
+    one = cluster(roles, start=start, start_within="52w")
+    first = dict(one.state.counts)
+    world = World(one, by, trouble, sum(first.values()) + spare)
+    allowed = dict(first)
+    for turn in range(60):
+        world.tick()
+        world.look(halfway=by.random() < 0.2, stale=by.random() < 0.2)
+        world.check(allowed)
+        state = world.cluster.state
+        if turn % 20 == 10 and state.was_ready and state.phase is not Phase.FAILED:
+            role = by.choice(sorted(roles))
+            count = by.randrange(roles[role].get("quorum", 1), roles[role].get("count", 1) + 3)
+            state = clustering.scaled(world.cluster, role, count)
+            world.cluster = world.cluster.model_copy(update={"state": state})
+            allowed[role] = max(allowed[role], count)
+    world.trouble = 0.0
+    world.capacity = 10_000
+    for _ in range(200):
+        world.tick()
+        world.look()
+    assert world.look().steps == ()
+    state = world.cluster.state
+    members = {role: [one for one in world.living if one.role == role] for role in roles}
+    if state.phase is Phase.READY:
+        assert {role: len(there) for role, there in members.items()} == state.counts
+        assert all(one.ready == "ready" for one in world.living)
+    elif state.phase is Phase.FAILED and not state.was_ready:
+        assert world.living == []  # all or none
+        assert state.over
+        assert state.reason
+    else:
+        assert state.phase in {Phase.DEGRADED, Phase.FAILED}
+        assert state.failed, "nothing failed, and yet it is not ready"
+        assert state.reason
+
+
+@settings(max_examples=20, deadline=None)
+@given(DOCUMENTS, st.sampled_from(["all", "quorum"]), st.integers(0, 2**32))
+def test_without_trouble_every_cluster_gets_ready(roles: dict[str, dict[str, Any]], start: str, seed: int) -> None:
+    """However the machines' times fall."""
+    world = World(cluster(roles, start=start), random.Random(seed), 0.0, 100)
+    for _ in range(100):
+        world.tick()
+        world.look()
+    assert world.cluster.state.phase is Phase.READY
+    assert world.cluster.state.failed == {}
