@@ -39,6 +39,8 @@ _NAMES: Final = {
     "meta-data": "METADATA",
     "vendor-data": "VENDORDA",
     "network-config": "NETWORKC",
+    "partita-context": "PARTITAC",
+    "partita-context.sh": "PARTITAS",
 }
 _KEY_TYPES: Final = frozenset(
     {
@@ -66,7 +68,8 @@ def build_seed(
     *,
     network_config: Mapping[str, Any] | None = None,
     public_keys: Sequence[str] = (),
-    vendor_data: Mapping[str, Any] | None = None,
+    vendor_data: Mapping[str, Any] | bytes | None = None,
+    extras: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """The bytes of a seed (cloud-init, "NoCloud"): label cidata, ISO 9660 with Joliet and Rock Ridge names.
 
@@ -76,7 +79,8 @@ def build_seed(
         user_data: of a kind that the policy has accepted; None leaves the file empty.
         network_config: version 1 or 2, without a top-level `network`.
         public_keys: OpenSSH public keys, one line each, without options.
-        vendor_data: the site's own cloud-config.
+        vendor_data: the site's own cloud-config, or bytes of any kind that cloud-init runs.
+        extras: the files of contextualization, by name; see `contextualizing.seed_extras`.
 
     Raises:
         Misused: an instance-id, host name, key or network configuration that is not of its form.
@@ -96,12 +100,15 @@ def build_seed(
     if public_keys:
         meta["public-keys"] = [check_public_key(key) for key in public_keys]
     files = {"user-data": user_data or b"", "meta-data": _yaml(meta)}
-    if vendor_data is not None:
-        files["vendor-data"] = b"#cloud-config\n" + _yaml(vendor_data)
+    match vendor_data:
+        case bytes():
+            files["vendor-data"] = vendor_data
+        case Mapping():
+            files["vendor-data"] = b"#cloud-config\n" + _yaml(vendor_data)
     if network_config is not None:
         _check_network(network_config)
         files["network-config"] = _yaml(network_config)
-    return _iso(files)
+    return _iso(files | dict(extras or {}))
 
 
 def parse_cloud_config(data: bytes) -> dict[str, Any]:

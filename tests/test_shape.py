@@ -25,6 +25,7 @@ DOORS = {
         "deployer.site.store_machines",
         "deployer.site.store_clusters",
         "deployer.site.store_story",
+        "deployer.site.broker_store",
         "deployer.site.migrations",
     },
     "tuf": {"catalog.tuf_metadata", "catalog.tuf_reading"},

@@ -179,3 +179,28 @@ secrets = Table(
     Column("name", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+
+contexts = Table(
+    "contexts",  # of each machine that the context broker speaks with; of secrets and sessions, SHA-256
+    metadata,
+    Column("machine", Uuid, primary_key=True),
+    Column("node", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("secret", String(64), nullable=False),
+    Column("used", Instant, nullable=True),
+    Column("nonce", String(64), nullable=False),
+    Column("session", String(64), nullable=False),
+    Column("expires", Instant, nullable=True),
+    Column("alarmed", Instant, nullable=True),
+    Column("ends", Instant, nullable=False),  # when it may be forgotten
+    Index(None, "ends"),
+)
+
+published = Table(
+    "published",  # by guests, for their peers
+    metadata,
+    Column("machine", Uuid, primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("at", Instant, nullable=False),
+)
