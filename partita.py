@@ -21,11 +21,13 @@ from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer import cli as deployer_cli
 from deployer.cli_records import audit_app, receipt_app
-from deployer.cli_site import site_app
 from deployer.cli_stratuslab import import_stratuslab
 from deployer.cli_trials import policy_app
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
+from deployer.site.cli import site_app
+from deployer.site.cli_join import node_join
+from deployer.site.settings import SiteSettings
 from signer import cli as signer_cli
 from signer import terminal
 from signer.documents import Document
@@ -42,6 +44,7 @@ SECTIONS: dict[str, type[Document]] = {
     "catalog": CatalogSettings,
     "node": NodeSettings,
     "deploy": DeploySettings,
+    "site": SiteSettings,
 }
 
 app = typer.Typer(name="partita", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -65,6 +68,7 @@ policy_app.command("import-stratuslab")(import_stratuslab)
 app.add_typer(receipt_app, name="receipt")
 app.add_typer(audit_app, name="audit")
 app.add_typer(deployer_cli.node_app, name="node")
+deployer_cli.node_app.command("join")(node_join)
 app.command("deploy")(deployer_cli.deploy)
 app.add_typer(deployer_cli.machine_app, name="machine")
 app.command("up")(deployer_cli.up)

@@ -32,7 +32,7 @@ DOORS = {
     "securesystemslib": {"catalog.tuf_metadata"},
     "alembic": {"catalog.database", "catalog.migrations", "deployer.site.migrations"},
     "cedarpy": {"deployer.cedar"},
-    "httpx": {"catalog.connection", "stager.announcing", "deployer.node_client"},
+    "httpx": {"catalog.connection", "stager.announcing", "deployer.node_client", "deployer.site.client"},
     "libtorrent": {"stager.peer"},
     "libvirt": {"deployer.libvirt_backend"},
     "boto3": {"deployer.ec2.aws"},

@@ -168,19 +168,44 @@ class Authority:
 
 def new_request() -> tuple[bytes, str]:
     """A new private key (PEM), and a request for a certificate for it (PKCS #10, PEM)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever the site says")])
-    asked = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return _private(key), asked.public_bytes(serialization.Encoding.PEM).decode("ascii")
+    key = _private(ec.generate_private_key(ec.SECP256R1()))
+    return key, request_for(key)
 
 
-def fingerprint(certificate: bytes) -> str:
-    """SHA-256 of a certificate (PEM) in DER, 64 hex digits; Misused if it is none."""
+def request_for(key: bytes) -> str:
+    """A request for a certificate for a private key (PEM); Misused if that is none of ours."""
     try:
-        found = x509.load_pem_x509_certificate(certificate)
+        private = serialization.load_pem_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise Misused("the node's key is no private key (PEM)") from exc
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        raise Misused("the node's key is no P-256 key")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever the site says")])
+    asked = x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, hashes.SHA256())
+    return asked.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def fingerprint(certificates: bytes) -> str:
+    """SHA-256 over certificates (PEM) in DER, one after the other, 64 hex digits; Misused if there is none."""
+    try:
+        found = x509.load_pem_x509_certificates(certificates)
     except ValueError as exc:
         raise Misused("the site's CA certificate is no certificate (PEM)") from exc
-    return hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
+    return hashlib.sha256(b"".join(one.public_bytes(serialization.Encoding.DER) for one in found)).hexdigest()
+
+
+def anchor_of(chain: bytes) -> bytes:
+    """The last certificate of a chain (PEM) that a server shows, by which the others are believed; Misused if none."""
+    try:
+        return x509.load_pem_x509_certificates(chain)[-1].public_bytes(serialization.Encoding.PEM)
+    except ValueError as exc:
+        raise Misused("the site's certificate is none (PEM)") from exc
+
+
+def due(certificate: bytes, now: datetime) -> bool:
+    """Whether it is time for a fresh certificate instead of this one (PEM): a third of its time, or less, is left."""
+    begins, ends = period(certificate)
+    return ends - now <= (ends - begins) / 3
 
 
 def period(certificate: bytes) -> tuple[datetime, datetime]:

@@ -1,0 +1,150 @@
+"""Who asks, and whether they may: what every route of the site's service begins with.
+
+Somebody who may not see a thing gets the answer for one that does not exist. Somebody who may see it, and not do that to
+it, is told so.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from fastapi import Request
+
+from deployer.errors import DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
+from deployer.site.peer import Peer, peer_of
+from deployer.site.principal import Principal
+from deployer.site.records import Deployment, Filter
+from deployer.site.rights import Action, Denied, Reach, Rights, may, reach
+
+MAX_OWNERS = 10_000
+"""Deployments whose owners are remembered: they never change."""
+
+
+class Authenticates(Protocol):
+    """What tells who asks."""
+
+    def __call__(self, headers: Mapping[str, str], peer: Peer) -> Principal:
+        """Who it is; NotAuthenticated when nothing proves it, TooManyRequests where they ask too often."""
+
+
+class Access:
+    """Safe to use from several threads.
+
+    Args:
+        authenticate: see there.
+        rights: of the site, as they are now; PolicyUnusable where the file cannot be read, and then nobody may anything.
+        node_is_in: raises when a node that authenticated has been taken out.
+        deployment: finds one.
+    """
+
+    def __init__(
+        self,
+        authenticate: Authenticates,
+        rights: Callable[[], Rights],
+        node_is_in: Callable[[str], None],
+        deployment: Callable[[str], Deployment],
+    ) -> None:
+        self._authenticate, self.rights = authenticate, rights
+        self._node_is_in, self._deployment = node_is_in, deployment
+        self._owners: dict[str, Principal] = {}
+        self._lock = threading.Lock()
+
+    def who(self, request: Request) -> Principal:
+        """Who sends a request: a dependency of routes."""
+        return self._authenticate(request.headers, peer_of(request))
+
+    def node(self, request: Request) -> str:
+        """The UUID of the node that sends a request, by its certificate; a dependency of the agents' routes.
+
+        Raises:
+            NotAuthenticated: it showed none. Forbidden: it is somebody else, or has left.
+        """
+        who = self.who(request)
+        self.demand(who, Action.AGENT)
+        self._node_is_in(who.subject)
+        return who.subject
+
+    def demand(self, who: Principal, action: Action, owner: Principal | None = None) -> None:
+        """Raise Forbidden unless somebody may do that, to what belongs to an owner."""
+        said = may(self.rights(), who, action, owner)
+        if isinstance(said, Denied):
+            raise Forbidden(said.reason)
+
+    def demand_of(self, who: Principal, action: Action, owner: Principal, missing: DeployerError) -> None:
+        """As :meth:`demand`, but raises `missing` where they may not even see it."""
+        rights = self.rights()
+        if isinstance(may(rights, who, Action.READ, owner), Denied):
+            raise missing
+        if isinstance(said := may(rights, who, action, owner), Denied):
+            raise Forbidden(said.reason)
+
+    def reach(self, who: Principal, action: Action = Action.READ) -> Reach:
+        """Whose machines somebody may see, or do something to."""
+        return reach(self.rights(), who, action)
+
+    def allows(self, who: Principal, action: Action) -> bool:
+        """Whether somebody may do what is nobody's in particular."""
+        return not isinstance(may(self.rights(), who, action), Denied)
+
+    def owner(self, deployment: str) -> Principal:
+        """Whose a deployment is; DeploymentNotFound."""
+        with self._lock:
+            known = self._owners.get(deployment)
+        if known is None:
+            known = self._deployment(deployment).owner
+            with self._lock:
+                if len(self._owners) >= MAX_OWNERS:
+                    self._owners.clear()
+                self._owners[deployment] = known
+        return known
+
+    def sees(self, found: Reach, deployment: str) -> bool:
+        """Whether a deployment is within somebody's reach."""
+        if found.everything:
+            return True
+        try:
+            return found.covers(self.owner(deployment))
+        except DeploymentNotFound:
+            return False
+
+
+def narrowed(wanted: Filter, found: Reach) -> Filter | None:
+    """What of a list is within reach; None for nothing."""
+    if found.everything:
+        return wanted
+    if found.vos:
+        vo = wanted.vo or min(found.vos)
+        return wanted.model_copy(update={"vo": vo}) if vo in found.vos else None
+    if not found.owner or wanted.owner not in {None, found.owner}:
+        return None
+    return wanted.model_copy(update={"owner": found.owner})
+
+
+class RightsFile:
+    """A site's rights, read again when their file has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._rights: Rights | None = None
+
+    def current(self) -> Rights:
+        """As the file says now; PolicyUnusable if it cannot be read, for then nobody knows what was taken away."""
+        try:
+            found = self._path.stat()
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except OSError:
+            seen = (0, 0, 0)
+        with self._lock:
+            if self._rights is None or seen != self._seen:
+                self._rights = None
+                self._rights = Rights.load(self._path)
+                self._seen = seen
+            return self._rights
+
+
+def nobody(_headers: Mapping[str, str], _peer: Peer) -> Principal:
+    """Authenticates nobody."""
+    raise NotAuthenticated("show a token or a certificate")

@@ -1,0 +1,187 @@
+"""The routes of nodes: what they are, how one joins, drains and leaves, and what their agents say."""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import Malformed, TooLarge
+from deployer.errors import Conflict, Forbidden, JoinRefused, Misused, NodeNotFound, NotAuthenticated, SiteUnavailable
+from deployer.site.api_deployments import ASKING
+from deployer.site.api_routes import NODE, answer, gone, problems, read, read_reason, told
+from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport
+from deployer.site.principal import Principal
+from deployer.site.records import NodeState, SiteNode
+from deployer.site.rights import Action
+from deployer.site.site import Site
+from deployer.site.wire import (
+    MAX_WAIT,
+    Anchors,
+    Certificate,
+    CertificateRequest,
+    Joined,
+    JoinRequest,
+    JoinToken,
+    NodeList,
+    Reason,
+    TokenRequest,
+)
+
+LOOK_EVERY = 5.0
+"""Seconds after which a node that waits is looked at without a ring: nothing hangs on one that was lost."""
+
+STATES: dict[str, NodeState] = {
+    "drain": NodeState.DRAINING,
+    "undrain": NodeState.READY,
+    "remove": NodeState.LEFT,
+}
+
+AGENTS = (NotAuthenticated, Forbidden, JoinRefused, SiteUnavailable)
+
+
+def node_routes(site: Site) -> APIRouter:
+    """Under /v1/nodes, /v1/join and /v1/ca."""
+    routes = APIRouter(tags=["nodes"])
+    store, access = site.store, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
+
+    @routes.get(
+        "/nodes",
+        response_model=NodeList,
+        responses=problems(Forbidden, *ASKING),
+        openapi_extra=told(Action.NODES),
+        summary="List nodes",
+    )
+    def nodes(request: Request, who: who_asks) -> Response:
+        """By name, without what they cache: the answer for one node has that."""
+        access.demand(who, Action.NODES)
+        items = tuple(one.model_copy(update={"cached": frozenset()}) for one in store.nodes())
+        return answer(request, NodeList(items=items))
+
+    @routes.get(
+        "/nodes/{node}",
+        response_model=SiteNode,
+        responses=problems(Malformed, NodeNotFound, Forbidden, *ASKING),
+        openapi_extra=told(Action.NODES),
+        summary="Get a node",
+    )
+    def node(request: Request, who: who_asks, node: NODE) -> Response:
+        """What it is, what it has room for, and what it caches."""
+        access.demand(who, Action.NODES)
+        return answer(request, store.find_node(node))
+
+    @routes.post(
+        "/nodes/tokens",
+        response_model=JoinToken,
+        responses=problems(Malformed, TooLarge, Forbidden, *ASKING),
+        openapi_extra=told(Action.MANAGE_NODES, TokenRequest),
+        summary="Get a token with which one node may join",
+    )
+    async def token(request: Request, who: who_asks) -> Response:
+        """Good once. It carries the fingerprint of the site's CA, so that the node knows whom it joins."""
+        await run_in_threadpool(access.demand, who, Action.MANAGE_NODES)
+        wanted = await read(request, TokenRequest, "request for a token")
+        made = await run_in_threadpool(site.joining.token, wanted.name, timedelta(minutes=wanted.minutes), site.now())
+        return answer(request, made)
+
+    @routes.post(
+        "/nodes/{node}/{verb}",
+        response_model=SiteNode,
+        responses=problems(Malformed, TooLarge, NodeNotFound, Forbidden, Conflict, *ASKING),
+        openapi_extra=told(Action.MANAGE_NODES, Reason, required=False),
+        summary="Drain a node, use it again, or take it out",
+    )
+    async def act(
+        request: Request,
+        who: who_asks,
+        node: NODE,
+        verb: Annotated[Literal["drain", "undrain", "remove"], Path(description="What should be done.")],
+    ) -> Response:
+        """A node that drains gets no more machines and keeps those that it has. One that is out has no say any more."""
+
+        def work() -> SiteNode:
+            access.demand(who, Action.MANAGE_NODES)
+            return site.set_node(store.find_node(node), STATES[verb], who, reason)
+
+        reason = await read_reason(request)
+        return answer(request, await run_in_threadpool(work))
+
+    @routes.get("/ca", response_model=Anchors, openapi_extra=told(None), summary="By what the site is believed")
+    def anchors(request: Request) -> Response:
+        """Certificates (PEM). Compare the fingerprint with what came to you another way."""
+        return answer(request, site.anchors)
+
+    @routes.post(
+        "/join",
+        response_model=Joined,
+        responses=problems(Malformed, TooLarge, Misused, JoinRefused, Conflict, SiteUnavailable),
+        openapi_extra=told(None, JoinRequest),
+        summary="Join as a node",
+    )
+    async def join(request: Request) -> Response:
+        """A token of the operator's and a certificate request, for a certificate with which the node works from then on."""
+        wanted = await read(request, JoinRequest, "request to join")
+        return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
+
+    return routes
+
+
+def agent_routes(site: Site) -> APIRouter:
+    """Under /v1/agent: for nodes, by the certificates that they got when they joined."""
+    routes = APIRouter(prefix="/agent", tags=["agents"])
+    store = site.store
+    node_asks = Annotated[str, Depends(site.access.node)]
+
+    @routes.get(
+        "/desired",
+        response_model=DesiredState,
+        responses=problems(Malformed, *AGENTS),
+        openapi_extra=told(Action.AGENT),
+        summary="What machines the node should have",
+    )
+    async def desired(
+        request: Request,
+        node: node_asks,
+        after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that is known.")] = -1,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
+    ) -> Response:
+        """At once if the revision is another than the known one, else as soon as it is, or when the time is over."""
+        until = site.bell.time() + wait
+        while True:
+            count = site.bell.count
+            if await run_in_threadpool(store.revision, node) != after or site.bell.ended:
+                break
+            left = until - site.bell.time()
+            if left <= 0 or await request.is_disconnected():
+                break
+            await site.bell.wait(count, min(left, LOOK_EVERY))
+        return answer(request, await run_in_threadpool(store.desired, node))
+
+    @routes.post(
+        "/report",
+        status_code=204,
+        responses=problems(Malformed, TooLarge, *AGENTS),
+        openapi_extra=told(Action.AGENT, NodeReport),
+        response_class=Response,
+        summary="How the node is",
+    )
+    async def report(request: Request, node: node_asks) -> Response:
+        """At every change, and every ten seconds. The same report may come twice."""
+        told_by_node = await read(request, NodeReport, "report", MAX_REPORT)
+        await run_in_threadpool(site.absorb, node, told_by_node)
+        return gone()
+
+    @routes.post(
+        "/certificate",
+        response_model=Certificate,
+        responses=problems(Malformed, TooLarge, Misused, *AGENTS),
+        openapi_extra=told(Action.AGENT, CertificateRequest),
+        summary="A fresh certificate for the node",
+    )
+    async def certificate(request: Request, node: node_asks) -> Response:
+        """For whoever shows the present one; a third of its time before it ends is early enough."""
+        wanted = await read(request, CertificateRequest, "request for a certificate")
+        return answer(request, await run_in_threadpool(site.joining.renew, wanted.request, node, site.now()))
+
+    return routes
