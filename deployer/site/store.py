@@ -15,6 +15,7 @@ from deployer.site.absorbing import Change, LostPolicy
 from deployer.site.allowances import Usage
 from deployer.site.database import SiteDatabase, Transaction
 from deployer.site.desired import DesiredState, NodeReport
+from deployer.site.estimating import Boot
 from deployer.site.news import Newest, News
 from deployer.site.placement import Ask, Placed
 from deployer.site.principal import Principal
@@ -260,6 +261,24 @@ class SiteStore:
             self._change(work, [before], lambda machine: Change(change(machine), told))
             return store_machines.machine(work.connection, uuid)
 
+    def apply(self, uuid: str, change: Changes) -> SiteMachine:
+        """Change a machine by a rule that says itself what there is to tell (`lifecycle`), as `change_machine` does."""
+        with self._writing() as work:
+            before = store_machines.machine(work.connection, uuid)
+            self._change(work, [before], change)
+            return store_machines.machine(work.connection, uuid)
+
+    def apply_all(self, deployment: str, change: Changes) -> tuple[SiteMachine, ...]:
+        """The same for all machines of a deployment, all or none of them; returns them by number."""
+        with self._writing() as work:
+            self._change(work, store_machines.machines_of(work.connection, deployment), change)
+            return store_machines.machines_of(work.connection, deployment)
+
+    def counts(self) -> dict[str, int]:
+        """How many machines are in each state."""
+        with self.database.reading() as connection:
+            return store_machines.counts(connection)
+
     def change_deployment(self, uuid: str, change: Callable[[Deployment], Deployment]) -> Deployment:
         """Change a deployment's record (its end, say); nothing is told. DeploymentNotFound."""
         with self._writing() as work:
@@ -329,17 +348,18 @@ class SiteStore:
 
     # Time
 
-    def look(self, warn_until: datetime, lost_before: datetime, policy: LostPolicy) -> int:
+    def look(self, warn_until: datetime, lost_before: datetime, policy: LostPolicy, now: datetime | None = None) -> int:
         """Do what time demands: expiry, warnings, nodes that are silent for too long; returns how many changes it made.
 
         Args:
             warn_until: owners of machines that end by then are told.
             lost_before: nodes that have not reported since are lost.
             policy: what becomes of their machines.
+            now: machines that end by then are over; the present if not given.
 
         Looks in a reading transaction first: while nothing is due, nothing is written and nobody is held up.
         """
-        now = self.now()
+        now = now or self.now()
         with self.database.reading() as connection:
             silent = store_nodes.silent(connection, lost_before)
             due = store_machines.due(connection, now, warn_until)
@@ -391,6 +411,11 @@ class SiteStore:
         """Up to `limit` events after a number, in order: of one deployment, owner (identity), VO or subject if given."""
         with self.database.reading() as connection:
             return store_story.list_events(connection, after, limit, deployment, owner, vo, subject)
+
+    def boots(self, limit: int = 200) -> tuple[Boot, ...]:
+        """What it took the machines that were admitted last to run, of those that have; clusters' members wait for others."""
+        with self.database.reading() as connection:
+            return store_machines.boots(connection, limit)
 
     def last_event(self) -> int:
         """The number of the newest event; 0 before the first."""

@@ -147,6 +147,8 @@ def _machine(deployment: Deployment, proposal: Proposal, uuid: str, node: str, n
 
 def hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
     """What a machine's guest is told it is called."""
+    if request.hostnames:
+        return request.hostnames[number - 1]
     if request.hostname is None:
         return f"{name}-{uuid[:8]}"
     return request.hostname if request.count == 1 else f"{request.hostname}-{number}"

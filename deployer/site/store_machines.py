@@ -11,13 +11,15 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, select, update
 
 from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
+from deployer.machine import State
 from deployer.site.allowances import Usage
 from deployer.site.desired import DesiredMachine, Want
+from deployer.site.estimating import Boot
 from deployer.site.placement import Ask
 from deployer.site.records import Deployment, Filter, NodeState, SiteMachine
 from deployer.site.request import Wishes
 from deployer.site.store_nodes import prefix
-from deployer.site.tables import deployments, machines, nodes, orders
+from deployer.site.tables import deployments, events, machines, nodes, orders
 
 MAX_DIGITS = 9
 """Of a row's number: what PostgreSQL's integer takes."""
@@ -263,11 +265,28 @@ def locate(connection: Connection, uuids: Iterable[str]) -> dict[str, str | None
     return {row.uuid: row.node for row in rows}
 
 
-def boots(connection: Connection, image_id: str, limit: int) -> tuple[SiteMachine, ...]:
-    """The last machines of an image."""
-    query = select(machines.c.document).where(machines.c.image_id == image_id)
+def counts(connection: Connection) -> dict[str, int]:
+    """How many machines are in each state."""
+    rows = connection.execute(select(machines.c.state, func.count()).group_by(machines.c.state))
+    return {str(state): int(number) for state, number in rows}
+
+
+def boots(connection: Connection, limit: int) -> tuple[Boot, ...]:
+    """What it took the last machines to run, the last admitted first; those of clusters wait for others and do not count."""
+    query = select(machines.c.document).where(machines.c.cluster.is_(None), machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
-    return tuple(SiteMachine.model_validate_json(document) for document in found)
+    last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
+    ran = connection.execute(
+        select(events.c.subject, func.min(events.c.at))
+        .where(events.c.subject.in_(list(last)), events.c.what == State.RUNNING.value)
+        .group_by(events.c.subject)
+    )
+    at = {str(uuid): instant for uuid, instant in ran}
+    return tuple(
+        Boot(one.node, one.from_network, (at[uuid] - one.created).total_seconds())
+        for uuid, one in last.items()
+        if uuid in at and one.node is not None
+    )
 
 
 def _machines(connection: Connection, query: Select[Any]) -> tuple[SiteMachine, ...]:
