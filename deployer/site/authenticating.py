@@ -1,0 +1,216 @@
+"""Who asks a site: a token, a certificate or the operator's own socket become one principal, or nobody.
+
+What is wrong with somebody's proof is told to the log, and never to them: a guesser learns nothing but that it does not
+count. No token, nor any part of one that could be used, is ever in a message.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deployer.errors import NotAuthenticated, SiteUnavailable
+from deployer.site.authority import Authority
+from deployer.site.issuers import Issuers
+from deployer.site.jwks import Keys
+from deployer.site.peer import Peer
+from deployer.site.principal import LOCAL, Principal
+from deployer.site.proxies import find_holder
+from deployer.site.rates import Rates
+from deployer.site.rereading import FileInForce
+from deployer.site.rights import CERTIFICATE_MEANS, LIMITED_MEANS, NODE_MEANS
+from deployer.site.settings import SiteSettings
+from deployer.site.tokens import KeySource, verify_token
+from deployer.site.voms import Membership, VomsDirectory, read_membership
+from signer.ca_directory import CaDirectory
+from signer.chains import Crls
+from signer.errors import SignatureError
+
+NODE_ISSUER = "site"
+"""The issuer of nodes' principals: the site itself."""
+
+CHALLENGE = 'Bearer realm="partita"'
+
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+
+log = logging.getLogger("partita.site")
+
+
+@dataclass(frozen=True)
+class GridTrust:
+    """By what certificates of people are judged.
+
+    Attributes:
+        authorities: the directory of CAs.
+        servers: the VOMS servers that are believed.
+        targets: the host names of the service.
+        crls: whether each CA must have a current revocation list.
+    """
+
+    authorities: CaDirectory
+    servers: VomsDirectory
+    targets: tuple[str, ...] = ()
+    crls: Crls = "required"
+
+
+class Authenticator:
+    """Says who somebody is. Safe to use from several threads.
+
+    Args:
+        issuers: whose tokens are believed now.
+        audience: what the site is called; tokens must be made for it.
+        keys: of the issuers.
+        authority: the site's own CA, which vouches for its nodes.
+        now: the wall clock, UTC.
+        rates: how often somebody may ask.
+        grid: how certificates of people are judged; without it they do not count.
+    """
+
+    def __init__(
+        self,
+        issuers: Callable[[], Issuers],
+        audience: str,
+        keys: KeySource,
+        authority: Authority,
+        now: Callable[[], datetime],
+        rates: Rates,
+        grid: GridTrust | None = None,
+    ) -> None:
+        self._issuers, self._audience, self._keys = issuers, audience, keys
+        self._authority, self._now, self._rates, self._grid = authority, now, rates, grid
+
+    def __call__(self, headers: Mapping[str, str], peer: Peer) -> Principal:
+        """As :meth:`authenticate`, from a request's headers and its connection's other end."""
+        # A Mapping would show one of several: the items of a request's headers are all of them.
+        shown = [value for name, value in headers.items() if name.lower() == "authorization"]
+        return self.authenticate(shown, peer.chain, local=peer.local, address=peer.address)
+
+    def authenticate(
+        self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
+    ) -> Principal:
+        """Who sends a request. What somebody shows on purpose, a token, comes before what their connection proves.
+
+        Args:
+            authorization: the request's Authorization headers, as many as it has.
+            chain: the certificates (DER) by which the connection's other end was verified, its own first.
+            local: whether the connection came by the operator's own socket.
+            address: from where, for the log and for the rate.
+
+        Raises:
+            NotAuthenticated: nobody knows. The sentence is the same whatever the reason, which is in the log.
+            TooManyRequests: that was too often.
+            SiteUnavailable: what is needed to know cannot be had now.
+        """
+        if not local:
+            self._rates.knock(address)
+        if not (authorization or chain or local):
+            raise NotAuthenticated(
+                "this needs a bearer token, or an X.509 certificate or proxy, that the site believes", CHALLENGE
+            )
+        try:
+            found = self._who(authorization, chain)
+        except NotAuthenticated as exc:
+            log.warning("%s could not say who they are: %s", address or "somebody", exc)
+            if not local:
+                self._rates.failed(address)
+            raise NotAuthenticated(
+                "what was shown does not count here; the site's log says why",
+                f'{CHALLENGE}, error="invalid_token"' if authorization else CHALLENGE,
+            ) from exc
+        except SiteUnavailable as exc:
+            log.warning("%s cannot be known: %s", address or "somebody", exc)
+            raise
+        if found.means != LOCAL.means:
+            self._rates.ask(found.identity)
+        return found
+
+    def _who(self, authorization: Sequence[str], chain: Sequence[bytes]) -> Principal:
+        if authorization:
+            if len(authorization) > 1:
+                raise NotAuthenticated("there is more than one Authorization header")
+            match = _BEARER.fullmatch(authorization[0])
+            if match is None:
+                raise NotAuthenticated("the Authorization header is no bearer token")
+            return verify_token(match[1], self._issuers(), self._audience, self._now(), self._keys)
+        if not chain:
+            return LOCAL
+        node = self._authority.node_of(chain, self._now())
+        if node is not None:
+            return Principal(issuer=NODE_ISSUER, subject=node, means=NODE_MEANS)
+        return self._person(chain)
+
+    def _person(self, chain: Sequence[bytes]) -> Principal:
+        if self._grid is None:
+            raise NotAuthenticated("certificates of people do not count here: site.grid_certificates is not set")
+        now = self._now()
+        try:
+            authorities = self._grid.authorities.authorities()
+        except SignatureError as exc:
+            log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
+            raise SiteUnavailable("the site's directory of CAs cannot be read now") from exc
+        holder = find_holder(chain, authorities, now, self._grid.crls)
+        member: Membership | None = None
+        if holder.attributes is not None:
+            member = read_membership(
+                holder.attributes,
+                holder.certificate,
+                authorities,
+                self._grid.servers,
+                self._grid.targets,
+                now,
+                self._grid.crls,
+            )
+        try:
+            return Principal(
+                issuer=holder.certificate.issuer,
+                subject=holder.certificate.subject,
+                vo=member.vo if member else "",
+                groups=member.groups if member else (),
+                means=LIMITED_MEANS if holder.limited else CERTIFICATE_MEANS,
+            )
+        except ValidationError as exc:
+            raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
+
+
+def make_authenticator(
+    settings: SiteSettings,
+    authority: Authority,
+    url: str,
+    now: Callable[[], datetime],
+    clock: Callable[[], float],
+) -> Authenticator:
+    """An authenticator as the settings say.
+
+    Args:
+        settings: of the site.
+        authority: its own CA.
+        url: what it calls itself: what tokens are made for where no audience is set.
+        now: the wall clock, UTC.
+        clock: seconds, that never goes back.
+
+    Raises:
+        PolicyUnusable: the issuers' file, or that of their servers' CAs, cannot be used.
+    """
+    issuers = FileInForce[Issuers](settings.issuers, Issuers.load)
+    issuers.current()
+    grid = None
+    if settings.grid_certificates is not None:
+        grid = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
+    return Authenticator(
+        issuers.current,
+        settings.audience or url.rstrip("/"),
+        Keys(keys_directory(settings.directory), now, settings.issuers_ca),
+        authority,
+        now,
+        Rates(clock),
+        grid,
+    )
+
+
+def keys_directory(directory: Path) -> Path:
+    """Where a site keeps issuers' keys, below its own directory."""
+    return directory / "issuer-keys"
