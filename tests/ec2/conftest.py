@@ -1,0 +1,30 @@
+"""One stand-in for AWS for the tests of a worker process; each test has an account of its own in it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ec2.worlds import AwsWorld, aws_world
+
+
+@pytest.fixture(scope="session")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsWorld]:
+    """The processes."""
+    with aws_world(tmp_path_factory.mktemp("aws")) as world, pytest.MonkeyPatch.context() as patch:
+        for name, value in world.variables().items():
+            patch.setenv(name, value)
+        yield world
+
+
+@pytest.fixture
+def world(shared_world: AwsWorld) -> Iterator[AwsWorld]:
+    """Nothing goes wrong at the beginning of a test."""
+    shared_world.faults()
+    yield shared_world
+    shared_world.faults()
+
+
+@pytest.fixture
+def profile(world: AwsWorld) -> str:
+    """An account of the test's own."""
+    return world.profile()
