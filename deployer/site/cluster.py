@@ -24,6 +24,7 @@ from deployer.amounts import duration_text, parse_duration, parse_size, size_tex
 from deployer.errors import Misused, UserDataRefused
 from deployer.machine import MEMORY_UNIT, Network, Uuid
 from deployer.site.principal import Principal
+from deployer.site.records import SiteCluster
 from deployer.site.request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, Wishes
 from deployer.userdata import MAX_USER_DATA, check_user_data
 from signer.documents import Document, canonical, parse, parse_toml
@@ -254,6 +255,13 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+class Wait(Document):
+    """Members could not be had: why, as a sentence, and when it is tried again."""
+
+    until: Instant
+    why: str
+
+
 class ClusterState(Document):
     """How far a cluster is, and what a site has to remember about that.
 
@@ -263,32 +271,37 @@ class ClusterState(Document):
         counts: members wanted in each role: as the document says, until somebody scales.
         images: the very image that each role runs.
         was_ready: whether it has been of use once; before that a start of all or none is undone when it fails.
-        failed: members that failed, and why; written before they are ended, so that none is counted twice.
+        ends: nothing is started any more after that.
+        reference: what was deployed, where that was published in a catalog: VO/NAME@VERSION.
+        key: the idempotency key that it was asked for with, or empty.
+        failed: members that failed, and why, or empty where that was forgiven; written before they are ended, so that none
+            is counted twice.
         draining: members that were asked to power off, and when.
-        waits: roles whose members had no room, and when to try again.
+        waits: roles whose members could not be had.
         over: nobody has to look after it any more: it has ended, or was given up, and so have all members.
     """
 
     phase: Phase
     reason: str = ""
     changed: Instant
+    ends: Instant
+    reference: str = ""
+    key: str = ""
     counts: dict[str, int]
     images: dict[str, ImageId] = Field(default_factory=dict)
     was_ready: bool = False
     failed: dict[Uuid, str] = Field(default_factory=dict)
     draining: dict[Uuid, Instant] = Field(default_factory=dict)
-    waits: dict[str, Instant] = Field(default_factory=dict)
+    waits: dict[str, Wait] = Field(default_factory=dict)
     over: bool = False
 
 
 class Cluster(Document):
-    """A cluster of a site.
+    """A cluster of a site: what is kept of it (`SiteCluster`), understood.
 
     Attributes:
         owner: who asked for it, as whom its members are admitted.
         name: from the document.
-        created, ends: instants; nothing is started any more after the end.
-        reference: what was deployed, where that was published in a catalog: VO/NAME@VERSION.
     """
 
     uuid: Uuid
@@ -296,9 +309,24 @@ class Cluster(Document):
     name: str
     document: ClusterDocument
     created: Instant
-    ends: Instant
     state: ClusterState
-    reference: str = ""
+
+    @classmethod
+    def of(cls, kept: SiteCluster) -> Self:
+        """Read what the site keeps."""
+        return cls(
+            uuid=kept.uuid,
+            owner=kept.owner,
+            name=kept.name,
+            document=parse(ClusterDocument, kept.document.encode(), f"cluster {kept.uuid}"),
+            created=kept.created,
+            state=parse(ClusterState, kept.state.encode(), f"cluster {kept.uuid}"),
+        )
+
+    @property
+    def ends(self) -> datetime:
+        """When its time is over."""
+        return self.state.ends
 
     @property
     def active(self) -> bool:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from deployer.errors import MachineConflict, Misused
 from deployer.machine import State
-from deployer.site.cluster import Cluster, ClusterRole, ClusterState, Phase
+from deployer.site.cluster import Cluster, ClusterRole, ClusterState, Phase, Wait
 from deployer.site.desired import Want
 from deployer.site.records import SiteMachine
 from deployer.site.request import MAX_COUNT
@@ -144,7 +144,7 @@ def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Pla
         if not living:
             return Plan(_moved(state, Phase.ENDED, "its time is over", now, over=True))
         return Plan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
-    failed = {one.uuid: why for one in members if (why := failure(cluster, one, now))}
+    failed = {one.uuid: why for one in members if (why := failure(cluster, one, now)) or one.uuid in state.failed}
     cluster = _with(cluster, failed=failed)
     roles = {role: _slots(cluster, role, members, now) for role in cluster.document.roles}
     if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
@@ -215,7 +215,7 @@ def scaled(cluster: Cluster, role: str, count: int) -> ClusterState:
         Misused: there is no such role, or the number is none that the document allows.
         MachineConflict: the cluster ends, or has ended.
     """
-    _check_lives(cluster)
+    check_lives(cluster)
     known = cluster.document.roles.get(role)
     if known is None:
         raise Misused(
@@ -238,11 +238,16 @@ def excused(cluster: Cluster, members: Sequence[SiteMachine], member: SiteMachin
     Raises:
         MachineConflict: the cluster ends, or has ended.
     """
-    _check_lives(cluster)
-    same = {one.uuid for one in members if (one.role, one.hostname) == (member.role, member.hostname)}
-    failed = {uuid: why for uuid, why in cluster.state.failed.items() if uuid not in same}
+    check_lives(cluster)
+    same = [one.uuid for one in members if (one.role, one.hostname) == (member.role, member.hostname)]
+    failed = cluster.state.failed | dict.fromkeys(same, "")
     waits = {name: at for name, at in cluster.state.waits.items() if name != member.role}
     return cluster.state.model_copy(update={"failed": failed, "waits": waits})
+
+
+def refused(cluster: Cluster, role: str, why: str, until: datetime) -> ClusterState:
+    """The state in which members of that role could not be had, and are asked for again then."""
+    return cluster.state.model_copy(update={"waits": cluster.state.waits | {role: Wait(until=until, why=why)}})
 
 
 def ending(cluster: Cluster, now: datetime, reason: str) -> ClusterState:
@@ -252,7 +257,8 @@ def ending(cluster: Cluster, now: datetime, reason: str) -> ClusterState:
     return _moved(cluster.state, Phase.ENDING, reason, now)
 
 
-def _check_lives(cluster: Cluster) -> None:
+def check_lives(cluster: Cluster) -> None:
+    """Raise MachineConflict when a cluster ends, has ended, or is only being admitted."""
     phase = cluster.state.phase
     if phase in {Phase.ENDED, Phase.ENDING, Phase.ADMITTING} or (phase is Phase.FAILED and not cluster.state.was_ready):
         raise MachineConflict(f"cluster {cluster.name} is {phase.value} and takes no changes")
@@ -281,8 +287,8 @@ def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datet
         going[0] if going else None,
         (*going[1:], *staying[1:]),
         len(machines),
-        tuple(state.failed[one.uuid] for one in machines if one.uuid in state.failed),
-        last is not None and last.state is State.ENDED and last.uuid not in state.failed and now >= last.ends,
+        tuple(why for one in machines if (why := state.failed.get(one.uuid))),
+        last is not None and last.state is State.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
     )
 
 
@@ -314,7 +320,7 @@ def _hopeless(cluster: Cluster, roles: Mapping[str, list[_Slot]], now: datetime)
             return _lost(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
         told = {role: _status(cluster, role, slots) for role, slots in roles.items()}
-        late = _missing(told) or "its members"
+        late = _missing(cluster, told) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""
 
@@ -327,8 +333,13 @@ def _lost(cluster: Cluster, role: str, slot: _Slot) -> str:
     return f"{host} failed {times} and is not replaced any more; the last reason: {slot.failures[-1]}"
 
 
-def _missing(told: Mapping[str, RoleStatus]) -> str:
-    return ", ".join(f"{role} has {it.ready} of {it.wanted} ready" for role, it in told.items() if it.ready < it.left)
+def _missing(cluster: Cluster, told: Mapping[str, RoleStatus]) -> str:
+    waits = {role: f" ({wait.why})" for role, wait in cluster.state.waits.items() if told[role].there < told[role].left}
+    return ", ".join(
+        f"{role} has {it.ready} of {it.wanted} ready{waits.get(role, '')}"
+        for role, it in told.items()
+        if it.ready < it.left
+    )
 
 
 def _phase(
@@ -340,15 +351,15 @@ def _phase(
     if all(it.ready >= it.left for it in told.values()):
         return _moved(state, Phase.READY, "", now, was_ready=True)
     if all(it.ready >= min(it.need, it.left) for it in told.values()):
-        return _moved(state, Phase.DEGRADED, _missing(told), now, was_ready=True)
+        return _moved(state, Phase.DEGRADED, _missing(cluster, told), now, was_ready=True)
     if not state.was_ready:
-        return _moved(state, Phase.STARTING, _missing(told), now)
+        return _moved(state, Phase.STARTING, _missing(cluster, told), now)
     for role, slots in roles.items():
         lost = [slot for slot in slots if slot.now is None and not slot.over and _given_up(cluster, role, slot)]
         lost = [slot for slot in lost if slot.number <= told[role].wanted]
         if lost and told[role].left - len(lost) < told[role].need:
             return _moved(state, Phase.FAILED, _lost(cluster, role, lost[0]), now)
-    return _moved(state, Phase.DEGRADED, _missing(told), now)
+    return _moved(state, Phase.DEGRADED, _missing(cluster, told), now)
 
 
 def _leave(
@@ -359,11 +370,11 @@ def _leave(
     for slot in slots:
         yield from _ends(slot.doubles, "another machine is this member of its cluster")
         if (one := slot.leaving) is not None and one.want is not Want.ENDED:
-            if (why := state.failed.get(one.uuid)) is not None:
+            if why := state.failed.get(one.uuid):
                 if cluster.document.roles[role].replace or slot.number > state.counts[role]:  # else it is left as it is
                     yield End(one.uuid, f"failed: {why}")
-            elif one.state is State.RUNNING and now - state.draining[one.uuid] < DRAINED_WITHIN:
-                draining[one.uuid] = state.draining[one.uuid]
+            elif one.state is State.RUNNING and now - (since := state.draining.get(one.uuid, now)) < DRAINED_WITHIN:
+                draining[one.uuid] = since
                 yield from _stop(one)  # again where the first time was lost
             else:
                 yield End(one.uuid, f"the role {role} was scaled down")
@@ -391,8 +402,8 @@ def _come(cluster: Cluster, role: str, slots: list[_Slot], now: datetime) -> Ite
             yield Release(slot.now.uuid)
         elif slot.now is None and slot.leaving is None and not _given_up(cluster, role, slot):
             vacant.append(slot)
-    waits = cluster.state.waits.get(role)
-    if vacant and (waits is None or waits <= now) and cluster.remaining(role, now) > 0:
+    wait = cluster.state.waits.get(role)
+    if vacant and (wait is None or wait.until <= now) and cluster.remaining(role, now) > 0:
         need = ",".join(f"{slot.number}.{slot.ever}" for slot in vacant)
         yield Order(
             role,

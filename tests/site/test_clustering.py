@@ -46,8 +46,7 @@ def cluster(roles: dict[str, dict[str, Any]] | None = None, **values: Any) -> Cl
         name="c",
         document=document,
         created=START,
-        ends=START + timedelta(hours=12),
-        state=ClusterState(phase=Phase.STARTING, changed=START, counts=counts),
+        state=ClusterState(phase=Phase.STARTING, changed=START, ends=START + timedelta(hours=12), counts=counts),
     )
 
 
@@ -275,8 +274,10 @@ def test_scaling_up_orders_what_is_missing() -> None:
     (order,) = steps(one, *ALL)
     assert isinstance(order, Order)
     assert (order.slots, order.whole) == ((4, 5), False)
-    waits = with_state(one, waits={"worker": START + timedelta(seconds=30)})
+    state = clustering.refused(one, "worker", "there is no room", START + timedelta(seconds=30))
+    waits = one.model_copy(update={"state": state})
     assert steps(waits, *ALL, after=29) == ()
+    assert phase(waits, *ALL)[1] == "worker has 3 of 5 ready (there is no room)"
     assert steps(waits, *ALL, after=30) == (order,)
     ended = member("worker", 4, State.ENDED, want=Want.ENDED)
     (again,) = steps(one, *ALL, ended)
@@ -352,19 +353,14 @@ def test_who_has_a_member_replaced_forgives_its_failures() -> None:
     """And only that member's."""
     gone = [member("worker", slot, State.FAILED, again=again) for slot in (1, 2) for again in range(4)]
     one = with_state(cluster(), was_ready=True, failed={machine.uuid: "broke" for machine in gone})
-    assert set(clustering.excused(one, gone, gone[0]).failed) == {machine.uuid for machine in gone[4:]}
-    (order,) = plan(
-        one.model_copy(update={"state": clustering.excused(one, gone, gone[0])}),
-        [
-            ALL[0],
-            ALL[3],
-            *(machine.model_copy(update={"want": Want.ENDED, "state": State.ENDED}) for machine in gone[:4]),
-            *gone[4:],
-        ],
-        START,
-    ).steps
+    one = one.model_copy(update={"state": clustering.excused(one, gone, gone[0])})
+    (order,) = steps(one, ALL[0], ALL[3], *gone)
     assert isinstance(order, Order)
     assert order.slots == (1,)
+    again = plan(one, [ALL[0], ALL[3], *gone], START)
+    assert [bool(again.state.failed[machine.uuid]) for machine in gone] == [False] * 4 + [True] * 4
+    anew = member("worker", 1, State.FAILED, again=9)  # forgiven once is not forgiven for ever
+    assert plan(one, [ALL[0], ALL[3], *gone, anew], START).state.failed[anew.uuid] == "it failed"
 
 
 class World:
@@ -398,8 +394,8 @@ class World:
             return
         room = self.capacity - len(self.living)
         if room < (len(order.slots) if order.whole else 1):
-            waits = self.cluster.state.waits | {order.role: self.now + timedelta(seconds=30)}
-            self.cluster = with_state(self.cluster, waits=waits)
+            state = clustering.refused(self.cluster, order.role, "no room", self.now + timedelta(seconds=30))
+            self.cluster = self.cluster.model_copy(update={"state": state})
             return
         self._orders[order.key] = []
         for slot in order.slots[:room]:
