@@ -5,14 +5,13 @@ it, is told so.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fastapi import Request
 
-from deployer.errors import DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
-from deployer.site.peer import Peer, peer_of
+from deployer.errors import DeployerError, DeploymentNotFound, Forbidden
+from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
 from deployer.site.records import Deployment, Filter
 from deployer.site.rights import Action, Denied, Reach, Rights, may, reach
@@ -22,9 +21,11 @@ MAX_OWNERS = 10_000
 
 
 class Authenticates(Protocol):
-    """What tells who asks."""
+    """What tells who asks; `authenticating.Authenticator` is one."""
 
-    def __call__(self, headers: Mapping[str, str], peer: Peer) -> Principal:
+    def authenticate(
+        self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
+    ) -> Principal:
         """Who it is; NotAuthenticated when nothing proves it, TooManyRequests where they ask too often."""
 
 
@@ -32,7 +33,7 @@ class Access:
     """Safe to use from several threads.
 
     Args:
-        authenticate: see there.
+        authenticator: see there.
         rights: of the site, as they are now; PolicyUnusable where the file cannot be read, and then nobody may anything.
         node_is_in: raises when a node that authenticated has been taken out.
         deployment: finds one.
@@ -40,19 +41,22 @@ class Access:
 
     def __init__(
         self,
-        authenticate: Authenticates,
+        authenticator: Authenticates,
         rights: Callable[[], Rights],
         node_is_in: Callable[[str], None],
         deployment: Callable[[str], Deployment],
     ) -> None:
-        self._authenticate, self.rights = authenticate, rights
+        self._authenticator, self.rights = authenticator, rights
         self._node_is_in, self._deployment = node_is_in, deployment
         self._owners: dict[str, Principal] = {}
         self._lock = threading.Lock()
 
     def who(self, request: Request) -> Principal:
         """Who sends a request: a dependency of routes."""
-        return self._authenticate(request.headers, peer_of(request))
+        peer = peer_of(request)
+        return self._authenticator.authenticate(
+            request.headers.getlist("authorization"), peer.chain, local=peer.local, address=peer.address
+        )
 
     def node(self, request: Request) -> str:
         """The UUID of the node that sends a request, by its certificate; a dependency of the agents' routes.
@@ -119,32 +123,3 @@ def narrowed(wanted: Filter, found: Reach) -> Filter | None:
     if not found.owner or wanted.owner not in {None, found.owner}:
         return None
     return wanted.model_copy(update={"owner": found.owner})
-
-
-class RightsFile:
-    """A site's rights, read again when their file has changed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
-        self._rights: Rights | None = None
-
-    def current(self) -> Rights:
-        """As the file says now; PolicyUnusable if it cannot be read, for then nobody knows what was taken away."""
-        try:
-            found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-        except OSError:
-            seen = (0, 0, 0)
-        with self._lock:
-            if self._rights is None or seen != self._seen:
-                self._rights = None
-                self._rights = Rights.load(self._path)
-                self._seen = seen
-            return self._rights
-
-
-def nobody(_headers: Mapping[str, str], _peer: Peer) -> Principal:
-    """Authenticates nobody."""
-    raise NotAuthenticated("show a token or a certificate")

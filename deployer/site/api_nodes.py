@@ -56,7 +56,7 @@ def node_routes(site: Site) -> APIRouter:
     def nodes(request: Request, who: who_asks) -> Response:
         """By name, without what they cache: the answer for one node has that."""
         access.demand(who, Action.NODES)
-        items = tuple(one.model_copy(update={"cached": frozenset()}) for one in store.nodes())
+        items = store.nodes(contents=False)
         return answer(request, NodeList(items=items))
 
     @routes.get(
@@ -136,7 +136,7 @@ def agent_routes(site: Site) -> APIRouter:
     @routes.get(
         "/desired",
         response_model=DesiredState,
-        responses=problems(Malformed, *AGENTS),
+        responses=problems(Malformed, *AGENTS) | {204: {"description": "Nothing is new."}},
         openapi_extra=told(Action.AGENT),
         summary="What machines the node should have",
     )
@@ -146,17 +146,16 @@ def agent_routes(site: Site) -> APIRouter:
         after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that is known.")] = -1,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
     ) -> Response:
-        """At once if the revision is another than the known one, else as soon as it is, or when the time is over."""
+        """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over."""
         until = site.bell.time() + wait
         while True:
             count = site.bell.count
-            if await run_in_threadpool(store.revision, node) != after or site.bell.ended:
-                break
+            if await run_in_threadpool(store.revision, node) != after:
+                return answer(request, await run_in_threadpool(store.desired, node))
             left = until - site.bell.time()
-            if left <= 0 or await request.is_disconnected():
-                break
+            if left <= 0 or site.bell.ended or await request.is_disconnected():
+                return gone()
             await site.bell.wait(count, min(left, LOOK_EVERY))
-        return answer(request, await run_in_threadpool(store.desired, node))
 
     @routes.post(
         "/report",

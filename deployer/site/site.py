@@ -16,7 +16,7 @@ import threading
 import time
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,37 +26,40 @@ from catalog.credentials import read_credential
 from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
 from deployer.amounts import duration_text, parse_duration
+from deployer.deploying import Defaults
 from deployer.errors import (
     DeployerError,
     JoinRefused,
     Misused,
-    NotAuthenticated,
     OverQuota,
     PolicyUnusable,
     SiteUnavailable,
 )
 from deployer.policy_store import PolicyStore
 from deployer.site import lifecycle
-from deployer.site.access import Access, RightsFile
+from deployer.site.access import Access
+from deployer.site.admitting import Admitting
 from deployer.site.allowances import Usage
+from deployer.site.authenticating import make_authenticator
 from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import NodeReport
 from deployer.site.joining import Joining
 from deployer.site.lifecycle import Verb
-from deployer.site.peer import Peer
 from deployer.site.placement import place
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.request import DeploymentRequest
-from deployer.site.rights import NODE_MEANS, quota
+from deployer.site.rereading import FileInForce
+from deployer.site.rights import Rights, quota
 from deployer.site.rooms import Overcommit
 from deployer.site.settings import SiteSettings
 from deployer.site.store import SiteStore
 from deployer.site.sweeping import Patience, Sweeper
 from deployer.site.tls import ServerTls
 from deployer.site.wire import Anchors, MachineChange, Ordered, SiteStatus, Trial
+from deployer.site.withdrawing import Withdrawing
 
 TICK = 1.0
 """Seconds between two looks at what has to be done in time."""
@@ -106,10 +109,26 @@ class Site:
             secrets.token_bytes,
         )
         self.policies = PolicyStore(settings.policy)
-        self.rights = RightsFile(settings.rights)
+        self.rights = FileInForce[Rights](settings.rights, Rights.load)
         self.bell = Bell()
         self.duties: list[Duty] = []
-        self.access = Access(self.authenticate, self.rights.current, self._node_is_in, store.deployment)
+        self.access = Access(
+            make_authenticator(settings, self.authority, url, clock, time.monotonic),
+            self.rights.current,
+            self._node_is_in,
+            store.deployment,
+        )
+        self._withdrawing = Withdrawing(catalog, settings.directory, settings.blocked, self.policies.current, clock)
+        self.admitting = Admitting(
+            store,
+            catalog,
+            self.policies.current,
+            lambda who, manifest: quota(self.rights.current(), who, manifest),
+            place,
+            Defaults(settings.network, settings.lifetime),
+            clock,
+            self._withdrawing.current,
+        )
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._looked: float | None = None
@@ -164,6 +183,8 @@ class Site:
             problems.append(f"the policy is not in force as its files are: {self.policies.problem}")
         try:
             self.rights.current()
+            if self.rights.problem:
+                problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
         except PolicyUnusable as exc:
             problems.append(str(exc))
         if fresh := self.catalog.freshness().problem:
@@ -194,13 +215,13 @@ class Site:
         """Drain a node, use it again, or take it out; who did it stands in the story."""
         return self.store.set_node_state(node.uuid, state, _by(who, reason))
 
-    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:  # noqa: ARG002
-        """Order machines."""
-        raise SiteUnavailable("this site takes no orders yet")
+    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
+        """Order machines; errors as `Admitting.admit` has them."""
+        return self.admitting.admit(request, who, key)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
         """What would come of an order; nothing is done."""
-        raise SiteUnavailable("this site takes no orders yet")
+        return self.admitting.try_out(request, who)
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
@@ -247,15 +268,6 @@ class Site:
         allowed = quota(self.rights.current(), who if who.identity == owner.identity else owner)
         if said := allowed.check(Usage(), Usage(lifetime=seconds)):
             raise OverQuota(said)
-
-    def authenticate(self, headers: Mapping[str, str], peer: Peer) -> Principal:
-        """Who sends a request."""
-        if peer.local:
-            return LOCAL
-        node = self.authority.node_of(peer.chain, self._clock())
-        if node is not None:
-            return Principal(issuer=self.url, subject=node, means=NODE_MEANS)
-        raise NotAuthenticated("show a token or a certificate")
 
     def _node_is_in(self, uuid: str) -> None:
         if self.store.node(uuid).state is NodeState.LEFT:
