@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from catalog.database import Transaction
     from catalog.tuf_ceremony import Outcome
     from catalog.tuf_metadata import Signer
-    from catalog.tuf_publishing import Freshness, RoleStatus
+    from catalog.tuf_publishing import Freshness
+    from catalog.tuf_status import RoleStatus
 
 tuf_app = typer.Typer(
     name="tuf", help="The catalog's signed word on what is current: keys, rotation, state.", no_args_is_help=True
@@ -82,8 +83,10 @@ def tuf_init(
 @tuf_app.command("status")
 def tuf_status(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """Show each role: version, expiry, keys, and what an operator should do."""
+    from catalog.tuf_status import status, warnings
+
     with _repository(_settings(context, directory)) as (freshness, connection):
-        found, warnings = freshness.status(connection), freshness.warnings(connection, _now())
+        found, todo = status(freshness, connection), warnings(freshness, connection, _now())
     rows = [
         [
             one.role,
@@ -94,9 +97,9 @@ def tuf_status(context: typer.Context, directory: Directory = None, as_json: Jso
         ]
         for one in found
     ]
-    for one in warnings:
+    for one in todo:
         terminal.say(one)
-    value = {"roles": [_row(one) for one in found], "warnings": list(warnings)}
+    value = {"roles": [_row(one) for one in found], "warnings": list(todo)}
     terminal.show(value, terminal.table(["ROLE", "VERSION", "EXPIRES", "SIGN", "KEYS HERE"], rows), as_json=as_json)
 
 

@@ -34,7 +34,8 @@ from catalog.tuf_metadata import (
     named_snapshot,
     versions_in,
 )
-from catalog.tuf_publishing import KEEP_METADATA, KEEP_TARGETS, MIRRORED
+from catalog.tuf_publishing import KEEP_TARGETS, MIRRORED
+from catalog.tuf_sealing import KEEP_METADATA
 from catalog.tuf_store import Content
 from catalog.tuf_targets import manifest_path
 from catalog.wire import MAX_ANSWER, PART, EndorsementList

@@ -21,6 +21,7 @@ from catalog.manifest import Manifest
 from catalog.registry import Endorsed
 from catalog.settings import CatalogSettings
 from catalog.tuf_publishing import Freshness
+from catalog.tuf_status import warnings
 from catalog.uploads import Arriving, Uploads
 from catalog.wire import Publication, Received, SignedStatement
 from signer.cms import X509Rules
@@ -194,7 +195,7 @@ class Publishing:
         """Sign afresh what is due of the freshness metadata; returns what an operator should do, in sentences."""
         with self.database.writing() as connection:
             self.freshness.renew(connection, now)
-            return self.freshness.warnings(connection, now)
+            return warnings(self.freshness, connection, now)
 
     def _endorsed(
         self, manifest: Manifest, offered: Sequence[SignedStatement], now: datetime

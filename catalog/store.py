@@ -20,7 +20,7 @@ from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, No
 from catalog.history import History
 from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
-from catalog.tuf_publishing import prepare
+from catalog.tuf_status import prepare
 from signer.progress import Advance, nothing
 
 

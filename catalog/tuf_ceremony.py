@@ -31,6 +31,7 @@ from catalog.tuf_metadata import (
     unsigned_targets,
 )
 from catalog.tuf_publishing import Freshness, write
+from catalog.tuf_status import status
 
 ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS)
 MAX_PROPOSAL = 512_000
@@ -81,9 +82,9 @@ class Ceremony:
             raise Misused(f"there is no role {role!r}; rotate one of {', '.join(ROLES)}")
         self._nothing_waits()
         number = 1
-        for status in self._freshness.status(connection):
-            if status.role == role:
-                number = len(status.keys)
+        for one in status(self._freshness, connection):
+            if one.role == role:
+                number = len(one.keys)
         place = self._freshness.online if role in ONLINE else self._freshness.offline
         keys = [tuf_keys.generate() for _ in range(number)]
         fresh = [Signer(key) for key in keys]

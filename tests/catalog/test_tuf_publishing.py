@@ -19,7 +19,9 @@ from catalog.trusted import TrustedCatalog
 from catalog.tuf_ceremony import Ceremony, read_proposal, sign_document
 from catalog.tuf_keys import files, load, save
 from catalog.tuf_metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, Signer
-from catalog.tuf_publishing import KEEP_METADATA, Freshness, prepare
+from catalog.tuf_publishing import Freshness
+from catalog.tuf_sealing import KEEP_METADATA
+from catalog.tuf_status import prepare, status, warnings
 from catalog.tuf_targets import endorsements_path, manifest_path, name_path
 from tests import factories
 from tests.catalog.service import Service, Vo, first_root, now
@@ -143,7 +145,7 @@ def test_the_operator_is_told_at_half_of_the_roots_lifetime(database: Database, 
     def told(at: datetime) -> str:
         with database.reading() as connection:
             # The online metadata has long expired by then: no service renewed it here.
-            found = freshness.warnings(connection, at)
+            found = warnings(freshness, connection, at)
             return "; ".join(one for one in found if not one.startswith(("snapshot", "timestamp")))
 
     assert "move them to media that are kept offline" in told(NOW)
@@ -173,12 +175,12 @@ def test_every_role_can_be_given_fresh_keys(
     """With the offline keys at hand it is in force at once, and an old node follows."""
     manifest = publish(database, freshness, "1.0")
     with database.writing() as connection:
-        before = {one.role: one.keys for one in freshness.status(connection)}
+        before = {one.role: one.keys for one in status(freshness, connection)}
         signers = [Signer(load(path)) for path in files(freshness.offline)]
         outcome = Ceremony(freshness).rotate(connection, role, signers, None, NOW)
         assert outcome.lacking == ()
         assert outcome.files == ()
-        after = {one.role: one.keys for one in freshness.status(connection)}
+        after = {one.role: one.keys for one in status(freshness, connection)}
         assert set(after[role]).isdisjoint(before[role])
         assert {name for name in after if after[name] != before[name]} == {role}
         assert freshness.metadata(connection, TIMESTAMP, None)
