@@ -23,14 +23,14 @@ MAX_VENDOR_DATA = 64 << 10
 
 
 def seed_extras(
-    context: Context | None, machine: str, vendor_data: str | None = None
+    context: Context | None, machine: str, vendor_data: bytes | str | None = None
 ) -> tuple[dict[str, bytes], bytes | None]:
     """The files that a seed gets beside its own, and its vendor-data.
 
     Args:
         context: how the machine reaches its broker; None for none.
         machine: its UUID.
-        vendor_data: what the site adds to every guest, base64: a cloud-config or a script.
+        vendor_data: what the site adds to the guest: a cloud-config or a script, as bytes or in base64.
 
     Returns:
         Files by name, and vendor-data or None.
@@ -38,7 +38,7 @@ def seed_extras(
     Raises:
         Misused, UserDataRefused: the site's vendor-data is not of a form that a guest reads.
     """
-    own = _decoded(vendor_data) if vendor_data else None
+    own = _checked(vendor_data) if vendor_data else None
     if context is None:
         return {}, own
     lines = {
@@ -59,10 +59,10 @@ def agent() -> bytes:
     return (files("deployer.site") / "guest" / "partita-context").read_bytes()
 
 
-def _decoded(vendor_data: str) -> bytes:
+def _checked(vendor_data: bytes | str) -> bytes:
     try:
-        data = base64.b64decode(vendor_data, validate=True)
-    except binascii.Error as exc:
+        data = base64.b64decode(vendor_data, validate=True) if isinstance(vendor_data, str) else vendor_data
+    except (binascii.Error, ValueError) as exc:
         raise Misused("the site's vendor-data is not base64") from exc
     if len(data) > MAX_VENDOR_DATA:
         raise Misused(f"the site's vendor-data has {len(data)} bytes, more than the {MAX_VENDOR_DATA} allowed")

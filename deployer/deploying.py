@@ -27,6 +27,7 @@ from catalog.manifest import Blank, Manifest
 from catalog.reference import Reference
 from deployer.amounts import parse_duration
 from deployer.assembling import Contents, assemble
+from deployer.contextualizing import seed_extras
 from deployer.decision import Decision, Request
 from deployer.errors import Cancelled, DeployerError, Misused
 from deployer.exposure import Facts
@@ -36,7 +37,7 @@ from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
 from deployer.policy_store import RuleSet
-from deployer.seed import build_seed, instance_id, parse_cloud_config, write_seed
+from deployer.seed import build_seed, instance_id, write_seed
 from deployer.site.desired import Context
 from deployer.userdata import UserDataKind, check_user_data
 from deployer.wire import Deployed, Order, Step
@@ -102,7 +103,7 @@ class Records(Protocol):
     def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
         """A request was decided."""
 
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> None:
+    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> object:
         """A machine is about to boot."""
 
 
@@ -123,7 +124,7 @@ class Assigned:
         site, deployment, role: whose it is and what it belongs to there.
         ends: when its time is over, whenever it begins.
         reboots: that were asked for before it was made.
-        vendor_data: cloud-config that the site adds to the seed.
+        vendor_data: cloud-config or script that the site adds to the seed.
         context: how the guest reaches the site's context broker.
     """
 
@@ -390,9 +391,16 @@ class Deployer:
     def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> Path | None:
         if job.manifest.contextualization == "none":
             return None
-        keys, vendor_data = job.order.public_keys, job.assigned.vendor_data if job.assigned else None
-        more = None if vendor_data is None else parse_cloud_config(vendor_data)
-        seed = build_seed(instance_id(record.uuid), record.hostname, job.user_data, public_keys=keys, vendor_data=more)
+        assigned = job.assigned
+        extras, more = seed_extras(assigned.context, record.uuid, assigned.vendor_data) if assigned else ({}, None)
+        seed = build_seed(
+            instance_id(record.uuid),
+            record.hostname,
+            job.user_data,
+            public_keys=job.order.public_keys,
+            vendor_data=more,
+            extras=extras,
+        )
         write_seed(directory / SEED, seed)
         return directory / SEED
 

@@ -87,6 +87,10 @@ class Keeper:
         """Have somebody told, from any thread, that some machine is not as it was; must return at once."""
         self._listeners.append(listener)
 
+    def off_change(self, listener: Callable[[], None]) -> None:
+        """Tell them no more; one that was never told is fine."""
+        self._listeners = [other for other in self._listeners if other != listener]
+
     @contextmanager
     def alone(self, uuid: str) -> Iterator[MachineRecord]:
         """The record of a machine that nobody else changes on purpose while the block runs; that it ends is no change."""

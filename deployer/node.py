@@ -5,6 +5,7 @@ DIR/cache              the stager's
 DIR/machines           the machines'
 DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
 DIR/kvm.json           what the KVM probe found
+DIR/site               the site that it belongs to, if it joined one
 DIR/revocations.json   the revocations that it has seen
 DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (see `recording`)
 """
@@ -22,7 +23,9 @@ from typing import Self
 
 from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
+from deployer.agent import Agent, Facts, Site
 from deployer.amounts import parse_duration
+from deployer.capacity import capacity, total_memory
 from deployer.deciding import Decision
 from deployer.deploying import Assigned, Defaults, Deployer
 from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
@@ -31,6 +34,7 @@ from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
 from deployer.machine import Happening, State
 from deployer.machines import MachineStore
+from deployer.membership import Member
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
@@ -128,6 +132,7 @@ class Node:
         self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
         self._ending = False
+        self._member = Member(settings.directory / "site", self._work_for, clock)
         self._closing = ExitStack()
         self._keeping = threading.Thread(target=self._keep, name="keeper")
 
@@ -159,12 +164,14 @@ class Node:
         threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
         threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
         threading.Thread(target=node._watch, name="watcher", daemon=True).start()
+        node._member.start()
         return node
 
     def close(self) -> None:
         """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
         self.cancel()
         self._ended.set()
+        self._member.close()
         for finished in list(self._under_way.values()):
             finished.wait(PATIENCE)
         self._happenings.put(None)
@@ -237,6 +244,28 @@ class Node:
         for record in self.keeper.store.all():
             with suppress(DeployerError):
                 self.keeper.destroy(record.uuid)
+
+    def _work_for(self, site: Site, identity: str) -> Agent:
+        """What works for the site that the node belongs to."""
+        return Agent(site, identity, self.keeper, self.verbs, self.deploy, lambda: self._facts(identity))
+
+    def _facts(self, site: str) -> Facts:
+        """How the node is, for its site."""
+        status = self.status()
+        return Facts(
+            architecture=NATIVE,
+            accelerator=status.accelerator.virt,
+            capacity=capacity(
+                self._deploy,
+                self.settings.directory / "machines",
+                self.keeper.store.all(),
+                site,
+                total_memory(),
+            ),
+            labels=self.settings.labels,
+            cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),
+            problem=status.policy_problem or status.fresh_problem or "",
+        )
 
     def _open_backend(self, directory: Path) -> LibvirtBackend:
         def tell(uuid: str, happening: Happening, reason: str) -> None:

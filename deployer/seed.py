@@ -111,17 +111,6 @@ def build_seed(
     return _iso(files | dict(extras or {}))
 
 
-def parse_cloud_config(data: bytes) -> dict[str, Any]:
-    """The cloud-config that a site adds, as data; Misused if it is none."""
-    try:
-        found = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise Misused(f"the site's own cloud-config is no YAML: {exc}") from exc
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise Misused("the site's own cloud-config is no mapping")
-    return found
-
-
 def write_seed(path: Path, seed: bytes) -> None:
     """Write a seed where none is yet, readable by its owner only: user-data may hold secrets."""
     try:

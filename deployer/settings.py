@@ -33,6 +33,9 @@ class DeploySettings(Document):
         grace: how long a guest may take to power off when its time has come, before it is ended.
         blocked: the site's block list; it need not be there.
         revocations_every: how often revocations are fetched, and running machines looked at for them.
+        cores: that machines of a site may have in all; those that this process may use if not set.
+        memory: bytes that they may have; what this computer has, less the reserve, if not set.
+        reserve: bytes that are left to the computer itself.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
     """
 
@@ -45,3 +48,6 @@ class DeploySettings(Document):
     socket: Path | None = None
     blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
     revocations_every: Annotated[str, AfterValidator(_duration)] = "1m"
+    cores: Annotated[int, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(ge=0)] | None = None
+    reserve: Annotated[int, Field(ge=0)] = 512 << 20

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, Field
 from signer.documents import Document
 from signer.settings import state_directory
 
+Label = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
+
 
 def _at_most_all(shares: dict[str, float]) -> dict[str, float]:
     if sum(shares.values()) > 1:
@@ -33,6 +35,7 @@ class NodeSettings(Document):
         swarm: whether the node's service shares contents with other nodes.
         swarm_listen: address and port where it takes peers' connections; port 0 takes a free one.
         site: the label of this node's site: nodes of one site are named to each other first.
+        labels: what the operator says of this node, for the placement of a site's machines.
         shares: for a VO, the part of the cache's quota that its images keep when room is short (0.3 is 30 %).
         trash_grace: seconds for which what was evicted by hand, or found wrong, can still be had from the trash.
         scrub_interval: seconds after which a content is read again and compared with its address; 0 is never.
@@ -53,6 +56,7 @@ class NodeSettings(Document):
     swarm: bool = True
     swarm_listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[0-9.]+):[0-9]{1,5}$")] = "127.0.0.1:0"
     site: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,63}$")] = ""
+    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
     shares: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_at_most_all)] = Field(
         default_factory=dict
     )

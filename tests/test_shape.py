@@ -38,6 +38,7 @@ DOORS = {
         "catalog.connection",
         "stager.announcing",
         "deployer.node_client",
+        "deployer.site_client",
         "deployer.site.jwks",
         "deployer.site.client",
     },
