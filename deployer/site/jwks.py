@@ -208,7 +208,7 @@ class Keys:
 
     def _bounded(self, url: str, answer: httpx.Response) -> Iterator[bytes]:
         got, until = 0, self._clock() + TIMEOUT
-        for chunk in answer.iter_raw(16 << 10):  # nothing is unpacked: a small answer could become a large one
+        for chunk in answer.iter_raw():  # as it comes, and nothing unpacked: a small answer could become a large one
             got += len(chunk)
             if got > MAX_DOCUMENT:
                 raise _Refused(f"{url} sends more than {MAX_DOCUMENT} bytes")
