@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
 from catalog.manifest import BareDisk, Disk, GptDisk, Manifest, MbrDisk, PlacedPartition
 from deployer.decision import Decision
-from deployer.machine import DiskSpec, MachineSpec, Uuid
+from deployer.machine import Uuid
 from signer.audit import Head, Remembered, Sha256Hex
 from signer.documents import Document, canonical, parse_canonical
 from signer.errors import DocumentError, KeyUnusable, ReceiptRefused, SignatureError
@@ -86,6 +86,43 @@ class ReceiptDisk(Document):
     partitions: tuple[ReceiptPartition, ...]
 
 
+class CloudVolume(Document):
+    """A volume of a machine that is rented: what it begins with, and how that is known.
+
+    Attributes:
+        device: in the block device mapping.
+        gib: its size.
+        snapshot: that it begins with; absent for a blank.
+        content: the content key of that snapshot's disk.
+        checksum: hex SHA-256 over the digests of its blocks.
+    """
+
+    device: str
+    gib: int
+    snapshot: str | None = None
+    content: str | None = None
+    checksum: str | None = None
+
+
+class Cloud(Document):
+    """Where a machine runs that is rented, and what of.
+
+    Attributes:
+        provider: "ec2".
+        account: as the site calls it.
+        ami, instance_type, boot_mode: as the provider calls them.
+        volumes: all of them, the root device first.
+    """
+
+    provider: Literal["ec2"] = "ec2"
+    account: str
+    region: str
+    ami: str
+    instance_type: str
+    boot_mode: str
+    volumes: tuple[CloudVolume, ...]
+
+
 class Deployment(Document):
     """What a verification summary has no member for.
 
@@ -97,6 +134,7 @@ class Deployment(Document):
         disks: the disk table.
         memory, cores: bytes, number.
         audit: the end of the node's audit log at that moment: if the log is cut off before it, this tells.
+        cloud: where it runs, if that is not the node.
     """
 
     machine: Uuid
@@ -108,6 +146,43 @@ class Deployment(Document):
     memory: int
     cores: int
     audit: Head
+    cloud: Cloud | None = None
+
+
+class Described(Protocol):
+    """A disk as whoever boots it gives it to the guest; `deployer.machine.DiskSpec` is one."""
+
+    @property
+    def target(self) -> str:
+        """Its name in the guest."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the guest is kept from writing."""
+
+
+class Booted(Protocol):
+    """What is about to boot; `deployer.machine.MachineSpec` is one."""
+
+    @property
+    def uuid(self) -> str:
+        """The machine's identity."""
+
+    @property
+    def name(self) -> str:
+        """Its name in lists."""
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+
+    @property
+    def cores(self) -> int:
+        """Virtual processors."""
+
+    @property
+    def disks(self) -> Sequence[Described]:
+        """At least those of the manifest, in its order."""
 
 
 class Summary(Document):
@@ -150,12 +225,13 @@ class Receipt(Document):
 def write_receipt(
     node: str,
     key: str,
-    spec: MachineSpec,
+    spec: Booted,
     manifest: Manifest,
     decision: Decision,
     counted: Sequence[tuple[EndorsementCheck, bytes]],
     audit: Head,
     now: datetime,
+    cloud: Cloud | None = None,
 ) -> bytes:
     """The statement for a machine that is about to boot: canonical bytes, ready to be signed.
 
@@ -168,6 +244,7 @@ def write_receipt(
         counted: the endorsements that count, each with its statement.
         audit: the head of the node's log.
         now: when.
+        cloud: where it runs, if that is not the node.
     """
     digests = [hashlib.sha256(statement).hexdigest() for _, statement in counted]
     receipt = {
@@ -195,13 +272,14 @@ def write_receipt(
                 memory=spec.memory,
                 cores=spec.cores,
                 audit=audit,
+                cloud=cloud,
             ),
         },
     }
     return canonical(Receipt.model_validate(receipt, strict=False))
 
 
-def _disk(spec: DiskSpec, disk: Disk) -> ReceiptDisk:
+def _disk(spec: Described, disk: Disk) -> ReceiptDisk:
     parts = (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
     return ReceiptDisk(
         target=spec.target,

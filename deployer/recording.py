@@ -15,7 +15,7 @@ from deployer.judging import Case, Judged
 from deployer.machine import MachineSpec
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
-from deployer.receipts import ReceiptStore, write_receipt
+from deployer.receipts import Booted, Cloud, ReceiptStore, write_receipt
 from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
 from signer.audit import AuditLog, read_entry
 from signer.errors import SignerError
@@ -85,6 +85,10 @@ class Recorder:
 
     def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> None:
         """A machine is about to boot: its receipt is signed, and both are on record."""
+        self.booting(spec, case, judged)
+
+    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+        """The same for one that may run elsewhere; returns the SHA-256 of the receipt."""
         now = self._clock()
         statement = write_receipt(
             self._node,
@@ -95,16 +99,21 @@ class Recorder:
             judged.counted,
             self.audit.head,
             now,
+            cloud,
         )
+        receipt = self.receipts.keep(spec.uuid, statement)
         data = {
             "machine": spec.uuid,
             "name": spec.name,
             "image": judged.decision.image,
             "title": judged.decision.title,
             "policy": judged.decision.policy,
-            "receipt": self.receipts.keep(spec.uuid, statement),
+            "receipt": receipt,
         }
+        if cloud is not None:
+            data |= {"account": cloud.account, "ami": cloud.ami}
         self.audit.append("deployment", data, now)
+        return receipt
 
     def exposed(self, record: MachineRecord, reason: str, action: str) -> None:
         """A machine runs what was withdrawn, and something is about to be done about it."""

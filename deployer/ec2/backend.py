@@ -7,7 +7,7 @@ from deployer.ec2.aws import Aws
 from deployer.ec2.errors import AwsFailed, AwsMissing
 from deployer.ec2.instance_types import InstanceType, read_types
 from deployer.ec2.instances import Instance, read_instance
-from deployer.ec2.tags import POOL, SITE, Owner, write_tags
+from deployer.ec2.tags import POOL, REBOOTS, SITE, Owner, write_tags
 
 _YOUNG: Final = frozenset({"InvalidInstanceID.NotFound"})
 """What EC2 says of an instance for some seconds after it was made."""
@@ -31,12 +31,16 @@ class Ec2Machines:
             # It was begun before, with another end or receipt in its tags: that is the machine.
             if exc.fault != "IdempotentParameterMismatch":
                 raise
-            token = [{"Name": "client-token", "Values": [request["ClientToken"]]}]
-            begun = list(self._described([*self._mine(), *token]))
-            if not begun:
+            begun = self.begun(request["ClientToken"])
+            if begun is None:
                 raise
-            return begun[0]
+            return begun
         return read_instance(answer["Instances"][0])
+
+    def begun(self, token: str) -> Instance | None:
+        """The machine that was begun with a client token, if EC2 lists it already."""
+        filters = [*self._mine(), {"Name": "client-token", "Values": [token]}]
+        return next(self._described(filters), None)
 
     def start(self, instance: str) -> None:
         """Start one that is stopped."""
@@ -49,7 +53,7 @@ class Ec2Machines:
     def reboot(self, instance: str, count: int) -> None:
         """Reboot one, and note in its tags how often that was done."""
         self._aws.ec2("reboot_instances", again=_YOUNG, InstanceIds=[instance])
-        self.tag(instance, {"partita:reboots": str(count)})
+        self.tag(instance, {REBOOTS: str(count)})
 
     def retype(self, instance: str, instance_type: str, tags: Mapping[str, str]) -> None:
         """Give one that is stopped another type, then note what it was chosen for."""

@@ -1,8 +1,9 @@
-"""What a site made at EC2, in the site's own books: snapshots and images that it registered, machines that it began.
+"""What a site made at EC2, in the site's own books: images that it registered, machines that it began.
 
-Tags at EC2 can be changed by whoever has the account. So a snapshot or an AMI is used only if it stands here, and EC2
-describes it as it was made. And the books know which machines were begun: one that EC2 has forgotten is not begun again.
-An entry is written before what it tells of is begun, and completed afterwards. One SQLite file for a site's pools.
+Tags at EC2 can be changed by whoever has the account. So an AMI is used only if it stands here, and EC2 describes it as it
+was registered (`ledger` does the same for snapshots). And the books know which machines were begun: one that EC2 has
+forgotten is not begun again. An entry is written before what it tells of is begun, and completed afterwards. One SQLite
+file for a site's pools.
 """
 
 import sqlite3
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from catalog.manifest import ImageId
 from deployer.ec2.errors import LedgerUnusable
 from deployer.machine import Uuid
 from signer.documents import Document, canonical, parse
@@ -25,35 +27,26 @@ WAIT = 30.0
 D = TypeVar("D", bound=Document)
 
 
-class SnapshotEntry(Document):
-    """A snapshot that was uploaded, or read back and found right.
+class ImageEntry(Document):
+    """An AMI.
 
     Attributes:
-        snapshot: its ID.
-        content: the content key.
-        checksum: hex SHA-256 over the checksums of its blocks, in order.
-        blocks: how many of them are not zero.
-        size: GiB of a volume made from it.
-        addresses: contents that are in it.
+        key: by which it is known; see `images.image_key`.
+        name: under which it is registered.
+        image_id, title: of the image.
+        ami: its ID, once it is registered.
+        contents: the content key of each volume that begins with bytes, by device.
+        addresses: of the image's contents.
+        used: when a machine was last begun with it.
     """
-
-    snapshot: str
-    content: str
-    checksum: str
-    blocks: int
-    size: int
-    addresses: tuple[str, ...] = ()
-    at: Instant
-
-
-class ImageEntry(Document):
-    """An AMI: its key, the name under which it is registered, and once that is done its ID."""
 
     key: str
     name: str
-    image_id: str
+    image_id: ImageId
+    title: str
     ami: str = ""
-    snapshots: tuple[str, ...]
+    contents: dict[str, str]
+    addresses: tuple[str, ...] = ()
     at: Instant
     used: Instant
 
@@ -62,6 +55,7 @@ class MachineEntry(Document):
     """A machine that was begun, and what it costs.
 
     Attributes:
+        ami: what it is begun with; empty until it is about to be.
         instance: its ID at EC2, once that is known.
         until: its end: as promised, or as it was.
         ended: whether it has ended.
@@ -70,8 +64,8 @@ class MachineEntry(Document):
 
     machine: Uuid
     deployment: Uuid
-    image_id: str
-    ami: str
+    image_id: ImageId
+    ami: str = ""
     instance: str = ""
     instance_type: str
     gib: int
@@ -111,18 +105,6 @@ class Books:
         """Let go of the file."""
         with self._lock, suppress(sqlite3.Error):
             self._connection.close()
-
-    def put_snapshot(self, entry: SnapshotEntry) -> None:
-        """Write down a snapshot."""
-        self._put("snapshot", entry.snapshot, entry)
-
-    def snapshots(self) -> list[SnapshotEntry]:
-        """All snapshots."""
-        return self._all("snapshot", SnapshotEntry)
-
-    def snapshot(self, snapshot: str) -> SnapshotEntry | None:
-        """One snapshot by its ID."""
-        return self._get("snapshot", snapshot, SnapshotEntry)
 
     def put_image(self, entry: ImageEntry) -> None:
         """Write down an AMI, or that one is about to be registered."""

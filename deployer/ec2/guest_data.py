@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import yaml
 
+from deployer.contextualizing import AGENT, PARAMETERS, seed_extras
 from deployer.ec2.bootability import Volume
 from deployer.ec2.tags import ENDS
 from deployer.errors import UserDataRefused
@@ -111,6 +112,12 @@ WANTED
 [ $failed = 0 ] && mkdir -p "${made%/*}" && : > "$made"
 """
 
+_AGENT = """
+mkdir -p -m 0700 /run/partita/seed
+(umask 077; echo {parameters} | base64 -d > /run/partita/seed/partita-context)
+PARTITA_SEED=/run/partita/seed; export PARTITA_SEED
+"""
+
 _HOOK = """\
 #!/bin/sh
 mkdir -p -m 0700 /run/partita
@@ -127,14 +134,12 @@ fi
 def guest_data(
     machine: DesiredMachine,
     volumes: Sequence[Volume],
-    extra: Sequence[str] = (),
 ) -> bytes:
     """The user-data of a machine, as it is given to RunInstances.
 
     Args:
         machine: as it should be.
         volumes: all of them; the blanks among them are made in the guest.
-        extra: cloud-configs that the site adds beside the machine's own vendor-data.
 
     Raises:
         UserDataRefused: what the requester gave is not of a form that is handed on, or all together is too large.
@@ -146,10 +151,15 @@ def guest_data(
     parts = [
         _part("cloud-boothook", b"#cloud-boothook\n" + boot_hook(machine, volumes).encode()),
         _part("cloud-config", b"#cloud-config\n" + _yaml(config)),
-        *(_part("cloud-config", text.encode(), merge=True) for text in extra),
     ]
-    if machine.vendor_data is not None:
-        parts.append(_part("cloud-config", base64.b64decode(machine.vendor_data), merge=True))
+    files, _ = seed_extras(machine.context, machine.uuid)
+    if files:
+        parts.append(_part("x-shellscript", _agent(files[PARAMETERS], files[AGENT])))
+    site = base64.b64decode(machine.vendor_data) if machine.vendor_data else None
+    _, own = seed_extras(None, machine.uuid, site)
+    if own is not None:
+        kind = check_user_data(own)
+        parts.append(_part(_SUBTYPES[kind], own, merge=kind == "cloud-config"))
     given = base64.b64decode(machine.user_data) if machine.user_data else b""
     if given:
         parts.append(_given(given, check_user_data(given)))
@@ -172,6 +182,13 @@ def boot_hook(machine: DesiredMachine, volumes: Sequence[Volume]) -> str:
     ]
     blanks = blanks_script(lines)
     return _HOOK.format(timer=TIMER, ends=int(machine.ends.timestamp()), metadata=METADATA, blanks=blanks)
+
+
+def _agent(parameters: bytes, agent: bytes) -> bytes:
+    """The context agent with what it would find in a seed, which there is none of at EC2. It runs once."""
+    first, _, rest = agent.partition(b"\n")
+    told = base64.b64encode(parameters).decode()
+    return first + _AGENT.replace("{parameters}", told).encode() + rest
 
 
 def blanks_script(lines: Sequence[str]) -> str:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from catalog.manifest import Manifest
 from deployer.ec2.aws import Aws
-from deployer.ec2.bootability import Bootable
 from deployer.ec2.books import Books, ImageEntry
+from deployer.ec2.bootability import Bootable
 from deployer.ec2.errors import AwsFailed, AwsMissing
 from deployer.ec2.instances import MAX_TAG, mappings
 from deployer.ec2.tags import CATALOG, IMAGE, KEY, Owner, specification
@@ -149,7 +149,9 @@ class Registrar:
                 key=key,
                 name=f"partita-{manifest.image_id[7:23]}-{self._new_nonce()}",
                 image_id=manifest.image_id,
-                snapshots=tuple(snapshots.values()),
+                title=manifest.title,
+                contents=dict(contents),
+                addresses=tuple(str(address) for address in manifest.blobs()),
                 at=now,
                 used=now,
             )

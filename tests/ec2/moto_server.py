@@ -8,10 +8,13 @@ import threading
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
+from tests.ec2.moto_images import correct
+
 
 def main() -> None:
     """Serve until whoever started this is gone."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    correct()
     server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
