@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
@@ -50,10 +51,7 @@ def deployment_routes(site: Site) -> APIRouter:
     who_asks = Annotated[Principal, Depends(access.who)]
 
     def found(who: Principal, uuid: str, action: Action) -> Deployment:
-        missing = DeploymentNotFound(f"there is no deployment {uuid} here")
-        deployment = store.find_deployment(uuid)
-        access.demand_of(who, action, deployment.owner, missing)
-        return deployment
+        return find(site, who, uuid, action)
 
     def whole(deployment: Deployment, who: Principal, *, new: bool = False) -> Ordered:
         machines = store.machines_of(deployment.uuid)
@@ -163,6 +161,20 @@ def deployment_routes(site: Site) -> APIRouter:
             ),
         )
 
+    @routes.get(
+        "/{deployment}/known_hosts",
+        response_class=PlainTextResponse,
+        responses=problems(Malformed, DeploymentNotFound, *ASKING)
+        | {200: {"content": {"text/plain": {"example": "star-head-1,10.0.3.7 ssh-ed25519 AAAA..."}}}},
+        openapi_extra=told(Action.READ),
+        summary="The SSH host keys of its machines, as lines of known_hosts",
+    )
+    def known_hosts(who: who_asks, deployment: DEPLOYMENT) -> Response:
+        """What guests published through the context broker, if exactly one party showed each machine's secret."""
+        one = found(who, deployment, Action.READ)
+        lines = site.broker.known_hosts(one.uuid) if site.broker is not None else []
+        return PlainTextResponse("".join(f"{line}\n" for line in lines))
+
     @routes.delete(
         "/{deployment}",
         response_model=Ordered,
@@ -177,6 +189,23 @@ def deployment_routes(site: Site) -> APIRouter:
         return answer(request, whole(one, who))
 
     return routes
+
+
+def find(site: Site, who: Principal, text: str, action: Action) -> Deployment:
+    """The deployment that a UUID or its beginning means to somebody who wants to do something to it.
+
+    Raises:
+        DeploymentNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+    """
+    missing = DeploymentNotFound(f"there is no deployment {text} here")
+    try:
+        deployment = site.store.find_deployment(text)
+    except Misused as exc:
+        if site.access.reach(who).everything:
+            raise
+        raise missing from exc  # that it begins several things is told to nobody who may not see them all
+    site.access.demand_of(who, action, deployment.owner, missing)
+    return deployment
 
 
 def shown(deployment: Deployment, who: Principal) -> Deployment:

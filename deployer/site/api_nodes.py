@@ -151,7 +151,7 @@ def agent_routes(site: Site) -> APIRouter:
         while True:
             count = site.bell.count
             if await run_in_threadpool(store.revision, node) != after:
-                return answer(request, await run_in_threadpool(store.desired, node))
+                return answer(request, await run_in_threadpool(site.desired, node))
             left = until - site.bell.time()
             if left <= 0 or site.bell.ended or await request.is_disconnected():
                 return gone()

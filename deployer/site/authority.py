@@ -202,6 +202,14 @@ def anchor_of(chain: bytes) -> bytes:
         raise Misused("the site's certificate is none (PEM)") from exc
 
 
+def first_of(chain: bytes) -> bytes:
+    """The first certificate of a chain (PEM): a server's own. Misused if none."""
+    try:
+        return x509.load_pem_x509_certificates(chain)[0].public_bytes(serialization.Encoding.PEM)
+    except ValueError as exc:
+        raise Misused("the site's certificate is none (PEM)") from exc
+
+
 def due(certificate: bytes, now: datetime) -> bool:
     """Whether it is time for a fresh certificate instead of this one (PEM): a third of its time, or less, is left."""
     begins, ends = period(certificate)

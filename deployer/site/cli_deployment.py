@@ -121,6 +121,14 @@ def explain(context: typer.Context, deployment: Uuid, site: At = "", json: Json 
     terminal.show(_value(found), terminal.table(("WHAT", "WHY"), rows), as_json=json)
 
 
+@deployment_app.command("hosts")
+def hosts(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
+    """Print the SSH host keys of a deployment's machines, as lines for known_hosts."""
+    with client(context, site) as asked:
+        found = asked.known_hosts(deployment)
+    terminal.show({"known_hosts": found.splitlines()}, terminal.printable(found.rstrip()), as_json=json)
+
+
 @deployment_app.command("destroy")
 def destroy(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
     """End all machines of a deployment now, and remove all that is left of them."""

@@ -140,6 +140,10 @@ class SiteClient:
         """Why it was admitted and runs where it does."""
         return self.ask(Explanation, "GET", f"deployments/{_part(uuid)}/explain")
 
+    def known_hosts(self, uuid: str) -> str:
+        """The SSH host keys of a deployment's machines, as lines of known_hosts."""
+        return self._attempt("GET", f"deployments/{_part(uuid)}/known_hosts", again=True).decode()
+
     def destroy_deployment(self, uuid: str) -> Ordered:
         """End all machines of a deployment."""
         return self.ask(Ordered, "DELETE", f"deployments/{_part(uuid)}", again=True)

@@ -15,7 +15,9 @@ from types import FrameType
 import uvicorn
 
 from deployer.errors import Misused, SiteUnavailable
+from deployer.site import broker_serving
 from deployer.site.api import create_app
+from deployer.site.broker_api import create_broker_app, guest_rates
 from deployer.site.peer import PeerProtocol
 from deployer.site.reaching import socket_of
 from deployer.site.settings import SiteSettings
@@ -49,6 +51,8 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None]) -> N
         host, port = listening.getsockname()[:2]
         site = Site.open(settings, url_of(settings, host, port))
         ending.callback(site.close)
+        if settings.broker_listen:
+            ending.enter_context(_brokering(site))
         place = socket_of(settings)
         local = ending.enter_context(_listen_local(place))
         config = _config(site)
@@ -60,6 +64,17 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None]) -> N
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+
+
+@contextmanager
+def _brokering(site: Site) -> Iterator[None]:
+    """The context broker on its own address, with TLS where its URL says so."""
+    listening = broker_serving.listen(site.settings.broker_listen)
+    url = site.settings.broker_url or broker_serving.url_of(listening, tls=False)
+    app = create_broker_app(site.invite(url), guest_rates(), site.broker_bell)
+    tls = (lambda: site.tls.context) if url.startswith("https:") else None
+    with broker_serving.serving(app, listening, site.broker_bell, tls):
+        yield
 
 
 def url_of(settings: SiteSettings, host: str, port: int) -> str:

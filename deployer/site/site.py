@@ -3,6 +3,7 @@
 DIR/site.db      what it remembers, unless the settings name another database
 DIR/site.sock    the operator's socket (or a shorter place, see `places`)
 DIR/tls.pem      the certificate and key that it shows, made by its own CA
+DIR/broker.key   what guests' one-shot secrets are derived from
 DIR/freshness    what is known to be current of its catalog
 DIR/lock         held by the service while it runs
 """
@@ -43,8 +44,10 @@ from deployer.site.allowances import Usage
 from deployer.site.authenticating import make_authenticator
 from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
+from deployer.site.brokering import Broker, broker_key
+from deployer.site.cluster import Cluster
 from deployer.site.database import SiteDatabase
-from deployer.site.desired import NodeReport
+from deployer.site.desired import DesiredState, NodeReport
 from deployer.site.joining import Joining
 from deployer.site.lifecycle import Verb
 from deployer.site.placement import place
@@ -73,7 +76,12 @@ FRESHNESS_SECONDS = 600.0
 RENEW_SECONDS = 3600.0
 """How often it is looked whether the service's certificate is due."""
 
+TIDY_SECONDS = 600.0
+"""How often the context broker forgets guests that are long gone."""
+
 END_SECONDS = 10.0
+
+BROKER_KEY = "broker.key"
 
 Clock = Callable[[], datetime]
 Duty = Callable[[datetime], object]
@@ -110,7 +118,8 @@ class Site:
         )
         self.policies = PolicyStore(settings.policy)
         self.rights = FileInForce[Rights](settings.rights, Rights.load)
-        self.bell = Bell()
+        self.bell, self.broker_bell = Bell(), Bell()
+        self.broker: Broker | None = None
         self.duties: list[Duty] = []
         self.access = Access(
             make_authenticator(settings, self.authority, url, clock, time.monotonic),
@@ -132,6 +141,7 @@ class Site:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._looked: float | None = None
+        self._tidied = time.monotonic()
         self._closing = ExitStack()
 
     @classmethod
@@ -152,6 +162,28 @@ class Site:
             site = cls(settings, url, store, catalog, clock)
             site._closing = undo.pop_all()
         return site
+
+    def invite(self, url: str) -> Broker:
+        """Have a context broker, which guests reach under that URL; called before `start`."""
+        directory = self.settings.directory
+        self.broker = Broker(
+            self.store,
+            self.store.database,
+            lambda uuid: Cluster.of(self.store.cluster(uuid)),
+            self.authority,
+            broker_key(directory / BROKER_KEY),
+            url,
+            (lambda: self.tls.shown) if url.startswith("https:") else lambda: "",
+            self._clock,
+            news=self.broker_bell.ring,
+        )
+        self.duties.append(lambda _now: self._tidy())
+        return self.broker
+
+    def desired(self, node: str) -> DesiredState:
+        """What a node should have, with the way to the context broker for each machine."""
+        state = self.store.desired(node)
+        return state if self.broker is None else self.broker.introduce(node, state)
 
     def start(self) -> None:
         """Begin to do in time what has to be done."""
@@ -269,6 +301,12 @@ class Site:
         if said := allowed.check(Usage(), Usage(lifetime=seconds)):
             raise OverQuota(said)
 
+    def _tidy(self) -> None:
+        """Let the broker forget what is long over, now and then."""
+        if self.broker is not None and time.monotonic() - self._tidied > TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            self.broker.tidy()
+
     def _node_is_in(self, uuid: str) -> None:
         if self.store.node(uuid).state is NodeState.LEFT:
             raise JoinRefused("this node has left the site; it has to join again")
@@ -306,6 +344,7 @@ class Site:
                 if self.store.wait(last, None, 0, TICK):
                     last = self.store.last_event()
                     self.bell.ring()
+                    self.broker_bell.ring()
             except DeployerError as exc:
                 log.warning("news of the site cannot be looked for: %s", exc)
                 self._ended.wait(TICK)

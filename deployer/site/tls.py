@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from deployer.errors import Misused
-from deployer.site.authority import Authority, Pair, anchor_of, due
+from deployer.site.authority import Authority, Pair, anchor_of, due, fingerprint, first_of
 from deployer.site.settings import SiteSettings
 
 SERVER_LIFE = timedelta(days=365)
@@ -58,6 +58,11 @@ class ServerTls:
             place = self._settings.directory / FILE
             _write(place, pair)
             self._shown = _load(self.context, place, place)
+
+    @property
+    def shown(self) -> str:
+        """SHA-256 of the certificate that is shown now, 64 hex digits."""
+        return fingerprint(first_of(self._shown))
 
     @property
     def anchors(self) -> bytes:

@@ -76,7 +76,9 @@ class SiteProcess:
     ) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
         self.directory, self.log = self.place / "s", self.place / "log"
-        self.policy, self.rights, self.issuers = (self.place / f"{name}.toml" for name in ("policy", "rights", "issuers"))
+        self.policy, self.rights, self.issuers = (
+            self.place / f"{name}.toml" for name in ("policy", "rights", "issuers")
+        )
         for file, text in ((self.policy, policy_text), (self.rights, rights), (self.issuers, issuers)):
             if text:
                 file.write_text(text)
