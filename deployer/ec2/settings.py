@@ -1,0 +1,36 @@
+"""The settings section `ec2`: a site's accounts at EC2, where it keeps what it did there, and how fast it uploads."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from deployer.amounts import parse_duration
+from deployer.ec2.uploading import MAX_WORKERS, WORKERS
+from signer.documents import Document
+from signer.settings import default_file, state_directory
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+class Ec2Settings(Document):
+    """How a site uses EC2.
+
+    Attributes:
+        accounts: the file with accounts and rules; without it the site has no machines at EC2.
+        directory: where the site keeps its books, records and uploads, and the cache that it uploads from.
+        cache_quota: bytes that this cache may allocate.
+        workers: blocks that are uploaded at one time.
+        endpoint: URL of something that stands in for AWS; empty for AWS.
+        keep: how long what no machine uses is left there by `partita ec2 clean`.
+    """
+
+    accounts: Path = Field(default_factory=lambda: default_file().parent / "ec2.toml")
+    directory: Path = Field(default_factory=lambda: state_directory("ec2"))
+    cache_quota: Annotated[int, Field(ge=1 << 20)] = 50 << 30
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = WORKERS
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
+    keep: Annotated[str, AfterValidator(_duration)] = "7d"
