@@ -16,6 +16,7 @@ from deployer.backend import Tell
 from deployer.domain_xml import domain_xml, tag_of
 from deployer.errors import BackendFailed
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, State, Tag
+from deployer.qemu_monitor import Monitor
 
 MAX_ROOT = 50
 """Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock
@@ -148,17 +149,32 @@ class LibvirtBackend:
 
     def resume(self, uuid: str) -> None:
         """See Backend."""
-        self._domain(uuid, lambda domain: domain.resume(), f"machine {uuid} cannot go on", strict=True)
+
+        def act(domain: Any) -> None:
+            Monitor(domain).mend()  # it may have been left half suspended
+            domain.resume()
+
+        self._domain(uuid, act, f"machine {uuid} cannot go on", strict=True)
 
     def suspend(self, uuid: str, place: Path) -> None:
         """See Backend. libvirt marks the file as whole at the very end."""
-        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
-        self._domain(
-            uuid,
-            lambda domain: domain.saveFlags(str(place), None, flag),
-            f"machine {uuid} cannot be saved",
-            strict=True,
-        )
+        libvirt = self._libvirt
+
+        def act(domain: Any) -> None:
+            ran = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+            if ran:
+                domain.suspend()
+            monitor = Monitor(domain)
+            try:
+                monitor.part()
+                domain.saveFlags(str(place), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            except (libvirt.libvirtError, BackendFailed):
+                monitor.mend()
+                if ran:
+                    domain.resume()
+                raise
+
+        self._domain(uuid, act, f"machine {uuid} cannot be saved", strict=True)
 
     def restore(self, place: Path) -> None:
         """See Backend."""

@@ -44,6 +44,7 @@ DOORS = {
     },
     "libtorrent": {"stager.peer"},
     "libvirt": {"deployer.libvirt_backend"},
+    "libvirt_qemu": {"deployer.qemu_monitor"},
     "boto3": {"deployer.ec2.aws"},
     "botocore": {"deployer.ec2.aws"},
     "pycdlib": {"deployer.seed"},

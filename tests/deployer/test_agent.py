@@ -53,6 +53,12 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     site.until(first, State.RUNNING)
     wait_for(lambda: (seen := site.seen(first)) and seen.cores == 2)
 
+    site.want(first, want=Want.SUSPENDED)
+    site.until(first, State.SUSPENDED)
+    assert len(member.guests()) == 1
+    site.want(first, want=Want.RUNNING)
+    site.until(first, State.RUNNING)
+
     site.want(first, want=Want.STOPPED)
     site.until(first, State.STOPPED)
     assert GOODBYE in member.console(first)
