@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, Malformed, NotFound
 from catalog.routes import body
 from deployer.errors import DeployerError, NotAuthenticated, TooManyRequests
 from deployer.problems import MEDIA_TYPE, to_problem
@@ -100,8 +102,8 @@ def create_broker_app(broker: Broker, rates: Rates, bell: Bell) -> FastAPI:
     app = FastAPI(
         title="Partita context broker", version="1", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
-    for kind in (DeployerError, CatalogError, SignerError, Exception):
-        app.add_exception_handler(kind, problem)
+    for kind in (DeployerError, CatalogError, SignerError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _problem)
     app.include_router(context_routes(broker, rates, bell), prefix=PREFIX)
     return app
 
@@ -224,17 +226,24 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) ->
         )
 
 
-async def problem(_request: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     """An error as an RFC 9457 problem."""
-    found: dict[str, Any] = to_problem(error)
-    if found["status"] >= 500:
-        log.warning("context broker: %s", error)
     headers: dict[str, str] = {}
     match error:
+        case RequestValidationError():
+            fault = error.errors()[0]
+            error = Malformed(f"{'.'.join(map(str, fault.get('loc', ())))}: {fault.get('msg', 'is malformed')}")
+        case HTTPException(status_code=404):
+            error = NotFound("the context broker has nothing there")
+        case HTTPException(status_code=405):
+            error = Malformed(f"{request.method} is not possible there")
         case NotAuthenticated(challenge=challenge):
             headers["WWW-Authenticate"] = challenge
         case TooManyRequests(retry_after=seconds):
             headers["Retry-After"] = str(seconds)
+    found: dict[str, Any] = to_problem(error)
+    if found["status"] >= 500:
+        log.warning("context broker: %s", error)
     return JSONResponse(found, status_code=found["status"], media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -1,7 +1,6 @@
 """A site with a broker for tests: a real database, real machines in it, and a real HTTP service on loopback."""
 
 import json
-import socket
 import ssl
 import uuid as uuids
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,6 @@ from urllib.parse import urlsplit
 from deployer.machine import State
 from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
-from deployer.site.broker import digest
 from deployer.site.broker_api import create_broker_app, guest_rates
 from deployer.site.broker_serving import listen, serving
 from deployer.site.brokering import Broker, broker_key
@@ -26,10 +24,10 @@ from deployer.site.desired import Capacity, Context, NodeReport, ObservedMachine
 from deployer.site.placement import Ask, place
 from deployer.site.principal import Principal
 from deployer.site.proposal import Proposal
-from deployer.site.records import SiteMachine
+from deployer.site.records import SiteCluster, SiteMachine
 from deployer.site.request import DeploymentRequest
 from deployer.site.store import SiteStore
-from signer.documents import validate
+from signer.documents import canonical, validate
 
 ALICE = Principal(issuer="https://tokens.example.org", subject="alice", vo="star")
 IMAGE = "sha256:" + "5b" * 32
@@ -73,11 +71,10 @@ class World:
         self.store = SiteStore(self.database, lambda: self.now, lambda: str(uuids.uuid4()))
         self.authority = Authority.make(START)
         self.bell = Bell()
-        self.clusters: dict[str, Cluster] = {}
         self.broker = Broker(
             self.store,
             self.database,
-            self.clusters.__getitem__,
+            lambda uuid: Cluster.of(self.store.cluster(uuid)),
             self.authority,
             broker_key(directory / "context.key"),
             url,
@@ -93,24 +90,16 @@ class World:
         self.store.absorb(node, report())
         return node
 
-    def cluster(self, document: Mapping[str, Any] = STAR) -> Cluster:
+    def cluster(self, document: Mapping[str, Any] = STAR) -> SiteCluster:
         """A cluster of the document, without members yet."""
         found = validate(ClusterDocument, document, "cluster")
-        kept = self.store.add_cluster(ALICE, found.name, "")
         state = ClusterState(
-            phase=Phase.STARTING, changed=self.now, counts={name: role.count for name, role in found.roles.items()}
-        )
-        cluster = Cluster(
-            uuid=kept.uuid,
-            owner=ALICE,
-            name=found.name,
-            document=found,
-            created=self.now,
+            phase=Phase.STARTING,
+            changed=self.now,
             ends=self.now + timedelta(hours=12),
-            state=state,
+            counts={name: role.count for name, role in found.roles.items()},
         )
-        self.clusters[cluster.uuid] = cluster
-        return cluster
+        return self.store.add_cluster(ALICE, found.name, canonical(found).decode(), canonical(state).decode())
 
     def machines(
         self, count: int = 1, *, cluster: str | None = None, role: str = "", hostname: str = "lone"
@@ -163,7 +152,7 @@ class World:
 
 def report(*machines: ObservedMachine, revision: int = 0) -> NodeReport:
     """A node with room for everything, that does not say that this is all it has."""
-    capacity = Capacity(cores=64, memory=64 << 30, disk=1 << 40)
+    capacity = Capacity(cores=10_000, memory=1 << 44, disk=1 << 44)
     return NodeReport(revision=revision, architecture="x86_64", capacity=capacity, machines=machines, complete=False)
 
 
@@ -235,13 +224,3 @@ def site(directory: Path, tls: bool = False) -> Iterator[tuple[World, Callable[[
             yield world, lambda machine: Guest(url, machine, world.context(machine), client)
     finally:
         world.database.close()
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-__all__ = ["ALICE", "Answer", "Guest", "World", "digest", "free_port", "site"]
