@@ -23,6 +23,7 @@ from deployer.site.api_events import event_routes
 from deployer.site.api_machines import machine_routes
 from deployer.site.api_nodes import agent_routes, node_routes
 from deployer.site.api_routes import BEARER, answer, problems, told
+from deployer.site.cluster_api import cluster_routes
 from deployer.site.principal import Principal
 from deployer.site.rights import Action
 from deployer.site.site import Site
@@ -63,6 +64,7 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
     people = APIRouter(prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
     for routes in (_status_routes(site), deployment_routes(site), machine_routes(site), event_routes(site)):
         people.include_router(routes)
+    people.include_router(cluster_routes(site))
     app.include_router(people)
     app.include_router(node_routes(site), prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
     app.include_router(agent_routes(site), prefix=f"/{VERSION}")

@@ -64,12 +64,12 @@ class ClusterKeeper:
         store: what the site remembers.
         admit: see there.
         lifetime: seconds, of a cluster whose document sets none.
-        broker: whether the site has a context broker, through which members can say that they are ready.
+        broker: whether the site has a context broker now, through which members can say that they are ready.
         now: the present, UTC, whole seconds.
     """
 
     def __init__(
-        self, store: SiteStore, admit: Admits, lifetime: int, broker: bool, now: Callable[[], datetime]
+        self, store: SiteStore, admit: Admits, lifetime: int, broker: Callable[[], bool], now: Callable[[], datetime]
     ) -> None:
         self._store, self._admit, self._lifetime, self._broker, self._now = store, admit, lifetime, broker, now
         self._creating = threading.Lock()
@@ -208,7 +208,7 @@ class ClusterKeeper:
 
     def _check(self, document: ClusterDocument) -> None:
         for name, role in document.roles.items():
-            if role.ready == "reported" and not self._broker:
+            if role.ready == "reported" and not self._broker():
                 raise Misused(
                     f"the role {name} is ready when its members report so, and this site has no context broker for "
                     'them; write ready = "running" for it'

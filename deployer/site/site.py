@@ -46,6 +46,7 @@ from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
 from deployer.site.brokering import Broker, broker_key
 from deployer.site.cluster import Cluster
+from deployer.site.cluster_keeping import ClusterKeeper
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import DesiredState, NodeReport
 from deployer.site.joining import Joining
@@ -95,7 +96,7 @@ class Site:
 
     Attributes:
         url: what it calls itself.
-        store, access, joining, bell, tls, authority, anchors: see there.
+        store, access, joining, bell, tls, authority, anchors, clusters: see there.
         duties: what is done each second beside the sweeping; whoever adds one does so before `start`.
     """
 
@@ -138,6 +139,14 @@ class Site:
             clock,
             self._withdrawing.current,
         )
+        self.clusters = ClusterKeeper(
+            store,
+            self.admitting.admit,
+            parse_duration(settings.lifetime),
+            lambda: self.broker is not None,
+            self.now,
+        )
+        self.duties.append(self.clusters.look)
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._looked: float | None = None

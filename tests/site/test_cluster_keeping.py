@@ -63,7 +63,7 @@ class Place:
 
     def another(self, kind: type[ClusterKeeper] = ClusterKeeper) -> ClusterKeeper:
         """A keeper as the next service would have it."""
-        return kind(self.world.store, self.admit, 3600, broker=False, now=self.world.store.now)
+        return kind(self.world.store, self.admit, 3600, broker=lambda: False, now=self.world.store.now)
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE

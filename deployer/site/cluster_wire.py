@@ -1,0 +1,127 @@
+"""What people ask a site about clusters, and what it answers: one type per message, for both sides."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from catalog.manifest import ImageId
+from deployer.machine import Uuid
+from deployer.site.cluster import ClusterDocument, Phase, RoleName
+from deployer.site.principal import Principal
+from deployer.site.records import SiteMachine
+from deployer.site.request import MAX_COUNT
+from signer.documents import Document
+from signer.statement import Instant
+
+
+class ClusterOrder(Document):
+    """A cluster that is wanted.
+
+    Attributes:
+        document: what.
+        reference: VO/NAME@VERSION, where the document was published under that name.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "document": {
+                        "name": "star",
+                        "roles": {
+                            "head": {"image": "star/head@1.0", "provides": ["batch"]},
+                            "worker": {"image": "star/worker@1.0", "count": 4, "requires": ["batch"]},
+                        },
+                    }
+                }
+            ]
+        }
+    )
+
+    document: ClusterDocument
+    reference: Annotated[str, Field(max_length=300)] = ""
+
+
+class Scaling(Document):
+    """How many members a role should have."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "worker", "count": 8}]})
+
+    role: RoleName
+    count: Annotated[int, Field(ge=0, le=MAX_COUNT)]
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class Replacing(Document):
+    """Which member should be another machine: its host name, its machine's UUID, or the beginning of that."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"member": "star-worker-2", "reason": "it is slow"}]})
+
+    member: Annotated[str, Field(min_length=1, max_length=255)]
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class RoleView(Document):
+    """How a role is doing.
+
+    Attributes:
+        image_id: what it runs; empty before that is known.
+        wanted, need: members asked for, and how many of them the cluster needs to be of use.
+        ready, up, there: members that are ready, that boot or run, and that are there at all.
+        waits_for: roles that must be there first, and are not.
+        why: why members could not be had at the last try; empty if they could.
+    """
+
+    image_id: ImageId | None = None
+    wanted: int
+    need: int
+    ready: int
+    up: int
+    there: int
+    waits_for: tuple[str, ...] = ()
+    why: str = ""
+
+
+class ClusterSummary(Document):
+    """A cluster in a list.
+
+    Attributes:
+        phase, reason, changed: how far it is, why, and since when.
+        roles: members wanted in each.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    name: str
+    reference: str = ""
+    phase: Phase
+    reason: str = ""
+    changed: Instant
+    created: Instant
+    ends: Instant
+    roles: dict[str, int]
+
+
+class ClusterView(ClusterSummary):
+    """A cluster whole.
+
+    Attributes:
+        document: as it was asked for.
+        status: each role's.
+        members: machines that have not ended, by role and host name; and each that failed, after them.
+        failed: why members failed, by their machines' UUIDs.
+        new: whether it was made by this very request.
+    """
+
+    document: ClusterDocument
+    status: dict[str, RoleView]
+    members: tuple[SiteMachine, ...] = ()
+    failed: dict[Uuid, str] = Field(default_factory=dict)
+    new: bool = False
+
+
+class ClusterPage(Document):
+    """Clusters, the newest first; `next` is `after` of the page that follows, if there is one."""
+
+    items: tuple[ClusterSummary, ...]
+    next: str | None = None
