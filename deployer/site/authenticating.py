@@ -6,7 +6,7 @@ count. No token, nor any part of one that could be used, is ever in a message.
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,6 @@ from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.site.authority import Authority
 from deployer.site.issuers import Issuers
 from deployer.site.jwks import Keys
-from deployer.site.peer import Peer
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.proxies import find_holder
 from deployer.site.rates import Rates
@@ -83,12 +82,6 @@ class Authenticator:
         self._issuers, self._audience, self._keys = issuers, audience, keys
         self._authority, self._now, self._rates, self._grid = authority, now, rates, grid
 
-    def __call__(self, headers: Mapping[str, str], peer: Peer) -> Principal:
-        """As :meth:`authenticate`, from a request's headers and its connection's other end."""
-        # A Mapping would show one of several: the items of a request's headers are all of them.
-        shown = [value for name, value in headers.items() if name.lower() == "authorization"]
-        return self.authenticate(shown, peer.chain, local=peer.local, address=peer.address)
-
     def authenticate(
         self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
     ) -> Principal:
@@ -114,9 +107,9 @@ class Authenticator:
         try:
             found = self._who(authorization, chain)
         except NotAuthenticated as exc:
-            log.warning("%s could not say who they are: %s", address or "somebody", exc)
             if not local:
                 self._rates.failed(address)
+            log.warning("%s could not say who they are: %s", address or "somebody", exc)
             raise NotAuthenticated(
                 "what was shown does not count here; the site's log says why",
                 f'{CHALLENGE}, error="invalid_token"' if authorization else CHALLENGE,

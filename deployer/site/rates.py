@@ -31,7 +31,8 @@ PER_ADDRESS = Rate(burst=400, per_second=100)
 """Several people behind one router; nodes behind one, too."""
 
 PER_FAILURE = Rate(burst=20, per_second=0.5)
-"""Failures to say who one is, of one address: a wrong file by accident, not a search."""
+"""Failures to say who one is, of one address, that are answered and logged one by one: a wrong file by accident, not a
+search. Others at that address who can say who they are do not suffer."""
 
 
 class Buckets:
@@ -48,8 +49,8 @@ class Buckets:
         self._lock = threading.Lock()
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, key: str, cost: float = 1.0) -> float:
-        """Take a request out of a bucket; with a cost of 0 only look.
+    def take(self, key: str) -> float:
+        """Take a request out of a bucket.
 
         Returns:
             0 where there was one; else the seconds until there is, and nothing has been taken.
@@ -58,8 +59,8 @@ class Buckets:
             now = self._clock()
             left, then = self._held.pop(key, (self._rate.burst, now))
             left = min(self._rate.burst, left + (now - then) * self._rate.per_second)
-            wait = 0.0 if left >= max(cost, 1.0) else (1.0 - left) / self._rate.per_second
-            self._held[key] = (left if wait else left - cost, now)
+            wait = 0.0 if left >= 1.0 else (1.0 - left) / self._rate.per_second
+            self._held[key] = (left if wait else left - 1.0, now)
             while len(self._held) > self._most:
                 self._held.popitem(last=False)
             return wait
@@ -84,13 +85,12 @@ class Rates:
         self._failures = Buckets(failure, clock)
 
     def knock(self, address: str) -> None:
-        """Somebody is there, at this address; TooManyRequests where that is too often, or too often in vain."""
-        wait = max(self._addresses.take(address), self._failures.take(address, 0.0))
-        _answer(wait, "from your address")
+        """Somebody is there, at this address; TooManyRequests where that is too often."""
+        _answer(self._addresses.take(address), "from your address")
 
     def failed(self, address: str) -> None:
-        """Whoever it was could not say who they are."""
-        self._failures.take(address)
+        """Whoever it was could not say who they are; TooManyRequests where that happens too often."""
+        _answer(self._failures.take(address), "from your address that say nothing that counts")
 
     def ask(self, identity: str) -> None:
         """Somebody who is known asks for something; TooManyRequests where that is too often."""
