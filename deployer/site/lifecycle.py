@@ -169,7 +169,7 @@ def resize(machine: SiteMachine, memory: int | None, cores: int | None, reason: 
         raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")
     if (memory, cores) == (machine.memory, machine.cores):
         return None
-    told = f"{size_text(memory)} of memory, {cores} cores" + (f": {reason}" if reason else "")
+    told = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}" + (f": {reason}" if reason else "")
     return Change(machine.model_copy(update={"memory": memory, "cores": cores}), (("resized", told),))
 
 

@@ -99,7 +99,7 @@ class SiteMachine(Document):
 
     uuid: Uuid
     deployment: Uuid
-    node: Uuid | None
+    node: Uuid | None = None
     number: int
     hostname: str
     image_id: ImageId

@@ -183,7 +183,8 @@ class SiteStore:
                 work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
                 for machine in machines:
                     work.tell("machine", machine.uuid, machine.state.value, "", deployment.uuid)
-                work.touched |= {machine.node for machine in machines if machine.node is not None}
+                heard = (machine for machine in machines if store_admission.heard(machine) is not None)
+                work.touched |= {machine.node for machine in heard if machine.node is not None}
             return done
 
     def try_place(self, ask: Ask, place: Place, most: int | None = None) -> Placed:

@@ -1,0 +1,11 @@
+"""Fixtures of the site's tests; each stands in the module that it is about."""
+
+from tests.deployer.conftest import community, warm  # noqa: F401 - fixtures
+from tests.site.databases import (  # noqa: F401 - fixtures
+    database,
+    database_url,
+    make_database,
+    postgresql,
+    sqlite_template,
+)
+from tests.site.worlds import bare_site, make_member, make_site  # noqa: F401 - fixtures

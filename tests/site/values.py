@@ -1,0 +1,169 @@
+"""Values of a site for its tests, valid and small: principals, proposals, reports, and a store with a clock that stands."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from deployer.machine import State
+from deployer.site.database import SiteDatabase
+from deployer.site.desired import Capacity, NodeReport, ObservedMachine, Want
+from deployer.site.placement import Ask, place
+from deployer.site.principal import Principal
+from deployer.site.proposal import Limit, Proposal
+from deployer.site.records import Deployment, SiteMachine
+from deployer.site.request import DeploymentRequest, Wishes
+from deployer.site.rooms import Overcommit
+from deployer.site.store import SiteStore
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+MIB, GIB = 1 << 20, 1 << 30
+IMAGE = "sha256:" + "1" * 64
+CONTENT = "a" * 64 + "-1048576"
+ALICE = Principal(
+    issuer="https://tokens.example.org/star", subject="alice", vo="star", groups=("/star",), means="token"
+)
+BOB = ALICE.model_copy(update={"subject": "bob"})
+CAROL = Principal(issuer="https://tokens.example.org/atlas", subject="carol", vo="atlas", groups=("/atlas",))
+
+
+@dataclass
+class Clock:
+    """The present, as somebody set it."""
+
+    at: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def advance(self, **much: float) -> datetime:
+        """Let that much time go by."""
+        self.at += timedelta(**much)
+        return self.at
+
+
+@dataclass
+class World:
+    """A store, its clock, and what each node has: cores, memory, disk."""
+
+    store: SiteStore
+    clock: Clock
+    sizes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+
+    def join(self, name: str, *, cores: int = 4, memory: int = 8 * GIB, disk: int = 100 * GIB, **report: Any) -> str:
+        """A node that has joined and reported; its UUID."""
+        uuid = self.store.add_node(name, {}).uuid
+        self.sizes[uuid] = (cores, memory, disk)
+        self.store.absorb(uuid, capable(cores, memory, disk, **report))
+        return uuid
+
+    def admit(
+        self, owner: Principal = ALICE, key: str | None = None, **changes: Any
+    ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
+        """What `proposal` makes, admitted."""
+        return self.store.admit(owner, key, proposal(**changes), place)
+
+    def machine(self, **changes: Any) -> SiteMachine:
+        """One admitted machine."""
+        return self.admit(**changes)[1][0]
+
+    def report(self, node: str, *machines: ObservedMachine, **changes: Any) -> list[tuple[str, str]]:
+        """The node reports these machines, acting on the newest revision; what events came of it: (what, reason)."""
+        changes = {"revision": self.store.revision(node)} | changes
+        told = self.store.absorb(node, capable(*self.sizes.get(node, ()), machines=machines, **changes))
+        return [(event.what, event.reason) for event in told]
+
+    def told(self, after: int = 0) -> list[str]:
+        """What all events say, in order."""
+        return [event.what for event in self.store.events(after)]
+
+
+def world(database: SiteDatabase, overcommit: Overcommit | None = None, seed: int = 0) -> World:
+    """A store whose UUIDs come in the same order each time."""
+    clock = Clock()
+    return World(SiteStore(database, clock, uuids(seed), overcommit or Overcommit()), clock)
+
+
+def uuids(seed: int = 0) -> Callable[[], str]:
+    """Makes UUIDs, the same each time."""
+    source = Random(seed)
+    return lambda: str(uuid.UUID(int=source.getrandbits(128), version=4))
+
+
+def capable(
+    cores: int = 4, memory: int = 8 * GIB, disk: int = 100 * GIB, *, revision: int = 0, **changes: Any
+) -> NodeReport:
+    """The report of a node that has so much."""
+    capacity = Capacity(cores=cores, memory=memory, disk=disk)
+    return NodeReport(revision=revision, architecture="x86_64", capacity=capacity, **changes)
+
+
+def proposal(
+    count: int = 1,
+    *,
+    cores: int = 1,
+    memory: int = GIB,
+    disk: int = GIB,
+    addresses: Mapping[str, int] | None = None,
+    limit: Limit | None = None,
+    most: int | None = None,
+    lifetime: int = 3600,
+    whole: bool = True,
+    cluster: str | None = None,
+    role: str = "",
+    held: bool = False,
+    image_id: str = IMAGE,
+    **request: Any,
+) -> Proposal:
+    """A request for machines, accepted by a policy."""
+    wishes = Wishes(whole=whole)
+    asked = DeploymentRequest(image="star/worker", count=count, wishes=wishes, **request)
+    contents = {CONTENT: MIB} if addresses is None else addresses
+    return Proposal(
+        request=asked,
+        image_id=image_id,
+        title="star/worker@1.0",
+        name="worker",
+        ask=Ask(count, cores, memory, disk, "x86_64", contents, wishes),
+        network="user",
+        lifetime=lifetime,
+        policy="sha256:" + "2" * 64,
+        decision={"accepted": True},
+        limit=limit,
+        most=most,
+        cluster=cluster,
+        role=role,
+        held=held,
+    )
+
+
+def observed(machine: SiteMachine | str, state: State, **changes: Any) -> ObservedMachine:
+    """A machine as its node has it."""
+    uuid = machine if isinstance(machine, str) else machine.uuid
+    return ObservedMachine(**{"uuid": uuid, "state": state, "changed": NOW + timedelta(seconds=5)} | changes)
+
+
+def machine(**changes: Any) -> SiteMachine:
+    """A machine that runs, not in any store."""
+    values = {
+        "uuid": "00000000-0000-4000-8000-000000000001",
+        "deployment": "00000000-0000-4000-8000-000000000002",
+        "node": "00000000-0000-4000-8000-000000000003",
+        "number": 1,
+        "hostname": "worker-1",
+        "image_id": IMAGE,
+        "title": "star/worker@1.0",
+        "network": "user",
+        "want": Want.RUNNING,
+        "state": State.RUNNING,
+        "created": NOW,
+        "changed": NOW,
+        "ends": NOW + timedelta(hours=1),
+        "memory": GIB,
+        "cores": 2,
+        "granted_memory": GIB,
+        "granted_cores": 2,
+    }
+    return SiteMachine.model_validate(values | changes)
