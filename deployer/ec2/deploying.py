@@ -30,7 +30,7 @@ from deployer.ec2.instances import Instance, machine_tags, run_request
 from deployer.ec2.preparing import opened
 from deployer.ec2.pricing import Spend, check_cap, committed, estimate
 from deployer.ec2.snapshots import Snapshot, Snapshots
-from deployer.ec2.tags import CATALOG, IMAGE, RECEIPT
+from deployer.ec2.tags import CATALOG, IMAGE, PARENT, RECEIPT
 from deployer.errors import Cancelled
 from deployer.judging import Case, Judged, judge
 from deployer.machine import Network
@@ -293,6 +293,8 @@ class Ec2Deployer:
                         disk, family=f"{manifest.vo}/{manifest.name}", tags=tags, description=manifest.title
                     )
                 progress.sent += made[volume.device].sent
+                if parent := made[volume.device].parent:  # so that nobody removes what this builds on
+                    self._machines.tag(made[volume.device].snapshot_id, {PARENT: parent})
             for wanted in wanted_of(manifest):
                 self._cache.check(wanted, full=full)
         finally:

@@ -22,6 +22,7 @@ SIZE: Final = "partita:size"
 REBOOTS: Final = "partita:reboots"
 RECEIPT: Final = "partita:receipt"
 KEY: Final = "partita:key"
+PARENT: Final = "partita:parent"
 
 Tags = dict[str, str]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ec2.pools import Images, catalog_of_images
 from tests.ec2.worlds import AwsWorld, aws_world
 
 
@@ -28,3 +29,10 @@ def world(shared_world: AwsWorld) -> Iterator[AwsWorld]:
 def profile(world: AwsWorld) -> str:
     """An account of the test's own."""
     return world.profile()
+
+
+@pytest.fixture(scope="session")
+def images() -> Iterator[Images]:
+    """A catalog with images that no test changes."""
+    with catalog_of_images() as found:
+        yield found
