@@ -26,6 +26,7 @@ from deployer.cli_trials import policy_app
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
 from deployer.site.cli import site_app
+from deployer.site.cli_cluster import cluster_app
 from deployer.site.cli_deployment import deployment_app
 from deployer.site.cli_join import node_join
 from deployer.site.settings import SiteSettings
@@ -75,6 +76,7 @@ app.add_typer(deployer_cli.machine_app, name="machine")
 app.command("up")(deployer_cli.up)
 app.add_typer(site_app)
 app.add_typer(deployment_app, name="deployment")
+app.add_typer(cluster_app, name="cluster")
 app.add_typer(config_app, name="config")
 
 

@@ -255,7 +255,7 @@ def view(
 
 
 def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> RoleView:
-    one, wait = status[name], cluster.state.waits.get(name)
+    one = status[name]
     return RoleView(
         image_id=cluster.state.images.get(name),
         wanted=one.wanted,
@@ -264,7 +264,7 @@ def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> Role
         up=one.up,
         there=one.there,
         waits_for=clustering.lacking(cluster, name, status),
-        why=wait.why if wait is not None and one.there < one.left else "",
+        why=one.why,
     )
 
 

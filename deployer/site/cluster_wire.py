@@ -69,7 +69,7 @@ class RoleView(Document):
         wanted, need: members asked for, and how many of them the cluster needs to be of use.
         ready, up, there: members that are ready, that boot or run, and that are there at all.
         waits_for: roles that must be there first, and are not.
-        why: why members could not be had at the last try; empty if they could.
+        why: why members are not there and do not come now: there was no room at the last try, or they failed too often.
     """
 
     image_id: ImageId | None = None

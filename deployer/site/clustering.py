@@ -94,6 +94,7 @@ class RoleStatus:
         ready, up: members that are ready, and that boot or run.
         there: members that are neither failed nor on their way out.
         over: members that have reached the end of their time.
+        why: why members are not there and do not come now; empty if that is not known to be so.
     """
 
     wanted: int
@@ -102,6 +103,7 @@ class RoleStatus:
     up: int
     there: int
     over: int = 0
+    why: str = ""
 
     @property
     def left(self) -> int:
@@ -293,16 +295,23 @@ def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datet
 
 
 def _status(cluster: Cluster, role: str, slots: Sequence[_Slot]) -> RoleStatus:
-    wanted = cluster.state.counts[role]
+    count = cluster.state.counts[role]
     known = cluster.document.roles[role]
-    there = [slot.now for slot in slots if slot.now is not None and slot.number <= wanted]
+    wanted = [slot for slot in slots if slot.number <= count]
+    there = [slot.now for slot in wanted if slot.now is not None]
+    over = sum(slot.over for slot in wanted if slot.now is None)
+    lost = [slot for slot in wanted if slot.now is None and slot.failures and _given_up(cluster, role, slot)]
+    why = _lost(cluster, role, lost[0]) if lost else ""
+    if len(there) < count - over - len(lost) and role in cluster.state.waits:
+        why = cluster.state.waits[role].why
     return RoleStatus(
-        wanted,
+        count,
         cluster.need(role),
         sum(ready(known, one) for one in there),
         sum(one.state in _UP for one in there),
         len(there),
-        sum(slot.over for slot in slots if slot.now is None and slot.number <= wanted),
+        over,
+        why,
     )
 
 
@@ -320,7 +329,7 @@ def _hopeless(cluster: Cluster, roles: Mapping[str, list[_Slot]], now: datetime)
             return _lost(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
         told = {role: _status(cluster, role, slots) for role, slots in roles.items()}
-        late = _missing(cluster, told) or "its members"
+        late = _missing(told) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""
 
@@ -333,10 +342,9 @@ def _lost(cluster: Cluster, role: str, slot: _Slot) -> str:
     return f"{host} failed {times} and is not replaced any more; the last reason: {slot.failures[-1]}"
 
 
-def _missing(cluster: Cluster, told: Mapping[str, RoleStatus]) -> str:
-    waits = {role: f" ({wait.why})" for role, wait in cluster.state.waits.items() if told[role].there < told[role].left}
+def _missing(told: Mapping[str, RoleStatus]) -> str:
     return ", ".join(
-        f"{role} has {it.ready} of {it.wanted} ready{waits.get(role, '')}"
+        f"{role} has {it.ready} of {it.wanted} ready{it.why and f' ({it.why})'}"
         for role, it in told.items()
         if it.ready < it.left
     )
@@ -351,15 +359,15 @@ def _phase(
     if all(it.ready >= it.left for it in told.values()):
         return _moved(state, Phase.READY, "", now, was_ready=True)
     if all(it.ready >= min(it.need, it.left) for it in told.values()):
-        return _moved(state, Phase.DEGRADED, _missing(cluster, told), now, was_ready=True)
+        return _moved(state, Phase.DEGRADED, _missing(told), now, was_ready=True)
     if not state.was_ready:
-        return _moved(state, Phase.STARTING, _missing(cluster, told), now)
+        return _moved(state, Phase.STARTING, _missing(told), now)
     for role, slots in roles.items():
         lost = [slot for slot in slots if slot.now is None and not slot.over and _given_up(cluster, role, slot)]
         lost = [slot for slot in lost if slot.number <= told[role].wanted]
         if lost and told[role].left - len(lost) < told[role].need:
             return _moved(state, Phase.FAILED, _lost(cluster, role, lost[0]), now)
-    return _moved(state, Phase.DEGRADED, _missing(cluster, told), now)
+    return _moved(state, Phase.DEGRADED, _missing(told), now)
 
 
 def _leave(
