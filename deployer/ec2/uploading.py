@@ -181,29 +181,34 @@ class Uploading:
             "ChecksumAlgorithm": "SHA256",
             "ChecksumAggregationMethod": "LINEAR",
         }
-        patience = SEALING
         try:
             self._aws.ebs(
                 "complete_snapshot", SnapshotId=snapshot_id, ChangedBlocksCount=count, **(proof if count else {})
             )
+        except AwsMissing as exc:
+            raise SnapshotGone(f"{snapshot_id}: is gone, and with it what was sent ({exc})") from exc
         except AwsFailed as exc:
-            if self.state(snapshot_id) not in {"completed", "pending"}:
-                raise SnapshotGone(f"{snapshot_id}: cannot be completed ({exc})") from exc
             if not exc.fault.startswith("ValidationException"):
                 raise
-            # Said twice where the first answer was lost: then it is completed, or soon will be.
-            patience = TWICE
-        self._await(snapshot_id, patience)
+            # Said twice where the first answer was lost: then it is completed, or soon will be. Else what AWS has is not
+            # what the journal says, and never will be.
+            if not self._completed(snapshot_id, TWICE):
+                raise SnapshotGone(f"{snapshot_id}: AWS does not complete it: {exc}") from exc
+            return
+        if not self._completed(snapshot_id, SEALING):
+            raise SnapshotFailed(f"{snapshot_id}: is still not completed after {SEALING:.0f} s; try again later")
 
-    def _await(self, snapshot_id: str, patience: float) -> None:
+    def _completed(self, snapshot_id: str, patience: float) -> bool:
+        """Wait for a snapshot to be completed; SnapshotGone where it cannot be any more."""
         ends, pause = self._clock() + patience, 0.2
         while (state := self.state(snapshot_id)) != "completed":
             if state != "pending":
                 raise SnapshotGone(f"{snapshot_id}: AWS says that it is {state or 'gone'} instead of completed")
             if self._clock() > ends:
-                raise SnapshotFailed(f"{snapshot_id}: is still not completed after {patience:.0f} s; try again later")
+                return False
             self._sleep(pause)
             pause = min(pause * 1.5, 5.0)
+        return True
 
     def state(self, snapshot_id: str) -> str:
         """What AWS says of a snapshot: "pending", "completed", "error"..., or empty if there is none."""

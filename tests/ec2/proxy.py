@@ -2,8 +2,8 @@
 
     python -m tests.ec2.proxy PORT-OF-MOTO
 
-It says its port on standard output, and ends with its standard input. POST /-/faults sets what goes wrong, GET /-/log
-tells what was asked and answered, POST /-/cancel and /-/corrupt harm a snapshot.
+It says its port on standard output, and ends with its standard input. POST /-/faults sets what goes wrong, /-/log
+tells what was asked and answered, /-/asked how much that is, POST /-/cancel and /-/corrupt harm a snapshot.
 """
 
 import http.client
@@ -124,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.world.choose(operation_of(request)[0])
         if fault == "cut-request":
             self.rfile.read(length // 2)
+            operation, snapshot_id, index = operation_of(request)
+            self._note({"operation": operation, "status": 0, "fault": fault, "snapshot": snapshot_id, "block": index})
             self._hang_up()
             return
         request.body = self.rfile.read(length)
@@ -156,13 +158,16 @@ class Handler(BaseHTTPRequestHandler):
                 response = self._broken(request)
         if fault == "slow":
             time.sleep(self.world.faults.slow)
-        with self.world.lock:
-            line = {"operation": operation, "status": response.status, "fault": fault}
-            self.world.log.append(line | ({"snapshot": snapshot_id, "block": index} if snapshot_id else {}))
+        line = {"operation": operation, "status": response.status, "fault": fault}
+        self._note(line | ({"snapshot": snapshot_id, "block": index} if snapshot_id else {}))
         if fault == "no-answer":
             self._hang_up()
         else:
             self._reply(response, cut=fault == "cut")
+
+    def _note(self, line: dict[str, Any]) -> None:
+        with self.world.lock:
+            self.world.log.append(line)
 
     @staticmethod
     def _broken(request: Request) -> Response:
@@ -211,7 +216,9 @@ class Handler(BaseHTTPRequestHandler):
                     world.aws.seal = world.faults.seal
             case "/-/log":
                 with world.lock:
-                    answer = json.dumps(world.log).encode()
+                    answer = json.dumps(world.log[wanted.get("since", 0) :]).encode()
+            case "/-/asked":
+                answer = json.dumps(len(world.log)).encode()
             case "/-/cancel":
                 world.aws.cancel(wanted["snapshot"])
             case "/-/corrupt":

@@ -92,9 +92,13 @@ class AwsWorld:
         """Set what goes wrong from now on: the fields of `tests.ec2.proxy.Faults`; nothing if none is given."""
         self._control("faults", faults)
 
-    def log(self) -> list[dict[str, Any]]:
-        """What was asked and answered, since the proxy was started."""
-        found: list[dict[str, Any]] = self._control("log", {})
+    def asked(self) -> int:
+        """How many requests have been answered."""
+        return int(self._control("asked", {}))
+
+    def log(self, since: int = 0) -> list[dict[str, Any]]:
+        """What was asked and answered, since the proxy was started, or since so many requests."""
+        found: list[dict[str, Any]] = self._control("log", {"since": since})
         return found
 
     def cancel(self, snapshot_id: str) -> None:

@@ -1,0 +1,75 @@
+"""A site that is killed again and again while it uploads: each attempt is a process of its own, forked off this one.
+
+    python -m tests.ec2.uploader ENDPOINT PROFILE DIRECTORY KILLS SEED
+
+Contents are made in DIRECTORY/disks, each to become the snapshot of a bare disk; DIRECTORY/ledger is what the site knows.
+The first is uploaded undisturbed, to learn how long that takes here and now. It prints a line of JSON for each kill: what
+the journal then said was acknowledged, and how much the proxy had answered.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from deployer.ec2.aws import Access, Aws
+from deployer.ec2.blocks import BLOCK
+from deployer.ec2.journal import Journal
+from deployer.ec2.ledger import Ledger
+from deployer.ec2.preparing import opened
+from deployer.ec2.snapshots import Snapshots
+from tests.ec2.disks import Shelf, bare
+from tests.ec2.worlds import QUICK, REGION
+
+WORKERS = 4
+BLOCKS = 12
+
+
+def main() -> None:
+    """Upload one content after the other, until all kills are done and the last is whole."""
+    endpoint, profile, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    kills, chance = int(sys.argv[4]), random.Random(int(sys.argv[5]))
+    shelf, ledger = Shelf(directory / "disks"), Ledger(directory / "ledger")
+    aws = Aws(Access(region=REGION, profile=profile, endpoint=endpoint), patience=QUICK, connections=WORKERS)
+    for service in ("ebs", "ec2"):
+        aws._client(service)  # takes a while, which is not what is to be interrupted
+    longest = 0.0
+    while kills or not longest:
+        address = shelf.put(b"".join(chance.randbytes(BLOCK) + bytes(BLOCK) for _ in range(BLOCKS)))
+        with opened(bare(address), shelf) as disk:
+            done = False
+            while not done:
+                began = time.monotonic()
+                child = os.fork()
+                if not child:
+                    Snapshots(aws, ledger, workers=WORKERS).ensure(disk)
+                    os._exit(0)
+                if longest and kills:
+                    time.sleep(chance.uniform(0, longest))
+                    os.kill(child, signal.SIGKILL)
+                done = os.waitpid(child, 0)[1] == 0
+                longest = longest or time.monotonic() - began
+                if not done:
+                    kills -= 1
+                    tell(endpoint, ledger.journal(disk.layout.key))
+
+
+def tell(endpoint: str, journal: Path) -> None:
+    """What is known at a kill."""
+    acknowledged: dict[str, list[int]] = {}
+    if journal.exists():
+        with Journal(journal) as found:
+            acknowledged = {found.snapshot_id: sorted(found.blocks)}
+    request = urllib.request.Request(f"{endpoint}/-/asked", b"{}", method="POST")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        asked = json.loads(answer.read())
+    sys.stdout.write(json.dumps({"acknowledged": acknowledged, "asked": asked}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
