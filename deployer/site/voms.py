@@ -223,7 +223,7 @@ def _said(extension: bytes) -> _Said:
         issuer=_directory(said_by.chosen["issuer_name"] if said_by.name == "v2_form" else said_by.chosen),
         not_before=period["not_before_time"].native,
         not_after=period["not_after_time"].native,
-        authority=authority.native,
+        authority=authority.chosen.contents.decode("ascii"),  # the library's text of it is unquoted and put in order
         fqans=tuple(each.native.decode("ascii") for each in syntax["values"]),
         server=chain[0][0].dump(),
         extensions={
