@@ -18,6 +18,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 EXTENSION = "partita.peer"
 """The name under which the scope has it."""
 
+GOODBYE_SECONDS = 0.5
+"""How long the end of a TLS connection may take when the service ends."""
+
 MAX_CHAIN = 16
 """Certificates of a chain: a CA's, an owner's, and some proxies."""
 
@@ -51,6 +54,15 @@ class PeerProtocol(H11Protocol):
         """The connection, and the TLS handshake on it, are made."""
         super().connection_made(transport)
         self.app = cast("Any", _with(self.app, _peer(transport)))
+
+    def shutdown(self) -> None:
+        """The service ends: let the connection go, once its answer is given.
+
+        A peer of a TLS connection that is idle does not read, so it says no goodbye: it is not waited for.
+        """
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_extra_info("ssl_object") is not None:
+            self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
 
 def _with(app: Any, peer: Peer) -> ASGIApp:

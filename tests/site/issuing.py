@@ -173,7 +173,7 @@ def issuer(place: Path) -> Iterator[Served]:
 def _certificates(place: Path) -> tuple[Path, Path]:
     """A CA, and a certificate of its for localhost with its key: two PEM files."""
     now = datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA of issuers")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"CA of {place.name[:40]}")])
     key, held = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     period = (now - dates.timedelta(days=1), now + dates.timedelta(days=30))
     authority = (

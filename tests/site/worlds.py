@@ -7,16 +7,19 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
+from deployer.machine import State
 from deployer.site.authority import fingerprint, new_request
 from deployer.site.cli_join import keep
 from deployer.site.client import SiteClient, Way, first_contact
+from deployer.site.desired import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine
 from deployer.site.joining import parse_token
 from deployer.site.reaching import socket_of
 from deployer.site.records import SiteMachine
@@ -24,10 +27,13 @@ from deployer.site.request import DeploymentRequest
 from deployer.site.serving import serve
 from deployer.site.settings import SiteSettings
 from deployer.site.wire import Joined, JoinRequest, Ordered, TokenRequest
+from deployer.site_client import Membership
+from deployer.site_client import SiteClient as NodeSideClient
 from signer.documents import validate
 from tests.catalog.service import first_root
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
+from tests.site.issuing import AUDIENCE, Served, issuer
 
 # Each site is a process of its own; they are forked from one that has imported the libraries once.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -248,3 +254,133 @@ def make_member(community: Community, warm: Path) -> Iterator[Callable[..., Node
 def _end(node: NodeProcess) -> None:
     with contextlib.suppress(FileNotFoundError):
         node.__exit__()
+
+
+GIB = 1 << 30
+
+RIGHTS = """
+[[grant]]
+name = "members"
+vo = "star"
+groups = ["/star"]
+actions = ["deploy", "read", "modify", "hold", "cancel"]
+each = { machines = 4, cores = 8, memory = "8GiB", lifetime = "6h" }
+
+[[grant]]
+name = "administrators"
+vo = "star"
+groups = ["/star/admins"]
+actions = ["read", "modify", "hold", "cancel"]
+over = "vo"
+
+[[grant]]
+name = "security"
+vo = "site"
+groups = ["/site/security"]
+actions = ["read", "hold", "cancel", "nodes", "manage-nodes", "audit"]
+over = "all"
+"""
+"""What the people of a world may do."""
+
+
+class People:
+    """Two issuers that a site believes, of the VO `star` and of the site's own people, and tokens of theirs."""
+
+    def __init__(self, star: Served, own: Served) -> None:
+        self._star, self._own = star, own
+
+    def settings(self) -> dict[str, Any]:
+        """For a `SiteProcess` that believes them."""
+        # Both servers' certificates are from CAs of their own.
+        bundle = self._star.authorities.with_name("all.pem")
+        bundle.write_bytes(self._star.authorities.read_bytes() + self._own.authorities.read_bytes())
+        issuers = "".join(
+            f'[[issuer]]\nissuer = "{one.url}"\nvo = "{vo}"\n'
+            for one, vo in ((self._star, "star"), (self._own, "site"))
+        )
+        return {"issuers": issuers, "rights": RIGHTS, "issuers_ca": str(bundle), "audience": AUDIENCE}
+
+    def star(self, name: str, *groups: str, **claims: Any) -> str:
+        """A token of a member of `star`."""
+        return self._token(self._star, name, ("/star", *groups), claims)
+
+    def own(self, name: str, *groups: str, **claims: Any) -> str:
+        """A token of one of the site's people."""
+        return self._token(self._own, name, ("/site", *groups), claims)
+
+    @staticmethod
+    def _token(issuer: Served, name: str, groups: Sequence[str], claims: Mapping[str, Any]) -> str:
+        return issuer.signer.token(datetime.now(UTC), sub=name, wlcg__groups=list(groups), **claims)
+
+
+@contextmanager
+def populace(place: Path) -> Iterator[People]:
+    """People, while their issuers run."""
+    with issuer(place / "star") as star, issuer(place / "own") as own:
+        yield People(star, own)
+
+
+class PaperNode:
+    """A node without a hypervisor: it joins, hears what it should have over real HTTPS, and reports that it is so.
+
+    Nothing happens but in `step`, so a test decides what the site hears, and when.
+    """
+
+    def __init__(
+        self, site: SiteProcess, name: str = "", *, cores: int = 8, memory: int = 8 * GIB, **labels: str
+    ) -> None:
+        self.directory = site.place / f"paper-{uuid.uuid4().hex[:8]}" / "site"
+        self.directory.parent.mkdir()
+        self.joined = site.join(self.directory, name, **labels)
+        self.capacity = Capacity(cores=cores, memory=memory, disk=100 * GIB)
+        self.machines: dict[str, ObservedMachine] = {}
+        self._made = datetime.now(UTC).replace(microsecond=0)
+        self.step()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Certificate and key, as `SiteProcess.reach` takes them."""
+        return {"certificate": self.directory / "certificate.pem", "key": self.directory / "key.pem"}
+
+    @contextmanager
+    def client(self) -> Iterator[NodeSideClient]:
+        """Its connection to the site."""
+        found = Membership.read(self.directory)
+        assert found is not None
+        client = NodeSideClient(found)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def step(self, **changes: object) -> DesiredState:
+        """Have all machines as they should be, and report; `changes` are of the report."""
+        with self.client() as client:
+            desired = client.desired(-1, 0)
+            assert desired is not None
+            self.machines = {one.uuid: self._observed(one) for one in desired.machines}
+            client.report(
+                NodeReport(
+                    revision=desired.revision,
+                    architecture="x86_64",
+                    accelerator="qemu",
+                    capacity=self.capacity,
+                    machines=tuple(self.machines.values()),
+                ).model_copy(update=changes)
+            )
+        return desired
+
+    def _observed(self, wanted: DesiredMachine) -> ObservedMachine:
+        ran = self.machines.get(wanted.uuid)
+        state = State(wanted.want.value)
+        changed = ran.changed if ran is not None and ran.state is state else datetime.now(UTC).replace(microsecond=0)
+        return ObservedMachine(
+            uuid=wanted.uuid,
+            state=state,
+            reason=wanted.reason if state is State.ENDED else "",
+            changed=changed,
+            memory=wanted.memory,
+            cores=wanted.cores,
+            reboots=wanted.reboots,
+            virt="qemu",
+        )
