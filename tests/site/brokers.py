@@ -82,7 +82,8 @@ class World:
             lambda: self.now,
             news=self.bell.ring,
         )
-        self.nodes = [self.add_node(f"node{number}") for number in (1, 2)]
+        known = [node.uuid for node in self.store.nodes()]
+        self.nodes = known or [self.add_node(f"node{number}") for number in (1, 2)]
 
     def add_node(self, name: str) -> str:
         """A node with room."""
@@ -203,9 +204,11 @@ class Guest:
 
 
 @contextmanager
-def site(directory: Path, tls: bool = False) -> Iterator[tuple[World, Callable[[SiteMachine], Guest]]]:
+def site(
+    directory: Path, *, tls: bool = False, port: int = 0
+) -> Iterator[tuple[World, Callable[[SiteMachine], Guest]]]:
     """A world whose broker answers, and what makes guests of its machines."""
-    listening = listen("127.0.0.1:0")
+    listening = listen(f"127.0.0.1:{port}")
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     context, client, shown = None, None, None
     if tls:
