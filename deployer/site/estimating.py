@@ -6,6 +6,7 @@ has no past is judged by the others'. Other traffic, other images' sizes and a b
 expectation, never a promise, and machines of one order that share a node's fetching are taken to wait for it together.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -33,31 +34,32 @@ def estimate(boots: Sequence[Boot], fetch: Mapping[str, int]) -> float | None:
     Returns:
         None where the past says nothing: no boots, or bytes to fetch and none ever fetched.
     """
-    found = [_on([boot for boot in boots if boot.node == node], boots, count) for node, count in fetch.items()]
-    known = [seconds for seconds in found if seconds is not None]
-    return round(max(known), 1) if known and len(known) == len(found) else None
-
-
-def _on(here: Sequence[Boot], everywhere: Sequence[Boot], fetch: int) -> float | None:
-    for boots in (here, everywhere):
-        warm = _warm(boots)
-        if warm is None:
-            continue
-        if fetch < LITTLE:
-            return warm
-        rates = [boot.fetched / (boot.seconds - warm) for boot in _cold(boots) if boot.seconds > warm]
-        if rates:
-            return warm + fetch / median(rates)
-    return None
-
-
-def _cold(boots: Sequence[Boot]) -> list[Boot]:
-    return [boot for boot in boots if boot.fetched >= LITTLE]
+    by_node = defaultdict[str, list[Boot]](list)
+    for boot in boots:
+        by_node[boot.node].append(boot)
+    rates = {node: _rates(there) for node, there in by_node.items()}
+    every = [rate for there in rates.values() for rate in there]
+    slowest = 0.0
+    for node, count in fetch.items():
+        warm = _warm(by_node[node] or boots)
+        known = rates.get(node) or every
+        if warm is None or (count >= LITTLE and not known):
+            return None
+        slowest = max(slowest, warm + (count / median(known) if count >= LITTLE else 0.0))
+    return round(slowest, 1) if fetch else None
 
 
 def _warm(boots: Sequence[Boot]) -> float | None:
     """Seconds of a boot with everything cached; where there was none, no boot takes longer than the fastest."""
     warm = [boot.seconds for boot in boots if boot.fetched < LITTLE]
-    if warm:
-        return median(warm)
-    return min((boot.seconds for boot in boots), default=None)
+    return median(warm) if warm else min((boot.seconds for boot in boots), default=None)
+
+
+def _rates(boots: Sequence[Boot]) -> list[float]:
+    """Bytes a second of one node's fetches: what its boots took beyond one with everything cached."""
+    warm = _warm(boots)
+    return [
+        boot.fetched / (boot.seconds - warm)
+        for boot in boots
+        if warm is not None and boot.fetched >= LITTLE and boot.seconds > warm
+    ]
