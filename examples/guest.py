@@ -188,9 +188,9 @@ def write_recipe(
         The recipe's path.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    kernel = _kernel_tree(packages or directory / "packages")
+    kernel = kernel_tree(packages or directory / "packages")
     shutil.copyfile(next((kernel / "boot").glob("vmlinuz-*")), directory / "kernel")
-    (directory / "initrd").write_bytes(_initramfs(kernel))
+    (directory / "initrd").write_bytes(initramfs(kernel))
     base = directory / "base"
     for place in ("proc", "sys", "dev", "run", "tmp", "opt/star", "srv/data", "scratch", "etc/acpi", "root"):
         (base / place).mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def _release() -> str:
     return str(values.get("VERSION_ID", "12"))
 
 
-def _kernel_tree(packages: Path) -> Path:
+def kernel_tree(packages: Path) -> Path:
     """The unpacked kernel package; downloaded once. The package is not installed: the host's own boot is not touched."""
     packages.mkdir(parents=True, exist_ok=True)
     with (packages / "lock").open("w") as lock:
@@ -281,7 +281,7 @@ def _decompressed(path: Path) -> bytes:
             return path.read_bytes()
 
 
-def _initramfs(kernel: Path) -> bytes:
+def initramfs(kernel: Path) -> bytes:
     modules = _modules(kernel)
     archive = io.BytesIO()
     files: list[tuple[str, int, bytes]] = [("bin", stat.S_IFDIR | SCRIPT, b""), ("modules", stat.S_IFDIR | SCRIPT, b"")]
