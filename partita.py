@@ -23,12 +23,15 @@ from deployer import cli as deployer_cli
 from deployer.cli_records import audit_app, receipt_app
 from deployer.cli_stratuslab import import_stratuslab
 from deployer.cli_trials import policy_app
+from deployer.ec2.cli import ec2_app
+from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
 from deployer.site.cli import site_app
 from deployer.site.cli_cluster import cluster_app
 from deployer.site.cli_deployment import deployment_app
 from deployer.site.cli_join import node_join
+from deployer.site.cli_rights import rights_app
 from deployer.site.settings import SiteSettings
 from signer import cli as signer_cli
 from signer import terminal
@@ -47,6 +50,7 @@ SECTIONS: dict[str, type[Document]] = {
     "node": NodeSettings,
     "deploy": DeploySettings,
     "site": SiteSettings,
+    "ec2": Ec2Settings,
 }
 
 app = typer.Typer(name="partita", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -74,9 +78,11 @@ deployer_cli.node_app.command("join")(node_join)
 app.command("deploy")(deployer_cli.deploy)
 app.add_typer(deployer_cli.machine_app, name="machine")
 app.command("up")(deployer_cli.up)
+site_app.add_typer(rights_app)
 app.add_typer(site_app)
 app.add_typer(deployment_app, name="deployment")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(ec2_app, name="ec2")
 app.add_typer(config_app, name="config")
 
 

@@ -114,7 +114,7 @@ def test_every_module_says_what_it_owns() -> None:
         ("catalog.client", {"fastapi", "sqlalchemy", "uvicorn"}),
         ("stager.staging", {"fastapi", "sqlalchemy", "libtorrent", "libvirt"}),
         ("deployer.deciding", {"fastapi", "sqlalchemy", "httpx", "libvirt", "libtorrent"}),
-        ("partita", {"fastapi", "sqlalchemy", "libvirt", "libtorrent", "uvicorn", "matplotlib"}),
+        ("partita", {"boto3", "fastapi", "sqlalchemy", "libvirt", "libtorrent", "uvicorn", "matplotlib"}),
     ],
 )
 def test_importing_values_loads_no_service(module: str, without: set[str]) -> None:

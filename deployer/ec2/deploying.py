@@ -7,65 +7,35 @@ a snapshot, an AMI and a machine each have a name that is asked for first.
 """
 
 import base64
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
-from catalog.manifest import Blank, Manifest
+from catalog.manifest import Manifest
+from catalog.reference import Reference
 from deployer.decision import Request
-from deployer.deploying import Entries, Images
-from deployer.ec2.accounts import Account
-from deployer.ec2.backend import Ec2Machines
-from deployer.ec2.books import Books, ImageEntry, MachineEntry
+from deployer.deploying import Images
+from deployer.ec2.books import ImageEntry, MachineEntry
 from deployer.ec2.bootability import Bootable, Volume, bootable, with_blanks
-from deployer.ec2.bootdisk import make_head, opened_boot
 from deployer.ec2.guest_data import guest_data
-from deployer.ec2.images import Registrar
+from deployer.ec2.imaging import Imaging, Progress
 from deployer.ec2.instance_types import InstanceType, choose
 from deployer.ec2.instances import Instance, machine_tags, run_request
-from deployer.ec2.preparing import opened
+from deployer.ec2.opening import OpenAccount
 from deployer.ec2.pricing import Spend, check_cap, committed, estimate
-from deployer.ec2.snapshots import Snapshot, Snapshots
-from deployer.ec2.tags import CATALOG, IMAGE, PARENT, RECEIPT
-from deployer.errors import Cancelled
+from deployer.ec2.snapshots import Snapshot
+from deployer.ec2.tags import RECEIPT
 from deployer.judging import Case, Judged, judge
-from deployer.machine import Network
+from deployer.machine import MEMORY_UNIT, Network
 from deployer.policy_store import RuleSet
 from deployer.receipts import Booted, Cloud, CloudVolume
 from deployer.site.desired import DesiredMachine
 from deployer.userdata import check_user_data
 from deployer.withdrawals import Withdrawn
 from signer.memory import Memory
-from signer.progress import Advance
-from stager.staging import Staged, total, wanted_of
-
-LEASE: Final = 86400.0
-"""Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
-
-HOLDER: Final = "ec2:"
-"""Who holds the leases of an image while it is uploaded: this, and its ID."""
 
 Stage = Literal["request", "boot"]
-
-
-class Stages(Protocol):
-    """What brings contents to the site's host; `stager.staging.Stager` is one."""
-
-    def stage(
-        self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
-    ) -> Staged:
-        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
-
-
-class Cache(Entries, Protocol):
-    """The host's cache; `stager.cache.Cache` is one."""
-
-    def release(self, holder: str) -> object:
-        """End all leases of a holder."""
 
 
 class Records(Protocol):
@@ -78,30 +48,15 @@ class Records(Protocol):
         """A machine is about to begin; returns the SHA-256 of its receipt."""
 
 
-@dataclass
-class Progress:
-    """How far a machine is that is being made: for whoever looks, from any thread.
+class Unrecorded:
+    """Records of what is only tried out: none. No machine begins without one."""
 
-    Attributes:
-        fetched, total: bytes of its contents that are here, and in all.
-        from_network, from_cache: as when it was staged.
-        sent: blocks that were uploaded for it.
-        note: what is being done, in some words.
-    """
+    def decided(self, case: Case, judged: Judged, stage: Stage) -> None:
+        """Not written down."""
 
-    fetched: int = 0
-    total: int = 0
-    from_network: int = 0
-    from_cache: int = 0
-    sent: int = 0
-    note: str = ""
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def at(self, note: str) -> None:
-        """The next step; Cancelled if nobody wants the machine any more."""
-        self.note = note
-        if self.cancelled.is_set():
-            raise Cancelled("nobody wants this machine any more; what was begun of it is undone")
+    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+        """Never asked for."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -141,38 +96,30 @@ class Ec2Deployer:
     """Makes the machines of one account. Safe to use from several threads: machines are made side by side.
 
     Args:
-        account: whose machines.
-        images, stages, cache, records: the ports.
+        account: whose machines, opened.
+        images: where images are looked up.
+        imaging: what brings them to EC2.
+        records: where everything is put on record.
         rules: the site's policy in force, as it is at each call; raises PolicyUnusable.
         withdrawn: what has been revoked or blocked until now.
-        snapshots, registrar, machines, books: of the account.
         clock: the present, UTC.
     """
 
     def __init__(
         self,
-        account: Account,
+        account: OpenAccount,
         images: Images,
-        stages: Stages,
-        cache: Cache,
+        imaging: Imaging,
         records: Records,
         rules: Callable[[], RuleSet],
         withdrawn: Callable[[], Withdrawn],
-        snapshots: Snapshots,
-        registrar: Registrar,
-        machines: Ec2Machines,
-        books: Books,
         clock: Callable[[], datetime],
     ) -> None:
-        self.account = account
-        self._images, self._stages, self._cache, self._records = images, stages, cache, records
-        self._rules, self._withdrawn = rules, withdrawn
-        self._snapshots, self._registrar, self._machines, self._books = snapshots, registrar, machines, books
-        self._clock = clock
+        self.account, self._machines, self._books = account.account, account.machines, account.books
+        self._images, self._imaging, self._records = images, imaging, records
+        self._rules, self._withdrawn, self._clock = rules, withdrawn, clock
         self._memory = Memory()
         self._types: tuple[InstanceType, ...] = ()
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._locking = threading.Lock()
 
     def make(self, machine: DesiredMachine, running: int, progress: Progress) -> Instance:
         """Make a machine, or find it made.
@@ -196,8 +143,7 @@ class Ec2Deployer:
         case, judged = self._judge(job, running, "request")
         self._book(job)
         try:
-            with self._one_at_a_time(machine.image_id):
-                entry, snapshots = self.image(job.manifest, job.found, progress, full=machine.verify == "full")
+            entry, snapshots = self._imaging.image(job.manifest, job.found, progress, full=machine.verify == "full")
             progress.at("the policy is asked once more")
             case, judged = self._judge(job, running, "boot")
             tags = machine_tags(
@@ -233,73 +179,16 @@ class Ec2Deployer:
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets now; CannotBoot if there is none."""
         found = bootable(self._images.manifest(machine.image_id))
-        return self._choose(machine, found)
+        return self.choose(machine.cores, machine.memory, found)
 
-    def image(
-        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False
-    ) -> tuple[ImageEntry, Mapping[str, Snapshot]]:
-        """The AMI of an image and its snapshots by device: those that there are, or made now.
-
-        Contents are staged only if a snapshot is missing. After they were read they are compared once more with what
-        was verified when they were staged: what is registered is what was verified.
-
-        Args:
-            manifest, found: the image, and how EC2 boots it.
-            progress: told of what is being done.
-            full: compare every byte, not a sample.
-        """
-        snapshots = self._present(manifest)
-        if snapshots is None:
-            snapshots = self._upload(manifest, found, progress, full=full)
-        progress.at("the image is registered")
-        contents = {device: snapshot.content for device, snapshot in snapshots.items()}
-        ids = {device: snapshot.snapshot_id for device, snapshot in snapshots.items()}
-        return self._registrar.register(manifest, found, contents, ids), snapshots
-
-    def _present(self, manifest: Manifest) -> dict[str, Snapshot] | None:
-        """The snapshots of an image that was registered before, if all of them are still there and right."""
-        for entry in self._books.images():
-            if entry.image_id == manifest.image_id:
-                present = {device: self._snapshots.present(key) for device, key in entry.contents.items()}
-                found = {device: snapshot for device, snapshot in present.items() if snapshot is not None}
-                if len(found) == len(present):
-                    return found
-        return None
-
-    def _upload(self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool) -> dict[str, Snapshot]:
-        progress.at("contents are staged")
-        head = make_head(found.boot_disk) if found.boot_disk is not None else b""
-        holder = HOLDER + manifest.image_id
-        progress.total = total(manifest)
-
-        def advance(count: int) -> None:
-            progress.fetched += count
-
-        staged = self._stages.stage(manifest, holder, LEASE, advance)
-        progress.fetched = progress.total
-        progress.from_network, progress.from_cache = staged.from_network, staged.from_cache
-        tags = self._machines.owner.tags | {CATALOG: manifest.title[:256], IMAGE: manifest.image_id}
-        made: dict[str, Snapshot] = {}
-        try:
-            for volume in found.snapshots:
-                progress.at(f"{volume.device} becomes a snapshot")
-                with ExitStack() as opening:
-                    if volume.disk is None:
-                        assert found.boot_disk is not None  # noqa: S101 - only the boot disk is none of the manifest's
-                        disk = opening.enter_context(opened_boot(found.boot_disk, head, staged))
-                    else:
-                        disk = opening.enter_context(opened(manifest.disks[volume.disk], staged))
-                    made[volume.device] = self._snapshots.ensure(
-                        disk, family=f"{manifest.vo}/{manifest.name}", tags=tags, description=manifest.title
-                    )
-                progress.sent += made[volume.device].sent
-                if parent := made[volume.device].parent:  # so that nobody removes what this builds on
-                    self._machines.tag(made[volume.device].snapshot_id, {PARENT: parent})
-            for wanted in wanted_of(manifest):
-                self._cache.check(wanted, full=full)
-        finally:
-            self._cache.release(holder)
-        return made
+    def accepted(self, reference: Reference) -> Manifest:
+        """The manifest of an image that the policy accepts, for one machine of the least size; Refused otherwise."""
+        image_id = self._images.resolve(reference)
+        manifest = self._images.manifest(image_id)
+        memory = -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT
+        request = Request(count=1, memory=memory, cores=manifest.needs.cores, lifetime=1)
+        self._decide(manifest, self._images.endorsements(image_id), request, 0, "request")
+        return manifest
 
     def _look_up(self, machine: DesiredMachine) -> _Job:
         manifest = self._images.manifest(machine.image_id)
@@ -318,17 +207,29 @@ class Ec2Deployer:
         )
         data = guest_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
         pairs = self._images.endorsements(machine.image_id)
-        return _Job(machine, manifest, pairs, found, volumes, data, self._choose(machine, found), request)
+        return _Job(
+            machine, manifest, pairs, found, volumes, data, self.choose(machine.cores, machine.memory, found), request
+        )
 
-    def _choose(self, machine: DesiredMachine, found: Bootable) -> InstanceType:
+    def choose(self, cores: int, memory: int, found: Bootable) -> InstanceType:
+        """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""
         if not self._types:
             self._types = self._machines.types(self.account.instance_types)
-        prices = self.account.prices
-        return choose(self._types, prices, machine.cores, machine.memory, found.architecture, found.boot_mode)
+        return choose(self._types, self.account.prices, cores, memory, found.architecture, found.boot_mode)
 
     def _judge(self, job: _Job, running: int, stage: Stage) -> tuple[Case, Judged]:
+        return self._decide(job.manifest, job.pairs, job.request, running, stage)
+
+    def _decide(
+        self,
+        manifest: Manifest,
+        pairs: Sequence[tuple[bytes, bytes]],
+        request: Request,
+        running: int,
+        stage: Stage,
+    ) -> tuple[Case, Judged]:
         owner = self._machines.owner.pool
-        case = Case(job.manifest, job.pairs, job.request, running, node=owner, withdrawn=self._withdrawn())
+        case = Case(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
         judged = judge(self._rules(), case, self._clock(), self._memory)
         self._records.decided(case, judged, stage)
         if not judged.decision.accepted:
@@ -393,11 +294,6 @@ class Ec2Deployer:
 
     def _now(self) -> datetime:
         return self._clock().replace(microsecond=0)
-
-    def _one_at_a_time(self, image_id: str) -> threading.Lock:
-        """Of one image: the second machine finds what the first has uploaded."""
-        with self._locking:
-            return self._locks[image_id]
 
 
 def spend_of(entry: MachineEntry) -> Spend:

@@ -17,8 +17,8 @@ from catalog.errors import CatalogError
 from deployer.ec2.accounts import Account
 from deployer.ec2.backend import Ec2Machines
 from deployer.ec2.books import Books, MachineEntry
-from deployer.ec2.deploying import Progress
 from deployer.ec2.errors import AwsFailed
+from deployer.ec2.imaging import Progress
 from deployer.ec2.instance_types import InstanceType
 from deployer.ec2.instances import Instance
 from deployer.ec2.steering import Do, Step, observe, steps

@@ -6,7 +6,6 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from deployer.amounts import parse_duration
-from deployer.ec2.uploading import MAX_WORKERS, WORKERS
 from signer.documents import Document
 from signer.settings import default_file, state_directory
 
@@ -31,6 +30,6 @@ class Ec2Settings(Document):
     accounts: Path = Field(default_factory=lambda: default_file().parent / "ec2.toml")
     directory: Path = Field(default_factory=lambda: state_directory("ec2"))
     cache_quota: Annotated[int, Field(ge=1 << 20)] = 50 << 30
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = WORKERS
+    workers: Annotated[int, Field(ge=1, le=256)] = 64
     endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
     keep: Annotated[str, AfterValidator(_duration)] = "7d"

@@ -14,6 +14,7 @@ from typing import Final, Protocol, Self
 from catalog.errors import CatalogError
 from deployer.ec2.accounts import Account, Accounts
 from deployer.ec2.deploying import Ec2Deployer
+from deployer.ec2.imaging import Imaging
 from deployer.ec2.opening import open_account, staging
 from deployer.ec2.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
@@ -149,20 +150,8 @@ class Pools:
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
                 undo.callback(records.close)
-                makes = Ec2Deployer(
-                    account,
-                    catalog,
-                    stager,
-                    stager.cache,
-                    records,
-                    rules,
-                    withdrawing.current,
-                    found.snapshots,
-                    found.registrar,
-                    found.machines,
-                    found.books,
-                    clock,
-                )
+                imaging = Imaging(found, stager, stager.cache)
+                makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
                 pool = Ec2Pool(account, found.machines, found.books, makes, clock)
                 agents.append(PoolAgent(pool, link, account))
             closing = undo.pop_all()

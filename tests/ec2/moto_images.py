@@ -97,16 +97,9 @@ def _volumes(ami: Ami | None, wanted: list[dict[str, Any]]) -> list[dict[str, An
     return [*(devices | {each["DeviceName"]: each for each in wanted}).values()]
 
 
-def correct() -> None:
-    """Put all of it in."""
-    os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
-    os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
-    os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = "true"
-    filter_dict_attribute_mapping["client-token"] = "client_token"
-    AmisResponse.register_image = _register  # type: ignore[method-assign]
-    AmisResponse.describe_image_attribute = _attribute  # type: ignore[method-assign]
+def _correct_machines() -> None:
     run, start, stop = EC2Backend.run_instances, Instance.start, Instance.stop
-    modify, delete = EC2Backend.modify_instance_attribute, EC2Backend.delete_snapshot
+    modify = EC2Backend.modify_instance_attribute
 
     def run_instances(
         self: EC2Backend, image_id: str, count: int, user_data: Base64EncodedString | None, *rest: Any, **values: Any
@@ -138,13 +131,26 @@ def correct() -> None:
             )
         return modify(self, instance_id, key, value)
 
+    EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
+    Instance.start, Instance.stop = start_one, stop_one  # type: ignore[method-assign]
+    EC2Backend.modify_instance_attribute = modify_attribute  # type: ignore[method-assign]
+
+
+def correct() -> None:
+    """Put all of it in."""
+    os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
+    os.environ["MOTO_ENABLE_AMI_VALIDATION"] = "true"
+    os.environ["MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION"] = "true"
+    filter_dict_attribute_mapping["client-token"] = "client_token"
+    AmisResponse.register_image = _register  # type: ignore[method-assign]
+    AmisResponse.describe_image_attribute = _attribute  # type: ignore[method-assign]
+    _correct_machines()
+    delete = EC2Backend.delete_snapshot
+
     def delete_snapshot(self: EC2Backend, snapshot_id: str) -> Any:
         for ami in self.amis.values():
             if any(each["Ebs"].get("SnapshotId") == snapshot_id for each in ami.block_device_mappings):
                 raise EC2ClientError("InvalidSnapshot.InUse", f"The snapshot {snapshot_id} is in use by {ami.id}")
         return delete(self, snapshot_id)
 
-    EC2Backend.run_instances = run_instances  # type: ignore[method-assign]
-    Instance.start, Instance.stop = start_one, stop_one  # type: ignore[method-assign]
-    EC2Backend.modify_instance_attribute = modify_attribute  # type: ignore[method-assign]
     EC2Backend.delete_snapshot = delete_snapshot  # type: ignore[method-assign]

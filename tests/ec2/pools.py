@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from catalog.trusted import TrustedCatalog
 from deployer.ec2.accounts import Account, Accounts
 from deployer.ec2.aws import Aws
 from deployer.ec2.deploying import Ec2Deployer
+from deployer.ec2.imaging import Imaging
 from deployer.ec2.instances import Instance
 from deployer.ec2.opening import OpenAccount, open_account, staging
 from deployer.ec2.pool import Ec2Pool
@@ -249,7 +250,7 @@ class Ec2Site:
 class OpenSite:
     """A host at work."""
 
-    def __init__(self, host: Ec2Site, *, sleep: Callable[[float], object] | None = None) -> None:
+    def __init__(self, host: Ec2Site) -> None:
         self.host = host
         self._closing = ExitStack()
         enter, clock = self._closing.enter_context, host.clock
@@ -261,23 +262,12 @@ class OpenSite:
         self.records = Recorder(self.opened.directory, host.node, clock)
         self._closing.callback(self.records.close)
         self.withdrawn = Withdrawn()
+        self.imaging = Imaging(self.opened, stager, stager.cache)
         self.makes = Ec2Deployer(
-            host.account,
-            catalog,
-            stager,
-            stager.cache,
-            self.records,
-            self.policies.current,
-            lambda: self.withdrawn,
-            self.opened.snapshots,
-            self.opened.registrar,
-            self.opened.machines,
-            self.opened.books,
-            clock,
+            self.opened, catalog, self.imaging, self.records, self.policies.current, lambda: self.withdrawn, clock
         )
         self.pool = Ec2Pool(host.account, self.opened.machines, self.opened.books, self.makes, clock)
         self.last: NodeReport | None = None
-        del sleep
 
     def __enter__(self) -> Self:
         return self

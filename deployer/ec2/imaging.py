@@ -1,0 +1,157 @@
+"""Bringing an image to EC2: staged on the site's host, uploaded as snapshots, registered as an AMI; what is there is used.
+
+Contents are staged only if a snapshot is missing. After they were read they are compared once more with what was verified
+when they were staged: what is registered is what was verified.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from catalog.manifest import Blank, Manifest
+from deployer.deploying import Entries
+from deployer.ec2.books import ImageEntry
+from deployer.ec2.bootability import Bootable
+from deployer.ec2.bootdisk import make_head, opened_boot
+from deployer.ec2.instances import MAX_TAG
+from deployer.ec2.opening import OpenAccount
+from deployer.ec2.preparing import opened
+from deployer.ec2.snapshots import Snapshot
+from deployer.ec2.tags import CATALOG, IMAGE, PARENT
+from deployer.errors import Cancelled
+from signer.progress import Advance
+from stager.staging import Staged, total, wanted_of
+
+LEASE: Final = 86400.0
+"""Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
+
+HOLDER: Final = "ec2:"
+"""Who holds the leases of an image while it is uploaded: this, and its ID."""
+
+
+class Stages(Protocol):
+    """What brings contents to the site's host; `stager.staging.Stager` is one."""
+
+    def stage(
+        self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
+    ) -> Staged:
+        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
+
+
+class Cache(Entries, Protocol):
+    """The host's cache; `stager.cache.Cache` is one."""
+
+    def release(self, holder: str) -> object:
+        """End all leases of a holder."""
+
+
+@dataclass
+class Progress:
+    """How far a machine is that is being made: for whoever looks, from any thread.
+
+    Attributes:
+        fetched, total: bytes of its contents that are here, and in all.
+        from_network, from_cache: as when it was staged.
+        sent: blocks that were uploaded for it.
+        note: what is being done, in some words.
+    """
+
+    fetched: int = 0
+    total: int = 0
+    from_network: int = 0
+    from_cache: int = 0
+    sent: int = 0
+    note: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def at(self, note: str) -> None:
+        """The next step; Cancelled if nobody wants the machine any more."""
+        self.note = note
+        if self.cancelled.is_set():
+            raise Cancelled("nobody wants this machine any more; what was begun of it is undone")
+
+
+class Imaging:
+    """Brings images to one account. Safe to use from several threads: of two that want the same image one waits.
+
+    Args:
+        account: opened.
+        stages, cache: of the site's host.
+    """
+
+    def __init__(self, account: OpenAccount, stages: Stages, cache: Cache) -> None:
+        self._account, self._stages, self._cache = account, stages, cache
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locking = threading.Lock()
+
+    def image(
+        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False
+    ) -> tuple[ImageEntry, Mapping[str, Snapshot]]:
+        """The AMI of an image and its snapshots by device: those that there are, or made now.
+
+        Args:
+            manifest, found: the image, and how EC2 boots it.
+            progress: told of what is being done.
+            full: compare every byte, not a sample.
+        """
+        with self._one_at_a_time(manifest.image_id):
+            snapshots = self._present(manifest)
+            if snapshots is None:
+                snapshots = self._upload(manifest, found, progress, full=full)
+            progress.at("the image is registered")
+            contents = {device: snapshot.content for device, snapshot in snapshots.items()}
+            ids = {device: snapshot.snapshot_id for device, snapshot in snapshots.items()}
+            return self._account.registrar.register(manifest, found, contents, ids), snapshots
+
+    def _present(self, manifest: Manifest) -> dict[str, Snapshot] | None:
+        """The snapshots of an image that was registered before, if all of them are still there and right."""
+        for entry in self._account.books.images():
+            if entry.image_id == manifest.image_id:
+                present = {device: self._account.snapshots.present(key) for device, key in entry.contents.items()}
+                found = {device: snapshot for device, snapshot in present.items() if snapshot is not None}
+                if len(found) == len(present):
+                    return found
+        return None
+
+    def _upload(self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool) -> dict[str, Snapshot]:
+        progress.at("contents are staged")
+        head = make_head(found.boot_disk) if found.boot_disk is not None else b""
+        holder = HOLDER + manifest.image_id
+        progress.total = total(manifest)
+
+        def advance(count: int) -> None:
+            progress.fetched += count
+
+        staged = self._stages.stage(manifest, holder, LEASE, advance)
+        progress.fetched = progress.total
+        progress.from_network, progress.from_cache = staged.from_network, staged.from_cache
+        tags = self._account.owner.tags | {CATALOG: manifest.title[:MAX_TAG], IMAGE: manifest.image_id}
+        made: dict[str, Snapshot] = {}
+        try:
+            for volume in found.snapshots:
+                progress.at(f"{volume.device} becomes a snapshot")
+                with ExitStack() as opening:
+                    if volume.disk is None:
+                        assert found.boot_disk is not None  # noqa: S101 - only the boot disk is none of the manifest's
+                        disk = opening.enter_context(opened_boot(found.boot_disk, head, staged))
+                    else:
+                        disk = opening.enter_context(opened(manifest.disks[volume.disk], staged))
+                    made[volume.device] = self._account.snapshots.ensure(
+                        disk, family=f"{manifest.vo}/{manifest.name}", tags=tags, description=manifest.title
+                    )
+                progress.sent += made[volume.device].sent
+                if parent := made[volume.device].parent:  # so that nobody removes what this builds on
+                    self._account.machines.tag(made[volume.device].snapshot_id, {PARENT: parent})
+            for wanted in wanted_of(manifest):
+                self._cache.check(wanted, full=full)
+        finally:
+            self._cache.release(holder)
+        return made
+
+    def _one_at_a_time(self, image_id: str) -> threading.Lock:
+        """Of one image: the second machine finds what the first has uploaded."""
+        with self._locking:
+            return self._locks[image_id]
