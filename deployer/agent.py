@@ -309,7 +309,7 @@ class Agent:
             case Resize(memory=memory, cores=cores):
                 verbs.resize(uuid, memory, cores)
             case Prolong(ends=ends):
-                keeper.until(uuid, ends)
+                verbs.until(uuid, ends)
             case Note(want=want):
                 keeper.change(uuid, wanted=want.value)
             case End(reason=reason):

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -24,8 +24,9 @@ from rich.progress import (
 from rich.text import Text
 
 from catalog.settings import CatalogSettings
-from deployer import cli_site
+from deployer import cli_machine, cli_site
 from deployer.amounts import parse_duration, parse_size
+from deployer.cli_machine import Name, amount, blank_of, brief
 from deployer.cli_staging import add_commands, staging_text, watch_staging
 from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
@@ -40,12 +41,10 @@ from signer.terminal import Json
 from stager.cli import cache_app
 from stager.settings import NodeSettings
 
-machine_app = typer.Typer(no_args_is_help=True, help="Machines: list, look at, shut down, destroy.")
+machine_app = typer.Typer(no_args_is_help=True, help="Machines: look at them, change them, end them.")
 node_app = typer.Typer(no_args_is_help=True, help="The node's service: it stages, boots and keeps machines.")
 node_app.add_typer(cache_app, name="cache")
 
-Name = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
-A = TypeVar("A", int, str)
 
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What guests colour their consoles with; left out, so that nothing a guest writes moves our terminal's cursor."""
@@ -58,6 +57,7 @@ def node_client(context: typer.Context) -> NodeClient:
 
 
 add_commands(node_app, node_client)
+cli_machine.add_commands(machine_app, node_client)
 cli_site.add_commands(node_client)
 
 
@@ -82,6 +82,16 @@ def deploy(
     public_key: Annotated[
         list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user.", metavar="FILE")
     ] = None,
+    blank: Annotated[
+        list[str] | None,
+        typer.Option(help="An extra disk, made on the node.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
+    ] = None,
+    max_memory: Annotated[
+        str | None, typer.Option(help="How far its memory may grow while it runs; not at all if not given.")
+    ] = None,
+    max_cores: Annotated[
+        int | None, typer.Option(min=1, help="How far its cores may; not at all if not given.")
+    ] = None,
     verify: Annotated[
         str, typer.Option(help="Right before boot: look at a sample of the contents, or hash them in full.")
     ] = "sample",
@@ -99,6 +109,9 @@ def deploy(
         network=network,
         user_data=_user_data(user_data),
         public_keys=[_text_file(path).strip() for path in public_key or ()],
+        blanks=[blank_of(text).model_dump(mode="json") for text in blank or ()],
+        granted_memory=_amount(max_memory, parse_size, "--max-memory"),
+        granted_cores=max_cores,
         verify=verify,
     )
     with node_client(context) as node:
@@ -123,7 +136,7 @@ def machine_list(context: typer.Context, json: Json = False) -> None:
     """List the node's machines, the oldest first."""
     with node_client(context) as node:
         machines = node.machines()
-    terminal.show([_brief(record) for record in machines], _table(machines), as_json=json)
+    terminal.show([brief(record) for record in machines], _table(machines), as_json=json)
 
 
 @machine_app.command("show")
@@ -171,7 +184,7 @@ def machine_shutdown(
     with node_client(context) as node:
         record = node.shutdown(name, float(timeout) if wait else 0.0)
     done = record.state.value if wait else "asked to power off"
-    terminal.show(_brief(record), f"{record.name}: {done}", as_json=json)
+    terminal.show(brief(record), f"{record.name}: {done}", as_json=json)
     if wait and record.state.value == "running":
         raise typer.Exit(1)
 
@@ -190,7 +203,7 @@ def machine_destroy(
         wanted = [record.uuid for record in node.machines()] if every else names or []
         gone = [node.destroy(name) for name in wanted]
     text = "\n".join(f"{record.name}: destroyed" for record in gone) or "there is no machine"
-    terminal.show([_brief(record) for record in gone], text, as_json=json)
+    terminal.show([brief(record) for record in gone], text, as_json=json)
 
 
 @node_app.command("serve")
@@ -368,10 +381,7 @@ def _order(**values: Any) -> Order:
 
 
 def _amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
-    try:
-        return None if text is None else parse(text)
-    except ValueError as exc:
-        raise Misused(f"{option}: {exc}") from exc
+    return None if text is None else amount(text, parse, option)
 
 
 def _text_file(path: Path) -> str:
@@ -390,12 +400,6 @@ def _user_data(path: Path | None) -> str | None:
     except OSError as exc:
         raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
     return base64.b64encode(data).decode()
-
-
-def _brief(record: MachineRecord) -> dict[str, Any]:
-    value = record.model_dump(mode="json", exclude_none=True)
-    value.pop("spec", None)
-    return value
 
 
 def _table(machines: list[MachineRecord]) -> object:

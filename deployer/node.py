@@ -23,12 +23,14 @@ from typing import Self
 
 from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
-from deployer.agent import Agent, Facts, Site
+from deployer.agent import Agent, Site
+from deployer.agent import Facts as NodeFacts
 from deployer.amounts import parse_duration
 from deployer.capacity import capacity, total_memory
 from deployer.deciding import Decision
 from deployer.deploying import Assigned, Defaults, Deployer
-from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
+from deployer.errors import DeployerError, MachineConflict, NodeUnavailable, PolicyUnusable
+from deployer.exposure import Facts
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
@@ -39,10 +41,12 @@ from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
 from deployer.recording import Recorder
+from deployer.saving import save
 from deployer.settings import DeploySettings
 from deployer.verbs import Verbs
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
+from deployer.wire_machines import SavedImage, SaveOrder
 from signer.errors import SignerError
 from stager.opening import opened
 from stager.settings import NodeSettings
@@ -210,6 +214,28 @@ class Node:
         """See Deployer.dry_run."""
         return self._deployer.dry_run(order)
 
+    def save(self, uuid: str, order: SaveOrder) -> SavedImage:
+        """A machine that rests as a new version of its image; see `saving.save`. Nothing changes it meanwhile.
+
+        Raises:
+            MachineConflict: what it was made of is not known any more.
+        """
+        with self.keeper.alone(uuid) as record:
+            facts = Facts.read(self.keeper.store.directory(uuid))
+            if facts is None:
+                raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
+            cache, manifest = self.stager.cache, facts.manifest
+            contents = {address: cache.path(address) for address in manifest.blobs()}
+            saved = save(record, manifest, contents, order.directory, order.version)
+        return SavedImage(
+            directory=str(order.directory),
+            image_id=saved.bundle.manifest.image_id,
+            title=saved.bundle.manifest.title,
+            parent=manifest.image_id,
+            changed=saved.changed,
+            written=saved.written,
+        )
+
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
         with self._probing:
@@ -249,10 +275,10 @@ class Node:
         """What works for the site that the node belongs to."""
         return Agent(site, identity, self.keeper, self.verbs, self.deploy, lambda: self._facts(identity))
 
-    def _facts(self, site: str) -> Facts:
+    def _facts(self, site: str) -> NodeFacts:
         """How the node is, for its site."""
         status = self.status()
-        return Facts(
+        return NodeFacts(
             architecture=NATIVE,
             accelerator=status.accelerator.virt,
             capacity=capacity(

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, Misused
 from deployer.machine import State
+from deployer.machine_api import verb_routes
 from deployer.machines import MachineRecord
 from deployer.node import Node
 from deployer.problems import MEDIA_TYPE, to_problem
@@ -50,6 +51,7 @@ def create_app(node: Node) -> FastAPI:
         app.add_exception_handler(kind, _problem)
     app.include_router(_node_routes(node), prefix=f"/{VERSION}")
     app.include_router(_machine_routes(node), prefix=f"/{VERSION}")
+    app.include_router(verb_routes(node), prefix=f"/{VERSION}")
     app.include_router(staging_routes(node.stager, node.images), prefix=f"/{VERSION}")
     return app
 

@@ -17,11 +17,15 @@ from deployer.machines import MachineRecord
 from deployer.problems import from_problem, read_problem
 from deployer.wire import MAX_STEP, MAX_WAIT, OFFSET, STATE, VERSION, Deployed, MachineList, NodeStatus, Order, Step
 from deployer.wire_exposure import ExposureList
+from deployer.wire_machines import Lasting, SavedImage, SaveOrder, Sized, Verb
 from deployer.wire_staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
 from signer.documents import Document, canonical, parse, read_json
 
 TIMEOUT = httpx.Timeout(90.0, connect=5.0)
 """Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
+
+LONG = httpx.Timeout(4 * 3600.0, connect=5.0)
+"""Seconds for what takes as long as memory or disks are large. A node that dies meanwhile closes the connection."""
 
 ASK_AGAIN = 5.0
 """Seconds after which a guest that was asked to power off, and runs still, is asked again."""
@@ -144,6 +148,30 @@ class NodeClient:
                 with suppress(MachineConflict):  # it powered off between the two requests
                     self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown")
         return record
+
+    def do(self, name: str, verb: Verb) -> MachineRecord:
+        """Pause, resume, suspend, reactivate, stop or reboot a machine; returns its record when that is done."""
+        return self._get(MachineRecord, "POST", f"machines/{_part(name)}/do/{verb}", timeout=LONG)
+
+    def resize(self, name: str, sized: Sized) -> MachineRecord:
+        """Give a machine other amounts, within what was granted."""
+        return self._get(MachineRecord, "POST", f"machines/{_part(name)}/resize", content=canonical(sized))
+
+    def extend(self, name: str, lifetime: int) -> MachineRecord:
+        """Let a machine live so many seconds from now."""
+        return self._get(
+            MachineRecord, "POST", f"machines/{_part(name)}/extend", content=canonical(Lasting(lifetime=lifetime))
+        )
+
+    def save(self, name: str, order: SaveOrder) -> SavedImage:
+        """Save a machine that rests as an image directory on the node's computer."""
+        path = f"machines/{_part(name)}/save"
+        return self._get(SavedImage, "POST", path, content=canonical(order), timeout=LONG)
+
+    def addresses(self, name: str) -> list[str]:
+        """A machine's IP addresses, as far as anybody knows them."""
+        found = read_json(self._ask("GET", f"machines/{_part(name)}/addresses"), "answer of the node")
+        return [str(address) for address in found] if isinstance(found, list) else []
 
     def destroy(self, name: str) -> MachineRecord:
         """End a machine and remove what is left of it; returns its last record."""

@@ -98,11 +98,13 @@ class Readmission:
         ttl = max(0.0, (record.ends - self._clock()).total_seconds()) + MARGIN
         for left in reversed(range(TRIES)):
             self._stages.stage(manifest, record.holder, ttl, nothing, extra=record.blanks)
-            try:
-                for entry in wanted_of(manifest, record.blanks):
+            changed: EntryChanged | None = None
+            for entry in wanted_of(manifest, record.blanks):
+                try:
                     self._entries.check(entry)
-            except EntryChanged:
-                if not left:
-                    raise
-            else:
+                except EntryChanged as exc:
+                    changed = exc
+            if changed is None:
                 return
+            if not left:
+                raise changed

@@ -6,6 +6,7 @@ is done, with the record as it then is. What lets a machine that was at rest run
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -133,9 +134,10 @@ class Verbs:
     def _ask(self, uuid: str, until: float) -> MachineRecord:
         """Press the power button, again and again, until the guest has powered off or it is too late."""
         keeper = self._keeper
+        asking: threading.Thread | None = None
         while (left := until - self._clock()) > 0:
-            with suppress(BackendFailed):
-                keeper.backend.shutdown(uuid)
+            if asking is None or not asking.is_alive():
+                asking = _aside(keeper.backend.shutdown, uuid)
             record = keeper.wait(uuid, frozenset(State) - {State.RUNNING, State.PAUSED}, min(left, ASK_AGAIN))
             if record.state not in {State.RUNNING, State.PAUSED}:
                 return record
@@ -152,9 +154,10 @@ class Verbs:
         with keeper.alone(uuid) as record:
             _demand(record, {State.RUNNING}, "rebooted")
             seen = keeper.boots(uuid)
-            with suppress(BackendFailed):
-                keeper.backend.reboot(uuid)
+            asking = _aside(keeper.backend.reboot, uuid)
             if not keeper.wait_boot(uuid, seen, keeper.grace.total_seconds()):
+                if asking.is_alive():
+                    raise BackendFailed(f"the emulator of machine {record.name} does not answer; destroy the machine")
                 log.info("machine %s did not boot again when it was asked to; it is reset", uuid)
                 keeper.backend.reset(uuid)
             return keeper.change(uuid, reboots=record.reboots + 1 if number is None else number)
@@ -180,15 +183,39 @@ class Verbs:
             return keeper.change(uuid, memory=memory, cores=cores)
 
     def until(self, uuid: str, ends: datetime) -> MachineRecord:
-        """Let a machine's time end later or sooner."""
-        with self._keeper.alone(uuid):
-            return self._keeper.until(uuid, ends)
+        """Let a machine's time end later, if the policy accepts so long a time from now on, or sooner.
+
+        Raises:
+            Refused: by the policy.
+            MachineConflict: it has ended.
+        """
+        with self._keeper.alone(uuid) as record:
+            _demand(record, [state for state in State if not state.final], "given another end")
+            longer = record.model_copy(update={"ends": ends})
+            with self._admits(longer, boots=False) if ends > record.ends else nullcontext():
+                return self._keeper.until(uuid, ends)
 
     def _now(self, uuid: str, happening: Happening, reason: str, **values: object) -> MachineRecord:
         record = self._keeper.happened(uuid, happening, reason, **values)
         if record is None:
             raise MachineNotFound(f"machine {uuid} was removed meanwhile")
+        if reason and record.reason != reason and not record.state.final:  # the hypervisor's own words came first
+            record = self._keeper.change(uuid, reason=reason)
         return record
+
+
+def _aside(ask: Callable[[str], None], uuid: str) -> threading.Thread:
+    """Ask an emulator for something in a thread of its own: one that hangs never answers."""
+
+    def work() -> None:
+        try:
+            ask(uuid)
+        except BackendFailed as exc:
+            log.warning("machine %s: %s", uuid, exc)
+
+    thread = threading.Thread(target=work, name="ask", daemon=True)
+    thread.start()
+    return thread
 
 
 def _demand(record: MachineRecord, states: Iterable[State], done: str) -> None:
