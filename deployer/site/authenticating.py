@@ -7,27 +7,22 @@ count. No token, nor any part of one that could be used, is ever in a message.
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.site.authority import Authority
 from deployer.site.issuers import Issuers
 from deployer.site.jwks import Keys
+from deployer.site.people import GridTrust, person
 from deployer.site.principal import LOCAL, Principal
-from deployer.site.proxies import find_holder
 from deployer.site.rates import Rates
 from deployer.site.rereading import FileInForce
-from deployer.site.rights import CERTIFICATE_MEANS, LIMITED_MEANS, NODE_MEANS
+from deployer.site.rights import NODE_MEANS
 from deployer.site.settings import SiteSettings
 from deployer.site.tokens import KeySource, verify_token
-from deployer.site.voms import Membership, VomsDirectory, read_membership
+from deployer.site.voms import VomsDirectory
 from signer.ca_directory import CaDirectory
-from signer.chains import Crls
-from signer.errors import SignatureError
 
 NODE_ISSUER = "site"
 """The issuer of nodes' principals: the site itself."""
@@ -37,23 +32,6 @@ CHALLENGE = 'Bearer realm="partita"'
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
 log = logging.getLogger("partita.site")
-
-
-@dataclass(frozen=True)
-class GridTrust:
-    """By what certificates of people are judged.
-
-    Attributes:
-        authorities: the directory of CAs.
-        servers: the VOMS servers that are believed.
-        targets: the host names of the service.
-        crls: whether each CA must have a current revocation list.
-    """
-
-    authorities: CaDirectory
-    servers: VomsDirectory
-    targets: tuple[str, ...] = ()
-    crls: Crls = "required"
 
 
 class Authenticator:
@@ -134,39 +112,9 @@ class Authenticator:
         node = self._authority.node_of(chain, self._now())
         if node is not None:
             return Principal(issuer=NODE_ISSUER, subject=node, means=NODE_MEANS)
-        return self._person(chain)
-
-    def _person(self, chain: Sequence[bytes]) -> Principal:
         if self._grid is None:
             raise NotAuthenticated("certificates of people do not count here: site.grid_certificates is not set")
-        now = self._now()
-        try:
-            authorities = self._grid.authorities.authorities()
-        except SignatureError as exc:
-            log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
-            raise SiteUnavailable("the site's directory of CAs cannot be read now") from exc
-        holder = find_holder(chain, authorities, now, self._grid.crls)
-        member: Membership | None = None
-        if holder.attributes is not None:
-            member = read_membership(
-                holder.attributes,
-                holder.certificate,
-                authorities,
-                self._grid.servers,
-                self._grid.targets,
-                now,
-                self._grid.crls,
-            )
-        try:
-            return Principal(
-                issuer=holder.certificate.issuer,
-                subject=holder.certificate.subject,
-                vo=member.vo if member else "",
-                groups=member.groups if member else (),
-                means=LIMITED_MEANS if holder.limited else CERTIFICATE_MEANS,
-            )
-        except ValidationError as exc:
-            raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
+        return person(chain, self._grid, self._now())
 
 
 def make_authenticator(

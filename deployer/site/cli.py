@@ -11,6 +11,7 @@ import typer
 
 from deployer.cli_site import site_app
 from deployer.errors import Misused
+from deployer.site.cli_rights import rights_app
 from deployer.site.settings import SiteSettings
 from signer import terminal
 from signer.documents import Document, validate
@@ -24,6 +25,7 @@ __all__ = ["site_app"]
 
 machine_app = typer.Typer(no_args_is_help=True, help="Machines of a site: list, look at, pause, extend, end.")
 site_app.add_typer(machine_app, name="machine")
+site_app.add_typer(rights_app)
 
 At = Annotated[str, typer.Option("--site", help="The site's URL, instead of the one in the settings.", metavar="URL")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept with the event.")]

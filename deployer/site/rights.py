@@ -164,8 +164,8 @@ class Grant(Document):
             return "" if self.capabilities else "is for groups, and they do not count beside a token's capabilities"
         if any(_belongs(principal, group, self.groups, self.roles) for group in principal.groups):
             return ""
-        wanted = " or ".join((*self.groups, *(f"the role {role}" for role in self.roles)))
-        return f"is for {wanted}"
+        roles = f"the role {' or '.join(self.roles)}" if self.roles else ""
+        return f"is for {' in '.join(filter(None, (roles, ' or '.join(self.groups))))}"
 
     def _foreign(self, principal: Principal, action: Action, owner: Principal | None) -> str:
         """Why the grant does not reach the owner's machines, or the token not that far."""

@@ -12,10 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable, TooManyRequests
-from deployer.site.authenticating import Authenticator, GridTrust, make_authenticator
+from deployer.site.authenticating import Authenticator, make_authenticator
 from deployer.site.authority import Authority, new_request
 from deployer.site.issuers import Issuer, Issuers
 from deployer.site.jwks import Keys
+from deployer.site.people import GridTrust
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.rates import Rate, Rates
 from deployer.site.settings import SiteSettings
