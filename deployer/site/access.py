@@ -10,10 +10,10 @@ from typing import Protocol
 
 from fastapi import Request
 
-from deployer.errors import DeployerError, DeploymentNotFound, Forbidden
+from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden
 from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
-from deployer.site.records import Deployment, Filter
+from deployer.site.records import Deployment, Filter, SiteCluster
 from deployer.site.rights import Action, Denied, Reach, Rights, may, reach
 
 MAX_OWNERS = 10_000
@@ -36,7 +36,7 @@ class Access:
         authenticator: see there.
         rights: of the site, as they are now; PolicyUnusable where the file cannot be read, and then nobody may anything.
         node_is_in: raises when a node that authenticated has been taken out.
-        deployment: finds one.
+        deployment, cluster: find one.
     """
 
     def __init__(
@@ -45,9 +45,10 @@ class Access:
         rights: Callable[[], Rights],
         node_is_in: Callable[[str], None],
         deployment: Callable[[str], Deployment],
+        cluster: Callable[[str], SiteCluster],
     ) -> None:
         self._authenticator, self.rights = authenticator, rights
-        self._node_is_in, self._deployment = node_is_in, deployment
+        self._node_is_in, self._deployment, self._cluster = node_is_in, deployment, cluster
         self._owners: dict[str, Principal] = {}
         self._lock = threading.Lock()
 
@@ -93,15 +94,7 @@ class Access:
 
     def owner(self, deployment: str) -> Principal:
         """Whose a deployment is; DeploymentNotFound."""
-        with self._lock:
-            known = self._owners.get(deployment)
-        if known is None:
-            known = self._deployment(deployment).owner
-            with self._lock:
-                if len(self._owners) >= MAX_OWNERS:
-                    self._owners.clear()
-                self._owners[deployment] = known
-        return known
+        return self._owner(deployment, self._deployment)
 
     def sees(self, found: Reach, deployment: str) -> bool:
         """Whether a deployment is within somebody's reach."""
@@ -111,6 +104,26 @@ class Access:
             return found.covers(self.owner(deployment))
         except DeploymentNotFound:
             return False
+
+    def sees_cluster(self, found: Reach, cluster: str) -> bool:
+        """Whether a cluster is within somebody's reach."""
+        if found.everything:
+            return True
+        try:
+            return found.covers(self._owner(cluster, self._cluster))
+        except ClusterNotFound:
+            return False
+
+    def _owner(self, uuid: str, find: Callable[[str], Deployment | SiteCluster]) -> Principal:
+        with self._lock:
+            known = self._owners.get(uuid)
+        if known is None:
+            known = find(uuid).owner
+            with self._lock:
+                if len(self._owners) >= MAX_OWNERS:
+                    self._owners.clear()
+                self._owners[uuid] = known
+        return known
 
 
 def narrowed(wanted: Filter, found: Reach) -> Filter | None:

@@ -114,4 +114,6 @@ def written(event: SiteEvent) -> bytes:
 def _visible(access: Access, reach: Reach, event: SiteEvent, *, nodes: bool) -> bool:
     if event.deployment is not None:
         return access.sees(reach, event.deployment)
+    if event.kind == "cluster":
+        return access.sees_cluster(reach, event.subject)
     return reach.everything or (event.kind == "node" and nodes)

@@ -127,6 +127,7 @@ class Site:
             self.rights.current,
             self._node_is_in,
             store.deployment,
+            store.cluster,
         )
         self._withdrawing = Withdrawing(catalog, settings.directory, settings.blocked, self.policies.current, clock)
         self.admitting = Admitting(
