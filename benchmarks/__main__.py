@@ -26,6 +26,7 @@ BENCHMARKS = (
     "freshness",
     "decision",
     "placement",
+    "site",
 )
 RESULTS = Path(__file__).parent / "results"
 

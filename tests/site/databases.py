@@ -92,17 +92,23 @@ class Postgresql:
         self._process.wait(60)
 
 
+def server_binaries() -> Path | None:
+    """Where the newest server of the Debian packages is, if one is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return found[-1].parent if found else None
+
+
 @contextmanager
 def running_postgresql() -> Iterator[Postgresql]:
     """A server with an empty template; skips where there are no binaries, or nobody to run them as."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    if not binaries:
+    binaries = server_binaries()
+    if binaries is None:
         pytest.skip("PostgreSQL's server is not installed (Debian package postgresql)")
     if os.geteuid() != 0:
         pytest.skip("PostgreSQL is run as its own user, which needs root")
     place = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     try:
-        server = Postgresql(binaries[-1].parent, place)
+        server = Postgresql(binaries, place)
         try:
             wait_for(server.answers, 60)
             server.execute(f"CREATE DATABASE {TEMPLATE}")
