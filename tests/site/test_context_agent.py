@@ -21,8 +21,8 @@ from tests.site.brokers import Guest, World, site
 KEY = public_key(comment="root@guest")
 BLOB = " ".join(KEY.split(" ")[:2])
 
-KINDS = ["busybox", "dash and curl", "bash and curl, TLS"]
-"""busybox alone, its ash and wget; a Debian guest; one that has been told to use TLS."""
+KINDS = ["busybox", "dash and curl", "bash and curl, TLS", "python, TLS"]
+"""busybox alone, its ash and wget; a Debian guest; one that has been told to use TLS; one that has nothing but Python."""
 
 Make = Callable[[SiteMachine], Guest]
 
@@ -33,6 +33,16 @@ def busybox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("busybox")
     shutil.copy("/bin/busybox", place / "busybox")
     subprocess.run([place / "busybox", "--install", "-s", place], check=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def python(busybox: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with Python instead of wget: a Debian with cloud-init and little else."""
+    place = tmp_path_factory.mktemp("python")
+    shutil.copytree(busybox, place, symlinks=True, dirs_exist_ok=True)
+    (place / "wget").unlink()
+    (place / "python3").symlink_to("/usr/bin/python3")
     return place
 
 
@@ -127,11 +137,11 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 @pytest.fixture
-def make(kind: str, world: World, busybox: Path, tmp_path: Path) -> Callable[[SiteMachine], Root]:
+def make(kind: str, world: World, busybox: Path, python: Path, tmp_path: Path) -> Callable[[SiteMachine], Root]:
     """Makes the root of a machine of this kind."""
 
     def make(machine: SiteMachine) -> Root:
-        small = busybox if kind == "busybox" else None
+        small = {"busybox": busybox, "python, TLS": python}.get(kind)
         shell = "bash" if "bash" in kind else "dash"
         return Root(tmp_path / machine.hostname, world.context(machine), machine.uuid, small, shell)
 
@@ -174,7 +184,7 @@ def test_a_head_and_its_workers_find_each_other(kind: str, world: World, make: C
         kept = world.store.machine(machine.uuid)
         assert (kept.ready, kept.host_keys) == ("ready", (BLOB,))
     certificate = head.place / "var/lib/partita/host.crt"
-    assert certificate.exists() == (kind != "busybox")
+    assert certificate.exists() == ("curl" in kind)
     if certificate.exists():
         leaf = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -296,7 +306,7 @@ def test_a_broker_that_shows_another_certificate_is_not_spoken_with(
     assert "shows another certificate than the seed names" in said
     code, said = Root(tmp_path / "small", world.context(machine), machine.uuid, busybox).run(wait=1)
     assert code == 1
-    assert "needs curl and openssl" in said
+    assert "needs curl and openssl, or python3" in said
     world.store.machine(machine.uuid)
     assert [what for what, _ in world.told(machine)] == ["pending"]
 
