@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final
 
 import boto3
@@ -73,11 +73,18 @@ _DENIED: Final = frozenset(
         "UnrecognizedClientException",
     }
 )
+_UNSIGNED: Final = frozenset({"AuthFailure", "IncompleteSignature", "SignatureDoesNotMatch"})
+"""What AWS says to a bad signature repeats the request that was signed, token and all."""
 _TRANSIENT: Final = frozenset(
     {"InternalError", "InternalFailure", "InternalServerException", "ServiceUnavailable", "Unavailable"}
 )
 _UNSENT: Final = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError)
-_BROKEN: Final = (botocore.exceptions.HTTPClientError, botocore.parsers.ResponseParserError)
+_BROKEN: Final = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,
+)
 _NOBODY: Final = (
     botocore.exceptions.NoCredentialsError,
     botocore.exceptions.PartialCredentialsError,
@@ -230,11 +237,12 @@ class Aws:
                 failed, least, may = self._judged(service, operation, exc, once=once, again=again)
                 if isinstance(failed, AwsThrottled):
                     throttled()
-                cause: Exception = exc
+                # What is not to be seen in the message is not to be seen as its cause.
+                cause: Exception | None = exc if self._harmless(exc) else None
             except _NOBODY as exc:
                 raise AwsDenied(
-                    f"{service} {operation}: there are no usable AWS credentials ({self._clean(str(exc))}); name a profile "
-                    "that has some"
+                    f"{service} {operation}: there are no usable AWS credentials ({self._clean(str(exc))}); "
+                    "name a profile that has some"
                 ) from exc
             except botocore.exceptions.SSLError as exc:
                 raise AwsUnreachable(
@@ -267,8 +275,7 @@ class Aws:
         meta = exc.response.get("ResponseMetadata", {})
         status = int(meta.get("HTTPStatusCode", 0))
         detail = exc.response.get("Reason")  # the EBS direct APIs have one code for all that is not valid
-        # What AWS says to a bad signature repeats the request that was signed, token and all.
-        said = "" if fault in _DENIED - {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"} else reason
+        said = reason if fault not in _UNSIGNED else ""
         message = f"{service} {operation}: {fault or f'status {status}'}: {self._clean(said)}".rstrip(": ")
         if fault in _THROTTLED or status == 429 or (status == 503 and fault not in _TRANSIENT):
             wanted = meta.get("HTTPHeaders", {}).get("retry-after", "")
@@ -289,16 +296,19 @@ class Aws:
             if service not in self._clients:
                 if self._session is None:
                     self._session = self._open()
-                self._clients[service] = self._session.client(
-                    service, config=self._config, endpoint_url=self.access.endpoint or None
-                )
+                self._clients[service] = self._made(self._session, service)
             return self._clients[service]
+
+    def _made(self, session: boto3.Session, service: str) -> Any:
+        client = session.client(service, config=self._config, endpoint_url=self.access.endpoint or None)
+        client.meta.events.register("before-parse", _refuse_part)
+        return client
 
     def _open(self) -> boto3.Session:
         session = boto3.Session(profile_name=self.access.profile or None, region_name=self.access.region)
         if not self.access.role:
             return session
-        own = session.client("sts", config=self._config, endpoint_url=self.access.endpoint or None)
+        own = self._made(session, "sts")
         wanted = {"RoleArn": self.access.role, "RoleSessionName": "partita", "DurationSeconds": ROLE_SECONDS}
         if self.access.external_id:
             wanted["ExternalId"] = self.access.external_id
@@ -318,12 +328,27 @@ class Aws:
 
     def _clean(self, text: str) -> str:
         """One line, of a sane length, without anything that is secret."""
-        found = self._session.get_credentials() if self._session is not None else None
-        for name in ("secret_key", "token", "_secret_key", "_token"):
-            # Not through properties, which would ask for fresh credentials when the old are why we are here.
-            if secret := vars(found).get(name) if found is not None else None:
-                text = text.replace(secret, "***")
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
         return " ".join(text.split())[:MAX_REASON]
+
+    def _harmless(self, exc: botocore.exceptions.ClientError) -> bool:
+        """Whether an error may be shown as it is."""
+        fault, text = str(exc.response.get("Error", {}).get("Code", "")), str(exc)
+        return fault not in _UNSIGNED and not any(secret in text for secret in self._secrets())
+
+    def _secrets(self) -> list[str]:
+        found = self._session.get_credentials() if self._session is not None else None
+        # Not through properties, which would ask for fresh credentials when the old are why we are here.
+        names = ("secret_key", "token", "_secret_key", "_token")
+        return [secret for name in names if found is not None and (secret := vars(found).get(name))]
+
+
+def _refuse_part(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """An answer that was cut short is none: the library reads what came of it as one with fewer members."""
+    body, length = response_dict["body"], response_dict["headers"].get("content-length")
+    if isinstance(body, bytes) and length is not None and len(body) != int(length):
+        raise botocore.parsers.ResponseParserError(f"{len(body)} of {length} bytes came")
 
 
 class _Assumed(botocore.credentials.CredentialProvider):  # type: ignore[misc]  # the library has no types

@@ -119,16 +119,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/-/"):
             self._control(json.loads(self.rfile.read(length) or b"{}"))
             return
-        request = Request(self.command, self.path, self.headers, b"")
-        # The operation of EC2 stands in its body, so its requests are not cut by name.
-        fault = self.world.choose(operation_of(request)[0])
+        # Half of a request is enough to know what it wants.
+        request = Request(self.command, self.path, self.headers, self.rfile.read(length // 2))
+        operation, snapshot_id, index = operation_of(request)
+        fault = self.world.choose(operation)
         if fault == "cut-request":
-            self.rfile.read(length // 2)
-            operation, snapshot_id, index = operation_of(request)
             self._note({"operation": operation, "status": 0, "fault": fault, "snapshot": snapshot_id, "block": index})
             self._hang_up()
             return
-        request.body = self.rfile.read(length)
+        request.body += self.rfile.read(length - length // 2)
         if len(request.body) < length:
             self.close_connection = True
             return

@@ -8,7 +8,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ class AwsWorld:
         url: of the proxy: the endpoint of all services.
         moto: URL of moto itself, without faults and without what the proxy mends.
         credentials: a shared credentials file (AWS_SHARED_CREDENTIALS_FILE); each profile is an account of its own.
+        made: see `aws`.
     """
 
     url: str
     moto: str
     credentials: Path
+    made: dict[tuple[Any, ...], Aws] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """For processes that call AWS: nothing of this machine's own configuration is seen."""
@@ -69,10 +71,9 @@ class AwsWorld:
     def profile(self) -> str:
         """A new account, empty; its profile."""
         name = f"account-{uuid.uuid4().hex[:12]}"
-        access = Access(region=REGION, profile="default", endpoint=self.url)
         number = str(uuid.uuid4().int)[:12]
         role = f"arn:aws:iam::{number}:role/site"
-        keys = Aws(access)._call("sts", "assume_role", {"RoleArn": role, "RoleSessionName": "tests"})["Credentials"]
+        keys = self.aws()._call("sts", "assume_role", {"RoleArn": role, "RoleSessionName": "tests"})["Credentials"]
         with self.credentials.open("a") as file:
             file.write(
                 f"[{name}]\naws_access_key_id = {keys['AccessKeyId']}\naws_secret_access_key = {keys['SecretAccessKey']}\n"
@@ -85,8 +86,9 @@ class AwsWorld:
         return Access(region=REGION, profile=profile, endpoint=self.url, **more)
 
     def aws(self, profile: str = "default", **more: Any) -> Aws:
-        """The same, to be called; short pauses."""
-        return Aws(self.access(profile), patience=QUICK, **more)
+        """The same, to be called; short pauses. One for all who ask alike: clients take a while to be made."""
+        key = (profile, *sorted(more.items()))
+        return self.made.setdefault(key, Aws(self.access(profile), patience=QUICK, **more))
 
     def faults(self, **faults: Any) -> None:
         """Set what goes wrong from now on: the fields of `tests.ec2.proxy.Faults`; nothing if none is given."""
