@@ -212,7 +212,8 @@ def _settled(one: "ClusterView") -> bool:
     if one.phase in _OVER:
         return True
     short = [role for role in one.status.values() if role.ready < role.wanted]
-    return one.phase == "degraded" and all(role.there == role.ready and role.why for role in short)
+    stays = bool(short) and all(role.there == role.ready and role.why for role in short)
+    return one.phase == "degraded" and stays
 
 
 def _until(look: "Callable[[], ClusterView]", done: "Callable[[ClusterView], bool]", seconds: float) -> "ClusterView":

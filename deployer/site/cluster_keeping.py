@@ -316,6 +316,8 @@ class ClusterKeeper:
         )
         try:
             self._admit(request, cluster.owner, order.key, Belonging(cluster.uuid, order.role))
+        except Conflict:
+            return  # somebody else met the same need at the same moment; the next look sees the members
         except NotHad as exc:
             why = str(exc)
             before = cluster.state.waits.get(order.role)
