@@ -96,6 +96,10 @@ def deploy(
         str, typer.Option(help="Right before boot: look at a sample of the contents, or hash them in full.")
     ] = "sample",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the policy decides.")] = False,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the settings' one."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run machines of an image, if the site's policy accepts it."""
@@ -114,6 +118,11 @@ def deploy(
         granted_cores=max_cores,
         verify=verify,
     )
+    if site is not None:
+        from deployer.site.cli_deployment import order_at
+
+        order_at(context, order, "" if site == "here" else site, dry_run=dry_run, json=json)
+        return
     with node_client(context) as node:
         if dry_run:
             decision = node.decide(order)

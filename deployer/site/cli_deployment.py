@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployer.amounts import parse_duration, parse_size
+from deployer.cli_machine import blank_of
 from deployer.errors import Misused, Refused
 from deployer.site.cli import At, client, machine_table
 from deployer.userdata import MAX_USER_DATA
+from deployer.wire import Order
 from signer import terminal
 from signer.documents import Document, validate
 from signer.terminal import Json
 
 if TYPE_CHECKING:
     from deployer.site.records import Deployment
+    from deployer.site.request import DeploymentRequest
     from deployer.site.wire import Ordered, Trial
 
 deployment_app = typer.Typer(no_args_is_help=True, help="Machines ordered at a site, several at once.")
@@ -43,7 +46,7 @@ def create(
     ] = None,
     blank: Annotated[
         list[str] | None,
-        typer.Option(help="An extra disk: SIZE, with a filesystem SIZE:ext4, with a label SIZE:ext4:LABEL."),
+        typer.Option(help="An extra disk, made on the node.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
     ] = None,
     verify: Annotated[
         str, typer.Option(help="Right before boot: look at a sample of the contents, or hash them in full.")
@@ -70,7 +73,7 @@ def create(
         "network": network or None,
         "user_data": _user_data(user_data),
         "public_keys": [_text(path).strip() for path in public_key or ()],
-        "blanks": [_blank(text) for text in blank or ()],
+        "blanks": [blank_of(text).model_dump(mode="json") for text in blank or ()],
         "verify": verify,
         "wishes": {
             "strategy": "spread" if spread else "pack",
@@ -80,6 +83,22 @@ def create(
         },
     }
     request = validate(DeploymentRequest, {name: value for name, value in values.items() if value is not None}, "order")
+    _ask(context, request, site, key, dry_run=dry_run, json=json)
+
+
+def order_at(context: typer.Context, order: Order, site: str, *, dry_run: bool, json: bool) -> None:
+    """Order at a site what would be ordered on this node."""
+    from deployer.site.request import DeploymentRequest
+
+    if order.granted_memory is not None or order.granted_cores is not None:
+        raise Misused("--max-memory and --max-cores are for this node; a site's machines grow within what they ask for")
+    values = order.model_dump(mode="json", exclude_none=True)
+    _ask(context, validate(DeploymentRequest, values, "order"), site, "", dry_run=dry_run, json=json)
+
+
+def _ask(
+    context: typer.Context, request: "DeploymentRequest", site: str, key: str, *, dry_run: bool, json: bool
+) -> None:
     with client(context, site) as asked:
         if dry_run:
             trial = asked.trial(request)
@@ -87,7 +106,13 @@ def create(
             if not (trial.accepted and trial.placed):
                 raise typer.Exit(Refused.exit_code)
             return
-        ordered = asked.create(request, key or str(uuids.uuid4()))
+        try:
+            ordered = asked.create(request, key or str(uuids.uuid4()))
+        except Refused as refused:
+            if refused.decision is not None:
+                rules = terminal.table(("WHAT", "WHY"), _rules(dict(refused.decision)))
+                terminal.show(dict(refused.decision), rules, as_json=json)
+            raise
     terminal.show(_value(ordered), _ordered_text(ordered), as_json=json)
 
 
@@ -211,13 +236,6 @@ def _user_data(path: Path | None) -> str | None:
             return base64.b64encode(file.read(MAX_USER_DATA + 1)).decode()
     except OSError as exc:
         raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
-
-
-def _blank(text: str) -> dict[str, Any]:
-    size, _, rest = text.partition(":")
-    filesystem, _, label = rest.partition(":")
-    found: dict[str, Any] = {"size": _amount(parse_size, size, "--blank"), "filesystem": filesystem or "none"}
-    return found | ({"label": label} if label else {})
 
 
 def _pairs(texts: Iterable[str]) -> Iterable[tuple[str, str]]:
