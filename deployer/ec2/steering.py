@@ -124,11 +124,15 @@ def observe(
         entry: what is written down of it.
     """
     live = _oldest_first([each for each in instances if each.live])
-    ended = entry is not None and (entry.ended or bool(entry.instance))
-    if not live and not instances and not ended:
-        return None
     here = live[0] if live else None
-    state = state_of(here, machine.want) if here is not None else State.ENDED
+    if here is not None:
+        state = state_of(here, machine.want)
+    elif instances or (entry is not None and entry.ended):
+        state = State.ENDED
+    elif entry is not None and entry.instance:
+        state = State.BOOTING  # lists at EC2 are late; the pool notes its end when they can no longer be
+    else:
+        return None
     return ObservedMachine(
         uuid=machine.uuid,
         state=state,
@@ -152,6 +156,8 @@ def _reason(
     if entry is not None and entry.reason:
         return entry.reason
     told = next((each.reason for each in instances if each.reason), "")
+    if not instances and entry is not None and not entry.ended:
+        return ""
     return told or "EC2 has no such machine any more"
 
 

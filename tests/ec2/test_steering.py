@@ -1,0 +1,236 @@
+"""What is to be done next: a table of states and wishes, and a model of EC2 in which everything dies at any time."""
+
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployer.ec2.books import MachineEntry
+from deployer.ec2.instances import Instance
+from deployer.ec2.steering import Do, Step, observe, steps
+from deployer.ec2.tags import ENDS, MACHINE, REBOOTS, SIZE, ends_tag, size_tag
+from deployer.machine import State
+from deployer.site.desired import DesiredMachine, DesiredState, Want
+from signer.documents import validate
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+ENDS_AT = NOW + timedelta(hours=1)
+UUID = str(uuid.UUID(int=1))
+MIB = 1 << 20
+
+
+def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
+    document = {
+        "uuid": uuid,
+        "deployment": uuid,
+        "want": "running",
+        "image_id": "sha256:" + "0" * 64,
+        "hostname": "w",
+        "network": "user",
+        "memory": 64 * MIB,
+        "cores": 1,
+        "granted_memory": 64 * MIB,
+        "granted_cores": 1,
+        "ends": "2026-11-22T13:00:00Z",
+    }
+    return validate(DesiredMachine, document, "machine").model_copy(update=changes)
+
+
+def instance(wanted: DesiredMachine, state: str = "running", name: str = "i-1", **changes: str) -> Instance:
+    tags = {
+        MACHINE: wanted.uuid,
+        ENDS: ends_tag(wanted.ends),
+        SIZE: size_tag(wanted.cores, wanted.memory),
+        REBOOTS: "0",
+    }
+    return Instance(name, state, launched=NOW, tags=tags | changes)
+
+
+def entry(wanted: DesiredMachine, **changes: object) -> MachineEntry:
+    return MachineEntry(
+        machine=wanted.uuid,
+        deployment=wanted.deployment,
+        image_id=wanted.image_id,
+        instance_type="t3.small",
+        gib=1,
+        began=NOW,
+        until=ENDS_AT,
+    ).model_copy(update=changes)
+
+
+def next_steps(
+    wanted: DesiredMachine | None, *there: Instance, book: MachineEntry | None = None, now: datetime = NOW
+) -> list[Do]:
+    desired = DesiredState(revision=1, machines=(wanted,) if wanted is not None else ())
+    return [step.do for step in steps(desired, there, {book.machine: book} if book else {}, now)]
+
+
+RUNNING = machine()
+
+
+@pytest.mark.parametrize(
+    ("what", "wanted", "there", "book", "expected"),
+    [
+        ("nothing is there", RUNNING, [], None, [Do.MAKE]),
+        ("it was booked and perhaps begun", RUNNING, [], entry(RUNNING, ami="ami-1"), [Do.MAKE]),
+        ("it was begun, and EC2 has lost it", RUNNING, [], entry(RUNNING, instance="i-1"), []),
+        ("it has ended", RUNNING, [], entry(RUNNING, ended=True), []),
+        (
+            "it was terminated by somebody",
+            RUNNING,
+            [instance(RUNNING, "terminated")],
+            entry(RUNNING, instance="i-1"),
+            [],
+        ),
+        ("it is as it should be", RUNNING, [instance(RUNNING)], None, []),
+        ("it is on its way", RUNNING, [instance(RUNNING, "pending")], None, []),
+        ("it is being stopped", RUNNING, [instance(RUNNING, "stopping")], None, []),
+        ("it was stopped", RUNNING, [instance(RUNNING, "stopped")], None, [Do.START]),
+        ("it should rest, and was not made", machine(want=Want.STOPPED), [], None, []),
+        ("it should be ended, and was not made", machine(want=Want.ENDED), [], None, []),
+        ("its time was over before it was made", machine(ends=NOW), [], None, []),
+        ("it should be paused", machine(want=Want.PAUSED), [instance(RUNNING)], None, [Do.STOP]),
+        ("it should be suspended", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, [Do.STOP]),
+        ("it should be stopped, and is", machine(want=Want.STOPPED), [instance(RUNNING, "stopped")], None, []),
+        ("it should be ended", machine(want=Want.ENDED), [instance(RUNNING)], None, [Do.TERMINATE]),
+        (
+            "it should be ended while it rests",
+            machine(want=Want.ENDED),
+            [instance(RUNNING, "stopped")],
+            None,
+            [Do.TERMINATE],
+        ),
+        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [Do.TERMINATE]),
+        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [Do.PROLONG]),
+        ("its size changed", machine(cores=2), [instance(RUNNING)], None, [Do.STOP]),
+        ("its size changed, it is stopped", machine(cores=2), [instance(RUNNING, "stopped")], None, [Do.RETYPE]),
+        ("it should reboot", machine(reboots=1), [instance(RUNNING)], None, [Do.REBOOT]),
+        ("it was rebooted", machine(reboots=1), [instance(RUNNING, **{REBOOTS: "1"})], None, []),
+        (
+            "its count of reboots was tampered with",
+            machine(reboots=1),
+            [instance(RUNNING, **{REBOOTS: "x"})],
+            None,
+            [Do.REBOOT],
+        ),
+        ("nobody wants it", None, [instance(RUNNING)], None, [Do.TERMINATE]),
+        ("nobody wants it, and it is gone", None, [instance(RUNNING, "terminated")], None, []),
+        ("it is there twice", RUNNING, [instance(RUNNING), instance(RUNNING, name="i-2")], None, [Do.TERMINATE]),
+        ("its size tag is lost", RUNNING, [instance(RUNNING, **{SIZE: ""})], None, [Do.STOP]),
+    ],
+)
+def test_what_is_done_next(
+    what: str, wanted: DesiredMachine | None, there: list[Instance], book: MachineEntry | None, expected: list[Do]
+) -> None:
+    assert next_steps(wanted, *there, book=book) == expected
+
+
+def test_of_two_the_older_one_stays() -> None:
+    older, younger = instance(RUNNING, name="i-9"), replace(instance(RUNNING), launched=NOW + timedelta(seconds=1))
+    desired = DesiredState(revision=1, machines=(RUNNING,))
+    assert [step.instance for step in steps(desired, [younger, older], {}, NOW)] == ["i-1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "there", "book", "state", "says"),
+    [
+        ("nothing is known", [], None, None, ""),
+        ("it runs", [instance(RUNNING)], None, State.RUNNING, ""),
+        ("it begins", [instance(RUNNING, "pending")], None, State.BOOTING, ""),
+        ("it was stopped by somebody", [instance(RUNNING, "stopped")], None, State.STOPPED, ""),
+        (
+            "it was terminated",
+            [replace(instance(RUNNING, "terminated"), reason="Client.X")],
+            None,
+            State.ENDED,
+            "Client.X",
+        ),
+        ("EC2 has forgotten it", [], entry(RUNNING, instance="i-1", ended=True), State.ENDED, "no such machine"),
+        ("the books know why", [], entry(RUNNING, ended=True, reason="it is over"), State.ENDED, "it is over"),
+        ("EC2 does not list it yet", [], entry(RUNNING, instance="i-1"), State.BOOTING, ""),
+    ],
+)
+def test_what_is_reported(
+    what: str, there: list[Instance], book: MachineEntry | None, state: State | None, says: str
+) -> None:
+    seen = observe(RUNNING, there, book, NOW)
+    assert (seen.state if seen else None) is state
+    assert says in (seen.reason if seen else "")
+
+
+class Model:
+    """EC2 and the books, reduced to what steps change; a step may come to nothing, and so may what was noted of it."""
+
+    def __init__(self) -> None:
+        self.instances: dict[str, Instance] = {}
+        self.books: dict[str, MachineEntry] = {}
+        self.tokens: dict[str, str] = {}
+
+    def do(self, step: Step, wanted: DesiredMachine | None, *, noted: bool) -> None:
+        if step.do is Do.MAKE:
+            assert wanted is not None
+            self.books.setdefault(step.machine, entry(wanted))
+            name = self.tokens.setdefault(step.machine, f"i-{len(self.tokens)}")
+            self.instances.setdefault(name, instance(wanted, "running", name))
+            if noted:
+                self.books[step.machine] = self.books[step.machine].model_copy(update={"instance": name})
+            return
+        here = self.instances[step.instance]
+        match step.do:
+            case Do.TERMINATE:
+                here = replace(here, state="terminated")
+            case Do.STOP:
+                here = replace(here, state="stopped")
+            case Do.START:
+                here = replace(here, state="running")
+            case Do.REBOOT if wanted is not None:
+                here = replace(here, tags=here.tags | {REBOOTS: str(wanted.reboots)})
+            case Do.RETYPE if wanted is not None:
+                here = replace(here, tags=here.tags | {SIZE: size_tag(wanted.cores, wanted.memory)})
+            case Do.PROLONG if wanted is not None:
+                here = replace(here, tags=here.tags | {ENDS: ends_tag(wanted.ends)})
+        self.instances[step.instance] = here
+
+
+WISHES = st.builds(
+    lambda number, want, cores, reboots, hours: machine(
+        str(uuid.UUID(int=number)), want=want, cores=cores, reboots=reboots, ends=ENDS_AT + timedelta(hours=hours)
+    ),
+    st.integers(1, 4),
+    st.sampled_from(Want),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(0, 2),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(WISHES, unique_by=lambda one: one.uuid, max_size=4), min_size=1, max_size=4),
+    st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40),
+)
+def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twice(
+    wishes: list[list[DesiredMachine]], luck: list[tuple[bool, bool]]
+) -> None:
+    model, chances = Model(), iter(luck)
+    for revision, machines in enumerate(wishes):
+        wanted = {one.uuid: one for one in machines}
+        desired = DesiredState(revision=revision, machines=tuple(machines))
+        for _ in range(12):
+            for step in steps(desired, list(model.instances.values()), model.books, NOW):
+                done, noted = next(chances, (True, True))
+                if done:
+                    model.do(step, wanted.get(step.machine), noted=noted)
+            live = [one.machine for one in model.instances.values() if one.live]
+            assert len(set(live)) == len(live)
+        assert steps(desired, list(model.instances.values()), model.books, NOW) == () or next(chances, None) is not None
+    live = {one.machine: one for one in model.instances.values() if one.live}
+    for one in wishes[-1]:
+        if one.uuid in live:
+            here = live[one.uuid]
+            assert one.want is not Want.ENDED
+            assert (here.state == "running") is (one.want is Want.RUNNING)
+    assert live.keys() <= {one.uuid for one in wishes[-1]}
