@@ -78,7 +78,7 @@ class SiteDouble:
         return f"https://127.0.0.1:{self.port}"
 
     def take_in(self, directory: Path, life: timedelta = LIFE) -> None:
-        """Leave in a node's directory what `partita node join` leaves."""
+        """Leave in a node's directory what `partita node join` leaves; the certificate holds from an hour ago."""
         key, request = new_request()
         place = directory / "site"
         place.mkdir(parents=True)

@@ -1,6 +1,13 @@
 """A site's agent on a real node, with real guests: what is wanted comes to be, whatever dies in between."""
 
+import random
+import re
+import sqlite3
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +77,132 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     site.forget(first)
     site.until_gone(first)
     assert [record.uuid for record in member.records()] == [second]
+
+
+def test_the_site_may_be_away_and_its_word_counts_when_it_is_back(
+    member: NodeProcess, site: SiteDouble, community: Community
+) -> None:
+    image = community.hello.manifest.image_id
+    kept = site.want(image_id=image)
+    ends = (datetime.now(UTC) + timedelta(seconds=15)).replace(microsecond=0)
+    short = site.want(image_id=image, ends=ends)
+    site.until(kept, State.RUNNING)
+    site.until(short, State.RUNNING, State.STOPPED, State.ENDED)
+    site.stop()
+    wait_for(lambda: member.state(short) is State.ENDED, 60)
+    assert member.state(kept) is State.RUNNING
+    assert len(member.guests()) == 1
+    member.kill()
+    late = site.want(image_id=image)
+    site.reports.clear()
+    member.start()
+    assert member.state(kept) is State.RUNNING
+    site.start()
+    site.until(late, State.RUNNING)
+    site.until(short, State.ENDED)
+    assert site.until(kept, State.RUNNING).addresses == ()
+    assert not site.broken
+
+
+def test_local_orders_stay_untouched_and_count(
+    make_node: Callable[..., NodeProcess], site: SiteDouble, community: Community
+) -> None:
+    node = make_node(cores=4, memory=1 << 30)
+    local = node.deploy(memory=48 * MIB, cores=2).machines[0]
+    site.take_in(node.directory / "n", life=timedelta(minutes=20))  # of 80 minutes 60 are over
+    uuid = site.want(image_id=community.hello.manifest.image_id)
+    site.until(uuid, State.RUNNING)
+    wait_for(lambda: site.renewed == 1)
+    capacity = site.reports[-1].capacity
+    assert (capacity.taken_cores, capacity.taken_memory) == (2, 48 * MIB)
+    assert node.state(local.uuid) is State.RUNNING
+    site.want(uuid, want=Want.ENDED)
+    site.until(uuid, State.ENDED)
+    with node.client() as client:
+        assert client.machine(local.uuid).site == ""
+        client.destroy(local.uuid)
+
+
+def test_what_nobody_vouches_for_does_not_run_for_a_site_either(
+    member: NodeProcess, site: SiteDouble, community: Community
+) -> None:
+    member.policy.write_text(member.policy.read_text().replace("threshold = 1", "threshold = 2"))
+    uuid = site.want(image_id=community.hello.manifest.image_id)
+    assert "1 of 2 endorsers" in site.until(uuid, State.FAILED).reason
+    assert member.guests() == []
+
+
+def emulators(node: NodeProcess) -> Counter[str]:
+    """Of each machine, seen from outside."""
+    found: Counter[str] = Counter()
+    for pid in node.guests():
+        try:
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if (name := re.search(rb"-uuid\0([0-9a-f-]{36})\0", line)) is not None:
+            found[name[1].decode()] += 1
+    return found
+
+
+RUNS = frozenset({State.RUNNING, State.PAUSED})
+
+
+def storm(node: NodeProcess, site: SiteDouble, image: str, kills: int, rng: random.Random) -> None:
+    """Want this and that, kill the service at any instant, and look from outside at what is there."""
+    for _ in range(kills):
+        live = [uuid for uuid, one in site.machines.items() if one.want is not Want.ENDED]
+        if len(live) < 4:
+            site.want(image_id=image, want=rng.choice([Want.RUNNING, Want.RUNNING, Want.SUSPENDED]))
+        else:
+            site.want(rng.choice(live), want=rng.choice(list(Want)))
+        for uuid, one in list(site.machines.items()):
+            if one.want is Want.ENDED and site.reports and site.seen(uuid) is None:
+                site.forget(uuid)
+        time.sleep(rng.uniform(0, 1.5))
+        node.kill()
+        assert max(emulators(node).values(), default=0) <= 1, "two of one machine"
+        node.start()
+    for uuid, one in list(site.machines.items()):
+        if one.want in {Want.PAUSED, Want.SUSPENDED} and rng.random() < 0.5:
+            site.want(uuid, want=Want.RUNNING)
+    site.reports.clear()
+    wait_for(lambda: settled(site), 240)
+    node.kill()
+    seen = {one.uuid: one for one in site.reports[-1].machines}
+    running = {uuid for uuid, one in seen.items() if one.state in RUNS}
+    assert emulators(node) == Counter(dict.fromkeys(running, 1))
+    assert {path.name for path in node.machines.iterdir()} == set(seen)
+    with sqlite3.connect(f"file:{node.directory}/n/cache/ledger.db?mode=ro", uri=True) as ledger:
+        held = {row[0] for row in ledger.execute("SELECT DISTINCT holder FROM leases")}
+    assert held == {f"machine:{uuid}" for uuid, one in seen.items() if not one.state.final}
+    node.start()  # by reopening: libvirt knows the same
+    site.reports.clear()
+    wait_for(lambda: settled(site), 120)
+    assert emulators(node) == Counter(dict.fromkeys(running, 1))
+
+
+def settled(site: SiteDouble) -> bool:
+    """Whether the last report is of machines that are all as they should be."""
+    if not site.reports or site.reports[-1].revision != site.revision:
+        return False
+    seen = {one.uuid: one.state.value for one in site.reports[-1].machines}
+    return all(
+        seen.get(uuid) == one.want.value
+        or (one.want in {Want.ENDED, Want.STOPPED} and uuid not in seen)
+        # A guest that was being made when it should be stopped is only made when it should run.
+        or (one.want is Want.STOPPED and seen.get(uuid) == "pending")
+        for uuid, one in site.machines.items()
+    )
+
+
+def test_kills_at_any_instant_double_and_forget_nothing(
+    member: NodeProcess, site: SiteDouble, community: Community
+) -> None:
+    storm(member, site, community.hello.manifest.image_id, 10, random.Random(5))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_hundred_kills_double_and_forget_nothing(member: NodeProcess, site: SiteDouble, community: Community) -> None:
+    storm(member, site, community.hello.manifest.image_id, 100, random.Random(100))
