@@ -3,44 +3,32 @@
 This is the only module that knows all four packages.
 """
 
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
-from catalog import cli as catalog_cli
-from catalog.cli_hepix import export_app, import_app
-from catalog.cli_image import image_app
-from catalog.cli_revoke import revoke_app
-from catalog.cli_tuf import mirror, tuf_app, tuf_client_app
 from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
-from deployer import cli as deployer_cli
-from deployer.cli_records import audit_app, receipt_app
-from deployer.cli_stratuslab import import_stratuslab
-from deployer.cli_trials import policy_app
-from deployer.ec2.cli import ec2_app
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
 from deployer.settings import DeploySettings
-from deployer.site.cli import site_app
-from deployer.site.cli_cluster import cluster_app
-from deployer.site.cli_deployment import deployment_app
-from deployer.site.cli_join import node_join
-from deployer.site.cli_rights import rights_app
 from deployer.site.settings import SiteSettings
-from signer import cli as signer_cli
 from signer import terminal
 from signer.documents import Document
 from signer.errors import SignerError
 from signer.keys import SignerSettings
 from signer.settings import Settings, default_file, load
 from signer.terminal import Json
-from stager.cli_seed import seed
 from stager.errors import StagerError
 from stager.settings import NodeSettings
 
@@ -53,37 +41,108 @@ SECTIONS: dict[str, type[Document]] = {
     "ec2": Ec2Settings,
 }
 
-app = typer.Typer(name="partita", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what is in force, and where each value comes from.")
 
-app.add_typer(signer_cli.key_app, name="key")
-app.add_typer(image_app, name="image")
-app.command("endorse")(catalog_cli.endorse_command)
-app.add_typer(revoke_app)
-app.command("publish")(catalog_cli.publish_command)
-app.add_typer(catalog_cli.vo_app, name="vo")
-app.add_typer(catalog_cli.catalog_app, name="catalog")
-catalog_cli.catalog_app.add_typer(export_app, name="export")
-catalog_cli.catalog_app.add_typer(import_app, name="import")
-catalog_cli.catalog_app.add_typer(tuf_app, name="tuf")
-catalog_cli.catalog_app.command("seed")(seed)
-catalog_cli.catalog_app.command("mirror")(mirror)
-app.add_typer(tuf_client_app, name="tuf-client")
-app.add_typer(policy_app, name="policy")
-policy_app.command("import-stratuslab")(import_stratuslab)
-app.add_typer(receipt_app, name="receipt")
-app.add_typer(audit_app, name="audit")
-app.add_typer(deployer_cli.node_app, name="node")
-deployer_cli.node_app.command("join")(node_join)
-app.command("deploy")(deployer_cli.deploy)
-app.add_typer(deployer_cli.machine_app, name="machine")
-app.command("up")(deployer_cli.up)
-site_app.add_typer(rights_app)
-app.add_typer(site_app)
-app.add_typer(deployment_app, name="deployment")
-app.add_typer(cluster_app, name="cluster")
-app.add_typer(ec2_app, name="ec2")
-app.add_typer(config_app, name="config")
+
+def _image() -> typer.Typer:
+    from catalog import cli  # its commands belong to the group too
+
+    del cli
+    from catalog.cli_image import image_app
+
+    return image_app
+
+
+def _catalog() -> typer.Typer:
+    from catalog.cli import catalog_app
+    from catalog.cli_hepix import export_app, import_app
+    from catalog.cli_tuf import mirror, tuf_app
+    from stager.cli_seed import seed
+
+    catalog_app.add_typer(export_app, name="export")
+    catalog_app.add_typer(import_app, name="import")
+    catalog_app.add_typer(tuf_app, name="tuf")
+    catalog_app.command("seed")(seed)
+    catalog_app.command("mirror")(mirror)
+    return catalog_app
+
+
+def _policy() -> typer.Typer:
+    from deployer.cli_stratuslab import import_stratuslab
+    from deployer.cli_trials import policy_app
+
+    policy_app.command("import-stratuslab")(import_stratuslab)
+    return policy_app
+
+
+def _node() -> typer.Typer:
+    from deployer.cli import node_app
+    from deployer.site.cli_join import node_join
+
+    node_app.command("join")(node_join)
+    return node_app
+
+
+def _at(module: str, name: str) -> Callable[[], Any]:
+    """What a module calls so."""
+    return lambda: getattr(importlib.import_module(module), name)
+
+
+COMMANDS: dict[str, Callable[[], Any]] = {
+    "key": _at("signer.cli", "key_app"),
+    "image": _image,
+    "endorse": _at("catalog.cli", "endorse_command"),
+    "revoke": _at("catalog.cli_revoke", "revoke_app"),
+    "publish": _at("catalog.cli", "publish_command"),
+    "vo": _at("catalog.cli", "vo_app"),
+    "catalog": _catalog,
+    "tuf-client": _at("catalog.cli_tuf", "tuf_client_app"),
+    "policy": _policy,
+    "receipt": _at("deployer.cli_records", "receipt_app"),
+    "audit": _at("deployer.cli_records", "audit_app"),
+    "node": _node,
+    "deploy": _at("deployer.cli", "deploy"),
+    "machine": _at("deployer.cli", "machine_app"),
+    "up": _at("deployer.cli", "up"),
+    "site": _at("deployer.site.cli", "site_app"),
+    "deployment": _at("deployer.site.cli_deployment", "deployment_app"),
+    "cluster": _at("deployer.site.cli_cluster", "cluster_app"),
+    "ec2": _at("deployer.ec2.cli", "ec2_app"),
+    "config": lambda: config_app,
+}
+"""Where each command is, an app or one command's function. Only the one that is asked for is imported: half a second."""
+
+
+@cache
+def _command(name: str) -> Any:
+    found = COMMANDS[name]()
+    if isinstance(found, typer.Typer):
+        found.rich_markup_mode = None
+        command: Any = typer.main.get_group(found)
+    else:
+        single = typer.Typer(rich_markup_mode=None, add_completion=False)
+        single.command(name)(found)
+        command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+class Commands(typer.core.TyperGroup):
+    """The commands by name, each imported when it is needed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - as click calls it
+        """All names, in the order in which a first image needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - as click calls it
+        """The command, or None."""
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+
+app = typer.Typer(
+    name="partita", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 def _version(wanted: bool) -> None:
