@@ -117,24 +117,23 @@ class SiteStore:
             JoinRefused: it has left.
         """
         with self._writing() as work:
-            node = store_nodes.node(work.connection, uuid)
-            if node.state is state:
-                return node
-            if node.state is NodeState.LEFT:
-                raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
-            draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
-            lost = node.state is NodeState.LOST and state is not NodeState.LEFT
-            store_nodes.set_state(work.connection, uuid, NodeState.LOST if lost else state, draining=draining)
-            if draining is not node.draining:
-                work.touched.add(uuid)
-            work.tell("node", uuid, state.value, reason)
-            if state is NodeState.LEFT:
-                self._change(
-                    work,
-                    store_machines.told(work.connection, uuid),
-                    lambda machine: absorbing.leave(machine, work.now),
-                )
-            return store_nodes.node(work.connection, uuid)
+            node = store_nodes.node(work.connection, uuid, contents=False)
+            if node.state is not state:
+                self._set_node_state(work, node, state, reason)
+        return self.node(uuid)
+
+    def _set_node_state(self, work: _Work, node: SiteNode, state: NodeState, reason: str) -> None:
+        if node.state is NodeState.LEFT:
+            raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
+        draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
+        lost = node.state is NodeState.LOST and state is not NodeState.LEFT
+        store_nodes.set_state(work.connection, node.uuid, NodeState.LOST if lost else state, draining=draining)
+        if draining is not node.draining:
+            work.touched.add(node.uuid)
+        work.tell("node", node.uuid, state.value, reason)
+        if state is NodeState.LEFT:
+            here = store_machines.told(work.connection, node.uuid)
+            self._change(work, here, lambda machine: absorbing.leave(machine, work.now))
 
     def new_join_token(self, digest: str, expires: datetime, name: str = "") -> None:
         """Remember a join token by the SHA-256 of its text, for a node that will have that name (or may choose)."""
@@ -315,10 +314,7 @@ class SiteStore:
             JoinRefused: the node has left the site.
         """
         with self._writing() as work:
-            node = store_nodes.bare_node(work.connection, node_uuid)
-            if node is None:
-                store_nodes.revision(work.connection, node_uuid)
-                raise AssertionError
+            node = store_nodes.node(work.connection, node_uuid, contents=False)
             if node.state is NodeState.LEFT:
                 raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
             state = node.state
@@ -385,16 +381,26 @@ class SiteStore:
         return len(work.events)
 
     def place_waiting(self, place: Place) -> int:
-        """Find nodes for machines that have none; returns how many found one. The others say why, once."""
+        """Find nodes for machines that have none; returns how many found one. The others say, once, that they wait.
+
+        Looks in a reading transaction first: as long as nothing fits, nothing is written.
+        """
         with self.database.reading() as connection:
-            if not store_machines.unplaced(connection):
-                return 0
+            waiting = store_machines.unplaced(connection)
+            fitting = store_admission.fitting(connection, self._overcommit, waiting, place) if waiting else set()
+        if not fitting and all(store_admission.waits(machine).machine == machine for machine in waiting):
+            return 0
         found = 0
         with self._writing() as work:
             for machine in store_machines.unplaced(work.connection):
-                changed = store_admission.placed_again(work.connection, self._overcommit, machine, place)
+                if machine.deployment in fitting:
+                    changed = store_admission.placed_again(work.connection, self._overcommit, machine, place)
+                else:
+                    changed = store_admission.waits(machine)
+                if changed.machine.node is None:
+                    fitting.discard(machine.deployment)  # the next one of its like would not fit either
                 found += changed.machine.node is not None
-                self._change(work, [machine], lambda _, changed=changed: changed)  # type: ignore[misc]
+                self._write(work, [work.apply(machine, changed)])
         return found
 
     # The story
@@ -498,7 +504,9 @@ class SiteStore:
             self._news.told(Newest(work.events[-1].number if work.events else 0, revisions))
 
     def _change(self, work: _Work, machines: Iterable[SiteMachine], change: Changes) -> None:
-        changed = (work.apply(machine, change(machine)) for machine in machines)
+        self._write(work, [work.apply(machine, change(machine)) for machine in machines])
+
+    def _write(self, work: _Work, changed: Iterable[SiteMachine | None]) -> None:
         store_machines.write(work.connection, [machine for machine in changed if machine is not None])
 
     def _newest(self) -> Newest:

@@ -6,7 +6,7 @@ promised the same core, and a request that is refused leaves nothing.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from deployer.errors import Conflict, NoRoom, OverQuota
@@ -24,6 +24,7 @@ from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit, capped
 from signer.documents import canonical
 
+WAITS = "there is no room for it on any node now; it waits"
 _NOTHING_ASKED = DeploymentRequest(image="none")
 
 
@@ -84,7 +85,7 @@ def admit(
     made = tuple(
         _machine(deployment, proposal, new_uuid(), node, number) for number, node in enumerate(chosen.nodes, 1)
     )
-    store_machines.add(connection, deployment, replace(proposal.ask, count=1), made)
+    store_machines.add(connection, deployment, proposal.ask, proposal.most, made)
     if key is not None:
         digest = _digest(proposal.request, proposal.cluster, proposal.role)
         store_machines.note_order(connection, owner.identity, key, digest, deployment.uuid)
@@ -97,17 +98,40 @@ def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Pla
     return place([capped(room, most, ask.cores) for room in rooms], ask)
 
 
+def fitting(connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Place) -> set[str]:
+    """Of machines without a node, the deployments of which one would have room now."""
+    asks = {uuid: _ask_again(connection, uuid) for uuid in dict.fromkeys(machine.deployment for machine in waiting)}
+    addresses = {address for ask, _ in asks.values() for address in ask.addresses}
+    rooms = store_nodes.rooms(connection, addresses, overcommit)
+    found = set()
+    for uuid, (ask, most) in asks.items():
+        with suppress(NoRoom):
+            place([capped(room, most, ask.cores) for room in rooms], ask)
+            found.add(uuid)
+    return found
+
+
 def placed_again(connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Place) -> Change:
-    """A machine without a node gets one, or the reason why it has none."""
-    deployment = store_machines.deployment(connection, machine.deployment)
-    ask = store_machines.ask_of(connection, deployment.uuid, deployment.request.wishes)
+    """A machine without a node gets one, or goes on waiting."""
+    ask, most = _ask_again(connection, machine.deployment)
     try:
-        chosen = placed(connection, overcommit, ask, place, None)
-    except NoRoom as exc:
-        return Change(machine.model_copy(update={"reason": f"it waits for room: {exc}"}))
+        chosen = placed(connection, overcommit, ask, place, most)
+    except NoRoom:
+        return waits(machine)
     return Change(
         machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
     )
+
+
+def waits(machine: SiteMachine) -> Change:
+    """A machine for which there is no room says so."""
+    return Change(machine.model_copy(update={"reason": WAITS}))
+
+
+def _ask_again(connection: Transaction, deployment: str) -> tuple[Ask, int | None]:
+    """What one machine of a deployment takes, and how many of them the policy allowed on one node."""
+    wishes = store_machines.deployment(connection, deployment).request.wishes
+    return store_machines.ask_of(connection, deployment, wishes)
 
 
 def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:

@@ -44,11 +44,13 @@ def columns(machine: SiteMachine) -> dict[str, Any]:
     }
 
 
-def add(connection: Connection, deployment: Deployment, ask: Ask, made: Sequence[SiteMachine]) -> None:
-    """A deployment and its machines."""
+def add(
+    connection: Connection, deployment: Deployment, ask: Ask, most: int | None, made: Sequence[SiteMachine]
+) -> None:
+    """A deployment and its machines; `ask` and `most` are what one of them takes, for when it has to be placed again."""
     owner = deployment.owner
     whose = {"owner": owner.identity, "vo": owner.vo, "image_id": deployment.image_id, "cluster": deployment.cluster}
-    one = {"cores": ask.cores, "memory": ask.memory, "disk": ask.disk, "architecture": ask.architecture}
+    one = {"cores": ask.cores, "memory": ask.memory, "disk": ask.disk, "architecture": ask.architecture, "most": most}
     connection.execute(
         insert(deployments).values(
             uuid=deployment.uuid,
@@ -109,10 +111,12 @@ def write_deployment(connection: Connection, changed: Deployment) -> None:
     connection.execute(update(deployments).where(deployments.c.uuid == changed.uuid).values(document=document))
 
 
-def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> Ask:
-    """What one machine of a deployment takes."""
+def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> tuple[Ask, int | None]:
+    """What one machine of a deployment takes, and how many machines the policy allowed on one node."""
     text = connection.execute(select(deployments.c.ask).where(deployments.c.uuid == uuid)).scalar_one()
-    return Ask(count=1, wishes=wishes, **json.loads(text))
+    members = json.loads(text)
+    most: int | None = members.pop("most")
+    return Ask(count=1, wishes=wishes, **members), most
 
 
 def machine(connection: Connection, uuid: str) -> SiteMachine:

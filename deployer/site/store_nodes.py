@@ -56,19 +56,13 @@ def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, 
     )
 
 
-def node(connection: Connection, uuid: str) -> SiteNode:
-    """A node with its contents; NodeNotFound."""
+def node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNode:
+    """A node, with what it caches or without; NodeNotFound."""
     row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
     if row is None:
         raise NodeNotFound(f"there is no node {uuid} at this site; `partita site nodes` lists them")
-    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars()
+    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars() if contents else ()
     return _node(row, frozenset(held))
-
-
-def bare_node(connection: Connection, uuid: str) -> SiteNode | None:
-    """A node without its contents."""
-    row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
-    return None if row is None else _node(row, frozenset())
 
 
 def list_nodes(connection: Connection, *, contents: bool) -> tuple[SiteNode, ...]:

@@ -86,6 +86,11 @@ class Postgresql:
         """It is needed no more."""
         self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
+    def cut(self, name: str) -> None:
+        """End all its connections, as a restart of the server would."""
+        with psycopg.connect(f"host={self.place} user=postgres dbname=postgres", autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
     def stop(self) -> None:
         """Kill it: nothing in it is worth a checkpoint."""
         self._process.kill()

@@ -38,6 +38,7 @@ from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit
 from deployer.site.store import SiteStore
 from deployer.site.tables import metadata
+from tests.site.databases import Postgresql
 from tests.site.values import (
     ALICE,
     BOB,
@@ -162,6 +163,31 @@ def test_many_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert errors == []
+
+
+def test_a_transaction_that_waits_too_long_gives_up(
+    make_database: Callable[[], SiteDatabase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else writes and does not come to an end; whoever asks is told to try again."""
+    monkeypatch.setattr("deployer.site.database.BUSY_MILLISECONDS", 200)
+    here, there = make_database(), make_world(make_database())
+    with here.writing(), pytest.raises(SiteUnavailable, match="try again later"):
+        there.join("n1")
+    assert there.join("n1")
+
+
+def test_a_server_that_ended_its_connections_is_asked_again(postgresql: Postgresql) -> None:
+    """After a restart of PostgreSQL the site goes on by itself."""
+    name = postgresql.copy()
+    database = SiteDatabase(postgresql.url(name))
+    site = make_world(database)
+    node = site.join("n1")
+    postgresql.cut(name)
+    assert site.store.node(node).name == "n1"
+    postgresql.cut(name)
+    assert site.machine().node == node
+    database.close()
+    postgresql.drop(name)
 
 
 # Nodes
@@ -755,7 +781,7 @@ def test_machines_of_a_lost_node_are_placed_elsewhere(world: World) -> None:
     assert look(world, "replace") == ["lost", "replaced"]
     waiting = world.store.machine(one.uuid)
     assert (waiting.node, waiting.state) == (None, State.PENDING)
-    assert waiting.reason.startswith("it waits for room: ")
+    assert waiting.reason == "there is no room for it on any node now; it waits"
     assert look(world, "replace") == []
     second = world.join("n2")
     assert look(world, "replace") == ["placed"]
@@ -764,6 +790,23 @@ def test_machines_of_a_lost_node_are_placed_elsewhere(world: World) -> None:
     assert world.store.desired(first).machines == ()
     assert world.store.desired(second).machines[0].uuid == one.uuid
     assert world.report(second, observed(one, State.RUNNING)) == [("running", "")]
+
+
+def test_machines_placed_again_stay_within_room_and_policy(world: World) -> None:
+    """Those that fit are placed, one more would be too many; the rest goes on when there is room."""
+    world.join("n1")
+    world.admit(count=3, most=3)
+    world.clock.advance(minutes=3)
+    assert look(world, "replace") == ["lost", "replaced", "replaced", "replaced"]
+    second = world.join("n2", cores=2)
+    assert look(world, "replace") == ["placed", "placed"]
+    assert look(world, "replace") == []
+    assert [machine.node for machine in world.store.machines()[0]].count(second) == 2
+    world.sizes[second] = (16, 8 * GIB, 100 * GIB)
+    world.report(second)
+    assert look(world, "replace") == ["placed"]
+    with pytest.raises(NoRoom, match="not taking machines"):
+        world.admit(most=3)
 
 
 def test_a_machine_that_waits_for_room_ends_at_its_time(world: World) -> None:
@@ -810,6 +853,21 @@ def test_held_machines_keep_their_room_and_are_not_told_of(world: World) -> None
     world.store.change_machine(one.uuid, lambda it: it.model_copy(update={"held": False}), "released", "")
     assert [machine.uuid for machine in world.store.desired(node).machines] == [one.uuid]
     assert world.store.revision(node) == 1
+
+
+def test_two_processes_place_a_waiting_machine_once(make_database: Callable[[], SiteDatabase]) -> None:
+    """Both look at once."""
+    here, there = make_world(make_database()), make_world(make_database(), seed=1)
+    here.join("n1")
+    here.admit(count=4)
+    now = here.clock.advance(minutes=3)
+    here.store.look(now, now - LOST, "replace")
+    there.join("n2")
+    placed = list[int]()
+    stores = iter([here.store, there.store])
+    _together(lambda: placed.append(next(stores).place_waiting(place)), 2)
+    assert sum(placed) == 4
+    assert here.told().count("placed") == 4
 
 
 # The story
