@@ -26,6 +26,7 @@ BENCHMARKS = (
     "freshness",
     "decision",
     "placement",
+    "ec2",
     "site",
 )
 RESULTS = Path(__file__).parent / "results"
