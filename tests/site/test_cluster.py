@@ -201,3 +201,10 @@ def test_what_is_written_is_read_again(roles: dict[str, ClusterRole]) -> None:
     """The canonical form is one, and says everything."""
     one = ClusterDocument(name="c", roles=roles)
     assert parse_canonical(ClusterDocument, canonical(one), "cluster") == one
+
+
+def test_the_documented_cluster_is_one(tmp_path: Path) -> None:
+    """What docs/clusters.md shows is read."""
+    page = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
+    (tmp_path / "star.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    assert read_cluster(tmp_path / "star.toml").before("worker") == ("head",)

@@ -172,6 +172,9 @@ def test_who_sees_and_does_what(site: SiteProcess, node: PaperNode, people: Peop
         ):
             with pytest.raises(ClusterNotFound):
                 act()
+        with site.reach(token=people.star("ann")) as mine, site.reach(token=people.star("bob")) as theirs:
+            assert "cluster" in {one.kind for one in mine.events(0).items if one.subject == made.uuid}
+            assert [one for one in theirs.events(0).items if one.subject == made.uuid] == []
         with as_(site, people.star("adm", "/star/admins")) as admin:
             seen = admin.get("star")
             assert seen.document.roles["worker"].user_data is None
