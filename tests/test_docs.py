@@ -64,6 +64,7 @@ def test_commands_of_a_document(document: Path, tmp_path_factory: pytest.TempPat
         f"[signer]\nhome = '{place}/keys'\n"
         f"[catalog]\ndirectory = '{place}/catalog'\nlisten = '127.0.0.1:{port}'\nurl = 'http://127.0.0.1:{port}'\n"
         f"[node]\ndirectory = '{place}/node'\ncatalog = 'http://127.0.0.1:{port}'\n"
+        f"[site]\ndirectory = '{place}/site'\ncatalog = 'http://127.0.0.1:{port}'\nlisten = '127.0.0.1:0'\n"
     )
     environment = {
         "HOME": str(place),
