@@ -16,7 +16,7 @@ from deployer.site.issuers import Issuers
 from deployer.site.jwks import Keys
 from deployer.site.people import GridTrust, person
 from deployer.site.principal import LOCAL, Principal
-from deployer.site.rates import Rates
+from deployer.site.rates import BURSTS, Rate, Rates
 from deployer.site.rereading import FileInForce
 from deployer.site.rights import NODE_MEANS
 from deployer.site.settings import SiteSettings
@@ -147,9 +147,15 @@ def make_authenticator(
         Keys(keys_directory(settings.directory), now, settings.issuers_ca),
         authority,
         now,
-        Rates(clock),
+        rates_of(settings, clock),
         grid,
     )
+
+
+def rates_of(settings: SiteSettings, clock: Callable[[], float]) -> Rates:
+    """How often people may ask, as the settings say."""
+    said = (settings.person_rate, settings.address_rate, settings.failure_rate)
+    return Rates(clock, *map(Rate.steady, said, BURSTS))
 
 
 def keys_directory(directory: Path) -> Path:

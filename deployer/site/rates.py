@@ -23,16 +23,19 @@ class Rate:
     burst: float
     per_second: float
 
+    @classmethod
+    def steady(cls, per_second: float, seconds: float) -> "Rate":
+        """That many each second, and those of so many seconds at once; one at least."""
+        return cls(max(1.0, per_second * seconds), per_second)
 
-PER_PERSON = Rate(burst=100, per_second=20)
-"""A person with a page that looks at everything each second, and a script beside it."""
 
-PER_ADDRESS = Rate(burst=400, per_second=100)
-"""Several people behind one router; nodes behind one, too."""
+BURSTS = 5.0, 4.0, 40.0
+"""Seconds' worth of requests that may come at once: of one person (a page that looks at everything, and a script beside
+it), of one address (several people behind one router; nodes behind one, too), and of failures to say who one is (a wrong
+file by accident, not a search)."""
 
-PER_FAILURE = Rate(burst=20, per_second=0.5)
-"""Failures to say who one is, of one address, that are answered and logged one by one: a wrong file by accident, not a
-search. Others at that address who can say who they are do not suffer."""
+PER_PERSON, PER_ADDRESS, PER_FAILURE = Rate(100, 20), Rate(400, 100), Rate(20, 0.5)
+"""Unless the site's settings say otherwise. Others at an address from which failures come do not suffer."""
 
 
 class Buckets:

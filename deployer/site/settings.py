@@ -13,6 +13,8 @@ from signer.settings import default_file, state_directory
 Share = Annotated[float, Field(ge=0.1, le=64.0)]
 """How much of a node's cores or memory may be promised: 1.0 is what it has."""
 
+PerSecond = Annotated[float, Field(gt=0, le=1e6)]
+
 LISTEN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 
 
@@ -55,6 +57,8 @@ class SiteSettings(Document):
         audience: what tokens must be made for; empty for the URL that the site calls itself.
         grid_certificates: directory of the CAs whose certificates and proxies people may show; none if not set.
         vomsdir: directory of the VOMS servers that are believed.
+        person_rate, address_rate: requests each second that one person, and one address, may make in the long run.
+        failure_rate: how many of those of one address that say nothing that counts are answered and logged one by one.
         network, lifetime: what machines get when nobody says.
         overcommit_cores, overcommit_memory: how much of a node's may be promised; 1.0 is what it has.
         lost_after: how long a node may be silent before it is lost.
@@ -89,6 +93,9 @@ class SiteSettings(Document):
     audience: str = ""
     grid_certificates: Path | None = None
     vomsdir: Path = Path("/etc/grid-security/vomsdir")
+    person_rate: PerSecond = 20.0
+    address_rate: PerSecond = 100.0
+    failure_rate: PerSecond = 0.5
     network: Annotated[str, AfterValidator(_network)] = "user"
     lifetime: Duration = "1h"
     overcommit_cores: Share = 1.0

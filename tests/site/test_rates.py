@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import TooManyRequests
-from deployer.site.rates import Buckets, Rate, Rates
+from deployer.site.rates import BURSTS, PER_ADDRESS, PER_FAILURE, PER_PERSON, Buckets, Rate, Rates
+from deployer.site.settings import SiteSettings
 
 
 class Clock:
@@ -95,3 +96,10 @@ def test_the_address_and_the_person_are_counted_apart() -> None:
     rates.failed("::1")
     with pytest.raises(TooManyRequests, match="from your address"):
         rates.knock("::1")
+
+
+def test_what_is_usual_is_what_the_settings_say() -> None:
+    said = SiteSettings()
+    usual = map(Rate.steady, (said.person_rate, said.address_rate, said.failure_rate), BURSTS)
+    assert tuple(usual) == (PER_PERSON, PER_ADDRESS, PER_FAILURE)
+    assert Rate.steady(0.001, 5).burst == 1
