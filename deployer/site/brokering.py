@@ -203,7 +203,7 @@ class Broker:
             Forbidden: the secret is not that machine's, or was used before; then its session ends too, and an event
                 says so.
         """
-        now = self._clock()
+        now = self._now()
         with self._database.writing() as connection:
             contact = book.contact(connection, knock.machine)
             answer = answer_to(contact, knock, now)
@@ -256,17 +256,17 @@ class Broker:
         uuid = session.partition(".")[0]
         with self._database.reading() as connection:
             contact = book.contact(connection, uuid[:36])
-        if not holds(contact, session, self._clock()):
+        if not holds(contact, session, self._now()):
             raise NotAuthenticated("this session is unknown or over; sessions are renewed in time, or gone")
         return self._live(uuid)
 
     def renew(self, session: str) -> Session:
         """The same session for another hour."""
         machine = self.recognise(session)
-        expires = self._clock() + SESSION_LIFE
+        expires = self._now() + SESSION_LIFE
         with self._database.writing() as connection:
             contact = book.contact(connection, machine.uuid)
-            if contact is None or not holds(contact, session, self._clock()):
+            if contact is None or not holds(contact, session, self._now()):
                 raise NotAuthenticated("this session is over")
             book.change(connection, replace(contact, expires=expires))
         return Session(session=session, expires=expires, identity=self.identity(machine))
@@ -297,7 +297,7 @@ class Broker:
             present = book.sizes(connection, [machine.uuid]).get(machine.uuid, {})
             if key not in present and len(present) >= MAX_PUBLISHED:
                 raise Misused(f"a machine publishes at most {MAX_PUBLISHED} values")
-            book.publish(connection, machine.uuid, key, data, self._clock())
+            book.publish(connection, machine.uuid, key, data, self._now())
         if key == HOST_KEYS:
             keys = parse_host_keys(data)
             if keys != machine.host_keys:
@@ -354,7 +354,7 @@ class Broker:
 
     def certificate(self, machine: SiteMachine, request: str) -> str:
         """A certificate for exactly the name and addresses that the site gave; errors as `host_certificate`."""
-        issued = host_certificate(self._authority, machine, request, self._clock())
+        issued = host_certificate(self._authority, machine, request, self._now())
         self._machines.append(
             "machine", machine.uuid, "certified", "the site signed a host certificate for the guest", machine.deployment
         )
@@ -377,7 +377,7 @@ class Broker:
 
     def tidy(self) -> int:
         """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
-        now, forgotten = self._clock(), 0
+        now, forgotten = self._now(), 0
         with self._database.reading() as connection:
             past = book.past(connection, now, TIDY_AT_ONCE)
         for uuid in past:
@@ -393,6 +393,10 @@ class Broker:
                 else:
                     book.postpone(connection, uuid, until)
         return forgotten
+
+    def _now(self) -> datetime:
+        """The present as records carry it: whole seconds."""
+        return self._clock().replace(microsecond=0)
 
     def _live(self, uuid: str) -> SiteMachine:
         try:

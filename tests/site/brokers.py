@@ -31,7 +31,8 @@ from signer.documents import canonical, validate
 
 ALICE = Principal(issuer="https://tokens.example.org", subject="alice", vo="star")
 IMAGE = "sha256:" + "5b" * 32
-START = datetime(2026, 11, 22, 12, tzinfo=UTC)
+START = datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=UTC)
+"""With a part of a second, as clocks have it."""
 
 STAR = {
     "name": "star",
@@ -96,8 +97,8 @@ class World:
         found = validate(ClusterDocument, document, "cluster")
         state = ClusterState(
             phase=Phase.STARTING,
-            changed=self.now,
-            ends=self.now + timedelta(hours=12),
+            changed=self.store.now(),
+            ends=self.store.now() + timedelta(hours=12),
             counts={name: role.count for name, role in found.roles.items()},
         )
         return self.store.add_cluster(ALICE, found.name, canonical(found).decode(), canonical(state).decode())
@@ -143,7 +144,7 @@ class World:
         """Its node reports of a machine."""
         node = self.store.machine(machine.uuid).node
         assert node is not None
-        seen = ObservedMachine(uuid=machine.uuid, state=state, changed=self.now, addresses=addresses)
+        seen = ObservedMachine(uuid=machine.uuid, state=state, changed=self.store.now(), addresses=addresses)
         self.store.absorb(node, report(seen, revision=self.store.revision(node)))
 
     def told(self, machine: SiteMachine) -> list[tuple[str, str]]:
