@@ -12,6 +12,7 @@ class AwsFailed(DeployerError):
     """
 
     code, status = "aws-failed", 502
+    fault: str = ""
 
     def __init__(self, message: str, fault: str = "") -> None:
         super().__init__(message)
@@ -49,6 +50,12 @@ class SnapshotFailed(DeployerError):
     """A disk cannot be made a snapshot, or a snapshot is not what it should be."""
 
     code, status = "snapshot-failed", 502
+
+
+class SnapshotGone(SnapshotFailed):
+    """The snapshot that was being written is none that can be written any more; what was sent to it is lost."""
+
+    code = "snapshot-gone"
 
 
 class LedgerUnusable(DeployerError):

@@ -96,6 +96,7 @@ class Journal:
         self.forget()
         self.heading = heading
         self._append(canonical(heading))
+        self._sync_name()
 
     def started(self, snapshot_id: str) -> None:
         """AWS has given a snapshot."""
@@ -126,6 +127,17 @@ class Journal:
             except FileNotFoundError:
                 pass
             os.close(file)
+
+    def _sync_name(self) -> None:
+        """A file whose name is lost in a power cut is as good as none."""
+        try:
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            raise self._failed(exc) from exc
 
     def _recall(self) -> None:
         data = self.path.read_bytes()

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from deployer.ec2.aws import Aws
-from deployer.ec2.blocks import BLOCK, GIB, ZERO_DIGEST
+from deployer.ec2.blocks import BLOCK, GIB, ZERO_DIGEST, Digests
 from deployer.ec2.errors import SnapshotFailed
 from signer.progress import Advance, nothing
 
@@ -51,11 +51,42 @@ def read_snapshot(aws: Aws, snapshot_id: str, take: Take, *, workers: int = WORK
 
     count = 0
     with ThreadPoolExecutor(workers, thread_name_prefix="ebs") as pool:
-        while batch := list(islice(listed, BATCH)):
-            for done in [pool.submit(one, block["BlockIndex"], block["BlockToken"]) for block in batch]:
-                done.result()
-            count += len(batch)
+        try:
+            while batch := list(islice(listed, BATCH)):
+                for done in [pool.submit(one, block["BlockIndex"], block["BlockToken"]) for block in batch]:
+                    done.result()
+                count += len(batch)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return count
+
+
+def same(aws: Aws, snapshot_id: str, wanted: Digests, *, workers: int = WORKERS, advance: Advance = nothing) -> bool:
+    """Whether a snapshot has exactly these blocks that are not zero; read to the first that is another one.
+
+    Args:
+        aws, snapshot_id, workers, advance: as in :func:`read_snapshot`; errors too.
+        wanted: SHA-256 by number.
+    """
+    found: set[int] = set()
+
+    def take(index: int, data: bytes) -> None:
+        value = hashlib.sha256(data).digest()
+        if value != wanted.get(index, ZERO_DIGEST):
+            raise _Other
+        if value != ZERO_DIGEST:
+            found.add(index)
+
+    try:
+        read_snapshot(aws, snapshot_id, take, workers=workers, advance=advance)
+    except _Other:
+        return False
+    return found == wanted.keys()
+
+
+class _Other(Exception):
+    """A block is another one than it should be."""
 
 
 def digests_of(aws: Aws, snapshot_id: str, *, workers: int = WORKERS, advance: Advance = nothing) -> dict[int, bytes]:

@@ -16,12 +16,12 @@ from typing import Any
 
 from deployer.ec2.aws import Aws
 from deployer.ec2.blocks import Digests, Layout, Parent, shared
-from deployer.ec2.errors import AwsFailed, AwsMissing
+from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotGone
 from deployer.ec2.journal import Journal
 from deployer.ec2.ledger import Ledger, Record, packed
 from deployer.ec2.preparing import Blocks, digests
-from deployer.ec2.reading import digests_of
-from deployer.ec2.uploading import WORKERS, SnapshotGone, Uploaded, Uploading, client_token
+from deployer.ec2.reading import same
+from deployer.ec2.uploading import WORKERS, Uploaded, Uploading, client_token
 from signer.progress import Advance, nothing
 
 CONTENT_TAG = "partita:content"
@@ -29,6 +29,9 @@ CONTENT_TAG = "partita:content"
 
 STARTS = 3
 """How often an upload is begun anew when AWS has given its snapshot up."""
+
+CANDIDATES = 4
+"""Snapshots with our tag that are read back before we make our own: each costs as much as a download of the disk."""
 
 _log = logging.getLogger(__name__)
 
@@ -131,21 +134,23 @@ class Snapshots:
             refused: IDs that were found wrong; more are put in.
             mine: ours, if there is one: once it is completed, only what was completed before it counts.
         """
-        for snapshot_id in self._completed(disk.layout.key, mine):
-            if snapshot_id in refused:
-                continue
-            expected = digests(disk)
-            if digests_of(self._aws, snapshot_id, workers=self._workers) == expected:
+        found = [one for one in self._completed(disk.layout, mine) if one not in refused]
+        if not found:
+            return None
+        expected = digests(disk)
+        for snapshot_id in found[:CANDIDATES]:
+            if same(self._aws, snapshot_id, expected, workers=self._workers):
                 return replace(self._note(snapshot_id, disk.layout, family, expected), read_back=True)
             refused.add(snapshot_id)
             _log.warning("%s bears the tag of %s and has other blocks; it is not used", snapshot_id, disk.layout.key)
         return None
 
-    def _completed(self, content: str, mine: str) -> list[str]:
-        """Completed snapshots with the tag of a content, the first completed first, as far as ours."""
-        filters = [{"Name": f"tag:{CONTENT_TAG}", "Values": [content]}, {"Name": "status", "Values": ["completed"]}]
+    def _completed(self, layout: Layout, mine: str) -> list[str]:
+        """Completed snapshots with the tag of a content and its size, the first completed first, as far as ours."""
+        filters = [{"Name": f"tag:{CONTENT_TAG}", "Values": [layout.key]}, {"Name": "status", "Values": ["completed"]}]
         found = list(self._aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters))
-        names = [str(one["SnapshotId"]) for one in sorted(found, key=_completed_when) if one["State"] == "completed"]
+        right = [one for one in found if one["State"] == "completed" and one["VolumeSize"] == layout.gib]
+        names = [str(one["SnapshotId"]) for one in sorted(right, key=_completed_when)]
         if mine in names:
             return names[: names.index(mine)]
         # Completed and not listed yet: better two of them than that both sites delete theirs in favour of the other's.
@@ -251,10 +256,10 @@ def candidates(layout: Layout, family: str, records: Iterable[Record]) -> list[R
     of the same family. One that has nothing to do with it is none, nor one of a larger volume."""
     scored = []
     for record in records:
-        same = shared(layout, record.layout)
+        common = shared(layout, record.layout)
         kin = bool(family) and record.family == family
-        if (same or kin) and record.layout.gib <= layout.gib:
-            scored.append(((same, kin, record.noted, record.snapshot_id), record))
+        if (common or kin) and record.layout.gib <= layout.gib:
+            scored.append(((common, kin, record.noted, record.snapshot_id), record))
     return [record for _, record in sorted(scored, key=lambda one: one[0], reverse=True)]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from catalog.address import Address
-from catalog.manifest import Blank
+from catalog.manifest import Blank, MbrDisk
 from deployer.ec2.blocks import (
     BLOCK,
     GIB,
@@ -26,6 +26,7 @@ from deployer.ec2.blocks import (
     shared,
     steps,
 )
+from signer.documents import validate
 from tests.ec2.disks import MIB, MemoryDisk, bare, gpt, plain_digests
 
 ONE, TWO = Address.of(b"one" * 512), Address.of(b"two" * 512)
@@ -64,6 +65,20 @@ def test_a_bare_partition_is_called_by_its_address_alone() -> None:
 def test_a_blank_is_called_by_what_it_became_on_this_host() -> None:
     disk = gpt((MIB, BLANK), size=8 * MIB)
     assert layout_of(disk, lambda _: b"1" * 32).key != layout_of(disk, lambda _: b"2" * 32).key
+
+
+def test_what_lies_outside_of_partitions_is_part_of_the_disk() -> None:
+    """The first sector of an MBR disk, and an embedded boot loader, are gaps with contents."""
+    part = {"label": "", "type": "mbr-83", "uuid": "11111111-01", "access": "copy-on-write", "number": 1}
+    document = {
+        "table": "mbr",
+        "size": 4 * MIB,
+        "gaps": [{"offset": 0, "content": str(Address.of(b"m" * 512))}, {"offset": 512, "content": str(TWO)}],
+        "partitions": [{**part, "offset": MIB, "content": str(ONE)}],
+    }
+    runs = layout_of(validate(MbrDisk, document, "disk"), nothing).runs
+    assert [(run.offset, run.length) for run in runs] == [(0, 512), (512, TWO.size), (MIB, ONE.size)]
+    assert [run.source for run in runs[1:]] == [str(TWO), str(ONE)]
 
 
 def test_a_content_key_is_the_same_for_ever() -> None:

@@ -14,14 +14,14 @@ import pytest
 
 from catalog.address import Address
 from deployer.ec2.blocks import BLOCK
-from deployer.ec2.errors import AwsThrottled
+from deployer.ec2.errors import AwsThrottled, SnapshotGone
 from deployer.ec2.journal import Journal
 from deployer.ec2.ledger import Ledger
 from deployer.ec2.pacing import SETTLE, Pace
 from deployer.ec2.preparing import opened
 from deployer.ec2.reading import digests_of
 from deployer.ec2.snapshots import Snapshots
-from deployer.ec2.uploading import SnapshotGone, Uploading, client_token
+from deployer.ec2.uploading import Uploading, client_token
 from tests.ec2.disks import Shelf, bare, plain_digests
 from tests.ec2.worlds import ROOT, AwsWorld
 
