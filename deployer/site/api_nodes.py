@@ -1,5 +1,7 @@
 """The routes of nodes: what they are, how one joins, drains and leaves, and what their agents say."""
 
+import logging
+import time
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -7,11 +9,22 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
-from deployer.errors import Conflict, Forbidden, JoinRefused, Misused, NodeNotFound, NotAuthenticated, SiteUnavailable
+from deployer.errors import (
+    Conflict,
+    Forbidden,
+    JoinRefused,
+    Misused,
+    NodeNotFound,
+    NotAuthenticated,
+    SiteUnavailable,
+    TooManyRequests,
+)
 from deployer.site.api_deployments import ASKING
 from deployer.site.api_routes import NODE, answer, gone, problems, read, read_reason, told
 from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport
+from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
+from deployer.site.rates import Rate, Rates
 from deployer.site.records import NodeState, SiteNode
 from deployer.site.rights import Action
 from deployer.site.site import Site
@@ -37,12 +50,18 @@ STATES: dict[str, NodeState] = {
     "remove": NodeState.LEFT,
 }
 
+PER_ADDRESS, PER_FAILURE = Rate(burst=200, per_second=5), Rate(burst=20, per_second=0.2)
+"""How often somebody may ask to join who is not known yet: the nodes of a hall that is switched on, and few mistakes."""
+
+log = logging.getLogger("partita.site")
+
 AGENTS = (NotAuthenticated, Forbidden, JoinRefused, SiteUnavailable)
 
 
 def node_routes(site: Site) -> APIRouter:
     """Under /v1/nodes, /v1/join and /v1/ca."""
     routes = APIRouter(tags=["nodes"])
+    rates = Rates(time.monotonic, address=PER_ADDRESS, failure=PER_FAILURE)
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
@@ -115,14 +134,21 @@ def node_routes(site: Site) -> APIRouter:
     @routes.post(
         "/join",
         response_model=Joined,
-        responses=problems(Malformed, TooLarge, Misused, JoinRefused, Conflict, SiteUnavailable),
+        responses=problems(Malformed, TooLarge, Misused, JoinRefused, Conflict, TooManyRequests, SiteUnavailable),
         openapi_extra=told(None, JoinRequest),
         summary="Join as a node",
     )
     async def join(request: Request) -> Response:
         """A token of the operator's and a certificate request, for a certificate with which the node works from then on."""
+        address = peer_of(request).address
+        rates.knock(address)
         wanted = await read(request, JoinRequest, "request to join")
-        return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
+        try:
+            return answer(request, await run_in_threadpool(site.joining.join, wanted, site.now()))
+        except JoinRefused:
+            rates.failed(address)
+            log.warning("%s wants to join and has no good token", address or "somebody")
+            raise
 
     return routes
 

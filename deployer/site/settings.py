@@ -1,5 +1,6 @@
 """The settings section `site`: where a site keeps what it knows, where it listens, whom it asks, and how patient it is."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ Share = Annotated[float, Field(ge=0.1, le=64.0)]
 
 PerSecond = Annotated[float, Field(gt=0, le=1e6)]
 
+_NAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
+
 LISTEN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 
 
@@ -26,6 +29,15 @@ def _duration(text: str) -> str:
 def _network(text: str) -> str:
     Network.parse(text)
     return text
+
+
+def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
+    if not texts:
+        raise ValueError("is empty; a service has a name, such as that of its machine")
+    for text in texts:
+        if not _NAME.fullmatch(text):
+            raise ValueError(f"{text[:80]!r} is no host name and no address")
+    return texts
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
@@ -77,7 +89,7 @@ class SiteSettings(Document):
     token: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
-    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    names: Annotated[tuple[str, ...], AfterValidator(_names)] = ("localhost", "127.0.0.1")
     certificate: Path | None = None
     key: Path | None = None
     database: str = ""
