@@ -91,10 +91,10 @@ class SiteStore:
             work.tell("node", uuid, "joined", f"{name} joined the site")
             return store_nodes.node(work.connection, uuid)
 
-    def node(self, uuid: str) -> SiteNode:
-        """A node by its UUID, with what it caches; NodeNotFound."""
+    def node(self, uuid: str, *, contents: bool = True) -> SiteNode:
+        """A node by its UUID; `contents` off leaves out what it caches. NodeNotFound."""
         with self.database.reading() as connection:
-            return store_nodes.node(connection, uuid)
+            return store_nodes.node(connection, uuid, contents=contents)
 
     def nodes(self, *, contents: bool = True) -> tuple[SiteNode, ...]:
         """All nodes by name, also those that have left; `contents` off leaves out what they cache."""
@@ -294,7 +294,7 @@ class SiteStore:
         A machine of the site that is not among them should not be on the node at all.
         """
         with self.database.reading() as connection:
-            node = store_nodes.node(connection, node_uuid)
+            node = store_nodes.node(connection, node_uuid, contents=False)
             machines = store_machines.desired(connection, node_uuid)
             return DesiredState(revision=node.revision, draining=node.draining, machines=machines)
 

@@ -1,0 +1,61 @@
+"""Killed at any instant: what was answered is remembered, and nothing is remembered by half."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from deployer.machine import State
+from deployer.site.database import SiteDatabase
+from tests.deployer.nodes import wait_for
+from tests.site.values import GIB, MIB, world
+from tests.site.victim import CORES, work
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.site.victim"])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_killed_service_forgets_nothing_and_halves_nothing(
+    database_url: str, make_database: Callable[[], SiteDatabase], tmp_path: Path, kills: int
+) -> None:
+    """SIGKILL while it orders, changes and absorbs; looked at by another process."""
+    here = world(make_database(), seed=1000)
+    node = here.join("n1", cores=CORES, memory=CORES * GIB, disk=CORES * GIB)
+    log = tmp_path / "answered"
+    log.touch()
+    random = Random(7)
+    for seed in range(kills):
+        before = log.stat().st_size
+        process: Any = PROCESSES.Process(target=work, args=(database_url, node, log, seed))
+        process.start()
+        wait_for(lambda before=before: log.stat().st_size > before, 60)
+        time.sleep(random.random() / 5)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    answered = dict(line.split() for line in log.read_text().splitlines() if line.count(" ") == 1)
+    assert len(answered) >= kills
+    for key, uuid in list(answered.items())[-50:]:
+        deployment, machines, new = here.admit(key=key, count=3, memory=16 * MIB, disk=MIB)
+        assert (deployment.uuid, len(machines), new) == (uuid, 3, False)
+    machines = here.store.machines(limit=100_000)[0]
+    assert set(Counter(machine.deployment for machine in machines).values()) == {3}
+    events = here.store.events(limit=1_000_000)
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    told: dict[str, list[str]] = {}
+    for event in events:
+        told.setdefault(event.subject, []).append(event.what)
+    for machine in machines:
+        states = [what for what in told[machine.uuid] if what in set(State)]
+        assert states[0] == "pending"
+        assert states[-1] == machine.state.value
+        assert ("destroying" in told[machine.uuid]) is (machine.want.value == "ended" and machine.number == 1)
