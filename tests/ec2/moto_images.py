@@ -46,7 +46,7 @@ class RegisteredAmi(Ami):
         self.launch_permissions: list[dict[str, str]] = []
         self.creation_date = utcnow()
         for specification in request.get("TagSpecifications", ()):
-            self.add_tags({tag["Key"]: tag["Value"] for tag in specification["Tags"]})
+            self.add_tags({tag["Key"]: tag["Value"] for tag in specification.get("Tags", ())})
 
     @property
     def block_device_mappings(self) -> list[dict[str, Any]]:

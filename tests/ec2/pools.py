@@ -1,8 +1,9 @@
 """A site with machines at EC2, of real parts: a catalog, policy, stager, books, and an account in the stand-in for AWS."""
 
 import json
+import multiprocessing
+import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from deployer.recording import Recorder
 from deployer.site.desired import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
 from deployer.site.settings import SiteSettings
 from deployer.withdrawals import Withdrawn
-from signer.documents import canonical, parse, validate
+from signer.documents import canonical, validate
 from signer.openpgp import Keyring
 from stager.opening import opened
 from stager.staging import Stager
@@ -164,6 +165,18 @@ class Clock:
         return datetime.now(UTC) + self.ahead
 
 
+@dataclass(frozen=True)
+class _Address:
+    url: str
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """What a process of its own knows of the images."""
+
+    service: _Address
+
+
 @dataclass
 class Ec2Site:
     """One site host's part in EC2: the pool of one account, worked by `look` until it is closed.
@@ -180,6 +193,20 @@ class Ec2Site:
     node: str = field(default_factory=lambda: str(uuid.uuid4()))
     desired: DesiredState = DesiredState(revision=0)  # noqa: RUF009 - frozen
     policy_text: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process of its own, which needs no more of the images than where the catalog is and whom to trust."""
+        self.site  # noqa: B018 - pins the catalog's root while the catalog is at hand
+        text = self.policy_text or self._policy()
+        changed = {
+            "images": _Elsewhere(_Address(self.images.service.url)),
+            "world": AwsWorld(self.world.url, self.world.moto, self.world.credentials),
+            "policy_text": text,
+        }
+        return self.__dict__ | changed
+
+    def _policy(self) -> str:
+        return policy(self.images.star.anchor(), machines=20, memory=4 << 30)
 
     @property
     def settings(self) -> Ec2Settings:
@@ -209,7 +236,7 @@ class Ec2Site:
 
     def open(self) -> "OpenSite":
         """Begin to work; close it when done."""
-        text = self.policy_text or policy(self.images.star.anchor(), machines=20, memory=4 << 30)
+        text = self.policy_text or self._policy()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.site.policy.write_text(text)
         return OpenSite(self)
@@ -319,48 +346,31 @@ class OpenSite:
         return [one for one in self.host.world.log()[since:] if one["operation"] == operation]
 
 
-def save(host: Ec2Site, path: Path) -> None:
-    """Write down what another process needs to be the same host."""
-    document = {
-        "url": host.world.url,
-        "moto": host.world.moto,
-        "credentials": str(host.world.credentials),
-        "directory": str(host.directory),
-        "catalog": host.images.service.url,
-        "node": host.node,
-        "account": json.loads(canonical(host.account)),
-        "desired": json.loads(canonical(host.desired)),
-        "policy": (host.directory / "policy.toml").read_text(),
-    }
-    path.write_text(json.dumps(document))
+# Each host that is to be killed is a process of its own; they are forked from one that has imported the libraries once.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["pytest", "tests.ec2.pools", "boto3"])
 
 
-def main() -> None:
-    """A host as a process: looks until everything is as it should be, or until it is killed."""
-    told = json.loads(Path(sys.argv[1]).read_text())
-    account_document = told["account"]
-    for name in ("memory", "disk"):
-        account_document[name] = f"{account_document[name]}B"
+def _work(host: Ec2Site, begun: Any) -> None:
+    """A host as a process: looks until everything is as it should be."""
+    os.environ.update(host.world.variables())
+    with host.open() as site:
+        begun.set()
+        site.settle()
 
-    class _Service:
-        url = told["catalog"]
 
-    class _Images:
-        service = _Service
-
-    host = Ec2Site(
-        _Images,  # type: ignore[arg-type]
-        AwsWorld(told["url"], told["moto"], Path(told["credentials"])),
-        Path(told["directory"]),
-        validate(Account, account_document, "account"),
-        node=told["node"],
-        desired=parse(DesiredState, json.dumps(told["desired"]).encode(), "desired"),
-        policy_text=told["policy"],
-    )
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    with host.open() as open_site:
-        open_site.settle()
+@contextmanager
+def working(host: Ec2Site) -> Iterator[Any]:
+    """A host that works in a process of its own; yields the process once it has begun. It is killed in the end."""
+    begun = _PROCESSES.Event()
+    process = _PROCESSES.Process(target=_work, args=(host, begun), daemon=True)
+    process.start()
+    try:
+        assert begun.wait(DEADLINE)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def accounts_file(path: Path, *accounts: Account, rules: tuple[dict[str, str], ...] = ()) -> Accounts:
@@ -379,7 +389,3 @@ def accounts_file(path: Path, *accounts: Account, rules: tuple[dict[str, str], .
         lines += ["[[rule]]", *(f"{name} = {json.dumps(value)}" for name, value in rule.items())]
     path.write_text("\n".join(lines) + "\n")
     return Accounts.load(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -207,7 +207,7 @@ WISHES = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(WISHES, unique_by=lambda one: one.uuid, max_size=4), min_size=1, max_size=4),
     st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40),
