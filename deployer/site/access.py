@@ -34,7 +34,7 @@ class Access:
 
     Args:
         authenticator: see there.
-        rights: of the site, as they are now; PolicyUnusable where the file cannot be read, and then nobody may anything.
+        rights: of the site, as they are now.
         node_is_in: raises when a node that authenticated has been taken out.
         deployment, cluster: find one.
     """

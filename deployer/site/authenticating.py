@@ -45,6 +45,7 @@ class Authenticator:
         now: the wall clock, UTC.
         rates: how often somebody may ask.
         grid: how certificates of people are judged; without it they do not count.
+        problems: what keeps people out who should come in, a sentence each.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class Authenticator:
         now: Callable[[], datetime],
         rates: Rates,
         grid: GridTrust | None = None,
+        problems: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        self.problems = problems
         self._issuers, self._audience, self._keys = issuers, audience, keys
         self._authority, self._now, self._rates, self._grid = authority, now, rates, grid
 
@@ -134,22 +137,30 @@ def make_authenticator(
         clock: seconds, that never goes back.
 
     Raises:
-        PolicyUnusable: the issuers' file, or that of their servers' CAs, cannot be used.
+        PolicyUnusable: the file with the CAs of issuers' servers cannot be used.
     """
-    issuers = FileInForce[Issuers](settings.issuers, Issuers.load)
-    issuers.current()
+    issuers = FileInForce(settings.issuers, Issuers.load, Issuers())
+    keys = Keys(keys_directory(settings.directory), now, settings.issuers_ca)
     grid = None
     if settings.grid_certificates is not None:
         grid = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
     return Authenticator(
         issuers.current,
         settings.audience or url.rstrip("/"),
-        Keys(keys_directory(settings.directory), now, settings.issuers_ca),
+        keys,
         authority,
         now,
         rates_of(settings, clock),
         grid,
+        lambda: _problems(issuers, keys),
     )
+
+
+def _problems(issuers: FileInForce[Issuers], keys: Keys) -> list[str]:
+    believed = {each.issuer for each in issuers.current().issuer}
+    found = [f"the issuers are not in force as their file is: {issuers.problem}"] if issuers.problem else []
+    asked = [(issuer, why) for issuer, why in sorted(keys.problems.items()) if issuer in believed]
+    return found + [f"the keys of {issuer} cannot be fetched: {why}" for issuer, why in asked]
 
 
 def rates_of(settings: SiteSettings, clock: Callable[[], float]) -> Rates:

@@ -1,7 +1,8 @@
 """A file of a site in force: read again when it has changed, and only as a whole.
 
-What does not validate never comes into force: the last good one stays, and `problem` says what is wrong. A file that is
-gone is an empty one, and an empty one allows nothing.
+What does not validate never comes into force: the last good one stays, or nothing is allowed while there was none, and
+`problem` says what is wrong. A file that is gone is an empty one, and an empty one allows nothing. A slip in a file so takes
+no service down: those who need none of it, nodes and the operator, go on.
 """
 
 import logging
@@ -31,33 +32,31 @@ class FileInForce(Generic[T]):
     Args:
         path: of the file; it need not be there.
         load: reads it; PolicyUnusable where it is not of its form.
+        nothing: what is in force while the file has never been good; it must allow nothing.
     """
 
-    def __init__(self, path: Path, load: Callable[[Path], T]) -> None:
+    def __init__(self, path: Path, load: Callable[[Path], T], nothing: T) -> None:
         self.path = path
         self._load = load
         self._lock = threading.Lock()
-        self._good: list[T] = []
+        self._good = nothing
         self._mark: Mark = (-1, -1, -1)
         self.problem = ""
         """Why what the file says now is not in force; empty where it is."""
 
     def current(self) -> T:
-        """What is in force; PolicyUnusable where there was no good one yet."""
+        """What is in force."""
         with self._lock:
             if _mark(self.path) != self._mark:
                 self._reload()
-            if not self._good:
-                raise PolicyUnusable(self.problem)
-            return self._good[0]
+            return self._good
 
     def _reload(self) -> None:
         for _ in range(TRIES):
             before = _mark(self.path)
-            found: list[T] = []
-            problem = ""
+            found, problem = self._good, ""
             try:
-                found = [self._load(self.path)]
+                found = self._load(self.path)
             except PolicyUnusable as exc:
                 problem = str(exc)
             time.sleep(SETTLED)
@@ -65,11 +64,11 @@ class FileInForce(Generic[T]):
                 self._mark = before
                 break
         else:
-            found, problem = [], f"{self.path}: changes all the time; write it once"
+            found, problem = self._good, f"{self.path}: changes all the time; write it once"
         self.problem = problem
         if problem:
             log.error("%s; what was in force before stays", problem)
-        self._good = found or self._good
+        self._good = found
 
 
 def _mark(path: Path) -> Mark:

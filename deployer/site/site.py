@@ -17,7 +17,7 @@ import threading
 import time
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,11 +33,10 @@ from deployer.errors import (
     JoinRefused,
     Misused,
     OverQuota,
-    PolicyUnusable,
     SiteUnavailable,
 )
 from deployer.policy_store import PolicyStore
-from deployer.site import lifecycle
+from deployer.site import lifecycle, store_nodes, store_story
 from deployer.site.access import Access
 from deployer.site.admitting import Admitting
 from deployer.site.allowances import Usage
@@ -68,6 +67,9 @@ from deployer.site.withdrawing import Withdrawing
 TICK = 1.0
 """Seconds between two looks at what has to be done in time."""
 
+GATHER_SECONDS = 0.05
+"""How long news are gathered: a thousand events in a row do not wake a thousand nodes a thousand times."""
+
 LATE = 60.0
 """Seconds without such a look after which the service is not ready: something holds it up."""
 
@@ -97,6 +99,7 @@ class Site:
     Attributes:
         url: what it calls itself.
         store, access, joining, bell, tls, authority, anchors, clusters: see there.
+        revisions: of each node's desired state, as of the last ring of the bell.
         duties: what is done each second beside the sweeping; whoever adds one does so before `start`.
     """
 
@@ -118,12 +121,13 @@ class Site:
             secrets.token_bytes,
         )
         self.policies = PolicyStore(settings.policy)
-        self.rights = FileInForce[Rights](settings.rights, Rights.load)
+        self.rights = FileInForce(settings.rights, Rights.load, Rights())
         self.bell, self.broker_bell = Bell(), Bell()
         self.broker: Broker | None = None
         self.duties: list[Duty] = []
+        self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)
         self.access = Access(
-            make_authenticator(settings, self.authority, url, clock, time.monotonic),
+            self._authenticator,
             self.rights.current,
             self._node_is_in,
             store.deployment,
@@ -148,6 +152,7 @@ class Site:
             self.now,
         )
         self.duties.append(self.clusters.look)
+        self.revisions: Mapping[str, int] = {}
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._looked: float | None = None
@@ -223,12 +228,10 @@ class Site:
             problems.append(str(exc))
         if self.policies.problem:
             problems.append(f"the policy is not in force as its files are: {self.policies.problem}")
-        try:
-            self.rights.current()
-            if self.rights.problem:
-                problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
-        except PolicyUnusable as exc:
-            problems.append(str(exc))
+        self.rights.current()
+        if self.rights.problem:
+            problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
+        problems += self._authenticator.problems()
         if fresh := self.catalog.freshness().problem:
             problems.append(fresh)
         nodes = self.store.nodes(contents=False)
@@ -347,17 +350,21 @@ class Site:
                 return
 
     def _ring(self) -> None:
-        """Wake whoever waits for news."""
+        """Wake whoever waits for news. However many wait, one query tells what is new for which node."""
         last = 0
-        while not self._ended.is_set():
+        while not self._ended.wait(GATHER_SECONDS):
             try:
-                if self.store.wait(last, None, 0, TICK):
-                    last = self.store.last_event()
-                    self.bell.ring()
-                    self.broker_bell.ring()
+                self.store.wait(last, None, 0, TICK)
+                with self.store.database.reading() as connection:
+                    event, revisions = store_story.last_event(connection), store_nodes.revisions(connection)
             except DeployerError as exc:
                 log.warning("news of the site cannot be looked for: %s", exc)
                 self._ended.wait(TICK)
+                continue
+            if event != last or revisions != self.revisions:
+                last, self.revisions = event, revisions
+                self.bell.ring()
+                self.broker_bell.ring()
 
     def _stay_fresh(self) -> None:
         """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""

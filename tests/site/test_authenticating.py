@@ -279,7 +279,24 @@ def test_as_the_settings_say(world: World, tmp_path: Path) -> None:
     assert named.authenticate(bearer(world.served.signer.token(now(), aud="site"))).subject == "ann"
 
 
-def test_an_issuers_file_that_is_wrong_is_told_at_once(tmp_path: Path, world: World) -> None:
-    (tmp_path / "issuers.toml").write_text("nonsense")
-    with pytest.raises(PolicyUnusable, match=r"issuers\.toml"):
-        make_authenticator(settings(tmp_path), world.authority, AUDIENCE, now, lambda: 0.0)
+def test_what_keeps_people_out_is_told(tmp_path: Path, world: World) -> None:
+    made = settings(tmp_path, issuers_ca=world.served.authorities)
+    made.issuers.write_text("nonsense")
+    who = make_authenticator(made, world.authority, AUDIENCE, now, lambda: 0.0)
+    with pytest.raises(NotAuthenticated):
+        who.authenticate(bearer(world.served.signer.token(now())))
+    assert who.authenticate([], [world.node()]).means == "node", "nodes go on"
+    (said,) = who.problems()
+    assert "issuers.toml: $: is not TOML" in said
+    made.issuers.write_text('[[issuer]]\nissuer = "https://localhost:1"\nvo = "star"\n')
+    with pytest.raises(SiteUnavailable):
+        who.authenticate(bearer(world.served.signer.token(now(), iss="https://localhost:1")))
+    (said,) = who.problems()
+    assert said.startswith("the keys of https://localhost:1 cannot be fetched")
+    made.issuers.unlink()
+    assert list(who.problems()) == []
+
+
+def test_authorities_of_issuers_that_are_none(tmp_path: Path, world: World) -> None:
+    with pytest.raises(PolicyUnusable, match="cannot be read"):
+        make_authenticator(settings(tmp_path, issuers_ca=tmp_path / "none"), world.authority, "", now, lambda: 0.0)

@@ -369,3 +369,14 @@ def test_no_answer_to_a_guesser_says_why(world: World) -> None:
     for role, each in world.clients.items():
         shown = each.headers.get("authorization", "").rpartition(" ")[2]
         assert not shown or not any(part in log for part in shown.split(".")), role
+
+
+def test_a_slip_in_a_file_keeps_neither_nodes_nor_the_operator_out(make_site: Callable[..., SiteProcess]) -> None:
+    """Else every node would be lost after minutes, and its machines with it."""
+    site = make_site(rights="nonsense", issuers="nonsense")
+    node = PaperNode(site, "node")
+    with site.client() as operator:
+        problems = operator.status().problems
+        assert [operator.node("node").state, node.step().revision] == ["ready", 0]
+    assert any("rights.toml" in each for each in problems)
+    assert any("issuers.toml" in each for each in problems)
