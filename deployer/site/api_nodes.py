@@ -41,9 +41,6 @@ from deployer.site.wire import (
     TokenRequest,
 )
 
-LOOK_EVERY = 5.0
-"""Seconds after which a node that waits is looked at without a ring: nothing hangs on one that was lost."""
-
 STATES: dict[str, NodeState] = {
     "drain": NodeState.DRAINING,
     "undrain": NodeState.READY,
@@ -173,15 +170,21 @@ def agent_routes(site: Site) -> APIRouter:
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
     ) -> Response:
         """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over."""
-        until = site.bell.time() + wait
+        bell = site.bell
+        until = bell.time() + wait
         while True:
-            count = site.bell.count
+            count = bell.count
             if await run_in_threadpool(store.revision, node) != after:
                 return answer(request, await run_in_threadpool(site.desired, node))
-            left = until - site.bell.time()
-            if left <= 0 or site.bell.ended or await request.is_disconnected():
-                return gone()
-            await site.bell.wait(count, min(left, LOOK_EVERY))
+            # While the bell rings for others nothing is looked up: each ring comes with all revisions.
+            while True:
+                left = until - bell.time()
+                if left <= 0 or bell.ended or await request.is_disconnected():
+                    return gone()
+                await bell.wait(count, left)
+                if bell.count > count and site.revisions.get(node, after) != after:
+                    break
+                count = bell.count
 
     @routes.post(
         "/report",
