@@ -14,7 +14,7 @@ from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.site.authority import Authority
 from deployer.site.issuers import Issuers
 from deployer.site.jwks import Keys
-from deployer.site.people import GridTrust, person
+from deployer.site.people import GridTrust, People
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.rates import BURSTS, Rate, Rates
 from deployer.site.rereading import FileInForce
@@ -61,7 +61,8 @@ class Authenticator:
     ) -> None:
         self.problems = problems
         self._issuers, self._audience, self._keys = issuers, audience, keys
-        self._authority, self._now, self._rates, self._grid = authority, now, rates, grid
+        self._authority, self._now, self._rates = authority, now, rates
+        self._people = People(grid) if grid is not None else None
 
     def authenticate(
         self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
@@ -115,9 +116,9 @@ class Authenticator:
         node = self._authority.node_of(chain, self._now())
         if node is not None:
             return Principal(issuer=NODE_ISSUER, subject=node, means=NODE_MEANS)
-        if self._grid is None:
+        if self._people is None:
             raise NotAuthenticated("certificates of people do not count here: site.grid_certificates is not set")
-        return person(chain, self._grid, self._now())
+        return self._people.person(chain, self._now())
 
 
 def make_authenticator(

@@ -1,9 +1,11 @@
 """People by their X.509 certificates: the holder behind a chain, and what VOMS says of them, as one principal."""
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -17,6 +19,13 @@ from deployer.site.voms import Membership, VomsDirectory, read_membership
 from signer.ca_directory import CaDirectory
 from signer.chains import Crls
 from signer.errors import SignatureError
+
+REMEMBERED = timedelta(seconds=10)
+"""How long a chain that was good is not judged again: a thousand files of a grid's CAs are looked at each time. A
+revocation list, or a change in vomsdir, counts that much later."""
+
+MOST = 1000
+"""Chains that are remembered."""
 
 log = logging.getLogger("partita.site")
 
@@ -71,6 +80,33 @@ def person(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal
         )
     except ValidationError as exc:
         raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
+
+
+class People:
+    """Who people are, judged again every ten seconds. Safe to use from several threads.
+
+    Args:
+        trust: what their chains are judged by.
+    """
+
+    def __init__(self, trust: GridTrust) -> None:
+        self._trust = trust
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[bytes, ...], tuple[datetime, Principal]] = OrderedDict()
+
+    def person(self, chain: Sequence[bytes], now: datetime) -> Principal:
+        """As the function of that name; what was refused is judged anew each time."""
+        key = tuple(chain)
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None and timedelta(0) <= now - known[0] < REMEMBERED:
+            return known[1]
+        found = person(chain, self._trust, now)
+        with self._lock:
+            self._known[key] = (now, found)
+            while len(self._known) > MOST:
+                self._known.popitem(last=False)
+        return found
 
 
 def pem_chain(data: bytes) -> list[bytes]:

@@ -16,7 +16,7 @@ from deployer.site.authenticating import Authenticator, make_authenticator
 from deployer.site.authority import Authority, new_request
 from deployer.site.issuers import Issuer, Issuers
 from deployer.site.jwks import Keys
-from deployer.site.people import GridTrust
+from deployer.site.people import GridTrust, People
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.rates import Rate, Rates
 from deployer.site.settings import SiteSettings
@@ -239,6 +239,30 @@ def test_rates(world: World, caplog: pytest.LogCaptureFixture) -> None:
         who.authenticate([], [world.node()], address="192.0.2.1")
     for _ in range(200):
         assert who.authenticate([], local=True) is LOCAL
+
+
+def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
+    grid = GridWorld.make(tmp_path, utc_now())
+    people = People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
+    shown = [der(grid.ann.certificate)]
+    assert people.person(shown, grid.now).subject == ANN
+    grid.root.revoked.append(grid.ann.certificate.serial_number)
+    grid.grid.publish_list(grid.root)
+    for seconds in (0, 9):
+        assert people.person(shown, grid.now + timedelta(seconds=seconds)).subject == ANN
+    for seconds in (10, -1, 10):
+        with pytest.raises(NotAuthenticated, match="was revoked"):
+            people.person(shown, grid.now + timedelta(seconds=seconds))
+
+
+def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = GridWorld.make(tmp_path, utc_now())
+    monkeypatch.setattr("deployer.site.people.MOST", 2)
+    people = People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
+    for number in range(4):
+        proxy = grid.proxy(common=str(number))
+        people.person([der(proxy.certificate), der(grid.ann.certificate)], grid.now)
+    assert len(people._known) == 2
 
 
 def settings(place: Path, **changes: object) -> SiteSettings:
