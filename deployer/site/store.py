@@ -75,7 +75,7 @@ class SiteStore:
         overcommit: Overcommit = Overcommit(),
     ) -> None:
         self.database, self._clock, self._new_uuid, self._overcommit = database, clock, new_uuid, overcommit
-        self._news = News(self._newest)
+        self._news = News(self.newest)
 
     def now(self) -> datetime:
         """The present as records carry it: whole seconds."""
@@ -442,6 +442,11 @@ class SiteStore:
         """
         return self._news.wait(after_event, node, after_revision, timeout)
 
+    def newest(self) -> Newest:
+        """How far the story has come, and the revision of each node."""
+        with self.database.reading() as connection:
+            return Newest(store_story.last_event(connection), store_nodes.revisions(connection))
+
     def secret(self, name: str, make: Callable[[], bytes]) -> bytes:
         """One of the site's own secrets, made the first time and the same ever after."""
         with self._writing() as work:
@@ -508,7 +513,3 @@ class SiteStore:
 
     def _write(self, work: _Work, changed: Iterable[SiteMachine | None]) -> None:
         store_machines.write(work.connection, [machine for machine in changed if machine is not None])
-
-    def _newest(self) -> Newest:
-        with self.database.reading() as connection:
-            return Newest(store_story.last_event(connection), store_nodes.revisions(connection))

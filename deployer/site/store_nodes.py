@@ -210,14 +210,15 @@ def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
 
 
 def _node(row: Row[tuple[Any, ...]], contents: frozenset[str]) -> SiteNode:
-    return SiteNode(
+    """Not checked again: every admission reads all nodes under the writer's lock, and we wrote these."""
+    return SiteNode.model_construct(
         uuid=row.uuid,
         name=row.name,
         kind=row.kind,
         state=NodeState(row.state),
         joined=row.joined,
         reported=row.reported,
-        capacity=Capacity.model_validate_json(row.capacity),
+        capacity=Capacity.model_construct(**json.loads(row.capacity)),
         labels=json.loads(row.labels),
         cached=contents,
         architecture=row.architecture,
