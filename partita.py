@@ -84,6 +84,15 @@ def _node() -> typer.Typer:
     return node_app
 
 
+def _site() -> typer.Typer:
+    from deployer import cli  # what runs here that should not: asked of this machine's node
+
+    del cli
+    from deployer.site.cli import site_app
+
+    return site_app
+
+
 def _at(module: str, name: str) -> Callable[[], Any]:
     """What a module calls so."""
     return lambda: getattr(importlib.import_module(module), name)
@@ -105,7 +114,7 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "deploy": _at("deployer.cli", "deploy"),
     "machine": _at("deployer.cli", "machine_app"),
     "up": _at("deployer.cli", "up"),
-    "site": _at("deployer.site.cli", "site_app"),
+    "site": _site,
     "deployment": _at("deployer.site.cli_deployment", "deployment_app"),
     "cluster": _at("deployer.site.cli_cluster", "cluster_app"),
     "ec2": _at("deployer.ec2.cli", "ec2_app"),

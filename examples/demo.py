@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
-from examples.guest import write_recipe
+from examples.demo_cluster import BRIDGE, cluster, network, run_in_own_network, site
+from examples.guest import kernel_tree, write_recipe
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = CHECKOUT / "build" / "guest-packages"
@@ -52,11 +53,11 @@ class Demo:
             "PYTHONPATH": str(CHECKOUT),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        self.settings: dict[str, dict[str, str]] = {
+        self.settings: dict[str, dict[str, object]] = {
             "signer": {"home": str(root / "keys")},
             "catalog": {"directory": str(root / "catalog")},
             "node": {"directory": str(root / "node")},
-            "deploy": {"policy": str(root / "policy.toml")},
+            "deploy": {"policy": str(root / "policy.toml"), "revocations_every": "2s"},
         }
         self.write_settings()
 
@@ -128,7 +129,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="./dev demo", description="The whole journey of an image on one machine.")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave everything there")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if not options.inside:
+        kernel_tree(PACKAGES)  # the last thing that needs this machine's network
+        return run_in_own_network(arguments)
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         if any(options.keep.iterdir()):
@@ -136,7 +141,8 @@ def main(arguments: Sequence[str]) -> int:
     # Short, because libvirt's sockets below it may have at most 108 bytes of path.
     root = options.keep.resolve() if options.keep else Path(tempfile.mkdtemp(prefix="partita-"))
     try:
-        journey(Demo(root))
+        with network(root):
+            journey(Demo(root))
     except DemoError as error:
         console.print(f"[red]demo: {error}[/red]")
         return 1
@@ -177,10 +183,11 @@ def journey(demo: Demo) -> None:
         demo.shown("catalog", "tuf", "export", "-o", str(root / "root.json"))
         demo.shown("node", "trust-root", str(root / "root.json"))
         ready = root / "node.ready"
-        with demo.service("node", "serve", "--end-machines", "--ready-file", str(ready), ready=ready):
+        with site(demo), demo.service("node", "serve", "--end-machines", "--ready-file", str(ready), ready=ready):
             machines(demo)
             second_node(demo)
             refusal(demo)
+            cluster(demo)
             ending(demo, fingerprint)
     console.print(Rule(f"[bold]Done[/bold] in {time.monotonic() - demo.started:.0f} s", align="left"))
 
@@ -191,6 +198,7 @@ def policy(root: Path, fingerprint: str) -> None:
     anchor = (
         f'\n[[anchor]]\nvo = "star"\nrole = "image-administrator"\nfingerprint = "{fingerprint}"\nkey = "star.asc"\n'
     )
+    sample = sample.replace('"network:*"', f'"network:*", "bridge:{BRIDGE}"')
     (root / "policy.toml").write_text(sample + '\n[revocations]\nrunning = "destroy"\n' + anchor)
 
 

@@ -4,8 +4,8 @@ A Debian kernel, an initramfs, and four partitions: `base` (the root, copy-on-wr
 application, read-only), `data` (read-only), `scratch` (blank). Everything comes from Debian packages and is built without
 root; the result is a recipe for `partita image build`. The same packages give the same bytes.
 
-The guest finds its NoCloud seed by its label, takes the host name from it, runs user-data that is a script, and says on
-its console what it mounted. It ends when it is asked to by ACPI.
+The guest finds its NoCloud seed by its label, takes the host name from it, runs the site's context agent that lies there and
+user-data that is a script, and says on its console what it mounted. It ends when it is asked to by ACPI.
 """
 
 import argparse
@@ -91,13 +91,42 @@ if [ -n "$seed" ] && mount -t iso9660 -o ro $seed /run/seed; then
 fi
 echo "partita-guest: host name $(hostname)"
 ip link set lo up
-if [ -d /sys/class/net/eth0 ]; then ip link set eth0 up; udhcpc -q -n -t 5 -i eth0 >/dev/null 2>&1 && echo "partita-guest: network up"; fi
+if [ -d /sys/class/net/eth0 ]; then ip link set eth0 up; udhcpc -b -S -t 5 -i eth0 -s /etc/udhcpc.script >/dev/null 2>&1 && echo "partita-guest: network up"; fi
 echo "partita-guest: star says $(sh /opt/star/bin/reconstruct)"
 echo "written by $(hostname)" > /scratch/mark && echo "partita-guest: scratch holds: $(ls -A /scratch | tr '\\n' ' ')"
 touch /star-was-here && echo "partita-guest: base is writable"
 touch /srv/data/x 2>/dev/null && echo "partita-guest: DATA IS WRITABLE"
+if [ -f /run/seed/partita-context.sh ]; then PARTITA_SEED=/run/seed sh /run/seed/partita-context.sh; echo "partita-guest: context ended with $?"; fi
 if head -c 2 /run/seed/user-data 2>/dev/null | grep -q '#!'; then sh /run/seed/user-data; echo "partita-guest: user-data ended with $?"; fi
 echo "partita-guest: ready"
+"""
+
+UDHCPC = """\
+#!/bin/sh
+# What to do with an address that the network gave.
+case $1 in
+  deconfig) ip addr flush dev $interface ;;
+  bound | renew)
+    ip addr replace $ip/$mask dev $interface
+    [ -z "$router" ] || ip route replace default via ${router%% *}
+    for server in $dns; do echo "nameserver $server"; done > /etc/resolv.conf ;;
+esac
+"""
+
+POOL = """\
+#!/bin/sh
+# The head of a cluster offers a key to those that its site lets find it; a worker compares what the site's broker told it
+# with what the head itself says.
+case $PARTITA_ROLE in
+  head)
+    mkdir -p /www && head -c 16 /dev/urandom | md5sum | cut -c 1-12 >/www/key
+    httpd -p 80 -h /www && "$PARTITA_CONTEXT" put pool.key /www/key && echo "partita-guest: offers the key $(cat /www/key)" ;;
+  worker)
+    for head in $(awk '$2 == "head" {print $1}' "$PARTITA_PEERS"); do
+      [ "$(cat "$PARTITA_DATA/$head/pool.key")" = "$(wget -q -O - "http://$head/key")" ] || { echo "$head has another key"; exit 1; }
+      echo "partita-guest: found $head at $(sed -n "s/ $head\\$//p" /etc/hosts), whose key is $(cat "$PARTITA_DATA/$head/pool.key")"
+    done ;;
+esac
 """
 
 RECONSTRUCT = """\
@@ -192,12 +221,15 @@ def write_recipe(
     shutil.copyfile(next((kernel / "boot").glob("vmlinuz-*")), directory / "kernel")
     (directory / "initrd").write_bytes(initramfs(kernel))
     base = directory / "base"
-    for place in ("proc", "sys", "dev", "run", "tmp", "opt/star", "srv/data", "scratch", "etc/acpi", "root"):
+    for place in ("proc", "sys", "dev", "run", "tmp", "opt/star", "srv/data", "scratch", "etc/acpi", "root", "var/lib"):
         (base / place).mkdir(parents=True, exist_ok=True)
     _busybox(base)
     _write(base / "etc/inittab", INITTAB)
     _write(base / "etc/rc", RC, SCRIPT)
     _write(base / "etc/fstab", FSTAB)
+    _write(base / "etc/partita/context.d/20-pool", POOL, SCRIPT)
+    _write(base / "etc/hosts", "127.0.0.1 localhost\n")
+    _write(base / "etc/udhcpc.script", UDHCPC, SCRIPT)
     _write(base / "etc/acpi/PWRF/00000080", "#!/bin/sh\nexec poweroff\n", SCRIPT)
     _write(directory / "star/bin/reconstruct", RECONSTRUCT, SCRIPT)
     _write(directory / "star/etc/release", f"star reconstruction {version}\n")

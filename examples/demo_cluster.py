@@ -1,0 +1,90 @@
+"""The demo's cluster: a site's service, a node that joins it, and three guests that find each other on a real network.
+
+All of it is in a network namespace of the demo's own, with one bridge and its DHCP service: nothing of this machine's
+networks is touched, and all of it is gone with the demo.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from examples.demo import Demo
+
+BRIDGE, ADDRESS, GUESTS = "partita0", "10.77.0.1", "10.77.0.10,10.77.0.200,1h"
+BROKER = f"{ADDRESS}:7480"
+DOCUMENT = Path(__file__).resolve().parent / "recipes" / "cluster.toml"
+
+
+def run_in_own_network(arguments: Sequence[str]) -> int:
+    """Run the demo again in a network namespace that is made for it, and is removed after it; returns its exit code."""
+    name = f"partita-demo-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        return subprocess.run(
+            ["ip", "netns", "exec", name, sys.executable, "-m", "examples.demo", "--inside", *arguments], check=False
+        ).returncode
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@contextlib.contextmanager
+def network(root: Path) -> Iterator[None]:
+    """A bridge with an address and a DHCP service, in the namespace that we are in."""
+    for command in (
+        f"link set lo up|link add {BRIDGE} type bridge|addr add {ADDRESS}/24 dev {BRIDGE}|link set {BRIDGE} up"
+    ).split("|"):
+        subprocess.run(["ip", *command.split()], check=True)
+    dhcp = subprocess.Popen(
+        ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", f"--interface={BRIDGE}",
+         "--bind-interfaces", f"--dhcp-range={GUESTS}", f"--dhcp-leasefile={root / 'leases'}", "--pid-file="],
+        stdout=subprocess.DEVNULL, stderr=(root / "dhcp.log").open("wb"),
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        dhcp.terminate()
+        dhcp.wait()
+
+
+@contextlib.contextmanager
+def site(demo: "Demo") -> Iterator[None]:
+    """A site's service, that the demo's node is to join."""
+    root = demo.root
+    demo.chapter("A site", "It takes orders, chooses nodes by their room, and tells them what should exist.")
+    demo.settings["site"] = {
+        "directory": str(root / "site"),
+        "listen": "127.0.0.1:0",
+        "catalog": demo.settings["catalog"]["url"],
+        "policy": str(root / "policy.toml"),
+        "tuf_root": str(root / "root.json"),
+        "broker_listen": BROKER,
+        "overcommit_cores": 16.0,  # three guests, on however few cores this machine has
+    }
+    demo.write_settings()
+    ready = root / "site.ready"
+    with demo.service("site", "serve", "--ready-file", str(ready), ready=ready):
+        token = demo.asked("site", "token")["token"]
+        demo.shown("node", "join", ready.read_text().strip(), token, "--name", "node-1")
+        yield
+
+
+def cluster(demo: "Demo") -> None:
+    """A head and two workers come up in order and find each other; then they end."""
+    from examples.demo import DemoError, console
+
+    demo.chapter("A cluster", "The head first; then two workers, who learn from the site's broker where the head is.")
+    demo.shown("cluster", "deploy", str(DOCUMENT))
+    demo.shown("cluster", "status", "star")
+    view = demo.asked("cluster", "status", "star")
+    for member in view["members"]:
+        said = demo.machine_console(member["uuid"])
+        told = [line for line in said.splitlines() if "offers the key" in line or "found star-head" in line]
+        console.print(f"[bold]{member['hostname']}[/bold] {' '.join(told)}", highlight=False)
+        if not told:
+            raise DemoError(f"{member['hostname']} found nobody; its console:\n{said}")
+    demo.shown("cluster", "destroy", "star")
