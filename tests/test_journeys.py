@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.guest
-def test_the_demo_ends_with_two_guests_and_a_refusal(tmp_path: Path) -> None:
+@pytest.mark.timeout(480)
+def test_the_demo_ends_with_two_guests_a_refusal_and_a_cluster() -> None:
     """`./dev demo` as a user runs it, without a terminal."""
     ended = subprocess.run(
-        [sys.executable, "-m", "examples.demo"], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-m", "examples.demo"], cwd=ROOT, capture_output=True, text=True, timeout=450, check=False
     )
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     for words in (
@@ -29,6 +30,7 @@ def test_the_demo_ends_with_two_guests_and_a_refusal(tmp_path: Path) -> None:
         "no endorser is trusted for VO elsewhere",
     ):
         assert words in ended.stdout
+    assert ended.stdout.count("found star-head-1 at 10.77.0.") == 2
     assert "DATA IS WRITABLE" not in ended.stdout
 
 
