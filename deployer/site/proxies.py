@@ -73,6 +73,8 @@ def find_holder(chain: Sequence[bytes], authorities: Authorities, now: datetime,
         find_chain(certificate, authorities, now, crls)
     except SignatureError as exc:
         raise NotAuthenticated(str(exc)) from exc
+    if proxies and not _may_sign(certificate):
+        raise NotAuthenticated(f"the key of {certificate.subject} is not made for the digital signatures of proxies")
     limited, found = False, None
     issuer = certificate
     # From the holder down, as rights are handed on.
@@ -95,11 +97,17 @@ def _read(der: bytes) -> Certificate:
         raise NotAuthenticated("the chain has a certificate that cannot be read") from exc
 
 
+def _may_sign(holder: Certificate) -> bool:
+    """Whether a holder's key may sign proxies (RFC 3820, section 3.1): that for non-repudiation alone may not."""
+    for each in x509.load_der_x509_certificate(holder.der).extensions:
+        if isinstance(each.value, x509.KeyUsage):
+            return each.value.digital_signature
+    return True
+
+
 def _check_proxy(proxy: Certificate, issuer: Certificate, now: datetime) -> None:
     """What RFC 3820 demands of one proxy and whoever issued it."""
     name = f"the proxy {proxy.subject}"
-    if issuer.signs is False:
-        raise NotAuthenticated(f"{name} was issued with a key that is not made for signing")
     if not issuer.issued(proxy):
         raise NotAuthenticated(f"{name} was not issued by {issuer.subject}")
     if not _is_below(proxy, issuer):

@@ -34,9 +34,9 @@ LIMITED = "1.3.6.1.4.1.3536.1.1.1.9"
 
 
 @cache
-def rsa_key(number: int = 0) -> rsa.RSAPrivateKey:
+def rsa_key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
     """One of some keys that are made once; the stock tool makes RSA only."""
-    return rsa.generate_private_key(65537, 2048)
+    return rsa.generate_private_key(65537, bits)
 
 
 def der(certificate: x509.Certificate) -> bytes:
@@ -205,6 +205,7 @@ class Ac:
     end: timedelta = timedelta(hours=12)
     serial: int | None = None
     holder_issuer: x509.Name | None = None
+    holder_names: list[names.GeneralName] | None = None
     issuer: x509.Name | None = None
     signed_by: Private | None = None
     digest: str = "sha256"
@@ -263,7 +264,7 @@ class Ac:
                 "version": self.version,
                 "holder": {
                     "base_certificate_id": {
-                        "issuer": _general(self.holder_issuer or self.holder.issuer),
+                        "issuer": self.holder_names or _general(self.holder_issuer or self.holder.issuer),
                         "serial": self.serial or self.holder.serial_number,
                     }
                 },

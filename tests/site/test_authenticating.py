@@ -265,6 +265,15 @@ def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch:
     assert len(people._known) == 2
 
 
+def test_a_name_longer_than_anything_may_be(tmp_path: Path) -> None:
+    grid = GridWorld.make(tmp_path, utc_now())
+    long = other(grid, "/DC=org/DC=grid" + f"/OU={'x' * 60}" * 20)
+    with pytest.raises(NotAuthenticated, match="longer than anything"):
+        People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).person(
+            [der(long.certificate)], grid.now
+        )
+
+
 def settings(place: Path, **changes: object) -> SiteSettings:
     return SiteSettings(
         directory=place / "site",

@@ -170,6 +170,12 @@ BAD: list[tuple[str, Callable[[GridWorld], Sequence[bytes]], str]] = [
     ("a length of another kind", lambda w: chain(w.proxy(info=b"\x30\x05\x04\x01\x00\x30\x00"), w.ann), "form"),
     ("a length below nothing", lambda w: chain(w.proxy(length=-1), w.ann), "allows -1 proxies"),
     ("none below allowed", lambda w: chain(w.proxy(above := w.proxy(length=0)), above, w.ann), "allows 0 proxies"),
+    (
+        "a holder who signs contracts and nothing else",
+        lambda w: chain(w.proxy(held := other(w, usage=("content_commitment",))), held),
+        "not made for the digital signatures of proxies",
+    ),
+    ("a short key", lambda w: chain(w.proxy(key=rsa_key(1024, bits=1024)), w.ann), "RSA key of 1024 bits"),
     ("a weak hash", lambda w: chain(w.proxy(digest=hashes.SHA224()), w.ann), "signed with sha224"),
     (
         "below a CA",

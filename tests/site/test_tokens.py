@@ -83,6 +83,7 @@ GOOD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("a storage capability, which is none here", {"scope": "storage.read:/"}, {"capabilities": set()}),
     ("a capability restricted by what nobody knows", {"scope": "compute.create:/x"}, {"capabilities": set()}),
     ("a capability that nobody knows", {"scope": "compute.own"}, {"capabilities": set()}),
+    ("a storage capability that nobody knows", {"scope": "storage.own"}, {"capabilities": set()}),
     ("a capability in capitals is none", {"scope": "COMPUTE.CREATE"}, {"capabilities": None}),
     ("a SciToken to have work run", SCITOKEN | {"scope": "execute"}, {"capabilities": ALL, "groups": ()}),
     ("a SciToken to hand work in", SCITOKEN | {"scope": "queue"}, {"capabilities": ALL}),

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from asn1crypto.x509 import GeneralName
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,11 @@ BAD: list[tuple[str, Callable[[GridWorld], bytes], str]] = [
     ),
     ("another serial number", lambda w: w.attributes(serial=1), "another certificate"),
     ("another issuer of the holder", lambda w: w.attributes(holder_issuer=name("/CN=Evil")), "another certificate"),
+    (
+        "another kind of name for the holder's issuer",
+        lambda w: w.attributes(holder_names=[GeneralName("dns_name", "example.org")]),
+        "in no form",
+    ),
     ("expired", lambda w: w.attributes(end=timedelta(seconds=-1)), "at another time"),
     ("not yet good", lambda w: w.attributes(start=timedelta(minutes=6)), "at another time"),
     ("another VO's server", lambda w: w.attributes(uri=f"atlas://{HOST}:15000"), "group of another VO"),
