@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from catalog import registry
 from catalog.address import Address
+from catalog.api_clusters import cluster_routes
 from catalog.api_flat import flat_routes
 from catalog.api_history import history_routes
 from catalog.api_publishing import publishing_routes
@@ -102,6 +103,7 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
     app.include_router(tracker_routes(Tracker(), gate, time.monotonic), prefix="/v1")
     app.include_router(history_routes(publishing, readers))
     app.include_router(revocation_routes(publishing, now, mirror=mirror))
+    app.include_router(cluster_routes(publishing, now, mirror=mirror))
     app.include_router(freshness_routes(publishing), dependencies=[Depends(_readable(readers))])
     app.include_router(flat_routes(publishing, now), dependencies=[Depends(_readable(readers))])
     app.include_router(_health(publishing))

@@ -30,7 +30,7 @@ from catalog.wire import (
     Received,
     parse_content_range,
 )
-from signer.documents import parse
+from signer.documents import Document, parse
 from signer.terminal import size
 
 
@@ -45,7 +45,7 @@ def publishing_routes(publishing: Publishing, now: Callable[[], datetime]) -> AP
         "/publications",
         response_model=Publication,
         responses=problems(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
-        openapi_extra=_takes(PublicationRequest),
+        openapi_extra=takes(PublicationRequest),
         summary="Begin a publication, or go on with it",
     )
     async def begin(request: Request) -> Response:
@@ -130,7 +130,7 @@ def publishing_routes(publishing: Publishing, now: Callable[[], datetime]) -> AP
         status_code=204,
         response_class=Response,
         responses=problems(NotFound, Malformed, NotEntitled, TooLarge, Unavailable),
-        openapi_extra=_takes(EndorsementsRequest),
+        openapi_extra=takes(EndorsementsRequest),
         summary="Add endorsements to a published image",
     )
     async def endorse(request: Request, image_id: IMAGE_ID) -> Response:
@@ -168,7 +168,7 @@ async def _receive(
         await to_thread.run_sync(arriving_range.__exit__, None, None, None)
 
 
-def _takes(model: type[PublicationRequest] | type[EndorsementsRequest]) -> dict[str, Any]:
+def takes(model: type[Document]) -> dict[str, Any]:
     """The body of a route that parses it by itself: strictly, which FastAPI does not."""
     schema = model.model_json_schema()
     example = schema.pop("examples")[0]

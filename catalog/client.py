@@ -34,6 +34,7 @@ from catalog.wire import (
     VoEntry,
     VoPage,
 )
+from catalog.wire_clusters import ClusterEntries, ClusterEntry, ClusterPublication
 from catalog.wire_flat import FlatImage
 from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
 from catalog.wire_revocations import RevocationPage
@@ -276,6 +277,33 @@ class CatalogClient:
         self._connection.attempt(
             "POST", path, MAX_PROBLEM, content=canonical(EndorsementsRequest(endorsements=offered))
         )
+
+    def publish_cluster(self, document: bytes, endorsements: Sequence[tuple[bytes, bytes]]) -> ClusterEntry:
+        """Publish a cluster document (canonical JSON) under the name that its endorsements give it."""
+        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
+        try:
+            request = ClusterPublication(document=document.decode("utf-8"), endorsements=offered)
+        except UnicodeDecodeError as exc:
+            raise Malformed(f"a cluster document is not UTF-8 at byte {exc.start}") from exc
+        return self._connection.ask(ClusterEntry, "POST", "/v1/clusters", content=canonical(request))
+
+    def endorse_cluster(self, digest: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
+        """Add endorsements to a published cluster document."""
+        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
+        path = f"/v1/clusters/{digest}/endorsements"
+        self._connection.attempt(
+            "POST", path, MAX_PROBLEM, content=canonical(EndorsementsRequest(endorsements=offered))
+        )
+
+    def clusters(self, vo: str | None = None) -> Iterator[ClusterEntry]:
+        """All published cluster documents, last published first, read page by page."""
+        params = {"vo": vo} if vo else {}
+        while True:
+            page = self._connection.ask(ClusterEntries, "GET", "/v1/clusters", params=params)
+            yield from page.items
+            if page.next is None:
+                return
+            params["cursor"] = page.next
 
     def publish(self, bundle: Bundle, advance: Advance = nothing) -> PublishResult:
         """Publish an image directory; as :func:`catalog.sending.publish`."""

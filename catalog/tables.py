@@ -95,6 +95,20 @@ images = Table(
     sqlite_autoincrement=True,
 )
 
+clusters = Table(
+    "clusters",  # published cluster documents; their endorsements are kept beside those of images
+    metadata,
+    Column("sequence", Integer, primary_key=True),  # the order of publication; never used again
+    Column("digest", String(71), nullable=False, unique=True),
+    Column("vo", String(64), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("published", Instant, nullable=False),
+    UniqueConstraint("vo", "name", "version"),
+    sqlite_autoincrement=True,
+)
+
 publications = Table(
     "publications",
     metadata,

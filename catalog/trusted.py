@@ -27,6 +27,7 @@ from catalog.errors import (
     ContentMismatch,
     Equivocation,
     Malformed,
+    Misused,
     NotFound,
     Stale,
     Unavailable,
@@ -42,7 +43,11 @@ from catalog.tuf_reading import Current, Reader, server_of
 from catalog.tuf_targets import (
     REVOCATIONS,
     Binding,
+    ClusterBinding,
     RevocationPages,
+    cluster_endorsements_path,
+    cluster_name_path,
+    cluster_path,
     endorsements_path,
     manifest_path,
     name_path,
@@ -185,6 +190,35 @@ class TrustedCatalog:
     def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every endorsement that is listed now; nothing about them is checked here."""
         return self._statements(endorsements_path(image_id))
+
+    def cluster(self, reference: Reference) -> tuple[str, bytes]:
+        """The cluster document that VO/NAME@VERSION or VO/NAME stands for now: VO/NAME@VERSION and the canonical bytes.
+
+        Raises:
+            Misused: the reference is no name. Otherwise as for images.
+        """
+        if reference.image_id is not None:
+            raise Misused("a published cluster is named as VO/NAME@VERSION or VO/NAME")
+        data = self._find(cluster_name_path(reference.vo, reference.name, reference.version), fresh=True)
+        binding = parse_canonical(ClusterBinding, data, f"meaning of {reference}")
+        if (binding.vo, binding.name) != (reference.vo, reference.name) or (
+            reference.version is not None and binding.version != reference.version
+        ):
+            raise Unverified(
+                f"{self.url}: what is listed for {reference} is about another name; do not use this catalog"
+            )
+        title = f"{binding.vo}/{binding.name}@{binding.version}"
+        self._saw(f"cluster:{title}", binding.digest)
+        found = self._find(cluster_path(binding.digest))
+        if "sha256:" + hashlib.sha256(found).hexdigest() != binding.digest:
+            raise ContentMismatch(
+                f"{self.url}: what is listed as cluster {binding.digest} is something else; do not use this catalog"
+            )
+        return title, found
+
+    def cluster_endorsements(self, digest: str) -> list[tuple[bytes, bytes]]:
+        """(statement, signature) of every endorsement of a cluster document that is listed now, none checked here."""
+        return self._statements(cluster_endorsements_path(digest))
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every revocation that is listed now; nothing about them is checked here."""

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
-from catalog import registry, tuf_keys, tuf_store
+from catalog import cluster_registry, registry, tuf_keys, tuf_store
+from catalog.cluster_registry import ClusterRow
 from catalog.database import Transaction
 from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.tuf_metadata import (
@@ -39,6 +40,10 @@ from catalog.tuf_store import Content, ImageRow
 from catalog.tuf_targets import (
     REVOCATIONS,
     Binding,
+    ClusterBinding,
+    cluster_endorsements_path,
+    cluster_name_path,
+    cluster_path,
     endorsements_path,
     listed,
     manifest_path,
@@ -154,6 +159,11 @@ class Freshness:
         fresh = {(row.vo, row.name) for row in new}
         names = (_binding(newest[name], name_path(*name)) for name in sorted(fresh))
         others: list[Content] = []
+        for row in cluster_registry.everything(connection):
+            if cluster_path(row.digest) not in there:
+                newest_cluster = cluster_registry.find(connection, row.vo, row.name, None) or row
+                others += self._of_cluster(connection, row)
+                others.append(_cluster_binding(newest_cluster, cluster_name_path(row.vo, row.name)))
         if REVOCATIONS not in there:
             pairs = [pair for _, pair in registry.list_revocations(connection, 0, -1)]
             others += [_content(*one) for one in revocation_targets(pairs).items()]
@@ -166,6 +176,12 @@ class Freshness:
             newest = row if entry is None else ImageRow(entry.image_id, row.vo, row.name, entry.version, 0)
             contents = [*self._of_image(connection, row), _binding(newest, name_path(row.vo, row.name))]
             self._revise(connection, contents, now)
+
+    def cluster(self, connection: Transaction, row: ClusterRow, now: datetime) -> None:
+        """A cluster document was published, or its endorsements changed."""
+        newest = cluster_registry.find(connection, row.vo, row.name, None) or row
+        contents = [*self._of_cluster(connection, row), _cluster_binding(newest, cluster_name_path(row.vo, row.name))]
+        self._revise(connection, contents, now)
 
     def revocations(self, connection: Transaction, pairs: Sequence[tuple[bytes, bytes]], now: datetime) -> None:
         """These are all revocations now: (statement, signature) of each."""
@@ -253,6 +269,17 @@ class Freshness:
             _binding(row, name_path(row.vo, row.name, row.version)),
         ]
 
+    def _of_cluster(self, connection: Transaction, row: ClusterRow) -> list[Content]:
+        """The targets that say something of a cluster document, and of no other."""
+        found = registry.endorsements_of(connection, row.digest)
+        return [
+            _content(cluster_path(row.digest), row.data),
+            _content(
+                cluster_endorsements_path(row.digest), statements([(one.statement, one.signature) for one in found])
+            ),
+            _cluster_binding(row, cluster_name_path(row.vo, row.name, row.version)),
+        ]
+
     def _revise(
         self,
         connection: Transaction,
@@ -290,6 +317,11 @@ def _content(path: str, data: bytes) -> Content:
 
 def _binding(row: ImageRow, path: str) -> Content:
     return _content(path, canonical(Binding(vo=row.vo, name=row.name, version=row.version, image_id=row.image_id)))
+
+
+def _cluster_binding(row: ClusterRow, path: str) -> Content:
+    bound = ClusterBinding(vo=row.vo, name=row.name, version=row.version, digest=row.digest)
+    return _content(path, canonical(bound))
 
 
 def _number(role: str, bits: int) -> int:

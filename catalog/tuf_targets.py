@@ -4,6 +4,9 @@ images/ID/manifest.json           the canonical manifest; ID is the 64 hex digit
 images/ID/endorsements.json       its endorsements: statements and signatures
 names/VO/NAME/VERSION.json        which image a name and version stands for, for ever
 names/VO/NAME.json                which version of a name is the newest
+clusters/DIGEST/cluster.json      a canonical cluster document; DIGEST is its SHA-256
+clusters/DIGEST/endorsements.json its endorsements
+cluster-names/VO/NAME/VERSION.json, cluster-names/VO/NAME.json    as names, of cluster documents
 revocations.json                  how many pages of revocations there are; none is said too, so that none can be left out
 revocations/N.json                the N-th hundred of revocations, in the order in which they came
 """
@@ -68,6 +71,35 @@ def endorsements_path(image_id: str) -> str:
 def name_path(vo: str, name: str, version: str | None = None) -> str:
     """Where the meaning of a name and version, or of a name's newest version, is."""
     return f"names/{vo}/{name}.json" if version is None else f"names/{vo}/{name}/{version}.json"
+
+
+class ClusterBinding(Document):
+    """Which cluster document a name and version stands for.
+
+    Attributes:
+        vo, name, version: the name.
+        digest: of the document, in the form of an image ID.
+    """
+
+    vo: Vo
+    name: Name
+    version: Version
+    digest: ImageId
+
+
+def cluster_path(digest: str) -> str:
+    """Where a cluster document is."""
+    return f"clusters/{digest.removeprefix('sha256:')}/cluster.json"
+
+
+def cluster_endorsements_path(digest: str) -> str:
+    """Where a cluster document's endorsements are."""
+    return f"clusters/{digest.removeprefix('sha256:')}/endorsements.json"
+
+
+def cluster_name_path(vo: str, name: str, version: str | None = None) -> str:
+    """Where the meaning of a cluster's name and version, or of a name's newest version, is."""
+    return f"cluster-names/{vo}/{name}.json" if version is None else f"cluster-names/{vo}/{name}/{version}.json"
 
 
 def revocation_page(number: int) -> str:

@@ -9,8 +9,8 @@ from signer.examining import SCHEMES, examine_all
 from signer.memory import Memory, anchors_digest
 from signer.openpgp import Keyring
 from signer.signing import KeySigner, Signer
-from signer.statement import MAX_STATEMENT, endorse_statement, partition_statement
-from signer.trust import Anchor, Claim, EndorsementCheck, Verdict, read_claim, tally, weigh
+from signer.statement import MAX_STATEMENT, cluster_statement, endorse_statement, partition_statement
+from signer.trust import Anchor, Claim, EndorsementCheck, Verdict, read_claim, read_cluster_claim, tally, weigh
 
 MAX_ENDORSEMENTS = 64
 """Endorsements of one image that are looked at; a catalog that sends more is broken or hostile."""
@@ -90,6 +90,28 @@ def endorse_partition(
     return statement, signer.sign(statement, now)
 
 
+def endorse_cluster(
+    signer: Signer,
+    cluster: str,
+    title: str,
+    now: datetime,
+    *,
+    role: str = DEFAULT_ROLE,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    comment: str = "",
+) -> tuple[bytes, bytes]:
+    """Vouch for a cluster document.
+
+    Args:
+        signer: who vouches.
+        cluster: `sha256:` and 64 hex digits, of the canonical document.
+        title: VO/name@version under which it is published.
+        now, role, lifetime, comment: as in :func:`endorse`.
+    """
+    statement = cluster_statement(cluster, title, signer.endorser, role, now, now + lifetime, comment)
+    return statement, signer.sign(statement, now)
+
+
 def verify_endorsements(
     image_id: str,
     pairs: Sequence[tuple[bytes, bytes]],
@@ -130,6 +152,44 @@ def verify_endorsements(
         read_claim(image_id, statement[: MAX_STATEMENT + 1], anchors, title=title, addresses=addresses)
         for statement, _ in pairs
     ]
+    return _weighed(claims, pairs, anchors, now, max_age, memory, x509)
+
+
+def verify_cluster(
+    cluster: str,
+    title: str,
+    pairs: Sequence[tuple[bytes, bytes]],
+    anchors: Sequence[Anchor],
+    now: datetime,
+    *,
+    max_age: timedelta | None = None,
+    memory: Memory | None = None,
+    x509: X509Rules | None = None,
+) -> list[EndorsementCheck]:
+    """What each endorsement of a cluster document is worth; otherwise as :func:`verify_endorsements`.
+
+    Args:
+        cluster: `sha256:` and 64 hex digits, of the canonical document.
+        title: VO/name@version under which it is published.
+    """
+    if len(pairs) > MAX_ENDORSEMENTS:
+        raise SignatureError(f"{title} comes with {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed")
+    claims = [
+        read_cluster_claim(cluster, statement[: MAX_STATEMENT + 1], anchors, title=title) for statement, _ in pairs
+    ]
+    return _weighed(claims, pairs, anchors, now, max_age, memory, x509)
+
+
+def _weighed(
+    claims: Sequence[Claim | EndorsementCheck],
+    pairs: Sequence[tuple[bytes, bytes]],
+    anchors: Sequence[Anchor],
+    now: datetime,
+    max_age: timedelta | None,
+    memory: Memory | None,
+    x509: X509Rules | None,
+) -> list[EndorsementCheck]:
+    """Steps 5 to 9 of those that claim something."""
     checks: list[EndorsementCheck | None] = [None if isinstance(claim, Claim) else claim for claim in claims]
     known = b"" if memory is None else anchors_digest(anchors)
     for scheme in SCHEMES:

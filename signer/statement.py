@@ -16,6 +16,7 @@ from signer.documents import Document, canonical, parse_canonical, read_json, va
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 ENDORSEMENT_TYPE = "urn:partita:endorsement:v1"
 PARTITION_TYPE = "urn:partita:partition-endorsement:v1"
+CLUSTER_TYPE = "urn:partita:cluster-endorsement:v1"
 MAX_STATEMENT = 64 << 10
 """Bytes. An endorsement has some 500; its comment is the only free text."""
 
@@ -195,6 +196,45 @@ class PartitionStatement(Document):
         return self.predicate.endorser.partition(":")[2]
 
 
+class ClusterStatement(Document):
+    """An in-toto Statement whose predicate is the endorsement of a cluster document: its SHA-256 is what is meant."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
+    predicate: Endorsement
+
+    @property
+    def image_id(self) -> str:
+        """Of the document, in the form of an image's: `sha256:` and 64 hex digits."""
+        return f"sha256:{self.subject[0].digest.sha256}"
+
+    @property
+    def address(self) -> str:
+        """Of no partition: empty."""
+        return ""
+
+    @property
+    def title(self) -> str:
+        """VO/name@version, as the endorser saw it."""
+        return self.subject[0].name
+
+    @property
+    def vo(self) -> str:
+        """The VO for which the endorser vouches."""
+        return self.title.partition("/")[0]
+
+    @property
+    def scheme(self) -> str:
+        """As for an image."""
+        return self.predicate.endorser.partition(":")[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """As for an image."""
+        return self.predicate.endorser.partition(":")[2]
+
+
 def endorse_statement(
     image_id: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
@@ -254,6 +294,36 @@ def partition_statement(
         },
     }
     return canonical(validate(PartitionStatement, statement, "endorsement of a partition"))
+
+
+def cluster_statement(
+    digest: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+) -> bytes:
+    """The canonical bytes of a cluster document's endorsement, ready to be signed.
+
+    Args:
+        digest: `sha256:` and 64 hex digits, of the canonical document.
+        title: VO/name@version.
+        endorser, role, issued, expires, comment: as for an image.
+    """
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": title, "digest": {"sha256": digest.removeprefix("sha256:")}}],
+        "predicateType": CLUSTER_TYPE,
+        "predicate": {
+            "endorser": endorser,
+            "issued": write_instant(issued),
+            "expires": write_instant(expires),
+            "role": role,
+            "comment": comment,
+        },
+    }
+    return canonical(validate(ClusterStatement, statement, "endorsement of a cluster"))
+
+
+def parse_cluster_endorsement(data: bytes) -> ClusterStatement:
+    """Read a cluster document's endorsement from its canonical bytes; anything else raises DocumentError."""
+    return parse_canonical(ClusterStatement, data, "endorsement of a cluster", limit=MAX_STATEMENT)
 
 
 def parse_vouching(data: bytes) -> EndorsementStatement | PartitionStatement:

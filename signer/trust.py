@@ -11,7 +11,13 @@ from datetime import datetime, timedelta
 
 from signer.errors import DocumentError, KeyUnusable
 from signer.keys import normal_fingerprint
-from signer.statement import EndorsementStatement, PartitionStatement, parse_vouching
+from signer.statement import (
+    ClusterStatement,
+    EndorsementStatement,
+    PartitionStatement,
+    parse_cluster_endorsement,
+    parse_vouching,
+)
 from signer.status import SKEW, SignatureCheck
 from signer.x509 import read_certificate
 
@@ -89,7 +95,7 @@ class Claim:
         digest: the SHA-256 of the statement's bytes.
     """
 
-    statement: EndorsementStatement | PartitionStatement
+    statement: EndorsementStatement | PartitionStatement | ClusterStatement
     anchors: tuple[Anchor, ...]
     digest: str = ""
 
@@ -153,6 +159,31 @@ def read_claim(
         return _refused(statement, f"It is about another image, {statement.image_id}.")
     if not partition and title is not None and statement.title != title:
         return _refused(statement, f"It calls the image {statement.title}, but its manifest says {title}.")
+    return _anchored(statement, anchors, digest)
+
+
+def read_cluster_claim(
+    cluster: str, data: bytes, anchors: Sequence[Anchor], *, title: str | None = None
+) -> Claim | EndorsementCheck:
+    """As :func:`read_claim`, of a cluster document: only a statement of that kind is about one.
+
+    Args:
+        cluster: `sha256:` and 64 hex digits, of the canonical document.
+        data, anchors: as there.
+        title: VO/name@version under which the document is published; the statement must then name the same.
+    """
+    try:
+        statement = parse_cluster_endorsement(data)
+    except DocumentError as exc:
+        return EndorsementCheck(counts=False, reason=f"{exc}.")
+    if statement.image_id != cluster:
+        return _refused(statement, f"It is about another cluster document, {statement.image_id}.")
+    if title is not None and statement.title != title:
+        return _refused(statement, f"It calls the cluster {statement.title}, and it is published as {title}.")
+    return _anchored(statement, anchors, hashlib.sha256(data).hexdigest())
+
+
+def _anchored(statement: "Statement", anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
     # 4. Its endorser is an anchor, for that VO and in that role.
     who = f"{statement.fingerprint} is not trusted"
     named = [anchor for anchor in anchors if (anchor.scheme, anchor.fingerprint) == _endorser(statement)]
@@ -249,7 +280,7 @@ def judge(
     return tally(checks, anchors, threshold)
 
 
-Statement = EndorsementStatement | PartitionStatement
+Statement = EndorsementStatement | PartitionStatement | ClusterStatement
 
 
 def _endorser(statement: Statement) -> tuple[str, str]:

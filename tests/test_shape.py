@@ -14,6 +14,7 @@ DOORS = {
     "sqlalchemy": {
         "catalog.tables",
         "catalog.registry",
+        "catalog.cluster_registry",
         "catalog.holdings",
         "catalog.entitlements",
         "catalog.tuf_store",
