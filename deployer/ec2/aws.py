@@ -15,6 +15,7 @@ import boto3
 import botocore.config
 import botocore.credentials
 import botocore.exceptions
+import botocore.loaders
 import botocore.parsers
 import botocore.session
 from pydantic import Field
@@ -92,6 +93,9 @@ _NOBODY: Final = (
     botocore.exceptions.ProfileNotFound,
     botocore.exceptions.TokenRetrievalError,
 )
+
+_LOADER: Final = botocore.loaders.create_loader()
+"""Of the services' descriptions, megabytes of JSON: read once for all accounts."""
 
 # At DEBUG these write requests as they are signed, with their credentials and user-data: never, whatever the root logs.
 for _name in ("boto3", "botocore", "urllib3"):
@@ -294,9 +298,9 @@ class Aws:
     def _client(self, service: str) -> Any:
         with self._lock:
             if service not in self._clients:
-                if self._session is None:
-                    self._session = self._open()
-                self._clients[service] = self._made(self._session, service)
+                session = self._session or self._open()
+                self._clients[service] = self._made(session, service)
+                self._session = session  # only now: it has been of use, so its credentials can be looked at
             return self._clients[service]
 
     def _made(self, session: boto3.Session, service: str) -> Any:
@@ -305,7 +309,9 @@ class Aws:
         return client
 
     def _open(self) -> boto3.Session:
-        session = boto3.Session(profile_name=self.access.profile or None, region_name=self.access.region)
+        outer = botocore.session.Session(profile=self.access.profile or None)
+        outer.register_component("data_loader", _LOADER)
+        session = boto3.Session(botocore_session=outer, region_name=self.access.region)
         if not self.access.role:
             return session
         own = self._made(session, "sts")
@@ -323,6 +329,7 @@ class Aws:
             }
 
         inner = botocore.session.Session()
+        inner.register_component("data_loader", _LOADER)
         inner.register_component("credential_provider", botocore.credentials.CredentialResolver([_Assumed(assume)]))
         return boto3.Session(botocore_session=inner, region_name=self.access.region)
 

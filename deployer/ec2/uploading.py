@@ -65,7 +65,7 @@ class Uploaded:
 
 
 class Uploading:
-    """Uploads of one account. For one upload at a time; make as many as are needed."""
+    """Uploads of one account; each has workers of its own. For any number of threads."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ from tests.ec2.disks import Shelf, bare
 from tests.ec2.worlds import QUICK, REGION
 
 WORKERS = 4
-BLOCKS = 12
+BLOCKS = 8
 
 
 def main() -> None:
