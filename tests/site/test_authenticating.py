@@ -236,7 +236,8 @@ def test_rates(world: World, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(94):
         rates.knock("192.0.2.1")
     with pytest.raises(TooManyRequests, match="from your address"):
-        who.authenticate([], [world.node()], address="192.0.2.1")
+        who.authenticate(bob, address="192.0.2.1")
+    assert who.authenticate([], [world.node()], address="192.0.2.1").means == "node"
     for _ in range(200):
         assert who.authenticate([], local=True) is LOCAL
 
