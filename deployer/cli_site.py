@@ -9,7 +9,9 @@ from deployer.node_client import NodeClient
 from signer import terminal
 from signer.terminal import Json
 
-site_app = typer.Typer(name="site", no_args_is_help=True, help="What runs at this site.")
+site_app = typer.Typer(
+    name="site", no_args_is_help=True, help="A site: its service, its nodes and machines, and what runs there."
+)
 
 
 def add_commands(node_client: Callable[[typer.Context], NodeClient]) -> None:

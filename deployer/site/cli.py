@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployer.cli_site import site_app
+from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused
 from deployer.site.cli_rights import rights_app
 from deployer.site.settings import SiteSettings
@@ -67,7 +68,7 @@ def site_serve(
             fresh.write_text(f"{url}\n")
             fresh.replace(ready_file)
 
-    serve(terminal.section(context, SiteSettings), ready)
+    serve(terminal.section(context, SiteSettings), ready, terminal.section(context, Ec2Settings))
 
 
 @site_app.command("trust-root")

@@ -14,11 +14,13 @@ from types import FrameType
 
 import uvicorn
 
+from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused, SiteUnavailable
 from deployer.site import broker_serving
 from deployer.site.api import create_app
 from deployer.site.broker_api import create_broker_app, guest_rates
 from deployer.site.peer import PeerProtocol
+from deployer.site.pools import working
 from deployer.site.reaching import socket_of
 from deployer.site.settings import SiteSettings
 from deployer.site.site import Site
@@ -36,11 +38,12 @@ MAX_HEADERS = 64 << 10
 """Bytes of a request's line and headers: a token with some hundred groups."""
 
 
-def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None]) -> None:
+def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None], ec2: Ec2Settings | None = None) -> None:
     """Serve until SIGTERM or SIGINT. Machines go on after that.
 
     Args:
         settings: of the site.
+        ec2: its accounts at EC2, if any.
         ready: called once with the URL, the socket's path and the site, when requests are answered.
 
     Raises:
@@ -53,6 +56,8 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None]) -> N
         ending.callback(site.close)
         if settings.broker_listen:
             ending.enter_context(_brokering(site))
+        if ec2 is not None:
+            ending.enter_context(working(ec2, site))
         place = socket_of(settings)
         local = ending.enter_context(_listen_local(place))
         config = _config(site)

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from deployer.ec2.settings import Ec2Settings
 from deployer.machine import State
 from deployer.site.authority import fingerprint, new_request
 from deployer.site.cli_join import keep
@@ -53,8 +54,11 @@ PATIENCE = 60.0
 """Seconds within which everything happens, on however busy a machine."""
 
 
-def _serve(settings: SiteSettings, ready: Path, log: Path) -> None:
+def _serve(
+    settings: SiteSettings, ready: Path, log: Path, ec2: Ec2Settings | None, variables: Mapping[str, str]
+) -> None:
     """What the site's process does; everything that it says goes to the log."""
+    os.environ.update(variables)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -65,7 +69,7 @@ def _serve(settings: SiteSettings, ready: Path, log: Path) -> None:
         ready.with_suffix(".new").write_text(url)
         ready.with_suffix(".new").rename(ready)
 
-    serve(settings, up)
+    serve(settings, up, ec2)
 
 
 class SiteProcess:
@@ -74,12 +78,23 @@ class SiteProcess:
     Args:
         catalog: the URL of its catalog; empty for one that nobody answers.
         policy_text, rights, issuers: what its files say; the latter two need not be there.
+        ec2: its section `ec2`, if it has accounts there.
+        variables: of the process's environment.
         site: further settings of the section `site`.
     """
 
     def __init__(
-        self, catalog: str = "", policy_text: str = "", *, rights: str = "", issuers: str = "", **site: object
+        self,
+        catalog: str = "",
+        policy_text: str = "",
+        *,
+        rights: str = "",
+        issuers: str = "",
+        ec2: Ec2Settings | None = None,
+        variables: Mapping[str, str] | None = None,
+        **site: object,
     ) -> None:
+        self._ec2, self._variables = ec2, dict(variables or {})
         self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
         self.directory, self.log = self.place / "s", self.place / "log"
         self.policy, self.rights, self.issuers = (
@@ -126,7 +141,8 @@ class SiteProcess:
         """Start it and wait until it answers."""
         ready = self.place / "ready"
         ready.unlink(missing_ok=True)
-        self._process = _PROCESSES.Process(target=_serve, args=(self.settings, ready, self.log), daemon=True)
+        arguments = (self.settings, ready, self.log, self._ec2, self._variables)
+        self._process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
         def answers() -> bool:
