@@ -30,12 +30,19 @@ Changes = Callable[[SiteMachine], Change | None]
 
 @dataclass
 class _Work:
-    """What a writing transaction has done so far, told when it is committed."""
+    """What a writing transaction has done so far, told when it is committed.
+
+    Attributes:
+        events: without numbers until the end.
+        touched: nodes that have to act.
+        moved: deployments of machines that end at another time.
+    """
 
     connection: Transaction
     now: datetime
     events: list[SiteEvent] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
 
     def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
         """An event, numbered when the transaction ends."""
@@ -54,6 +61,8 @@ class _Work:
             self.tell("machine", after.uuid, what, reason, after.deployment)
         if store_admission.heard(before) != store_admission.heard(after):
             self.touched |= {node for node in (before.node, after.node) if node is not None}
+        if before.ends != after.ends:
+            self.moved.add(after.deployment)
         return after
 
 
@@ -503,6 +512,8 @@ class SiteStore:
         with self.database.writing() as connection:
             work = _Work(connection, self.now())
             yield work
+            for deployment in work.moved:
+                store_machines.follow_ends(connection, deployment)
             work.events = list(store_story.append(connection, work.events))
             revisions = store_nodes.bump(connection, work.touched)
         if work.events or revisions:

@@ -111,6 +111,12 @@ def write_deployment(connection: Connection, changed: Deployment) -> None:
     connection.execute(update(deployments).where(deployments.c.uuid == changed.uuid).values(document=document))
 
 
+def follow_ends(connection: Connection, uuid: str) -> None:
+    """Let a deployment end with the last of its machines."""
+    last = connection.execute(select(func.max(machines.c.ends)).where(machines.c.deployment == uuid)).scalar_one()
+    write_deployment(connection, deployment(connection, uuid).model_copy(update={"ends": last}))
+
+
 def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> tuple[Ask, int | None]:
     """What one machine of a deployment takes, and how many machines the policy allowed on one node."""
     text = connection.execute(select(deployments.c.ask).where(deployments.c.uuid == uuid)).scalar_one()

@@ -729,6 +729,19 @@ def test_who_extends_is_warned_again(world: World) -> None:
     assert look(world) == ["warned"]
 
 
+def test_a_deployment_ends_with_the_last_of_its_machines(world: World) -> None:
+    """Also when one is given more time, or less."""
+    world.join("n1")
+    deployment, (one, two), _ = world.admit(count=2)
+    later, sooner = NOW + timedelta(hours=5), NOW + timedelta(minutes=5)
+    world.store.apply(one.uuid, lambda it: move_end(it, later, NOW))
+    assert world.store.deployment(deployment.uuid).ends == later
+    world.store.apply(two.uuid, lambda it: move_end(it, sooner, NOW))
+    assert world.store.deployment(deployment.uuid).ends == later
+    world.store.apply(one.uuid, lambda it: move_end(it, sooner, NOW))
+    assert world.store.deployment(deployment.uuid).ends == sooner
+
+
 def test_a_silent_node_is_lost_and_its_machines_wait(world: World) -> None:
     """Until it is back: then all is as it was."""
     node = world.join("n1")
