@@ -66,9 +66,15 @@ class Answer:
 class World:
     """A store, a broker, and a clock that stands still until it is moved."""
 
-    def __init__(self, directory: Path, url: str = "http://127.0.0.1:1", shown: bytes | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str = "http://127.0.0.1:1",
+        shown: bytes | None = None,
+        database: SiteDatabase | None = None,
+    ) -> None:
         self.directory, self.now, self.url = directory, START, url
-        self.database = SiteDatabase(f"sqlite:///{directory / 'site.db'}")
+        self.database = database or SiteDatabase(f"sqlite:///{directory / 'site.db'}")
         self.store = SiteStore(self.database, lambda: self.now, lambda: str(uuids.uuid4()))
         self.authority = Authority.make(START)
         self.bell = Bell()
