@@ -30,13 +30,10 @@ def node_join(
     url: Annotated[str, typer.Argument(help="The site, such as https://site.example.org:7443.")],
     token: Annotated[str, typer.Argument(help="What its operator got with `partita site token`.")],
     name: Annotated[str, typer.Option(help="What the node is called there; its host name if not given.")] = "",
-    label: Annotated[
-        list[str] | None, typer.Option(help="What to say of it, for placement.", metavar="NAME=VALUE")
-    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Forget the site that the node belongs to.")] = False,
     json: Json = False,
 ) -> None:
-    """Let this node work for a site: it gets a certificate, and machines from there. Restart a node that runs."""
+    """Let this node work for a site: it gets a certificate, and machines from there. A running node takes note."""
     from deployer.site.authority import new_request, period
     from deployer.site.client import SiteClient, Way, first_contact
     from deployer.site.joining import parse_token
@@ -45,7 +42,8 @@ def node_join(
     secret, fingerprint = parse_token(token)
     if not url.startswith("https://"):
         raise Misused(f"{url}: a node joins over https only; give the URL that came with the token")
-    place = terminal.section(context, NodeSettings).directory / PLACE
+    settings = terminal.section(context, NodeSettings)
+    place = settings.directory / PLACE
     if place.exists() and not again:
         raise Misused(f"{place}: this node belongs to a site already; give --again to leave that and join another")
     anchors = first_contact(url, fingerprint)
@@ -56,7 +54,7 @@ def node_join(
             "token": secret,
             "request": request,
             "name": name or _host_name(),
-            "labels": _labels(label or ()),
+            "labels": dict(settings.labels),
         },
         "request to join",
     )
@@ -99,13 +97,3 @@ def keep(place: Path, certificate: str, key: bytes, anchors: str, url: str) -> N
 def _host_name() -> str:
     """This machine's name, as far as it may stand in a site's list."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())[:63].strip("-.") or "node"
-
-
-def _labels(texts: list[str] | tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (equals and name and value):
-            raise Misused(f"--label {text}: write it as NAME=VALUE")
-        found[name] = value
-    return found

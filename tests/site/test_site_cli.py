@@ -142,9 +142,8 @@ def test_a_node_joins_by_a_command(
     assert not place.exists()
     refused(command("node", "join", site.url, "no token"), Misused)
     refused(command("node", "join", site.url.replace("https", "http"), token), Misused)
-    joined = asked("node", "join", site.url, token, "--name", "w7", "--label", "rack=3")
+    joined = asked("node", "join", site.url, token, "--name", "w7")
     assert asked("site", "node", "w7")["uuid"] == joined["node"]
-    assert asked("site", "node", "w7")["labels"] == {"rack": "3"}
     assert {file.name for file in place.iterdir()} == {"certificate.pem", "key.pem", "site.pem", "url"}
     assert all(file.stat().st_mode & 0o077 == 0 for file in [place, *place.iterdir()])
     assert "--again" in refused(command("node", "join", site.url, site.token()), Misused)
