@@ -1,6 +1,5 @@
 """Machines at EC2 as values: what EC2 describes, what it is asked to run, and which of our states that is. Pure."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -172,7 +171,7 @@ def run_request(
     if more:
         request["BlockDeviceMappings"] = mappings(more, {})
     if user_data:
-        request["UserData"] = base64.b64encode(user_data).decode()
+        request["UserData"] = user_data  # the library encodes it
     return request
 
 

@@ -23,7 +23,6 @@ from deployer.ec2.books import Books
 from deployer.ec2.errors import LedgerUnusable
 from deployer.ec2.images import Registrar
 from deployer.ec2.ledger import Ledger
-from deployer.ec2.retrying import Patience
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.snapshots import Snapshots
 from deployer.ec2.tags import Owner
@@ -48,7 +47,7 @@ class OpenAccount:
 
 @contextmanager
 def open_account(
-    settings: Ec2Settings, account: Account, clock: Callable[[], datetime], patience: Patience | None = None
+    settings: Ec2Settings, account: Account, clock: Callable[[], datetime], aws: Aws | None = None
 ) -> Iterator[OpenAccount]:
     """Open an account; nothing is asked of AWS yet. LedgerUnusable if the site's books cannot be used.
 
@@ -56,7 +55,7 @@ def open_account(
         settings: of the site.
         account: which.
         clock: the present, UTC.
-        patience: with AWS.
+        aws: the way there, if whoever opens it has one.
     """
     owner = Owner(site_id(settings.directory), account.name)
     directory = settings.directory / "accounts" / account.name
@@ -67,7 +66,7 @@ def open_account(
         external_id=account.external_id,
         endpoint=settings.endpoint,
     )
-    aws = Aws(access, patience=patience, connections=settings.workers)
+    aws = aws or Aws(access, connections=settings.workers)
     ledger = Ledger(directory / "snapshots")
     books = Books(settings.directory / "books.db", account.name)
     try:

@@ -12,16 +12,21 @@ from datetime import datetime
 from typing import Final, Protocol, Self
 
 from catalog.errors import CatalogError
+from catalog.manifest import Manifest
 from deployer.ec2.accounts import Account, Accounts
-from deployer.ec2.deploying import Ec2Deployer
+from deployer.ec2.bursting import Known, Place, Quoted, bursting
+from deployer.ec2.deploying import Ec2Deployer, spend_of
 from deployer.ec2.imaging import Imaging
-from deployer.ec2.opening import open_account, staging
+from deployer.ec2.opening import OpenAccount, open_account, staging
 from deployer.ec2.pool import Ec2Pool
+from deployer.ec2.pricing import committed
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
 from deployer.policy_store import RuleSet
 from deployer.recording import Recorder
 from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.principal import Principal
+from deployer.site.proposal import Proposal
 from deployer.site.settings import SiteSettings
 from deployer.site.withdrawing import Withdrawing
 from signer.errors import SignerError
@@ -116,8 +121,23 @@ def _moving(last: NodeReport | None) -> bool:
 class Pools:
     """All accounts of a site at work: open with `Pools.open`, close when done. Machines go on without it."""
 
-    def __init__(self, agents: list[PoolAgent], closing: ExitStack) -> None:
-        self._agents, self._closing = agents, closing
+    def __init__(self, accounts: Accounts, agents: list[PoolAgent], known: Known, closing: ExitStack) -> None:
+        self._accounts, self._agents, self._known, self._closing = accounts, agents, known, closing
+
+    def burst(self, place: Place, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+        """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
+        ask = proposal.ask
+        return bursting(
+            place,
+            self._accounts,
+            self._known,
+            who,
+            manifest,
+            proposal.request,
+            ask.cores,
+            ask.memory,
+            proposal.lifetime,
+        )
 
     @classmethod
     def open(
@@ -145,8 +165,10 @@ class Pools:
             stager, catalog = undo.enter_context(opened(staging(settings, site), lambda: clock().timestamp()))
             withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, clock)
             agents = []
+            there: dict[str, OpenAccount] = {}
             for account in accounts.account:
                 found = undo.enter_context(open_account(settings, account, clock))
+                there[account.name] = found
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
                 undo.callback(records.close)
@@ -157,7 +179,11 @@ class Pools:
             closing = undo.pop_all()
         for agent in agents:
             agent.start()
-        return cls(agents, closing)
+        known = Quoted(
+            lambda account: there[account.name].machines.types(account.instance_types),
+            lambda account: committed(account.prices, map(spend_of, there[account.name].books.machines()), clock()),
+        )
+        return cls(accounts, agents, known, closing)
 
     def close(self) -> None:
         """Stop all of them."""

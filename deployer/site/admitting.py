@@ -44,6 +44,10 @@ MAX_BASE = 40
 """Characters of an image's name that begin a host name: the rest is for what tells machines apart."""
 
 
+Burst = Callable[[Place, Principal, Manifest, Proposal], Place]
+"""Makes a way to place machines of one that minds EC2: who asks, for which image, and what is proposed."""
+
+
 @dataclass(frozen=True)
 class Belonging:
     """What the machines of a request belong to, and whether their nodes hear of them at once."""
@@ -84,6 +88,8 @@ class Admitting:
         self._store, self._images, self._rules, self._quota = store, images, rules, quota
         self._place, self._defaults, self._clock, self._withdrawn = place, defaults, clock, withdrawn
         self._memory = Memory()
+        self.burst: Burst | None = None
+        """How somebody's machines are placed at EC2 too; set by whoever works the site's accounts there."""
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
@@ -119,7 +125,7 @@ class Admitting:
         proposal, decision = self._propose(request, who, ALONE)
         fault = self._over(proposal, who)
         try:
-            chosen = self._store.try_place(proposal.ask, self._place, proposal.most)
+            chosen = self._store.try_place(proposal.ask, proposal.place or self._place, proposal.most)
         except NoRoom as exc:
             chosen = Placed((), (str(exc),), {})
         return Trial(
@@ -164,6 +170,8 @@ class Admitting:
             role=part.role,
             held=part.held,
         )
+        if self.burst is not None and decision.accepted:
+            proposal = replace(proposal, place=self.burst(self._place, who, manifest, proposal))
         return proposal, decision
 
     def _look_up(self, request: DeploymentRequest) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]]]:

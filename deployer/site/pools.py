@@ -59,6 +59,7 @@ def working(settings: Ec2Settings, site: Site) -> Iterator[None]:
     from deployer.ec2.working import Pools  # loads AWS's library: only where there is an account
 
     pools = Pools.open(settings, site.settings, site.policies.current, connect(site), lambda: datetime.now(UTC))
+    site.admitting.burst = pools.burst
     try:
         yield
     finally:

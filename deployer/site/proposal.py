@@ -32,6 +32,7 @@ class Proposal:
         most: machines on one node that the policy allows, or None.
         cluster, role: what it belongs to.
         held: its machines get their room, and their nodes do not hear of them yet.
+        place: chooses their nodes, where that depends on who asks; None for the site's usual way.
     """
 
     request: DeploymentRequest
@@ -48,6 +49,7 @@ class Proposal:
     cluster: str | None = None
     role: str = ""
     held: bool = False
+    place: Place | None = None
 
     def usage(self, count: int) -> Usage:
         """What so many of its machines add to what their owner holds."""

@@ -18,7 +18,6 @@ from catalog.bundle import Bundle
 from catalog.manifest import TYPE, Manifest
 from catalog.trusted import TrustedCatalog
 from deployer.ec2.accounts import Account, Accounts
-from deployer.ec2.aws import Aws
 from deployer.ec2.deploying import Ec2Deployer
 from deployer.ec2.imaging import Imaging
 from deployer.ec2.instances import Instance
@@ -38,7 +37,7 @@ from stager.staging import Stager
 from tests.catalog.service import Service, Vo, first_root
 from tests.deployer.guests import boot_sector_image
 from tests.deployer.nodes import policy
-from tests.ec2.worlds import QUICK, REGION, AwsWorld
+from tests.ec2.worlds import REGION, AwsWorld
 from tests.factories import content
 
 MIB = 1 << 20
@@ -137,7 +136,7 @@ def catalog_of_images() -> Iterator[Images]:
 
 def account(world: AwsWorld, profile: str, name: str = "burst", **changes: object) -> Account:
     """An account of the site's file that leads to a profile."""
-    aws = Aws(world.access(profile), patience=QUICK)
+    aws = world.aws(profile)
     document = {
         "name": name,
         "region": REGION,
@@ -284,7 +283,9 @@ class OpenSite:
         catalog: TrustedCatalog
         stager: Stager
         stager, catalog = enter(opened(staging(host.settings, host.site), lambda: clock().timestamp()))
-        self.opened: OpenAccount = enter(open_account(host.settings, host.account, clock, QUICK))
+        self.opened: OpenAccount = enter(
+            open_account(host.settings, host.account, clock, host.world.aws(host.account.profile))
+        )
         self.policies = PolicyStore(host.site.policy)
         self.records = Recorder(self.opened.directory, host.node, clock)
         self._closing.callback(self.records.close)
@@ -343,7 +344,7 @@ class OpenSite:
 
     def calls(self, operation: str, since: int = 0) -> list[dict[str, Any]]:
         """What was asked of AWS, by whoever."""
-        return [one for one in self.host.world.log()[since:] if one["operation"] == operation]
+        return [one for one in self.host.world.log(since) if one["operation"] == operation]
 
 
 # Each host that is to be killed is a process of its own; they are forked from one that has imported the libraries once.

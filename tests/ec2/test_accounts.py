@@ -34,7 +34,7 @@ OTHER = ACCOUNT.model_copy(update={"name": "pilots"})
 
 
 def principal(vo: str, *groups: str) -> Principal:
-    return Principal(issuer="https://issuer.example", subject="ann", vo=vo, groups=groups)
+    return Principal(issuer="https://issuer.example", subject="ann", vo=vo, groups=groups, means="token")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_same_image_is_the_same_ami_and_another_boot_is_another(host: Ec2Sit
         assert register(site, images).ami == first.ami
         assert len(site.calls("RegisterImage")) >= 1
     with host.open() as site:  # after a restart, by the books
-        before = len(host.world.log())
+        before = host.world.asked()
         assert register(site, images).ami == first.ami
         assert not site.calls("RegisterImage", before)
     found = bootable(images.hello.manifest)
@@ -124,7 +124,13 @@ def test_a_registration_whose_answer_was_lost_is_found_again(host: Ec2Site, imag
         assert register(site, images).ami != entry.ami  # there, it was never asked for
 
 
-@pytest.mark.parametrize("kind", ["throttle", "error", "done-error", "cut", "no-answer", "cut-request"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no-answer",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("throttle", "error", "done-error", "cut", "cut-request")),
+    ],
+)
 def test_registering_outlives_every_fault_and_registers_once(host: Ec2Site, images: Images, kind: str) -> None:
     with host.open() as site:
         host.world.faults(rate=0.4, kinds=[kind], only=["RegisterImage", "DescribeImages"], seed=5)
