@@ -28,6 +28,7 @@ from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
 from deployer.amounts import duration_text, parse_duration
 from deployer.deploying import Defaults
+from deployer.ec2.bursting import at_home
 from deployer.errors import (
     DeployerError,
     JoinRefused,
@@ -330,7 +331,9 @@ class Site:
         lost_after, warn_before = (
             timedelta(seconds=parse_duration(text)) for text in (settings.lost_after, settings.warn_before)
         )
-        sweeper = Sweeper(self.store, place, Patience(lost_after, warn_before, settings.lost_machines), self.now())
+        sweeper = Sweeper(
+            self.store, at_home(place), Patience(lost_after, warn_before, settings.lost_machines), self.now()
+        )
         renewed = time.monotonic()
         while True:
             now = self.now()
