@@ -197,7 +197,7 @@ def find(site: Site, who: Principal, text: str, action: Action) -> Deployment:
     Raises:
         DeploymentNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
     """
-    missing = DeploymentNotFound(f"there is no deployment {text} here")
+    missing = DeploymentNotFound(f"there is no deployment {text[:80]!r} at this site")
     try:
         deployment = site.store.find_deployment(text)
     except Misused as exc:

@@ -46,7 +46,7 @@ def machine_routes(site: Site) -> APIRouter:
     who_asks = Annotated[Principal, Depends(access.who)]
 
     def found(who: Principal, name: str, action: Action) -> SiteMachine:
-        missing = MachineNotFound(f"there is no machine {name[:80]} here")
+        missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
         everything = access.reach(who).everything
         try:
             machine = store.find_machine(name, None if everything else who)

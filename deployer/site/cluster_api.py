@@ -89,7 +89,10 @@ def _ordering(site: Site) -> APIRouter:
         """Room for all members, or each role's quorum, is taken before any of them starts."""
 
         def work() -> tuple[ClusterView, bool]:
-            cluster, new = site.clusters.create(order.document, who, key, order.reference)
+            title, document = ("", order.document) if order.document else site.published_cluster(order.reference)
+            if order.name is not None:
+                document = document.model_copy(update={"name": order.name})
+            cluster, new = site.clusters.create(document, who, key, title)
             return _whole(site, cluster, who, new=new), new
 
         await run_in_threadpool(site.access.demand, who, Action.DEPLOY)
@@ -211,11 +214,16 @@ def _changing(site: Site) -> APIRouter:
 
 def _found(site: Site, who: Principal, name: str, action: Action) -> Cluster:
     """One's own goes before somebody else's of the same name."""
-    missing = ClusterNotFound(f"there is no cluster {name[:80]!r} here")
+    missing = ClusterNotFound(f"there is no cluster {name[:80]!r} at this site")
     try:
         cluster = site.clusters.find(name, who)
     except ClusterNotFound:
-        cluster = site.clusters.find(name)
+        try:
+            cluster = site.clusters.find(name)
+        except Misused as exc:
+            if site.access.reach(who).everything:
+                raise
+            raise missing from exc  # that it means several is told to nobody who may not see them all
     site.access.demand_of(who, action, cluster.owner, missing)
     return cluster
 

@@ -164,16 +164,19 @@ class World:
             )
             found = {"deployment": deployment.uuid, "machine": machines[0].uuid}
         if "{cluster}" in template:
-            document = validate(ClusterDocument, DOCUMENT | {"name": f"c{uuid.uuid4().hex[:8]}"}, "cluster")
-            now = utc_now()
-            state = ClusterState(
-                phase=Phase.ENDED, changed=now, ends=now + timedelta(hours=1), counts={"worker": 1}, over=True
-            )
-            texts = (canonical(each).decode() for each in (document, state))
-            found["cluster"] = self.store.add_cluster(self.ann, document.name, *texts).uuid
+            found["cluster"] = self.cluster(self.ann, f"c{uuid.uuid4().hex[:8]}", over=True)
         if "{node}" in template:
             found["node"] = self.store.add_node(f"n{uuid.uuid4().hex[:8]}", {}).uuid
         return found
+
+    def cluster(self, owner: Principal, name: str, *, over: bool = False) -> str:
+        """A cluster of somebody's, of which nothing runs."""
+        document = validate(ClusterDocument, DOCUMENT | {"name": name}, "cluster")
+        now = utc_now()
+        phase = Phase.ENDED if over else Phase.ADMITTING
+        state = ClusterState(phase=phase, changed=now, ends=now + timedelta(hours=1), counts={"worker": 1}, over=over)
+        texts = (canonical(each).decode() for each in (document, state))
+        return self.store.add_cluster(owner, document.name, *texts).uuid
 
     def outcome(self, role: str, row: str) -> tuple[str, str]:
         """What becomes of a role's request, as a letter, and the answer."""
@@ -345,6 +348,36 @@ def test_verbs_are_all_in_the_matrix(world: World) -> None:
             name = schema["$ref"].rpartition("/")[2]
             schema = world.clients["operator"].get("/openapi.json").json()["components"]["schemas"][name]
         assert {f"POST /v1/{thing}s/{{{thing}}}/{each}" for each in schema["enum"]} <= set(MATRIX)
+
+
+def test_that_a_name_means_several_is_told_to_those_alone_who_see_them(world: World) -> None:
+    for owner in (world.ann, world.ann.model_copy(update={"subject": "ada"})):
+        world.cluster(owner, "several")
+        for _ in range(2):
+            world.store.admit(owner, None, proposal(cores=1, memory=16 << 20, disk=1 << 20, hostname="several"), place)
+    for thing in ("machine", "cluster"):
+        for role in ("stranger", "colleague", "other"):
+            known, unknown = (world.clients[role].get(f"/v1/{thing}s/{name}") for name in ("several", "nobody"))
+            assert known.status_code == unknown.status_code == 404
+            assert known.text.replace("several", "nobody") == unknown.text
+        assert world.clients["operator"].get(f"/v1/{thing}s/several").status_code == 400
+
+
+@pytest.mark.parametrize("thing", sorted(MISSING))
+def test_what_is_hidden_looks_like_what_is_not_there(world: World, thing: str) -> None:
+    """Word by word, but for the name that was asked for; by a UUID or by the beginning of one."""
+    there = world.things(f"{{{thing}}}")[thing]
+    absent = str(uuid.uuid4())
+    for size in (36, 13):
+        asked, unknown = there[:size], absent[:size]
+        for role in ("stranger", "colleague", "other", "node"):
+            answers = []
+            for name in (asked, unknown):
+                got = world.clients[role].get(f"/v1/{thing}s/{name}")
+                kept = {key: value for key, value in got.headers.items() if key not in {"date", "content-length"}}
+                answers.append((got.status_code, got.text.replace(name, "NAME"), kept))
+            assert answers[0] == answers[1], role
+            assert answers[0][0] == 404
 
 
 def test_lists_show_what_may_be_seen_one_by_one(world: World) -> None:
