@@ -36,7 +36,8 @@ SEALING = 900.0
 """Seconds to wait for a completed snapshot to be usable. It takes some seconds, and more for terabytes."""
 
 TWICE = 60.0
-"""Seconds to wait for it where AWS refused to complete it, which it does when it has been completed before."""
+"""Seconds to wait for it where AWS refused to complete it, which it does when it has been completed before; and for it
+to be known at all."""
 
 _YOUNG = frozenset({"ResourceNotFoundException", "ValidationException.INVALID_SNAPSHOT_ID"})
 """What the EBS direct APIs say of a snapshot that was started a second ago."""
@@ -177,7 +178,11 @@ class Uploading:
         }
         try:
             self._aws.ebs(
-                "complete_snapshot", SnapshotId=snapshot_id, ChangedBlocksCount=count, **(proof if count else {})
+                "complete_snapshot",
+                again=_YOUNG,
+                SnapshotId=snapshot_id,
+                ChangedBlocksCount=count,
+                **(proof if count else {}),
             )
         except AwsMissing as exc:
             raise SnapshotGone(f"{snapshot_id}: is gone, and with it what was sent ({exc})") from exc
@@ -194,11 +199,13 @@ class Uploading:
 
     def _completed(self, snapshot_id: str, patience: float) -> bool:
         """Wait for a snapshot to be completed; SnapshotGone where it cannot be any more."""
-        ends, pause = self._clock() + patience, 0.2
+        begun, pause = self._clock(), 0.2
         while (state := self.state(snapshot_id)) != "completed":
-            if state != "pending":
+            waited = self._clock() - begun
+            # What was started a moment ago need not be listed everywhere yet.
+            if state != "pending" and (state or waited > TWICE):
                 raise SnapshotGone(f"{snapshot_id}: AWS says that it is {state or 'gone'} instead of completed")
-            if self._clock() > ends:
+            if waited > patience:
                 return False
             self._sleep(pause)
             pause = min(pause * 1.5, 5.0)

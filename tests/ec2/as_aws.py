@@ -79,6 +79,7 @@ class Snapshot:
     gib: int
     parent: "Snapshot | None"
     own: dict[int, bytes] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
     sealed: float | None = None
     completed: datetime | None = None
     deleted: bool = False
@@ -102,7 +103,7 @@ class AsAws:
     """One AWS for all accounts and regions that moto has; for several threads."""
 
     def __init__(self) -> None:
-        self.seal = 0.0
+        self.seal = self.young = 0.0
         self.corrupt: set[tuple[str, int]] = set()
         self._lock = threading.RLock()
         self._snapshots: dict[str, Snapshot] = {}
@@ -166,7 +167,11 @@ class AsAws:
 
     def _found(self, snapshot_id: str) -> Snapshot | None:
         found = self._snapshots.get(snapshot_id)
-        return None if found is None or found.deleted else found
+        return None if found is None or found.deleted or self._is_young(found) else found
+
+    def _is_young(self, found: Snapshot) -> bool:
+        """Started a moment ago, and not known everywhere."""
+        return time.monotonic() < found.started + self.young
 
     def _put(self, request: Request, forward: Forward, snapshot_id: str, index: int) -> Response:
         found = self._found(snapshot_id)
@@ -304,6 +309,9 @@ class AsAws:
         for item in list(every):
             found = self._snapshots.get(item.findtext(f"{space}snapshotId") or "")
             if found is None:
+                continue
+            if self._is_young(found):
+                every.remove(item)
                 continue
             state = item.find(f"{space}status")
             assert state is not None

@@ -37,6 +37,7 @@ class Faults:
         slow: seconds.
         latency: seconds, of every request.
         seal: seconds for which a completed snapshot is still pending.
+        young: seconds for which a snapshot that was started is not known.
         only: operations that have faults; all if empty.
         seed: of the chances.
         most: requests that may be under way; what is more is throttled; 0 for any number.
@@ -47,6 +48,7 @@ class Faults:
     slow: float = 1.0
     latency: float = 0.0
     seal: float = 0.0
+    young: float = 0.0
     only: tuple[str, ...] = ()
     seed: int = 1
     most: int = 0
@@ -212,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
                         **{name: tuple(value) if isinstance(value, list) else value for name, value in wanted.items()}
                     )
                     world.chance = random.Random(world.faults.seed)
-                    world.aws.seal = world.faults.seal
+                    world.aws.seal, world.aws.young = world.faults.seal, world.faults.young
             case "/-/log":
                 with world.lock:
                     answer = json.dumps(world.log[wanted.get("since", 0) :]).encode()

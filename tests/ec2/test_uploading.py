@@ -88,8 +88,7 @@ def test_thirty_kills_lose_nothing_and_send_nothing_twice(world: AwsWorld, profi
 @pytest.mark.timeout(900)
 def test_two_hundred_kills_and_faults_besides(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     world.faults(latency=0.01, seal=0.05, rate=0.05)
-    told = run_killed(world, profile, tmp_path, 200)
-    assert len(told) == 200
+    check_kills(world, run_killed(world, profile, tmp_path, 200), 200)
 
 
 def test_five_in_a_hundred_faults_are_survived(world: AwsWorld, profile: str, tmp_path: Path) -> None:
@@ -153,6 +152,21 @@ def test_a_snapshot_that_aws_cancelled_is_begun_anew(world: AwsWorld, profile: s
     assert made.snapshot_id != cancelled
     assert made.sent == 8
     assert digests_of(aws, made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_snapshot_that_is_not_known_at_once_is_waited_for(
+    world: AwsWorld, profile: str, tmp_path: Path, blocks: int
+) -> None:
+    """As at AWS, where it takes a moment until all servers know of it."""
+    shelf = Shelf(tmp_path / "shelf")
+    address = content(shelf, blocks, 8) if blocks else shelf.put(b"", BLOCK)
+    world.faults(young=0.15)
+    begun = world.asked()
+    with opened(bare(address), shelf) as disk:
+        made = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"), workers=2).ensure(disk)
+    assert made.sent == blocks
+    assert sum(line["operation"] == "StartSnapshot" for line in world.log(begun)) == 1
 
 
 def test_a_started_snapshot_whose_id_was_lost_is_the_same_one(world: AwsWorld, profile: str, tmp_path: Path) -> None:
