@@ -20,6 +20,7 @@ BENCHMARKS = (
     "staging",
     "assembly",
     "deploy",
+    "order",
     "swarm",
     "update",
     "restart",

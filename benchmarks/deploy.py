@@ -67,11 +67,11 @@ def _measure(node: NodeProcess, image: Bundle, bare: Path, rounds: int) -> tuple
             spec = machine.spec
             client.destroy(machine.uuid)
             assert spec is not None
-            again = _again(spec, image, bare)
+            other = again(spec, image, bare)
             began = time.perf_counter()
-            backend.start(again)
+            backend.start(other)
             bare_took = time.perf_counter() - began
-            backend.destroy(again.uuid)
+            backend.destroy(other.uuid)
             if number:
                 ours.append(took)
                 peers.append(bare_took)
@@ -79,7 +79,7 @@ def _measure(node: NodeProcess, image: Bundle, bare: Path, rounds: int) -> tuple
     return statistics.median(ours), statistics.median(peers)
 
 
-def _again(spec: MachineSpec, image: Bundle, bare: Path) -> MachineSpec:
+def again(spec: MachineSpec, image: Bundle, bare: Path) -> MachineSpec:
     """The same machine with another identity, on disks of its own that are ready."""
     identity = str(uuid.uuid4())
     directory = bare / identity
