@@ -116,7 +116,7 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "up": _at("deployer.cli", "up"),
     "site": _site,
     "deployment": _at("deployer.site.cli_deployment", "deployment_app"),
-    "cluster": _at("deployer.site.cli_cluster", "cluster_app"),
+    "cluster": _at("deployer.site.cli_published", "cluster_app"),
     "ec2": _at("deployer.ec2.cli", "ec2_app"),
     "config": lambda: config_app,
 }

@@ -63,7 +63,13 @@ def check(
 @cluster_app.command("deploy")
 def deploy(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A cluster document: TOML, or JSON where its name ends in .json.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A cluster document's file (TOML, or .json), or the name of a published one, VO/NAME@VERSION or VO/NAME.",
+            metavar="FILE|VO/NAME@VERSION",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="Its name, instead of the document's.")] = "",
     key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same cluster.")] = "",
     wait: Wait = True,
@@ -72,17 +78,14 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Order a cluster, and wait until it is ready. Ends with 1 if it failed."""
-    from deployer.site.cluster import ClusterDocument, read_cluster
     from deployer.site.cluster_client import Clusters
     from deployer.site.cluster_wire import ClusterOrder
 
     seconds = _seconds(timeout)
-    document = read_cluster(file)
-    if name:
-        document = validate(ClusterDocument, _value(document) | {"name": name}, f"{file} as {name!r}")
+    order = validate(ClusterOrder, _wanted(what) | ({"name": name} if name else {}), "order")
     with client(context, site) as asked:
         clusters = Clusters(asked)
-        made = clusters.create(ClusterOrder(document=document), key or str(uuids.uuid4()))
+        made = clusters.create(order, key or str(uuids.uuid4()))
         if wait:
             made = _until(lambda: clusters.get(made.uuid), _settled, seconds)
     _show(made, as_json=json)
@@ -201,6 +204,16 @@ def destroy(
         if wait:
             found = _until(lambda: clusters.get(found.uuid), lambda one: one.phase != "ending", seconds)
     terminal.show(_value(found), f"{found.name}: {found.phase.value}", as_json=json)
+
+
+def _wanted(what: str) -> dict[str, object]:
+    """What is ordered: the document of a file that is there, else what was published under that name."""
+    from deployer.site.cluster import read_cluster
+
+    file = Path(what)
+    if file.is_file() or file.suffix in {".toml", ".json"} or "/" not in what:
+        return {"document": _value(read_cluster(file))}
+    return {"reference": what}
 
 
 _FAILED = {"failed", "ended", "ending"}

@@ -89,7 +89,10 @@ def _ordering(site: Site) -> APIRouter:
         """Room for all members, or each role's quorum, is taken before any of them starts."""
 
         def work() -> tuple[ClusterView, bool]:
-            cluster, new = site.clusters.create(order.document, who, key, order.reference)
+            title, document = ("", order.document) if order.document else site.published_cluster(order.reference)
+            if order.name is not None:
+                document = document.model_copy(update={"name": order.name})
+            cluster, new = site.clusters.create(document, who, key, title)
             return _whole(site, cluster, who, new=new), new
 
         await run_in_threadpool(site.access.demand, who, Action.DEPLOY)

@@ -1,8 +1,8 @@
 """What people ask a site about clusters, and what it answers: one type per message, for both sides."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from catalog.manifest import ImageId
 from deployer.machine import Uuid
@@ -15,11 +15,12 @@ from signer.statement import Instant
 
 
 class ClusterOrder(Document):
-    """A cluster that is wanted.
+    """A cluster that is wanted: one that is given, or one that was published.
 
     Attributes:
         document: what.
-        reference: VO/NAME@VERSION, where the document was published under that name.
+        reference: or the name that it was published under, VO/NAME@VERSION or VO/NAME.
+        name: the cluster's own, instead of the document's.
     """
 
     model_config = ConfigDict(
@@ -38,8 +39,15 @@ class ClusterOrder(Document):
         }
     )
 
-    document: ClusterDocument
+    document: ClusterDocument | None = None
     reference: Annotated[str, Field(max_length=300)] = ""
+    name: RoleName | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.document is None) == (not self.reference):
+            raise ValueError("a cluster is ordered either by its document or by the name that one was published under")
+        return self
 
 
 class Scaling(Document):

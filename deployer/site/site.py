@@ -45,7 +45,7 @@ from deployer.site.authenticating import make_authenticator
 from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
 from deployer.site.brokering import Broker, broker_key
-from deployer.site.cluster import Cluster
+from deployer.site.cluster import Cluster, ClusterDocument
 from deployer.site.cluster_keeping import ClusterKeeper
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import DesiredState, NodeReport
@@ -53,6 +53,7 @@ from deployer.site.joining import Joining
 from deployer.site.lifecycle import Verb
 from deployer.site.placement import place
 from deployer.site.principal import LOCAL, Principal
+from deployer.site.published_clusters import published
 from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.request import DeploymentRequest
 from deployer.site.rereading import FileInForce
@@ -264,6 +265,11 @@ class Site:
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
         """Order machines; errors as `Admitting.admit` has them."""
         return self.admitting.admit(request, who, key)
+
+    def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
+        """The cluster document that a catalog has published under that name, if the policy takes it; errors as there."""
+        policy = self.policies.current().policy
+        return published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
         """What would come of an order; nothing is done."""
