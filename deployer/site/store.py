@@ -4,16 +4,22 @@ Writers come one at a time (`database`). Whatever changes a machine writes its e
 node's next revision, in the same transaction: no state without its story, and no order that nobody hears of.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 
-from deployer.errors import JoinRefused
-from deployer.site import absorbing, store_admission, store_clusters, store_machines, store_nodes, store_story
+from deployer.site import (
+    store_admission,
+    store_clusters,
+    store_machines,
+    store_nodes,
+    store_reports,
+    store_story,
+    store_time,
+)
 from deployer.site.absorbing import Change, LostPolicy
 from deployer.site.allowances import Usage
-from deployer.site.database import SiteDatabase, Transaction
+from deployer.site.database import SiteDatabase
 from deployer.site.desired import DesiredState, NodeReport
 from deployer.site.estimating import Boot
 from deployer.site.news import Newest, News
@@ -23,47 +29,7 @@ from deployer.site.proposal import Place, Proposal
 from deployer.site.records import Deployment, Filter, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit
-
-Changes = Callable[[SiteMachine], Change | None]
-"""What a machine becomes; None if it stays as it is."""
-
-
-@dataclass
-class _Work:
-    """What a writing transaction has done so far, told when it is committed.
-
-    Attributes:
-        events: without numbers until the end.
-        touched: nodes that have to act.
-        moved: deployments of machines that end at another time.
-    """
-
-    connection: Transaction
-    now: datetime
-    events: list[SiteEvent] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
-    moved: set[str] = field(default_factory=set)
-
-    def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
-        """An event, numbered when the transaction ends."""
-        self.events.append(
-            SiteEvent(
-                number=0, at=self.now, kind=kind, subject=subject, deployment=deployment, what=what, reason=reason
-            )
-        )
-
-    def apply(self, before: SiteMachine, change: Change | None) -> SiteMachine | None:
-        """Tell of a change, and of the nodes that have to act; returns the machine to write, if it is another."""
-        if change is None or change.machine == before:
-            return None
-        after = change.machine
-        for what, reason in change.told:
-            self.tell("machine", after.uuid, what, reason, after.deployment)
-        if store_admission.heard(before) != store_admission.heard(after):
-            self.touched |= {node for node in (before.node, after.node) if node is not None}
-        if before.ends != after.ends:
-            self.moved.add(after.deployment)
-        return after
+from deployer.site.store_work import Changes, Work
 
 
 class SiteStore:
@@ -128,21 +94,8 @@ class SiteStore:
         with self._writing() as work:
             node = store_nodes.node(work.connection, uuid, contents=False)
             if node.state is not state:
-                self._set_node_state(work, node, state, reason)
+                store_reports.set_state(work, node, state, reason)
         return self.node(uuid)
-
-    def _set_node_state(self, work: _Work, node: SiteNode, state: NodeState, reason: str) -> None:
-        if node.state is NodeState.LEFT:
-            raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
-        draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
-        lost = node.state is NodeState.LOST and state is not NodeState.LEFT
-        store_nodes.set_state(work.connection, node.uuid, NodeState.LOST if lost else state, draining=draining)
-        if draining is not node.draining:
-            work.touched.add(node.uuid)
-        work.tell("node", node.uuid, state.value, reason)
-        if state is NodeState.LEFT:
-            here = store_machines.told(work.connection, node.uuid)
-            self._change(work, here, lambda machine: absorbing.leave(machine, work.now))
 
     def new_join_token(self, digest: str, expires: datetime, name: str = "") -> None:
         """Remember a join token by the SHA-256 of its text, for a node that will have that name (or may choose)."""
@@ -189,10 +142,7 @@ class SiteStore:
             deployment, machines, new = done
             if new:
                 work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
-                for machine in machines:
-                    work.tell("machine", machine.uuid, machine.state.value, "", deployment.uuid)
-                heard = (machine for machine in machines if store_admission.heard(machine) is not None)
-                work.touched |= {machine.node for machine in heard if machine.node is not None}
+                work.made(machines)
             return done
 
     def try_place(self, ask: Ask, place: Place, most: int | None = None) -> Placed:
@@ -267,20 +217,20 @@ class SiteStore:
         told = ((what, reason),) if what else ()
         with self._writing() as work:
             before = store_machines.machine(work.connection, uuid)
-            self._change(work, [before], lambda machine: Change(change(machine), told))
+            work.change([before], lambda machine: Change(change(machine), told))
             return store_machines.machine(work.connection, uuid)
 
     def apply(self, uuid: str, change: Changes) -> SiteMachine:
         """Change a machine by a rule that says itself what there is to tell (`lifecycle`), as `change_machine` does."""
         with self._writing() as work:
             before = store_machines.machine(work.connection, uuid)
-            self._change(work, [before], change)
+            work.change([before], change)
             return store_machines.machine(work.connection, uuid)
 
     def apply_all(self, deployment: str, change: Changes) -> tuple[SiteMachine, ...]:
         """The same for all machines of a deployment, all or none of them; returns them by number."""
         with self._writing() as work:
-            self._change(work, store_machines.machines_of(work.connection, deployment), change)
+            work.change(store_machines.machines_of(work.connection, deployment), change)
             return store_machines.machines_of(work.connection, deployment)
 
     def counts(self) -> dict[str, int]:
@@ -323,34 +273,8 @@ class SiteStore:
             JoinRefused: the node has left the site.
         """
         with self._writing() as work:
-            node = store_nodes.node(work.connection, node_uuid, contents=False)
-            if node.state is NodeState.LEFT:
-                raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
-            state = node.state
-            if state is NodeState.LOST:
-                state = NodeState.DRAINING if node.draining else NodeState.READY
-                work.tell("node", node_uuid, state.value, "it reports again")
-            if report.problem != node.problem:
-                work.tell("node", node_uuid, "problem" if report.problem else "well", report.problem)
-            late = report.revision < node.seen
-            store_nodes.reported(work.connection, node, report, state, work.now)
-            if not late:
-                self._absorb_machines(work, node_uuid, report)
+            store_reports.absorb(work, node_uuid, report)
         return tuple(work.events)
-
-    def _absorb_machines(self, work: _Work, node: str, report: NodeReport) -> None:
-        seen = {machine.uuid: machine for machine in report.machines}
-        here = store_machines.told(work.connection, node)
-        self._change(
-            work,
-            here,
-            lambda machine: absorbing.absorb(machine, seen.get(machine.uuid), work.now, complete=report.complete),
-        )
-        known = {machine.uuid for machine in here}
-        strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
-        for uuid in store_nodes.note_strays(work.connection, node, strays):
-            work.touched.add(node)
-            work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
 
     # Time
 
@@ -365,28 +289,12 @@ class SiteStore:
 
         Looks in a reading transaction first: while nothing is due, nothing is written and nobody is held up.
         """
-        now = now or self.now()
+        demands = store_time.Demands(now or self.now(), warn_until, lost_before, policy)
         with self.database.reading() as connection:
-            silent = store_nodes.silent(connection, lost_before)
-            due = store_machines.due(connection, now, warn_until)
-            waiting = store_machines.on_lost_nodes(connection)
-        waiting = tuple(machine for machine in waiting if absorbing.lose(machine, policy, now) is not None)
-        if not (silent or due or waiting):
-            return 0
+            if not store_time.is_due(connection, demands):
+                return 0
         with self._writing() as work:
-            for node in store_nodes.silent(work.connection, lost_before):
-                store_nodes.set_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
-                work.tell("node", node.uuid, "lost", "it has not reported for too long")
-            self._change(
-                work,
-                store_machines.due(work.connection, now, warn_until),
-                lambda machine: absorbing.expire(machine, now) or absorbing.warn(machine),
-            )
-            self._change(
-                work,
-                store_machines.on_lost_nodes(work.connection),
-                lambda machine: absorbing.lose(machine, policy, now),
-            )
+            store_time.meet(work, demands)
         return len(work.events)
 
     def place_waiting(self, place: Place) -> int:
@@ -395,22 +303,11 @@ class SiteStore:
         Looks in a reading transaction first: as long as nothing fits, nothing is written.
         """
         with self.database.reading() as connection:
-            waiting = store_machines.unplaced(connection)
-            fitting = store_admission.fitting(connection, self._overcommit, waiting, place) if waiting else set()
-        if not fitting and all(store_admission.waits(machine).machine == machine for machine in waiting):
+            fitting = store_time.fitting(connection, self._overcommit, place)
+        if fitting is None:
             return 0
-        found = 0
         with self._writing() as work:
-            for machine in store_machines.unplaced(work.connection):
-                if machine.deployment in fitting:
-                    changed = store_admission.placed_again(work.connection, self._overcommit, machine, place)
-                else:
-                    changed = store_admission.waits(machine)
-                if changed.machine.node is None:
-                    fitting.discard(machine.deployment)  # the next one of its like would not fit either
-                found += changed.machine.node is not None
-                self._write(work, [work.apply(machine, changed)])
-        return found
+            return store_time.place_waiting(work, self._overcommit, place, fitting)
 
     # The story
 
@@ -507,20 +404,11 @@ class SiteStore:
     # Within
 
     @contextmanager
-    def _writing(self) -> Iterator[_Work]:
-        """A writing transaction; events and revisions are written at its end, and told when it is committed."""
+    def _writing(self) -> Iterator[Work]:
+        """A writing transaction; what it has to tell is told when it is committed."""
         with self.database.writing() as connection:
-            work = _Work(connection, self.now())
+            work = Work(connection, self.now())
             yield work
-            for deployment in work.moved:
-                store_machines.follow_ends(connection, deployment)
-            work.events = list(store_story.append(connection, work.events))
-            revisions = store_nodes.bump(connection, work.touched)
+            revisions = work.finish()
         if work.events or revisions:
             self._news.told(Newest(work.events[-1].number if work.events else 0, revisions))
-
-    def _change(self, work: _Work, machines: Iterable[SiteMachine], change: Changes) -> None:
-        self._write(work, [work.apply(machine, change(machine)) for machine in machines])
-
-    def _write(self, work: _Work, changed: Iterable[SiteMachine | None]) -> None:
-        store_machines.write(work.connection, [machine for machine in changed if machine is not None])

@@ -15,7 +15,7 @@ from deployer.site import store_machines, store_nodes
 from deployer.site.absorbing import Change
 from deployer.site.allowances import Usage
 from deployer.site.database import Transaction
-from deployer.site.desired import DesiredMachine, Want
+from deployer.site.desired import Want
 from deployer.site.placement import Ask, Placed
 from deployer.site.principal import Principal
 from deployer.site.proposal import Place, Proposal
@@ -25,12 +25,6 @@ from deployer.site.rooms import Overcommit, capped
 from signer.documents import canonical
 
 WAITS = "there is no room for it on any node now; it waits"
-_NOTHING_ASKED = DeploymentRequest(image="none")
-
-
-def heard(machine: SiteMachine) -> DesiredMachine | None:
-    """What its node hears of a machine: where two of these differ, the node has to act."""
-    return None if machine.node is None or machine.gone or machine.withheld else machine.desired(_NOTHING_ASKED)
 
 
 def ordered(
