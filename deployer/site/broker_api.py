@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
@@ -26,6 +27,8 @@ from deployer.site.bell import Bell
 from deployer.site.broker import (
     MAX_DATA,
     MAX_REASON,
+)
+from deployer.site.broker_wire import (
     Identity,
     Knock,
     Peers,
@@ -192,7 +195,7 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) ->
         until = time.monotonic() + wait
         while True:
             count = bell.count
-            found = await run_in_threadpool(broker.peers, machine, role, least)
+            found = await run_in_threadpool(partial(broker.peers, machine, role, least, patient=wait > 0))
             left = until - time.monotonic()
             if found.complete or left <= 0 or bell.ended:
                 return found

@@ -3,18 +3,17 @@
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from deployer.errors import DeployerError, Forbidden, MachineNotFound, Misused, NotAuthenticated, SiteUnavailable
+from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticated, SiteUnavailable
 from deployer.site import broker_store as book
 from deployer.site.authority import Authority
 from deployer.site.broker import (
-    ADDRESS,
     FAILED,
     HOST_KEYS,
     MAX_PUBLISHED,
@@ -22,73 +21,37 @@ from deployer.site.broker import (
     SESSION_LIFE,
     Answer,
     Contact,
-    Identity,
-    Knock,
-    Member,
-    Need,
-    Peers,
-    Session,
-    Standing,
     answer_to,
-    check_key,
     check_published,
     clean_reason,
     digest,
     given_addresses,
     gone,
     holds,
-    known_hosts_lines,
-    meet,
-    needs_of,
-    parse_addresses,
     parse_host_keys,
     secret_of,
     session_of,
 )
+from deployer.site.broker_meeting import FRESH_FOR, Database, Machines, Meeting
+from deployer.site.broker_wire import (
+    Identity,
+    Knock,
+    Peers,
+    Session,
+    Standing,
+)
 from deployer.site.cluster import Cluster
 from deployer.site.desired import Context, DesiredMachine, DesiredState, Want
 from deployer.site.host_certificates import host_certificate
-from deployer.site.records import Deployment, Filter, SiteEvent, SiteMachine
+from deployer.site.records import SiteMachine
 
 KEY_BYTES = 32
-PAGE = 1000
 KEEP = timedelta(days=1)
 """How long the broker remembers a machine after its end: its host keys are still asked for, to see what happened."""
 
 TIDY_AT_ONCE = 200
 
 log = logging.getLogger("partita.site")
-
-
-class Database(Protocol):
-    """Where the broker's own tables are; `deployer.site.database.SiteDatabase` is one."""
-
-    def reading(self) -> AbstractContextManager[Any]:
-        """A read transaction."""
-
-    def writing(self) -> AbstractContextManager[Any]:
-        """A write transaction."""
-
-
-class Machines(Protocol):
-    """What the site knows; `deployer.site.store.SiteStore` is one."""
-
-    def machine(self, uuid: str) -> SiteMachine:
-        """One machine, or MachineNotFound."""
-
-    def deployment(self, uuid: str) -> Deployment:
-        """One deployment."""
-
-    def machines(self, which: Filter, limit: int, after: str | None = None) -> tuple[Sequence[SiteMachine], str | None]:
-        """A page of machines, and what the next one comes after."""
-
-    def change_machine(
-        self, uuid: str, change: Callable[[SiteMachine], SiteMachine], what: str, reason: str
-    ) -> SiteMachine:
-        """Change a machine, and say so in an event."""
-
-    def append(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> SiteEvent:
-        """Say in an event what happened."""
 
 
 def broker_key(path: Path) -> bytes:
@@ -137,6 +100,7 @@ class Broker:
         clock: the present, UTC.
         new_nonce: something random, for a guest that brought no nonce.
         news: called after something changed for which peers may be waiting.
+        monotonic, fresh_for: see `broker_meeting.Meeting`.
     """
 
     def __init__(
@@ -151,9 +115,11 @@ class Broker:
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str] = lambda: secrets.token_urlsafe(32),
         news: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+        fresh_for: float = FRESH_FOR,
     ) -> None:
-        self._machines, self._database, self._cluster = machines, database, cluster
-        self._authority = authority
+        self._machines, self._database, self._authority = machines, database, authority
+        self._meeting = Meeting(machines, database, cluster, monotonic, fresh_for)
         self._key, self._url, self._fingerprint = key, url.rstrip("/"), fingerprint
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
@@ -273,14 +239,13 @@ class Broker:
 
     def identity(self, machine: SiteMachine) -> Identity:
         """Who a machine is."""
-        deployment = self._machines.deployment(machine.deployment)
-        needs = self._needs(machine, deployment)
+        cluster, needs = self._meeting.needs(machine)
         return Identity(
             machine=machine.uuid,
             deployment=machine.deployment,
             hostname=machine.hostname,
             role=machine.role,
-            cluster=deployment.cluster or "",
+            cluster=cluster,
             addresses=given_addresses(machine),
             requires={role: need.count for role, need in needs.items()},
             ends=machine.ends,
@@ -309,32 +274,19 @@ class Broker:
                 )
         self.news()
 
-    def peers(self, machine: SiteMachine, role: str | None = None, least: Standing | None = None) -> Peers:
-        """The peers that a machine requires and that have come far enough; Forbidden for any other role."""
-        deployment = self._machines.deployment(machine.deployment)
-        needs = self._needs(machine, deployment)
-        return meet(machine, self._members(deployment.cluster) if needs else (), needs, role, least)
+    def peers(
+        self, machine: SiteMachine, role: str | None = None, least: Standing | None = None, *, patient: bool = False
+    ) -> Peers:
+        """The peers that a machine requires and that have come far enough; see `Meeting.peers`."""
+        return self._meeting.peers(machine, role, least, patient=patient)
 
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
-        """What a peer published under a key.
+        """What a peer published under a key; see `Meeting.read`."""
+        return self._meeting.read(machine, hostname, key)
 
-        Raises:
-            Forbidden: there is no such peer that this machine requires, or it published nothing under that key.
-            Misused: that is no key.
-        """
-        check_key(key)
-        found = [
-            peer
-            for peer in self.peers(machine, least=Standing.PRESENT).peers
-            if hostname in (peer.hostname, peer.machine)
-        ]
-        if not found:
-            raise Forbidden(f"no peer {hostname[:80]!r} is here that this machine requires")
-        with self._database.reading() as connection:
-            value = book.values(connection, [found[0].machine], key).get(found[0].machine)
-        if value is None:
-            raise Forbidden(f"{hostname[:80]} has published nothing under {key!r}")
-        return value
+    def known_hosts(self, deployment: str) -> list[str]:
+        """Lines of known_hosts for a deployment's machines; see `Meeting.known_hosts`."""
+        return self._meeting.known_hosts(deployment)
 
     def ready(self, machine: SiteMachine) -> None:
         """The machine says that it is ready. Once it is, saying so again changes nothing."""
@@ -359,21 +311,6 @@ class Broker:
             "machine", machine.uuid, "certified", "the site signed a host certificate for the guest", machine.deployment
         )
         return issued
-
-    def known_hosts(self, deployment: str) -> list[str]:
-        """Lines of known_hosts for a deployment's machines: of those whose secret exactly one party showed."""
-        machines = self._all(Filter(deployment=deployment))
-        uuids = [machine.uuid for machine in machines]
-        with self._database.reading() as connection:
-            known = book.contacts(connection, uuids)
-            said = book.values(connection, uuids, ADDRESS)
-        lines: list[str] = []
-        for machine in machines:
-            contact = known.get(machine.uuid)
-            if contact is not None and contact.sound and not gone(machine):
-                addresses = given_addresses(machine) or _parsed(said.get(machine.uuid))
-                lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
-        return lines
 
     def tidy(self) -> int:
         """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
@@ -406,38 +343,3 @@ class Broker:
         if gone(machine):
             raise NotAuthenticated("this machine is over")
         return machine
-
-    def _needs(self, machine: SiteMachine, deployment: Deployment) -> dict[str, Need]:
-        if deployment.cluster is None:
-            return {}
-        return needs_of(self._cluster(deployment.cluster), machine.role)
-
-    def _members(self, cluster: str | None) -> list[Member]:
-        if cluster is None:
-            return []
-        machines = self._all(Filter(cluster=cluster))
-        uuids = [machine.uuid for machine in machines]
-        with self._database.reading() as connection:
-            known = book.contacts(connection, uuids)
-            sizes = book.sizes(connection, uuids)
-            said = book.values(connection, uuids, ADDRESS)
-        return [
-            Member(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
-            for machine in machines
-        ]
-
-    def _all(self, which: Filter) -> list[SiteMachine]:
-        found: list[SiteMachine] = []
-        after: str | None = None
-        while True:
-            page, after = self._machines.machines(which, PAGE, after)
-            found += page
-            if after is None:
-                return found
-
-
-def _parsed(data: bytes | None) -> tuple[str, ...]:
-    try:
-        return parse_addresses(data) if data else ()
-    except DeployerError:  # a stricter version than the one that let it in
-        return ()

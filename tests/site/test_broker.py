@@ -6,9 +6,10 @@ import sqlite3
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -32,9 +33,11 @@ from deployer.site.broker import (
     parse_host_keys,
     usable_address,
 )
+from deployer.site.broker_meeting import Meeting
 from deployer.site.brokering import KEEP, broker_key
+from deployer.site.cluster import Cluster
 from deployer.site.desired import Want
-from deployer.site.records import SiteMachine
+from deployer.site.records import Filter, SiteMachine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import STAR, Guest, World, site
 
@@ -694,3 +697,29 @@ def test_a_reason_is_one_printable_line(data: bytes) -> None:
 )
 def test_addresses_that_nodes_report_are_read(text: str, found: str | None) -> None:
     assert usable_address(text) == found
+
+
+def test_machines_that_wait_share_what_one_of_them_has_read(own: tuple[World, Make]) -> None:
+    world, make = own
+    machines = world.star()
+    head, one, two = (make(machine).enter() for machine in machines)
+    now, reads = 0.0, 0
+    read = world.store.machines
+
+    def machines_of(which: Filter, limit: int, after: str | None = None) -> tuple[Sequence[SiteMachine], str | None]:
+        nonlocal reads
+        reads += 1
+        return read(which, limit, after)
+
+    known = SimpleNamespace(machines=machines_of, deployment=world.store.deployment)
+    meeting = Meeting(known, world.database, lambda uuid: Cluster.of(world.store.cluster(uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
+    for machine in (one.machine, two.machine, one.machine):
+        assert not meeting.peers(machine, patient=True).complete
+    assert reads == 1
+    head.publish("address", "10.0.0.1")
+    head.ask("POST", "/ready")
+    assert meeting.peers(one.machine).complete  # who does not wait is told what is true now
+    assert not meeting.peers(one.machine, patient=True).complete
+    now = 0.6
+    assert meeting.peers(one.machine, patient=True).complete
+    assert reads == 3
