@@ -366,7 +366,7 @@ class Deployer:
             tag=Tag(owner=self._owner, image=job.image_id),
         )
         keeper.store.change(
-            record.uuid, self._clock(), spec=spec, written=assembled.written, policy=judged.decision.policy
+            record.uuid, keeper.now(), spec=spec, written=assembled.written, policy=judged.decision.policy
         )
         report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
         Facts(manifest, judged.checks).write(directory)

@@ -7,6 +7,7 @@ other libvirt URI may be set instead. Domains are transient: a node's own record
 
 import ipaddress
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,9 @@ remember_owner = 0
 # There is no virtlogd beside an embedded driver; QEMU writes its own log.
 stdio_handler = "file"
 """
+
+_UNBORN = re.compile(rb"<domstatus [^>]*\bpid='0'")
+"""In libvirt's own record of a domain: no emulator yet. Its number is written there before it may begin."""
 
 T = TypeVar("T")
 
@@ -107,6 +111,7 @@ class LibvirtBackend:
         group = "root" if os.geteuid() == 0 else str(os.getegid())
         (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
         (root / "agents").mkdir(mode=0o700, exist_ok=True)
+        _forget_unborn(root / "run" / "qemu")
         return cls(f"qemu:///embed?root={root}", owner, tell, log=root / "libvirt.log", agents=root / "agents")
 
     @property
@@ -336,6 +341,17 @@ class LibvirtBackend:
 
     def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
         self._tell(domain.UUIDString(), Happening.REBOOTED, "")
+
+
+def _forget_unborn(place: Path) -> None:
+    """Remove what a killed process left of domains that it was about to start, before there was an emulator.
+
+    libvirt 9.0 loads such a domain and never looks at it again: it seems to run, and whoever wants to end it waits for a
+    lock that nobody will ever let go.
+    """
+    for file in place.glob("*.xml"):
+        if _UNBORN.search(file.read_bytes()[:4096]):
+            file.unlink()
 
 
 def _usable(interfaces: Any) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """A real node process for tests, in a directory of its own with a short path; everything it started ends with it."""
 
 import contextlib
+import faulthandler
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -38,6 +40,7 @@ def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Pat
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)  # where it hangs, if it does
 
     def up(socket: Path, status: NodeStatus) -> None:
         print(status, flush=True)  # noqa: T201 - into the log
@@ -147,7 +150,12 @@ class NodeProcess:
             assert self._process.is_alive() or ready.exists(), self.log.read_text()
             return ready.exists()
 
-        wait_for(answers, 60)
+        try:
+            wait_for(answers, 60)
+        except AssertionError:
+            os.kill(self._process.pid, signal.SIGUSR1)
+            time.sleep(1)
+            raise AssertionError("the node does not answer:\n" + self.log.read_text()[-8000:]) from None
 
     def kill(self) -> None:
         """End the service as a power cut would; its guests go on."""

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 import uuid as uuids
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,7 +51,7 @@ class SiteDouble:
 
     def start(self) -> None:
         """Answer, at the same port as before."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), _handler(self))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"site": self}))
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -165,48 +166,55 @@ def machine(uuid: str, **changes: Any) -> DesiredMachine:
     return DesiredMachine(**fields | changes)
 
 
-def _handler(site: SiteDouble) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: SiteDouble
 
-        def setup(self) -> None:
-            self.request.settimeout(60)
-            super().setup()
+    def setup(self) -> None:
+        self.request.settimeout(60)
+        super().setup()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing."""
+    def handle(self) -> None:
+        with suppress(OSError):  # the node was killed while it asked
+            super().handle()
 
-        def do_GET(self) -> None:
-            place = urlsplit(self.path)
-            if self._broken():
-                return
-            assert place.path == "/v1/agent/desired"
-            asked = parse_qs(place.query)
-            self._answer(200, canonical(site.wait(int(asked["after"][0]), float(asked["wait"][0]))))
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
 
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self._broken():
-                return
-            if self.path == "/v1/agent/certificate":
-                asked = parse(CertificateRequest, body, "request")
-                fresh = site.authority.node(asked.request, str(uuids.uuid4()), datetime.now(UTC), LIFE)
-                site.renewed += 1
-                self._answer(200, canonical(Certificate(certificate=fresh)))
-                return
-            assert self.path == "/v1/agent/report"
-            site.heard(validate(NodeReport, json.loads(body), "report"))
-            self._answer(204, b"")
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
 
-        def _broken(self) -> bool:
-            if site.broken is not None:
-                self._answer(site.broken, b"")
-            return site.broken is not None
+    def do_GET(self) -> None:
+        place = urlsplit(self.path)
+        if self._broken():
+            return
+        assert place.path == "/v1/agent/desired"
+        asked = parse_qs(place.query)
+        self._answer(200, canonical(self.site.wait(int(asked["after"][0]), float(asked["wait"][0]))))
 
-        def _answer(self, status: int, body: bytes) -> None:
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._broken():
+            return
+        if self.path == "/v1/agent/certificate":
+            request = parse(CertificateRequest, body, "request").request
+            fresh = self.site.authority.node(request, str(uuids.uuid4()), datetime.now(UTC), LIFE)
+            self.site.renewed += 1
+            self._answer(200, canonical(Certificate(certificate=fresh)))
+            return
+        assert self.path == "/v1/agent/report"
+        self.site.heard(validate(NodeReport, json.loads(body), "report"))
+        self._answer(204, b"")
+
+    def _broken(self) -> bool:
+        if self.site.broken is not None:
+            self._answer(self.site.broken, b"")
+        return self.site.broken is not None
+
+    def _answer(self, status: int, body: bytes) -> None:
+        with suppress(OSError):  # the node that asked was killed
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-
-    return Handler

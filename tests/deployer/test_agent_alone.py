@@ -10,7 +10,7 @@ import pytest
 
 from deployer import agent as agents
 from deployer.agent import Agent
-from deployer.machine import State
+from deployer.machine import Happening, MachineSpec, State
 from deployer.site.desired import DesiredMachine, DesiredState, ObservedMachine, Want
 from tests.deployer.light import SITE, LightNode, LightSite
 from tests.deployer.nodes import wait_for
@@ -263,3 +263,90 @@ def test_duplicates_change_nothing(world: World) -> None:
         world.agent.reconcile()
     assert world.node.hypervisor.done == done
     assert [record.site for record in world.agent.records()] == [SITE]
+
+
+def deployed(world: World, **changes: Any) -> str:
+    """A machine that runs, in the hands of nobody but the test."""
+    uuid = world.want(**changes)
+    world.until(uuid, State.RUNNING)
+    world.stop()
+    return uuid
+
+
+def test_a_guest_that_does_not_boot_again_when_it_is_asked_to_is_reset(world: World) -> None:
+    uuid = deployed(world)
+    world.node.hypervisor.deaf = True
+    assert world.node.verbs.reboot(uuid).reboots == 1
+    assert world.node.hypervisor.done[-1] == ("reset", uuid)
+    world.node.hypervisor.deaf = False
+    assert world.node.verbs.reboot(uuid, 7).reboots == 7
+    assert world.node.hypervisor.done[-1] == ("reboot", uuid)
+
+
+def test_a_guest_that_does_not_power_off_has_its_power_cut(world: World) -> None:
+    uuid = deployed(world)
+    world.node.hypervisor.deaf = True
+    assert "its power was cut" in world.node.verbs.stop(uuid).reason
+    assert world.node.hypervisor.machines == {}
+    world.node.keeper.told(uuid, Happening.DESTROYED, "of the life before")  # late
+    assert world.node.keeper.store.get(uuid).state is State.STOPPED
+    world.node.verbs.reactivate(uuid)
+    world.node.keeper.told(uuid, Happening.POWERED_OFF, "of the life before")
+    world.node.keeper.told(uuid, Happening.PAUSED, "of the life before")
+    assert world.node.keeper.store.get(uuid).state is State.RUNNING
+
+
+def test_the_memory_of_a_suspended_machine_that_is_stopped_is_given_up(world: World) -> None:
+    uuid = deployed(world)
+    world.node.verbs.suspend(uuid)
+    memory = world.node.keeper.store.memory(uuid)
+    assert memory.read_bytes() == b"whole"
+    assert world.node.verbs.stop(uuid).state is State.STOPPED
+    assert not memory.exists()
+    assert world.node.keeper.store.directory(uuid).joinpath("disk0.qcow2").exists()
+
+
+def test_a_machine_that_is_ended_while_it_is_let_go_on_stays_ended(world: World) -> None:
+    uuid = deployed(world)
+    node = world.node
+    node.verbs.stop(uuid)
+    start = node.hypervisor.start
+
+    def start_and_end(spec: MachineSpec) -> None:
+        start(spec)
+        node.keeper.end(uuid, "meanwhile")
+        node.hypervisor.machines[uuid] = State.RUNNING  # the end came a moment before the start
+
+    node.hypervisor.start = start_and_end  # type: ignore[method-assign]
+    assert node.verbs.reactivate(uuid).state is State.ENDED
+    assert node.hypervisor.machines == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "runs", "expected"),
+    [
+        (State.RUNNING, State.RUNNING, State.RUNNING),
+        (State.RUNNING, State.PAUSED, State.PAUSED),
+        (State.PAUSED, State.RUNNING, State.RUNNING),
+        (State.RUNNING, None, State.STOPPED),
+        (State.STOPPED, State.RUNNING, State.RUNNING),
+        (State.STOPPED, None, State.STOPPED),
+        (State.SUSPENDED, State.RUNNING, State.RUNNING),
+        (State.SUSPENDED, None, State.SUSPENDED),
+        (State.ENDED, State.RUNNING, State.ENDED),
+        (State.BOOTING, State.RUNNING, None),
+        (State.STAGING, None, None),
+    ],
+)
+def test_the_service_finds_machines_as_they_are(
+    world: World, state: State, runs: State | None, expected: State | None
+) -> None:
+    uuid = deployed(world)
+    node = world.node
+    node.keeper.store.change(uuid, node.keeper.now(), state=state)
+    node.hypervisor.machines = {uuid: runs} if runs else {}
+    node.open()
+    found = {record.uuid: record.state for record in node.keeper.store.all()}
+    assert found == ({uuid: expected} if expected else {})
+    lives = expected in {State.RUNNING, State.PAUSED}
+    assert node.hypervisor.machines == ({uuid: runs} if lives else {})

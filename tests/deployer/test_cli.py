@@ -191,3 +191,27 @@ def test_up_runs_catalog_and_node_and_ends_both(short: Path, community: Communit
     assert "catalog | " in lines
     assert "   node | " in lines
     assert not (short / "node" / "node.sock").exists()
+
+
+def test_what_can_be_done_to_a_machine_in_commands(
+    node: NodeProcess, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    size = ["--memory", "32MiB", "--max-memory", "64MiB", "--max-cores", "2", "--blank", "4MiB:ext4:more"]
+    (machine,) = asked(run("deploy", "star/hello@1.0", *size, "--json"))["machines"]
+    name, uuid = machine["name"], machine["uuid"]
+    assert [blank["label"] for blank in machine["blanks"]] == ["more"]
+    node.said(uuid, SAID[-1])
+    assert run("machine", "resize", name, "--memory", "48MiB", "--cores", "2").stdout == f"{name}: 48.0 MiB, 2 cores\n"
+    with pytest.raises(Misused, match="give --memory, --cores, or both"):
+        run("machine", "resize", name)
+    assert "ends at 20" in run("machine", "extend", name, "2h").stdout
+    assert run("machine", "addresses", name).stdout == "nobody knows any\n"
+    assert run("machine", "pause", name).stdout == f"{name}: paused\n"
+    saved = asked(run("machine", "save", name, str(tmp_path / "saved"), "--version", "1.1", "--json"))
+    assert (saved["title"], saved["changed"]) == ("star/hello@1.1", ["part1"])
+    assert run("image", "show", str(tmp_path / "saved")).exit_code == 0
+    assert asked(run("machine", "suspend", name, "--json"))["state"] == "suspended"
+    assert asked(run("machine", "reactivate", name, "--json"))["state"] == "running"
+    assert run("machine", "stop", name).stdout == f"{name}: stopped\n"
+    with pytest.raises(Misused, match="--blank: "):
+        run("deploy", "star/hello@1.0", "--blank", "much")

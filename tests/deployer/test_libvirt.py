@@ -1,20 +1,25 @@
 """The door to libvirt, with its real embedded driver: whose machines are seen, what is told, what errors become."""
 
 import json
+import re
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from deployer.assembling import assemble, firmware
+from deployer.domain_xml import domain_xml
 from deployer.errors import BackendFailed
-from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend, _advice
-from deployer.machine import Happening, MachineSpec, Network, Tag, UefiBoot
-from tests.deployer.guests import SAID, boot_sector_image
+from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend, _advice, _usable
+from deployer.machine import Happening, MachineSpec, Network, State, Tag, UefiBoot
+from deployer.qemu_monitor import Monitor
+from tests.deployer.guests import GOODBYE, SAID, boot_sector_image
 from tests.deployer.nodes import wait_for
 from tests.deployer.parts import BundleContents
 
@@ -212,3 +217,110 @@ def test_a_start_takes_no_second(site: Site) -> None:
     took = time.monotonic() - began
     site.backend.destroy(spec.uuid)
     assert took < 3.5, "libvirt has forgotten what it found out about QEMU"
+
+
+def test_a_start_that_was_killed_before_there_was_an_emulator_is_forgotten(site: Site) -> None:
+    """libvirt would list it for ever, and wait a minute for a lock when it should be ended."""
+    spec = site.machine()
+    site.backend.start(spec)
+    place = site.root / "l" / "run" / "qemu" / f"{spec.name}.xml"
+    status = place.read_text()
+    site.backend.destroy(spec.uuid)
+    site.backend.close()
+    place.write_text(re.sub(r"pid='[0-9]+'", "pid='0'", status, count=1))
+    site.backend = site.open("me")
+    assert spec.uuid not in site.backend.found()
+    assert not place.exists()
+
+
+def test_a_machine_is_suspended_whole_and_goes_on(site: Site) -> None:
+    spec = site.machine()
+    place = spec.console.parent / "memory"
+    site.backend.start(spec)
+    wait_for(lambda: SAID[-1] in spec.console.read_bytes())
+    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert not site.backend.saved(place)
+    site.backend.suspend(spec.uuid, place)
+    assert site.backend.state(spec.uuid) is None
+    assert site.backend.saved(place)
+    site.backend.restore(place)
+    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert spec.uuid in site.backend.found()
+    site.backend.shutdown(spec.uuid)
+    wait_for(lambda: GOODBYE in spec.console.read_bytes())
+    assert spec.console.read_bytes().count(SAID[0]) == 1
+    site.backend.destroy(spec.uuid)
+
+
+def test_a_machine_that_cannot_be_saved_goes_on_with_its_disks(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    wait_for(lambda: SAID[-1] in spec.console.read_bytes())
+    with pytest.raises(BackendFailed, match="cannot be saved"):
+        site.backend.suspend(spec.uuid, site.root / "no such directory" / "memory")
+    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert backings(site, spec) == {"disk0.vmdk"}
+    site.backend.reset(spec.uuid)  # it reads its disk again
+    wait_for(lambda: spec.console.read_bytes().count(SAID[-1]) == 2)
+    site.backend.destroy(spec.uuid)
+
+
+def test_a_machine_that_was_left_half_suspended_reads_its_disks_when_it_goes_on(site: Site) -> None:
+    spec = site.machine()
+    site.backend.start(spec)
+    wait_for(lambda: SAID[-1] in spec.console.read_bytes())
+    site.backend.pause(spec.uuid)
+    site.backend._domain(spec.uuid, lambda domain: Monitor(domain).part(), "no")
+    assert backings(site, spec) == set()
+    site.backend.close()  # whoever did that died
+    site.backend = site.open("me")
+    assert spec.uuid in site.backend.found()
+    site.backend.resume(spec.uuid)
+    assert backings(site, spec) == {"disk0.vmdk"}
+    site.backend.reset(spec.uuid)
+    wait_for(lambda: spec.console.read_bytes().count(SAID[-1]) == 2)
+    site.backend.destroy(spec.uuid)
+
+
+def backings(site: Site, spec: MachineSpec) -> set[str]:
+    """The descriptors that lie below a machine's overlays now."""
+    found: list[dict[str, Any]] = []
+    site.backend._domain(spec.uuid, lambda domain: found.extend(Monitor(domain)._nodes()), "no")
+    names = {Path(node.get("backing_file", "")).name for node in found}
+    return {name for name in names if name.endswith(".vmdk")}
+
+
+def test_memory_and_cores_are_what_the_machine_was_granted_and_has(site: Site) -> None:
+    spec = site.machine().model_copy(update={"granted_memory": 64 * MIB, "granted_cores": 2})
+    site.backend.start(spec)
+    site.backend.resize(spec.uuid, 48 * MIB, 2)
+    found: list[Any] = []
+    site.backend._domain(spec.uuid, lambda domain: found.append((domain.maxMemory(), domain.vcpusFlags(1))), "no")
+    assert found == [(64 << 10, 2)]
+    with pytest.raises(BackendFailed, match="cannot be resized"):
+        site.backend.resize(spec.uuid, 48 * MIB, 3)
+    assert site.backend.addresses(spec.uuid) == ()
+    site.backend.destroy(spec.uuid)
+
+
+def test_a_guest_s_agent_has_a_port_where_its_addresses_mean_something(site: Site) -> None:
+    spec = site.machine()
+    root = ET.fromstring(domain_xml(spec, Path("/a")))  # noqa: S314 - our own
+    assert root.find("devices/channel") is None
+    spec = spec.model_copy(update={"network": Network.parse("bridge:br0")})
+    channel = ET.fromstring(domain_xml(spec, Path("/a"))).find("devices/channel")  # noqa: S314 - our own
+    assert channel is not None
+    assert channel.find("target").attrib == {"type": "virtio", "name": "org.qemu.guest_agent.0"}  # type: ignore[union-attr]
+    assert channel.find("source").attrib == {"mode": "bind", "path": "/a"}  # type: ignore[union-attr]
+
+
+def test_addresses_are_those_by_which_others_reach_a_guest() -> None:
+    found = _usable(
+        {
+            "lo": {"addrs": [{"addr": "127.0.0.1"}, {"addr": "::1"}]},
+            "eth0": {"addrs": [{"addr": "192.0.2.7"}, {"addr": "fe80::1"}, {"addr": "2001:db8::7"}]},
+            "eth1": {"addrs": None},
+        }
+    )
+    assert list(found) == ["192.0.2.7", "2001:db8::7"]
+    assert list(_usable(None)) == []
