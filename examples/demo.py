@@ -133,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.inside:
         kernel_tree(PACKAGES)  # the last thing that needs this machine's network
-        return run_in_own_network(arguments)
+        return run_in_own_network("examples.demo", ["--inside", *arguments])
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
         if any(options.keep.iterdir()):

@@ -20,13 +20,13 @@ BROKER = f"{ADDRESS}:7480"
 DOCUMENT = Path(__file__).resolve().parent / "recipes" / "cluster.toml"
 
 
-def run_in_own_network(arguments: Sequence[str]) -> int:
-    """Run the demo again in a network namespace that is made for it, and is removed after it; returns its exit code."""
+def run_in_own_network(module: str, arguments: Sequence[str]) -> int:
+    """Run a module in a network namespace that is made for it, and is removed after it; returns its exit code."""
     name = f"partita-demo-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         return subprocess.run(
-            ["ip", "netns", "exec", name, sys.executable, "-m", "examples.demo", "--inside", *arguments], check=False
+            ["ip", "netns", "exec", name, sys.executable, "-m", module, *arguments], check=False
         ).returncode
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -45,6 +45,7 @@ UNITS = Path("lib/systemd/system")
 DISABLED = ("munge", "slurmctld", "slurmd", "getty@tty1", "e2scrub_reap", "apt-daily.timer", "apt-daily-upgrade.timer")
 """Units that Debian starts by itself: the pool's are started when the machine knows what it is."""
 
+# The partitions that both images have are told apart by nothing: a tree with the same UUID is the same bytes.
 RECIPE = """\
 # The {role} node of the STAR cluster: build with `partita image build {role}.toml -o IMAGE`
 [image]
@@ -66,6 +67,7 @@ cmdline = "console=ttyS0 quiet panic=-1 root=PARTLABEL=base systemd.show_status=
 table = "gpt"
 [[disk.partition]]
 label = "base"
+uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0001"
 type = "root-x86-64"
 access = "copy-on-write"
 source = {{ tree = "base", filesystem = "ext4", size = "640MiB", owner = "keep" }}
@@ -74,6 +76,7 @@ source = {{ tree = "base", filesystem = "ext4", size = "640MiB", owner = "keep" 
 table = "none"
 [[disk.partition]]
 label = "star"
+uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0002"
 type = "linux-generic"
 access = "read-only"
 source = {{ tree = "star", filesystem = "erofs" }}
@@ -82,6 +85,7 @@ source = {{ tree = "star", filesystem = "erofs" }}
 table = "none"
 [[disk.partition]]
 label = "data"
+uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0003"
 type = "srv"
 access = "read-only"
 source = {{ tree = "data", filesystem = "erofs" }}
