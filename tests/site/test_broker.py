@@ -33,6 +33,7 @@ from deployer.site.broker import (
     parse_host_keys,
     usable_address,
 )
+from deployer.site.broker_api import PER_GUEST
 from deployer.site.broker_meeting import Meeting
 from deployer.site.brokering import KEEP, broker_key
 from deployer.site.cluster import Cluster
@@ -723,3 +724,13 @@ def test_machines_that_wait_share_what_one_of_them_has_read(own: tuple[World, Ma
     now = 0.6
     assert meeting.peers(one.machine, patient=True).complete
     assert reads == 3
+
+
+def test_a_guest_that_asks_without_end_is_slowed_and_the_others_are_not(made: tuple[World, Make]) -> None:
+    world, make = made
+    loud, quiet = (make(machine).enter() for machine in world.machines(2))
+    answers = [loud.ask("GET", "/identity") for _ in range(int(PER_GUEST.burst) + 50)]
+    slowed = [answer for answer in answers if answer.status != 200]
+    assert {answer.status for answer in slowed} == {429}
+    assert int(slowed[0].headers["retry-after"]) >= 1
+    assert quiet.ask("GET", "/identity").status == 200
