@@ -3,42 +3,30 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import event, inspect
 
 from deployer.errors import (
     ClusterNotFound,
     Conflict,
     DeploymentNotFound,
     JoinRefused,
-    MachineConflict,
     MachineNotFound,
     Misused,
     NodeNotFound,
     NoRoom,
     OverQuota,
-    SiteUnavailable,
 )
 from deployer.machine import State
-from deployer.site import migrations
 from deployer.site.allowances import Allowance, Quota, Share, Usage
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import Want
-from deployer.site.lifecycle import Verb, act, move_end
+from deployer.site.lifecycle import Verb, act
 from deployer.site.placement import place
 from deployer.site.records import Filter, NodeState, SiteMachine
 from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit
 from deployer.site.store import SiteStore
-from deployer.site.tables import metadata
-from tests.site.databases import Postgresql
 from tests.site.values import (
     ALICE,
     BOB,
@@ -52,6 +40,7 @@ from tests.site.values import (
     capable,
     observed,
     proposal,
+    together,
     uuids,
 )
 from tests.site.values import world as make_world
@@ -64,133 +53,6 @@ NOBODY = "00000000-0000-4000-8000-00000000dead"
 def world(database: SiteDatabase) -> World:
     """A store with an empty database."""
     return make_world(database)
-
-
-# The database
-
-
-def scripts() -> Config:
-    """Alembic's view of the migrations."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    return config
-
-
-def test_migrations_end_at_the_tables(database: SiteDatabase) -> None:
-    """Nothing is in the tables that a migrated database has not, and the other way round."""
-    with database.reading() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, metadata) == []
-    assert ScriptDirectory.from_config(scripts()).get_current_head() == migrations.HEAD
-
-
-def test_migrations_go_down_and_up_again(database: SiteDatabase) -> None:
-    """Down to nothing, and back."""
-    config = scripts()
-    with database.writing() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-        assert set(inspect(connection).get_table_names()) <= {"alembic_version", "sqlite_sequence"}
-        assert migrations.upgrade(connection)
-        assert not migrations.upgrade(connection)
-    assert make_world(database).join("n1")
-
-
-def test_a_write_that_fails_leaves_nothing(database: SiteDatabase, world: World) -> None:
-    """Neither its rows nor its events."""
-
-    def broken(_machine: SiteMachine) -> SiteMachine:
-        raise MachineConflict("no")
-
-    world.join("n1")
-    machine, events = world.machine(), world.store.last_event()
-    with pytest.raises(MachineConflict):
-        world.store.change_machine(machine.uuid, broken, "paused", "")
-    assert world.store.machine(machine.uuid) == machine
-    assert world.store.last_event() == events
-
-
-@pytest.mark.parametrize(
-    ("url", "sentence"),
-    [
-        ("", "is no URL"),
-        ("sqlite://", "write sqlite:///PATH"),
-        ("sqlite:///:memory:", "write sqlite:///PATH"),
-        ("mysql+pymysql://root:hunter2@db/site", "write sqlite:///PATH"),
-        ("postgresql://root:hunter2@db/site", "write sqlite:///PATH"),
-        ("sqlite:////nowhere/at/all/site.db", "cannot be made or kept private"),
-        ("postgresql+psycopg://root:hunter2@/site?host=/nowhere", "cannot be used now"),
-    ],
-)
-def test_a_database_that_cannot_be_opened(url: str, sentence: str) -> None:
-    """Says so, and never its password."""
-    with pytest.raises(SiteUnavailable) as failed:
-        SiteDatabase(url)
-    assert sentence in str(failed.value)
-    assert "hunter2" not in str(failed.value)
-
-
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
-    """Is left alone, and said to be none."""
-    (tmp_path / "site.db").write_text("my diary, which is long enough not to be taken for a header " * 20)
-    with pytest.raises(SiteUnavailable, match="file is not a database"):
-        SiteDatabase(f"sqlite:///{tmp_path / 'site.db'}")
-    assert (tmp_path / "site.db").read_text().startswith("my diary")
-
-
-def test_only_its_owner_reads_a_database_file(tmp_path: Path) -> None:
-    """It holds the key of the CA."""
-    database = SiteDatabase(f"sqlite:///{tmp_path / 'site.db'}")
-    make_world(database).join("n1")
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.name.startswith("site.db")}
-    assert set(modes.values()) == {0o600}, modes
-    database.close()
-
-
-def test_many_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
-    """One migrates, the others wait."""
-    errors = list[BaseException]()
-
-    def run() -> None:
-        try:
-            SiteDatabase(f"sqlite:///{tmp_path / 'site.db'}").close()
-        except BaseException as exc:  # noqa: BLE001 - shown by the assertion
-            errors.append(exc)
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert errors == []
-
-
-def test_a_transaction_that_waits_too_long_gives_up(
-    make_database: Callable[[], SiteDatabase], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Somebody else writes and does not come to an end; whoever asks is told to try again."""
-    monkeypatch.setattr("deployer.site.database.BUSY_MILLISECONDS", 200)
-    here, there = make_database(), make_world(make_database())
-    with here.writing(), pytest.raises(SiteUnavailable, match="try again later"):
-        there.join("n1")
-    assert there.join("n1")
-
-
-def test_a_server_that_ended_its_connections_is_asked_again(postgresql: Postgresql) -> None:
-    """After a restart of PostgreSQL the site goes on by itself."""
-    name = postgresql.copy()
-    database = SiteDatabase(postgresql.url(name))
-    site = make_world(database)
-    node = site.join("n1")
-    postgresql.cut(name)
-    assert site.store.node(node).name == "n1"
-    postgresql.cut(name)
-    assert site.machine().node == node
-    database.close()
-    postgresql.drop(name)
-
-
-# Nodes
 
 
 def test_a_node_joins_and_reports(world: World) -> None:
@@ -320,7 +182,7 @@ def test_one_of_many_that_show_a_token_at_once_gets_in(world: World) -> None:
         except JoinRefused:
             answers.append("refused")
 
-    _together(run, 8)
+    together(run, 8)
     assert sorted(answers) == ["in", *["refused"] * 7]
 
 
@@ -402,7 +264,7 @@ def test_the_same_key_many_times_at_once_is_one_deployment(world: World) -> None
         deployment, _, new = world.admit(key="k1", count=2)
         answers.append((deployment.uuid, new))
 
-    _together(run, 8)
+    together(run, 8)
     assert len({uuid for uuid, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
     assert len(world.store.machines()[0]) == 2
@@ -528,7 +390,7 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
             except NoRoom as exc:
                 answers.append(str(exc)[:22])
 
-    _together(run, 32)
+    together(run, 32)
     assert len(answers) == requests
     assert "admitted" in answers
     assert {"there is room for 0 of"} <= set(answers) - {"admitted"} <= {f"there is room for {n} of" for n in range(3)}
@@ -616,274 +478,6 @@ def test_machines_are_found_by_name_and_uuid(world: World) -> None:
     for call in (world.store.deployment, world.store.find_deployment):
         with pytest.raises(DeploymentNotFound):
             call(NOBODY)
-
-
-# Agents
-
-
-def test_a_report_in_which_nothing_is_new_writes_only_that_it_came(database: SiteDatabase, world: World) -> None:
-    """O(changes): one statement writes, however many machines there are."""
-    node = world.join("n1", cores=50, cached=("a", "b"))
-    machines = [observed(one, State.RUNNING) for one in world.admit(count=20, memory=64 * MIB)[1]]
-    world.report(node, *machines, cached=("a", "b"))
-    written = list[str]()
-
-    def note(_c: object, _u: object, statement: str, _p: object, _x: object, many: bool) -> None:
-        if not statement.startswith(("SELECT", "BEGIN", "SET", "PRAGMA")):
-            written.append(" ".join(statement.split()[:2]))
-
-    event.listen(database._engine, "before_cursor_execute", note)
-    world.clock.advance(seconds=10)
-    before = world.store.last_event()
-    assert world.report(node, *machines, cached=("b", "a")) == []
-    assert written == ["UPDATE nodes"]
-    written.clear()
-    world.report(node, *machines[:-1], observed(machines[-1].uuid, State.PAUSED), cached=("b", "a"))
-    assert sorted(written) == ["INSERT INTO", "UPDATE machines", "UPDATE nodes"]
-    assert world.store.last_event() == before + 1
-    assert world.store.node(node).reported == NOW + timedelta(seconds=10)
-
-
-def test_a_late_report_says_nothing_of_machines(world: World) -> None:
-    """One that acts on an older revision than the node has told of already."""
-    node = world.join("n1")
-    one = world.machine()
-    world.report(node, observed(one, State.RUNNING))
-    assert world.report(node, revision=0) == []
-    assert world.store.machine(one.uuid).state is State.RUNNING
-    assert world.report(node)[0][0] == "failed"
-
-
-def test_a_site_restored_from_an_old_copy_is_heard_again(world: World) -> None:
-    """What it says is newer than anything that its nodes have heard."""
-    node = world.join("n1")
-    world.store.absorb(node, capable(revision=41))
-    assert world.store.revision(node) == 42
-
-
-def test_a_node_with_a_machine_that_it_should_not_have_is_told_so_once(world: World) -> None:
-    """It is not in what the node should have; the story says so once, and again if it comes back."""
-    node, other = world.join("n1"), world.join("n2")
-    mine = world.machine()
-    stray = observed(NOBODY, State.RUNNING)
-    before = world.store.revision(node)
-    assert [what for what, _ in world.report(node, stray, complete=False)] == ["stray"]
-    assert world.report(node, stray, complete=False) == []
-    assert world.store.revision(node) == before + 1
-    assert NOBODY not in {machine.uuid for machine in world.store.desired(node).machines}
-    assert world.report(node, complete=False) == []
-    assert [what for what, _ in world.report(node, stray, complete=False)] == ["stray"]
-    elsewhere = other if mine.node == node else node
-    assert ("stray", "a node has it that should not; the node is to end it") in world.report(
-        elsewhere, observed(mine, State.RUNNING), complete=False
-    )
-    assert world.store.machine(mine.uuid).state is State.PENDING
-
-
-# Time
-
-
-LOST, WARN = timedelta(minutes=2), timedelta(minutes=10)
-
-
-def look(world: World, policy: str = "wait") -> list[str]:
-    """One look of the sweeper; what it told."""
-    before = world.store.last_event()
-    now = world.clock.at
-    world.store.look(now + WARN, now - LOST, policy)  # type: ignore[arg-type]
-    world.store.place_waiting(place)
-    return world.told(before)
-
-
-def test_owners_are_warned_and_machines_end_at_their_time(world: World) -> None:
-    """Each once, also when the site was away meanwhile."""
-    node = world.join("n1")
-    one = world.machine()
-    assert look(world) == []
-    world.clock.at = one.ends - WARN
-    world.report(node, observed(one, State.RUNNING))
-    assert look(world) == ["warned"]
-    assert look(world) == []
-    world.clock.at = one.ends
-    world.report(node, observed(one, State.RUNNING))
-    before = world.store.revision(node)
-    assert look(world) == ["expired"]
-    assert look(world) == []
-    assert world.store.revision(node) == before + 1
-    assert world.store.desired(node).machines[0].want is Want.ENDED
-    assert world.report(node, observed(one, State.ENDED)) == [("ended", "its time has come")]
-    assert world.store.desired(node).machines == ()
-
-
-def test_who_extends_is_warned_again(world: World) -> None:
-    """Before the new end."""
-    node = world.join("n1")
-    one = world.machine()
-    world.clock.at = one.ends - WARN
-    world.report(node)
-    assert look(world) == ["warned"]
-    world.store.apply(one.uuid, lambda it: move_end(it, it.ends + timedelta(hours=1), world.clock.at))
-    assert look(world) == []
-    world.clock.at += timedelta(hours=1)
-    world.report(node)
-    assert look(world) == ["warned"]
-
-
-def test_a_deployment_ends_with_the_last_of_its_machines(world: World) -> None:
-    """Also when one is given more time, or less."""
-    world.join("n1")
-    deployment, (one, two), _ = world.admit(count=2)
-    later, sooner = NOW + timedelta(hours=5), NOW + timedelta(minutes=5)
-    world.store.apply(one.uuid, lambda it: move_end(it, later, NOW))
-    assert world.store.deployment(deployment.uuid).ends == later
-    world.store.apply(two.uuid, lambda it: move_end(it, sooner, NOW))
-    assert world.store.deployment(deployment.uuid).ends == later
-    world.store.apply(one.uuid, lambda it: move_end(it, sooner, NOW))
-    assert world.store.deployment(deployment.uuid).ends == sooner
-
-
-def test_a_silent_node_is_lost_and_its_machines_wait(world: World) -> None:
-    """Until it is back: then all is as it was."""
-    node = world.join("n1")
-    one = world.machine()
-    world.report(node, observed(one, State.RUNNING))
-    world.clock.advance(seconds=121)
-    assert look(world) == ["lost"]
-    assert look(world) == []
-    assert world.store.node(node).state is NodeState.LOST
-    assert world.store.machine(one.uuid).state is State.RUNNING
-    with pytest.raises(NoRoom):
-        world.admit()
-    assert world.report(node, observed(one, State.RUNNING)) == [("ready", "it reports again")]
-    assert look(world) == []
-
-
-def test_a_node_that_never_reported_is_lost_too(world: World) -> None:
-    """It counts from when it joined."""
-    world.store.add_node("n1", {})
-    world.clock.advance(seconds=119)
-    assert look(world) == []
-    world.clock.advance(seconds=2)
-    assert look(world) == ["lost"]
-
-
-def test_machines_of_a_lost_node_fail_and_the_node_ends_them_when_it_is_back(world: World) -> None:
-    """Their room is kept until it says that they are gone."""
-    node = world.join("n1", cores=1)
-    one = world.machine()
-    world.report(node, observed(one, State.RUNNING))
-    world.clock.advance(minutes=3)
-    assert look(world, "fail") == ["lost", "failed"]
-    assert look(world, "fail") == []
-    assert world.report(node, observed(one, State.RUNNING)) == [("ready", "it reports again")]
-    assert world.store.machine(one.uuid).state is State.FAILED
-    assert [(machine.uuid, machine.want) for machine in world.store.desired(node).machines] == [(one.uuid, Want.ENDED)]
-    with pytest.raises(NoRoom):
-        world.admit()
-    assert world.report(node) == []
-    assert world.store.desired(node).machines == ()
-    assert world.machine().node == node
-
-
-def test_machines_of_a_lost_node_are_placed_elsewhere(world: World) -> None:
-    """The first node ends its one when it is back, and never hears of it again."""
-    first = world.join("n1")
-    one = world.machine()
-    world.report(first, observed(one, State.RUNNING))
-    world.clock.advance(minutes=3)
-    assert look(world, "replace") == ["lost", "replaced"]
-    waiting = world.store.machine(one.uuid)
-    assert (waiting.node, waiting.state) == (None, State.PENDING)
-    assert waiting.reason == "there is no room for it on any node now; it waits"
-    assert look(world, "replace") == []
-    second = world.join("n2")
-    assert look(world, "replace") == ["placed"]
-    assert world.store.machine(one.uuid).node == second
-    assert [what for what, _ in world.report(first, observed(one, State.RUNNING))] == ["ready", "stray"]
-    assert world.store.desired(first).machines == ()
-    assert world.store.desired(second).machines[0].uuid == one.uuid
-    assert world.report(second, observed(one, State.RUNNING)) == [("running", "")]
-
-
-def test_machines_placed_again_stay_within_room_and_policy(world: World) -> None:
-    """Those that fit are placed, one more would be too many; the rest goes on when there is room."""
-    world.join("n1")
-    world.admit(count=3, most=3)
-    world.clock.advance(minutes=3)
-    assert look(world, "replace") == ["lost", "replaced", "replaced", "replaced"]
-    second = world.join("n2", cores=2)
-    assert look(world, "replace") == ["placed", "placed"]
-    assert look(world, "replace") == []
-    assert [machine.node for machine in world.store.machines()[0]].count(second) == 2
-    world.sizes[second] = (16, 8 * GIB, 100 * GIB)
-    world.report(second)
-    assert look(world, "replace") == ["placed"]
-    with pytest.raises(NoRoom, match="not taking machines"):
-        world.admit(most=3)
-
-
-def test_a_machine_that_waits_for_room_ends_at_its_time(world: World) -> None:
-    """Nobody has to be told."""
-    world.join("n1")
-    one = world.machine()
-    world.clock.advance(minutes=3)
-    look(world, "replace")
-    world.clock.at = one.ends
-    assert "ended" in look(world)
-    assert world.store.machine(one.uuid).state is State.ENDED
-
-
-def test_an_end_on_a_lost_node_is_an_end(world: World) -> None:
-    """Its owner holds it no more; the node is told when it is back."""
-    node = world.join("n1")
-    one = world.machine()
-    world.clock.advance(minutes=3)
-    assert look(world) == ["lost"]
-    world.clock.at = one.ends
-    assert look(world) == ["expired", "ended"]
-    assert world.store.usage(owner=ALICE) == Usage()
-    assert world.store.desired(node).machines[0].want is Want.ENDED
-
-
-def test_a_look_with_nothing_due_only_reads(database: SiteDatabase, world: World) -> None:
-    """It is done each second."""
-    world.join("n1")
-    world.machine()
-    with database._writing:  # whoever wants to write waits until the block ends
-        assert world.store.look(NOW, NOW - LOST, "wait") == 0
-        assert world.store.place_waiting(place) == 0
-
-
-def test_held_machines_keep_their_room_and_are_not_told_of(world: World) -> None:
-    """Until they are released."""
-    node = world.join("n1", cores=1)
-    one = world.machine(held=True)
-    assert world.store.desired(node).machines == ()
-    assert world.store.revision(node) == 0
-    assert world.report(node) == []
-    with pytest.raises(NoRoom):
-        world.admit()
-    world.store.change_machine(one.uuid, lambda it: it.model_copy(update={"held": False}), "released", "")
-    assert [machine.uuid for machine in world.store.desired(node).machines] == [one.uuid]
-    assert world.store.revision(node) == 1
-
-
-def test_two_processes_place_a_waiting_machine_once(make_database: Callable[[], SiteDatabase]) -> None:
-    """Both look at once."""
-    here, there = make_world(make_database()), make_world(make_database(), seed=1)
-    here.join("n1")
-    here.admit(count=4)
-    now = here.clock.advance(minutes=3)
-    here.store.look(now, now - LOST, "replace")
-    there.join("n2")
-    placed = list[int]()
-    stores = iter([here.store, there.store])
-    _together(lambda: placed.append(next(stores).place_waiting(place)), 2)
-    assert sum(placed) == 4
-    assert here.told().count("placed") == 4
-
-
-# The story
 
 
 def test_events_are_told_in_order_and_to_whom_they_concern(world: World) -> None:
@@ -995,22 +589,3 @@ def test_clusters_are_kept_listed_and_changed(world: World) -> None:
 
 def _allowance(machines: int) -> Allowance:
     return Allowance.model_validate({"machines": machines, "cores": 9, "memory": "9GiB", "lifetime": "2h"})
-
-
-def _together(work: Callable[[], None], number: int) -> None:
-    """The same in many threads at once; whatever they raise is raised here."""
-    failed = list[BaseException]()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as exc:  # noqa: BLE001 - raised below
-            failed.append(exc)
-
-    threads = [threading.Thread(target=run) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    if failed:
-        raise failed[0]

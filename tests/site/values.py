@@ -1,5 +1,6 @@
 """Values of a site for its tests, valid and small: principals, proposals, reports, and a store with a clock that stands."""
 
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -167,3 +168,22 @@ def machine(**changes: Any) -> SiteMachine:
         "granted_cores": 2,
     }
     return SiteMachine.model_validate(values | changes)
+
+
+def together(work: Callable[[], None], number: int) -> None:
+    """The same in many threads at once; whatever they raise is raised here."""
+    failed = list[BaseException]()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as exc:  # noqa: BLE001 - raised below
+            failed.append(exc)
+
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    if failed:
+        raise failed[0]
