@@ -139,8 +139,10 @@ class Imaging:
                         disk = opening.enter_context(opened_boot(found.boot_disk, head, staged))
                     else:
                         disk = opening.enter_context(opened(manifest.disks[volume.disk], staged))
+                    # Of one disk of the image: what another disk had would have to be overwritten with zeros.
+                    family = f"{manifest.vo}/{manifest.name}/{'boot' if volume.disk is None else volume.disk}"
                     made[volume.device] = self._account.snapshots.ensure(
-                        disk, family=f"{manifest.vo}/{manifest.name}", tags=tags, description=manifest.title
+                        disk, family=family, tags=tags, description=manifest.title
                     )
                 progress.sent += made[volume.device].sent
                 if parent := made[volume.device].parent:  # so that nobody removes what this builds on
