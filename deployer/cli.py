@@ -33,6 +33,7 @@ from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
 from deployer.places import MAX_SOCKET, short_place
 from deployer.settings import DeploySettings
+from deployer.site.settings import SiteSettings
 from deployer.userdata import MAX_USER_DATA
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer import terminal
@@ -297,6 +298,7 @@ def node_status(
         ("audit log", status.audit),
         ("hypervisor", status.hypervisor),
         ("accelerator", status.accelerator.reason),
+        *([("site", status.site_problem or status.site)] if status.site_problem or status.site else []),
         ("machines", ", ".join(f"{count} {state}" for state, count in status.machines.items()) or "none"),
         *staging_text(staging),
     ]
@@ -314,6 +316,7 @@ def up(
     keep_machines: Annotated[
         bool, typer.Option("--keep-machines", help="Leave machines running at the end; else they are destroyed.")
     ] = False,
+    with_site: Annotated[bool, typer.Option("--site", help="Run a site's service too; the node joins it.")] = False,
     json: Json = False,
 ) -> None:
     """Run a catalog and a node here, in one terminal; Ctrl-C ends both."""
@@ -325,14 +328,35 @@ def up(
         environment |= {
             "PARTITA_CATALOG_DIRECTORY": str(place / "catalog"),
             "PARTITA_NODE_DIRECTORY": str(place / "node"),
+            "PARTITA_SITE_DIRECTORY": str(place / "site"),
         }
     catalog = Path(environment.get("PARTITA_CATALOG_DIRECTORY") or terminal.section(context, CatalogSettings).directory)
     node_settings = terminal.section(context, NodeSettings)
     if not node_settings.pinned_root.exists():  # both are ours: the root goes from hand to hand
         environment["PARTITA_NODE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
+    site_settings = terminal.section(context, SiteSettings)
+    if not site_settings.pinned_root.exists():
+        environment["PARTITA_SITE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
+    if not site_settings.policy.exists():
+        environment.setdefault("PARTITA_SITE_POLICY", str(terminal.section(context, DeploySettings).policy))
+    node = Path(environment.get("PARTITA_NODE_DIRECTORY") or node_settings.directory)
+
+    def join(url: str) -> None:
+        """The node joins the site of the same terminal, unless it belongs to one."""
+        from deployer.site.entering import PLACE, enter
+        from deployer.site.reaching import reach
+        from deployer.site.wire import TokenRequest
+
+        if (node / PLACE).exists():
+            return
+        place = Path(environment.get("PARTITA_SITE_DIRECTORY") or site_settings.directory)
+        with reach(site_settings.model_copy(update={"directory": place, "url": ""}), environment) as asked:
+            token = asked.token(TokenRequest()).token
+        enter(node / PLACE, url, token, labels=node_settings.labels)
+
     given: dict[str, Any] = context.parent.params if context.parent else {}
     sets, config = list(given.get("settings") or ()), given.get("config")
-    run_both(environment, sets, config, keep_machines=keep_machines, as_json=json)
+    run_both(environment, sets, config, keep_machines=keep_machines, as_json=json, site=join if with_site else None)
 
 
 def decision_text(decision: dict[str, Any]) -> Group:

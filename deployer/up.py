@@ -1,4 +1,4 @@
-"""Catalog and node on one machine, in one terminal: two children, their lines with their names before them."""
+"""Catalog, node and perhaps a site on one machine, in one terminal: children, their lines with their names before them."""
 
 import signal
 import subprocess
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,7 @@ def run_both(
     *,
     keep_machines: bool,
     as_json: bool,
+    site: Callable[[str], None] | None = None,
 ) -> None:
     """Run both services until SIGINT, SIGTERM, or until one of them ends.
 
@@ -42,6 +43,7 @@ def run_both(
         config: what was given as --config.
         keep_machines: leave machines running at the end.
         as_json: print what is ready as JSON.
+        site: called with the URL of a site's service that runs then, before the node starts; None runs none.
 
     Raises:
         BackendFailed: a service did not start, or ended by itself.
@@ -55,7 +57,7 @@ def run_both(
     before = {name: signal.signal(name, _end) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         with tempfile.TemporaryDirectory(prefix="partita-up-") as place:
-            catalog_ready, node_ready = Path(place) / "catalog", Path(place) / "node"
+            catalog_ready, site_ready, node_ready = (Path(place) / name for name in ("catalog", "site", "node"))
             children.append(
                 _start("catalog", [*base, "catalog", "serve", "--ready-file", str(catalog_ready)], environment)
             )
@@ -63,10 +65,18 @@ def run_both(
             ending = [] if keep_machines else ["--end-machines"]
             # The catalog may have taken a free port: the node is told which.
             node = dict(environment) | {"PARTITA_NODE_CATALOG": url}
+            value = {"catalog": url}
+            if site is not None:
+                known = dict(environment) | {"PARTITA_SITE_CATALOG": url}
+                children.append(_start("site", [*base, "site", "serve", "--ready-file", str(site_ready)], known))
+                value["site"] = _wait(site_ready, children)
+                site(value["site"])
             children.append(_start("node", [*base, "node", "serve", "--ready-file", str(node_ready), *ending], node))
             socket = _wait(node_ready, children)
-            value = {"catalog": url, "socket": socket}
-            terminal.show(value, f"up: catalog at {url}, node at {socket}; Ctrl-C ends both", as_json=as_json)
+            value["socket"] = socket
+            there = "".join(f"{name} at {where}, " for name, where in value.items() if name != "socket")
+            ends = "both" if site is None else "all"
+            terminal.show(value, f"up: {there}node at {socket}; Ctrl-C ends {ends}", as_json=as_json)
             _watch(children)
     except _Ended:
         pass

@@ -1,6 +1,11 @@
 """Commands of a site, as people type them: against a real service, with what they print and how they end."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import partita
 from deployer.errors import DeployerError, Misused, NoRoom, Refused
+from deployer.site.client import SiteClient, Way
 from stager.settings import NodeSettings
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy, wait_for
@@ -154,9 +160,6 @@ def test_a_node_joins_by_a_command(
 
 def test_a_story_is_followed(site: SiteProcess) -> None:
     """`--follow` prints what happens after it began."""
-    import subprocess
-    import sys
-
     following = subprocess.Popen(
         [
             sys.executable,
@@ -188,6 +191,43 @@ def test_a_story_is_followed(site: SiteProcess) -> None:
         following.wait()
         reader.join()
         following.stdout.close()
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(240)
+def test_one_terminal_runs_all_three(community: Community, warm: Path) -> None:
+    """`up --site`: the node has joined, and the site takes orders; one signal ends all."""
+    with tempfile.TemporaryDirectory(prefix="pu-", dir="/tmp") as name:
+        place = Path(name)
+        shutil.copytree(warm, place / "node" / "libvirt" / "cache")
+        (place / "policy.toml").write_text(policy(community.star.anchor()))
+        environment = os.environ | {
+            "PARTITA_CATALOG_LISTEN": "127.0.0.1:0",
+            "PARTITA_SITE_LISTEN": "127.0.0.1:0",
+            "PARTITA_DEPLOY_POLICY": str(place / "policy.toml"),
+            "PARTITA_DEPLOY_ACCELERATOR": "tcg",
+        }
+        command = [sys.executable, "-m", "partita", "up", "--site", "--directory", str(place), "--json"]
+        with (
+            (place / "log").open("wb") as log,
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as up,
+        ):
+            try:
+                assert up.stdout is not None
+                said = b""
+                while not said.endswith(b"}\n"):
+                    line = up.stdout.readline()
+                    assert line, (place / "log").read_text()
+                    said += line
+                assert set(json.loads(said)) == {"catalog", "site", "socket"}
+                with SiteClient(Way(socket=place / "site" / "site.sock")) as asked:
+                    wait_for(lambda: [one for one in asked.nodes() if one.reported is not None], PATIENCE)
+                    assert not [problem for problem in asked.status().problems if "policy" in problem]
+            finally:
+                up.terminate()
+                up.communicate(timeout=90)
+        assert up.returncode == 0, (place / "log").read_text()
+        assert "   site | " in (place / "log").read_text()
 
 
 def test_defaults_are_those_of_the_settings() -> None:

@@ -17,17 +17,15 @@ import pytest
 
 from deployer.ec2.settings import Ec2Settings
 from deployer.machine import State
-from deployer.site.authority import fingerprint, new_request
-from deployer.site.cli_join import keep
 from deployer.site.client import SiteClient, Way, first_contact
 from deployer.site.desired import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine
-from deployer.site.joining import parse_token
+from deployer.site.entering import enter
 from deployer.site.reaching import socket_of
 from deployer.site.records import SiteMachine
 from deployer.site.request import DeploymentRequest
 from deployer.site.serving import serve
 from deployer.site.settings import SiteSettings
-from deployer.site.wire import Joined, JoinRequest, Ordered, TokenRequest
+from deployer.site.wire import Joined, Ordered, TokenRequest
 from deployer.site_client import Membership
 from deployer.site_client import SiteClient as NodeSideClient
 from signer.documents import validate
@@ -191,16 +189,7 @@ class SiteProcess:
 
     def join(self, place: Path, name: str = "", **labels: str) -> Joined:
         """Let a node join, as `partita node join` does: `place` is where its files go (DIR/site)."""
-        secret, wanted = parse_token(self.token())
-        anchors = first_contact(self.url, wanted)
-        assert fingerprint(anchors.certificates.encode()) == wanted
-        key, request = new_request()
-        with SiteClient(Way(url=self.url, ca=anchors.certificates)) as client:
-            joined = client.join(
-                JoinRequest(token=secret, request=request, name=name or f"n{uuid.uuid4().hex[:8]}", labels=labels)
-            )
-        keep(place, joined.certificate, key, anchors.certificates, self.url)
-        return joined
+        return enter(place, self.url, self.token(), name or f"n{uuid.uuid4().hex[:8]}", labels)
 
     def deploy(self, image: str = "star/hello@1.0", *, key: str = "", **values: object) -> Ordered:
         """Order machines as the operator."""
