@@ -147,7 +147,7 @@ def uploads(demo: Demo) -> None:
         answer = demo.asked("ec2", "upload", f"star/worker@{version}")
         sent[step] = answer["blocks_sent"]
         console.print(f"[green]$ partita ec2 upload star/worker@{version}[/green]")
-        console.print(f"{answer['title']} is {answer['ami']}: {answer['blocks_sent']} blocks of 512 KiB sent")
+        console.print(f"{answer['title']} is {answer['ami']}; blocks of 512 KiB sent: {answer['blocks_sent']}")
     console.print(
         f"[bold]blocks sent: {sent['first']} for the first image, {sent['again']} for the same again, "
         f"{sent['update']} for its update[/bold]"

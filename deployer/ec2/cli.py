@@ -136,7 +136,7 @@ def upload_command(context: typer.Context, image: Image, account: AccountName = 
         "blocks_sent": progress.sent,
         "snapshots": {device: snapshot.snapshot_id for device, snapshot in snapshots.items()},
     }
-    text = f"{manifest.title} is {entry.ami} in {found.account.name}: {progress.sent} blocks of 512 KiB sent"
+    text = f"{manifest.title} is {entry.ami} in {found.account.name}; blocks of 512 KiB sent: {progress.sent}"
     terminal.show(result, text, as_json=json)
 
 
