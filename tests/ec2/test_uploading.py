@@ -23,6 +23,7 @@ from deployer.ec2.reading import digests_of
 from deployer.ec2.snapshots import Snapshots
 from deployer.ec2.uploading import Uploading, client_token
 from tests.ec2.disks import Shelf, bare, plain_digests
+from tests.ec2.uploader import BLOCKS
 from tests.ec2.worlds import ROOT, AwsWorld
 
 
@@ -75,8 +76,8 @@ def check_kills(world: AwsWorld, told: list[dict[str, Any]], kills: int) -> None
         }
         before = {(name, block) for name, blocks in line["acknowledged"].items() for block in blocks}
         assert not later & before
-    # And the kills hit more than the beginning.
-    assert len({sum(map(len, line["acknowledged"].values())) for line in told}) > 3
+    # And the kills hit more than the beginning and the end.
+    assert sum(0 < sum(map(len, line["acknowledged"].values())) < BLOCKS for line in told) > kills / 10
 
 
 def test_thirty_kills_lose_nothing_and_send_nothing_twice(world: AwsWorld, profile: str, tmp_path: Path) -> None:
@@ -86,9 +87,9 @@ def test_thirty_kills_lose_nothing_and_send_nothing_twice(world: AwsWorld, profi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_hundred_kills_and_faults_besides(world: AwsWorld, profile: str, tmp_path: Path) -> None:
+def test_a_hundred_kills_and_faults_besides(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     world.faults(latency=0.01, seal=0.05, rate=0.05)
-    check_kills(world, run_killed(world, profile, tmp_path, 200), 200)
+    check_kills(world, run_killed(world, profile, tmp_path, 100), 100)
 
 
 def test_five_in_a_hundred_faults_are_survived(world: AwsWorld, profile: str, tmp_path: Path) -> None:
