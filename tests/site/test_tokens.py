@@ -330,6 +330,8 @@ def test_a_site_without_a_name_is_nobodys_audience() -> None:
         ("storage.read:/foo", "storage.read", "/foo/%2e%2e/etc", False),
         ("storage.read:/foo", "storage.read", "/foo//bar", False),
         ("storage.read:/foo", "storage.read", "foo", False),
+        ("storage.read:/foo", "storage.read", "xfoo", False),
+        ("storage.read:xfoo", "storage.read", "/foo", False),
         ("storage.read:/foo/..", "storage.read", "/etc", False),
         ("storage.read", "storage.read", "/foo", False),
         ("read:/foo", "read", "/foo/bar", True),
