@@ -149,6 +149,8 @@ class Agent:
         self._site, self._identity = site, identity
         self._keeper, self._verbs, self._make, self._facts = keeper, verbs, make, facts
         self._clock = clock
+        self.problem = ""
+        """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._jobs: dict[str, _Job] = {}
         self._later: dict[str, _Later] = {}
@@ -200,7 +202,7 @@ class Agent:
     # What the site wants
 
     def _listen(self) -> None:
-        tries, told = 0, ""
+        tries = 0
         while not self._ended.is_set():
             known = self._desired.revision if self._desired else -1
             began = self._clock()
@@ -208,14 +210,14 @@ class Agent:
                 found = self._site.desired(known, WAIT)
             except SiteUnavailable as exc:
                 tries += 1
-                if str(exc) != told:
+                if str(exc) != self.problem:
                     log.warning("%s; machines go on meanwhile", exc)
-                told = str(exc)
+                self.problem = str(exc)
                 self._ended.wait(_delay(tries))
                 continue
-            if told:
+            if self.problem:
                 log.info("the site answers again")
-            tries, told = 0, ""
+            tries, self.problem = 0, ""
             if (found is None or not self._accept(found)) and self._clock() - began < FIRST_DELAY:
                 self._ended.wait(FIRST_DELAY)  # it answered at once, with nothing new
 

@@ -43,6 +43,18 @@ class Member:
         self._problem = ""
         self._tried = 0.0
 
+    @property
+    def site(self) -> str | None:
+        """The URL of the site that the node works for, if it does."""
+        working = self._working
+        return working[2].url if working else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot work for its site, or does not hear from it."""
+        working = self._working
+        return self._problem or (working[0].problem if working else "") or None
+
     def start(self) -> None:
         """Begin to look."""
         self._thread.start()

@@ -262,6 +262,8 @@ class Node:
             audit=str(self._records.audit.head),
             hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator(NATIVE))}",
             accelerator=self.accelerator(NATIVE),
+            site=self._member.site,
+            site_problem=self._member.problem,
             machines=dict(Counter(record.state.value for record in self.keeper.store.all())),
         )
 

@@ -134,6 +134,8 @@ class NodeStatus(Document):
         hypervisor: name and version.
         accelerator: what machines run on, and why.
         machines: how many are in each state.
+        site: the URL of the site that it works for, if it joined one.
+        site_problem: why it cannot.
     """
 
     node: str
@@ -149,6 +151,8 @@ class NodeStatus(Document):
     hypervisor: str
     accelerator: Accelerator
     machines: dict[str, int]
+    site: str | None = None
+    site_problem: str | None = None
 
 
 class MachineList(Document):

@@ -74,6 +74,11 @@ class SiteDouble:
             server.server_close()
 
     @property
+    def there(self) -> bool:
+        """Whether it answers."""
+        return self._server is not None
+
+    @property
     def url(self) -> str:
         """Where it is."""
         return f"https://127.0.0.1:{self.port}"
@@ -191,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         assert place.path == "/v1/agent/desired"
         asked = parse_qs(place.query)
-        self._answer(200, canonical(self.site.wait(int(asked["after"][0]), float(asked["wait"][0]))))
+        found = self.site.wait(int(asked["after"][0]), float(asked["wait"][0]))
+        if not self._broken():
+            self._answer(200, canonical(found))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -208,6 +215,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(204, b"")
 
     def _broken(self) -> bool:
+        if not self.site.there:  # connections that were open when it stopped
+            self.close_connection = True
+            return True
         if self.site.broken is not None:
             self._answer(self.site.broken, b"")
         return self.site.broken is not None

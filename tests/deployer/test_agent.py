@@ -88,7 +88,10 @@ def test_the_site_may_be_away_and_its_word_counts_when_it_is_back(
     short = site.want(image_id=image, ends=ends)
     site.until(kept, State.RUNNING)
     site.until(short, State.RUNNING, State.STOPPED, State.ENDED)
-    site.stop()
+    with member.client() as client:
+        assert (client.status().site, client.status().site_problem) == (site.url, None)
+        site.stop()
+        wait_for(lambda: "does not answer" in (client.status().site_problem or ""), 60)
     wait_for(lambda: member.state(short) is State.ENDED, 60)
     assert member.state(kept) is State.RUNNING
     assert len(member.guests()) == 1
