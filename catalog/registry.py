@@ -157,6 +157,12 @@ def list_revocations(connection: Connection, after: int, limit: int) -> list[tup
     return [(row.sequence, (row.statement, row.signature)) for row in rows]
 
 
+def count(connection: Connection) -> dict[str, int]:
+    """How many images, VOs, endorsements and revocations there are."""
+    tables = {"images": images, "vos": vos, "endorsements": endorsements, "revocations": revocations}
+    return {name: connection.scalar(select(func.count()).select_from(table)) or 0 for name, table in tables.items()}
+
+
 def _entries() -> Select[tuple[object, ...]]:
     """Everything of an image but its manifest, which a list does not need to read."""
     return select(*(column for column in images.c if column.name != "manifest"))

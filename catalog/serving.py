@@ -15,6 +15,8 @@ import uvicorn
 from catalog.api import create_app
 from catalog.client import CatalogClient
 from catalog.errors import Misused, Unavailable
+from catalog.figures import figures
+from catalog.metrics import Requests, exposing
 from catalog.mirroring import Mirror, keep_mirroring
 from catalog.publishing import Publishing
 from catalog.settings import CatalogSettings
@@ -62,8 +64,10 @@ def serve(
         listening = _listen(settings.listen)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        requests = Requests()
+        ending.enter_context(exposing(settings.metrics, lambda: figures(publishing, _now()), requests))
         config = uvicorn.Config(
-            create_app(publishing, _now, mirror=mirror),
+            requests.watching(create_app(publishing, _now, mirror=mirror)),
             http="h11",
             ws="none",
             loop="asyncio",

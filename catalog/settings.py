@@ -10,6 +10,9 @@ from signer.chains import Crls
 from signer.documents import Document
 from signer.settings import state_directory
 
+LISTEN_OR_NOT = r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$"
+"""ADDRESS:PORT, or empty for nowhere."""
+
 
 class CatalogSettings(Document):
     """Settings of the catalog service and of the commands that talk to one.
@@ -21,6 +24,7 @@ class CatalogSettings(Document):
         max_image_bytes: the largest image accepted, in bytes of its content, holes included.
         pending_days: how long a publication that nobody continues is kept, in days.
         tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
+        metrics: address and port where the service gives its figures to Prometheus; empty for none.
         credential: a file with the credential of a site, shown to the catalog by commands that read from it.
         ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are judged.
         crls: "required" refuses where a CA has no current revocation list; "if-present".
@@ -29,6 +33,7 @@ class CatalogSettings(Document):
 
     directory: Path = Field(default_factory=lambda: state_directory("catalog"))
     listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] = "127.0.0.1:7070"
+    metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     url: str = "http://127.0.0.1:7070"
     max_image_bytes: Annotated[int, Field(ge=1)] = 4 << 40
     pending_days: Annotated[int, Field(ge=1, le=365)] = 7

@@ -10,7 +10,9 @@ from types import FrameType
 
 import uvicorn
 
+from catalog.metrics import Requests, exposing
 from deployer.errors import BackendFailed
+from deployer.figures import figures
 from deployer.node import Node
 from deployer.node_api import create_app
 from deployer.places import MAX_SOCKET, short_place
@@ -47,8 +49,12 @@ def serve(
     node = Node.open(settings, deploy)
     try:
         path = socket_of(settings, deploy)
-        with closing(_listen(path)) as listening:
-            _run(node, listening, lambda: ready(path, node.status()))
+        requests = Requests()
+        with (
+            exposing(deploy.metrics, lambda: figures(node.status(), node.stager.cache), requests),
+            closing(_listen(path)) as listening,
+        ):
+            _run(node, requests, listening, lambda: ready(path, node.status()))
             path.unlink(missing_ok=True)
         if end_machines:
             node.end_machines()
@@ -56,9 +62,9 @@ def serve(
         node.close()
 
 
-def _run(node: Node, listening: socket.socket, ready: Callable[[], None]) -> None:
+def _run(node: Node, requests: Requests, listening: socket.socket, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
-        create_app(node),
+        requests.watching(create_app(node)),
         http="h11",
         ws="none",
         loop="asyncio",

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from catalog.settings import LISTEN_OR_NOT
 from deployer.amounts import parse_duration
 from deployer.machine import Network
 from signer.documents import Document
@@ -36,6 +37,7 @@ class DeploySettings(Document):
         cores: that machines of a site may have in all; those that this process may use if not set.
         memory: bytes that they may have; what this computer has, less the reserve, if not set.
         reserve: bytes that are left to the computer itself.
+        metrics: address and port where the node gives its figures to Prometheus; empty for none.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
     """
 
@@ -45,6 +47,7 @@ class DeploySettings(Document):
     network: Annotated[str, AfterValidator(_network)] = "user"
     lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
     grace: Annotated[str, AfterValidator(_duration)] = "30s"
+    metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     socket: Path | None = None
     blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
     revocations_every: Annotated[str, AfterValidator(_duration)] = "1m"

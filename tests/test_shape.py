@@ -48,6 +48,7 @@ DOORS = {
     "libvirt_qemu": {"deployer.qemu_monitor"},
     "boto3": {"deployer.ec2.aws"},
     "botocore": {"deployer.ec2.aws"},
+    "prometheus_client": {"catalog.metrics"},
     "pycdlib": {"deployer.seed"},
     "oslo_utils": {"catalog.inspector_child"},
 }

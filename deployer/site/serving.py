@@ -14,11 +14,13 @@ from types import FrameType
 
 import uvicorn
 
+from catalog.metrics import Requests, exposing
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused, SiteUnavailable
 from deployer.site import broker_serving
 from deployer.site.api import create_app
 from deployer.site.broker_api import create_broker_app, guest_rates
+from deployer.site.figures import figures
 from deployer.site.peer import PeerProtocol
 from deployer.site.pools import working
 from deployer.site.reaching import socket_of
@@ -60,7 +62,9 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None], ec2:
             ending.enter_context(working(ec2, site))
         place = socket_of(settings)
         local = ending.enter_context(_listen_local(place))
-        config = _config(site)
+        requests = Requests()
+        ending.enter_context(exposing(settings.metrics, lambda: figures(site.status(), site.store), requests))
+        config = _config(site, requests)
         server = _Server(config, local, lambda: ready(site.url, place, site), site.bell.end)
         # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
         before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
@@ -90,9 +94,9 @@ def url_of(settings: SiteSettings, host: str, port: int) -> str:
     return f"https://[{name}]:{port}" if ":" in name else f"https://{name}:{port}"
 
 
-def _config(site: Site) -> uvicorn.Config:
+def _config(site: Site, requests: Requests) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(site),
+        requests.watching(create_app(site)),
         http=PeerProtocol,
         ws="none",
         loop="asyncio",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from catalog.settings import LISTEN_OR_NOT
 from deployer.amounts import parse_duration
 from deployer.machine import Network
 from signer.documents import Document
@@ -77,6 +78,7 @@ class SiteSettings(Document):
         lost_machines: what then becomes of its machines: "wait" for it, "fail" them, or "replace" them elsewhere.
         warn_before: how long before its machines' end an owner is told.
         node_certificates: how long a node's certificate holds; it is renewed when a third is left.
+        metrics: address and port where the service gives its figures to Prometheus; empty for none.
         broker_listen: address and port of the context broker as guests reach it; empty for none.
         broker_url: how guests reach it; empty for what `broker_listen` says.
     """
@@ -116,6 +118,7 @@ class SiteSettings(Document):
     lost_machines: Literal["wait", "fail", "replace"] = "wait"
     warn_before: Duration = "10m"
     node_certificates: Duration = "90d"
+    metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     broker_listen: Annotated[str, Field(pattern=rf"{LISTEN[:-1]}$|^$")] = ""
     broker_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
 

@@ -26,13 +26,12 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
 
 
-def _serve(directory: Path, listen: str, ready: Path, limit: int, log: Path, cas: Path, mirror_of: str | None) -> None:
+def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | None) -> None:
     """What the service's process does; everything that it says goes to the log."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
-    settings = CatalogSettings(directory=directory, listen=listen, max_image_bytes=limit, tuf_bits=6, ca_directory=cas)
 
     def up(url: str, recovery: Recovery) -> None:
         print(recovery, flush=True)  # noqa: T201 - into the log
@@ -50,10 +49,18 @@ class Service:
     """A catalog process over a directory; `url` is where it answers once started."""
 
     def __init__(
-        self, root: Path, *, limit: int = 1 << 40, ca_directory: Path = DEFAULT_DIRECTORY, mirror_of: str | None = None
+        self,
+        root: Path,
+        *,
+        limit: int = 1 << 40,
+        ca_directory: Path = DEFAULT_DIRECTORY,
+        mirror_of: str | None = None,
+        metrics: str = "",
     ) -> None:
-        self.directory, self._limit = root / "catalog", limit
-        self._cas, self._mirror_of = ca_directory, mirror_of
+        self.directory, self._mirror_of = root / "catalog", mirror_of
+        self._settings = CatalogSettings(
+            directory=self.directory, max_image_bytes=limit, tuf_bits=6, ca_directory=ca_directory, metrics=metrics
+        )
         self._ready, self.log = root / "ready", root / "log"
         self._listen = "127.0.0.1:0"
         self.url = ""
@@ -80,7 +87,8 @@ class Service:
     def launch(self) -> None:
         """Start it and do not wait."""
         self._ready.unlink(missing_ok=True)
-        arguments = (self.directory, self._listen, self._ready, self._limit, self.log, self._cas, self._mirror_of)
+        settings = self._settings.model_copy(update={"listen": self._listen})
+        arguments = (settings, self._ready, self.log, self._mirror_of)
         self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
