@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtensionOID
 from deployer.errors import NotAuthenticated
 from signer.ca_directory import Authorities
 from signer.chains import Crls, find_chain
-from signer.der import INTEGER, OID, SEQUENCE, SET, Element, read_der
+from signer.der import OID, SEQUENCE, SET, Element, read_der
 from signer.errors import KeyUnusable, SignatureError
 from signer.x509 import STRONG, Certificate, read_certificate
 
@@ -179,8 +179,4 @@ def _info(info: Element) -> tuple[int | None, Element]:
     parts = info.children()
     if info.tag != SEQUENCE or len(parts) not in {1, 2} or parts[-1].tag != SEQUENCE:
         raise ValueError
-    if len(parts) == 1:
-        return None, parts[0]
-    if parts[0].tag != INTEGER:
-        raise ValueError
-    return parts[0].integer(), parts[1]
+    return (None if len(parts) == 1 else parts[0].integer()), parts[-1]
