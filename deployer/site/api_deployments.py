@@ -185,7 +185,7 @@ def deployment_routes(site: Site) -> APIRouter:
     def destroy(request: Request, who: who_asks, deployment: DEPLOYMENT) -> Response:
         """As often as you like: what has ended stays ended."""
         one = found(who, deployment, Action.CANCEL)
-        site.end_deployment(one.uuid, who)
+        site.changing.end_deployment(one.uuid, who)
         return answer(request, whole(one, who))
 
     return routes

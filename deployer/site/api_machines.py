@@ -125,7 +125,7 @@ def machine_routes(site: Site) -> APIRouter:
 
         def work() -> SiteMachine:
             one = found(who, machine, ACTIONS[verb])
-            return site.act(one.uuid, verb, who, reason)
+            return site.changing.act(one.uuid, verb, who, reason)
 
         reason = await read_reason(request)
         return answer(request, shown_machine(await run_in_threadpool(work)))
@@ -142,7 +142,7 @@ def machine_routes(site: Site) -> APIRouter:
 
         def work() -> SiteMachine:
             one = found(who, machine, Action.MODIFY)
-            return site.change(one.uuid, wanted, who)
+            return site.changing.change(one.uuid, wanted, who)
 
         wanted = await read(request, MachineChange, "change")
         return answer(request, shown_machine(await run_in_threadpool(work)))

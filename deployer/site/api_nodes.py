@@ -118,7 +118,7 @@ def node_routes(site: Site) -> APIRouter:
 
         def work() -> SiteNode:
             access.demand(who, Action.MANAGE_NODES)
-            return site.set_node(store.find_node(node), STATES[verb], who, reason)
+            return site.changing.set_node(store.find_node(node), STATES[verb], who, reason)
 
         reason = await read_reason(request)
         return answer(request, await run_in_threadpool(work))
@@ -182,7 +182,7 @@ def agent_routes(site: Site) -> APIRouter:
                 if left <= 0 or bell.ended or await request.is_disconnected():
                     return gone()
                 await bell.wait(count, left)
-                if bell.count > count and site.revisions.get(node, after) != after:
+                if bell.count > count and site.upkeep.revisions.get(node, after) != after:
                     break
                 count = bell.count
 

@@ -196,7 +196,14 @@ def test_quotas_and_what_was_granted_bound_changes(site: SiteProcess, node: Pape
         ):
             with pytest.raises(error):
                 ann.change(machine.uuid, change)
-        assert ann.change(machine.uuid, MachineChange(memory=16 << 20)).memory == 16 << 20
+        before = ann.machine(machine.uuid)
+        with pytest.raises(MachineConflict):  # all that is asked for, or nothing
+            ann.change(machine.uuid, MachineChange(lifetime=60, cores=machine.granted_cores + 1))
+        assert ann.machine(machine.uuid) == before
+        with pytest.raises(Misused):
+            ann.change(machine.uuid, MachineChange())
+        both = ann.change(machine.uuid, MachineChange(lifetime=1200, memory=16 << 20))
+        assert (both.memory, both.ends != before.ends) == (16 << 20, True)
 
 
 def test_verbs_follow_each_other_as_lives_do(site: SiteProcess, node: PaperNode, people: People) -> None:

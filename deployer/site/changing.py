@@ -1,0 +1,100 @@
+"""The use case: what people do to machines that are there: verbs, another end, other amounts. Who did it stands in the story."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from deployer.amounts import duration_text
+from deployer.errors import Misused, OverQuota
+from deployer.policy_store import RuleSet
+from deployer.site import lifecycle
+from deployer.site.absorbing import Change
+from deployer.site.allowances import Quota, Usage
+from deployer.site.lifecycle import Verb
+from deployer.site.principal import LOCAL, Principal
+from deployer.site.records import NodeState, SiteMachine, SiteNode
+from deployer.site.store import SiteStore
+from deployer.site.wire import MachineChange
+
+
+class Changing:
+    """Safe to use from several threads. That somebody may do it at all has been seen to.
+
+    Args:
+        store: of the site.
+        rules: the policy in force; raises PolicyUnusable.
+        owner: whose a deployment is.
+        quota: how much somebody may have.
+    """
+
+    def __init__(
+        self,
+        store: SiteStore,
+        rules: Callable[[], RuleSet],
+        owner: Callable[[str], Principal],
+        quota: Callable[[Principal], Quota],
+    ) -> None:
+        self._store, self._rules, self._owner, self._quota = store, rules, owner, quota
+
+    def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
+        """Let a verb be done to a machine; MachineConflict where that cannot be."""
+        now = self._store.now()
+        return self._store.apply(machine, lambda found: lifecycle.act(found, verb, by(who, reason), now))
+
+    def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
+        """End all machines of a deployment."""
+        now = self._store.now()
+        return self._store.apply_all(deployment, lambda found: lifecycle.act(found, Verb.DESTROY, by(who, ""), now))
+
+    def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
+        """Drain a node, use it again, or take it out."""
+        return self._store.set_node_state(node.uuid, state, by(who, reason))
+
+    def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
+        """Change a machine's end, memory or cores: all that is asked for, or nothing.
+
+        Raises:
+            Misused: nothing, or two ends, are asked for.
+            MachineConflict: its state, or what was granted, does not allow it.
+            OverQuota: the new end is later than its owner's quotas, or the policy, allow.
+        """
+        if wanted.ends is not None and wanted.lifetime is not None:
+            raise Misused("say when the machine should end either by `ends` or by `lifetime`")
+        if wanted == MachineChange():
+            raise Misused("say what should be otherwise: ends or lifetime, memory, cores")
+        now = self._store.now()
+        ends = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.ends
+        said = by(who, "")
+
+        def rule(found: SiteMachine) -> Change | None:
+            moved = lifecycle.move_end(found, ends, now, said) if ends is not None else None
+            there = moved.machine if moved is not None else found
+            sized = None
+            if wanted.memory is not None or wanted.cores is not None:
+                sized = lifecycle.resize(there, wanted.memory, wanted.cores, said)
+            made = [one for one in (moved, sized) if one is not None]
+            return Change(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
+
+        if ends is not None:
+            found = self._store.machine(machine)
+            if ends > found.ends:
+                self._demand_time(found, ends, now, who)
+        return self._store.apply(machine, rule)
+
+    def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
+        """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""
+        if who.means == LOCAL.means:
+            return
+        seconds = math.ceil((ends - now).total_seconds())
+        most = self._rules().policy.limits.lifetime
+        if seconds > most:
+            raise OverQuota(f"the site's policy lets machines run for {duration_text(most)} from now, and no longer")
+        owner = self._owner(machine.deployment)
+        allowed = self._quota(who if who.identity == owner.identity else owner)
+        if said := allowed.check(Usage(), Usage(lifetime=seconds)):
+            raise OverQuota(said)
+
+
+def by(who: Principal, reason: str) -> str:
+    """Why something was done, and by whom."""
+    return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"
