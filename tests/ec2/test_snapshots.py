@@ -233,7 +233,7 @@ def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -
 
 def test_two_sites_at_once_end_in_one_snapshot(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     world.faults(latency=0.01, seal=0.1)
-    for round_ in range(3):
+    for round_ in range(2):
         disk = MemoryDisk.of(16 * BLOCK, (0, f"r{round_}", os.urandom(16 * BLOCK)))
         made, gate = list[str](), threading.Barrier(2)
 
