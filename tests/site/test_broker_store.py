@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from sqlalchemy import event
 
 from deployer.site import broker_store as book
@@ -51,7 +52,8 @@ def test_contacts_and_what_was_published_are_kept_changed_and_forgotten(database
         assert book.sizes(connection, [TWO]) == {}
 
 
-def test_more_machines_than_one_query_takes(database: SiteDatabase) -> None:
+def test_more_machines_than_one_query_takes(database: SiteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "AT_ONCE", 10)
     many = [f"00000000-0000-4000-8000-{number:012x}" for number in range(2 * book.AT_ONCE + 1)]
     with database.writing() as connection:
         for uuid in many:

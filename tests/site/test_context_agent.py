@@ -191,7 +191,6 @@ def test_a_head_and_its_workers_find_each_other(kind: str, world: World, make: C
         assert names.get_values_for_type(x509.DNSName) == ["star-head-1"]
 
 
-@every_kind
 def test_a_script_that_fails_is_named_with_its_last_line(world: World, make: Callable[[SiteMachine], Root]) -> None:
     (machine,) = world.machines()
     root = make(machine)
