@@ -67,6 +67,7 @@ def test_a_machine_is_paused_suspended_stopped_and_goes_on_over_kills(node: Node
     assert list(node.machines.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_power_of_a_machine_that_does_not_listen_is_cut(make_node: Callable[..., NodeProcess]) -> None:
     node = make_node(grace="1s")
     uuid = node.deploy().machines[0].uuid
@@ -83,6 +84,7 @@ def test_the_power_of_a_machine_that_does_not_listen_is_cut(make_node: Callable[
         wait_for(lambda: boots(node, uuid) == 2)
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_worth_nothing_once_the_disks_were_written(node: NodeProcess) -> None:
     uuid = node.deploy().machines[0].uuid
     node.said(uuid, SAID[-1])
@@ -136,6 +138,7 @@ def test_a_life_is_as_long_as_the_policy_allows(node: NodeProcess) -> None:
         assert client.machine(uuid).ends == later
 
 
+@pytest.mark.slow
 def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community: Community) -> None:
     uuid = node.deploy(memory=32 * MIB, granted_memory=64 * MIB, cores=1, granted_cores=2).machines[0].uuid
     with node.client() as client:
@@ -172,6 +175,7 @@ def test_what_the_policy_no_longer_accepts_does_not_run_again(node: NodeProcess,
         assert [client.machine(uuid).state for uuid in (stopped, suspended)] == [State.RUNNING, State.SUSPENDED]
 
 
+@pytest.mark.slow
 def test_contents_that_were_damaged_meanwhile_are_brought_again(node: NodeProcess) -> None:
     uuid = node.deploy().machines[0].uuid
     node.said(uuid, SAID[-1])
@@ -227,6 +231,7 @@ def test_a_machine_is_saved_as_the_next_version_and_runs(
     node.said(again.uuid, SAID[-1])
 
 
+@pytest.mark.slow
 def test_a_table_that_the_guest_changed_is_no_part_of_an_image(node: NodeProcess, tmp_path: Path) -> None:
     uuid = node.deploy().machines[0].uuid
     node.said(uuid, SAID[-1])
