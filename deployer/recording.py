@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from deployer.decision import Decision
 from deployer.judging import Case, Judged
@@ -23,6 +23,22 @@ from signer.errors import SignerError
 AUDIT, REQUESTS = "audit.jsonl", "requests.jsonl"
 
 log = logging.getLogger("partita.node")
+
+
+class Running(Protocol):
+    """A machine that runs, here or elsewhere; `deployer.machines.MachineRecord` is one."""
+
+    @property
+    def uuid(self) -> str:
+        """Its identity."""
+
+    @property
+    def name(self) -> str:
+        """Its name in lists."""
+
+    @property
+    def image_id(self) -> str:
+        """What it runs."""
 
 
 class Recorder:
@@ -115,7 +131,7 @@ class Recorder:
         self.audit.append("deployment", data, now)
         return receipt
 
-    def exposed(self, record: MachineRecord, reason: str, action: str) -> None:
+    def exposed(self, record: Running, reason: str, action: str) -> None:
         """A machine runs what was withdrawn, and something is about to be done about it."""
         data = {"machine": record.uuid, "name": record.name, "image": record.image_id, "reason": reason}
         self.audit.append("exposure", data | {"action": action}, self._clock())

@@ -10,6 +10,7 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal, Protocol
 
 from catalog.manifest import Manifest
@@ -26,10 +27,12 @@ from deployer.ec2.opening import OpenAccount
 from deployer.ec2.pricing import Spend, check_cap, committed, estimate
 from deployer.ec2.snapshots import Snapshot
 from deployer.ec2.tags import RECEIPT
-from deployer.judging import Case, Judged, judge
+from deployer.exposure import Facts, affected
+from deployer.judging import Case, Judged, judge, withdrawals
 from deployer.machine import MEMORY_UNIT, Network
 from deployer.policy_store import RuleSet
 from deployer.receipts import Booted, Cloud, CloudVolume
+from deployer.recording import Running
 from deployer.site.desired import DesiredMachine
 from deployer.userdata import check_user_data
 from deployer.withdrawals import Withdrawn
@@ -47,6 +50,9 @@ class Records(Protocol):
     def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
         """A machine is about to begin; returns the SHA-256 of its receipt."""
 
+    def exposed(self, record: Running, reason: str, action: str) -> None:
+        """A machine runs what was withdrawn, and something is about to be done about it."""
+
 
 class Unrecorded:
     """Records of what is only tried out: none. No machine begins without one."""
@@ -55,6 +61,10 @@ class Unrecorded:
         """Not written down."""
 
     def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+        """Never asked for."""
+        raise NotImplementedError
+
+    def exposed(self, record: Running, reason: str, action: str) -> None:
         """Never asked for."""
         raise NotImplementedError
 
@@ -74,6 +84,15 @@ class _Spec:
     memory: int
     cores: int
     disks: tuple[_Disk, ...]
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A machine that runs, for the record."""
+
+    uuid: str
+    name: str
+    image_id: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +135,7 @@ class Ec2Deployer:
         clock: Callable[[], datetime],
     ) -> None:
         self.account, self._machines, self._books = account.account, account.machines, account.books
+        self._directory = account.directory
         self._images, self._imaging, self._records = images, imaging, records
         self._rules, self._withdrawn, self._clock = rules, withdrawn, clock
         self._memory = Memory()
@@ -162,6 +182,7 @@ class Ec2Deployer:
                 tags=tags,
             )
             progress.at("the machine is begun")
+            Facts(job.manifest, judged.checks).write(self._facts(machine.uuid))
             self._note(machine, ami=entry.ami, receipt=tags[RECEIPT], began=self._now())
             instance = self._machines.run(request)
             if instance.tags.get(RECEIPT) not in {None, tags[RECEIPT]}:  # one that was begun before, and not listed yet
@@ -175,6 +196,26 @@ class Ec2Deployer:
     def readmit(self, machine: DesiredMachine, running: int) -> None:
         """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
         self._judge(self._look_up(machine), running, "boot")
+
+    def exposed(self, machines: Sequence[Exposed]) -> dict[str, str]:
+        """Why machines that run should not go on, by UUID: what they run was withdrawn since they began.
+
+        Errors of the catalog, PolicyUnusable, SignerError: nobody can say now.
+        """
+        rules, withdrawn, now = self._rules(), self._withdrawn(), self._clock()
+        held = withdrawals(rules.policy, withdrawn, now, self._memory)
+        found: dict[str, str] = {}
+        for machine in machines:
+            facts, entry = Facts.read(self._facts(machine.uuid)), self._books.machine(machine.uuid)
+            if facts is not None and entry is not None:
+                found[machine.uuid] = affected(rules.policy, facts, entry.began, held, withdrawn.blocks)
+        return {uuid: reason for uuid, reason in found.items() if reason}
+
+    def act_on(self, machine: Exposed, reason: str) -> str:
+        """What the policy does about a machine that runs what was withdrawn; it is on record before it is done."""
+        action = self._rules().policy.revocations.running
+        self._records.exposed(machine, reason, action)
+        return action
 
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets now; CannotBoot if there is none."""
@@ -291,6 +332,12 @@ class Ec2Deployer:
             boot_mode=job.found.boot_mode,
             volumes=tuple(volumes),
         )
+
+    def _facts(self, uuid: str) -> Path:
+        """Where it is kept by which endorsements a machine began."""
+        directory = self._directory / "facts" / uuid
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
 
     def _now(self) -> datetime:
         return self._clock().replace(microsecond=0)

@@ -17,12 +17,13 @@ from catalog.errors import CatalogError
 from deployer.ec2.accounts import Account
 from deployer.ec2.backend import Ec2Machines
 from deployer.ec2.books import Books, MachineEntry
+from deployer.ec2.deploying import Exposed
 from deployer.ec2.errors import AwsFailed
 from deployer.ec2.imaging import Progress
 from deployer.ec2.instance_types import InstanceType
 from deployer.ec2.instances import Instance
 from deployer.ec2.steering import Do, Step, observe, steps
-from deployer.ec2.tags import ENDS, SIZE, ends_tag, size_tag
+from deployer.ec2.tags import ENDS, IMAGE, SIZE, ends_tag, size_tag
 from deployer.errors import Cancelled, DeployerError
 from deployer.machine import State
 from deployer.site.desired import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
@@ -42,6 +43,9 @@ ATTEMPTS: Final = 5
 KEPT: Final = timedelta(days=62)
 """How long the books keep machines that have ended: two months, so that a month's sum is always whole."""
 
+WATCH: Final = timedelta(minutes=1)
+"""How often it is looked whether something that runs has been withdrawn."""
+
 SETTLING: Final = timedelta(minutes=5)
 """How long after its beginning a machine that EC2 does not list is taken to be on its way: lists there are late."""
 
@@ -59,6 +63,12 @@ class Makes(Protocol):
 
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets."""
+
+    def exposed(self, machines: Sequence[Exposed]) -> Mapping[str, str]:
+        """Why machines that run should not go on: what they run was withdrawn."""
+
+    def act_on(self, machine: Exposed, reason: str) -> str:
+        """What the policy does about one: "notify", "pause", "drain" or "destroy"."""
 
 
 @dataclass
@@ -104,6 +114,8 @@ class Ec2Pool:
         self._told: dict[str, ObservedMachine] = {}
         self._changed = threading.Event()
         self._revision = -1
+        self._watched: datetime | None = None
+        self._dealt: dict[str, str] = {}
         self._problem = ""
 
     def close(self) -> None:
@@ -136,10 +148,42 @@ class Ec2Pool:
         self._settle(desired, instances)
         books = {entry.machine: entry for entry in self._books.machines()}
         now, wanted = self._clock(), {machine.uuid: machine for machine in desired.machines}
-        acted = False
+        acted = self._watch(instances, now)
+        if acted:
+            instances = self._machines.all()
+            books = {entry.machine: entry for entry in self._books.machines()}
         for step in steps(desired, instances, books, now):
             acted |= self._do(step, wanted.get(step.machine), instances)
         return self._report(desired, self._machines.all() if acted else instances)
+
+    def _watch(self, instances: Sequence[Instance], now: datetime) -> bool:
+        """Now and then: deal with machines whose image was withdrawn while they run, as the policy says."""
+        if self._watched is not None and now < self._watched + WATCH:
+            return False
+        self._watched, acted = now, False
+        live = {
+            each.machine: Exposed(each.machine, each.tags.get("Name", ""), each.tags.get(IMAGE, ""))
+            for each in instances
+            if each.state == "running"
+        }
+        try:
+            found = self._makes.exposed(list(live.values()))
+            for each in instances:
+                reason = found.get(each.machine, "")
+                if each.state != "running" or not reason or self._dealt.get(each.instance) == reason:
+                    continue
+                action = self._makes.act_on(live[each.machine], reason)
+                log.warning("machine %s runs what was withdrawn (%s): %s", each.machine, action, reason)
+                if action in {"drain", "destroy"}:
+                    acted |= self._do(Step(Do.TERMINATE, each.machine, each.instance, reason), None, instances)
+                elif action == "pause":  # it is not started again, since the policy would have to accept it
+                    self._machines.stop(each.instance)
+                    self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
+                    acted = True
+                self._dealt[each.instance] = reason
+        except (DeployerError, SignerError, CatalogError) as exc:
+            log.warning("nobody can say which machines run what was withdrawn: %s", exc)
+        return acted
 
     def _settle(self, desired: DesiredState, instances: Sequence[Instance]) -> None:
         """What has come of machines that were being made, and of those in the books that are no more."""

@@ -17,6 +17,7 @@ from deployer.ec2.tags import CATALOG, DEPLOYMENT, ENDS, IMAGE, RECEIPT, ends_ta
 from deployer.machine import State
 from deployer.receipts import read_receipt
 from deployer.site.desired import Want
+from deployer.withdrawals import BlockList, Withdrawn
 from tests.deployer.nodes import policy
 from tests.ec2.pools import MIB, Ec2Site, Images, OpenSite, account
 from tests.ec2.worlds import AwsWorld
@@ -153,7 +154,8 @@ def test_what_is_refused_is_refused_before_anything_is_uploaded(host: Ec2Site, i
         assert site.live() == []
 
 
-def test_a_kernel_that_ec2_cannot_boot_is_refused_and_one_with_a_boot_disk_runs(host: Ec2Site, images: Images) -> None:
+@pytest.mark.slow
+def test_a_kernel_without_a_boot_loader_runs_from_its_boot_disk(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         uuid = host.want(images.direct)
         site.settle()
@@ -187,17 +189,13 @@ def test_the_cap_is_never_passed_however_many_come_at_once(
 def test_a_machine_is_told_what_a_node_would_tell_it(host: Ec2Site, images: Images) -> None:
     script = base64.b64encode(b"#!/bin/sh\necho hello\n").decode()
     with host.open() as site:
-        uuid = host.want(images.hello, user_data=script, hostname="worker-7")
+        more = {"size": 512 << 20, "filesystem": "ext4", "label": "more"}
+        uuid = host.want(images.hello, user_data=script, hostname="worker-7", blanks=[more])
         site.settle()
         data = user_data(site, site.instance(uuid).instance)
         assert b"MIME-Version: 1.0" in data
         assert script.encode() in data.replace(b"\n", b"")
-
-
-def test_blanks_that_were_asked_for_are_fresh_volumes(host: Ec2Site, images: Images) -> None:
-    with host.open() as site:
-        uuid = host.want(images.hello, blanks=[{"size": 512 << 20, "filesystem": "ext4", "label": "more"}])
-        site.settle()
+        # Blanks, the image's and those that were asked for, are fresh volumes.
         found = site.opened.aws.ec2("describe_volumes", VolumeIds=list(site.instance(uuid).volumes))["Volumes"]
         sizes = sorted((volume["Size"], bool(volume.get("SnapshotId"))) for volume in found)
         assert sizes == [(1, False), (1, False), (1, True), (1, True)]
@@ -241,6 +239,7 @@ def test_what_ec2_ended_by_itself_is_told_and_not_made_again(host: Ec2Site, imag
         assert (site.state(uuid), site.live()) == (State.ENDED, [])
 
 
+@pytest.mark.slow
 def test_what_was_stopped_by_somebody_runs_again(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         uuid = host.want(images.hello)
@@ -277,6 +276,7 @@ def test_a_machine_ends_when_its_time_is_over(host: Ec2Site, images: Images) -> 
         assert site.live() == []
 
 
+@pytest.mark.slow
 def test_an_older_wish_is_not_acted_upon(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         before = host.desired
@@ -290,6 +290,7 @@ def test_an_older_wish_is_not_acted_upon(host: Ec2Site, images: Images) -> None:
         assert site.state(uuid) is State.RUNNING
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_cancelled_while_it_is_made_leaves_nothing(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         host.world.faults(latency=0.2)
@@ -303,6 +304,7 @@ def test_a_machine_that_is_cancelled_while_it_is_made_leaves_nothing(host: Ec2Si
         assert site.live() == []
 
 
+@pytest.mark.slow
 def test_five_percent_faults_are_survived(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         host.world.faults(rate=0.05, seed=11)
@@ -348,3 +350,33 @@ def test_no_credential_is_in_any_report_log_or_record(
         ]
         for text in texts:
             assert [secret for secret in secrets if secret in text] == []
+
+
+@pytest.mark.parametrize(
+    ("action", "state"),
+    [
+        ("destroy", State.ENDED),
+        pytest.param("pause", State.STOPPED, marks=pytest.mark.slow),
+        pytest.param("notify", State.RUNNING, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_withdrawn_while_it_runs_is_dealt_with_as_the_policy_says(
+    host: Ec2Site, images: Images, action: str, state: State
+) -> None:
+    host.policy_text = policy(images.star.anchor(), machines=20) + f'[revocations]\nrunning = "{action}"\n'
+    with host.open() as site:
+        uuid, other = host.want(images.hello), host.want(images.direct)
+        site.settle()
+        site.withdrawn = Withdrawn((), BlockList(images=("star/hello",)))
+        site.settle()
+        assert site.state(uuid) is State.RUNNING  # it is looked at once a minute
+        host.clock.ahead += timedelta(minutes=2)
+        site.settle()
+        assert (site.state(uuid), site.state(other)) == (state, State.RUNNING)
+        host.clock.ahead += timedelta(minutes=20)
+        site.settle()
+        assert site.state(uuid) is state
+        if action != "notify":
+            assert "block list" in site.seen(uuid).reason
+        audit = (site.opened.directory / "audit.jsonl").read_text()
+        assert audit.count('"kind":"exposure"') == 1
