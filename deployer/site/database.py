@@ -149,7 +149,15 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    engine = create_engine(url, pool_size=8, max_overflow=READERS - 8, pool_timeout=POOL_SECONDS, pool_pre_ping=True)
+    engine = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=READERS - 8,
+        pool_timeout=POOL_SECONDS,
+        pool_pre_ping=True,
+        # Each question is planned for what it asks: a plan for any owner, state or time reads far more of a large table.
+        connect_args={"prepare_threshold": None},
+    )
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
