@@ -13,7 +13,7 @@ from deployer.machine import State
 from deployer.site.admitting import ALONE, Belonging
 from deployer.site.cluster import Cluster, ClusterDocument, ClusterState, Phase
 from deployer.site.cluster_keeping import ClusterKeeper
-from deployer.site.clustering import ADMITTED_WITHIN, DRAINED_WITHIN, Step
+from deployer.site.clustering import ADMITTED_WITHIN, DRAINED_WITHIN
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import Want
 from deployer.site.placement import place
@@ -389,46 +389,46 @@ class Cut(BaseException):
 
 
 @sqlite
-def test_a_service_killed_at_any_step_leaves_nothing_undone(site: Place) -> None:
-    """At its first step, at its second, and so on: the next service takes up where it was."""
-    for count in (0, 1, 2, 3, 99):
-        left = [count]
+@pytest.mark.parametrize(
+    "count", [0, 1, 2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4, 5, 6, 8, 99))]
+)
+def test_a_service_killed_at_any_step_leaves_nothing_undone(site: Place, count: int) -> None:
+    """After so many steps, in each of four situations: the next service takes up where it was."""
+    left, cut = [0], list[int]()
 
-        class Killed(ClusterKeeper):
-            def _take(self, cluster: Cluster, step: Step, now: Any, left: list[int] = left) -> None:
-                if not left[0]:
-                    raise Cut
-                left[0] -= 1
-                super()._take(cluster, step, now)
+    class Killed(ClusterKeeper):
+        def _take(self, uuid: str, step: Any, now: Any) -> None:
+            if not left[0]:
+                raise Cut
+            left[0] -= 1
+            super()._take(uuid, step, now)
 
-        cut = [0]
+    def dying(act: Callable[[ClusterKeeper], object]) -> None:
+        left[0] = count
+        try:
+            act(site.another(Killed))
+        except Cut:
+            cut.append(count)
 
-        def dying(
-            act: Callable[[ClusterKeeper], object], kind: type[ClusterKeeper] = Killed, cut: list[int] = cut
-        ) -> None:
-            try:
-                act(site.another(kind))
-            except Cut:
-                cut[0] += 1
-
-        made = site.create()
-        dying(site.settle)
-        site.settle()
-        assert site.keeper.get(made.uuid).state.phase is Phase.READY
-        site.broken.add("star-worker-1")
-        site.obey()
-        site.broken.clear()
-        dying(site.settle)
-        dying(lambda keeper, uuid=made.uuid: keeper.scale(uuid, "worker", 1, ""))
-        site.settle()
-        site.settle()
-        assert sorted(site.living()) == ["star-head-1", "star-worker-1"]
-        assert site.keeper.get(made.uuid).state.phase is Phase.READY
-        dying(lambda keeper, uuid=made.uuid: keeper.end(uuid, "done"))
-        site.settle()
-        assert site.living() == {}
-        assert site.keeper.get(made.uuid).state.over
-        assert bool(cut[0]) == (count < 99)
+    made = site.create()
+    dying(site.settle)
+    site.settle()
+    assert site.keeper.get(made.uuid).state.phase is Phase.READY
+    site.broken.add("star-worker-1")
+    site.obey()
+    site.broken.clear()
+    dying(site.settle)
+    dying(lambda keeper: keeper.scale(made.uuid, "worker", 1, ""))
+    site.settle()
+    site.settle()
+    assert sorted(site.living()) == ["star-head-1", "star-worker-1"]
+    assert site.keeper.get(made.uuid).state.phase is Phase.READY
+    dying(lambda keeper: keeper.end(made.uuid, "done"))
+    site.settle()
+    assert site.living() == {}
+    assert site.keeper.get(made.uuid).state.over
+    assert (len(cut) >= 3) == (count == 0)
+    assert not cut or count < 99
 
 
 def test_two_services_beside_each_other_do_no_harm(site: Place) -> None:
@@ -479,3 +479,25 @@ def test_a_cluster_that_rests_costs_one_question(site: Place) -> None:
     assert asked == []
     site.keeper.look(now + timedelta(seconds=5))
     assert asked == ["clusters"]
+
+
+@sqlite
+def test_many_members_start_and_end_in_few_transactions(database: SiteDatabase) -> None:
+    """Two hundred are released in one, and ended in one."""
+    made = world(database)
+    site = Place(made, made.join("big", cores=300, memory=600 * GIB, disk=6000 * GIB))
+    cluster = site.create(star(200))
+    site.obey()
+    written = list[str]()
+    writing = database.writing
+
+    def counting() -> Any:
+        written.append("a transaction")
+        return writing()
+
+    database.writing = counting  # type: ignore[method-assign]
+    site.keeper.look(NOW)
+    assert len(site.told()) == 201
+    assert len(written) <= 2  # how far it is, and all that start
+    site.keeper.end(cluster.uuid, "done")
+    assert len(written) <= 2 + 2 + len(cluster.document.roles)
