@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.errors import Misused
+from deployer.errors import Misused, SiteUnavailable
 from deployer.machine import State
 from deployer.site.authority import HOST, new_request
 from deployer.site.broker import (
@@ -35,6 +35,7 @@ from deployer.site.broker import (
 )
 from deployer.site.broker_api import PER_GUEST
 from deployer.site.broker_meeting import Meeting
+from deployer.site.broker_serving import listen
 from deployer.site.brokering import KEEP, broker_key
 from deployer.site.cluster import Cluster
 from deployer.site.desired import Want
@@ -734,3 +735,27 @@ def test_a_guest_that_asks_without_end_is_slowed_and_the_others_are_not(made: tu
     assert {answer.status for answer in slowed} == {429}
     assert int(slowed[0].headers["retry-after"]) >= 1
     assert quiet.ask("GET", "/identity").status == 200
+
+
+def test_an_address_that_cannot_be_listened_on_is_said(tmp_path: Path) -> None:
+    with listen("127.0.0.1:0") as held:
+        port = held.getsockname()[1]
+        with pytest.raises(SiteUnavailable, match=r"choose another with site\.broker_listen"):
+            listen(f"127.0.0.1:{port}")
+    with pytest.raises(Misused, match="a port is at most 65535"):
+        listen("127.0.0.1:65536")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not-found"),
+        ("DELETE", "/ready", 400, "malformed"),
+        ("GET", "/../../v1/machines", 404, "not-found"),
+        ("GET", "/peers?wait=-1", 400, "malformed"),
+    ],
+)
+def test_every_error_is_a_problem_document(lone: Guest, method: str, path: str, status: int, code: str) -> None:
+    answer = lone.ask(method, path)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json["type"].endswith(code)
