@@ -150,11 +150,23 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
         yield Prolong(uuid, machine.ends)
     if state in MAKING:
         return
-    if machine.want is not Want.RUNNING and record.wanted != machine.want:
+    if machine.want is not Want.RUNNING and record.wanted != machine.want and not _to_be_started(machine, record):
         yield Note(uuid, machine.want)
     yield from _state(machine, record)
     if state in LIVE | {State.STOPPED} and (machine.memory, machine.cores) != (record.memory, record.cores):
         yield Resize(uuid, machine.memory, machine.cores)
+
+
+def _to_be_started(machine: DesiredMachine, record: MachineRecord) -> bool:
+    """Whether a machine is stopped because that was wanted, and something else is wanted now. Before it can be paused or
+    suspended it has to run; what came to be stopped while it was to be suspended has lost its memory, and waits for an order."""
+    if record.state is not State.STOPPED:
+        return False
+    return (
+        record.wanted != Want.RUNNING
+        if machine.want is Want.RUNNING
+        else (machine.want in {Want.PAUSED, Want.SUSPENDED} and record.wanted == Want.STOPPED)
+    )
 
 
 def _state(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]:
@@ -169,8 +181,8 @@ def _state(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]:
             yield Resume(uuid)
         case ((Want.RUNNING | Want.PAUSED), State.SUSPENDED):
             yield Reactivate(uuid)
-        case Want.RUNNING, State.STOPPED:
-            if record.wanted != Want.RUNNING:
+        case ((Want.RUNNING | Want.PAUSED | Want.SUSPENDED), State.STOPPED):
+            if _to_be_started(machine, record):
                 yield Reactivate(uuid)
         case Want.PAUSED, State.RUNNING:
             yield Pause(uuid)

@@ -169,10 +169,9 @@ def storm(node: NodeProcess, site: SiteDouble, image: str, kills: int, rng: rand
     for uuid, one in list(site.machines.items()):
         if one.want in {Want.PAUSED, Want.SUSPENDED} and rng.random() < 0.5:
             site.want(uuid, want=Want.RUNNING)
-    site.reports.clear()
-    wait_for(lambda: settled(site), 240)
+    settle(site)
     node.kill()
-    seen = {one.uuid: one for one in site.reports[-1].machines}
+    seen = {one.uuid: one for one in site.reports[-1].machines if one.state is not State.PENDING}
     running = {uuid for uuid, one in seen.items() if one.state in RUNS}
     assert emulators(node) == Counter(dict.fromkeys(running, 1))
     assert {path.name for path in node.machines.iterdir()} == set(seen)
@@ -180,23 +179,34 @@ def storm(node: NodeProcess, site: SiteDouble, image: str, kills: int, rng: rand
         held = {row[0] for row in ledger.execute("SELECT DISTINCT holder FROM leases")}
     assert held == {f"machine:{uuid}" for uuid, one in seen.items() if not one.state.final}
     node.start()  # by reopening: libvirt knows the same
-    site.reports.clear()
-    wait_for(lambda: settled(site), 120)
+    settle(site)
     assert emulators(node) == Counter(dict.fromkeys(running, 1))
 
 
-def settled(site: SiteDouble) -> bool:
-    """Whether the last report is of machines that are all as they should be."""
+def settle(site: SiteDouble) -> None:
+    """Wait until a report has all machines as they should be."""
+    site.reports.clear()
+    until = time.monotonic() + 240
+    while wrong := unsettled(site):
+        assert time.monotonic() < until, "\n".join(wrong)
+        time.sleep(0.1)
+
+
+def unsettled(site: SiteDouble) -> list[str]:
+    """What is not as it should be, by the last report."""
     if not site.reports or site.reports[-1].revision != site.revision:
-        return False
-    seen = {one.uuid: one.state.value for one in site.reports[-1].machines}
-    return all(
-        seen.get(uuid) == one.want.value
-        or (one.want in {Want.ENDED, Want.STOPPED} and uuid not in seen)
-        # A guest that was being made when it should be stopped is only made when it should run.
-        or (one.want is Want.STOPPED and seen.get(uuid) == "pending")
-        for uuid, one in site.machines.items()
-    )
+        return ["there is no report of the present revision"]
+    seen = {one.uuid: one for one in site.reports[-1].machines}
+    found = []
+    for uuid, one in site.machines.items():
+        here = seen.get(uuid)
+        if here is None:
+            right = one.want is Want.ENDED
+        else:  # what should be stopped before it was made is made when it should run
+            right = here.state.value == one.want.value or (one.want is Want.STOPPED and here.state is State.PENDING)
+        if not right:
+            found.append(f"{uuid} should be {one.want.value} and is {here.state.value if here else 'gone'}: {here}")
+    return found
 
 
 def test_kills_at_any_instant_double_and_forget_nothing(
