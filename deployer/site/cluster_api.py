@@ -19,11 +19,12 @@ from deployer.errors import (
     OverQuota,
     Refused,
 )
-from deployer.site import clustering
 from deployer.site.access import narrowed
 from deployer.site.api_deployments import ASKING, OWNER, VO, shown_machine
 from deployer.site.api_routes import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, read, read_reason, told
 from deployer.site.cluster import MAX_CLUSTER, Cluster, ClusterDocument
+from deployer.site.cluster_members import RoleStatus, lacking
+from deployer.site.cluster_members import status as cluster_status
 from deployer.site.cluster_wire import (
     ClusterOrder,
     ClusterPage,
@@ -33,7 +34,6 @@ from deployer.site.cluster_wire import (
     RoleView,
     Scaling,
 )
-from deployer.site.clustering import RoleStatus
 from deployer.site.principal import Principal
 from deployer.site.records import Filter, SiteMachine
 from deployer.site.rights import Action
@@ -236,7 +236,7 @@ def view(
     cluster: Cluster, members: Sequence[SiteMachine], now: datetime, who: Principal, *, new: bool = False
 ) -> ClusterView:
     """A cluster as somebody sees it, with all of its members that are there or have failed."""
-    status = clustering.status(cluster, members, now)
+    status = cluster_status(cluster, members, now)
     state = cluster.state
     failed = {uuid: why for uuid, why in state.failed.items() if why}
     there = sorted(
@@ -271,7 +271,7 @@ def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> Role
         ready=one.ready,
         up=one.up,
         there=one.there,
-        waits_for=clustering.lacking(cluster, name, status),
+        waits_for=lacking(cluster, name, status),
         why=one.why,
     )
 

@@ -24,7 +24,9 @@ from deployer.site import clustering, lifecycle
 from deployer.site.absorbing import Change
 from deployer.site.admitting import ALONE, Belonging
 from deployer.site.cluster import Cluster, ClusterDocument, ClusterState, Phase
-from deployer.site.clustering import End, Order, Plan, Release, RoleStatus, Step, Stop
+from deployer.site.cluster_members import RoleStatus
+from deployer.site.cluster_members import status as status_of
+from deployer.site.clustering import End, Order, Plan, Release, Step, Stop
 from deployer.site.lifecycle import Verb
 from deployer.site.principal import Principal
 from deployer.site.records import Filter, SiteCluster, SiteMachine
@@ -124,7 +126,7 @@ class ClusterKeeper:
 
     def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, RoleStatus]:
         """How each role is doing."""
-        return clustering.status(cluster, members, self._now())
+        return status_of(cluster, members, self._now())
 
     def create(
         self, document: ClusterDocument, who: Principal, key: str = "", reference: str = ""

@@ -3,20 +3,17 @@
 The plan is made anew each time from what is there, so nothing has to be remembered between two looks but what cannot be
 seen: which members failed, which are being drained, and who had no room. Whoever carries a plan out writes its `state`
 down first and takes the steps then; a plan that was carried out by half, or twice, does no harm.
-
-A member is a role and a number, its slot; machines come and go in it. A slot has one machine at a time: a machine that is
-to end still fills it until it has ended, so there are never more members than were asked for.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from deployer.errors import MachineConflict, Misused
 from deployer.machine import State
-from deployer.site.cluster import Cluster, ClusterRole, ClusterState, Phase, Wait
+from deployer.site.cluster import Cluster, ClusterState, Phase, Wait
+from deployer.site.cluster_members import RoleStatus, Slot, failure, given_up, lacking, slots_of, status_of, why_lost
 from deployer.site.desired import Want
 from deployer.site.records import SiteMachine
 from deployer.site.request import MAX_COUNT
@@ -26,8 +23,6 @@ ADMITTED_WITHIN = timedelta(minutes=5)
 
 DRAINED_WITHIN = timedelta(seconds=90)
 """How long a guest may take to power off before it is ended: somewhat longer than a node itself waits for it."""
-
-_UP = frozenset({State.BOOTING, State.RUNNING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,45 +80,6 @@ class Plan:
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RoleStatus:
-    """How a role is doing.
-
-    Attributes:
-        wanted, need: members asked for, and how many of them make a quorum.
-        ready, up: members that are ready, and that boot or run.
-        there: members that are neither failed nor on their way out.
-        over: members that have reached the end of their time.
-        why: why members are not there and do not come now; empty if that is not known to be so.
-    """
-
-    wanted: int
-    need: int
-    ready: int
-    up: int
-    there: int
-    over: int = 0
-    why: str = ""
-
-    @property
-    def left(self) -> int:
-        """How many are wanted now: those whose time is over are wanted no more."""
-        return self.wanted - self.over
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A member: its machine now, if there is one, and what became of those before."""
-
-    number: int
-    now: SiteMachine | None
-    leaving: SiteMachine | None
-    doubles: tuple[SiteMachine, ...]
-    ever: int
-    failures: tuple[str, ...]
-    over: bool
-
-
 def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Plan:
     """What to do next.
 
@@ -148,10 +104,10 @@ def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Pla
         return Plan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
     failed = {one.uuid: why for one in members if (why := failure(cluster, one, now)) or one.uuid in state.failed}
     cluster = _with(cluster, failed=failed)
-    roles = {role: _slots(cluster, role, members, now) for role in cluster.document.roles}
+    roles = {role: slots_of(cluster, role, members, now) for role in cluster.document.roles}
     if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
         return _give_up(cluster.state, living, now, why)
-    told = {role: _status(cluster, role, slots) for role, slots in roles.items()}
+    told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
     state = _phase(cluster, roles, told, now)
     cluster = cluster.model_copy(update={"state": state})
     steps = list[Step]()
@@ -161,53 +117,6 @@ def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Pla
         if not lacking(cluster, role, told):
             steps += _come(cluster, role, slots, now)
     return Plan(state.model_copy(update={"draining": draining}), tuple(steps))
-
-
-def failure(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
-    """Why a member has failed, as a sentence's end; empty if it has not, or was ended or stopped by somebody's will."""
-    if (known := cluster.state.failed.get(member.uuid)) is not None:
-        return known
-    role = cluster.document.roles.get(member.role)
-    if role is None or member.uuid in cluster.state.draining:
-        return ""
-    if member.state is State.FAILED:
-        return member.reason or "it failed"
-    if member.want is Want.ENDED:
-        return ""
-    if member.state is State.STOPPED and _by_itself(member):
-        return member.want_reason
-    if member.ready is not None and member.ready != "ready":
-        return member.ready
-    late = now - member.changed > timedelta(seconds=role.ready_within)
-    if member.state is State.RUNNING and late and not ready(role, member):
-        return f"it was not ready within {role.ready_within} s"
-    return ""
-
-
-def _by_itself(member: SiteMachine) -> bool:
-    """Whether a guest powered off without being asked: the site then takes the node's reason over as its own
-    (`absorbing`), and else keeps that of whoever asked."""
-    return member.want is Want.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
-
-
-def ready(role: ClusterRole, member: SiteMachine) -> bool:
-    """Whether a member does what it is there for."""
-    return member.state is State.RUNNING and (role.ready == "running" or member.ready == "ready")
-
-
-def status(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Mapping[str, RoleStatus]:
-    """How each role is doing."""
-    return {role: _status(cluster, role, _slots(cluster, role, members, now)) for role in cluster.document.roles}
-
-
-def lacking(cluster: Cluster, role: str, told: Mapping[str, RoleStatus]) -> tuple[str, ...]:
-    """The roles that this one waits for: those that it requires and of which not enough are there."""
-    booting = cluster.document.roles[role].starts == "booting"
-    return tuple(
-        name
-        for name in cluster.document.before(role)
-        if (told[name].up if booting else told[name].ready) < told[name].need
-    )
 
 
 def scaled(cluster: Cluster, role: str, count: int) -> ClusterState:
@@ -266,80 +175,18 @@ def check_lives(cluster: Cluster) -> None:
         raise MachineConflict(f"cluster {cluster.name} is {phase.value} and takes no changes")
 
 
-def _slots(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: datetime) -> list[_Slot]:
-    """A role's members by number: those wanted, and those that are there beyond."""
-    machines = defaultdict[int, list[SiteMachine]](list)
-    for one in members:
-        if one.role == role and (number := cluster.document.slot(role, one.hostname)):
-            machines[number].append(one)
-    numbers = {*range(1, cluster.state.counts[role] + 1), *machines}
-    return [_slot(cluster, number, machines[number], now) for number in sorted(numbers)]
-
-
-def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datetime) -> _Slot:
-    state = cluster.state
-    machines = sorted(machines, key=lambda one: (one.created, one.uuid))
-    living = [one for one in machines if not one.state.final]
-    going = [one for one in living if one.want is Want.ENDED or one.uuid in state.failed or one.uuid in state.draining]
-    staying = [one for one in living if one not in going]
-    last = machines[-1] if machines else None
-    return _Slot(
-        number,
-        staying[0] if staying else None,
-        going[0] if going else None,
-        (*going[1:], *staying[1:]),
-        len(machines),
-        tuple(why for one in machines if (why := state.failed.get(one.uuid))),
-        last is not None and last.state is State.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
-    )
-
-
-def _status(cluster: Cluster, role: str, slots: Sequence[_Slot]) -> RoleStatus:
-    count = cluster.state.counts[role]
-    known = cluster.document.roles[role]
-    wanted = [slot for slot in slots if slot.number <= count]
-    there = [slot.now for slot in wanted if slot.now is not None]
-    over = sum(slot.over for slot in wanted if slot.now is None)
-    lost = [slot for slot in wanted if slot.now is None and slot.failures and _given_up(cluster, role, slot)]
-    why = _lost(cluster, role, lost[0]) if lost else ""
-    if len(there) < count - over - len(lost) and role in cluster.state.waits:
-        why = cluster.state.waits[role].why
-    return RoleStatus(
-        count,
-        cluster.need(role),
-        sum(ready(known, one) for one in there),
-        sum(one.state in _UP for one in there),
-        len(there),
-        over,
-        why,
-    )
-
-
-def _given_up(cluster: Cluster, role: str, slot: _Slot) -> bool:
-    """Whether nothing comes into a slot any more by itself."""
-    return slot.over or len(slot.failures) > cluster.document.roles[role].replace
-
-
-def _hopeless(cluster: Cluster, roles: Mapping[str, list[_Slot]], now: datetime) -> str:
+def _hopeless(cluster: Cluster, roles: Mapping[str, list[Slot]], now: datetime) -> str:
     """Why a cluster that has not been of use yet never will be; empty while it may."""
     for role, slots in roles.items():
         wanted = [slot for slot in slots if slot.number <= cluster.state.counts[role]]
-        lost = [slot for slot in wanted if slot.now is None and _given_up(cluster, role, slot)]
+        lost = [slot for slot in wanted if slot.now is None and given_up(cluster, role, slot)]
         if len(wanted) - len(lost) < cluster.need(role):
-            return _lost(cluster, role, lost[0])
+            return why_lost(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
-        told = {role: _status(cluster, role, slots) for role, slots in roles.items()}
+        told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
         late = _missing(told) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""
-
-
-def _lost(cluster: Cluster, role: str, slot: _Slot) -> str:
-    host = cluster.document.hostname(role, slot.number)
-    if not slot.failures:
-        return f"{host} has reached the end of its time"
-    times = "once" if len(slot.failures) == 1 else f"{len(slot.failures)} times"
-    return f"{host} failed {times} and is not replaced any more; the last reason: {slot.failures[-1]}"
 
 
 def _missing(told: Mapping[str, RoleStatus]) -> str:
@@ -351,7 +198,7 @@ def _missing(told: Mapping[str, RoleStatus]) -> str:
 
 
 def _phase(
-    cluster: Cluster, roles: Mapping[str, list[_Slot]], told: Mapping[str, RoleStatus], now: datetime
+    cluster: Cluster, roles: Mapping[str, list[Slot]], told: Mapping[str, RoleStatus], now: datetime
 ) -> ClusterState:
     state = cluster.state
     if all(not it.left for it in told.values()):
@@ -363,15 +210,15 @@ def _phase(
     if not state.was_ready:
         return _moved(state, Phase.STARTING, _missing(told), now)
     for role, slots in roles.items():
-        lost = [slot for slot in slots if slot.now is None and not slot.over and _given_up(cluster, role, slot)]
+        lost = [slot for slot in slots if slot.now is None and not slot.over and given_up(cluster, role, slot)]
         lost = [slot for slot in lost if slot.number <= told[role].wanted]
         if lost and told[role].left - len(lost) < told[role].need:
-            return _moved(state, Phase.FAILED, _lost(cluster, role, lost[0]), now)
+            return _moved(state, Phase.FAILED, why_lost(cluster, role, lost[0]), now)
     return _moved(state, Phase.DEGRADED, _missing(told), now)
 
 
 def _leave(
-    cluster: Cluster, role: str, slots: list[_Slot], draining: dict[str, datetime], now: datetime
+    cluster: Cluster, role: str, slots: list[Slot], draining: dict[str, datetime], now: datetime
 ) -> Iterable[Step]:
     """Steps for the members that should not be there; fills in who is being drained."""
     state = cluster.state
@@ -399,16 +246,16 @@ def _stop(one: SiteMachine) -> Iterable[Step]:
         yield Stop(one.uuid, "its role was scaled down")
 
 
-def _come(cluster: Cluster, role: str, slots: list[_Slot], now: datetime) -> Iterable[Step]:
+def _come(cluster: Cluster, role: str, slots: list[Slot], now: datetime) -> Iterable[Step]:
     """Steps for the members that should be there, once what they require is."""
     wanted = cluster.state.counts[role]
-    vacant = list[_Slot]()
+    vacant = list[Slot]()
     for slot in slots:
         if slot.number > wanted:
             continue
         if slot.now is not None and slot.now.held:
             yield Release(slot.now.uuid)
-        elif slot.now is None and slot.leaving is None and not _given_up(cluster, role, slot):
+        elif slot.now is None and slot.leaving is None and not given_up(cluster, role, slot):
             vacant.append(slot)
     wait = cluster.state.waits.get(role)
     if vacant and (wait is None or wait.until <= now) and cluster.remaining(role, now) > 0:
