@@ -56,6 +56,7 @@ def _image() -> typer.Typer:
 
 def _catalog() -> typer.Typer:
     from catalog.cli import catalog_app
+    from catalog.cli_backup import backup, restore
     from catalog.cli_hepix import export_app, import_app
     from catalog.cli_tuf import mirror, tuf_app
     from stager.cli_seed import seed
@@ -65,6 +66,8 @@ def _catalog() -> typer.Typer:
     catalog_app.add_typer(tuf_app, name="tuf")
     catalog_app.command("seed")(seed)
     catalog_app.command("mirror")(mirror)
+    catalog_app.command("backup")(backup)
+    catalog_app.command("restore")(restore)
     return catalog_app
 
 
@@ -89,7 +92,10 @@ def _site() -> typer.Typer:
 
     del cli
     from deployer.site.cli import site_app
+    from deployer.site.cli_backup import backup, restore
 
+    site_app.command("backup")(backup)
+    site_app.command("restore")(restore)
     return site_app
 
 

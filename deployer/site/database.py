@@ -96,6 +96,20 @@ class SiteDatabase:
             raise SiteUnavailable(f"{self.name}: the site's database is too busy; try again later") from exc
 
 
+def libpq(url: str) -> dict[str, str]:
+    """The environment by which PostgreSQL's own tools find a database; SiteUnavailable if the URL is none of one."""
+    parsed = _parsed(url)
+    host = parsed.host or parsed.query.get("host", "")
+    found = {
+        "PGHOST": host if isinstance(host, str) else host[0],
+        "PGPORT": str(parsed.port or ""),
+        "PGUSER": parsed.username or "",
+        "PGPASSWORD": parsed.password if isinstance(parsed.password, str) else "",
+        "PGDATABASE": parsed.database or "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
 def _first(error: object) -> str:
     """The first line of a driver's message: the rest repeats the query."""
     return (str(error).splitlines() or [type(error).__name__])[0]
