@@ -149,6 +149,7 @@ def test_a_limited_proxy_looks_and_does_nothing() -> None:
     found = rights(f'[[grant]]\nname = "g"\nvo = "star"\nactions = [{everything}]\n{EACH}')
     for action in Action:
         assert may(found, who, action, who).allowed is (action is Action.READ)
+        assert bool(reach(found, who, action).owner) is (action is Action.READ)
     assert (
         quota(found, who).check(Usage(), Usage(machines=1))
         == "a limited proxy lets its holder look and nothing else; make a full one"
