@@ -241,7 +241,7 @@ class ClusterKeeper:
         """The cluster that was asked for already; Conflict where another one has the name."""
         try:
             other = self.find(document.name, who)
-        except ClusterNotFound:
+        except (ClusterNotFound, Misused):  # of that name there is at most one; several UUIDs may begin like it
             return None
         if key and other.state.key == key and other.document == document:
             return other
