@@ -279,10 +279,9 @@ class Node:
 
     def _facts(self, site: str) -> NodeFacts:
         """How the node is, for its site."""
-        status = self.status()
         return NodeFacts(
             architecture=NATIVE,
-            accelerator=status.accelerator.virt,
+            accelerator=self.accelerator(NATIVE).virt,
             capacity=capacity(
                 self._deploy,
                 self.settings.directory / "machines",
@@ -292,8 +291,19 @@ class Node:
             ),
             labels=self.settings.labels,
             cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),
-            problem=status.policy_problem or status.fresh_problem or "",
+            problem=self._hindrance(),
         )
+
+    def _hindrance(self) -> str:
+        """What keeps the node from starting any machine, or empty. What will do so soon is said by its status alone."""
+        try:
+            self._policies.current()
+        except (PolicyUnusable, SignerError) as exc:
+            return str(exc)
+        fresh = self._catalog.freshness()
+        if not fresh.pinned or (fresh.expires is not None and fresh.expires <= self._clock()):
+            return fresh.problem or "nobody can say what is current"
+        return ""
 
     def _open_backend(self, directory: Path) -> LibvirtBackend:
         def tell(uuid: str, happening: Happening, reason: str) -> None:

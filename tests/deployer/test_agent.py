@@ -135,6 +135,14 @@ def test_what_nobody_vouches_for_does_not_run_for_a_site_either(
     assert member.guests() == []
 
 
+def test_a_node_that_can_start_nothing_says_so(member: NodeProcess, site: SiteDouble) -> None:
+    site.want(want=Want.STOPPED)
+    wait_for(lambda: site.reports, 60)
+    assert site.reports[-1].problem == ""
+    member.policy.unlink()
+    wait_for(lambda: "there is no acceptance policy" in site.reports[-1].problem, 60)
+
+
 def emulators(node: NodeProcess) -> Counter[str]:
     """Of each machine, seen from outside."""
     found: Counter[str] = Counter()
