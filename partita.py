@@ -27,6 +27,7 @@ from signer import terminal
 from signer.documents import Document
 from signer.errors import SignerError
 from signer.keys import SignerSettings
+from signer.logs import LogSettings
 from signer.settings import Settings, default_file, load
 from signer.terminal import Json
 from stager.errors import StagerError
@@ -39,6 +40,7 @@ SECTIONS: dict[str, type[Document]] = {
     "deploy": DeploySettings,
     "site": SiteSettings,
     "ec2": Ec2Settings,
+    "log": LogSettings,
 }
 
 

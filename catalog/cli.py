@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import logging
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from signer.documents import validate
 from signer.endorsing import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_as, endorse_partition
 from signer.errors import DocumentError
 from signer.gpg import MAX_KEY
+from signer.logs import LogSettings, configure
 from signer.openpgp import read_keys
 from signer.settings import state_directory
 from signer.statement import write_instant
@@ -74,8 +74,7 @@ def serve(
             settings = validate(CatalogSettings, settings.model_dump() | {"listen": listen}, "--listen")
         except DocumentError as exc:
             raise Misused(f"--listen {listen}: write it as ADDRESS:PORT, such as 127.0.0.1:7070") from exc
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("partita").setLevel(logging.INFO)
+    configure(terminal.section(context, LogSettings))
 
     def ready(url: str, recovery: Any) -> None:
         found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}

@@ -1,7 +1,6 @@
 """The commands around freshness: the catalog's TUF repository, its keys, mirrors, and a client that speaks plain TUF."""
 
 import dataclasses
-import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from catalog.errors import CatalogError, Misused, NotFound
 from catalog.settings import CatalogSettings
 from signer import terminal
 from signer.cli import read_passphrase
+from signer.logs import LogSettings, configure
 from signer.terminal import Json
 
 if TYPE_CHECKING:
@@ -193,8 +193,7 @@ def mirror(
     settings = _settings(context, directory)
     if listen is not None:
         settings = settings.model_copy(update={"listen": listen})
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("partita").setLevel(logging.INFO)
+    configure(terminal.section(context, LogSettings))
 
     def ready(here: str, _recovery: object) -> None:
         terminal.show({"url": here, "of": url}, f"mirror of {url} ready at {here}", as_json=as_json)

@@ -2,7 +2,6 @@
 
 import base64
 import json as json_text
-import logging
 import os
 import re
 import sys
@@ -38,6 +37,7 @@ from deployer.userdata import MAX_USER_DATA
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from signer import terminal
 from signer.documents import validate
+from signer.logs import LogSettings, configure
 from signer.terminal import Json
 from stager.cli import cache_app
 from stager.settings import NodeSettings
@@ -230,9 +230,7 @@ def node_serve(
     """Run the node's service until it is told to end."""
     from deployer.node_serving import serve  # loads libvirt and all four packages: only here
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    configure(terminal.section(context, LogSettings))
 
     def ready(socket: Path, status: NodeStatus) -> None:
         text = f"node ready at {socket}; {status.hypervisor}; {status.accelerator.reason}"

@@ -1,6 +1,5 @@
 """Commands of a site's operator and of whoever looks at one: `site`. Wiring only; the work is done by the service."""
 
-import logging
 import os
 import sys
 from datetime import UTC
@@ -16,6 +15,7 @@ from deployer.site.cli_rights import rights_app
 from deployer.site.settings import SiteSettings
 from signer import terminal
 from signer.documents import Document, validate
+from signer.logs import LogSettings, configure
 from signer.terminal import Json
 
 if TYPE_CHECKING:  # it loads httpx and cryptography: only whoever asks a site pays for that
@@ -52,9 +52,7 @@ def site_serve(
     """Run the site's service until it is told to end. Machines go on without it."""
     from deployer.site.serving import serve  # loads the server, the database and all four packages: only here
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(message)s", stream=sys.stderr)
-    for name in ("uvicorn", "httpx", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    configure(terminal.section(context, LogSettings))
 
     def ready(url: str, socket: Path, site: Any) -> None:
         status = site.status()
