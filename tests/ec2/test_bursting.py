@@ -78,7 +78,7 @@ def test_at_home_costs_nothing_and_asks_nobody(accounts: Accounts, images: Image
     ("what", "changes", "error", "says"),
     [
         ("nobody's account", {"who": principal("atlas", "/atlas")}, NoAccount, "no rule of the site gives ann"),
-        ("the cap would be passed", {"spent": "9.96"}, OverBudget, "more than the 10 USD"),
+        ("the cap would be passed", {"spent": "9.99"}, OverBudget, "more than the 10 USD"),
         ("no type is large enough", {"memory": 9 * GIB}, CannotBoot, "none of the allowed instance types"),
         ("EC2 does not answer", {"types": AwsUnreachable("nobody answers")}, AwsUnreachable, "nobody answers"),
     ],

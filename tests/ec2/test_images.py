@@ -128,7 +128,10 @@ def test_a_registration_whose_answer_was_lost_is_found_again(host: Ec2Site, imag
     "kind",
     [
         "no-answer",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("throttle", "error", "done-error", "cut", "cut-request")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("throttle", "error", "done-error", "cut", "cut-request")
+        ),
     ],
 )
 def test_registering_outlives_every_fault_and_registers_once(host: Ec2Site, images: Images, kind: str) -> None:
