@@ -8,7 +8,7 @@ a snapshot, an AMI and a machine each have a name that is asked for first.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,6 +37,9 @@ from deployer.site.desired import DesiredMachine
 from deployer.userdata import check_user_data
 from deployer.withdrawals import Withdrawn
 from signer.memory import Memory
+
+MOST_MACHINES = 65536
+"""What a policy's limit of machines may say at most."""
 
 Stage = Literal["request", "boot"]
 
@@ -269,9 +272,11 @@ class Ec2Deployer:
         running: int,
         stage: Stage,
     ) -> tuple[Case, Judged]:
-        owner = self._machines.owner.pool
+        owner, rules = self._machines.owner.pool, self._rules()
         case = Case(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
-        judged = judge(self._rules(), case, self._clock(), self._memory)
+        judged = judge(_for_a_pool(rules), case, self._clock(), self._memory)
+        digest = rules.digest or rules.policy.digest
+        judged = replace(judged, decision=judged.decision.model_copy(update={"policy": digest}))
         self._records.decided(case, judged, stage)
         if not judged.decision.accepted:
             raise judged.decision.refusal()
@@ -346,6 +351,16 @@ class Ec2Deployer:
 def spend_of(entry: MachineEntry) -> Spend:
     """What a machine in the books costs."""
     return Spend(entry.instance_type, entry.gib, entry.began, entry.until)
+
+
+def _for_a_pool(rules: RuleSet) -> RuleSet:
+    """A policy's rules where there is no one node: how many machines a node may have says nothing here, unless it is none.
+    The account's room and its cap bound a pool."""
+    limits = rules.policy.limits
+    if not limits.machines:
+        return rules
+    changed = limits.model_copy(update={"machines": MOST_MACHINES})
+    return replace(rules, policy=rules.policy.model_copy(update={"limits": changed}))
 
 
 def _spec(job: _Job) -> _Spec:

@@ -76,6 +76,7 @@ def test_a_machine_is_made_of_what_was_endorsed_and_says_so(host: Ec2Site, image
 
 
 def test_the_same_image_again_stages_and_uploads_nothing(host: Ec2Site, images: Images) -> None:
+    host.policy_text = policy(images.star.anchor(), machines=1)  # on one node, which a pool is not
     with host.open() as site:
         host.want(images.hello)
         site.settle()
