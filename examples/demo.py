@@ -2,6 +2,7 @@
 command that a user would type, run by this script, and what it prints is what the command printed.
 
     ./dev demo [--keep DIR]     keep everything that the demo makes in DIR
+    ./dev demo --ec2            the same image on rented machines, of a stand-in for AWS on this machine
 """
 
 import argparse
@@ -129,8 +130,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(prog="./dev demo", description="The whole journey of an image on one machine.")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave everything there")
+    parser.add_argument("--ec2", action="store_true", help="the same image on rented machines, of a stand-in for AWS")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.ec2:
+        from examples.demo_ec2 import main as rented  # needs this module, and the stand-in's libraries
+
+        return rented(["--keep", str(options.keep)] if options.keep else [])
     if not options.inside:
         kernel_tree(PACKAGES)  # the last thing that needs this machine's network
         return run_in_own_network("examples.demo", ["--inside", *arguments])
