@@ -165,3 +165,11 @@ def test_without_a_type_that_fits_the_reason_is_said(
 ) -> None:
     with pytest.raises(CannotBoot, match=says):
         choose(TYPES, PRICES, cores, memory, architecture, mode)  # type: ignore[arg-type]
+
+
+def test_the_example_in_the_documents_is_a_file_of_accounts(tmp_path: Path) -> None:
+    document = Path(__file__).resolve().parents[2] / "docs" / "ec2.md"
+    example = document.read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "ec2.toml").write_text(example)
+    accounts = Accounts.load(tmp_path / "ec2.toml")
+    assert accounts.of(principal("star", "/star/production/Role=pilot")).name == "burst"
