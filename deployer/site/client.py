@@ -51,6 +51,9 @@ DELAYS = (0.2, 0.8, 3.2)
 STREAM_SILENCE = 60.0
 """Seconds without a sign of life after which a stream of events is taken to be dead: four of its heartbeats."""
 
+FOLLOW_PATIENCE = 300.0
+"""Seconds for which a site that was there may be away while somebody follows its events: it is started again, say."""
+
 MAX_LINE = 1 << 20
 """Bytes of a line in a stream of events."""
 
@@ -80,10 +83,16 @@ class Way:
 class SiteClient:
     """A connection to a site's service, closed by `close` or as a context manager. Safe to use from several threads."""
 
-    def __init__(self, way: Way, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        way: Way,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Connect lazily; Misused if the URL, the CA or the certificate cannot be used."""
         self.place = str(way.socket) if way.socket else way.url.rstrip("/")
-        self._way, self._sleep = way, sleep
+        self._way, self._sleep, self._clock = way, sleep, clock
         headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {way.token}"} if way.token else {})
         transport = httpx.HTTPTransport(uds=str(way.socket)) if way.socket else None
         base = "http://site" if way.socket else self.place
@@ -198,22 +207,20 @@ class SiteClient:
         """The story as it happens, without end; goes on where it was when the connection is cut.
 
         Raises:
-            SiteUnavailable: the site does not answer any more, however often it is asked.
+            SiteUnavailable: nobody answers, or the site that did answer has not for FOLLOW_PATIENCE.
         """
-        failed = 0
+        heard: float | None = None
         while True:
             try:
                 for event in self._stream(after, deployment):
-                    failed, after = 0, event.number
-                    yield event
-                failed += 1
+                    if event is not None:
+                        after = event.number
+                        yield event
+                    heard = self._clock()
             except SiteUnavailable:
-                failed += 1
-                if failed > len(DELAYS):
+                if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
-            if failed > len(DELAYS):
-                raise SiteUnavailable(f"{self.place}: the site ends every stream of events; look at its log")
-            self._sleep(DELAYS[max(failed, 1) - 1])
+            self._sleep(DELAYS[1])
 
     def ask(self, model: type[D], method: str, path: str, *, again: bool = False, **options: Any) -> D:
         """An answer as a document of its type.
@@ -255,7 +262,8 @@ class SiteClient:
                 return
             params["after"] = page.next
 
-    def _stream(self, after: int, deployment: str) -> Iterator[SiteEvent]:
+    def _stream(self, after: int, deployment: str) -> Iterator[SiteEvent | None]:
+        """Events, and None for each other sign of life."""
         params = {"deployment": deployment} if deployment else {}
         headers = {"Last-Event-ID": str(after)}
         timeout = httpx.Timeout(STREAM_SILENCE, connect=5.0)
@@ -268,8 +276,8 @@ class SiteClient:
                 for line in got.iter_lines():
                     if len(line) > MAX_LINE:
                         raise SiteUnavailable(f"{self.place}: sends a line of more than {MAX_LINE} bytes")
-                    if line.startswith("data:"):
-                        yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE)
+                    data = line.startswith("data:")
+                    yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE) if data else None
         except httpx.HTTPError as exc:
             raise self._unavailable(exc) from exc
 

@@ -5,11 +5,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Self
 
 import httpx
 import pytest
 
 from deployer.errors import SiteUnavailable
+from deployer.site.client import FOLLOW_PATIENCE, SiteClient, Way
 from deployer.site.records import NodeState, SiteEvent
 from deployer.site.wire import MAX_WAIT
 from tests.deployer.nodes import wait_for
@@ -24,39 +27,51 @@ def site(make_site: Make) -> SiteProcess:
     return make_site()
 
 
+class _Let(Exception):
+    """The follower is let go."""
+
+
 class _Follower:
-    """Follows events in a thread."""
+    """Follows events in a thread, until the block ends and the service with it."""
 
     def __init__(self, site: SiteProcess, after: int) -> None:
         self.seen: list[SiteEvent] = []
-        self.ended = threading.Event()
-        self._client = site.client()
-        threading.Thread(target=self._follow, args=(after,), daemon=True).start()
+        self._site, self._ended = site, threading.Event()
+        self._thread = threading.Thread(target=self._follow, args=(after,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._site.kill()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
 
     def _follow(self, after: int) -> None:
-        try:
-            for event in self._client.follow(after):
+        with suppress(_Let), SiteClient(Way(socket=self._site.directory / "site.sock"), sleep=self._wait) as client:
+            for event in client.follow(after):
                 self.seen.append(event)
-        except SiteUnavailable:
-            pass
-        finally:
-            self._client.close()
-            self.ended.set()
+
+    def _wait(self, seconds: float) -> None:
+        if self._ended.wait(seconds):
+            raise _Let
 
 
 def test_events_are_told_as_they_happen_and_after_a_cut(site: SiteProcess) -> None:
     """One who follows sees each event once and in order, over the end of the service and its start."""
-    follower = _Follower(site, 0)
-    PaperNode(site, "one")
-    wait_for(lambda: [one.what for one in follower.seen if one.kind == "node"], PATIENCE)
-    site.kill()
-    site.start()
-    with site.client() as client:
-        client.do_node("one", "drain", "dust")
-    wait_for(lambda: "draining" in [one.what for one in follower.seen], PATIENCE)
-    numbers = [one.number for one in follower.seen]
-    assert numbers == list(range(1, len(numbers) + 1))
-    assert follower.seen[-1].reason == "dust (by operator)"
+    with _Follower(site, 0) as follower:
+        PaperNode(site, "one")
+        wait_for(lambda: [one.what for one in follower.seen if one.kind == "node"], PATIENCE)
+        site.kill()
+        site.start()
+        with site.client() as client:
+            client.do_node("one", "drain", "dust")
+        wait_for(lambda: "draining" in [one.what for one in follower.seen], PATIENCE)
+        numbers = [one.number for one in follower.seen]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert follower.seen[-1].reason == "dust (by operator)"
 
 
 def test_a_stream_speaks_as_the_standard_says(site: SiteProcess) -> None:
@@ -123,8 +138,7 @@ def test_many_nodes_wait_at_once_and_people_are_answered(site: SiteProcess) -> N
 def test_a_service_that_is_told_to_end_ends_with_those_who_wait(site: SiteProcess) -> None:
     """Streams and long polls are let go, the exit code is 0, and the socket is gone."""
     node = PaperNode(site, "one")
-    _Follower(site, 0)
-    with node.client() as asked, ThreadPoolExecutor() as pool:
+    with _Follower(site, 0), node.client() as asked, ThreadPoolExecutor() as pool:
         waiting = pool.submit(asked.desired, 0, MAX_WAIT)
         time.sleep(0.5)
         assert site.stop() == 0
@@ -154,3 +168,25 @@ def test_what_is_remembered_outlives_a_kill(site: SiteProcess) -> None:
         after = client.status()
     assert (after.fingerprint, after.nodes) == (before.fingerprint, before.nodes)
     node.step()
+
+
+def test_one_who_follows_gives_up_in_the_end(site: SiteProcess) -> None:
+    """A site that was there is waited for, and not for ever; one that never was is not waited for at all."""
+    PaperNode(site, "one")
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        site.kill()
+
+    with SiteClient(Way(socket=site.directory / "site.sock"), sleep=sleep, clock=lambda: now[0]) as client:
+        story = client.follow(0)
+        assert next(story).what == "joined"
+        site.kill()
+        with pytest.raises(SiteUnavailable):
+            next(story)
+        assert now[0] > FOLLOW_PATIENCE
+        began = now[0]
+        with pytest.raises(SiteUnavailable):
+            next(client.follow(0))
+        assert now[0] == began
