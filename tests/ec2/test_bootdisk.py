@@ -107,6 +107,7 @@ def test_a_kernel_that_was_cut_short_is_not_uploaded(noise: tuple[DirectBoot, Fi
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.guest
 @pytest.mark.timeout(300)
 def test_what_was_uploaded_is_read_back_and_boots(world: AwsWorld, profile: str, tmp_path: Path) -> None:

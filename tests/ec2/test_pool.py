@@ -208,6 +208,7 @@ def test_a_machine_is_told_what_a_node_would_tell_it(host: Ec2Site, images: Imag
         }
 
 
+@pytest.mark.slow
 def test_two_pools_in_one_account_never_end_each_others(
     images: Images, world: AwsWorld, profile: str, tmp_path: Path
 ) -> None:
