@@ -102,9 +102,11 @@ class Snapshots:
             SnapshotFailed, LedgerUnusable, AwsFailed: see there. An upload that was begun is gone on with next time.
         """
         content = disk.layout.key
-        if (known := self._known(content)) is not None:
+        place = self._ledger.journal(content)
+        # Whoever died between the ledger's note and the journal's end left a journal of what is done.
+        if (known := self._known(content)) is not None and not place.exists():
             return known
-        with Journal(self._ledger.journal(content)) as journal:
+        with Journal(place) as journal:
             if (known := self._known(content)) is not None:  # somebody here made it while we waited for the journal
                 journal.finish()
                 return known

@@ -107,6 +107,19 @@ def test_the_same_disk_again_sends_nothing_from_any_site(world: AwsWorld, profil
     assert len(snapshots_of(aws)) == 1
 
 
+def test_a_journal_of_what_is_done_is_removed(world: AwsWorld, profile: str, tmp_path: Path) -> None:
+    """Its site died after the ledger had noted the snapshot, and before the journal was gone."""
+    ledger = Ledger(tmp_path / "ledger")
+    with opened(gpt((MIB, Blank(filesystem="none", size=MIB)), size=4 * MIB), Shelf(tmp_path / "shelf")) as blocks:
+        first = Snapshots(world.aws(profile), ledger).ensure(blocks)
+        journal = ledger.journal(blocks.layout.key)
+        assert not journal.exists()
+        journal.write_bytes(b"")
+        again = Snapshots(world.aws(profile), ledger).ensure(blocks)
+    assert (again.snapshot_id, again.sent) == (first.snapshot_id, 0)
+    assert not journal.exists()
+
+
 def test_an_update_sends_what_changed_through_its_parent(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     root, data = bytearray(os.urandom(4 * MIB)), os.urandom(2 * MIB)
