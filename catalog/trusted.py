@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -53,7 +54,7 @@ from catalog.tuf_targets import (
     name_path,
     revocation_page,
 )
-from catalog.wire import MAX_ANSWER, EndorsementList
+from catalog.wire import MAX_ANSWER, EndorsementList, ImageEntry
 from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
 from signer.progress import Advance, nothing
@@ -169,6 +170,10 @@ class TrustedCatalog:
             )
         self._saw(f"{binding.vo}/{binding.name}@{binding.version}", binding.image_id)
         return binding.image_id
+
+    def listed(self, most: int) -> list[ImageEntry]:
+        """Up to so many images that the catalog shows, last published first. It proves nothing: `resolve` what is to be believed."""
+        return list(islice(self._clients[0].images(), most))
 
     def manifest_bytes(self, image_id: str) -> bytes:
         """A manifest's canonical bytes: listed now, and of this image ID."""

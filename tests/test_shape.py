@@ -34,6 +34,8 @@ DOORS = {
     "alembic": {"catalog.database", "catalog.migrations", "deployer.site.migrations"},
     "cedarpy": {"deployer.cedar"},
     "asn1crypto": {"deployer.site.voms"},
+    "jinja2": {"deployer.site.pages"},
+    "markupsafe": {"deployer.site.pages"},
     "jwt": {"deployer.site.tokens"},
     "httpx": {
         "catalog.connection",

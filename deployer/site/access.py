@@ -10,11 +10,11 @@ from typing import Protocol
 
 from fastapi import Request
 
-from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden
+from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
 from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
 from deployer.site.records import Deployment, Filter, SiteCluster
-from deployer.site.rights import Action, Denied, Reach, Rights, may, reach
+from deployer.site.rights import NODE_MEANS, Action, Denied, Reach, Rights, may, reach
 
 MAX_OWNERS = 10_000
 """Deployments whose owners are remembered: they never change."""
@@ -27,6 +27,9 @@ class Authenticates(Protocol):
         self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
     ) -> Principal:
         """Who it is; NotAuthenticated when nothing proves it, TooManyRequests where they ask too often."""
+
+    def again(self, who: Principal | None, address: str = "") -> None:
+        """Somebody asks who was known before, or of whom nothing is known yet; raises the same."""
 
 
 class Access:
@@ -58,6 +61,21 @@ class Access:
         return self._authenticator.authenticate(
             request.headers.getlist("authorization"), peer.chain, local=peer.local, address=peer.address
         )
+
+    def who_by(self, token: str, request: Request) -> Principal:
+        """Whom a token speaks for that came in another way than in a header."""
+        return self._authenticator.authenticate([f"Bearer {token}"], (), address=peer_of(request).address)
+
+    def person(self, request: Request) -> Principal:
+        """Who sends a request, if that is a person; NotAuthenticated for a node."""
+        who = self.who(request)
+        if who.means == NODE_MEANS:
+            raise NotAuthenticated("a node has nothing to do here")
+        return who
+
+    def again(self, request: Request, who: Principal | None = None) -> None:
+        """A request of somebody who has a session, or tries to begin one; NotAuthenticated, TooManyRequests."""
+        self._authenticator.again(who, peer_of(request).address)
 
     def node(self, request: Request) -> str:
         """The UUID of the node that sends a request, by its certificate; a dependency of the agents' routes.

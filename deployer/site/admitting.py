@@ -23,7 +23,7 @@ from deployer.cedar_facts import Requester
 from deployer.decision import Decision, Request
 from deployer.deploying import Defaults, Images
 from deployer.errors import Misused, NoRoom
-from deployer.judging import Case, judge
+from deployer.judging import Case, Judged, judge
 from deployer.machine import MEMORY_UNIT, Network, check_hostname
 from deployer.policy_store import RuleSet
 from deployer.seed import build_seed, instance_id
@@ -139,12 +139,27 @@ class Admitting:
             seconds=estimate(self._store.boots(), chosen.fetch) if chosen.nodes else None,
         )
 
+    def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Judged]:
+        """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
+        asked, manifest, _, pairs = self._look_up(request)
+        return manifest, self._judge(self._rules(), asked, manifest, pairs, who)
+
+    def _judge(
+        self,
+        rules: RuleSet,
+        asked: Request,
+        manifest: Manifest,
+        pairs: Sequence[tuple[bytes, bytes]],
+        who: Principal,
+    ) -> Judged:
+        nodes = sum(node.state is not NodeState.LEFT for node in self._store.nodes(contents=False))
+        case = Case(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
+        return judge(site_wide(rules, nodes), case, self._clock(), self._memory)
+
     def _propose(self, request: DeploymentRequest, who: Principal, part: Belonging) -> tuple[Proposal, Decision]:
         asked, manifest, image_id, pairs = self._look_up(request)
-        nodes = sum(node.state is not NodeState.LEFT for node in self._store.nodes(contents=False))
         rules = self._rules()
-        case = Case(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
-        decision = judge(site_wide(rules, nodes), case, self._clock(), self._memory).decision
+        decision = self._judge(rules, asked, manifest, pairs, who).decision
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
         proposal = Proposal(
             request=request,

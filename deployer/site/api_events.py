@@ -35,14 +35,6 @@ def event_routes(site: Site) -> APIRouter:
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
-    def page(who: Principal, after: int, limit: int, deployment: str | None) -> EventPage:
-        """What is visible of the next events, and how far that has looked."""
-        reach = access.reach(who)
-        nodes = access.allows(who, Action.NODES)
-        found = store.events(after, limit, deployment)
-        items = tuple(one for one in found if _visible(access, reach, one, nodes=nodes))
-        return EventPage(items=items, last=found[-1].number if found else after, more=len(found) == limit)
-
     @routes.get(
         "",
         response_model=EventPage,
@@ -55,7 +47,7 @@ def event_routes(site: Site) -> APIRouter:
     ) -> Response:
         """The oldest first, those that concern what you may see. Ask again with `last`."""
         access.demand(who, Action.READ)
-        return answer(request, page(who, after, limit, deployment))
+        return answer(request, page_of(site, who, after, limit, deployment))
 
     @routes.get(
         "/stream",
@@ -81,29 +73,43 @@ def event_routes(site: Site) -> APIRouter:
         else:
             position = await run_in_threadpool(store.last_event) if after is None else after
         return StreamingResponse(
-            lines(who, position, deployment),
+            lines(site, who, position, deployment),
             media_type=STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def lines(who: Principal, position: int, deployment: str | None) -> AsyncIterator[bytes]:
-        bell = site.bell
-        until = bell.time() + MAX_STREAM
-        yield b"retry: 2000\n\n"
-        while not bell.ended and bell.time() < until:
-            count = bell.count
-            found = await run_in_threadpool(page, who, position, MAX_PAGE, deployment)
-            position = found.last
-            for one in found.items:
-                yield written(one)
-            if found.more:
-                continue
-            before = bell.time()
-            await bell.wait(count, HEARTBEAT)
-            if bell.time() - before >= HEARTBEAT:
-                yield f": alive\nid: {position}\n\n".encode()
-
     return routes
+
+
+def page_of(site: Site, who: Principal, after: int, limit: int, deployment: str | None = None) -> EventPage:
+    """What somebody may see of the next events, and how far that has looked."""
+    access = site.access
+    reach = access.reach(who)
+    nodes = access.allows(who, Action.NODES)
+    found = site.store.events(after, limit, deployment)
+    items = tuple(one for one in found if _visible(access, reach, one, nodes=nodes))
+    return EventPage(items=items, last=found[-1].number if found else after, more=len(found) == limit)
+
+
+async def lines(
+    site: Site, who: Principal, position: int, deployment: str | None, seconds: float = MAX_STREAM
+) -> AsyncIterator[bytes]:
+    """The stream of what somebody may see after an event, for so many seconds at most."""
+    bell = site.bell
+    until = bell.time() + min(seconds, MAX_STREAM)
+    yield b"retry: 2000\n\n"
+    while not bell.ended and bell.time() < until:
+        count = bell.count
+        found = await run_in_threadpool(page_of, site, who, position, MAX_PAGE, deployment)
+        position = found.last
+        for one in found.items:
+            yield written(one)
+        if found.more:
+            continue
+        before = bell.time()
+        await bell.wait(count, HEARTBEAT)
+        if bell.time() - before >= HEARTBEAT:
+            yield f": alive\nid: {position}\n\n".encode()
 
 
 def written(event: SiteEvent) -> bytes:

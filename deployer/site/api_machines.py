@@ -46,19 +46,7 @@ def machine_routes(site: Site) -> APIRouter:
     who_asks = Annotated[Principal, Depends(access.who)]
 
     def found(who: Principal, name: str, action: Action) -> SiteMachine:
-        missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
-        everything = access.reach(who).everything
-        try:
-            machine = store.find_machine(name, None if everything else who)
-        except MachineNotFound:
-            try:
-                machine = store.find_machine(name)
-            except Misused as exc:
-                if everything:
-                    raise
-                raise missing from exc  # that it means several is told to nobody who may not see them all
-        access.demand_of(who, action, access.owner(machine.deployment), missing)
-        return machine
+        return find_machine(site, who, name, action)
 
     @routes.get(
         "",
@@ -148,3 +136,26 @@ def machine_routes(site: Site) -> APIRouter:
         return answer(request, shown_machine(await run_in_threadpool(work)))
 
     return routes
+
+
+def find_machine(site: Site, who: Principal, name: str, action: Action) -> SiteMachine:
+    """The machine that a name means to somebody who wants to do something to it; one's own goes before others'.
+
+    Raises:
+        MachineNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        Misused: it means several.
+    """
+    store, access = site.store, site.access
+    missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
+    everything = access.reach(who).everything
+    try:
+        machine = store.find_machine(name, None if everything else who)
+    except MachineNotFound:
+        try:
+            machine = store.find_machine(name)
+        except Misused as exc:
+            if everything:
+                raise
+            raise missing from exc  # that it means several is told to nobody who may not see them all
+    access.demand_of(who, action, access.owner(machine.deployment), missing)
+    return machine

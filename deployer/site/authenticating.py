@@ -18,7 +18,7 @@ from deployer.site.people import GridTrust, People
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.rates import BURSTS, Rate, Rates
 from deployer.site.rereading import FileInForce
-from deployer.site.rights import NODE_MEANS
+from deployer.site.rights import NODE_MEANS, TOKEN_MEANS
 from deployer.site.settings import SiteSettings
 from deployer.site.tokens import KeySource, verify_token
 from deployer.site.voms import VomsDirectory
@@ -105,6 +105,20 @@ class Authenticator:
         if found.means != LOCAL.means:
             self._rates.ask(found.identity)
         return found
+
+    def again(self, who: Principal | None, address: str = "") -> None:
+        """Somebody asks who was known before, by a session; or of whom nothing is known yet.
+
+        Raises:
+            NotAuthenticated: whoever vouched for them is not believed any more.
+            TooManyRequests: that was too often.
+        """
+        self._rates.knock(address)
+        if who is None or who.means == LOCAL.means:
+            return
+        if who.means == TOKEN_MEANS and self._issuers().find(who.issuer) is None:
+            raise NotAuthenticated("your token's issuer is not believed any more")
+        self._rates.ask(who.identity)
 
     def _who(self, authorization: Sequence[str], chain: Sequence[bytes], *, local: bool) -> Principal:
         if authorization:

@@ -126,6 +126,14 @@ def site_token(
     terminal.show(_value(made), text, as_json=json)
 
 
+@site_app.command("login")
+def site_login(context: typer.Context, json: Json = False) -> None:
+    """Print a link by which this site's operator logs in on the console: good once, for a minute."""
+    with client(context) as asked:
+        made = asked.login_link()
+    terminal.show(_value(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
+
+
 @site_app.command("nodes")
 def site_nodes(context: typer.Context, site: At = "", json: Json = False) -> None:
     """List the site's nodes."""

@@ -31,6 +31,7 @@ from deployer.site.wire import (
     Joined,
     JoinRequest,
     JoinToken,
+    LoginLink,
     MachineChange,
     MachinePage,
     NodeList,
@@ -193,6 +194,10 @@ class SiteClient:
     def token(self, wanted: TokenRequest) -> JoinToken:
         """A token for a node that is to join."""
         return self.ask(JoinToken, "POST", "nodes/tokens", content=canonical(wanted))
+
+    def login_link(self) -> LoginLink:
+        """A link by which the operator logs in on the console, once."""
+        return self.ask(LoginLink, "POST", "login-links")
 
     def join(self, wanted: JoinRequest) -> Joined:
         """Join as a node."""

@@ -144,7 +144,7 @@ def _looking(site: Site) -> APIRouter:
     )
     def cluster(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
         """How far it is, role by role, and its machines."""
-        return answer(request, _whole(site, _found(site, who, cluster, Action.READ), who))
+        return answer(request, _whole(site, find_cluster(site, who, cluster, Action.READ), who))
 
     return routes
 
@@ -165,7 +165,7 @@ def _changing(site: Site) -> APIRouter:
         """More come as there is room; those that leave are asked to power off, the last numbers first."""
 
         def work() -> ClusterView:
-            one = _found(site, who, cluster, Action.MODIFY)
+            one = find_cluster(site, who, cluster, Action.MODIFY)
             if wanted.count > one.state.counts.get(wanted.role, 0):
                 access.demand(who, Action.DEPLOY)
             return _whole(site, keeper.scale(one.uuid, wanted.role, wanted.count, by(who, wanted.reason)), who)
@@ -186,7 +186,7 @@ def _changing(site: Site) -> APIRouter:
         """The old one ends, and how often the member failed is forgotten."""
 
         def work() -> ClusterView:
-            one = _found(site, who, cluster, Action.MODIFY)
+            one = find_cluster(site, who, cluster, Action.MODIFY)
             return _whole(site, keeper.replace(one.uuid, wanted.member, by(who, wanted.reason)), who)
 
         wanted = await read(request, Replacing, "replacing")
@@ -203,7 +203,7 @@ def _changing(site: Site) -> APIRouter:
         """All members, at once. As often as you like: what has ended stays ended."""
 
         def work() -> ClusterView:
-            one = _found(site, who, cluster, Action.CANCEL)
+            one = find_cluster(site, who, cluster, Action.CANCEL)
             return _whole(site, keeper.end(one.uuid, by(who, reason)), who)
 
         reason = await read_reason(request)
@@ -212,8 +212,13 @@ def _changing(site: Site) -> APIRouter:
     return routes
 
 
-def _found(site: Site, who: Principal, name: str, action: Action) -> Cluster:
-    """One's own goes before somebody else's of the same name."""
+def find_cluster(site: Site, who: Principal, name: str, action: Action) -> Cluster:
+    """The cluster that a name means to somebody who wants to do something to it; one's own goes before others'.
+
+    Raises:
+        ClusterNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        Misused: it means several.
+    """
     missing = ClusterNotFound(f"there is no cluster {name[:80]!r} at this site")
     try:
         cluster = site.clusters.find(name, who)

@@ -20,6 +20,7 @@ from deployer.errors import Misused, SiteUnavailable
 from deployer.site import broker_serving
 from deployer.site.api import create_app
 from deployer.site.broker_api import create_broker_app, guest_rates
+from deployer.site.console import console_routes
 from deployer.site.figures import figures
 from deployer.site.peer import PeerProtocol
 from deployer.site.pools import working
@@ -96,7 +97,7 @@ def url_of(settings: SiteSettings, host: str, port: int) -> str:
 
 def _config(site: Site, requests: Requests) -> uvicorn.Config:
     return uvicorn.Config(
-        requests.watching(create_app(site)),
+        requests.watching(create_app(site, (console_routes,))),
         http=PeerProtocol,
         ws="none",
         loop="asyncio",

@@ -152,6 +152,18 @@ class Anchors(Document):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class LoginLink(Document):
+    """By which the operator logs in on the console, once.
+
+    Attributes:
+        url: to open in a browser.
+        expires: when it is good no longer.
+    """
+
+    url: str
+    expires: Instant
+
+
 class Reason(Document):
     """Why somebody wants something done; kept with the event."""
 

@@ -99,6 +99,7 @@ MATRIX = {
     "GET /v1/ca":                            EVERYBODY,
     "POST /v1/join":                         EVERYBODY,
     "GET /v1/status":                        "uu f ff f fff f yyy ff u",
+    "POST /v1/login-links":                  "uu f ff f fff f ffy ff u",
     "POST /v1/deployments":                  "uu f yf y yyf f ffy ff u",
     "GET /v1/deployments":                   "uu f yy y yyy y yyy ff u",
     "GET /v1/deployments/{deployment}":      "uu h yy h yyy h yyy hh u",
