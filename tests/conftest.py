@@ -82,6 +82,9 @@ CORPORA = {
     "image lists": "test_hepix",
     "freshness attacks": "test_tuf",
     "certificates": "test_x509",
+    "tokens": "test_tokens",
+    "VOMS attributes and proxies": "test_voms",
+    "role and endpoint": "test_authorization_matrix",
 }
 """What is counted at the end of a run, and the module that holds it."""
 

@@ -220,7 +220,7 @@ def unsettled(site: SiteDouble) -> list[str]:
 def test_kills_at_any_instant_double_and_forget_nothing(
     member: NodeProcess, site: SiteDouble, community: Community
 ) -> None:
-    storm(member, site, community.hello.manifest.image_id, 10, random.Random(5))
+    storm(member, site, community.hello.manifest.image_id, 5, random.Random(5))
 
 
 @pytest.mark.slow

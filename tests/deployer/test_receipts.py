@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ from stager.settings import NodeSettings
 from tests.factories import manifest
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+LATER = NOW + timedelta(hours=1)
+"""When receipts are looked at: after whatever a long run of tests signed before it came to these."""
+
 NODE = "11111111-2222-4333-8444-555555555555"
 MACHINE = "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
 IMAGE = manifest([Address.parse(f"{'ab' * 32}-4096"), Address.parse(f"{'cd' * 32}-65536")])
@@ -97,7 +100,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def test_a_receipt_says_all_that_was_verified(kept: Kept) -> None:
-    receipt = verify_receipt(*read_files(kept.file), kept.key, NOW, "receipt", NODE)
+    receipt = verify_receipt(*read_files(kept.file), kept.key, LATER, "receipt", NODE)
     told = json.loads(kept.statement)
 
     assert kept.file.read_bytes() == kept.statement
@@ -165,7 +168,7 @@ ATTACKS: list[tuple[str, Callable[[Any], object]]] = [
 @pytest.mark.parametrize(("attack", "change"), ATTACKS, ids=[one[0] for one in ATTACKS])
 def test_one_changed_fact_is_no_receipt(attack: str, change: Callable[[Any], object], kept: Kept) -> None:
     with pytest.raises(ReceiptRefused, match="it was made over other bytes"):
-        verify_receipt(changed(kept, change), kept.signature, kept.key, NOW, attack)
+        verify_receipt(changed(kept, change), kept.signature, kept.key, LATER, attack)
 
 
 def test_what_is_signed_and_no_receipt_is_refused(kept: Kept) -> None:
@@ -176,7 +179,9 @@ def test_what_is_signed_and_no_receipt_is_refused(kept: Kept) -> None:
         changed(kept, lambda s: s.update(more=1)),
     ):
         with pytest.raises(ReceiptRefused, match="receipt: "):
-            verify_receipt(data, Keyring(kept.directory / "keys").sign(data, kept.store.key), kept.key, NOW, "receipt")
+            verify_receipt(
+                data, Keyring(kept.directory / "keys").sign(data, kept.store.key), kept.key, LATER, "receipt"
+            )
 
 
 def test_a_key_speaks_for_its_own_node(kept: Kept, tmp_path: Path) -> None:
@@ -184,15 +189,15 @@ def test_a_key_speaks_for_its_own_node(kept: Kept, tmp_path: Path) -> None:
     other.keep("x", kept.statement)  # signs what another node says of itself
     statement, signature = read_files(tmp_path / "receipts" / "x.json")
     with pytest.raises(ReceiptRefused, match="names the key"):
-        verify_receipt(statement, signature, other.key_file.read_bytes(), NOW, "receipt")
+        verify_receipt(statement, signature, other.key_file.read_bytes(), LATER, "receipt")
     with pytest.raises(ReceiptRefused, match="its key is not among the allowed ones"):
-        verify_receipt(statement, signature, kept.key, NOW, "receipt")
+        verify_receipt(statement, signature, kept.key, LATER, "receipt")
     with pytest.raises(ReceiptRefused, match=f"is of the node {NODE}, not of"):
-        verify_receipt(kept.statement, kept.signature, kept.key, NOW, "receipt", MACHINE)
+        verify_receipt(kept.statement, kept.signature, kept.key, LATER, "receipt", MACHINE)
     with pytest.raises(ReceiptRefused, match="the signature is empty"):
-        verify_receipt(kept.statement, b"", kept.key, NOW, "receipt")
+        verify_receipt(kept.statement, b"", kept.key, LATER, "receipt")
     with pytest.raises(KeyUnusable):
-        verify_receipt(kept.statement, kept.signature, b"no key", NOW, "receipt")
+        verify_receipt(kept.statement, kept.signature, b"no key", LATER, "receipt")
 
 
 def test_a_node_keeps_its_key(kept: Kept) -> None:

@@ -60,7 +60,7 @@ def storm(host: Ec2Site, images: Images, kills: int, chance: random.Random) -> N
 def test_killed_at_random_points_it_ends_as_desired(
     images: Images, world: AwsWorld, profile: str, tmp_path: Path
 ) -> None:
-    storm(Ec2Site(images, world, tmp_path / "host", account(world, profile)), images, 10, random.Random(6))
+    storm(Ec2Site(images, world, tmp_path / "host", account(world, profile)), images, 5, random.Random(6))
 
 
 @pytest.mark.slow
