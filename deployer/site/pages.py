@@ -69,12 +69,13 @@ def _shown(value: object) -> object:
 
 def _size(value: float) -> str:
     """Bytes for people: three digits and a binary unit."""
-    amount = float(value)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:.0f} {unit}"
-        amount /= 1024
-    return f"{amount:.3g} TiB"
+    amount, units = float(value), iter(("B", "KiB", "MiB", "GiB"))
+    unit = next(units)
+    while amount >= 1024:
+        amount, unit = amount / 1024, next(units, "TiB")
+        if unit == "TiB":
+            break
+    return f"{amount:.0f} {unit}" if amount >= 99.95 else f"{amount:.3g} {unit}"
 
 
 def _when(value: datetime | None) -> Markup:

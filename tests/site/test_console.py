@@ -1,14 +1,18 @@
 """The console over HTTPS, without a browser: who gets in, what each page shows to whom, and what forms do."""
 
+import json
 import re
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+import partita
 from deployer.machine import State
 from deployer.site.cluster_client import Clusters
 from deployer.site.cluster_wire import ClusterOrder
@@ -17,6 +21,8 @@ from deployer.site.request import DeploymentRequest
 from signer.documents import validate
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy, wait_for
+from tests.signer.grid import utc_now
+from tests.site.gridworld import GridWorld
 from tests.site.worlds import PaperNode, People, SiteProcess, populace
 
 PAGES = ("/", "/machines", "/deployments", "/clusters", "/nodes", "/images", "/explain", "/events", "/audit")
@@ -483,3 +489,35 @@ def test_files_of_pages_are_kept_and_nothing_else_is_served(browser: httpx.Clien
         assert got.headers["x-content-type-options"] == "nosniff"
     for name in ("nothing.css", "..%2fconsole.py", "%2e%2e/pages.py", "../templates/base.html"):
         assert browser.get(f"/console/static/{name}").status_code == 404, name
+
+
+def test_the_operator_gets_a_link_by_a_command(site: SiteProcess, browser: httpx.Client) -> None:
+    """Which says how long it is good; for people with a token there is none."""
+    environment = {"PARTITA_SITE_DIRECTORY": str(site.directory)}
+    ended = CliRunner().invoke(partita.app, ["site", "login"], env=environment)
+    link = re.fullmatch(r"open this until \d\d:\d\d:\d\d UTC: (https://\S+)\n", ended.stdout)
+    assert link, ended.output
+    assert browser.get(link[1]).status_code == 200
+    told = json.loads(CliRunner().invoke(partita.app, ["site", "login", "--json"], env=environment).stdout)
+    assert told["url"].startswith(f"{site.url}/console/login?code=")
+    assert "code=" not in site.log.read_text()
+
+
+def test_people_log_in_with_a_certificate(tmp_path: Path) -> None:
+    """With a proxy and what their VO says of them, for a quarter of an hour; then they show it again."""
+    world = GridWorld.make(tmp_path / "grid", utc_now())
+    (tmp_path / "proxy").write_bytes(world.stock())
+    rights = '[[grant]]\nname = "all"\nvo = "star"\nactions = ["read"]\n'
+    settings = {"grid_certificates": str(world.grid.path), "vomsdir": str(world.vomsdir)}
+    with SiteProcess(rights=rights, **settings) as site:
+        shown = ssl.create_default_context(cadata=site.ca)
+        shown.load_cert_chain(tmp_path / "proxy")
+        with httpx.Client(base_url=site.url, verify=shown, trust_env=False, timeout=60) as asked:
+            assert "certificate that your browser shows" in asked.get("/console/login").text
+            assert asked.get("/console/machines").status_code == 303  # it is shown on purpose, or it does not count
+            got = asked.post("/console/login", data={"next": "/console/machines"})
+            assert (got.status_code, got.headers["location"]) == (303, "/console/machines"), got.text
+            assert 890 <= int(re.findall(r"Max-Age=(\d+)", got.headers["set-cookie"])[0]) <= 900
+            page = asked.get("/console/machines")
+            assert (page.status_code, "(star)" in page.text) == (200, True)
+            assert asked.get("/console/nodes").status_code == 403

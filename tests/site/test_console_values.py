@@ -1,0 +1,99 @@
+"""What pages make of values, without a service: amounts and instants, the order of roles, who holds what."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from deployer.errors import Misused
+from deployer.site import pages
+from deployer.site.cluster import ClusterDocument
+from deployer.site.console_images import request_of
+from deployer.site.console_places import Part, holdings, ranks
+from deployer.site.desired import Capacity
+from deployer.site.records import NodeState, SiteNode
+from signer.documents import validate
+from signer.errors import DocumentError
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (1, "1 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        ((1 << 20) - 1, "1024 KiB"),
+        (7 << 20, "7 MiB"),
+        (5 << 30, "5 GiB"),
+        (1 << 42, "4 TiB"),
+        (1 << 50, "1024 TiB"),
+    ],
+)
+def test_sizes_are_written_for_people(size: int, text: str) -> None:
+    """Three digits and a binary unit; never as a power of ten."""
+    assert pages._size(size) == text
+
+
+def test_instants_are_written_for_people_and_for_programs() -> None:
+    """In UTC, wherever they come from."""
+    there = NOW.astimezone(tz=None)
+    assert pages._when(there) == '<time datetime="2026-11-22T12:00:00Z">2026-11-22 12:00:00 UTC</time>'
+    assert pages._when(None) == "never"
+
+
+def test_pages_load_nothing_that_is_not_there() -> None:
+    """A template that names something unknown fails, and does not show an empty place."""
+    with pytest.raises(Exception, match="is undefined"):
+        pages.page("problem.html", {"title": "x"})
+    assert pages.static("console.py") is None
+
+
+def node(name: str, *cached: str) -> SiteNode:
+    """A node with these contents."""
+    return SiteNode(
+        uuid="00000000-0000-0000-0000-000000000001",
+        name=name,
+        state=NodeState.READY,
+        joined=NOW - timedelta(days=1),
+        capacity=Capacity(cores=1, memory=1, disk=1),
+        cached=frozenset(cached),
+    )
+
+
+def test_what_most_nodes_have_comes_first() -> None:
+    """With what it is a part of, as far as that is known, and its size from its address."""
+    nodes = [node("b", "aa-10", "bb-20", "odd"), node("a", "bb-20")]
+    found = holdings(nodes, {"bb-20": [Part("star/hello@1.0", "root")]})
+    assert [(one.address, one.size, one.nodes) for one in found] == [
+        ("bb-20", 20, ("a", "b")),
+        ("aa-10", 10, ("b",)),
+        ("odd", 0, ("b",)),
+    ]
+    assert [one.parts for one in found] == [(Part("star/hello@1.0", "root"),), (), ()]
+
+
+def test_roles_stand_in_the_order_in_which_they_start() -> None:
+    """Each rank needs only what those before it provide; roles that need nothing are first, by name."""
+    roles = {
+        "worker": {"image": "star/w@1.0", "requires": ["batch", "disk"]},
+        "head": {"image": "star/h@1.0", "provides": ["batch"], "requires": ["disk"]},
+        "store": {"image": "star/s@1.0", "provides": ["disk"]},
+        "alone": {"image": "star/a@1.0"},
+    }
+    document = validate(ClusterDocument, {"name": "c", "roles": roles}, "cluster")
+    assert ranks(document) == [["alone", "store"], ["head"], ["worker"]]
+
+
+def test_the_form_of_the_explanation_is_a_request() -> None:
+    """What is left empty is left out; what cannot be understood is said with its place."""
+    asked = {"image": "star/hello@1.0", "count": 2, "cores": None, "memory": "64MiB", "lifetime": ""}
+    found = request_of(asked)
+    assert (found.count, found.memory, found.cores, found.lifetime) == (2, 64 << 20, None, None)
+    for field, text in (("memory", "much"), ("lifetime", "2y")):
+        with pytest.raises(Misused, match=field):
+            request_of(asked | {field: text})
+    with pytest.raises(DocumentError):
+        request_of(asked | {"memory": "1KiB"})
