@@ -4,15 +4,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from catalog.address import Address
+from catalog.errors import Unavailable
+from catalog.manifest import Manifest
+from catalog.wire import ImageEntry
 from deployer.errors import Misused
 from deployer.site import pages
 from deployer.site.cluster import ClusterDocument
+from deployer.site.console_clusters import ranks
 from deployer.site.console_images import request_of
-from deployer.site.console_places import Part, holdings, ranks
+from deployer.site.console_nodes import RETRY, REUSE, Contents, Part, holdings
 from deployer.site.desired import Capacity
 from deployer.site.records import NodeState, SiteNode
 from signer.documents import validate
 from signer.errors import DocumentError
+from tests import factories
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -97,3 +103,48 @@ def test_the_form_of_the_explanation_is_a_request() -> None:
             request_of(asked | {field: text})
     with pytest.raises(DocumentError):
         request_of(asked | {"memory": "1KiB"})
+
+
+class Catalog:
+    """A catalog of one image; what it was asked is counted."""
+
+    def __init__(self) -> None:
+        self.manifest_, self.asked, self.fault = (
+            factories.manifest([Address(bytes([n]) * 32, 1 << 20) for n in (1, 2)]),
+            [],
+            False,
+        )
+
+    def listed(self, most: int) -> list[ImageEntry]:
+        """The image, or no answer."""
+        assert most > 0
+        self.asked.append("list")
+        if self.fault:
+            raise Unavailable("nobody is there")
+        one = self.manifest_
+        entry = {"vo": one.vo, "name": one.name, "version": one.version, "architecture": one.architecture}
+        return [ImageEntry(image_id=one.image_id, size=1, published=NOW, **entry)]
+
+    def manifest(self, image_id: str) -> Manifest:
+        """Of that image."""
+        assert image_id == self.manifest_.image_id
+        self.asked.append("manifest")
+        return self.manifest_
+
+
+def test_the_catalog_is_asked_once_in_a_while() -> None:
+    """For the list once a minute, for each manifest once; sooner again where it gave no answer."""
+    catalog, now = Catalog(), [0.0]
+    contents = Contents(catalog.listed, catalog.manifest, lambda: now[0])
+    parts, fault = contents.parts()
+    assert set(parts) == {str(address) for address in catalog.manifest_.blobs()}
+    assert all(part.image == catalog.manifest_.title for found in parts.values() for part in found)
+    assert fault == ""
+    contents.parts()
+    now[0] = REUSE
+    contents.parts()
+    assert catalog.asked == ["list", "manifest", "list"]
+    catalog.fault, now[0] = True, REUSE * 2
+    assert contents.parts() == ({}, "nobody is there")
+    catalog.fault, now[0] = False, REUSE * 2 + RETRY
+    assert contents.parts()[0] == parts
