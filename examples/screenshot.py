@@ -23,6 +23,9 @@ ARGUMENTS = (
 )
 """No sandbox: it cannot be made by root, and only our own pages are loaded. The others keep the browser from calling home."""
 
+PATIENCE = 60_000
+"""Milliseconds for each step, on however busy a machine."""
+
 SIZE = (1280, 900)
 """Pixels of the window; the picture is as long as the page."""
 
@@ -36,14 +39,17 @@ def screenshot(link: str, file: Path, path: str = "/console/") -> Path | None:
         return None
     if browser is None:
         return None
+    file.parent.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browser, args=list(ARGUMENTS))
+        opened = playwright.chromium.launch(executable_path=browser, args=list(ARGUMENTS), timeout=PATIENCE)
         try:
             # The example's site made its own certificate, and the link came by its own socket on this machine.
             context = opened.new_context(ignore_https_errors=True, viewport={"width": SIZE[0], "height": SIZE[1]})
+            context.set_default_timeout(PATIENCE)
             page = context.new_page()
             page.goto(link)
             page.click("#enter")
+            page.wait_for_url("**/console/")
             page.goto(page.url.partition("/console/")[0] + path, wait_until="domcontentloaded")
             page.screenshot(path=file, full_page=True)
         finally:

@@ -78,6 +78,7 @@ class World:
 def world(community: Community, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """All tests look at the same site; those that change something say so."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
+    expect.set_options(timeout=PATIENCE)
     assert path, "there is no chromium: `./dev setup` installs it"
     text = policy(community.star.anchor(), machines=1000)
     with (
@@ -93,7 +94,7 @@ def world(community: Community, tmp_path_factory: pytest.TempPathFactory) -> Ite
             browser.close()
 
 
-def test_somebody_logs_in_with_a_token_and_sees_their_own_and_what_happens(world: World, tmp_path: Path) -> None:
+def test_somebody_logs_in_with_a_token_and_sees_their_own_and_what_happens(world: World) -> None:
     """The machine that is ordered meanwhile appears by itself: no page is loaded again."""
     token = world.people.star("ann")
     page = world.context().new_page()
@@ -106,15 +107,15 @@ def test_somebody_logs_in_with_a_token_and_sees_their_own_and_what_happens(world
     page.evaluate("window.before = true")
     with world.site.reach(token=token) as client:
         made = client.create(DeploymentRequest(image="star/hello@1.0", lifetime=3600), str(uuid.uuid4())).machines[0]
-    expect(page.get_by_role("link", name=made.hostname)).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_role("link", name=made.hostname)).to_be_visible()
     world.node.step()
-    expect(page.locator("td .s-running")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("td .s-running")).to_be_visible()
     assert page.evaluate("before"), "the page was loaded again"
     page.get_by_role("link", name=made.hostname).click()
     page.get_by_role("button", name="Destroy").click()
-    expect(page.locator("#live")).to_contain_text("destroying", timeout=PATIENCE)
+    expect(page.locator("#live")).to_contain_text("destroying")
     world.node.step()
-    expect(page.locator("dd .s-ended").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("dd .s-ended").first).to_be_visible()
     page.click("#logout")
     page.wait_for_url("**/console/login")
     assert page.context.cookies() == []
@@ -172,7 +173,7 @@ def test_everything_is_reached_by_keyboard(world: World) -> None:
     wanted = page.evaluate(
         "[...document.querySelectorAll('a[href], button, input:not([type=hidden]), select, textarea')].map(one => one.outerHTML)"
     )
-    reached = []
+    reached = list[str]()
     for _ in wanted:
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.outerHTML"))
@@ -182,14 +183,14 @@ def test_everything_is_reached_by_keyboard(world: World) -> None:
     assert "Skip to the content" in reached[0]
     page.get_by_role("button", name="Pause", exact=True).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#live")).to_contain_text("pausing", timeout=PATIENCE)
+    expect(page.locator("#live")).to_contain_text("pausing")
     world.node.step()
-    expect(page.locator("dd .s-paused")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("dd .s-paused")).to_be_visible()
     page.get_by_role("button", name="Resume", exact=True).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#live")).to_contain_text("resuming", timeout=PATIENCE)
+    expect(page.locator("#live")).to_contain_text("resuming")
     world.node.step()
-    expect(page.locator("dd .s-running")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("dd .s-running")).to_be_visible()
     page.context.close()
     assert world.said == []
 
