@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from examples.screenshot import screenshot
+
 if TYPE_CHECKING:
     from examples.demo import Demo
 
 BRIDGE, ADDRESS, GUESTS = "partita0", "10.77.0.1", "10.77.0.10,10.77.0.200,1h"
 BROKER = f"{ADDRESS}:7480"
+PICTURE = Path(__file__).resolve().parent.parent / "build" / "console.png"
 DOCUMENT = Path(__file__).resolve().parent / "recipes" / "cluster.toml"
 
 
@@ -87,4 +90,8 @@ def cluster(demo: "Demo") -> None:
         console.print(f"[bold]{member['hostname']}[/bold] {' '.join(told)}", highlight=False)
         if not told:
             raise DemoError(f"{member['hostname']} found nobody; its console:\n{said}")
+    taken = screenshot(demo.asked("site", "login")["url"], PICTURE, f"/console/clusters/{view['uuid']}")
+    console.print(
+        f"the site's console: {taken}" if taken else "the site's console: no picture, there is no Chromium here"
+    )
     demo.shown("cluster", "destroy", "star")

@@ -31,6 +31,8 @@ def test_the_demo_ends_with_two_guests_a_refusal_and_a_cluster() -> None:
     ):
         assert words in ended.stdout
     assert ended.stdout.count("found star-head-1 at 10.77.0.") == 2
+    assert (ROOT / "build" / "console.png").read_bytes().startswith(b"\x89PNG")
+    assert f"the site's console: {ROOT / 'build' / 'console.png'}" in ended.stdout
     assert "DATA IS WRITABLE" not in ended.stdout
 
 
