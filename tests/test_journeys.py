@@ -14,6 +14,7 @@ from examples.demo import Demo, policy, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.guest
 @pytest.mark.timeout(480)
 def test_the_demo_ends_with_two_guests_a_refusal_and_a_cluster() -> None:

@@ -123,7 +123,7 @@ def dice_wait(service: Service, dice: random.Random) -> None:
     service.kill()
 
 
-@pytest.mark.parametrize("wanted", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [20, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1800)
 def test_killing_service_and_client_loses_nothing(
     service: Service, star: Vo, tmp_path: Path, wanted: int, record_property: Any

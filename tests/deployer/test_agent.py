@@ -217,6 +217,7 @@ def unsettled(site: SiteDouble) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_kills_at_any_instant_double_and_forget_nothing(
     member: NodeProcess, site: SiteDouble, community: Community
 ) -> None:

@@ -57,6 +57,7 @@ def storm(host: Ec2Site, images: Images, kills: int, chance: random.Random) -> N
         all_is_as_desired(site)
 
 
+@pytest.mark.slow
 def test_killed_at_random_points_it_ends_as_desired(
     images: Images, world: AwsWorld, profile: str, tmp_path: Path
 ) -> None:

@@ -185,7 +185,7 @@ def test_quotas_and_what_was_granted_bound_changes(site: SiteProcess, node: Pape
         node.step()
         later = ann.change(machine.uuid, MachineChange(lifetime=7200))
         assert later.ends > machine.ends
-        assert ann.change(machine.uuid, MachineChange(lifetime=600)).ends < machine.ends
+        assert ann.change(machine.uuid, MachineChange(lifetime=1800)).ends < machine.ends
         for change, error in (
             (MachineChange(lifetime=7 * 3600), OverQuota),
             (MachineChange(lifetime=13 * 3600), OverQuota),

@@ -273,6 +273,7 @@ def test_what_makes_no_sense_is_refused_with_its_place(
     assert words in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_a_site_that_is_killed_goes_on_with_its_clusters(site: SiteProcess, node: PaperNode, people: People) -> None:
     """Killed while the head starts: the next service lets the workers start."""
     with as_(site, people.star("ann")) as ann:
@@ -341,6 +342,7 @@ def test_the_life_of_a_cluster_in_commands(
         run("cluster", "deploy", str(file), "--timeout", "soon")
 
 
+@pytest.mark.slow
 def test_a_cluster_that_fails_says_so(
     site: SiteProcess, node: PaperNode, run: Callable[..., Result], tmp_path: Path
 ) -> None:

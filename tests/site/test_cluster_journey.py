@@ -33,6 +33,7 @@ def emulator(node: NodeProcess, machine: str) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.guest
 @pytest.mark.timeout(300)
 def test_a_cluster_of_real_guests(

@@ -15,6 +15,7 @@ from tests.site.worlds import PaperNode, SiteProcess
 Make = Callable[..., SiteProcess]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_two_services_share_a_database(make_site: Make, community: Community, postgresql: Postgresql) -> None:
     """Ordered at either, heard by a node of the other, sold once, and all there after a kill."""

@@ -103,6 +103,7 @@ def content(bundle: Bundle) -> Address:
     return max(bundle.manifest.blobs(), key=lambda address: address.size)
 
 
+@pytest.mark.slow
 def test_a_stock_client_needs_the_torrent_file_and_nothing_else(world: World, tmp_path: Path) -> None:
     torrent = tmp_path / "part1.torrent"
     made = world.run("image", "torrent", "star/worker@1.0", "part1", "-o", str(torrent), "--json")

@@ -154,6 +154,7 @@ def test_without_peers_everything_comes_from_the_origin(nodes: tuple[Node, Node]
     assert origin.sent() <= WHOLE - ZEROS + len(EDITED) // 16 + MIB
 
 
+@pytest.mark.slow
 def test_a_map_that_lies_costs_time_and_never_a_wrong_byte(nodes: tuple[Node, Node], origin: Origin) -> None:
     _, new = origin.contents
     first, second = nodes

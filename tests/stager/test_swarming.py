@@ -25,7 +25,9 @@ from tests.stager.swarm_origin import SECRET
 MIB = 1 << 20
 PATIENCE = 100.0
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.serial]
+pytestmark = pytest.mark.timeout(240)
+serial = pytest.mark.serial
+"""Who asserts on how many bytes went where in a time needs the machine alone."""
 
 
 class Node:
@@ -128,6 +130,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
         yield lambda size=8 * MIB, mbit=None, name="content": World(network, tmp_path, size, mbit, name)
 
 
+@serial
 @pytest.mark.parametrize("count", [2, 6])
 def test_nodes_that_start_together_take_about_one_copy_from_the_origin(world: Callable[..., World], count: int) -> None:
     swarm = world(16 * MIB, 200)
@@ -140,6 +143,7 @@ def test_nodes_that_start_together_take_about_one_copy_from_the_origin(world: Ca
     assert all(each["from_peers"] > 0 for each in brought)
 
 
+@serial
 def test_a_late_node_takes_nothing_from_the_origin(world: Callable[..., World]) -> None:
     swarm = world()
     first = swarm.node("first").ready()
@@ -153,6 +157,7 @@ def test_a_late_node_takes_nothing_from_the_origin(world: Callable[..., World]) 
     assert swarm.host.sent() - before < swarm.size // 10
 
 
+@serial
 def test_a_node_that_joins_half_way_gets_the_rest_and_the_beginning(world: Callable[..., World]) -> None:
     swarm = world(16 * MIB, 40)
     early = swarm.node("early").ready()
@@ -163,6 +168,7 @@ def test_a_node_that_joins_half_way_gets_the_rest_and_the_beginning(world: Calla
     assert sum(each["from_origin"] for each in brought) <= 1.3 * swarm.size
 
 
+@serial
 def test_a_seeder_that_is_killed_half_way_is_replaced_by_the_origin(world: Callable[..., World]) -> None:
     swarm = world(32 * MIB, 60)  # much more than the 8 MiB that a dead seed's kernel may still deliver
     seed = swarm.seed("seed")
@@ -176,6 +182,7 @@ def test_a_seeder_that_is_killed_half_way_is_replaced_by_the_origin(world: Calla
     assert brought["from_origin"] > 0
 
 
+@serial
 @pytest.mark.parametrize("has", ["everything", "half of it"])
 def test_without_the_catalog_nodes_go_on_among_themselves(world: Callable[..., World], has: str) -> None:
     """Killed when the swarm has a first copy: at one seed, or as halves at two nodes."""
@@ -204,6 +211,7 @@ def test_without_the_catalog_nodes_go_on_among_themselves(world: Callable[..., W
     assert brought["from_peers"] > 0
 
 
+@serial
 def test_a_poisoner_is_named_and_not_a_wrong_byte_is_kept(world: Callable[..., World]) -> None:
     swarm = world(12 * MIB, 100)
     evil = bytearray(swarm.data)
@@ -232,6 +240,7 @@ def test_a_poisoner_is_named_and_not_a_wrong_byte_is_kept(world: Callable[..., W
     assert {peer.rpartition(":")[0] for peer in brought["poisoners"]} <= set(ips)
 
 
+@serial
 def test_only_poisoners_and_a_dead_origin_end_in_an_error_and_never_in_wrong_bytes(world: Callable[..., World]) -> None:
     swarm = world(4 * MIB)
     evil = bytes(byte ^ 1 for byte in swarm.data)
@@ -340,6 +349,7 @@ def _plain_client(swarm: World, host: Host, announce: str | None, peers: list[tu
     return session, handle
 
 
+@serial
 @pytest.mark.parametrize("kills", [10, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
 def test_a_node_that_is_killed_at_random_points_goes_on_exactly_where_it_was(
     world: Callable[..., World], kills: int
