@@ -82,7 +82,6 @@ def cluster(demo: "Demo") -> None:
 
     demo.chapter("A cluster", "The head first; then two workers, who learn from the site's broker where the head is.")
     demo.shown("cluster", "deploy", str(DOCUMENT))
-    demo.shown("cluster", "status", "star")
     view = demo.asked("cluster", "status", "star")
     for member in view["members"]:
         said = demo.machine_console(member["uuid"])
