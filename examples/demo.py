@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
-from examples.demo_cluster import BRIDGE, cluster, network, run_in_own_network, site
+from examples.demo_cluster import BRIDGE, cluster, network, order, run_in_own_network, site
 from examples.guest import kernel_tree, write_recipe
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -193,6 +193,7 @@ def journey(demo: Demo) -> None:
         with site(demo), demo.service("node", "serve", "--end-machines", "--ready-file", str(ready), ready=ready):
             machines(demo)
             second_node(demo)
+            order(demo)
             refusal(demo)
             cluster(demo)
             ending(demo, fingerprint)

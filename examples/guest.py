@@ -132,7 +132,7 @@ esac
 RECONSTRUCT = """\
 #!/bin/sh
 # The "application": proves that the data partition can be read whole.
-echo "$(cat /srv/data/events.dat | wc -c) bytes of events, checksum $(md5sum < /srv/data/events.dat | cut -c 1-8)"
+echo "$(stat -c %s /srv/data/events.dat) bytes of events, checksum $(md5sum < /srv/data/events.dat | cut -c 1-8)"
 """
 
 FSTAB = """\

@@ -121,6 +121,7 @@ def test_boot_code_and_embedded_loader_are_kept(tmp_path: Path) -> None:
 _cuts = st.lists(st.integers(0, 60), min_size=2, max_size=10, unique=True).map(sorted)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=_cuts, splatter=st.lists(st.tuples(st.integers(0, 32 * MIB), st.integers(1, 40_000)), max_size=12))
 def test_assembling_gives_the_disk_back(

@@ -79,6 +79,7 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     assert [record.uuid for record in member.records()] == [second]
 
 
+@pytest.mark.slow
 def test_the_site_may_be_away_and_its_word_counts_when_it_is_back(
     member: NodeProcess, site: SiteDouble, community: Community
 ) -> None:

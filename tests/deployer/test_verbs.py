@@ -98,6 +98,7 @@ def test_what_was_saved_is_worth_nothing_once_the_disks_were_written(node: NodeP
         wait_for(lambda: boots(node, uuid) == 2)
 
 
+@pytest.mark.slow
 def test_memory_that_had_just_been_saved_when_the_service_died_is_found(node: NodeProcess) -> None:
     uuid = node.deploy().machines[0].uuid
     node.said(uuid, SAID[-1])

@@ -112,6 +112,7 @@ def test_nothing_that_something_uses_is_ever_removed(things: list[Thing], days: 
     assert plan(list(left.values()), OURS, NOW, older_than) == ()
 
 
+@pytest.mark.slow
 def test_what_is_left_of_two_sites_is_cleaned_by_each_for_itself(
     images: Images, world: AwsWorld, profile: str, tmp_path: Path
 ) -> None:

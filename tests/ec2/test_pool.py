@@ -268,6 +268,7 @@ def test_what_rests_runs_again_only_if_the_policy_still_accepts_it(host: Ec2Site
         assert (site.state(uuid), site.seen(uuid).reason) == (State.RUNNING, "")
 
 
+@pytest.mark.slow
 def test_a_machine_ends_when_its_time_is_over(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         uuid = host.want(images.hello)

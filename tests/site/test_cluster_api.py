@@ -313,6 +313,7 @@ ready = "running"
 """
 
 
+@pytest.mark.slow
 def test_the_life_of_a_cluster_in_commands(
     site: SiteProcess, node: PaperNode, run: Callable[..., Result], tmp_path: Path
 ) -> None:

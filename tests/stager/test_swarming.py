@@ -131,7 +131,7 @@ def world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 
 
 @serial
-@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_nodes_that_start_together_take_about_one_copy_from_the_origin(world: Callable[..., World], count: int) -> None:
     swarm = world(16 * MIB, 200)
     start = time.time() + 1.5 + count
