@@ -47,15 +47,6 @@ SECTIONS: dict[str, type[Document]] = {
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what is in force, and where each value comes from.")
 
 
-def _image() -> typer.Typer:
-    from catalog import cli  # its commands belong to the group too
-
-    del cli
-    from catalog.cli_image import image_app
-
-    return image_app
-
-
 def _catalog() -> typer.Typer:
     from catalog.cli import catalog_app
     from catalog.cli_backup import backup, restore
@@ -90,9 +81,7 @@ def _node() -> typer.Typer:
 
 
 def _site() -> typer.Typer:
-    from deployer import cli  # what runs here that should not: asked of this machine's node
-
-    del cli
+    importlib.import_module("deployer.cli")  # adds what is asked of this machine's node
     from deployer.site.cli import site_app
     from deployer.site.cli_backup import backup, restore
 
@@ -108,7 +97,7 @@ def _at(module: str, name: str) -> Callable[[], Any]:
 
 COMMANDS: dict[str, Callable[[], Any]] = {
     "key": _at("signer.cli", "key_app"),
-    "image": _image,
+    "image": _at("catalog.cli", "image_app"),
     "endorse": _at("catalog.cli", "endorse_command"),
     "revoke": _at("catalog.cli_revoke", "revoke_app"),
     "publish": _at("catalog.cli", "publish_command"),

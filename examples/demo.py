@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -236,14 +237,12 @@ def machines(demo: Demo) -> None:
             raise DemoError(f"the guest {machine['hostname']} was not given its name")
 
 
-def wait_for(demo: Demo, machine: str, words: str) -> str:
-    """What the machine's console says, once it says the words."""
-    deadline = time.monotonic() + BOOT_DEADLINE
-    while words not in (said := demo.machine_console(machine)):
+def wait_for(demo: Demo, machine: str, pattern: str, seconds: float = BOOT_DEADLINE) -> str:
+    """What the machine's console says, once the pattern is in it."""
+    deadline = time.monotonic() + seconds
+    while not re.search(pattern, said := demo.machine_console(machine)):
         if time.monotonic() > deadline:
-            raise DemoError(
-                f"machine {machine} did not say {words!r} within {BOOT_DEADLINE:.0f} s; its console:\n{said}"
-            )
+            raise DemoError(f"machine {machine} did not say {pattern!r} within {seconds:.0f} s; its console:\n{said}")
         time.sleep(0.5)
     return said
 

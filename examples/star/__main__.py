@@ -12,11 +12,10 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.demo import PACKAGES, Demo, DemoError, console, policy
+from examples.demo import PACKAGES, Demo, DemoError, console, policy, wait_for
 from examples.demo_cluster import network, run_in_own_network, site
 from examples.guest import kernel_tree
 from examples.star.build import write_recipes
@@ -82,9 +81,9 @@ def cluster(demo: Demo) -> None:
     demo.shown("cluster", "status", "star")
     demo.chapter("A job", "Events, each on whichever node is free; then a third worker, while they run.")
     head = next(one["uuid"] for one in demo.asked("cluster", "status", "star")["members"] if one["role"] == "head")
-    wait_for(demo, head, r"star: event \d+ on star-worker-[12]: 8388608 bytes")
+    wait_for(demo, head, r"star: event \d+ on star-worker-[12]: 8388608 bytes", DEADLINE)
     demo.shown("cluster", "scale", "star", "worker", "3")
-    said = wait_for(demo, head, "star: the job is done")
+    said = wait_for(demo, head, "star: the job is done", DEADLINE)
     events = re.findall(r"star: event (\d+) on (\S+): \d+ bytes, checksum (\w+)", said)
     for number, node, checksum in events:
         console.print(f"event {number:>2} on {node}, checksum {checksum}", markup=False)
@@ -97,16 +96,6 @@ def cluster(demo: Demo) -> None:
     demo.shown("cluster", "status", "star")
     demo.shown("cluster", "destroy", "star")
     console.print(f"{len(events)} events were reconstructed by 3 workers, one of whom joined while the job ran")
-
-
-def wait_for(demo: Demo, machine: str, pattern: str) -> str:
-    """What a machine's console says, once the pattern is in it."""
-    deadline = time.monotonic() + DEADLINE
-    while not re.search(pattern, said := demo.machine_console(machine)):
-        if time.monotonic() > deadline:
-            raise DemoError(f"machine {machine} did not say {pattern!r}; its console:\n{said}")
-        time.sleep(2)
-    return said
 
 
 if __name__ == "__main__":
