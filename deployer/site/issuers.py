@@ -10,6 +10,7 @@ from catalog.manifest import Vo
 from deployer.amounts import Duration
 from deployer.errors import PolicyUnusable
 from deployer.patterns import matching
+from deployer.site.rereading import read_if_there
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
 
@@ -81,11 +82,5 @@ class Issuers(Document):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file; without one there are no issuers. Errors as in `parse`."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_ISSUERS + 1)
-        except FileNotFoundError:
-            return cls()
-        except OSError as exc:
-            raise PolicyUnusable(f"issuers {path}: cannot be read: {exc.strerror}") from exc
-        return cls.parse(data, f"issuers {path}")
+        data = read_if_there(path, MAX_ISSUERS, "issuers")
+        return cls() if data is None else cls.parse(data, f"issuers {path}")

@@ -26,6 +26,21 @@ Mark = tuple[int, int, int] | None
 log = logging.getLogger("partita.site")
 
 
+def read_if_there(path: Path, limit: int, what: str) -> bytes | None:
+    """The bytes of a site's file, one more than `limit` if it is longer; None if it is not there.
+
+    Raises:
+        PolicyUnusable: it cannot be read; `what` is how it is called.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise PolicyUnusable(f"{what} {path}: cannot be read: {exc.strerror}") from exc
+
+
 class FileInForce(Generic[T]):
     """What a file says now, or last said. Safe to use from several threads.
 

@@ -22,6 +22,7 @@ from deployer.errors import PolicyUnusable
 from deployer.patterns import ImagePattern, matches_image, matching
 from deployer.site.allowances import UNLIMITED, Allowance, Quota, Share
 from deployer.site.principal import Capability, Principal
+from deployer.site.rereading import read_if_there
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
 
@@ -202,14 +203,8 @@ class Rights(Document):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file of grants; without a file there are none. Errors as in `parse`."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_RIGHTS + 1)
-        except FileNotFoundError:
-            return cls()
-        except OSError as exc:
-            raise PolicyUnusable(f"rights {path}: cannot be read: {exc.strerror}") from exc
-        return cls.parse(data, f"rights {path}")
+        data = read_if_there(path, MAX_RIGHTS, "rights")
+        return cls() if data is None else cls.parse(data, f"rights {path}")
 
     @property
     def digest(self) -> str:
