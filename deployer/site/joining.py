@@ -21,7 +21,8 @@ from deployer.site.wire import Certificate, Joined, JoinRequest, JoinToken
 SECRET = 32
 """Bytes of a token's secret: nobody guesses one, so digests need no salt and no slow hash."""
 
-_TOKEN = re.compile(r"([A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
+# The first letter is ours: what begins with a dash would be taken for an option on the command line that it is put into.
+_TOKEN = re.compile(r"(j[A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
 
 
 class Joins(Protocol):
@@ -59,7 +60,7 @@ class Joining:
 
     def token(self, name: str, life: timedelta, now: datetime) -> JoinToken:
         """A token for a node that will have that name; or, with an empty one, the name that it gives itself."""
-        secret = base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
+        secret = "j" + base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
         expires = (now + life).replace(microsecond=0)
         self.joins.new_join_token(digest(secret), expires, name)
         return JoinToken(token=f"{secret}.{self.fingerprint}", expires=expires, url=self.url)

@@ -3,6 +3,7 @@
 import secrets
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_the_operators_name_goes_before_the_nodes_own(joining: Joining) -> None:
     assert joining.join(wanted(joining.token("worker07", HOUR, NOW).token, "mine"), NOW).name == "worker07"
     with pytest.raises(Conflict, match="worker07"):
         joining.join(wanted(joining.token("", HOUR, NOW).token, "worker07"), NOW)
+
+
+def test_a_token_is_never_taken_for_an_option(joining: Joining) -> None:
+    """Whatever bytes it is made of: these would begin with a dash."""
+    token = replace(joining, random=lambda size: b"\xfb" * size).token("", HOUR, NOW).token
+    assert not token.startswith("-")
+    assert joining.join(wanted(token), NOW).name == "w"
 
 
 def test_a_request_that_is_none_does_not_cost_the_token(joining: Joining) -> None:
