@@ -7,7 +7,7 @@ Source: in-toto Attestation Framework, spec/v1/statement.md.
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 
@@ -76,15 +76,32 @@ class Digest(Document):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Subject(Document):
-    """What the statement is about."""
+class PartitionDigest(Document):
+    """The Merkle root of a partition (BEP 52 `pieces root`), 64 lower-case hex digits."""
+
+    pieces_root: Annotated[str, Field(alias="piecesRoot", pattern=r"^[0-9a-f]{64}$")]
+
+
+class Named(Document):
+    """What a statement is about, as far as all kinds agree: what the endorser calls it."""
 
     name: Title
+
+
+class Subject(Named):
+    """An image or a cluster document, named by the SHA-256 of its bytes."""
+
     digest: Digest
 
 
+class PartitionSubject(Named):
+    """A partition, named by its Merkle root."""
+
+    digest: PartitionDigest
+
+
 class Endorsement(Document):
-    """The predicate: I vouch for this image, in this role, from then until then."""
+    """The predicate: I vouch for this, in this role, from then until then."""
 
     endorser: Endorser
     issued: Instant
@@ -99,33 +116,39 @@ class Endorsement(Document):
         return self
 
 
-class EndorsementStatement(Document):
-    """An in-toto Statement whose predicate is an endorsement."""
+class PartitionEndorsement(Endorsement):
+    """The predicate: I vouch for these bytes as a part of images. Root and size together are what is meant."""
+
+    size: Annotated[int, Field(ge=1)]
+
+
+class Vouching(Document):
+    """The one shape of all endorsements: an in-toto Statement about one subject. Each kind narrows the last three members."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
-    predicate_type: Annotated[Literal["urn:partita:endorsement:v1"], Field(alias="predicateType")]
+    subject: Annotated[tuple[Named, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[str, Field(alias="predicateType")]
     predicate: Endorsement
 
     @property
     def image_id(self) -> str:
-        """`sha256:` and 64 hex digits."""
-        return f"sha256:{self.subject[0].digest.sha256}"
+        """`sha256:` and 64 hex digits, of an image or a cluster document; of a partition, which is in many: empty."""
+        return ""
+
+    @property
+    def address(self) -> str:
+        """A partition's address, ROOT-SIZE; of everything else: empty."""
+        return ""
 
     @property
     def title(self) -> str:
-        """VO/name@version, as the endorser saw it."""
+        """VO/name@version, as the endorser calls it."""
         return self.subject[0].name
 
     @property
     def vo(self) -> str:
-        """The VO for which the endorser vouches."""
+        """The VO, or the site, in whose name the endorser vouches."""
         return self.title.partition("/")[0]
-
-    @property
-    def address(self) -> str:
-        """Of no single partition: empty."""
-        return ""
 
     @property
     def scheme(self) -> str:
@@ -138,101 +161,40 @@ class EndorsementStatement(Document):
         return self.predicate.endorser.partition(":")[2]
 
 
-class PartitionDigest(Document):
-    """The Merkle root of a partition (BEP 52 `pieces root`), 64 lower-case hex digits."""
+class DigestStatement(Vouching):
+    """A statement about something that the SHA-256 of its bytes names."""
 
-    pieces_root: Annotated[str, Field(alias="piecesRoot", pattern=r"^[0-9a-f]{64}$")]
+    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
 
-
-class PartitionSubject(Document):
-    """The partition that a statement is about, and what its endorser calls it."""
-
-    name: Title
-    digest: PartitionDigest
+    @property
+    def image_id(self) -> str:
+        """`sha256:` and 64 hex digits; of a cluster document in the form of an image's."""
+        return f"sha256:{self.subject[0].digest.sha256}"
 
 
-class PartitionEndorsement(Endorsement):
-    """The predicate: I vouch for these bytes as a part of images. Root and size together are what is meant."""
+class EndorsementStatement(DigestStatement):
+    """A statement whose predicate is the endorsement of an image."""
 
-    size: Annotated[int, Field(ge=1)]
+    predicate_type: Annotated[Literal["urn:partita:endorsement:v1"], Field(alias="predicateType")]
 
 
-class PartitionStatement(Document):
-    """An in-toto Statement whose predicate is the endorsement of one partition, in whatever image it is used."""
+class ClusterStatement(DigestStatement):
+    """A statement whose predicate is the endorsement of a cluster document: its SHA-256 is what is meant."""
 
-    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
+
+
+class PartitionStatement(Vouching):
+    """A statement whose predicate is the endorsement of one partition, in whatever image it is used."""
+
     subject: Annotated[tuple[PartitionSubject, ...], Field(min_length=1, max_length=1)]
     predicate_type: Annotated[Literal["urn:partita:partition-endorsement:v1"], Field(alias="predicateType")]
     predicate: PartitionEndorsement
 
     @property
-    def image_id(self) -> str:
-        """Of no single image: empty."""
-        return ""
-
-    @property
     def address(self) -> str:
         """The partition's address, ROOT-SIZE."""
         return f"{self.subject[0].digest.pieces_root}-{self.predicate.size}"
-
-    @property
-    def title(self) -> str:
-        """VO/name@version, as the endorser calls the partition."""
-        return self.subject[0].name
-
-    @property
-    def vo(self) -> str:
-        """The VO, or the site, in whose name the endorser vouches."""
-        return self.title.partition("/")[0]
-
-    @property
-    def scheme(self) -> str:
-        """As for an image."""
-        return self.predicate.endorser.partition(":")[0]
-
-    @property
-    def fingerprint(self) -> str:
-        """As for an image."""
-        return self.predicate.endorser.partition(":")[2]
-
-
-class ClusterStatement(Document):
-    """An in-toto Statement whose predicate is the endorsement of a cluster document: its SHA-256 is what is meant."""
-
-    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
-    predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
-    predicate: Endorsement
-
-    @property
-    def image_id(self) -> str:
-        """Of the document, in the form of an image's: `sha256:` and 64 hex digits."""
-        return f"sha256:{self.subject[0].digest.sha256}"
-
-    @property
-    def address(self) -> str:
-        """Of no partition: empty."""
-        return ""
-
-    @property
-    def title(self) -> str:
-        """VO/name@version, as the endorser saw it."""
-        return self.subject[0].name
-
-    @property
-    def vo(self) -> str:
-        """The VO for which the endorser vouches."""
-        return self.title.partition("/")[0]
-
-    @property
-    def scheme(self) -> str:
-        """As for an image."""
-        return self.predicate.endorser.partition(":")[0]
-
-    @property
-    def fingerprint(self) -> str:
-        """As for an image."""
-        return self.predicate.endorser.partition(":")[2]
 
 
 def endorse_statement(
@@ -251,19 +213,9 @@ def endorse_statement(
     Raises:
         DocumentError: one of them is not of its form; says which.
     """
-    statement = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": title, "digest": {"sha256": image_id.removeprefix("sha256:")}}],
-        "predicateType": ENDORSEMENT_TYPE,
-        "predicate": {
-            "endorser": endorser,
-            "issued": write_instant(issued),
-            "expires": write_instant(expires),
-            "role": role,
-            "comment": comment,
-        },
-    }
-    return canonical(validate(EndorsementStatement, statement, "endorsement"))
+    subject = _subject(title, "sha256", image_id.removeprefix("sha256:"))
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    return _written(EndorsementStatement, "endorsement", ENDORSEMENT_TYPE, subject, predicate)
 
 
 def partition_statement(
@@ -280,20 +232,10 @@ def partition_statement(
         DocumentError: one of them is not of its form; says which.
     """
     root, _, size = address.partition("-")
-    statement = {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": title, "digest": {"piecesRoot": root}}],
-        "predicateType": PARTITION_TYPE,
-        "predicate": {
-            "endorser": endorser,
-            "issued": write_instant(issued),
-            "expires": write_instant(expires),
-            "role": role,
-            "comment": comment,
-            "size": int(size) if size.isdecimal() and len(size) < 16 else -1,
-        },
-    }
-    return canonical(validate(PartitionStatement, statement, "endorsement of a partition"))
+    subject = _subject(title, "piecesRoot", root)
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    predicate["size"] = int(size) if size.isdecimal() and len(size) < 16 else -1
+    return _written(PartitionStatement, "endorsement of a partition", PARTITION_TYPE, subject, predicate)
 
 
 def cluster_statement(
@@ -305,20 +247,40 @@ def cluster_statement(
         digest: `sha256:` and 64 hex digits, of the canonical document.
         title: VO/name@version.
         endorser, role, issued, expires, comment: as for an image.
+
+    Raises:
+        DocumentError: one of them is not of its form; says which.
     """
+    subject = _subject(title, "sha256", digest.removeprefix("sha256:"))
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    return _written(ClusterStatement, "endorsement of a cluster", CLUSTER_TYPE, subject, predicate)
+
+
+def _subject(title: str, algorithm: str, digest: str) -> dict[str, Any]:
+    return {"name": title, "digest": {algorithm: digest}}
+
+
+def _predicate(endorser: str, role: str, issued: datetime, expires: datetime, comment: str) -> dict[str, Any]:
+    return {
+        "endorser": endorser,
+        "issued": write_instant(issued),
+        "expires": write_instant(expires),
+        "role": role,
+        "comment": comment,
+    }
+
+
+def _written(
+    kind: type[Vouching], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
+) -> bytes:
+    """The canonical bytes of one kind of statement; `what` is how errors call it."""
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": title, "digest": {"sha256": digest.removeprefix("sha256:")}}],
-        "predicateType": CLUSTER_TYPE,
-        "predicate": {
-            "endorser": endorser,
-            "issued": write_instant(issued),
-            "expires": write_instant(expires),
-            "role": role,
-            "comment": comment,
-        },
+        "subject": [subject],
+        "predicateType": predicate_type,
+        "predicate": predicate,
     }
-    return canonical(validate(ClusterStatement, statement, "endorsement of a cluster"))
+    return canonical(validate(kind, statement, what))
 
 
 def parse_cluster_endorsement(data: bytes) -> ClusterStatement:

@@ -11,13 +11,7 @@ from datetime import datetime, timedelta
 
 from signer.errors import DocumentError, KeyUnusable
 from signer.keys import normal_fingerprint
-from signer.statement import (
-    ClusterStatement,
-    EndorsementStatement,
-    PartitionStatement,
-    parse_cluster_endorsement,
-    parse_vouching,
-)
+from signer.statement import PartitionStatement, Vouching, parse_cluster_endorsement, parse_vouching
 from signer.status import SKEW, SignatureCheck
 from signer.x509 import read_certificate
 
@@ -95,7 +89,7 @@ class Claim:
         digest: the SHA-256 of the statement's bytes.
     """
 
-    statement: EndorsementStatement | PartitionStatement | ClusterStatement
+    statement: Vouching
     anchors: tuple[Anchor, ...]
     digest: str = ""
 
@@ -183,7 +177,7 @@ def read_cluster_claim(
     return _anchored(statement, anchors, hashlib.sha256(data).hexdigest())
 
 
-def _anchored(statement: "Statement", anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
+def _anchored(statement: Vouching, anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
     # 4. Its endorser is an anchor, for that VO and in that role.
     who = f"{statement.fingerprint} is not trusted"
     named = [anchor for anchor in anchors if (anchor.scheme, anchor.fingerprint) == _endorser(statement)]
@@ -280,18 +274,15 @@ def judge(
     return tally(checks, anchors, threshold)
 
 
-Statement = EndorsementStatement | PartitionStatement | ClusterStatement
-
-
-def _endorser(statement: Statement) -> tuple[str, str]:
+def _endorser(statement: Vouching) -> tuple[str, str]:
     return statement.scheme, statement.fingerprint
 
 
-def _refused(statement: Statement, reason: str) -> EndorsementCheck:
+def _refused(statement: Vouching, reason: str) -> EndorsementCheck:
     return _check(statement, reason, counts=False)
 
 
-def _check(statement: Statement, reason: str, *, counts: bool) -> EndorsementCheck:
+def _check(statement: Vouching, reason: str, *, counts: bool) -> EndorsementCheck:
     says = statement.predicate
     return EndorsementCheck(
         counts=counts,
