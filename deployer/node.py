@@ -24,7 +24,6 @@ from typing import Self
 from catalog.errors import CatalogError
 from catalog.trusted import TrustedCatalog
 from deployer.agent import Agent, Site
-from deployer.agent import Facts as NodeFacts
 from deployer.amounts import parse_duration
 from deployer.capacity import capacity, total_memory
 from deployer.deciding import Decision
@@ -41,6 +40,7 @@ from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
 from deployer.recording import Recorder
+from deployer.reporting import Facts as NodeFacts
 from deployer.saving import save
 from deployer.settings import DeploySettings
 from deployer.verbs import Verbs

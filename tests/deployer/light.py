@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import Unavailable
-from deployer.agent import Agent, Facts
+from deployer.agent import Agent
 from deployer.deploying import Assigned
 from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator
 from deployer.machine import Happening, MachineSpec, State, Tag
 from deployer.machines import MachineRecord, MachineStore
+from deployer.reporting import Facts
 from deployer.site.desired import Capacity, DesiredState, NodeReport
 from deployer.verbs import Verbs
 from deployer.wire import Deployed, Order, Step

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from deployer import agent as agents
+from deployer import doing, reporting
 from deployer.agent import Agent
 from deployer.machine import Happening, MachineSpec, State
 from deployer.site.desired import DesiredMachine, DesiredState, ObservedMachine, Want
@@ -71,11 +72,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Everything that waits waits a tenth as long."""
-    monkeypatch.setattr(agents, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(agents, "LONGEST_DELAY", 1.0)
+    monkeypatch.setattr(doing, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(doing, "LONGEST_DELAY", 1.0)
     monkeypatch.setattr(agents, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(agents, "TELL_EVERY", 0.01)
-    monkeypatch.setattr(agents, "FACTS_EVERY", 0.2)
+    monkeypatch.setattr(reporting, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(reporting, "TELL_EVERY", 0.01)
+    monkeypatch.setattr(reporting, "FACTS_EVERY", 0.2)
     world = World(tmp_path / "machines")
     world.start()
     yield world
