@@ -9,14 +9,15 @@ import ipaddress
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from deployer.backend import Tell
 from deployer.domain_xml import domain_xml, tag_of
 from deployer.errors import BackendFailed
-from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, State, Tag
+from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, State, Tag, mac_of
+from deployer.neighbours import neighbours
 from deployer.qemu_monitor import Monitor
 
 MAX_ROOT = 50
@@ -209,12 +210,11 @@ class LibvirtBackend:
         self._domain(uuid, act, f"machine {uuid} cannot be resized", strict=True)
 
     def addresses(self, uuid: str) -> tuple[str, ...]:
-        """See Backend: leases of libvirt's own network, then the guest's agent, then what the host's ARP table knows."""
+        """See Backend: leases of libvirt's own network, then the guest's agent, then whom this host has met."""
         libvirt = self._libvirt
         for source in (
             libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
             libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
         ):
             found: list[str] = []
 
@@ -227,7 +227,7 @@ class LibvirtBackend:
                 continue  # no agent in the guest, or another driver: the next source may know
             if found:
                 return tuple(found)
-        return ()
+        return tuple(_reachable(neighbours().get(mac_of(uuid), ())))
 
     def state(self, uuid: str) -> State | None:
         """See Backend."""
@@ -357,10 +357,14 @@ def _forget_unborn(place: Path) -> None:
 def _usable(interfaces: Any) -> Iterator[str]:
     """The addresses by which others reach a guest: none of its loopback, none that hold on one link alone."""
     for interface in (interfaces or {}).values():
-        for entry in interface.get("addrs") or ():
-            address = ipaddress.ip_address(entry["addr"])
-            if not (address.is_loopback or address.is_link_local or address.is_unspecified):
-                yield str(address)
+        yield from _reachable(entry["addr"] for entry in interface.get("addrs") or ())
+
+
+def _reachable(addresses: Iterable[str]) -> Iterator[str]:
+    for text in addresses:
+        address = ipaddress.ip_address(text)
+        if not (address.is_loopback or address.is_link_local or address.is_unspecified):
+            yield str(address)
 
 
 def _advice(uri: str, reason: str) -> str:

@@ -124,13 +124,23 @@ def warn(machine: SiteMachine) -> Change | None:
     )
 
 
-def lose(machine: SiteMachine, policy: LostPolicy, now: datetime) -> Change | None:
+def lose(machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: bool = True) -> Change | None:
     """What becomes of a machine whose node is lost; None while it waits.
 
     It may be running there still: the site cannot know. So it is not `gone`, its node is told to end it should it come
     back, and only a site whose operator says "replace" has another one run meanwhile.
+
+    Args:
+        machine: on a lost node.
+        policy: what is to become of it.
+        now: aware, UTC, whole seconds.
+        fenced: whether it is sure that the node runs nothing any more. Until then nothing comes in the machine's place:
+            neither the same machine elsewhere, nor, in a cluster, another one under its host name. When its own time is
+            over its node has ended it, heard or not.
     """
     if machine.state.final:
+        return None
+    if not fenced and machine.role and now < machine.ends:
         return None
     if machine.want is Want.ENDED:
         return finish(
@@ -138,7 +148,7 @@ def lose(machine: SiteMachine, policy: LostPolicy, now: datetime) -> Change | No
         )
     if policy == "fail":
         return finish(machine, State.FAILED, "its node is lost", now, gone=False)
-    if policy == "replace" and machine.want is Want.RUNNING and machine.state not in LASTING:
+    if fenced and policy == "replace" and machine.want is Want.RUNNING and machine.state not in LASTING:
         return Change(unplaced(machine, "its node is lost", now), (("replaced", "its node is lost"),))
     return None
 
@@ -158,6 +168,7 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
         "virt": "",
         "ready": None,
         "host_keys": (),
+        "said": (),
         "context": None,
     }
     return machine.model_copy(update=anew)

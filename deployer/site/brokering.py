@@ -14,6 +14,7 @@ from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticate
 from deployer.site import broker_store as book
 from deployer.site.authority import Authority
 from deployer.site.broker import (
+    ADDRESS,
     FAILED,
     HOST_KEYS,
     MAX_PUBLISHED,
@@ -28,6 +29,7 @@ from deployer.site.broker import (
     given_addresses,
     gone,
     holds,
+    parse_addresses,
     parse_host_keys,
     secret_of,
     session_of,
@@ -197,7 +199,7 @@ class Broker:
 
     def _anew(self, machine: SiteMachine) -> SiteMachine:
         """A machine that comes for the first time: what one before it on another node said is not its own word."""
-        forgotten = {"ready": None, "host_keys": ()}
+        forgotten = {"ready": None, "host_keys": (), "said": ()}
         return self._machines.change_machine(
             machine.uuid,
             lambda found: found.model_copy(update=forgotten),
@@ -271,6 +273,15 @@ class Broker:
                     lambda found: found.model_copy(update={"host_keys": keys}),
                     "host-keys",
                     f"the guest published {len(keys)} SSH host keys",
+                )
+        elif key == ADDRESS:
+            said = parse_addresses(data)
+            if said != machine.said:
+                self._machines.change_machine(
+                    machine.uuid,
+                    lambda found: found.model_copy(update={"said": said}),
+                    "said-addresses",
+                    f"the guest says that it is reached at {', '.join(said)}",
                 )
         self.news()
 

@@ -287,7 +287,7 @@ def machine_table(machines: "list[SiteMachine]") -> object:
             one.state.value + ("" if one.ready is None else f", {one.ready}"),
             one.title,
             f"{one.cores} x {terminal.size(one.memory)}",
-            ", ".join(one.addresses),
+            ", ".join(one.known),
             one.ends.strftime("%Y-%m-%d %H:%M UTC"),
             one.reason or one.want_reason,
         )

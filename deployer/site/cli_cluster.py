@@ -279,7 +279,7 @@ def _member(machine: "SiteMachine", failed: str) -> tuple[str, ...]:
         state += f", {machine.ready}"
     staged = f"{terminal.size(machine.fetched)} of {terminal.size(machine.total)}" if machine.total else ""
     reason = failed or machine.reason or machine.want_reason
-    return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.addresses), staged, reason)
+    return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
 
 
 def _show(one: "ClusterView", *, as_json: bool) -> None:

@@ -92,6 +92,7 @@ class SiteMachine(Document):
         warned: whether its owner was told that its end is near.
         ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
         host_keys: SSH host keys that the guest published, one line each.
+        said: addresses that the guest published: its own word, which counts where its node sees none.
         held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
         disk: bytes that it may come to take of its node's disk.
         gone: its node has nothing of it any more.
@@ -127,10 +128,16 @@ class SiteMachine(Document):
     role: str = ""
     ready: str | None = None
     host_keys: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     context: Context | None = None
     held: bool = False
     disk: int = 0
     gone: bool = False
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
+        return self.addresses or (self.said if self.state is State.RUNNING else ())
 
     @property
     def withheld(self) -> bool:
