@@ -3,12 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from catalog.address import Address
 from catalog.manifest import Blank
@@ -19,70 +17,8 @@ from deployer.machine import Network
 from deployer.policy import Policy
 from signer.documents import canonical, parse
 from signer.trust import EndorsementCheck
+from tests.deployer.policies import GIB, IMAGE, MIB, NOW, ORDER, TWO, A, B, C, anchors, failed, policy, vouched
 from tests.factories import manifest
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-MIB, GIB = 1 << 20, 1 << 30
-IMAGE = manifest([Address(bytes(32), MIB), Address(bytes([1]) * 32, 4 * MIB)])
-A, B, C = "A" * 40, "B" * 40, "C" * 40
-KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
-ORDER = Request(count=1, memory=256 * MIB, cores=1, lifetime=3600)
-
-
-def anchors(*who: tuple[str, str]) -> str:
-    return "".join(
-        f"[[anchor]]\nvo='star'\nrole='{role}'\nfingerprint='{fpr}'\nkey='''\n{KEY}'''\n" for fpr, role in who
-    )
-
-
-TWO = anchors((A, "admin"), (B, "admin"))
-RULES = """
-[endorsements]
-{endorsements}
-[vos]
-allow = ["star"]
-{vos}
-[images]
-allow = ["star/*"]
-{images}
-[endorsers]
-{endorsers}
-[limits]
-memory = "1GiB"
-cores = 2
-disk = "1GiB"
-blank = "100MiB"
-lifetime = "12h"
-machines = 3
-[user_data]
-allow = ["cloud-config"]
-[networks]
-allow = ["user", "network:g*"]
-"""
-
-
-def policy(trusted: str = TWO, **rules: str) -> Policy:
-    said = {"endorsements": "threshold = 1", "vos": "", "images": "", "endorsers": ""} | rules
-    return Policy.parse((trusted + RULES.format(**said)).encode(), "policy")
-
-
-def vouched(fingerprint: str = A, **changes: Any) -> EndorsementCheck:
-    fields: dict[str, Any] = {
-        "counts": True,
-        "reason": "It counts.",
-        "fingerprint": fingerprint,
-        "vo": "star",
-        "role": "admin",
-        "issued": NOW - timedelta(days=10),
-        "expires": NOW + timedelta(days=10),
-        "title": IMAGE.title,
-        "image_id": IMAGE.image_id,
-    }
-    return EndorsementCheck(**fields | changes)
-
-
-def failed(decision: Decision) -> dict[str, tuple[str, str]]:
-    return {rule.name: (rule.reason, rule.change) for rule in decision.failed}
 
 
 def test_what_everything_speaks_for_is_accepted_with_all_rules_listed() -> None:
@@ -224,6 +160,8 @@ def order(**changes: Any) -> Request:
 
 
 SCRATCH = Blank(size=50 * MIB, filesystem="ext4")
+
+
 REQUESTS = [
     ("less memory than the image needs", order(memory=64 * MIB), "enough-memory", "ask for at least 128MiB of memory"),
     ("no core", order(cores=0), "enough-cores request", "ask for at least 1 core"),
@@ -385,97 +323,6 @@ def test_sizes_of_an_image() -> None:
         ],
     )
     assert (disk_size(gpt), blank_size(gpt)) == (100 * MIB, 10 * MIB)
-
-
-# What holds for every policy, request and set of endorsements.
-PEOPLE = [A, B, C]
-ROLES = ["admin", "reviewer"]
-CHECKS = st.builds(
-    vouched,
-    st.sampled_from(PEOPLE),
-    counts=st.booleans(),
-    role=st.sampled_from(ROLES),
-    vo=st.sampled_from(["star", "star", "atlas"]),
-    issued=st.sampled_from([NOW - timedelta(days=d) for d in (-1, 0, 1, 40)]),
-    expires=st.sampled_from([NOW + timedelta(days=d) for d in (-1, 1)]),
-)
-POLICIES = st.builds(
-    lambda trusted, threshold, role, vos, images, endorsers: policy(
-        anchors(*trusted),
-        endorsements=f"threshold={threshold}\nmax_age='30d'" + (f"\nroles={{{role}=1}}" if role else ""),
-        vos=f"deny={vos}",
-        images=f"deny={images}",
-        endorsers=f"deny={endorsers}",
-    ),
-    st.sets(st.tuples(st.sampled_from(PEOPLE), st.sampled_from(ROLES)), max_size=5),
-    st.integers(1, 3),
-    st.sampled_from(["", *ROLES]),
-    st.sampled_from([[], [], ["atlas"], ["star"], ["*"]]),
-    st.sampled_from([[], [], ["star/other"], ["star/worker"], ["*/*@1.*"], [IMAGE.image_id]]),
-    st.lists(st.sampled_from(PEOPLE), max_size=2),
-)
-
-
-@given(POLICIES, st.lists(CHECKS, max_size=6))
-def test_nothing_denied_and_nothing_short_of_the_quorum_is_ever_accepted(
-    rules: Policy, checks: list[EndorsementCheck]
-) -> None:
-    """Against the plainest statement of the law that there is."""
-    decision = decide(rules, ORDER, IMAGE, checks, NOW)
-
-    counting = {
-        (check.fingerprint, check.role)
-        for check in checks
-        if check.counts
-        and check.vo == "star"
-        and check.fingerprint not in rules.endorsers.deny
-        and any((a.fingerprint, a.role) == (check.fingerprint, check.role) for a in rules.anchor)
-        and check.issued is not None
-        and check.expires is not None
-        and NOW - timedelta(days=30) <= check.issued <= NOW < check.expires
-    }
-    quorum = rules.endorsements
-    enough = len({who for who, _ in counting}) >= quorum.threshold and all(
-        len({who for who, as_role in counting if as_role == role}) >= least for role, least in quorum.roles.items()
-    )
-    denied = bool({"star", "*"} & set(rules.vos.deny)) or bool(
-        {"star/worker", "*/*@1.*", IMAGE.image_id} & set(rules.images.deny)
-    )
-    assert decision.accepted == (enough and not denied)
-    assert all(bool(rule.change) != rule.passed for rule in decision.rules)
-
-
-@given(POLICIES, st.lists(CHECKS, max_size=4), CHECKS)
-def test_one_more_endorsement_never_refuses_what_was_accepted(
-    rules: Policy, checks: list[EndorsementCheck], more: EndorsementCheck
-) -> None:
-    """Anybody may add endorsements to an image; nobody may keep it from running that way."""
-    if decide(rules, ORDER, IMAGE, checks, NOW).accepted:
-        assert decide(rules, ORDER, IMAGE, [*checks, more], NOW).accepted
-
-
-@given(
-    st.integers(0, 1200).map(lambda mib: mib * MIB) | st.integers(0, 4 * GIB),
-    st.integers(-1, 5),
-    st.integers(-1, 90000),
-    st.integers(-1, 6),
-    st.integers(0, 4),
-)
-def test_no_request_beyond_a_limit_is_ever_accepted(
-    memory: int, cores: int, lifetime: int, count: int, running: int
-) -> None:
-    request = Request(count=count, memory=memory, cores=cores, lifetime=lifetime)
-
-    accepted = decide(policy(), request, IMAGE, [vouched()], NOW, running).accepted
-
-    assert accepted == (
-        128 * MIB <= memory <= GIB
-        and memory % MIB == 0
-        and 1 <= cores <= 2
-        and 1 <= lifetime <= 43200
-        and count >= 1
-        and count + running <= 3
-    )
 
 
 def test_a_verdict_says_who_signed_who_did_not_and_who_does_not_count() -> None:

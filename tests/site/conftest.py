@@ -7,5 +7,7 @@ from tests.site.databases import (  # noqa: F401 - fixtures
     make_database,
     postgresql,
     sqlite_template,
+    world,
 )
+from tests.site.keepers import place  # noqa: F401 - fixture
 from tests.site.worlds import bare_site, make_member, make_site  # noqa: F401 - fixtures

@@ -19,6 +19,8 @@ import pytest
 from deployer.site.database import SiteDatabase
 from deployer.site.tables import metadata
 from tests.deployer.nodes import wait_for
+from tests.site import values
+from tests.site.values import World
 
 KINDS = ("sqlite", "postgresql")
 TEMPLATE, SCRATCH = "site_template", "site_scratch"
@@ -182,3 +184,9 @@ def make_database(database_url: str) -> Iterator[Callable[[], SiteDatabase]]:
 def database(make_database: Callable[[], SiteDatabase]) -> SiteDatabase:
     """An empty database, open."""
     return make_database()
+
+
+@pytest.fixture
+def world(database: SiteDatabase) -> World:
+    """A store with an empty database."""
+    return values.world(database)

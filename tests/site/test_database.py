@@ -27,12 +27,6 @@ from tests.site.values import (
 from tests.site.values import world as make_world
 
 
-@pytest.fixture
-def world(database: SiteDatabase) -> World:
-    """A store with an empty database."""
-    return make_world(database)
-
-
 def scripts() -> Config:
     """Alembic's view of the migrations."""
     config = Config()

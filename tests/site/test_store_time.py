@@ -31,12 +31,6 @@ from tests.site.values import world as make_world
 NOBODY = "00000000-0000-4000-8000-00000000dead"
 
 
-@pytest.fixture
-def world(database: SiteDatabase) -> World:
-    """A store with an empty database."""
-    return make_world(database)
-
-
 def test_a_report_in_which_nothing_is_new_writes_only_that_it_came(database: SiteDatabase, world: World) -> None:
     """O(changes): one statement writes, however many machines there are."""
     node = world.join("n1", cores=50, cached=("a", "b"))

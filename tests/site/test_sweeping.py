@@ -2,23 +2,13 @@
 
 from datetime import timedelta
 
-import pytest
-
 from deployer.machine import State
-from deployer.site.database import SiteDatabase
 from deployer.site.placement import place
 from deployer.site.records import NodeState
 from deployer.site.sweeping import Patience, Sweeper
 from tests.site.values import NOW, World, observed
-from tests.site.values import world as make_world
 
 PATIENCE = Patience(timedelta(minutes=2), timedelta(minutes=10), "replace")
-
-
-@pytest.fixture
-def world(database: SiteDatabase) -> World:
-    """A store with an empty database."""
-    return make_world(database)
 
 
 def test_one_look_does_everything_and_the_next_nothing(world: World) -> None:

@@ -22,6 +22,8 @@ from deployer.site.store import SiteStore
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MIB, GIB = 1 << 20, 1 << 30
 IMAGE = "sha256:" + "1" * 64
+OTHER = "sha256:" + "3" * 64
+NOBODY = "00000000-0000-4000-8000-00000000dead"
 CONTENT = "a" * 64 + "-1048576"
 ALICE = Principal(
     issuer="https://tokens.example.org/star", subject="alice", vo="star", groups=("/star",), means="token"
