@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from catalog.manifest import Manifest
 from catalog.reference import Reference
-from deployer.amounts import parse_duration
+from deployer.amounts import parse_duration, size_text
 from deployer.cedar_facts import Requester
 from deployer.decision import Decision, Request
 from deployer.deploying import Defaults, Images
@@ -141,7 +141,7 @@ class Admitting:
 
     def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Judged]:
         """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
-        asked, manifest, _, pairs = self._look_up(request)
+        asked, manifest, _, pairs, _ = self._look_up(request)
         return manifest, self._judge(self._rules(), asked, manifest, pairs, who)
 
     def _judge(
@@ -157,7 +157,7 @@ class Admitting:
         return judge(site_wide(rules, nodes), case, self._clock(), self._memory)
 
     def _propose(self, request: DeploymentRequest, who: Principal, part: Belonging) -> tuple[Proposal, Decision]:
-        asked, manifest, image_id, pairs = self._look_up(request)
+        asked, manifest, image_id, pairs, begins = self._look_up(request)
         rules = self._rules()
         decision = self._judge(rules, asked, manifest, pairs, who).decision
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
@@ -184,13 +184,20 @@ class Admitting:
             cluster=part.cluster,
             role=part.role,
             held=part.held,
+            memory=begins.memory,
+            cores=begins.cores,
         )
         if self.burst is not None and decision.accepted:
             proposal = replace(proposal, place=self.burst(self._place, who, manifest, proposal))
         return proposal, decision
 
-    def _look_up(self, request: DeploymentRequest) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]]]:
-        """The request in the policy's terms, and everything about the image."""
+    def _look_up(
+        self, request: DeploymentRequest
+    ) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]], Usage]:
+        """The request in the policy's terms, everything about the image, and what each machine begins with.
+
+        A policy judges what is granted, not what is used at first: a machine may grow to that without asking again.
+        """
         user_data = None if request.user_data is None else base64.b64decode(request.user_data)
         kind: UserDataKind | None = check_user_data(user_data) if user_data else None
         try:
@@ -205,16 +212,27 @@ class Admitting:
         build_seed(instance_id("order"), "order", user_data, public_keys=request.public_keys)
         image_id = self._images.resolve(Reference.parse(request.image))
         manifest = self._images.manifest(image_id)
+        begins = Usage(
+            1,
+            request.cores or manifest.needs.cores,
+            request.memory or -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT,
+        )
+        most = request.max_memory or begins.memory, request.max_cores or begins.cores
+        if most[0] < begins.memory or most[1] < begins.cores:
+            raise Misused(
+                f"a machine begins with {size_text(begins.memory)} and {begins.cores} cores here, and should grow to "
+                f"{size_text(most[0])} and {most[1]} cores at most; ask for a larger maximum, or let it begin smaller"
+            )
         asked = Request(
             count=request.count,
-            memory=request.memory or -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT,
-            cores=request.cores or manifest.needs.cores,
+            memory=most[0],
+            cores=most[1],
             lifetime=request.lifetime or parse_duration(self._defaults.lifetime),
             user_data=kind,
             network=network,
             blanks=request.blanks,
         )
-        return asked, manifest, image_id, self._images.endorsements(image_id)
+        return asked, manifest, image_id, self._images.endorsements(image_id), begins
 
     def _over(self, proposal: Proposal, who: Principal) -> str | None:
         if proposal.limit is None:

@@ -35,6 +35,8 @@ def create(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many machines.")] = 1,
     memory: Annotated[str, typer.Option(help="Memory of each, such as 2GiB; what the image needs if not given.")] = "",
     cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; what the image needs if not given.")] = None,
+    max_memory: Annotated[str, typer.Option(help="How far its memory may grow while it runs; not at all else.")] = "",
+    max_cores: Annotated[int | None, typer.Option(min=1, help="How far its cores may; not at all else.")] = None,
     lifetime: Annotated[str, typer.Option(help="How long they live, such as 12h; the site's default else.")] = "",
     hostname: Annotated[str, typer.Option(help="Host name; with several machines a number is put after it.")] = "",
     network: Annotated[str, typer.Option(help="none, user, network:NAME or bridge:NAME.")] = "",
@@ -68,6 +70,8 @@ def create(
         "count": count,
         "memory": _amount(parse_size, memory, "--memory"),
         "cores": cores,
+        "max_memory": _amount(parse_size, max_memory, "--max-memory"),
+        "max_cores": max_cores,
         "lifetime": _amount(parse_duration, lifetime, "--lifetime"),
         "hostname": hostname or None,
         "network": network or None,
@@ -90,9 +94,10 @@ def order_at(context: typer.Context, order: Order, site: str, *, dry_run: bool, 
     """Order at a site what would be ordered on this node."""
     from deployer.site.request import DeploymentRequest
 
-    if order.granted_memory is not None or order.granted_cores is not None:
-        raise Misused("--max-memory and --max-cores are for this node; a site's machines grow within what they ask for")
     values = order.model_dump(mode="json", exclude_none=True)
+    for name, known in (("max_memory", "granted_memory"), ("max_cores", "granted_cores")):  # as the site calls them
+        if known in values:
+            values[name] = values.pop(known)
     _ask(context, validate(DeploymentRequest, values, "order"), site, "", dry_run=dry_run, json=json)
 
 

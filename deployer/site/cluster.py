@@ -99,6 +99,7 @@ class ClusterRole(Document):
         count: members.
         quorum: how many must be ready for the cluster to be of use; all of them if not given.
         memory, cores, network: of each member; what the image needs, or the site's default, if not given.
+        max_memory, max_cores: how far each may grow while it runs; what it begins with if not given.
         lifetime: of each member; that of the cluster if not given.
         user_data: text for each member's first boot, as a requester's (cloud-config or a script).
         public_keys: OpenSSH public keys for the guests' default user.
@@ -118,6 +119,8 @@ class ClusterRole(Document):
     quorum: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     memory: Memory | None = None
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_memory: Memory | None = None
+    max_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     lifetime: Seconds | None = None
     network: Annotated[str, Field(max_length=80), AfterValidator(_network)] | None = None
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_user_data)] | None = None
@@ -138,6 +141,12 @@ class ClusterRole(Document):
         for names, what in ((self.provides, "provides"), (self.requires, "requires")):
             if len(set(names)) != len(names):
                 raise ValueError(f"a name stands twice under {what}; keep one")
+        for begins, most, what in (
+            (self.memory, self.max_memory, "max_memory"),
+            (self.cores, self.max_cores, "max_cores"),
+        ):
+            if begins is not None and most is not None and most < begins:
+                raise ValueError(f"{what} is less than what a member begins with; one of them is wrong")
         return self
 
     def request(self, image: str, lifetime: int, hostnames: tuple[str, ...], *, whole: bool) -> DeploymentRequest:
@@ -154,6 +163,8 @@ class ClusterRole(Document):
             count=len(hostnames),
             memory=self.memory,
             cores=self.cores,
+            max_memory=self.max_memory,
+            max_cores=self.max_cores,
             lifetime=lifetime,
             hostnames=hostnames,
             network=self.network,

@@ -24,7 +24,8 @@ class Proposal:
         request: as asked.
         image_id, title: what its reference means now.
         name: what host names begin with where the request gives none.
-        ask: its machines as placement sees them.
+        ask: its machines as placement sees them: with all that they may grow to.
+        memory, cores: that each of them begins with; None for all that it may have. Bytes.
         network: of each machine, `Network.parse` form.
         lifetime: seconds.
         policy, decision: the digest of what accepted it, and the decision as JSON.
@@ -50,6 +51,8 @@ class Proposal:
     role: str = ""
     held: bool = False
     place: Place | None = None
+    memory: int | None = None
+    cores: int | None = None
 
     def usage(self, count: int) -> Usage:
         """What so many of its machines add to what their owner holds."""

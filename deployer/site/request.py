@@ -55,6 +55,8 @@ class DeploymentRequest(Document):
         count: machines.
         memory: bytes per machine, whole MiB.
         cores: per machine.
+        max_memory, max_cores: how far each machine may grow while it runs; what it starts with if not given. This is what
+            quotas, policy and room on nodes are counted by.
         lifetime: seconds.
         hostname: what the guest is told it is called; with several machines a number is put after it.
         hostnames: or a name for each machine; with a request that takes what there is, the first ones are used.
@@ -70,6 +72,8 @@ class DeploymentRequest(Document):
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
+    max_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
     hostname: Annotated[str, Field(max_length=64)] | None = None
     hostnames: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_COUNT)] = ()

@@ -153,8 +153,8 @@ def _machine(deployment: Deployment, proposal: Proposal, uuid: str, node: str, n
         created=deployment.created,
         changed=deployment.created,
         ends=deployment.ends,
-        memory=ask.memory,
-        cores=ask.cores,
+        memory=proposal.memory or ask.memory,
+        cores=proposal.cores or ask.cores,
         granted_memory=ask.memory,
         granted_cores=ask.cores,
         disk=ask.disk,
@@ -173,5 +173,9 @@ def hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> s
 
 
 def _digest(request: DeploymentRequest, cluster: str | None, role: str) -> str:
-    asked: Sequence[object] = (request.model_dump(mode="json"), cluster or "", role)
+    values = request.model_dump(mode="json")
+    for name in ("max_memory", "max_cores"):  # keys that were used before there were these mean what they meant
+        if values[name] is None:
+            del values[name]
+    asked: Sequence[object] = (values, cluster or "", role)
     return hashlib.sha256(canonical(list(asked))).hexdigest()

@@ -1,6 +1,7 @@
 """Admitting requests: real signatures, a real policy, real placement; what is refused, and what a dry run says."""
 
 import base64
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,17 +17,19 @@ from catalog.manifest import Manifest
 from catalog.reference import Reference
 from deployer.anchors import anchor_block
 from deployer.deploying import Defaults
-from deployer.errors import Conflict, Misused, NoRoom, OverQuota, Refused, UserDataRefused
+from deployer.errors import Conflict, MachineConflict, Misused, NoRoom, OverQuota, Refused, UserDataRefused
 from deployer.machine import State
 from deployer.policy_store import RuleSet
+from deployer.site import lifecycle, store_machines
 from deployer.site.admitting import Admitting, Belonging, host_base, requester_of, site_wide, writable
-from deployer.site.allowances import UNLIMITED, Quota, Usage
+from deployer.site.allowances import UNLIMITED, Allowance, Quota, Share, Usage
 from deployer.site.database import SiteDatabase
 from deployer.site.placement import place
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.records import NodeState
 from deployer.site.request import DeploymentRequest, Wishes
 from deployer.withdrawals import BlockList, Withdrawn
+from signer.documents import canonical, validate
 from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.openpgp import Keyring
 from tests.deployer.nodes import policy
@@ -263,6 +266,52 @@ def test_quotas_are_weighed_where_they_cannot_be_raced(desk: Desk) -> None:
     assert tried.placement[0].startswith("no grant")
     desk.quota = UNLIMITED
     assert desk.admitting.admit(asked(), LOCAL).new
+
+
+def test_room_to_grow_is_counted_from_the_beginning(desk: Desk) -> None:
+    """By policy, quotas and placement; the machine begins smaller, and may be resized up to it."""
+    allowed = {"machines": 9, "cores": 3, "memory": "1536MiB", "lifetime": "3h"}
+    desk.quota = Quota((Share("g", validate(Allowance, allowed, "allowance")),))
+    request = asked(memory=256 * MIB, max_memory=GIB, max_cores=2)
+    machine = desk.admitting.admit(request, ALICE, "grows").machines[0]
+    assert (machine.memory, machine.cores) == (256 * MIB, 1)
+    assert (machine.granted_memory, machine.granted_cores) == (GIB, 2)
+    assert desk.site.store.usage(owner=ALICE) == Usage(1, 2, GIB)
+    told = desk.site.store.desired(machine.node or "").machines[0]
+    assert (told.memory, told.granted_memory, told.cores, told.granted_cores) == (256 * MIB, GIB, 1, 2)
+    for most, error in (
+        ({"max_cores": 3}, Refused),  # by the policy's limits for each machine
+        ({"max_memory": 2 * GIB}, Refused),
+        ({"max_cores": 2}, OverQuota),  # 2 are taken of 3
+        ({"max_memory": GIB}, OverQuota),
+        ({"max_memory": 64 * MIB}, Misused),  # it would begin with 128 MiB
+        ({"cores": 2, "max_cores": 1}, Misused),
+    ):
+        with pytest.raises(error):
+            desk.admitting.admit(asked(**most), ALICE)
+    desk.quota = UNLIMITED
+    desk.admitting.admit(asked(count=3, max_cores=2), ALICE)  # the nodes have 8 cores: 4 are used, and all are promised
+    with pytest.raises(NoRoom):
+        desk.admitting.admit(asked(), ALICE)
+    assert not desk.admitting.try_out(asked(), ALICE).placed
+    grown = lifecycle.resize(machine, GIB, 2)
+    assert grown is not None
+    with pytest.raises(MachineConflict, match="was granted 1GiB of memory and 2 cores"):
+        lifecycle.resize(grown.machine, None, 3)
+    assert not desk.admitting.admit(request, ALICE, "grows").new
+    with pytest.raises(Conflict):
+        desk.admitting.admit(asked(memory=256 * MIB, max_memory=GIB), ALICE, "grows")
+
+
+def test_keys_of_before_there_was_room_to_grow_mean_what_they_meant(desk: Desk) -> None:
+    """What was remembered of a request then, it is still."""
+    request = asked(count=2, hostname="wn")
+    values = request.model_dump(mode="json")
+    assert (values.pop("max_memory"), values.pop("max_cores")) == (None, None)
+    then = hashlib.sha256(canonical([values, "", ""])).hexdigest()
+    first = desk.admitting.admit(request, ALICE, "k1")
+    with desk.site.store.database.reading() as connection:
+        assert store_machines.ordered(connection, ALICE.identity, "k1") == (then, first.deployment.uuid)
 
 
 def test_the_same_key_has_the_same_answer_even_when_the_image_is_refused_by_now(desk: Desk) -> None:

@@ -70,6 +70,16 @@ def test_a_role_becomes_a_request() -> None:
     assert request.user_data == "IyEvYmluL3NoCg=="
     assert not request.wishes.whole
     assert star.slot("worker", "c-worker-3") == 3
+    assert (request.max_memory, request.max_cores) == (None, None)
+
+
+def test_a_role_may_have_room_to_grow() -> None:
+    """And never begins with more than that."""
+    worker = {"memory": "64MiB", "max_memory": "1GiB", "max_cores": 4}
+    request = document(worker=worker).roles["worker"].request("sha256:" + "1" * 64, 60, ("c-worker-1",), whole=True)
+    assert (request.memory, request.max_memory, request.cores, request.max_cores) == (64 << 20, 1 << 30, None, 4)
+    with pytest.raises(DocumentError, match="max_memory is less than what a member begins with"):
+        document(worker=worker | {"memory": "2GiB"})
 
 
 @pytest.mark.parametrize(
