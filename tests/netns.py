@@ -4,6 +4,9 @@
         origin = network.host("origin", mbit=100)
         process = origin.popen([sys.executable, "-m", "...", "--listen", origin.ip])
 
+A host whose address is on a bridge can have guests: `network.host("node", bridge="partita0")`; `host.lend()` gives them
+addresses, from whichever host.
+
 Nothing here reaches beyond its own namespaces. Leaving the block ends every process that was started in them and removes
 them; what an owner that was killed left behind is removed by the next owner, who knows by the name that it is gone.
 """
@@ -24,6 +27,9 @@ from typing import Any, Self
 PREFIX = "prt"
 SUBNET = "10.77.0"
 """Each network has a bridge of its own, so that all may use the same addresses."""
+
+GUESTS = f"{SUBNET}.100,{SUBNET}.250,1h"
+"""What `Host.lend` gives to whoever asks."""
 
 _CLONE_NEWNET = 0x40000000
 _numbers = itertools.count(1)
@@ -75,6 +81,22 @@ class Host:
         process = subprocess.Popen(["nsenter", f"--net=/run/netns/{self.namespace}", "--", *command], **options)
         self._processes.append(process)
         return process
+
+    @property
+    def entering(self) -> tuple[str, ...]:
+        """What to begin a command with so that it runs here. It sees the /sys of this host, as nsenter alone would not do."""
+        return ("ip", "netns", "exec", self.namespace)
+
+    def lend(self, directory: Path, **names: str) -> None:
+        """Give addresses to guests of the whole network (DHCP), and tell them of hosts by these names (DNS)."""
+        records = [f"--host-record={name},{address}" for name, address in names.items()]
+        with (directory / "dnsmasq.log").open("wb") as log:
+            self.popen(
+                ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--interface=eth0", "--bind-interfaces",
+                 "--no-resolv", "--no-hosts", "--dhcp-option=option:router", f"--dhcp-range={GUESTS}",
+                 f"--dhcp-leasefile={directory / 'leases'}", "--pid-file=", *records],
+                stdout=log, stderr=log,
+            )  # fmt: skip
 
     def shape(self, mbit: float) -> None:
         """Limit the link to so many Mbit/s each way."""
@@ -147,15 +169,22 @@ class Network:
             for namespace in [*(host.namespace for host in self.hosts), self.switch]:
                 _remove(namespace)
 
-    def host(self, name: str, mbit: float | None = None) -> Host:
-        """Add a host (a name of at most ten characters); without `mbit` its link is as fast as the machine."""
+    def host(self, name: str, mbit: float | None = None, bridge: str = "") -> Host:
+        """Add a host (a name of at most ten characters); without `mbit` its link is as fast as the machine.
+
+        With `bridge`, its address is on a bridge of that name, into which guests can be plugged beside its own link.
+        """
         host = Host(self, name, f"{SUBNET}.{len(self.hosts) + 1}")
         subprocess.run(["ip", "netns", "add", host.namespace], check=True)
         self.hosts.append(host)
         port = f"v{name}"
         _ip(self.switch, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
         _ip(self.switch, "ip", "link", "set", port, "master", "br0", "up")
-        host.run("ip", "address", "add", f"{host.ip}/24", "dev", "eth0")
+        if bridge:
+            host.run("ip", "link", "add", bridge, "type", "bridge", "stp_state", "0", "forward_delay", "0")
+            host.run("ip", "link", "set", "eth0", "master", bridge)
+            host.run("ip", "link", "set", bridge, "up")
+        host.run("ip", "address", "add", f"{host.ip}/24", "dev", bridge or "eth0")
         host.run("ip", "link", "set", "eth0", "up")
         host.run("ip", "link", "set", "lo", "up")
         if mbit is not None:
@@ -169,14 +198,14 @@ def inside(host: Host, work: Callable[[], Any]) -> Any:
 
     outcome: list[Any] = []
 
-    def enter() -> None:
+    def there() -> None:
         try:
-            _enter(host.namespace)
+            enter(host.namespace)
             outcome.append(work())
         except BaseException as exc:  # noqa: BLE001 - raised again in the caller's thread
             outcome.append(exc)
 
-    thread = threading.Thread(target=enter)
+    thread = threading.Thread(target=there)
     thread.start()
     thread.join()
     if isinstance(outcome[0], BaseException):
@@ -184,8 +213,8 @@ def inside(host: Host, work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _enter(namespace: str) -> None:
-    """Put the calling thread into a namespace."""
+def enter(namespace: str) -> None:
+    """Put the calling thread into a namespace, and those that it starts from now on."""
     with Path(f"/run/netns/{namespace}").open() as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns into {namespace}")

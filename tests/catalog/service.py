@@ -20,14 +20,17 @@ from signer.ca_directory import DEFAULT_DIRECTORY
 from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.openpgp import Keyring
 from signer.trust import Anchor
+from tests.netns import Host, enter
 
 # Each service is a process of its own; they are forked from one that has imported the libraries once.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
 
 
-def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | None) -> None:
+def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | None, namespace: str) -> None:
     """What the service's process does; everything that it says goes to the log."""
+    if namespace:
+        enter(namespace)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -56,13 +59,14 @@ class Service:
         ca_directory: Path = DEFAULT_DIRECTORY,
         mirror_of: str | None = None,
         metrics: str = "",
+        host: Host | None = None,
     ) -> None:
         self.directory, self._mirror_of = root / "catalog", mirror_of
         self._settings = CatalogSettings(
             directory=self.directory, max_image_bytes=limit, tuf_bits=6, ca_directory=ca_directory, metrics=metrics
         )
         self._ready, self.log = root / "ready", root / "log"
-        self._listen = "127.0.0.1:0"
+        self._listen, self._namespace = (f"{host.ip}:0", host.namespace) if host else ("127.0.0.1:0", "")
         self.url = ""
         self._process: Any = None
 
@@ -88,7 +92,7 @@ class Service:
         """Start it and do not wait."""
         self._ready.unlink(missing_ok=True)
         settings = self._settings.model_copy(update={"listen": self._listen})
-        arguments = (settings, self._ready, self.log, self._mirror_of)
+        arguments = (settings, self._ready, self.log, self._mirror_of, self._namespace)
         self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 

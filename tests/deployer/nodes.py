@@ -26,6 +26,7 @@ from signer.documents import validate
 from signer.trust import Anchor
 from stager.settings import NodeSettings
 from tests.catalog.service import first_root
+from tests.netns import Host, enter, inside
 
 # Each node is a process of its own; they are forked from one that has imported the libraries once.
 _PROCESSES = multiprocessing.get_context("forkserver")
@@ -34,8 +35,10 @@ _PROCESSES.set_forkserver_preload(
 )
 
 
-def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Path) -> None:
+def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Path, namespace: str) -> None:
     """What the node's process does; everything that it says goes to the log."""
+    if namespace:
+        enter(namespace)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -96,6 +99,7 @@ class NodeProcess:
         warm: Path | None = None,
         cache_quota: int = 1 << 30,
         pinned: bool = True,
+        host: Host | None = None,
         **deploy: object,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
@@ -103,8 +107,12 @@ class NodeProcess:
         self.policy = self.directory / "policy.toml"
         self.policy.write_text(policy_text)
         self._node = {"directory": str(self.directory / "n"), "catalog": catalog, "cache_quota": cache_quota}
+        self._namespace = host.namespace if host else ""
+        if host:
+            self._node["swarm_listen"] = f"{host.ip}:0"
         if pinned:
-            (self.directory / "root.json").write_bytes(first_root(catalog))
+            root = inside(host, lambda: first_root(catalog)) if host else first_root(catalog)
+            (self.directory / "root.json").write_bytes(root)
             self._node["tuf_root"] = str(self.directory / "root.json")
         self._deploy = {"policy": str(self.policy), "accelerator": "tcg", "network": "none"} | deploy
         self._process: Any = None
@@ -143,7 +151,8 @@ class NodeProcess:
         ready = self.directory / "ready"
         ready.unlink(missing_ok=True)
         settings, deploy = validate(NodeSettings, self._node, "node"), validate(DeploySettings, self._deploy, "deploy")
-        self._process = _PROCESSES.Process(target=_serve, args=(settings, deploy, ready, self.log), daemon=True)
+        arguments = (settings, deploy, ready, self.log, self._namespace)
+        self._process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
         def answers() -> bool:

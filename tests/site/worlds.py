@@ -29,9 +29,11 @@ from deployer.site.wire import Joined, Ordered, TokenRequest
 from deployer.site_client import Membership
 from deployer.site_client import SiteClient as NodeSideClient
 from signer.documents import validate
+from tests import netns
 from tests.catalog.service import first_root
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
+from tests.netns import Host, inside
 from tests.site.issuing import AUDIENCE, Served, issuer
 
 # Each site is a process of its own; they are forked from one that has imported the libraries once.
@@ -53,9 +55,16 @@ PATIENCE = 60.0
 
 
 def _serve(
-    settings: SiteSettings, ready: Path, log: Path, ec2: Ec2Settings | None, variables: Mapping[str, str]
+    settings: SiteSettings,
+    ready: Path,
+    log: Path,
+    ec2: Ec2Settings | None,
+    variables: Mapping[str, str],
+    namespace: str,
 ) -> None:
     """What the site's process does; everything that it says goes to the log."""
+    if namespace:
+        netns.enter(namespace)
     os.environ.update(variables)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
@@ -78,6 +87,7 @@ class SiteProcess:
         policy_text, rights, issuers: what its files say; the latter two need not be there.
         ec2: its section `ec2`, if it has accounts there.
         variables: of the process's environment.
+        host: where it runs; loopback if not given.
         site: further settings of the section `site`.
     """
 
@@ -90,9 +100,11 @@ class SiteProcess:
         issuers: str = "",
         ec2: Ec2Settings | None = None,
         variables: Mapping[str, str] | None = None,
+        host: Host | None = None,
         **site: object,
     ) -> None:
         self._ec2, self._variables = ec2, dict(variables or {})
+        self._ip, self._namespace = (host.ip, host.namespace) if host else ("127.0.0.1", "")
         self.place = Path(tempfile.mkdtemp(prefix="ps-", dir="/tmp"))
         self.directory, self.log = self.place / "s", self.place / "log"
         self.policy, self.rights, self.issuers = (
@@ -103,8 +115,8 @@ class SiteProcess:
                 file.write_text(text)
         self._settings: dict[str, object] = {
             "directory": str(self.directory),
-            "listen": "127.0.0.1:0",
-            "names": ["127.0.0.1", "localhost"],
+            "listen": f"{self._ip}:0",
+            "names": [self._ip, "localhost"],
             "catalog": catalog or "http://127.0.0.1:9",
             "policy": str(self.policy),
             "blocked": str(self.place / "blocked.toml"),
@@ -113,7 +125,8 @@ class SiteProcess:
             "network": "none",
         } | site
         if catalog:
-            (self.place / "root.json").write_bytes(first_root(catalog))
+            root = inside(host, lambda: first_root(catalog)) if host else first_root(catalog)
+            (self.place / "root.json").write_bytes(root)
             self._settings["tuf_root"] = str(self.place / "root.json")
         self.url = ""
         self._process: Any = None
@@ -139,7 +152,7 @@ class SiteProcess:
         """Start it and wait until it answers."""
         ready = self.place / "ready"
         ready.unlink(missing_ok=True)
-        arguments = (self.settings, ready, self.log, self._ec2, self._variables)
+        arguments = (self.settings, ready, self.log, self._ec2, self._variables, self._namespace)
         self._process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
@@ -149,7 +162,7 @@ class SiteProcess:
 
         wait_for(answers, PATIENCE)
         self.url = ready.read_text()
-        self._settings["listen"] = f"127.0.0.1:{self.url.rpartition(':')[2]}"
+        self._settings["listen"] = f"{self._ip}:{self.url.rpartition(':')[2]}"
 
     def kill(self) -> None:
         """End the service as a power cut would; machines and nodes go on."""
