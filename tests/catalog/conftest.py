@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from signer.openpgp import Keyring
+from tests.catalog.published import published  # noqa: F401 - fixture
 from tests.catalog.service import Service, Vo
 
 

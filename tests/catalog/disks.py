@@ -4,13 +4,15 @@ import json
 import random
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalog.bundle import Bundle
+from catalog.errors import CatalogError, DiskRefused
 from catalog.gpt import write_gpt
 from catalog.importing import Wishes
+from catalog.inspecting import Format
 from catalog.manifest import BareDisk, GptDisk
 from catalog.recipe import Identity
 from signer.documents import validate
@@ -20,6 +22,9 @@ SECTOR = 512
 
 LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
+
+Scenario = Callable[[Path], Path]
+"""Makes a disk in a directory and returns its path."""
 
 
 def run(*command: str | Path, data: bytes | None = None) -> bytes:
@@ -179,3 +184,26 @@ def tree(root: Path, order: random.Random | None = None) -> Path:
             path.chmod(0o755)
     root.chmod(0o755)
     return root
+
+
+def gpt_qcow2(here: Path, *options: str) -> Path:
+    """The disk of `gpt_disk` as qcow2."""
+    return qcow2(gpt_disk(here / "raw"), here / "disk", *options)
+
+
+class Corpus:
+    """A table of disks that are refused, filled by its decorator."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, Format, Scenario, type[CatalogError], str]] = []
+
+    def __call__(
+        self, sentence: str, named: Format, reason: str, error: type[CatalogError] = DiskRefused
+    ) -> Callable[[Scenario], Scenario]:
+        """Put a scenario into the table: what it is, how the disk is named, a pattern of the reason, and the error."""
+
+        def put_in(scenario: Scenario) -> Scenario:
+            self.rows.append((sentence, named, scenario, error, reason))
+            return scenario
+
+        return put_in

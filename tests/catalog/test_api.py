@@ -1,81 +1,24 @@
-"""The HTTP surface of a real service: ranges, entity tags, pages, problems, and an OpenAPI document that says it all."""
+"""The HTTP surface of a real service: ranges, entity tags, pages, refusals, and an OpenAPI document that says it all."""
 
-import base64
-import contextlib
-import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.address import LEAF, Address
-from catalog.bundle import Bundle
 from catalog.client import CatalogClient
-from catalog.errors import CatalogError, Malformed, RangeRefused
-from catalog.manifest import MEDIA_TYPE, Manifest
+from catalog.errors import RangeRefused
+from catalog.manifest import MEDIA_TYPE
 from catalog.measuring import measure
-from catalog.problems import KINDS, PREFIX, from_problem, status_of, to_problem
-from catalog.wire import MAX_PART, PublicationRequest, SignedStatement, parse_content_range, parse_range
+from catalog.problems import KINDS
+from catalog.wire import PublicationRequest, parse_content_range, parse_range
 from signer.documents import canonical, parse
-from signer.errors import DocumentError, KeyUnusable
-from tests.catalog.service import Service, Vo, files
-from tests.factories import MIB, bundle
-
-NO_IMAGE = "sha256:" + "0" * 64
-NO_ADDRESS = "0" * 64 + "-1048576"
-
-
-class Published:
-    """A running catalog with five images: star/worker 1.0 to 1.3 and atlas/node 1.0."""
-
-    def __init__(self, service: Service, http: httpx.Client, images: list[Bundle], pending: Bundle) -> None:
-        self.service, self.http, self.images, self.pending = service, http, images, pending
-
-    @property
-    def manifest(self) -> Manifest:
-        """The first image's."""
-        return self.images[0].manifest
-
-    @property
-    def content(self) -> tuple[Address, bytes]:
-        """A content of it."""
-        address = self.manifest.blobs()[0]
-        return address, self.images[0].blob(address).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Iterator[Published]:
-    """One service for all questions that change nothing."""
-    root = tmp_path_factory.mktemp("api")
-    with Service(root) as service:
-        service.register(vos["star"].anchor(), vos["atlas"].anchor())
-        images = []
-        with service.client() as client:
-            for minor in range(4):
-                directory = root / f"image{minor}"
-                images.append(vos["star"].endorse(bundle(directory, partitions=1, size=MIB, version=f"1.{minor}")))
-                client.publish(images[-1])
-            other = bundle(root / "atlas", partitions=1, size=MIB, vo="atlas", name="node")
-            client.publish(vos["atlas"].endorse(other))
-            pending = vos["star"].endorse(bundle(root / "pending", partitions=1, size=MIB, seed=9, version="2.0"))
-            client.begin(pending.manifest.canonical(), pending.endorsements())
-        with httpx.Client(base_url=service.url, trust_env=False) as http:
-            yield Published(service, http, images, pending)
-
-
-def problem(answer: httpx.Response) -> tuple[int, str, str]:
-    """(status, code, detail) of a problem, whose form is checked."""
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    found = answer.json()
-    assert found["status"] == answer.status_code
-    assert found["title"]
-    assert found["type"].startswith(PREFIX)
-    return answer.status_code, found["type"].removeprefix(PREFIX), found["detail"]
-
+from signer.errors import DocumentError
+from tests.catalog.published import NO_ADDRESS, NO_IMAGE, Published, problem
+from tests.catalog.service import Vo
+from tests.factories import MIB
 
 RANGES = [
     ("the first bytes", "bytes=0-99", 0, 100),
@@ -272,158 +215,6 @@ def test_questions_that_are_refused(
     assert len(detail) > 20
 
 
-def request_with(published: Published, **changes: object) -> bytes:
-    """A publication request, altered."""
-    whole: dict[str, object] = {
-        "manifest": published.pending.manifest.canonical().decode(),
-        "endorsements": [
-            SignedStatement.of(*pair).model_dump(mode="json") for pair in published.pending.endorsements()
-        ],
-    }
-    return json.dumps({name: value for name, value in (whole | changes).items() if value is not None}).encode()
-
-
-def altered(published: Published, **members: object) -> str:
-    """The pending image's manifest with other members, not endorsed."""
-    return json.dumps(
-        json.loads(published.pending.manifest.canonical()) | members, separators=(",", ":"), sort_keys=True
-    )
-
-
-def signed(**changes: object) -> list[object]:
-    """An endorsement, altered."""
-    return [{"statement": "{}", "signature": base64.b64encode(b"x").decode()} | changes]
-
-
-OFFERS: list[tuple[str, Any, int, str, str]] = [
-    ("not JSON", lambda _: b"{", 400, "malformed-document", "publication: $: is not JSON at line 1"),
-    ("not UTF-8", lambda _: b"\xff", 400, "malformed-document", "not UTF-8 at byte 0"),
-    ("a list", lambda _: b"[]", 400, "malformed-document", "publication: $"),
-    ("nested without end", lambda _: b"[" * 100_000, 400, "malformed-document", "publication: $"),
-    ("a member twice", lambda _: b'{"manifest":"","manifest":""}', 400, "malformed-document", "stands twice"),
-    ("an unknown member", lambda p: request_with(p, password="x"), 400, "malformed-document", "$.password: is not known"),
-    ("no manifest", lambda p: request_with(p, manifest=None), 400, "malformed-document", "$.manifest: is missing"),
-    ("no endorsements", lambda p: request_with(p, endorsements=None), 400, "malformed-document", "$.endorsements"),
-    ("zero endorsements", lambda p: request_with(p, endorsements=[]), 400, "malformed-document", "$.endorsements"),
-    ("too many endorsements", lambda p: request_with(p, endorsements=signed() * 65), 400, "malformed-document", "$.endorsements"),
-    ("a signature that is not base64", lambda p: request_with(p, endorsements=signed(signature="?")), 400, "malformed-document", "$.endorsements[0].signature: is not base64"),
-    ("a signature that is too long", lambda p: request_with(p, endorsements=signed(signature="A" * 90_000)), 400, "malformed-document", "$.endorsements[0].signature"),
-    ("an empty manifest", lambda p: request_with(p, manifest=""), 400, "malformed-document", "manifest: $"),
-    ("a manifest that is not canonical", lambda p: request_with(p, manifest=" " + p.pending.manifest.canonical().decode()), 400, "malformed-document", "not in canonical form"),
-    ("a manifest with a fault deep inside", lambda p: request_with(p, manifest=altered(p, needs={"memory": -1, "cores": 1})), 400, "malformed-document", "manifest: $.needs.memory"),
-    ("a manifest that is too long", lambda p: request_with(p, manifest="x" * (1 << 20 | 1)), 400, "malformed-document", "$.manifest"),
-    ("a request that is too long", lambda _: b" " * (4 << 20 | 1), 413, "too-large", "at most 4194304 bytes"),
-    ("an endorsement of an unregistered VO", lambda p: request_with(p, manifest=altered(p, vo="cms")), 403, "not-entitled", "the VO cms is not registered"),
-    ("an endorsement of another image", lambda p: request_with(p, manifest=altered(p, version="3.0")), 403, "not-entitled", "about another image"),
-    ("garbage as endorsement", lambda p: request_with(p, endorsements=signed()), 403, "not-entitled", "no endorsement by a registered key"),
-    ("garbage as signature", lambda p: request_with(p, endorsements=[json.loads(request_with(p))["endorsements"][0] | {"signature": "AAAA"}]), 403, "not-entitled", "no endorsement by a registered key"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("sentence", "body", "status", "code", "said"), OFFERS, ids=[row[0] for row in OFFERS])
-def test_publications_that_are_refused(
-    published: Published, sentence: str, body: Any, status: int, code: str, said: str
-) -> None:
-    """The problem gives the place, and nothing is left behind."""
-    before = files(published.service.directory)
-    found, name, detail = problem(published.http.post("/v1/publications", content=body(published)))
-    assert (found, name) == (status, code), detail
-    assert said in detail
-    assert files(published.service.directory) == before
-
-
-def test_a_body_without_end_is_cut_off(published: Published) -> None:
-    """Also where no length was announced."""
-
-    def endless() -> Iterator[bytes]:
-        while True:
-            yield b" " * 65536
-
-    # The connection may be closed before a sender that never pauses looks for the answer.
-    with contextlib.suppress(httpx.TransportError):
-        assert problem(published.http.post("/v1/publications", content=endless()))[1] == "too-large"
-    assert published.http.get("/readyz").status_code == 200
-
-
-def put(published: Published, data: bytes, content_range: str, address: object = None) -> httpx.Response:
-    """Send a range of the pending image's first content."""
-    address = address or published.pending.manifest.blobs()[0]
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{address}"
-    return published.http.put(url, content=data, headers={"Content-Range": content_range})
-
-
-PUTS: list[tuple[str, int, str, int, str, str]] = [
-    ("no range", 16384, "", 416, "range-refused", "not understood"),
-    ("a range of other units", 16384, "leaves 0-1/64", 416, "range-refused", "not understood"),
-    ("another size than the address says", 16384, "bytes 0-16383/99", 416, "range-refused", "its address says 1048576"),
-    ("past the end", 32768, "bytes 1032192-1064959/1048576", 416, "range-refused", "outside the blob"),
-    ("backwards", 16384, "bytes 16384-0/1048576", 416, "range-refused", "outside the blob"),
-    ("not on a leaf's boundary", 16384, "bytes 1-16384/1048576", 416, "range-refused", "multiple of 16384"),
-    ("half a leaf", 100, "bytes 0-99/1048576", 416, "range-refused", "multiple of 16384"),
-    ("shorter than it says", 16384, "bytes 0-32767/1048576", 416, "range-refused", "brings 16384"),
-    ("longer than it says", 32768, "bytes 0-16383/1048576", 416, "range-refused", "brings 32768"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("sentence", "length", "header", "status", "code", "said"), PUTS, ids=[row[0] for row in PUTS])
-def test_ranges_that_are_not_accepted(
-    published: Published, sentence: str, length: int, header: str, status: int, code: str, said: str
-) -> None:
-    """Nothing of them is kept."""
-    before = files(published.service.directory)
-    found, name, detail = problem(put(published, bytes(length), header))
-    assert (found, name) == (status, code), detail
-    assert said in detail
-    assert files(published.service.directory) == before
-
-
-def test_a_range_larger_than_any_is_refused(published: Published) -> None:
-    """Whatever the content's size."""
-    address = Address(bytes(32), 1 << 30)
-    with pytest.raises(RangeRefused, match="smaller parts"):
-        parse_content_range(f"bytes 0-{MAX_PART + LEAF - 1}/{1 << 30}", MAX_PART + LEAF, address)
-    answer = put(published, bytes(MAX_PART + LEAF), f"bytes 0-{MAX_PART + LEAF - 1}/1048576")
-    assert problem(answer)[:2] == (413, "too-large")
-
-
-def test_a_range_of_what_is_no_part_of_the_image_is_refused(published: Published) -> None:
-    """A publication does not make the catalog a place for anything else."""
-    answer = put(published, bytes(16384), "bytes 0-16383/1048576", NO_ADDRESS)
-    assert problem(answer)[1] == "not-found"
-
-
-def test_a_range_without_length_is_refused(published: Published) -> None:
-    """Chunked bodies have none."""
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{published.pending.manifest.blobs()[0]}"
-    answer = published.http.put(url, content=iter([b"x"]), headers={"Content-Range": "bytes 0-16383/1048576"})
-    assert problem(answer)[2] == "Content-Length is missing; a range is sent with its length"
-
-
-def test_committing_early_is_refused(published: Published) -> None:
-    """With how many contents are missing."""
-    status, code, detail = problem(
-        published.http.post(f"/v1/publications/{published.pending.manifest.image_id}/commit")
-    )
-    assert (status, code) == (409, "conflict")
-    assert "still misses" in detail
-
-
-def test_a_cut_range_is_not_acknowledged(published: Published) -> None:
-    """Half of it arrived; the catalog counts none of it and goes on serving."""
-    import socket
-
-    host, port = published.service.url.removeprefix("http://").split(":")
-    address = published.pending.manifest.blobs()[0]
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{address}"
-    with socket.create_connection((host, int(port))) as wire:
-        wire.sendall(
-            f"PUT {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 32768\r\nContent-Range: bytes 0-32767/1048576\r\n\r\n".encode()
-            + bytes(20000)
-        )
-    assert published.http.get(url).json()["received"] == []
-    assert published.http.get("/readyz").status_code == 200
-
-
 def test_openapi_describes_every_operation(published: Published) -> None:
     """Each has a summary, a description, an answer with a schema or an example, and problems that exist."""
     document = published.http.get("/openapi.json").json()
@@ -479,54 +270,6 @@ def test_the_documented_examples_are_of_the_documented_form() -> None:
         model = getattr(wire, name)
         for example in model.model_config["json_schema_extra"]["examples"]:
             assert parse(model, canonical(example), name)
-
-
-@pytest.mark.parametrize("code", sorted(KINDS))
-def test_every_error_crosses_the_wire(code: str) -> None:
-    """The client raises the very class, with the same sentence and the same attributes."""
-    kind = KINDS[code]
-    error = DocumentError("manifest", "$.disks[0]", "is wrong") if kind is DocumentError else kind("a sentence")
-    back = from_problem(canonical(to_problem(error)))
-    assert type(back) is kind
-    assert str(back) == str(error)
-    assert vars(back) == vars(error)
-    assert status_of(kind) == to_problem(error)["status"]
-
-
-def test_errors_that_are_not_ours_keep_their_inside() -> None:
-    """A programmer's mistake does not tell strangers about files and queries; a subclass travels as its ancestor."""
-    assert "secret" not in str(to_problem(RuntimeError("secret /etc/shadow")))
-    assert "secret" not in str(to_problem(KeyUnusable("secret /etc/shadow")))
-
-    class Special(Malformed):
-        """Known here only."""
-
-    assert type(from_problem(canonical(to_problem(Special("x"))))) is Malformed
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"<html>", b"[]", b"{}", b'{"detail":1}', b'{"detail":"x","type":"about:blank"}',
-     b'{"detail":"x","type":"urn:partita:problem:malformed-document"}',
-     b'{"detail":"x","type":"urn:partita:problem:conflict","__class__":1' ],
-)  # fmt: skip
-def test_what_is_no_problem_of_ours_is_none(data: bytes) -> None:
-    """Never an exception of the reader's own."""
-    assert from_problem(data) is None
-
-
-def test_attributes_that_an_error_does_not_have_are_ignored() -> None:
-    """A hostile catalog cannot set anything on our exceptions."""
-    error = from_problem(b'{"type":"urn:partita:problem:conflict","detail":"d","exit_code":0,"args":[1]}')
-    assert error is not None
-    assert (vars(error), str(error)) == ({}, "d")
-    assert isinstance(error, CatalogError)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_as_problem(data: bytes) -> None:
-    """No bytes make it fail."""
-    assert from_problem(data) is None or isinstance(from_problem(data), Exception)
 
 
 @given(st.text(max_size=40) | st.from_regex(r"bytes=[0-9]{0,4}-[0-9]{0,4}", fullmatch=True), st.integers(1, 5000))

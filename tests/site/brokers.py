@@ -28,6 +28,7 @@ from deployer.site.records import SiteCluster, SiteMachine
 from deployer.site.request import DeploymentRequest
 from deployer.site.store import SiteStore
 from signer.documents import canonical, validate
+from tests.deployer.test_seed import public_key
 
 ALICE = Principal(issuer="https://tokens.example.org", subject="alice", vo="star")
 IMAGE = "sha256:" + "5b" * 32
@@ -234,3 +235,11 @@ def site(
             yield world, lambda machine: Guest(url, machine, world.context(machine), client)
     finally:
         world.database.close()
+
+
+KEY = public_key(comment="root@star")
+BLOB = " ".join(KEY.split(" ")[:2])
+NONCE = "n" * 40
+
+Make = Callable[[SiteMachine], Guest]
+Star = tuple[World, Guest, Guest, Guest]
