@@ -16,6 +16,7 @@ from deployer.ec2.errors import NoAccount
 from deployer.ec2.pricing import Dollars, Prices
 from deployer.errors import PolicyUnusable
 from deployer.site.principal import Group, Principal
+from deployer.site.rereading import read_if_there
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
 
@@ -62,6 +63,11 @@ class Account(Document):
     cores: Annotated[int, Field(ge=1)]
     memory: Size
     disk: Size
+
+    @property
+    def reached(self) -> tuple[str, str, str, str]:
+        """How it is reached: with another of these it is another account, as far as a site can tell."""
+        return self.region, self.profile, self.role_arn, self.external_id
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -117,12 +123,16 @@ class Accounts(Document):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read the file; PolicyUnusable with the place."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_ACCOUNTS_FILE + 1)
-        except OSError as exc:
-            raise PolicyUnusable(f"{path}: the accounts at EC2 cannot be read: {exc.strerror}") from exc
+        """Read the file; PolicyUnusable with the place, also where there is none."""
+        if (found := cls.find(path)) is None:
+            raise PolicyUnusable(f"accounts {path}: cannot be read: there is no such file")
+        return found
+
+    @classmethod
+    def find(cls, path: Path) -> Self | None:
+        """The same; None where there is no file."""
+        if (data := read_if_there(path, MAX_ACCOUNTS_FILE, "accounts")) is None:
+            return None
         try:
             return parse_toml(cls, data, f"accounts {path}", limit=MAX_ACCOUNTS_FILE)
         except DocumentError as exc:

@@ -3,6 +3,7 @@
 A request may ask for EC2, or for it where the site's own nodes have no room. Then the pools at EC2 are looked at for the
 requester: those of other accounts are left out, and so is their own where the image cannot boot there, no type fits, or
 the cap would be passed. Each reason is told by the placement beside those of the site's own nodes (`placement.place`).
+What a machine is admitted as is kept with it in the same transaction, and counts against the cap from then on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,13 @@ from typing import Final, Protocol
 from catalog.manifest import Manifest
 from deployer.ec2.accounts import Account, Accounts
 from deployer.ec2.bootability import bootable, with_blanks
-from deployer.ec2.errors import OverBudget
+from deployer.ec2.errors import NoAccount, OverBudget
 from deployer.ec2.instance_types import InstanceType, choose
-from deployer.ec2.pricing import check_cap, estimate
+from deployer.ec2.pricing import Spend, check_cap, estimate
 from deployer.errors import DeployerError, NoRoom
-from deployer.site.placement import EC2, Ask, NodeRoom, Placed
+from deployer.site.placement import EC2, Ask, NodeRoom, Placed, Promised
 from deployer.site.principal import LOCAL, Principal
+from deployer.site.records import Promise
 from deployer.site.request import DeploymentRequest
 
 ACCOUNT: Final = "account"
@@ -33,8 +35,8 @@ class Known(Protocol):
     def types(self, account: Account) -> Sequence[InstanceType]:
         """The allowed types, as EC2 describes them; errors of AWS."""
 
-    def committed(self, account: Account) -> Decimal:
-        """USD that are spent or promised in this month."""
+    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+        """USD that are spent or promised in this month; `promised` by the UUIDs of machines that have not ended."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,30 @@ def bursting(
             return chosen
         try:
             more = offered.usd(count)
-            check_cap(offered.account.name, offered.account.cap, known.committed(offered.account), more)
+            there = [room for room in rooms if room.kind == EC2 and room.labels.get(ACCOUNT) == offered.account.name]
+            promised = spends_of([one for room in there for one in room.promised])
+            check_cap(offered.account.name, offered.account.cap, known.committed(offered.account, promised), more)
         except OverBudget as exc:
             return _without(place, mine, ask, exc)
         machines = "1 machine" if count == 1 else f"{count} machines"
         said = f"{machines} at EC2 as {offered.type.name} with {offered.gib} GiB are estimated at {more} USD until their end."
-        return replace(chosen, sentences=(*chosen.sentences, said))
+        promise = Promise(instance_type=offered.type.name, gib=offered.gib)
+        promises = {node: promise for node in chosen.nodes if node in pools}
+        return replace(chosen, sentences=(*chosen.sentences, said), promises=promises)
 
     return placed
+
+
+def spends_of(promised: Sequence[Promised]) -> dict[str, Spend]:
+    """What promises cost, by the UUIDs of their machines."""
+    return {one.machine: Spend(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
+
+
+def nowhere(place: Place, request: DeploymentRequest) -> Place:
+    """A way to place machines of a site without accounts: its own nodes, whatever pools it had before."""
+    if request.wishes.where == "local":
+        return place
+    return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
 
 
 def _only(room: NodeRoom, account: Account) -> NodeRoom:
@@ -167,13 +185,13 @@ class Quoted:
 
     Args:
         types: asks EC2 for an account's types.
-        committed: reads the books.
+        committed: reads the books, and adds what was promised.
     """
 
     def __init__(
         self,
         types: Callable[[Account], Sequence[InstanceType]],
-        committed: Callable[[Account], Decimal],
+        committed: Callable[[Account, Mapping[str, Spend]], Decimal],
     ) -> None:
         self._ask, self._committed = types, committed
         self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
@@ -185,6 +203,6 @@ class Quoted:
             self._types = {**self._types, key: self._ask(account)}
         return self._types[key]
 
-    def committed(self, account: Account) -> Decimal:
+    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
         """See `Known`."""
-        return self._committed(account)
+        return self._committed(account, promised)

@@ -9,7 +9,7 @@ a snapshot, an AMI and a machine each have a name that is asked for first.
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,6 +17,7 @@ from catalog.manifest import Manifest
 from catalog.reference import Reference
 from deployer.decision import Request
 from deployer.deploying import Images
+from deployer.ec2.accounts import Account
 from deployer.ec2.books import ImageEntry, MachineEntry
 from deployer.ec2.bootability import Bootable, Volume, bootable, with_blanks
 from deployer.ec2.guest_data import guest_data
@@ -24,7 +25,7 @@ from deployer.ec2.imaging import Imaging, Progress
 from deployer.ec2.instance_types import InstanceType, choose
 from deployer.ec2.instances import Instance, machine_tags, run_request
 from deployer.ec2.opening import OpenAccount
-from deployer.ec2.pricing import Spend, check_cap, committed, estimate
+from deployer.ec2.pricing import Spend, check_within, committed
 from deployer.ec2.snapshots import Snapshot
 from deployer.ec2.tags import RECEIPT
 from deployer.exposure import Facts, affected
@@ -196,6 +197,12 @@ class Ec2Deployer:
         self._note(machine, instance=instance.instance)
         return instance
 
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account: for what is begun from now on. From any thread."""
+        if account.instance_types != self.account.instance_types:
+            self._types = ()
+        self.account = account
+
     def readmit(self, machine: DesiredMachine, running: int) -> None:
         """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
         self._judge(self._look_up(machine), running, "boot")
@@ -257,9 +264,10 @@ class Ec2Deployer:
 
     def choose(self, cores: int, memory: int, found: Bootable) -> InstanceType:
         """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""
-        if not self._types:
-            self._types = self._machines.types(self.account.instance_types)
-        return choose(self._types, self.account.prices, cores, memory, found.architecture, found.boot_mode)
+        account = self.account
+        types = self._types or self._machines.types(account.instance_types)
+        self._types = types if account.instance_types == self.account.instance_types else ()
+        return choose(types, account.prices, cores, memory, found.architecture, found.boot_mode)
 
     def _judge(self, job: _Job, running: int, stage: Stage) -> tuple[Case, Judged]:
         return self._decide(job.manifest, job.pairs, job.request, running, stage)
@@ -283,14 +291,19 @@ class Ec2Deployer:
         return case, judged
 
     def _book(self, job: _Job) -> None:
-        """Look whether there is money left, and take it, in one."""
-        machine, now = job.machine, self._now()
+        """Look whether there is money left, and take it, in one. What was admitted has its money set aside, so this refuses
+        only where the site's file has another cap or other prices since."""
+        machine, now, account = job.machine, self._now(), self.account
         with self._books.booking():
-            others = [entry for entry in self._books.machines() if entry.machine != machine.uuid]
-            spent = committed(self.account.prices, map(spend_of, others), now)
-            left = int((machine.ends - now) / timedelta(seconds=1))
-            more = estimate(self.account.prices, job.type.name, job.gib, max(1, left), 1)
-            check_cap(self.account.name, self.account.cap, spent, more)
+            others = [spend_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
+            mine = Spend(job.type.name, job.gib, now, max(now, machine.ends))
+            prices = account.prices
+            check_within(
+                account.name,
+                account.cap,
+                committed(prices, others, now),
+                committed(prices, [*others, mine], now),
+            )
             if self._books.machine(machine.uuid) is None:
                 self._books.put_machine(
                     MachineEntry(

@@ -61,6 +61,9 @@ class Makes(Protocol):
     def readmit(self, machine: DesiredMachine, running: int) -> None:
         """Raise Refused if one that was at rest may not run again."""
 
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account from now on."""
+
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets."""
 
@@ -123,6 +126,11 @@ class Ec2Pool:
         for making in self._making.values():
             making.progress.cancelled.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account; how it is reached is as it was. From any thread."""
+        self._account = account
+        self._makes.follow(account)
 
     def busy(self, seconds: float) -> bool:
         """Whether machines are being made; waits that long for one of them to be done."""

@@ -66,6 +66,11 @@ def estimate(prices: Prices, instance_type: str, gib: int, lifetime: int, count:
     return _cents(one * count)
 
 
+def dues(booked: Mapping[str, Spend], promised: Mapping[str, Spend]) -> list[Spend]:
+    """What machines cost, each counted once, by UUID: what was promised to one that has not ended, else what is booked."""
+    return list({**booked, **promised}.values())
+
+
 def this_month(now: datetime) -> datetime:
     """When the month of a cap began: UTC, as EC2 bills."""
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -101,10 +106,20 @@ def check_cap(account: str, cap: str, already: Decimal, more: Decimal) -> None:
         OverBudget: with the sum.
     """
     if already + more > Decimal(cap):
-        raise OverBudget(
-            f"this is estimated at {more} USD, {already} USD are spent or promised in this month, and together they "
-            f"are more than the {cap} USD that the account {account} may spend; ask for fewer machines or less time"
-        )
+        raise _over(account, cap, already, more)
+
+
+def check_within(account: str, cap: str, before: Decimal, after: Decimal) -> None:
+    """As `check_cap`, of what is committed before and after: what was admitted by rounded sums never fails by a cent."""
+    if after > Decimal(cap):
+        raise _over(account, cap, before, after - before)
+
+
+def _over(account: str, cap: str, already: Decimal, more: Decimal) -> OverBudget:
+    return OverBudget(
+        f"this is estimated at {more} USD, {already} USD are spent or promised in this month, and together they "
+        f"are more than the {cap} USD that the account {account} may spend; ask for fewer machines or less time"
+    )
 
 
 def cheapest(prices: Mapping[str, Dollars], types: Iterable[str]) -> list[str]:

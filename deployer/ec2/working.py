@@ -6,27 +6,31 @@ is. Credentials stay in this process.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, Protocol, Self
 
 from catalog.errors import CatalogError
 from catalog.manifest import Manifest
 from deployer.ec2.accounts import Account, Accounts
-from deployer.ec2.bursting import Known, Place, Quoted, bursting
+from deployer.ec2.bursting import Place, Quoted, bursting, spends_of
 from deployer.ec2.deploying import Ec2Deployer, spend_of
+from deployer.ec2.errors import NoAccount
 from deployer.ec2.imaging import Imaging
 from deployer.ec2.opening import OpenAccount, open_account, staging
 from deployer.ec2.pool import Ec2Pool
-from deployer.ec2.pricing import committed
+from deployer.ec2.pricing import Spend, check_within, committed, dues
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
 from deployer.policy_store import RuleSet
 from deployer.recording import Recorder
 from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.placement import Promised
 from deployer.site.principal import Principal
 from deployer.site.proposal import Proposal
+from deployer.site.records import SiteMachine
 from deployer.site.settings import SiteSettings
 from deployer.site.withdrawing import Withdrawing
 from signer.errors import SignerError
@@ -55,10 +59,14 @@ class Site(Protocol):
 
 
 class PoolAgent:
-    """Works one pool for its site, in a thread of its own."""
+    """Works one pool for its site, in a thread of its own.
+
+    Attributes:
+        account: as the site's file had it last.
+    """
 
     def __init__(self, pool: Ec2Pool, site: Site, account: Account, every: float = EVERY, busy: float = BUSY) -> None:
-        self._pool, self._site, self._account = pool, site, account
+        self._pool, self._site, self.account = pool, site, account
         self._every, self._busy = every, busy
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"ec2-{account.name}", daemon=True)
@@ -66,6 +74,13 @@ class PoolAgent:
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
+
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account; how it is reached is as it was."""
+        if account != self.account:
+            log.info("the account %s is used as the site's file has it now", account.name)
+            self.account = account
+            self._pool.follow(account)
 
     def close(self) -> None:
         """Stop; machines go on."""
@@ -88,16 +103,16 @@ class PoolAgent:
                 last = self._pool.look(desired)
                 self._site.report(last)
             except (DeployerError, SignerError, CatalogError, StagerError) as exc:
-                log.warning("the account %s: %s", self._account.name, exc)
+                log.warning("the account %s: %s", self.account.name, exc)
                 self._complain(desired, str(exc))
                 self._ended.wait(self._every)
             except Exception:
-                log.exception("the account %s cannot be looked at; it is tried again", self._account.name)
+                log.exception("the account %s cannot be looked at; it is tried again", self.account.name)
                 self._ended.wait(self._every)
 
     def _complain(self, desired: DesiredState | None, problem: str) -> None:
         """Tell the site that nothing is known just now, and why."""
-        account = self._account
+        account = self.account
         try:
             self._site.report(
                 NodeReport(
@@ -119,25 +134,27 @@ def _moving(last: NodeReport | None) -> bool:
 
 
 class Pools:
-    """All accounts of a site at work: open with `Pools.open`, close when done. Machines go on without it."""
+    """All accounts of a site at work: open with `Pools.open`, close when done. Machines go on without it.
 
-    def __init__(self, accounts: Accounts, agents: list[PoolAgent], known: Known, closing: ExitStack) -> None:
-        self._accounts, self._agents, self._known, self._closing = accounts, agents, known, closing
+    `follow` is called by one thread; all else by any.
+    """
 
-    def burst(self, place: Place, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
-        """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
-        ask = proposal.ask
-        return bursting(
-            place,
-            self._accounts,
-            self._known,
-            who,
-            manifest,
-            proposal.request,
-            ask.cores,
-            ask.memory,
-            proposal.lifetime,
+    def __init__(
+        self,
+        open_pool: Callable[[Account, ExitStack], tuple[str, OpenAccount, PoolAgent]],
+        clock: Callable[[], datetime],
+        closing: ExitStack,
+    ) -> None:
+        """See `open`. Args: opens one account, and has what it opened closed with the stack; the present, UTC."""
+        self._open_pool, self._clock, self._closing = open_pool, clock, closing
+        self._agents: dict[str, PoolAgent] = {}
+        self._there: dict[str, OpenAccount] = {}
+        self._names: dict[str, str] = {}
+        self._known = Quoted(
+            lambda account: self._opened(account.name).machines.types(account.instance_types), self._committed
         )
+        self.problems: tuple[str, ...] = ()
+        """What of the accounts, as they were last followed, is not in force, and why."""
 
     @classmethod
     def open(
@@ -148,7 +165,7 @@ class Pools:
         connect: Callable[[Account], tuple[str, Site]],
         clock: Callable[[], datetime],
     ) -> Self:
-        """Open every account of the file, and begin to work.
+        """Open what all accounts share; `follow` opens the accounts.
 
         Args:
             settings, site: of the site.
@@ -157,36 +174,91 @@ class Pools:
             clock: the present, UTC.
 
         Raises:
-            PolicyUnusable: the accounts' file cannot be used.
             LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
         """
-        accounts = Accounts.load(settings.accounts)
         with ExitStack() as undo:
             stager, catalog = undo.enter_context(opened(staging(settings, site), lambda: clock().timestamp()))
             withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, clock)
-            agents = []
-            there: dict[str, OpenAccount] = {}
-            for account in accounts.account:
-                found = undo.enter_context(open_account(settings, account, clock))
-                there[account.name] = found
+
+            def open_pool(account: Account, closing: ExitStack) -> tuple[str, OpenAccount, PoolAgent]:
+                found = closing.enter_context(open_account(settings, account, clock))
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
-                undo.callback(records.close)
+                closing.callback(records.close)
                 imaging = Imaging(found, stager, stager.cache)
                 makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
                 pool = Ec2Pool(account, found.machines, found.books, makes, clock)
-                agents.append(PoolAgent(pool, link, account))
-            closing = undo.pop_all()
-        for agent in agents:
-            agent.start()
-        known = Quoted(
-            lambda account: there[account.name].machines.types(account.instance_types),
-            lambda account: committed(account.prices, map(spend_of, there[account.name].books.machines()), clock()),
+                return node, found, PoolAgent(pool, link, account)
+
+            return cls(open_pool, clock, undo.pop_all())
+
+    def follow(self, accounts: Accounts) -> None:
+        """Work these accounts from now on, each as the site's file has it now.
+
+        A new one is opened; caps, prices, types, networks and room of a known one are taken over. One that is reached in
+        another way than before may be another account, where none of its machines is: that needs a restart. One that
+        is no longer there gets no machines by `burst`, and those that it has are looked after.
+        """
+        problems = []
+        for account in accounts.account:
+            agent = self._agents.get(account.name)
+            try:
+                if agent is None:
+                    self._begin(account)
+                elif agent.account.reached != account.reached:
+                    problems.append(
+                        f"the account {account.name} has another region, profile, role or external_id than when the "
+                        "service began; restart it once no machine runs there, or give the account another name"
+                    )
+                else:
+                    agent.follow(account)
+            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+                problems.append(f"the account {account.name} cannot be worked: {exc}")
+        for problem in problems:
+            if problem not in self.problems:
+                log.error("%s", problem)
+        self.problems = tuple(problems)
+
+    def burst(self, place: Place, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+        """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
+        ask = proposal.ask
+        return bursting(
+            place, accounts, self._known, who, manifest, proposal.request, ask.cores, ask.memory, proposal.lifetime
         )
-        return cls(accounts, agents, known, closing)
+
+    def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+        """Refuse, with OverBudget, a machine as it is among what is promised, where its account may not spend so much."""
+        name = self._names.get(machine.node or "", "")
+        account = next((one for one in accounts.account if one.name == name), None)
+        if account is None:
+            raise NoAccount(
+                f"the site's file has no account any more for machine {machine.hostname}; it cannot be prolonged"
+            )
+        spends = spends_of(promised)
+        after = self._committed(account, spends)
+        before = self._committed(account, {uuid: one for uuid, one in spends.items() if uuid != machine.uuid})
+        check_within(account.name, account.cap, before, after)
 
     def close(self) -> None:
         """Stop all of them."""
-        for agent in self._agents:
+        for agent in self._agents.values():
             agent.close()
         self._closing.close()
+
+    def _begin(self, account: Account) -> None:
+        with ExitStack() as undo:
+            node, found, agent = self._open_pool(account, undo)
+            self._closing.push(undo.pop_all())
+        self._there[account.name], self._names[node] = found, account.name
+        self._agents[account.name] = agent
+        agent.start()
+
+    def _opened(self, name: str) -> OpenAccount:
+        try:
+            return self._there[name]
+        except KeyError:
+            raise NoAccount(f"the account {name} is not worked by this site yet; try again in some seconds") from None
+
+    def _committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+        booked = {one.machine: spend_of(one) for one in self._opened(account.name).books.machines()}
+        return committed(account.prices, dues(booked, promised), self._clock())

@@ -12,6 +12,7 @@ from deployer.site.absorbing import Change
 from deployer.site.allowances import Quota, Usage
 from deployer.site.lifecycle import Verb
 from deployer.site.principal import LOCAL, Principal
+from deployer.site.proposal import Afford
 from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.store import SiteStore
 from deployer.site.wire import MachineChange
@@ -35,6 +36,8 @@ class Changing:
         quota: Callable[[Principal], Quota],
     ) -> None:
         self._store, self._rules, self._owner, self._quota = store, rules, owner, quota
+        self.afford: Afford | None = None
+        """Refuses what an account at EC2 may not spend; set by whoever works the site's accounts there."""
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
@@ -57,6 +60,7 @@ class Changing:
             Misused: nothing, or two ends, are asked for.
             MachineConflict: its state, or what was granted, does not allow it.
             OverQuota: the new end is later than its owner's quotas, or the policy, allow.
+            OverBudget: the machine is at EC2, and until then it costs more than its account may spend.
         """
         if wanted.ends is not None and wanted.lifetime is not None:
             raise Misused("say when the machine should end either by `ends` or by `lifetime`")
@@ -75,11 +79,12 @@ class Changing:
             made = [one for one in (moved, sized) if one is not None]
             return Change(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
 
+        later = False
         if ends is not None:
             found = self._store.machine(machine)
-            if ends > found.ends:
+            if later := ends > found.ends:
                 self._demand_time(found, ends, now, who)
-        return self._store.apply(machine, rule)
+        return self._store.apply(machine, rule, self.afford if later else None)
 
     def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
         """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""

@@ -17,8 +17,10 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from deployer.errors import NoRoom
+from deployer.site.records import Promise
 from deployer.site.request import Wishes
 from signer.terminal import size
 
@@ -36,6 +38,16 @@ MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Promised:
+    """What was promised to a machine at EC2 that has not ended: its UUID, as what, and from when until when."""
+
+    machine: str
+    promise: Promise
+    begins: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRoom:
     """A node as placement sees it.
 
@@ -49,6 +61,7 @@ class NodeRoom:
         architecture: of its machines; empty at EC2: any.
         ready: whether it takes machines at all.
         problem: why it does not, if known, as the end of a sentence: "it is draining".
+        promised: of a pool at EC2, what its machines were admitted as.
     """
 
     uuid: str
@@ -63,6 +76,7 @@ class NodeRoom:
     architecture: str = "x86_64"
     ready: bool = True
     problem: str = ""
+    promised: tuple[Promised, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +113,13 @@ class Placed:
         nodes: the UUID of a node for each machine; fewer than asked only where the request allows that.
         sentences: why, node by node; also why the others were left out.
         fetch: bytes that each chosen node has to fetch before its first machine boots.
+        promises: what each machine on a chosen pool at EC2 is admitted as.
     """
 
     nodes: tuple[str, ...]
     sentences: tuple[str, ...]
     fetch: Mapping[str, int]
+    promises: Mapping[str, Promise] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

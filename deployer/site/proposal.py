@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.site.allowances import Usage
-from deployer.site.placement import Ask, NodeRoom, Placed
+from deployer.site.placement import Ask, NodeRoom, Placed, Promised
+from deployer.site.records import SiteMachine
 from deployer.site.request import DeploymentRequest
 
 Place = Callable[[Sequence[NodeRoom], Ask], Placed]
@@ -14,6 +15,9 @@ Place = Callable[[Sequence[NodeRoom], Ask], Placed]
 Limit = Callable[[Usage, Usage, Usage], str | None]
 """May so much more be had? Of what the owner has, what is to come, and what all of the owner's VO have: a sentence with
 what is exceeded, or None. `allowances.Quota.check` is one. Called within the transaction, too."""
+
+Afford = Callable[[SiteMachine, Sequence[Promised]], None]
+"""Raises where a machine at EC2, with all that is promised in its pool, costs too much. Called within the transaction, too."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,13 @@ class Deployment(Document):
     role: str = ""
 
 
+class Promise(Document):
+    """What a machine at EC2 was admitted as: the type and the GiB of volumes that its cost was estimated by."""
+
+    instance_type: str
+    gib: int
+
+
 class SiteMachine(Document):
     """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
 
@@ -96,6 +103,7 @@ class SiteMachine(Document):
         held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
         disk: bytes that it may come to take of its node's disk.
         gone: its node has nothing of it any more.
+        promise: what is set aside for it of an account's cap at EC2; None elsewhere.
     """
 
     uuid: Uuid
@@ -133,6 +141,7 @@ class SiteMachine(Document):
     held: bool = False
     disk: int = 0
     gone: bool = False
+    promise: Promise | None = None
 
     @property
     def known(self) -> tuple[str, ...]:

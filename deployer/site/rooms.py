@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from deployer.site.placement import EC2, NodeRoom
+from deployer.site.placement import EC2, NodeRoom, Promised
 from deployer.site.records import NodeState, SiteNode
 
 
@@ -24,7 +24,7 @@ class Taken:
     disk: int = 0
 
 
-def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit) -> NodeRoom:
+def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit, promised: tuple[Promised, ...] = ()) -> NodeRoom:
     """A node as placement sees it.
 
     What the node runs beside the site's machines counts in full. Room may be negative where a node shrank.
@@ -44,6 +44,7 @@ def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit) -> NodeRoom:
         architecture=node.architecture,
         ready=not problem,
         problem=problem,
+        promised=promised,
     )
 
 

@@ -15,7 +15,7 @@ import secrets
 import time
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,6 +139,8 @@ class Site:
             self.clusters.look,
             seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
         ]
+        self.told_of: list[Callable[[], Sequence[str]]] = []
+        """Ask what else keeps the site from its work; `status` says it."""
         self._closing = ExitStack()
 
     @classmethod
@@ -209,6 +211,7 @@ class Site:
         if self.rights.problem:
             problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
         problems += self._authenticator.problems()
+        problems += [problem for found in self.told_of for problem in found()]
         if fresh := self.catalog.freshness().problem:
             problems.append(fresh)
         nodes = self.store.nodes(contents=False)

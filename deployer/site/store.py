@@ -25,7 +25,7 @@ from deployer.site.estimating import Boot
 from deployer.site.news import Newest, News
 from deployer.site.placement import Ask, Placed
 from deployer.site.principal import Principal
-from deployer.site.proposal import Place, Proposal
+from deployer.site.proposal import Afford, Place, Proposal
 from deployer.site.records import Deployment, Filter, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit
@@ -220,12 +220,20 @@ class SiteStore:
             work.change([before], lambda machine: Change(change(machine), told))
             return store_machines.machine(work.connection, uuid)
 
-    def apply(self, uuid: str, change: Changes) -> SiteMachine:
-        """Change a machine by a rule that says itself what there is to tell (`lifecycle`), as `change_machine` does."""
+    def apply(self, uuid: str, change: Changes, afford: Afford | None = None) -> SiteMachine:
+        """Change a machine by a rule that says itself what there is to tell (`lifecycle`), as `change_machine` does.
+
+        Args:
+            uuid, change: as there.
+            afford: raises where a machine at EC2, as it becomes, costs too much; all is left as it was then.
+        """
         with self._writing() as work:
             before = store_machines.machine(work.connection, uuid)
             work.change([before], change)
-            return store_machines.machine(work.connection, uuid)
+            after = store_machines.machine(work.connection, uuid)
+            if afford is not None and after.node is not None and after.promise is not None:
+                afford(after, store_nodes.promised(work.connection, after.node))
+            return after
 
     def apply_all(self, deployment: str, change: Changes) -> tuple[SiteMachine, ...]:
         """The same for all machines of a deployment, all or none of them; returns them by number."""

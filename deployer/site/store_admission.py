@@ -1,7 +1,7 @@
 """Admitting a request, and placing machines, within the one writing transaction. What can be decided elsewhere is.
 
 The room on nodes is counted, quotas are weighed and machines are written under the same lock, so no two requests are ever
-promised the same core, and a request that is refused leaves nothing.
+promised the same core, nor the same money of an account at EC2, and a request that is refused leaves nothing.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from deployer.site.desired import Want
 from deployer.site.placement import Ask, Placed
 from deployer.site.principal import Principal
 from deployer.site.proposal import Place, Proposal
-from deployer.site.records import Deployment, SiteMachine
+from deployer.site.records import Deployment, Promise, SiteMachine
 from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit, capped
 from signer.documents import canonical
@@ -77,7 +77,8 @@ def admit(
         role=proposal.role,
     )
     made = tuple(
-        _machine(deployment, proposal, new_uuid(), node, number) for number, node in enumerate(chosen.nodes, 1)
+        _machine(deployment, proposal, new_uuid(), node, number, chosen.promises.get(node))
+        for number, node in enumerate(chosen.nodes, 1)
     )
     store_machines.add(connection, deployment, proposal.ask, proposal.most, made)
     if key is not None:
@@ -137,7 +138,9 @@ def _check(connection: Transaction, owner: Principal, proposal: Proposal, count:
         raise OverQuota(fault)
 
 
-def _machine(deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int) -> SiteMachine:
+def _machine(
+    deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int, promise: Promise | None
+) -> SiteMachine:
     ask, request = proposal.ask, proposal.request
     return SiteMachine(
         uuid=uuid,
@@ -160,6 +163,7 @@ def _machine(deployment: Deployment, proposal: Proposal, uuid: str, node: str, n
         disk=ask.disk,
         role=proposal.role,
         held=proposal.held,
+        promise=promise,
     )
 
 

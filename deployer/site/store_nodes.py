@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from deployer.errors import Conflict, Misused, NodeNotFound
 from deployer.site.desired import Capacity, NodeReport
-from deployer.site.placement import NodeRoom
-from deployer.site.records import NodeState, SiteNode
+from deployer.site.placement import EC2, NodeRoom, Promised
+from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.rooms import Overcommit, Taken, room_of
 from deployer.site.tables import cached, machines, nodes, strays
 
@@ -173,8 +173,23 @@ def rooms(connection: Connection, addresses: Collection[str], overcommit: Overco
     held = _contents(connection, addresses)
     rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
     return [
-        room_of(_node(row, frozenset(held.get(row.uuid, ()))), taken.get(row.uuid, Taken()), overcommit) for row in rows
+        room_of(
+            _node(row, frozenset(held.get(row.uuid, ()))),
+            taken.get(row.uuid, Taken()),
+            overcommit,
+            promised(connection, row.uuid) if row.kind == EC2 else (),
+        )
+        for row in rows.all()
     ]
+
+
+def promised(connection: Connection, uuid: str) -> tuple[Promised, ...]:
+    """What was promised to the machines of a pool at EC2 that have not ended."""
+    query = select(machines.c.document).where(
+        machines.c.told.is_(True), machines.c.node == uuid, machines.c.holds.is_(True)
+    )
+    found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
+    return tuple(Promised(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None)
 
 
 def note_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:

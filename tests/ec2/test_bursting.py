@@ -51,7 +51,7 @@ def placing(
     wishes = {"where": where, "labels": labels or {}}
     document = {"image": "star/hello", "count": count, "wishes": wishes}
     request = validate(DeploymentRequest, document, "request")
-    known = Quoted(described, lambda _: Decimal(spent))
+    known = Quoted(described, lambda _account, _promised: Decimal(spent))
     manifest = images.hello.manifest
     way: Place = bursting(place, accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600)
     return way(rooms, Ask(count, 1, memory, GIB, "x86_64", wishes=request.wishes))
@@ -124,7 +124,7 @@ def test_types_are_asked_for_once(accounts: Accounts) -> None:
         asked.append(account.name)
         return TYPES
 
-    known = Quoted(types, lambda _: Decimal(0))
+    known = Quoted(types, lambda _account, _promised: Decimal(0))
     for _ in range(3):
         known.types(accounts.named("burst"))
     known.types(accounts.named("pilots"))
