@@ -85,6 +85,7 @@ def _site() -> typer.Typer:
     from deployer.site.cli import site_app
     from deployer.site.cli_backup import backup, restore
 
+    importlib.import_module("deployer.site.cli_machine")  # adds what is in machines
     site_app.command("backup")(backup)
     site_app.command("restore")(restore)
     return site_app

@@ -18,7 +18,8 @@ from deployer.keeping import Keeper
 from deployer.machines import MachineRecord
 from deployer.reconciling import Action, actions
 from deployer.reporting import Facts, Reporter
-from deployer.site.desired import DesiredState, NodeReport
+from deployer.serial import SerialReader
+from deployer.site.desired import DesiredState, NodeReport, SerialAnswer
 from deployer.verbs import Verbs
 
 WAIT = 20.0
@@ -31,13 +32,16 @@ log = logging.getLogger("partita.node")
 
 
 class Site(Protocol):
-    """The other side; `site_client.SiteClient` is one. Both raise SiteUnavailable."""
+    """The other side; `site_client.SiteClient` is one. All raise SiteUnavailable."""
 
     def desired(self, after: int, wait: float) -> DesiredState | None:
         """What this node should have, when its revision is another than `after`; perhaps None when nothing is new."""
 
     def report(self, report: NodeReport) -> None:
         """Say how the node is."""
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """Tell a part of a console that it asked for."""
 
 
 class Agent:
@@ -68,6 +72,7 @@ class Agent:
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set)
         self._reporter = Reporter(site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock)
+        self._serial = SerialReader(site, identity, keeper, clock)
         self._threads = [
             threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
             for name, work in (("listen", self._listen), ("work", self._work), ("report", self._report))
@@ -86,6 +91,7 @@ class Agent:
         self._news.set()
         self._keeper.off_change(self._changed)
         self._doing.close()
+        self._serial.close()
         for thread in self._threads[1:]:  # the first may wait for the site
             if thread.is_alive():
                 thread.join(LONGEST_DELAY)
@@ -130,6 +136,9 @@ class Agent:
 
     def _accept(self, found: DesiredState) -> bool:
         """Act on it from now on, unless it is late: what is older than what is known counts no more."""
+        if found.serials:
+            self._serial.asked(found.serials)
+            return True
         if self._desired is not None and found.revision <= self._desired.revision:
             return False
         log.info("the site wants %d machines here (revision %d)", len(found.machines), found.revision)

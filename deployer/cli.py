@@ -3,7 +3,6 @@
 import base64
 import json as json_text
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from deployer.errors import Misused, Refused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
 from deployer.places import MAX_SOCKET, short_place
+from deployer.serial import readable
 from deployer.settings import DeploySettings
 from deployer.site.settings import SiteSettings
 from deployer.userdata import MAX_USER_DATA
@@ -45,10 +45,6 @@ from stager.settings import NodeSettings
 machine_app = typer.Typer(no_args_is_help=True, help="Machines: look at them, change them, end them.")
 node_app = typer.Typer(no_args_is_help=True, help="The node's service: it stages, boots and keeps machines.")
 node_app.add_typer(cache_app, name="cache")
-
-
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""What guests colour their consoles with; left out, so that nothing a guest writes moves our terminal's cursor."""
 
 
 def node_client(context: typer.Context) -> NodeClient:
@@ -178,7 +174,7 @@ def machine_console(
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
             else:
-                sys.stdout.write(console_text(chunk))
+                sys.stdout.write(readable(chunk))
                 sys.stdout.flush()
 
 
@@ -366,12 +362,6 @@ def decision_text(decision: dict[str, Any]) -> Group:
     verdict = "accepted" if decision["accepted"] else "refused"
     head = Text(terminal.printable(f"{decision['title']}: {verdict}"))
     return Group(head, terminal.table(("VERDICT", "RULE", "REASON", "WHAT WOULD HAVE TO CHANGE"), rows))
-
-
-def console_text(chunk: bytes) -> str:
-    """A guest's output for our terminal: colours left out, other control characters shown and not obeyed."""
-    text = _COLOURS.sub("", chunk.decode(errors="replace")).replace("\r", "")
-    return terminal.printable(text)
 
 
 class _watch:  # noqa: N801 - used as a function

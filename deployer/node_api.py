@@ -5,7 +5,6 @@ Whoever may open the socket may do everything; the socket belongs to the node's 
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from deployer.machine_api import verb_routes
 from deployer.machines import MachineRecord
 from deployer.node import Node
 from deployer.problems import MEDIA_TYPE, to_problem
+from deployer.serial import WRITES, read_from
 from deployer.staging_api import staging_routes
 from deployer.wire import MAX_ORDER, MAX_WAIT, OFFSET, STATE, VERSION, MachineList, NodeStatus, Order, Step
 from deployer.wire_exposure import ExposureList
@@ -113,8 +113,8 @@ def _machine_routes(node: Node) -> APIRouter:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         while True:
-            start, data = await run_in_threadpool(_read_console, node, record.uuid, offset)
-            over = store.get(record.uuid).state not in {State.STAGING, State.BOOTING, State.RUNNING, State.PAUSED}
+            start, data = await run_in_threadpool(read_from, store.console(record.uuid), offset, MAX_CONSOLE_READ)
+            over = store.get(record.uuid).state not in WRITES
             if data or over or loop.time() >= until:
                 break
             await asyncio.sleep(LOOK_EVERY)
@@ -190,23 +190,6 @@ async def _order(request: Request) -> Order:
         if len(body) > MAX_ORDER:
             raise Misused(f"the order has more than the {MAX_ORDER} bytes allowed")
     return parse(Order, bytes(body), "order", limit=MAX_ORDER)
-
-
-def _read_console(node: Node, uuid: str, offset: int) -> tuple[int, bytes]:
-    """Where the bytes begin, and at most MAX_CONSOLE_READ of them; what was given up at the beginning is left out."""
-    try:
-        with node.keeper.store.console(uuid).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if offset >= size:
-                return offset, b""
-            try:
-                start = os.lseek(file.fileno(), offset, os.SEEK_DATA)
-            except OSError:  # nothing but a hole up to the end
-                return size, b""
-            file.seek(start)
-            return start, file.read(MAX_CONSOLE_READ)
-    except FileNotFoundError:
-        return offset, b""
 
 
 def _document(value: Document) -> Response:

@@ -17,7 +17,7 @@ import httpx
 from deployer.errors import Misused, SiteUnavailable
 from deployer.problems import read_problem
 from deployer.site.authority import fingerprint
-from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport
+from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport, SerialAnswer
 from deployer.site.wire import Certificate
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
@@ -87,7 +87,8 @@ class SiteClient:
         Raises:
             SiteUnavailable: the site cannot be reached, does not know this node, or says what is none.
         """
-        answer = self._ask("GET", "desired", params={"after": str(after), "wait": str(wait)}, timeout=wait + TIMEOUT)
+        params = {"after": str(after), "wait": str(wait), "serials": "true"}
+        answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
         if answer.status_code in {httpx.codes.NO_CONTENT, httpx.codes.NOT_MODIFIED}:
             return None
         try:
@@ -98,6 +99,10 @@ class SiteClient:
     def report(self, report: NodeReport) -> None:
         """Say how the node is; errors as in `desired`."""
         self._ask("POST", "report", content=canonical(report), headers={"Content-Type": "application/json"})
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """Tell a part of a console that the site asked for; errors as in `desired`."""
+        self._ask("POST", "console", content=canonical(answer), headers={"Content-Type": "application/json"})
 
     def renew(self, request: str) -> str:
         """A fresh certificate for this node (PEM) for a request (PKCS #10, PEM); errors as in `desired`."""

@@ -23,6 +23,7 @@ from deployer.site.api_events import event_routes
 from deployer.site.api_machines import machine_routes
 from deployer.site.api_nodes import agent_routes, node_routes
 from deployer.site.api_routes import BEARER, answer, problems, told
+from deployer.site.api_serial import serial_answers, serial_routes
 from deployer.site.cluster_api import cluster_routes
 from deployer.site.principal import Principal
 from deployer.site.rights import Action
@@ -62,12 +63,14 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _ours)
     people = APIRouter(prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
-    for routes in (_status_routes(site), deployment_routes(site), machine_routes(site), event_routes(site)):
+    own = (_status_routes(site), deployment_routes(site), serial_routes(site), machine_routes(site), event_routes(site))
+    for routes in own:
         people.include_router(routes)
     people.include_router(cluster_routes(site))
     app.include_router(people)
     app.include_router(node_routes(site), prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
     app.include_router(agent_routes(site), prefix=f"/{VERSION}")
+    app.include_router(serial_answers(site), prefix=f"/{VERSION}")
     for make in more:
         app.include_router(make(site))
     app.include_router(_health(site))

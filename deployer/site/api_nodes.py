@@ -27,6 +27,7 @@ from deployer.site.principal import Principal
 from deployer.site.rates import Rate, Rates
 from deployer.site.records import NodeState, SiteNode
 from deployer.site.rights import Action
+from deployer.site.serials import first
 from deployer.site.site import Site
 from deployer.site.wire import (
     MAX_WAIT,
@@ -168,8 +169,12 @@ def agent_routes(site: Site) -> APIRouter:
         node: node_asks,
         after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that is known.")] = -1,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
+        serials: Annotated[bool, Query(description="The node answers what it is asked of consoles, too.")] = False,
     ) -> Response:
-        """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over."""
+        """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over.
+
+        Where the site has something to ask of a guest's console, it comes with the known revision and without machines.
+        """
         bell = site.bell
         until = bell.time() + wait
         while True:
@@ -181,7 +186,10 @@ def agent_routes(site: Site) -> APIRouter:
                 left = until - bell.time()
                 if left <= 0 or bell.ended or await request.is_disconnected():
                     return gone()
-                await bell.wait(count, left)
+                if serials and (asked := site.serials.taken(node)):
+                    return answer(request, DesiredState(revision=after, serials=asked))
+                calls = (site.serials.called(node, left),) if serials else ()
+                await first(bell.wait(count, left), *calls)
                 if bell.count > count and site.upkeep.revisions.get(node, after) != after:
                     break
                 count = bell.count

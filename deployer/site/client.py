@@ -3,6 +3,7 @@
 The door to httpx of this side. An order carries an idempotency key, so it is sent again when an answer was lost.
 """
 
+import base64
 import socket
 import ssl
 import time
@@ -37,6 +38,7 @@ from deployer.site.wire import (
     NodeList,
     Ordered,
     Reason,
+    SerialPiece,
     SiteStatus,
     TokenRequest,
     Trial,
@@ -55,8 +57,8 @@ STREAM_SILENCE = 60.0
 FOLLOW_PATIENCE = 300.0
 """Seconds for which a site that was there may be away while somebody follows its events: it is started again, say."""
 
-MAX_LINE = 1 << 20
-"""Bytes of a line in a stream of events."""
+MAX_LINE = 2 << 20
+"""Bytes of a line in a stream of events: the longest holds a MiB of a console, in base64."""
 
 D = TypeVar("D", bound=Document)
 
@@ -173,6 +175,38 @@ class SiteClient:
             SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(Reason(reason=reason))
         )
 
+    def console(self, name: str, most: int) -> bytes:
+        """The last bytes that a machine's guest wrote to its serial console; MachineConflict where there is none now."""
+        params = {"bytes": str(most)}
+        return self._attempt("GET", f"machines/{_part(name)}/console", again=True, params=params)
+
+    def follow_console(self, name: str, most: int) -> Iterator[bytes]:
+        """The same, and what follows as it is written, until the machine writes no more; goes on when it is cut.
+
+        Raises:
+            SiteUnavailable: nobody answers, or neither site nor node has for FOLLOW_PATIENCE. MachineConflict: it is gone.
+        """
+        end, heard = "", None
+        path, params = f"machines/{_part(name)}/console", {"bytes": str(most), "follow": "true"}
+        while True:
+            kind = ""
+            try:
+                for line in self._lines(path, params, {"Last-Event-ID": end} if end else {}):
+                    heard = self._clock()
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        kind = value
+                    elif field == "id":
+                        end = value
+                    elif field == "data" and kind == "end":
+                        return
+                    elif field == "data":
+                        yield base64.b64decode(parse(SerialPiece, value.encode(), "console", limit=MAX_LINE).data)
+            except SiteUnavailable:
+                if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
+                    raise
+            self._sleep(DELAYS[1])
+
     def change(self, name: str, change: MachineChange) -> SiteMachine:
         """Change a machine's end, memory or cores."""
         return self.ask(SiteMachine, "PATCH", f"machines/{_part(name)}", content=canonical(change))
@@ -270,19 +304,23 @@ class SiteClient:
     def _stream(self, after: int, deployment: str) -> Iterator[SiteEvent | None]:
         """Events, and None for each other sign of life."""
         params = {"deployment": deployment} if deployment else {}
-        headers = {"Last-Event-ID": str(after)}
+        for line in self._lines("events/stream", params, {"Last-Event-ID": str(after)}):
+            data = line.startswith("data:")
+            yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE) if data else None
+
+    def _lines(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Iterator[str]:
+        """The lines of a stream of server-sent events; errors as in `ask`."""
         timeout = httpx.Timeout(STREAM_SILENCE, connect=5.0)
         self._reach()
         try:
-            with self._http.stream("GET", "/v1/events/stream", params=params, headers=headers, timeout=timeout) as got:
+            with self._http.stream("GET", f"/v1/{path}", params=params, headers=headers, timeout=timeout) as got:
                 if got.is_error:
                     got.read()
                     raise _error(got)
                 for line in got.iter_lines():
                     if len(line) > MAX_LINE:
                         raise SiteUnavailable(f"{self.place}: sends a line of more than {MAX_LINE} bytes")
-                    data = line.startswith("data:")
-                    yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE) if data else None
+                    yield line
         except httpx.HTTPError as exc:
             raise self._unavailable(exc) from exc
 

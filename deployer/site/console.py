@@ -18,6 +18,7 @@ from deployer.site.console_clusters import cluster_pages
 from deployer.site.console_images import image_pages
 from deployer.site.console_machines import machine_pages
 from deployer.site.console_nodes import node_pages
+from deployer.site.console_serial import serial_pages
 from deployer.site.console_story import story_pages
 from deployer.site.pages import PREFIX, page, static
 from deployer.site.peer import peer_of
@@ -40,7 +41,7 @@ def console_routes(site: Site) -> APIRouter:
     """Under /console, and the page at /."""
     console = Console(site)
     routes = APIRouter()
-    for part in (_login_pages, machine_pages, cluster_pages, node_pages, image_pages, story_pages):
+    for part in (_login_pages, machine_pages, serial_pages, cluster_pages, node_pages, image_pages, story_pages):
         routes.include_router(part(console), include_in_schema=False)
     routes.include_router(_link_routes(console), prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
     return routes

@@ -19,6 +19,7 @@ from deployer.site.console_images import rules_of
 from deployer.site.console_story import newest, story
 from deployer.site.lifecycle import Verb
 from deployer.site.pages import PREFIX
+from deployer.site.principal import Principal
 from deployer.site.records import Deployment, Filter, SiteMachine
 from deployer.site.rights import Action, Denied, may
 from deployer.site.visiting import Console, Page, Visit, back, following_page, reason_of
@@ -119,6 +120,7 @@ def _machine(console: Console) -> APIRouter:
             owner=owner,
             verbs=verbs(console, visit, found),
             extends=extends,
+            serial=_has_serial(console, visit, found, owner),
             events=story(site, subject=found.uuid)[::-1][:ROWS],
             nodes=names(console, visit),
         )
@@ -209,6 +211,12 @@ def verbs(console: Console, visit: Visit, machine: SiteMachine) -> list[Verb]:
         if change is not None:
             found.append(verb)
     return found
+
+
+def _has_serial(console: Console, visit: Visit, machine: SiteMachine, owner: Principal) -> bool:
+    """Whether there may be something to read of a guest's serial console, and somebody may."""
+    denied = isinstance(may(console.site.access.rights(), visit.who, Action.CONSOLE, owner), Denied)
+    return not (denied or machine.gone or machine.node is None or machine.state is State.PENDING)
 
 
 def names(console: Console, visit: Visit) -> Mapping[str, str]:

@@ -7,16 +7,20 @@ compares that with what is, acts, and reports. So either side may die at any mom
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from catalog.manifest import Blank, ImageId
 from deployer.machine import MEMORY_UNIT, State, Uuid
-from deployer.site.request import Label
+from deployer.site.request import Label, base64_text
 from signer.documents import Document
 from signer.statement import Instant
 
 MAX_REPORT = 16 << 20
 """Bytes of a report, and of a desired state: some thousand machines and contents."""
+
+
+MAX_SERIAL = 1 << 20
+"""Bytes of a console in one answer."""
 
 
 class Want(StrEnum):
@@ -84,6 +88,40 @@ class DesiredMachine(Document):
     vendor_data: str | None = None
 
 
+class SerialAsk(Document):
+    """A question for what a machine's guest wrote to its serial console.
+
+    Attributes:
+        id: goes with the answer.
+        machine: whose.
+        most: bytes at most.
+        after: the first byte wanted; None: the last ones.
+        wait: seconds to wait for bytes that are not there yet, with `after`.
+    """
+
+    id: Uuid
+    machine: Uuid
+    most: Annotated[int, Field(ge=1, le=MAX_SERIAL)]
+    after: Annotated[int, Field(ge=0)] | None = None
+    wait: Annotated[float, Field(ge=0, le=60)] = 0.0
+
+
+class SerialAnswer(Document):
+    """What a guest wrote.
+
+    Attributes:
+        id: of the question.
+        state: of the machine; None where the node has no such machine of the site's, or cannot read its console.
+        start: where the bytes begin.
+        data: base64.
+    """
+
+    id: Uuid
+    state: State | None = None
+    start: Annotated[int, Field(ge=0)] = 0
+    data: Annotated[str, Field(max_length=MAX_SERIAL // 3 * 4 + 4), AfterValidator(base64_text)] = ""
+
+
 class DesiredState(Document):
     """All machines that a node should have.
 
@@ -91,11 +129,14 @@ class DesiredState(Document):
         revision: grows with every change of this node's machines.
         draining: the node gets no more machines.
         machines: those that should exist, and those that should end and have not been reported gone.
+        serials: what the site asks beside that; then the revision is the one that is known already, and `machines` says
+            nothing. Only for agents that say that they answer.
     """
 
     revision: Annotated[int, Field(ge=0)]
     draining: bool = False
     machines: tuple[DesiredMachine, ...] = ()
+    serials: tuple[SerialAsk, ...] | None = None
 
 
 class ObservedMachine(Document):

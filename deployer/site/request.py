@@ -23,7 +23,8 @@ Label = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/
 Where = Literal["local", "ec2", "local-then-ec2"]
 
 
-def _base64(text: str) -> str:
+def base64_text(text: str) -> str:
+    """A text that is base64; ValueError if it is none."""
     try:
         base64.b64decode(text, validate=True)
     except binascii.Error as exc:
@@ -78,7 +79,7 @@ class DeploymentRequest(Document):
     hostname: Annotated[str, Field(max_length=64)] | None = None
     hostnames: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_COUNT)] = ()
     network: Annotated[str, Field(max_length=80)] | None = None
-    user_data: Annotated[str, Field(max_length=64 << 10), AfterValidator(_base64)] | None = None
+    user_data: Annotated[str, Field(max_length=64 << 10), AfterValidator(base64_text)] | None = None
     public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
     verify: Literal["sample", "full"] = "sample"

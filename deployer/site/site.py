@@ -52,6 +52,7 @@ from deployer.site.request import DeploymentRequest
 from deployer.site.rereading import FileInForce
 from deployer.site.rights import Rights, quota
 from deployer.site.rooms import Overcommit
+from deployer.site.serials import Serials
 from deployer.site.settings import SiteSettings
 from deployer.site.store import SiteStore
 from deployer.site.sweeping import Patience, Sweeper
@@ -77,7 +78,7 @@ class Site:
 
     Attributes:
         url: what it calls itself.
-        store, access, joining, admitting, changing, clusters, upkeep, bell, tls, authority, anchors: see there.
+        store, access, joining, admitting, changing, clusters, upkeep, bell, serials, tls, authority, anchors: see there.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Site:
         )
         self.policies = PolicyStore(settings.policy)
         self.rights = FileInForce(settings.rights, Rights.load, Rights())
-        self.bell, self.broker_bell = Bell(), Bell()
+        self.bell, self.broker_bell, self.serials = Bell(), Bell(), Serials()
         self.broker: Broker | None = None
         self.upkeep = Upkeep(store, catalog, (self.bell, self.broker_bell))
         self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from deployer.machine import MEMORY_UNIT, Uuid
+from deployer.machine import MEMORY_UNIT, State, Uuid
 from deployer.site.records import Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import Label
 from signer.documents import Document
@@ -188,6 +188,20 @@ class MachineChange(Document):
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
     memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class SerialPiece(Document):
+    """A part of a guest's serial console, as a stream carries it.
+
+    Attributes:
+        start: which byte of all that the guest ever wrote it begins with.
+        data: base64.
+        state: of the machine.
+    """
+
+    start: int
+    data: str
+    state: State
 
 
 class Ordered(Document):

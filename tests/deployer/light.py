@@ -16,7 +16,7 @@ from deployer.kvm import Accelerator
 from deployer.machine import Happening, MachineSpec, State, Tag
 from deployer.machines import MachineRecord, MachineStore
 from deployer.reporting import Facts
-from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.desired import Capacity, DesiredState, NodeReport, SerialAnswer
 from deployer.verbs import Verbs
 from deployer.wire import Deployed, Order, Step
 from tests.deployer.test_receipts import spec
@@ -219,6 +219,7 @@ class LightSite:
         self.away = False
         self.asked: list[int] = []
         self.reports: list[NodeReport] = []
+        self.serials: list[SerialAnswer] = []
         self.news = threading.Condition()
 
     def say(self, state: DesiredState) -> None:
@@ -242,6 +243,14 @@ class LightSite:
             raise SiteUnavailable("it is away")
         with self.news:
             self.reports.append(report)
+            self.news.notify_all()
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """See agent.Site."""
+        if self.away:
+            raise SiteUnavailable("it is away")
+        with self.news:
+            self.serials.append(answer)
             self.news.notify_all()
 
 

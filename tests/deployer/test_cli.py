@@ -16,9 +16,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from catalog.client import CatalogClient
-from deployer.cli import console_text
 from deployer.errors import Misused, NodeUnavailable, Refused
 from deployer.node_client import NodeClient
+from deployer.serial import readable
 from partita import app
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
@@ -138,7 +138,7 @@ def test_status_says_what_machines_run_on(run: Callable[..., Result], node: Node
     ],
 )
 def test_what_a_guest_writes_does_not_drive_the_terminal(written: bytes, shown: str) -> None:
-    assert console_text(written) == shown
+    assert readable(written) == shown
 
 
 def test_without_a_node_commands_say_how_to_start_one(tmp_path: Path) -> None:

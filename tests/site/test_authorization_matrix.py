@@ -109,6 +109,7 @@ MATRIX = {
     "GET /v1/machines":                      "uu f yy y yyy y yyy ff u",
     "GET /v1/machines/{machine}":            "uu h yy h yyy h yyy hh u",
     "PATCH /v1/machines/{machine}":          "uu h yf h yyf h fyy hh u",
+    "GET /v1/machines/{machine}/console":    "uu h yy h fff h yfy hh u",
     "POST /v1/machines/{machine}/pause":     "uu h yf h yyf h yyy hh u",
     "POST /v1/machines/{machine}/suspend":   "uu h yf h yyf h yyy hh u",
     "POST /v1/machines/{machine}/resume":    "uu h yf h yyf h fyy hh u",
@@ -132,6 +133,7 @@ MATRIX = {
     "POST /v1/nodes/{node}/remove":          "uu f ff f fff f fyy ff u",
     "GET /v1/agent/desired":                 "uu f ff f fff f fff yf u",
     "POST /v1/agent/report":                 "uu f ff f fff f fff yf u",
+    "POST /v1/agent/console":                "uu f ff f fff f fff yf u",
     "POST /v1/agent/certificate":            "uu f ff f fff f fff yf u",
 }  # fmt: skip
 
