@@ -9,7 +9,7 @@ import typer
 from rich.live import Live
 
 from deployer.node_client import NodeClient
-from deployer.wire_staging import Prefetched, PrefetchOrder, StagingStatus
+from deployer.wire_staging import ContentStatus, Prefetched, PrefetchOrder, StagingStatus
 from signer import terminal
 from signer.documents import validate
 from signer.terminal import Json
@@ -71,8 +71,16 @@ def staging_text(status: StagingStatus) -> list[tuple[str, str]]:
             f"{terminal.size(one.from_cache)}, peers {terminal.size(one.from_peers)}, origin "
             f"{terminal.size(one.from_origin)}; {terminal.size(one.rate)}/s, {left} left, {one.peers} peers"
         )
-        rows.append((f"{one.image} {str(one.address)[:12]}", text))
+        rows.append((f"{one.image} {str(one.address)[:12]}", text + _fed_by(one)))
+    for one in status.lately:
+        came = f"came {one.ended} s ago: origin {terminal.size(one.from_origin)}, peers {terminal.size(one.from_peers)}"
+        rows.append((f"{one.image} {str(one.address)[:12]}", came + _fed_by(one)))
     return rows
+
+
+def _fed_by(one: ContentStatus) -> str:
+    fed = ", ".join(f"{peer.at} {terminal.size(peer.received)}" for peer in one.feeders)
+    return f" ({fed})" if fed else ""
 
 
 def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -30,6 +30,7 @@ from deployer.deciding import Decision
 from deployer.deploying import Assigned, Defaults, Deployer
 from deployer.errors import DeployerError, MachineConflict, NodeUnavailable, PolicyUnusable
 from deployer.exposure import Facts
+from deployer.feeding import swarm_report
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
@@ -292,6 +293,7 @@ class Node:
             labels=self.settings.labels,
             cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),
             problem=self._hindrance(),
+            swarm=swarm_report(self.stager),
         )
 
     def _hindrance(self) -> str:

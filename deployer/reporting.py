@@ -14,6 +14,7 @@ from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.observing import Beside, observed
 from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.feeds import SwarmReport
 from deployer.site.request import Label
 
 REPORT_EVERY = 10.0
@@ -44,6 +45,7 @@ class Facts:
     labels: dict[Label, Label] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     problem: str = ""
+    swarm: SwarmReport | None = None
 
 
 class Reporter:
@@ -117,6 +119,7 @@ class Reporter:
             cached=facts.cached,
             machines=observed(desired, self._records(), beside, self._keeper.now()),
             problem=facts.problem,
+            swarm=facts.swarm,
         )
 
     def _look_at_addresses(self) -> None:

@@ -27,6 +27,7 @@ from deployer.wire_staging import (
 )
 from signer.documents import parse
 from signer.errors import SignerError
+from stager.arriving import Arriving
 from stager.entries import PIN
 from stager.errors import StagerError
 from stager.staging import Staged, Stager, total
@@ -49,31 +50,38 @@ def staging_status(stager: Stager) -> StagingStatus:
             pins[lease.holder.removeprefix(PIN)] = pins.get(lease.holder.removeprefix(PIN), 0) + 1
     sharing = stager.sharing
     return StagingStatus(
-        arriving=tuple(
-            ContentStatus(
-                address=one.address,
-                image=one.image,
-                stage=one.stage.value,
-                size=one.size,
-                have=one.have,
-                from_cache=one.from_cache,
-                from_peers=one.from_peers,
-                from_origin=one.from_origin,
-                rate=int(one.rate),
-                left=None if one.left is None else int(one.left),
-                peers=one.peers,
-            )
-            for one in stager.arrivals.look()
-        ),
+        arriving=tuple(_content(one) for one in stager.arrivals.look()),
+        lately=tuple(_content(one) for one in stager.arrivals.lately()),
         quota=usage.quota,
         allocated=usage.allocated,
         reserved=usage.reserved,
         leased=usage.leased,
         trash=usage.trash,
         pins=tuple(PinStatus(image_id=image_id, contents=count) for image_id, count in sorted(pins.items())),
-        swarm=SwarmStatus(contents=sharing.contents(), port=sharing.port, peers=sharing.peers, sent=sharing.sent)
+        swarm=SwarmStatus(
+            contents=sharing.contents(), port=sharing.port, peers=sharing.peers, sent=sharing.sent, name=sharing.name
+        )
         if sharing is not None
         else None,
+    )
+
+
+def _content(one: Arriving) -> ContentStatus:
+    return ContentStatus(
+        address=one.address,
+        image=one.image,
+        stage=one.stage.value,
+        size=one.size,
+        have=one.have,
+        from_cache=one.from_cache,
+        from_peers=one.from_peers,
+        from_origin=one.from_origin,
+        rate=int(one.rate),
+        left=None if one.left is None else int(one.left),
+        peers=one.peers,
+        feeders=one.feeders,
+        origin_rate=int(one.origin_rate),
+        ended=None if one.ended is None else int(one.ended),
     )
 
 

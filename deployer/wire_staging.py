@@ -7,6 +7,7 @@ from pydantic import Field
 from catalog.address import Address
 from catalog.manifest import ImageId
 from signer.documents import Document
+from stager.feeders import Feeder
 
 
 class ContentStatus(Document):
@@ -20,6 +21,9 @@ class ContentStatus(Document):
         from_peers, from_origin: payload that came over the network.
         left: until it is here at this rate; absent when nobody can say.
         peers: connected now.
+        feeders: the peers that sent the most of `from_peers`.
+        origin_rate: of `rate`, what comes from the origin.
+        ended: seconds since it came to an end; absent while it is arriving.
     """
 
     address: Address
@@ -33,6 +37,9 @@ class ContentStatus(Document):
     rate: int
     left: int | None = None
     peers: int = 0
+    feeders: tuple[Feeder, ...] = ()
+    origin_rate: int = 0
+    ended: int | None = None
 
 
 class PinStatus(Document):
@@ -43,12 +50,15 @@ class PinStatus(Document):
 
 
 class SwarmStatus(Document):
-    """A node's part in swarms: contents offered, the port for peers, peers connected, payload bytes sent to them."""
+    """A node's part in swarms: contents offered, the port for peers, peers connected, payload bytes sent to them, and what
+    it calls itself to them.
+    """
 
     contents: int
     port: int
     peers: int
     sent: int
+    name: str = ""
 
 
 class StagingStatus(Document):
@@ -59,6 +69,7 @@ class StagingStatus(Document):
         quota, allocated, reserved, leased, trash: bytes of the cache, as `stager.entries.Usage`.
         pins: by image ID.
         swarm: absent where the node takes part in none.
+        lately: what came over the network within the last minutes, the last first.
     """
 
     arriving: tuple[ContentStatus, ...]
@@ -69,6 +80,7 @@ class StagingStatus(Document):
     trash: int
     pins: tuple[PinStatus, ...]
     swarm: SwarmStatus | None = None
+    lately: tuple[ContentStatus, ...] = ()
 
 
 MAX_KEEP = 366 * 86400

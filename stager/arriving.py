@@ -4,16 +4,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from catalog.address import Address
+from stager.feeders import Feeder, idle, together
 
 MEMORY = 5.0
 """Seconds over which a rate is taken: long enough to be calm, short enough to be current."""
 
 SPACING = 0.25
 """Seconds between the samples for it."""
+
+
+LATELY = 600.0
+"""Seconds for which it is told what came, and from whom: long enough to be looked at after a wave of machines."""
+
+MOST_LATELY = 32
+"""Contents of which that is told: the parts of some images."""
 
 
 class Stage(StrEnum):
@@ -28,11 +36,12 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Payload bytes that came from peers and from the origin so far, and peers connected now."""
+    """Payload bytes that came from peers and from the origin so far, peers connected now, and which of them sent what."""
 
     from_peers: int = 0
     from_origin: int = 0
     peers: int = 0
+    feeders: tuple[Feeder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,9 @@ class Arriving:
         have: of `size`, what is settled: proved, or zero.
         from_cache: blocks copied from other contents, and what an interrupted staging had left.
         left: seconds until it is here at this rate; None when nobody can say.
+        feeders: the peers that sent the most.
+        origin_rate: of `rate`, what comes from the origin.
+        ended: seconds since it came to an end; None while it is on its way.
     """
 
     address: Address
@@ -56,6 +68,9 @@ class Arriving:
     rate: float
     left: float | None
     peers: int
+    feeders: tuple[Feeder, ...] = ()
+    origin_rate: float = 0.0
+    ended: float | None = None
 
 
 @dataclass(eq=False)
@@ -77,7 +92,7 @@ class Arrival:
     copied: int = 0
     _earlier: Traffic = Traffic()
     _live: Callable[[], Traffic] | None = None
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -98,11 +113,12 @@ class Arrival:
 
     def settled(self, count: int) -> None:
         """So many bytes more are settled."""
-        now = self.clock()
+        now, samples = self.clock(), self._samples
+        origin = self.traffic.from_origin if not samples or now - samples[-1][0] >= SPACING else None
         with self._lock:
             self.have += count
-            if not self._samples or now - self._samples[-1][0] >= SPACING:
-                self._samples.append((now, self.have))
+            if origin is not None:
+                self._samples.append((now, self.have, origin))
                 while now - self._samples[0][0] > MEMORY:
                     self._samples.popleft()
 
@@ -110,8 +126,9 @@ class Arrival:
         """How it stands."""
         now, traffic = self.clock(), self.traffic
         with self._lock:
-            first = self._samples[0] if self._samples else (now, self.have)
-            rate = max(0.0, (self.have - first[1]) / (now - first[0])) if now > first[0] else 0.0
+            at, settled, came = self._samples[0] if self._samples else (now, self.have, 0)
+            rate = max(0.0, (self.have - settled) / (now - at)) if now > at else 0.0
+            origin_rate = max(0.0, (traffic.from_origin - came) / (now - at)) if now > at else 0.0
             have = min(self.have, self.address.size)
         return Arriving(
             self.address,
@@ -125,16 +142,19 @@ class Arrival:
             rate,
             (self.address.size - have) / rate if rate else None,
             traffic.peers,
+            traffic.feeders,
+            origin_rate,
         )
 
 
 class Arrivals:
-    """All that is on its way."""
+    """All that is on its way, and what came lately."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._now: list[Arrival] = []
+        self._ended: deque[tuple[float, Arriving]] = deque(maxlen=MOST_LATELY)
 
     @contextmanager
     def begin(self, address: Address, image: str) -> Iterator[Arrival]:
@@ -145,8 +165,11 @@ class Arrivals:
         try:
             yield arrival
         finally:
+            last = replace(arrival.look(), rate=0.0, left=None, peers=0, origin_rate=0.0)
+            last = replace(last, feeders=idle(last.feeders))
             with self._lock:
                 self._now.remove(arrival)
+                self._ended.append((self._clock(), last))
 
     def look(self) -> tuple[Arriving, ...]:
         """How all of them stand, in the order in which they began."""
@@ -154,6 +177,18 @@ class Arrivals:
             now = list(self._now)
         return tuple(arrival.look() for arrival in now)
 
+    def lately(self) -> tuple[Arriving, ...]:
+        """What came to an end within `LATELY` and had come over the network, the last first; at most `MOST_LATELY`."""
+        now = self._clock()
+        with self._lock:
+            ended = [(now - at, one) for at, one in self._ended if now - at < LATELY]
+        return tuple(replace(one, ended=age) for age, one in reversed(ended) if one.from_peers or one.from_origin)
+
 
 def _sum(first: Traffic, second: Traffic) -> Traffic:
-    return Traffic(first.from_peers + second.from_peers, first.from_origin + second.from_origin, second.peers)
+    return Traffic(
+        first.from_peers + second.from_peers,
+        first.from_origin + second.from_origin,
+        second.peers,
+        together(idle(first.feeders), second.feeders),
+    )

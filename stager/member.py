@@ -6,6 +6,7 @@ from pathlib import Path
 from catalog.address import LEAF, Address
 from catalog.tracker import Endpoint
 from catalog.tracker import Event as Announced
+from stager.feeders import Feeder, idle, together
 from stager.leaves import Leaves
 from stager.passes import PUBLIC, Pass
 from stager.peer_wire import Progress
@@ -54,6 +55,7 @@ class Member:
     admission: Pass = PUBLIC
     kept_out: bool = False
     _before: tuple[int, int, int] = (0, 0, 0)
+    _fed_before: tuple[Feeder, ...] = ()
     _journalled: float = 0.0
     fresh: set[int] = field(default_factory=set)
 
@@ -82,12 +84,18 @@ class Member:
         return self._total(2)
 
     @property
+    def feeders(self) -> tuple[Feeder, ...]:
+        """From whom how much of `from_peers` came, the most first."""
+        return together(self._fed_before, self.progress.feeders if self.progress else ())
+
+    @property
     def connected(self) -> int:
         """Peers connected now."""
         return self.progress.peers if self.progress else 0
 
     def restarted(self) -> None:
         """The session's counters begin again."""
+        self._fed_before = idle(self.feeders)
         self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
 
     def keep_journal(self, boot: str, now: float) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:  # it loads the TUF library, which only those pay for who ask 
 
 log = logging.getLogger("partita.node")
 
+NAME = "-PA0100-"
+"""What our peer IDs begin with (the convention of BEP 20: two letters for the program, four figures for its version)."""
+
 SHARE = 0.7
 """Of a filesystem that is smaller than the default quota, what the cache may take unless the settings say otherwise."""
 
@@ -107,6 +110,7 @@ def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> Sharing 
         upload_limit=settings.upload_limit,
         download_limit=settings.download_limit,
         log=settings.directory / "peer.log",
+        name=NAME + secrets.token_hex(6),
     )
     boot = boot_id()
     admission = _admission(settings, closing)

@@ -23,6 +23,7 @@ import libtorrent as lt
 
 from catalog.address import LEAF, Address, piece_length
 from catalog.torrent import info_hash, unproved_torrent
+from stager.feeders import Feeder, Feeding, Seen, idle
 from stager.leaves import Leaves
 from stager.peer_wire import (
     Add,
@@ -101,6 +102,9 @@ class _Torrent:
     flushing: int = 0
     finished: bool = False
     sources: dict[int, dict[int, str]] = field(default_factory=dict)
+    feeding: Feeding = field(default_factory=Feeding)
+    feeders: tuple[Feeder, ...] = ()
+    fed: bool = False
 
     def flush(self) -> None:
         """Have everything written that has come; `cache_flushed_alert` answers."""
@@ -160,7 +164,7 @@ class Peer:
                 self._session.remove_torrent(torrent.handle)
 
     def _start(self, order: Start) -> None:
-        chosen = settings(order.profile, order.listen, order.upload_limit, order.download_limit)
+        chosen = settings(order.profile, order.listen, order.upload_limit, order.download_limit, order.name)
         category = lt.alert.category_t
         self._mask = chosen["alert_mask"] = int(
             category.error_notification
@@ -169,6 +173,7 @@ class Peer:
             | category.piece_progress_notification
             | category.ip_block_notification
             | category.peer_notification
+            | category.connect_notification
         )
         # No default plugins: neither peer exchange nor metadata exchange; of the three only the one that finds poisoners.
         self._session = lt.session(cast(Any, chosen), flags=0)
@@ -199,7 +204,7 @@ class Peer:
         handle = self._session.add_torrent(params)
         if authority:
             handle.set_ssl_certificate_buffer(order.certificate, order.key, FFDHE2048)
-        self._torrents[key] = (order.address, _Torrent(handle, path, order.complete))
+        self._torrents[key] = (order.address, _Torrent(handle, path, order.complete, fed=order.complete))
 
     def listen(self) -> None:
         """Copy what libtorrent has to say."""
@@ -269,6 +274,9 @@ class Peer:
                     self.events.append(Complete(address=address))
             case lt.hash_failed_alert():
                 self._poisoned(address, torrent, int(alert.piece_index))
+            case lt.peer_disconnected_alert():
+                if not torrent.fed and (name := _name(alert.pid)):
+                    torrent.feeding.leaves(name, _text(alert.endpoint))
             case lt.peer_ban_alert():
                 self.events.append(Banned(address=address, peer=_text(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():
@@ -309,8 +317,11 @@ class Peer:
         if began >= torrent.flush_at and not torrent.finished:
             torrent.flush_at = began + FLUSH
             torrent.flush()
+        if torrent.complete and not torrent.fed:
+            torrent.feeders, torrent.fed = idle(self._feeders(torrent, status)), True
         if began >= torrent.look_at and not torrent.complete:
             torrent.partial = tuple(_partial(torrent.handle))
+            torrent.feeders = self._feeders(torrent, status)
             torrent.look_at = began + max(LOOK, (time.monotonic() - began) / LOOK_SHARE)
         now = Progress(
             address=address,
@@ -322,10 +333,24 @@ class Peer:
             up=status.upload_payload_rate,
             peers=status.num_peers,
             seeds=status.num_seeds,
+            feeders=torrent.feeders,
         )
         if now != torrent.said:
             torrent.said = now
             self.events.append(now)
+
+    @staticmethod
+    def _feeders(torrent: _Torrent, status: Any) -> tuple[Feeder, ...]:
+        """Who has sent what; asked for only while something is to come."""
+        if not status.total_payload_download:
+            return ()
+        seen = (
+            Seen(name, _text(peer.ip), int(peer.total_download), int(peer.payload_down_speed))
+            for peer in torrent.handle.get_peer_info()
+            if (name := _name(peer.pid))
+        )
+        torrent.feeding.look(seen)
+        return torrent.feeding.told(int(status.total_payload_download))
 
     @staticmethod
     def _key(handle: Any) -> bytes:
@@ -362,6 +387,11 @@ def _only(ips: tuple[str, ...]) -> Any:
     for ip in ips:
         rules.add_rule(ip, ip, 0)
     return rules
+
+
+def _name(peer_id: Any) -> str:
+    """A peer ID as text, without what cannot be printed; empty for one that has not said it yet."""
+    return "".join(chr(byte) for byte in peer_id.to_bytes() if 0x20 < byte < 0x7F)
 
 
 def _text(endpoint: tuple[str, int]) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from catalog.address import Address
 from signer.documents import Document, canonical, parse
+from stager.feeders import MAX_NAME, Feeder
 from stager.profiles import Profile
 
 MAX_LINE = 4 << 20
@@ -22,10 +23,11 @@ MAX_ATTACHED = 16 << 30
 
 
 class Start(Document):
-    """Open the session. Must be first, and once."""
+    """Open the session. Must be first, and once. `name` is what we call ourselves to peers: a peer ID; empty for any."""
 
     do: Literal["start"] = "start"
     listen: str
+    name: Annotated[str, Field(max_length=MAX_NAME)] = ""
     profile: Profile
     upload_limit: Annotated[int, Field(ge=0)] = 0
     download_limit: Annotated[int, Field(ge=0)] = 0
@@ -138,6 +140,7 @@ class Progress(Document):
         sent: payload bytes that went to peers.
         down, up: bytes per second.
         peers, seeds: connected ones.
+        feeders: who sent what, the most first.
     """
 
     event: Literal["progress"] = "progress"
@@ -150,6 +153,7 @@ class Progress(Document):
     up: int
     peers: int
     seeds: int
+    feeders: tuple[Feeder, ...] = ()
 
 
 class Complete(Document):

@@ -113,7 +113,9 @@ def choose_profile(complete: int, incomplete: int) -> Profile:
     return Profile.SWARM if incomplete >= CROWD and complete < incomplete else Profile.BULK
 
 
-def settings(profile: Profile, listen: str, upload_limit: int, download_limit: int) -> dict[str, int | bool | str]:
+def settings(
+    profile: Profile, listen: str, upload_limit: int, download_limit: int, name: str = ""
+) -> dict[str, int | bool | str]:
     """All settings of a session.
 
     Args:
@@ -121,6 +123,7 @@ def settings(profile: Profile, listen: str, upload_limit: int, download_limit: i
         listen: `ADDRESS:PORT` to take connections on.
         upload_limit: bytes per second for all peers together; 0 is no limit.
         download_limit: the same for what comes.
+        name: our peer ID; empty for one that is made up for each connection.
     """
     return {
         **COMMON,
@@ -128,4 +131,5 @@ def settings(profile: Profile, listen: str, upload_limit: int, download_limit: i
         "listen_interfaces": listen,
         "upload_rate_limit": upload_limit,
         "download_rate_limit": download_limit,
+        **({"peer_fingerprint": name} if name else {}),
     }

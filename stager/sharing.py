@@ -57,6 +57,11 @@ class Sharing:
         return self._swarm.port
 
     @property
+    def name(self) -> str:
+        """What we call ourselves to peers."""
+        return self._swarm.name
+
+    @property
     def peers(self) -> int:
         """Peers connected now, over all contents."""
         return self._swarm.connected
@@ -132,7 +137,8 @@ class Sharing:
             members = [one for one in self._swarm.members if one.address == guide.address]
             peers = members[0].connected if members else 0
             from_peers = members[0].from_peers if members else fetching.brought.from_peers
-            return Traffic(from_peers, fetching.brought.from_origin, peers)
+            feeders = members[0].feeders if members else fetching.brought.feeders
+            return Traffic(from_peers, fetching.brought.from_origin, peers, feeders)
 
         with arrival.counting(live):
             fetching.run()

@@ -79,6 +79,7 @@ class Options:
         upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
         memory: bytes that the peer process may hold.
         log: where the peer process's complaints go; None is our standard error.
+        name: what we call ourselves to peers: a peer ID, 20 printable characters; empty for a new one at each connection.
     """
 
     listen: str = "0.0.0.0:0"
@@ -86,6 +87,7 @@ class Options:
     download_limit: int = 0
     memory: int = MEMORY
     log: Path | None = None
+    name: str = ""
 
 
 class Swarm:
@@ -252,6 +254,11 @@ class Swarm:
             return list(self._members.values())
 
     @property
+    def name(self) -> str:
+        """What we call ourselves to peers."""
+        return self._options.name
+
+    @property
     def restarts(self) -> int:
         """How often the peer process was replaced of late."""
         return len(self._restarts)
@@ -345,6 +352,7 @@ class Swarm:
                 profile=self._profile,
                 upload_limit=limits.upload_limit,
                 download_limit=limits.download_limit,
+                name=limits.name,
             )
         )
         self._allowed = frozenset()

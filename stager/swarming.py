@@ -25,6 +25,7 @@ from stager.errors import (
     TrackerRefuses,
     TrackerUnavailable,
 )
+from stager.feeders import Feeder
 from stager.fetching import joined
 from stager.leaves import Leaves
 from stager.member import Member
@@ -73,6 +74,7 @@ class Brought:
         poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
         suspects: peers that had a part in a wrong piece, among them innocent ones.
         rescues: the steps that were needed, in order.
+        feeders: from whom how much of `from_peers` came.
     """
 
     resumed: int = 0
@@ -82,6 +84,7 @@ class Brought:
     poisoners: tuple[str, ...] = ()
     suspects: tuple[str, ...] = ()
     rescues: tuple[str, ...] = ()
+    feeders: tuple[Feeder, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -327,7 +330,7 @@ class SwarmFetching:
 
     def _count(self, member: Member) -> None:
         brought = self.brought
-        brought.from_peers, brought.wasted = member.from_peers, member.wasted
+        brought.from_peers, brought.wasted, brought.feeders = member.from_peers, member.wasted, member.feeders
         brought.poisoners, brought.suspects = tuple(sorted(member.poisoners)), tuple(sorted(member.suspects))
 
 

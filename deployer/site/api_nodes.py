@@ -22,6 +22,7 @@ from deployer.errors import (
 from deployer.site.api_deployments import ASKING
 from deployer.site.api_routes import NODE, answer, gone, problems, read, read_reason, told
 from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport
+from deployer.site.feeding import site_feeds
 from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
 from deployer.site.rates import Rate, Rates
@@ -39,6 +40,7 @@ from deployer.site.wire import (
     JoinToken,
     NodeList,
     Reason,
+    SwarmMap,
     TokenRequest,
 )
 
@@ -87,6 +89,18 @@ def node_routes(site: Site) -> APIRouter:
         """What it is, what it has room for, and what it caches."""
         access.demand(who, Action.NODES)
         return answer(request, store.find_node(node))
+
+    @routes.get(
+        "/swarm",
+        response_model=SwarmMap,
+        responses=problems(Forbidden, *ASKING),
+        openapi_extra=told(Action.NODES),
+        summary="Who feeds whom",
+    )
+    def swarm(request: Request, who: who_asks) -> Response:
+        """From whom nodes get the contents that are arriving, or came lately: each other, the catalog, peers elsewhere."""
+        access.demand(who, Action.NODES)
+        return answer(request, SwarmMap(items=site_feeds(store.nodes())))
 
     @routes.post(
         "/nodes/tokens",

@@ -40,6 +40,7 @@ from deployer.site.wire import (
     Reason,
     SerialPiece,
     SiteStatus,
+    SwarmMap,
     TokenRequest,
     Trial,
 )
@@ -214,6 +215,10 @@ class SiteClient:
     def nodes(self) -> tuple[SiteNode, ...]:
         """All nodes, by name."""
         return self.ask(NodeList, "GET", "nodes").items
+
+    def swarm(self) -> SwarmMap:
+        """Who feeds whom."""
+        return self.ask(SwarmMap, "GET", "swarm")
 
     def node(self, name: str) -> SiteNode:
         """One node, by UUID, the beginning of one, or name."""

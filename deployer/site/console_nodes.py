@@ -17,6 +17,7 @@ from deployer.machine import State
 from deployer.site.access import narrowed
 from deployer.site.api_nodes import STATES
 from deployer.site.console_story import story
+from deployer.site.feeding import draw, site_feeds
 from deployer.site.pages import PREFIX
 from deployer.site.records import Filter, NodeState, SiteMachine, SiteNode
 from deployer.site.rights import Action
@@ -75,12 +76,17 @@ def node_pages(console: Console) -> APIRouter:
         access.demand(visit.who, Action.NODES)
         found = [one for one in site.store.nodes() if one.state is not NodeState.LEFT]
         parts, fault = contents.parts()
+        fed = site_feeds(found)
         return console.show(
             visit,
             "nodes.html",
             nodes=found,
             held=holdings(found, parts),
             arriving=_arriving(console, visit, found, parts),
+            feeds=fed[:ROWS],
+            picture=draw(fed, found),
+            names={one.uuid: one.name for one in found},
+            parts=parts,
             fault=fault,
         )
 
@@ -89,17 +95,22 @@ def node_pages(console: Console) -> APIRouter:
         access.demand(visit.who, Action.NODES)
         found = site.store.find_node(node)
         parts, fault = contents.parts()
+        everybody = site.store.nodes()
+        fed = site_feeds(everybody)
         reads = access.reach(visit.who)
         wanted = narrowed(Filter(node=found.uuid, states=tuple(one for one in State if not one.final)), reads)
         return console.show(
             visit,
             "node.html",
             node=found,
+            fed_by=[one for one in fed if one.to == found.uuid][:ROWS],
+            feeding=[one for one in fed if one.source == found.uuid][:ROWS],
+            parts=parts,
             held=holdings([found], parts),
             fault=fault,
             machines=site.store.machines(wanted, ROWS)[0] if wanted else (),
             events=story(site, subject=found.uuid)[::-1][:ROWS],
-            nodes={found.uuid: found.name},
+            nodes={one.uuid: one.name for one in everybody},
         )
 
     @routes.post("/nodes/{node}/{verb}")

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from catalog.manifest import Blank, ImageId
 from deployer.machine import MEMORY_UNIT, State, Uuid
+from deployer.site.feeds import SwarmReport
 from deployer.site.request import Label, base64_text
 from signer.documents import Document
 from signer.statement import Instant
@@ -189,6 +190,7 @@ class NodeReport(Document):
         cached: addresses of contents that are whole in its cache.
         machines: all those of the site.
         problem: what keeps it from starting machines, or empty.
+        swarm: who feeds it; None from a node that has nothing to tell.
         complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
     """
 
@@ -200,4 +202,5 @@ class NodeReport(Document):
     cached: tuple[str, ...] = ()
     machines: tuple[ObservedMachine, ...] = ()
     problem: str = ""
+    swarm: SwarmReport | None = None
     complete: bool = True

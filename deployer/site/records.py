@@ -8,6 +8,7 @@ from pydantic import Field
 from catalog.manifest import ImageId
 from deployer.machine import State, Uuid
 from deployer.site.desired import Capacity, Context, DesiredMachine, Want
+from deployer.site.feeds import SwarmReport
 from deployer.site.principal import Principal
 from deployer.site.request import DeploymentRequest, Label
 from signer.documents import Document
@@ -34,6 +35,7 @@ class SiteNode(Document):
         reported: when that was; None before the first time.
         revision: of its desired state now.
         seen: the revision that it acts on.
+        swarm: who feeds it, as it last reported; None in lists.
         draining: it gets no more machines; also while it is lost.
     """
 
@@ -51,6 +53,7 @@ class SiteNode(Document):
     problem: str = ""
     revision: int = 0
     seen: int = 0
+    swarm: SwarmReport | None = None
     draining: bool = False
 
 

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from deployer.errors import Conflict, Misused, NodeNotFound
 from deployer.site.desired import Capacity, NodeReport
+from deployer.site.feeds import SwarmReport
 from deployer.site.placement import EC2, NodeRoom, Promised
 from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.rooms import Overcommit, Taken, room_of
-from deployer.site.tables import cached, machines, nodes, strays
+from deployer.site.tables import cached, machines, nodes, strays, swarms
+from signer.documents import canonical, parse
 
 MIN_PREFIX = 4
 """Characters of a UUID that may stand for it, where they are enough."""
@@ -61,15 +63,17 @@ def node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNod
     row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
     if row is None:
         raise NodeNotFound(f"there is no node {uuid} at this site; `partita site nodes` lists them")
-    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars() if contents else ()
-    return _node(row, frozenset(held))
+    if not contents:
+        return _node(row, frozenset())
+    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars()
+    return _node(row, frozenset(held), _swarms(connection, uuid).get(uuid))
 
 
 def list_nodes(connection: Connection, *, contents: bool) -> tuple[SiteNode, ...]:
     """All nodes by name; with what they cache, or without."""
-    held = _contents(connection, None) if contents else {}
+    held, fed = (_contents(connection, None), _swarms(connection)) if contents else ({}, {})
     rows = connection.execute(select(nodes).order_by(nodes.c.name))
-    return tuple(_node(row, frozenset(held.get(row.uuid, ()))) for row in rows)
+    return tuple(_node(row, frozenset(held.get(row.uuid, ())), fed.get(row.uuid)) for row in rows)
 
 
 def find_node(connection: Connection, text: str) -> str:
@@ -140,8 +144,14 @@ def reported(connection: Connection, known: SiteNode, report: NodeReport, state:
         # A site that was restored from an older copy: what it says must be newer than what the node has heard.
         changed["revision"] = report.revision + 1
     digest = _digest(report.cached)
-    stored = connection.execute(select(nodes.c.contents).where(nodes.c.uuid == known.uuid)).scalar()
-    if stored != digest:
+    both = select(nodes.c.contents, swarms.c.document).select_from(nodes.outerjoin(swarms))
+    stored = connection.execute(both.where(nodes.c.uuid == known.uuid)).one()
+    swarm = canonical(report.swarm).decode() if report.swarm else None
+    if swarm != stored.document:
+        connection.execute(delete(swarms).where(swarms.c.node == known.uuid))
+        if swarm is not None:
+            connection.execute(insert(swarms).values(node=known.uuid, document=swarm))
+    if stored.contents != digest:
         _recache(connection, known.uuid, set(report.cached))
         changed["contents"] = digest
     connection.execute(update(nodes).where(nodes.c.uuid == known.uuid).values(reported=now, **changed))
@@ -213,6 +223,13 @@ def _contents(connection: Connection, addresses: Collection[str] | None) -> dict
     return held
 
 
+def _swarms(connection: Connection, uuid: str | None = None) -> dict[str, SwarmReport]:
+    query = select(swarms.c.node, swarms.c.document)
+    if uuid is not None:
+        query = query.where(swarms.c.node == uuid)
+    return {row.node: parse(SwarmReport, row.document.encode(), "swarm") for row in connection.execute(query)}
+
+
 def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
     before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
     if gone := sorted(before - now):
@@ -224,7 +241,7 @@ def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
         connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])
 
 
-def _node(row: Row[tuple[Any, ...]], contents: frozenset[str]) -> SiteNode:
+def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmReport | None = None) -> SiteNode:
     """Not checked again: every admission reads all nodes under the writer's lock, and we wrote these."""
     return SiteNode.model_construct(
         uuid=row.uuid,
@@ -241,6 +258,7 @@ def _node(row: Row[tuple[Any, ...]], contents: frozenset[str]) -> SiteNode:
         problem=row.problem,
         revision=row.revision,
         seen=row.seen,
+        swarm=swarm,
         draining=row.draining,
     )
 

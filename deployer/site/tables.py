@@ -62,6 +62,13 @@ cached = Table(
     Index(None, "node"),
 )
 
+swarms = Table(
+    "swarms",  # who feeds a node, as it last reported; apart from nodes, which every admission reads
+    metadata,
+    Column("node", ForeignKey("nodes.uuid"), primary_key=True),
+    Column("document", Text, nullable=False),
+)
+
 join_tokens = Table(
     "join_tokens",
     metadata,

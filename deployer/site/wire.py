@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue
 
 from deployer.machine import MEMORY_UNIT, State, Uuid
+from deployer.site.feeds import Feed
 from deployer.site.records import Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import Label
 from signer.documents import Document
@@ -270,6 +271,12 @@ class NodeList(Document):
     """All nodes, by name."""
 
     items: tuple[SiteNode, ...]
+
+
+class SwarmMap(Document):
+    """Who feeds whom: what is arriving first, then what came within the last minutes."""
+
+    items: tuple[Feed, ...]
 
 
 class EventPage(Document):

@@ -127,6 +127,7 @@ MATRIX = {
     "POST /v1/clusters/{cluster}/replace":   "uu h yf h yyf h fyy hh u",
     "GET /v1/nodes":                         "uu f ff f fff f yyy ff u",
     "GET /v1/nodes/{node}":                  "uu f ff f fff f yyy ff u",
+    "GET /v1/swarm":                         "uu f ff f fff f yyy ff u",
     "POST /v1/nodes/tokens":                 "uu f ff f fff f fyy ff u",
     "POST /v1/nodes/{node}/drain":           "uu f ff f fff f fyy ff u",
     "POST /v1/nodes/{node}/undrain":         "uu f ff f fff f fyy ff u",

@@ -16,9 +16,11 @@ import partita
 from deployer.machine import State
 from deployer.site.cluster_client import Clusters
 from deployer.site.cluster_wire import ClusterOrder
+from deployer.site.feeds import ContentFeed, SwarmReport
 from deployer.site.pages import POLICY
 from deployer.site.request import DeploymentRequest
 from signer.documents import validate
+from stager.feeders import Feeder
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy, wait_for
 from tests.signer.grid import utc_now
@@ -521,3 +523,47 @@ def test_people_log_in_with_a_certificate(tmp_path: Path) -> None:
             page = asked.get("/console/machines")
             assert (page.status_code, "(star)" in page.text) == (200, True)
             assert asked.get("/console/nodes").status_code == 403
+
+
+def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
+    site: SiteProcess, node: PaperNode, browser: httpx.Client
+) -> None:
+    """As a picture whose arrows have the focus, and as a table; a name that a peer gives itself is text."""
+    feeders = (
+        Feeder(peer="-PA0100-paper", at="192.0.2.1:7", received=3 << 20, rate=2048),
+        Feeder(peer="<i>x</i>", at="192.0.2.7:9", received=1 << 20),
+    )
+    feed = ContentFeed(
+        address="ab" * 32 + "-7",
+        image="star/<b>@1.0",
+        arriving=True,
+        from_peers=5 << 20,
+        from_origin=2 << 20,
+        feeders=feeders,
+    )
+    fed = PaperNode(site, "fed")
+    node.step(swarm=SwarmReport(name="-PA0100-paper"))
+    fed.step(swarm=SwarmReport(name="-PA0100-fed", contents=(feed,)))
+    asked = operator(site, browser)
+    pages = {path: asked.get(f"/console{path}").text for path in ("/nodes", "/nodes/fed", "/nodes/paper")}
+    for text in pages.values():
+        assert "3 MiB" in text
+        assert "star/&lt;b&gt;@1.0" in text
+        assert "<i>x" not in text
+    assert 'aria-label="paper gave fed 3 MiB, now 2 KiB a second"' in pages["/nodes"]
+    assert 'aria-label="the catalog gave fed 2 MiB"' in pages["/nodes"]
+    assert "192.0.2.7:9 <small>no node of this site</small>" in pages["/nodes/fed"]
+    assert "192.0.2.7:9" not in pages["/nodes/paper"]
+    with site.client() as client:
+        found = client.swarm().items
+    told = [(one.kind, one.name, one.received, one.rate) for one in found]
+    assert told == [
+        ("node", "paper", 3 << 20, 2048),
+        ("origin", "the catalog", 2 << 20, 0),
+        ("peer", "192.0.2.7:9", 1 << 20, 0),
+        ("others", "other peers", 1 << 20, 0),
+    ]
+    assert {one.to for one in found} == {fed.joined.node}
+    node.step()
+    fed.step()
+    assert "Nothing came to any node" in asked.get("/console/nodes").text

@@ -12,9 +12,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from deployer.site.cluster_client import Clusters
 from deployer.site.cluster_wire import ClusterOrder
+from deployer.site.feeds import ContentFeed, SwarmReport
 from deployer.site.request import DeploymentRequest
 from examples.screenshot import ARGUMENTS, NAMES
 from signer.documents import validate
+from stager.feeders import Feeder
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy
 from tests.site.worlds import PaperNode, People, SiteProcess, populace
@@ -33,6 +35,22 @@ CLUSTER = {
         },
     }
 }
+
+
+SWARM = SwarmReport(
+    name="-PA0100-paper",
+    contents=(
+        ContentFeed(
+            address="ab" * 32 + "-1048576",
+            image="star/hello@1.0",
+            arriving=True,
+            from_peers=9 << 20,
+            from_origin=1 << 30,
+            origin_rate=1 << 20,
+            feeders=(Feeder(peer="x" * 20, at="[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", received=9 << 20),),
+        ),
+    ),
+)
 
 
 class World:
@@ -125,7 +143,7 @@ def test_somebody_logs_in_with_a_token_and_sees_their_own_and_what_happens(world
 
 def test_pages_fit_a_telephone_and_are_dark_at_night(world: World, tmp_path: Path) -> None:
     """No page is wider than 360 pixels; nothing violates the policy of its contents; pictures are kept."""
-    world.node.step(cached=("ab" * 32 + "-1048576",))
+    world.node.step(cached=("ab" * 32 + "-1048576",), swarm=SWARM)
     page, dark = world.operator(width=360), world.operator(dark=True)
     paper = "getComputedStyle(document.documentElement).backgroundColor"
     assert page.evaluate(paper) != dark.evaluate(paper)
@@ -163,6 +181,24 @@ def test_without_javascript_pages_say_the_same(world: World) -> None:
     expect(without.locator("dd .s-ready")).to_be_visible()
     with_script.context.close()
     without.context.close()
+
+
+def test_the_map_of_the_swarm_is_read_by_keyboard(world: World) -> None:
+    """Each arrow and each node has the focus in its turn, and says what it is; a node leads to its page."""
+    world.node.step(swarm=SWARM)
+    page = world.operator(width=360, script=False)
+    world.go(page, "/nodes")
+    arrow = page.get_by_role("img", name="the catalog gave paper 1 GiB, now 1 MiB a second")
+    arrow.focus()
+    expect(arrow).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("img", name="elsewhere gave paper 9 MiB")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/console/nodes/*")
+    expect(page.get_by_role("table", name="Who feeds it")).to_contain_text("star/hello@1.0")
+    page.context.close()
+    assert world.said == []
 
 
 def test_everything_is_reached_by_keyboard(world: World) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from catalog.address import Address
 from catalog.client import CatalogClient
+from signer.documents import Document
 from stager.announcing import TrackerClient
 from stager.errors import SourceUnavailable, StagerError
 from stager.pieces import Guide
@@ -36,7 +37,7 @@ class _Nothing:
 
 
 def say(**what: object) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.write(json.dumps(what, default=Document.model_dump) + "\n")
     sys.stdout.flush()
 
 

@@ -56,7 +56,9 @@ class Node:
     def __init__(self, root: Path, origin: Origin, stack: ExitStack) -> None:
         boot = boot_id()
         self.cache = stack.enter_context(Cache(root, 1 << 30, Clock(), grace=100))
-        self.swarm = stack.enter_context(Swarm(None, Options(listen="127.0.0.1:0"), boot=boot))
+        self.swarm = stack.enter_context(
+            Swarm(None, Options(listen="127.0.0.1:0", name=f"-PA0100-{root.name:-<12}"), boot=boot)
+        )
         sharing = Sharing(self.cache, self.swarm, None, boot=boot, rng=random.Random(1))
         self.sharing = stack.enter_context(sharing)
         self.stager = Stager(self.cache, origin, PACE, self.sharing)
@@ -132,6 +134,15 @@ def test_copies_then_blocks_from_the_origin_then_pieces_from_peers(nodes: tuple[
     assert edited <= origin.sent() <= edited + 2 * MIB
     assert WHOLE - ZEROS - 2 * MIB <= member.from_peers <= WHOLE - ZEROS + 2 * MIB
     assert second.cache.entry(new).allocated <= len(NEW) - ZEROS
+    # What the node says of where it came from is so: all of the peers' bytes are the first node's, who counts the same.
+    came = second.stager.arrivals.lately()[0]
+    (feeder,) = came.feeders
+    assert (feeder.peer, feeder.received, feeder.rate) == (first.swarm.name, member.from_peers, 0)
+    assert (came.from_peers, came.from_origin) == (member.from_peers, origin.sent())
+    (sender,) = first.swarm.members
+    assert first.swarm.wait(lambda: sender.sent >= feeder.received, 10)
+    here = came.from_cache + ZEROS + MIB  # copied, and never sent: what the map calls zero
+    assert len(NEW) <= here + came.from_peers + came.from_origin <= len(NEW) + 2 * MIB
     check_invariants(second.cache)
     check_invariants(first.cache)
 
