@@ -53,12 +53,13 @@ def _accounts(context: typer.Context, name: str | None) -> Iterator["list[OpenAc
 
 @contextmanager
 def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2Deployer, Imaging, OpenAccount]"]:
-    """What uploads, for one account, without a pool; whatever the site's service does is left alone."""
+    """What uploads, for one account, without a pool, beside the site's service, should that be at work."""
+    from deployer.ec2.beside import Beside
     from deployer.ec2.deploying import Ec2Deployer, Unrecorded
     from deployer.ec2.imaging import Imaging
     from deployer.ec2.opening import staging
     from deployer.site.withdrawing import Withdrawing
-    from stager.opening import opened
+    from stager.opening import open_catalog
 
     settings, site = terminal.section(context, Ec2Settings), terminal.section(context, SiteSettings)
     with _accounts(context, name) as accounts, ExitStack() as stack:
@@ -66,10 +67,12 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
             names = ", ".join(each.account.name for each in accounts)
             raise Misused(f"the site has the accounts {names}; say which with --account")
         found = accounts[0]
-        stager, catalog = stack.enter_context(opened(staging(settings, site), lambda: _clock().timestamp()))
+        host = staging(settings, site)
+        catalog = stack.enter_context(open_catalog(host, lambda: _clock().timestamp()))
+        beside = stack.enter_context(Beside(host, catalog, lambda: _clock().timestamp()))
         rules = PolicyStore(site.policy).current
         withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, _clock)
-        imaging = Imaging(found, stager, stager.cache)
+        imaging = Imaging(found, beside, beside)
         yield Ec2Deployer(found, catalog, imaging, Unrecorded(), rules, withdrawing.current, _clock), imaging, found
 
 

@@ -4,10 +4,12 @@ Contents are staged only if a snapshot is missing. After they were read they are
 when they were staged: what is registered is what was verified.
 """
 
+import fcntl
+import os
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -16,6 +18,7 @@ from deployer.deploying import Entries
 from deployer.ec2.books import ImageEntry
 from deployer.ec2.bootability import Bootable
 from deployer.ec2.bootdisk import make_head, opened_boot
+from deployer.ec2.errors import LedgerUnusable
 from deployer.ec2.instances import MAX_TAG
 from deployer.ec2.opening import OpenAccount
 from deployer.ec2.preparing import opened
@@ -27,6 +30,9 @@ from stager.staging import Staged, total, wanted_of
 
 LEASE: Final = 86400.0
 """Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks whether another process is done with an image."""
 
 HOLDER: Final = "ec2:"
 """Who holds the leases of an image while it is uploaded: this, and its ID."""
@@ -97,7 +103,7 @@ class Imaging:
             progress: told of what is being done.
             full: compare every byte, not a sample.
         """
-        with self._one_at_a_time(manifest.image_id):
+        with self._one_at_a_time(manifest.image_id), self._one_process(manifest.image_id, progress):
             snapshots = self._present(manifest)
             if snapshots is None:
                 snapshots = self._upload(manifest, found, progress, full=full)
@@ -157,3 +163,24 @@ class Imaging:
         """Of one image: the second machine finds what the first has uploaded."""
         with self._locking:
             return self._locks[image_id]
+
+    @contextmanager
+    def _one_process(self, image_id: str, progress: Progress) -> Iterator[None]:
+        """Of one image, too: `partita ec2 upload` works beside the site's service. The lock ends with its process."""
+        path = self._account.directory / "images" / f"{image_id.removeprefix('sha256:')}.lock"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise LedgerUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    progress.at("another process brings the image")
+                    progress.cancelled.wait(LOOK_EVERY)
+            yield
+        finally:
+            os.close(file)

@@ -3,6 +3,7 @@
 DIR/site-id                  by what this site's things at EC2 are told from others'
 DIR/books.db                 images and machines
 DIR/cache, DIR/freshness     what is uploaded from, and what is known to be current
+DIR/uploads/NUMBER           the same for commands beside the site's service (see `beside`)
 DIR/accounts/NAME/snapshots  the ledger of snapshots, and uploads under way
 DIR/accounts/NAME/...        audit log, receipts and key of the account's pool (see `deployer.recording`)
 """
@@ -20,6 +21,7 @@ from deployer.ec2.accounts import Account
 from deployer.ec2.aws import Access, Aws
 from deployer.ec2.backend import Ec2Machines
 from deployer.ec2.books import Books
+from deployer.ec2.buffers import Buffers
 from deployer.ec2.errors import LedgerUnusable
 from deployer.ec2.images import Registrar
 from deployer.ec2.ledger import Ledger
@@ -47,7 +49,11 @@ class OpenAccount:
 
 @contextmanager
 def open_account(
-    settings: Ec2Settings, account: Account, clock: Callable[[], datetime], aws: Aws | None = None
+    settings: Ec2Settings,
+    account: Account,
+    clock: Callable[[], datetime],
+    aws: Aws | None = None,
+    buffers: Buffers | None = None,
 ) -> Iterator[OpenAccount]:
     """Open an account; nothing is asked of AWS yet. LedgerUnusable if the site's books cannot be used.
 
@@ -56,6 +62,7 @@ def open_account(
         account: which.
         clock: the present, UTC.
         aws: the way there, if whoever opens it has one.
+        buffers: what holds blocks that are uploaded, for all accounts of a process.
     """
     owner = Owner(site_id(settings.directory), account.name)
     directory = settings.directory / "accounts" / account.name
@@ -77,7 +84,7 @@ def open_account(
             aws=aws,
             books=books,
             ledger=ledger,
-            snapshots=Snapshots(aws, ledger, workers=settings.workers),
+            snapshots=Snapshots(aws, ledger, workers=settings.workers, buffers=buffers),
             registrar=Registrar(aws, books, owner, clock, lambda: secrets.token_hex(16)),
             machines=Ec2Machines(aws, owner),
         )

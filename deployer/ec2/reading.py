@@ -10,11 +10,12 @@ from pathlib import Path
 
 from deployer.ec2.aws import Aws
 from deployer.ec2.blocks import BLOCK, GIB, ZERO_DIGEST, Digests
+from deployer.ec2.buffers import Buffers
 from deployer.ec2.errors import SnapshotFailed
 from signer.progress import Advance, nothing
 
 WORKERS = 64
-"""Requests under way, each with a block in memory."""
+"""Requests under way, each with a block in memory, within the budget of whoever reads (`buffers`)."""
 
 BATCH = 4096
 """Blocks that are asked for before the next page of the list is: a list need not fit into memory."""
@@ -23,7 +24,15 @@ Take = Callable[[int, bytes], None]
 """What a block is given to: its number and its bytes, from any thread."""
 
 
-def read_snapshot(aws: Aws, snapshot_id: str, take: Take, *, workers: int = WORKERS, advance: Advance = nothing) -> int:
+def read_snapshot(
+    aws: Aws,
+    snapshot_id: str,
+    take: Take,
+    *,
+    workers: int = WORKERS,
+    buffers: Buffers | None = None,
+    advance: Advance = nothing,
+) -> int:
     """Read all blocks that a snapshot has; those that it has not are zero.
 
     Args:
@@ -31,6 +40,7 @@ def read_snapshot(aws: Aws, snapshot_id: str, take: Take, *, workers: int = WORK
         snapshot_id: a completed snapshot.
         take: given each block, checked against the SHA-256 that AWS says it has.
         workers: requests under way.
+        buffers: what holds blocks, if others share it: each that is read counts as one.
         advance: called with bytes just read, from any thread.
 
     Returns:
@@ -41,12 +51,15 @@ def read_snapshot(aws: Aws, snapshot_id: str, take: Take, *, workers: int = WORK
     """
     listed = aws.ebs_list("list_snapshot_blocks", "Blocks", SnapshotId=snapshot_id, MaxResults=BATCH)
 
+    held = buffers or Buffers()
+
     def one(index: int, token: str) -> None:
-        answer = aws.ebs("get_snapshot_block", SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
-        data: bytes = answer["BlockData"]
-        if len(data) != BLOCK or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]:
-            raise SnapshotFailed(f"{snapshot_id}: block {index} is not what its checksum says")
-        take(index, data)
+        with held.room():
+            answer = aws.ebs("get_snapshot_block", SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
+            data: bytes = answer["BlockData"]
+            if len(data) != BLOCK or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]:
+                raise SnapshotFailed(f"{snapshot_id}: block {index} is not what its checksum says")
+            take(index, data)
         advance(BLOCK)
 
     count = 0
@@ -62,11 +75,19 @@ def read_snapshot(aws: Aws, snapshot_id: str, take: Take, *, workers: int = WORK
     return count
 
 
-def same(aws: Aws, snapshot_id: str, wanted: Digests, *, workers: int = WORKERS, advance: Advance = nothing) -> bool:
+def same(
+    aws: Aws,
+    snapshot_id: str,
+    wanted: Digests,
+    *,
+    workers: int = WORKERS,
+    buffers: Buffers | None = None,
+    advance: Advance = nothing,
+) -> bool:
     """Whether a snapshot has exactly these blocks that are not zero; read to the first that is another one.
 
     Args:
-        aws, snapshot_id, workers, advance: as in :func:`read_snapshot`; errors too.
+        aws, snapshot_id, workers, buffers, advance: as in :func:`read_snapshot`; errors too.
         wanted: SHA-256 by number.
     """
     found: set[int] = set()
@@ -79,7 +100,7 @@ def same(aws: Aws, snapshot_id: str, wanted: Digests, *, workers: int = WORKERS,
             found.add(index)
 
     try:
-        read_snapshot(aws, snapshot_id, take, workers=workers, advance=advance)
+        read_snapshot(aws, snapshot_id, take, workers=workers, buffers=buffers, advance=advance)
     except _Other:
         return False
     return found == wanted.keys()

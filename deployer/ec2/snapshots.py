@@ -16,6 +16,7 @@ from typing import Any
 
 from deployer.ec2.aws import Aws
 from deployer.ec2.blocks import Digests, Layout, Parent, shared
+from deployer.ec2.buffers import Buffers
 from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotGone
 from deployer.ec2.journal import Journal
 from deployer.ec2.ledger import Ledger, Record, packed
@@ -70,15 +71,18 @@ class Snapshots:
         ledger: Ledger,
         *,
         workers: int = WORKERS,
+        buffers: Buffers | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),
     ) -> None:
-        """Args: the account and what is known of it; requests under way; time, waiting, and what is never the same."""
+        """Args: the account and what is known of it; requests under way, and what holds their blocks; time, waiting, and
+        what is never the same."""
         self._aws, self._ledger, self._workers = aws, ledger, workers
         self._now, self._nonce = now, nonce
-        self._uploading = Uploading(aws, workers=workers, clock=clock, sleep=sleep)
+        self._buffers = buffers or Buffers()
+        self._uploading = Uploading(aws, workers=workers, buffers=self._buffers, clock=clock, sleep=sleep)
 
     def ensure(
         self,
@@ -141,7 +145,7 @@ class Snapshots:
             return None
         expected = digests(disk)
         for snapshot_id in found[:CANDIDATES]:
-            if same(self._aws, snapshot_id, expected, workers=self._workers):
+            if same(self._aws, snapshot_id, expected, workers=self._workers, buffers=self._buffers):
                 return replace(self._note(snapshot_id, disk.layout, family, expected), read_back=True)
             refused.add(snapshot_id)
             _log.warning("%s bears the tag of %s and has other blocks; it is not used", snapshot_id, disk.layout.key)

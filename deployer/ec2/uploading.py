@@ -16,6 +16,7 @@ from typing import Any
 
 from deployer.ec2.aws import Aws
 from deployer.ec2.blocks import BLOCK, ZERO_DIGEST, Digests, Parent, What, aggregate, steps
+from deployer.ec2.buffers import Buffers
 from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotFailed, SnapshotGone
 from deployer.ec2.journal import Heading, Journal
 from deployer.ec2.pacing import Pace
@@ -26,7 +27,7 @@ WORKERS = 64
 """Requests under way. AWS takes some 500 MB/s from one account (1000 blocks a second); at 60 ms each that is 64."""
 
 MAX_WORKERS = 256
-"""Each holds a block, a connection and a thread: with all they take 1.5 MiB each."""
+"""Each has a connection and a thread; their blocks are within one budget (`buffers`)."""
 
 TIMEOUT = 24 * 60
 """Minutes without a block after which AWS cancels the snapshot: a crash may be mended tomorrow, and what nobody goes on
@@ -73,11 +74,14 @@ class Uploading:
         aws: Aws,
         *,
         workers: int = WORKERS,
+        buffers: Buffers | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """Args: the account; requests under way; seconds that only grow, and waiting for some."""
+        """Args: the account; requests under way; what holds blocks, if others share it; seconds that only grow, and
+        waiting for some."""
         self._aws, self._workers = aws, min(max(workers, 1), MAX_WORKERS)
+        self._buffers = buffers or Buffers()
         self._clock, self._sleep = clock, sleep
 
     def upload(
@@ -153,7 +157,8 @@ class Uploading:
 
     def _put_all(self, disk: Blocks, journal: Journal, parent: Parent | None, advance: Advance) -> dict[int, bytes]:
         """Send what is new; returns the digests of all blocks that are not zero."""
-        sending = _Sending(self._aws, disk, journal, parent, Pace(self._workers, self._clock), advance)
+        pace = Pace(self._workers, self._clock)
+        sending = _Sending(self._aws, disk, journal, parent, pace, self._buffers, advance)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="ebs") as pool:
             try:
                 workers = [pool.submit(sending.work) for _ in range(self._workers)]
@@ -228,10 +233,18 @@ class _Sending:
     """
 
     def __init__(
-        self, aws: Aws, disk: Blocks, journal: Journal, parent: Parent | None, pace: Pace, advance: Advance
+        self,
+        aws: Aws,
+        disk: Blocks,
+        journal: Journal,
+        parent: Parent | None,
+        pace: Pace,
+        buffers: Buffers,
+        advance: Advance,
     ) -> None:
         self.known: dict[int, bytes] = {}
         self._aws, self._disk, self._journal, self._pace, self._advance = aws, disk, journal, pace, advance
+        self._buffers = buffers
         self._old: Digests = parent.digests if parent else {}
         self._acknowledged = dict(journal.blocks)
         self._todo = steps(disk.layout, disk.solid(), parent)
@@ -244,14 +257,14 @@ class _Sending:
     def work(self) -> None:
         """Take blocks until there are none, or another worker has failed."""
         try:
-            buffer = bytearray(BLOCK)
             while (step := self._take()) is not None:
                 index, what = step
                 value = self._without_reading(index, what)
                 if value is None:
-                    value = self._read(index, what, buffer)
-                    if value != self._old.get(index, ZERO_DIGEST):
-                        self._put(index, buffer, value)
+                    with self._buffers.one() as buffer:
+                        value = self._read(index, what, buffer)
+                        if value != self._old.get(index, ZERO_DIGEST):
+                            self._put(index, buffer, value)
                 if value != ZERO_DIGEST:
                     self.known[index] = value
                 self._advance(BLOCK)

@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 from catalog.errors import CatalogError
 from catalog.manifest import Manifest
 from deployer.ec2.accounts import Account, Accounts
+from deployer.ec2.buffers import Buffers
 from deployer.ec2.bursting import Place, Quoted, bursting, spends_of
 from deployer.ec2.deploying import Ec2Deployer, spend_of
 from deployer.ec2.errors import NoAccount
@@ -179,9 +180,10 @@ class Pools:
         with ExitStack() as undo:
             stager, catalog = undo.enter_context(opened(staging(settings, site), lambda: clock().timestamp()))
             withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, clock)
+            buffers = Buffers()
 
             def open_pool(account: Account, closing: ExitStack) -> tuple[str, OpenAccount, PoolAgent]:
-                found = closing.enter_context(open_account(settings, account, clock))
+                found = closing.enter_context(open_account(settings, account, clock, buffers=buffers))
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
                 closing.callback(records.close)

@@ -352,19 +352,26 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["pytest", "tests.ec2.pools", "boto3"])
 
 
-def _work(host: Ec2Site, begun: Any) -> None:
-    """A host as a process: looks until everything is as it should be."""
+def _work(host: Ec2Site, begun: Any, leave: Any) -> None:
+    """A host as a process: looks until everything is as it should be, and goes on having what it has until it may leave."""
     os.environ.update(host.world.variables())
     with host.open() as site:
         begun.set()
         site.settle()
+        leave.wait()
 
 
 @contextmanager
-def working(host: Ec2Site) -> Iterator[Any]:
-    """A host that works in a process of its own; yields the process once it has begun. It is killed in the end."""
-    begun = _PROCESSES.Event()
-    process = _PROCESSES.Process(target=_work, args=(host, begun), daemon=True)
+def working(host: Ec2Site, *, stays: bool = False) -> Iterator[Any]:
+    """A host that works in a process of its own; yields the process once it has begun. It is killed in the end.
+
+    Args:
+        stays: also when all is as it should be; else it ends then.
+    """
+    begun, leave = _PROCESSES.Event(), _PROCESSES.Event()
+    if not stays:
+        leave.set()
+    process = _PROCESSES.Process(target=_work, args=(host, begun, leave), daemon=True)
     process.start()
     try:
         assert begun.wait(DEADLINE)

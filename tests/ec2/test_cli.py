@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from deployer.errors import DeployerError
 from deployer.machine import State
 from partita import app
-from tests.deployer.nodes import policy
-from tests.ec2.pools import Ec2Site, Images, account, accounts_file
+from tests.deployer.nodes import policy, wait_for
+from tests.ec2.pools import Ec2Site, Images, account, accounts_file, working
 from tests.ec2.worlds import AwsWorld
 
 
@@ -72,6 +72,30 @@ def test_an_operator_estimates_uploads_looks_and_cleans_up(host: Ec2Site, images
     assert partita(host, "images") == []
 
 
+@pytest.mark.timeout(240)
+def test_images_are_uploaded_while_the_sites_service_works(host: Ec2Site, images: Images) -> None:
+    """Two processes: the service makes a machine of one image, the command uploads that and another one meanwhile."""
+    since = host.world.asked()
+    uuid = host.want(images.hello)
+    host.world.faults(latency=0.05)
+    with working(host, stays=True) as service:
+        other = partita(host, "upload", "star/direct@1.0", "--account", "burst")
+        same = partita(host, "upload", "star/hello@1.0", "--account", "burst")
+        host.world.faults()
+        assert service.is_alive()
+        wait_for(lambda: [one["state"] for one in partita(host, "machines", "--account", "burst")] == ["running"], 60)
+    assert other["blocks_sent"] > 0
+    listed = {one["title"]: one["ami"] for one in partita(host, "images", "--account", "burst")}
+    assert listed == {"star/direct@1.0": other["ami"], "star/hello@1.0": same["ami"]}
+    (machine,) = partita(host, "machines", "--account", "burst")
+    assert (machine["machine"], machine["ami"]) == (uuid, same["ami"])
+    log = host.world.log(since)
+    began = [one for one in log if one["operation"] == "StartSnapshot" and one["status"] == 201]
+    assert len(began) == len(other["snapshots"]) + len(same["snapshots"])  # no content twice
+    sent = [(one["snapshot"], one["block"]) for one in log if one["operation"] == "PutSnapshotBlock"]
+    assert len(sent) == len(set(sent))
+
+
 @pytest.mark.parametrize(
     ("what", "arguments", "code", "says"),
     [
@@ -90,4 +114,4 @@ def test_what_cannot_be_is_said_in_a_sentence(
 
 def test_without_accounts_there_is_nothing_at_ec2(host: Ec2Site) -> None:
     host.settings.accounts.unlink()
-    assert "the accounts at EC2 cannot be read" in partita(host, "machines", code=2)
+    assert "ec2.toml: cannot be read: there is no such file" in partita(host, "machines", code=2)
