@@ -1,21 +1,42 @@
 """`./dev test`: what can run side by side runs on all cores, then what needs the machine for itself, then a verdict."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
 
 
 def main(arguments: list[str]) -> int:
     """Run the suite; arguments go to pytest, `--slow` adds the tests that take minutes."""
     if any(not argument.startswith("-") for argument in arguments):
         return int(pytest.main(arguments))
+    _keep_bytecode()
     # Three times as many as there are cores: most tests wait for guests, services and links more than they compute.
     workers = str(3 * (os.cpu_count() or 1))
     side_by_side = int(pytest.main(["-n", workers, "--dist", "worksteal", "-m", "not serial", *arguments]))
     alone = int(pytest.main(["-m", "serial", *arguments]))
     # 5 is "no tests collected": a machine may have nothing that must run alone, but never nothing at all.
     return side_by_side or (0 if alone == 5 else alone)
+
+
+def _keep_bytecode() -> None:
+    """Some thousand processes read the same modules: they are compiled once, whatever the habit of this machine is.
+
+    In a checkout whose tests were never run all workers would compile all tests at the same moment, so two compile them before.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if (TESTS / "site" / "__pycache__").exists():
+        return
+    large = [str(TESTS / name) for name in ("site", "deployer")]
+    halves = (large, [str(TESTS), *(f"--ignore={path}" for path in large)])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-qq"]
+    for running in [subprocess.Popen([*command, *half], stdout=subprocess.DEVNULL) for half in halves]:
+        running.wait()  # what cannot be collected is said by the run itself
 
 
 if __name__ == "__main__":
