@@ -14,12 +14,13 @@ from typing import Protocol
 
 from deployer.doing import LONGEST_DELAY, Doing, Makes, delay
 from deployer.errors import SiteUnavailable
+from deployer.fencing import Fence, Guard
 from deployer.keeping import Keeper
 from deployer.machines import MachineRecord
 from deployer.reconciling import Action, actions
 from deployer.reporting import Facts, Reporter
 from deployer.serial import SerialReader
-from deployer.site.desired import DesiredState, NodeReport, SerialAnswer
+from deployer.site.desired import DesiredState, Heard, NodeReport, SerialAnswer
 from deployer.verbs import Verbs
 
 WAIT = 20.0
@@ -37,8 +38,8 @@ class Site(Protocol):
     def desired(self, after: int, wait: float) -> DesiredState | None:
         """What this node should have, when its revision is another than `after`; perhaps None when nothing is new."""
 
-    def report(self, report: NodeReport) -> None:
-        """Say how the node is."""
+    def report(self, report: NodeReport) -> Heard | None:
+        """Say how the node is; what the site answers, if anything."""
 
     def serial(self, answer: SerialAnswer) -> None:
         """Tell a part of a console that it asked for."""
@@ -53,6 +54,7 @@ class Agent:
         keeper, verbs, make: of the node.
         facts: how the node is now.
         clock: seconds that only grow.
+        fence: the site's lease on its machines; one that nobody keeps if not given.
     """
 
     def __init__(
@@ -64,18 +66,28 @@ class Agent:
         make: Makes,
         facts: Callable[[], Facts],
         clock: Callable[[], float] = time.monotonic,
+        fence: Fence | None = None,
     ) -> None:
         self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
         self.problem = ""
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._fence = fence or Fence(None)
         self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set)
-        self._reporter = Reporter(site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock)
+        self._guard = Guard(self._fence, keeper, self.records, self._doing.cancel)
+        self._reporter = Reporter(
+            site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence
+        )
         self._serial = SerialReader(site, identity, keeper, clock)
         self._threads = [
             threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
-            for name, work in (("listen", self._listen), ("work", self._work), ("report", self._report))
+            for name, work in (
+                ("listen", self._listen),
+                ("work", self._work),
+                ("report", self._report),
+                ("guard", lambda: self._guard.run(self._ended)),
+            )
         ]
         keeper.on_change(self._changed)
 
@@ -92,6 +104,7 @@ class Agent:
         self._keeper.off_change(self._changed)
         self._doing.close()
         self._serial.close()
+        self._guard.close()
         for thread in self._threads[1:]:  # the first may wait for the site
             if thread.is_alive():
                 thread.join(LONGEST_DELAY)
@@ -119,8 +132,9 @@ class Agent:
         while not self._ended.is_set():
             known = self._desired.revision if self._desired else -1
             began = self._clock()
+            asked = self._fence.now()
             try:
-                found = self._site.desired(known, WAIT)
+                found = self._site.desired(known, 0.0 if self._fence.frozen else WAIT)
             except SiteUnavailable as exc:
                 tries += 1
                 if str(exc) != self.problem:
@@ -131,7 +145,11 @@ class Agent:
             if self.problem:
                 log.info("the site answers again")
             tries, self.problem = 0, ""
-            if (found is None or not self._accept(found)) and self._clock() - began < delay(1):
+            fresh = found is not None and self._accept(found)
+            if not (found and found.serials) and self._fence.confirmed(asked):
+                log.info("the site is heard again; machines go on as it wants")
+                self._changed()
+            if not fresh and self._clock() - began < delay(1):
                 self._ended.wait(delay(1))  # it answered at once, with nothing new
 
     def _accept(self, found: DesiredState) -> bool:
@@ -164,7 +182,7 @@ class Agent:
     def reconcile(self) -> None:
         """Compare once, and hand out what is to be done. One thread calls this."""
         desired = self._desired
-        if desired is None or self._ended.is_set():
+        if desired is None or self._ended.is_set() or self._fence.frozen:
             return
         busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
         groups: dict[str, tuple[Action, ...]] = {}

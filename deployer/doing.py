@@ -116,11 +116,15 @@ class Doing:
         self._makers = ThreadPoolExecutor(MAKES, thread_name_prefix="make")
         self._hands = ThreadPoolExecutor(VERBS, thread_name_prefix="verb")
 
-    def close(self) -> None:
-        """Cancel what is being made, and wait until what is under way has come to an end."""
+    def cancel(self) -> None:
+        """Cancel what is being made."""
         with self._lock:
             for job in self._jobs.values():
                 job.cancelled.set()
+
+    def close(self) -> None:
+        """Cancel what is being made, and wait until what is under way has come to an end."""
+        self.cancel()
         self._makers.shutdown(cancel_futures=True)
         self._hands.shutdown(cancel_futures=True)
 

@@ -156,6 +156,12 @@ class TooManyRequests(DeployerError):
         self.retry_after = retry_after
 
 
+class FencingFailed(DeployerError):
+    """The command that cuts a lost node off did not do so; the message says what came of it."""
+
+    code, status = "fencing-failed", 500
+
+
 class AssemblyFailed(DeployerError):
     """A machine's disks cannot be put together on this node."""
 

@@ -31,6 +31,7 @@ from deployer.deploying import Assigned, Defaults, Deployer
 from deployer.errors import DeployerError, MachineConflict, NodeUnavailable, PolicyUnusable
 from deployer.exposure import Facts
 from deployer.feeding import swarm_report
+from deployer.fencing import LEASE, Fence, boot_id
 from deployer.keeping import Keeper
 from deployer.kvm import Accelerator, choose, emulator, emulator_version
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
@@ -276,7 +277,8 @@ class Node:
 
     def _work_for(self, site: Site, identity: str) -> Agent:
         """What works for the site that the node belongs to."""
-        return Agent(site, identity, self.keeper, self.verbs, self.deploy, lambda: self._facts(identity))
+        fence = Fence(self.settings.directory / "site" / LEASE, boot=boot_id())
+        return Agent(site, identity, self.keeper, self.verbs, self.deploy, lambda: self._facts(identity), fence=fence)
 
     def _facts(self, site: str) -> NodeFacts:
         """How the node is, for its site."""

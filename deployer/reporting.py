@@ -9,11 +9,12 @@ from typing import Final
 
 from deployer.doing import Doing, delay
 from deployer.errors import DeployerError, SiteUnavailable
+from deployer.fencing import Fence
 from deployer.keeping import Keeper
 from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.observing import Beside, observed
-from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.desired import Capacity, DesiredState, Heard, NodeReport
 from deployer.site.feeds import SwarmReport
 from deployer.site.request import Label
 
@@ -59,20 +60,23 @@ class Reporter:
         desired: what the site wants as far as it is acted on; None before it was heard.
         facts: how the node is now.
         clock: seconds that only grow.
+        fence: hears of each report that was answered.
     """
 
     def __init__(
         self,
-        send: Callable[[NodeReport], None],
+        send: Callable[[NodeReport], Heard | None],
         keeper: Keeper,
         doing: Doing,
         records: Callable[[], list[MachineRecord]],
         desired: Callable[[], DesiredState | None],
         facts: Callable[[], Facts],
         clock: Callable[[], float],
+        fence: Fence,
     ) -> None:
         self._send, self._keeper, self._doing = send, keeper, doing
         self._records, self._desired, self._facts, self._clock = records, desired, facts, clock
+        self._fence = fence
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.begun: dict[str, datetime] = {}
         """Since when machines that have no record yet are known."""
@@ -91,16 +95,18 @@ class Reporter:
                 facts, known = self._facts(), self._clock()
                 self._look_at_addresses()
             report = self.report(facts)
-            if report == last and self._clock() - sent < REPORT_EVERY:
+            if report == last and self._clock() - sent < min(REPORT_EVERY, self._fence.rhythm):
                 continue
+            asked = self._fence.now()
             try:
-                self._send(report)
+                heard = self._send(report)
             except SiteUnavailable as exc:
                 tries += 1
                 log.info("a report did not get through: %s", exc)
-                ended.wait(delay(tries))
+                ended.wait(min(delay(tries), self._fence.patience))
                 last = None
             else:
+                self._fence.heard(asked, report.lease, heard)
                 last, sent, tries = report, self._clock(), 0
             ended.wait(TELL_EVERY)
 
@@ -120,6 +126,7 @@ class Reporter:
             machines=observed(desired, self._records(), beside, self._keeper.now()),
             problem=facts.problem,
             swarm=facts.swarm,
+            lease=self._fence.said,
         )
 
     def _look_at_addresses(self) -> None:

@@ -17,7 +17,7 @@ import httpx
 from deployer.errors import Misused, SiteUnavailable
 from deployer.problems import read_problem
 from deployer.site.authority import fingerprint
-from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport, SerialAnswer
+from deployer.site.desired import MAX_REPORT, DesiredState, Heard, NodeReport, SerialAnswer
 from deployer.site.wire import Certificate
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
@@ -96,9 +96,16 @@ class SiteClient:
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
-    def report(self, report: NodeReport) -> None:
+    def report(self, report: NodeReport) -> Heard:
         """Say how the node is; errors as in `desired`."""
-        self._ask("POST", "report", content=canonical(report), headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        answer = self._ask("POST", "report", content=canonical(report), headers=headers)
+        if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
+            return Heard()
+        try:
+            return parse(Heard, answer.content, "what the site answers a report", limit=MAX_CERTIFICATE)
+        except DocumentError as exc:
+            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
     def serial(self, answer: SerialAnswer) -> None:
         """Tell a part of a console that the site asked for; errors as in `desired`."""

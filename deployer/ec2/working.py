@@ -27,7 +27,7 @@ from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
 from deployer.policy_store import RuleSet
 from deployer.recording import Recorder
-from deployer.site.desired import Capacity, DesiredState, NodeReport
+from deployer.site.desired import Capacity, DesiredState, Heard, NodeReport
 from deployer.site.placement import Promised
 from deployer.site.principal import Principal
 from deployer.site.proposal import Proposal
@@ -55,8 +55,8 @@ class Site(Protocol):
     def desired(self, after: int, wait: float) -> DesiredState | None:
         """What the pool should have, when its revision is another than `after`; perhaps None when nothing is new."""
 
-    def report(self, report: NodeReport) -> None:
-        """Say how the pool is."""
+    def report(self, report: NodeReport) -> Heard | None:
+        """Say how the pool is; what the site answers is for nodes that have machines themselves."""
 
 
 class PoolAgent:

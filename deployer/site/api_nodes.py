@@ -21,7 +21,7 @@ from deployer.errors import (
 )
 from deployer.site.api_deployments import ASKING
 from deployer.site.api_routes import NODE, answer, gone, problems, read, read_reason, told
-from deployer.site.desired import MAX_REPORT, DesiredState, NodeReport
+from deployer.site.desired import MAX_REPORT, DesiredState, Heard, NodeReport
 from deployer.site.feeding import site_feeds
 from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
@@ -210,17 +210,15 @@ def agent_routes(site: Site) -> APIRouter:
 
     @routes.post(
         "/report",
-        status_code=204,
+        response_model=Heard,
         responses=problems(Malformed, TooLarge, *AGENTS),
         openapi_extra=told(Action.AGENT, NodeReport),
-        response_class=Response,
         summary="How the node is",
     )
     async def report(request: Request, node: node_asks) -> Response:
         """At every change, and every ten seconds. The same report may come twice."""
         told_by_node = await read(request, NodeReport, "report", MAX_REPORT)
-        await run_in_threadpool(site.absorb, node, told_by_node)
-        return gone()
+        return answer(request, await run_in_threadpool(site.absorb, node, told_by_node))
 
     @routes.post(
         "/certificate",

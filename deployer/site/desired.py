@@ -5,7 +5,7 @@ compares that with what is, acts, and reports. So either side may die at any mom
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -169,6 +169,24 @@ class ObservedMachine(Document):
     virt: str = ""
 
 
+class Lease(Document):
+    """For how long machines of a site run on a node that hears nothing of it (docs/adr, "Machines of a lost node").
+
+    Attributes:
+        seconds: counted by the node from when it sent the last report that was answered.
+        then: what it does to them: "pause" them until it hears of the site again, or "end" them.
+    """
+
+    seconds: Annotated[int, Field(ge=1)]
+    then: Literal["pause", "end"] = "pause"
+
+
+class Heard(Document):
+    """What a site answers a report: the lease on machines that the node has of it from now on, if it needs one."""
+
+    lease: Lease | None = None
+
+
 class Capacity(Document):
     """What a node has for machines, and what those that are none of the site's take of it. Sizes in bytes."""
 
@@ -192,6 +210,8 @@ class NodeReport(Document):
         problem: what keeps it from starting machines, or empty.
         swarm: who feeds it; None from a node that has nothing to tell.
         complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
+        lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
+            last. None: it promises nothing.
     """
 
     revision: Annotated[int, Field(ge=0)]
@@ -204,3 +224,4 @@ class NodeReport(Document):
     problem: str = ""
     swarm: SwarmReport | None = None
     complete: bool = True
+    lease: Annotated[int, Field(ge=1)] | None = None

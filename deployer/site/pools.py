@@ -14,7 +14,7 @@ from deployer.ec2.bursting import nowhere
 from deployer.ec2.errors import NoAccount
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Conflict, DeployerError, PolicyUnusable
-from deployer.site.desired import DesiredState, NodeReport
+from deployer.site.desired import DesiredState, Heard, NodeReport
 from deployer.site.placement import EC2, Promised
 from deployer.site.principal import Principal
 from deployer.site.proposal import Place, Proposal
@@ -46,9 +46,9 @@ class Link:
         state = self._site.desired(self._node)
         return None if state.revision == after else state
 
-    def report(self, report: NodeReport) -> None:
+    def report(self, report: NodeReport) -> Heard:
         """Say how the node is."""
-        self._site.absorb(self._node, report)
+        return self._site.absorb(self._node, report)
 
 
 def connect(site: Site) -> Callable[[Account], tuple[str, Link]]:

@@ -37,6 +37,7 @@ class SiteNode(Document):
         seen: the revision that it acts on.
         swarm: who feeds it, as it last reported; None in lists.
         draining: it gets no more machines; also while it is lost.
+        lease: seconds after which it lets no machine of the site run when it hears nothing of it; None: it promised nothing.
     """
 
     uuid: Uuid
@@ -55,6 +56,7 @@ class SiteNode(Document):
     seen: int = 0
     swarm: SwarmReport | None = None
     draining: bool = False
+    lease: int | None = None
 
 
 class Deployment(Document):

@@ -41,6 +41,12 @@ def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+def _whole_second(text: str) -> str:
+    if parse_duration(text) < 1:
+        raise ValueError("is less than a second")
+    return text
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 
 
@@ -76,6 +82,13 @@ class SiteSettings(Document):
         overcommit_cores, overcommit_memory: how much of a node's may be promised; 1.0 is what it has.
         lost_after: how long a node may be silent before it is lost.
         lost_machines: what then becomes of its machines: "wait" for it, "fail" them, or "replace" them elsewhere.
+        fence_after: where lost machines are not waited for, how long a node that hears nothing of the site lets its machines
+            run; nothing comes in their place before that.
+        fence_margin: how much longer the site waits than the node, for what the node needs to pause or end them.
+        fence_then: what the node then does to them: "pause" or "end".
+        fence_command: instead, a program that makes sure that a lost node runs nothing any more, and its arguments; the
+            node's name, its UUID and its labels (name=value) come after them. It ends with 0 when that is so.
+        fence_timeout: how long that program may take.
         warn_before: how long before its machines' end an owner is told.
         node_certificates: how long a node's certificate holds; it is renewed when a third is left.
         metrics: address and port where the service gives its figures to Prometheus; empty for none.
@@ -116,6 +129,11 @@ class SiteSettings(Document):
     overcommit_memory: Share = 1.0
     lost_after: Duration = "2m"
     lost_machines: Literal["wait", "fail", "replace"] = "wait"
+    fence_after: Annotated[Duration, AfterValidator(_whole_second)] = "1m"
+    fence_margin: Duration = "30s"
+    fence_then: Literal["pause", "end"] = "pause"
+    fence_command: tuple[str, ...] = ()
+    fence_timeout: Duration = "1m"
     warn_before: Duration = "10m"
     node_certificates: Duration = "90d"
     metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""

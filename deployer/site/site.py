@@ -42,7 +42,8 @@ from deployer.site.changing import Changing
 from deployer.site.cluster import Cluster, ClusterDocument
 from deployer.site.cluster_keeping import ClusterKeeper
 from deployer.site.database import SiteDatabase
-from deployer.site.desired import DesiredState, NodeReport
+from deployer.site.desired import DesiredState, Heard, Lease, NodeReport
+from deployer.site.fencing import Fencing, fencing
 from deployer.site.joining import Joining
 from deployer.site.placement import place
 from deployer.site.principal import Principal
@@ -135,6 +136,7 @@ class Site:
             self.access.owner,
             lambda who: quota(self.rights.current(), who),
         )
+        self._fencing = self._fences()
         self.upkeep.duties += [
             self._sweeper().look,
             self.clusters.look,
@@ -232,9 +234,10 @@ class Site:
         self.store.last_event()
         self.upkeep.check()
 
-    def absorb(self, node: str, report: NodeReport) -> None:
-        """Take in what a node reports."""
+    def absorb(self, node: str, report: NodeReport) -> Heard:
+        """Take in what a node reports, and answer it."""
         self.store.absorb(node, report)
+        return Heard(lease=self._fencing.lease)
 
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
         """Order machines; errors as `Admitting.admit` has them."""
@@ -259,7 +262,21 @@ class Site:
             timedelta(seconds=parse_duration(text)) for text in (settings.lost_after, settings.warn_before)
         )
         patience = Patience(lost_after, warn_before, settings.lost_machines)
-        return Sweeper(self.store, at_home(place), patience, self.now())
+        return Sweeper(self.store, at_home(place), patience, self.now(), self._fencing.look)
+
+    def _fences(self) -> Fencing:
+        settings = self.settings
+        return fencing(
+            settings.lost_machines,
+            Lease(seconds=parse_duration(settings.fence_after), then=settings.fence_then),
+            parse_duration(settings.fence_margin),
+            settings.fence_command,
+            parse_duration(settings.fence_timeout),
+            self._tell_of_node,
+        )
+
+    def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
+        self.store.append("node", uuid, what, why)
 
 
 def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:

@@ -4,7 +4,7 @@ Writers come one at a time (`database`). Whatever changes a machine writes its e
 node's next revision, in the same transaction: no state without its story, and no order that nobody hears of.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -75,6 +75,11 @@ class SiteStore:
         """All nodes by name, also those that have left; `contents` off leaves out what they cache."""
         with self.database.reading() as connection:
             return store_nodes.list_nodes(connection, contents=contents)
+
+    def watched(self) -> tuple[SiteNode, ...]:
+        """The nodes that have not left, by name, without what they cache."""
+        with self.database.reading() as connection:
+            return store_nodes.watched(connection)
 
     def find_node(self, text: str) -> SiteNode:
         """The node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
@@ -286,7 +291,14 @@ class SiteStore:
 
     # Time
 
-    def look(self, warn_until: datetime, lost_before: datetime, policy: LostPolicy, now: datetime | None = None) -> int:
+    def look(
+        self,
+        warn_until: datetime,
+        lost_before: datetime,
+        policy: LostPolicy,
+        now: datetime | None = None,
+        fenced: Container[str] | None = None,
+    ) -> int:
         """Do what time demands: expiry, warnings, nodes that are silent for too long; returns how many changes it made.
 
         Args:
@@ -294,10 +306,11 @@ class SiteStore:
             lost_before: nodes that have not reported since are lost.
             policy: what becomes of their machines.
             now: machines that end by then are over; the present if not given.
+            fenced: UUIDs of the nodes that surely run nothing any more, should they be lost; None: all of them.
 
         Looks in a reading transaction first: while nothing is due, nothing is written and nobody is held up.
         """
-        demands = store_time.Demands(now or self.now(), warn_until, lost_before, policy)
+        demands = store_time.Demands(now or self.now(), warn_until, lost_before, policy, fenced)
         with self.database.reading() as connection:
             if not store_time.is_due(connection, demands):
                 return 0

@@ -134,6 +134,7 @@ def reported(connection: Connection, known: SiteNode, report: NodeReport, state:
         "accelerator": (known.accelerator, report.accelerator),
         "problem": (known.problem, report.problem),
         "seen": (known.seen, report.revision),
+        "lease": (known.lease, report.lease),
     }
     changed: dict[str, Any] = {name: new for name, (old, new) in said.items() if old != new}
     if "capacity" in changed:
@@ -162,6 +163,12 @@ def silent(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
     heard = func.coalesce(nodes.c.reported, nodes.c.joined)
     states = (NodeState.READY.value, NodeState.DRAINING.value)
     query = select(nodes).where(nodes.c.state.in_(states), heard < before).order_by(nodes.c.name)
+    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+
+
+def watched(connection: Connection) -> tuple[SiteNode, ...]:
+    """The nodes that have not left, by name."""
+    query = select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name)
     return tuple(_node(row, frozenset()) for row in connection.execute(query))
 
 
@@ -260,6 +267,7 @@ def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmRepor
         seen=row.seen,
         swarm=swarm,
         draining=row.draining,
+        lease=row.lease,
     )
 
 

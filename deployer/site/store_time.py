@@ -1,13 +1,14 @@
 """What time demands of a site, within its transactions: first whether anything is due, which only reads, and then all of it."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
 
 from deployer.site import store_admission, store_machines, store_nodes
-from deployer.site.absorbing import LostPolicy, expire, lose, warn
+from deployer.site.absorbing import Change, LostPolicy, expire, lose, warn
 from deployer.site.database import Transaction
 from deployer.site.proposal import Place
-from deployer.site.records import NodeState
+from deployer.site.records import NodeState, SiteMachine
 from deployer.site.rooms import Overcommit
 from deployer.site.store_work import Work
 
@@ -20,6 +21,12 @@ class Demands:
     warn_until: datetime
     lost_before: datetime
     policy: LostPolicy
+    fenced: Container[str] | None = None
+
+    def lose(self, machine: SiteMachine) -> Change | None:
+        """What becomes of a machine of a lost node."""
+        fenced = self.fenced is None or machine.node in self.fenced
+        return lose(machine, self.policy, self.now, fenced=fenced)
 
 
 def is_due(connection: Transaction, demands: Demands) -> bool:
@@ -27,7 +34,7 @@ def is_due(connection: Transaction, demands: Demands) -> bool:
     return bool(
         store_nodes.silent(connection, demands.lost_before)
         or store_machines.due(connection, demands.now, demands.warn_until)
-        or any(lose(one, demands.policy, demands.now) for one in store_machines.on_lost_nodes(connection))
+        or any(demands.lose(one) for one in store_machines.on_lost_nodes(connection))
     )
 
 
@@ -41,7 +48,7 @@ def meet(work: Work, demands: Demands) -> None:
         store_machines.due(work.connection, now, demands.warn_until),
         lambda machine: expire(machine, now) or warn(machine),
     )
-    work.change(store_machines.on_lost_nodes(work.connection), lambda machine: lose(machine, demands.policy, now))
+    work.change(store_machines.on_lost_nodes(work.connection), demands.lose)
 
 
 def fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> set[str] | None:

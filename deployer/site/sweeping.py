@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from deployer.site.absorbing import LostPolicy
+from deployer.site.fencing import Fences, nobody
 from deployer.site.proposal import Place
 from deployer.site.store import SiteStore
 
@@ -38,11 +39,14 @@ class Sweeper:
         store: of the site.
         place: chooses nodes.
         patience: see there.
+        fences: who of the lost surely runs nothing; until then nothing comes in the place of their machines.
         began: when this service began to listen. Nodes could not report before, so none is lost for having been silent then.
     """
 
-    def __init__(self, store: SiteStore, place: Place, patience: Patience, began: datetime) -> None:
-        self._store, self._place, self._patience, self._began = store, place, patience, began
+    def __init__(
+        self, store: SiteStore, place: Place, patience: Patience, began: datetime, fences: Fences = nobody
+    ) -> None:
+        self._store, self._place, self._patience, self._began, self._fences = store, place, patience, began, fences
 
     def look(self, now: datetime) -> int:
         """Do what is due; returns how much that was: 0 most of the time."""
@@ -50,5 +54,6 @@ class Sweeper:
         silent = now - patience.lost_after
         if silent < self._began:
             silent = datetime.min.replace(tzinfo=now.tzinfo)
-        done = self._store.look(now + patience.warn_before, silent, patience.lost_machines, now)
+        fenced = self._fences(self._store.watched()) if self._fences is not nobody else frozenset[str]()
+        done = self._store.look(now + patience.warn_before, silent, patience.lost_machines, now, fenced)
         return done + self._store.place_waiting(self._place)

@@ -52,6 +52,7 @@ nodes = Table(
     Column("revision", BigInteger, nullable=False),
     Column("seen", BigInteger, nullable=False),
     Column("contents", String(64), nullable=False),  # SHA-256 of the list of addresses in `cached`
+    Column("lease", Integer, nullable=True),  # seconds that its machines run without the site; it said so
 )
 
 cached = Table(

@@ -1,14 +1,24 @@
 """The sweeper: one look does what is due, twice does no harm, and a service that was away loses nobody for that."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal
+
+import pytest
 
 from deployer.machine import State
+from deployer.site.lifecycle import Verb, act
 from deployer.site.placement import place
-from deployer.site.records import NodeState
+from deployer.site.records import NodeState, SiteNode
 from deployer.site.sweeping import Patience, Sweeper
 from tests.site.values import NOW, World, observed
 
 PATIENCE = Patience(timedelta(minutes=2), timedelta(minutes=10), "replace")
+
+
+def everybody(nodes: Sequence[SiteNode], /) -> frozenset[str]:
+    """Whoever is lost surely runs nothing."""
+    return frozenset(node.uuid for node in nodes)
 
 
 def test_one_look_does_everything_and_the_next_nothing(world: World) -> None:
@@ -17,7 +27,7 @@ def test_one_look_does_everything_and_the_next_nothing(world: World) -> None:
     one = world.machine(lifetime=600)
     world.report(first, observed(one, State.RUNNING))
     second = world.join("n2")
-    sweepers = [Sweeper(world.store, place, PATIENCE, NOW) for _ in range(2)]
+    sweepers = [Sweeper(world.store, place, PATIENCE, NOW, everybody) for _ in range(2)]
     assert sweepers[0].look(NOW) == 1
     world.clock.advance(seconds=121)
     world.report(second)
@@ -38,3 +48,53 @@ def test_a_service_that_was_away_gives_its_nodes_time(world: World) -> None:
     assert world.store.node(node).state is NodeState.READY
     assert sweeper.look(world.clock.advance(seconds=2)) == 1
     assert world.store.node(node).state is NodeState.LOST
+
+
+@pytest.mark.parametrize("policy", ["replace", "fail", "wait"])
+def test_nothing_comes_in_the_place_of_a_member_whose_node_may_still_run_it(
+    world: World, policy: Literal["replace", "fail", "wait"]
+) -> None:
+    """Neither the machine elsewhere, nor another one under its host name: it holds its place until it is sure, or its time is over."""
+    first = world.join("n1")
+    one = world.machine(lifetime=600, role="worker")
+    alone = world.machine(lifetime=600)
+    world.report(first, observed(one, State.RUNNING), observed(alone, State.RUNNING))
+    world.join("n2")
+    patience = Patience(timedelta(minutes=2), timedelta(0), policy)
+    unsure, sure = Sweeper(world.store, place, patience, NOW), Sweeper(world.store, place, patience, NOW, everybody)
+    world.clock.advance(seconds=121)
+    world.report(world.store.find_node("n2").uuid)
+    for _ in range(2):
+        unsure.look(world.clock.at)
+    assert world.store.node(first).state is NodeState.LOST
+    assert world.store.machine(one.uuid).node == first
+    assert not world.store.machine(one.uuid).state.final
+    assert world.store.machine(alone.uuid).state.final is (policy == "fail")
+    world.store.apply(one.uuid, lambda machine: act(machine, Verb.DESTROY, "it is late", world.clock.at))
+    unsure.look(world.clock.at)
+    assert not world.store.machine(one.uuid).state.final
+    (sure if policy != "wait" else unsure).look(world.clock.advance(seconds=0 if policy != "wait" else 600))
+    assert world.store.machine(one.uuid).state.final
+
+
+def test_a_lost_node_that_comes_back_ends_what_was_replaced(world: World) -> None:
+    first = world.join("n1")
+    one = world.machine(lifetime=6000)
+    world.report(first, observed(one, State.RUNNING))
+    second = world.join("n2")
+    sweeper = Sweeper(world.store, place, PATIENCE, NOW, everybody)
+    world.clock.advance(seconds=121)
+    world.report(second)
+    sweeper.look(world.clock.at)
+    sweeper.look(world.clock.at)
+    assert world.store.machine(one.uuid).node == second
+    before = world.store.revision(first)
+    told = world.report(first, observed(one, State.PAUSED), revision=before - 1)
+    assert told == [
+        ("ready", "it reports again"),
+        ("stray", "a node has it that should not; the node is to end it"),
+    ]
+    assert world.store.revision(first) > before  # so it asks what it should have
+    assert one.uuid not in {machine.uuid for machine in world.store.desired(first).machines}
+    assert world.store.machine(one.uuid).node == second  # what the other one says of it counts for nothing
+    assert world.store.machine(one.uuid).state is State.PENDING
