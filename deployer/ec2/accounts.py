@@ -43,6 +43,8 @@ class Account(Document):
         cap: USD that all its machines together may cost in a month.
         prices: by which that is estimated.
         cores, memory, disk: what its machines may take at one time; memory and disk in bytes.
+        hibernation: its machines are begun so that EC2 can hibernate them, with an encrypted root volume that has room
+            for their memory; without it they cannot be paused or suspended.
     """
 
     name: AccountName
@@ -63,6 +65,7 @@ class Account(Document):
     cores: Annotated[int, Field(ge=1)]
     memory: Size
     disk: Size
+    hibernation: bool = False
 
     @property
     def reached(self) -> tuple[str, str, str, str]:

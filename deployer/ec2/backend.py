@@ -46,9 +46,10 @@ class Ec2Machines:
         """Start one that is stopped."""
         self._aws.ec2("start_instances", again=_YOUNG, InstanceIds=[instance])
 
-    def stop(self, instance: str) -> None:
-        """Stop one: its guest is asked to power off, and after some minutes made to."""
-        self._aws.ec2("stop_instances", again=_YOUNG, InstanceIds=[instance])
+    def stop(self, instance: str, *, hibernate: bool = False) -> None:
+        """Stop one: its guest is asked to power off, or to hibernate, and after some minutes made to."""
+        more = {"Hibernate": True} if hibernate else {}
+        self._aws.ec2("stop_instances", again=_YOUNG, InstanceIds=[instance], **more)
 
     def reboot(self, instance: str, count: int) -> None:
         """Reboot one, and note in its tags how often that was done."""

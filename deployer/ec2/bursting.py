@@ -15,6 +15,7 @@ from catalog.manifest import Manifest
 from deployer.ec2.accounts import Account, Accounts
 from deployer.ec2.bootability import bootable, with_blanks
 from deployer.ec2.errors import NoAccount, OverBudget
+from deployer.ec2.hibernation import hindrance, with_room
 from deployer.ec2.instance_types import InstanceType, choose
 from deployer.ec2.pricing import Spend, check_cap, estimate
 from deployer.errors import DeployerError, NoRoom
@@ -75,8 +76,10 @@ def offer(
     else:
         account = accounts.of(who)
     found = bootable(manifest)
-    volumes = with_blanks(found, request.blanks)
     kind = choose(known.types(account), account.prices, cores, memory, found.architecture, found.boot_mode)
+    volumes = with_blanks(found, request.blanks)
+    if not hindrance(account, kind, found):
+        volumes = with_room(volumes, kind.memory)
     return Offer(account, kind, sum(volume.size for volume in volumes), seconds)
 
 

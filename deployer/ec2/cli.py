@@ -14,6 +14,7 @@ from catalog.reference import Reference
 from deployer.amounts import parse_duration, parse_size
 from deployer.ec2.accounts import Accounts
 from deployer.ec2.bootability import bootable
+from deployer.ec2.hibernation import hindrance, with_room
 from deployer.ec2.pricing import estimate
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused
@@ -163,7 +164,8 @@ def estimate_command(
         manifest = deployer.accepted(Reference.parse(image))
         boots = bootable(manifest)
         kind = deployer.choose(cores or manifest.needs.cores, size or manifest.needs.memory, boots)
-        gib = sum(volume.size for volume in boots.volumes)
+        volumes = boots.volumes if hindrance(found.account, kind, boots) else with_room(boots.volumes, kind.memory)
+        gib = sum(volume.size for volume in volumes)
         dollars = estimate(found.account.prices, kind.name, gib, seconds, count)
     result = {"type": kind.name, "gib": gib, "usd": str(dollars), "count": count, "seconds": seconds}
     text = f"{count} x {kind.name} with {gib} GiB for {lifetime}: {dollars} USD by the table of {found.account.name}"

@@ -21,6 +21,7 @@ from deployer.ec2.accounts import Account
 from deployer.ec2.books import ImageEntry, MachineEntry
 from deployer.ec2.bootability import Bootable, Volume, bootable, with_blanks
 from deployer.ec2.guest_data import guest_data
+from deployer.ec2.hibernation import hindrance, with_room
 from deployer.ec2.imaging import Imaging, Progress
 from deployer.ec2.instance_types import InstanceType, choose
 from deployer.ec2.instances import Instance, machine_tags, run_request
@@ -109,6 +110,7 @@ class _Job:
     user_data: bytes
     type: InstanceType
     request: Request
+    hibernates: bool = False
 
     @property
     def gib(self) -> int:
@@ -184,6 +186,7 @@ class Ec2Deployer:
                 more=job.volumes[len(job.found.volumes) :],
                 user_data=job.user_data,
                 tags=tags,
+                hibernating=job.volumes[0] if job.hibernates else None,
             )
             progress.at("the machine is begun")
             Facts(job.manifest, judged.checks).write(self._facts(machine.uuid))
@@ -258,9 +261,12 @@ class Ec2Deployer:
         )
         data = guest_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
         pairs = self._images.endorsements(machine.image_id)
-        return _Job(
-            machine, manifest, pairs, found, volumes, data, self.choose(machine.cores, machine.memory, found), request
-        )
+        kind = self.choose(machine.cores, machine.memory, found)
+        largest = self.choose(machine.granted_cores, machine.granted_memory, found)
+        hibernates = not hindrance(self.account, kind, found)
+        if hibernates:
+            volumes = with_room(volumes, max(kind.memory, largest.memory))
+        return _Job(machine, manifest, pairs, found, volumes, data, kind, request, hibernates)
 
     def choose(self, cores: int, memory: int, found: Bootable) -> InstanceType:
         """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""

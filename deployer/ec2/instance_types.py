@@ -17,13 +17,14 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class InstanceType:
-    """One type: name, virtual processors, memory in bytes, and what it can boot."""
+    """One type: name, virtual processors, memory in bytes, what it can boot, and whether EC2 can hibernate it."""
 
     name: str
     cores: int
     memory: int
     architectures: frozenset[str]
     boot_modes: frozenset[str]
+    hibernates: bool = False
 
 
 def read_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ...]:
@@ -35,6 +36,7 @@ def read_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ..
             memory=int(each["MemoryInfo"]["SizeInMiB"]) * MIB,
             architectures=frozenset(each.get("ProcessorInfo", {}).get("SupportedArchitectures", ())),
             boot_modes=frozenset(each.get("SupportedBootModes", ())),
+            hibernates=bool(each.get("HibernationSupported", False)),
         )
         for each in described
     )

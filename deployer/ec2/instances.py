@@ -31,6 +31,9 @@ GONE: Final = frozenset({"shutting-down", "terminated"})
 MAX_TAG = 256
 """Characters of a tag's value."""
 
+HIBERNATED: Final = "Client.UserInitiatedHibernate"
+"""The code of the reason why EC2 stopped a machine that it hibernated."""
+
 VOLUME_TYPE: Final = "gp3"
 
 _STOPPED: Final = {Want.PAUSED: State.PAUSED, Want.SUSPENDED: State.SUSPENDED}
@@ -47,6 +50,8 @@ class Instance:
         addresses: the private ones first.
         volumes: attached to it.
         reason: why it changed its state, in EC2's words.
+        hibernates: whether it was begun so that it can be hibernated.
+        hibernated: whether it is at rest because it was.
     """
 
     instance: str
@@ -59,6 +64,8 @@ class Instance:
     reason: str = ""
     token: str = ""
     tags: Tags = field(default_factory=dict)
+    hibernates: bool = False
+    hibernated: bool = False
 
     @property
     def machine(self) -> str:
@@ -101,6 +108,8 @@ def read_instance(described: Mapping[str, Any]) -> Instance:
         reason=str(described.get("StateReason", {}).get("Message", "") or described.get("StateTransitionReason", "")),
         token=str(described.get("ClientToken", "")),
         tags=read_tags(described.get("Tags")),
+        hibernates=bool(described.get("HibernationOptions", {}).get("Configured", False)),
+        hibernated=described.get("StateReason", {}).get("Code") == HIBERNATED,
     )
 
 
@@ -141,6 +150,7 @@ def run_request(
     more: Sequence[Volume],
     user_data: bytes,
     tags: Tags,
+    hibernating: Volume | None = None,
 ) -> dict[str, Any]:
     """The parameters of RunInstances for one machine.
 
@@ -150,6 +160,7 @@ def run_request(
     Args:
         more: volumes that the machine has beside those of its AMI: blanks that were asked for.
         user_data: raw; empty for none.
+        hibernating: the root device of one that can be hibernated, with room for its memory; None if it cannot.
     """
     request: dict[str, Any] = {
         "ImageId": ami,
@@ -168,8 +179,13 @@ def run_request(
         },
         "TagSpecifications": specification(("instance", "volume"), tags),
     }
-    if more:
-        request["BlockDeviceMappings"] = mappings(more, {})
+    changed = mappings(more, {})
+    if hibernating is not None:  # what is on it comes from the AMI
+        (root,) = mappings((hibernating,), {})
+        changed.insert(0, {**root, "Ebs": {**root["Ebs"], "Encrypted": True}})
+        request["HibernationOptions"] = {"Configured": True}
+    if changed:
+        request["BlockDeviceMappings"] = changed
     if user_data:
         request["UserData"] = user_data  # the library encodes it
     return request

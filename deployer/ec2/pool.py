@@ -185,7 +185,7 @@ class Ec2Pool:
                 if action in {"drain", "destroy"}:
                     acted |= self._do(Step(Do.TERMINATE, each.machine, each.instance, reason), None, instances)
                 elif action == "pause":  # it is not started again, since the policy would have to accept it
-                    self._machines.stop(each.instance)
+                    self._machines.stop(each.instance, hibernate=each.hibernates)
                     self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
                     acted = True
                 self._dealt[each.instance] = reason
@@ -278,8 +278,8 @@ class Ec2Pool:
             return True
         assert machine is not None  # noqa: S101 - only the end comes to what nobody wants
         match step.do:
-            case Do.STOP:
-                self._machines.stop(step.instance)
+            case Do.STOP | Do.HIBERNATE:
+                self._machines.stop(step.instance, hibernate=step.do is Do.HIBERNATE)
             case Do.START:
                 self._makes.readmit(machine, self._running(instances))
                 self._machines.start(step.instance)

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from deployer.ec2.books import MachineEntry
+from deployer.ec2.hibernation import LOST, NOT_KEPT
 from deployer.ec2.instances import Instance, state_of
 from deployer.ec2.tags import ENDS, SIZE, ends_tag, size_tag
 from deployer.machine import State
@@ -24,6 +25,7 @@ class Do(StrEnum):
     MAKE = "make"
     START = "start"
     STOP = "stop"
+    HIBERNATE = "hibernate"
     RETYPE = "retype"
     REBOOT = "reboot"
     PROLONG = "prolong"
@@ -46,7 +48,7 @@ class Step:
     reason: str = ""
 
 
-_RESTING = frozenset({Want.PAUSED, Want.SUSPENDED, Want.STOPPED})
+_WITH_MEMORY = frozenset({Want.PAUSED, Want.SUSPENDED})
 
 
 def steps(
@@ -97,8 +99,11 @@ def _next(machine: DesiredMachine, here: Instance) -> Step | None:
         return Step(Do.START, machine.uuid, here.instance) if machine.want is Want.RUNNING else None
     if here.state != "running":
         return None
-    if machine.want in _RESTING:
-        return Step(Do.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
+    if machine.want in _WITH_MEMORY:  # one that would lose its memory goes on running
+        hibernate = Step(Do.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
+        return hibernate if here.hibernates else None
+    if machine.want is Want.STOPPED:
+        return Step(Do.STOP, machine.uuid, here.instance, "it should be stopped")
     if other_size:
         return Step(Do.STOP, machine.uuid, here.instance, "it gets other cores or memory")
     if here.reboots < machine.reboots:
@@ -143,6 +148,7 @@ def observe(
         cores=machine.cores if here is not None else 0,
         reboots=here.reboots if here is not None else 0,
         virt="ec2",
+        suspends=here is None or here.hibernates,
     )
 
 
@@ -150,9 +156,9 @@ def _reason(
     here: Instance | None, instances: Sequence[Instance], entry: MachineEntry | None, machine: DesiredMachine
 ) -> str:
     if here is not None:
-        if here.state == "stopped" and machine.want is Want.PAUSED:
-            return "at EC2 a paused machine is stopped: its disks are kept, its memory is not"
-        return ""
+        if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
+            return LOST
+        return NOT_KEPT if machine.want in _WITH_MEMORY and here.state == "running" and not here.hibernates else ""
     if entry is not None and entry.reason:
         return entry.reason
     told = next((each.reason for each in instances if each.reason), "")

@@ -57,6 +57,7 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
         "from_network": observed.from_network,
         "from_cache": observed.from_cache,
         "virt": observed.virt,
+        "suspends": observed.suspends,
     }
     if observed.state.final:
         seen |= {"want": Want.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
@@ -166,6 +167,8 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
         "from_network": 0,
         "from_cache": 0,
         "virt": "",
+        "suspends": True,
+        "promise": None,
         "ready": None,
         "host_keys": (),
         "said": (),

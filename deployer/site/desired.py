@@ -152,6 +152,7 @@ class ObservedMachine(Document):
         fetched, total: bytes of its contents that are here, and in all, while it is staged.
         from_network, from_cache: bytes that were transferred, and were here.
         virt: the accelerator.
+        suspends: whether it can rest with its memory: paused, or suspended.
     """
 
     uuid: Uuid
@@ -167,6 +168,7 @@ class ObservedMachine(Document):
     from_network: int = 0
     from_cache: int = 0
     virt: str = ""
+    suspends: bool = True
 
 
 class Lease(Document):

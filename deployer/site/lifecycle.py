@@ -92,6 +92,11 @@ def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change 
     _demand_life(machine, _DONE[verb])
     if verb is not Verb.REBOOT and machine.want is _LEADS[verb]:
         return None
+    if verb in {Verb.PAUSE, Verb.SUSPEND} and not machine.suspends:
+        raise MachineConflict(
+            f"machine {machine.hostname} cannot be {_DONE[verb]}: where it runs, at EC2, its memory would be lost; shut it "
+            "down and reactivate it later, or ask the site for an account with hibernation before you order the next"
+        )
     if machine.want not in _FROM[verb]:
         instead = _INSTEAD.get(machine.want) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
         raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")

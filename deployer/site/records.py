@@ -109,6 +109,7 @@ class SiteMachine(Document):
         disk: bytes that it may come to take of its node's disk.
         gone: its node has nothing of it any more.
         promise: what is set aside for it of an account's cap at EC2; None elsewhere.
+        suspends: whether it can rest with its memory, as last reported.
     """
 
     uuid: Uuid
@@ -147,6 +148,7 @@ class SiteMachine(Document):
     disk: int = 0
     gone: bool = False
     promise: Promise | None = None
+    suspends: bool = True
 
     @property
     def known(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 RegisterImage keeps what it is told; names are taken once; DescribeImages tells it again. A machine gets the volumes of its
 image, of which the request may change some; its image must exist and its user-data fit. Only a stopped machine gets
-another type. What has ended does not start. A snapshot that an image is made of stays. Source: EC2's API reference.
+another type. What has ended does not start. A machine is hibernated if it was begun for it, which has its conditions. A
+snapshot that an image is made of stays. Source: EC2's API reference.
 """
 
 import base64
@@ -15,8 +16,9 @@ from moto.core.utils import utcnow
 from moto.ec2.exceptions import EC2ClientError, InvalidAMIIdError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.amis import Ami
-from moto.ec2.models.instances import Instance
+from moto.ec2.models.instances import Instance, StateReason
 from moto.ec2.responses.amis import AmisResponse
+from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import filter_dict_attribute_mapping, random_ami_id
 
 MAX_USER_DATA = 16384
@@ -97,6 +99,20 @@ def _volumes(ami: Ami | None, wanted: list[dict[str, Any]]) -> list[dict[str, An
     return [*(devices | {each["DeviceName"]: each for each in wanted}).values()]
 
 
+def _check_hibernation(backend: EC2Backend, ami: Ami, volumes: list[dict[str, Any]], kind: str) -> None:
+    """An encrypted root volume with room for the memory beside what is in the image, and a type that can."""
+    described = next(one for one in backend.describe_instance_types([kind]))
+    root = next(each["Ebs"] for each in volumes if each["DeviceName"] == ami.root_device_name)
+    own = next(each["Ebs"] for each in ami.block_device_mappings if each["DeviceName"] == ami.root_device_name)
+    least = own["VolumeSize"] + described["MemoryInfo"]["SizeInMiB"] / 1024
+    if (
+        not described["HibernationSupported"]
+        or str(root.get("Encrypted", False)).lower() != "true"
+        or int(root["VolumeSize"]) < least
+    ):
+        raise EC2ClientError("UnsupportedHibernationConfiguration", "the prerequisites of hibernation are not met")
+
+
 def _correct_machines() -> None:
     run, start, stop = EC2Backend.run_instances, Instance.start, Instance.stop
     modify = EC2Backend.modify_instance_attribute
@@ -110,6 +126,8 @@ def _correct_machines() -> None:
         if ami is None:
             raise InvalidAMIIdError(image_id)
         values["block_device_mappings"] = _volumes(ami, values.get("block_device_mappings", []))
+        if str((values.get("hibernation_options") or {}).get("Configured", False)).lower() == "true":
+            _check_hibernation(self, ami, values["block_device_mappings"], str(values.get("instance_type")))
         return run(self, image_id, count, user_data, *rest, **values)
 
     def in_life(instance: Instance) -> None:
@@ -136,6 +154,26 @@ def _correct_machines() -> None:
     EC2Backend.modify_instance_attribute = modify_attribute  # type: ignore[method-assign]
 
 
+def _correct_hibernation() -> None:
+    stop_all = InstanceResponse.stop_instances
+
+    def stop_some(response: InstanceResponse) -> ActionResult:
+        hibernate = str(response._get_param("Hibernate", False)).lower() == "true"
+        chosen = response.ec2_backend.get_multi_instances_by_id(response._get_param("InstanceIds", []))
+        for instance in chosen if hibernate else ():
+            if not (instance.hibernation_options or {}).get("Configured"):
+                raise EC2ClientError(
+                    "UnsupportedHibernationConfiguration", f"{instance.id} is not configured for hibernation"
+                )
+        answer: ActionResult = stop_all(response)
+        for instance in chosen if hibernate else ():
+            code = "Client.UserInitiatedHibernate"
+            instance.state_reason = StateReason(f"{code}: User initiated hibernate", code)
+        return answer
+
+    InstanceResponse.stop_instances = stop_some  # type: ignore[method-assign]
+
+
 def correct() -> None:
     """Put all of it in."""
     os.environ["MOTO_EC2_LOAD_DEFAULT_AMIS"] = "false"
@@ -145,6 +183,7 @@ def correct() -> None:
     AmisResponse.register_image = _register  # type: ignore[method-assign]
     AmisResponse.describe_image_attribute = _attribute  # type: ignore[method-assign]
     _correct_machines()
+    _correct_hibernation()
     delete = EC2Backend.delete_snapshot
 
     def delete_snapshot(self: EC2Backend, snapshot_id: str) -> Any:

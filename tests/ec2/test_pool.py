@@ -94,12 +94,32 @@ def test_the_same_image_again_stages_and_uploads_nothing(host: Ec2Site, images: 
         assert len(site.calls("PutSnapshotBlock", before)) in {2, 3}  # the changed MiB alone
 
 
+def test_a_machine_that_would_lose_its_memory_goes_on_running(host: Ec2Site, images: Images) -> None:
+    """The account has hibernation, and an image that boots from a boot disk has no room for its memory there."""
+    host.account = host.account.model_copy(update={"hibernation": True})
+    since = host.world.asked()
+    with host.open() as site:
+        uuid = host.want(images.direct)
+        site.settle()
+        assert not site.seen(uuid).suspends
+        host.change(uuid, want=Want.SUSPENDED)
+        site.settle()
+        assert (site.state(uuid), site.instance(uuid).state) == (State.RUNNING, "running")
+        assert "so it goes on running" in site.seen(uuid).reason
+        assert not site.calls("StopInstances", since)
+        host.change(uuid, want=Want.STOPPED)
+        site.settle()
+        assert site.state(uuid) is State.STOPPED
+
+
 def test_every_verb(host: Ec2Site, images: Images) -> None:
+    host.account = host.account.model_copy(update={"hibernation": True})
     with host.open() as site:
         uuid = host.want(images.hello, granted_memory=2048 * MIB, granted_cores=2)
         site.settle()
         made = site.instance(uuid)
         assert made.instance_type == "t3.micro"
+        assert made.hibernates
         for want, state in (
             (Want.PAUSED, State.PAUSED),
             (Want.SUSPENDED, State.SUSPENDED),
@@ -107,7 +127,9 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
         ):
             host.change(uuid, want=want)
             site.settle()
-            assert (site.state(uuid), site.instance(uuid).state) == (state, "stopped")
+            here = site.instance(uuid)
+            assert (site.state(uuid), here.state) == (state, "stopped")
+            assert (here.hibernated, site.seen(uuid).reason) == (want is not Want.STOPPED, "")
             host.change(uuid, want=Want.RUNNING)
             site.settle()
             assert site.state(uuid) is State.RUNNING
@@ -314,7 +336,7 @@ def test_five_percent_faults_are_survived(host: Ec2Site, images: Images) -> None
         uuids = [host.want(bundle) for bundle in (images.hello, images.direct, images.update)]
         site.settle()
         for uuid in uuids:
-            host.change(uuid, want=Want.SUSPENDED)
+            host.change(uuid, want=Want.STOPPED)
         site.settle()
         for uuid in uuids:
             host.change(uuid, want=Want.RUNNING, reboots=1)

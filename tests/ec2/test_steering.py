@@ -69,6 +69,7 @@ def next_steps(
 
 
 RUNNING = machine()
+HIBERNATES = replace(instance(RUNNING), hibernates=True)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,11 @@ RUNNING = machine()
         ("it should rest, and was not made", machine(want=Want.STOPPED), [], None, []),
         ("it should be ended, and was not made", machine(want=Want.ENDED), [], None, []),
         ("its time was over before it was made", machine(ends=NOW), [], None, []),
-        ("it should be paused", machine(want=Want.PAUSED), [instance(RUNNING)], None, [Do.STOP]),
-        ("it should be suspended", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, [Do.STOP]),
+        ("it should be paused, and would lose its memory", machine(want=Want.PAUSED), [instance(RUNNING)], None, []),
+        ("it should be suspended, and would lose it", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, []),
+        ("it should be paused", machine(want=Want.PAUSED), [HIBERNATES], None, [Do.HIBERNATE]),
+        ("it should be suspended", machine(want=Want.SUSPENDED), [HIBERNATES], None, [Do.HIBERNATE]),
+        ("it should be stopped and could hibernate", machine(want=Want.STOPPED), [HIBERNATES], None, [Do.STOP]),
         ("it should be stopped, and is", machine(want=Want.STOPPED), [instance(RUNNING, "stopped")], None, []),
         ("it should be ended", machine(want=Want.ENDED), [instance(RUNNING)], None, [Do.TERMINATE]),
         (
@@ -161,6 +165,24 @@ def test_what_is_reported(
     assert says in (seen.reason if seen else "")
 
 
+@pytest.mark.parametrize(
+    ("what", "here", "state", "says", "suspends"),
+    [
+        ("it hibernates", replace(HIBERNATES, state="stopped", hibernated=True), State.SUSPENDED, "", True),
+        ("it was stopped instead", replace(HIBERNATES, state="stopped"), State.SUSPENDED, "its memory is not", True),
+        ("it cannot", instance(RUNNING), State.RUNNING, "so it goes on running", False),
+        ("it is on its way", replace(HIBERNATES, state="stopping"), State.RUNNING, "", True),
+    ],
+)
+def test_what_is_said_of_one_that_should_be_suspended(
+    what: str, here: Instance, state: State, says: str, suspends: bool
+) -> None:
+    seen = observe(machine(want=Want.SUSPENDED), [here], None, NOW)
+    assert seen is not None
+    assert (seen.state, seen.suspends) == (state, suspends)
+    assert says in seen.reason if says else seen.reason == ""
+
+
 class Model:
     """EC2 and the books, reduced to what steps change; a step may come to nothing, and so may what was noted of it."""
 
@@ -174,7 +196,8 @@ class Model:
             assert wanted is not None
             self.books.setdefault(step.machine, entry(wanted))
             name = self.tokens.setdefault(step.machine, f"i-{len(self.tokens)}")
-            self.instances.setdefault(name, instance(wanted, "running", name))
+            made = replace(instance(wanted, "running", name), hibernates=uuid.UUID(wanted.uuid).int % 2 == 0)
+            self.instances.setdefault(name, made)
             if noted:
                 self.books[step.machine] = self.books[step.machine].model_copy(update={"instance": name})
             return
@@ -184,6 +207,9 @@ class Model:
                 here = replace(here, state="terminated")
             case Do.STOP:
                 here = replace(here, state="stopped")
+            case Do.HIBERNATE:
+                assert here.hibernates
+                here = replace(here, state="stopped", hibernated=True)
             case Do.START:
                 here = replace(here, state="running")
             case Do.REBOOT if wanted is not None:
@@ -232,5 +258,6 @@ def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twi
         if one.uuid in live:
             here = live[one.uuid]
             assert one.want is not Want.ENDED
-            assert (here.state == "running") is (one.want is Want.RUNNING)
+            if one.want in {Want.RUNNING, Want.STOPPED} or here.hibernates:
+                assert (here.state == "running") is (one.want is Want.RUNNING)
     assert live.keys() <= {one.uuid for one in wishes[-1]}
