@@ -17,6 +17,7 @@ from deployer.errors import SiteUnavailable
 from deployer.fencing import Fence, Guard
 from deployer.keeping import Keeper
 from deployer.machines import MachineRecord
+from deployer.moving_doing import Moving
 from deployer.reconciling import Action, actions
 from deployer.reporting import Facts, Reporter
 from deployer.serial import SerialReader
@@ -55,6 +56,7 @@ class Agent:
         facts: how the node is now.
         clock: seconds that only grow.
         fence: the site's lease on its machines; one that nobody keeps if not given.
+        moving: moves machines between nodes; None where none of them does.
     """
 
     def __init__(
@@ -67,17 +69,19 @@ class Agent:
         facts: Callable[[], Facts],
         clock: Callable[[], float] = time.monotonic,
         fence: Fence | None = None,
+        moving: Moving | None = None,
     ) -> None:
+        self._moving = moving
         self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
         self.problem = ""
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._fence = fence or Fence(None)
-        self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set)
+        self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set, moving)
         self._guard = Guard(self._fence, keeper, self.records, self._doing.cancel)
         self._reporter = Reporter(
-            site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence
+            site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence, moving
         )
         self._serial = SerialReader(site, identity, keeper, clock)
         self._threads = [
@@ -93,6 +97,8 @@ class Agent:
 
     def start(self) -> None:
         """Begin to work."""
+        if self._moving is not None:
+            self._moving.start()
         for thread in self._threads:
             thread.start()
 
@@ -102,6 +108,8 @@ class Agent:
         self._wake.set()
         self._news.set()
         self._keeper.off_change(self._changed)
+        if self._moving is not None:
+            self._moving.close()
         self._doing.close()
         self._serial.close()
         self._guard.close()
@@ -186,13 +194,18 @@ class Agent:
             return
         busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
         groups: dict[str, tuple[Action, ...]] = {}
-        for action in actions(desired, self.records()):
+        todo = actions(desired, self.records())
+        for action in self._moving.undone(todo) if self._moving is not None else todo:
             groups[action.uuid] = (*groups.get(action.uuid, ()), action)
         self._doing.hand_out(groups, busy)
+        if self._moving is not None:
+            self._moving.tidy(desired, {*busy, *groups})
         for uuid, job in busy.items():
             if uuid not in groups and job.making and not _wanted(desired, uuid):
                 job.cancelled.set()  # it is not even begun, and nobody wants it any more
 
 
 def _wanted(desired: DesiredState, uuid: str) -> bool:
-    return any(machine.uuid == uuid and machine.want != "ended" for machine in desired.machines)
+    return any(machine.uuid == uuid and machine.want != "ended" for machine in desired.machines) or any(
+        incoming.machine.uuid == uuid for incoming in desired.incoming or ()
+    )

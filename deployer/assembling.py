@@ -166,6 +166,12 @@ def _make_overlay(path: Path, base: RawFile | Descriptor, size: int) -> None:
     _run([*command, str(size)], f"the overlay {path.name}")
 
 
+def rebase(overlay: Path, base: RawFile | Descriptor) -> None:
+    """Write into an overlay's head what it lies above; nothing of either is read. AssemblyFailed."""
+    command = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", base.kind, "-b", str(base.path), str(overlay)]
+    _run(command, f"the overlay {overlay.name}")
+
+
 def _run(command: Sequence[str], what: str) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, timeout=QEMU_IMG_TIMEOUT, stdin=subprocess.DEVNULL)

@@ -43,6 +43,12 @@ class Backend(Protocol):
     def saved(self, place: Path) -> bool:
         """Whether a file holds all that `suspend` saves."""
 
+    def adopt(self, place: Path, spec: MachineSpec) -> None:
+        """Have what another node's `suspend` saved be the memory of this machine: the file is changed, nothing runs.
+
+        Raises BackendFailed where the hypervisor finds that it is another machine's.
+        """
+
     def resize(self, uuid: str, memory: int, cores: int) -> None:
         """Give a running machine so many bytes of memory and cores, within what its description grants."""
 

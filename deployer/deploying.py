@@ -37,6 +37,7 @@ from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
 from deployer.policy_store import RuleSet
+from deployer.receipts import CameFrom
 from deployer.seed import build_seed, instance_id, write_seed
 from deployer.site.desired import Context
 from deployer.userdata import UserDataKind, check_user_data
@@ -103,7 +104,7 @@ class Records(Protocol):
     def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
         """A request was decided."""
 
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> object:
+    def deploying(self, spec: MachineSpec, case: Case, judged: Judged, origin: CameFrom | None = None) -> object:
         """A machine is about to boot."""
 
 

@@ -21,16 +21,22 @@ from deployer.reconciling import (
     Action,
     End,
     Forget,
+    Give,
     Make,
+    Miss,
+    Moves,
     Note,
+    Own,
     Pause,
     Prolong,
     Reactivate,
     Reboot,
     Resize,
     Resume,
+    Retain,
     Stop,
     Suspend,
+    Take,
 )
 from deployer.verbs import Verbs
 from deployer.wire import Deployed, Order, Step
@@ -62,6 +68,13 @@ class Makes(Protocol):
         assigned: Assigned | None = None,
     ) -> Deployed:
         """See `deploying.Deployer.deploy`."""
+
+
+class DoesMoves(Protocol):
+    """What moves machines between nodes; `moving_doing.Moving` is one."""
+
+    def do(self, action: Moves, cancelled: threading.Event, news: Callable[[], None]) -> None:
+        """One step."""
 
 
 @dataclass
@@ -96,6 +109,7 @@ class Doing:
         clock: seconds that only grow.
         changed: called when something came to an end.
         news: called when something got on.
+        moving: moves machines; None where none of them does.
     """
 
     def __init__(
@@ -107,9 +121,10 @@ class Doing:
         clock: Callable[[], float],
         changed: Callable[[], None],
         news: Callable[[], None],
+        moving: DoesMoves | None = None,
     ) -> None:
         self._site, self._keeper, self._verbs, self._make = site, keeper, verbs, make
-        self._clock, self._changed, self._news = clock, changed, news
+        self._clock, self._changed, self._news, self._moving = clock, changed, news, moving
         self._jobs: dict[str, Job] = {}
         self._later: dict[str, _Later] = {}
         self._lock = threading.Lock()
@@ -165,7 +180,7 @@ class Doing:
             later = self._later.get(uuid)
             if later is not None and later.what == group and now < later.at:
                 return
-            self._jobs[uuid] = job = Job(making=isinstance(group[0], Make))
+            self._jobs[uuid] = job = Job(making=isinstance(group[0], Make | Take))
         (self._makers if job.making else self._hands).submit(self._run, uuid, group, job)
 
     def _run(self, uuid: str, group: tuple[Action, ...], job: Job) -> None:
@@ -211,6 +226,9 @@ class Doing:
                 self._end(keeper.store.get(uuid), reason)
             case Forget():
                 keeper.forget(uuid)
+            case Give() | Retain() | Take() | Own() | Miss():
+                if self._moving is not None:
+                    self._moving.do(action, job.cancelled, self._news)
 
     def _end(self, record: MachineRecord, reason: str) -> None:
         """One whose time is over gets its grace: the keeper is asking its guest to power off."""

@@ -4,6 +4,7 @@ The elements are those of libvirt's "Domain XML format". Every disk names its dr
 out down to an empty `<backingStore/>`, so that libvirt never looks into a file to find out what it is.
 """
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -76,6 +77,33 @@ def domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     ET.SubElement(ET.SubElement(devices, "video"), "model", type="none")
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode") + "\n"
+
+
+def as_saved(xml: str, saved: str) -> str:
+    """The domain of a machine with what its memory was saved with: QEMU's machine type in full, and what it had just then.
+
+    Args:
+        xml: of `domain_xml`.
+        saved: the domain that stands beside the memory, which may be another node's: nothing but those values is taken.
+    """
+    ours = ET.fromstring(xml)  # noqa: S314 - written above
+    theirs = ET.fromstring(saved)  # noqa: S314 - read by libvirt and written by it again; libvirt refuses entities
+    kind = theirs.find("os/type")
+    if kind is not None and re.fullmatch(r"[a-z0-9][a-z0-9.+_-]{0,63}", kind.get("machine", "")):
+        _found(ours, "os/type").set("machine", kind.get("machine", ""))
+    balloon = theirs.findtext("currentMemory", "")
+    if balloon.isdigit():
+        _found(ours, "currentMemory").text = balloon
+    vcpu = theirs.find("vcpu")
+    if vcpu is not None and vcpu.get("current", "").isdigit():
+        _found(ours, "vcpu").set("current", vcpu.get("current", ""))
+    return ET.tostring(ours, encoding="unicode") + "\n"
+
+
+def _found(domain: ET.Element, path: str) -> ET.Element:
+    found = domain.find(path)
+    assert found is not None  # noqa: S101 - `domain_xml` writes it
+    return found
 
 
 def tag_of(xml: str) -> Tag | None:

@@ -181,6 +181,20 @@ class NodeUnavailable(DeployerError):
     code, status = "node-unavailable", 503
 
 
+class MoveFailed(DeployerError):
+    """A machine cannot be brought from another node; it rests where it was.
+
+    Attributes:
+        again: whether it may work when it is tried again.
+    """
+
+    code, status = "move-failed", 409
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
+
+
 class Cancelled(DeployerError):
     """Whoever asked for a deployment went away; what was begun has been undone."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deployer.backend import Tell
-from deployer.domain_xml import domain_xml, tag_of
+from deployer.domain_xml import as_saved, domain_xml, tag_of
 from deployer.errors import BackendFailed
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, State, Tag, mac_of
 from deployer.neighbours import neighbours
@@ -188,6 +188,18 @@ class LibvirtBackend:
         self._ask(
             lambda connection: connection.restoreFlags(str(place), None, flag), f"{place}: the machine does not go on"
         )
+
+    def adopt(self, place: Path, spec: MachineSpec) -> None:
+        """See Backend. What the file says of the machine is not believed: it is said anew, and libvirt compares the two,
+        device by device, before it writes it."""
+        agent = self._agents / spec.uuid if self._agents else None
+        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
+
+        def act(connection: Any) -> None:
+            saved = connection.saveImageGetXMLDesc(str(place), 0)
+            connection.saveImageDefineXML(str(place), as_saved(domain_xml(spec, agent), saved), flag)
+
+        self._ask(act, f"machine {spec.name} cannot go on with what another node saved of it")
 
     def saved(self, place: Path) -> bool:
         """See Backend."""

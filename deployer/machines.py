@@ -16,6 +16,7 @@ from pathlib import Path
 from catalog.manifest import Blank
 from deployer.errors import MachineNotFound, Misused
 from deployer.machine import MachineSpec, State, Uuid
+from deployer.site.moving_wire import Giving
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
 
@@ -24,6 +25,18 @@ CONSOLE = "console.log"
 MEMORY = "memory"
 _REMOVED = ".removed-"
 _HOLDER = "machine:"
+
+
+class Origin(Document):
+    """Where a machine was before it was brought here.
+
+    Attributes:
+        node: the site's UUID of the node.
+        receipt: SHA-256 of the receipt that it had there, or empty.
+    """
+
+    node: Uuid
+    receipt: str = ""
 
 
 class MachineRecord(Document):
@@ -45,6 +58,9 @@ class MachineRecord(Document):
         reboots: that were done on request.
         site, deployment, role: whose it is and what it belongs to there; empty for a local order.
         wanted: how its site last wanted it, as far as that was acted upon.
+        giving: the node that it is being given to; it rests until its site says otherwise.
+        arriving: the move by which it was brought here, while its site has not said that it is this node's.
+        origin: where it was before, if it was brought here.
     """
 
     uuid: Uuid
@@ -76,6 +92,16 @@ class MachineRecord(Document):
     deployment: str = ""
     role: str = ""
     wanted: str = ""
+    giving: Giving | None = None
+    arriving: int | None = None
+    origin: Origin | None = None
+
+    @property
+    def locked(self) -> str:
+        """Why nobody may let it run or take its memory away, as the end of a sentence; empty if they may."""
+        if self.giving is not None:
+            return "is being moved to another node"
+        return "was brought here, and its site has not said yet that it stays" if self.arriving is not None else ""
 
     @property
     def most_memory(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deployer.agent import Agent, Site
 from deployer.errors import Misused, SiteUnavailable
-from deployer.site.authority import due, period, request_for
+from deployer.site.authority import due, period, request_for, serves
 from deployer.site_client import CERTIFICATE, KEY, Membership, SiteClient
 
 LOOK_EVERY = 2.0
@@ -30,12 +30,20 @@ class Member:
 
     Args:
         directory: of the files.
-        work_for: makes the agent that works for a site of that identity.
+        work_for: makes the agent that works for a site.
         now: the present, UTC.
+        listens: whether other nodes connect to this one, which takes a certificate that says so.
     """
 
-    def __init__(self, directory: Path, work_for: Callable[[Site, str], Agent], now: Callable[[], datetime]) -> None:
-        self._directory, self._work_for, self._now = directory, work_for, now
+    def __init__(
+        self,
+        directory: Path,
+        work_for: Callable[[Site, Membership], Agent],
+        now: Callable[[], datetime],
+        *,
+        listens: bool = False,
+    ) -> None:
+        self._directory, self._work_for, self._now, self._listens = directory, work_for, now, listens
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="membership")
         self._stamp: tuple[int, ...] | None = None
@@ -88,7 +96,7 @@ class Member:
         elif self._working is None or found.stamp != self._working[2].stamp:
             self._stop()
             client = SiteClient(found)
-            agent = self._work_for(client, found.identity)
+            agent = self._work_for(client, found)
             self._working = agent, client, found
             agent.start()
             log.info("this node works for the site %s", found.url)
@@ -107,7 +115,8 @@ class Member:
         place = found.directory / CERTIFICATE
         with suppress(Misused, FileNotFoundError):
             now = self._now()
-            if not due(place.read_bytes(), now) or now.timestamp() < self._tried + RENEW_EVERY:
+            fit = serves(place.read_bytes()) or not self._listens
+            if (fit and not due(place.read_bytes(), now)) or now.timestamp() < self._tried + RENEW_EVERY:
                 return
             self._tried = now.timestamp()
             fresh = client.renew(request_for((found.directory / KEY).read_bytes()))

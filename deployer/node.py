@@ -33,11 +33,14 @@ from deployer.exposure import Facts
 from deployer.feeding import swarm_report
 from deployer.fencing import LEASE, Fence, boot_id
 from deployer.keeping import Keeper
-from deployer.kvm import Accelerator, choose, emulator, emulator_version
+from deployer.kvm import Accelerator, choose, emulator, emulator_version, processor
 from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend
 from deployer.machine import Happening, State
 from deployer.machines import MachineStore
 from deployer.membership import Member
+from deployer.moving_doing import Moving
+from deployer.moving_giving import Giver
+from deployer.moving_taking import Here, Taker
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
@@ -45,6 +48,8 @@ from deployer.recording import Recorder
 from deployer.reporting import Facts as NodeFacts
 from deployer.saving import save
 from deployer.settings import DeploySettings
+from deployer.site.moving_wire import Platform
+from deployer.site_client import Membership
 from deployer.verbs import Verbs
 from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
@@ -118,27 +123,26 @@ class Node:
             clock=clock,
             withdrawn=self.watcher.current,
         )
-        self.verbs = Verbs(
+        self._admits = Readmission(
+            client,
+            stager,
+            stager.cache,
             self.keeper,
-            Readmission(
-                client,
-                stager,
-                stager.cache,
-                self.keeper,
-                self._policies.current,
-                self._records,
-                identity,
-                clock,
-                self.watcher.current,
-            ),
+            self._policies.current,
+            self._records,
+            identity,
+            clock,
+            self.watcher.current,
         )
+        self.verbs = Verbs(self.keeper, self._admits)
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
         self._policy_problem = ""
         self._probing = threading.Lock()
         self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
         self._ending = False
-        self._member = Member(settings.directory / "site", self._work_for, clock)
+        self._member = Member(settings.directory / "site", self._work_for, clock, listens=bool(deploy.moving_listen))
+        self._saved_by: Platform | None = None
         self._closing = ExitStack()
         self._keeping = threading.Thread(target=self._keep, name="keeper")
 
@@ -275,10 +279,37 @@ class Node:
             with suppress(DeployerError):
                 self.keeper.destroy(record.uuid)
 
-    def _work_for(self, site: Site, identity: str) -> Agent:
+    def _work_for(self, site: Site, member: Membership) -> Agent:
         """What works for the site that the node belongs to."""
-        fence = Fence(self.settings.directory / "site" / LEASE, boot=boot_id())
-        return Agent(site, identity, self.keeper, self.verbs, self.deploy, lambda: self._facts(identity), fence=fence)
+
+        def facts() -> NodeFacts:
+            return self._facts(member.identity)
+
+        fence, moving = Fence(self.settings.directory / "site" / LEASE, boot=boot_id()), self._moving(member)
+        return Agent(site, member.identity, self.keeper, self.verbs, self.deploy, facts, fence=fence, moving=moving)
+
+    def _moving(self, member: Membership) -> Moving:
+        """What brings machines from other nodes of the site, and gives them away."""
+        keeper, stager, images, receipts = self.keeper, self.stager, self.images, self._records.receipts
+        policy = lambda: self._policies.current().digest  # noqa: E731 - one of five
+        here = Here(self._identity, member.identity, self._platform, self.accelerator, policy)
+        giver = Giver(keeper, stager.cache, images.manifest, self._platform, receipts.files)
+        incoming = self.settings.directory.absolute() / "incoming"
+        taker = Taker(keeper, images, stager, self._admits, receipts, here, incoming)
+        where, url = self._deploy.moving_listen, self._deploy.moving_url
+        return Moving(member, keeper, giver, taker, self._platform, where, url)
+
+    def _platform(self) -> Platform:
+        """What memory is saved by here."""
+        with self._probing:
+            if self._saved_by is None:
+                virt = choose(self._deploy.accelerator, NATIVE, self.settings.directory / "kvm.json").virt
+                self._saved_by = Platform(
+                    emulator=emulator_version(emulator(NATIVE)),
+                    libvirt=self._hypervisor.version,
+                    processor=processor() if virt == "kvm" else "",
+                )
+            return self._saved_by
 
     def _facts(self, site: str) -> NodeFacts:
         """How the node is, for its site."""

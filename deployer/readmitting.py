@@ -19,6 +19,7 @@ from deployer.keeping import MARGIN, Keeper
 from deployer.machine import Network
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
+from deployer.receipts import CameFrom
 from deployer.userdata import UserDataKind
 from deployer.withdrawals import Withdrawn
 from signer.memory import Memory
@@ -89,7 +90,7 @@ class Readmission:
         try:
             if boots and record.spec is not None:
                 Facts(manifest, judged.checks).write(self._keeper.store.directory(record.uuid))
-                self._records.deploying(record.spec, case, judged)
+                self._records.deploying(record.spec, case, judged, _came_from(record))
             yield
         finally:
             entering.__exit__(None, None, None)
@@ -108,3 +109,9 @@ class Readmission:
                 return
             if not left:
                 raise changed
+
+
+def _came_from(record: MachineRecord) -> CameFrom | None:
+    """What a receipt says of where a machine was before."""
+    origin = record.origin
+    return CameFrom(node=origin.node, receipt=origin.receipt) if origin is not None and origin.receipt else None

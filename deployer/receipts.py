@@ -33,7 +33,7 @@ that begin with SLSA_ speak of how an image was built, which nobody here has loo
 MAX_RECEIPT = 4 << 20
 """Bytes. A decision of some hundred rules and an image of 16 full disks stay well below."""
 
-STATEMENT, SIGNATURE = ".json", ".json.sig"
+STATEMENT, SIGNATURE, ORIGIN = ".json", ".json.sig", ".origin"
 USER_ID = "Partita node {}"
 
 
@@ -123,6 +123,13 @@ class Cloud(Document):
     volumes: tuple[CloudVolume, ...]
 
 
+class CameFrom(Document):
+    """The node that a machine was brought from, and the SHA-256 of the receipt that it had there."""
+
+    node: Uuid
+    receipt: Sha256Hex
+
+
 class Deployment(Document):
     """What a verification summary has no member for.
 
@@ -135,6 +142,7 @@ class Deployment(Document):
         memory, cores: bytes, number.
         audit: the end of the node's audit log at that moment: if the log is cut off before it, this tells.
         cloud: where it runs, if that is not the node.
+        origin: where it was before, if it was brought from another node.
     """
 
     machine: Uuid
@@ -147,6 +155,7 @@ class Deployment(Document):
     cores: int
     audit: Head
     cloud: Cloud | None = None
+    origin: CameFrom | None = None
 
 
 class Described(Protocol):
@@ -232,6 +241,7 @@ def write_receipt(
     audit: Head,
     now: datetime,
     cloud: Cloud | None = None,
+    origin: CameFrom | None = None,
 ) -> bytes:
     """The statement for a machine that is about to boot: canonical bytes, ready to be signed.
 
@@ -273,6 +283,7 @@ def write_receipt(
                 cores=spec.cores,
                 audit=audit,
                 cloud=cloud,
+                origin=origin,
             ),
         },
     }
@@ -382,6 +393,27 @@ class ReceiptStore:
         except OSError as exc:
             raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
         return hashlib.sha256(statement).hexdigest()
+
+    def keep_origin(self, machine: str, statement: bytes, signature: bytes) -> str:
+        """Keep the receipt that a machine had at its earlier node, beside its own; returns the statement's SHA-256.
+
+        Raises:
+            KeyUnusable: it cannot be written.
+        """
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(self.directory / f"{machine}{ORIGIN}.sig", signature)
+            _write(self.directory / f"{machine}{ORIGIN}", statement)
+        except OSError as exc:
+            raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
+        return hashlib.sha256(statement).hexdigest()
+
+    def files(self, machine: str) -> tuple[bytes, bytes] | None:
+        """Statement and signature of a machine's receipt, if there is one."""
+        try:
+            return read_files(self.directory / f"{machine}{STATEMENT}")
+        except ReceiptRefused:
+            return None
 
 
 def read_files(file: Path) -> tuple[bytes, bytes]:

@@ -13,11 +13,13 @@ from typing import Final
 
 from deployer.machine import State
 from deployer.machines import MachineRecord
-from deployer.site.desired import DesiredMachine, DesiredState, Want
+from deployer.site.desired import DesiredMachine, DesiredState, Incoming, Want
+from deployer.site.moving_wire import Giving
 
 MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
 LIVE: Final = frozenset({State.RUNNING, State.PAUSED})
 UNKNOWN: Final = "its site does not know it any more"
+MOVED: Final = "it was moved to another node"
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,54 @@ class Forget:
     uuid: str
 
 
-Action = Make | Pause | Resume | Suspend | Reactivate | Stop | Reboot | Resize | Prolong | Note | End | Forget
+@dataclass(frozen=True)
+class Give:
+    """It rests, and another node is to have it: it is locked, and what the other gets of it is described."""
+
+    uuid: str
+    giving: Giving
+
+
+@dataclass(frozen=True)
+class Retain:
+    """It was to be given away, and stays."""
+
+    uuid: str
+
+
+@dataclass(frozen=True)
+class Take:
+    """It is to be brought here from another node, which has it until the site says otherwise."""
+
+    incoming: Incoming
+
+    @property
+    def uuid(self) -> str:
+        """Of the machine."""
+        return self.incoming.machine.uuid
+
+
+@dataclass(frozen=True)
+class Own:
+    """It was brought here, and its site says that it is this node's now."""
+
+    uuid: str
+
+
+@dataclass(frozen=True)
+class Miss:
+    """It was brought here once, and there is nothing of it: it had a life that cannot be made anew."""
+
+    machine: DesiredMachine
+
+    @property
+    def uuid(self) -> str:
+        """Of the machine."""
+        return self.machine.uuid
+
+
+Moves = Give | Retain | Take | Own | Miss
+Action = Make | Pause | Resume | Suspend | Reactivate | Stop | Reboot | Resize | Prolong | Note | End | Forget | Moves
 
 
 def actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[Action, ...]:
@@ -129,13 +178,24 @@ def actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[Actio
     found: list[Action] = []
     for machine in desired.machines:
         record = records.pop(machine.uuid, None)
-        if record is None:
+        if record is None and machine.moved is not None and machine.want is not Want.ENDED:
+            found.append(Miss(machine))
+        elif record is None:
             # One that should rest has nothing that it could rest on, until somebody wants it to run.
             if machine.want in {Want.RUNNING, Want.PAUSED, Want.SUSPENDED}:
                 found.append(Make(machine))
         else:
             found += _machine(machine, record)
-    found += [Forget(record.uuid) if record.state.final else End(record.uuid, UNKNOWN) for record in records.values()]
+    for incoming in desired.incoming or ():
+        record = records.get(incoming.machine.uuid)
+        if record is None:
+            found.append(Take(incoming))
+        elif record.arriving == incoming.number and not record.state.final:
+            del records[record.uuid]  # it is here, or on its way, and waits for its site's word
+    for record in records.values():
+        found.append(
+            Forget(record.uuid) if record.state.final else End(record.uuid, MOVED if record.giving else UNKNOWN)
+        )
     return tuple(found)
 
 
@@ -146,12 +206,23 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]
     if machine.want is Want.ENDED:
         yield End(uuid, machine.reason or "its site ended it")
         return
+    if record.arriving is not None:
+        # Of another move than that which the site speaks of it is no more than a copy.
+        yield Own(uuid) if record.arriving == machine.moved else End(uuid, UNKNOWN)
+        return
     if machine.ends != record.ends:
         yield Prolong(uuid, machine.ends)
     if state in MAKING:
         return
     if machine.want is not Want.RUNNING and record.wanted != machine.want and not _to_be_started(machine, record):
         yield Note(uuid, machine.want)
+    if machine.giving is not None and state in {State.SUSPENDED, State.STOPPED}:
+        if record.giving != machine.giving:
+            yield Give(uuid, machine.giving)
+        return
+    if machine.giving is None and record.giving is not None:
+        yield Retain(uuid)
+        return
     yield from _state(machine, record)
     if state in LIVE | {State.STOPPED} and (machine.memory, machine.cores) != (record.memory, record.cores):
         yield Resize(uuid, machine.memory, machine.cores)

@@ -15,7 +15,7 @@ from deployer.judging import Case, Judged
 from deployer.machine import MachineSpec
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
-from deployer.receipts import Booted, Cloud, ReceiptStore, write_receipt
+from deployer.receipts import Booted, CameFrom, Cloud, ReceiptStore, write_receipt
 from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
 from signer.audit import AuditLog, read_entry
 from signer.errors import SignerError
@@ -99,11 +99,19 @@ class Recorder:
                 )
             )
 
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged) -> None:
+    def deploying(self, spec: MachineSpec, case: Case, judged: Judged, origin: CameFrom | None = None) -> None:
         """A machine is about to boot: its receipt is signed, and both are on record."""
-        self.booting(spec, case, judged)
+        self.booting(spec, case, judged, origin=origin)
 
-    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+    def booting(
+        self,
+        spec: Booted,
+        case: Case,
+        judged: Judged,
+        cloud: Cloud | None = None,
+        *,
+        origin: CameFrom | None = None,
+    ) -> str:
         """The same for one that may run elsewhere; returns the SHA-256 of the receipt."""
         now = self._clock()
         statement = write_receipt(
@@ -116,6 +124,7 @@ class Recorder:
             self.audit.head,
             now,
             cloud,
+            origin,
         )
         receipt = self.receipts.keep(spec.uuid, statement)
         data = {
@@ -128,6 +137,8 @@ class Recorder:
         }
         if cloud is not None:
             data |= {"account": cloud.account, "ami": cloud.ami}
+        if origin is not None:
+            data |= {"origin": origin.node, "origin_receipt": origin.receipt}
         self.audit.append("deployment", data, now)
         return receipt
 

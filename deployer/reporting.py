@@ -2,10 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 from deployer.doing import Doing, delay
 from deployer.errors import DeployerError, SiteUnavailable
@@ -16,6 +16,7 @@ from deployer.machines import MachineRecord
 from deployer.observing import Beside, observed
 from deployer.site.desired import Capacity, DesiredState, Heard, NodeReport
 from deployer.site.feeds import SwarmReport
+from deployer.site.moving_wire import Arrival, Movable
 from deployer.site.request import Label
 
 REPORT_EVERY = 10.0
@@ -49,6 +50,17 @@ class Facts:
     swarm: SwarmReport | None = None
 
 
+class TellsOfMoves(Protocol):
+    """What knows of machines that move; `moving_doing.Moving` is one."""
+
+    @property
+    def movable(self) -> Movable:
+        """What the site is told of this node."""
+
+    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[Arrival, ...] | None:
+        """How far this node has come with what is to be brought to it."""
+
+
 class Reporter:
     """Reports to one site, from one thread.
 
@@ -61,6 +73,7 @@ class Reporter:
         facts: how the node is now.
         clock: seconds that only grow.
         fence: hears of each report that was answered.
+        moving: tells of machines that move; None where none does.
     """
 
     def __init__(
@@ -73,7 +86,9 @@ class Reporter:
         facts: Callable[[], Facts],
         clock: Callable[[], float],
         fence: Fence,
+        moving: TellsOfMoves | None = None,
     ) -> None:
+        self._moving = moving
         self._send, self._keeper, self._doing = send, keeper, doing
         self._records, self._desired, self._facts, self._clock = records, desired, facts, clock
         self._fence = fence
@@ -115,6 +130,7 @@ class Reporter:
         desired = self._desired() or DesiredState(revision=0)
         # First: what is under way now may be settled in the records that are read next.
         trouble, progress = self._doing.trouble(), self._doing.progress()
+        records = self._records()
         beside = Beside(self.begun, trouble, progress, self._addresses)
         return NodeReport(
             revision=desired.revision,
@@ -123,10 +139,12 @@ class Reporter:
             capacity=facts.capacity,
             labels=facts.labels,
             cached=facts.cached,
-            machines=observed(desired, self._records(), beside, self._keeper.now()),
+            machines=observed(desired, records, beside, self._keeper.now()),
             problem=facts.problem,
             swarm=facts.swarm,
             lease=self._fence.said,
+            movable=self._moving.movable if self._moving else None,
+            arrivals=self._moving.arrivals(desired, records) if self._moving else None,
         )
 
     def _look_at_addresses(self) -> None:

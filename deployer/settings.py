@@ -39,6 +39,8 @@ class DeploySettings(Document):
         reserve: bytes that are left to the computer itself.
         metrics: address and port where the node gives its figures to Prometheus; empty for none.
         socket: where the node's service listens; `node.sock` in the node's directory if not set.
+        moving_listen: address and port where the node gives its site's machines to other nodes; empty for none.
+        moving_url: how other nodes reach that; empty for what `moving_listen` says.
     """
 
     policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
@@ -54,3 +56,5 @@ class DeploySettings(Document):
     cores: Annotated[int, Field(ge=0)] | None = None
     memory: Annotated[int, Field(ge=0)] | None = None
     reserve: Annotated[int, Field(ge=0)] = 512 << 20
+    moving_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
+    moving_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""

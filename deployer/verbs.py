@@ -91,6 +91,7 @@ class Verbs:
         keeper = self._keeper
         with keeper.alone(uuid) as record:
             _demand(record, {State.SUSPENDED, State.STOPPED}, "reactivated")
+            _demand_own(record)
             suspended, place = record.state is State.SUSPENDED, keeper.store.memory(uuid)
             if suspended and not keeper.store.untouched(uuid):
                 keeper.happened(uuid, Happening.POWERED_OFF, "its memory is not of its disks any more")
@@ -118,6 +119,7 @@ class Verbs:
         keeper = self._keeper
         with keeper.alone(uuid) as record:
             _demand(record, {State.RUNNING, State.PAUSED, State.SUSPENDED}, "stopped")
+            _demand_own(record)
             if record.state is State.SUSPENDED:
                 keeper.store.memory(uuid).unlink(missing_ok=True)
                 return self._now(uuid, Happening.POWERED_OFF, "stopped while it was suspended")
@@ -221,6 +223,12 @@ def _aside(ask: Callable[[str], None], uuid: str) -> threading.Thread:
 def _demand(record: MachineRecord, states: Iterable[State], done: str) -> None:
     if record.state not in states:
         raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be {done}")
+
+
+def _demand_own(record: MachineRecord) -> None:
+    """It is wholly this node's."""
+    if record.locked:
+        raise MachineConflict(f"machine {record.name} {record.locked}")
 
 
 def _durably(path: os.PathLike[str]) -> None:

@@ -43,6 +43,7 @@ DOORS = {
         "stager.announcing",
         "deployer.node_client",
         "deployer.site_client",
+        "deployer.moving_client",
         "deployer.site.jwks",
         "deployer.site.client",
     },

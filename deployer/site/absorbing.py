@@ -44,6 +44,8 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
         complete: whether the report speaks of all that the node has.
     """
     if observed is None:
+        if machine.move is not None and machine.move.phase == "dropping" and not machine.move.seen:
+            return None  # it has come from another node, and this was said before its new node knew that
         return _missing(machine, now) if complete else None
     if machine.state.final:
         return _gone(machine) if observed.state.final and not machine.gone else None
@@ -59,6 +61,8 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
         "virt": observed.virt,
         "suspends": observed.suspends,
     }
+    if machine.move is not None and machine.move.phase == "dropping":
+        seen["move"] = machine.move.model_copy(update={"seen": True})
     if observed.state.final:
         seen |= {"want": Want.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
     elif observed.state is State.STOPPED and machine.state is not State.STOPPED and machine.want is Want.RUNNING:
@@ -173,6 +177,8 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
         "host_keys": (),
         "said": (),
         "context": None,
+        "move": None,
+        "moved": None,
     }
     return machine.model_copy(update=anew)
 

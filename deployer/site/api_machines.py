@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
-from deployer.errors import Forbidden, MachineConflict, MachineNotFound, Misused, OverQuota
+from deployer.errors import Forbidden, MachineConflict, MachineNotFound, Misused, NodeNotFound, NoRoom, OverQuota
 from deployer.site.access import narrowed
 from deployer.site.api_deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER, STATES, VO, shown_machine
 from deployer.site.api_routes import (
@@ -17,7 +17,7 @@ from deployer.site.api_routes import (
     answer,
     problems,
     read,
-    read_reason,
+    read_small,
     told,
 )
 from deployer.site.lifecycle import Verb
@@ -25,7 +25,7 @@ from deployer.site.principal import Principal
 from deployer.site.records import Filter, SiteMachine
 from deployer.site.rights import Action
 from deployer.site.site import Site
-from deployer.site.wire import MachineChange, MachinePage, Reason
+from deployer.site.wire import MachineChange, MachinePage, VerbRequest
 
 ACTIONS = {
     Verb.PAUSE: Action.HOLD,
@@ -99,8 +99,10 @@ def machine_routes(site: Site) -> APIRouter:
     @routes.post(
         "/{machine}/{verb}",
         response_model=SiteMachine,
-        responses=problems(Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, *ASKING),
-        openapi_extra=told(None, Reason, required=False) | {"x-action": "hold, modify or cancel"},
+        responses=problems(
+            Malformed, TooLarge, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoRoom, *ASKING
+        ),
+        openapi_extra=told(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
         summary="Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
     )
     async def act(
@@ -109,13 +111,22 @@ def machine_routes(site: Site) -> APIRouter:
         machine: MACHINE,
         verb: Annotated[Verb, Path(description="What should be done.")],
     ) -> Response:
-        """The answer says how the machine should be from now on; its node sees to it, and events tell of it."""
+        """The answer says how the machine should be from now on; its node sees to it, and events tell of it.
+
+        A machine that is reactivated on another node rests until that node has all of it.
+        """
 
         def work() -> SiteMachine:
             one = found(who, machine, ACTIONS[verb])
-            return site.changing.act(one.uuid, verb, who, reason)
+            if asked.node or asked.elsewhere:
+                return site.changing.reactivate(one.uuid, asked.node, who, asked.reason)
+            return site.changing.act(one.uuid, verb, who, asked.reason)
 
-        reason = await read_reason(request)
+        asked = await read_small(request, VerbRequest, "a reason")
+        if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
+            raise Misused("only reactivate takes a node: a machine that runs does not move; suspend it first")
+        if asked.node and asked.elsewhere:
+            raise Misused("say either on which node, or elsewhere")
         return answer(request, shown_machine(await run_in_threadpool(work)))
 
     @routes.patch(

@@ -20,7 +20,7 @@ from deployer.errors import (
     TooManyRequests,
 )
 from deployer.site.api_deployments import ASKING
-from deployer.site.api_routes import NODE, answer, gone, problems, read, read_reason, told
+from deployer.site.api_routes import NODE, answer, gone, problems, read, read_small, told
 from deployer.site.desired import MAX_REPORT, DesiredState, Heard, NodeReport
 from deployer.site.feeding import site_feeds
 from deployer.site.peer import peer_of
@@ -39,7 +39,7 @@ from deployer.site.wire import (
     JoinRequest,
     JoinToken,
     NodeList,
-    Reason,
+    NodeVerbRequest,
     SwarmMap,
     TokenRequest,
 )
@@ -120,7 +120,7 @@ def node_routes(site: Site) -> APIRouter:
         "/nodes/{node}/{verb}",
         response_model=SiteNode,
         responses=problems(Malformed, TooLarge, NodeNotFound, Forbidden, Conflict, *ASKING),
-        openapi_extra=told(Action.MANAGE_NODES, Reason, required=False),
+        openapi_extra=told(Action.MANAGE_NODES, NodeVerbRequest, required=False),
         summary="Drain a node, use it again, or take it out",
     )
     async def act(
@@ -129,13 +129,19 @@ def node_routes(site: Site) -> APIRouter:
         node: NODE,
         verb: Annotated[Literal["drain", "undrain", "remove"], Path(description="What should be done.")],
     ) -> Response:
-        """A node that drains gets no more machines and keeps those that it has. One that is out has no say any more."""
+        """A node that drains gets no more machines and keeps those that it has; with `move`, those that rest go elsewhere.
+        One that is out has no say any more."""
 
         def work() -> SiteNode:
             access.demand(who, Action.MANAGE_NODES)
-            return site.changing.set_node(store.find_node(node), STATES[verb], who, reason)
+            found = site.changing.set_node(store.find_node(node), STATES[verb], who, asked.reason)
+            if asked.move:
+                site.changing.clear(found, who, asked.reason)
+            return found
 
-        reason = await read_reason(request)
+        asked = await read_small(request, NodeVerbRequest, "a reason")
+        if asked.move and verb != "drain":
+            raise Misused("machines are moved away when a node is drained; say so with drain")
         return answer(request, await run_in_threadpool(work))
 
     @routes.get("/ca", response_model=Anchors, openapi_extra=told(None), summary="By what the site is believed")

@@ -102,10 +102,15 @@ async def read(request: Request, model: type[D], what: str, limit: int = MAX_SMA
     return parse(model, await body(request, limit, what), what, limit=limit)
 
 
+async def read_small(request: Request, model: type[D], what: str) -> D:
+    """A document that need not be sent at all, and then says nothing."""
+    data = await body(request, MAX_SMALL, what)
+    return parse(model, data or b"{}", what, limit=MAX_SMALL)
+
+
 async def read_reason(request: Request) -> str:
     """Why somebody wants something, which need not be said at all."""
-    data = await body(request, MAX_SMALL, "a reason")
-    return parse(Reason, data, "reason", limit=MAX_SMALL).reason if data else ""
+    return (await read_small(request, Reason, "reason")).reason
 
 
 def gone() -> Response:

@@ -92,7 +92,7 @@ class Authority:
         return fingerprint(self.certificate)
 
     def node(self, request: str, uuid: str, now: datetime, life: timedelta) -> str:
-        """A node's certificate (PEM), good for `life`: CN is its UUID.
+        """A node's certificate (PEM), good for `life`: its UUID is the CN, and the name by which other nodes know it as a server.
 
         Args:
             request: PKCS #10, PEM; only its key counts, and that its sender has the private one.
@@ -100,7 +100,7 @@ class Authority:
         Raises:
             Misused: the request is none, its key is too weak, or it is not signed with it.
         """
-        return self._issue(_asked(request), _name(NODE, uuid), (), now, life, _CLIENT)
+        return self._issue(_asked(request), _name(NODE, uuid), (uuid,), now, life, (*_SERVER, *_CLIENT))
 
     def host(self, request: str, machine: str, names: Sequence[str], now: datetime, life: timedelta) -> str:
         """A guest's certificate (PEM), for exactly these host names and addresses; CN is its UUID. Errors as `node`."""
@@ -214,6 +214,15 @@ def due(certificate: bytes, now: datetime) -> bool:
     """Whether it is time for a fresh certificate instead of this one (PEM): a third of its time, or less, is left."""
     begins, ends = period(certificate)
     return ends - now <= (ends - begins) / 3
+
+
+def serves(certificate: bytes) -> bool:
+    """Whether a node can listen with a certificate (PEM): one that was given by an older site says who asks, and no more."""
+    try:
+        found = x509.load_pem_x509_certificate(certificate)
+        return ExtendedKeyUsageOID.SERVER_AUTH in found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (ValueError, x509.ExtensionNotFound):
+        return False
 
 
 def period(certificate: bytes) -> tuple[datetime, datetime]:

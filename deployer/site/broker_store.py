@@ -63,6 +63,11 @@ def change(connection: Connection, contact: Contact) -> None:
     )
 
 
+def carry(connection: Connection, machine: str, node: str) -> None:
+    """A machine goes on, as it was, on another node: its secret, session and what it published stay its own."""
+    connection.execute(update(contexts).where(contexts.c.machine == machine).values(node=node))
+
+
 def publish(connection: Connection, machine: str, key: str, value: bytes, now: datetime) -> None:
     """Keep what a machine published, instead of what it published under that key before."""
     withdraw(connection, machine, key)

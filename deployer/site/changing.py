@@ -1,21 +1,25 @@
 """The use case: what people do to machines that are there: verbs, another end, other amounts. Who did it stands in the story."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from deployer.amounts import duration_text
-from deployer.errors import Misused, OverQuota
+from deployer.errors import MachineConflict, Misused, NoRoom, OverQuota
+from deployer.machine import State
 from deployer.policy_store import RuleSet
 from deployer.site import lifecycle
 from deployer.site.absorbing import Change
 from deployer.site.allowances import Quota, Usage
+from deployer.site.desired import Want
 from deployer.site.lifecycle import Verb
+from deployer.site.placement import place
 from deployer.site.principal import LOCAL, Principal
 from deployer.site.proposal import Afford
-from deployer.site.records import NodeState, SiteMachine, SiteNode
+from deployer.site.records import Filter, NodeState, SiteMachine, SiteNode
 from deployer.site.store import SiteStore
-from deployer.site.wire import MachineChange
+from deployer.site.wire import PAGE, MachineChange
 
 
 class Changing:
@@ -43,6 +47,50 @@ class Changing:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
         now = self._store.now()
         return self._store.apply(machine, lambda found: lifecycle.act(found, verb, by(who, reason), now))
+
+    def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
+        """Let a machine that rests go on elsewhere.
+
+        Args:
+            machine: its UUID.
+            node: name or UUID of the node; empty for whichever has room and can.
+            who, reason: for the event.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            MachineConflict: it does not rest, or cannot be taken from where it is.
+            NoRoom: no node, or not that one, may take it.
+        """
+        return self._move(machine, self._store.find_node(node).uuid if node else "", Want.RUNNING, by(who, reason))
+
+    def _move(self, machine: str, to: str, then: Want, reason: str) -> SiteMachine:
+        found = self._store.machine(machine)
+        move = found.moving
+        if move is not None and (to in {"", move.target}) and move.then is then:
+            return found  # it is on its way
+        if move is not None:
+            raise MachineConflict(f"machine {found.hostname} is being moved already; wait until it is there")
+        if to and found.node == to and then is Want.RUNNING:
+            now = self._store.now()
+            return self._store.apply(machine, lambda one: lifecycle.act(one, Verb.REACTIVATE, reason, now))
+        return self._store.move(machine, to, then, reason, place)
+
+    def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
+        """Let the machines that rest on a node go elsewhere, to rest there; those for which there is no place stay."""
+        which = Filter(node=node.uuid, states=(State.SUSPENDED, State.STOPPED))
+        moved = []
+        for found in self._all(which):
+            with suppress(MachineConflict, NoRoom):
+                moved.append(self._move(found.uuid, "", found.want, by(who, reason)))
+        return tuple(moved)
+
+    def _all(self, which: Filter) -> Iterator[SiteMachine]:
+        after = None
+        while True:
+            found, after = self._store.machines(which, PAGE, after)
+            yield from found
+            if after is None:
+                return
 
     def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
         """End all machines of a deployment."""

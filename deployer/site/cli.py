@@ -153,9 +153,16 @@ def site_node(context: typer.Context, node: NodeName, site: At = "", json: Json 
 
 
 @site_app.command("drain")
-def site_drain(context: typer.Context, node: NodeName, reason: Why = "", site: At = "", json: Json = False) -> None:
+def site_drain(
+    context: typer.Context,
+    node: NodeName,
+    move: Annotated[bool, typer.Option("--move", help="Machines that rest there go to other nodes.")] = False,
+    reason: Why = "",
+    site: At = "",
+    json: Json = False,
+) -> None:
     """Give a node no more machines; those that it has go on."""
-    _act_node(context, node, "drain", reason, site, as_json=json)
+    _act_node(context, node, "drain", reason, site, as_json=json, move=move)
 
 
 @site_app.command("undrain")
@@ -240,12 +247,30 @@ for _name, _about in (
     ("pause", "Stop a machine's processors; it keeps its memory on the node."),
     ("resume", "Let a paused machine go on."),
     ("suspend", "Save a machine's memory to disk and free what it held."),
-    ("reactivate", "Let a suspended or stopped machine run again."),
     ("reboot", "Ask a machine's guest to boot again; it is reset if it does not."),
     ("shutdown", "Ask a machine's guest to power off; its disks are kept until its end."),
     ("destroy", "End a machine now, and remove all that is left of it."),
 ):
     _verb(_name, _about)
+
+
+@machine_app.command("reactivate")
+def machine_reactivate(
+    context: typer.Context,
+    machine: MachineName,
+    node: Annotated[str, typer.Option(help="On this node, with all that it has, instead of where it is.")] = "",
+    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="On another node, whichever can.")] = False,
+    reason: Why = "",
+    site: At = "",
+    json: Json = False,
+) -> None:
+    """Let a suspended or stopped machine run again, where it is or on another node."""
+    with client(context, site) as asked:
+        found = asked.do(machine, "reactivate", reason, node=node, elsewhere=elsewhere)
+    text = f"{found.hostname}: is {found.state.value}, will be {found.want.value}"
+    if found.moving is not None:
+        text = f"{found.hostname}: goes to another node, and runs there then; see `partita site events`"
+    terminal.show(_value(found), text, as_json=json)
 
 
 @machine_app.command("change")
@@ -314,9 +339,11 @@ def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
     return terminal.table(columns, rows) if rows else "no nodes; `partita site token` lets one join"
 
 
-def _act_node(context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool) -> None:
+def _act_node(
+    context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool, move: bool = False
+) -> None:
     with client(context, site) as asked:
-        found = asked.do_node(node, verb, reason)
+        found = asked.do_node(node, verb, reason, move=move)
     terminal.show(_value(found), f"{found.name}: {found.state.value}", as_json=as_json)
 
 

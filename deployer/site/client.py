@@ -36,13 +36,14 @@ from deployer.site.wire import (
     MachineChange,
     MachinePage,
     NodeList,
+    NodeVerbRequest,
     Ordered,
-    Reason,
     SerialPiece,
     SiteStatus,
     SwarmMap,
     TokenRequest,
     Trial,
+    VerbRequest,
 )
 from signer.documents import Document, canonical, parse
 
@@ -170,11 +171,14 @@ class SiteClient:
         """One machine, by UUID or the beginning of one."""
         return self.ask(SiteMachine, "GET", f"machines/{_part(name)}")
 
-    def do(self, name: str, verb: str, reason: str = "") -> SiteMachine:
-        """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it as it should now be."""
-        return self.ask(
-            SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(Reason(reason=reason))
-        )
+    def do(self, name: str, verb: str, reason: str = "", *, node: str = "", elsewhere: bool = False) -> SiteMachine:
+        """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it as it should now be.
+
+        Args:
+            node, elsewhere: where one that is reactivated is to go on, if not where it is.
+        """
+        asked = VerbRequest(reason=reason, node=node, elsewhere=elsewhere)
+        return self.ask(SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
     def console(self, name: str, most: int) -> bytes:
         """The last bytes that a machine's guest wrote to its serial console; MachineConflict where there is none now."""
@@ -224,11 +228,10 @@ class SiteClient:
         """One node, by UUID, the beginning of one, or name."""
         return self.ask(SiteNode, "GET", f"nodes/{_part(name)}")
 
-    def do_node(self, name: str, verb: str, reason: str = "") -> SiteNode:
-        """Drain, undrain or remove a node."""
-        return self.ask(
-            SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(Reason(reason=reason))
-        )
+    def do_node(self, name: str, verb: str, reason: str = "", *, move: bool = False) -> SiteNode:
+        """Drain, undrain or remove a node; with `move` what rests on one that is drained goes elsewhere."""
+        asked = NodeVerbRequest(reason=reason, move=move)
+        return self.ask(SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
     def token(self, wanted: TokenRequest) -> JoinToken:
         """A token for a node that is to join."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from catalog.manifest import Blank, ImageId
 from deployer.machine import MEMORY_UNIT, State, Uuid
 from deployer.site.feeds import SwarmReport
+from deployer.site.moving_wire import Arrival, Giving, Movable
 from deployer.site.request import Label, base64_text
 from signer.documents import Document
 from signer.statement import Instant
@@ -65,6 +66,8 @@ class DesiredMachine(Document):
         role: in its cluster, or empty.
         context: how it reaches the broker, if it has one.
         vendor_data: cloud-config that the site adds to the seed, base64, or None.
+        giving: the node that it is given to; it rests meanwhile.
+        moved: the number of the move that brought it here: it has a life already, and is never made anew.
     """
 
     uuid: Uuid
@@ -87,6 +90,24 @@ class DesiredMachine(Document):
     role: str = ""
     context: Context | None = None
     vendor_data: str | None = None
+    giving: Giving | None = None
+    moved: int | None = None
+
+
+class Incoming(Document):
+    """A machine that is to be brought here from another node, and is that node's until the site says otherwise.
+
+    Attributes:
+        number: of the move.
+        source: the node that has it.
+        url: where that node gives it.
+        machine: as it is wanted there.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    source: Uuid
+    url: Annotated[str, Field(pattern=r"^https://", max_length=1024)]
+    machine: DesiredMachine
 
 
 class SerialAsk(Document):
@@ -132,12 +153,14 @@ class DesiredState(Document):
         machines: those that should exist, and those that should end and have not been reported gone.
         serials: what the site asks beside that; then the revision is the one that is known already, and `machines` says
             nothing. Only for agents that say that they answer.
+        incoming: those that should be brought from other nodes; None for none.
     """
 
     revision: Annotated[int, Field(ge=0)]
     draining: bool = False
     machines: tuple[DesiredMachine, ...] = ()
     serials: tuple[SerialAsk, ...] | None = None
+    incoming: tuple[Incoming, ...] | None = None
 
 
 class ObservedMachine(Document):
@@ -214,6 +237,8 @@ class NodeReport(Document):
         complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
         lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
             last. None: it promises nothing.
+        movable: what it says of moving; None where it knows nothing of that.
+        arrivals: of machines that are being brought to it; None for none.
     """
 
     revision: Annotated[int, Field(ge=0)]
@@ -227,3 +252,5 @@ class NodeReport(Document):
     swarm: SwarmReport | None = None
     complete: bool = True
     lease: Annotated[int, Field(ge=1)] | None = None
+    movable: Movable | None = None
+    arrivals: tuple[Arrival, ...] | None = None

@@ -90,6 +90,9 @@ def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change 
     if verb is Verb.DESTROY:
         return _destroy(machine, reason, now)
     _demand_life(machine, _DONE[verb])
+    if machine.moving is not None:
+        _demand_stay(machine, verb)
+        return None
     if verb is not Verb.REBOOT and machine.want is _LEADS[verb]:
         return None
     if verb in {Verb.PAUSE, Verb.SUSPEND} and not machine.suspends:
@@ -120,6 +123,17 @@ _TOLD: Final = {
     Verb.SHUTDOWN: "stopping",
 }
 """What events call a verb; the state that it leads to is told when the node has got there."""
+
+
+def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
+    """One that is on its way to another node can be ended, and else waited for; to be reactivated there it goes already."""
+    move = machine.moving
+    if move is not None and verb is Verb.REACTIVATE and move.then is Want.RUNNING:
+        return
+    raise MachineConflict(
+        f"machine {machine.hostname} is being moved to another node and cannot be {_DONE[verb]}; "
+        "wait until it is there, or destroy it"
+    )
 
 
 def _destroy(machine: SiteMachine, reason: str, now: datetime) -> Change | None:
@@ -162,6 +176,8 @@ def resize(machine: SiteMachine, memory: int | None, cores: int | None, reason: 
         Misused: amounts that no machine can have.
     """
     _demand_life(machine, "resized")
+    if machine.moving is not None:
+        raise MachineConflict(f"machine {machine.hostname} is being moved to another node; resize it when it is there")
     memory, cores = memory or machine.memory, cores or machine.cores
     if memory % MEMORY_UNIT or memory < LEAST_MEMORY or cores < 1:
         raise Misused("a machine has memory in whole MiB, at least 16MiB of it, and at least one core")

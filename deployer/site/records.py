@@ -1,7 +1,7 @@
 """What a site remembers: its nodes, deployments, machines, and everything that happened to them. Frozen values."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,7 @@ from catalog.manifest import ImageId
 from deployer.machine import State, Uuid
 from deployer.site.desired import Capacity, Context, DesiredMachine, Want
 from deployer.site.feeds import SwarmReport
+from deployer.site.moving_wire import Giving, Movable, Number
 from deployer.site.principal import Principal
 from deployer.site.request import DeploymentRequest, Label
 from signer.documents import Document
@@ -38,6 +39,7 @@ class SiteNode(Document):
         swarm: who feeds it, as it last reported; None in lists.
         draining: it gets no more machines; also while it is lost.
         lease: seconds after which it lets no machine of the site run when it hears nothing of it; None: it promised nothing.
+        movable: what it says of machines that move; None where it has not.
     """
 
     uuid: Uuid
@@ -57,6 +59,7 @@ class SiteNode(Document):
     swarm: SwarmReport | None = None
     draining: bool = False
     lease: int | None = None
+    movable: Movable | None = None
 
 
 class Deployment(Document):
@@ -93,6 +96,30 @@ class Promise(Document):
     gib: int
 
 
+class Move(Document):
+    """That a machine goes from one node to another.
+
+    Attributes:
+        number: grows with each attempt to move the machine.
+        source, target: the nodes.
+        then: how it should be when it is there.
+        phase: "moving" while it is the source's; "dropping" once it is the target's and the source still has a copy.
+        seen: whether the target has reported it since it is the target's.
+        done, total: bytes that the target has of its own files, and in all.
+        reason: why, for the event.
+    """
+
+    number: Number
+    source: Uuid
+    target: Uuid
+    then: Want
+    phase: Literal["moving", "dropping"] = "moving"
+    seen: bool = False
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+
+
 class SiteMachine(Document):
     """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
 
@@ -110,6 +137,9 @@ class SiteMachine(Document):
         gone: its node has nothing of it any more.
         promise: what is set aside for it of an account's cap at EC2; None elsewhere.
         suspends: whether it can rest with its memory, as last reported.
+        move: how it goes, or went last, to another node; None where no other node has anything of it.
+        moves: how often that was tried.
+        moved: the number of the move that brought it where it is, if one did.
     """
 
     uuid: Uuid
@@ -149,6 +179,9 @@ class SiteMachine(Document):
     gone: bool = False
     promise: Promise | None = None
     suspends: bool = True
+    move: Move | None = None
+    moves: int = 0
+    moved: int | None = None
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -159,6 +192,21 @@ class SiteMachine(Document):
     def withheld(self) -> bool:
         """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
         return self.held and self.want is not Want.ENDED
+
+    @property
+    def moving(self) -> Move | None:
+        """The move that is under way; None once it is the target's, or it is to end."""
+        move = self.move
+        if move is None or move.phase != "moving" or self.state.final or self.want is Want.ENDED:
+            return None
+        return move
+
+    @property
+    def beside(self) -> str | None:
+        """The other node that has, or may come to have, something of it: room is kept for it there."""
+        if self.move is not None and self.move.phase == "dropping":
+            return self.move.source
+        return self.moving.target if self.moving else None
 
     def desired(self, request: DeploymentRequest) -> DesiredMachine:
         """As the node is told."""
@@ -182,6 +230,8 @@ class SiteMachine(Document):
             reboots=self.reboots,
             role=self.role,
             context=self.context,
+            giving=Giving(number=self.moving.number, to=self.moving.target) if self.moving else None,
+            moved=self.moved,
         )
 
 

@@ -23,6 +23,14 @@ class Taken:
     memory: int = 0
     disk: int = 0
 
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(
+            self.machines + other.machines,
+            self.cores + other.cores,
+            self.memory + other.memory,
+            self.disk + other.disk,
+        )
+
 
 def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit, promised: tuple[Promised, ...] = ()) -> NodeRoom:
     """A node as placement sees it.

@@ -140,6 +140,7 @@ class Site:
         self.upkeep.duties += [
             self._sweeper().look,
             self.clusters.look,
+            lambda _now: store.look_at_moves(),
             seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
         ]
         self.told_of: list[Callable[[], Sequence[str]]] = []

@@ -12,6 +12,7 @@ from deployer.site import (
     store_admission,
     store_clusters,
     store_machines,
+    store_moving,
     store_nodes,
     store_reports,
     store_story,
@@ -20,7 +21,7 @@ from deployer.site import (
 from deployer.site.absorbing import Change, LostPolicy
 from deployer.site.allowances import Usage
 from deployer.site.database import SiteDatabase
-from deployer.site.desired import DesiredState, NodeReport
+from deployer.site.desired import DesiredState, NodeReport, Want
 from deployer.site.estimating import Boot
 from deployer.site.news import Newest, News
 from deployer.site.placement import Ask, Placed
@@ -246,6 +247,34 @@ class SiteStore:
             work.change(store_machines.machines_of(work.connection, deployment), change)
             return store_machines.machines_of(work.connection, deployment)
 
+    def move(self, uuid: str, to: str, then: Want, reason: str, place: Place) -> SiteMachine:
+        """Let a machine that rests go to another node; it stays where it is until that one has all of it.
+
+        Args:
+            uuid: which; MachineNotFound.
+            to: the node's UUID; empty for whichever `place` chooses.
+            then: how it should be there.
+            reason: who wants it.
+            place: chooses the node.
+
+        Raises:
+            MachineConflict, NoRoom: see `store_moving.begin`.
+        """
+        with self._writing() as work:
+            before = store_machines.machine(work.connection, uuid)
+            change = store_moving.begin(work, self._overcommit, place, before, to, then, reason)
+            work.change([before], lambda _: change)
+            return store_machines.machine(work.connection, uuid)
+
+    def look_at_moves(self) -> int:
+        """Give up the moves from and to nodes that are lost; returns how many changes that made."""
+        with self.database.reading() as connection:
+            if not store_moving.lapsed(connection):
+                return 0
+        with self._writing() as work:
+            store_moving.give_up(work)
+        return len(work.events)
+
     def counts(self) -> dict[str, int]:
         """How many machines are in each state."""
         with self.database.reading() as connection:
@@ -268,7 +297,8 @@ class SiteStore:
         with self.database.reading() as connection:
             node = store_nodes.node(connection, node_uuid, contents=False)
             machines = store_machines.desired(connection, node_uuid)
-            return DesiredState(revision=node.revision, draining=node.draining, machines=machines)
+            incoming = store_machines.incoming(connection, node_uuid) or None
+            return DesiredState(revision=node.revision, draining=node.draining, machines=machines, incoming=incoming)
 
     def revision(self, node_uuid: str) -> int:
         """The revision of a node's desired state; NodeNotFound."""

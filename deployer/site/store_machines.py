@@ -13,12 +13,12 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, s
 from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
 from deployer.machine import State
 from deployer.site.allowances import Usage
-from deployer.site.desired import DesiredMachine, Want
+from deployer.site.desired import DesiredMachine, Incoming, Want
 from deployer.site.estimating import Boot
 from deployer.site.placement import Ask
 from deployer.site.records import Deployment, Filter, NodeState, SiteMachine
 from deployer.site.request import Wishes
-from deployer.site.store_nodes import prefix
+from deployer.site.store_nodes import movable_of, prefix
 from deployer.site.tables import deployments, events, machines, nodes, orders
 
 MAX_DIGITS = 9
@@ -40,6 +40,7 @@ def columns(machine: SiteMachine) -> dict[str, Any]:
         "cores": machine.granted_cores,
         "memory": machine.granted_memory,
         "disk": machine.disk,
+        "beside": machine.beside,
         "document": machine.model_dump_json(exclude_none=True),
     }
 
@@ -232,6 +233,30 @@ def desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
         uuid: deployment(connection, uuid).request for uuid in dict.fromkeys(machine.deployment for machine in found)
     }
     return tuple(machine.desired(requests[machine.deployment]) for machine in found)
+
+
+def beside(connection: Connection, node: str | None = None) -> tuple[SiteMachine, ...]:
+    """The machines of which a node has, or may come to have, something although they are another's; of all nodes if None."""
+    column = machines.c.beside
+    return _machines(
+        connection,
+        select(machines.c.sequence, machines.c.document).where(column.is_not(None) if node is None else column == node),
+    )
+
+
+def incoming(connection: Connection, node: str) -> tuple[Incoming, ...]:
+    """The machines that are to be brought to a node from others that give them."""
+    found = []
+    for machine in beside(connection, node):
+        move = machine.moving
+        if move is None or move.target != node:
+            continue
+        url = movable_of(connection, move.source)
+        if url:
+            wanted = machine.desired(deployment(connection, machine.deployment).request)
+            bare = wanted.model_copy(update={"giving": None, "moved": None})
+            found.append(Incoming(number=move.number, source=move.source, url=url, machine=bare))
+    return tuple(found)
 
 
 def due(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMachine, ...]:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from deployer.errors import Conflict, Misused, NodeNotFound
 from deployer.site.desired import Capacity, NodeReport
 from deployer.site.feeds import SwarmReport
+from deployer.site.moving_wire import Movable
 from deployer.site.placement import EC2, NodeRoom, Promised
 from deployer.site.records import NodeState, SiteMachine, SiteNode
 from deployer.site.rooms import Overcommit, Taken, room_of
@@ -54,6 +55,7 @@ def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, 
             revision=0,
             seen=0,
             contents=_digest(()),
+            movable="",
         )
     )
 
@@ -141,6 +143,8 @@ def reported(connection: Connection, known: SiteNode, report: NodeReport, state:
         changed["capacity"] = _text(report.capacity.model_dump())
     if "labels" in changed:
         changed["labels"] = _text(report.labels)
+    if known.movable != report.movable:
+        changed["movable"] = report.movable.model_dump_json() if report.movable else ""
     if known.revision < report.revision:
         # A site that was restored from an older copy: what it says must be newer than what the node has heard.
         changed["revision"] = report.revision + 1
@@ -187,6 +191,8 @@ def rooms(connection: Connection, addresses: Collection[str], overcommit: Overco
         .group_by(columns.node)
     )
     taken = {row.node: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+    for uuid, more in _beside(connection).items():
+        taken[uuid] = taken.get(uuid, Taken()) + more
     held = _contents(connection, addresses)
     rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
     return [
@@ -207,6 +213,29 @@ def promised(connection: Connection, uuid: str) -> tuple[Promised, ...]:
     )
     found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
     return tuple(Promised(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None)
+
+
+def _beside(connection: Connection) -> dict[str, Taken]:
+    """What is kept on nodes for machines that are on their way there, or have not wholly gone from there."""
+    columns = machines.c
+    sums = connection.execute(
+        select(
+            columns.beside,
+            func.count().label("number"),
+            func.sum(columns.cores).label("cores"),
+            func.sum(columns.memory).label("memory"),
+            func.sum(columns.disk).label("disk"),
+        )
+        .where(columns.beside.is_not(None))
+        .group_by(columns.beside)
+    )
+    return {row.beside: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+
+
+def movable_of(connection: Connection, uuid: str) -> str:
+    """Where a node gives machines away; empty where it gives none."""
+    found = connection.execute(select(nodes.c.movable).where(nodes.c.uuid == uuid)).scalar()
+    return Movable.model_validate_json(found).url if found else ""
 
 
 def note_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
@@ -268,6 +297,7 @@ def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmRepor
         swarm=swarm,
         draining=row.draining,
         lease=row.lease,
+        movable=Movable.model_validate_json(row.movable) if row.movable else None,
     )
 
 

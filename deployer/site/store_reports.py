@@ -1,7 +1,7 @@
 """Taking in what nodes report, and setting their state, within a writing transaction. What it means is decided in `absorbing`."""
 
 from deployer.errors import JoinRefused
-from deployer.site import absorbing, store_machines, store_nodes
+from deployer.site import absorbing, broker_store, moving, store_machines, store_nodes
 from deployer.site.desired import NodeReport
 from deployer.site.records import NodeState, SiteNode
 from deployer.site.store_work import Work
@@ -42,11 +42,26 @@ def _absorb_machines(work: Work, node: str, report: NodeReport) -> None:
     work.change(
         here, lambda machine: absorbing.absorb(machine, seen.get(machine.uuid), work.now, complete=report.complete)
     )
-    known = {machine.uuid for machine in here}
+    known = {machine.uuid for machine in here} | _absorb_beside(work, node, report)
     strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
     for uuid in store_nodes.note_strays(work.connection, node, strays):
         work.touched.add(node)
         work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
+
+
+def _absorb_beside(work: Work, node: str, report: NodeReport) -> set[str]:
+    """The same for machines that come to the node, or have gone from it and are still there; returns which they were.
+
+    One that changes hands keeps what its guest is known by: it does not begin anew there.
+    """
+    there = store_machines.beside(work.connection, node)
+    has = {machine.uuid for machine in report.machines if not machine.state.final}
+    for machine in there:
+        change = moving.hear(machine, node, report, has, work.now)
+        if change is not None and change.machine.node != machine.node:
+            broker_store.carry(work.connection, machine.uuid, node)
+        work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
+    return {machine.uuid for machine in there}
 
 
 def _demand_member(node: SiteNode) -> None:

@@ -67,6 +67,8 @@ class Work:
                 self.tell("machine", after.uuid, what, reason, after.deployment)
             if heard(before) != heard(after):
                 self.touched |= {node for node in (before.node, after.node) if node is not None}
+            if before.beside != after.beside or before.moves != after.moves:
+                self.touched |= {node for node in (before.beside, after.beside) if node is not None}
             if before.ends != after.ends:
                 self.moved.add(after.deployment)
             changed.append(after)

@@ -53,6 +53,7 @@ nodes = Table(
     Column("seen", BigInteger, nullable=False),
     Column("contents", String(64), nullable=False),  # SHA-256 of the list of addresses in `cached`
     Column("lease", Integer, nullable=True),  # seconds that its machines run without the site; it said so
+    Column("movable", Text, nullable=False),  # what it says of machines that move, or empty
 )
 
 cached = Table(
@@ -129,6 +130,8 @@ machines = Table(
     Column("memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
+    Column("beside", Uuid, nullable=True),  # another node that has, or may come to have, something of it
+    Index(None, "beside"),
     Index(None, "deployment", "sequence"),
     Index(None, "node", "sequence"),
     Index(None, "owner", "sequence"),

@@ -173,6 +173,36 @@ class Reason(Document):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
+class VerbRequest(Document):
+    """Why somebody wants something done to a machine, and where it should go on.
+
+    Attributes:
+        reason: kept with the event.
+        node: where a machine that rests is to go on: a node's name or UUID. For `reactivate` alone.
+        elsewhere: the same, on another node than it is on, whichever has room and can. For `reactivate` alone.
+    """
+
+    model_config = _example(reason="its node is needed", node="worker07")
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+    node: Annotated[str, Field(max_length=63)] = ""
+    elsewhere: bool = False
+
+
+class NodeVerbRequest(Document):
+    """Why somebody wants something done to a node.
+
+    Attributes:
+        reason: kept with the event.
+        move: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
+    """
+
+    model_config = _example(reason="maintenance of the storage", move=True)
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+    move: bool = False
+
+
 class MachineChange(Document):
     """What of a machine should be otherwise. What is None stays.
 

@@ -19,6 +19,7 @@ from deployer.site.authority import (
     new_request,
     period,
     request_for,
+    serves,
 )
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -49,7 +50,7 @@ def request(key: object, name: str = "x", **names: str) -> str:
 
 
 def test_a_nodes_certificate_names_it_by_what_the_site_says(authority: Authority) -> None:
-    """Of the request only the key counts: no name of its own gets in, and the certificate is a client's alone."""
+    """Of the request only the key counts: no name of its own gets in; as a server it is no more than its UUID."""
     key = ec.generate_private_key(ec.SECP256R1())
     issued = x509.load_pem_x509_certificate(
         authority.node(request(key, "site.example.org", dns="evil.example.org"), NODE, NOW, LIFE).encode()
@@ -57,11 +58,13 @@ def test_a_nodes_certificate_names_it_by_what_the_site_says(authority: Authority
     assert issued.subject.rfc4514_string() == f"CN={NODE},OU=node"
     assert issued.public_key() == key.public_key()
     assert list(issued.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
-        ExtendedKeyUsageOID.CLIENT_AUTH
+        ExtendedKeyUsageOID.SERVER_AUTH,
+        ExtendedKeyUsageOID.CLIENT_AUTH,
     ]
     assert not issued.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    with pytest.raises(x509.ExtensionNotFound):
-        issued.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert list(names) == [x509.DNSName(NODE)]
+    assert serves(issued.public_bytes(serialization.Encoding.PEM))
     assert authority.node_of([issued.public_bytes(serialization.Encoding.DER)], NOW) == NODE
 
 
