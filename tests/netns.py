@@ -93,7 +93,7 @@ class Host:
         with (directory / "dnsmasq.log").open("wb") as log:
             self.popen(
                 ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--interface=eth0", "--bind-interfaces",
-                 "--no-resolv", "--no-hosts", "--dhcp-option=option:router", f"--dhcp-range={GUESTS}",
+                 "--no-ping", "--no-resolv", "--no-hosts", "--dhcp-option=option:router", f"--dhcp-range={GUESTS}",
                  f"--dhcp-leasefile={directory / 'leases'}", "--pid-file=", *records],
                 stdout=log, stderr=log,
             )  # fmt: skip

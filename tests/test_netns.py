@@ -1,6 +1,8 @@
 """The hosts that tests are made of: links are as slow as said, cables can be pulled, and nothing outlives its owner."""
 
 import contextlib
+import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,6 +70,35 @@ def test_a_cable_can_be_pulled_and_put_back(network: Network) -> None:
     one.mend()
     with pytest.raises(ConnectionRefusedError):
         inside(one, lambda: socket.create_connection((other.ip, 5000), 5))
+
+
+def test_guests_on_the_bridges_of_hosts_get_addresses_and_reach_each_other(network: Network, tmp_path: Path) -> None:
+    if lacking := [tool for tool in ("dnsmasq", "busybox") if shutil.which(tool) is None]:
+        pytest.skip(f"{', '.join(lacking)} missing")
+    names = network.host("names")
+    names.lend(tmp_path, **{"broker.partita": "10.77.0.77"})
+    script = tmp_path / "bound"
+    script.write_text('#!/bin/sh\n[ "$1" != bound ] || ip address add $ip/$mask dev $interface\n')
+    script.chmod(0o755)
+    guests = []
+    for name in ("one", "two"):
+        node, guest = network.host(name, bridge="guests0"), network.host(f"{name}guest")
+        guest.cut()  # what it says goes through its node
+        node.run("ip", "link", "add", "tap", "type", "veth", "peer", "name", "eth1", "netns", guest.namespace)
+        node.run("ip", "link", "set", "tap", "master", "guests0", "up")
+        guest.run("ip", "address", "flush", "dev", "eth0")
+        guest.run("ip", "link", "set", "eth1", "up")
+        guest.run("busybox", "udhcpc", "-n", "-q", "-f", "-t", "60", "-T", "1", "-i", "eth1", "-s", str(script))
+        guests.append(guest)
+    given = []
+    for guest in guests:
+        (address,) = json.loads(guest.run("ip", "-j", "-4", "address", "show", "dev", "eth1"))[0]["addr_info"]
+        given.append(address["local"])
+    assert len({*given}) == 2
+    assert all(100 <= int(one.rpartition(".")[2]) <= 250 for one in given)
+    with pytest.raises(ConnectionRefusedError):
+        inside(guests[0], lambda: socket.create_connection((given[1], 5000), 60))
+    assert "10.77.0.77" in guests[0].run("busybox", "nslookup", "-type=a", "broker.partita", names.ip)
 
 
 def test_what_runs_in_a_host_ends_with_the_network() -> None:

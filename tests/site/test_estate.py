@@ -18,7 +18,7 @@ from tests.netns import unavailable
 from tests.site.context_guests import PACKAGES
 from tests.site.estate import BRIDGE, estate
 
-LONG = 240.0
+LONG = 600.0
 """Seconds for three guests under emulation, on however busy a machine."""
 
 DATA = 40 << 20
