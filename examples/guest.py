@@ -47,7 +47,7 @@ SCRIPT = 0o755
 INITRAMFS_INIT = """\
 #!/bin/busybox sh
 # Load drivers, find the partition named on the command line, and go on in it.
-/bin/busybox mkdir -p /proc /sys /dev /root
+/bin/busybox mkdir -p /proc /sys /dev /new
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs dev /dev
@@ -62,10 +62,10 @@ while [ $tries -lt 100 ]; do
   tries=$((tries + 1)); /bin/busybox usleep 50000
 done
 device=/dev/$(/bin/busybox basename $(/bin/busybox dirname $device))
-/bin/busybox mount -t ext4 $device /root || { echo "guest: cannot mount $name from $device"; /bin/busybox poweroff -f; }
+/bin/busybox mount -t ext4 $device /new || { echo "guest: cannot mount $name from $device"; /bin/busybox poweroff -f; }
 echo "$device ext4 rw" > /dev/.mounted
-for place in proc sys dev; do /bin/busybox mount -o move /$place /root/$place; done
-exec /bin/busybox switch_root /root /sbin/init
+for place in proc sys dev; do /bin/busybox mount -o move /$place /new/$place; done
+exec /bin/busybox switch_root /new /sbin/init
 """
 
 INITTAB = """\
@@ -141,22 +141,25 @@ FSTAB = """\
 /dev/vdd /scratch ext4 rw
 """
 
+PARTS = ("base", "star", "data")
+"""The partitions that come from trees of files."""
+
 RECIPE = """\
-# The STAR worker in miniature: build with `partita image build recipe.toml -o IMAGE`
+# {title}: build with `partita image build {file} -o IMAGE`
 [image]
 vo = "{vo}"
 name = "{name}"
 version = "{version}"
 architecture = "x86_64"
 os = {{ id = "debian", version = "{release}" }}
-needs = {{ memory = "256MiB", cores = 1 }}
+needs = {{ memory = "{memory}", cores = 1 }}
 contextualization = "nocloud"
 
 [boot]
 mode = "direct"
 kernel = "kernel"
 initrd = "initrd"
-cmdline = "console=ttyS0 quiet panic=-1 root=PARTLABEL=base"
+cmdline = "console=ttyS0 quiet panic=-1 root=PARTLABEL=base{cmdline}"
 
 [[disk]]
 table = "gpt"
@@ -164,7 +167,7 @@ table = "gpt"
 label = "base"
 type = "root-x86-64"
 access = "copy-on-write"
-source = {{ tree = "base", filesystem = "ext4", size = "64MiB" }}
+{base}
 
 [[disk]]
 table = "none"
@@ -172,7 +175,7 @@ table = "none"
 label = "star"
 type = "linux-generic"
 access = "read-only"
-source = {{ tree = "star", filesystem = "erofs" }}
+{star}
 
 [[disk]]
 table = "none"
@@ -180,7 +183,7 @@ table = "none"
 label = "data"
 type = "srv"
 access = "read-only"
-source = {{ tree = "data", filesystem = "erofs" }}
+{data}
 
 [[disk]]
 table = "none"
@@ -188,8 +191,56 @@ table = "none"
 label = "scratch"
 type = "linux-generic"
 access = "copy-on-write"
-source = {{ blank = "ext4", size = "512MiB", label = "scratch" }}
+source = {{ blank = "ext4", size = "{scratch}", label = "scratch" }}
 """
+
+
+def recipe_text(
+    vo: str,
+    name: str,
+    version: str,
+    *,
+    title: str,
+    file: str,
+    release: str,
+    memory: str,
+    base: str,
+    scratch: str,
+    cmdline: str = "",
+    uuid: str = "",
+) -> str:
+    """The recipe of an image with the four kinds of partitions of the STAR experiment, whose parts lie beside it.
+
+    Args:
+        vo, name, version: what the image is called.
+        title: what it is, for the recipe's first line.
+        file: the recipe's own name, for the same.
+        release: of Debian.
+        memory: that it needs, such as "256MiB".
+        base: the rest of the source of its root, after tree and filesystem, such as `size = "64MiB"`.
+        scratch: size of its blank.
+        cmdline: more for the kernel's command line, after a blank.
+        uuid: what the UUIDs of the partitions begin with; left to the build if not given. Trees of the same files under
+            the same UUID become the same bytes, in whichever image.
+    """
+    known = {part: f'uuid = "{uuid}{number:04d}"\n' if uuid else "" for number, part in enumerate(PARTS, 1)}
+    sources = {
+        "base": f'source = {{ tree = "base", filesystem = "ext4", {base} }}',
+        "star": 'source = { tree = "star", filesystem = "erofs" }',
+        "data": 'source = { tree = "data", filesystem = "erofs" }',
+    }
+    return RECIPE.format(
+        vo=vo,
+        name=name,
+        version=version,
+        title=title,
+        file=file,
+        release=release,
+        memory=memory,
+        scratch=scratch,
+        cmdline=cmdline,
+        **{part: known[part] + source for part, source in sources.items()},
+    )
 
 
 class GuestError(Exception):
@@ -237,7 +288,19 @@ def write_recipe(
     events.parent.mkdir(exist_ok=True)
     events.write_bytes(random.Random(2007).randbytes(data))  # noqa: S311 - sample data
     recipe = directory / "recipe.toml"
-    recipe.write_text(RECIPE.format(vo=vo, name=name, version=version, release=_release()))
+    recipe.write_text(
+        recipe_text(
+            vo,
+            name,
+            version,
+            title="The STAR worker in miniature",
+            file=recipe.name,
+            release=_release(),
+            memory="256MiB",
+            base='size = "64MiB"',
+            scratch="512MiB",
+        )
+    )
     return recipe
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from examples.guest import GuestError, initramfs, kernel_tree
+from examples.guest import GuestError, initramfs, kernel_tree, recipe_text
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -45,59 +45,9 @@ UNITS = Path("lib/systemd/system")
 DISABLED = ("munge", "slurmctld", "slurmd", "getty@tty1", "e2scrub_reap", "apt-daily.timer", "apt-daily-upgrade.timer")
 """Units that Debian starts by itself: the pool's are started when the machine knows what it is."""
 
-# The partitions that both images have are told apart by nothing: a tree with the same UUID is the same bytes.
-RECIPE = """\
-# The {role} node of the STAR cluster: build with `partita image build {role}.toml -o IMAGE`
-[image]
-vo = "{vo}"
-name = "{role}"
-version = "{version}"
-architecture = "x86_64"
-os = {{ id = "debian", version = "12" }}
-needs = {{ memory = "384MiB", cores = 1 }}
-contextualization = "nocloud"
+UUID = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e"
+"""What the UUIDs of partitions begin with: those that both images have are told apart by nothing."""
 
-[boot]
-mode = "direct"
-kernel = "kernel"
-initrd = "initrd"
-cmdline = "console=ttyS0 quiet panic=-1 root=PARTLABEL=base systemd.show_status=0"
-
-[[disk]]
-table = "gpt"
-[[disk.partition]]
-label = "base"
-uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0001"
-type = "root-x86-64"
-access = "copy-on-write"
-source = {{ tree = "base", filesystem = "ext4", size = "640MiB", owner = "keep" }}
-
-[[disk]]
-table = "none"
-[[disk.partition]]
-label = "star"
-uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0002"
-type = "linux-generic"
-access = "read-only"
-source = {{ tree = "star", filesystem = "erofs" }}
-
-[[disk]]
-table = "none"
-[[disk.partition]]
-label = "data"
-uuid = "6f1d3c70-5a0b-5e0c-8d55-2a2c6d0e0003"
-type = "srv"
-access = "read-only"
-source = {{ tree = "data", filesystem = "erofs" }}
-
-[[disk]]
-table = "none"
-[[disk.partition]]
-label = "scratch"
-type = "linux-generic"
-access = "copy-on-write"
-source = {{ blank = "ext4", size = "{scratch}", label = "scratch" }}
-"""
 SCRATCH = {"head": "128MiB", "worker": "512MiB"}
 
 
@@ -128,7 +78,22 @@ def write_recipes(
     events.parent.mkdir(exist_ok=True)
     events.write_bytes(random.Random(2007).randbytes(data))  # noqa: S311 - sample data
     for role, scratch in SCRATCH.items():
-        (directory / f"{role}.toml").write_text(RECIPE.format(role=role, vo=vo, version=version, scratch=scratch))
+        recipe = directory / f"{role}.toml"
+        recipe.write_text(
+            recipe_text(
+                vo,
+                role,
+                version,
+                title=f"The {role} node of the STAR cluster",
+                file=recipe.name,
+                release="12",
+                memory="384MiB",
+                base='size = "640MiB", owner = "keep"',
+                scratch=scratch,
+                cmdline=" systemd.show_status=0",
+                uuid=UUID,
+            )
+        )
     return directory / "head.toml", directory / "worker.toml"
 
 
