@@ -139,6 +139,10 @@ class Admitting:
             seconds=estimate(self._store.boots(), chosen.fetch) if chosen.nodes else None,
         )
 
+    def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
+        """What a request would be admitted as, and what the policy says of it; nothing is kept. Errors as in `try_out`."""
+        return self._propose(request, who, ALONE)
+
     def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Judged]:
         """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
         asked, manifest, _, pairs, _ = self._look_up(request)

@@ -17,10 +17,11 @@ from deployer.errors import Misused
 from deployer.site.cli import At, Why, client
 from signer import terminal
 from signer.documents import Document, validate
+from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 from signer.terminal import Json
 
 if TYPE_CHECKING:
-    from deployer.site.cluster_wire import ClusterSummary, ClusterView
+    from deployer.site.cluster_wire import ClusterSummary, ClusterTrial, ClusterView
     from deployer.site.records import SiteMachine
 
 LOOK_EVERY = 1.0
@@ -72,6 +73,7 @@ def deploy(
     ],
     name: Annotated[str, typer.Option(help="Its name, instead of the document's.")] = "",
     key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same cluster.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")] = False,
     wait: Wait = True,
     timeout: Timeout = "1h",
     site: At = "",
@@ -85,6 +87,9 @@ def deploy(
     order = validate(ClusterOrder, _wanted(what) | ({"name": name} if name else {}), "order")
     with client(context, site) as asked:
         clusters = Clusters(asked)
+        if dry_run:
+            _show_trial(clusters.try_out(order), as_json=json)
+            return
         made = clusters.create(order, key or str(uuids.uuid4()))
         if wait:
             made = _until(lambda: clusters.get(made.uuid), _settled, seconds)
@@ -280,6 +285,39 @@ def _member(machine: "SiteMachine", failed: str) -> tuple[str, ...]:
     staged = f"{terminal.size(machine.fetched)} of {terminal.size(machine.total)}" if machine.total else ""
     reason = failed or machine.reason or machine.want_reason
     return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
+
+
+def _show_trial(one: "ClusterTrial", *, as_json: bool) -> None:
+    """What would come of a cluster; ends with 3 where the policy refuses it, and with 5 where it has no room now."""
+    rows = [
+        (
+            name,
+            "accepted" if role.accepted else "refused",
+            f"{role.placed} of {role.wanted}",
+            _in(role.begins),
+            _in(role.ready),
+            role.problem,
+        )
+        for name, role in one.roles.items()
+    ]
+    size = terminal.size(sum(one.fetch.values()))
+    words = [
+        f"cluster {one.name}: {' -> '.join(', '.join(step) for step in one.order)}",
+        f"{size} to fetch on {len(one.fetch)} node{'' if len(one.fetch) == 1 else 's'}; ready {_in(one.seconds)}",
+        *one.problems,
+        *(f"{name}: {line}" for name, role in one.roles.items() for line in role.placement),
+    ]
+    columns = ("ROLE", "POLICY", "ROOM", "STARTS", "READY", "IN THE WAY")
+    text = Group(*map(terminal.printable, words), "", terminal.table(columns, rows))
+    terminal.show(_value(one), text, as_json=as_json)
+    if not one.accepted:
+        raise typer.Exit(EXIT_REFUSED)
+    if not one.placed or one.problems:
+        raise typer.Exit(EXIT_UNAVAILABLE)
+
+
+def _in(seconds: float | None) -> str:
+    return "nobody knows when" if seconds is None else "at once" if seconds == 0 else f"in {seconds:.0f} s"
 
 
 def _show(one: "ClusterView", *, as_json: bool) -> None:

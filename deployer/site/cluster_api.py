@@ -29,6 +29,7 @@ from deployer.site.cluster_wire import (
     ClusterOrder,
     ClusterPage,
     ClusterSummary,
+    ClusterTrial,
     ClusterView,
     Replacing,
     RoleView,
@@ -68,7 +69,12 @@ def _ordering(site: Site) -> APIRouter:
         response_model=ClusterView,
         status_code=201,
         responses=problems(Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoRoom, Conflict, *ASKING)
-        | {200: {"model": ClusterView, "description": "It had been ordered before."}},
+        | {
+            200: {
+                "model": ClusterView | ClusterTrial,
+                "description": "It had been ordered before; or, of a dry run, the answer.",
+            }
+        },
         openapi_extra=told(Action.DEPLOY, ClusterOrder),
         summary="Order a cluster",
     )
@@ -85,18 +91,23 @@ def _ordering(site: Site) -> APIRouter:
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = "",
+        dry_run: Annotated[bool, Query(description="Only say what would come of it.")] = False,
     ) -> Response:
         """Room for all members, or each role's quorum, is taken before any of them starts."""
 
-        def work() -> tuple[ClusterView, bool]:
+        def wanted() -> tuple[str, ClusterDocument]:
             title, document = ("", order.document) if order.document else site.published_cluster(order.reference)
-            if order.name is not None:
-                document = document.model_copy(update={"name": order.name})
+            return title, document if order.name is None else document.model_copy(update={"name": order.name})
+
+        def work() -> tuple[ClusterView, bool]:
+            title, document = wanted()
             cluster, new = site.clusters.create(document, who, key, title)
             return _whole(site, cluster, who, new=new), new
 
         await run_in_threadpool(site.access.demand, who, Action.DEPLOY)
         order = await read(request, ClusterOrder, "cluster", MAX_CLUSTER)
+        if dry_run:
+            return answer(request, await run_in_threadpool(lambda: site.try_cluster(wanted()[1], who)))
         view, new = await run_in_threadpool(work)
         made = answer(request, view)
         made.status_code = 201 if new else 200

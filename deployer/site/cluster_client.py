@@ -4,7 +4,15 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from deployer.site.client import SiteClient
-from deployer.site.cluster_wire import ClusterOrder, ClusterPage, ClusterSummary, ClusterView, Replacing, Scaling
+from deployer.site.cluster_wire import (
+    ClusterOrder,
+    ClusterPage,
+    ClusterSummary,
+    ClusterTrial,
+    ClusterView,
+    Replacing,
+    Scaling,
+)
 from deployer.site.wire import MAX_PAGE, Reason
 from signer.documents import canonical
 
@@ -24,6 +32,12 @@ class Clusters:
         headers = {"Idempotency-Key": key}
         return self._client.ask(
             ClusterView, "POST", "clusters", content=canonical(order), headers=headers, again=bool(key)
+        )
+
+    def try_out(self, order: ClusterOrder) -> ClusterTrial:
+        """What would come of an order."""
+        return self._client.ask(
+            ClusterTrial, "POST", "clusters", content=canonical(order), params={"dry_run": "true"}, again=True
         )
 
     def all(self, **wanted: str) -> Iterator[ClusterSummary]:

@@ -147,7 +147,7 @@ class ClusterKeeper:
             Conflict: there is another active cluster of that name.
             Whatever `Admits` raises: nothing is left then but the story.
         """
-        self._check(document)
+        self.check(document)
         with self._creating:
             known = self._known(document, who, key)
             if known is not None:
@@ -170,6 +170,14 @@ class ClusterKeeper:
         )
         self._look_at(cluster.uuid)
         return self.get(cluster.uuid), True
+
+    def clash(self, document: ClusterDocument, who: Principal) -> str:
+        """Why somebody cannot have another cluster of that name now; empty if they can."""
+        try:
+            self._known(document, who, "")
+        except Conflict as exc:
+            return str(exc)
+        return ""
 
     def look(self, now: datetime) -> int:
         """Look after all clusters; returns how many steps were taken. Called each second."""
@@ -229,7 +237,8 @@ class ClusterKeeper:
         self._look_at(uuid)
         return self.get(uuid)
 
-    def _check(self, document: ClusterDocument) -> None:
+    def check(self, document: ClusterDocument) -> None:
+        """Raise Misused if a role waits for reports that nobody can make here."""
         for name, role in document.roles.items():
             if role.ready == "reported" and not self._broker():
                 raise Misused(

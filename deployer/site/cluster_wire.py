@@ -1,6 +1,6 @@
 """What people ask a site about clusters, and what it answers: one type per message, for both sides."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -126,6 +126,55 @@ class ClusterView(ClusterSummary):
     members: tuple[SiteMachine, ...] = ()
     failed: dict[Uuid, str] = Field(default_factory=dict)
     new: bool = False
+
+
+class RoleTrial(Document):
+    """What would come of a role.
+
+    Attributes:
+        accepted, decision: what the policy says of it.
+        image_id, title: what its image means now.
+        wanted, need: members, and how many of them have room taken for them at once or not at all.
+        placed, nodes: how many would have room now, and on which nodes (UUID) how many.
+        placement: why there, or why there is no room.
+        problem: the quota or the lack of room that would refuse it; empty if nothing does.
+        begins, ready: seconds until its members are started, and until the last of them is ready; None: nothing is known.
+    """
+
+    accepted: bool
+    decision: dict[str, Any]
+    image_id: ImageId
+    title: str
+    wanted: int
+    need: int
+    placed: int
+    nodes: dict[Uuid, int] = Field(default_factory=dict)
+    placement: tuple[str, ...] = ()
+    problem: str = ""
+    begins: float | None = None
+    ready: float | None = None
+
+
+class ClusterTrial(Document):
+    """What would come of a cluster.
+
+    Attributes:
+        accepted: whether the policy accepts every role.
+        placed: whether all members, or each role's quorum, have room and are within quotas, all together.
+        problems: what else is in the way.
+        order: roles that start together, one step after the other.
+        fetch: for each node, the bytes that it would fetch for the whole.
+        seconds: until the whole is ready, along that order; None where nothing is known.
+    """
+
+    name: str
+    accepted: bool
+    placed: bool
+    problems: tuple[str, ...] = ()
+    order: tuple[tuple[str, ...], ...]
+    roles: dict[str, RoleTrial]
+    fetch: dict[Uuid, int] = Field(default_factory=dict)
+    seconds: float | None = None
 
 
 class ClusterPage(Document):

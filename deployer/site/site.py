@@ -34,6 +34,7 @@ from deployer.errors import (
 from deployer.policy_store import PolicyStore
 from deployer.site.access import Access
 from deployer.site.admitting import Admitting
+from deployer.site.allowances import Usage
 from deployer.site.authenticating import make_authenticator
 from deployer.site.authority import Authority, fingerprint
 from deployer.site.bell import Bell
@@ -41,6 +42,8 @@ from deployer.site.brokering import Broker, broker_key
 from deployer.site.changing import Changing
 from deployer.site.cluster import Cluster, ClusterDocument
 from deployer.site.cluster_keeping import ClusterKeeper
+from deployer.site.cluster_trying import Proposed, first_count, try_cluster
+from deployer.site.cluster_wire import ClusterTrial
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import DesiredState, Heard, Lease, NodeReport
 from deployer.site.fencing import Fencing, fencing
@@ -249,6 +252,26 @@ class Site:
         policy = self.policies.current().policy
         return published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
 
+    def try_cluster(self, document: ClusterDocument, who: Principal) -> ClusterTrial:
+        """What would come of a cluster; nothing is done. Errors as `Admitting.try_out` has them for each of its roles."""
+        self.clusters.check(document)
+        lifetime = document.lifetime or parse_duration(self.settings.lifetime)
+        proposed = {
+            name: Proposed(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
+        }
+        addresses = {one for role in proposed.values() for one in role.proposal.ask.addresses}
+        together = self.store.usage(vo=who.vo) if who.vo else Usage()
+        clash = self.clusters.clash(document, who)
+        return try_cluster(
+            document,
+            proposed,
+            self.store.rooms(addresses),
+            place,
+            (self.store.usage(owner=who), together),
+            self.store.past(),
+            (clash,) if clash else (),
+        )
+
     def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
         """What would come of an order; nothing is done."""
         return self.admitting.try_out(request, who)
@@ -278,6 +301,13 @@ class Site:
 
     def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
         self.store.append("node", uuid, what, why)
+
+
+def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:
+    """The order for the members of a role that have room taken for them at once."""
+    role = document.roles[name]
+    hostnames = tuple(document.hostname(name, slot) for slot in range(1, first_count(document, role) + 1))
+    return role.request(role.image, min(lifetime, role.lifetime or lifetime), hostnames, whole=True)
 
 
 def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:

@@ -4,7 +4,7 @@ Writers come one at a time (`database`). Whatever changes a machine writes its e
 node's next revision, in the same transaction: no state without its story, and no order that nobody hears of.
 """
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -20,11 +20,12 @@ from deployer.site import (
 )
 from deployer.site.absorbing import Change, LostPolicy
 from deployer.site.allowances import Usage
+from deployer.site.cluster_trying import Past
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import DesiredState, NodeReport, Want
 from deployer.site.estimating import Boot
 from deployer.site.news import Newest, News
-from deployer.site.placement import Ask, Placed
+from deployer.site.placement import Ask, NodeRoom, Placed
 from deployer.site.principal import Principal
 from deployer.site.proposal import Afford, Place, Proposal
 from deployer.site.records import Deployment, Filter, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
@@ -155,6 +156,11 @@ class SiteStore:
         """Where machines would run now; nothing is kept. NoRoom as `place` says."""
         with self.database.reading() as connection:
             return store_admission.placed(connection, self._overcommit, ask, place, most)
+
+    def rooms(self, addresses: Collection[str]) -> list[NodeRoom]:
+        """All nodes as placement sees them now, with which of these contents they hold."""
+        with self.database.reading() as connection:
+            return store_nodes.rooms(connection, addresses, self._overcommit)
 
     def usage(self, *, owner: Principal | None = None, vo: str | None = None) -> Usage:
         """What an owner, or all of a VO, have now: all machines that have not ended."""
@@ -380,6 +386,12 @@ class SiteStore:
         """What it took the machines that were admitted last to run, of those that have; clusters' members wait for others."""
         with self.database.reading() as connection:
             return store_machines.boots(connection, limit)
+
+    def past(self, limit: int = 200) -> Past:
+        """What the machines that were admitted last took to run, those of clusters from when they were released; and these to be ready."""
+        with self.database.reading() as connection:
+            members, settled = store_machines.members_past(connection, limit)
+            return Past((*store_machines.boots(connection, limit), *members), settled)
 
     def last_event(self) -> int:
         """The number of the newest event; 0 before the first."""

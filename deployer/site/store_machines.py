@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, s
 from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
 from deployer.machine import State
 from deployer.site.allowances import Usage
+from deployer.site.cluster_trying import Settling
 from deployer.site.desired import DesiredMachine, Incoming, Want
 from deployer.site.estimating import Boot
 from deployer.site.placement import Ask
@@ -321,6 +322,30 @@ def boots(connection: Connection, limit: int) -> tuple[Boot, ...]:
         for uuid, one in last.items()
         if uuid in at and one.node is not None
     )
+
+
+def members_past(connection: Connection, limit: int) -> tuple[tuple[Boot, ...], tuple[Settling, ...]]:
+    """What it took the last members of clusters to run, from when they were released; and then to be ready."""
+    query = select(machines.c.document).where(machines.c.cluster.is_not(None), machines.c.node.is_not(None))
+    found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
+    last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
+    whats = ("released", State.RUNNING.value, "ready")
+    rows = connection.execute(
+        select(events.c.subject, events.c.what, func.min(events.c.at))
+        .where(events.c.subject.in_(list(last)), events.c.what.in_(whats))
+        .group_by(events.c.subject, events.c.what)
+    )
+    at = {(str(uuid), str(what)): instant for uuid, what, instant in rows}
+    boots, settled = list[Boot](), list[Settling]()
+    for uuid, one in last.items():
+        ran = at.get((uuid, State.RUNNING.value))
+        if ran is None or one.node is None:
+            continue
+        began = at.get((uuid, "released"), one.created)
+        boots.append(Boot(one.node, one.from_network, (ran - began).total_seconds()))
+        if (ready := at.get((uuid, "ready"))) is not None and ready >= ran:
+            settled.append(Settling(one.image_id, (ready - ran).total_seconds()))
+    return tuple(boots), tuple(settled)
 
 
 def _machines(connection: Connection, query: Select[Any]) -> tuple[SiteMachine, ...]:

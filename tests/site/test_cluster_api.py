@@ -105,6 +105,35 @@ def until(clusters: Clusters, cluster: str, phase: str) -> ClusterView:
     return found
 
 
+def test_a_dry_run_says_what_would_come_of_it_and_stores_nothing(
+    site: SiteProcess, node: PaperNode, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    """For the API and the command; the third cluster of four does not fit, and one of that name is in the way."""
+    with site.client() as client:
+        clusters = Clusters(client)
+        before = client.status().events, len(list(clusters.all()))
+        found = clusters.try_out(ClusterOrder(document=star()))
+        assert found.accepted
+        assert found.placed
+        assert found.order == (("head",), ("worker",))
+        assert set(found.fetch) == {node.joined.node}
+        assert found.fetch[node.joined.node] > 0
+        assert found.roles["worker"].placed == 2
+        assert found.roles["worker"].decision["accepted"]
+        assert not clusters.try_out(ClusterOrder(document=star(workers=10))).placed
+        assert (client.status().events, len(list(clusters.all()))) == before
+        order(clusters)
+        (problem,) = clusters.try_out(ClusterOrder(document=star())).problems
+        assert "end it first, or choose another name" in problem
+    file = tmp_path / "star.json"
+    file.write_bytes(canonical(star(name="moon")))
+    done = run("cluster", "deploy", str(file), "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "cluster moon: head -> worker" in done.output
+    file.write_bytes(canonical(star(workers=10, name="moon")))
+    assert run("cluster", "deploy", str(file), "--dry-run").exit_code == 5
+
+
 @contextmanager
 def as_(site: SiteProcess, token: str) -> Iterator[Clusters]:
     """Clusters as somebody with a token sees them."""
