@@ -116,14 +116,15 @@ class Container:
         return self.run("systemctl", "show", unit, "--property", name, "--value")
 
     def _booted(self) -> bool:
-        if not self._leader:
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-            self._leader = int(children[0]) if children else 0
+        # Its first child is a helper that makes the second one, which is systemd, and ends.
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._leader = int(children[-1]) if children else 0
         return bool(self._leader) and self.run("systemctl", "is-system-running", check=False) in {"running", "degraded"}
 
     def _end(self) -> None:
-        if self._leader and self._process.poll() is None:
-            os.kill(self._leader, signal.SIGRTMIN + 4)  # power off
+        with suppress(ProcessLookupError):
+            if self._leader and self._process.poll() is None:
+                os.kill(self._leader, signal.SIGRTMIN + 4)  # power off
         try:
             self._process.wait(30 if self._leader else 0)
         except subprocess.TimeoutExpired:
