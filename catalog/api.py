@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from catalog import registry
 from catalog.address import Address
+from catalog.api_candidates import candidate_routes
 from catalog.api_clusters import cluster_routes
 from catalog.api_flat import flat_routes
 from catalog.api_history import history_routes
@@ -99,6 +100,7 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
     app.include_router(_vos(publishing))
     if not mirror:
         app.include_router(publishing_routes(publishing, now))
+        app.include_router(candidate_routes(publishing, readers, now))
     app.include_router(grant_routes(readers, now), prefix="/v1")
     app.include_router(tracker_routes(Tracker(), gate, time.monotonic), prefix="/v1")
     app.include_router(history_routes(publishing, readers))

@@ -324,16 +324,52 @@ def image_list(
     terminal.show(value, terminal.table(["IMAGE", "ARCHITECTURE", "SIZE", "PUBLISHED", "ID"], rows), as_json=as_json)
 
 
+@image_app.command("candidates")
+def image_candidates(
+    context: typer.Context,
+    vo: Annotated[str | None, typer.Option(help="Only of this VO.")] = None,
+    catalog: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List images that sites offer and nobody has endorsed yet; for sites that serve the VO, by their credential."""
+    with _client(context, catalog) as client:
+        found = client.candidates(vo)
+    rows = [
+        (
+            f"{one.vo}/{one.name}@{one.version}",
+            terminal.size(one.size),
+            "whole" if one.complete else "still arriving",
+            f"{one.expires:%Y-%m-%d %H:%M} UTC",
+            one.image_id,
+        )
+        for one in found
+    ]
+    table = terminal.table(("IMAGE", "SIZE", "IS", "FORGOTTEN", "ID"), rows) if rows else "no candidates"
+    terminal.show([one.model_dump(mode="json") for one in found], table, as_json=as_json)
+
+
 @image_app.command("fetch")
 def image_fetch(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The image directory to make; absent or empty.")],
+    candidate: Annotated[
+        bool, typer.Option("--candidate", help="An image, by its ID, that a site offers and nobody has endorsed.")
+    ] = False,
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
     """Fetch an image into a directory; its contents are verified, whom to believe is for you to say."""
     wanted = Reference.parse(reference)
+    if candidate:
+        if wanted.image_id is None:
+            raise Misused("a candidate has no name yet; give its image ID, as `partita image candidates` shows it")
+        with _client(context, catalog) as client, terminal.progress("fetching", None) as advance:
+            bundle = client.fetch_candidate(wanted.image_id, output, advance)
+        value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}
+        said = f"{bundle.manifest.title} is in {output}, endorsed by nobody\n{bundle.manifest.image_id}"
+        terminal.show(value, said, as_json=as_json)
+        return
     with _believed(context, catalog) as client:
         total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
         with terminal.progress("fetching", total) as advance:

@@ -34,6 +34,7 @@ from catalog.wire import (
     VoEntry,
     VoPage,
 )
+from catalog.wire_candidates import Candidate, CandidateList, CandidateRequest
 from catalog.wire_clusters import ClusterEntries, ClusterEntry, ClusterPublication
 from catalog.wire_flat import FlatImage
 from catalog.wire_history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
@@ -146,9 +147,12 @@ class CatalogClient:
         Raises:
             Unavailable: the connection was cut; ask again from where it stopped.
         """
+        yield from self._range(f"/v1/blobs/{address}", address, start, end)
+
+    def _range(self, path: str, address: Address, start: int, end: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-{end - 1}"}
         left = end - start
-        with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
+        with self._connection.stream("GET", path, headers=headers) as answer:
             if answer.headers.get("content-range") != f"bytes {start}-{end - 1}/{address.size}":
                 raise Malformed(f"{answer.url}: answered with another range than bytes {start}-{end - 1}")
             for piece in answer.iter_raw():
@@ -233,6 +237,19 @@ class CatalogClient:
         request = PublicationRequest(manifest=manifest.decode("utf-8"), endorsements=offered)
         return self._connection.ask(Publication, "POST", "/v1/publications", content=canonical(request))
 
+    def offer(self, manifest: bytes) -> Publication:
+        """Offer an image that nobody has endorsed, or go on with it; says which contents are missing.
+
+        Raises:
+            NotEntitled: the credential shown is not that of a site that serves its VO, or the image has no parent there.
+        """
+        request = CandidateRequest(manifest=manifest.decode("utf-8"))
+        return self._connection.ask(Publication, "POST", "/v1/candidates", content=canonical(request))
+
+    def candidates(self, vo: str | None = None) -> tuple[Candidate, ...]:
+        """The images that wait for an endorsement, of the VOs that the site whose credential is shown serves."""
+        return self._connection.ask(CandidateList, "GET", "/v1/candidates", params={"vo": vo} if vo else {}).items
+
     def upload_status(self, image_id: str, address: Address) -> Received:
         """What the catalog has safely stored of a content that is being sent."""
         return self._connection.ask(Received, "GET", f"/v1/publications/{image_id}/blobs/{address}")
@@ -309,6 +326,10 @@ class CatalogClient:
         """Publish an image directory; as :func:`catalog.sending.publish`."""
         return publish(self, bundle, advance)
 
+    def fetch_candidate(self, image_id: str, target: Path, advance: Advance = nothing) -> Bundle:
+        """Fetch an image that nobody has endorsed into a directory, to be looked through; errors as in `fetch`."""
+        return fetch(_CandidateView(self, self._connection), Reference(image_id=image_id), target, advance)
+
     def fetch(self, reference: Reference, target: Path, advance: Advance = nothing) -> Bundle:
         """Fetch an image into a directory; as :func:`catalog.sending.fetch`."""
         return fetch(self, reference, target, advance)
@@ -319,3 +340,30 @@ class CatalogClient:
         if len(data) != length:
             raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
         return data
+
+
+class _CandidateView(CatalogClient):
+    """The catalog as whoever fetches one candidate sees it: its manifest and contents are elsewhere, and nobody endorses it."""
+
+    def __init__(self, of: CatalogClient, connection: Connection) -> None:
+        self._connection, self.url, self._image_id = connection, of.url, ""
+
+    def manifest_bytes(self, image_id: str) -> bytes:
+        """See there."""
+        data = self._connection.get(f"/v1/candidates/{image_id}", MAX_MANIFEST)
+        if image_id != "sha256:" + hashlib.sha256(data).hexdigest():
+            raise ContentMismatch(f"{self.url}: what it sent as {image_id} is something else; do not use this catalog")
+        self._image_id = image_id
+        return data
+
+    def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 - as there
+        """None."""
+        return []
+
+    def data_map(self, address: Address) -> bytes:
+        """Nothing is said to be zero: what is not published has nothing beside it that is told."""
+        return b"\xff" * beside_sizes(address)["map"]
+
+    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """See there."""
+        yield from self._range(f"/v1/candidates/{self._image_id}/blobs/{address}", address, start, end)

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, Select, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from catalog.address import Address
@@ -25,6 +26,26 @@ def put_publication(connection: Connection, manifest: Manifest, expires: datetim
 def publication(connection: Connection, image_id: str) -> bytes | None:
     """The manifest of a pending publication."""
     return connection.execute(select(publications.c.manifest).where(publications.c.image_id == image_id)).scalar()
+
+
+def candidate(connection: Connection, image_id: str) -> bytes | None:
+    """The manifest of a pending publication that nobody has endorsed."""
+    query = _unendorsed(select(publications.c.manifest)).where(publications.c.image_id == image_id)
+    return connection.execute(query).scalar()
+
+
+def candidates(connection: Connection) -> list[tuple[bytes, datetime]]:
+    """The manifest of each of them, and when it is forgotten: the next to be first."""
+    query = _unendorsed(select(publications.c.manifest, publications.c.expires)).order_by(publications.c.expires)
+    return [(row.manifest, row.expires) for row in connection.execute(query)]
+
+
+def _unendorsed(query: Select[Any]) -> Select[Any]:
+    return (
+        query.outerjoin(endorsements, endorsements.c.image_id == publications.c.image_id)
+        .outerjoin(images, images.c.image_id == publications.c.image_id)
+        .where(endorsements.c.image_id.is_(None), images.c.image_id.is_(None))
+    )
 
 
 def pending(connection: Connection) -> list[str]:

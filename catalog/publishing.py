@@ -54,26 +54,35 @@ class Publishing:
             Conflict: the name@version names another image.
         """
         manifest = Manifest.parse(manifest_text.encode("utf-8"))
-        if (size := sum(address.size for address in manifest.blobs())) > self._limit:
-            raise TooLarge(f"{manifest.title} has {size} bytes of content; this catalog accepts {self._limit}")
+        self.check_size(manifest)
         accepted, reasons = self._endorsed(manifest, offered, now)
         if not any(parse_vouching(one.statement).image_id for one in accepted):
             raise NotEntitled(_refusal(manifest.title, manifest.vo, reasons))
         with self.database.writing() as connection:
             _check_name(connection, manifest)
-            published = registry.manifest_of(connection, manifest.image_id) is not None
             self._keep(connection, manifest.image_id, accepted, now)
+            return self.pend(connection, manifest, now)
+
+    def check_size(self, manifest: Manifest) -> None:
+        """Raise TooLarge where an image is larger than this catalog accepts."""
+        if (size := sum(address.size for address in manifest.blobs())) > self._limit:
+            raise TooLarge(f"{manifest.title} has {size} bytes of content; this catalog accepts {self._limit}")
+
+    def pend(self, connection: Transaction, manifest: Manifest, now: datetime) -> Publication:
+        """Let a publication wait for its contents, or go on waiting; Conflict if the name@version names another image."""
+        _check_name(connection, manifest)
+        published = registry.manifest_of(connection, manifest.image_id) is not None
+        missing = holdings.missing(connection, manifest.image_id)
+        expires = now + self._pending
+        if not published or missing:  # a published image that lost a content is repaired by publishing it again
+            holdings.put_publication(connection, manifest, expires)
             missing = holdings.missing(connection, manifest.image_id)
-            expires = now + self._pending
-            if not published or missing:  # a published image that lost a content is repaired by publishing it again
-                holdings.put_publication(connection, manifest, expires)
-                missing = holdings.missing(connection, manifest.image_id)
-                return Publication(
-                    image_id=manifest.image_id,
-                    state="pending",
-                    missing=tuple(_received(connection, manifest.image_id, address) for address in missing),
-                    expires=expires,
-                )
+            return Publication(
+                image_id=manifest.image_id,
+                state="pending",
+                missing=tuple(_received(connection, manifest.image_id, address) for address in missing),
+                expires=expires,
+            )
         return Publication(image_id=manifest.image_id, state="published")
 
     def status(self, image_id: str, address: Address) -> Received:

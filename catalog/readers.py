@@ -72,6 +72,12 @@ class Readers:
             )
         return site
 
+    def serves(self, site: str, vo: str) -> bool:
+        """Whether a site is registered as one that serves members of a VO."""
+        self._refresh()
+        known = self._rights.sites.get(site)
+        return known is not None and vo in known.vos
+
     def may_read(self, site: str, image: Scope) -> bool:
         """Whether a site may read an image."""
         self._refresh()

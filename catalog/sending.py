@@ -17,7 +17,7 @@ from catalog.bundle import Bundle
 from catalog.connection import DELAYS
 from catalog.errors import ContentMismatch, Misused, Unavailable
 from catalog.reference import Reference
-from catalog.wire import PART
+from catalog.wire import PART, Publication
 from signer.progress import Advance, nothing
 
 if TYPE_CHECKING:
@@ -69,6 +69,33 @@ def publish(
     manifest, advance = bundle.manifest, _serialised(advance)
     total = sum(address.size for address in manifest.blobs())
     publication = client.begin(manifest.canonical(), bundle.endorsements())
+    sent = _send(client, bundle, publication, advance, part, connections)
+    if publication.state == "pending":
+        client.commit(manifest.image_id)
+    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+
+
+def offer(
+    client: "CatalogClient",
+    bundle: Bundle,
+    advance: Advance = nothing,
+    *,
+    part: int = PART,
+    connections: int = CONNECTIONS,
+) -> PublishResult:
+    """Send an image that nobody has endorsed: it waits at the catalog until somebody of its VO does. As `publish`."""
+    manifest, advance = bundle.manifest, _serialised(advance)
+    total = sum(address.size for address in manifest.blobs())
+    sent = _send(client, bundle, client.offer(manifest.canonical()), advance, part, connections)
+    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+
+
+def _send(
+    client: "CatalogClient", bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
+) -> int:
+    """Send what the catalog misses; returns how many bytes."""
+    manifest = bundle.manifest
+    total = sum(address.size for address in manifest.blobs())
     missing = {one.address: one.received for one in publication.missing}
     advance(total - sum(address.size for address in missing))
     sent = 0
@@ -91,9 +118,7 @@ def publish(
                     pass
             client.complete(manifest.image_id, address)
             sent += wanted
-    if publication.state == "pending":
-        client.commit(manifest.image_id)
-    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+    return sent
 
 
 def fetch(

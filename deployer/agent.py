@@ -18,6 +18,7 @@ from deployer.fencing import Fence, Guard
 from deployer.keeping import Keeper
 from deployer.machines import MachineRecord
 from deployer.moving_doing import Moving
+from deployer.offering import Offering
 from deployer.reconciling import Action, actions
 from deployer.reporting import Facts, Reporter
 from deployer.serial import SerialReader
@@ -55,6 +56,7 @@ class Agent:
         keeper, verbs, make: of the node.
         facts: how the node is now.
         clock: seconds that only grow.
+        offers: sees to saves; without it none is done.
         fence: the site's lease on its machines; one that nobody keeps if not given.
         moving: moves machines between nodes; None where none of them does.
     """
@@ -68,6 +70,7 @@ class Agent:
         make: Makes,
         facts: Callable[[], Facts],
         clock: Callable[[], float] = time.monotonic,
+        offers: Offering | None = None,
         fence: Fence | None = None,
         moving: Moving | None = None,
     ) -> None:
@@ -84,6 +87,9 @@ class Agent:
             site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence, moving
         )
         self._serial = SerialReader(site, identity, keeper, clock)
+        self._offers = offers
+        if offers is not None:
+            self._reporter.saving = offers.progress
         self._threads = [
             threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
             for name, work in (
@@ -112,6 +118,8 @@ class Agent:
             self._moving.close()
         self._doing.close()
         self._serial.close()
+        if self._offers is not None:
+            self._offers.close()
         self._guard.close()
         for thread in self._threads[1:]:  # the first may wait for the site
             if thread.is_alive():
@@ -198,6 +206,8 @@ class Agent:
         for action in self._moving.undone(todo) if self._moving is not None else todo:
             groups[action.uuid] = (*groups.get(action.uuid, ()), action)
         self._doing.hand_out(groups, busy)
+        if self._offers is not None:
+            self._offers.look(desired, self.records())
         if self._moving is not None:
             self._moving.tidy(desired, {*busy, *groups})
         for uuid, job in busy.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from catalog.manifest import Blank
 from deployer.errors import MachineNotFound, Misused
 from deployer.machine import MachineSpec, State, Uuid
+from deployer.saved import Saved
 from deployer.site.moving_wire import Giving
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
@@ -58,6 +59,7 @@ class MachineRecord(Document):
         reboots: that were done on request.
         site, deployment, role: whose it is and what it belongs to there; empty for a local order.
         wanted: how its site last wanted it, as far as that was acted upon.
+        saved: what came of the last save that its site wanted.
         giving: the node that it is being given to; it rests until its site says otherwise.
         arriving: the move by which it was brought here, while its site has not said that it is this node's.
         origin: where it was before, if it was brought here.
@@ -92,6 +94,7 @@ class MachineRecord(Document):
     deployment: str = ""
     role: str = ""
     wanted: str = ""
+    saved: Saved | None = None
     giving: Giving | None = None
     arriving: int | None = None
     origin: Origin | None = None

@@ -3,6 +3,7 @@
 DIR/node-id            the node's identity
 DIR/cache              the stager's
 DIR/machines           the machines'
+DIR/saves              what machines are being saved as, until the catalog has it (see `offering`)
 DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
 DIR/kvm.json           what the KVM probe found
 DIR/site               the site that it belongs to, if it joined one
@@ -15,13 +16,19 @@ import queue
 import threading
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
+from catalog.address import Address
+from catalog.bundle import Bundle
+from catalog.client import CatalogClient
+from catalog.credentials import read_credential
 from catalog.errors import CatalogError
+from catalog.manifest import Manifest
+from catalog.sending import offer
 from catalog.trusted import TrustedCatalog
 from deployer.agent import Agent, Site
 from deployer.amounts import parse_duration
@@ -41,12 +48,13 @@ from deployer.membership import Member
 from deployer.moving_doing import Moving
 from deployer.moving_giving import Giver
 from deployer.moving_taking import Here, Taker
+from deployer.offering import Offering
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
 from deployer.recording import Recorder
 from deployer.reporting import Facts as NodeFacts
-from deployer.saving import save
+from deployer.saving import Saved, save
 from deployer.settings import DeploySettings
 from deployer.site.moving_wire import Platform
 from deployer.site_client import Membership
@@ -55,6 +63,7 @@ from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from deployer.wire_machines import SavedImage, SaveOrder
 from signer.errors import SignerError
+from signer.progress import Advance
 from stager.opening import opened
 from stager.settings import NodeSettings
 from stager.staging import Stager
@@ -226,21 +235,44 @@ class Node:
         Raises:
             MachineConflict: what it was made of is not known any more.
         """
-        with self.keeper.alone(uuid) as record:
-            facts = Facts.read(self.keeper.store.directory(uuid))
-            if facts is None:
-                raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
-            cache, manifest = self.stager.cache, facts.manifest
-            contents = {address: cache.path(address) for address in manifest.blobs()}
-            saved = save(record, manifest, contents, order.directory, order.version)
+        saved, parent = self._save(uuid, order.directory, order.version, whole=True)
         return SavedImage(
             directory=str(order.directory),
             image_id=saved.bundle.manifest.image_id,
             title=saved.bundle.manifest.title,
-            parent=manifest.image_id,
+            parent=parent,
             changed=saved.changed,
             written=saved.written,
         )
+
+    def _save(self, uuid: str, target: Path, version: str, *, whole: bool) -> tuple[Saved, str]:
+        with self.keeper.alone(uuid) as record:
+            manifest = self._made_of(uuid)
+            if manifest is None:
+                raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
+            saved = save(record, manifest, self._contents(manifest), target, version, whole=whole)
+            return saved, manifest.image_id
+
+    def _made_of(self, uuid: str) -> Manifest | None:
+        """The manifest of the image that a machine was made of."""
+        facts = Facts.read(self.keeper.store.directory(uuid))
+        return None if facts is None else facts.manifest
+
+    def _contents(self, manifest: Manifest) -> Mapping[Address, Path]:
+        return {address: self.stager.cache.path(address) for address in manifest.blobs()}
+
+    def _offer(self, bundle: Bundle, advance: Advance) -> None:
+        """Send what a machine was saved as to the catalog, by the credential that the node has there."""
+        credential = read_credential(self.settings.credential)
+        with CatalogClient(self.settings.catalog, credential=credential) as client:
+            offer(client, bundle, advance)
+
+    def _offering(self) -> Offering:
+        def read(uuid: str, target: Path, version: str) -> None:
+            self._save(uuid, target, version, whole=False)
+
+        place = self.settings.directory / "saves"
+        return Offering(place, self.keeper, read, self._made_of, self._contents, self._offer)
 
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
@@ -286,7 +318,17 @@ class Node:
             return self._facts(member.identity)
 
         fence, moving = Fence(self.settings.directory / "site" / LEASE, boot=boot_id()), self._moving(member)
-        return Agent(site, member.identity, self.keeper, self.verbs, self.deploy, facts, fence=fence, moving=moving)
+        return Agent(
+            site,
+            member.identity,
+            self.keeper,
+            self.verbs,
+            self.deploy,
+            facts,
+            fence=fence,
+            offers=self._offering(),
+            moving=moving,
+        )
 
     def _moving(self, member: Membership) -> Moving:
         """What brings machines from other nodes of the site, and gives them away."""

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from deployer.machine import State
 from deployer.machines import MachineRecord
+from deployer.saved import Saved
 from deployer.site.desired import DesiredState, ObservedMachine, Want
 
 MAX_REASON = 500
@@ -21,12 +22,14 @@ class Beside:
         trouble: why something that the site wants has not been done yet.
         progress: bytes staged so far and in all, while a machine is made.
         addresses: as the hypervisor or the guest's agent reports them.
+        saving: how far saves are that are not over.
     """
 
     begun: Mapping[str, datetime] = field(default_factory=dict)
     trouble: Mapping[str, str] = field(default_factory=dict)
     progress: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    saving: Mapping[str, Saved] = field(default_factory=dict)
 
 
 def observed(
@@ -72,4 +75,5 @@ def _recorded(record: MachineRecord, beside: Beside) -> ObservedMachine:
         from_network=record.from_network,
         from_cache=record.from_cache,
         virt=record.virt,
+        saved=beside.saving.get(record.uuid) or record.saved,
     )

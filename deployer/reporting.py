@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -14,6 +14,7 @@ from deployer.keeping import Keeper
 from deployer.machine import State
 from deployer.machines import MachineRecord
 from deployer.observing import Beside, observed
+from deployer.saved import Saved
 from deployer.site.desired import Capacity, DesiredState, Heard, NodeReport
 from deployer.site.feeds import SwarmReport
 from deployer.site.moving_wire import Arrival, Movable
@@ -95,6 +96,8 @@ class Reporter:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.begun: dict[str, datetime] = {}
         """Since when machines that have no record yet are known."""
+        self.saving: Callable[[], Mapping[str, Saved]] = dict
+        """How far saves are."""
 
     def run(self, news: threading.Event, ended: threading.Event) -> None:
         """Report until it has ended: soon after there are news, and every ten seconds."""
@@ -131,7 +134,7 @@ class Reporter:
         # First: what is under way now may be settled in the records that are read next.
         trouble, progress = self._doing.trouble(), self._doing.progress()
         records = self._records()
-        beside = Beside(self.begun, trouble, progress, self._addresses)
+        beside = Beside(self.begun, trouble, progress, self._addresses, self.saving())
         return NodeReport(
             revision=desired.revision,
             architecture=facts.architecture,

@@ -51,7 +51,13 @@ class Saved:
 
 
 def save(
-    record: MachineRecord, manifest: Manifest, contents: Mapping[Address, Path], target: Path, version: str
+    record: MachineRecord,
+    manifest: Manifest,
+    contents: Mapping[Address, Path],
+    target: Path,
+    version: str,
+    *,
+    whole: bool = True,
 ) -> Saved:
     """Make an image directory of a machine that is at rest.
 
@@ -61,6 +67,7 @@ def save(
         contents: where the contents of that image are.
         target: the directory to make; absent or empty.
         version: of the new image; it must be another.
+        whole: put the contents that did not change into the directory, too.
 
     Raises:
         MachineConflict: the machine is not at rest, was never put together, or has changed a partition table.
@@ -82,7 +89,7 @@ def save(
         document["provenance"] = [*document.get("provenance", ()), {"rel": "parent", "href": manifest.image_id}]
         fresh = validate(Manifest, document, "saved image")
         for address in fresh.blobs():
-            if not draft.blob(address).exists():
+            if whole and not draft.blob(address).exists():
                 draft.add_file(contents[address])
         return Saved(draft.finish(fresh), tuple(job.changed), job.written)
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from deployer.machine import State
 from deployer.site.desired import ObservedMachine, Want
 from deployer.site.records import SiteMachine
+from deployer.site.saves import follow
 from signer.statement import write_instant
 
 LostPolicy = Literal["wait", "fail", "replace"]
@@ -67,10 +68,10 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
         seen |= {"want": Want.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
     elif observed.state is State.STOPPED and machine.state is not State.STOPPED and machine.want is Want.RUNNING:
         seen |= {"want": Want.STOPPED, "want_reason": observed.reason or "its guest powered off"}
-    changed = machine.model_copy(update=seen)
+    changed, saved = follow(machine.model_copy(update=seen), observed.saved)
     if changed == machine:
         return None
-    told = []
+    told = list(saved)
     if observed.state is not machine.state:
         told.append((observed.state.value, observed.reason or (machine.want_reason if observed.state.final else "")))
     if observed.addresses and observed.addresses != machine.addresses:

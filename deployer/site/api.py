@@ -23,6 +23,7 @@ from deployer.site.api_events import event_routes
 from deployer.site.api_machines import machine_routes
 from deployer.site.api_nodes import agent_routes, node_routes
 from deployer.site.api_routes import BEARER, answer, problems, told
+from deployer.site.api_saving import saving_routes
 from deployer.site.api_serial import serial_answers, serial_routes
 from deployer.site.cluster_api import cluster_routes
 from deployer.site.principal import Principal
@@ -63,8 +64,8 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _ours)
     people = APIRouter(prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
-    own = (_status_routes(site), deployment_routes(site), serial_routes(site), machine_routes(site), event_routes(site))
-    for routes in own:
+    own = (_status_routes(site), deployment_routes(site), serial_routes(site), event_routes(site))
+    for routes in (*own, saving_routes(site), machine_routes(site)):
         people.include_router(routes)
     people.include_router(cluster_routes(site))
     app.include_router(people)

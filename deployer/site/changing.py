@@ -9,7 +9,7 @@ from deployer.amounts import duration_text
 from deployer.errors import MachineConflict, Misused, NoRoom, OverQuota
 from deployer.machine import State
 from deployer.policy_store import RuleSet
-from deployer.site import lifecycle
+from deployer.site import lifecycle, saving
 from deployer.site.absorbing import Change
 from deployer.site.allowances import Quota, Usage
 from deployer.site.desired import Want
@@ -19,7 +19,7 @@ from deployer.site.principal import LOCAL, Principal
 from deployer.site.proposal import Afford
 from deployer.site.records import Filter, NodeState, SiteMachine, SiteNode
 from deployer.site.store import SiteStore
-from deployer.site.wire import PAGE, MachineChange
+from deployer.site.wire import PAGE, MachineChange, SaveRequest
 
 
 class Changing:
@@ -47,6 +47,11 @@ class Changing:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
         now = self._store.now()
         return self._store.apply(machine, lambda found: lifecycle.act(found, verb, by(who, reason), now))
+
+    def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
+        """Have a machine saved as a new version of its image; MachineConflict where that cannot be, Conflict by the key."""
+        now, said = self._store.now(), by(who, wanted.reason)
+        return self._store.apply(machine, lambda found: saving.save(found, wanted.version, key, said, now))
 
     def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
         """Let a machine that rests go on elsewhere.

@@ -38,6 +38,7 @@ from deployer.site.wire import (
     NodeList,
     NodeVerbRequest,
     Ordered,
+    SaveRequest,
     SerialPiece,
     SiteStatus,
     SwarmMap,
@@ -179,6 +180,12 @@ class SiteClient:
         """
         asked = VerbRequest(reason=reason, node=node, elsewhere=elsewhere)
         return self.ask(SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
+
+    def save(self, name: str, version: str, key: str, reason: str = "") -> SiteMachine:
+        """Have a machine saved as a new version of its image; with the same key, version and machine once."""
+        wanted, headers = SaveRequest(version=version, reason=reason), {"Idempotency-Key": key}
+        path = f"machines/{_part(name)}/save"
+        return self.ask(SiteMachine, "POST", path, content=canonical(wanted), headers=headers, again=True)
 
     def console(self, name: str, most: int) -> bytes:
         """The last bytes that a machine's guest wrote to its serial console; MachineConflict where there is none now."""

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from catalog.manifest import Blank, ImageId
 from deployer.machine import MEMORY_UNIT, State, Uuid
+from deployer.saved import Saved, SaveWish
 from deployer.site.feeds import SwarmReport
 from deployer.site.moving_wire import Arrival, Giving, Movable
 from deployer.site.request import Label, base64_text
@@ -66,6 +67,7 @@ class DesiredMachine(Document):
         role: in its cluster, or empty.
         context: how it reaches the broker, if it has one.
         vendor_data: cloud-config that the site adds to the seed, base64, or None.
+        save: it should be saved, and has not been reported to be.
         giving: the node that it is given to; it rests meanwhile.
         moved: the number of the move that brought it here: it has a life already, and is never made anew.
     """
@@ -90,6 +92,7 @@ class DesiredMachine(Document):
     role: str = ""
     context: Context | None = None
     vendor_data: str | None = None
+    save: SaveWish | None = None
     giving: Giving | None = None
     moved: int | None = None
 
@@ -176,6 +179,7 @@ class ObservedMachine(Document):
         from_network, from_cache: bytes that were transferred, and were here.
         virt: the accelerator.
         suspends: whether it can rest with its memory: paused, or suspended.
+        saved: how far the last save of it is; None before the first.
     """
 
     uuid: Uuid
@@ -192,6 +196,7 @@ class ObservedMachine(Document):
     from_cache: int = 0
     virt: str = ""
     suspends: bool = True
+    saved: Saved | None = None
 
 
 class Lease(Document):

@@ -16,6 +16,7 @@ from deployer.machine import MEMORY_UNIT, State
 from deployer.site.absorbing import MAKING, Change, finish
 from deployer.site.desired import Want
 from deployer.site.records import SiteMachine
+from deployer.site.saves import demand_read
 from signer.statement import write_instant
 
 LEAST_MEMORY: Final = 16 << 20
@@ -100,6 +101,8 @@ def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change 
             f"machine {machine.hostname} cannot be {_DONE[verb]}: where it runs, at EC2, its memory would be lost; shut it "
             "down and reactivate it later, or ask the site for an account with hibernation before you order the next"
         )
+    if verb in {Verb.RESUME, Verb.REACTIVATE}:
+        demand_read(machine, _DONE[verb])
     if machine.want not in _FROM[verb]:
         instead = _INSTEAD.get(machine.want) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
         raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")

@@ -28,6 +28,8 @@ def demand_rest(machine: SiteMachine) -> None:
         raise MachineConflict(f"machine {machine.hostname} is ending or has ended; it cannot be moved")
     if machine.node is None:
         raise MachineConflict(f"machine {machine.hostname} is on no node yet; there is nothing to move")
+    if machine.saving is not None:
+        raise MachineConflict(f"machine {machine.hostname} is being saved where it is; wait until that is done")
     if RESTS.get(machine.want) is not machine.state:
         raise MachineConflict(
             f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from catalog.manifest import ImageId
+from catalog.manifest import ImageId, Version
 from deployer.machine import State, Uuid
+from deployer.saved import SaveWish
 from deployer.site.desired import Capacity, Context, DesiredMachine, Want
 from deployer.site.feeds import SwarmReport
 from deployer.site.moving_wire import Giving, Movable, Number
@@ -96,6 +97,30 @@ class Promise(Document):
     gib: int
 
 
+class Save(Document):
+    """That somebody wants a machine saved as a new version of its image, and how far that is.
+
+    Attributes:
+        number: of the machine's saves, from 1.
+        version: of the new image.
+        key: the idempotency key that it was asked for with, or empty.
+        asked: when.
+        state, reason, image_id, title, changed, done, total: as its node last said (`deployer.saved.Saved`); "asked" before.
+    """
+
+    number: int
+    version: Version
+    key: str = ""
+    asked: Instant
+    state: Literal["asked", "reading", "sending", "saved", "failed"] = "asked"
+    reason: str = ""
+    image_id: ImageId | None = None
+    title: str = ""
+    changed: tuple[str, ...] = ()
+    done: int = 0
+    total: int = 0
+
+
 class Move(Document):
     """That a machine goes from one node to another.
 
@@ -135,6 +160,7 @@ class SiteMachine(Document):
         held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
         disk: bytes that it may come to take of its node's disk.
         gone: its node has nothing of it any more.
+        saves: the last ones, the oldest first.
         promise: what is set aside for it of an account's cap at EC2; None elsewhere.
         suspends: whether it can rest with its memory, as last reported.
         move: how it goes, or went last, to another node; None where no other node has anything of it.
@@ -177,6 +203,7 @@ class SiteMachine(Document):
     held: bool = False
     disk: int = 0
     gone: bool = False
+    saves: tuple[Save, ...] = ()
     promise: Promise | None = None
     suspends: bool = True
     move: Move | None = None
@@ -187,6 +214,11 @@ class SiteMachine(Document):
     def known(self) -> tuple[str, ...]:
         """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
         return self.addresses or (self.said if self.state is State.RUNNING else ())
+
+    @property
+    def saving(self) -> Save | None:
+        """The save that is under way, if there is one."""
+        return self.saves[-1] if self.saves and self.saves[-1].state not in {"saved", "failed"} else None
 
     @property
     def withheld(self) -> bool:
@@ -230,6 +262,7 @@ class SiteMachine(Document):
             reboots=self.reboots,
             role=self.role,
             context=self.context,
+            save=None if self.saving is None else SaveWish(number=self.saving.number, version=self.saving.version),
             giving=Giving(number=self.moving.number, to=self.moving.target) if self.moving else None,
             moved=self.moved,
         )

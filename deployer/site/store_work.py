@@ -10,6 +10,7 @@ from deployer.site.database import Transaction
 from deployer.site.desired import DesiredMachine
 from deployer.site.records import SiteEvent, SiteMachine
 from deployer.site.request import DeploymentRequest
+from deployer.site.saves import give_up
 
 Changes = Callable[[SiteMachine], Change | None]
 """What a machine becomes; None if it stays as it is."""
@@ -62,8 +63,11 @@ class Work:
             change = rule(before)
             if change is None or change.machine == before:
                 continue
-            after = change.machine
-            for what, reason in change.told:
+            after, said = change.machine, change.told
+            if after.saving is not None and (after.state.final or after.node is None):
+                after, more = give_up(after, "the machine has ended, or lost its node, before it was saved")
+                said = (*said, *more)
+            for what, reason in said:
                 self.tell("machine", after.uuid, what, reason, after.deployment)
             if heard(before) != heard(after):
                 self.touched |= {node for node in (before.node, after.node) if node is not None}

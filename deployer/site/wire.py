@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from catalog.manifest import Version
 from deployer.machine import MEMORY_UNIT, State, Uuid
 from deployer.site.feeds import Feed
 from deployer.site.records import Deployment, SiteEvent, SiteMachine, SiteNode
@@ -170,6 +171,15 @@ class Reason(Document):
 
     model_config = _example(reason="maintenance of the storage")
 
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class SaveRequest(Document):
+    """As which version of its image a machine should be saved, and why (kept with the event)."""
+
+    model_config = _example(version="1.1", reason="the new calibration")
+
+    version: Version
     reason: Annotated[str, Field(max_length=500)] = ""
 
 

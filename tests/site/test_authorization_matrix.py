@@ -110,6 +110,7 @@ MATRIX = {
     "GET /v1/machines/{machine}":            "uu h yy h yyy h yyy hh u",
     "PATCH /v1/machines/{machine}":          "uu h yf h yyf h fyy hh u",
     "GET /v1/machines/{machine}/console":    "uu h yy h fff h yfy hh u",
+    "POST /v1/machines/{machine}/save":      "uu h yf h fff h ffy hh u",
     "POST /v1/machines/{machine}/pause":     "uu h yf h yyf h yyy hh u",
     "POST /v1/machines/{machine}/suspend":   "uu h yf h yyf h yyy hh u",
     "POST /v1/machines/{machine}/resume":    "uu h yf h yyf h fyy hh u",
@@ -140,6 +141,7 @@ MATRIX = {
 
 DOCUMENT = {"name": "c", "roles": {"worker": {"image": "star/worker@1.0"}}}
 BODIES: dict[str, bytes] = {
+    "POST /v1/machines/{machine}/save": b'{"version":"1.1"}',
     "PATCH /v1/machines/{machine}": b'{"lifetime":60}',
     "POST /v1/clusters/{cluster}/scale": b'{"count":1,"role":"worker"}',
     "POST /v1/clusters/{cluster}/replace": b'{"member":"c-worker-1"}',
