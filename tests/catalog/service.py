@@ -1,7 +1,6 @@
 """A real catalog process for tests: started on a free port, killed and started again on the same one."""
 
 import logging
-import multiprocessing
 import os
 import time
 import urllib.request
@@ -21,10 +20,7 @@ from signer.endorsing import DEFAULT_ROLE, endorse
 from signer.openpgp import Keyring
 from signer.trust import Anchor
 from tests.netns import Host, enter
-
-# Each service is a process of its own; they are forked from one that has imported the libraries once.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pytest", "catalog.serving", "tests.catalog.service"])
+from tests.processes import PROCESSES
 
 
 def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | None, namespace: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import faulthandler
 import logging
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,12 +26,7 @@ from signer.trust import Anchor
 from stager.settings import NodeSettings
 from tests.catalog.service import first_root
 from tests.netns import Host, enter, inside
-
-# Each node is a process of its own; they are forked from one that has imported the libraries once.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(
-    ["pytest", "catalog.serving", "tests.catalog.service", "deployer.node_serving", "tests.deployer.nodes"]
-)
+from tests.processes import PROCESSES
 
 
 def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Path, namespace: str) -> None:
@@ -152,7 +146,7 @@ class NodeProcess:
         ready.unlink(missing_ok=True)
         settings, deploy = validate(NodeSettings, self._node, "node"), validate(DeploySettings, self._deploy, "deploy")
         arguments = (settings, deploy, ready, self.log, self._namespace)
-        self._process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
+        self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
         def answers() -> bool:

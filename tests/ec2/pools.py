@@ -1,7 +1,6 @@
 """A site with machines at EC2, of real parts: a catalog, policy, stager, books, and an account in the stand-in for AWS."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -39,6 +38,7 @@ from tests.deployer.guests import boot_sector_image
 from tests.deployer.nodes import policy
 from tests.ec2.worlds import REGION, AwsWorld
 from tests.factories import content
+from tests.processes import PROCESSES
 
 MIB = 1 << 20
 DEADLINE = 60.0
@@ -347,11 +347,6 @@ class OpenSite:
         return [one for one in self.host.world.log(since) if one["operation"] == operation]
 
 
-# Each host that is to be killed is a process of its own; they are forked from one that has imported the libraries once.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pytest", "tests.ec2.pools", "boto3"])
-
-
 def _work(host: Ec2Site, begun: Any, leave: Any) -> None:
     """A host as a process: looks until everything is as it should be, and goes on having what it has until it may leave."""
     os.environ.update(host.world.variables())
@@ -368,10 +363,10 @@ def working(host: Ec2Site, *, stays: bool = False) -> Iterator[Any]:
     Args:
         stays: also when all is as it should be; else it ends then.
     """
-    begun, leave = _PROCESSES.Event(), _PROCESSES.Event()
+    begun, leave = PROCESSES.Event(), PROCESSES.Event()
     if not stays:
         leave.set()
-    process = _PROCESSES.Process(target=_work, args=(host, begun, leave), daemon=True)
+    process = PROCESSES.Process(target=_work, args=(host, begun, leave), daemon=True)
     process.start()
     try:
         assert begun.wait(DEADLINE)

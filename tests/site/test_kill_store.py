@@ -1,6 +1,5 @@
 """Killed at any instant: what was answered is remembered, and nothing is remembered by half."""
 
-import multiprocessing
 import os
 import signal
 import time
@@ -15,11 +14,9 @@ import pytest
 from deployer.machine import State
 from deployer.site.database import SiteDatabase
 from tests.deployer.nodes import wait_for
+from tests.processes import PROCESSES
 from tests.site.values import GIB, MIB, world
 from tests.site.victim import CORES, work
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.site.victim"])
 
 
 @pytest.mark.timeout(300)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import shutil
 import tempfile
@@ -34,21 +33,8 @@ from tests.catalog.service import first_root
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
 from tests.netns import Host, inside
+from tests.processes import PROCESSES
 from tests.site.issuing import AUDIENCE, Served, issuer
-
-# Each site is a process of its own; they are forked from one that has imported the libraries once.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(
-    [
-        "pytest",
-        "catalog.serving",
-        "tests.catalog.service",
-        "deployer.node_serving",
-        "tests.deployer.nodes",
-        "deployer.site.serving",
-        "tests.site.worlds",
-    ]
-)
 
 PATIENCE = 60.0
 """Seconds within which everything happens, on however busy a machine."""
@@ -153,7 +139,7 @@ class SiteProcess:
         ready = self.place / "ready"
         ready.unlink(missing_ok=True)
         arguments = (self.settings, ready, self.log, self._ec2, self._variables, self._namespace)
-        self._process = _PROCESSES.Process(target=_serve, args=arguments, daemon=True)
+        self._process = PROCESSES.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
 
         def answers() -> bool:

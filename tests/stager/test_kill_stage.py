@@ -4,7 +4,6 @@ After each kill the cache is opened as the next process would: nothing is corrup
 nothing lies about; and the next process goes on from there.
 """
 
-import multiprocessing
 import random
 import threading
 import time
@@ -24,14 +23,13 @@ from stager.filling import Incoming
 from stager.pieces import Guide
 from stager.sources import HttpSource
 from stager.staging import Stager, wanted_of
+from tests.processes import PROCESSES
 from tests.stager.conftest import Served
 from tests.stager.invariants import check_invariants
 
 QUOTA = 256 << 20
 KILLS = 30
 """In the fast suite; --slow has many more."""
-
-MODULES = ["catalog.client", "stager.staging", "tests.stager.test_kill_stage"]
 
 
 class Report:
@@ -101,10 +99,8 @@ def child(root: Path, url: str, manifest: bytes, pipe: Connection) -> None:
 
 def run(root: Path, served: Served, kill_after: int | None, pause: float = 0.0) -> list[str]:
     """Stage in a child and kill it `pause` seconds after it told its n-th step; returns all that it told."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(MODULES)
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(root, served.url, served.bundle.manifest.canonical(), theirs))
+    ours, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=child, args=(root, served.url, served.bundle.manifest.canonical(), theirs))
     process.start()
     theirs.close()
     told: list[str] = []
