@@ -19,6 +19,7 @@ from catalog import registry
 from catalog.address import Address
 from catalog.api_candidates import candidate_routes
 from catalog.api_clusters import cluster_routes
+from catalog.api_document import Documented
 from catalog.api_flat import flat_routes
 from catalog.api_history import history_routes
 from catalog.api_publishing import publishing_routes
@@ -79,7 +80,7 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
         for task in tasks:
             task.cancel()
 
-    app = FastAPI(
+    app = Documented(
         title="Partita catalog",
         version="1",
         summary="Virtual-machine images as signed, content-addressed sets of partitions.",
@@ -109,20 +110,7 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
     app.include_router(freshness_routes(publishing), dependencies=[Depends(_readable(readers))])
     app.include_router(flat_routes(publishing, now), dependencies=[Depends(_readable(readers))])
     app.include_router(_health(publishing))
-    _forget_foreign_form(app)
     return app
-
-
-def _forget_foreign_form(app: FastAPI) -> None:
-    """FastAPI documents its own form of validation errors (422) everywhere; ours are problems, with 400."""
-    document = app.openapi()  # made once and kept by the application
-    for methods in document["paths"].values():
-        for operation in methods.values():
-            found = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
-            if found.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
-                del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
 
 
 def _readable(readers: Readers) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from catalog.api_document import Documented
 from catalog.errors import CatalogError, Malformed, NotFound, TooLarge
 from catalog.errors import Misused as WrongMethod
 from deployer.errors import DeployerError, NotAuthenticated, SiteUnavailable, TooManyRequests
@@ -49,7 +50,7 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
         await asyncio.to_thread(site.start)
         yield
 
-    app = FastAPI(
+    app = Documented(
         title="Partita site",
         version="1",
         summary="Machines and clusters of endorsed images, for those whom a site lets in.",
@@ -75,7 +76,6 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
     for make in more:
         app.include_router(make(site))
     app.include_router(_health(site))
-    _forget_foreign_form(app)
     return app
 
 
@@ -118,18 +118,6 @@ def _health(site: Site) -> APIRouter:
         return Health()
 
     return routes
-
-
-def _forget_foreign_form(app: FastAPI) -> None:
-    """FastAPI documents its own form of validation errors (422) everywhere; ours are problems, with 400."""
-    document = app.openapi()  # made once and kept by the application
-    for methods in document["paths"].values():
-        for operation in methods.values():
-            found = operation["responses"].get("422", {}).get("content", {}).get("application/json", {})
-            if found.get("schema", {}).get("$ref", "").endswith("/HTTPValidationError"):
-                del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
 
 
 def render(error: Exception, status: int | None = None) -> Response:

@@ -50,7 +50,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> I
             client.publish(vos["atlas"].endorse(other))
             pending = vos["star"].endorse(bundle(root / "pending", partitions=1, size=MIB, seed=9, version="2.0"))
             client.begin(pending.manifest.canonical(), pending.endorsements())
-        with httpx.Client(base_url=service.url, trust_env=False) as http:
+        with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
             yield Published(service, http, images, pending)
 
 
