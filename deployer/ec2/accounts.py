@@ -45,6 +45,7 @@ class Account(Document):
         cores, memory, disk: what its machines may take at one time; memory and disk in bytes.
         hibernation: its machines are begun so that EC2 can hibernate them, with an encrypted root volume that has room
             for their memory; without it they cannot be paused or suspended.
+        drivers: refuse images that surely have not the drivers of EC2's machines (nvme and ena), as they are looked into.
     """
 
     name: AccountName
@@ -66,6 +67,7 @@ class Account(Document):
     memory: Size
     disk: Size
     hibernation: bool = False
+    drivers: bool = True
 
     @property
     def reached(self) -> tuple[str, str, str, str]:

@@ -124,23 +124,36 @@ def machines_command(context: typer.Context, account: AccountName = None, json: 
 
 
 @ec2_app.command("upload")
-def upload_command(context: typer.Context, image: Image, account: AccountName = None, json: Json = False) -> None:
+def upload_command(
+    context: typer.Context,
+    image: Image,
+    account: AccountName = None,
+    ignore_drivers: Annotated[
+        bool, typer.Option("--ignore-drivers", help="Also an image that has no driver for EC2's disks or network.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Make an image's snapshots and AMI now, so that the first machine need not wait for them. The policy must accept it."""
     from deployer.ec2.imaging import Progress
 
     with _deployer(context, account) as (deployer, imaging, found):
         manifest = deployer.accepted(Reference.parse(image))
         progress = Progress()
-        entry, snapshots = imaging.image(manifest, bootable(manifest), progress)
+        entry, snapshots = imaging.image(
+            manifest, bootable(manifest), progress, drivers=found.account.drivers and not ignore_drivers
+        )
     result = {
         "image": manifest.image_id,
         "title": manifest.title,
         "account": found.account.name,
         "ami": entry.ami,
         "blocks_sent": progress.sent,
+        "drivers": str(progress.drivers) if progress.drivers is not None else "",
         "snapshots": {device: snapshot.snapshot_id for device, snapshot in snapshots.items()},
     }
     text = f"{manifest.title} is {entry.ami} in {found.account.name}; blocks of 512 KiB sent: {progress.sent}"
+    if progress.drivers is not None and progress.drivers.answer != "yes":
+        text += f"\nwhether it has the drivers for EC2's disks and network: {progress.drivers}"
     terminal.show(result, text, as_json=json)
 
 

@@ -169,7 +169,9 @@ class Ec2Deployer:
         case, judged = self._judge(job, running, "request")
         self._book(job)
         try:
-            entry, snapshots = self._imaging.image(job.manifest, job.found, progress, full=machine.verify == "full")
+            entry, snapshots = self._imaging.image(
+                job.manifest, job.found, progress, full=machine.verify == "full", drivers=self.account.drivers
+            )
             progress.at("the policy is asked once more")
             case, judged = self._judge(job, running, "boot")
             tags = machine_tags(

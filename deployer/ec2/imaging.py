@@ -5,6 +5,7 @@ when they were staged: what is registered is what was verified.
 """
 
 import fcntl
+import logging
 import os
 import threading
 from collections import defaultdict
@@ -18,7 +19,8 @@ from deployer.deploying import Entries
 from deployer.ec2.books import ImageEntry
 from deployer.ec2.bootability import Bootable
 from deployer.ec2.bootdisk import make_head, opened_boot
-from deployer.ec2.errors import LedgerUnusable
+from deployer.ec2.drivers import Verdict, look
+from deployer.ec2.errors import CannotBoot, LedgerUnusable
 from deployer.ec2.instances import MAX_TAG
 from deployer.ec2.opening import OpenAccount
 from deployer.ec2.preparing import opened
@@ -27,6 +29,8 @@ from deployer.ec2.tags import CATALOG, IMAGE, PARENT
 from deployer.errors import Cancelled
 from signer.progress import Advance
 from stager.staging import Staged, total, wanted_of
+
+log = logging.getLogger("partita.ec2")
 
 LEASE: Final = 86400.0
 """Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
@@ -62,6 +66,7 @@ class Progress:
         fetched, total: bytes of its contents that are here, and in all.
         from_network, from_cache: as when it was staged.
         sent: blocks that were uploaded for it.
+        drivers: whether the image has those that EC2 needs, if it was looked into now.
         note: what is being done, in some words.
     """
 
@@ -70,6 +75,7 @@ class Progress:
     from_network: int = 0
     from_cache: int = 0
     sent: int = 0
+    drivers: Verdict | None = None
     note: str = ""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -94,7 +100,7 @@ class Imaging:
         self._locking = threading.Lock()
 
     def image(
-        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False
+        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False, drivers: bool = True
     ) -> tuple[ImageEntry, Mapping[str, Snapshot]]:
         """The AMI of an image and its snapshots by device: those that there are, or made now.
 
@@ -102,11 +108,12 @@ class Imaging:
             manifest, found: the image, and how EC2 boots it.
             progress: told of what is being done.
             full: compare every byte, not a sample.
+            drivers: refuse one that surely has not the drivers that EC2 needs; CannotBoot.
         """
         with self._one_at_a_time(manifest.image_id), self._one_process(manifest.image_id, progress):
             snapshots = self._present(manifest)
             if snapshots is None:
-                snapshots = self._upload(manifest, found, progress, full=full)
+                snapshots = self._upload(manifest, found, progress, full=full, drivers=drivers)
             progress.at("the image is registered")
             contents = {device: snapshot.content for device, snapshot in snapshots.items()}
             ids = {device: snapshot.snapshot_id for device, snapshot in snapshots.items()}
@@ -122,7 +129,9 @@ class Imaging:
                     return found
         return None
 
-    def _upload(self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool) -> dict[str, Snapshot]:
+    def _upload(
+        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool, drivers: bool
+    ) -> dict[str, Snapshot]:
         progress.at("contents are staged")
         head = make_head(found.boot_disk) if found.boot_disk is not None else b""
         holder = HOLDER + manifest.image_id
@@ -134,6 +143,11 @@ class Imaging:
         staged = self._stages.stage(manifest, holder, LEASE, advance)
         progress.fetched = progress.total
         progress.from_network, progress.from_cache = staged.from_network, staged.from_cache
+        try:
+            self._look_for_drivers(manifest, staged, progress, demanded=drivers)
+        except BaseException:
+            self._cache.release(holder)
+            raise
         tags = self._account.owner.tags | {CATALOG: manifest.title[:MAX_TAG], IMAGE: manifest.image_id}
         made: dict[str, Snapshot] = {}
         try:
@@ -158,6 +172,18 @@ class Imaging:
         finally:
             self._cache.release(holder)
         return made
+
+    def _look_for_drivers(self, manifest: Manifest, staged: Staged, progress: Progress, *, demanded: bool) -> None:
+        """Before anything is uploaded: CannotBoot if the image surely has not the drivers that EC2's machines need."""
+        progress.at("its drivers are looked for")
+        progress.drivers = look(manifest, staged)
+        if progress.drivers.answer == "no" and demanded:
+            raise CannotBoot(
+                f"{manifest.title} does not run on EC2's machines: {progress.drivers.reason}; build it with them, or, if the "
+                "account's types need others, say so with `drivers = false` in the account"
+            )
+        if progress.drivers.answer != "yes":
+            log.warning("%s: whether it has the drivers for EC2: %s", manifest.title, progress.drivers)
 
     def _one_at_a_time(self, image_id: str) -> threading.Lock:
         """Of one image: the second machine finds what the first has uploaded."""
