@@ -11,7 +11,8 @@ import typer
 from catalog.settings import CatalogSettings
 from deployer.cli import node_client as connect
 from deployer.errors import Misused, NodeUnavailable
-from deployer.receipts import STATEMENT, Receipt, read_files, read_receipt, remembered, verify_receipt
+from deployer.receipt import Receipt, read_receipt, verify_receipt
+from deployer.receipts import STATEMENT, read_files, remembered
 from deployer.recording import AUDIT
 from signer import terminal
 from signer.audit import Entry, Head, Remembered, Report, read, verify

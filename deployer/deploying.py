@@ -37,7 +37,7 @@ from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
 from deployer.policy_store import RuleSet
-from deployer.receipts import CameFrom
+from deployer.receipt import CameFrom
 from deployer.seed import build_seed, instance_id, write_seed
 from deployer.site.desired import Context
 from deployer.userdata import UserDataKind, check_user_data

@@ -34,7 +34,7 @@ from deployer.machines import CONSOLE, MEMORY, MachineRecord, Origin
 from deployer.moving import Offer, Piece, check, piece_of, write_runs
 from deployer.moving_client import GiverClient
 from deployer.moving_giving import blank_name, firmware_digest
-from deployer.receipts import read_receipt
+from deployer.receipt import read_receipt
 from deployer.site.desired import Incoming
 from deployer.site.moving_wire import Platform
 from deployer.userdata import check_user_data

@@ -19,7 +19,7 @@ from deployer.keeping import MARGIN, Keeper
 from deployer.machine import Network
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
-from deployer.receipts import CameFrom
+from deployer.receipt import CameFrom
 from deployer.userdata import UserDataKind
 from deployer.withdrawals import Withdrawn
 from signer.memory import Memory

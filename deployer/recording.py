@@ -10,12 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from deployer.attesting import Booted, write_receipt
 from deployer.decision import Decision
 from deployer.judging import Case, Judged
 from deployer.machine import MachineSpec
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
-from deployer.receipts import Booted, CameFrom, Cloud, ReceiptStore, write_receipt
+from deployer.receipt import CameFrom, Cloud
+from deployer.receipts import ReceiptStore
 from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
 from signer.audit import AuditLog, read_entry
 from signer.errors import SignerError

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from catalog.manifest import Manifest
 from catalog.reference import Reference
+from deployer.attesting import Booted
 from deployer.decision import Request
 from deployer.deploying import Images
 from deployer.ec2.accounts import Account
@@ -33,7 +34,7 @@ from deployer.exposure import Facts, affected
 from deployer.judging import Case, Judged, judge, withdrawals
 from deployer.machine import MEMORY_UNIT, Network
 from deployer.policy_store import RuleSet
-from deployer.receipts import Booted, Cloud, CloudVolume
+from deployer.receipt import Cloud, CloudVolume
 from deployer.recording import Running
 from deployer.site.desired import DesiredMachine
 from deployer.userdata import check_user_data

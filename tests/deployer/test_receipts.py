@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 from catalog.address import Address
 from catalog.manifest import Manifest
 from catalog.settings import CatalogSettings
+from deployer.attesting import write_receipt
 from deployer.cli_records import audit_app, receipt_app
 from deployer.decision import Decision, Rule
 from deployer.errors import Misused
 from deployer.machine import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
-from deployer.receipts import ReceiptStore, read_files, read_receipt, remembered, verify_receipt, write_receipt
+from deployer.receipt import read_receipt, verify_receipt
+from deployer.receipts import ReceiptStore, read_files, remembered
 from deployer.settings import DeploySettings
 from signer.audit import AuditLog, Head
 from signer.documents import canonical

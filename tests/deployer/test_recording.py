@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from deployer.errors import Refused
-from deployer.receipts import read_files, remembered, verify_receipt
+from deployer.receipt import verify_receipt
+from deployer.receipts import read_files, remembered
 from deployer.request_log import recorded
 from partita import app
 from signer.audit import Entry, read, verify

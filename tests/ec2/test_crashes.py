@@ -7,7 +7,7 @@ import pytest
 
 from deployer.ec2.cleaning import Kind, look
 from deployer.machine import State
-from deployer.receipts import read_receipt
+from deployer.receipt import read_receipt
 from deployer.site.desired import Want
 from tests.ec2.pools import Ec2Site, Images, OpenSite, account, working
 from tests.ec2.worlds import AwsWorld

@@ -15,7 +15,7 @@ from deployer.ec2.deploying import spend_of
 from deployer.ec2.pricing import committed
 from deployer.ec2.tags import CATALOG, DEPLOYMENT, ENDS, IMAGE, RECEIPT, ends_tag
 from deployer.machine import State
-from deployer.receipts import read_receipt
+from deployer.receipt import read_receipt
 from deployer.site.desired import Want
 from deployer.withdrawals import BlockList, Withdrawn
 from tests.deployer.nodes import policy

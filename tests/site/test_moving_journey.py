@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from deployer.receipts import read_receipt
+from deployer.receipt import read_receipt
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
 from tests.deployer.nodes import NodeProcess, policy
