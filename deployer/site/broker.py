@@ -75,7 +75,7 @@ class Need:
 def needs_of(cluster: Cluster, role: str) -> dict[str, Need]:
     """What the members of a role need of others, by role.
 
-    Members of one's own role need only be present: if each waited for the others to be ready, none ever would be.
+    Of roles that are only watched it needs nobody. Members of one's own role need only be present: if each waited for the others to be ready, none ever would be.
     """
     document = cluster.document
     if role not in document.roles:
@@ -87,6 +87,8 @@ def needs_of(cluster: Cluster, role: str) -> dict[str, Need]:
         least = Standing.PRESENT if own or early else Standing.READY
         count = max(0, cluster.need(name) - own)
         found[name] = Need(count, least, document.roles[name].ready == "running")
+    for name in document.watched(role):
+        found[name] = Need(0, Standing.READY, document.roles[name].ready == "running")
     return found
 
 

@@ -39,6 +39,7 @@ from deployer.site.broker_wire import (
     known_hosts_lines,
     peers_text,
     session_text,
+    tagged,
 )
 from deployer.site.brokering import Broker
 from deployer.site.rates import Rate, Rates
@@ -56,6 +57,9 @@ MAX_WAIT = 30.0
 
 LOOK_EVERY = 1.0
 """Seconds between two looks for peers while nothing was heard: what nodes report is not announced here."""
+
+WATCH_EVERY = 5.0
+"""Seconds between two such looks for those who only want to hear of changes: there are as many as machines."""
 
 PAUSE = 0.2
 """Seconds before the next look when something was heard: a cluster that starts says a thousand things in a row."""
@@ -77,6 +81,13 @@ STANDING = Annotated[
     Literal["present", "ready"] | None, Query(description="How far peers must have come, instead of what is required.")
 ]
 WAIT = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait until there are as many as required.")]
+
+KNOWN = Annotated[
+    str | None,
+    Query(
+        max_length=64, description="The tag of the peers that are known: waits until they are others, else answers 204."
+    ),
+]
 
 D = TypeVar("D", bound=Document)
 
@@ -190,27 +201,23 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
 
 
 def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) -> None:
-    async def wait_for(machine: SiteMachine, role: str | None, standing: str | None, wait: float) -> Peers:
-        least = Standing(standing) if standing else None
-        until = time.monotonic() + wait
-        while True:
-            count = bell.count
-            found = await run_in_threadpool(partial(broker.peers, machine, role, least, patient=wait > 0))
-            left = until - time.monotonic()
-            if found.complete or left <= 0 or bell.ended:
-                return found
-            await bell.wait(count, min(left, LOOK_EVERY))
-            await asyncio.sleep(min(PAUSE, max(0.0, left - LOOK_EVERY)))
-
     @routes.get(
         "/peers",
         summary="The peers that the machine requires, once there are as many as it requires",
         response_model=Peers,
     )
     async def peers(
-        request: Request, role: ROLE = None, standing: STANDING = None, wait: WAIT = 0.0, machine: SiteMachine = me
+        request: Request,
+        role: ROLE = None,
+        standing: STANDING = None,
+        wait: WAIT = 0.0,
+        known: KNOWN = None,
+        machine: SiteMachine = me,
     ) -> Response:
-        return _answer(request, await wait_for(machine, role, standing, wait), peers_text)
+        if known is None:
+            return _answer(request, await _complete(broker, bell, machine, role, standing, wait), peers_text)
+        found = await _changed(broker, bell, machine, role, standing, wait, known)
+        return Response(status_code=204) if found.tag == known else _answer(request, found, peers_text)
 
     @routes.get("/peers/{peer}/published/{key}", summary="What a peer has published", response_class=Response)
     def read(peer: PEER, key: KEY, machine: SiteMachine = me) -> Response:
@@ -227,6 +234,41 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) ->
         return _lines(
             [line for peer in found.peers for line in known_hosts_lines(peer.hostname, peer.addresses, peer.host_keys)]
         )
+
+
+async def _changed(
+    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
+) -> Peers:
+    """The peers once they are others than those known, or when the time is over."""
+    least = Standing(standing) if standing else None
+    until, seen = time.monotonic() + wait, None
+    while True:
+        count = bell.count
+        stamp = await run_in_threadpool(broker.stamp, machine)
+        if stamp != seen:
+            seen = stamp
+            found = tagged(await run_in_threadpool(partial(broker.peers, machine, role, least, patient=True)))
+        left = until - time.monotonic()
+        if found.tag != known or left <= 0 or bell.ended:
+            return found
+        await bell.wait(count, min(left, WATCH_EVERY))
+        await asyncio.sleep(min(LOOK_EVERY, max(0.0, until - time.monotonic())))
+
+
+async def _complete(
+    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float
+) -> Peers:
+    """The peers once there are enough, or when the time is over."""
+    least = Standing(standing) if standing else None
+    until = time.monotonic() + wait
+    while True:
+        count = bell.count
+        found = await run_in_threadpool(partial(broker.peers, machine, role, least, patient=wait > 0))
+        left = until - time.monotonic()
+        if found.complete or left <= 0 or bell.ended:
+            return found
+        await bell.wait(count, min(left, LOOK_EVERY))
+        await asyncio.sleep(min(PAUSE, max(0.0, left - LOOK_EVERY)))
 
 
 async def _problem(request: Request, error: Exception) -> Response:

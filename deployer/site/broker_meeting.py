@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from deployer.errors import DeployerError, Forbidden
@@ -79,6 +80,24 @@ class _Circle:
     members: tuple[Member, ...]
     read: float
 
+    @cached_property
+    def stamp(self) -> int:
+        """Another one where something of its members is other that peers are told."""
+        return hash(
+            tuple(
+                (
+                    one.machine.uuid,
+                    one.standing,
+                    gone(one.machine),
+                    one.machine.state,
+                    one.addresses,
+                    one.machine.host_keys,
+                    tuple(one.published.items()),
+                )
+                for one in self.members
+            )
+        )
+
 
 class Meeting:
     """Safe to use from several threads.
@@ -127,6 +146,11 @@ class Meeting:
             return meet(machine, (), {}, role, least)
         circle = self._circle(cluster, self._fresh_for if patient else 0.0)
         return meet(machine, circle.members, needs_of(circle.cluster, machine.role), role, least)
+
+    def stamp(self, machine: SiteMachine) -> int:
+        """What is the same for as long as nothing changed in a machine's cluster that its peers are told: cheap to ask again."""
+        cluster = self._home(machine.deployment)
+        return self._circle(cluster, self._fresh_for).stamp if cluster else 0
 
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
         """What a peer published under a key.

@@ -1,5 +1,6 @@
 """What machines and the context broker say to each other: documents, and the same in lines for guests that have but a shell."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from deployer.machine import Uuid
-from signer.documents import Document
+from signer.documents import Document, canonical
 from signer.statement import Instant
 
 _NONCE = r"^[A-Za-z0-9_-]{32,128}$"
@@ -83,11 +84,21 @@ class Peer(Document):
 
 
 class Peers(Document):
-    """The peers that have come far enough, and whether there are as many as are required."""
+    """The peers that have come far enough, and whether there are as many as are required.
+
+    Attributes:
+        tag: the same for the same peers with the same to tell of: who shows it can wait for others. None where nobody asks.
+    """
 
     complete: bool
+    tag: str | None = None
     missing: dict[str, int] = Field(default_factory=dict)
     peers: tuple[Peer, ...] = ()
+
+
+def tagged(peers: Peers) -> Peers:
+    """With its tag."""
+    return peers.model_copy(update={"tag": hashlib.sha256(canonical(peers)).hexdigest()[:32]})
 
 
 def hosts_lines(peers: Iterable[Peer]) -> list[str]:
@@ -125,11 +136,12 @@ def identity_text(identity: Identity) -> str:
 
 
 def peers_text(peers: Peers) -> str:
-    """Peers as lines: whether they are complete, `missing ROLE COUNT`, `peer HOSTNAME ROLE STANDING ADDRESSES`, `data HOSTNAME KEY SIZE`.
+    """Peers as lines: whether they are complete, `tag TAG`, `missing ROLE COUNT`, `peer HOSTNAME ROLE STANDING ADDRESSES`, `data HOSTNAME KEY SIZE`.
 
     Addresses are joined by commas, and `-` where there are none.
     """
     lines = [f"complete {'yes' if peers.complete else 'no'}"]
+    lines += [f"tag {peers.tag}"] if peers.tag else []
     lines += [f"missing {role} {count}" for role, count in sorted(peers.missing.items())]
     for peer in peers.peers:
         lines.append(f"peer {peer.hostname} {peer.role} {peer.standing} {','.join(peer.addresses) or '-'}")

@@ -291,6 +291,10 @@ class Broker:
         """The peers that a machine requires and that have come far enough; see `Meeting.peers`."""
         return self._meeting.peers(machine, role, least, patient=patient)
 
+    def stamp(self, machine: SiteMachine) -> int:
+        """The same for as long as a machine's peers are; see `Meeting.stamp`."""
+        return self._meeting.stamp(machine)
+
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
         """What a peer published under a key; see `Meeting.read`."""
         return self._meeting.read(machine, hostname, key)

@@ -107,6 +107,8 @@ class ClusterRole(Document):
         provides: names that other roles may require.
         requires: names that must be there first, and whose providers' members this role's are told of. A name that only
             the role itself provides lets its members find each other, and nothing waits for it.
+        watches: names of whose providers' members this role's are told as well, as they come and go, and for which nothing
+            waits: a head watches the workers that require it.
         starts: when what it requires is "ready", or already when that is "booting".
         ready: how a member is known to be ready: it has "reported" so through the context broker, or it is "running".
         ready_within: how long after it began to run a member may take to be ready; then it has failed.
@@ -128,6 +130,7 @@ class ClusterRole(Document):
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
     provides: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
     requires: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
+    watches: Annotated[tuple[Provided, ...], Field(max_length=16)] | None = None
     starts: Literal["ready", "booting"] = "ready"
     ready: Literal["reported", "running"] = "reported"
     ready_within: Seconds = 900
@@ -138,7 +141,8 @@ class ClusterRole(Document):
     def _sound(self) -> Self:
         if self.quorum is not None and self.quorum > self.count:
             raise ValueError(f"the quorum of {self.quorum} is more than the {self.count} members; one of them is wrong")
-        for names, what in ((self.provides, "provides"), (self.requires, "requires")):
+        known = ((self.provides, "provides"), (self.requires, "requires"), (self.watches or (), "watches"))
+        for names, what in known:
             if len(set(names)) != len(names):
                 raise ValueError(f"a name stands twice under {what}; keep one")
         for begins, most, what in (
@@ -203,6 +207,11 @@ class ClusterDocument(Document):
                     f"the role {name} requires {missing[0]!r}, and no role provides that; "
                     "add it to the `provides` of the role that does"
                 )
+            if missing := sorted(set(role.watches or ()) - provided):
+                raise ValueError(
+                    f"the role {name} watches {missing[0]!r}, and no role provides that; "
+                    "add it to the `provides` of the role that does"
+                )
         if circle := _circle({name: self.before(name) for name in self.roles}):
             raise ValueError(f"roles wait for each other in a circle: {' -> '.join(circle)}; none could ever start")
         return self
@@ -211,6 +220,14 @@ class ClusterDocument(Document):
         """The roles whose members that role's members are told of, by name; may hold the role itself."""
         wanted = set(self.roles[role].requires)
         return tuple(sorted(name for name, one in self.roles.items() if wanted & set(one.provides)))
+
+    def watched(self, role: str) -> tuple[str, ...]:
+        """The roles whose members that role's members are told of beside those that it requires, by name."""
+        watches = set(self.roles[role].watches or ())
+        told = self.providers(role)
+        return tuple(
+            sorted(name for name, one in self.roles.items() if watches & set(one.provides) and name not in told)
+        )
 
     def before(self, role: str) -> tuple[str, ...]:
         """The roles that must be there before that role starts, by name."""

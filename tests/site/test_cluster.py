@@ -92,6 +92,7 @@ def test_other_host_names_are_no_members(hostname: str) -> None:
 
 REFUSED = [
     ("no role", "name = 'c'\n[roles]", "at least 1 item"),
+    ("a watch for what nobody provides", "name='c'\n[roles.a]\nimage='v/n'\nwatches=['db']", "no role provides that"),
     ("a name that nobody provides", "name='c'\n[roles.a]\nimage='v/n'\nrequires=['db']", "no role provides that"),
     (
         "a circle of two",

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from deployer.contextualizing import AGENT, PARAMETERS, seed_extras
 from deployer.errors import Misused, UserDataRefused
 from deployer.site.broker import SESSION_LIFE
 from deployer.site.desired import Context
+from deployer.site.lifecycle import Verb, act
 from deployer.site.records import SiteMachine
+from tests.deployer.nodes import wait_for
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import Guest, World, site
 
@@ -95,6 +99,7 @@ class Root:
 
     def script(self, name: str, text: str) -> None:
         """Put a script where the agent runs it."""
+        (self.scripts / name).parent.mkdir(exist_ok=True)
         (self.scripts / name).write_text(f"#!/bin/sh\n{text}\n")
         (self.scripts / name).chmod(0o755)
 
@@ -359,3 +364,75 @@ def test_a_sites_own_vendor_data_stands_beside_the_agent() -> None:
 def test_vendor_data_that_no_guest_reads_is_refused(vendor_data: bytes | str) -> None:
     with pytest.raises((Misused, UserDataRefused)):
         seed_extras(None, "m", vendor_data)
+
+
+HOOK = """\
+echo "came $PARTITA_JOINED, left $PARTITA_LEFT, $(wc -l < "$PARTITA_PEERS") in all" >> "$PARTITA_ROOT/seen"
+for host in $PARTITA_JOINED; do cat "$PARTITA_DATA/$host/slots" >> "$PARTITA_ROOT/slots"; done
+[ ! -e "$PARTITA_ROOT/broken" ] || { rm "$PARTITA_ROOT/broken"; echo "no such queue"; exit 1; }
+"""
+
+WATCHING = {
+    "name": "star",
+    "roles": {
+        "head": {"image": "star/head@1.0", "provides": ["batch"], "watches": ["work"]},
+        "worker": {"image": "star/worker@1.0", "count": 2, "quorum": 1, "requires": ["batch"], "provides": ["work"]},
+    },
+}
+
+
+@contextmanager
+def _watcher(root: Root) -> Iterator[Path]:
+    """The watcher that a guest's agent leaves in the background is ended with the test; its log."""
+    place = root.place / "var/lib/partita"
+    try:
+        yield place / "watch.log"
+    finally:
+        os.kill(int((place / "watch/pid").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])], indirect=True
+)
+def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
+    kind: str, world: World, make: Callable[[SiteMachine], Root]
+) -> None:
+    cluster = world.cluster(WATCHING).uuid
+    (head,) = world.machines(1, cluster=cluster, role="head", hostname="star-head")
+    workers = world.machines(2, cluster=cluster, role="worker", hostname="star-worker")
+    for machine, address in zip((head, *workers), ("10.0.0.1", "10.0.0.2", "10.0.0.3"), strict=True):
+        world.observed(machine, address)
+    root = make(head)
+    root.script("../peers.d/10-nodes", HOOK)
+    code, said = root.run()
+    assert code == 0, said
+    assert world.store.machine(head.uuid).ready == "ready"  # it waits for nobody
+
+    def seen(count: int) -> list[str]:
+        wait_for(lambda: (root.place / "seen").exists() and len(root.text("seen").splitlines()) >= count, 60)
+        return root.text("seen").splitlines()
+
+    with _watcher(root) as log:
+        for machine in workers:
+            worker = make(machine)
+            worker.script("20-data", 'echo "slots of $PARTITA_HOSTNAME" | "$PARTITA_CONTEXT" put slots')
+            assert worker.run()[0] == 0
+            seen(1 + int(machine.hostname[-1] == "2"))
+        assert seen(2) == ["came star-worker-1, left , 1 in all", "came star-worker-2, left , 2 in all"]
+        assert root.text("slots") == "slots of star-worker-1\nslots of star-worker-2\n"
+        wait_for(lambda: "10.0.0.3 star-worker-2" in root.text("etc/hosts"))
+        assert root.run("peers")[1].count("ready 10.0.0.") == 2  # beside the one that watches
+        (root.place / "broken").touch()
+        world.store.apply(workers[0].uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now()))
+        world.bell.ring()
+        assert seen(4)[2:] == ["came , left star-worker-1, 1 in all"] * 2  # what failed is told again
+        wait_for(lambda: "peers: 1; came: none; left: star-worker-1" in log.read_text(), 60)
+        assert "10.0.0.2" not in root.text("etc/hosts")
+        assert not (root.place / "var/lib/partita/data/star-worker-1").exists()
+        assert world.store.machine(head.uuid).ready == "ready"  # a hook's failure is the guest's own affair
+        assert "no such queue" in log.read_text()
+        session = root.text("var/lib/partita/session").strip()
+        assert session not in log.read_text() + root.text("seen")
+        assert root.run("watch")[1].strip().endswith("another one watches already")
+    assert "alarm" not in [what for what, _ in world.told(head)]

@@ -8,6 +8,7 @@ import pytest
 
 from deployer.contextualizing import seed_extras
 from deployer.seed import build_seed, instance_id
+from deployer.site.lifecycle import Verb, act
 from deployer.site.records import SiteMachine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import World, site
@@ -93,3 +94,52 @@ def test_two_guests_find_each_other_and_say_that_they_are_ready(world: World, tm
     logs = [path.read_text(errors="replace") for path in tmp_path.glob("*.log")]
     assert len(logs) == 2
     assert [secret for secret in secrets for log in logs if secret in log] == []
+
+
+HOOK = """\
+#!/bin/sh
+for host in $PARTITA_JOINED; do
+  echo "guest: told of $host: $(cat "$PARTITA_DATA/$host/slots") at $(grep " $host" /etc/hosts)" >/dev/ttyS0
+done
+[ -z "$PARTITA_LEFT" ] || echo "guest: told that $PARTITA_LEFT left" >/dev/ttyS0
+"""
+
+SLOTS = """\
+#!/bin/sh
+[ "$PARTITA_ROLE" = head ] || echo 8 | "$PARTITA_CONTEXT" put slots
+"""
+
+WATCHING = {
+    "name": "star",
+    "roles": {
+        "head": {"image": "star/head@1.0", "provides": ["batch"], "watches": ["work"]},
+        "worker": {"image": "star/worker@1.0", "requires": ["batch"], "provides": ["work"]},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_head_that_is_ready_is_told_of_a_worker_that_is_scaled_up(world: World, tmp_path: Path) -> None:
+    """The head is ready for long when its cluster is scaled; its own script hears of the worker, and later of its end."""
+    cluster = world.cluster(WATCHING).uuid
+    (head,) = world.machines(1, cluster=cluster, role="head", hostname="star-head")
+    world.observed(head, ADDRESSES[head.hostname])
+    root = initrd(tmp_path, {"etc/partita/context.d/20-data": SLOTS, "etc/partita/peers.d/10-nodes": HOOK})
+    with ExitStack() as ending:
+        first = Emulated(tmp_path, head.hostname, root, seed_of(world, head), tmp_path / "cable", first=True)
+        ending.callback(first.end)
+        first.wait("guest: done")
+        assert world.store.machine(head.uuid).ready == "ready"
+        (worker,) = world.machines(1, cluster=cluster, role="worker", hostname="star-worker")
+        world.observed(worker, ADDRESSES[worker.hostname])
+        second = Emulated(tmp_path, worker.hostname, root, seed_of(world, worker), tmp_path / "cable", first=False)
+        ending.callback(second.end)
+        second.wait("guest: agent ended with 0")
+        first.wait("guest: told of star-worker-1: 8 at 10.5.0.2 star-worker-1")
+        world.store.apply(worker.uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now()))
+        world.bell.ring()
+        first.wait("guest: told that star-worker-1 left")
+        session = first.said()
+    assert [context for context in (world.context(head).secret,) if context in session] == []
+    assert "alarm" not in {event.what for event in world.store.events()}
