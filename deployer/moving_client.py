@@ -21,7 +21,11 @@ from signer.errors import DocumentError
 SILENCE = 30.0
 """Seconds that the other node may say nothing."""
 
+CONNECT = 10.0
+"""Seconds that a connection may take, its handshake included."""
+
 MAX_REFUSAL = 64 << 10
+"""Bytes of a refusal that are read."""
 
 
 class GiverClient:
@@ -31,12 +35,13 @@ class GiverClient:
         membership: this node's own.
         url: where the other gives them.
         node: its UUID.
+        silence: seconds that it may say nothing.
 
     Raises:
         MoveFailed: the node's own certificate cannot be used.
     """
 
-    def __init__(self, membership: Membership, url: str, node: str) -> None:
+    def __init__(self, membership: Membership, url: str, node: str, silence: float = SILENCE) -> None:
         place = membership.directory
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -46,7 +51,7 @@ class GiverClient:
         except (OSError, ssl.SSLError) as exc:
             raise MoveFailed(f"{place}: the node's certificate cannot be used: {exc}", again=True) from exc
         self._url, self._named = url, {"sni_hostname": node}
-        timeout = httpx.Timeout(SILENCE, connect=10.0)
+        timeout = httpx.Timeout(silence, connect=min(silence, CONNECT))
         self._http = httpx.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
 
     def __enter__(self) -> Self:

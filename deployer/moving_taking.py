@@ -13,7 +13,6 @@ import base64
 import logging
 import os
 import shutil
-import struct
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -34,6 +33,7 @@ from deployer.machines import CONSOLE, MEMORY, MachineRecord, Origin
 from deployer.moving import Offer, Piece, check, piece_of, write_runs
 from deployer.moving_client import GiverClient
 from deployer.moving_giving import blank_name, firmware_digest
+from deployer.moving_overlays import demand_plain, demand_size
 from deployer.receipt import read_receipt
 from deployer.site.desired import Incoming
 from deployer.site.moving_wire import Platform
@@ -54,9 +54,6 @@ LEAST_FREE: Final = 256 << 20
 
 LOOK_EVERY: Final = 64 << 20
 """Bytes between two looks at what is free."""
-
-_QCOW2: Final = struct.Struct(">4sIQIIQIIQQIIQQQQ")
-"""The head of a qcow2 file, version 3 (QEMU, docs/interop/qcow2.txt), up to its feature bits."""
 
 log = logging.getLogger("partita.node")
 
@@ -364,31 +361,6 @@ class _Progress:
         self._looked = self._done
         if shutil.disk_usage(self._place).free < LEAST_FREE:
             raise MoveFailed("this node's storage is full; make room on it, or move the machine elsewhere")
-
-
-def demand_size(path: Path) -> int:
-    """The virtual size of an overlay of our own making, in bytes."""
-    return _head(path)[5]
-
-
-def demand_plain(path: Path, size: int) -> None:
-    """MoveFailed unless an overlay that another node wrote is one such as we make, and holds nothing that leads outside itself.
-
-    A qcow2 file can name an external data file, or a key; this one may have neither (compare CVE-2024-32498). What it names
-    as backing file does not count: the chain is spelled out to the emulator, and that name is written anew.
-    """
-    head = _head(path)
-    magic, version, length, crypt, snapshots, incompatible = head[0], head[1], head[5], head[6], head[11], head[13]
-    if magic != b"QFI\xfb" or version != 3 or length != size or crypt or snapshots or incompatible:
-        raise MoveFailed(f"{path.name}: is no overlay such as nodes make of a disk of {size} bytes")
-
-
-def _head(path: Path) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int]:
-    with path.open("rb") as file:
-        data = file.read(_QCOW2.size)
-    if len(data) < _QCOW2.size:
-        raise MoveFailed(f"{path.name}: is no overlay")
-    return _QCOW2.unpack(data)
 
 
 def _durably(directory: Path) -> None:

@@ -160,7 +160,11 @@ def lose(machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: boo
 
 
 def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
-    """A machine that has to be placed again: nothing that its last node said of it, or its guest, holds any more."""
+    """A machine that has to be placed again: nothing that its last node said of it, or its guest, holds any more.
+
+    A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
+    """
+    dropping = machine.move if machine.move is not None and machine.move.phase == "dropping" else None
     anew = {
         "node": None,
         "state": State.PENDING,
@@ -178,7 +182,7 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
         "host_keys": (),
         "said": (),
         "context": None,
-        "move": None,
+        "move": dropping.model_copy(update={"seen": True}) if dropping is not None else None,
         "moved": None,
     }
     return machine.model_copy(update=anew)

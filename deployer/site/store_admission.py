@@ -7,6 +7,7 @@ promised the same core, nor the same money of an account at EC2, and a request t
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from deployer.errors import Conflict, NoRoom, OverQuota
@@ -16,7 +17,7 @@ from deployer.site.absorbing import Change
 from deployer.site.allowances import Usage
 from deployer.site.database import Transaction
 from deployer.site.desired import Want
-from deployer.site.placement import Ask, Placed
+from deployer.site.placement import Ask, NodeRoom, Placed
 from deployer.site.principal import Principal
 from deployer.site.proposal import Place, Proposal
 from deployer.site.records import Deployment, Promise, SiteMachine
@@ -110,12 +111,24 @@ def placed_again(connection: Transaction, overcommit: Overcommit, machine: SiteM
     """A machine without a node gets one, or goes on waiting."""
     ask, most = _ask_again(connection, machine.deployment)
     try:
-        chosen = placed(connection, overcommit, ask, place, most)
+        chosen = placed(connection, overcommit, ask, _apart(place, machine.beside), most)
     except NoRoom:
         return waits(machine)
     return Change(
         machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
     )
+
+
+def _apart(place: Place, node: str | None) -> Place:
+    """The same, without a node that has an older copy of the machine to drop first."""
+    if node is None:
+        return place
+    why = "it has an older copy of the machine, and is to drop that first"
+
+    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+        return place([replace(room, ready=False, problem=why) if room.uuid == node else room for room in rooms], ask)
+
+    return placed
 
 
 def waits(machine: SiteMachine) -> Change:

@@ -32,6 +32,9 @@ def absorb(work: Work, uuid: str, report: NodeReport) -> None:
     if report.problem != node.problem:
         work.tell("node", uuid, "problem" if report.problem else "well", report.problem)
     store_nodes.reported(work.connection, node, report, state, work.now)
+    if report.movable != node.movable:  # who is to be brought from there hears where that is now
+        there = [machine.moving for machine in store_machines.beside(work.connection)]
+        work.touched |= {move.target for move in there if move is not None and move.source == uuid}
     if report.revision >= node.seen:
         _absorb_machines(work, uuid, report)
 

@@ -29,6 +29,13 @@ BOOT_CODE = bytes.fromhex(
     "00c3ac84c0741288c3bafd03eca82074f888d8baf803eeebe9c300626f6f7420736563746f722067756573740d0a00706f776572696e67206f66"
     "660d0a004449534b204552524f520d0a009010000100008000000008000000000000"
 )
+
+# 16-bit, too: [0x8000] = 0; sti; then for ever: [0x8000] += 1; print it as eight hex digits and a line feed; hlt; hlt
+# (the BIOS's timer wakes it up, 18 times a second). It never looks at its disk again, and has its count in memory alone.
+COUNTING_CODE = bytes.fromhex(
+    "31c08ed88ec08ed0bc007c66c706008000000000fb66ff060080b90800668b1e008066c1c30488d8240f04303c3a72020427bafd0388c4eca82074"
+    "fb88e0baf803eee2deb00abaf803eef4f4ebc7"
+)
 GREETING = b"content of the first partition\r\n"
 SAID = (b"boot sector guest", b"content of the first partition", b"Wontent of the first partition")
 GOODBYE = b"powering off"
@@ -63,7 +70,14 @@ def _blob(root: Path, size: int, seed: int, beginning: bytes = b"") -> Address:
 
 
 def boot_sector_image(
-    root: Path, *, vo: str = "star", name: str = "hello", version: str = "1.0", seed: int = 1, size: int = 4 * MIB
+    root: Path,
+    *,
+    vo: str = "star",
+    name: str = "hello",
+    version: str = "1.0",
+    seed: int = 1,
+    size: int = 4 * MIB,
+    boot_code: bytes = BOOT_CODE,
 ) -> Bundle:
     """An image directory: a GPT disk of two contents and a blank, a bare read-only content, a bare blank."""
     (root / "blobs").mkdir(parents=True)
@@ -78,7 +92,7 @@ def boot_sector_image(
         "size": end + 12 * MIB,
         "first_lba": 34,
         "last_lba": (end + 12 * MIB) // 512 - 34,
-        "boot_code": base64.b64encode(BOOT_CODE.ljust(440, b"\0")).decode(),
+        "boot_code": base64.b64encode(boot_code.ljust(440, b"\0")).decode(),
         "gaps": [{"offset": 64 << 10, "content": str(gap)}],
         "partitions": [
             _partition(1, MIB, {"content": str(first)}),

@@ -13,7 +13,7 @@ import pytest
 from deployer.errors import MoveFailed
 from deployer.machine import State
 from deployer.moving import HEADER, MAX_RUN, Piece, check, piece_of, runs, write_runs
-from deployer.moving_taking import demand_plain
+from deployer.moving_overlays import demand_plain
 from deployer.reconciling import End, Give, Make, Miss, Own, Reactivate, Retain, Take, actions
 from deployer.site.desired import DesiredState, Incoming, Want
 from deployer.site.moving_wire import Giving

@@ -12,6 +12,7 @@ import pytest
 from deployer.errors import MachineConflict, NoRoom
 from deployer.machine import State
 from deployer.site import lifecycle, moving
+from deployer.site.absorbing import unplaced
 from deployer.site.database import SiteDatabase
 from deployer.site.desired import Want
 from deployer.site.lifecycle import Verb
@@ -278,3 +279,30 @@ def test_a_machine_that_is_only_to_rest_elsewhere_rests(pair: Pair) -> None:
     assert pair.held() == ["moved"]
     assert pair.store.machine(pair.uuid).want is Want.SUSPENDED
     pair.world.clock.at += timedelta(seconds=1)
+
+
+def test_what_is_made_anew_never_finds_an_older_copy(pair: Pair) -> None:
+    """The node that it went to is lost before the one that it left has dropped its copy: it is placed where there is none."""
+    pair.go()
+    pair.held()
+    pair.says(pair.target, State.RUNNING)
+    store = pair.store
+    store.set_node_state(pair.target, NodeState.LOST, "")
+    store.change_machine(pair.uuid, lambda found: unplaced(found, "its node is lost", NOW), "replaced", "")
+    assert store.place_waiting(place) == 0
+    assert store.machine(pair.uuid).node is None
+    assert pair.says(pair.source) == ["dropped"]
+    assert store.place_waiting(place) == 1
+    found = store.machine(pair.uuid)
+    assert (found.node, found.moved) == (pair.source, None)
+
+
+def test_a_node_that_gives_at_another_address_is_found_there(pair: Pair) -> None:
+    pair.go()
+    known = pair.store.revision(pair.target)
+    other = GIVES.model_copy(update={"url": "https://192.0.2.9:7444"})
+    pair.world.report(pair.source, observed(pair.store.machine(pair.uuid), State.SUSPENDED), movable=other)
+    assert pair.store.revision(pair.target) > known
+    incoming = pair.store.desired(pair.target).incoming
+    assert incoming is not None
+    assert incoming[0].url == other.url

@@ -9,7 +9,7 @@ import pytest
 from deployer.receipt import read_receipt
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
-from tests.deployer.nodes import NodeProcess, policy
+from tests.deployer.nodes import NodeProcess, policy, wait_for
 from tests.site.worlds import PATIENCE, SiteProcess
 
 Make = Callable[..., SiteProcess]
@@ -75,3 +75,54 @@ def test_a_suspended_machine_goes_on_on_another_node(
     assert receipt.deployment.origin is not None
     assert receipt.deployment.origin.receipt == sha256(origin.read_bytes()).hexdigest()
     assert read_receipt(origin.read_bytes(), "origin").node != receipt.node
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_the_other_node_refuses_rests_where_it_was_and_a_drain_moves_what_rests(
+    make_site: Make, make_member: Member, community: Community
+) -> None:
+    """Its policy says no: the move fails with the reason, and the machine goes on at home. Accepted, it goes with the drain."""
+    site, *nodes = movers(make_site, make_member, community)
+    uuid = site.deploy(count=1).machines[0].uuid
+    source, target = ends(nodes, site, uuid)
+    source.said(uuid, SAID[-1], PATIENCE)
+    with site.client() as client:
+        client.do(uuid, "suspend")
+        site.wait_state(uuid, "suspended")
+        accepts = target.policy.read_text()
+        target.policy.write_text(accepts.replace('allow = ["*/*"]', 'allow = ["star/other"]'))
+        client.do(uuid, "reactivate", elsewhere=True)
+        site.wait(lambda _: "move-failed" in told(site, uuid))
+        reasons = [one.reason for one in client.events(0).items if one.what == "move-failed"]
+        assert "images" in reasons[0] or "star/other" in reasons[0], reasons
+        found = client.machine(uuid)
+        assert (found.state.value, found.want.value, found.move) == ("suspended", "suspended", None)
+        client.do(uuid, "reactivate")
+        site.wait_state(uuid, "running")
+        assert (len(source.guests()), target.guests()) == (1, [])
+
+        client.do(uuid, "suspend")
+        site.wait_state(uuid, "suspended")
+        target.policy.write_text(accepts)
+        name = client.node(found.node or "").name
+        site.wait(lambda asked: not any(node.problem for node in asked.nodes()))
+        client.do_node(name, "drain", "its disks are old", move=True)
+        site.wait(lambda asked: asked.machine(uuid).node != found.node and asked.machine(uuid).move is None)
+        assert client.machine(uuid).state.value == "suspended"
+        assert (source.guests(), target.guests()) == ([], [])
+        client.do(uuid, "reactivate")
+        site.wait_state(uuid, "running")
+        client.do(uuid, "shutdown")
+        target.said(uuid, GOODBYE, PATIENCE)
+        assert target.console(uuid).count(SAID[0]) == 1
+        site.wait_state(uuid, "stopped")
+
+        client.do_node(name, "undrain")
+        client.do(uuid, "reactivate", node=name)  # a stopped one goes, too, and boots there from its own disks
+        site.wait_state(uuid, "running")
+        wait_for(lambda: source.console(uuid).count(SAID[0]) == 2, PATIENCE)
+        client.do(uuid, "destroy")
+        site.wait_state(uuid, "ended")
+        wait_for(lambda: not source.guests() and not target.guests(), PATIENCE)
