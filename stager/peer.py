@@ -15,7 +15,6 @@ import selectors
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ import libtorrent as lt
 
 from catalog.address import LEAF, Address, piece_length
 from catalog.torrent import info_hash, unproved_torrent
-from stager.feeders import Feeder, Feeding, Seen, idle
+from stager.feeders import idle
 from stager.leaves import Leaves
 from stager.peer_wire import (
     Add,
@@ -51,6 +50,7 @@ from stager.peer_wire import (
     frame,
 )
 from stager.profiles import settings
+from stager.torrents import Torrent, name_of, take, text_of, unfinished
 
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
@@ -77,40 +77,10 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 """
 """The group of RFC 7919, appendix A.1. libtorrent wants one for TLS, of 2048 bits at least; with P-256 it is not used."""
 
-_WRITTEN = 3
-"""`block_info::finished`: the block is on disk."""
-
 _IP_FILTER = 0
 """`peer_blocked_alert::ip_filter`."""
 
 _EVERYBODY = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))  # noqa: S104 - a range
-
-
-@dataclass
-class _Torrent:
-    """One content in the session, and what of it has not been said yet."""
-
-    handle: Any
-    path: Path
-    complete: bool
-    broken: bool = False
-    fresh: list[int] = field(default_factory=list)
-    said: Progress | None = None
-    partial: tuple[tuple[int, tuple[int, ...]], ...] = ()
-    look_at: float = 0.0
-    flush_at: float = 0.0
-    flushing: int = 0
-    finished: bool = False
-    sources: dict[int, dict[int, str]] = field(default_factory=dict)
-    feeding: Feeding = field(default_factory=Feeding)
-    feeders: tuple[Feeder, ...] = ()
-    fed: bool = False
-
-    def flush(self) -> None:
-        """Have everything written that has come; `cache_flushed_alert` answers."""
-        if not self.complete:
-            self.flushing += 1
-            self.handle.flush_cache()
 
 
 class Peer:
@@ -120,7 +90,7 @@ class Peer:
         self.events: list[Event] = []
         self._session: Any = None
         self._mask = 0
-        self._torrents: dict[bytes, tuple[Address, _Torrent]] = {}
+        self._torrents: dict[bytes, tuple[Address, Torrent]] = {}
         self._hashes: dict[Address, bytes] = {}
         self.alerts_waiting, self._alert_end = socket.socketpair()
         self.alerts_waiting.setblocking(False)
@@ -145,7 +115,7 @@ class Peer:
                 if entry is not None:
                     self._obey_for(order, entry[1])
 
-    def _obey_for(self, order: Connect | Wrote | Moved | Remove, torrent: _Torrent) -> None:
+    def _obey_for(self, order: Connect | Wrote | Moved | Remove, torrent: Torrent) -> None:
         """Carry out a command about one content that is in the session."""
         match order:
             case Connect():
@@ -153,7 +123,7 @@ class Peer:
                     torrent.handle.connect_peer(peer)
             case Wrote():
                 try:
-                    _take(torrent, order)
+                    take(torrent, order)
                 except OSError as exc:
                     self.events.append(Failed(address=order.address, reason=f"{torrent.path}: {exc.strerror}"))
             case Moved():
@@ -204,7 +174,7 @@ class Peer:
         handle = self._session.add_torrent(params)
         if authority:
             handle.set_ssl_certificate_buffer(order.certificate, order.key, FFDHE2048)
-        self._torrents[key] = (order.address, _Torrent(handle, path, order.complete, fed=order.complete))
+        self._torrents[key] = (order.address, Torrent(handle, path, order.complete, fed=order.complete))
 
     def listen(self) -> None:
         """Copy what libtorrent has to say."""
@@ -216,7 +186,7 @@ class Peer:
         for address, torrent in self._torrents.values():
             self._tell_fresh(address, torrent)
 
-    def _tell_fresh(self, address: Address, torrent: _Torrent) -> None:
+    def _tell_fresh(self, address: Address, torrent: Torrent) -> None:
         if torrent.fresh:
             self.events.append(Pieces(address=address, pieces=tuple(torrent.fresh)))
             torrent.fresh = []
@@ -258,7 +228,7 @@ class Peer:
         match alert:
             case lt.block_finished_alert():
                 blocks = torrent.sources.setdefault(int(alert.piece_index), {})
-                blocks[int(alert.block_index)] = _text(alert.endpoint)
+                blocks[int(alert.block_index)] = text_of(alert.endpoint)
             case lt.piece_finished_alert():
                 torrent.fresh.append(int(alert.piece_index))
                 torrent.sources.pop(int(alert.piece_index), None)
@@ -275,16 +245,16 @@ class Peer:
             case lt.hash_failed_alert():
                 self._poisoned(address, torrent, int(alert.piece_index))
             case lt.peer_disconnected_alert():
-                if not torrent.fed and (name := _name(alert.pid)):
-                    torrent.feeding.leaves(name, _text(alert.endpoint))
+                if not torrent.fed and (name := name_of(alert.pid)):
+                    torrent.feeding.leaves(name, text_of(alert.endpoint))
             case lt.peer_ban_alert():
-                self.events.append(Banned(address=address, peer=_text(alert.endpoint)))
+                self.events.append(Banned(address=address, peer=text_of(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():
                 # What is right in memory may be missing on disk from now on; libtorrent does not tell.
                 torrent.broken = True
                 self.events.append(Failed(address=address, reason=alert.message()))
 
-    def _poisoned(self, address: Address, torrent: _Torrent, piece: int) -> None:
+    def _poisoned(self, address: Address, torrent: Torrent, piece: int) -> None:
         """A piece was wrong. Who did it is certain only when one peer alone sent all of it.
 
         libtorrent bans on weaker evidence, and now and then the wrong peer. So from the first wrong piece on we take note
@@ -298,7 +268,7 @@ class Peer:
         blocks = -(-min(length, size - piece * length) // LEAF)
         alone = set(sources.values())
         culprit = alone.pop() if len(sources) == blocks and len(alone) == 1 else None
-        suspects = {_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails}
+        suspects = {text_of(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails}
         suspects |= set(sources.values())
         self.events.append(Poison(address=address, piece=piece, culprit=culprit, suspects=tuple(sorted(suspects))))
 
@@ -318,10 +288,10 @@ class Peer:
             torrent.flush_at = began + FLUSH
             torrent.flush()
         if torrent.complete and not torrent.fed:
-            torrent.feeders, torrent.fed = idle(self._feeders(torrent, status)), True
+            torrent.feeders, torrent.fed = idle(torrent.fed_by(status)), True
         if began >= torrent.look_at and not torrent.complete:
-            torrent.partial = tuple(_partial(torrent.handle))
-            torrent.feeders = self._feeders(torrent, status)
+            torrent.partial = tuple(unfinished(torrent.handle))
+            torrent.feeders = torrent.fed_by(status)
             torrent.look_at = began + max(LOOK, (time.monotonic() - began) / LOOK_SHARE)
         now = Progress(
             address=address,
@@ -340,43 +310,11 @@ class Peer:
             self.events.append(now)
 
     @staticmethod
-    def _feeders(torrent: _Torrent, status: Any) -> tuple[Feeder, ...]:
-        """Who has sent what; asked for only while something is to come."""
-        if not status.total_payload_download:
-            return ()
-        seen = (
-            Seen(name, _text(peer.ip), int(peer.total_download), int(peer.payload_down_speed))
-            for peer in torrent.handle.get_peer_info()
-            if (name := _name(peer.pid))
-        )
-        torrent.feeding.look(seen)
-        return torrent.feeding.told(int(status.total_payload_download))
-
-    @staticmethod
     def _key(handle: Any) -> bytes:
         try:
             return bytes(handle.info_hashes().v2.to_bytes())
         except RuntimeError:  # it was removed while its alert waited
             return b""
-
-
-def _take(torrent: _Torrent, order: Wrote) -> None:
-    """Hand pieces that are in the file to libtorrent, which checks them and writes the same bytes once more."""
-    length, size = piece_length(order.address.size), order.address.size
-    with torrent.path.open("rb", buffering=0) as file:
-        for piece in order.pieces:
-            content = os.pread(file.fileno(), min(length, size - piece * length), piece * length)
-            torrent.handle.add_piece(piece, content, 0)
-
-
-def _partial(handle: Any) -> list[tuple[int, tuple[int, ...]]]:
-    """What is on disk of unfinished pieces."""
-    found = []
-    for piece in handle.get_download_queue():
-        leaves = tuple(number for number, block in enumerate(piece["blocks"]) if int(block["state"]) == _WRITTEN)
-        if leaves:
-            found.append((int(piece["piece_index"]), leaves))
-    return found
 
 
 def _only(ips: tuple[str, ...]) -> Any:
@@ -387,16 +325,6 @@ def _only(ips: tuple[str, ...]) -> Any:
     for ip in ips:
         rules.add_rule(ip, ip, 0)
     return rules
-
-
-def _name(peer_id: Any) -> str:
-    """A peer ID as text, without what cannot be printed; empty for one that has not said it yet."""
-    return "".join(chr(byte) for byte in peer_id.to_bytes() if 0x20 < byte < 0x7F)
-
-
-def _text(endpoint: tuple[str, int]) -> str:
-    ip, port = endpoint
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def main() -> None:
