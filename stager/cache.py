@@ -12,7 +12,6 @@ directory, commit the row. "Present" is decided, and the lease taken, in one tra
 same lock, so nothing that somebody was told is present goes away while the lease lasts (docs/adr/0003-cache.md).
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,34 +22,27 @@ from typing import Self
 from catalog.address import Address
 from catalog.errors import CatalogError
 from catalog.measuring import verify
-from signer.documents import canonical
 from signer.progress import Advance, nothing
-from stager import beside
 from stager.allowance import Allowance
 from stager.blanks import digest_of
+from stager.committing import Committing
 from stager.disk import Disk
 from stager.entries import FOREVER, Acquired, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
 from stager.errors import (
-    CacheDegraded,
-    CacheUnusable,
-    ContentCorrupt,
-    DiskFull,
     EntryChanged,
     InUse,
     NotCached,
-    StagerError,
 )
-from stager.filling import Incoming, read_back
+from stager.failing import FULL, failure, translated
+from stager.filling import Incoming
 from stager.ledger import Ledger
 from stager.owning import check_quota, own
 from stager.pieces import Guide
-from stager.recovery import INCOMING, describe, place, recover
+from stager.recovery import INCOMING, place, recover
 from stager.reusing import Donor
 
 WRONG = "wrong-"
 """Before the name, in the trash, of what was found to have other bytes; it never comes back from there."""
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Cache:
@@ -89,7 +81,6 @@ class Cache:
         self.root, self.quota, self.grace = root.absolute(), quota, grace
         self._clock, self._disk = clock, disk or Disk()
         self._fills: dict[Key, threading.Lock] = {}
-        self._degraded: str | None = None
         self._owned = own(self.root)
         try:
             check_quota(self.root, quota)
@@ -99,10 +90,11 @@ class Cache:
             except BaseException:
                 self._ledger.close()
                 raise
+            self._committing = Committing(self.root, self._ledger, self._disk, clock)
             self._allowance = Allowance(self.root, quota, self._ledger, self._disk, clock, shares)
         except OSError as exc:
             os.close(self._owned)
-            raise self._failed(exc) from exc
+            raise failure(self.root, exc) from exc
         except BaseException:
             os.close(self._owned)
             raise
@@ -255,7 +247,7 @@ class Cache:
             if holders or self._allowance.busy(entry.key):
                 who = ", ".join(holders[:3]) or "a staging that is under way"
                 raise InUse(f"{self.root}: {entry.what} is held by {who}; end that first")
-            with self._translated():
+            with translated(self.root):
                 if self.grace:
                     self._allowance.throw(entry, entry.key, "was evicted by hand")
                 else:
@@ -269,7 +261,7 @@ class Cache:
 
     def tidy(self, *, everything: bool = False) -> int:
         """Remove from the trash what has been there for its grace time, or everything; returns how many things."""
-        with self._translated():
+        with translated(self.root):
             return self._allowance.tidy(self._clock() - (0.0 if everything else self.grace))
 
     # Scrubbing
@@ -310,16 +302,16 @@ class Cache:
         """
         keys = {key_of(thing): count for thing, count in wants.items()}
         with self._ledger.transaction():
-            self._refuse_when_degraded()
+            self._committing.demand_sound()
             self._allowance.enter(keys)
             if vo:
                 self._ledger.claim(vo, keys)
         try:
-            with self._translated():
+            with translated(self.root):
                 self._allowance.make_room(keys, vo)
             yield
         finally:
-            with self._translated(), self._ledger.transaction():
+            with translated(self.root), self._ledger.transaction():
                 self._allowance.leave(keys)
 
     def grow(self, thing: Wanted, extra: int) -> None:
@@ -327,7 +319,7 @@ class Cache:
         key = key_of(thing)
         with self._ledger.transaction():
             reserved = self._ledger.reserved().get(key, (0, 0.0))[0]
-        with self._translated():
+        with translated(self.root):
             self._allowance.make_room({key: reserved + extra})
 
     @contextmanager
@@ -346,60 +338,20 @@ class Cache:
             if present:
                 yield None
                 return
-            with self._translated():
+            with translated(self.root):
                 incoming = Incoming(self._disk, key, self.root / INCOMING / key, size)
             try:
                 yield incoming
             except OSError as exc:
                 if exc.errno in FULL:
                     incoming.empty()  # a full disk is not made better by what cannot be finished on it
-                raise self._failed(exc) from exc
+                raise failure(self.root, exc) from exc
             finally:
                 incoming.close()
 
     def commit(self, incoming: Incoming, thing: Wanted, guide: Guide | None = None) -> Entry:
-        """Verify a filled file and give it its name.
-
-        Args:
-            incoming: from :meth:`fill`, within its block.
-            thing: what it must be. A blank is what its maker made: it has no address to be checked against.
-            guide: what is known of the content, to verify it faster; its layer proves itself.
-
-        Raises:
-            ContentCorrupt: the file does not have the address; it has been emptied.
-            CacheDegraded: the disk failed to keep it; it has been removed.
-        """
-        self._refuse_when_degraded()
-        self._durably(incoming.path, lambda: self._seal(incoming))
-        digest, what, proved, data_bytes = b"", incoming.key, None, 0
-        if isinstance(thing, Address):
-            try:
-                proved = read_back(incoming, guide if guide is not None else Guide.of(thing))
-                data_bytes = proved.data_bytes
-            except CatalogError as exc:
-                incoming.empty()
-                raise ContentCorrupt(f"what was staged as {thing} is something else: {exc}") from exc
-        else:
-            what = canonical(thing).decode()
-            digest = digest_of(incoming.descriptor)
-        target = place(self.root, incoming.key)
-        entry = describe(
-            incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=self._clock()
-        )
-        if not target.parent.is_dir():
-            target.parent.mkdir(exist_ok=True)
-            self._durably(incoming.path, lambda: self._disk.sync_directory(target.parent.parent))
-        self._disk.rename(incoming.path, target)
-        self._durably(target, lambda: self._disk.sync_directory(target.parent))
-        with self._ledger.transaction():
-            self._ledger.put_entry(entry)
-        if proved is not None:
-            beside.keep(self._disk, self.root, incoming.key, proved.layer, proved.hints)
-        return entry
-
-    def _seal(self, incoming: Incoming) -> None:
-        self._disk.seal(incoming.descriptor)
-        self._disk.sync(incoming.descriptor)
+        """Verify a filled file and give it its name; see `Committing.commit`."""
+        return self._committing.commit(incoming, thing, guide)
 
     # Underneath
 
@@ -424,7 +376,7 @@ class Cache:
             with self._ledger.transaction():
                 now = self._ledger.entry(entry.key)
             if now is not None and now.inode == entry.inode and now.verified_at == entry.verified_at:
-                with self._translated():
+                with translated(self.root):
                     if self.grace and place(self.root, entry.key).is_file():
                         self._allowance.throw(entry, WRONG + entry.key, reason)
                     else:
@@ -432,35 +384,6 @@ class Cache:
         raise EntryChanged(
             f"{place(self.root, entry.key)}: {reason} since it was verified; it has been dropped, stage the image again"
         )
-
-    def _durably(self, path: Path, step: Callable[[], None]) -> None:
-        """A step that makes bytes or names durable. After a failed fsync the kernel may call lost pages clean, so it is
-        never tried again: the file goes, and the cache takes nothing more."""
-        try:
-            step()
-        except OSError as exc:
-            self._degraded = f"{path}: could not be made durable ({exc.strerror})"
-            with self._ledger.transaction():
-                self._disk.remove(path)
-            self._refuse_when_degraded(exc)
-
-    def _refuse_when_degraded(self, cause: BaseException | None = None) -> None:
-        if self._degraded is not None:
-            raise CacheDegraded(
-                f"{self._degraded}; nothing more is staged: look at the disk, then start the node again"
-            ) from cause
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise self._failed(exc) from exc
-
-    def _failed(self, exc: OSError) -> StagerError:
-        if exc.errno in FULL:
-            return DiskFull(f"{self.root}: the disk is full ({exc.strerror}); free some of it and stage again")
-        return CacheUnusable(f"{self.root}: {exc.strerror or exc}; look at the directory and its disk")
 
 
 def _content_difference(path: Path, descriptor: int, entry: Entry, advance: Advance) -> str | None:
