@@ -1,4 +1,4 @@
-"""`./dev test`: what can run side by side runs on all cores, then what needs the machine for itself, then a verdict."""
+"""`./dev test`: what can run side by side runs on all cores, then what needs a core for itself, then a verdict."""
 
 import os
 import subprocess
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+MOST_ALONE = 4
+"""Tests that measure side by side, at most: they share the memory and the disk however many cores there are."""
 
 
 def main(arguments: list[str]) -> int:
@@ -15,12 +17,18 @@ def main(arguments: list[str]) -> int:
     if any(not argument.startswith("-") for argument in arguments):
         return int(pytest.main(arguments))
     _keep_bytecode()
+    cores = os.cpu_count() or 1
     # Three times as many as there are cores: most tests wait for guests, services and links more than they compute.
-    workers = str(3 * (os.cpu_count() or 1))
-    side_by_side = int(pytest.main(["-n", workers, "--dist", "worksteal", "-m", "not serial", *arguments]))
-    alone = int(pytest.main(["-m", "serial", *arguments]))
+    side_by_side = _run(3 * cores, "not serial", arguments)
+    # Only they are collected again: to collect them all takes longer than some of them. Each has a core of its own.
+    measuring = [str(path) for path in sorted(TESTS.rglob("test_*.py")) if "mark.serial" in path.read_text()]
+    alone = _run(min(cores, MOST_ALONE), "serial", [*arguments, *measuring])
     # 5 is "no tests collected": a machine may have nothing that must run alone, but never nothing at all.
     return side_by_side or (0 if alone == 5 else alone)
+
+
+def _run(workers: int, which: str, arguments: list[str]) -> int:
+    return int(pytest.main(["-n", str(workers), "--dist", "worksteal", "-m", which, *arguments]))
 
 
 def _keep_bytecode() -> None:

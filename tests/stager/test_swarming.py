@@ -27,7 +27,7 @@ PATIENCE = 100.0
 
 pytestmark = pytest.mark.timeout(240)
 serial = pytest.mark.serial
-"""Who asserts on how many bytes went where in a time needs the machine alone."""
+"""Who asserts on how many bytes went where in a time needs a core for itself."""
 
 
 class Node:
@@ -240,7 +240,6 @@ def test_a_poisoner_is_named_and_not_a_wrong_byte_is_kept(world: Callable[..., W
     assert {peer.rpartition(":")[0] for peer in brought["poisoners"]} <= set(ips)
 
 
-@serial
 def test_only_poisoners_and_a_dead_origin_end_in_an_error_and_never_in_wrong_bytes(world: Callable[..., World]) -> None:
     swarm = world(4 * MIB)
     evil = bytes(byte ^ 1 for byte in swarm.data)
