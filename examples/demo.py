@@ -44,10 +44,17 @@ class DemoError(Exception):
 
 
 class Demo:
-    """One run in one directory: the settings that all its commands share, and the services that it must end."""
+    """One run in one directory: the settings that all its commands share, and the services that it must end.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the directory; made if absent.
+        entering: what its commands begin with, to run on another host.
+    """
+
+    def __init__(self, root: Path, entering: Sequence[str] = ()) -> None:
+        root.mkdir(parents=True, exist_ok=True)
         self.root = root
+        self.command = [*entering, *PARTITA]
         self.started = time.monotonic()
         # Some forty commands: each is read from its bytecode, and not compiled again.
         left_out = ("PARTITA_", "PYTHONDONTWRITEBYTECODE")
@@ -80,7 +87,7 @@ class Demo:
         """Run a command as a user would, on this terminal; returns nothing that the user does not see."""
         console.print(f"[green]$ partita {' '.join(self._short(argument) for argument in arguments)}[/green]")
         ended = subprocess.run(
-            [*PARTITA, *arguments], env=self.environment, stdout=subprocess.PIPE, text=True, check=False
+            [*self.command, *arguments], env=self.environment, stdout=subprocess.PIPE, text=True, check=False
         )
         if ended.stdout:
             console.print(ended.stdout.rstrip(), markup=False)
@@ -91,7 +98,7 @@ class Demo:
     def asked(self, *arguments: str) -> Any:
         """The JSON that a command answers with."""
         ended = subprocess.run(
-            [*PARTITA, *arguments, "--json"], env=self.environment, stdout=subprocess.PIPE, text=True, check=False
+            [*self.command, *arguments, "--json"], env=self.environment, stdout=subprocess.PIPE, text=True, check=False
         )
         if ended.returncode:
             raise DemoError(f"partita {' '.join(arguments)} ended with {ended.returncode}")
@@ -99,7 +106,7 @@ class Demo:
 
     def machine_console(self, machine: str) -> str:
         """What a machine's guest wrote so far."""
-        command = [*PARTITA, "machine", "console", machine]
+        command = [*self.command, "machine", "console", machine]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout
 
     @contextlib.contextmanager
@@ -107,7 +114,7 @@ class Demo:
         """A service of ours, from when it says it is ready to the end of the block."""
         console.print(f"[green]$ partita {' '.join(self._short(argument) for argument in arguments)} &[/green]")
         log = (self.root / f"{arguments[0]}.log").open("wb")
-        process = subprocess.Popen([*PARTITA, *arguments], env=self.environment, stdout=log, stderr=log)
+        process = subprocess.Popen([*self.command, *arguments], env=self.environment, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + 30
             while not ready.exists() or not ready.read_text().strip():

@@ -60,24 +60,37 @@ def network(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def site(demo: "Demo") -> Iterator[None]:
-    """A site's service, that the demo's node is to join."""
+    """A site's service, and the demo's node a member of it."""
+    with site_service(demo) as url:
+        demo.shown("node", "join", url, demo.asked("site", "token")["token"], "--name", "node-1")
+        yield
+
+
+@contextlib.contextmanager
+def site_service(demo: "Demo", address: str = "127.0.0.1", broker: str = BROKER) -> Iterator[str]:
+    """A site's service, while the block runs: its URL.
+
+    Args:
+        demo: whose settings get the site's section.
+        address: where it listens.
+        broker: where its context broker does.
+    """
     root = demo.root
     demo.chapter("A site", "It takes orders, chooses nodes by their room, and tells them what should exist.")
     demo.settings["site"] = {
         "directory": str(root / "site"),
-        "listen": "127.0.0.1:0",
+        "listen": f"{address}:0",
+        "names": [address, "localhost"],
         "catalog": demo.settings["catalog"]["url"],
         "policy": str(root / "policy.toml"),
         "tuf_root": str(root / "root.json"),
-        "broker_listen": BROKER,
+        "broker_listen": broker,
         "overcommit_cores": 16.0,  # three guests, on however few cores this machine has
     }
     demo.write_settings()
     ready = root / "site.ready"
     with demo.service("site", "serve", "--ready-file", str(ready), ready=ready):
-        token = demo.asked("site", "token")["token"]
-        demo.shown("node", "join", ready.read_text().strip(), token, "--name", "node-1")
-        yield
+        yield ready.read_text().strip()
 
 
 def order(demo: "Demo") -> None:
