@@ -85,7 +85,8 @@ def _site() -> typer.Typer:
     from deployer.site.cli import site_app
     from deployer.site.cli_backup import backup, restore
 
-    importlib.import_module("deployer.site.cli_machine")  # adds what is in machines
+    for module in ("cli_machine", "cli_audit"):  # they add what is in machines, and what was done
+        importlib.import_module(f"deployer.site.{module}")
     site_app.command("backup")(backup)
     site_app.command("restore")(restore)
     return site_app

@@ -53,7 +53,8 @@ def candidate_routes(publishing: Publishing, readers: Readers, now: Callable[[],
     @routes.get(
         "/{image_id}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, NotEntitled) | {200: {"content": {MEDIA_TYPE: {}}}},
+        responses=problems(NotFound, Malformed, NotEntitled)
+        | {200: {"content": {MEDIA_TYPE: {"example": "(canonical JSON)"}}}},
         summary="Get the manifest of a candidate",
     )
     def manifest(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID) -> Response:

@@ -11,6 +11,7 @@ from typing import Protocol
 from fastapi import Request
 
 from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
+from deployer.site.acting import note
 from deployer.site.peer import peer_of
 from deployer.site.principal import Principal
 from deployer.site.records import Deployment, Filter, SiteCluster
@@ -89,10 +90,11 @@ class Access:
         return who.subject
 
     def demand(self, who: Principal, action: Action, owner: Principal | None = None) -> None:
-        """Raise Forbidden unless somebody may do that, to what belongs to an owner."""
+        """Raise Forbidden unless somebody may do that, to what belongs to an owner. They are who acts from now on."""
         said = may(self.rights(), who, action, owner)
         if isinstance(said, Denied):
             raise Forbidden(said.reason)
+        note(who)
 
     def demand_of(self, who: Principal, action: Action, owner: Principal, missing: DeployerError) -> None:
         """As :meth:`demand`, but raises `missing` where they may not even see it."""
@@ -101,6 +103,7 @@ class Access:
             raise missing
         if isinstance(said := may(rights, who, action, owner), Denied):
             raise Forbidden(said.reason)
+        note(who)
 
     def reach(self, who: Principal, action: Action = Action.READ) -> Reach:
         """Whose machines somebody may see, or do something to."""

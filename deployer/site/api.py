@@ -19,6 +19,7 @@ from catalog.errors import CatalogError, Malformed, NotFound, TooLarge
 from catalog.errors import Misused as WrongMethod
 from deployer.errors import DeployerError, NotAuthenticated, SiteUnavailable, TooManyRequests
 from deployer.problems import MEDIA_TYPE, to_problem
+from deployer.site.api_audit import audit_routes
 from deployer.site.api_deployments import ASKING, deployment_routes
 from deployer.site.api_events import event_routes
 from deployer.site.api_machines import machine_routes
@@ -66,7 +67,7 @@ def create_app(site: Site, more: Sequence[More] = ()) -> FastAPI:
     app.add_exception_handler(Exception, _ours)
     people = APIRouter(prefix=f"/{VERSION}", dependencies=[Security(BEARER)])
     own = (_status_routes(site), deployment_routes(site), serial_routes(site), event_routes(site))
-    for routes in (*own, saving_routes(site), machine_routes(site)):
+    for routes in (*own, saving_routes(site), machine_routes(site), audit_routes(site)):
         people.include_router(routes)
     people.include_router(cluster_routes(site))
     app.include_router(people)

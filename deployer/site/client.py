@@ -20,12 +20,13 @@ import httpx
 from deployer.errors import Misused, SiteUnavailable
 from deployer.problems import read_problem
 from deployer.site.authority import fingerprint
-from deployer.site.records import Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import DeploymentRequest
 from deployer.site.wire import (
     MAX_ANSWER,
     MAX_PAGE,
     Anchors,
+    AuditPage,
     DeploymentPage,
     EventPage,
     Explanation,
@@ -256,6 +257,14 @@ class SiteClient:
         """The story after an event's number."""
         params = {"after": str(after), "limit": str(limit)} | ({"deployment": deployment} if deployment else {})
         return self.ask(EventPage, "GET", "events", params=params)
+
+    def audit(self, most: int, **wanted: str) -> Iterator[AuditEntry]:
+        """What was done, the last first, read page by page; filters as the API has them."""
+        for page in self._pages(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted):
+            yield from page.items[:most]
+            most -= len(page.items)
+            if most <= 0:
+                return
 
     def follow(self, after: int, deployment: str = "") -> Iterator[SiteEvent]:
         """The story as it happens, without end; goes on where it was when the connection is cut.

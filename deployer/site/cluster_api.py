@@ -20,6 +20,7 @@ from deployer.errors import (
     Refused,
 )
 from deployer.site.access import narrowed
+from deployer.site.acting import acting
 from deployer.site.api_deployments import ASKING, OWNER, VO, shown_machine
 from deployer.site.api_routes import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, read, read_reason, told
 from deployer.site.cluster import MAX_CLUSTER, Cluster, ClusterDocument
@@ -101,7 +102,8 @@ def _ordering(site: Site) -> APIRouter:
 
         def work() -> tuple[ClusterView, bool]:
             title, document = wanted()
-            cluster, new = site.clusters.create(document, who, key, title)
+            with acting(who):
+                cluster, new = site.clusters.create(document, who, key, title)
             return _whole(site, cluster, who, new=new), new
 
         await run_in_threadpool(site.access.demand, who, Action.DEPLOY)

@@ -1,12 +1,14 @@
 """The console's pages of what happened: the story, page by page and live, and the audit of what was done for whom."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from deployer.errors import DeploymentNotFound
+from deployer.site.api_audit import BY, OF, OWNER, VO, wanted_of
 from deployer.site.api_events import STREAM, lines, page_of
 from deployer.site.pages import HEADERS, PREFIX
 from deployer.site.principal import Principal
@@ -59,21 +61,21 @@ def story_pages(console: Console) -> APIRouter:
     def audit(
         visit: visiting,
         before: BEFORE = None,
-        owner: Annotated[str, Query(max_length=2100)] = "",
-        vo: Annotated[str, Query(max_length=63)] = "",
+        by: BY = "",
+        owner: OWNER = "",
+        vo: VO = "",
+        machine: OF = "",
     ) -> Response:
         access.demand(visit.who, Action.AUDIT)
-        if owner or vo:
-            told = story(site, owner=owner or None, vo=vo or None)
-            told = [one for one in told if before is None or one.number < before]
-            found, older = told[::-1][:ROWS], (told[-ROWS].number if len(told) > ROWS else None)
-        else:
-            last = (site.store.last_event() + 1) if before is None else before
-            found = list(site.store.events(max(0, last - 1 - ROWS), ROWS))
-            found = [one for one in found if one.number < last][::-1]
-            older = found[-1].number if found and found[-1].number > 1 else None
-        deployments = {one.deployment: _deployment(site, one.deployment) for one in found if one.deployment}
-        return console.show(visit, "audit.html", events=found, older=older, deployments=deployments, owner=owner, vo=vo)
+        asked = {"by": by.strip(), "owner": owner.strip(), "vo": vo.strip(), "machine": machine.strip()}
+        wanted = wanted_of(site, by=asked["by"], owner=asked["owner"], vo=asked["vo"], machine=asked["machine"])
+        found, older = site.store.audit(wanted, ROWS, before)
+        events = [one.event for one in found]
+        deployments = {one.deployment: _deployment(site, one.deployment) for one in events if one.deployment}
+        rest = urlencode({name: value for name, value in asked.items() if value})
+        return console.show(
+            visit, "audit.html", entries=found, older=older, deployments=deployments, asked=asked, rest=rest
+        )
 
     return routes
 

@@ -290,6 +290,40 @@ class SiteEvent(Document):
     reason: str = ""
 
 
+class AuditEntry(Document):
+    """Something that happened, who did it, and whose the thing is.
+
+    Attributes:
+        event: see there.
+        by: the identity of who did it (issuer and subject); empty for what the site did by itself, and for what was done
+            before that was written down.
+        owner, vo: whose it happened to; empty where it is nobody's.
+    """
+
+    event: SiteEvent
+    by: str = ""
+    owner: str = ""
+    vo: str = ""
+
+
+class AuditFilter(Document):
+    """Which entries of the audit are wanted; what is empty does not matter.
+
+    Attributes:
+        by: who did it.
+        owner, vo: whose it happened to.
+        subject: what it happened to, a UUID.
+        since, until: instants.
+    """
+
+    by: str = ""
+    owner: str = ""
+    vo: str = ""
+    subject: str = ""
+    since: Instant | None = None
+    until: Instant | None = None
+
+
 class Filter(Document):
     """Which machines or deployments a list should have. What is None does not matter."""
 

@@ -33,6 +33,7 @@ from deployer.errors import (
 )
 from deployer.policy_store import PolicyStore
 from deployer.site.access import Access
+from deployer.site.acting import acting
 from deployer.site.admitting import Admitting
 from deployer.site.allowances import Usage
 from deployer.site.authenticating import make_authenticator
@@ -245,7 +246,8 @@ class Site:
 
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
         """Order machines; errors as `Admitting.admit` has them."""
-        return self.admitting.admit(request, who, key)
+        with acting(who):
+            return self.admitting.admit(request, who, key)
 
     def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
         """The cluster document that a catalog has published under that name, if the policy takes it; errors as there."""

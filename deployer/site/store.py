@@ -10,6 +10,7 @@ from datetime import datetime
 
 from deployer.site import (
     store_admission,
+    store_audit,
     store_clusters,
     store_machines,
     store_moving,
@@ -19,6 +20,7 @@ from deployer.site import (
     store_time,
 )
 from deployer.site.absorbing import Change, LostPolicy
+from deployer.site.acting import actor
 from deployer.site.allowances import Usage
 from deployer.site.cluster_trying import Past
 from deployer.site.database import SiteDatabase
@@ -28,7 +30,17 @@ from deployer.site.news import Newest, News
 from deployer.site.placement import Ask, NodeRoom, Placed
 from deployer.site.principal import Principal
 from deployer.site.proposal import Afford, Place, Proposal
-from deployer.site.records import Deployment, Filter, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
+from deployer.site.records import (
+    AuditEntry,
+    AuditFilter,
+    Deployment,
+    Filter,
+    NodeState,
+    SiteCluster,
+    SiteEvent,
+    SiteMachine,
+    SiteNode,
+)
 from deployer.site.request import DeploymentRequest
 from deployer.site.rooms import Overcommit
 from deployer.site.store_work import Changes, Work
@@ -382,6 +394,13 @@ class SiteStore:
         with self.database.reading() as connection:
             return store_story.list_events(connection, after, limit, deployment, owner, vo, subject)
 
+    def audit(
+        self, wanted: AuditFilter, limit: int = 100, before: int | None = None
+    ) -> tuple[tuple[AuditEntry, ...], int | None]:
+        """A page of what was done, the last first: with numbers below `before`; and what the next page comes before."""
+        with self.database.reading() as connection:
+            return store_audit.audit(connection, wanted, limit, before)
+
     def boots(self, limit: int = 200) -> tuple[Boot, ...]:
         """What it took the machines that were admitted last to run, of those that have; clusters' members wait for others."""
         with self.database.reading() as connection:
@@ -470,7 +489,7 @@ class SiteStore:
     def _writing(self) -> Iterator[Work]:
         """A writing transaction; what it has to tell is told when it is committed."""
         with self.database.writing() as connection:
-            work = Work(connection, self.now())
+            work = Work(connection, self.now(), by=actor())
             yield work
             revisions = work.finish()
         if work.events or revisions:

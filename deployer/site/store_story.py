@@ -5,6 +5,7 @@ Each function takes the connection of an open transaction (`database`) and gives
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
@@ -21,8 +22,13 @@ def last_event(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(events.c.number), 0))).scalar_one())
 
 
-def append(connection: Connection, told: Iterable[SiteEvent]) -> tuple[SiteEvent, ...]:
-    """Add to the story, in a writing transaction, of which there is one at a time; returns the events with numbers."""
+def append(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
+    """Add to the story, in a writing transaction, of which there is one at a time; returns the events with numbers.
+
+    Args:
+        connection, told: see there.
+        by: the identity of who did it; empty for the site itself.
+    """
     told = list(told)
     if not told:
         return ()
@@ -31,7 +37,7 @@ def append(connection: Connection, told: Iterable[SiteEvent]) -> tuple[SiteEvent
         event.model_copy(update={"number": number, "reason": event.reason[:MAX_REASON]})
         for number, event in enumerate(told, first)
     )
-    connection.execute(insert(events), [event.model_dump() | {"at": event.at} for event in numbered])
+    connection.execute(insert(events), [event.model_dump() | {"at": event.at, "by": by} for event in numbered])
     return numbered
 
 
@@ -56,11 +62,12 @@ def list_events(
             query = query.where(deployments.c.owner == owner)
         if vo is not None:
             query = query.where(deployments.c.vo == vo)
-    return tuple(_event(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
+    return tuple(event_of(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
 
 
-def _event(row: Row[tuple[object, ...]]) -> SiteEvent:
-    return SiteEvent.model_validate(dict(row._mapping))  # noqa: SLF001 - the documented way to a row by names
+def event_of(row: Row[Any]) -> SiteEvent:
+    """An event from a row that has its columns, and perhaps others."""
+    return SiteEvent.model_validate({name: getattr(row, name) for name in SiteEvent.model_fields})
 
 
 def secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:

@@ -33,6 +33,7 @@ class Work:
         events: in order; without numbers until the end.
         touched: nodes that have to act.
         moved: deployments of machines that end at another time.
+        by: who does it: an identity; empty for the site itself.
     """
 
     connection: Transaction
@@ -40,6 +41,7 @@ class Work:
     events: list[SiteEvent] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)
+    by: str = ""
 
     def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
         """An event."""
@@ -82,5 +84,5 @@ class Work:
         """Write what follows from all that, as the last thing of the transaction; returns the nodes' new revisions."""
         for deployment in self.moved:
             store_machines.follow_ends(self.connection, deployment)
-        self.events = list(store_story.append(self.connection, self.events))
+        self.events = list(store_story.append(self.connection, self.events, self.by))
         return store_nodes.bump(self.connection, self.touched)

@@ -180,8 +180,11 @@ events = Table(
     Column("deployment", Uuid, nullable=True),
     Column("what", String(64), nullable=False),
     Column("reason", Text, nullable=False),
+    Column("by", String(2100), nullable=False, server_default=""),  # who did it: an identity; empty for the site itself
     Index(None, "deployment", "number"),
     Index(None, "subject", "number"),
+    Index(None, "by", "number"),
+    Index(None, "at"),
 )
 
 secrets = Table(

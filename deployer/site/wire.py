@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from catalog.manifest import Version
 from deployer.machine import MEMORY_UNIT, State, Uuid
 from deployer.site.feeds import Feed
-from deployer.site.records import Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.request import Label
 from signer.documents import Document
 from signer.statement import Instant
@@ -331,6 +331,13 @@ class EventPage(Document):
     items: tuple[SiteEvent, ...]
     last: int
     more: bool = False
+
+
+class AuditPage(Document):
+    """What was done, the last first; `next` as for deployments."""
+
+    items: tuple[AuditEntry, ...]
+    next: str | None = None
 
 
 class SiteStatus(Document):

@@ -120,6 +120,7 @@ MATRIX = {
     "POST /v1/machines/{machine}/destroy":   "uu h yf h yyf h yyy hh u",
     "GET /v1/events":                        "uu f yy y yyy y yyy ff u",
     "GET /v1/events/stream":                 "uu f yy y yyy y yyy ff u",
+    "GET /v1/audit":                         "uu f ff f fff f yyy ff u",
     "POST /v1/clusters":                     "uu f yf y yyf f ffy ff u",
     "GET /v1/clusters":                      "uu f yy y yyy y yyy ff u",
     "GET /v1/clusters/{cluster}":            "uu h yy h yyy h yyy hh u",
