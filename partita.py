@@ -84,10 +84,12 @@ def _site() -> typer.Typer:
     importlib.import_module("deployer.cli")  # adds what is asked of this machine's node
     from deployer.site.cli import site_app
     from deployer.site.cli_backup import backup, restore
+    from deployer.site.cli_prune import prune
 
     for module in ("cli_machine", "cli_audit"):  # they add what is in machines, and what was done
         importlib.import_module(f"deployer.site.{module}")
     site_app.command("backup")(backup)
+    site_app.command("prune")(prune)
     site_app.command("restore")(restore)
     return site_app
 

@@ -27,6 +27,7 @@ DOORS = {
         "deployer.site.store_machines",
         "deployer.site.store_clusters",
         "deployer.site.store_audit",
+        "deployer.site.store_prune",
         "deployer.site.store_story",
         "deployer.site.broker_store",
         "deployer.site.migrations",

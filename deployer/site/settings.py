@@ -89,6 +89,8 @@ class SiteSettings(Document):
         fence_command: instead, a program that makes sure that a lost node runs nothing any more, and its arguments; the
             node's name, its UUID and its labels (name=value) come after them. It ends with 0 when that is so.
         fence_timeout: how long that program may take.
+        keep: how long what has ended is remembered after its time: machines, clusters, their stories, keys and tokens.
+        keep_audit: how long what people did is remembered.
         warn_before: how long before its machines' end an owner is told.
         node_certificates: how long a node's certificate holds; it is renewed when a third is left.
         metrics: address and port where the service gives its figures to Prometheus; empty for none.
@@ -134,6 +136,8 @@ class SiteSettings(Document):
     fence_then: Literal["pause", "end"] = "pause"
     fence_command: tuple[str, ...] = ()
     fence_timeout: Duration = "1m"
+    keep: Duration = "90d"
+    keep_audit: Duration = "730d"
     warn_before: Duration = "10m"
     node_certificates: Duration = "90d"
     metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""

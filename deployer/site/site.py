@@ -51,6 +51,7 @@ from deployer.site.fencing import Fencing, fencing
 from deployer.site.joining import Joining
 from deployer.site.placement import place
 from deployer.site.principal import Principal
+from deployer.site.pruning import LOOK_SECONDS, Pruner, keeping
 from deployer.site.published_clusters import published
 from deployer.site.records import NodeState
 from deployer.site.request import DeploymentRequest
@@ -141,11 +142,13 @@ class Site:
             lambda who: quota(self.rights.current(), who),
         )
         self._fencing = self._fences()
+        self.pruner = Pruner(store.database, keeping(settings))
         self.upkeep.duties += [
             self._sweeper().look,
             self.clusters.look,
             lambda _now: store.look_at_moves(),
             seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
+            seldom(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
         ]
         self.told_of: list[Callable[[], Sequence[str]]] = []
         """Ask what else keeps the site from its work; `status` says it."""
