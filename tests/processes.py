@@ -6,9 +6,10 @@ is imported later, would be the list of everybody.
 
 import multiprocessing
 
-SERVICES = ("catalog.serving", "deployer.node_serving", "deployer.site.serving")
+OURS = ("catalog.cli", "catalog.serving", "deployer.node_serving", "deployer.site.serving", "partita", "signer.cli")
 OF_TESTS = (
     "tests.catalog.service",
+    "tests.commands",
     "tests.deployer.nodes",
     "tests.ec2.pools",
     "tests.site.victim",
@@ -32,4 +33,4 @@ LATE = (
 """What services would import when they start, each anew: half a second of computing."""
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([*LATE, *SERVICES, *OF_TESTS])
+PROCESSES.set_forkserver_preload([*LATE, *OURS, *OF_TESTS])

@@ -1,12 +1,11 @@
 """The commands with certificates, from files as grids give them to people: register, endorse, publish, revoke, trust."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from signer.statement import PartitionStatement, parse_vouching
+from tests import commands
 from tests.catalog.service import Service
 from tests.factories import bundle
 from tests.signer.grid import Grid, utc_now
@@ -14,8 +13,7 @@ from tests.signer.grid import Grid, utc_now
 
 def partita(*arguments: object, code: int = 0) -> str:
     """Run a command; returns what it printed."""
-    command = [sys.executable, "-m", "partita", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = commands.partita(*arguments)
     assert done.returncode == code, (arguments, done.stdout, done.stderr)
     return done.stdout + done.stderr
 

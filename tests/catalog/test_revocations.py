@@ -1,7 +1,5 @@
 """Revocations and certificates in a catalog: a real service, signers of both kinds, and what strangers may not do."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from signer.revocation import SECURITY_OFFICER, parse_revocation
 from signer.revoking import revoke
 from signer.signing import KeySigner
 from tests.catalog.service import Service, Vo, now
+from tests.commands import partita
 from tests.factories import bundle
 from tests.signer.grid import Grid, utc_now
 
@@ -125,21 +124,19 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
 def test_the_commands(client: CatalogClient, star: Vo, tmp_path: Path) -> None:
     (image,) = client.images(None, None)
     title = f"{image.vo}/{image.name}@{image.version}"
-    run = [sys.executable, "-m", "partita", "--set", f"signer.home={star.keyring.home}", "revoke"]
+    home = f"signer.home={star.keyring.home}"
     options = ["--key", star.fingerprint, "--catalog", client.url]
     for command in (
         ["endorsement", title],
         ["image", image.image_id, "--reason", "superseded", "--comment", "see 1.1"],
         ["key", star.fingerprint, "--vo", "star", "--since", "2026-01-31"],
     ):
-        done = subprocess.run([*run, *command, *options], capture_output=True, text=True, check=False)
+        done = partita("--set", home, "revoke", *command, *options)
         assert done.returncode == 0, done.stderr
     said = [parse_revocation(statement) for statement, _ in client.revocations()]
     assert [one.predicate.kind for one in said] == ["endorsement", "image", "key"]
     assert [one.predicate.reason for one in said] == ["retired", "superseded", "compromised"]
     assert said[0].predicate.role == SECURITY_OFFICER
     assert f"{said[2].predicate.since:%Y-%m-%d}" == "2026-01-31"
-    wrong = subprocess.run(
-        [*run, "image", title, "--reason", "angry", *options], capture_output=True, text=True, check=False
-    )
+    wrong = partita("--set", home, "revoke", "image", title, "--reason", "angry", *options)
     assert (wrong.returncode, "no reason" in wrong.stderr) == (2, True)

@@ -4,8 +4,6 @@ One catalog process, a public and a restricted image; four roles ask every route
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,14 +26,9 @@ from catalog.reference import Reference
 from catalog.torrent import short_hash
 from tests import factories
 from tests.catalog.service import Service, Vo
+from tests.commands import partita
 
 PUBLIC, SECRET = "star/worker@1.0", "star/secret@1.0"
-
-
-def partita(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command, as an operator types it."""
-    command = [sys.executable, "-m", "partita", "--set", f"catalog.directory={directory}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def request(curve: ec.EllipticCurve | None = None) -> str:
@@ -67,7 +60,7 @@ class World:
         return httpx.request(method, self.service.url + path, headers=headers, trust_env=False, timeout=60)
 
     def run(self, *arguments: str, ok: bool = True) -> str:
-        done = partita(self.service.directory, *arguments)
+        done = partita("--set", f"catalog.directory={self.service.directory}", *arguments)
         assert (done.returncode == 0) == ok, done.stderr
         return done.stdout if ok else done.stderr
 

@@ -3,7 +3,6 @@
 import io
 import json
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from catalog.errors import Conflict, Malformed, NotFound
 from deployer.site.database import SiteDatabase
 from deployer.site.settings import SiteSettings
 from deployer.site.store import SiteStore
+from tests import commands
 from tests.catalog.service import Service, now
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
@@ -25,9 +25,7 @@ from tests.site.worlds import PATIENCE, SiteProcess
 
 def partita(*arguments: str, expect: int = 0) -> str:
     """A command, as it is typed."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "partita", *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
+    ended = commands.partita(*arguments)
     assert ended.returncode == expect, ended.stdout + ended.stderr
     return ended.stdout + ended.stderr
 

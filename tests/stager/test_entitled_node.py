@@ -1,7 +1,5 @@
 """A node's own stager, put together from its settings, stages a restricted image with its site's credential and not without."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from catalog.reference import Reference
 from signer.openpgp import Keyring
 from stager.opening import opened
 from stager.settings import NodeSettings
-from tests import factories
+from tests import commands, factories
 from tests.catalog.service import Service, Vo, first_root
 
 
@@ -23,8 +21,7 @@ def test_the_credential_of_a_site_opens_what_is_restricted_to_it(tmp_path: Path)
     credential = tmp_path / "lyon.credential"
 
     def partita(*arguments: str) -> None:
-        command = [sys.executable, "-m", "partita", "--set", f"catalog.directory={service.directory}", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
+        commands.partita("--set", f"catalog.directory={service.directory}", *arguments).check_returncode()
 
     (tmp_path / "service").mkdir()
     with Service(tmp_path / "service") as service:
