@@ -16,27 +16,20 @@ import queue
 import threading
 import uuid as uuids
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.credentials import read_credential
 from catalog.errors import CatalogError
-from catalog.manifest import Manifest
-from catalog.sending import offer
 from catalog.trusted import TrustedCatalog
 from deployer.agent import Agent, Site
 from deployer.amounts import parse_duration
 from deployer.capacity import capacity, total_memory
 from deployer.deciding import Decision
 from deployer.deploying import Assigned, Defaults, Deployer
-from deployer.errors import DeployerError, MachineConflict, NodeUnavailable, PolicyUnusable
-from deployer.exposure import Facts
+from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
 from deployer.feeding import swarm_report
 from deployer.fencing import LEASE, Fence, boot_id
 from deployer.keeping import Keeper
@@ -48,13 +41,12 @@ from deployer.membership import Member
 from deployer.moving_doing import Moving
 from deployer.moving_giving import Giver
 from deployer.moving_taking import Here, Taker
-from deployer.offering import Offering
 from deployer.places import short_place
 from deployer.policy_store import PolicyStore
 from deployer.readmitting import Readmission
 from deployer.recording import Recorder
-from deployer.reporting import Facts as NodeFacts
-from deployer.saving import Saved, save
+from deployer.reporting import Facts
+from deployer.saver import Saver
 from deployer.settings import DeploySettings
 from deployer.site.moving_wire import Platform
 from deployer.site_client import Membership
@@ -63,7 +55,6 @@ from deployer.watching import Watcher
 from deployer.wire import Deployed, NodeStatus, Order, Step
 from deployer.wire_machines import SavedImage, SaveOrder
 from signer.errors import SignerError
-from signer.progress import Advance
 from stager.opening import opened
 from stager.settings import NodeSettings
 from stager.staging import Stager
@@ -144,6 +135,7 @@ class Node:
             self.watcher.current,
         )
         self.verbs = Verbs(self.keeper, self._admits)
+        self._saver = Saver(settings, self.keeper, stager.cache)
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
         self._policy_problem = ""
         self._probing = threading.Lock()
@@ -230,49 +222,8 @@ class Node:
         return self._deployer.dry_run(order)
 
     def save(self, uuid: str, order: SaveOrder) -> SavedImage:
-        """A machine that rests as a new version of its image; see `saving.save`. Nothing changes it meanwhile.
-
-        Raises:
-            MachineConflict: what it was made of is not known any more.
-        """
-        saved, parent = self._save(uuid, order.directory, order.version, whole=True)
-        return SavedImage(
-            directory=str(order.directory),
-            image_id=saved.bundle.manifest.image_id,
-            title=saved.bundle.manifest.title,
-            parent=parent,
-            changed=saved.changed,
-            written=saved.written,
-        )
-
-    def _save(self, uuid: str, target: Path, version: str, *, whole: bool) -> tuple[Saved, str]:
-        with self.keeper.alone(uuid) as record:
-            manifest = self._made_of(uuid)
-            if manifest is None:
-                raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
-            saved = save(record, manifest, self._contents(manifest), target, version, whole=whole)
-            return saved, manifest.image_id
-
-    def _made_of(self, uuid: str) -> Manifest | None:
-        """The manifest of the image that a machine was made of."""
-        facts = Facts.read(self.keeper.store.directory(uuid))
-        return None if facts is None else facts.manifest
-
-    def _contents(self, manifest: Manifest) -> Mapping[Address, Path]:
-        return {address: self.stager.cache.path(address) for address in manifest.blobs()}
-
-    def _offer(self, bundle: Bundle, advance: Advance) -> None:
-        """Send what a machine was saved as to the catalog, by the credential that the node has there."""
-        credential = read_credential(self.settings.credential)
-        with CatalogClient(self.settings.catalog, credential=credential) as client:
-            offer(client, bundle, advance)
-
-    def _offering(self) -> Offering:
-        def read(uuid: str, target: Path, version: str) -> None:
-            self._save(uuid, target, version, whole=False)
-
-        place = self.settings.directory / "saves"
-        return Offering(place, self.keeper, read, self._made_of, self._contents, self._offer)
+        """See `Saver.save`."""
+        return self._saver.save(uuid, order)
 
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
@@ -314,7 +265,7 @@ class Node:
     def _work_for(self, site: Site, member: Membership) -> Agent:
         """What works for the site that the node belongs to."""
 
-        def facts() -> NodeFacts:
+        def facts() -> Facts:
             return self._facts(member.identity)
 
         fence, moving = Fence(self.settings.directory / "site" / LEASE, boot=boot_id()), self._moving(member)
@@ -326,7 +277,7 @@ class Node:
             self.deploy,
             facts,
             fence=fence,
-            offers=self._offering(),
+            offers=self._saver.offering(),
             moving=moving,
         )
 
@@ -353,9 +304,9 @@ class Node:
                 )
             return self._saved_by
 
-    def _facts(self, site: str) -> NodeFacts:
+    def _facts(self, site: str) -> Facts:
         """How the node is, for its site."""
-        return NodeFacts(
+        return Facts(
             architecture=NATIVE,
             accelerator=self.accelerator(NATIVE).virt,
             capacity=capacity(

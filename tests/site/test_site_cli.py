@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import partita
-from deployer.errors import DeployerError, Misused, NoRoom, Refused
+from deployer.errors import DeployerError, MachineConflict, Misused, NoRoom, Refused
 from deployer.site.client import SiteClient, Way
 from stager.settings import NodeSettings
 from tests.deployer.conftest import Community
@@ -83,6 +83,12 @@ def test_an_operator_runs_a_site(site: SiteProcess, command: Callable[..., Resul
     assert [one["what"] for one in told if one["kind"] == "node"][:3] == ["joined", "draining", "ready"]
     assert "draining: new disks (by operator)" in command("site", "events").stdout
     refused(command("site", "drain", "nobody"), DeployerError)
+    done = asked("site", "audit", "--by", "local operator")
+    drained = next(one for one in done if one["event"]["what"] == "draining")
+    assert (drained["by"], drained["event"]["reason"]) == ("local operator", "new disks (by operator)")
+    assert "the site" in command("site", "audit", "--since", "2020-01-01T00:00:00Z", "-n", "5").stdout
+    assert asked("site", "audit", "--until", "2020-01-01T00:00:00Z") == []
+    refused(command("site", "audit", "--since", "yesterday"), Misused)
 
 
 def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Callable[..., Result], asked: Run) -> None:
@@ -116,6 +122,9 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     assert asked("site", "machine", "change", "h-1", "--lifetime", "2h")["hostname"] == "h-1"
     refused(command("site", "machine", "change", "h-1"), Misused)
     refused(command("site", "machine", "pause", "h-1"), DeployerError)
+    assert "no console yet" in refused(command("site", "machine", "console", "h-1"), MachineConflict)
+    refused(command("site", "machine", "console", "h-1", "--follow", "--raw"), MachineConflict)
+    assert "while it rests" in refused(command("site", "machine", "save", "h-1", "--version", "1.1"), MachineConflict)
     assert asked("site", "machine", "destroy", "h-2", "--reason", "done")["want"] == "ended"
     assert asked("site", "machine", "show", "h-2")["want_reason"] == "done (by operator)"
     for one in (uuid, other["deployment"]["uuid"]):
