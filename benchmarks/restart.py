@@ -22,12 +22,13 @@ from catalog.measuring import measure
 from catalog.torrent import info_hash, short_hash, torrent_file
 from catalog.tracker import Endpoint
 from stager.cache import Cache
+from stager.options import Options
 from stager.resuming import boot_id
 from stager.scrubbing import Scrubber
 from stager.sharing import Sharing
 from stager.sources import HttpSource
 from stager.staging import Stager
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 from tests import factories
 from tests.stager.served import catalog
 

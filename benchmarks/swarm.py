@@ -21,10 +21,11 @@ from catalog.address import Address
 from catalog.measuring import Measured, measure
 from catalog.torrent import torrent_file
 from catalog.tracker import Endpoint
+from stager.options import Options
 from stager.pieces import Guide
 from stager.profiles import COMMON, PROFILES, Profile
 from stager.resuming import boot_id, found
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 from tests.netns import Host, Network, unavailable
 
 MBIT = 100

@@ -30,8 +30,8 @@ def seed(
     as_json: Json = False,
 ) -> None:
     """Share everything that the catalog has published with BitTorrent peers, beside its service, until interrupted."""
+    from stager.options import Options
     from stager.seeding import seed
-    from stager.swarm import Options
 
     settings = terminal.section(context, CatalogSettings)
     host, _, port = listen.rpartition(":")

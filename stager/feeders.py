@@ -66,10 +66,6 @@ class Feeding:
                 self._gone(before)
         self._now = found
 
-    def leaves(self, peer: str, at: str) -> None:
-        """A peer has left; it may have been here for less than a look."""
-        self._gone(self._now.pop((peer, at), Seen(peer, at, 0, 0)))
-
     def told(self, total: int) -> tuple[Feeder, ...]:
         """Who has sent what, the most first; at most `MOST`.
 

@@ -1,5 +1,6 @@
 """One content that this node shares, as it stands: a record that the swarm keeps and everybody may read."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from catalog.tracker import Event as Announced
 from stager.feeders import Feeder, idle, together
 from stager.leaves import Leaves
 from stager.passes import PUBLIC, Pass
-from stager.peer_wire import Progress
+from stager.peer_wire import Add, Poison, Progress
 from stager.pieces import Guide
-from stager.resuming import write_journal
+from stager.resuming import proved, write_journal
 
 JOURNAL = 0.5
 """Seconds between entries in a journal: what a node that is killed fetches again, at most."""
@@ -97,6 +98,51 @@ class Member:
         """The session's counters begin again."""
         self._fed_before = idle(self.feeders)
         self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
+
+    def order(self) -> tuple[Add, bytes]:
+        """What a peer process is told so that it takes part, and what is attached to that."""
+        layer = self.guide.layer or b""
+        if not self.complete and self.leaves.complete:
+            self.complete, self.announced, self.announce_at = True, Announced.COMPLETED, 0.0
+        order = Add(
+            address=self.address,
+            path=str(self.path),
+            layer=len(layer),
+            complete=self.complete,
+            authority=self.admission.authority.decode("ascii"),
+            certificate=self.admission.certificate,
+            key=self.admission.key,
+        )
+        return order, layer if self.complete else layer + self.leaves.bits()
+
+    def completed(self) -> None:
+        """Everything is here and written, which is to be announced."""
+        self.leaves.add(0, self.address.size)
+        self.complete, self.announced, self.announce_at = True, Announced.COMPLETED, 0.0
+        self.fresh.clear()
+
+    def reprove(self) -> None:
+        """A piece may have been said to be here before it was on its way to the file: look again which are."""
+        if self.complete:
+            return
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            needed = set(self.guide.needed)
+            here = [piece for piece in self.fresh if piece in needed]
+            for piece in set(here) - set(proved(self.guide, descriptor, here)):
+                self.leaves.drop_piece(piece)
+        finally:
+            os.close(descriptor)
+
+    def poisoned(self, event: Poison) -> bool:
+        """A piece was wrong, and is missing again; tells whether it is certain of a peer, for the first time, that it sent it."""
+        self.suspects |= set(event.suspects)
+        self.leaves.drop_piece(event.piece)
+        self.fresh.discard(event.piece)
+        new = event.culprit is not None and event.culprit not in self.poisoners
+        if event.culprit is not None:
+            self.poisoners.add(event.culprit)
+        return new
 
     def keep_journal(self, boot: str, now: float) -> None:
         """Write down which leaves are here, at most twice a second."""

@@ -15,6 +15,7 @@ from stager.announcing import TrackerClient
 from stager.cache import Cache
 from stager.errors import CacheUnusable, PeerFailed
 from stager.fetching import Pace
+from stager.options import Options
 from stager.passes import Admission, Passes, everything_is_public, node_label
 from stager.resuming import boot_id
 from stager.scrubbing import Scrubber
@@ -22,7 +23,7 @@ from stager.settings import NodeSettings
 from stager.sharing import Sharing
 from stager.sources import HttpSource
 from stager.staging import Stager
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 from stager.throttling import Throttle
 
 if TYPE_CHECKING:  # it loads the TUF library, which only those pay for who ask a catalog

@@ -50,7 +50,7 @@ from stager.peer_wire import (
     frame,
 )
 from stager.profiles import settings
-from stager.torrents import Torrent, name_of, take, text_of, unfinished
+from stager.torrents import Torrent, take, text_of, unfinished
 
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
@@ -143,7 +143,6 @@ class Peer:
             | category.piece_progress_notification
             | category.ip_block_notification
             | category.peer_notification
-            | category.connect_notification
         )
         # No default plugins: neither peer exchange nor metadata exchange; of the three only the one that finds poisoners.
         self._session = lt.session(cast(Any, chosen), flags=0)
@@ -184,6 +183,8 @@ class Peer:
         for alert in self._session.pop_alerts():
             self._hear(alert)
         for address, torrent in self._torrents.values():
+            if torrent.fresh:
+                torrent.glance(time.monotonic())
             self._tell_fresh(address, torrent)
 
     def _tell_fresh(self, address: Address, torrent: Torrent) -> None:
@@ -244,9 +245,6 @@ class Peer:
                     self.events.append(Complete(address=address))
             case lt.hash_failed_alert():
                 self._poisoned(address, torrent, int(alert.piece_index))
-            case lt.peer_disconnected_alert():
-                if not torrent.fed and (name := name_of(alert.pid)):
-                    torrent.feeding.leaves(name, text_of(alert.endpoint))
             case lt.peer_ban_alert():
                 self.events.append(Banned(address=address, peer=text_of(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():

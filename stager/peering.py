@@ -21,6 +21,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PIPE = 1 << 20
 """Bytes that the pipes hold: piece layers are large, and a small pipe is a task switch for each 64 KiB."""
 
+SILENCE = 5.0
+"""Seconds without a sign of life after which the peer process counts as hung: twenty of its beats."""
+
 QUIT = 2.0
 """Seconds that a process has to end when told to; it has nothing to lose."""
 
@@ -81,6 +84,16 @@ class PeerProcess:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
         except (OSError, IndexError):
             return 0
+
+    def trouble(self, memory: int) -> str | None:
+        """Why it has to be replaced, if it has: it ended, it hangs, or it holds more than so many bytes."""
+        if not self.alive:
+            return "ended"
+        if self.silence > SILENCE:
+            return f"has been silent for {SILENCE:.0f} s"
+        if self.resident > memory:
+            return f"holds more than {memory >> 20} MiB"
+        return None
 
     def send(self, message: Document, attached: bytes = b"") -> None:
         """Queue a command. Never waits; to a process that is gone it says nothing."""

@@ -4,7 +4,7 @@ The names are libtorrent's own (its manual, "settings_pack"). What is set differ
 measured; docs/swarm.md has the figures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -111,6 +111,13 @@ def choose_profile(complete: int, incomplete: int) -> Profile:
     A crowd that has at least as many seeds as leechers needs no exchange between leechers: deep queues serve it best.
     """
     return Profile.SWARM if incomplete >= CROWD and complete < incomplete else Profile.BULK
+
+
+def choose_for_all(crowds: Iterable[tuple[int, int]]) -> Profile:
+    """The profile for a session with several contents, of whose swarms the tracker reports so many members with and without
+    everything: shallow queues as soon as one has a crowd.
+    """
+    return Profile.SWARM if any(choose_profile(*crowd) is Profile.SWARM for crowd in crowds) else Profile.BULK
 
 
 def settings(

@@ -19,10 +19,11 @@ from catalog.readers import Readers
 from catalog.store import open_database
 from catalog.wire_swarms import SwarmGrant
 from stager.announcing import TrackerClient
+from stager.options import Options
 from stager.passes import Passes
 from stager.pieces import Guide
 from stager.resuming import boot_id
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 
 LOOK = 2.0
 """Seconds between looks for what was published."""

@@ -64,7 +64,7 @@ class Sharing:
     @property
     def peers(self) -> int:
         """Peers connected now, over all contents."""
-        return self._swarm.connected
+        return sum(member.connected for member in self._swarm.members)
 
     @property
     def sent(self) -> int:

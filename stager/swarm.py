@@ -6,23 +6,22 @@ the old one was doing. It announces every content to the tracker and lets in exa
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from catalog.address import Address
 from catalog.tracker import Endpoint
-from catalog.tracker import Event as Announced
 from stager.announcing import TrackerClient
 from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
 from stager.leaves import Leaves
 from stager.meeting import Meeting
 from stager.member import Member
+from stager.options import Options
 from stager.passes import PUBLIC, Admission, everything_is_public
 from stager.peer_wire import (
     Add,
@@ -45,19 +44,12 @@ from stager.peer_wire import (
 )
 from stager.peering import PeerProcess
 from stager.pieces import Guide
-from stager.profiles import Profile, choose_profile
-from stager.resuming import proved
+from stager.profiles import Profile, choose_for_all
 
 log = logging.getLogger("partita.swarm")
 
 TURN = 0.1
 """Seconds between looks at the peer process."""
-
-SILENCE = 5.0
-"""Seconds without a sign of life after which the peer process counts as hung: twenty of its beats."""
-
-MEMORY = 1 << 30
-"""Bytes that the peer process may hold. It holds 40 MB, and 100 MB of blocks that wait for the disk."""
 
 START = 10.0
 """Seconds that a new peer process has until it listens."""
@@ -67,27 +59,6 @@ NEVER = float("inf")
 RESTARTS = 5
 RESTART_WINDOW = 30.0
 """So many restarts within so many seconds, and the swarm is given up for HTTP: something is wrong that lasts."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a node takes part.
-
-    Attributes:
-        listen: `ADDRESS:PORT` for peers; port 0 takes a free one. All addresses by default: peers come from other hosts,
-            and only those that the tracker named are let in.
-        upload_limit, download_limit: bytes per second over all contents; 0 is no limit.
-        memory: bytes that the peer process may hold.
-        log: where the peer process's complaints go; None is our standard error.
-        name: what we call ourselves to peers: a peer ID, 20 printable characters; empty for a new one at each connection.
-    """
-
-    listen: str = "0.0.0.0:0"
-    upload_limit: int = 0
-    download_limit: int = 0
-    memory: int = MEMORY
-    log: Path | None = None
-    name: str = ""
 
 
 class Swarm:
@@ -218,9 +189,7 @@ class Swarm:
             member.named |= peers
             self._let_in()
             if new:
-                self._send(
-                    Connect(address=member.address, peers=tuple((peer.ip, peer.port) for peer in sorted(new, key=str)))
-                )
+                self._connect(member, new)
 
     def readd(self, member: Member, *, forget: bool = False) -> None:
         """Leave the swarm and join it again, which forgets bans and dead connections; `forget` drops the peers too."""
@@ -232,7 +201,7 @@ class Swarm:
                 member.named = set()
                 member.announce_at = 0.0
             member.restarted()
-            self._reprove(member)
+            member.reprove()
             self._add(member)
         self._announce()
 
@@ -268,11 +237,6 @@ class Swarm:
         """The peer process's number; 0 when there is none."""
         return self._process.pid if self._process else 0
 
-    @property
-    def connected(self) -> int:
-        """Peers connected over all contents."""
-        return sum(member.connected for member in self.members)
-
     # What the peer process says.
 
     def _hear(self, process: list[PeerProcess], event: Event) -> None:
@@ -302,9 +266,7 @@ class Swarm:
                 member.progress = event
                 member.keep_journal(self._boot, self._clock())
             case Complete():
-                member.leaves.add(0, member.address.size)
-                member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
-                member.fresh.clear()
+                member.completed()
                 self._announce()
             case Poison():
                 self._poisoned(member, event)
@@ -315,15 +277,11 @@ class Swarm:
                 log.warning("%s: %s", member.address, event.reason)
                 # Pieces are said to be here when they are right, which may be before they are written.
                 self._send(Remove(address=member.address))
-                self._reprove(member)
+                member.reprove()
 
     def _poisoned(self, member: Member, event: Poison) -> None:
-        """Who is certain to have sent a wrong piece is reported, and let in no more, from whatever port."""
-        member.suspects |= set(event.suspects)
-        member.leaves.drop_piece(event.piece)
-        member.fresh.discard(event.piece)
-        if event.culprit and event.culprit not in member.poisoners:
-            member.poisoners.add(event.culprit)
+        """Who is certain to have sent a wrong piece is let in no more, from whatever port."""
+        if member.poisoned(event) and event.culprit:
             log.warning("%s: piece %d from %s was wrong; it is refused", member.address, event.piece, event.culprit)
             self._refused.add(event.culprit.rpartition(":")[0].strip("[]"))
             self._let_in()
@@ -370,14 +328,7 @@ class Swarm:
             process = self._process
             if process is None:
                 continue
-            reason = None
-            if not process.alive:
-                reason = "ended"
-            elif process.silence > SILENCE:
-                reason = f"has been silent for {SILENCE:.0f} s"
-            elif process.resident > self._options.memory:
-                reason = f"holds more than {self._options.memory >> 20} MiB"
-            if reason:
+            if reason := process.trouble(self._options.memory):
                 self._replace(reason)
 
     def _replace(self, reason: str) -> None:
@@ -394,46 +345,25 @@ class Swarm:
                 return
             for member in self._members.values():
                 member.restarted()
-                self._reprove(member)
+                member.reprove()
             self._start()
-
-    def _reprove(self, member: Member) -> None:
-        """A piece may have been said to be here before it was on its way to the file."""
-        if member.complete:
-            return
-        descriptor = os.open(member.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            needed = set(member.guide.needed)
-            here = [piece for piece in member.fresh if piece in needed]
-            for piece in set(here) - set(proved(member.guide, descriptor, here)):
-                member.leaves.drop_piece(piece)
-        finally:
-            os.close(descriptor)
 
     def _add(self, member: Member) -> None:
         if member.kept_out:
             return
-        layer = member.guide.layer or b""
-        if not member.complete and member.leaves.complete:
-            member.complete, member.announced, member.announce_at = True, Announced.COMPLETED, 0.0
-        order = Add(
-            address=member.address,
-            path=str(member.path),
-            layer=len(layer),
-            complete=member.complete,
-            authority=member.admission.authority.decode("ascii"),
-            certificate=member.admission.certificate,
-            key=member.admission.key,
-        )
-        self._send(order, layer if member.complete else layer + member.leaves.bits())
+        self._send(*member.order())
         if member.named:
-            self._send(Connect(address=member.address, peers=tuple((peer.ip, peer.port) for peer in member.named)))
+            self._connect(member, member.named)
 
     def _send(
         self, message: Add | Allow | Connect | Moved | Remove | Start | Tune | Wrote, attached: bytes = b""
     ) -> None:
         if self._process:
             self._process.send(message, attached)
+
+    def _connect(self, member: Member, peers: set[Endpoint]) -> None:
+        places = tuple((peer.ip, peer.port) for peer in sorted(peers, key=str))
+        self._send(Connect(address=member.address, peers=places))
 
     def _let_in(self) -> None:
         allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) - self._refused
@@ -464,9 +394,7 @@ class Swarm:
 
     def _choose_profile(self) -> None:
         """Shallow queues as soon as one content has a crowd."""
-        crowds = [choose_profile(*member.crowd) for member in self._members.values()]
-        profile = Profile.SWARM if Profile.SWARM in crowds else Profile.BULK
+        profile = choose_for_all(member.crowd for member in self._members.values())
         if profile is not self._profile:
             self._profile = profile
-            limits = self._options
-            self._send(Tune(profile=profile, upload_limit=limits.upload_limit, download_limit=limits.download_limit))
+            self.limit(self._options.upload_limit, self._options.download_limit)

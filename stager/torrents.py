@@ -4,6 +4,7 @@ Handles, statuses and peer IDs are libtorrent's own; this module asks them and d
 """
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from stager.peer_wire import Progress, Wrote
 
 _WRITTEN = 3
 """`block_info::finished`: the block is on disk."""
+
+
+GLANCE_SHARE = 0.01
+"""Of the time, what may go into seeing who sends."""
 
 
 @dataclass
@@ -35,6 +40,7 @@ class Torrent:
     feeding: Feeding = field(default_factory=Feeding)
     feeders: tuple[Feeder, ...] = ()
     fed: bool = False
+    glance_at: float = 0.0
 
     def flush(self) -> None:
         """Have everything written that has come; `cache_flushed_alert` answers."""
@@ -46,13 +52,23 @@ class Torrent:
         """Who has sent what, by libtorrent's status of the torrent; asked for only while something is to come."""
         if not status.total_payload_download:
             return ()
+        self._look()
+        return self.feeding.told(int(status.total_payload_download))
+
+    def glance(self, now: float) -> None:
+        """See who sends while pieces come: a peer may be here for less than the time between two looks at everything."""
+        if not self.fed and now >= self.glance_at:
+            began = time.monotonic()
+            self._look()
+            self.glance_at = now + (time.monotonic() - began) / GLANCE_SHARE
+
+    def _look(self) -> None:
         seen = (
             Seen(name, text_of(peer.ip), int(peer.total_download), int(peer.payload_down_speed))
             for peer in self.handle.get_peer_info()
             if (name := name_of(peer.pid))
         )
         self.feeding.look(seen)
-        return self.feeding.told(int(status.total_payload_download))
 
 
 def take(torrent: Torrent, order: Wrote) -> None:

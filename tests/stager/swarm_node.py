@@ -21,10 +21,11 @@ from catalog.client import CatalogClient
 from signer.documents import Document
 from stager.announcing import TrackerClient
 from stager.errors import SourceUnavailable, StagerError
+from stager.options import Options
 from stager.pieces import Guide
 from stager.resuming import boot_id
 from stager.sources import HttpSource
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 from stager.swarming import SwarmFetching
 
 

@@ -15,18 +15,11 @@ def test_what_a_peer_sent_after_the_last_look_is_known_by_the_sum() -> None:
     feeding = Feeding()
     feeding.look([Seen("a", "192.0.2.1:1", 100, 50), Seen("b", "192.0.2.2:1", 10, 5)])
     assert feeding.told(110)[0] == Feeder(peer="a", at="192.0.2.1:1", received=100, rate=50)
-    feeding.leaves("a", "192.0.2.1:1")
+    feeding.look([Seen("b", "192.0.2.2:1", 10, 5)])
     assert feeding.told(160) == (
         Feeder(peer="a", at="192.0.2.1:1", received=150, rate=0),
         Feeder(peer="b", at="192.0.2.2:1", received=10, rate=5),
     )
-
-
-def test_a_peer_that_was_never_seen_is_counted_when_it_leaves() -> None:
-    """One that came, gave everything and went between two looks."""
-    feeding = Feeding()
-    feeding.leaves("quick", "192.0.2.1:1")
-    assert counts(feeding.told(1000)) == {"quick": 1000}
 
 
 def test_of_several_that_left_each_gets_what_it_was_sending() -> None:

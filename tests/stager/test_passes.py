@@ -15,10 +15,11 @@ from catalog.measuring import measure
 from catalog.tracker import Endpoint
 from catalog.wire_swarms import SwarmGrant
 from stager.errors import TrackerRefuses, TrackerUnavailable
+from stager.options import Options
 from stager.passes import AWAY, PUBLIC, Admission, Pass, Passes, everything_is_public
 from stager.pieces import Guide
 from stager.resuming import boot_id, found
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 
 PATIENCE = 60.0
 NOW = datetime.now(UTC).replace(microsecond=0)

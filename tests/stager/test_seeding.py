@@ -19,11 +19,12 @@ from catalog.measuring import measure
 from signer.openpgp import Keyring
 from stager.announcing import TrackerClient
 from stager.errors import SourceLacks, SourceUnavailable
+from stager.options import Options
 from stager.passes import Passes
 from stager.pieces import Guide
 from stager.resuming import boot_id
 from stager.sources import HttpSource
-from stager.swarm import Options, Swarm
+from stager.swarm import Swarm
 from stager.swarming import SwarmFetching
 from tests import factories
 from tests.catalog.service import Service, Vo
