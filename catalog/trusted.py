@@ -12,12 +12,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from catalog.address import Address
 from catalog.bundle import Bundle
@@ -30,16 +29,17 @@ from catalog.errors import (
     Malformed,
     Misused,
     NotFound,
-    Stale,
     Unavailable,
     Unpinned,
     Unverified,
 )
+from catalog.freshness import Freshness, judge
 from catalog.manifest import MAX_MANIFEST, Manifest
+from catalog.mirrors import Mirrors
 from catalog.reference import Reference
 from catalog.seen_names import SeenNames
 from catalog.sending import fetch
-from catalog.tuf_metadata import LIFETIMES, ROOT, Described
+from catalog.tuf_metadata import ROOT, Described
 from catalog.tuf_reading import Current, Reader, server_of
 from catalog.tuf_targets import (
     REVOCATIONS,
@@ -59,35 +59,12 @@ from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
 from signer.progress import Advance, nothing
 
-REST = 30.0
-"""Seconds for which a source that gave no answer is asked last."""
-
 REUSE = 2.0
 """Seconds for which one refresh serves what belongs together: the manifest, endorsements and revocations of one order."""
-
-WARN = 0.45
-"""Of a lifetime: metadata that holds for less than that is overdue. It is signed afresh at half of its lifetime."""
 
 NAMES = "names"
 
 log = logging.getLogger("partita.freshness")
-
-A = TypeVar("A")
-
-
-@dataclass(frozen=True)
-class Freshness:
-    """How fresh what a node knows of its catalog is.
-
-    Attributes:
-        pinned: whether there is a root to believe by.
-        expires: when the first of the trusted metadata expires; from then on nothing new starts. None if there is none.
-        problem: what is wrong or will soon be, in a sentence.
-    """
-
-    pinned: bool
-    expires: datetime | None = None
-    problem: str | None = None
 
 
 class TrustedCatalog:
@@ -120,19 +97,15 @@ class TrustedCatalog:
             credential: of this node's site, shown to the catalog (the first URL) alone.
         """
         self._root, self._now, self._clock, self._transport = root, now, clock, transport
-        self._clients = [
-            CatalogClient(url, transport, credential=credential if number == 0 else "")
-            for number, url in enumerate(urls)
-        ]
+        self._sources = Mirrors(urls, clock, transport, credential)
         self._directory = directory / "trusted"
         self._reader: Reader | None = None
         self._names = SeenNames(directory / NAMES)
         self.alarm: Callable[[str], None] = lambda _said: None
         """Told when a name and version stands for two images, before Equivocation is raised."""
-        self._failed: dict[str, float] = {}
         self._lock = threading.RLock()
         self._current: tuple[float, str, Current] | None = None
-        self.url = self._clients[0].url
+        self.url = self._sources.first.url
         self._shown = {server_of(self.url): credential}
 
     def __enter__(self) -> Self:
@@ -149,12 +122,11 @@ class TrustedCatalog:
         """Give the connections back."""
         if self._reader is not None:
             self._reader.close()
-        for client in self._clients:
-            client.close()
+        self._sources.close()
 
     def pause(self, seconds: float) -> None:
         """Wait before asking again."""
-        self._clients[0].pause(seconds)
+        self._sources.first.pause(seconds)
 
     def resolve(self, reference: Reference) -> str:
         """The image ID that a reference stands for now. An image ID stands for itself."""
@@ -173,7 +145,7 @@ class TrustedCatalog:
 
     def listed(self, most: int) -> list[ImageEntry]:
         """Up to so many images that the catalog shows, last published first. It proves nothing: `resolve` what is to be believed."""
-        return list(islice(self._clients[0].images(), most))
+        return list(islice(self._sources.first.images(), most))
 
     def manifest_bytes(self, image_id: str) -> bytes:
         """A manifest's canonical bytes: listed now, and of this image ID."""
@@ -239,71 +211,33 @@ class TrustedCatalog:
         with self._lock:
             self._refreshed(fresh=True)
 
+    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+        """As CatalogClient's; where a source stops, the next goes on."""
+        return self._sources.blob_range(address, start, end)
+
+    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+        """As CatalogClient's; where a source stops, the next goes on."""
+        return self._sources.blob_ranges(address, ranges)
+
     def freshness(self) -> Freshness:
         """How fresh what is known is, without asking anybody."""
         try:
             known = self._pinned().trusted().expires
         except Unpinned as exc:
             return Freshness(pinned=False, problem=str(exc))
-        if not known:
-            return Freshness(pinned=True)
-        now = self._now()
-        role, expires = min(known.items(), key=lambda item: item[1])
-        problem = None
-        if expires <= now:
-            problem = (
-                f"{role} metadata expired on {expires:%Y-%m-%d %H:%M}: nothing new starts until the catalog answers"
-            )
-        else:
-            for role, when in known.items():
-                if when - now < LIFETIMES[role] * WARN:
-                    problem = (
-                        f"{role} metadata expires on {when:%Y-%m-%d %H:%M}: see that the catalog answers and signs"
-                    )
-        return Freshness(pinned=True, expires=expires, problem=problem)
+        return judge(known, self._now())
 
     def data_map(self, address: Address) -> bytes:
         """As CatalogClient's, from whichever source answers."""
-        return self._any(lambda client: client.data_map(address))
+        return self._sources.any(lambda client: client.data_map(address))
 
     def layer(self, address: Address) -> bytes:
         """As CatalogClient's, from whichever source answers."""
-        return self._any(lambda client: client.layer(address))
+        return self._sources.any(lambda client: client.layer(address))
 
     def hints(self, address: Address) -> bytes:
         """As CatalogClient's, from whichever source answers."""
-        return self._any(lambda client: client.hints(address))
-
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
-        position = start
-        problem: CatalogError | None = None
-        for client in self._order(contents=True):
-            try:
-                for piece in client.blob_range(address, position, end):
-                    position += len(piece)
-                    yield piece
-            except CatalogError as exc:
-                problem = self._note(client, exc, problem)
-            if position == end:
-                return
-        raise problem or Unavailable(f"the range {start}-{end} of {address} was cut at byte {position}")
-
-    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
-        came = 0
-        problem: CatalogError | None = None
-        for client in self._order(contents=True):
-            left = _beyond(ranges, came)
-            try:
-                for piece in client.blob_ranges(address, left):
-                    came += len(piece)
-                    yield piece
-            except CatalogError as exc:
-                problem = self._note(client, exc, problem)
-            if not _beyond(ranges, came):
-                return
-        raise problem or Unavailable(f"{len(ranges)} ranges of {address} were cut after {came} bytes")
+        return self._sources.any(lambda client: client.hints(address))
 
     def _saw(self, title: str, image_id: str) -> None:
         try:
@@ -342,11 +276,11 @@ class TrustedCatalog:
             return self._current[1], self._current[2]
         self._current = None
         problem: CatalogError | None = None
-        for client in self._order():
+        for client in self._sources.order():
             try:
                 return client.url, self._ask(client)
             except CatalogError as exc:
-                problem = self._note(client, exc, problem)
+                problem = self._sources.note(client, exc, problem)
         raise problem or Unavailable("no catalog is configured")
 
     def _pinned(self) -> Reader:
@@ -358,42 +292,19 @@ class TrustedCatalog:
         return self._reader
 
     def _another(self, tried: Sequence[str]) -> tuple[str, Current | None]:
-        for client in self._order():
+        for client in self._sources.order():
             if client.url not in tried:
                 try:
                     return client.url, self._ask(client)
                 except CatalogError as exc:
-                    self._note(client, exc, None)
+                    self._sources.note(client, exc, None)
         return "", None
 
     def _ask(self, client: CatalogClient) -> Current:
         current = self._pinned().refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
-        self._failed.pop(client.url, None)
+        self._sources.answered(client)
         self._current = self._clock(), client.url, current
         return current
-
-    def _any(self, ask: Callable[[CatalogClient], A]) -> A:
-        problem: CatalogError | None = None
-        for client in self._order(contents=True):
-            try:
-                return ask(client)
-            except CatalogError as exc:
-                problem = self._note(client, exc, problem)
-        raise problem or Unavailable("no catalog is configured")
-
-    def _order(self, *, contents: bool = False) -> list[CatalogClient]:
-        """Who is asked first: for contents the mirrors, else the catalog; who lately gave no answer, last."""
-        clients = self._clients[1:] + self._clients[:1] if contents else list(self._clients)
-        now = self._clock()
-        return sorted(clients, key=lambda client: now - self._failed.get(client.url, -REST * 2) < REST)
-
-    def _note(self, client: CatalogClient, found: CatalogError, worst: CatalogError | None) -> CatalogError:
-        """Remember that a source failed; returns what to raise if all do: the gravest, and of equals the first."""
-        if isinstance(found, Unavailable):
-            self._failed[client.url] = self._clock()
-        if len(self._clients) > 1:
-            log.warning("%s", found)
-        return found if worst is None or (_grave(found) > _grave(worst)) else worst
 
 
 def pin(file: Path, root: bytes) -> str:
@@ -407,27 +318,7 @@ def pin(file: Path, root: bytes) -> str:
     return hashlib.sha256(root).hexdigest()
 
 
-def _beyond(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """What is left of ranges (start, end) after their first `count` bytes."""
-    left = []
-    for start, end in ranges:
-        skipped = min(count, end - start)
-        count -= skipped
-        if start + skipped < end:
-            left.append((start + skipped, end))
-    return left
-
-
 _UNPINNED = (
     "no root of the catalog's freshness metadata is pinned here, so nothing is believed to be current; get root.json from "
     "the catalog's operator by a way that you trust, and run `partita node trust-root FILE`"
 )
-
-
-def _grave(error: CatalogError) -> int:
-    """Which of several failures tells most: what did not verify, then what has expired, then what is not there."""
-    if isinstance(error, Stale):
-        return 2
-    if isinstance(error, Unverified):
-        return 3
-    return 1 if isinstance(error, NotFound) else 0
