@@ -120,11 +120,17 @@ class PolicyStore:
     Args:
         path: the policy's file.
         loaded: told of each set that comes into force, with its digest, before it decides anything.
+        sleep: waits for so many seconds.
     """
 
-    def __init__(self, path: Path, loaded: Callable[[RuleSet], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loaded: Callable[[RuleSet], None] = lambda _: None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.path = path
-        self._loaded = loaded
+        self._loaded, self._sleep = loaded, sleep
         self._lock = threading.Lock()
         self._good: RuleSet | None = None
         self._seen: dict[Path, bytes | None] = {}
@@ -168,7 +174,7 @@ class PolicyStore:
             except PolicyUnusable as exc:
                 good, problem = None, str(exc)
             # Half a file may be a whole policy, and a laxer one: nothing counts that is still being written.
-            time.sleep(SETTLED)
+            self._sleep(SETTLED)
             if all(_quietly(path) == data for path, data in found.items()):
                 seen = found
                 break

@@ -115,6 +115,7 @@ class Ec2Pool:
         self._making: dict[str, _Making] = {}
         self._failures: dict[str, _Failure] = {}
         self._told: dict[str, ObservedMachine] = {}
+        self._brought: dict[str, dict[str, int]] = {}
         self._changed = threading.Event()
         self._revision = -1
         self._watched: datetime | None = None
@@ -198,6 +199,8 @@ class Ec2Pool:
         for uuid, making in list(self._making.items()):
             if making.future.done():
                 del self._making[uuid]
+                # Kept apart from what was told: a machine may be made between two looks, and nobody have seen it on its way.
+                self._brought[uuid] = _staging(making.progress)
                 self._came_to(uuid, making.future)
         now = self._clock().replace(microsecond=0)
         wanted = {machine.uuid for machine in desired.machines if machine.want is not Want.ENDED}
@@ -205,6 +208,7 @@ class Ec2Pool:
             if uuid not in wanted:
                 making.progress.cancelled.set()
         self._failures = {uuid: failure for uuid, failure in self._failures.items() if uuid in wanted}
+        self._brought = {uuid: brought for uuid, brought in self._brought.items() if uuid in wanted}
         live = {each.machine for each in instances if each.live}
         here = {each.instance for each in instances}
         for entry in self._books.machines():
@@ -349,14 +353,11 @@ class Ec2Pool:
             seen = seen.model_copy(update={"reason": failure.reason})
         if seen is None:
             return None
-        if making is not None:
-            seen = seen.model_copy(update=_staging(making.progress))
+        brought = _staging(making.progress) if making is not None else self._brought.get(machine.uuid, {})
+        seen = seen.model_copy(update=brought)
         before = self._told.get(machine.uuid)
-        if before is not None:
-            kept = ("fetched", "total", "from_network", "from_cache") if making is None else ()
-            seen = seen.model_copy(update={name: getattr(before, name) for name in kept})
-            if (before.state, before.reason) == (seen.state, seen.reason):
-                seen = seen.model_copy(update={"changed": before.changed})
+        if before is not None and (before.state, before.reason) == (seen.state, seen.reason):
+            seen = seen.model_copy(update={"changed": before.changed})
         return seen
 
 

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
 from catalog.manifest import ImageId
+from deployer.ec2.errors import CannotBoot, NoAccount, OverBudget
 from deployer.errors import (
     Conflict,
     DeploymentNotFound,
@@ -63,7 +64,20 @@ def deployment_routes(site: Site) -> APIRouter:
         "",
         response_model=Ordered,
         status_code=201,
-        responses=problems(Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoRoom, Conflict, *ASKING)
+        responses=problems(
+            Malformed,
+            Misused,
+            TooLarge,
+            Forbidden,
+            Refused,
+            OverQuota,
+            NoRoom,
+            NoAccount,
+            OverBudget,
+            CannotBoot,
+            Conflict,
+            *ASKING,
+        )
         | {
             200: {"model": Ordered | Trial, "description": "It had been ordered before; or, of a dry run, the answer."},
         },

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
+from deployer.ec2.errors import NoAccount, OverBudget
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, Misused, NodeNotFound, NoRoom, OverQuota
 from deployer.site.access import narrowed
 from deployer.site.api_deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER, STATES, VO, shown_machine
@@ -100,7 +101,7 @@ def machine_routes(site: Site) -> APIRouter:
         "/{machine}/{verb}",
         response_model=SiteMachine,
         responses=problems(
-            Malformed, TooLarge, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoRoom, *ASKING
+            Malformed, Misused, TooLarge, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoRoom, *ASKING
         ),
         openapi_extra=told(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
         summary="Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
@@ -132,7 +133,17 @@ def machine_routes(site: Site) -> APIRouter:
     @routes.patch(
         "/{machine}",
         response_model=SiteMachine,
-        responses=problems(Malformed, TooLarge, MachineNotFound, Forbidden, OverQuota, MachineConflict, *ASKING),
+        responses=problems(
+            Malformed,
+            TooLarge,
+            MachineNotFound,
+            Forbidden,
+            OverQuota,
+            NoAccount,
+            OverBudget,
+            MachineConflict,
+            *ASKING,
+        ),
         openapi_extra=told(Action.MODIFY, MachineChange),
         summary="Change a machine's end, memory or cores",
     )

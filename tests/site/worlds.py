@@ -109,6 +109,8 @@ class SiteProcess:
             "rights": str(self.rights),
             "issuers": str(self.issuers),
             "network": "none",
+            # A node of paper is heard when a test moves it, and a shared one may wait for minutes between two tests.
+            "lost_after": "1h",
         } | site
         if catalog:
             root = inside(host, lambda: first_root(catalog)) if host else first_root(catalog)
