@@ -112,7 +112,7 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "receipt": _at("deployer.cli_records", "receipt_app"),
     "audit": _at("deployer.cli_records", "audit_app"),
     "node": _node,
-    "deploy": _at("deployer.cli", "deploy"),
+    "deploy": _at("deployer.cli_deploy", "deploy"),
     "machine": _at("deployer.cli", "machine_app"),
     "up": _at("deployer.cli", "up"),
     "site": _site,

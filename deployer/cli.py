@@ -1,42 +1,26 @@
-"""Commands that deploy: `deploy`, `machine`, `node` and `up`. Wiring only; the work is done by the node's service."""
+"""The commands `machine`, `node` and `up`. Wiring only; the work is done by the node's service."""
 
-import base64
 import json as json_text
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.text import Text
 
 from catalog.settings import CatalogSettings
 from deployer import cli_machine, cli_site
-from deployer.amounts import parse_duration, parse_size
-from deployer.cli_machine import Name, amount, blank_of, brief
+from deployer.cli_machine import Name, brief
 from deployer.cli_staging import add_commands, staging_text, watch_staging
-from deployer.errors import Misused, Refused
+from deployer.errors import Misused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
 from deployer.places import MAX_SOCKET, short_place
 from deployer.serial import readable
 from deployer.settings import DeploySettings
 from deployer.site.settings import SiteSettings
-from deployer.userdata import MAX_USER_DATA
-from deployer.wire import Deployed, NodeStatus, Order, Step
+from deployer.wire import NodeStatus
 from signer import terminal
-from signer.documents import validate
 from signer.logs import LogSettings, configure
 from signer.terminal import Json
 from stager.cli import cache_app
@@ -56,85 +40,6 @@ def node_client(context: typer.Context) -> NodeClient:
 add_commands(node_app, node_client)
 cli_machine.add_commands(machine_app, node_client)
 cli_site.add_commands(node_client)
-
-
-def deploy(
-    context: typer.Context,
-    image: Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")],
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many machines.")] = 1,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of each, such as 2GiB; what the image needs if not given.")
-    ] = None,
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; what the image needs if not given.")] = None,
-    lifetime: Annotated[
-        str | None, typer.Option(help="How long they live, such as 12h; the node's default if not given.")
-    ] = None,
-    hostname: Annotated[
-        str | None, typer.Option(help="Host name; with several machines a number is put after it.")
-    ] = None,
-    network: Annotated[str | None, typer.Option(help="none, user, network:NAME or bridge:NAME.")] = None,
-    user_data: Annotated[
-        Path | None, typer.Option(help="What the guest's first boot runs: cloud-config or a script.", metavar="FILE")
-    ] = None,
-    public_key: Annotated[
-        list[Path] | None, typer.Option(help="An OpenSSH public key for the guest's user.", metavar="FILE")
-    ] = None,
-    blank: Annotated[
-        list[str] | None,
-        typer.Option(help="An extra disk, made on the node.", metavar="SIZE[:FILESYSTEM[:LABEL]]"),
-    ] = None,
-    max_memory: Annotated[
-        str | None, typer.Option(help="How far its memory may grow while it runs; not at all if not given.")
-    ] = None,
-    max_cores: Annotated[
-        int | None, typer.Option(min=1, help="How far its cores may; not at all if not given.")
-    ] = None,
-    verify: Annotated[
-        str, typer.Option(help="Right before boot: look at a sample of the contents, or hash them in full.")
-    ] = "sample",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the policy decides.")] = False,
-    site: Annotated[
-        str | None,
-        typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the settings' one."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Run machines of an image, if the site's policy accepts it."""
-    order = _order(
-        image=image,
-        count=count,
-        memory=_amount(memory, parse_size, "--memory"),
-        cores=cores,
-        lifetime=_amount(lifetime, parse_duration, "--lifetime"),
-        hostname=hostname,
-        network=network,
-        user_data=_user_data(user_data),
-        public_keys=[_text_file(path).strip() for path in public_key or ()],
-        blanks=[blank_of(text).model_dump(mode="json") for text in blank or ()],
-        granted_memory=_amount(max_memory, parse_size, "--max-memory"),
-        granted_cores=max_cores,
-        verify=verify,
-    )
-    if site is not None:
-        from deployer.site.cli_deployment import order_at
-
-        order_at(context, order, "" if site == "here" else site, dry_run=dry_run, json=json)
-        return
-    with node_client(context) as node:
-        if dry_run:
-            decision = node.decide(order)
-            terminal.show(decision, decision_text(decision), as_json=json)
-            if not decision["accepted"]:
-                raise typer.Exit(Refused.exit_code)
-            return
-        try:
-            with _watch() as watch:
-                result = node.deploy(order, watch)
-        except Refused as refused:
-            if refused.decision is not None:
-                terminal.show(dict(refused.decision), decision_text(dict(refused.decision)), as_json=json)
-            raise
-    terminal.show(result.model_dump(mode="json", exclude_none=True), _deployed(result), as_json=json)
 
 
 @machine_app.command("list")
@@ -353,76 +258,6 @@ def up(
     run_both(environment, sets, config, keep_machines=keep_machines, as_json=json, site=join if with_site else None)
 
 
-def decision_text(decision: dict[str, Any]) -> Group:
-    """A decision for people: every rule with its verdict, and what would have to change."""
-    rows = [
-        ("passed" if rule["passed"] else "FAILED", rule["name"], rule["reason"], rule.get("change", ""))
-        for rule in decision["rules"]
-    ]
-    verdict = "accepted" if decision["accepted"] else "refused"
-    head = Text(terminal.printable(f"{decision['title']}: {verdict}"))
-    return Group(head, terminal.table(("VERDICT", "RULE", "REASON", "WHAT WOULD HAVE TO CHANGE"), rows))
-
-
-class _watch:  # noqa: N801 - used as a function
-    """Shows the steps of a deployment on standard error, where that is a terminal; silent elsewhere."""
-
-    def __enter__(self) -> Callable[[Step], None]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        self._bars = Progress(*columns, console=terminal.err, transient=True, disable=not terminal.err.is_terminal)
-        self._bars.start()
-        self._tasks: dict[str, TaskID] = {}
-        return self._step
-
-    def __exit__(self, *exc: object) -> None:
-        self._bars.stop()
-
-    def _step(self, step: Step) -> None:
-        machine = step.machine or ""
-        if step.step == "staging":
-            if machine not in self._tasks:
-                self._tasks[machine] = self._bars.add_task(f"staging for {machine}", total=step.total)
-            self._bars.update(self._tasks[machine], completed=step.done or 0)
-            return
-        if machine in self._tasks:
-            self._bars.remove_task(self._tasks.pop(machine))
-        if step.text:
-            where = f"{machine}: " if machine else ""
-            terminal.say(f"{step.milliseconds / 1000:6.2f} s  {where}{step.text}")
-
-
-def _order(**values: Any) -> Order:
-    return validate(Order, {name: value for name, value in values.items() if value is not None}, "order")
-
-
-def _amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
-    return None if text is None else amount(text, parse, option)
-
-
-def _text_file(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Misused(f"{path}: cannot be read: {exc}") from exc
-
-
-def _user_data(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_USER_DATA + 1)
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
-    return base64.b64encode(data).decode()
-
-
 def _table(machines: list[MachineRecord]) -> object:
     rows = [
         (
@@ -437,21 +272,3 @@ def _table(machines: list[MachineRecord]) -> object:
         for record in machines
     ]
     return terminal.table(("UUID", "NAME", "STATE", "IMAGE", "SIZE", "ENDS", "REASON"), rows) if rows else "no machines"
-
-
-def _deployed(result: Deployed) -> Group:
-    lines = [Text(terminal.printable(f"{result.title} ({result.image_id}) runs; {result.accelerator.reason}"))]
-    rows = [
-        (
-            record.uuid[:8],
-            record.name,
-            record.hostname,
-            terminal.size(record.from_network),
-            terminal.size(record.from_cache),
-            terminal.size(record.written),
-            record.ends.strftime("%Y-%m-%d %H:%M UTC"),
-        )
-        for record in result.machines
-    ]
-    columns = ("UUID", "NAME", "HOST NAME", "FROM NETWORK", "FROM CACHE", "WRITTEN", "ENDS")
-    return Group(*lines, terminal.table(columns, rows))
