@@ -18,15 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
 
 from pydantic import ValidationError
 
-from catalog.address import Address
-from catalog.manifest import Blank, Manifest
+from catalog.manifest import Manifest
 from catalog.reference import Reference
 from deployer.amounts import parse_duration
-from deployer.assembling import Contents, assemble
+from deployer.assembling import assemble
 from deployer.contextualizing import seed_extras
 from deployer.decision import Decision, Request
 from deployer.errors import Cancelled, DeployerError, Misused
@@ -37,7 +35,7 @@ from deployer.kvm import Accelerator
 from deployer.machine import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
 from deployer.machines import CONSOLE, MachineRecord, holder_of
 from deployer.policy_store import RuleSet
-from deployer.receipt import CameFrom
+from deployer.ports import Entries, Images, Records, Stages
 from deployer.seed import build_seed, instance_id, write_seed
 from deployer.site.desired import Context
 from deployer.userdata import UserDataKind, check_user_data
@@ -55,57 +53,6 @@ TELL_EVERY = 0.1
 """Seconds between two reports of staging: what an eye can follow."""
 
 SEED = "seed.iso"
-
-
-class Images(Protocol):
-    """Where images are looked up; `catalog.client.CatalogClient` is one."""
-
-    def resolve(self, reference: Reference) -> str:
-        """The image ID that a reference means now."""
-
-    def manifest(self, image_id: str) -> Manifest:
-        """The manifest, its bytes checked against the ID."""
-
-    def endorsements(self, image_id: str) -> Sequence[tuple[bytes, bytes]]:
-        """(statement, signature) of each endorsement."""
-
-
-class StagedContents(Contents, Protocol):
-    """All parts of an image on this node, and what it took to get them there."""
-
-    @property
-    def from_cache(self) -> int:
-        """Bytes that were here already."""
-
-    @property
-    def from_network(self) -> int:
-        """Bytes that were transferred."""
-
-
-class Stages(Protocol):
-    """What brings contents to the node; `stager.staging.Stager` is one."""
-
-    def stage(
-        self, manifest: Manifest, holder: str, ttl: float, advance: Advance = ..., *, extra: Sequence[Blank] = ()
-    ) -> StagedContents:
-        """Make all parts of an image and extra blanks present, leased to the holder for `ttl` seconds."""
-
-
-class Entries(Protocol):
-    """The node's cache; `stager.cache.Cache` is one."""
-
-    def check(self, thing: Address | Blank, *, full: bool = False) -> object:
-        """Raise stager.errors.EntryChanged unless an entry is the one that was verified."""
-
-
-class Records(Protocol):
-    """Where decisions and deployments are put on record before they take effect; `recording.Recorder` is one."""
-
-    def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
-        """A request was decided."""
-
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged, origin: CameFrom | None = None) -> object:
-        """A machine is about to boot."""
 
 
 @dataclass(frozen=True)

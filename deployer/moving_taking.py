@@ -24,7 +24,7 @@ from catalog.address import Address
 from catalog.manifest import Blank, Manifest
 from deployer.assembling import Contents, assemble, firmware, rebase
 from deployer.backend import Backend
-from deployer.deploying import SEED, Images, Stages
+from deployer.deploying import SEED
 from deployer.errors import Cancelled, DeployerError, MoveFailed
 from deployer.keeping import MARGIN, Keeper
 from deployer.kvm import Accelerator
@@ -34,6 +34,7 @@ from deployer.moving import Offer, Piece, check, piece_of, write_runs
 from deployer.moving_client import GiverClient
 from deployer.moving_giving import blank_name, firmware_digest
 from deployer.moving_overlays import demand_plain, demand_size
+from deployer.ports import Images, Stages
 from deployer.receipt import read_receipt
 from deployer.site.desired import Incoming
 from deployer.site.moving_wire import Platform

@@ -12,13 +12,13 @@ from typing import Final, cast
 
 from catalog.manifest import Manifest
 from deployer.decision import Request
-from deployer.deploying import Entries, Images, Records, Stages
 from deployer.exposure import Facts
 from deployer.judging import Case, judge
 from deployer.keeping import MARGIN, Keeper
 from deployer.machine import Network
 from deployer.machines import MachineRecord
 from deployer.policy_store import RuleSet
+from deployer.ports import Entries, Images, Records, Stages
 from deployer.receipt import CameFrom
 from deployer.userdata import UserDataKind
 from deployer.withdrawals import Withdrawn

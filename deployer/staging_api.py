@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import CatalogError
 from catalog.manifest import Manifest
 from catalog.reference import Reference
-from deployer.deploying import Images
+from deployer.ports import Images
 from deployer.problems import to_problem
 from deployer.wire import MAX_ORDER
 from deployer.wire_staging import (

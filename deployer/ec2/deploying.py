@@ -17,7 +17,6 @@ from catalog.manifest import Manifest
 from catalog.reference import Reference
 from deployer.attesting import Booted
 from deployer.decision import Request
-from deployer.deploying import Images
 from deployer.ec2.accounts import Account
 from deployer.ec2.books import ImageEntry, MachineEntry
 from deployer.ec2.bootability import Bootable, Volume, bootable, with_blanks
@@ -34,6 +33,7 @@ from deployer.exposure import Facts, affected
 from deployer.judging import Case, Judged, judge, withdrawals
 from deployer.machine import MEMORY_UNIT, Network
 from deployer.policy_store import RuleSet
+from deployer.ports import Images
 from deployer.receipt import Cloud, CloudVolume
 from deployer.recording import Running
 from deployer.site.desired import DesiredMachine

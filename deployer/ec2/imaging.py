@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from catalog.manifest import Blank, Manifest
-from deployer.deploying import Entries
 from deployer.ec2.books import ImageEntry
 from deployer.ec2.bootability import Bootable
 from deployer.ec2.bootdisk import make_head, opened_boot
@@ -27,6 +26,7 @@ from deployer.ec2.preparing import opened
 from deployer.ec2.snapshots import Snapshot
 from deployer.ec2.tags import CATALOG, IMAGE, PARENT
 from deployer.errors import Cancelled
+from deployer.ports import Entries
 from signer.progress import Advance
 from stager.staging import Staged, total, wanted_of
 

@@ -21,11 +21,12 @@ from catalog.reference import Reference
 from deployer.amounts import parse_duration, size_text
 from deployer.cedar_facts import Requester
 from deployer.decision import Decision, Request
-from deployer.deploying import Defaults, Images
+from deployer.deploying import Defaults
 from deployer.errors import Misused, NoRoom
 from deployer.judging import Case, Judged, judge
 from deployer.machine import MEMORY_UNIT, Network, check_hostname
 from deployer.policy_store import RuleSet
+from deployer.ports import Images
 from deployer.seed import build_seed, instance_id
 from deployer.site.allowances import Quota, Usage
 from deployer.site.estimating import estimate
