@@ -1,17 +1,16 @@
 """The catalog as a process: takes its directory over, recovers it, listens, says when it is ready, and ends cleanly."""
 
 import logging
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 
+from catalog import answering
 from catalog.api import create_app
 from catalog.client import CatalogClient
 from catalog.errors import Misused, Unavailable
@@ -66,28 +65,16 @@ def serve(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         requests = Requests()
         ending.enter_context(exposing(settings.metrics, lambda: figures(publishing, _now()), requests))
-        config = uvicorn.Config(
+        config = answering.config(
             requests.watching(create_app(publishing, _now, mirror=mirror)),
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
+            ending=END_SECONDS,
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=END_SECONDS,
         )
         server = _Server(config, lambda: ready(url, recovery))
-        # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
-        before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
         try:
-            server.run(sockets=[listening])
+            answering.run(server, listening)
         finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
             listening.close()
 
 
@@ -143,7 +130,3 @@ def _listen(where: str) -> socket.socket:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that was already obeyed."""

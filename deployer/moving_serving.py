@@ -9,17 +9,16 @@ what is offered to it, and to nobody else.
 import logging
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
-import uvicorn
 from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from catalog import answering
+from deployer.beside import beside
 from deployer.errors import DeployerError, MoveFailed, NotAuthenticated, SiteUnavailable
 from deployer.moving_giving import Giver
 from deployer.problems import MEDIA_TYPE, to_problem
@@ -33,7 +32,6 @@ CONNECTIONS = 64
 
 IDLE_SECONDS = 30
 END_SECONDS = 5
-START_SECONDS = 30.0
 
 UUID = Annotated[str, Path(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 NUMBER = Annotated[int, Path(ge=1, le=1 << 31)]
@@ -108,33 +106,16 @@ def listen(where: str) -> socket.socket:
 @contextmanager
 def serving(app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> Iterator[str]:
     """Answer in a thread while the block runs; gives the URL."""
-    config = uvicorn.Config(
+    config = answering.config(
         app,
+        ending=END_SECONDS,
         http=PeerProtocol,
-        ws="none",
-        loop="asyncio",
         lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=END_SECONDS,
         ssl_context_factory=lambda _config, _default: context,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="moving", daemon=True)
-    thread.start()
     host, port = listening.getsockname()[:2]
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > until:
-                raise SiteUnavailable("where machines are given away nobody answers; the node's log has the reason")
-            time.sleep(0.01)
+    otherwise = "where machines are given away nobody answers; the node's log has the reason"
+    with beside(config, listening, "moving", otherwise):
         yield f"https://{f'[{host}]' if ':' in host else host}:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(2 * END_SECONDS)
-        listening.close()

@@ -1,7 +1,6 @@
 """The node as a process: takes its directory over, listens on its socket, says when it is ready, and ends cleanly."""
 
 import os
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -10,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+from catalog import answering
 from catalog.metrics import Requests, exposing
 from deployer.errors import BackendFailed
 from deployer.figures import figures
@@ -63,24 +63,8 @@ def serve(
 
 
 def _run(node: Node, requests: Requests, listening: socket.socket, ready: Callable[[], None]) -> None:
-    config = uvicorn.Config(
-        requests.watching(create_app(node)),
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=END_SECONDS,
-    )
-    # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
-    before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        _Server(config, ready, node.cancel).run(sockets=[listening])
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
+    config = answering.config(requests.watching(create_app(node)), ending=END_SECONDS)
+    answering.run(_Server(config, ready, node.cancel), listening)
 
 
 class _Server(uvicorn.Server):
@@ -113,7 +97,3 @@ def _listen(path: Path) -> socket.socket:
     except OSError as exc:
         raise BackendFailed(f"{path}: the node cannot listen there: {exc.strerror or exc}") from exc
     return listening
-
-
-def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that was already obeyed."""

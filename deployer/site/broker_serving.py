@@ -5,14 +5,13 @@ Guests get to see nothing else of the site, and the site's service nothing of th
 
 import socket
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import uvicorn
 from fastapi import FastAPI
 
+from catalog import answering
+from deployer.beside import beside
 from deployer.errors import Misused, SiteUnavailable
 from deployer.site.bell import Bell
 
@@ -24,8 +23,6 @@ IDLE_SECONDS = 30
 
 END_SECONDS = 5
 """How long an answer that is being given may go on when the service ends."""
-
-START_SECONDS = 30.0
 
 
 def listen(where: str) -> socket.socket:
@@ -65,33 +62,15 @@ def serving(
         bell: ends long polls when the block ends.
         tls: what to shake hands with, if at all.
     """
-    config = uvicorn.Config(
+    config = answering.config(
         app,
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
+        ending=END_SECONDS,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=END_SECONDS,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="broker", daemon=True)
-    thread.start()
-    try:
-        until = time.monotonic() + START_SECONDS
-        while not server.started:
-            if not thread.is_alive() or time.monotonic() > until:
-                raise SiteUnavailable("the context broker does not start; the service's log has the reason")
-            time.sleep(0.01)
-        yield
-    finally:
-        bell.end()
-        server.should_exit = True
-        thread.join(2 * END_SECONDS)
-        listening.close()
+    with beside(config, listening, "broker", "the context broker does not start; the service's log has the reason"):
+        try:
+            yield
+        finally:
+            bell.end()

@@ -5,7 +5,6 @@ HTTPS for everybody, and a Unix socket for the operator alone: whoever may open 
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from catalog import answering
 from catalog.metrics import Requests, exposing
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused, SiteUnavailable
@@ -67,13 +67,7 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None], ec2:
         ending.enter_context(exposing(settings.metrics, lambda: figures(site.status(), site.store), requests))
         config = _config(site, requests)
         server = _Server(config, local, lambda: ready(site.url, place, site), site.bell.end)
-        # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
-        before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            server.run(sockets=[listening])
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
+        answering.run(server, listening)
 
 
 @contextmanager
@@ -96,19 +90,12 @@ def url_of(settings: SiteSettings, host: str, port: int) -> str:
 
 
 def _config(site: Site, requests: Requests) -> uvicorn.Config:
-    return uvicorn.Config(
+    return answering.config(
         requests.watching(create_app(site, (console_routes,))),
+        ending=END_SECONDS,
         http=PeerProtocol,
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=END_SECONDS,
         h11_max_incomplete_event_size=MAX_HEADERS,
         ssl_context_factory=lambda _config, _default: site.tls.context,
     )
@@ -180,7 +167,3 @@ def _listen_local(place: Path) -> Iterator[socket.socket]:
     with found:
         yield found
     place.unlink(missing_ok=True)
-
-
-def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that was already obeyed."""
