@@ -158,7 +158,7 @@ def uploads(demo: Demo) -> None:
 
 
 def machines(demo: Demo) -> None:
-    """Two machines: ordered at the site like any other, shut down, started again, ended."""
+    """Two machines: ordered at the site like any other, suspended, let go on, ended."""
     demo.chapter("Machines", "Ordered at the site like any other; it has no node of its own, so they go to EC2.")
     wait(demo, "the account is not at work", lambda: any(one.get("reported") for one in demo.asked("site", "nodes")))
     demo.shown(
@@ -168,10 +168,11 @@ def machines(demo: Demo) -> None:
     reach(demo, {"running"})
     demo.shown("ec2", "machines")
     first, second = (one["uuid"] for one in demo.asked("site", "machine", "list"))
-    # Its boot disk is a small one of its own, so EC2 could not keep its memory: that is said, and its disks are kept.
-    demo.shown("site", "machine", "suspend", first, expect=1)
-    demo.shown("site", "machine", "shutdown", first)
-    reach(demo, {"running", "stopped"})
+    # It boots from a small disk made for EC2, which has no room for its memory: a pause is refused, and its disks are kept.
+    demo.shown("site", "machine", "pause", first, expect=1)
+    demo.shown("site", "machine", "suspend", first)
+    reach(demo, {"running", "suspended"})
+    demo.shown("site", "machine", "list")
     demo.shown("site", "machine", "reactivate", first)
     reach(demo, {"running"})
     demo.shown("site", "machine", "list")

@@ -1,6 +1,7 @@
-"""Whether a machine at EC2 keeps its memory while it rests: EC2 hibernates it, or it does not rest with its memory at all. Pure.
+"""Whether a machine at EC2 keeps its memory while it rests. Pure.
 
-A machine that EC2 merely stops comes back with its disks and without its memory, and that is no pause. EC2 hibernates one that
+A machine that EC2 merely stops comes back with its disks and without its memory: that will do for a suspended one whose owner
+is told, and it is no pause. EC2 hibernates one that
 was begun for it: its type can, its root volume is encrypted and has room for the memory beside what is on it, and its guest
 writes the memory there when it is told to (the kernel's hibernation, and EC2's agent for it). Whether the guest does nobody
 can see from outside, so the site's file says where this is wanted. Source: Amazon EC2 User Guide, "Prerequisites for EC2
@@ -21,7 +22,7 @@ DAYS: Final = 60
 """For which EC2 keeps a machine hibernated."""
 
 NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
-LOST: Final = "EC2 stopped it instead of hibernating it: its disks are kept, its memory is not"
+LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
 
 
 def hindrance(account: Account, kind: InstanceType, found: Bootable) -> str:

@@ -49,6 +49,7 @@ class Step:
 
 
 _WITH_MEMORY = frozenset({Want.PAUSED, Want.SUSPENDED})
+_RESTING = frozenset({Want.SUSPENDED, Want.STOPPED})
 
 
 def steps(
@@ -99,11 +100,12 @@ def _next(machine: DesiredMachine, here: Instance) -> Step | None:
         return Step(Do.START, machine.uuid, here.instance) if machine.want is Want.RUNNING else None
     if here.state != "running":
         return None
-    if machine.want in _WITH_MEMORY:  # one that would lose its memory goes on running
-        hibernate = Step(Do.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
-        return hibernate if here.hibernates else None
-    if machine.want is Want.STOPPED:
-        return Step(Do.STOP, machine.uuid, here.instance, "it should be stopped")
+    if machine.want in _WITH_MEMORY and here.hibernates:
+        return Step(Do.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
+    if machine.want is Want.PAUSED:  # a pause that costs the memory is none
+        return None
+    if machine.want in _RESTING:
+        return Step(Do.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
     if other_size:
         return Step(Do.STOP, machine.uuid, here.instance, "it gets other cores or memory")
     if here.reboots < machine.reboots:
@@ -158,7 +160,7 @@ def _reason(
     if here is not None:
         if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
             return LOST
-        return NOT_KEPT if machine.want in _WITH_MEMORY and here.state == "running" and not here.hibernates else ""
+        return NOT_KEPT if machine.want is Want.PAUSED and here.state == "running" and not here.hibernates else ""
     if entry is not None and entry.reason:
         return entry.reason
     told = next((each.reason for each in instances if each.reason), "")

@@ -96,10 +96,10 @@ def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change 
         return None
     if verb is not Verb.REBOOT and machine.want is _LEADS[verb]:
         return None
-    if verb in {Verb.PAUSE, Verb.SUSPEND} and not machine.suspends:
+    if verb is Verb.PAUSE and not machine.suspends:
         raise MachineConflict(
-            f"machine {machine.hostname} cannot be {_DONE[verb]}: where it runs, at EC2, its memory would be lost; shut it "
-            "down and reactivate it later, or ask the site for an account with hibernation before you order the next"
+            f"machine {machine.hostname} cannot be paused: where it runs, at EC2, its memory would be lost; suspend it, which "
+            "keeps its disks, or ask the site for an account with hibernation before you order the next"
         )
     if verb in {Verb.RESUME, Verb.REACTIVATE}:
         demand_read(machine, _DONE[verb])

@@ -94,7 +94,9 @@ def test_the_same_image_again_stages_and_uploads_nothing(host: Ec2Site, images: 
         assert len(site.calls("PutSnapshotBlock", before)) in {2, 3}  # the changed MiB alone
 
 
-def test_a_machine_that_would_lose_its_memory_goes_on_running(host: Ec2Site, images: Images) -> None:
+def test_a_machine_that_would_lose_its_memory_is_not_paused_and_says_so_when_suspended(
+    host: Ec2Site, images: Images
+) -> None:
     """The account has hibernation, and an image that boots from a boot disk has no room for its memory there."""
     host.account = host.account.model_copy(update={"hibernation": True})
     since = host.world.asked()
@@ -102,14 +104,18 @@ def test_a_machine_that_would_lose_its_memory_goes_on_running(host: Ec2Site, ima
         uuid = host.want(images.direct)
         site.settle()
         assert not site.seen(uuid).suspends
-        host.change(uuid, want=Want.SUSPENDED)
+        host.change(uuid, want=Want.PAUSED)
         site.settle()
         assert (site.state(uuid), site.instance(uuid).state) == (State.RUNNING, "running")
         assert "so it goes on running" in site.seen(uuid).reason
         assert not site.calls("StopInstances", since)
-        host.change(uuid, want=Want.STOPPED)
+        host.change(uuid, want=Want.SUSPENDED)
         site.settle()
-        assert site.state(uuid) is State.STOPPED
+        assert (site.state(uuid), site.instance(uuid).state) == (State.SUSPENDED, "stopped")
+        assert "its memory is not" in site.seen(uuid).reason
+        host.change(uuid, want=Want.RUNNING)
+        site.settle()
+        assert (site.state(uuid), site.seen(uuid).reason) == (State.RUNNING, "")
 
 
 def test_every_verb(host: Ec2Site, images: Images) -> None:

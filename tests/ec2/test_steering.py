@@ -94,7 +94,7 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
         ("it should be ended, and was not made", machine(want=Want.ENDED), [], None, []),
         ("its time was over before it was made", machine(ends=NOW), [], None, []),
         ("it should be paused, and would lose its memory", machine(want=Want.PAUSED), [instance(RUNNING)], None, []),
-        ("it should be suspended, and would lose it", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, []),
+        ("it should be suspended, and loses it", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, [Do.STOP]),
         ("it should be paused", machine(want=Want.PAUSED), [HIBERNATES], None, [Do.HIBERNATE]),
         ("it should be suspended", machine(want=Want.SUSPENDED), [HIBERNATES], None, [Do.HIBERNATE]),
         ("it should be stopped and could hibernate", machine(want=Want.STOPPED), [HIBERNATES], None, [Do.STOP]),
@@ -170,7 +170,7 @@ def test_what_is_reported(
     [
         ("it hibernates", replace(HIBERNATES, state="stopped", hibernated=True), State.SUSPENDED, "", True),
         ("it was stopped instead", replace(HIBERNATES, state="stopped"), State.SUSPENDED, "its memory is not", True),
-        ("it cannot", instance(RUNNING), State.RUNNING, "so it goes on running", False),
+        ("it cannot hibernate", instance(RUNNING, "stopped"), State.SUSPENDED, "its memory is not", False),
         ("it is on its way", replace(HIBERNATES, state="stopping"), State.RUNNING, "", True),
     ],
 )
@@ -258,6 +258,6 @@ def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twi
         if one.uuid in live:
             here = live[one.uuid]
             assert one.want is not Want.ENDED
-            if one.want in {Want.RUNNING, Want.STOPPED} or here.hibernates:
+            if one.want is not Want.PAUSED or here.hibernates:
                 assert (here.state == "running") is (one.want is Want.RUNNING)
     assert live.keys() <= {one.uuid for one in wishes[-1]}
