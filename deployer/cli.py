@@ -2,7 +2,6 @@
 
 import json as json_text
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +9,12 @@ import typer
 
 from catalog.settings import CatalogSettings
 from deployer import cli_machine, cli_site
-from deployer.cli_machine import Name, brief
+from deployer.cli_machine import Name, brief, write_serial
 from deployer.cli_staging import add_commands, staging_text, watch_staging
 from deployer.errors import Misused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
 from deployer.places import MAX_SOCKET, short_place
-from deployer.serial import readable
 from deployer.settings import DeploySettings
 from deployer.site.settings import SiteSettings
 from deployer.wire import NodeStatus
@@ -74,13 +72,7 @@ def machine_console(
             text = b"".join(node.console(name)).decode(errors="replace")
             terminal.show({"console": text}, "", as_json=True)
             return
-        for chunk in node.console(name, follow=follow):
-            if raw:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-            else:
-                sys.stdout.write(readable(chunk))
-                sys.stdout.flush()
+        write_serial(node.console(name, follow=follow), raw=raw)
 
 
 @machine_app.command("shutdown")

@@ -1,6 +1,5 @@
 """The command `deploy`: an order at this machine's node, or at a site. Wiring only."""
 
-import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +19,8 @@ from rich.text import Text
 
 from deployer.amounts import parse_duration, parse_size
 from deployer.cli import node_client
-from deployer.cli_machine import amount, blank_of
-from deployer.errors import Misused, Refused
-from deployer.userdata import MAX_USER_DATA
+from deployer.cli_machine import amount, blank_of, text_file, user_data_of
+from deployer.errors import Refused
 from deployer.wire import Deployed, Order, Step
 from signer import terminal
 from signer.documents import validate
@@ -79,8 +77,8 @@ def deploy(
         lifetime=_amount(lifetime, parse_duration, "--lifetime"),
         hostname=hostname,
         network=network,
-        user_data=_user_data(user_data),
-        public_keys=[_text_file(path).strip() for path in public_key or ()],
+        user_data=user_data_of(user_data),
+        public_keys=[text_file(path).strip() for path in public_key or ()],
         blanks=[blank_of(text).model_dump(mode="json") for text in blank or ()],
         granted_memory=_amount(max_memory, parse_size, "--max-memory"),
         granted_cores=max_cores,
@@ -158,24 +156,6 @@ def _order(**values: Any) -> Order:
 
 def _amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
     return None if text is None else amount(text, parse, option)
-
-
-def _text_file(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Misused(f"{path}: cannot be read: {exc}") from exc
-
-
-def _user_data(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_USER_DATA + 1)
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
-    return base64.b64encode(data).decode()
 
 
 def _deployed(result: Deployed) -> Group:

@@ -1,6 +1,8 @@
 """The commands that change machines that exist; they are mounted below `machine`. Wiring only."""
 
-from collections.abc import Callable
+import base64
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,8 @@ from deployer.amounts import parse_duration, parse_size
 from deployer.errors import Misused
 from deployer.machines import MachineRecord
 from deployer.node_client import NodeClient
+from deployer.serial import readable
+from deployer.userdata import MAX_USER_DATA
 from deployer.wire_machines import SaveOrder, Sized, Verb
 from signer import terminal
 from signer.documents import validate
@@ -117,3 +121,34 @@ def blank_of(text: str) -> Blank:
     filesystem, _, label = rest.partition(":")
     wanted = {"size": amount(size, parse_size, "--blank"), "filesystem": filesystem or "none", "label": label}
     return validate(Blank, wanted, "--blank")
+
+
+def text_file(path: Path) -> str:
+    """What a small file of text says; Misused if it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Misused(f"{path}: cannot be read: {exc}") from exc
+
+
+def user_data_of(path: Path | None) -> str | None:
+    """User-data as orders carry it: base64, one byte more than allowed at most; Misused if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_USER_DATA + 1)
+    except OSError as exc:
+        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
+    return base64.b64encode(data).decode()
+
+
+def write_serial(chunks: Iterable[bytes], *, raw: bool) -> None:
+    """What a guest wrote, to standard output: as it is, or without what would control the terminal."""
+    for chunk in chunks:
+        if raw:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(readable(chunk))
+            sys.stdout.flush()

@@ -1,6 +1,5 @@
 """Commands for whoever orders machines at a site: `deployment`, and `deploy --site`. Wiring only."""
 
-import base64
 import uuid as uuids
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployer.amounts import parse_duration, parse_size
-from deployer.cli_machine import blank_of
+from deployer.cli_machine import blank_of, text_file, user_data_of
 from deployer.errors import Misused, Refused
 from deployer.site.cli import At, client, machine_table
-from deployer.userdata import MAX_USER_DATA
 from deployer.wire import Order
 from signer import terminal
 from signer.documents import Document, validate
@@ -75,8 +73,8 @@ def create(
         "lifetime": _amount(parse_duration, lifetime, "--lifetime"),
         "hostname": hostname or None,
         "network": network or None,
-        "user_data": _user_data(user_data),
-        "public_keys": [_text(path).strip() for path in public_key or ()],
+        "user_data": user_data_of(user_data),
+        "public_keys": [text_file(path).strip() for path in public_key or ()],
         "blanks": [blank_of(text).model_dump(mode="json") for text in blank or ()],
         "verify": verify,
         "wishes": {
@@ -224,23 +222,6 @@ def _amount(parse: Any, text: str, option: str) -> int | None:
         return int(parse(text)) if text else None
     except ValueError as exc:
         raise Misused(f"{option}: {exc}") from exc
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Misused(f"{path}: cannot be read: {exc}") from exc
-
-
-def _user_data(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return base64.b64encode(file.read(MAX_USER_DATA + 1)).decode()
-    except OSError as exc:
-        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
 
 
 def _pairs(texts: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -1,12 +1,12 @@
 """Commands about what is in a site's machine: what its guest writes, and saving it. Wiring only."""
 
-import sys
 import time
 import uuid as uuids
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deployer.cli_machine import write_serial
 from deployer.errors import DeployerError
 from deployer.site.cli import At, MachineName, Why, client, machine_app
 from signer import terminal
@@ -31,20 +31,13 @@ def machine_console(
     json: Json = False,
 ) -> None:
     """Print the end of what a machine's guest wrote to its serial console."""
-    from deployer.serial import readable
 
     with client(context, site) as asked:
         if json:
             text = asked.console(machine, most).decode(errors="replace")
             terminal.show({"console": text}, "", as_json=True)
             return
-        for chunk in asked.follow_console(machine, most) if follow else (asked.console(machine, most),):
-            if raw:
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-            else:
-                sys.stdout.write(readable(chunk))
-                sys.stdout.flush()
+        write_serial(asked.follow_console(machine, most) if follow else (asked.console(machine, most),), raw=raw)
 
 
 @machine_app.command("save")
