@@ -21,15 +21,15 @@ from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import DeployerError
-from deployer.settings import DeploySettings
+from deployer.node.settings import DeploySettings
 from deployer.site.settings import SiteSettings
-from signer import terminal
 from signer.documents import Document
 from signer.errors import SignerError
-from signer.keys import SignerSettings
-from signer.logs import LogSettings
-from signer.settings import Settings, default_file, load
-from signer.terminal import Json
+from signer.openpgp.keys import SignerSettings
+from signer.runtime import terminal
+from signer.runtime.log_config import LogSettings
+from signer.runtime.settings import Settings, default_file, load
+from signer.runtime.terminal import Json
 from stager.errors import StagerError
 from stager.settings import NodeSettings
 
@@ -48,11 +48,11 @@ config_app = typer.Typer(no_args_is_help=True, help="Settings: what is in force,
 
 
 def _catalog() -> typer.Typer:
-    from catalog.cli import catalog_app
-    from catalog.cli_backup import backup, restore
-    from catalog.cli_hepix import export_app, import_app
-    from catalog.cli_tuf import mirror, tuf_app
-    from stager.cli_seed import seed
+    from catalog.cli.backup import backup, restore
+    from catalog.cli.catalog import catalog_app
+    from catalog.cli.hepix import export_app, import_app
+    from catalog.cli.tuf import mirror, tuf_app
+    from stager.cli.seed import seed
 
     catalog_app.add_typer(export_app, name="export")
     catalog_app.add_typer(import_app, name="import")
@@ -65,29 +65,29 @@ def _catalog() -> typer.Typer:
 
 
 def _policy() -> typer.Typer:
-    from deployer.cli_stratuslab import import_stratuslab
-    from deployer.cli_trials import policy_app
+    from deployer.cli.policy_trials import policy_app
+    from deployer.cli.stratuslab import import_stratuslab
 
     policy_app.command("import-stratuslab")(import_stratuslab)
     return policy_app
 
 
 def _node() -> typer.Typer:
-    from deployer.cli import node_app
-    from deployer.site.cli_join import node_join
+    from deployer.cli.node.join import node_join
+    from deployer.cli.node.node import node_app
 
     node_app.command("join")(node_join)
     return node_app
 
 
 def _site() -> typer.Typer:
-    importlib.import_module("deployer.cli")  # adds what is asked of this machine's node
-    from deployer.site.cli import site_app
-    from deployer.site.cli_backup import backup, restore
-    from deployer.site.cli_prune import prune
+    importlib.import_module("deployer.cli.node.node")  # adds what is asked of this machine's node
+    from deployer.cli.site.backup import backup, restore
+    from deployer.cli.site.prune import prune
+    from deployer.cli.site.site import site_app
 
-    for module in ("cli_machine", "cli_audit"):  # they add what is in machines, and what was done
-        importlib.import_module(f"deployer.site.{module}")
+    for module in ("machine", "audit"):  # they add what is in machines, and what was done
+        importlib.import_module(f"deployer.cli.site.{module}")
     site_app.command("backup")(backup)
     site_app.command("prune")(prune)
     site_app.command("restore")(restore)
@@ -101,24 +101,24 @@ def _at(module: str, name: str) -> Callable[[], Any]:
 
 COMMANDS: dict[str, Callable[[], Any]] = {
     "key": _at("signer.cli", "key_app"),
-    "image": _at("catalog.cli", "image_app"),
-    "endorse": _at("catalog.cli", "endorse_command"),
-    "revoke": _at("catalog.cli_revoke", "revoke_app"),
-    "publish": _at("catalog.cli", "publish_command"),
-    "vo": _at("catalog.cli", "vo_app"),
+    "image": _at("catalog.cli.catalog", "image_app"),
+    "endorse": _at("catalog.cli.catalog", "endorse_command"),
+    "revoke": _at("catalog.cli.revoke", "revoke_app"),
+    "publish": _at("catalog.cli.catalog", "publish_command"),
+    "vo": _at("catalog.cli.catalog", "vo_app"),
     "catalog": _catalog,
-    "tuf-client": _at("catalog.cli_tuf", "tuf_client_app"),
+    "tuf-client": _at("catalog.cli.tuf", "tuf_client_app"),
     "policy": _policy,
-    "receipt": _at("deployer.cli_records", "receipt_app"),
-    "audit": _at("deployer.cli_records", "audit_app"),
+    "receipt": _at("deployer.cli.audit", "receipt_app"),
+    "audit": _at("deployer.cli.audit", "audit_app"),
     "node": _node,
-    "deploy": _at("deployer.cli_deploy", "deploy"),
-    "machine": _at("deployer.cli", "machine_app"),
-    "up": _at("deployer.cli", "up"),
+    "deploy": _at("deployer.cli.deploy", "deploy"),
+    "machine": _at("deployer.cli.node.node", "machine_app"),
+    "up": _at("deployer.cli.node.node", "up"),
     "site": _site,
-    "deployment": _at("deployer.site.cli_deployment", "deployment_app"),
-    "cluster": _at("deployer.site.cli_published", "cluster_app"),
-    "ec2": _at("deployer.ec2.cli", "ec2_app"),
+    "deployment": _at("deployer.cli.site.deployment", "deployment_app"),
+    "cluster": _at("deployer.cli.site.published_clusters", "cluster_app"),
+    "ec2": _at("deployer.cli.ec2", "ec2_app"),
     "config": lambda: config_app,
 }
 """Where each command is, an app or one command's function. Only the one that is asked for is imported: half a second."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.address import Address
-from catalog.manifest import TYPE, Blank, Manifest
-from catalog.measuring import measure
-from deployer.assembling import assemble
+from catalog.content.indexing import measure
+from catalog.image.address import Address
+from catalog.image.manifest import TYPE, Blank, Manifest
+from deployer.hypervisor.disks import assemble
 from signer.documents import validate
 
 MIB = 1 << 20

@@ -12,16 +12,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from catalog.address import Address
-from catalog.manifest import Manifest
-from deployer.anchors import anchor_block
-from deployer.decision import Request
-from deployer.judging import Case, judge
-from deployer.machine import Network
-from deployer.policy_store import RuleSet
-from signer.endorsing import DEFAULT_ROLE, endorse
-from signer.memory import Memory
-from signer.openpgp import Keyring
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from deployer.machine.spec import Network
+from deployer.policy.anchors import anchor_block
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.store import RuleSet
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.signature_cache import Memory
 from tests.factories import manifest
 
 ENDORSERS, RULES, PARTITIONS = 10, 200, 30

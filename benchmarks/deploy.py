@@ -12,12 +12,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from catalog.bundle import Bundle
-from deployer.assembling import assemble
-from deployer.libvirt_backend import LibvirtBackend
-from deployer.machine import MachineSpec
-from deployer.seed import build_seed, write_seed
-from signer.openpgp import Keyring
+from catalog.image.bundle import Bundle
+from deployer.guest.nocloud_seed import build_seed, write_seed
+from deployer.hypervisor.disks import assemble
+from deployer.hypervisor.libvirt import LibvirtBackend
+from deployer.machine.spec import MachineSpec
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.guests import boot_sector_image
 from tests.deployer.nodes import NodeProcess, policy

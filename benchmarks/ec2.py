@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws import Access, Aws
-from deployer.ec2.blocks import BLOCK, Layout, Run
-from deployer.ec2.journal import Journal
-from deployer.ec2.ledger import Ledger
-from deployer.ec2.preparing import OpenDisk, digests
-from deployer.ec2.snapshots import Snapshots
-from deployer.ec2.uploading import MAX_WORKERS, WORKERS, Uploading
+from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.snapshots.blocks import BLOCK, Layout, Run
+from deployer.ec2.snapshots.disk_reader import OpenDisk, digests
+from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.snapshots import Snapshots
+from deployer.ec2.snapshots.upload_journal import Journal
+from deployer.ec2.snapshots.uploader import MAX_WORKERS, WORKERS, Uploading
 from tests.ec2.disks import plain_digests
 from tests.ec2.worlds import REGION, aws_world
 

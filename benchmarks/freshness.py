@@ -14,15 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from catalog import registry
-from catalog.manifest import Manifest
-from catalog.reference import Reference
-from catalog.serving import serve, write_ready
+from catalog.client.trusted import TrustedCatalog
+from catalog.db import images as registry
+from catalog.db.tables import images
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from catalog.publication.state_directory import open_database
+from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
-from catalog.store import open_database
-from catalog.tables import images
-from catalog.trusted import TrustedCatalog
-from catalog.tuf_publishing import Freshness
+from catalog.tuf_repository.repository import Freshness
 from tests import factories
 from tests.catalog.tuf_repository import ADDRESSES
 

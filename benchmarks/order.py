@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.deploy import again
-from catalog.bundle import Bundle
-from deployer.libvirt_backend import LibvirtBackend
-from deployer.machine import MachineSpec
-from deployer.machines import MachineRecord
-from deployer.site.client import SiteClient
-from deployer.site.request import DeploymentRequest
-from signer.openpgp import Keyring
+from catalog.image.bundle import Bundle
+from deployer.hypervisor.libvirt import LibvirtBackend
+from deployer.machine.spec import MachineSpec
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.records.machine_store import MachineRecord
+from deployer.site.client.client import SiteClient
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.guests import boot_sector_image
 from tests.deployer.nodes import NodeProcess, policy

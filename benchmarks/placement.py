@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from deployer.site.placement import Ask, NodeRoom, place
-from deployer.site.request import Wishes
+from deployer.protocol.deployment_request import Wishes
+from deployer.site.scheduling.placement import Ask, NodeRoom, place
 
 NODES, MACHINES, CONTENTS, HELD = 1000, 1000, 30, 200
 RUNS, PEER_RUNS = 9, 3

@@ -21,13 +21,13 @@ RUN = 16 << 20
 ROUNDS = 5
 
 _OURS = """
-from catalog.measuring import measure
+from catalog.content.indexing import measure
 def job(path):
     measure(path)
 """
 _LIBTORRENT = """
 import libtorrent
-from catalog.address import piece_length
+from catalog.image.address import piece_length
 def job(path):
     size = path.stat().st_size
     torrent = libtorrent.create_torrent(

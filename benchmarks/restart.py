@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.staging import timed
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.manifest import BareDisk
-from catalog.measuring import measure
-from catalog.torrent import info_hash, short_hash, torrent_file
-from catalog.tracker import Endpoint
-from stager.cache import Cache
-from stager.options import Options
-from stager.resuming import boot_id
-from stager.scrubbing import Scrubber
-from stager.sharing import Sharing
-from stager.sources import HttpSource
+from catalog.client.client import CatalogClient
+from catalog.content.indexing import measure
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk
+from catalog.swarm.torrent import info_hash, short_hash, torrent_file
+from catalog.swarm.tracker import Endpoint
+from stager.cache.cache import Cache
+from stager.fetch.resume import boot_id
+from stager.fetch.sources import HttpSource
+from stager.scrubber import Scrubber
 from stager.staging import Stager
-from stager.swarm import Swarm
+from stager.swarm.options import Options
+from stager.swarm.sharing import Sharing
+from stager.swarm.swarm import Swarm
 from tests import factories
 from tests.stager.served import catalog
 

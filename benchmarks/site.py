@@ -14,16 +14,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from deployer.machine import State
-from deployer.machines import MachineRecord
-from deployer.reconciling import actions
-from deployer.site import store_machines
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import DesiredMachine, NodeReport
-from deployer.site.placement import place
-from deployer.site.records import Filter
-from deployer.site.store import SiteStore
-from deployer.site.sweeping import Patience, Sweeper
+from deployer.machine.spec import State
+from deployer.node.agent.reconciler import actions
+from deployer.protocol.desired_state import DesiredMachine, NodeReport
+from deployer.records.machine_store import MachineRecord
+from deployer.site.db import machines as store_machines
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.records import Filter
+from deployer.site.operations.expiry import Patience, Sweeper
+from deployer.site.scheduling.placement import place
+from deployer.site.store.store import SiteStore
 from tests.site.databases import TEMPLATE, running_postgresql, server_binaries
 from tests.site.values import ALICE, BOB, CAROL, GIB, MIB, capable, observed, proposal
 

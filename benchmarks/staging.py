@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.measuring import measure
-from stager.cache import Cache
-from stager.sources import HttpSource
+from catalog.client.client import CatalogClient
+from catalog.content.indexing import measure
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from stager.cache.cache import Cache
+from stager.fetch.sources import HttpSource
 from stager.staging import Stager
 from tests import factories
 from tests.stager.served import catalog

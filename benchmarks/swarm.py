@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plain_peer import TCP_ONLY, TUNED
-from catalog.address import Address
-from catalog.measuring import Measured, measure
-from catalog.torrent import torrent_file
-from catalog.tracker import Endpoint
-from stager.options import Options
-from stager.pieces import Guide
-from stager.profiles import COMMON, PROFILES, Profile
-from stager.resuming import boot_id, found
-from stager.swarm import Swarm
+from catalog.content.indexing import Measured, measure
+from catalog.image.address import Address
+from catalog.swarm.torrent import torrent_file
+from catalog.swarm.tracker import Endpoint
+from stager.content.piece_map import Guide
+from stager.fetch.resume import boot_id, found
+from stager.peer.engine_profiles import COMMON, PROFILES, Profile
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
 from tests.netns import Host, Network, unavailable
 
 MBIT = 100

@@ -18,13 +18,13 @@ from typing import Any
 
 from benchmarks.counting import counted
 from benchmarks.staging import high_water
-from catalog.address import LEAF, Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.manifest import BareDisk
-from catalog.measuring import HINT_BLOCK, Measured, measure
-from stager.cache import Cache
-from stager.sources import HttpSource
+from catalog.client.client import CatalogClient
+from catalog.content.indexing import HINT_BLOCK, Measured, measure
+from catalog.image.address import LEAF, Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk
+from stager.cache.cache import Cache
+from stager.fetch.sources import HttpSource
 from stager.staging import Stager
 from tests import factories
 from tests.stager.served import catalog

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from signer.ca_directory import DEFAULT_DIRECTORY
-from signer.chains import Crls
 from signer.documents import Document
-from signer.settings import state_directory
+from signer.runtime.settings import state_directory
+from signer.x509.ca_directory import DEFAULT_DIRECTORY
+from signer.x509.path_validation import Crls
 
 LISTEN_OR_NOT = r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$"
 """ADDRESS:PORT, or empty for nowhere."""

@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from signer import terminal
 from signer.errors import KeyUnusable
-from signer.gpg import MAX_KEY
-from signer.keys import Key, SignerSettings, normal_fingerprint, only_own, read_span
-from signer.openpgp import ALGORITHMS, Keyring, utc_now
-from signer.signing import CertificateSigner, KeySigner, Signer
-from signer.statement import write_instant
-from signer.terminal import Json
-from signer.x509 import MAX_CERTIFICATE, Credential
+from signer.openpgp.gpg import MAX_KEY
+from signer.openpgp.keyring import ALGORITHMS, Keyring, utc_now
+from signer.openpgp.keys import Key, SignerSettings, normal_fingerprint, only_own, read_span
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from signer.statements.endorsement import write_instant
+from signer.verification.signers import CertificateSigner, KeySigner, Signer
+from signer.x509.certificates import MAX_CERTIFICATE, Credential
 
 MAX_PASSPHRASE = 1024
 """Bytes. More is the wrong file."""

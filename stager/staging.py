@@ -10,20 +10,20 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.manifest import Blank, Manifest
-from signer.progress import Advance, nothing
-from stager.arriving import Arrival, Arrivals
-from stager.blanks import make_blank, room
-from stager.bringing import Bringing, with_metadata
-from stager.cache import Cache
-from stager.entries import FOREVER, PIN, Wanted
+from catalog.image.address import Address
+from catalog.image.manifest import Blank, Manifest
+from signer.runtime.progress import Advance, nothing
+from stager.cache.cache import Cache
+from stager.cache.entries import FOREVER, PIN, Wanted
+from stager.cache.partial_file import Incoming
+from stager.content.blanks import make_blank, room
+from stager.content.piece_map import Guide
+from stager.content.transfer_stats import Arrival, Arrivals
+from stager.content_fetch import Bringing, with_metadata
 from stager.errors import NotCached
-from stager.fetching import Pace
-from stager.filling import Incoming
-from stager.pieces import Guide
-from stager.sharing import Sharing
-from stager.sources import Source, guide_for
+from stager.fetch.http import Pace
+from stager.fetch.sources import Source, guide_for
+from stager.swarm.sharing import Sharing
 
 SMALL = 1 << 20
 """Bytes of a content up to which several are brought at once."""

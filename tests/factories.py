@@ -4,10 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import TYPE, Manifest
-from catalog.measuring import measure
+from catalog.content.indexing import measure
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import TYPE, Manifest
 from signer.documents import validate
 
 MIB = 1 << 20

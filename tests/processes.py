@@ -6,7 +6,14 @@ is imported later, would be the list of everybody.
 
 import multiprocessing
 
-OURS = ("catalog.cli", "catalog.serving", "deployer.node_serving", "deployer.site.serving", "partita", "signer.cli")
+OURS = (
+    "catalog.cli.catalog",
+    "catalog.service.daemon",
+    "deployer.node.daemon",
+    "deployer.site.daemon",
+    "partita",
+    "signer.cli",
+)
 OF_TESTS = (
     "tests.catalog.service",
     "tests.commands",

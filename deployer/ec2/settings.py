@@ -5,9 +5,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from deployer.amounts import parse_duration
+from deployer.units import parse_duration
 from signer.documents import Document
-from signer.settings import default_file, state_directory
+from signer.runtime.settings import default_file, state_directory
 
 
 def _duration(text: str) -> str:

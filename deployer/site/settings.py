@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catalog.settings import LISTEN_OR_NOT
-from deployer.amounts import parse_duration
-from deployer.machine import Network
+from deployer.machine.spec import Network
+from deployer.units import parse_duration
 from signer.documents import Document
-from signer.settings import default_file, state_directory
+from signer.runtime.settings import default_file, state_directory
 
 Share = Annotated[float, Field(ge=0.1, le=64.0)]
 """How much of a node's cores or memory may be promised: 1.0 is what it has."""

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
 from catalog.errors import CatalogError, Equivocation, Stale, Unverified
-from catalog.hepix_importing import Order, open_list
-from catalog.hepix_list import ImageList, ListedImage, write_list
-from catalog.hepix_subscribing import Endorser, Subscriptions
-from catalog.manifest import Manifest
-from catalog.reference import Reference
-from deployer.deciding import decide
-from deployer.decision import Request
+from catalog.hepix.image_list import ImageList, ListedImage, write_list
+from catalog.hepix.importer import Order, open_list
+from catalog.hepix.subscriptions import Endorser, Subscriptions
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
 from deployer.errors import PolicyUnusable, UserDataRefused
-from deployer.policy import Policy
-from deployer.policy_store import PolicyStore
-from deployer.userdata import check_user_data
-from signer.endorsing import endorse, endorse_as, verify_endorsements
+from deployer.machine.user_data import check_user_data
+from deployer.policy.decision import Request
+from deployer.policy.model import Policy
+from deployer.policy.rules import decide
+from deployer.policy.store import PolicyStore
 from signer.errors import DocumentError
-from signer.openpgp import Keyring, examine
-from signer.revoking import revoke
-from signer.signing import KeySigner
-from signer.smime import sign_message
-from signer.trust import EndorsementCheck
-from stager.cache import Cache
+from signer.openpgp.keyring import Keyring, examine
+from signer.verification.endorsements import endorse, endorse_as, verify_endorsements
+from signer.verification.revocations import revoke
+from signer.verification.signers import KeySigner
+from signer.verification.smime import sign_message
+from signer.verification.trust import EndorsementCheck
+from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached
 from stager.staging import Stager
 from tests import factories

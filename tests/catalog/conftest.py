@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from signer.openpgp import Keyring
+from signer.openpgp.keyring import Keyring
 from tests.catalog.published import published  # noqa: F401 - fixture
 from tests.catalog.service import Service, Vo
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalog.bundle import Bundle
+from catalog.builder.disk_import import Wishes
+from catalog.builder.recipe import Identity
+from catalog.disk.gpt import write_gpt
+from catalog.disk.inspector import Format
 from catalog.errors import CatalogError, DiskRefused
-from catalog.gpt import write_gpt
-from catalog.importing import Wishes
-from catalog.inspecting import Format
-from catalog.manifest import BareDisk, GptDisk
-from catalog.recipe import Identity
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk, GptDisk
 from signer.documents import validate
 
 MIB = 1 << 20

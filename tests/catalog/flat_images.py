@@ -3,8 +3,8 @@
 import random
 from pathlib import Path
 
-from catalog.bundle import Bundle
-from catalog.importing import import_disk
+from catalog.builder.disk_import import import_disk
+from catalog.image.bundle import Bundle
 from tests.catalog.disks import MIB, formatted, identity, put, put_file, table
 from tests.catalog.service import Service, Vo
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from catalog.gpt import GptTable, Read, write_gpt
-from catalog.manifest import SECTOR, GptDisk
-from catalog.partitions import FLAG_BITS, NAMES, flags_of, kind_of, standard_protective
+from catalog.disk.gpt import GptTable, Read, write_gpt
+from catalog.image.manifest import SECTOR, GptDisk
+from catalog.image.partition_types import FLAG_BITS, NAMES, flags_of, kind_of, standard_protective
 from signer.documents import validate
 
 MIB = 1 << 20

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import Manifest
-from catalog.problems import PREFIX
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Manifest
+from catalog.schema.problems import PREFIX
 from tests.catalog.service import Service, Vo
 from tests.factories import MIB, bundle
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from catalog import registry
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.serving import serve, write_ready
+from catalog.client.client import CatalogClient
+from catalog.db import images as registry
+from catalog.image.bundle import Bundle
+from catalog.publication.state_directory import Recovery, open_database
+from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
-from catalog.store import Recovery, open_database
-from signer.ca_directory import DEFAULT_DIRECTORY
-from signer.endorsing import DEFAULT_ROLE, endorse
-from signer.openpgp import Keyring
-from signer.trust import Anchor
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.trust import Anchor
+from signer.x509.ca_directory import DEFAULT_DIRECTORY
 from tests.netns import Host, enter
 from tests.processes import PROCESSES
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.address import (
+from catalog.image.address import (
     LARGEST_PIECE,
     LEAF,
     MAX_SIZE,

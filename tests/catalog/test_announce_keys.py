@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catalog.announce_keys import KEY_LIFE, AnnounceKeys, Holder
 from catalog.errors import NotEntitled
+from catalog.swarm.announce_keys import KEY_LIFE, AnnounceKeys, Holder
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SECRET = b"s" * 32

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.address import LEAF, Address
-from catalog.client import CatalogClient
+from catalog.client.client import CatalogClient
+from catalog.content.indexing import measure
 from catalog.errors import RangeRefused
-from catalog.manifest import MEDIA_TYPE
-from catalog.measuring import measure
-from catalog.problems import KINDS
-from catalog.wire import PublicationRequest, parse_content_range, parse_range
+from catalog.image.address import LEAF, Address
+from catalog.image.manifest import MEDIA_TYPE
+from catalog.schema.images import PublicationRequest, parse_content_range, parse_range
+from catalog.schema.problems import KINDS
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from tests.catalog.published import NO_ADDRESS, NO_IMAGE, Published, problem
@@ -254,7 +254,7 @@ def test_openapi_describes_every_operation(published: Published) -> None:
 
 def test_the_documented_examples_are_of_the_documented_form() -> None:
     """An example that the parser refuses teaches nonsense."""
-    from catalog import wire
+    from catalog.schema import images as wire
 
     for name in (
         "PublicationRequest",

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from catalog.address import LEAF, Address
 from catalog.errors import RangeRefused
-from catalog.wire import MAX_PART, SignedStatement, parse_content_range
+from catalog.image.address import LEAF, Address
+from catalog.schema.images import MAX_PART, SignedStatement, parse_content_range
 from tests.catalog.published import NO_ADDRESS, Published, problem
 from tests.catalog.service import files
 

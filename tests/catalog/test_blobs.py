@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from catalog import holdings, registry
-from catalog.address import Address
-from catalog.blobs import KINDS, Blobs, beside_sizes
-from catalog.bundle import Bundle
+from catalog.content.blob_store import KINDS, Blobs, beside_sizes
+from catalog.content.indexing import measure
+from catalog.db import images as registry
+from catalog.db import publications as holdings
 from catalog.errors import ContentMismatch, NotFound, Unavailable
-from catalog.measuring import measure
-from catalog.publishing import Publishing
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.publication.images import Publishing
+from catalog.publication.state_directory import Recovery, check, owned
+from catalog.schema.images import Publication, SignedStatement
 from catalog.settings import CatalogSettings
-from catalog.store import Recovery, check, owned
-from catalog.wire import Publication, SignedStatement
 from tests.catalog.service import Vo, files, now
 from tests.factories import MIB, bundle, content
 

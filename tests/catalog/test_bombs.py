@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from catalog.builder.disk_import import Wishes, import_disk
 from catalog.errors import DiskRefused
-from catalog.hepix_importing import identity_of
-from catalog.hepix_list import ImageList, ListedImage
-from catalog.importing import Wishes, import_disk
+from catalog.hepix.image_list import ImageList, ListedImage
+from catalog.hepix.importer import identity_of
 from signer.errors import DocumentError
 from tests.catalog.disks import LINUX, MIB, gpt_disk, identity, kept_whole, put, qcow2, run, table
 from tests.signer.grid import utc_now

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.building import build
-from catalog.bundle import Bundle
+from catalog.builder.filesystem_images import make_erofs, make_ext4
+from catalog.builder.recipe import Recipe, parse_size
+from catalog.builder.recipe_build import build
+from catalog.content.indexing import measure, verify
 from catalog.errors import CatalogError, DiskRefused, Malformed, Misused, NotFound
-from catalog.manifest import BareDisk, DirectBoot, GptDisk
-from catalog.measuring import measure, verify
-from catalog.recipe import Recipe, parse_size
-from catalog.trees import make_erofs, make_ext4
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk, DirectBoot, GptDisk
 from signer.errors import DocumentError
 from tests.catalog.disks import MIB, assembled, names, run, tree
 

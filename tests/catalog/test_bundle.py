@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from catalog.bundle import MAX_SIGNATURE, MAX_STATEMENT, Bundle
+from catalog.content.indexing import measure
 from catalog.errors import Malformed, NotFound
-from catalog.manifest import MAX_MANIFEST
-from catalog.measuring import measure
+from catalog.image.address import Address
+from catalog.image.bundle import MAX_SIGNATURE, MAX_STATEMENT, Bundle
+from catalog.image.manifest import MAX_MANIFEST
 from signer.errors import DocumentError
 from tests import factories
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog import byteranges
+from catalog.content import multipart_ranges as byteranges
 from catalog.errors import Malformed, RangeRefused
 
 CONTENT = bytes(range(256)) * 16

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from catalog import candidates as limits
-from catalog import entitlements
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.entitling import Site, credential
+from catalog.access import rule_store as entitlements
+from catalog.access.rules import Site, credential
+from catalog.client.client import CatalogClient
+from catalog.client.transfer import offer
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge
-from catalog.manifest import Manifest
-from catalog.reference import Reference
-from catalog.sending import offer
-from catalog.store import open_database
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from catalog.publication import candidates as limits
+from catalog.publication.state_directory import open_database
 from signer.documents import validate
 from signer.errors import DocumentError
-from signer.openpgp import Keyring
+from signer.openpgp.keyring import Keyring
 from tests import factories
 from tests.catalog.service import Service, Vo, now
 
@@ -137,10 +137,10 @@ def test_what_is_no_candidate(world: World, attack: str, site: str, changes: dic
 
 def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A VO's people look at so many; one that waits already may go on."""
-    from catalog.blobs import Blobs
-    from catalog.candidates import Candidates
-    from catalog.publishing import Publishing
-    from catalog.readers import Readers
+    from catalog.access.authorizer import Readers
+    from catalog.content.blob_store import Blobs
+    from catalog.publication.candidates import Candidates
+    from catalog.publication.images import Publishing
     from catalog.settings import CatalogSettings
 
     monkeypatch.setattr(limits, "MAX_CANDIDATES", 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from signer.statement import PartitionStatement, parse_vouching
+from signer.statements.endorsement import PartitionStatement, parse_vouching
 from tests import commands
 from tests.catalog.service import Service
 from tests.factories import bundle

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from catalog.cli import catalog_app
-from catalog.cli_image import image_app
-from catalog.cli_tuf import tuf_app, tuf_client_app
+from catalog.cli.catalog import catalog_app
+from catalog.cli.image import image_app
+from catalog.cli.tuf import tuf_app, tuf_client_app
 from catalog.errors import CatalogError, Misused, NotFound, Unverified
 from catalog.settings import CatalogSettings
-from catalog.tuf_targets import manifest_path
-from signer.settings import load
+from catalog.tuf.targets import manifest_path
+from signer.runtime.settings import load
 from tests import factories
 from tests.catalog.service import Service, Vo, first_root
 from tests.catalog.tuf_repository import Repository
@@ -121,7 +121,7 @@ def test_image_fetch_believes_a_pinned_root(
     service: Service, star: Vo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the catalog's own root it fetches; with another's it refuses, whatever the catalog says."""
-    monkeypatch.setattr("catalog.cli.state_directory", lambda name: tmp_path / "state" / name)
+    monkeypatch.setattr("catalog.cli.catalog.state_directory", lambda name: tmp_path / "state" / name)
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
         client.publish(bundle)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
+from catalog.client.client import CatalogClient
+from catalog.client.transfer import subtract
+from catalog.content.indexing import measure
 from catalog.errors import CatalogError, Conflict, ContentMismatch, Malformed, Misused, NotFound, Unavailable
-from catalog.measuring import measure
-from catalog.problems import to_problem
-from catalog.reference import Reference
-from catalog.sending import subtract
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.reference import Reference
+from catalog.schema.problems import to_problem
 from signer.documents import canonical
 from tests.catalog.service import Service, Vo
 from tests.factories import MIB, bundle
@@ -304,7 +304,7 @@ def test_a_directory_that_holds_something_is_not_written_to(service: Service, pu
 
 def test_importing_the_client_does_without_the_server() -> None:
     """Publishers and nodes carry neither its libraries nor their start-up time."""
-    program = "import sys, catalog.client, catalog.cli; print(json.dumps(sorted(sys.modules)))"
+    program = "import sys, catalog.client.client, catalog.cli.catalog; print(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", "import json; " + program], capture_output=True, text=True, check=True
     )

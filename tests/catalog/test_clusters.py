@@ -8,17 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError, Conflict, Equivocation, Malformed, Misused, NotEntitled, NotFound
-from catalog.mirroring import Mirror
-from catalog.reference import Reference
+from catalog.image.reference import Reference
+from catalog.publication.state_directory import open_database, owned
+from catalog.service.mirror import Mirror
 from catalog.settings import CatalogSettings
-from catalog.store import open_database, owned
-from catalog.trusted import TrustedCatalog
 from signer.documents import canonical
-from signer.endorsing import endorse_as, endorse_cluster, verify_cluster, verify_endorsements
 from signer.errors import DocumentError
-from signer.signing import KeySigner
-from signer.statement import parse_cluster_endorsement, parse_endorsement
+from signer.statements.endorsement import parse_cluster_endorsement, parse_endorsement
+from signer.verification.endorsements import endorse_as, endorse_cluster, verify_cluster, verify_endorsements
+from signer.verification.signers import KeySigner
 from tests.catalog.service import Service, Vo, first_root, now
 
 TITLE = "star/batch@1.0"

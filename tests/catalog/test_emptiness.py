@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.emptiness import recognise
-from catalog.manifest import Blank
+from catalog.disk.blank_detection import recognise
+from catalog.image.manifest import Blank
 from tests.catalog.disks import MIB, formatted, put, run
 
 Make = Callable[[Path], Path]

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from catalog.entitling import STRANGER, Rights, Rule, Scope, Site, credential, parse_credential
+from catalog.access.rules import STRANGER, Rights, Rule, Scope, Site, credential, parse_credential
 from catalog.errors import Misused, NotEntitled
 
 LYON, BNL, TUM = Site("lyon", frozenset({"star"})), Site("bnl"), Site("tum", frozenset({"atlas"}))

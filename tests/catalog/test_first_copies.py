@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.first_copies import MAX_OUT, PART, PATIENCE, FirstCopies
+from catalog.swarm.origin_scheduler import MAX_OUT, PART, PATIENCE, FirstCopies
 
 
 def take_all(copies: FirstCopies, holders: list[str], now: float = 0.0) -> dict[str, list[tuple[int, int]]]:

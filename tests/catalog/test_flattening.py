@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from catalog.blanks import make_blank
-from catalog.blobs import Blobs
-from catalog.bundle import Bundle
+from catalog.content.blob_store import Blobs
+from catalog.content.flat_image import Flattening
 from catalog.errors import Conflict, NotFound
-from catalog.flattening import Flattening
-from catalog.manifest import Blank, Manifest
+from catalog.image.blanks import make_blank
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Blank, Manifest
 from tests.catalog.flat_images import BLANK, CONTENT, SIZE, bootable, published
 from tests.catalog.service import Service, Vo, now
 from tests.factories import MIB, bundle
@@ -141,7 +141,7 @@ def test_blanks_that_come_out_differently_are_not_passed_off_as_the_old_ones(tmp
 
 def import_of(directory: Path) -> Manifest:
     """The image of a bootable disk."""
-    from catalog.importing import import_disk
+    from catalog.builder.disk_import import import_disk
     from tests.catalog.disks import identity
 
     return import_disk(bootable(directory), "raw", identity(), directory / "image").bundle.manifest

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import piece_length
-from catalog.gpt import write_gpt
-from catalog.manifest import GptDisk, Manifest
-from catalog.measuring import measure
-from catalog.partitions import FLAG_BITS
+from catalog.content.indexing import measure
+from catalog.disk.gpt import write_gpt
+from catalog.image.address import piece_length
+from catalog.image.manifest import GptDisk, Manifest
+from catalog.image.partition_types import FLAG_BITS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 

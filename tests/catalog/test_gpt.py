@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.disk.gpt import ENTRY_SIZE, HEAD_SECTORS, TAIL_SECTORS, GptTable, read_gpt, write_gpt
 from catalog.errors import DiskRefused
-from catalog.gpt import ENTRY_SIZE, HEAD_SECTORS, TAIL_SECTORS, GptTable, read_gpt, write_gpt
-from catalog.manifest import SECTOR, GptDisk
-from catalog.partitions import kind_of, standard_protective
+from catalog.image.manifest import SECTOR, GptDisk
+from catalog.image.partition_types import kind_of, standard_protective
 from signer.errors import DocumentError
 from tests.catalog.partition_tables import (
     MIB,

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import partita
-from catalog.bundle import Bundle
 from catalog.errors import (
     CatalogError,
     ContentMismatch,
@@ -30,12 +29,13 @@ from catalog.errors import (
     Unavailable,
     Unverified,
 )
-from catalog.hepix_exporting import Wanted, export
-from catalog.hepix_importing import Order, open_list, read_source, take
-from catalog.hepix_list import ImageList, ListedImage, order, read_list, write_list
-from catalog.hepix_subscribing import Endorser, Subscription, Subscriptions
+from catalog.hepix.exporter import Wanted, export
+from catalog.hepix.image_list import ImageList, ListedImage, order, read_list, write_list
+from catalog.hepix.importer import Order, open_list, read_source, take
+from catalog.hepix.subscriptions import Endorser, Subscription, Subscriptions
+from catalog.image.bundle import Bundle
 from signer.errors import SignatureError
-from signer.smime import read_message, sign_message, verify_message
+from signer.verification.smime import read_message, sign_message, verify_message
 from tests.catalog.flat_images import BLANK, CONTENT, SIZE, bootable, published
 from tests.catalog.service import Service, Vo
 from tests.factories import bundle

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from catalog import registry
-from catalog.blobs import Blobs
-from catalog.database import Database
+from catalog.content.blob_store import Blobs
+from catalog.db import images as registry
+from catalog.db.engine import Database
 from catalog.errors import ContentMismatch, Unavailable
-from catalog.history import History
-from catalog.publishing import Publishing
+from catalog.publication.history import History
+from catalog.publication.images import Publishing
+from catalog.schema.images import SignedStatement
 from catalog.settings import CatalogSettings
-from catalog.wire import SignedStatement
-from signer.audit import verify
-from signer.openpgp import Keyring
+from signer.audit_log import verify
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo, now
 from tests.factories import MIB, bundle
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catalog.bundle import Bundle
-from catalog.drafting import drafting
+from catalog.builder.bundle_writer import drafting
+from catalog.builder.disk_import import Wishes, import_disk
+from catalog.content.indexing import measure, verify
+from catalog.content.sparse_files import merge
 from catalog.errors import Conflict, DiskRefused, Misused, NotFound, Unavailable
-from catalog.importing import Wishes, import_disk
-from catalog.manifest import MAX_GAPS, FirmwareBoot, GptDisk, MbrDisk
-from catalog.measuring import measure, verify
-from catalog.sparse import merge
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import MAX_GAPS, FirmwareBoot, GptDisk, MbrDisk
 from signer.errors import DocumentError
 from tests.catalog.disks import (
     BIOS_BOOT,
@@ -222,7 +222,7 @@ def test_targets(tmp_path: Path) -> None:
 
 def test_a_disk_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was inspected must be what was read."""
-    import catalog.importing as importing
+    import catalog.builder.disk_import as importing
 
     disk = gpt_disk(tmp_path / "disk")
     real = importing.read_table
@@ -240,7 +240,7 @@ def test_a_disk_that_changes_meanwhile(tmp_path: Path, monkeypatch: pytest.Monke
 _IMPORT = """
 import sys
 from pathlib import Path
-from catalog.importing import import_disk
+from catalog.builder.disk_import import import_disk
 from tests.catalog.disks import identity
 import_disk(Path(sys.argv[1]), "raw", identity(), Path(sys.argv[2]))
 """

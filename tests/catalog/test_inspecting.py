@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from catalog.builder.disk_import import import_disk
+from catalog.disk.inspector import Format, inspect
 from catalog.errors import CatalogError, DiskRefused
-from catalog.importing import import_disk
-from catalog.inspecting import Format, inspect
 from tests.catalog import hostile_formats, hostile_tables
 from tests.catalog.disks import (
     MIB,
@@ -110,6 +110,6 @@ def test_a_report_from_a_child_is_not_believed_blindly(tmp_path: Path, monkeypat
     """What the inspector prints is read strictly: here it is another program that prints nonsense."""
     liar = tmp_path / "liar.py"
     liar.write_text('print(\'{"size": 1, "size": 2}\')')
-    monkeypatch.setattr("catalog.inspector_child.__file__", str(liar))
+    monkeypatch.setattr("catalog.disk.inspector_child.__file__", str(liar))
     with pytest.raises(DiskRefused, match="makes no sense"):
         inspect(gpt_disk(tmp_path / "disk"), "raw")

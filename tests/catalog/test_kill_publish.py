@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from catalog import sending
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
+from catalog.client import transfer as sending
+from catalog.client.client import CatalogClient
 from catalog.errors import NotFound, Unavailable
-from catalog.store import check
+from catalog.image.bundle import Bundle
+from catalog.publication.state_directory import check
 from tests.catalog.service import PROCESSES, Service, Vo, files
 from tests.factories import MIB, bundle
 

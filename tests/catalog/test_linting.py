@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from catalog.bundle import Bundle
-from catalog.cli_image import image_app
+from catalog.builder.disk_import import import_disk
+from catalog.builder.filesystem_images import make_erofs, make_ext4
+from catalog.builder.linter import UNREAD, Finding, Lint, lint_bundle, lint_file, lint_tree
+from catalog.cli.image import image_app
 from catalog.errors import NotFound
-from catalog.importing import import_disk
-from catalog.linting import UNREAD, Finding, Lint, lint_bundle, lint_file, lint_tree
-from catalog.trees import make_erofs, make_ext4
+from catalog.image.bundle import Bundle
 from tests.catalog.disks import MIB, SECTOR, formatted, gpt_disk, identity, luks, put, put_file
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaA==\n"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.address import Address
-from catalog.manifest import MAX_MANIFEST, GptDisk, Manifest
-from catalog.partitions import standard_protective
+from catalog.image.address import Address
+from catalog.image.manifest import MAX_MANIFEST, GptDisk, Manifest
+from catalog.image.partition_types import standard_protective
 from signer.documents import canonical, validate
 from signer.errors import DocumentError
 from tests import factories

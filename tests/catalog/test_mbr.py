@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.disk.gpt import GptTable
+from catalog.disk.mbr import MbrTable, read_mbr, read_table
 from catalog.errors import DiskRefused
-from catalog.gpt import GptTable
-from catalog.manifest import SECTOR
-from catalog.mbr import MbrTable, read_mbr, read_table
+from catalog.image.manifest import SECTOR
 from tests.catalog.partition_tables import MIB, file_reader, reader, sample_disk, sfdisk, sgdisk, whole
 
 SFDISK = {

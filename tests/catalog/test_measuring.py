@@ -11,10 +11,10 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog import measuring
-from catalog.address import LEAF, Address, root_of_layer
+from catalog.content import indexing as measuring
+from catalog.content.indexing import HINT_BLOCK, READ, Measured, extents, measure, measure_descriptor, verify
 from catalog.errors import ContentMismatch, Malformed, NotFound
-from catalog.measuring import HINT_BLOCK, READ, Measured, extents, measure, measure_descriptor, verify
+from catalog.image.address import LEAF, Address, root_of_layer
 
 MIB = 1 << 20
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from catalog import tuf_store
-from catalog.api import create_app
-from catalog.client import CatalogClient
+from catalog.api.app import create_app
+from catalog.client.client import CatalogClient
+from catalog.client.transfer import fetch
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import ContentMismatch, Misused, NotFound, Unavailable, Unverified
-from catalog.mirroring import Mirror, keep_mirroring
-from catalog.reference import Reference
-from catalog.sending import fetch
+from catalog.image.reference import Reference
+from catalog.publication.state_directory import check, owned
+from catalog.service.mirror import Mirror, keep_mirroring
 from catalog.settings import CatalogSettings
-from catalog.store import check, owned
-from catalog.trusted import TrustedCatalog
+from catalog.tuf_repository import store as tuf_store
 from tests import factories
 from tests.catalog.service import Service, Vo, first_root, now
 from tests.catalog.test_tuf import WORKER

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.partitions import (
+from catalog.image.partition_types import (
     FLAG_BITS,
     NAMES,
     bits_of,

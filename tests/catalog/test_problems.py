@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import CatalogError, Malformed
-from catalog.problems import KINDS, from_problem, status_of, to_problem
+from catalog.schema.problems import KINDS, from_problem, status_of, to_problem
 from signer.documents import canonical
 from signer.errors import DocumentError, KeyUnusable
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from catalog import holdings, registry
-from catalog.blobs import Blobs
-from catalog.client import CatalogClient
-from catalog.database import Database
+from catalog.client.client import CatalogClient
+from catalog.content.blob_store import Blobs
+from catalog.content.indexing import measure
+from catalog.db import images as registry
+from catalog.db import publications as holdings
+from catalog.db.engine import Database
 from catalog.errors import Conflict, ContentMismatch, Misused, NotEntitled, NotFound, TooLarge, Unavailable
-from catalog.manifest import Manifest
-from catalog.measuring import measure
-from catalog.publishing import Publishing
-from catalog.reference import Reference
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from catalog.publication.images import Publishing
+from catalog.publication.state_directory import check, owned
+from catalog.schema.images import SignedStatement
 from catalog.settings import CatalogSettings
-from catalog.store import check, owned
-from catalog.wire import SignedStatement
 from tests.catalog.service import Service, Vo, files, now
 from tests.factories import MIB, bundle, manifest
 
@@ -99,7 +100,7 @@ def test_content_of_zeros_is_published_without_sending_any(service: Service, sta
         file.truncate(64 * MIB)
     address = measure(blobs / "new").address
     (blobs / "new").rename(blobs / str(address))
-    from catalog.bundle import Bundle
+    from catalog.image.bundle import Bundle
 
     made = star.endorse(Bundle.create(tmp_path / "image", manifest([address])))
     with service.client() as client:

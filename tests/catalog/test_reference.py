@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.address import Address
 from catalog.errors import Misused
-from catalog.reference import Reference
+from catalog.image.address import Address
+from catalog.image.reference import Reference
 from signer.errors import DocumentError
 from tests.factories import manifest
 

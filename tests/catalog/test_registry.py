@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 
-from catalog import holdings, migrations, registry
-from catalog.address import Address
-from catalog.database import Database
+from catalog.db import images as registry
+from catalog.db import migrations
+from catalog.db import publications as holdings
+from catalog.db.engine import Database
+from catalog.db.tables import metadata
 from catalog.errors import Conflict, Unavailable
-from catalog.tables import metadata
-from signer.trust import Anchor
+from catalog.image.address import Address
+from signer.verification.trust import Anchor
 from tests.factories import manifest
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

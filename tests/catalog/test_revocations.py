@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from catalog import registry
-from catalog.client import CatalogClient
-from catalog.database import Database
+from catalog.client.client import CatalogClient
+from catalog.db import images as registry
+from catalog.db.engine import Database
+from catalog.db.migrations import HEAD
+from catalog.db.tables import revocations
 from catalog.errors import NotEntitled
-from catalog.migrations import HEAD
-from catalog.store import open_database
-from catalog.tables import revocations
-from signer.endorsing import endorse_as, endorse_partition
+from catalog.publication.state_directory import open_database
 from signer.errors import DocumentError
-from signer.revocation import SECURITY_OFFICER, parse_revocation
-from signer.revoking import revoke
-from signer.signing import KeySigner
+from signer.statements.revocation import SECURITY_OFFICER, parse_revocation
+from signer.verification.endorsements import endorse_as, endorse_partition
+from signer.verification.revocations import revoke
+from signer.verification.signers import KeySigner
 from tests.catalog.service import Service, Vo, now
 from tests.commands import partita
 from tests.factories import bundle

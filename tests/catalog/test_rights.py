@@ -15,15 +15,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from catalog.address import Address
-from catalog.announce_keys import KEY_LIFE
-from catalog.bencode import bdecode
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.credentials import read_credential
+from catalog.client.client import CatalogClient
+from catalog.client.credential_file import read_credential
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound
-from catalog.reference import Reference
-from catalog.torrent import short_hash
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.reference import Reference
+from catalog.swarm.announce_keys import KEY_LIFE
+from catalog.swarm.bencode import bdecode
+from catalog.swarm.torrent import short_hash
 from tests import factories
 from tests.catalog.service import Service, Vo
 from tests.commands import partita

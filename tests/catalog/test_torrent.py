@@ -8,12 +8,12 @@ from pathlib import Path
 import libtorrent as lt
 import pytest
 
-from catalog.address import LEAF, Address, piece_length
-from catalog.authority import Authority
-from catalog.bencode import bdecode
+from catalog.content.indexing import measure
 from catalog.errors import Malformed
-from catalog.measuring import measure
-from catalog.torrent import (
+from catalog.image.address import LEAF, Address, piece_length
+from catalog.swarm.bencode import bdecode
+from catalog.swarm.certificate_authority import Authority
+from catalog.swarm.torrent import (
     SWARM_FROM,
     info_dict,
     info_hash,

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from catalog.address import Address
 from catalog.errors import Conflict, TooLarge
-from catalog.first_copies import PART
-from catalog.tracker import (
+from catalog.image.address import Address
+from catalog.swarm.origin_scheduler import PART
+from catalog.swarm.tracker import (
     CALL_LIFE,
     DEGREE,
     FAR,
@@ -162,13 +162,13 @@ def test_a_swarm_has_a_largest_size() -> None:
 
 
 def _swarm():
-    from catalog.tracker import _Swarm
+    from catalog.swarm.tracker import _Swarm
 
     return _Swarm()
 
 
 def _peer(number: int):
-    from catalog.tracker import Peer
+    from catalog.swarm.tracker import Peer
 
     return Peer(said(number), 0.0)
 

@@ -10,13 +10,13 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from catalog.address import Address
-from catalog.announce_keys import KEY_LIFE, ORIGIN, AnnounceKeys, Holder
-from catalog.bencode import bdecode
+from catalog.api.tracker import Gate, tracker_routes
 from catalog.errors import CatalogError
-from catalog.torrent import short_hash
-from catalog.tracker import Tracker
-from catalog.tracker_api import Gate, tracker_routes
+from catalog.image.address import Address
+from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, AnnounceKeys, Holder
+from catalog.swarm.bencode import bdecode
+from catalog.swarm.torrent import short_hash
+from catalog.swarm.tracker import Tracker
 from signer.errors import DocumentError
 
 PUBLIC, SECRET = Address(b"p" * 32, 1 << 20), Address(b"s" * 32, 1 << 20)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.bencode import bdecode, bencode
 from catalog.errors import Malformed
-from catalog.tracker import Announcement, Answer, Counts, Endpoint, Event, Peer
-from catalog.tracker_wire import (
+from catalog.swarm.bencode import bdecode, bencode
+from catalog.swarm.tracker import Announcement, Answer, Counts, Endpoint, Event, Peer
+from catalog.swarm.tracker_protocol import (
     AnnounceQuery,
     announce_answer,
     failure,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError, Equivocation, NotFound, Stale, Unavailable, Unpinned, Unverified
-from catalog.reference import Reference
-from catalog.trusted import TrustedCatalog
-from catalog.tuf_metadata import ROOT, SNAPSHOT, TIMESTAMP, bin_number, bin_role, changed_root
-from catalog.tuf_targets import endorsements_path, manifest_path, name_path, revocation_targets, statements
+from catalog.image.reference import Reference
+from catalog.tuf.metadata import ROOT, SNAPSHOT, TIMESTAMP, bin_number, bin_role, changed_root
+from catalog.tuf.targets import endorsements_path, manifest_path, name_path, revocation_targets, statements
 from tests.catalog.tuf_repository import BITS, DAY, NOW, URL, Repository, fresh, signed, targets_of
 
 WORKER = Reference.parse("star/worker")

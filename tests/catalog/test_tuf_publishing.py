@@ -9,20 +9,21 @@ from pathlib import Path
 import pytest
 from tuf.ngclient import Updater
 
-from catalog import registry, tuf_store
-from catalog.database import Database
+from catalog.client.trusted import TrustedCatalog
+from catalog.db import images as registry
+from catalog.db.engine import Database
 from catalog.errors import Conflict, Misused, NotFound, Unavailable
-from catalog.manifest import Manifest
-from catalog.reference import Reference
-from catalog.store import open_database
-from catalog.trusted import TrustedCatalog
-from catalog.tuf_ceremony import Ceremony, read_proposal, sign_document
-from catalog.tuf_keys import files, load, save
-from catalog.tuf_metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, Signer
-from catalog.tuf_publishing import Freshness
-from catalog.tuf_sealing import KEEP_METADATA
-from catalog.tuf_status import prepare, status, warnings
-from catalog.tuf_targets import endorsements_path, manifest_path, name_path
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from catalog.publication.state_directory import open_database
+from catalog.tuf.keys import files, load, save
+from catalog.tuf.metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, Signer
+from catalog.tuf.targets import endorsements_path, manifest_path, name_path
+from catalog.tuf_repository import store as tuf_store
+from catalog.tuf_repository.key_ceremony import Ceremony, read_proposal, sign_document
+from catalog.tuf_repository.online_signing import KEEP_METADATA
+from catalog.tuf_repository.repository import Freshness
+from catalog.tuf_repository.status import prepare, status, warnings
 from tests import factories
 from tests.catalog.service import Service, Vo, first_root, now
 from tests.catalog.tuf_repository import ADDRESSES, BITS, DAY, NOW

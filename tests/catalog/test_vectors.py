@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
+from catalog.image.address import Address
 from tests.vectors import generate
 
 ADDRESSES = generate.read("addresses.json")

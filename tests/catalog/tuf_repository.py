@@ -9,11 +9,11 @@ from urllib.parse import unquote
 
 import httpx
 
-from catalog import tuf_keys
-from catalog.address import Address
-from catalog.manifest import Manifest
-from catalog.trusted import TrustedCatalog
-from catalog.tuf_metadata import (
+from catalog.client.trusted import TrustedCatalog
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from catalog.tuf import keys as tuf_keys
+from catalog.tuf.metadata import (
     BINS,
     ROOT,
     SNAPSHOT,
@@ -30,7 +30,7 @@ from catalog.tuf_metadata import (
     targets_document,
     timestamp_document,
 )
-from catalog.tuf_targets import (
+from catalog.tuf.targets import (
     Binding,
     endorsements_path,
     listed,

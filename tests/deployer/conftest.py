@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from catalog.bundle import Bundle
-from signer.openpgp import Keyring
+from catalog.image.bundle import Bundle
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.guests import boot_sector_image
 from tests.deployer.nodes import NodeProcess, policy, wait_for

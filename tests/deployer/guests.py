@@ -8,10 +8,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import TYPE, Manifest
-from catalog.measuring import measure
+from catalog.content.indexing import measure
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import TYPE, Manifest
 from signer.documents import validate
 from tests.factories import content
 

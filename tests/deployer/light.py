@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import Unavailable
-from deployer.agent import Agent
-from deployer.deploying import Assigned
 from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
-from deployer.keeping import Keeper
-from deployer.kvm import Accelerator
-from deployer.machine import Happening, MachineSpec, State, Tag
-from deployer.machines import MachineRecord, MachineStore
-from deployer.reporting import Facts
-from deployer.site.desired import Capacity, DesiredState, NodeReport, SerialAnswer
-from deployer.verbs import Verbs
-from deployer.wire import Deployed, Order, Step
+from deployer.hypervisor.accelerator import Accelerator
+from deployer.machine.spec import Happening, MachineSpec, State, Tag
+from deployer.node.agent.agent import Agent
+from deployer.node.agent.reporter import Facts
+from deployer.node.machines.deployment import Assigned
+from deployer.node.machines.operations import Verbs
+from deployer.node.machines.supervisor import Keeper
+from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, SerialAnswer
+from deployer.records.machine_store import MachineRecord, MachineStore
 from tests.deployer.test_receipts import spec
 
 SITE = "5" * 64

@@ -13,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from deployer.amounts import size_text
-from deployer.anchors import anchor_block
-from deployer.machine import State
-from deployer.machines import MachineRecord
-from deployer.node_client import NodeClient
-from deployer.node_serving import serve
-from deployer.settings import DeploySettings
-from deployer.wire import Deployed, NodeStatus, Order, Step
+from deployer.machine.spec import State
+from deployer.node.client import NodeClient
+from deployer.node.daemon import serve
+from deployer.node.schema.orders import Deployed, NodeStatus, Order, Step
+from deployer.node.settings import DeploySettings
+from deployer.policy.anchors import anchor_block
+from deployer.records.machine_store import MachineRecord
+from deployer.units import size_text
 from signer.documents import validate
-from signer.trust import Anchor
+from signer.verification.trust import Anchor
 from stager.settings import NodeSettings
 from tests.catalog.service import first_root
 from tests.netns import Host, enter, inside

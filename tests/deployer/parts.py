@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import Blank
-from stager.blanks import make_blank
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Blank
+from stager.content.blanks import make_blank
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from catalog.address import Address
-from deployer.decision import Decision, Request
-from deployer.policy import Policy
-from signer.trust import EndorsementCheck
+from catalog.image.address import Address
+from deployer.policy.decision import Decision, Request
+from deployer.policy.model import Policy
+from signer.verification.trust import EndorsementCheck
 from tests.factories import manifest
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

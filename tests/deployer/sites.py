@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from deployer.machine import State
-from deployer.site.authority import Authority, new_request
-from deployer.site.desired import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
-from deployer.site.wire import Certificate, CertificateRequest
+from deployer.machine.spec import State
+from deployer.pki.ca import Authority, new_request
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
+from deployer.site.schema.messages import Certificate, CertificateRequest
 from signer.documents import canonical, parse, validate
 from tests.deployer.nodes import wait_for
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.desired import Want
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
 from tests.deployer.nodes import NodeProcess, wait_for

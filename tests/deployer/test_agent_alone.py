@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from deployer import agent as agents
-from deployer import doing, reporting
-from deployer.agent import Agent
-from deployer.machine import Happening, MachineSpec, State
-from deployer.site.desired import DesiredMachine, DesiredState, ObservedMachine, Want
+from deployer.machine.spec import Happening, MachineSpec, State
+from deployer.node.agent import agent as agents
+from deployer.node.agent import executor as doing
+from deployer.node.agent import reporter as reporting
+from deployer.node.agent.agent import Agent
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, ObservedMachine, Want
 from tests.deployer.light import SITE, LightNode, LightSite
 from tests.deployer.nodes import wait_for
 from tests.deployer.sites import machine

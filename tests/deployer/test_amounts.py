@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.amounts import LONGEST, MAX_SIZE, duration_text, parse_duration, parse_size, size_text
+from deployer.units import LONGEST, MAX_SIZE, duration_text, parse_duration, parse_size, size_text
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from catalog.bundle import Bundle
-from catalog.gpt import write_gpt
-from catalog.manifest import BareDisk, GptDisk, Manifest
-from deployer.assembling import Assembled, assemble, firmware
+from catalog.disk.gpt import write_gpt
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk, GptDisk, Manifest
 from deployer.errors import AssemblyFailed
-from deployer.machine import BiosBoot, Descriptor, KernelBoot, Overlay, RawFile, UefiBoot
+from deployer.hypervisor.disks import Assembled, assemble, firmware
+from deployer.machine.spec import BiosBoot, Descriptor, KernelBoot, Overlay, RawFile, UefiBoot
 from signer.documents import canonical, parse, validate
 from tests import factories
 from tests.deployer.guests import boot_sector_image

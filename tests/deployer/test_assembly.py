@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.address import Address
-from catalog.gpt import write_gpt
-from catalog.layout import Extent, extents
-from catalog.manifest import Blank, GptDisk, Manifest, MbrDisk
-from deployer.assembly import MAX_DESCRIPTOR, MAX_EXTENT_PATH, descriptor, serials
+from catalog.disk.gpt import write_gpt
+from catalog.disk.layout import Extent, extents
+from catalog.image.address import Address
+from catalog.image.manifest import Blank, GptDisk, Manifest, MbrDisk
 from deployer.errors import AssemblyFailed
+from deployer.hypervisor.vmdk_descriptor import MAX_DESCRIPTOR, MAX_EXTENT_PATH, descriptor, serials
 from signer.documents import validate
 
 MIB = 1 << 20

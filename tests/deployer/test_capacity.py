@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deployer.capacity import STEP, capacity, total_memory
-from deployer.machine import State
-from deployer.settings import DeploySettings
+from deployer.machine.spec import State
+from deployer.node.machines.capacity import STEP, capacity, total_memory
+from deployer.node.settings import DeploySettings
 from tests.deployer.test_reconciling import A, B, record
 
 MINE = "5" * 64

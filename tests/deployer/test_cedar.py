@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from catalog.address import Address
-from catalog.manifest import Manifest
-from deployer.cedar import MAX_FILE, CedarRules
-from deployer.cedar_facts import SCHEMA, Requester, authorization, entities
-from deployer.decision import Request, Rule
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
-from deployer.machine import Network
-from signer.trust import EndorsementCheck
+from deployer.machine.spec import Network
+from deployer.policy.cedar import MAX_FILE, CedarRules
+from deployer.policy.cedar_schema import SCHEMA, Requester, authorization, entities
+from deployer.policy.decision import Request, Rule
+from signer.verification.trust import EndorsementCheck
 from tests.factories import manifest
 
 NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)

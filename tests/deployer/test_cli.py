@@ -15,10 +15,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from catalog.client import CatalogClient
+from catalog.client.client import CatalogClient
 from deployer.errors import Misused, NodeUnavailable, Refused
-from deployer.node_client import NodeClient
-from deployer.serial import readable
+from deployer.node.client import NodeClient
+from deployer.node.machines.console import readable
 from partita import app
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID

@@ -9,13 +9,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from catalog.bundle import Bundle
-from deployer.cli_policy import policy_app
+from catalog.image.bundle import Bundle
+from deployer.cli.policy import policy_app
 from deployer.errors import Misused, PolicyUnusable, UserDataRefused
-from deployer.policy import Policy
-from signer.endorsing import endorse
+from deployer.policy.model import Policy
 from signer.errors import KeyUnusable
-from signer.openpgp import Keyring
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import endorse
 from tests.factories import MIB, bundle
 
 SAMPLES = Path(__file__).parents[2] / "policies"

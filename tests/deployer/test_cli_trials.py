@@ -10,18 +10,18 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from catalog.bundle import Bundle
-from deployer.cli_trials import policy_app
-from deployer.decision import Request
+from catalog.image.bundle import Bundle
+from deployer.cli.policy_trials import policy_app
 from deployer.errors import Misused, PolicyUnusable
-from deployer.judging import Case, judge
-from deployer.machine import Network
-from deployer.policy_store import RuleSet
-from deployer.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, kept_revocations, recorded
-from deployer.withdrawals import BlockList
-from signer.endorsing import endorse
-from signer.openpgp import Keyring
-from signer.settings import Settings
+from deployer.machine.spec import Network
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.revocations import BlockList
+from deployer.policy.store import RuleSet
+from deployer.trials.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, kept_revocations, recorded
+from signer.openpgp.keyring import Keyring
+from signer.runtime.settings import Settings
+from signer.verification.endorsements import endorse
 from stager.settings import NodeSettings
 from tests.factories import MIB, bundle
 

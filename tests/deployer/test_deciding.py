@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from catalog.address import Address
-from catalog.manifest import Blank
-from deployer.deciding import MAX_SHOWN, blank_size, decide, disk_size
-from deployer.decision import Decision, Request
+from catalog.image.address import Address
+from catalog.image.manifest import Blank
 from deployer.errors import Refused
-from deployer.machine import Network
-from deployer.policy import Policy
+from deployer.machine.spec import Network
+from deployer.policy.decision import Decision, Request
+from deployer.policy.model import Policy
+from deployer.policy.rules import MAX_SHOWN, blank_size, decide, disk_size
 from signer.documents import canonical, parse
-from signer.trust import EndorsementCheck
+from signer.verification.trust import EndorsementCheck
 from tests.deployer.policies import GIB, IMAGE, MIB, NOW, ORDER, TWO, A, B, C, anchors, failed, policy, vouched
 from tests.factories import manifest
 

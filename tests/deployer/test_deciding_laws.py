@@ -5,10 +5,10 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.deciding import decide
-from deployer.decision import Request
-from deployer.policy import Policy
-from signer.trust import EndorsementCheck
+from deployer.policy.decision import Request
+from deployer.policy.model import Policy
+from deployer.policy.rules import decide
+from signer.verification.trust import EndorsementCheck
 from tests.deployer.policies import GIB, IMAGE, MIB, NOW, ORDER, A, B, C, anchors, policy, vouched
 
 # What holds for every policy, request and set of endorsements.

@@ -9,8 +9,8 @@ import pytest
 
 from catalog.errors import NotFound
 from deployer.errors import Misused, PolicyUnusable, Refused, UserDataRefused
-from deployer.machine import State
-from deployer.wire import Deployed
+from deployer.machine.spec import State
+from deployer.node.schema.orders import Deployed
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
 from tests.deployer.conftest import Community

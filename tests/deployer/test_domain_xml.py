@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.domain_xml import domain_xml, tag_of
-from deployer.machine import (
+from deployer.hypervisor.domain_xml import domain_xml, tag_of
+from deployer.machine.spec import (
     MAX_DISKS,
     Descriptor,
     DiskSpec,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from deployer.cases import Case, read_cases, run
 from deployer.errors import PolicyUnusable
-from deployer.explaining import Explanation, Situation, explain
-from deployer.policy_store import RuleSet
+from deployer.policy.explanation import Explanation, Situation, explain
+from deployer.policy.store import RuleSet
+from deployer.trials.expectations import Case, read_cases, run
 from signer.documents import validate
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

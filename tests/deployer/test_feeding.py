@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from catalog.address import Address
-from deployer.feeding import MOST, swarm_report
+from catalog.image.address import Address
+from deployer.node.agent.swarm_report import MOST, swarm_report
 from signer.documents import canonical
-from stager.arriving import LATELY, Arrivals, Traffic
-from stager.cache import Cache
-from stager.feeders import Feeder
+from stager.cache.cache import Cache
+from stager.content.peer_stats import Feeder
+from stager.content.transfer_stats import LATELY, Arrivals, Traffic
 from stager.staging import Stager
 from tests.stager.doubles import Clock, MemorySource
 

@@ -7,12 +7,12 @@ from typing import Literal
 
 import pytest
 
-from deployer import reporting
-from deployer.agent import Agent, Facts
 from deployer.errors import BackendFailed
-from deployer.fencing import LEASE, REASON, Fence, Guard, boot_id, since_boot
-from deployer.machine import State
-from deployer.site.desired import Capacity, DesiredState, Heard, Lease, NodeReport
+from deployer.machine.spec import State
+from deployer.node.agent import reporter as reporting
+from deployer.node.agent.agent import Agent, Facts
+from deployer.node.agent.lease import LEASE, REASON, Fence, Guard, boot_id, since_boot
+from deployer.protocol.desired_state import Capacity, DesiredState, Heard, Lease, NodeReport
 from tests.deployer.light import SITE, LightNode, LightSite
 from tests.deployer.nodes import wait_for
 from tests.deployer.sites import machine
@@ -189,7 +189,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[World]:
     monkeypatch.setattr(reporting, "REPORT_EVERY", 0.2)
-    monkeypatch.setattr("deployer.fencing.GUARD_EVERY", 0.02)
+    monkeypatch.setattr("deployer.node.agent.lease.GUARD_EVERY", 0.02)
     found = World(tmp_path / "machines", getattr(request, "param", "pause"))
     yield found
     found.stop()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client.trusted import pin
 from catalog.errors import Equivocation, Stale, Unpinned, Unverified
-from catalog.trusted import pin
-from deployer.node import Node
-from deployer.settings import DeploySettings
+from deployer.node.service.node import Node
+from deployer.node.settings import DeploySettings
 from signer.documents import validate
 from stager.settings import NodeSettings
 from tests.catalog.service import first_root

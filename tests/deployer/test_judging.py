@@ -3,9 +3,9 @@
 import copy
 import pickle
 
-from catalog.address import Address
-from catalog.manifest import Manifest
-from deployer.policy import Limits, Policy
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from deployer.policy.model import Limits, Policy
 from tests.factories import manifest
 
 IMAGE = manifest([Address.parse(f"{'ab' * 32}-4096"), Address.parse(f"{'cd' * 32}-65536")])

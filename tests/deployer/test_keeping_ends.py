@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deployer.keeping import Keeper
-from deployer.machine import Happening, State
-from deployer.machines import MachineRecord, MachineStore
-from deployer.recording import Recorder
-from signer.audit import read, verify
+from deployer.machine.spec import Happening, State
+from deployer.node.machines.supervisor import Keeper
+from deployer.records.machine_store import MachineRecord, MachineStore
+from deployer.records.recorder import Recorder
+from signer.audit_log import read, verify
 from tests.deployer.test_receipts import spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deployer import kvm
 from deployer.errors import BackendFailed
-from deployer.kvm import EXIT_CODE, Accelerator, choose, emulator, emulator_version, probe, run_rom
+from deployer.hypervisor import accelerator as kvm
+from deployer.hypervisor.accelerator import EXIT_CODE, Accelerator, choose, emulator, emulator_version, probe, run_rom
 
 
 def script(path: Path, text: str) -> Path:

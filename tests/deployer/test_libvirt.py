@@ -12,12 +12,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from deployer.assembling import assemble, firmware
-from deployer.domain_xml import domain_xml
 from deployer.errors import BackendFailed
-from deployer.libvirt_backend import MAX_ROOT, LibvirtBackend, _advice, _usable
-from deployer.machine import Happening, MachineSpec, Network, State, Tag, UefiBoot
-from deployer.qemu_monitor import Monitor
+from deployer.hypervisor.disks import assemble, firmware
+from deployer.hypervisor.domain_xml import domain_xml
+from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend, _advice, _usable
+from deployer.hypervisor.qemu_monitor import Monitor
+from deployer.machine.spec import Happening, MachineSpec, Network, State, Tag, UefiBoot
 from tests.deployer.guests import GOODBYE, SAID, boot_sector_image
 from tests.deployer.nodes import wait_for
 from tests.deployer.parts import BundleContents

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deployer.machine import (
+from deployer.machine.spec import (
     BiosBoot,
     Descriptor,
     DiskSpec,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from deployer.errors import MoveFailed
-from deployer.machine import State
-from deployer.moving import HEADER, MAX_RUN, Piece, check, piece_of, runs, write_runs
-from deployer.moving_overlays import demand_plain
-from deployer.reconciling import End, Give, Make, Miss, Own, Reactivate, Retain, Take, actions
-from deployer.site.desired import DesiredState, Incoming, Want
-from deployer.site.moving_wire import Giving
+from deployer.machine.spec import State
+from deployer.node.agent.reconciler import End, Give, Make, Miss, Own, Reactivate, Retain, Take, actions
+from deployer.node.migration.manifest import HEADER, MAX_RUN, Piece, check, piece_of, runs, write_runs
+from deployer.node.migration.qcow2_check import demand_plain
+from deployer.protocol.desired_state import DesiredState, Incoming, Want
+from deployer.protocol.migration import Giving
 from tests.deployer.sites import machine
 from tests.deployer.test_reconciling import NOW, A, B, record
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import MoveFailed
-from deployer.moving import Offer, Piece, piece_of, runs, write_runs
-from deployer.moving_client import GiverClient
-from deployer.moving_serving import create_moving_app, serving, tls_of
-from deployer.site.authority import Authority, new_request
-from deployer.site.moving_wire import Platform
-from deployer.site_client import CA, CERTIFICATE, KEY, URL, Membership
+from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, URL, Membership
+from deployer.node.migration.client import GiverClient
+from deployer.node.migration.manifest import Offer, Piece, piece_of, runs, write_runs
+from deployer.node.migration.server import create_moving_app, serving, tls_of
+from deployer.pki.ca import Authority, new_request
+from deployer.protocol.migration import Platform
 
 LIFE = timedelta(days=1)
 SOURCE, TARGET, OTHER, MACHINE = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abcd")

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from deployer.neighbours import neighbours, parse
+from deployer.hypervisor.neighbor_table import neighbours, parse
 from tests.netns import Network, inside, unavailable
 
 MAC = "52:54:00:aa:bb:cc"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import MachineConflict, MachineNotFound, NodeUnavailable
-from deployer.machine import State
-from deployer.node import Node
-from deployer.node_client import NodeClient
-from deployer.settings import DeploySettings
+from deployer.machine.spec import State
+from deployer.node.client import NodeClient
+from deployer.node.service.node import Node
+from deployer.node.settings import DeploySettings
 from signer.documents import validate
 from stager.errors import CacheBusy
 from stager.settings import NodeSettings

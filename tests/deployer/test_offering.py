@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from catalog.bundle import Bundle
 from catalog.errors import NotEntitled, Unavailable
-from catalog.manifest import Manifest
-from deployer import doing
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Manifest
 from deployer.errors import MachineConflict
-from deployer.machine import State
-from deployer.offering import Offering, changed
-from deployer.saved import Saved, SaveWish
-from deployer.site.desired import DesiredMachine, DesiredState, Want
-from signer.progress import Advance
+from deployer.machine.spec import State
+from deployer.node.agent import executor as doing
+from deployer.node.images.candidate_upload import Offering, changed
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
+from deployer.protocol.save import Saved, SaveWish
+from signer.runtime.progress import Advance
 from tests import factories
 from tests.deployer.light import LightNode, LightSite
 from tests.deployer.nodes import wait_for

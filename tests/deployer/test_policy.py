@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from catalog.address import Address
-from deployer.anchors import MAX_KEY, anchor_block
-from deployer.deciding import decide
-from deployer.decision import Request
+from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
-from deployer.patterns import matches_image, matches_vo
-from deployer.policy import MAX_POLICY, Policy
-from deployer.userdata import KINDS
+from deployer.machine.user_data import KINDS
+from deployer.policy.anchors import MAX_KEY, anchor_block
+from deployer.policy.decision import Request
+from deployer.policy.model import MAX_POLICY, Policy
+from deployer.policy.patterns import matches_image, matches_vo
+from deployer.policy.rules import decide
 from tests.factories import manifest
 
 ROOT = Path(__file__).parents[2]

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from deployer.anchors import anchor_block, certificate_anchor
-from deployer.decision import Decision, Request
+from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
-from deployer.judging import Case, judge
-from deployer.policy import Policy
-from deployer.policy_store import RuleSet
-from signer.endorsing import endorse_as, endorse_partition
-from signer.openpgp import Keyring
-from signer.signing import KeySigner, Signer
-from signer.trust import Anchor
+from deployer.policy.anchors import anchor_block, certificate_anchor
+from deployer.policy.decision import Decision, Request
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.model import Policy
+from deployer.policy.store import RuleSet
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import endorse_as, endorse_partition
+from signer.verification.signers import KeySigner, Signer
+from signer.verification.trust import Anchor
 from tests.factories import manifest
 from tests.signer.grid import DAY, Grid, Holder, utc_now
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from deployer.decision import Request
+from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
-from deployer.policy import Policy
-from deployer.policy_store import PolicyStore, RuleSet
+from deployer.policy.decision import Request
+from deployer.policy.model import Policy
+from deployer.policy.store import PolicyStore, RuleSet
 from tests.factories import manifest
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

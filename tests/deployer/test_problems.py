@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import CatalogError, NotFound
-from deployer import problems
 from deployer.errors import DeployerError, Refused
-from deployer.places import MAX_SOCKET, short_place
-from deployer.problems import from_problem, kinds, read_problem, to_problem
+from deployer.web import problems
+from deployer.web.problems import from_problem, kinds, read_problem, to_problem
+from deployer.web.socket_paths import MAX_SOCKET, short_place
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
 

@@ -13,23 +13,23 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from catalog.address import Address
-from catalog.manifest import Manifest
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
 from catalog.settings import CatalogSettings
-from deployer.attesting import write_receipt
-from deployer.cli_records import audit_app, receipt_app
-from deployer.decision import Decision, Rule
+from deployer.cli.audit import audit_app, receipt_app
 from deployer.errors import Misused
-from deployer.machine import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
-from deployer.receipt import read_receipt, verify_receipt
-from deployer.receipts import ReceiptStore, read_files, remembered
-from deployer.settings import DeploySettings
-from signer.audit import AuditLog, Head
+from deployer.machine.spec import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
+from deployer.node.settings import DeploySettings
+from deployer.policy.decision import Decision, Rule
+from deployer.records.receipt import read_receipt, verify_receipt
+from deployer.records.receipt_builder import write_receipt
+from deployer.records.receipt_store import ReceiptStore, read_files, remembered
+from signer.audit_log import AuditLog, Head
 from signer.documents import canonical
 from signer.errors import KeyUnusable, ReceiptRefused
-from signer.openpgp import Keyring
-from signer.settings import Settings
-from signer.trust import EndorsementCheck
+from signer.openpgp.keyring import Keyring
+from signer.runtime.settings import Settings
+from signer.verification.trust import EndorsementCheck
 from stager.settings import NodeSettings
 from tests.factories import manifest
 

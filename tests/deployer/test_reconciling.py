@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.machine import Happening, State, after
-from deployer.machines import MachineRecord
-from deployer.reconciling import (
+from deployer.machine.spec import Happening, State, after
+from deployer.node.agent.reconciler import (
     Action,
     End,
     Forget,
@@ -27,7 +26,8 @@ from deployer.reconciling import (
     Suspend,
     actions,
 )
-from deployer.site.desired import DesiredMachine, DesiredState, Want
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
+from deployer.records.machine_store import MachineRecord
 from tests.deployer.sites import machine
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

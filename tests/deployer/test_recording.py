@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from deployer.errors import Refused
-from deployer.receipt import verify_receipt
-from deployer.receipts import read_files, remembered
-from deployer.request_log import recorded
+from deployer.records.receipt import verify_receipt
+from deployer.records.receipt_store import read_files, remembered
+from deployer.trials.request_log import recorded
 from partita import app
-from signer.audit import Entry, read, verify
+from signer.audit_log import Entry, read, verify
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
 

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import AssemblyFailed, Misused, UserDataRefused
-from deployer.seed import MAX_KEYS, build_seed, instance_id, write_seed
-from deployer.userdata import MAX_USER_DATA
+from deployer.guest.nocloud_seed import MAX_KEYS, build_seed, instance_id, write_seed
+from deployer.machine.user_data import MAX_USER_DATA
 
 UUID = "0f1e2d3c-0000-4000-8000-000000000001"
 
@@ -96,7 +96,7 @@ ELSEWHERE = """
 import sys, time
 moment = float(sys.argv[1])
 time.time = lambda: moment
-from deployer.seed import build_seed
+from deployer.guest.nocloud_seed import build_seed
 from hashlib import sha256
 print(sha256(build_seed("iid-1", "a", b"#!/bin/sh", public_keys=[sys.argv[2]], vendor_data={"a": 1})).hexdigest())
 """

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.authority import Authority
-from deployer.site.desired import Capacity, NodeReport
-from deployer.site_client import Membership, SiteClient
+from deployer.node.membership.site_client import Membership, SiteClient
+from deployer.pki.ca import Authority
+from deployer.protocol.desired_state import Capacity, NodeReport
 from tests.deployer.sites import SiteDouble
 
 REPORT = NodeReport(revision=1, architecture="x86_64", capacity=Capacity(cores=1, memory=1, disk=1))

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from catalog.address import Address
 from catalog.errors import NotFound
-from deployer.cli_staging import staging_text, watch_staging
-from deployer.wire_staging import ContentStatus, PrefetchOrder, StagingStatus
+from catalog.image.address import Address
+from deployer.cli.node.staging import staging_text, watch_staging
+from deployer.node.schema.staging import ContentStatus, PrefetchOrder, StagingStatus
 from tests import factories
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, wait_for

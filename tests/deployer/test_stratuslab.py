@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 import partita
 from deployer.errors import PolicyUnusable
-from deployer.policy import Policy
-from deployer.stratuslab import read_policy, translate
-from signer.openpgp import Keyring
+from deployer.policy.model import Policy
+from deployer.policy.stratuslab import read_policy, translate
+from signer.openpgp.keyring import Keyring
 
 OLD = "MMZu9WvwKIro-rtBQfDk4PsKO7_"
 NEXT = "NMZu9WvwKIro-rtBQfDk4PsKO7_"

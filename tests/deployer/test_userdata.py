@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import UserDataRefused
-from deployer.userdata import KINDS, MAX_ALIASES, MAX_DEPTH, MAX_USER_DATA, check_user_data
+from deployer.machine.user_data import KINDS, MAX_ALIASES, MAX_DEPTH, MAX_USER_DATA, check_user_data
 
 
 @pytest.mark.parametrize(

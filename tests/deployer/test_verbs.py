@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.bundle import Bundle
+from catalog.image.bundle import Bundle
 from deployer.errors import BackendFailed, MachineConflict, Misused, Refused
-from deployer.machine import State
-from deployer.wire_machines import SaveOrder, Sized
+from deployer.machine.spec import State
+from deployer.node.schema.machines import SaveOrder, Sized
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
 from tests.deployer.nodes import NodeProcess, policy, wait_for

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from catalog.bundle import Bundle
 from catalog.errors import Unavailable
+from catalog.image.bundle import Bundle
 from deployer.errors import PolicyUnusable, Refused
-from deployer.exposure import Facts, affected
-from deployer.judging import Case, judge, verified, withdrawals
-from deployer.keeping import Keeper
-from deployer.machine import State
-from deployer.machines import MachineStore
-from deployer.policy import Policy
-from deployer.policy_store import RuleSet
-from deployer.watching import Watcher
-from deployer.withdrawals import BlockList, RevocationStore, Withdrawn
+from deployer.machine.spec import State
+from deployer.node.machines.exposure import Facts, affected
+from deployer.node.machines.revocation_watcher import Watcher
+from deployer.node.machines.supervisor import Keeper
+from deployer.policy.evaluation import Case, judge, verified, withdrawals
+from deployer.policy.model import Policy
+from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
+from deployer.policy.store import RuleSet
+from deployer.records.machine_store import MachineStore
 from signer.errors import DocumentError
-from signer.revocation import SECURITY_OFFICER
-from signer.revoking import revoke
-from signer.signing import KeySigner
+from signer.statements.revocation import SECURITY_OFFICER
+from signer.verification.revocations import revoke
+from signer.verification.signers import KeySigner
 from tests.catalog.service import now
 from tests.deployer.conftest import Community
 from tests.deployer.guests import SAID, boot_sector_image

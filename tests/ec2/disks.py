@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalog.address import Address
-from catalog.manifest import BareDisk, Blank, GptDisk
-from deployer.ec2.blocks import BLOCK, Layout, Map, Run
+from catalog.image.address import Address
+from catalog.image.manifest import BareDisk, Blank, GptDisk
+from deployer.ec2.snapshots.blocks import BLOCK, Layout, Map, Run
 from signer.documents import validate
-from stager.blanks import make_blank
+from stager.content.blanks import make_blank
 
 MIB = 1 << 20
 _ZERO = bytes(BLOCK)

@@ -12,26 +12,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import TYPE, Manifest
-from catalog.trusted import TrustedCatalog
-from deployer.ec2.accounts import Account, Accounts
-from deployer.ec2.deploying import Ec2Deployer
-from deployer.ec2.imaging import Imaging
-from deployer.ec2.instances import Instance
-from deployer.ec2.opening import OpenAccount, open_account, staging
-from deployer.ec2.pool import Ec2Pool
+from catalog.client.trusted import TrustedCatalog
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import TYPE, Manifest
+from deployer.ec2.account.open_account import OpenAccount, open_account, staging
+from deployer.ec2.images.image_upload import Imaging
+from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.model.instances import Instance
+from deployer.ec2.pool.deployment import Ec2Deployer
+from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
-from deployer.machine import State
-from deployer.policy_store import PolicyStore
-from deployer.recording import Recorder
-from deployer.site.desired import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
+from deployer.machine.spec import State
+from deployer.policy.revocations import Withdrawn
+from deployer.policy.store import PolicyStore
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
+from deployer.records.recorder import Recorder
 from deployer.site.settings import SiteSettings
-from deployer.withdrawals import Withdrawn
 from signer.documents import canonical, validate
-from signer.openpgp import Keyring
-from stager.opening import opened
+from signer.openpgp.keyring import Keyring
+from stager.factory import opened
 from stager.staging import Stager
 from tests.catalog.service import Service, Vo, first_root
 from tests.deployer.guests import boot_sector_image

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.accounts import Account, Accounts, Rule
 from deployer.ec2.errors import CannotBoot, NoAccount, OverBudget
-from deployer.ec2.instance_types import InstanceType, choose
-from deployer.ec2.pricing import Prices, Spend, check_cap, committed, cost, estimate
+from deployer.ec2.model.accounts import Account, Accounts, Rule
+from deployer.ec2.model.instance_types import InstanceType, choose
+from deployer.ec2.model.pricing import Prices, Spend, check_cap, committed, cost, estimate
 from deployer.errors import PolicyUnusable
-from deployer.site.principal import Principal
+from deployer.site.model.principal import Principal
 from tests.ec2.pools import accounts_file
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

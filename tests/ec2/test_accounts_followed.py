@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from deployer.ec2.site.extension import working
 from deployer.errors import DeployerError, PolicyUnusable
-from deployer.site.pools import working
-from deployer.site.principal import LOCAL
-from deployer.site.request import DeploymentRequest
-from deployer.site.site import Site
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.principal import LOCAL
+from deployer.site.service.site import Site
 from signer.documents import validate
 from tests.deployer.nodes import policy, wait_for
 from tests.ec2.pools import Ec2Site, Images, account, accounts_file

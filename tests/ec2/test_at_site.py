@@ -7,9 +7,9 @@ import pytest
 
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import NoRoom
-from deployer.site.client import SiteClient
-from deployer.site.records import SiteNode
-from deployer.site.request import DeploymentRequest
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.client.client import SiteClient
+from deployer.site.model.records import SiteNode
 from signer.documents import validate
 from tests.deployer.nodes import policy
 from tests.ec2.pools import PRICES, Images, account

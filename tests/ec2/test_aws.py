@@ -9,9 +9,9 @@ import botocore.exceptions
 import pytest
 from pydantic import ValidationError
 
-from deployer.ec2.aws import Access, Aws
+from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.aws.retry import Patience
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
-from deployer.ec2.retrying import Patience
 from tests.ec2.worlds import QUICK, REGION, SECRET, AwsWorld
 
 SHORT = Patience(attempts=3, base=0.001, most=0.002)

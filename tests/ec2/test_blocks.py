@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from catalog.address import Address
-from catalog.manifest import Blank, MbrDisk
-from deployer.ec2.blocks import (
+from catalog.image.address import Address
+from catalog.image.manifest import Blank, MbrDisk
+from deployer.ec2.snapshots.blocks import (
     BLOCK,
     GIB,
     MAX_VOLUME,

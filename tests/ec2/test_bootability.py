@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from catalog.manifest import Blank, Manifest
-from deployer.ec2.bootability import MAX_VOLUMES, ROOT_DEVICE, bootable, with_blanks
+from catalog.image.manifest import Blank, Manifest
 from deployer.ec2.errors import CannotBoot
+from deployer.ec2.model.boot_mapping import MAX_VOLUMES, ROOT_DEVICE, bootable, with_blanks
 from signer.documents import validate
 from tests.ec2.pools import Images
 

@@ -5,12 +5,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployer.ec2.blocks import BLOCK, Layout
-from deployer.ec2.buffers import Buffers
-from deployer.ec2.ledger import Ledger
-from deployer.ec2.preparing import OpenDisk, opened
-from deployer.ec2.reading import read_snapshot
-from deployer.ec2.snapshots import Snapshots
+from deployer.ec2.snapshots.blocks import BLOCK, Layout
+from deployer.ec2.snapshots.buffer_pool import Buffers
+from deployer.ec2.snapshots.disk_reader import OpenDisk, opened
+from deployer.ec2.snapshots.reader import read_snapshot
+from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.snapshots import Snapshots
 from tests.ec2.disks import Shelf, bare, plain_digests
 from tests.ec2.worlds import AwsWorld
 

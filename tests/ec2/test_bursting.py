@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.accounts import Account, Accounts
-from deployer.ec2.bursting import ACCOUNT, Place, Quoted, at_home, bursting
 from deployer.ec2.errors import AwsUnreachable, CannotBoot, NoAccount, OverBudget
-from deployer.ec2.instance_types import InstanceType
+from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.model.instance_types import InstanceType
+from deployer.ec2.site.placement import ACCOUNT, Place, Quoted, at_home, bursting
 from deployer.errors import DeployerError, NoRoom
-from deployer.site.placement import EC2, Ask, NodeRoom, Placed, place
-from deployer.site.principal import LOCAL, Principal
-from deployer.site.request import DeploymentRequest
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, place
 from signer.documents import validate
 from tests.ec2.pools import Images, accounts_file
 from tests.ec2.test_accounts import ACCOUNT as BURST

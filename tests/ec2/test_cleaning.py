@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.ec2.cleaning import ORDER, OVERDUE, Kind, Thing, clean, look, plan
-from deployer.ec2.tags import ENDS, Owner, ends_tag
-from deployer.machine import State
-from deployer.site.desired import Want
+from deployer.ec2.account.cleanup import ORDER, OVERDUE, Kind, Thing, clean, look, plan
+from deployer.ec2.aws.tags import ENDS, Owner, ends_tag
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
 from tests.ec2.pools import Ec2Site, Images, account
 from tests.ec2.worlds import AwsWorld
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployer.errors import DeployerError
-from deployer.machine import State
+from deployer.machine.spec import State
 from partita import app
 from tests.deployer.nodes import policy, wait_for
 from tests.ec2.pools import Ec2Site, Images, account, accounts_file, working

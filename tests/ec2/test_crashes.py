@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.cleaning import Kind, look
-from deployer.machine import State
-from deployer.receipt import read_receipt
-from deployer.site.desired import Want
+from deployer.ec2.account.cleanup import Kind, look
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.records.receipt import read_receipt
 from tests.ec2.pools import Ec2Site, Images, OpenSite, account, working
 from tests.ec2.worlds import AwsWorld
 

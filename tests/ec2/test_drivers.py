@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.manifest import Blank, Manifest
-from deployer.ec2 import drivers_child
-from deployer.ec2.bootability import bootable
-from deployer.ec2.drivers import Kernel, Verdict, judge, look
-from deployer.ec2.imaging import Progress
-from deployer.machine import State
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Blank, Manifest
+from deployer.ec2.images import driver_check_child as drivers_child
+from deployer.ec2.images.driver_check import Kernel, Verdict, judge, look
+from deployer.ec2.images.image_upload import Progress
+from deployer.ec2.model.boot_mapping import bootable
+from deployer.machine.spec import State
 from examples.guest import initramfs, kernel_tree
 from signer.documents import validate
 from tests.ec2.disks import Shelf

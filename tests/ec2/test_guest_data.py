@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from catalog.manifest import Blank
-from deployer.ec2.bootability import Volume
-from deployer.ec2.guest_data import MERGE, TIMER, blanks_script, guest_data
-from deployer.ec2.tags import ENDS
+from catalog.image.manifest import Blank
+from deployer.ec2.aws.tags import ENDS
+from deployer.ec2.model.boot_mapping import Volume
+from deployer.ec2.pool.user_data import MERGE, TIMER, blanks_script, guest_data
 from deployer.errors import UserDataRefused
-from deployer.site.desired import Context, DesiredMachine
-from deployer.userdata import MAX_USER_DATA
+from deployer.machine.user_data import MAX_USER_DATA
+from deployer.protocol.desired_state import Context, DesiredMachine
 from tests.ec2.test_steering import machine
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhc2U2NCBpcyBub3QgY2hlY2tlZCBoZXJlCg== ann@example"

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from catalog.address import Address
-from catalog.manifest import DirectBoot
-from deployer.ec2.accounts import Account
-from deployer.ec2.bootability import GIB, ROOT_DEVICE, Bootable, Volume
-from deployer.ec2.hibernation import hindrance, with_room
-from deployer.ec2.instance_types import InstanceType, read_types
-from deployer.ec2.instances import run_request
+from catalog.image.address import Address
+from catalog.image.manifest import DirectBoot
+from deployer.ec2.model.accounts import Account
+from deployer.ec2.model.boot_mapping import GIB, ROOT_DEVICE, Bootable, Volume
+from deployer.ec2.model.hibernation import hindrance, with_room
+from deployer.ec2.model.instance_types import InstanceType, read_types
+from deployer.ec2.model.instances import run_request
 from tests.ec2.test_accounts import ACCOUNT as BURST
 from tests.ec2.test_steering import RUNNING
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from deployer.ec2.books import ImageEntry
-from deployer.ec2.bootability import bootable
+from deployer.ec2.account.ami_registrar import difference, image_key, register_request
+from deployer.ec2.account.bookkeeping import ImageEntry
+from deployer.ec2.aws.tags import KEY
 from deployer.ec2.errors import AwsFailed
-from deployer.ec2.images import difference, image_key, register_request
-from deployer.ec2.imaging import Progress
-from deployer.ec2.tags import KEY
+from deployer.ec2.images.image_upload import Progress
+from deployer.ec2.model.boot_mapping import bootable
 from tests.ec2.pools import Ec2Site, Images, OpenSite, account
 from tests.ec2.worlds import AwsWorld
 

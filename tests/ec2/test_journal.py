@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deployer.ec2.errors import LedgerUnusable
-from deployer.ec2.journal import Heading, Journal
+from deployer.ec2.snapshots.upload_journal import Heading, Journal
 
 HEADING = Heading(content="a" * 64, parent="snap-00000001", token="b" * 64)
 ONE, TWO = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.manifest import DirectBoot
-from deployer.ec2.deploying import spend_of
-from deployer.ec2.pricing import committed
-from deployer.ec2.tags import CATALOG, DEPLOYMENT, ENDS, IMAGE, RECEIPT, ends_tag
-from deployer.machine import State
-from deployer.receipt import read_receipt
-from deployer.site.desired import Want
-from deployer.withdrawals import BlockList, Withdrawn
+from catalog.image.manifest import DirectBoot
+from deployer.ec2.aws.tags import CATALOG, DEPLOYMENT, ENDS, IMAGE, RECEIPT, ends_tag
+from deployer.ec2.model.pricing import committed
+from deployer.ec2.pool.deployment import spend_of
+from deployer.machine.spec import State
+from deployer.policy.revocations import BlockList, Withdrawn
+from deployer.protocol.desired_state import Want
+from deployer.records.receipt import read_receipt
 from tests.deployer.nodes import policy
 from tests.ec2.pools import MIB, Ec2Site, Images, OpenSite, account
 from tests.ec2.worlds import AwsWorld

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.gpt import write_gpt
-from catalog.manifest import Blank
-from deployer.ec2.blocks import BLOCK
+from catalog.disk.gpt import write_gpt
+from catalog.image.manifest import Blank
 from deployer.ec2.errors import SnapshotFailed
-from deployer.ec2.preparing import digest, digests, opened
+from deployer.ec2.snapshots.blocks import BLOCK
+from deployer.ec2.snapshots.disk_reader import digest, digests, opened
 from tests.ec2.disks import MIB, Shelf, bare, gpt, plain_digests
 from tests.ec2.worlds import ROOT
 
@@ -99,8 +99,8 @@ def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:
         file.truncate(20 << 30)
     program = f"""
 import os, resource
-from deployer.ec2.blocks import Layout, Run
-from deployer.ec2.preparing import OpenDisk, digests
+from deployer.ec2.snapshots.blocks import Layout, Run
+from deployer.ec2.snapshots.disk_reader import OpenDisk, digests
 layout = Layout(size=20 << 30, runs=(Run(offset=0, length=20 << 30, source="x"),))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = digests(OpenDisk(layout, [os.open({str(path)!r}, os.O_RDONLY)]))

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from catalog.manifest import Blank
-from deployer.ec2.aws import Aws
-from deployer.ec2.blocks import BLOCK, Layout, Run
+from catalog.image.manifest import Blank
+from deployer.ec2.aws.client import Aws
 from deployer.ec2.errors import LedgerUnusable, SnapshotFailed
-from deployer.ec2.ledger import Ledger, Record, packed
-from deployer.ec2.preparing import digests, opened
-from deployer.ec2.reading import digests_of, read_snapshot, write_snapshot
-from deployer.ec2.snapshots import CONTENT_TAG, Snapshots, candidates
+from deployer.ec2.snapshots.blocks import BLOCK, Layout, Run
+from deployer.ec2.snapshots.disk_reader import digests, opened
+from deployer.ec2.snapshots.reader import digests_of, read_snapshot, write_snapshot
+from deployer.ec2.snapshots.record_store import Ledger, Record, packed
+from deployer.ec2.snapshots.snapshots import CONTENT_TAG, Snapshots, candidates
 from tests.deployer.guests import GOODBYE, SAID, boot_sector_image
 from tests.deployer.parts import BundleContents
 from tests.ec2.disks import MIB, MemoryDisk, Shelf, bare, gpt, plain_digests

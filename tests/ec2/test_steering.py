@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.ec2.books import MachineEntry
-from deployer.ec2.instances import Instance
-from deployer.ec2.steering import Do, Step, observe, steps
-from deployer.ec2.tags import ENDS, MACHINE, REBOOTS, SIZE, ends_tag, size_tag
-from deployer.machine import State
-from deployer.site.desired import DesiredMachine, DesiredState, Want
+from deployer.ec2.account.bookkeeping import MachineEntry
+from deployer.ec2.aws.tags import ENDS, MACHINE, REBOOTS, SIZE, ends_tag, size_tag
+from deployer.ec2.model.instances import Instance
+from deployer.ec2.pool.reconciler import Do, Step, observe, steps
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
 from signer.documents import validate
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

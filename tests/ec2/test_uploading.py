@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from catalog.address import Address
-from deployer.ec2.blocks import BLOCK
+from catalog.image.address import Address
+from deployer.ec2.aws.adaptive_concurrency import SETTLE, Pace
 from deployer.ec2.errors import AwsThrottled, SnapshotGone
-from deployer.ec2.journal import Journal
-from deployer.ec2.ledger import Ledger
-from deployer.ec2.pacing import SETTLE, Pace
-from deployer.ec2.preparing import opened
-from deployer.ec2.reading import digests_of
-from deployer.ec2.snapshots import Snapshots
-from deployer.ec2.uploading import Uploading, client_token
+from deployer.ec2.snapshots.blocks import BLOCK
+from deployer.ec2.snapshots.disk_reader import opened
+from deployer.ec2.snapshots.reader import digests_of
+from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.snapshots import Snapshots
+from deployer.ec2.snapshots.upload_journal import Journal
+from deployer.ec2.snapshots.uploader import Uploading, client_token
 from tests.ec2.disks import Shelf, bare, plain_digests
 from tests.ec2.uploader import BLOCKS
 from tests.ec2.worlds import ROOT, AwsWorld

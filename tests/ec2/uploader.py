@@ -16,12 +16,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from deployer.ec2.aws import Access, Aws
-from deployer.ec2.blocks import BLOCK
-from deployer.ec2.journal import Journal
-from deployer.ec2.ledger import Ledger
-from deployer.ec2.preparing import OpenDisk, opened
-from deployer.ec2.snapshots import Snapshots
+from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.snapshots.blocks import BLOCK
+from deployer.ec2.snapshots.disk_reader import OpenDisk, opened
+from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.snapshots import Snapshots
+from deployer.ec2.snapshots.upload_journal import Journal
 from tests.ec2.disks import Shelf, bare
 from tests.ec2.worlds import QUICK, REGION
 

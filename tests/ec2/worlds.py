@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws import Access, Aws
-from deployer.ec2.retrying import Patience
+from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.aws.retry import Patience
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REGION = "eu-west-1"

@@ -10,11 +10,11 @@ from secrets import token_hex
 
 import pytest
 
-from catalog.backup import dump_sqlite, restoring, write_backup
 from catalog.errors import Conflict, Malformed, NotFound
-from deployer.site.database import SiteDatabase
+from catalog.service.backup import dump_sqlite, restoring, write_backup
+from deployer.site.db.engine import SiteDatabase
 from deployer.site.settings import SiteSettings
-from deployer.site.store import SiteStore
+from deployer.site.store.store import SiteStore
 from tests import commands
 from tests.catalog.service import Service, now
 from tests.deployer.conftest import Community

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import Misused, Unavailable
-from catalog.metrics import Requests, exposing, gauge
+from catalog.web.metrics import Requests, exposing, gauge
 from tests.catalog.service import Service
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from signer.endorsing import endorse
-from signer.openpgp import Keyring
-from signer.trust import Anchor
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import endorse
+from signer.verification.trust import Anchor
 
 IMAGE = "sha256:" + "ab" * 32
 TITLE = "star/worker@1.0"

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from signer.cms import X509Rules
-from signer.signing import CertificateSigner
-from signer.trust import Anchor
-from signer.x509 import Credential
+from signer.verification.signers import CertificateSigner
+from signer.verification.trust import Anchor
+from signer.x509.certificates import Credential
+from signer.x509.cms_verifier import X509Rules
 
 DAY = timedelta(days=1)
 OIDS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from signer.audit import FIRST, MARK_EVERY, AuditLog, Head, Remembered, read, verify
+from signer.audit_log import FIRST, MARK_EVERY, AuditLog, Head, Remembered, read, verify
 from signer.documents import canonical
 from signer.errors import AuditBroken, AuditUnwritable
 
@@ -170,7 +170,7 @@ def test_threads_and_processes_write_one_chain(tmp_path: Path) -> None:
     path = tmp_path / "log"
     logs = [AuditLog(path, NOW), AuditLog(path, NOW)]
     program = (
-        "import sys, datetime, pathlib; from signer.audit import AuditLog; now = datetime.datetime.now(datetime.UTC)\n"
+        "import sys, datetime, pathlib; from signer.audit_log import AuditLog; now = datetime.datetime.now(datetime.UTC)\n"
         "log = AuditLog(pathlib.Path(sys.argv[1]), now)\nfor n in range(20): log.append('end', {'n': n}, now)"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(path)])
@@ -196,7 +196,7 @@ def test_threads_and_processes_write_one_chain(tmp_path: Path) -> None:
 def test_a_kill_loses_nothing_that_was_acknowledged(after: float, tmp_path: Path) -> None:
     path = tmp_path / "log"
     program = (
-        "import sys, datetime, pathlib; from signer.audit import AuditLog; now = datetime.datetime.now(datetime.UTC)\n"
+        "import sys, datetime, pathlib; from signer.audit_log import AuditLog; now = datetime.datetime.now(datetime.UTC)\n"
         "log = AuditLog(pathlib.Path(sys.argv[1]), now)\n"
         "while True: print(log.append('end', {'text': 'x' * 3000}, now).seq, flush=True)"
     )
@@ -219,7 +219,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(after: float, tmp_path: Path
 def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
     """/dev/full takes nothing: the entry is not acknowledged, and nothing is believed to be there."""
     program = (
-        "import sys, resource, signal, datetime, pathlib; from signer.audit import AuditLog\n"
+        "import sys, resource, signal, datetime, pathlib; from signer.audit_log import AuditLog\n"
         "from signer.errors import AuditUnwritable\n"
         "now = datetime.datetime.now(datetime.UTC); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "log = AuditLog(pathlib.Path(sys.argv[1]), now); log.append('end', {'text': 'x' * 500}, now)\n"

@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from signer.cli import key_app, read_passphrase
 from signer.errors import KeyUnusable
-from signer.keys import SignerSettings
-from signer.openpgp import Keyring, read_keys
-from signer.settings import Settings, load
+from signer.openpgp.keyring import Keyring, read_keys
+from signer.openpgp.keys import SignerSettings
+from signer.runtime.settings import Settings, load
 from tests.signer.conftest import FORGED, People
 
 

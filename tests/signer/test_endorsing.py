@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from signer.documents import canonical
-from signer.endorsing import MAX_ENDORSEMENTS, endorse, verify, verify_endorsements
 from signer.errors import DocumentError, KeyUnusable, SignatureError
-from signer.openpgp import Keyring
-from signer.statement import MAX_STATEMENT, endorse_statement, parse_endorsement
-from signer.trust import Anchor
+from signer.openpgp.keyring import Keyring
+from signer.statements.endorsement import MAX_STATEMENT, endorse_statement, parse_endorsement
+from signer.verification.endorsements import MAX_ENDORSEMENTS, endorse, verify, verify_endorsements
+from signer.verification.trust import Anchor
 from tests.signer.conftest import IMAGE, ROLE, TITLE, People
 
 OTHER = "sha256:" + "cd" * 32
@@ -166,7 +166,9 @@ def test_many_threads_endorse_and_verify_at_once(people: People) -> None:
 
 def test_the_steps_stand_in_the_code_as_in_the_documentation() -> None:
     root = Path(__file__).parents[2]
-    code = (root / "signer/endorsing.py").read_text() + (root / "signer/trust.py").read_text()
+    code = (root / "signer/verification/endorsements.py").read_text() + (
+        root / "signer/verification/trust.py"
+    ).read_text()
     text = (root / "docs/trust-model.md").read_text().partition("## How an endorsement is verified")[2]
     steps = [int(number) for number in re.findall(r"^([0-9]+)\. \*\*", text, re.MULTILINE)]
     assert steps == list(range(1, 11))

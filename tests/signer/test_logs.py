@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from signer.logs import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure
 
 
 @pytest.fixture(autouse=True)

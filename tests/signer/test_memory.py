@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from signer.endorsing import endorse, verify_endorsements
-from signer.memory import Memory
-from signer.openpgp import Keyring
-from signer.trust import Anchor
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import endorse, verify_endorsements
+from signer.verification.signature_cache import Memory
+from signer.verification.trust import Anchor
 
 IMAGE = "sha256:" + "ab" * 32
 TITLE = "star/worker@1.0"

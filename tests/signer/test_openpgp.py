@@ -14,10 +14,10 @@ import gnupg
 import pytest
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.gpg import LIMITS, MAX_KEY
-from signer.keys import normal_fingerprint, read_span
-from signer.openpgp import Examiner, Keyring, examine, read_keys
-from signer.status import SKEW
+from signer.openpgp.gpg import LIMITS, MAX_KEY
+from signer.openpgp.keyring import Examiner, Keyring, examine, read_keys
+from signer.openpgp.keys import normal_fingerprint, read_span
+from signer.openpgp.status_lines import SKEW
 from tests.signer.conftest import FORGED, People, processes_naming
 
 DATA = b'{"what":"was signed"}'
@@ -310,7 +310,7 @@ def test_gpg_that_writes_too_much_is_stopped(people: People, monkeypatch: pytest
 
 def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
     with Examiner([people.public["ann"]]) as examiner:
-        monkeypatch.setattr("signer.gpg.TIMEOUT", 0.3)
+        monkeypatch.setattr("signer.openpgp.gpg.TIMEOUT", 0.3)
         fifo = examiner._home / "fifo"
         os.mkfifo(fifo)
         before = time.monotonic()

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signer.errors import SignatureError
-from signer.packets import MAX_SIGNATURE, MAX_SIGNATURES, split_signatures
+from signer.openpgp.packets import MAX_SIGNATURE, MAX_SIGNATURES, split_signatures
 
 OLD = b"\x88\x05\x04\x00\x16\x08\x00"
 """An old-format signature packet with one octet of length."""

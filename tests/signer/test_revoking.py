@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from signer.documents import canonical
-from signer.endorsing import endorse_as, verify_endorsements
 from signer.errors import DocumentError
-from signer.memory import Memory
-from signer.openpgp import Keyring
-from signer.revocation import SECURITY_OFFICER, parse_revocation, revocation_statement
-from signer.revoking import RevocationCheck, Withdrawal, revoke, verify_revocations, withdraw
-from signer.signing import KeySigner, Signer
-from signer.trust import EndorsementCheck
+from signer.openpgp.keyring import Keyring
+from signer.statements.revocation import SECURITY_OFFICER, parse_revocation, revocation_statement
+from signer.verification.endorsements import endorse_as, verify_endorsements
+from signer.verification.revocations import RevocationCheck, Withdrawal, revoke, verify_revocations, withdraw
+from signer.verification.signature_cache import Memory
+from signer.verification.signers import KeySigner, Signer
+from signer.verification.trust import EndorsementCheck
 from tests.signer.grid import DAY, Grid, utc_now
 
 IMAGE, OTHER, TITLE = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, "star/worker@1.0"

@@ -6,7 +6,7 @@ import pytest
 
 from signer.documents import Document
 from signer.errors import SettingsError
-from signer.settings import Settings, default_file, load, state_directory
+from signer.runtime.settings import Settings, default_file, load, state_directory
 
 
 class Site(Document):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from signer.errors import SignatureError
-from signer.openpgp import Examiner
-from signer.status import SKEW
+from signer.openpgp.keyring import Examiner
+from signer.openpgp.status_lines import SKEW
 from tests.signer.conftest import People
 from tests.signer.test_openpgp import ALLOWED, DATA, TABLE, Make, made, sign, subkey
 

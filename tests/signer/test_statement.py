@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from signer.documents import canonical
 from signer.errors import DocumentError
-from signer.statement import MAX_STATEMENT, endorse_statement, parse_endorsement
+from signer.statements.endorsement import MAX_STATEMENT, endorse_statement, parse_endorsement
 
 DOCS = Path(__file__).parents[2] / "docs"
 ISSUED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from signer.errors import SignatureError
-from signer.keys import Key, Subkey
-from signer.status import SKEW, check_signature
+from signer.openpgp.keys import Key, Subkey
+from signer.openpgp.status_lines import SKEW, check_signature
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 BORN = NOW - timedelta(days=30)

@@ -5,8 +5,8 @@ import json
 import pytest
 from rich.console import Console
 
-from signer import terminal
-from signer.progress import nothing
+from signer.runtime import terminal
+from signer.runtime.progress import nothing
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:

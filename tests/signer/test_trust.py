@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from signer.errors import KeyUnusable
-from signer.statement import endorse_statement
-from signer.status import SKEW, SignatureCheck
-from signer.trust import Anchor, Examined, judge
+from signer.openpgp.status_lines import SKEW, SignatureCheck
+from signer.statements.endorsement import endorse_statement
+from signer.verification.trust import Anchor, Examined, judge
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 IMAGE, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32

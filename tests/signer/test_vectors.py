@@ -4,8 +4,8 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from signer.revocation import parse_revocation, revocation_statement
-from signer.statement import parse_vouching, partition_statement
+from signer.statements.endorsement import parse_vouching, partition_statement
+from signer.statements.revocation import parse_revocation, revocation_statement
 
 TEXT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 AT, UNTIL = datetime(2026, 11, 22, 12, tzinfo=UTC), datetime(2027, 11, 22, 12, tzinfo=UTC)

@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
-from signer.cms import X509Rules
-from signer.endorsing import endorse_as, verify_endorsements
 from signer.errors import KeyUnusable, SignatureError
-from signer.memory import Memory
-from signer.signing_policy import parse_signing_policy
-from signer.statement import endorse_statement
-from signer.trust import Anchor, EndorsementCheck
-from signer.x509 import Credential, read_certificate
+from signer.statements.endorsement import endorse_statement
+from signer.verification.endorsements import endorse_as, verify_endorsements
+from signer.verification.signature_cache import Memory
+from signer.verification.trust import Anchor, EndorsementCheck
+from signer.x509.certificates import Credential, read_certificate
+from signer.x509.cms_verifier import X509Rules
+from signer.x509.signing_policy import parse_signing_policy
 from tests.signer.grid import DAY, Authority, Grid, Holder, ec_key, name, utc_now
 
 IMAGE, TITLE = "sha256:" + "ab" * 32, "star/worker@1.0"

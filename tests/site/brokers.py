@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployer.machine import State
-from deployer.site.authority import Authority, fingerprint
-from deployer.site.bell import Bell
-from deployer.site.broker_api import create_broker_app, guest_rates
-from deployer.site.broker_serving import listen, serving
-from deployer.site.brokering import Broker, broker_key
-from deployer.site.cluster import Cluster, ClusterDocument, ClusterState, Phase
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import Capacity, Context, NodeReport, ObservedMachine
-from deployer.site.placement import Ask, place
-from deployer.site.principal import Principal
-from deployer.site.proposal import Proposal
-from deployer.site.records import SiteCluster, SiteMachine
-from deployer.site.request import DeploymentRequest
-from deployer.site.store import SiteStore
+from deployer.machine.spec import State
+from deployer.pki.ca import Authority, fingerprint
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import Capacity, Context, NodeReport, ObservedMachine
+from deployer.site.broker.api import create_broker_app, guest_rates
+from deployer.site.broker.broker import Broker, broker_key
+from deployer.site.broker.server import listen, serving
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import SiteCluster, SiteMachine
+from deployer.site.scheduling.placement import Ask, place
+from deployer.site.scheduling.proposal import Proposal
+from deployer.site.store.store import SiteStore
+from deployer.web.wakeup import Bell
 from signer.documents import canonical, validate
 from tests.deployer.test_seed import public_key
 

@@ -16,8 +16,8 @@ from secrets import token_hex
 import psycopg
 import pytest
 
-from deployer.site.database import SiteDatabase
-from deployer.site.tables import metadata
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.tables import metadata
 from tests.deployer.nodes import wait_for
 from tests.site import values
 from tests.site.values import World

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.bundle import Bundle
-from signer.openpgp import Keyring
+from catalog.image.bundle import Bundle
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.nodes import NodeProcess, policy
 from tests.netns import Host, Network, inside

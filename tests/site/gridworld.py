@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from signer.ca_directory import Authorities, CaDirectory
-from signer.x509 import Certificate, read_certificate
+from signer.x509.ca_directory import Authorities, CaDirectory
+from signer.x509.certificates import Certificate, read_certificate
 from tests.signer.grid import DAY, Authority, Grid, Holder, Private, ec_key, name
 
 HOST = "voms.example.org"

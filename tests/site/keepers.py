@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.admitting import ALONE, Belonging
-from deployer.site.cluster import Cluster, ClusterDocument
-from deployer.site.cluster_keeping import ClusterKeeper
-from deployer.site.desired import Want
-from deployer.site.placement import place as placed
-from deployer.site.principal import Principal
-from deployer.site.records import Filter, SiteMachine
-from deployer.site.request import DeploymentRequest
-from deployer.site.wire import Ordered
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import Want
+from deployer.site.clusters.controller import ClusterKeeper
+from deployer.site.model.cluster import Cluster, ClusterDocument
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.operations.admission import ALONE, Belonging
+from deployer.site.scheduling.placement import place as placed
+from deployer.site.schema.messages import Ordered
 from signer.documents import validate
 from tests.site.values import ALICE, GIB, World, observed, proposal
 

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deployer.machine import State
-from deployer.site.cluster import Cluster, ClusterDocument, ClusterState, Phase
-from deployer.site.desired import Want
-from deployer.site.principal import LOCAL
-from deployer.site.records import SiteMachine
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.model.principal import LOCAL
+from deployer.site.model.records import SiteMachine
 from signer.documents import validate
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.absorbing import LASTING, MAKING, LostPolicy, absorb, expire, leave, lose, warn
-from deployer.site.desired import Want
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.lifecycle.report_rules import LASTING, MAKING, LostPolicy, absorb, expire, leave, lose, warn
 from tests.site.values import NOW, machine, observed
 
 LATER = NOW + timedelta(minutes=1)

@@ -10,28 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
 from catalog.errors import Misused as CatalogMisused
 from catalog.errors import NotFound
-from catalog.manifest import Manifest
-from catalog.reference import Reference
-from deployer.anchors import anchor_block
-from deployer.deploying import Defaults
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
 from deployer.errors import Conflict, MachineConflict, Misused, NoRoom, OverQuota, Refused, UserDataRefused
-from deployer.machine import State
-from deployer.policy_store import RuleSet
-from deployer.site import lifecycle, store_machines
-from deployer.site.admitting import Admitting, Belonging, host_base, requester_of, site_wide, writable
-from deployer.site.allowances import UNLIMITED, Allowance, Quota, Share, Usage
-from deployer.site.database import SiteDatabase
-from deployer.site.placement import place
-from deployer.site.principal import LOCAL, Principal
-from deployer.site.records import NodeState
-from deployer.site.request import DeploymentRequest, Wishes
-from deployer.withdrawals import BlockList, Withdrawn
+from deployer.machine.spec import State
+from deployer.node.machines.deployment import Defaults
+from deployer.policy.anchors import anchor_block
+from deployer.policy.revocations import BlockList, Withdrawn
+from deployer.policy.store import RuleSet
+from deployer.protocol.deployment_request import DeploymentRequest, Wishes
+from deployer.site.db import machines as store_machines
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.quota import UNLIMITED, Allowance, Quota, Share, Usage
+from deployer.site.model.records import NodeState
+from deployer.site.operations.admission import Admitting, Belonging, host_base, requester_of, site_wide, writable
+from deployer.site.scheduling.placement import place
 from signer.documents import canonical, validate
-from signer.endorsing import DEFAULT_ROLE, endorse
-from signer.openpgp import Keyring
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from tests.deployer.nodes import policy
 from tests.factories import manifest
 from tests.site.values import ALICE, BOB, GIB, MIB, World, capable, observed, world

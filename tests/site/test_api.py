@@ -24,11 +24,11 @@ from deployer.errors import (
     OverQuota,
     Refused,
 )
-from deployer.site.authority import new_request
-from deployer.site.client import SiteClient, Way, first_contact
-from deployer.site.joining import parse_token
-from deployer.site.request import MAX_REQUEST, DeploymentRequest, Wishes
-from deployer.site.wire import JoinRequest, MachineChange
+from deployer.pki.ca import new_request
+from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest, Wishes
+from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.site.operations.node_joining import parse_token
+from deployer.site.schema.messages import JoinRequest, MachineChange
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy
 from tests.site.worlds import PaperNode, People, SiteProcess, populace
@@ -375,7 +375,7 @@ def test_only_the_sites_own_certificates_are_taken(site: SiteProcess, node: Pape
 
 def new_request_for(node: PaperNode) -> str:
     """A request for a certificate for a node's present key."""
-    from deployer.site.authority import request_for
+    from deployer.pki.ca import request_for
 
     return request_for(node.files["key"].read_bytes())
 

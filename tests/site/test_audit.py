@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from deployer.errors import Forbidden
-from deployer.site.acting import acting, actor, note
-from deployer.site.client import SiteClient
-from deployer.site.database import SiteDatabase
-from deployer.site.principal import LOCAL
-from deployer.site.reaching import socket_of
-from deployer.site.records import AuditEntry, AuditFilter, NodeState
+from deployer.site.client.client import SiteClient
+from deployer.site.client.discovery import socket_of
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.current_actor import acting, actor, note
+from deployer.site.model.principal import LOCAL
+from deployer.site.model.records import AuditEntry, AuditFilter, NodeState
 from tests.site.values import ALICE, BOB, CAROL, NOW, World
 from tests.site.values import world as make_world
 from tests.site.worlds import PaperNode, People, SiteProcess, populace

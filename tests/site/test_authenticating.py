@@ -12,16 +12,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable, TooManyRequests
-from deployer.site.authenticating import Authenticator, make_authenticator
-from deployer.site.authority import Authority, new_request
-from deployer.site.issuers import Issuer, Issuers
-from deployer.site.jwks import Keys
-from deployer.site.people import GridTrust, People
-from deployer.site.principal import LOCAL, Principal
-from deployer.site.rates import Rate, Rates
+from deployer.pki.ca import Authority, new_request
+from deployer.site.auth.authenticator import Authenticator, make_authenticator
+from deployer.site.auth.grid_identity import GridTrust, People
+from deployer.site.auth.issuers import Issuer, Issuers
+from deployer.site.auth.jwks import Keys
+from deployer.site.auth.rate_limits import Rate, Rates
+from deployer.site.auth.voms import VomsDirectory
+from deployer.site.model.principal import LOCAL, Principal
 from deployer.site.settings import SiteSettings
-from deployer.site.voms import VomsDirectory
-from signer.ca_directory import CaDirectory
+from signer.x509.ca_directory import CaDirectory
 from tests.signer.grid import utc_now
 from tests.site.gridworld import ANN, LIMITED, ROOT, GridWorld, der, other, rsa_key
 from tests.site.issuing import AUDIENCE, Served, issuer
@@ -258,7 +258,7 @@ def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
 
 def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
-    monkeypatch.setattr("deployer.site.people.MOST", 2)
+    monkeypatch.setattr("deployer.site.auth.grid_identity.MOST", 2)
     people = People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
     for number in range(4):
         proxy = grid.proxy(common=str(number))

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deployer.errors import Misused
-from deployer.site.authority import (
+from deployer.pki.ca import (
     MAX_REQUEST,
     Authority,
     anchor_of,

@@ -15,15 +15,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployer.site.authority import new_request
-from deployer.site.cluster import ClusterDocument, ClusterState, Phase
-from deployer.site.database import SiteDatabase
-from deployer.site.placement import place
-from deployer.site.principal import Principal
-from deployer.site.reaching import socket_of
-from deployer.site.rights import Action
-from deployer.site.rooms import Overcommit
-from deployer.site.store import SiteStore
+from deployer.pki.ca import new_request
+from deployer.site.auth.grants import Action
+from deployer.site.client.discovery import socket_of
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
+from deployer.site.model.principal import Principal
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.placement import place
+from deployer.site.store.store import SiteStore
 from signer.documents import canonical, validate
 from tests.signer.grid import Holder, utc_now
 from tests.site.gridworld import LIMITED, GridWorld
@@ -302,7 +302,7 @@ def _joined(file: Path, node: PaperNode) -> Path:
 
 def _guest(file: Path, store: SiteStore) -> Path:
     """What a guest gets from the context broker: a certificate of the very same CA."""
-    from deployer.site.authority import Authority
+    from deployer.pki.ca import Authority
 
     authority = Authority.parse(store.secret("authority", bytes))
     key, request = new_request()

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 import partita
-from deployer.site.issuers import Issuers
-from deployer.site.rights import Action, Rights
+from deployer.site.auth.grants import Action, Rights
+from deployer.site.auth.issuers import Issuers
 from tests.signer.grid import utc_now
 from tests.site.gridworld import ANN, GridWorld
 from tests.site.issuing import Signer

@@ -25,10 +25,10 @@ from deployer.errors import (
     OverQuota,
     Refused,
 )
-from deployer.site.cluster import MAX_CLUSTER, ClusterDocument
-from deployer.site.cluster_client import Clusters
-from deployer.site.cluster_wire import ClusterOrder, ClusterView, Replacing, Scaling
-from deployer.site.reaching import socket_of
+from deployer.site.client.clusters import Clusters
+from deployer.site.client.discovery import socket_of
+from deployer.site.model.cluster import MAX_CLUSTER, ClusterDocument
+from deployer.site.schema.clusters import ClusterOrder, ClusterView, Replacing, Scaling
 from partita import app
 from signer.documents import canonical, validate
 from tests.deployer.conftest import Community

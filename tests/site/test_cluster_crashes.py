@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deployer.site.admitting import Belonging
-from deployer.site.cluster import ClusterState, Phase
-from deployer.site.cluster_keeping import ClusterKeeper
-from deployer.site.clustering import ADMITTED_WITHIN
-from deployer.site.database import SiteDatabase
+from deployer.site.clusters.controller import ClusterKeeper
+from deployer.site.clusters.planner import ADMITTED_WITHIN
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.cluster import ClusterState, Phase
+from deployer.site.operations.admission import Belonging
 from signer.documents import canonical
 from tests.site.keepers import Place, sqlite, star
 from tests.site.values import ALICE, GIB, NOW, world

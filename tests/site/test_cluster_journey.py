@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.site.client import SiteClient
-from deployer.site.cluster import ClusterDocument
-from deployer.site.cluster_client import Clusters
-from deployer.site.cluster_wire import ClusterOrder, ClusterView, Scaling
+from deployer.site.client.client import SiteClient
+from deployer.site.client.clusters import Clusters
+from deployer.site.model.cluster import ClusterDocument
+from deployer.site.schema.clusters import ClusterOrder, ClusterView, Scaling
 from signer.documents import validate
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for

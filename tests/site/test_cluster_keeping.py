@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from deployer.errors import Conflict, MachineConflict, MachineNotFound, Misused, NoRoom, Refused
-from deployer.site.cluster import Cluster, ClusterDocument, Phase
-from deployer.site.clustering import DRAINED_WITHIN
-from deployer.site.desired import Want
+from deployer.protocol.desired_state import Want
+from deployer.site.clusters.planner import DRAINED_WITHIN
+from deployer.site.model.cluster import Cluster, ClusterDocument, Phase
 from signer.documents import validate
 from tests.site.keepers import Place, sqlite, star
 from tests.site.values import ALICE, BOB, NOW

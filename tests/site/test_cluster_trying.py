@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from deployer.decision import Decision, Rule
 from deployer.errors import NoRoom
-from deployer.site.allowances import Usage
-from deployer.site.cluster import ClusterDocument
-from deployer.site.cluster_trying import Past, Proposed, Settling, try_cluster
-from deployer.site.cluster_wire import ClusterTrial
-from deployer.site.estimating import Boot
-from deployer.site.placement import Ask, NodeRoom, Placed, place
+from deployer.policy.decision import Decision, Rule
+from deployer.site.clusters.dry_run import Past, Proposed, Settling, try_cluster
+from deployer.site.model.cluster import ClusterDocument
+from deployer.site.model.quota import Usage
+from deployer.site.scheduling.boot_estimate import Boot
+from deployer.site.scheduling.placement import Ask, NodeRoom, Placed, place
+from deployer.site.schema.clusters import ClusterTrial
 from signer.documents import validate
 from tests.site.values import GIB, IMAGE, MIB, NOW, proposal
 

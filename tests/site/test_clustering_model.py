@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.machine import State
-from deployer.site import clustering
-from deployer.site.cluster import Cluster, Phase
-from deployer.site.clustering import Order, Plan, Release, Step, Stop, plan
-from deployer.site.desired import Want
-from deployer.site.records import SiteMachine
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.clusters import planner as clustering
+from deployer.site.clusters.planner import Order, Plan, Release, Step, Stop, plan
+from deployer.site.model.cluster import Cluster, Phase
+from deployer.site.model.records import SiteMachine
 from tests.site.members import HEAD_AND_WORKERS, START, cluster, member, uuid
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from deployer.site.cluster_client import Clusters
-from deployer.site.cluster_wire import ClusterOrder
-from deployer.site.feeds import ContentFeed, SwarmReport
-from deployer.site.request import DeploymentRequest
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.swarm_report import ContentFeed, SwarmReport
+from deployer.site.client.clusters import Clusters
+from deployer.site.schema.clusters import ClusterOrder
 from examples.screenshot import ARGUMENTS, NAMES
 from signer.documents import validate
-from stager.feeders import Feeder
+from stager.content.peer_stats import Feeder
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy
 from tests.site.worlds import PaperNode, People, SiteProcess, populace

@@ -4,18 +4,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catalog.address import Address
 from catalog.errors import Unavailable
-from catalog.manifest import Manifest
-from catalog.wire import ImageEntry
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from catalog.schema.images import ImageEntry
 from deployer.errors import Misused
-from deployer.site import pages
-from deployer.site.cluster import ClusterDocument
-from deployer.site.console_clusters import ranks
-from deployer.site.console_images import request_of
-from deployer.site.console_nodes import RETRY, REUSE, Contents, Part, holdings
-from deployer.site.desired import Capacity
-from deployer.site.records import NodeState, SiteNode
+from deployer.protocol.desired_state import Capacity
+from deployer.site.console import templates as pages
+from deployer.site.console.clusters import ranks
+from deployer.site.console.images import request_of
+from deployer.site.console.nodes import RETRY, REUSE, Contents, Part, holdings
+from deployer.site.model.cluster import ClusterDocument
+from deployer.site.model.records import NodeState, SiteNode
 from signer.documents import validate
 from signer.errors import DocumentError
 from tests import factories

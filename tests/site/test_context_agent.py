@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deployer.contextualizing import AGENT, PARAMETERS, seed_extras
 from deployer.errors import Misused, UserDataRefused
-from deployer.site.broker import SESSION_LIFE
-from deployer.site.desired import Context
-from deployer.site.lifecycle import Verb, act
-from deployer.site.records import SiteMachine
+from deployer.guest.context_agent import AGENT, PARAMETERS, seed_extras
+from deployer.protocol.desired_state import Context
+from deployer.site.broker.rules import SESSION_LIFE
+from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.model.records import SiteMachine
 from tests.deployer.nodes import wait_for
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import Guest, World, site

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployer.contextualizing import seed_extras
-from deployer.seed import build_seed, instance_id
+from deployer.guest.context_agent import seed_extras
+from deployer.guest.nocloud_seed import build_seed, instance_id
 from examples.debian.build import build
 from tests.site.brokers import site
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.contextualizing import seed_extras
-from deployer.seed import build_seed, instance_id
-from deployer.site.lifecycle import Verb, act
-from deployer.site.records import SiteMachine
+from deployer.guest.context_agent import seed_extras
+from deployer.guest.nocloud_seed import build_seed, instance_id
+from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.model.records import SiteMachine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import World, site
 from tests.site.context_guests import Emulated, initrd

@@ -8,9 +8,9 @@ from pathlib import Path
 import pycdlib
 import pytest
 
-from deployer.contextualizing import AGENT, PARAMETERS
-from deployer.deploying import SEED
-from deployer.site.desired import Context
+from deployer.guest.context_agent import AGENT, PARAMETERS
+from deployer.node.machines.deployment import SEED
+from deployer.protocol.desired_state import Context
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy
 from tests.deployer.test_seed import public_key

@@ -12,14 +12,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
-from deployer.errors import (
-    MachineConflict,
-    SiteUnavailable,
-)
-from deployer.site import migrations
-from deployer.site.database import SiteDatabase
-from deployer.site.records import SiteMachine
-from deployer.site.tables import metadata
+from deployer.errors import MachineConflict, SiteUnavailable
+from deployer.site.db import migrations
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.tables import metadata
+from deployer.site.model.records import SiteMachine
 from tests.site.databases import Postgresql
 from tests.site.values import (
     World,
@@ -127,7 +124,7 @@ def test_a_transaction_that_waits_too_long_gives_up(
     make_database: Callable[[], SiteDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else writes and does not come to an end; whoever asks is told to try again."""
-    monkeypatch.setattr("deployer.site.database.BUSY_MILLISECONDS", 200)
+    monkeypatch.setattr("deployer.site.db.engine.BUSY_MILLISECONDS", 200)
     here, there = make_database(), make_world(make_database())
     with here.writing(), pytest.raises(SiteUnavailable, match="try again later"):
         there.join("n1")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from catalog.building import build
-from catalog.torrent import SWARM_FROM
-from deployer.site.client import SiteClient
-from deployer.site.cluster import ClusterDocument
-from deployer.site.cluster_client import Clusters
-from deployer.site.cluster_wire import ClusterOrder, ClusterView
+from catalog.builder.recipe_build import build
+from catalog.swarm.torrent import SWARM_FROM
+from deployer.site.client.client import SiteClient
+from deployer.site.client.clusters import Clusters
+from deployer.site.model.cluster import ClusterDocument
+from deployer.site.schema.clusters import ClusterOrder, ClusterView
 from examples.guest import write_recipe
 from signer.documents import validate
 from tests.netns import unavailable

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployer.site.estimating import Boot, estimate
+from deployer.site.scheduling.boot_estimate import Boot, estimate
 
 MIB = 1 << 20
 WARM = Boot("n1", 0, 8.0)

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.client import FOLLOW_PATIENCE, SiteClient, Way
-from deployer.site.records import NodeState, SiteEvent
-from deployer.site.wire import MAX_WAIT
+from deployer.site.client.client import FOLLOW_PATIENCE, SiteClient, Way
+from deployer.site.model.records import NodeState, SiteEvent
+from deployer.site.schema.messages import MAX_WAIT
 from tests.deployer.nodes import wait_for
 from tests.site.worlds import PATIENCE, PaperNode, SiteProcess
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from deployer.site.feeding import MOST_DOTS, SIZE, draw, site_feeds
-from deployer.site.feeds import ORIGIN, ContentFeed, Feed, SwarmReport, feeds
-from deployer.site.records import NodeState
-from deployer.site.tables import swarms
-from stager.feeders import Feeder
+from deployer.protocol.swarm_report import ORIGIN, ContentFeed, Feed, SwarmReport, feeds
+from deployer.site.db.tables import swarms
+from deployer.site.model.records import NodeState
+from deployer.site.model.swarm_map import MOST_DOTS, SIZE, draw, site_feeds
+from stager.content.peer_stats import Feeder
 from tests.site.values import World, capable
 
 ONE, TWO, THREE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))

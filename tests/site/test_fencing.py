@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from deployer.errors import FencingFailed
-from deployer.fencing import Fence
-from deployer.site.desired import Capacity, Heard, Lease
-from deployer.site.fencing import RETRY, ByCommand, ByLease, command_for, fencing, nobody
-from deployer.site.records import NodeState, SiteNode
+from deployer.node.agent.lease import Fence
+from deployer.protocol.desired_state import Capacity, Heard, Lease
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.operations.fencing import RETRY, ByCommand, ByLease, command_for, fencing, nobody
 from tests.deployer.nodes import wait_for
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from deployer.site.client import SiteClient
+from deployer.site.client.client import SiteClient
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
 from tests.site.links import Link

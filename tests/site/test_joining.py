@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import Conflict, JoinRefused, Misused
-from deployer.site.authority import Authority, new_request
-from deployer.site.database import SiteDatabase
-from deployer.site.joining import Joining, digest, parse_token
-from deployer.site.records import NodeState
-from deployer.site.store import SiteStore
-from deployer.site.wire import JoinRequest
+from deployer.pki.ca import Authority, new_request
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.records import NodeState
+from deployer.site.operations.node_joining import Joining, digest, parse_token
+from deployer.site.schema.messages import JoinRequest
+from deployer.site.store.store import SiteStore
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import DeployerError
-from deployer.site.client import SiteClient
-from deployer.site.request import DeploymentRequest
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.client.client import SiteClient
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import NodeProcess, policy, wait_for
 from tests.site.worlds import PATIENCE, SiteProcess

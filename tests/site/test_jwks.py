@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable
-from deployer.site import jwks
-from deployer.site.issuers import Issuer, Issuers
-from deployer.site.jwks import AGAIN, FRESH, STALE, Keys
-from deployer.site.tokens import verify_token
+from deployer.site.auth import jwks
+from deployer.site.auth.issuers import Issuer, Issuers
+from deployer.site.auth.jwks import AGAIN, FRESH, STALE, Keys
+from deployer.site.auth.tokens import verify_token
 from tests.site.issuing import AUDIENCE, Served, issuer, public_jwk
 
 DISCOVERY = "/.well-known/openid-configuration"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.database import SiteDatabase
+from deployer.machine.spec import State
+from deployer.site.db.engine import SiteDatabase
 from tests.deployer.nodes import wait_for
 from tests.processes import PROCESSES
 from tests.site.values import GIB, MIB, world

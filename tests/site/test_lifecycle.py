@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from deployer.errors import MachineConflict, Misused
-from deployer.machine import State
-from deployer.site.desired import Want
-from deployer.site.lifecycle import Verb, act, move_end, release, resize
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.lifecycle.verb_rules import Verb, act, move_end, release, resize
 from tests.site.values import GIB, MIB, NOW, machine
 
 _MAKING = {State.PENDING, State.STAGING, State.BOOTING}

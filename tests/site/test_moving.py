@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from deployer.errors import MachineConflict, NoRoom
-from deployer.machine import State
-from deployer.site import lifecycle, moving
-from deployer.site.absorbing import unplaced
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import Want
-from deployer.site.lifecycle import Verb
-from deployer.site.moving_wire import Arrival, Movable, Platform
-from deployer.site.placement import place
-from deployer.site.records import Move, NodeState, SiteMachine
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.protocol.migration import Arrival, Movable, Platform
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle import migration_rules as moving
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.report_rules import unplaced
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.records import Move, NodeState, SiteMachine
+from deployer.site.scheduling.placement import place
 from tests.site.values import NOW, World, machine, observed
 from tests.site.values import world as make_world
 

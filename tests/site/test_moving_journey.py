@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import pytest
 
-from deployer.receipt import read_receipt
+from deployer.records.receipt import read_receipt
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID
 from tests.deployer.nodes import NodeProcess, policy, wait_for

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from signer.openpgp import Keyring
+from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.conftest import Community
 from tests.deployer.guests import COUNTING_CODE, boot_sector_image

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import NoRoom
-from deployer.site.placement import MAX_TOLD, Ask, NodeRoom, Placed, place
-from deployer.site.request import Wishes
+from deployer.protocol.deployment_request import Wishes
+from deployer.site.scheduling.placement import MAX_TOLD, Ask, NodeRoom, Placed, place
 
 GIB = 1 << 30
 BASE, DATA = "base", "data"

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from deployer.errors import NotAuthenticated
-from deployer.site.proxies import MAX_PROXIES, find_holder
+from deployer.site.auth.proxy_certificates import MAX_PROXIES, find_holder
 from tests.signer.grid import Holder, name, utc_now
 from tests.site.gridworld import (
     ANN,

@@ -10,14 +10,16 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from deployer.errors import DeploymentNotFound, JoinRefused
-from deployer.machine import State
-from deployer.site import broker_store, pruning, tables
-from deployer.site.broker import Contact
-from deployer.site.cluster import ClusterDocument, ClusterState, Phase
-from deployer.site.database import SiteDatabase
-from deployer.site.lifecycle import Verb, act
-from deployer.site.pruning import Keeping, Pruner
-from deployer.site.records import SiteMachine
+from deployer.machine.spec import State
+from deployer.site.broker.rules import Contact
+from deployer.site.db import contexts as broker_store
+from deployer.site.db import tables
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
+from deployer.site.model.records import SiteMachine
+from deployer.site.operations import retention as pruning
+from deployer.site.operations.retention import Keeping, Pruner
 from partita import app
 from signer.documents import canonical, validate
 from tests.site.values import ALICE, NOW, World, observed

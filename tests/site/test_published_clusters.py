@@ -11,18 +11,18 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from catalog.errors import NotFound
-from catalog.reference import Reference
+from catalog.image.reference import Reference
 from deployer.errors import Misused, Refused
-from deployer.policy import Policy
-from deployer.site.cluster import ClusterDocument
-from deployer.site.published_clusters import published
-from deployer.withdrawals import BlockList, Withdrawn
+from deployer.policy.model import Policy
+from deployer.policy.revocations import BlockList, Withdrawn
+from deployer.site.clusters.published import published
+from deployer.site.model.cluster import ClusterDocument
 from partita import app
 from signer.documents import canonical, validate
-from signer.endorsing import DEFAULT_ROLE, endorse_as, endorse_cluster
-from signer.revoking import revoke
-from signer.signing import KeySigner
-from signer.trust import Anchor
+from signer.verification.endorsements import DEFAULT_ROLE, endorse_as, endorse_cluster
+from signer.verification.revocations import revoke
+from signer.verification.signers import KeySigner
+from signer.verification.trust import Anchor
 from tests.catalog.service import Vo, now
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy

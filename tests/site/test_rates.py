@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import TooManyRequests
-from deployer.site.rates import BURSTS, PER_ADDRESS, PER_FAILURE, PER_PERSON, Buckets, Rate, Rates
+from deployer.site.auth.rate_limits import BURSTS, PER_ADDRESS, PER_FAILURE, PER_PERSON, Buckets, Rate, Rates
 from deployer.site.settings import SiteSettings
 
 

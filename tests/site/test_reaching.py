@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.site.reaching import MAX_TOKEN, discover, reach
+from deployer.site.client.discovery import MAX_TOKEN, discover, reach
 from deployer.site.settings import SiteSettings
 
 ME = os.geteuid()

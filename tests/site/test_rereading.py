@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import PolicyUnusable
-from deployer.site.rereading import FileInForce
+from deployer.site.auth.file_in_force import FileInForce
 
 reads = 0
 
@@ -68,7 +68,7 @@ def test_half_a_file_does_not_come_into_force(tmp_path: Path, monkeypatch: pytes
             file.write_text(text)
 
     file.write_text("ha")
-    monkeypatch.setattr("deployer.site.rereading.time.sleep", goes_on)
+    monkeypatch.setattr("deployer.site.auth.file_in_force.time.sleep", goes_on)
     assert held.current() == "all of it"
 
 
@@ -83,7 +83,7 @@ def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.Mo
         file.write_text("x" * next(counts))
 
     file.write_text("other")
-    monkeypatch.setattr("deployer.site.rereading.time.sleep", goes_on)
+    monkeypatch.setattr("deployer.site.auth.file_in_force.time.sleep", goes_on)
     assert held.current() == "whole"
     assert "changes all the time" in held.problem
 

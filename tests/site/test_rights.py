@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.address import Address
-from catalog.manifest import Manifest
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
-from deployer.site.allowances import Allowance, Quota, Share, Usage
-from deployer.site.principal import LOCAL, Capability, Principal
-from deployer.site.rights import OWNED, Action, Allowed, Denied, Grant, Reach, Rights, explain, may, quota, reach
+from deployer.site.auth.grants import OWNED, Action, Allowed, Denied, Grant, Reach, Rights, explain, may, quota, reach
+from deployer.site.model.principal import LOCAL, Capability, Principal
+from deployer.site.model.quota import Allowance, Quota, Share, Usage
 from tests.factories import manifest as made
 
 STAR, ATLAS, SITE = "https://star.example.org/", "https://atlas.example.org/", "https://login.site.example.org/"

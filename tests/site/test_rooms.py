@@ -2,10 +2,10 @@
 
 import pytest
 
-from deployer.site.desired import Capacity
-from deployer.site.placement import NodeRoom
-from deployer.site.records import NodeState, SiteNode
-from deployer.site.rooms import Overcommit, Taken, capped, room_of
+from deployer.protocol.desired_state import Capacity
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.scheduling.node_capacity import Overcommit, Taken, capped, room_of
+from deployer.site.scheduling.placement import NodeRoom
 from tests.site.values import GIB, NOW
 
 NODE = SiteNode(

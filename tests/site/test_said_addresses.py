@@ -4,10 +4,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deployer.machine import State
-from deployer.site.cli import machine_table
-from deployer.site.host_certificates import names_of
-from deployer.site.records import SiteMachine
+from deployer.cli.site.site import machine_table
+from deployer.machine.spec import State
+from deployer.site.broker.guest_certificates import names_of
+from deployer.site.model.records import SiteMachine
 from tests.site.brokers import World, site
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from catalog import entitlements
-from catalog.client import CatalogClient
-from catalog.entitling import Site, credential
+from catalog.access import rule_store as entitlements
+from catalog.access.rules import Site, credential
+from catalog.client.client import CatalogClient
 from catalog.errors import NotFound
-from catalog.store import open_database
+from catalog.publication.state_directory import open_database
 from deployer.errors import Conflict, MachineConflict
-from deployer.machine import State
-from deployer.saved import Saved
-from deployer.site import lifecycle, saving
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import Want
-from deployer.site.lifecycle import Verb
-from deployer.site.records import SiteMachine
-from deployer.site.saves import follow, give_up
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.protocol.save import Saved
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle import save_request as saving
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.save_rules import follow, give_up
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.records import SiteMachine
 from tests.catalog.service import now
 from tests.deployer.conftest import Community
 from tests.deployer.guests import SAID

@@ -10,22 +10,22 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployer import serial
 from deployer.errors import MachineConflict, SiteUnavailable
-from deployer.machine import State
-from deployer.serial import SerialReader, read_end, read_from, readable
-from deployer.site import serials as asking
-from deployer.site.client import SiteClient
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import MAX_SERIAL, DesiredState, SerialAnswer, SerialAsk
-from deployer.site.placement import place
-from deployer.site.principal import LOCAL
-from deployer.site.reaching import socket_of
-from deployer.site.rooms import Overcommit
-from deployer.site.serials import PER_NODE, Serials
-from deployer.site.store import SiteStore
-from deployer.site_client import Membership
-from deployer.site_client import SiteClient as NodeSideClient
+from deployer.machine.spec import State
+from deployer.node.machines import console as serial
+from deployer.node.machines.console import SerialReader, read_end, read_from, readable
+from deployer.node.membership.site_client import Membership
+from deployer.node.membership.site_client import SiteClient as NodeSideClient
+from deployer.protocol.desired_state import MAX_SERIAL, DesiredState, SerialAnswer, SerialAsk
+from deployer.site.client.client import SiteClient
+from deployer.site.client.discovery import socket_of
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.principal import LOCAL
+from deployer.site.operations import console_requests as asking
+from deployer.site.operations.console_requests import PER_NODE, Serials
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.placement import place
+from deployer.site.store.store import SiteStore
 from tests.deployer.light import SITE, LightNode, LightSite
 from tests.deployer.nodes import wait_for
 from tests.deployer.sites import machine

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from deployer.errors import NotAuthenticated
-from deployer.site import sessions as module
-from deployer.site.principal import LOCAL, Principal
-from deployer.site.sessions import LINK_LIFE, MAX_SESSION, Sessions
+from deployer.site.console import sessions as module
+from deployer.site.console.sessions import LINK_LIFE, MAX_SESSION, Sessions
+from deployer.site.model.principal import LOCAL, Principal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

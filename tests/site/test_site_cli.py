@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import partita
 from deployer.errors import DeployerError, MachineConflict, Misused, NoRoom, Refused
-from deployer.site.client import SiteClient, Way
+from deployer.site.client.client import SiteClient, Way
 from stager.settings import NodeSettings
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy, wait_for

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from deployer.site.api import create_app
-from deployer.site.console import console_routes
+from deployer.site.api.app import create_app
+from deployer.site.console.app import console_routes
+from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
-from deployer.site.site import Site
 
 DOCUMENT = Path(__file__).resolve().parent.parent.parent / "docs" / "site.md"
 ROUTE = re.compile(r"^\| `([A-Z]+ /(?:v1/|livez|readyz)[^`]*)` \|", re.MULTILINE)

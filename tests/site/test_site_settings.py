@@ -7,7 +7,7 @@ import pytest
 from deployer.site.settings import SiteSettings
 from partita import SECTIONS
 from signer.errors import SettingsError
-from signer.settings import load
+from signer.runtime.settings import load
 
 
 def settings(tmp_path: Path, *flags: str, **environ: str) -> SiteSettings:

@@ -6,20 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import (
-    Conflict,
-    NoRoom,
-    OverQuota,
-)
-from deployer.machine import State
-from deployer.site.allowances import Allowance, Quota, Share, Usage
-from deployer.site.database import SiteDatabase
-from deployer.site.lifecycle import Verb, act
-from deployer.site.placement import place
-from deployer.site.records import NodeState
-from deployer.site.request import DeploymentRequest
-from deployer.site.rooms import Overcommit
-from deployer.site.store import SiteStore
+from deployer.errors import Conflict, NoRoom, OverQuota
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.model.quota import Allowance, Quota, Share, Usage
+from deployer.site.model.records import NodeState
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.placement import place
+from deployer.site.store.store import SiteStore
 from tests.site.values import (
     ALICE,
     BOB,

@@ -5,15 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from deployer.errors import (
-    ClusterNotFound,
-    DeploymentNotFound,
-    MachineNotFound,
-    Misused,
-)
-from deployer.machine import State
-from deployer.site.database import SiteDatabase
-from deployer.site.records import Filter, NodeState, SiteMachine
+from deployer.errors import ClusterNotFound, DeploymentNotFound, MachineNotFound, Misused
+from deployer.machine.spec import State
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.records import Filter, NodeState, SiteMachine
 from tests.site.values import (
     ALICE,
     BOB,

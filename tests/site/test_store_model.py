@@ -7,13 +7,13 @@ from random import Random
 import pytest
 
 from deployer.errors import MachineConflict, Misused, NoRoom
-from deployer.machine import State
-from deployer.site.absorbing import LostPolicy
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import DesiredState, Want
-from deployer.site.lifecycle import Verb, act, move_end, release, resize
-from deployer.site.placement import place
-from deployer.site.records import SiteMachine
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import DesiredState, Want
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle.report_rules import LostPolicy
+from deployer.site.lifecycle.verb_rules import Verb, act, move_end, release, resize
+from deployer.site.model.records import SiteMachine
+from deployer.site.scheduling.placement import place
 from tests.site.values import ALICE, BOB, GIB, MIB, World, observed, world
 
 CORES = 6

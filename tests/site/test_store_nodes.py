@@ -4,15 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import (
-    Conflict,
-    JoinRefused,
-    NodeNotFound,
-    NoRoom,
-)
-from deployer.machine import State
-from deployer.site.desired import Want
-from deployer.site.records import NodeState
+from deployer.errors import Conflict, JoinRefused, NodeNotFound, NoRoom
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.model.records import NodeState
 from tests.site.values import (
     CONTENT,
     NOBODY,

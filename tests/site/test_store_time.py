@@ -6,16 +6,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import event
 
-from deployer.errors import (
-    NoRoom,
-)
-from deployer.machine import State
-from deployer.site.allowances import Usage
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import Want
-from deployer.site.lifecycle import move_end
-from deployer.site.placement import place
-from deployer.site.records import NodeState
+from deployer.errors import NoRoom
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle.verb_rules import move_end
+from deployer.site.model.quota import Usage
+from deployer.site.model.records import NodeState
+from deployer.site.scheduling.placement import place
 from tests.site.values import (
     ALICE,
     GIB,

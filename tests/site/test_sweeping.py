@@ -6,11 +6,11 @@ from typing import Literal
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.lifecycle import Verb, act
-from deployer.site.placement import place
-from deployer.site.records import NodeState, SiteNode
-from deployer.site.sweeping import Patience, Sweeper
+from deployer.machine.spec import State
+from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.operations.expiry import Patience, Sweeper
+from deployer.site.scheduling.placement import place
 from tests.site.values import NOW, World, observed
 
 PATIENCE = Patience(timedelta(minutes=2), timedelta(minutes=10), "replace")

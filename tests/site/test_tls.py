@@ -15,11 +15,11 @@ import uvicorn
 from starlette.requests import HTTPConnection
 
 from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
-from deployer.site.authority import Authority, fingerprint, new_request
-from deployer.site.client import SiteClient, Way, first_contact
-from deployer.site.peer import Peer, PeerProtocol, peer_of
+from deployer.pki.ca import Authority, fingerprint, new_request
+from deployer.pki.tls_peer import Peer, PeerProtocol, peer_of
+from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.site.service.server_tls import SERVER_LIFE, ServerTls
 from deployer.site.settings import SiteSettings
-from deployer.site.tls import SERVER_LIFE, ServerTls
 from tests.deployer.nodes import wait_for
 from tests.site.worlds import PaperNode, SiteProcess
 

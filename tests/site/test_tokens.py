@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from deployer.errors import NotAuthenticated, PolicyUnusable
-from deployer.site.claims import capabilities, permits
-from deployer.site.issuers import Issuer, Issuers
-from deployer.site.principal import Capability, Principal
-from deployer.site.tokens import MAX_TOKEN, peek, verify_token
+from deployer.site.auth.claims import capabilities, permits
+from deployer.site.auth.issuers import Issuer, Issuers
+from deployer.site.auth.tokens import MAX_TOKEN, peek, verify_token
+from deployer.site.model.principal import Capability, Principal
 from tests.site.issuing import AUDIENCE, Held, Signer, public_jwk
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

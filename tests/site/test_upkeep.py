@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.bell import Bell
+from deployer.site.service.background import seldom
+from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
-from deployer.site.site import Site
-from deployer.site.upkeep import seldom
+from deployer.web.wakeup import Bell
 from tests.deployer.nodes import wait_for
 
 NOW = datetime.now(UTC)

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployer.errors import NotAuthenticated
-from deployer.site.proxies import find_holder
-from deployer.site.voms import Membership, VomsDirectory, parse_lsc, read_membership
+from deployer.site.auth.proxy_certificates import find_holder
+from deployer.site.auth.voms import Membership, VomsDirectory, parse_lsc, read_membership
 from tests.signer.grid import ec_key, name, utc_now
 from tests.site.gridworld import (
     ANN,

@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from deployer.machine import State
-from deployer.site.database import SiteDatabase
-from deployer.site.desired import Capacity, NodeReport, ObservedMachine, Want
-from deployer.site.placement import Ask, place
-from deployer.site.principal import Principal
-from deployer.site.proposal import Limit, Proposal
-from deployer.site.records import Deployment, SiteMachine
-from deployer.site.request import DeploymentRequest, Wishes
-from deployer.site.rooms import Overcommit
-from deployer.site.store import SiteStore
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import DeploymentRequest, Wishes
+from deployer.protocol.desired_state import Capacity, NodeReport, ObservedMachine, Want
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Deployment, SiteMachine
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.placement import Ask, place
+from deployer.site.scheduling.proposal import Limit, Proposal
+from deployer.site.store.store import SiteStore
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MIB, GIB = 1 << 20, 1 << 30

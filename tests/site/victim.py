@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from deployer.machine import State
-from deployer.site.database import SiteDatabase
-from deployer.site.lifecycle import Verb, act
+from deployer.machine.spec import State
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.lifecycle.verb_rules import Verb, act
 from tests.site.values import GIB, MIB, capable, observed, world
 
 CORES = 100_000

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from catalog.bundle import Bundle
-from catalog.manifest import Manifest
-from catalog.measuring import measure
-from stager.cache import Cache
-from stager.fetching import Pace
+from catalog.content.indexing import measure
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Manifest
+from stager.cache.cache import Cache
+from stager.fetch.http import Pace
 from tests import factories
 from tests.stager.doubles import MIB, Clock, MemorySource, no_sleep
 from tests.stager.served import catalog

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.measuring import Measured
-from stager.disk import Disk
+from catalog.content.indexing import Measured
+from catalog.image.address import Address
+from stager.cache.disk import Disk
 from stager.errors import SourceLacks, SourceUnavailable
 
 MIB = 1 << 20

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.measuring import verify
-from stager.cache import Cache
-from stager.recovery import place
+from catalog.content.indexing import verify
+from catalog.image.address import Address
+from stager.cache.cache import Cache
+from stager.cache.recovery import place
 
 
 def check_invariants(cache: Cache) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import libtorrent as lt
 
-from stager.profiles import Profile, settings
+from stager.peer.engine_profiles import Profile, settings
 
 
 def main(listen: str, torrent: str, directory: str, name: str, announce: str = "") -> None:

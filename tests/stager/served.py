@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.registry import register_key, register_vo
-from catalog.store import open_database
-from signer.endorsing import DEFAULT_ROLE, endorse
-from signer.openpgp import Keyring
-from signer.trust import Anchor
+from catalog.client.client import CatalogClient
+from catalog.db.images import register_key, register_vo
+from catalog.image.bundle import Bundle
+from catalog.publication.state_directory import open_database
+from signer.openpgp.keyring import Keyring
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.trust import Anchor
 
 SERVE = """
 import sys
 from pathlib import Path
-from catalog.serving import serve, write_ready
+from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
 settings = CatalogSettings(directory=Path(sys.argv[1]), listen="127.0.0.1:0")
 serve(settings, lambda url, _: write_ready(Path(sys.argv[2]), url))

@@ -16,17 +16,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from catalog.address import Address
-from catalog.client import CatalogClient
+from catalog.client.client import CatalogClient
+from catalog.image.address import Address
 from signer.documents import Document
-from stager.announcing import TrackerClient
+from stager.content.piece_map import Guide
 from stager.errors import SourceUnavailable, StagerError
-from stager.options import Options
-from stager.pieces import Guide
-from stager.resuming import boot_id
-from stager.sources import HttpSource
-from stager.swarm import Swarm
-from stager.swarming import SwarmFetching
+from stager.fetch.resume import boot_id
+from stager.fetch.sources import HttpSource
+from stager.swarm.fetch import SwarmFetching
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
+from stager.swarm.tracker_client import TrackerClient
 
 
 class _Nothing:

@@ -20,13 +20,13 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from catalog.address import Address
-from catalog.announce_keys import AnnounceKeys, Holder
+from catalog.api.tracker import Gate, tracker_routes
+from catalog.content.indexing import measure
 from catalog.errors import CatalogError
-from catalog.measuring import measure
-from catalog.torrent import short_hash
-from catalog.tracker import Tracker
-from catalog.tracker_api import Gate, tracker_routes
+from catalog.image.address import Address
+from catalog.swarm.announce_keys import AnnounceKeys, Holder
+from catalog.swarm.torrent import short_hash
+from catalog.swarm.tracker import Tracker
 
 SECRET = b"a secret of tests, not of anybody else"
 

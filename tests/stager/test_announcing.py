@@ -7,13 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from catalog.address import Address
-from catalog.bencode import bencode
-from catalog.torrent import short_hash
-from catalog.tracker import Endpoint, Event
-from catalog.tracker_wire import failure, parse_announce
-from stager.announcing import TrackerClient
+from catalog.image.address import Address
+from catalog.swarm.bencode import bencode
+from catalog.swarm.torrent import short_hash
+from catalog.swarm.tracker import Endpoint, Event
+from catalog.swarm.tracker_protocol import failure, parse_announce
 from stager.errors import TrackerRefuses, TrackerUnavailable
+from stager.swarm.tracker_client import TrackerClient
 
 CONTENT = Address(b"r" * 32, 1 << 20)
 HEARD = bencode({b"complete": 1, b"incomplete": 2, b"interval": 15, b"peers": bytes([192, 0, 2, 1, 0x1A, 0xE1])})

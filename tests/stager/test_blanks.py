@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from catalog.manifest import Blank
-from stager.blanks import digest_of, identity, make_blank, room
-from stager.entries import blank_key
+from catalog.image.manifest import Blank
+from stager.cache.entries import blank_key
+from stager.content.blanks import digest_of, identity, make_blank, room
 from stager.errors import BlankFailed
 
 MIB = 1 << 20
@@ -94,7 +94,7 @@ def test_the_digest_depends_on_bytes_and_size_and_not_on_holes(tmp_path: Path) -
 
 
 def test_a_missing_tool_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catalog.blanks.SYSTEM_PATH", "")
+    monkeypatch.setattr("catalog.image.blanks.SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BlankFailed, match=r"mkfs\.ext4 is not installed"):
         made(tmp_path / "blank", RECIPES[0])

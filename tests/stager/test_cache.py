@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address
-from catalog.manifest import Blank
-from stager.cache import Cache
-from stager.entries import SAMPLE_LEAVES, Wanted, key_of, sample_offsets
+from catalog.image.address import LEAF, Address
+from catalog.image.manifest import Blank
+from stager.cache.cache import Cache
+from stager.cache.entries import SAMPLE_LEAVES, Wanted, key_of, sample_offsets
 from stager.errors import (
     CacheBusy,
     CacheDegraded,
@@ -437,7 +437,7 @@ def test_a_second_owner_is_refused_and_told_who_is_first(cache: Cache) -> None:
     again = f"""
 import sys, time
 from pathlib import Path
-from stager.cache import Cache
+from stager.cache.cache import Cache
 from stager.errors import CacheBusy
 try:
     Cache(Path({str(cache.root)!r}), 1 << 30, time.time)

@@ -11,11 +11,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from catalog.errors import Misused
-from signer.settings import Settings, load
-from stager.cache import Cache
-from stager.cli import cache_app
+from signer.runtime.settings import Settings, load
+from stager.cache.cache import Cache
+from stager.cli.cache import cache_app
 from stager.errors import CacheBusy, CacheUnusable, InUse, NotCached
-from stager.opening import SHARE, quota
+from stager.factory import SHARE, quota
 from stager.settings import NodeSettings
 from tests.catalog.service import first_root
 from tests.stager.conftest import Served

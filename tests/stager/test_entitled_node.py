@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import CatalogError
-from catalog.reference import Reference
-from signer.openpgp import Keyring
-from stager.opening import opened
+from catalog.image.reference import Reference
+from signer.openpgp.keyring import Keyring
+from stager.factory import opened
 from stager.settings import NodeSettings
 from tests import commands, factories
 from tests.catalog.service import Service, Vo, first_root

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stager.eviction import Candidate, choose_victims
+from stager.cache.eviction import Candidate, choose_victims
 
 NOW = 100.0
 

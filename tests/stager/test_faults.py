@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF
-from catalog.manifest import Manifest
-from catalog.measuring import measure
+from catalog.content.indexing import measure
+from catalog.image.address import LEAF
+from catalog.image.manifest import Manifest
 from signer.documents import validate
-from stager.cache import Cache
+from stager.cache.cache import Cache
 from stager.errors import CacheDegraded, DiskFull, StagerError
-from stager.fetching import Pace
+from stager.fetch.http import Pace
 from stager.staging import Stager
 from tests import factories
 from tests.stager.doubles import MIB, Clock, Died, FailingDisk, Hinting, MemorySource, no_sleep

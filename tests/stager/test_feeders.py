@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stager.feeders import MOST, MOST_KEPT, Feeder, Feeding, Seen, idle, most, together
+from stager.content.peer_stats import MOST, MOST_KEPT, Feeder, Feeding, Seen, idle, most, together
 
 
 def counts(feeders: tuple[Feeder, ...]) -> dict[str, int]:

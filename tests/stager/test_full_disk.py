@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from catalog.manifest import Manifest
-from stager.allowance import RESERVE
-from stager.cache import Cache
+from catalog.image.manifest import Manifest
+from stager.cache.cache import Cache
+from stager.cache.quota import RESERVE
 from stager.errors import BlankFailed, DiskFull
 from stager.staging import Stager
 from tests.stager.conftest import PACE, without_blanks

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from catalog.client import CatalogClient
-from catalog.manifest import Manifest
-from stager.cache import Cache
-from stager.disk import Disk
-from stager.entries import Entry, Wanted
-from stager.fetching import Pace
-from stager.filling import Incoming
-from stager.pieces import Guide
-from stager.sources import HttpSource
+from catalog.client.client import CatalogClient
+from catalog.image.manifest import Manifest
+from stager.cache.cache import Cache
+from stager.cache.disk import Disk
+from stager.cache.entries import Entry, Wanted
+from stager.cache.partial_file import Incoming
+from stager.content.piece_map import Guide
+from stager.fetch.http import Pace
+from stager.fetch.sources import HttpSource
 from stager.staging import Stager, wanted_of
 from tests.processes import PROCESSES
 from tests.stager.conftest import Served

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.address import LEAF, Address, piece_length
-from stager.leaves import Leaves, union
+from catalog.image.address import LEAF, Address, piece_length
+from stager.content.leaf_set import Leaves, union
 
 
 @st.composite

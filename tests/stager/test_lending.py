@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from stager.cache import Cache
+from catalog.image.address import Address
+from stager.cache.cache import Cache
+from stager.cache.hardlinks import lend
+from stager.cache.recovery import place
 from stager.errors import CacheUnusable, NotCached
-from stager.lending import lend
-from stager.recovery import place
 from tests.factories import content
 
 QUOTA = 64 << 20

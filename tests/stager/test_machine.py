@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from catalog.address import LEAF, Address
-from stager.cache import Cache
+from catalog.image.address import LEAF, Address
+from stager.cache.cache import Cache
 from stager.errors import EntryChanged, InUse, NotCached, QuotaExceeded
 from tests.stager.doubles import Clock, Died, FailingDisk
 from tests.stager.invariants import check_invariants

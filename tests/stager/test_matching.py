@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.measuring import HINT_BLOCK
-from stager.matching import Copy, lacking, match
+from catalog.content.indexing import HINT_BLOCK
+from stager.content.block_matching import Copy, lacking, match
 
 
 def found(wanted: list[int], *donors: list[int], window: int = 1 << 19) -> list[Copy]:

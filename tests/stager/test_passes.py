@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from catalog.authority import Authority
+from catalog.content.indexing import measure
 from catalog.errors import NotFound, Unavailable
-from catalog.measuring import measure
-from catalog.tracker import Endpoint
-from catalog.wire_swarms import SwarmGrant
+from catalog.image.address import Address
+from catalog.schema.swarms import SwarmGrant
+from catalog.swarm.certificate_authority import Authority
+from catalog.swarm.tracker import Endpoint
+from stager.content.piece_map import Guide
 from stager.errors import TrackerRefuses, TrackerUnavailable
-from stager.options import Options
-from stager.passes import AWAY, PUBLIC, Admission, Pass, Passes, everything_is_public
-from stager.pieces import Guide
-from stager.resuming import boot_id, found
-from stager.swarm import Swarm
+from stager.fetch.resume import boot_id, found
+from stager.swarm.grants import AWAY, PUBLIC, Admission, Pass, Passes, everything_is_public
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
 
 PATIENCE = 60.0
 NOW = datetime.now(UTC).replace(microsecond=0)

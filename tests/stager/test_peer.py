@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import pytest
 
-from catalog.address import LEAF, Address
-from catalog.measuring import Measured, measure
-from catalog.torrent import torrent_file
-from stager.leaves import Leaves
-from stager.peer_wire import (
+from catalog.content.indexing import Measured, measure
+from catalog.image.address import LEAF, Address
+from catalog.swarm.torrent import torrent_file
+from stager.content.leaf_set import Leaves
+from stager.peer.engine_profiles import Profile
+from stager.peer.protocol import (
     Add,
     Allow,
     Blocked,
@@ -36,8 +37,7 @@ from stager.peer_wire import (
     Wrote,
     frame,
 )
-from stager.peering import PeerProcess
-from stager.profiles import Profile
+from stager.peer.supervisor import PeerProcess
 
 E = TypeVar("E")
 PATIENCE = 40.0

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.address import LEAF, Address
-from catalog.measuring import Measured, measure
-from stager.pieces import Guide, parts
+from catalog.content.indexing import Measured, measure
+from catalog.image.address import LEAF, Address
+from stager.content.piece_map import Guide, parts
 
 PIECE = 64 << 10
 

@@ -3,7 +3,7 @@
 import libtorrent as lt
 import pytest
 
-from stager.profiles import Profile, choose_profile, settings
+from stager.peer.engine_profiles import Profile, choose_profile, settings
 
 
 @pytest.mark.parametrize("profile", list(Profile))

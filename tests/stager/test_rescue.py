@@ -2,7 +2,7 @@
 
 import pytest
 
-from stager.rescue import STALL, Action, History, decide_rescue
+from stager.swarm.stall_policy import STALL, Action, History, decide_rescue
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.manifest import Manifest
-from catalog.measuring import HINT_BLOCK, Measured, measure
-from stager import beside
-from stager.cache import Cache
-from stager.sources import HttpSource
+from catalog.client.client import CatalogClient
+from catalog.content.indexing import HINT_BLOCK, Measured, measure
+from catalog.image.address import LEAF, Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import Manifest
+from stager.cache import sidecars as beside
+from stager.cache.cache import Cache
+from stager.fetch.sources import HttpSource
 from stager.staging import Stager
 from tests import factories
 from tests.stager.conftest import PACE

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address
-from catalog.manifest import Blank
-from stager import scrubbing
-from stager.blanks import make_blank, room
-from stager.cache import Cache
-from stager.scrubbing import Scrubber, choose_next
-from stager.throttling import Throttle
+from catalog.image.address import LEAF, Address
+from catalog.image.manifest import Blank
+from stager import scrubber as scrubbing
+from stager.cache.cache import Cache
+from stager.content.blanks import make_blank, room
+from stager.fetch.rate_limit import Throttle
+from stager.scrubber import Scrubber, choose_next
 from tests.stager.doubles import Clock
 from tests.stager.test_trash import put
 

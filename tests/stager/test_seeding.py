@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import Address
-from catalog.bundle import Bundle
-from catalog.client import CatalogClient
-from catalog.credentials import read_credential
+from catalog.client.client import CatalogClient
+from catalog.client.credential_file import read_credential
+from catalog.content.indexing import measure
 from catalog.errors import NotFound
-from catalog.measuring import measure
-from signer.openpgp import Keyring
-from stager.announcing import TrackerClient
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from signer.openpgp.keyring import Keyring
+from stager.content.piece_map import Guide
 from stager.errors import SourceLacks, SourceUnavailable
-from stager.options import Options
-from stager.passes import Passes
-from stager.pieces import Guide
-from stager.resuming import boot_id
-from stager.sources import HttpSource
-from stager.swarm import Swarm
-from stager.swarming import SwarmFetching
+from stager.fetch.resume import boot_id
+from stager.fetch.sources import HttpSource
+from stager.swarm.fetch import SwarmFetching
+from stager.swarm.grants import Passes
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
+from stager.swarm.tracker_client import TrackerClient
 from tests import factories
 from tests.catalog.service import Service, Vo
 

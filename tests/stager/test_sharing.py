@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address
-from catalog.measuring import HINT_BLOCK, measure
-from catalog.tracker import Endpoint
-from stager.cache import Cache
+from catalog.content.indexing import HINT_BLOCK, measure
+from catalog.image.address import LEAF, Address
+from catalog.swarm.tracker import Endpoint
+from stager.cache.cache import Cache
 from stager.errors import SourceUnavailable
-from stager.options import Options
-from stager.resuming import boot_id
-from stager.sharing import Sharing
-from stager.sources import Range
+from stager.fetch.resume import boot_id
+from stager.fetch.sources import Range
 from stager.staging import Stager
-from stager.swarm import Swarm
+from stager.swarm.options import Options
+from stager.swarm.sharing import Sharing
+from stager.swarm.swarm import Swarm
 from tests.stager.conftest import PACE
 from tests.stager.doubles import MIB, Clock, Hinting
 from tests.stager.invariants import check_invariants

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address, piece_length
-from catalog.client import CatalogClient
-from catalog.manifest import Blank, Manifest
-from catalog.reference import Reference
-from stager.cache import Cache
+from catalog.client.client import CatalogClient
+from catalog.image.address import LEAF, Address, piece_length
+from catalog.image.manifest import Blank, Manifest
+from catalog.image.reference import Reference
+from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached, QuotaExceeded, SourceLacks, SourceUnavailable, StagerError
-from stager.fetching import CORRUPT_TRIES, Pace
-from stager.sources import CUT_TRIES, HttpSource, Source
+from stager.fetch.http import CORRUPT_TRIES, Pace
+from stager.fetch.sources import CUT_TRIES, HttpSource, Source
 from stager.staging import Stager, State, total, wanted_of
 from tests.stager.conftest import PACE, Served, without_blanks
 from tests.stager.doubles import MIB, Clock, MemorySource, Unguided, no_sleep
@@ -312,7 +312,7 @@ def test_a_blank_that_cannot_be_made_leaves_nothing(
     cache: Cache, image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     manifest, source = image
-    monkeypatch.setattr("catalog.blanks.SYSTEM_PATH", "")
+    monkeypatch.setattr("catalog.image.blanks.SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StagerError, match="is not installed"):
         Stager(cache, source, PACE).stage(manifest, "m", 60)

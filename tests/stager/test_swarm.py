@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.measuring import measure
-from catalog.tracker import Endpoint
+from catalog.content.indexing import measure
+from catalog.swarm.tracker import Endpoint
+from stager.content.leaf_set import Leaves
+from stager.content.piece_map import Guide
 from stager.errors import PeerFailed
-from stager.leaves import Leaves
-from stager.options import Options
-from stager.pieces import Guide
-from stager.resuming import boot_id, found, read_journal, write_journal
-from stager.swarm import Swarm
+from stager.fetch.resume import boot_id, found, read_journal, write_journal
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
 
 PATIENCE = 40.0
 
@@ -61,7 +61,7 @@ def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> float:
 def test_a_peer_process_that_fails_is_replaced_and_goes_on(
     swarm: Callable[..., Swarm], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, whose: str
 ) -> None:
-    monkeypatch.setattr("stager.peering.SILENCE", 1.0)
+    monkeypatch.setattr("stager.peer.supervisor.SILENCE", 1.0)
     (tmp_path / "content").write_bytes(os.urandom(12 << 20))
     content = guide(tmp_path / "content")
     source, sink = swarm(upload_limit=4 << 20), swarm()

@@ -16,9 +16,9 @@ from typing import Any
 import libtorrent as lt
 import pytest
 
-from catalog.announce_keys import AnnounceKeys, Holder
-from catalog.measuring import measure
-from catalog.torrent import short_hash, torrent_file
+from catalog.content.indexing import measure
+from catalog.swarm.announce_keys import AnnounceKeys, Holder
+from catalog.swarm.torrent import short_hash, torrent_file
 from tests.netns import Host, Network, inside, unavailable
 from tests.stager.swarm_origin import SECRET
 

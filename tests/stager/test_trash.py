@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from catalog.address import LEAF, Address
-from stager.cache import Cache
-from stager.entries import FOREVER, PIN
+from catalog.image.address import LEAF, Address
+from stager.cache.cache import Cache
+from stager.cache.entries import FOREVER, PIN
+from stager.cache.eviction import Candidate, choose_victims
 from stager.errors import EntryChanged, InUse, NotCached, QuotaExceeded
-from stager.eviction import Candidate, choose_victims
 from tests.stager.doubles import Clock
 from tests.stager.test_faults import abandon
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import update
-from catalog.measuring import measure
+from catalog.content.indexing import measure
 
 SIZE = 96 << 20
 

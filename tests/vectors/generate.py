@@ -16,10 +16,10 @@ from typing import Any
 
 import libtorrent
 
-from catalog.address import LEAF, piece_length
-from catalog.gpt import write_gpt
-from catalog.manifest import GptDisk, Manifest
-from catalog.measuring import measure
+from catalog.content.indexing import measure
+from catalog.disk.gpt import write_gpt
+from catalog.image.address import LEAF, piece_length
+from catalog.image.manifest import GptDisk, Manifest
 from signer.documents import canonical, validate
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from deployer.site.authority import HOST, new_request
+from deployer.pki.ca import HOST, new_request
 from tests.site.brokers import Guest, Make, World, site
 
 

@@ -7,11 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.site.broker import (
-    RETRY_LIFE,
-    SESSION_LIFE,
-)
-from deployer.site.desired import Want
+from deployer.protocol.desired_state import Want
+from deployer.site.broker.rules import RETRY_LIFE, SESSION_LIFE
 from tests.site.brokers import BLOB, KEY, NONCE, Guest, Make, Star, World
 
 # A machine alone

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.site.broker_api import PER_GUEST
-from deployer.site.broker_serving import listen
-from deployer.site.brokering import KEEP, broker_key
-from deployer.site.desired import Want
+from deployer.protocol.desired_state import Want
+from deployer.site.broker.api import PER_GUEST
+from deployer.site.broker.broker import KEEP, broker_key
+from deployer.site.broker.server import listen
 from tests.site.brokers import Make, World
 
 # What is kept

@@ -7,13 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from deployer.machine import State
-from deployer.site.broker import (
-    usable_address,
-)
-from deployer.site.broker_meeting import Meeting
-from deployer.site.cluster import Cluster
-from deployer.site.records import Filter, SiteMachine
+from deployer.machine.spec import State
+from deployer.site.broker.peers import Meeting
+from deployer.site.broker.rules import usable_address
+from deployer.site.model.cluster import Cluster
+from deployer.site.model.records import Filter, SiteMachine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import BLOB, KEY, Make, Star, World
 

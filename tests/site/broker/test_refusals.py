@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import Misused
-from deployer.site.broker import (
+from deployer.site.broker.rules import (
     MAX_DATA,
     MAX_PUBLISHED,
     check_key,

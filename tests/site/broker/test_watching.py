@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from deployer.site.cluster import ClusterDocument
+from deployer.site.model.cluster import ClusterDocument
 from signer.documents import validate
 from tests.deployer.nodes import wait_for
 from tests.site.brokers import site

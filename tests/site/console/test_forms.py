@@ -5,9 +5,9 @@ import ssl
 
 import httpx
 
-from deployer.site.cluster_client import Clusters
-from deployer.site.cluster_wire import ClusterOrder
-from deployer.site.request import DeploymentRequest
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.client.clusters import Clusters
+from deployer.site.schema.clusters import ClusterOrder
 from signer.documents import validate
 from tests.deployer.nodes import wait_for
 from tests.site.console.visiting import operator, person, send

@@ -8,11 +8,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from deployer.machine import State
-from deployer.site.feeds import ContentFeed, SwarmReport
-from deployer.site.pages import POLICY
-from deployer.site.request import DeploymentRequest
-from stager.feeders import Feeder
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.swarm_report import ContentFeed, SwarmReport
+from deployer.site.console.templates import POLICY
+from stager.content.peer_stats import Feeder
 from tests.site.console.visiting import PAGES, operator, person
 from tests.site.worlds import PaperNode, People, SiteProcess
 

@@ -1,0 +1,113 @@
+"""Sites, their credentials, the rules of who may read what, and the catalog's own secrets, in the database. Queries only.
+
+Each function takes the connection of an open transaction. Of a site's secret only the digest is kept.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from catalog.access.rules import Rights, Rule, Scope, Site
+from catalog.db.tables import blobs, images, parts, restrictions, secrets, sites
+from catalog.errors import Conflict
+from catalog.image.address import Address
+
+
+def register_site(connection: Connection, site: Site, digest: str, now: datetime, *, renew: bool) -> None:
+    """Register a site, or with `renew` give one that is registered a new credential and VOs; Conflict without."""
+    known = connection.execute(select(sites.c.name).where(sites.c.name == site.name)).first() is not None
+    if known and not renew:
+        raise Conflict(f"the site {site.name} is registered; a new credential, and the end of the old one: --renew")
+    row = {"vos": _list(site.vos), "digest": digest, "registered": now}
+    connection.execute(
+        upsert(sites).values(row | {"name": site.name}).on_conflict_do_update(index_elements=["name"], set_=row)
+    )
+
+
+def remove_site(connection: Connection, name: str) -> bool:
+    """Forget a site, and with it its credential; returns whether it was there. Rules that name it stay."""
+    return connection.execute(delete(sites).where(sites.c.name == name)).rowcount > 0
+
+
+def list_sites(connection: Connection) -> list[tuple[Site, datetime]]:
+    """All sites by name, and when each was registered."""
+    rows = connection.execute(select(sites).order_by(sites.c.name))
+    return [(Site(row.name, frozenset(json.loads(row.vos))), row.registered) for row in rows]
+
+
+def restrict(connection: Connection, scope: Scope, rule: Rule, now: datetime) -> None:
+    """Let the rule be the one of that scope."""
+    keys = {"vo": scope.vo, "name": scope.name, "version": scope.version}
+    changed = {"sites": _list(rule.sites), "for_vos": _list(rule.vos), "since": now}
+    connection.execute(
+        upsert(restrictions)
+        .values(keys | changed)
+        .on_conflict_do_update(index_elements=["vo", "name", "version"], set_=changed)
+    )
+
+
+def open_again(connection: Connection, scope: Scope) -> bool:
+    """Take the rule of that scope away; returns whether there was one."""
+    columns = restrictions.c
+    gone = connection.execute(
+        delete(restrictions).where(columns.vo == scope.vo, columns.name == scope.name, columns.version == scope.version)
+    )
+    return gone.rowcount > 0
+
+
+def rights(connection: Connection) -> tuple[Rights, dict[str, str]]:
+    """All sites and rules, and the digest of each site's secret."""
+    known, digests = {}, {}
+    for row in connection.execute(select(sites)):
+        known[row.name] = Site(row.name, frozenset(json.loads(row.vos)))
+        digests[row.name] = row.digest
+    rules = {
+        Scope(row.vo, row.name, row.version): Rule(frozenset(json.loads(row.sites)), frozenset(json.loads(row.for_vos)))
+        for row in connection.execute(select(restrictions))
+    }
+    return Rights(known, rules), digests
+
+
+def image_scope(connection: Connection, image_id: str) -> Scope | None:
+    """The name of a published image."""
+    query = select(images.c.vo, images.c.name, images.c.version).where(images.c.image_id == image_id)
+    row = connection.execute(query).first()
+    return None if row is None else Scope(row.vo, row.name, row.version)
+
+
+def scopes_with(connection: Connection, address: Address) -> list[Scope]:
+    """The names of all published images that have a content which is here."""
+    query = (
+        select(images.c.vo, images.c.name, images.c.version)
+        .join(parts, parts.c.image_id == images.c.image_id)
+        .join(blobs, blobs.c.address == parts.c.address)
+        .where(parts.c.address == address)
+    )
+    return [Scope(row.vo, row.name, row.version) for row in connection.execute(query)]
+
+
+def served(connection: Connection) -> Iterable[Address]:
+    """Every content that is here and belongs to a published image."""
+    query = (
+        select(blobs.c.address)
+        .join(parts, parts.c.address == blobs.c.address)
+        .join(images, images.c.image_id == parts.c.image_id)
+        .distinct()
+    )
+    return list(connection.execute(query).scalars())
+
+
+def secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
+    """One of the catalog's own secrets; made the first time, in this (writing) transaction."""
+    found = connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar()
+    if found is None:
+        found = make()
+        connection.execute(insert(secrets).values(name=name, value=found))
+    return bytes(found)
+
+
+def _list(names: Iterable[str]) -> str:
+    return json.dumps(sorted(names))

@@ -1,0 +1,98 @@
+"""The routes of cluster documents: anybody may read them; who may publish or endorse shows by its signature.
+
+What is served here is for people. Sites read documents from the freshness metadata, which says what is current.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from catalog.api.publications import takes
+from catalog.db import clusters as cluster_registry
+from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge, Unavailable
+from catalog.publication import clusters as cluster_publishing
+from catalog.publication.images import Publishing
+from catalog.schema.clusters import MAX_CLUSTERS_PAGE, ClusterEntries, ClusterEntry, ClusterPublication
+from catalog.schema.images import MAX_REQUEST, EndorsementsRequest
+from catalog.web.parameters import body, problems
+from catalog.web.responses import document
+from signer.documents import parse
+
+DIGEST = Annotated[
+    str,
+    Path(description="Of the document.", pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "2f" * 32]),
+]
+
+
+def cluster_routes(publishing: Publishing, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
+    """Under /v1/clusters; a mirror takes none."""
+    routes = APIRouter(prefix="/v1/clusters", tags=["clusters"])
+
+    def instant() -> datetime:
+        return now().replace(microsecond=0)  # documents carry seconds
+
+    @routes.get("", response_model=ClusterEntries, responses=problems(Malformed, Unavailable), summary="List clusters")
+    def clusters(
+        request: Request,
+        vo: Annotated[str | None, Query(max_length=64, description="Only of this VO.", examples=["star"])] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_CLUSTERS_PAGE, description="Items on the page, at most.")] = 100,
+        cursor: Annotated[
+            int | None, Query(ge=0, le=2**53 - 1, description="`next` of the page before.", examples=[41])
+        ] = None,
+    ) -> Response:
+        """Published cluster documents, last published first."""
+        with publishing.database.reading() as connection:
+            found = cluster_registry.page(connection, vo, cursor, limit)
+        items = tuple(cluster_publishing.entry(row) for _, row in found)
+        return document(request, ClusterEntries(items=items, next=str(found[-1][0]) if len(found) == limit else None))
+
+    @routes.get(
+        "/{digest}",
+        responses=problems(Malformed, NotFound, Unavailable)
+        | {200: {"content": {"application/json": {"example": {"name": "batch", "roles": {}}}}}},
+        response_class=Response,
+        summary="Get a cluster document",
+    )
+    def cluster(digest: DIGEST) -> Response:
+        """The very bytes that the digest is of."""
+        with publishing.database.reading() as connection:
+            row = cluster_registry.get(connection, digest)
+        if row is None:
+            raise NotFound(f"there is no cluster document {digest} here")
+        return Response(row.data, media_type="application/json")
+
+    if mirror:
+        return routes
+
+    @routes.post(
+        "",
+        response_model=ClusterEntry,
+        responses=problems(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
+        openapi_extra=takes(ClusterPublication),
+        summary="Publish a cluster document",
+    )
+    async def publish(request: Request) -> Response:
+        """With at least one endorsement by a registered key of its VO, which names it. Sending it again is no error."""
+        data = await body(request, MAX_REQUEST, "a cluster")
+        wanted = parse(ClusterPublication, data, "publication", limit=MAX_REQUEST)
+        return document(request, await to_thread.run_sync(cluster_publishing.publish, publishing, wanted, instant()))
+
+    @routes.post(
+        "/{digest}/endorsements",
+        status_code=204,
+        response_class=Response,
+        responses=problems(Malformed, NotFound, NotEntitled, TooLarge, Unavailable),
+        openapi_extra=takes(EndorsementsRequest),
+        summary="Add endorsements to a cluster document",
+    )
+    async def endorse(request: Request, digest: DIGEST) -> Response:
+        """All of them must verify with registered keys of the document's VO."""
+        data = await body(request, MAX_REQUEST, "endorsements")
+        wanted = parse(EndorsementsRequest, data, "endorsements", limit=MAX_REQUEST)
+        await to_thread.run_sync(cluster_publishing.endorse, publishing, digest, wanted.endorsements, instant())
+        return Response(status_code=204)
+
+    return routes

@@ -1,0 +1,57 @@
+"""The route of the history: who vouched for what and when, since the catalog exists."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from catalog.access.authorizer import CREDENTIAL, Readers
+from catalog.access.rules import Scope
+from catalog.errors import Malformed, Misused, NotEntitled, NotFound, Unavailable
+from catalog.publication.images import Publishing
+from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage
+from catalog.web.parameters import problems
+from catalog.web.responses import document
+
+
+def history_routes(publishing: Publishing, readers: Readers) -> APIRouter:
+    """GET /v1/history."""
+    routes = APIRouter(prefix="/v1", tags=["history"])
+
+    @routes.get(
+        "/history",
+        response_model=HistoryPage,
+        responses=problems(Malformed, NotEntitled, NotFound, Unavailable),
+        summary="List all that was ever accepted",
+    )
+    def history(
+        request: Request,
+        shown: CREDENTIAL,
+        cursor: Annotated[
+            int, Query(ge=0, le=2**53 - 1, description="The number of the last entry that you have.", examples=[0])
+        ] = 0,
+        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY_PAGE, description="Entries in a page.", examples=[100])] = 100,
+    ) -> Response:
+        """The oldest first. Each entry carries the SHA-256 of the one before it: nothing is changed or left out unseen.
+
+        Of entries about images that you may not read, the facts are withheld.
+        """
+        site = readers.who(shown)
+        if publishing.history is None:
+            raise NotFound("this catalog keeps no history")
+        found = publishing.history.page(cursor, limit)
+        entries = (HistoryEntry.model_validate(entry.model_dump()) for entry in found)
+        items = tuple(entry if _may_read(readers, site, entry) else entry.without_facts() for entry in entries)
+        return document(request, HistoryPage(items=items, next=str(items[-1].seq) if len(items) == limit else None))
+
+    return routes
+
+
+def _may_read(readers: Readers, site: str, entry: HistoryEntry) -> bool:
+    """Whether the facts of an entry are for that site: they name no image, or one that it may read."""
+    title = entry.data.get("title")
+    if title is None or "image" not in entry.data:
+        return True
+    try:
+        return readers.may_read(site, Scope.parse(str(title)))
+    except Misused:
+        return False

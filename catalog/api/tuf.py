@@ -1,0 +1,68 @@
+"""The routes of the freshness metadata: what stock TUF clients ask for, consistent snapshots and hashed target names."""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from catalog.errors import Malformed, NotFound, Unavailable
+from catalog.publication.images import Publishing
+from catalog.web.parameters import problems
+from catalog.web.responses import FOREVER, document
+
+FILE = Annotated[
+    str, Path(max_length=80, description="VERSION.ROLE.json, or timestamp.json.", examples=["1.root.json"])
+]
+TARGET = Annotated[
+    str,
+    Path(
+        max_length=500,
+        description="A target's path, its SHA-256 and a dot before the last part.",
+        examples=["names/star/8c32db3c6ecc40b7c0cdcd8c3e2a1e6fe5ab8e9f2c36c4a5a0fb2ee4bf4ed8ae.worker.json"],
+    ),
+]
+_FILE = re.compile(r"(?:([1-9][0-9]{0,8})\.)?([a-z0-9-]+)\.json")
+_TARGET = re.compile(r"((?:.+/)?)([0-9a-f]{64})\.([^/]+)")
+
+
+def freshness_routes(publishing: Publishing) -> APIRouter:
+    """GET below /tuf/metadata and /tuf/targets."""
+    routes = APIRouter(prefix="/tuf", tags=["freshness"])
+
+    @routes.get(
+        "/metadata/{file}",
+        response_class=Response,
+        responses=problems(NotFound, Malformed, Unavailable)
+        | {200: {"content": {"application/json": {"example": {"signed": {"_type": "root"}, "signatures": []}}}}},
+        summary="Get signed metadata",
+    )
+    @routes.head("/metadata/{file}", include_in_schema=False)
+    def metadata(request: Request, file: FILE) -> Response:
+        """TUF metadata. What a version says never changes; the timestamp alone is asked for without a version."""
+        match = _FILE.fullmatch(file)
+        if match is None:
+            raise NotFound(f"there is no metadata {file!r}; ask for VERSION.ROLE.json or timestamp.json")
+        version = None if match[1] is None else int(match[1])
+        with publishing.database.reading() as connection:
+            data = publishing.freshness.metadata(connection, match[2], version)
+        tag = None if version is None else file
+        return document(request, data, tag=tag, cache="no-cache" if version is None else FOREVER)
+
+    @routes.get(
+        "/targets/{path:path}",
+        response_class=Response,
+        responses=problems(NotFound, Malformed, Unavailable)
+        | {200: {"content": {"application/json": {"example": {"image_id": "sha256:..."}}}}},
+        summary="Get a target",
+    )
+    @routes.head("/targets/{path:path}", include_in_schema=False)
+    def target(request: Request, path: TARGET) -> Response:
+        """What signed metadata lists, by its content's hash."""
+        match = _TARGET.fullmatch(path)
+        if match is None:
+            raise NotFound(f"there is no target {path[:200]!r}; ask for DIRECTORY/SHA256.NAME")
+        with publishing.database.reading() as connection:
+            data = publishing.freshness.target(connection, match[1] + match[3], match[2])
+        return document(request, data, tag=match[2], cache=FOREVER)
+
+    return routes

@@ -1,0 +1,159 @@
+"""The operator's commands on who may read what, on the machine where the catalog runs: sites, restrict, open."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from catalog.access.rules import SECRET_BYTES, SITE_PATTERN, Rule, Scope, Site, credential
+from catalog.client.credential_file import write_credential
+from catalog.errors import Misused, NotFound
+from catalog.settings import CatalogSettings
+from catalog.swarm.announce_keys import ORIGIN
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+if TYPE_CHECKING:  # the database is loaded where it is used: the command line starts without it
+    from catalog.db.engine import Transaction
+
+site_app = typer.Typer(
+    name="site", no_args_is_help=True, help="Sites that may read what is restricted, on the catalog's machine."
+)
+
+Directory = Annotated[
+    Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
+]
+SiteName = Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, - and _.")]
+Images = Annotated[str, typer.Argument(metavar="IMAGES", help="VO/NAME@VERSION, VO/NAME, or VO for all of a VO.")]
+
+
+@site_app.command("register")
+def register(
+    context: typer.Context,
+    name: SiteName,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to make with the credential, for the site's nodes.")
+    ],
+    vo: Annotated[list[str] | None, typer.Option(help="A VO whose members the site serves; repeatable.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="Replace the credential and the VOs of a site.")] = False,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Register a site and write its credential; the catalog keeps a digest alone, so keep the file or renew it."""
+    from catalog.access import rule_store as entitlements
+
+    if not re.fullmatch(SITE_PATTERN, name) or name == ORIGIN:
+        raise Misused(f"{name!r} is no name for a site; use lower-case letters, digits, - and _, and not {ORIGIN!r}")
+    vos = frozenset(Scope.parse(one).vo for one in vo or ())
+    secret = secrets.token_urlsafe(SECRET_BYTES)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    with _transaction(context, directory) as connection:
+        entitlements.register_site(connection, Site(name, vos), digest, _now(), renew=renew)
+        write_credential(output, credential(name, secret))
+    terminal.show(
+        {"site": name, "vos": sorted(vos), "credential": str(output)},
+        f"the site {name} is registered; its credential is in {output}: hand it over where nobody listens, and let nodes "
+        "have it as the setting node.credential",
+        as_json=as_json,
+    )
+
+
+@site_app.command("list")
+def list_(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """List the sites, and the rules of who may read what."""
+    from catalog.access import rule_store as entitlements
+
+    with _transaction(context, directory) as connection:
+        sites = entitlements.list_sites(connection)
+        rules = sorted(entitlements.rights(connection)[0].rules.items())
+    value = {
+        "sites": [{"site": site.name, "vos": sorted(site.vos)} for site, _ in sites],
+        "restricted": [
+            {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)} for scope, rule in rules
+        ],
+    }
+    rows = [(site.name, ", ".join(sorted(site.vos)), f"{since:%Y-%m-%d}") for site, since in sites]
+    terminal.show(value, terminal.table(("SITE", "SERVES", "REGISTERED"), rows), as_json=as_json)
+    if not as_json and rules:
+        restricted = [(str(scope), ", ".join(sorted(rule.sites)), ", ".join(sorted(rule.vos))) for scope, rule in rules]
+        terminal.show(None, terminal.table(("RESTRICTED", "TO SITES", "TO SITES OF"), restricted), as_json=False)
+
+
+@site_app.command("remove")
+def remove(context: typer.Context, name: SiteName, directory: Directory = None, as_json: Json = False) -> None:
+    """Forget a site: its credential opens nothing within a second, and certificates that it has end within 12 hours."""
+    from catalog.access import rule_store as entitlements
+
+    with _transaction(context, directory) as connection:
+        if not entitlements.remove_site(connection, name):
+            raise NotFound(f"there is no site {name}; `partita catalog site list` shows them")
+    terminal.show({"removed": name}, f"the site {name} is no longer known", as_json=as_json)
+
+
+def restrict(
+    context: typer.Context,
+    images: Images,
+    site: Annotated[list[str] | None, typer.Option(help="A site that may read them; repeatable.")] = None,
+    vo: Annotated[
+        list[str] | None, typer.Option(help="A VO: the sites that serve it may read them; repeatable.")
+    ] = None,
+    nobody: Annotated[bool, typer.Option("--nobody", help="Nobody may read them.")] = False,
+    directory: Directory = None,
+    as_json: Json = False,
+) -> None:
+    """Restrict images, published or to come, to sites. Replaces the rule for the same images; the narrowest rule counts."""
+    from catalog.access import rule_store as entitlements
+
+    scope = Scope.parse(images)
+    rule = Rule(frozenset(site or ()), frozenset(Scope.parse(one).vo for one in vo or ()))
+    if bool(rule.sites or rule.vos) == nobody:
+        raise Misused("say who may read them with --site and --vo, or --nobody")
+    with _transaction(context, directory) as connection:
+        known = {one.name for one, _ in entitlements.list_sites(connection)}
+        if missing := sorted(rule.sites - known):
+            raise NotFound(f"there is no site {missing[0]}; `partita catalog site register` makes it one")
+        entitlements.restrict(connection, scope, rule, _now())
+    admitted = [*sorted(rule.sites), *(f"sites of {one}" for one in sorted(rule.vos))]
+    terminal.show(
+        {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},
+        f"{scope} may be read by {', '.join(admitted) or 'nobody'}",
+        as_json=as_json,
+    )
+
+
+def open_(context: typer.Context, images: Images, directory: Directory = None, as_json: Json = False) -> None:
+    """Take the rule for these images away: they are public, unless a wider rule names them."""
+    from catalog.access import rule_store as entitlements
+
+    scope = Scope.parse(images)
+    with _transaction(context, directory) as connection:
+        if not entitlements.open_again(connection, scope):
+            raise NotFound(f"there is no rule for {scope}; `partita catalog site list` shows the rules")
+        left = entitlements.rights(connection)[0].rule(scope)
+    terminal.show(
+        {"images": str(scope), "public": left is None},
+        f"{scope} is public" if left is None else f"{scope} is still restricted by the rule for {left[0]}",
+        as_json=as_json,
+    )
+
+
+@contextmanager
+def _transaction(context: typer.Context, directory: Path | None) -> "Iterator[Transaction]":
+    from catalog.publication.state_directory import open_database
+
+    database = open_database(directory or terminal.section(context, CatalogSettings).directory)
+    try:
+        with database.writing() as connection:
+            yield connection
+    finally:
+        database.close()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)

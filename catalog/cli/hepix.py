@@ -1,0 +1,169 @@
+"""The commands that speak HEPiX: `catalog export hepix` and `catalog import hepix`."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.client.client import CatalogClient
+from catalog.disk.inspector import Format
+from catalog.errors import Misused
+from catalog.hepix.exporter import LIFETIME, Wanted, export
+from catalog.hepix.importer import Order, open_list, read_source, take
+from catalog.hepix.subscriptions import Endorser, Subscriptions
+from catalog.settings import CatalogSettings
+from signer.cli import chosen_key, open_keyring, read_passphrase
+from signer.openpgp.gpg import MAX_KEY
+from signer.openpgp.keyring import read_keys
+from signer.runtime import terminal
+from signer.runtime.settings import state_directory
+from signer.runtime.terminal import Json
+from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.signers import CertificateSigner
+from signer.verification.trust import Anchor
+from signer.x509.ca_directory import DEFAULT_DIRECTORY
+from signer.x509.certificates import Credential
+from signer.x509.cms_verifier import X509Rules
+
+export_app = typer.Typer(help="Give images away in forms that others understand.", no_args_is_help=True)
+import_app = typer.Typer(help="Take images from lists that others publish.", no_args_is_help=True)
+
+Authorities = Annotated[Path, typer.Option("--ca-directory", help="CAs, signing policies and revocation lists.")]
+
+
+@export_app.callback()
+def _export() -> None:
+    """Keeps `hepix` a command of its own."""
+
+
+@import_app.callback()
+def _import() -> None:
+    """Keeps `hepix` a command of its own."""
+
+
+@export_app.command("hepix")
+def export_hepix(
+    context: typer.Context,
+    vo: Annotated[str, typer.Option(help="Whose images.")],
+    uri: Annotated[str, typer.Option(help="URL at which you will serve the list; it stays the same for good.")],
+    certificate: Annotated[Path, typer.Option("--endorser-cert", help="Your certificate, PEM.")],
+    key: Annotated[Path, typer.Option("--key", help="Its private key, PEM.")],
+    vo_keys: Annotated[
+        list[Path], typer.Option("--vo-key", help="File with a public key whose endorsements count; repeatable.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    title: Annotated[str | None, typer.Option(help="Of the list.")] = None,
+    email: Annotated[str, typer.Option(help="Where you are reached.")] = "-",
+    days: Annotated[int, typer.Option(min=1, max=366, help="How many days the list holds.")] = LIFETIME.days,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
+    catalog: Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else catalog.url.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a HEPiX image list of a VO's endorsed images, each as one raw file that the catalog sends.
+
+    `openssl smime -verify` checks it; vmcatcher, atrope and cloudkeeper read it.
+    """
+    now = datetime.now(UTC).replace(microsecond=0)
+    credential = Credential.read(
+        _read(certificate, MAX_KEY), _read(key, MAX_KEY), passphrase=read_passphrase(passphrase_file)
+    )
+    anchors = [
+        Anchor(vo, DEFAULT_ROLE, each.fingerprint, data)
+        for data in (_read(file, MAX_KEY) for file in vo_keys)
+        for each in read_keys(data)
+    ]
+    wanted = Wanted(
+        vo=vo,
+        uri=uri,
+        title=title or f"Images of {vo}",
+        description=f"Images that {vo} endorses",
+        email=email,
+        creator=credential.certificate.subject.rpartition("CN=")[2] or credential.certificate.subject,
+        lifetime=timedelta(days=days),
+    )
+    url = catalog or terminal.section(context, CatalogSettings).url
+    with CatalogClient(url) as client, terminal.progress("reading images", None) as advance:
+        done = export(client, wanted, anchors, CertificateSigner(credential), now, advance=advance)
+    fresh = output.with_name(output.name + ".new")
+    fresh.write_bytes(done.message)
+    fresh.replace(output)
+    for sentence in done.left_out:
+        terminal.say(sentence)
+    rows = [[image.title, image.version, terminal.size(image.size), image.uri] for image in done.content.images]
+    value = {
+        "file": str(output),
+        "identifier": done.content.identifier,
+        "version": done.content.version,
+        "images": [{"identifier": image.identifier, "uri": image.uri} for image in done.content.images],
+        "left_out": list(done.left_out),
+    }
+    terminal.show(value, terminal.table(["IMAGE", "VERSION", "SIZE", "URL"], rows), as_json=as_json)
+
+
+@import_app.command("hepix")
+def import_hepix(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="URL or file of the signed list.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory in which image directories are made.")],
+    vo: Annotated[str, typer.Option(help="Under whose name the images are published here.")],
+    endorser_dn: Annotated[str | None, typer.Option(help="Whom you believe for a new list: subject.")] = None,
+    endorser_ca: Annotated[str | None, typer.Option(help="And issuer, both as `openssl -nameopt compat`.")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option("--image", help="Identifier of an image to take; repeatable.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Take all images.")] = False,
+    named: Annotated[
+        Format | None, typer.Option("--format", help="Of files whose list does not say; never guessed.")
+    ] = None,
+    ca_directory: Authorities = DEFAULT_DIRECTORY,
+    state: Annotated[Path | None, typer.Option(help="Where subscriptions are remembered.")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="Fingerprint of the site's key to endorse with.")] = None,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take images from a signed list, and endorse them as the site: `partita publish` then publishes each."""
+    now, known = datetime.now(UTC).replace(microsecond=0), Subscriptions(state or state_directory("hepix"))
+    if (endorser_dn is None) != (endorser_ca is None):
+        raise Misused("--endorser-dn and --endorser-ca belong together: one name may be given by two CAs")
+    believed = None if endorser_dn is None or endorser_ca is None else Endorser(endorser_dn, endorser_ca)
+    order = Order(vo, believed, frozenset(images or ()), every, named)
+    keyring = open_keyring(context)
+    signing, passphrase = chosen_key(keyring, key), read_passphrase(passphrase_file)
+    message = read_source(source)
+    found, subscription = open_list(message, known, order, X509Rules(ca_directory), now)
+    known.keep(subscription, message)
+    taken = []
+    for listed in found.images:
+        if listed.identifier in subscription.images and (every or not images or listed.identifier in images):
+            target = output / f"{listed.identifier}-{listed.sha512[:12]}"
+            if (target / "manifest.json").is_file():
+                continue
+            one = take(found, listed, target, order, now, terminal.progress)
+            manifest = one.made.bundle.manifest
+            pair = endorse(
+                keyring,
+                manifest.image_id,
+                manifest.title,
+                signing,
+                now,
+                comment=f"from the image list {found.identifier} {found.version}"[:200],
+                passphrase=passphrase,
+            )
+            one.made.bundle.add_endorsement(*pair)
+            taken.append((target, one))
+    value = [{"directory": str(target), "image_id": one.made.bundle.manifest.image_id} for target, one in taken]
+    rows = [[one.made.bundle.manifest.title, one.made.bundle.manifest.image_id, str(target)] for target, one in taken]
+    shown = terminal.table(["IMAGE", "ID", "DIRECTORY"], rows) if rows else "nothing new: all images were taken before"
+    terminal.show(value, shown, as_json=as_json)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as exc:
+        raise Misused(f"{path}: cannot be read ({exc.strerror})") from exc
+    if len(data) > limit:
+        raise Misused(f"{path}: has more than the {limit} bytes allowed")
+    return data

@@ -1,0 +1,67 @@
+"""The command that writes the `.torrent` of a public partition, for BitTorrent clients that are not ours."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.client.client import CatalogClient
+from catalog.client.credential_file import read_credential
+from catalog.errors import Misused, NotEntitled, NotFound
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest, PlacedPartition
+from catalog.image.reference import Reference
+from catalog.settings import CatalogSettings
+from catalog.swarm.torrent import info_hash, torrent_file
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+
+def torrent(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
+    partition: Annotated[str, typer.Argument(help="A partition's label or number, or the address of a content.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .torrent file to make.")],
+    catalog: Annotated[str | None, typer.Option(help="URL of the catalog; else the setting catalog.url.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the .torrent of a public partition, for any BitTorrent v2 client. Nodes of Partita need none."""
+    settings = terminal.section(context, CatalogSettings)
+    with CatalogClient(catalog or settings.url, credential=read_credential(settings.credential)) as client:
+        manifest = client.manifest(client.resolve(Reference.parse(reference)))
+        url = client.url
+    address = content_of(manifest, partition)
+    with CatalogClient(url) as stranger:  # public is what a stranger gets
+        try:
+            layer = stranger.layer(address)
+        except NotFound as exc:
+            raise NotEntitled(
+                f"{partition} of {manifest.title} is restricted: its swarm admits nodes with certificates only"
+            ) from exc
+    data = torrent_file(address, layer, f"{url}/v1/announce")
+    try:
+        with output.open("xb") as file:
+            file.write(data)
+    except OSError as exc:
+        raise Misused(f"{output}: the torrent cannot be written there ({exc.strerror})") from exc
+    digest = info_hash(address).hex()
+    terminal.show(
+        {"address": str(address), "info_hash": digest, "torrent": str(output)},
+        f"{output}: {terminal.size(address.size)}, info-hash {digest}",
+        as_json=as_json,
+    )
+
+
+def content_of(manifest: Manifest, which: str) -> Address:
+    """The content that a person means by a partition's label or number, or by an address; Misused says what there is."""
+    found = {
+        part.content
+        for part in manifest.partitions()
+        if part.content is not None
+        and (which == part.label or (isinstance(part, PlacedPartition) and which == str(part.number)))
+    } or {address for address in manifest.blobs() if which == str(address)}
+    if len(found) != 1:
+        labels = ", ".join(part.label for part in manifest.partitions() if part.content is not None and part.label)
+        many = "several partitions" if found else "no partition with content"
+        raise Misused(f"{manifest.title} has {many} called {which!r}; give an address, or one of: {labels}")
+    return found.pop()

@@ -1,0 +1,248 @@
+"""Sending an image directory to a catalog, and fetching one from it: several ranges at once, resumed where it stopped."""
+
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catalog.content import indexing as measuring
+from catalog.errors import ContentMismatch, Misused, Unavailable
+from catalog.image.address import LEAF, Address
+from catalog.image.bundle import Bundle
+from catalog.image.reference import Reference
+from catalog.schema.images import PART, Publication
+from catalog.web.connection import DELAYS
+from signer.runtime.progress import Advance, nothing
+
+if TYPE_CHECKING:
+    from catalog.client.client import CatalogClient
+    from catalog.client.trusted import TrustedCatalog
+
+CONNECTIONS = 4
+"""Ranges at once: enough to keep disk and network busy at both ends; more only queue."""
+
+
+@dataclass(frozen=True)
+class PublishResult:
+    """What publishing did.
+
+    Attributes:
+        image_id, title: of the image, now visible.
+        sent: bytes sent now.
+        present: bytes of content that the catalog had already, or that are zero.
+    """
+
+    image_id: str
+    title: str
+    sent: int
+    present: int
+
+
+def publish(
+    client: "CatalogClient",
+    bundle: Bundle,
+    advance: Advance = nothing,
+    *,
+    part: int = PART,
+    connections: int = CONNECTIONS,
+) -> PublishResult:
+    """Publish an image directory, going on where an earlier attempt stopped.
+
+    Args:
+        client: of the catalog.
+        bundle: the image, endorsed.
+        advance: called with bytes of content done, sent or not; in all, the sizes of all contents.
+        part: bytes in one request, a multiple of 16 KiB.
+        connections: requests at once.
+
+    Raises:
+        ContentMismatch: a file of the directory is not what its name says.
+        NotEntitled, Conflict, TooLarge: the catalog does not accept the image; says why.
+        Unavailable: the catalog went away; run it again to go on.
+    """
+    manifest, advance = bundle.manifest, _serialised(advance)
+    total = sum(address.size for address in manifest.blobs())
+    publication = client.begin(manifest.canonical(), bundle.endorsements())
+    sent = _send(client, bundle, publication, advance, part, connections)
+    if publication.state == "pending":
+        client.commit(manifest.image_id)
+    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+
+
+def offer(
+    client: "CatalogClient",
+    bundle: Bundle,
+    advance: Advance = nothing,
+    *,
+    part: int = PART,
+    connections: int = CONNECTIONS,
+) -> PublishResult:
+    """Send an image that nobody has endorsed: it waits at the catalog until somebody of its VO does. As `publish`."""
+    manifest, advance = bundle.manifest, _serialised(advance)
+    total = sum(address.size for address in manifest.blobs())
+    sent = _send(client, bundle, client.offer(manifest.canonical()), advance, part, connections)
+    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+
+
+def _send(
+    client: "CatalogClient", bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
+) -> int:
+    """Send what the catalog misses; returns how many bytes."""
+    manifest = bundle.manifest
+    total = sum(address.size for address in manifest.blobs())
+    missing = {one.address: one.received for one in publication.missing}
+    advance(total - sum(address.size for address in missing))
+    sent = 0
+    with ThreadPoolExecutor(connections) as pool:
+        for address, received in missing.items():
+            path = bundle.blob(address)
+            # Read whole before anything is sent: it finds the zeros, and a file that was altered since it was named.
+            measured = measuring.verify(path, address)
+            parts = list(_parts(subtract(list(measured.extents()), received), part))
+            wanted = sum(end - start for start, end in parts)
+            advance(address.size - wanted)
+            with _opened(path) as descriptor:
+
+                def send(bounds: tuple[int, int], address: Address = address, descriptor: int = descriptor) -> None:
+                    start, end = bounds
+                    client.send_range(manifest.image_id, address, start, os.pread(descriptor, end - start, start))
+                    advance(end - start)
+
+                for _ in pool.map(send, parts):
+                    pass
+            client.complete(manifest.image_id, address)
+            sent += wanted
+    return sent
+
+
+def fetch(
+    client: "CatalogClient | TrustedCatalog",
+    reference: Reference,
+    target: Path,
+    advance: Advance = nothing,
+    *,
+    connections: int = CONNECTIONS,
+) -> Bundle:
+    """Fetch an image into a directory that does not exist or is empty; contents are verified, endorsements are not.
+
+    Raises:
+        Misused: the directory holds something.
+        NotFound: the catalog has no such image.
+        ContentMismatch: the catalog sent another content.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Misused(f"{target}: is there already; name a directory that does not exist or is empty")
+    advance = _serialised(advance)
+    manifest = client.manifest(client.resolve(reference))
+    endorsements = client.endorsements(manifest.image_id)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
+        fresh = Path(name) / "image"
+        (fresh / "blobs").mkdir(parents=True)
+        with ThreadPoolExecutor(connections) as pool:
+            for address in manifest.blobs():
+                _fetch_content(client, address, fresh / "blobs" / str(address), pool, advance)
+        bundle = Bundle.create(fresh, manifest)
+        for statement, signature in endorsements:
+            bundle.add_endorsement(statement, signature)
+        if target.is_dir():
+            target.rmdir()
+        shutil.move(fresh, target)
+    return Bundle(target, manifest)
+
+
+def _fetch_content(
+    client: "CatalogClient | TrustedCatalog", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
+) -> None:
+    extents = list(measuring.extents(client.data_map(address), address.size))
+    advance(address.size - sum(length for _, length in extents))
+    _fetch_extents(client, address, path, extents, pool, advance)
+    try:
+        measuring.verify(path, address)
+    except ContentMismatch:
+        # The map is only a hint: it may call zero what is not. Without it, every byte is asked for.
+        _fetch_extents(client, address, path, [(0, address.size)], pool, nothing)
+        try:
+            measuring.verify(path, address)
+        except ContentMismatch as exc:
+            raise ContentMismatch(f"{client.url}: what it sends as {address} is something else; use another") from exc
+
+
+def _fetch_extents(
+    client: "CatalogClient | TrustedCatalog",
+    address: Address,
+    path: Path,
+    extents: list[tuple[int, int]],
+    pool: ThreadPoolExecutor,
+    advance: Advance,
+) -> None:
+    with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
+        os.ftruncate(descriptor, address.size)
+
+        def get(bounds: tuple[int, int]) -> None:
+            position, end = bounds
+            for delay in (*DELAYS, None):
+                try:
+                    for piece in client.blob_range(address, position, end):
+                        os.pwrite(descriptor, piece, position)
+                        position += len(piece)
+                        advance(len(piece))
+                except Unavailable:
+                    if delay is None:
+                        raise
+                    client.pause(delay)
+                if position == end:
+                    return
+
+        for _ in pool.map(get, list(_parts(subtract(extents, ()), PART))):
+            pass
+
+
+def subtract(extents: list[tuple[int, int]], received: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """(start, end) of what lies in the extents, given as (offset, length), and in none of the received (start, end)."""
+    left = []
+    for offset, length in extents:
+        start, end = offset, offset + length
+        for low, high in received:
+            if high <= start or low >= end:
+                continue
+            if low > start:
+                left.append((start, low))
+            start = max(start, high)
+        if start < end:
+            left.append((start, end))
+    return left
+
+
+def _parts(ranges: list[tuple[int, int]], part: int) -> Iterator[tuple[int, int]]:
+    if part % LEAF:
+        raise ValueError(f"a part is a multiple of {LEAF} bytes")
+    for start, end in ranges:
+        for position in range(start, end, part):
+            yield position, min(position + part, end)
+
+
+@contextmanager
+def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _serialised(advance: Advance) -> Advance:
+    """The Advance for several threads."""
+    lock = threading.Lock()
+
+    def locked(done: int) -> None:
+        with lock:
+            advance(done)
+
+    return locked

@@ -1,0 +1,240 @@
+"""One pass over a file yields everything that is known of its content: address, data map, piece layer, hints.
+
+Holes are found with SEEK_DATA/SEEK_HOLE and never read; zero leaves that are stored are read but never hashed.
+"""
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+import sys
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from catalog.errors import ContentMismatch, Malformed, NotFound
+from catalog.image.address import LEAF, MAX_SIZE, Address, tree
+from signer.runtime.progress import Advance, nothing
+
+HINT_BLOCK = 4 << 10
+"""Bytes that one hint stands for: the block size of common filesystems."""
+
+READ = 256 << 10
+"""Bytes per read: large enough that system calls do not count, small enough to stay in a processor's own cache."""
+
+AHEAD = 8 << 20
+"""Bytes that the kernel is asked to bring in before they are read, so that a cold disk works while we hash."""
+
+ZERO_LEAF = bytes(LEAF)
+ZERO_LEAF_HASH = hashlib.sha256(ZERO_LEAF).digest()
+_ZERO_HINT = xxhash.xxh3_64_intdigest(bytes(HINT_BLOCK))
+_HINTS_PER_LEAF = LEAF // HINT_BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one pass over content found.
+
+    Attributes:
+        address: root and size.
+        data_map: one bit per leaf, most significant first, set where the leaf holds anything but zeros.
+        layer: the piece layer, 32 bytes a piece.
+        hints: XXH3-64 of every 4 KiB block, 8 bytes each, little-endian; 0 for blocks of zeros. Unsigned, unverified: a
+            wrong hint costs time, never correctness.
+        data_bytes: bytes in leaves that are not zero.
+    """
+
+    address: Address
+    data_map: bytes
+    layer: bytes
+    hints: bytes
+    data_bytes: int
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """(offset, length) of each run of leaves that are not zero, in bytes, in order."""
+        return extents(self.data_map, self.address.size)
+
+
+def extents(data_map: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, length) in bytes of each run of data that a data map describes for content of `size` bytes."""
+    start = None
+    for index in range(-(-size // LEAF) + 1):
+        data = index < -(-size // LEAF) and data_map[index >> 3] & (0x80 >> (index & 7))
+        if data and start is None:
+            start = index
+        elif not data and start is not None:
+            yield start * LEAF, min(index * LEAF, size) - start * LEAF
+            start = None
+
+
+def measure(path: Path, advance: Advance = nothing) -> Measured:
+    """Measure the content of a file.
+
+    Args:
+        path: a regular file or block device.
+        advance: called with the number of bytes just passed, holes included.
+
+    Raises:
+        NotFound: there is no such file.
+        Malformed: the file is empty, cannot be read, or changes size while it is read; or it is a symbolic link, which
+            could be turned elsewhere after it was measured.
+    """
+    with _opened(path) as descriptor:
+        return measure_descriptor(descriptor, str(path), advance)
+
+
+def measure_descriptor(descriptor: int, name: str, advance: Advance = nothing) -> Measured:
+    """As :func:`measure`, on an open file; `name` is for errors."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    if not 0 < size <= MAX_SIZE:
+        raise Malformed(f"{name}: has {size} bytes, and content has from 1 to {MAX_SIZE}")
+    found = _Found(size)
+    position = asked = 0
+    for start, end in _stored(descriptor, size):
+        advance(start - position)
+        position = start
+        while position < end:
+            if position + AHEAD // 2 >= asked < end:
+                asked = max(asked, position)
+                os.posix_fadvise(descriptor, asked, min(AHEAD, end - asked), os.POSIX_FADV_WILLNEED)
+                asked += AHEAD
+            data = os.pread(descriptor, min(READ, end - position), position)
+            if not data:
+                raise Malformed(f"{name}: became shorter while it was read; try again when nothing writes to it")
+            if len(data) % LEAF and position + len(data) < end:
+                data = data + _rest(descriptor, position + len(data), LEAF - len(data) % LEAF, end)
+            found.add(position, data)
+            position += len(data)
+            advance(len(data))
+    advance(size - position)
+    if os.lseek(descriptor, 0, os.SEEK_END) != size:
+        raise Malformed(f"{name}: became longer while it was read; try again when nothing writes to it")
+    return found.measured()
+
+
+def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured:
+    """Re-read a file and demand that its content has the address; the size is checked first.
+
+    Raises:
+        ContentMismatch: it has not.
+    """
+    with _opened(path) as descriptor:
+        if (size := os.lseek(descriptor, 0, os.SEEK_END)) != address.size:
+            raise ContentMismatch(f"{path}: has {size} bytes, and its address says {address.size}")
+        measured = measure_descriptor(descriptor, str(path), advance)
+    if measured.address != address:
+        raise ContentMismatch(
+            f"{path}: its content has the root {measured.address.root.hex()}, not {address.root.hex()}"
+        )
+    return measured
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor for reading; what the system says against it, or against reading it, becomes our error."""
+    descriptor = -1
+    try:
+        # Without O_NONBLOCK a named pipe would hold us up for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise Malformed(f"{path}: is neither a regular file nor a block device")
+        yield descriptor
+    except FileNotFoundError as exc:
+        raise NotFound(f"{path}: there is no such file") from exc
+    except OSError as exc:
+        raise Malformed(f"{path}: cannot be read: {exc.strerror}") from exc
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class _Found:
+    """What has been found of content of `size` bytes so far; where nothing is added, there are zeros."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        count = -(-size // LEAF)
+        self._leaves = [ZERO_LEAF_HASH] * count
+        if size % LEAF:
+            self._leaves[-1] = hashlib.sha256(bytes(size % LEAF)).digest()
+        self._map = bytearray(-(-count // 8))
+        self._hints = array("Q", bytes(8)) * -(-size // HINT_BLOCK)
+        self._data_bytes = 0
+
+    def add(self, position: int, data: bytes) -> None:
+        """Take in the bytes at `position`, which begins a leaf; only the content's last leaf may be short."""
+        # Nine tenths of all time are spent inside sha256; what surrounds it here is written for speed.
+        sha256, leaves, data_map = hashlib.sha256, self._leaves, self._map
+        hints = hints_of(data)
+        first = position // HINT_BLOCK
+        self._hints[first : first + len(hints)] = hints
+        index = position // LEAF
+        for offset in range(0, len(data), LEAF):
+            leaf = data[offset : offset + LEAF]
+            if leaf != ZERO_LEAF and (len(leaf) == LEAF or any(leaf)):
+                leaves[index] = sha256(leaf).digest()
+                data_map[index >> 3] |= 0x80 >> (index & 7)
+                self._data_bytes += len(leaf)
+            index += 1
+
+    def measured(self) -> Measured:
+        """The result, once all has been added."""
+        root, layer = tree(self._leaves, self._size)
+        if sys.byteorder == "big":
+            self._hints.byteswap()
+        return Measured(Address(root, self._size), bytes(self._map), layer, self._hints.tobytes(), self._data_bytes)
+
+
+def hints_of(data: bytes) -> "array[int]":
+    """The hints of some bytes that begin a block, as numbers; a short block of zeros at the end has none."""
+    hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
+    if _ZERO_HINT in hints:
+        hints = [0 if hint == _ZERO_HINT else hint for hint in hints]
+    return array("Q", hints)
+
+
+def _split(data: bytes) -> Sequence[bytes]:
+    """The 4 KiB blocks of some bytes; the last one is left out where it is short and zero, as it has no hint."""
+    whole, short = divmod(len(data), HINT_BLOCK)
+    blocks = struct.unpack(f"{HINT_BLOCK}s" * whole + f"{short}s", data)
+    return blocks if any(blocks[-1]) else blocks[:-1]
+
+
+def _rest(descriptor: int, position: int, length: int, end: int) -> bytes:
+    """What a short read left of its last leaf, byte ranges being those of `measure_descriptor`."""
+    data = b""
+    while len(data) < min(length, end - position):
+        more = os.pread(descriptor, length - len(data), position + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _stored(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of what is not a hole, widened to whole leaves and merged where widening makes them touch."""
+    start = end = 0
+    position = 0
+    while position < size:
+        try:
+            data = os.lseek(descriptor, position, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            break  # only holes remain; a filesystem that knows none reports all as data instead
+        position = os.lseek(descriptor, data, os.SEEK_HOLE)
+        low, high = data // LEAF * LEAF, min(-(-position // LEAF) * LEAF, size)
+        if low <= end and end:
+            end = high
+            continue
+        if end:
+            yield start, end
+        start, end = low, high
+    if end:
+        yield start, end

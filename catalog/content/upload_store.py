@@ -1,0 +1,155 @@
+"""Contents that are arriving: one sparse file per publication and content, filled range by range in any order.
+
+A range is acknowledged only when it is synced. Nobody writes to a file while it is being verified: what was read is what
+enters the store.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from catalog.content.blob_store import Blobs
+from catalog.errors import Unavailable
+from catalog.image.address import Address
+
+KEEP_FREE = 256 << 20
+"""Bytes of the filesystem that uploads leave free: the database must be able to write, and to be repaired."""
+
+SEAL_SECONDS = 30.0
+"""How long verification waits for ranges that are just arriving."""
+
+
+class Uploads:
+    """The files of all uploads. The upload of one content for one image is named by (image ID, address)."""
+
+    def __init__(self, blobs: Blobs, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> None:
+        self._blobs, self._free = blobs, free
+        self._root = blobs.root / "uploads"
+        self._changed = threading.Condition()
+        self._writers: Counter[tuple[str, Address]] = Counter()
+        self._sealed: set[tuple[str, Address]] = set()
+
+    def path(self, image_id: str, address: Address) -> Path:
+        """The file of an upload."""
+        return self._directory(image_id) / str(address)
+
+    @contextmanager
+    def arriving(self, image_id: str, address: Address, start: int, end: int) -> Iterator["Arriving"]:
+        """A range is arriving; the block writes it, and then asks for it to be kept.
+
+        Raises:
+            Unavailable: the content is being verified just now, or the disk is too full.
+        """
+        key = (image_id, address)
+        with self._changed:
+            if key in self._sealed:
+                raise Unavailable(f"the content {address} is being verified now; ask again in a moment")
+            self._writers[key] += 1
+        try:
+            with self._opened(image_id, address, end - start) as descriptor:
+                yield Arriving(self._blobs, descriptor, start, end)
+        finally:
+            with self._changed:
+                self._writers[key] -= 1
+                if not self._writers[key]:
+                    del self._writers[key]
+                self._changed.notify_all()
+
+    @contextmanager
+    def sealed(self, image_id: str, address: Address) -> Iterator[Path]:
+        """Nobody else touches the upload within the block; yields its file, which is made if nothing was sent (zeros)."""
+        key = (image_id, address)
+        deadline = time.monotonic() + SEAL_SECONDS
+        with self._changed:
+            while key in self._sealed or self._writers[key]:
+                if not self._changed.wait(deadline - time.monotonic()):
+                    raise Unavailable(f"the content {address} is still arriving; ask again when it is there")
+            self._sealed.add(key)
+        try:
+            with self._opened(image_id, address, 0):
+                pass
+            yield self.path(image_id, address)
+        finally:
+            with self._changed:
+                self._sealed.discard(key)
+                self._changed.notify_all()
+
+    def is_busy(self, image_id: str) -> bool:
+        """Whether anything of that image is arriving or being verified."""
+        with self._changed:
+            return any(key[0] == image_id for key in (*self._sealed, *(+self._writers)))
+
+    def drop(self, image_id: str, address: Address) -> None:
+        """Delete what has arrived of a content."""
+        self.path(image_id, address).unlink(missing_ok=True)
+
+    def drop_image(self, image_id: str) -> None:
+        """Delete all uploads of an image."""
+        shutil.rmtree(self._directory(image_id), ignore_errors=True)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """(image ID, path) of every upload's file; the image ID is empty where the directory's name is none."""
+        for directory in sorted(self._root.iterdir()):
+            image_id = f"sha256:{directory.name}" if len(directory.name) == 64 else ""
+            for path in sorted(directory.iterdir()) if directory.is_dir() else (directory,):
+                yield image_id, path
+
+    def tidy(self) -> None:
+        """Remove the directories of images of which nothing is arriving."""
+        for directory in self._root.iterdir():
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+    def _directory(self, image_id: str) -> Path:
+        return self._root / image_id.removeprefix("sha256:")
+
+    @contextmanager
+    def _opened(self, image_id: str, address: Address, length: int) -> Iterator[int]:
+        self._blobs.check_writable()
+        if self._free(self._root) < length + KEEP_FREE:
+            raise Unavailable(f"the catalog's disk is full: fewer than {KEEP_FREE >> 20} MiB are left; try again later")
+        path = self.path(image_id, address)
+        fresh = not path.exists()
+        path.parent.mkdir(exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if fresh:
+                os.ftruncate(descriptor, address.size)
+                # The names must outlive a crash of the machine, as the ranges that are acknowledged in them.
+                self._blobs.sync_directory(path.parent)
+                self._blobs.sync_directory(self._root)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+class Arriving:
+    """A range that is arriving: write its bytes in order, then keep it."""
+
+    def __init__(self, blobs: Blobs, descriptor: int, start: int, end: int) -> None:
+        self._blobs, self._descriptor = blobs, descriptor
+        self.start, self.end, self._position = start, end, start
+
+    def write(self, data: bytes) -> None:
+        """The next bytes; never past the range's end."""
+        view = memoryview(data)
+        if self._position + len(view) > self.end:
+            raise ValueError("more bytes than the range has")
+        try:
+            while view:
+                written = os.pwrite(self._descriptor, view, self._position)
+                self._position += written
+                view = view[written:]
+        except OSError as exc:
+            raise Unavailable(f"the catalog cannot store more ({exc.strerror}); try again later") from exc
+
+    def keep(self) -> None:
+        """All bytes are written: make them durable. ValueError if some are missing."""
+        if self._position != self.end:
+            raise ValueError("fewer bytes than the range has")
+        self._blobs.sync(self._descriptor)

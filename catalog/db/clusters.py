@@ -1,0 +1,85 @@
+"""What the catalog knows of cluster documents. Queries only, as `registry`.
+
+A document is opaque here: canonical JSON with a name, a version and a digest. What it means is for sites to say.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select
+
+from catalog.db.tables import clusters
+
+
+@dataclass(frozen=True)
+class ClusterRow:
+    """A published document.
+
+    Attributes:
+        digest: `sha256:` and 64 hex digits, of the bytes.
+        data: the bytes.
+    """
+
+    digest: str
+    vo: str
+    name: str
+    version: str
+    data: bytes
+    published: datetime
+
+    @property
+    def title(self) -> str:
+        """VO/name@version."""
+        return f"{self.vo}/{self.name}@{self.version}"
+
+
+def add(connection: Connection, row: ClusterRow) -> None:
+    """Make a document visible."""
+    connection.execute(
+        insert(clusters).values(
+            digest=row.digest,
+            vo=row.vo,
+            name=row.name,
+            version=row.version,
+            document=row.data,
+            published=row.published,
+        )
+    )
+
+
+def get(connection: Connection, digest: str) -> ClusterRow | None:
+    """The document of that digest."""
+    rows = _rows(connection, clusters.c.digest == digest)
+    return rows[0][1] if rows else None
+
+
+def find(connection: Connection, vo: str, name: str, version: str | None) -> ClusterRow | None:
+    """The document that a name and version, or a name's last published version, stands for."""
+    conditions = [clusters.c.vo == vo, clusters.c.name == name]
+    if version is not None:
+        conditions.append(clusters.c.version == version)
+    rows = _rows(connection, *conditions, limit=1)
+    return rows[0][1] if rows else None
+
+
+def page(connection: Connection, vo: str | None, before: int | None, limit: int) -> list[tuple[int, ClusterRow]]:
+    """Up to `limit` documents, last published first, each with its sequence; `before` is the sequence to go on from."""
+    conditions = []
+    if vo is not None:
+        conditions.append(clusters.c.vo == vo)
+    if before is not None:
+        conditions.append(clusters.c.sequence < before)
+    return _rows(connection, *conditions, limit=limit)
+
+
+def everything(connection: Connection) -> list[ClusterRow]:
+    """All documents, the first published first."""
+    return [row for _, row in reversed(_rows(connection))]
+
+
+def _rows(connection: Connection, *conditions: object, limit: int | None = None) -> list[tuple[int, ClusterRow]]:
+    query = select(clusters).where(*conditions).order_by(clusters.c.sequence.desc())  # type: ignore[arg-type]
+    return [
+        (row.sequence, ClusterRow(row.digest, row.vo, row.name, row.version, row.document, row.published))
+        for row in connection.execute(query.limit(limit))
+    ]

@@ -1,0 +1,178 @@
+"""What the catalog holds and is being sent: publications, the parts of images, blobs, received ranges. Queries only."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, delete, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from catalog.db.tables import blobs, endorsements, images, parts, publications, received
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+
+
+def put_publication(connection: Connection, manifest: Manifest, expires: datetime) -> None:
+    """Begin a publication, or prolong it."""
+    row = {"image_id": manifest.image_id, "manifest": manifest.canonical(), "expires": expires}
+    connection.execute(
+        upsert(publications).values(row).on_conflict_do_update(index_elements=["image_id"], set_={"expires": expires})
+    )
+    for position, address in enumerate(manifest.blobs()):
+        part = {"image_id": manifest.image_id, "position": position, "address": address}
+        connection.execute(upsert(parts).values(part).on_conflict_do_nothing())
+
+
+def publication(connection: Connection, image_id: str) -> bytes | None:
+    """The manifest of a pending publication."""
+    return connection.execute(select(publications.c.manifest).where(publications.c.image_id == image_id)).scalar()
+
+
+def candidate(connection: Connection, image_id: str) -> bytes | None:
+    """The manifest of a pending publication that nobody has endorsed."""
+    query = _unendorsed(select(publications.c.manifest)).where(publications.c.image_id == image_id)
+    return connection.execute(query).scalar()
+
+
+def candidates(connection: Connection) -> list[tuple[bytes, datetime]]:
+    """The manifest of each of them, and when it is forgotten: the next to be first."""
+    query = _unendorsed(select(publications.c.manifest, publications.c.expires)).order_by(publications.c.expires)
+    return [(row.manifest, row.expires) for row in connection.execute(query)]
+
+
+def _unendorsed(query: Select[Any]) -> Select[Any]:
+    return (
+        query.outerjoin(endorsements, endorsements.c.image_id == publications.c.image_id)
+        .outerjoin(images, images.c.image_id == publications.c.image_id)
+        .where(endorsements.c.image_id.is_(None), images.c.image_id.is_(None))
+    )
+
+
+def pending(connection: Connection) -> list[str]:
+    """The image IDs of all pending publications."""
+    return list(connection.execute(select(publications.c.image_id)).scalars())
+
+
+def published(connection: Connection) -> list[str]:
+    """The image IDs of all published images."""
+    return list(connection.execute(select(images.c.image_id).order_by(images.c.sequence)).scalars())
+
+
+def expired(connection: Connection, now: datetime) -> list[str]:
+    """The image IDs of the publications that nobody continued."""
+    return list(connection.execute(select(publications.c.image_id).where(publications.c.expires <= now)).scalars())
+
+
+def end_publication(connection: Connection, image_id: str) -> None:
+    """The image is published: what was pending is no longer."""
+    connection.execute(delete(publications).where(publications.c.image_id == image_id))
+    connection.execute(delete(received).where(received.c.image_id == image_id))
+
+
+def forget_publication(connection: Connection, image_id: str) -> None:
+    """The publication was given up: nothing of it stays, unless the image is published and only being repaired."""
+    end_publication(connection, image_id)
+    if connection.execute(select(images.c.sequence).where(images.c.image_id == image_id)).first() is None:
+        connection.execute(delete(parts).where(parts.c.image_id == image_id))
+        connection.execute(delete(endorsements).where(endorsements.c.image_id == image_id))
+
+
+def missing(connection: Connection, image_id: str) -> list[Address]:
+    """The parts of an image that are not here, in its order."""
+    query = (
+        select(parts.c.address)
+        .outerjoin(blobs, blobs.c.address == parts.c.address)
+        .where(parts.c.image_id == image_id, blobs.c.address.is_(None))
+        .order_by(parts.c.position)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def is_part(connection: Connection, image_id: str, address: Address) -> bool:
+    """Whether an image, pending or published, has that part."""
+    query = select(parts.c.position).where(parts.c.image_id == image_id, parts.c.address == address)
+    return connection.execute(query).first() is not None
+
+
+def is_named(connection: Connection, address: Address) -> bool:
+    """Whether any image, pending or published, has that part."""
+    return connection.execute(select(parts.c.position).where(parts.c.address == address).limit(1)).first() is not None
+
+
+def is_served(connection: Connection, address: Address) -> bool:
+    """Whether the blob is here and belongs to a published image."""
+    query = (
+        select(blobs.c.address)
+        .join(parts, parts.c.address == blobs.c.address)
+        .join(images, images.c.image_id == parts.c.image_id)
+        .where(blobs.c.address == address)
+        .limit(1)
+    )
+    return connection.execute(query).first() is not None
+
+
+def has_blob(connection: Connection, address: Address) -> bool:
+    """Whether the blob is here, verified."""
+    return connection.execute(select(blobs.c.address).where(blobs.c.address == address)).first() is not None
+
+
+def add_blob(connection: Connection, address: Address, data_bytes: int, now: datetime) -> None:
+    """The blob is here, verified; nobody needs to send it any more."""
+    row = {"address": address, "data_bytes": data_bytes, "verified": now}
+    connection.execute(upsert(blobs).values(row).on_conflict_do_nothing())
+    connection.execute(delete(received).where(received.c.address == address))
+
+
+def drop_blob(connection: Connection, address: Address) -> None:
+    """The blob is not here any more."""
+    connection.execute(delete(blobs).where(blobs.c.address == address))
+
+
+def all_blobs(connection: Connection) -> list[Address]:
+    """Every blob that is here."""
+    return list(connection.execute(select(blobs.c.address).order_by(blobs.c.address)).scalars())
+
+
+def unnamed_blobs(connection: Connection) -> list[Address]:
+    """The blobs that no image, pending or published, has as a part."""
+    query = (
+        select(blobs.c.address).outerjoin(parts, parts.c.address == blobs.c.address).where(parts.c.address.is_(None))
+    )
+    return list(connection.execute(query).scalars())
+
+
+def ranges(connection: Connection, image_id: str, address: Address) -> tuple[tuple[int, int], ...]:
+    """What has arrived of an upload: (start, end) in bytes, end exclusive, in order, apart from each other."""
+    query = (
+        select(received.c.start, received.c.end)
+        .where(received.c.image_id == image_id, received.c.address == address)
+        .order_by(received.c.start)
+    )
+    return tuple((row.start, row.end) for row in connection.execute(query))
+
+
+def add_range(connection: Connection, image_id: str, address: Address, start: int, end: int) -> None:
+    """A range has arrived and is safely stored; ranges that touch become one."""
+    touching = (
+        received.c.image_id == image_id,
+        received.c.address == address,
+        received.c.start <= end,
+        received.c.end >= start,
+    )
+    for row in connection.execute(select(received.c.start, received.c.end).where(*touching)):
+        start, end = min(start, row.start), max(end, row.end)
+    connection.execute(delete(received).where(*touching))
+    connection.execute(insert(received).values(image_id=image_id, address=address, start=start, end=end))
+
+
+def drop_ranges(connection: Connection, image_id: str, address: Address) -> None:
+    """What has arrived of an upload is worthless."""
+    connection.execute(delete(received).where(received.c.image_id == image_id, received.c.address == address))
+
+
+def uploads(connection: Connection) -> Iterable[tuple[str, Address]]:
+    """(image ID, address) of each upload of which anything has arrived."""
+    return [
+        (row.image_id, row.address)
+        for row in connection.execute(select(received.c.image_id, received.c.address).distinct())
+    ]

@@ -1,0 +1,259 @@
+"""GUID partition tables (UEFI 2.10, chapter 5), read and written on values: no IO here but the caller's `read`.
+
+What is accepted can be written again byte for byte; whatever could not be is refused, with its place and the reason.
+512-byte sectors, 128 entries of 128 bytes, the tables at the very begin and the very end: all that tools make today.
+"""
+
+import base64
+import re
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from uuid import UUID
+
+from catalog.errors import DiskRefused
+from catalog.image.manifest import BOOT_CODE, CONTROL, SECTOR, GptDisk
+from catalog.image.partition_types import bits_of, guid_of, standard_protective
+
+Read = Callable[[int, int], bytes]
+"""(offset, length) in bytes -> the bytes there; fewer where the disk ends."""
+
+ENTRIES = 128
+ENTRY_SIZE = 128
+HEAD_SECTORS = 34
+"""Protective MBR, header, 32 sectors of entries."""
+TAIL_SECTORS = 33
+"""32 sectors of entries, header."""
+
+_SIGNATURE = b"EFI PART"
+_REVISION = 0x00010000
+_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+"""UEFI 2.10, table 5.5: signature, revision, header size, header CRC, reserved, my LBA, alternate LBA, first and last
+usable LBA, disk GUID, LBA of the entries, their number, their size, their CRC."""
+_ENTRY = struct.Struct("<16s16sQQQ72s")
+"""UEFI 2.10, table 5.6: type GUID, unique GUID, first and last LBA, attributes, name in UTF-16LE."""
+_EMPTY = bytes(ENTRY_SIZE)
+_CONTROL = re.compile(f"[{CONTROL}]")
+_ADVICE = "repair the table, for example with `sgdisk` or `gdisk`"
+
+
+@dataclass(frozen=True, slots=True)
+class GptEntry:
+    """One partition. `type` and `uuid` are GUIDs in lower case, places are sectors, `last_lba` is inside."""
+
+    number: int
+    type: str
+    uuid: str
+    first_lba: int
+    last_lba: int
+    attributes: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GptTable:
+    """All that a GUID partition table says.
+
+    Attributes:
+        uuid: the disk GUID.
+        first_lba, last_lba: the usable sectors, both inside.
+        boot_code: the first 440 bytes of the disk, or None where they are all zero.
+        protective: bytes 440-461 of the disk, or None where they are what every disk of this size should have.
+        entries: in the order of their numbers.
+    """
+
+    uuid: str
+    first_lba: int
+    last_lba: int
+    boot_code: bytes | None
+    protective: bytes | None
+    entries: tuple[GptEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    first_lba: int
+    last_lba: int
+    uuid: bytes
+    entries: bytes
+
+
+def read_gpt(read: Read, size: int) -> GptTable:
+    """Read the table of a disk of `size` bytes: both copies, every checksum, every bound.
+
+    Raises:
+        DiskRefused: there is no whole, consistent table that can be written again.
+    """
+    if size % SECTOR or size < (HEAD_SECTORS + TAIL_SECTORS + 1) * SECTOR:
+        raise DiskRefused(f"GPT: the disk has {size} bytes, which is no whole number of sectors or too few for a GPT")
+    last = size // SECTOR - 1
+    boot_code, protective = _protective(sectors_of(read, 0, 1), size)
+    primary = _header(read, "the primary header", 1, last, 2)
+    backup = _header(read, "the backup header", last, 1, last - TAIL_SECTORS + 1)
+    if primary != backup:
+        raise DiskRefused(f"GPT: the primary table (sector 1) and its backup (sector {last}) differ; {_ADVICE}")
+    if not HEAD_SECTORS <= primary.first_lba <= primary.last_lba <= last - TAIL_SECTORS:
+        raise DiskRefused(
+            f"GPT: the header names the usable sectors {primary.first_lba}-{primary.last_lba}, "
+            f"and they lie between {HEAD_SECTORS} and {last - TAIL_SECTORS}"
+        )
+    entries = [
+        _entry(index + 1, raw)
+        for index in range(ENTRIES)
+        if (raw := primary.entries[index * ENTRY_SIZE : (index + 1) * ENTRY_SIZE]) != _EMPTY
+    ]
+    _check_entries(entries, primary.first_lba, primary.last_lba)
+    return GptTable(
+        uuid=str(UUID(bytes_le=primary.uuid)),
+        first_lba=primary.first_lba,
+        last_lba=primary.last_lba,
+        boot_code=boot_code,
+        protective=protective,
+        entries=tuple(entries),
+    )
+
+
+def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
+    """The first 34 and the last 33 sectors of a disk: protective MBR, header and entries; entries and backup header."""
+    sectors = disk.size // SECTOR
+    boot_code = base64.b64decode(disk.boot_code) if disk.boot_code else bytes(BOOT_CODE)
+    protective = bytes.fromhex(disk.protective) if disk.protective else standard_protective(sectors)
+    mbr = (boot_code + protective).ljust(SECTOR - 2, b"\0") + b"\x55\xaa"
+    entries = bytearray(ENTRIES * ENTRY_SIZE)
+    for part in disk.partitions:
+        first = part.offset // SECTOR
+        _ENTRY.pack_into(
+            entries,
+            (part.number - 1) * ENTRY_SIZE,
+            UUID(guid_of(part.type)).bytes_le,
+            UUID(part.uuid).bytes_le,
+            first,
+            first + part.size // SECTOR - 1,
+            bits_of(part.flags),
+            part.label.encode("utf-16-le"),
+        )
+
+    def header(mine: int, other: int, entries_lba: int) -> bytes:
+        def pack(crc: int) -> bytes:
+            return _HEADER.pack(
+                _SIGNATURE,
+                _REVISION,
+                _HEADER.size,
+                crc,
+                0,
+                mine,
+                other,
+                disk.first_lba,
+                disk.last_lba,
+                UUID(disk.uuid).bytes_le,
+                entries_lba,
+                ENTRIES,
+                ENTRY_SIZE,
+                zlib.crc32(entries),
+            )
+
+        return pack(zlib.crc32(pack(0))).ljust(SECTOR, b"\0")
+
+    last = sectors - 1
+    return mbr + header(1, last, 2) + bytes(entries), bytes(entries) + header(last, 1, last - TAIL_SECTORS + 1)
+
+
+def sectors_of(read: Read, lba: int, count: int) -> bytes:
+    """Exactly `count` sectors from `lba` on; DiskRefused where the disk ends before."""
+    data = read(lba * SECTOR, count * SECTOR)
+    if len(data) != count * SECTOR:
+        raise DiskRefused(f"sector {lba}: the disk ends inside its partition table; it is truncated")
+    return data
+
+
+def _protective(sector: bytes, size: int) -> tuple[bytes | None, bytes | None]:
+    """Boot code and protective record of the first sector (UEFI 2.10, section 5.2.3), each None where it is plain."""
+    if sector[510:] != b"\x55\xaa":
+        raise DiskRefused("GPT: sector 0 is no protective MBR, it does not end in 55 AA; " + _ADVICE)
+    records = [sector[at : at + 16] for at in range(446, 510, 16)]
+    if any(map(any, records[1:])):
+        raise DiskRefused(
+            "GPT: the protective MBR in sector 0 has partitions of its own (a hybrid MBR), so that two tables "
+            "describe one disk; put a plain one there with `gdisk` (x, then n)"
+        )
+    if records[0][4] != 0xEE or records[0][8:12] != b"\1\0\0\0":
+        raise DiskRefused(
+            "GPT: the record in the protective MBR has not the type EE from sector 1 on; "
+            "the disk has a GPT that its MBR does not protect"
+        )
+    boot_code, protective = sector[:BOOT_CODE], sector[BOOT_CODE:462]
+    plain = protective == standard_protective(size // SECTOR)
+    return boot_code if any(boot_code) else None, None if plain else protective
+
+
+def _header(read: Read, what: str, lba: int, alternate: int, entries_lba: int) -> _Header:
+    """One of the two copies, checked by itself."""
+    sector = sectors_of(read, lba, 1)
+    where = f"GPT: {what} (sector {lba})"
+    if not sector.startswith(_SIGNATURE):
+        if lba == 1 and read(4096, len(_SIGNATURE)) == _SIGNATURE:
+            raise DiskRefused(f"{where} is missing, there is one for sectors of 4096 bytes; only 512 are supported")
+        raise DiskRefused(f"{where} is missing; {_ADVICE}")
+    (
+        _, revision, header_size, crc, reserved, mine, other, first_lba, last_lba, uuid, at, count, entry_size, entries_crc
+    ) = _HEADER.unpack_from(sector)  # fmt: skip
+    if (revision, header_size, reserved) != (_REVISION, _HEADER.size, 0) or any(sector[_HEADER.size :]):
+        raise DiskRefused(f"{where} is not of revision 1.0 with {_HEADER.size} bytes and zeros after them")
+    if zlib.crc32(sector[:16] + bytes(4) + sector[20 : _HEADER.size]) != crc:
+        raise DiskRefused(f"{where} has a wrong checksum; {_ADVICE}")
+    if (lba, mine) == (1, 1) and other != alternate:
+        raise DiskRefused(
+            f"{where} says that its backup lies in the last sector, {other}, and the disk ends with {alternate}: it "
+            + ("is truncated" if other > alternate else "has grown; move the backup with `sgdisk -e`")
+        )
+    if (mine, other) != (lba, alternate):
+        raise DiskRefused(
+            f"{where} says that it lies in sector {mine} and its twin in {other}, and they belong into {lba} and "
+            f"{alternate}; {_ADVICE}"
+        )
+    if (count, entry_size) != (ENTRIES, ENTRY_SIZE):
+        raise DiskRefused(f"{where} has {count} entries of {entry_size} bytes; only 128 of 128 are supported")
+    if at != entries_lba:
+        raise DiskRefused(f"{where} has its entries in sector {at}; only {entries_lba} is supported")
+    entries = sectors_of(read, at, ENTRIES * ENTRY_SIZE // SECTOR)
+    if zlib.crc32(entries) != entries_crc:
+        raise DiskRefused(f"{where} has entries with a wrong checksum; {_ADVICE}")
+    return _Header(first_lba, last_lba, uuid, entries)
+
+
+def _entry(number: int, raw: bytes) -> GptEntry:
+    kind, uuid, first, last, attributes, name = _ENTRY.unpack(raw)
+    where = f"GPT: partition {number}"
+    if not any(kind):
+        raise DiskRefused(f"{where} is unused, and its entry is not empty; clear it or give it a type")
+    if not any(uuid):
+        raise DiskRefused(f"{where} has no UUID of its own; give it one with `sgdisk -u {number}:R`")
+    try:
+        text, _, rest = name.decode("utf-16-le").partition("\0")
+    except UnicodeDecodeError as exc:
+        raise DiskRefused(f"{where} has a name that is not UTF-16; rename it") from exc
+    if rest.strip("\0") or _CONTROL.search(text):
+        raise DiskRefused(f"{where} has a name with control characters, or bytes after its end; rename it")
+    return GptEntry(number, str(UUID(bytes_le=kind)), str(UUID(bytes_le=uuid)), first, last, attributes, text)
+
+
+def _check_entries(entries: Sequence[GptEntry], first_lba: int, last_lba: int) -> None:
+    seen: dict[str, int] = {}
+    for entry in entries:
+        if not first_lba <= entry.first_lba <= entry.last_lba <= last_lba:
+            raise DiskRefused(
+                f"GPT: partition {entry.number} goes from sector {entry.first_lba} to {entry.last_lba}, "
+                f"and the usable ones are {first_lba}-{last_lba}"
+            )
+        if (twin := seen.setdefault(entry.uuid, entry.number)) != entry.number:
+            raise DiskRefused(
+                f"GPT: the partitions {twin} and {entry.number} have the same UUID {entry.uuid}; "
+                f"give one a new UUID with `sgdisk -u {entry.number}:R`"
+            )
+    for low, high in pairwise(sorted(entries, key=lambda entry: entry.first_lba)):
+        if high.first_lba <= low.last_lba:
+            raise DiskRefused(
+                f"GPT: the partitions {low.number} and {high.number} overlap from sector {high.first_lba} on"
+            )

@@ -1,0 +1,215 @@
+"""MBR partition tables with their chains of logical partitions, read on values; and which table a disk has at all.
+
+Nothing here writes: an image keeps the first sector and the tables of logical partitions byte for byte, as gaps.
+There is no standard; the layout is what IBM PC DOS left and Linux reads (block/partitions/msdos.c is the common law).
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from catalog.disk.gpt import GptTable, Read, read_gpt, sectors_of
+from catalog.errors import DiskRefused
+from catalog.image.manifest import SECTOR
+
+MAX_NUMBER = 128
+"""The highest number of a partition in a manifest. It bounds the walk along the chain of logical partitions."""
+
+_RECORD = struct.Struct("<B3sB3sII")
+"""Status, first CHS, type, last CHS, first sector, number of sectors."""
+_RECORDS_AT = 446
+_MARK = b"\x55\xaa"
+_EXTENDED = frozenset({0x05, 0x0F, 0x85})
+"""DOS, Windows 95 with LBA, Linux: a container for logical partitions."""
+_PROTECTIVE = 0xEE
+_FILESYSTEMS = (
+    (3, b"NTFS    "),
+    (3, b"EXFAT   "),
+    (54, b"FAT12   "),
+    (54, b"FAT16   "),
+    (54, b"FAT     "),
+    (82, b"FAT32   "),
+)
+"""(offset, text) by which a first sector is that of a filesystem, which ends in 55 AA too."""
+
+
+@dataclass(frozen=True, slots=True)
+class MbrEntry:
+    """One partition: `type` is `mbr-XX`, `uuid` is `SSSSSSSS-NN` as Linux has it; places are sectors, `last_lba` is inside."""
+
+    number: int
+    type: str
+    uuid: str
+    first_lba: int
+    last_lba: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MbrTable:
+    """All that an MBR and its chain say.
+
+    Attributes:
+        signature: the disk signature.
+        entries: primary partitions 1-4 without containers, then logical ones from 5, in the order of their numbers.
+        tables: the sectors that hold tables, sector 0 first; an image keeps them as gaps.
+    """
+
+    signature: int
+    entries: tuple[MbrEntry, ...]
+    tables: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    status: int
+    type: int
+    start: int
+    count: int
+
+    @property
+    def last(self) -> int:
+        return self.start + self.count - 1
+
+
+def read_table(read: Read, size: int) -> GptTable | MbrTable | None:
+    """Read whatever partition table a disk of `size` bytes has; None where it has none.
+
+    Raises:
+        DiskRefused: there is a table, or a trace of one, and it is broken.
+    """
+    first = sectors_of(read, 0, 1)
+    marked = first[510:] == _MARK
+    types = {record[4] for record in _raw(first) if any(record)} if marked else set()
+    if _PROTECTIVE in types or any(read(at, 8) == b"EFI PART" for at in (SECTOR, 4096)):
+        return read_gpt(read, size)
+    if not types or any(first[at : at + len(text)] == text for at, text in _FILESYSTEMS):
+        return None
+    return read_mbr(read, size)
+
+
+def read_mbr(read: Read, size: int) -> MbrTable:
+    """Read the MBR and all logical partitions of a disk of `size` bytes.
+
+    Raises:
+        DiskRefused: no MBR, a GPT's protective one, a place outside the disk, an overlap, a chain that is broken.
+    """
+    sector = sectors_of(read, 0, 1)
+    records = _records(sector, 0)
+    signature = int.from_bytes(sector[440:444], "little")
+    sectors = size // SECTOR
+    entries: list[MbrEntry] = []
+    containers: list[_Record] = []
+    for number, record in enumerate(records, 1):
+        if record.type == 0:
+            continue
+        if record.type == _PROTECTIVE:
+            raise DiskRefused(f"MBR: record {number} is the protective one of a GPT; the disk is no MBR disk")
+        _check_record(record, f"MBR: partition {number}", 1, sectors - 1)
+        if record.type in _EXTENDED:
+            containers.append(record)
+        else:
+            entries.append(_entry(number, record, signature))
+    if len(containers) > 1:
+        raise DiskRefused("MBR: there are two extended partitions, and only one can be; remove one")
+    _check_apart(
+        [(e.first_lba, e.last_lba, str(e.number)) for e in entries]
+        + [(c.start, c.last, "extended") for c in containers]
+    )
+    tables = [0]
+    if containers:
+        logical, chain = _chain(read, containers[0], signature)
+        entries += logical
+        tables += chain
+    return MbrTable(signature, tuple(entries), tuple(tables))
+
+
+def _raw(sector: bytes) -> list[bytes]:
+    return [sector[at : at + _RECORD.size] for at in range(_RECORDS_AT, 510, _RECORD.size)]
+
+
+def _records(sector: bytes, lba: int) -> list[_Record]:
+    if sector[510:] != _MARK:
+        raise DiskRefused(f"MBR: sector {lba} is no partition table, it does not end in 55 AA")
+    found = []
+    for number, raw in enumerate(_raw(sector), 1):
+        status, _, kind, _, start, count = _RECORD.unpack(raw)
+        if status & 0x7F:
+            raise DiskRefused(
+                f"MBR: record {number} in sector {lba} has the status {status:#04x}, and only 0 and 0x80 exist"
+            )
+        found.append(_Record(status, kind, start, count))
+    return found
+
+
+def _check_record(record: _Record, what: str, low: int, high: int) -> None:
+    if record.count == 0:
+        raise DiskRefused(f"{what} has no sectors; remove it from the table")
+    if not low <= record.start <= record.last <= high:
+        raise DiskRefused(
+            f"{what} goes from sector {record.start} to {record.last}, and it can lie in {low}-{high} only"
+        )
+
+
+def _check_apart(places: Sequence[tuple[int, int, str]]) -> None:
+    for (_, last, low), (first, _, high) in pairwise(sorted(places)):
+        if first <= last:
+            raise DiskRefused(f"MBR: the partitions {low} and {high} overlap from sector {first} on")
+
+
+def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
+    return MbrEntry(
+        number=number,
+        type=f"mbr-{record.type:02x}",
+        uuid=f"{signature:08x}-{number:02x}",
+        first_lba=record.start,
+        last_lba=record.last,
+        active=record.status == 0x80,
+    )
+
+
+def _chain(read: Read, container: _Record, signature: int) -> tuple[list[MbrEntry], list[int]]:
+    """Walk along the tables of logical partitions: each has one partition and the place of the next table.
+
+    A partition's place counts from its own table, a table's from the container. The chain must go forward, so it ends.
+    """
+    entries: list[MbrEntry] = []
+    tables: list[int] = []
+    places: list[tuple[int, int, str]] = []
+    at = container.start
+    while True:
+        tables.append(at)
+        places.append((at, at, f"table in sector {at}"))
+        here, onward = _links(_records(sectors_of(read, at, 1), at), at)
+        if here is not None:
+            number = 5 + len(entries)
+            if number > MAX_NUMBER:
+                raise DiskRefused(f"MBR: there are more logical partitions than number {MAX_NUMBER}")
+            placed = _Record(here.status, here.type, at + here.start, here.count)
+            _check_record(placed, f"MBR: partition {number}", at + 1, container.last)
+            entries.append(_entry(number, placed, signature))
+            places.append((placed.start, placed.last, str(number)))
+        if onward is None:
+            break
+        following = container.start + onward.start
+        if not at < following <= container.last:
+            raise DiskRefused(
+                f"MBR: the table in sector {at} names sector {following} as the next one, and it must lie in "
+                f"{at + 1}-{container.last}; the chain of logical partitions is broken"
+            )
+        if len(tables) == MAX_NUMBER:
+            raise DiskRefused(f"MBR: the chain of logical partitions has more than {MAX_NUMBER} tables")
+        at = following
+    _check_apart(places)
+    return entries, tables
+
+
+def _links(records: Sequence[_Record], at: int) -> tuple[_Record | None, _Record | None]:
+    """The partition and the link that a table in sector `at` holds; at most one of each."""
+    used = [record for record in records if record.type]
+    links = [record for record in used if record.type in _EXTENDED]
+    here = [record for record in used if record.type not in _EXTENDED]
+    if len(links) > 1 or len(here) > 1:
+        raise DiskRefused(f"MBR: the table in sector {at} has more than one partition and one link to the next table")
+    return (here[0] if here else None), (links[0] if links else None)

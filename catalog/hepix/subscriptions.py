@@ -1,0 +1,141 @@
+"""What a site remembers of the HEPiX lists that it takes images from, and what it decides about the next one.
+
+DIRECTORY/<list's identifier>/subscription.json    whom the site believes for this list, and how far it has come
+DIRECTORY/<list's identifier>/<version>-<digest>.smime    every message that was accepted, as it came
+"""
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from catalog.errors import Equivocation, Malformed, NotEntitled, Stale, Unverified
+from catalog.hepix.image_list import ImageList, order
+from signer.documents import Document, canonical, parse
+from signer.statements.endorsement import Instant
+
+SKEW = timedelta(minutes=5)
+"""By how much the clock of a list's maker may be ahead."""
+
+MAX_SUBSCRIPTION = 1 << 20
+"""Bytes."""
+
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Subscription(Document):
+    """A list that a site takes images from.
+
+    Attributes:
+        identifier: of the list.
+        dn, ca: subject and issuer of its endorser's certificate.
+        version: of the list last accepted; empty before the first.
+        digest: SHA-256 of that message.
+        accepted: when it was.
+        images: identifiers of the images that the site takes.
+    """
+
+    identifier: Text
+    dn: Text
+    ca: Text
+    version: str = ""
+    digest: str = ""
+    accepted: Instant | None = None
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Endorser:
+    """Who signed a list: subject and issuer of the certificate, as `openssl x509 -nameopt compat` writes them."""
+
+    dn: str
+    ca: str
+
+
+def judge(found: ImageList, message: bytes, signer: Endorser, known: Subscription, now: datetime) -> None:
+    """Whether a list, whose signature was verified, is the next one of a subscription.
+
+    Raises:
+        Unverified: who signed is not who the list says, or not whom the site believes; another list; an older one.
+        Stale: it has expired, or was made in the future.
+        Equivocation: the version was seen with another content.
+    """
+    if signer != Endorser(found.dn, found.ca):
+        raise Unverified(
+            f"the list says that {found.dn} endorses it (CA {found.ca}), and {signer.dn} signed it (CA {signer.ca})"
+        )
+    if signer != Endorser(known.dn, known.ca):
+        raise Unverified(
+            f"{signer.dn} (CA {signer.ca}) is not whom this site believes for the list {found.identifier}, which is "
+            f"{known.dn} (CA {known.ca})"
+        )
+    if found.identifier != known.identifier:
+        raise Unverified(f"the list is {found.identifier}, and {known.identifier} is subscribed to")
+    if found.created > now + SKEW:
+        raise Stale(f"the list was made on {found.created:%Y-%m-%d %H:%M} UTC, in the future; look at both clocks")
+    if found.expires <= now:
+        raise Stale(f"the list expired on {found.expires:%Y-%m-%d %H:%M} UTC; its endorser must sign a new one")
+    if not known.version:
+        return
+    if order(found.version) < order(known.version):
+        raise Unverified(f"the list has version {found.version}, and {known.version} was accepted before it")
+    if order(found.version) == order(known.version) and hashlib.sha256(message).hexdigest() != known.digest:
+        raise Equivocation(
+            f"two lists of {found.identifier} have the version {found.version} and different contents; ask its endorser"
+        )
+
+
+def choose(found: ImageList, known: Subscription, wanted: frozenset[str], *, every: bool) -> tuple[str, ...]:
+    """The images to take: those that are named, all, or those that were taken before.
+
+    Raises:
+        NotEntitled: one that is named is not listed, or nothing is chosen; new images are never taken unasked.
+    """
+    listed = [image.identifier for image in found.images]
+    if every:
+        return tuple(listed)
+    if missing := sorted(wanted.difference(listed)):
+        raise NotEntitled(f"the list has no image {', '.join(missing)}; it has {', '.join(listed) or 'none'}")
+    chosen = tuple(each for each in listed if each in wanted or (not wanted and each in known.images))
+    if not chosen:
+        raise NotEntitled(
+            "new images are not taken unasked; name them with --image, or take --all: "
+            + ", ".join(f"{image.identifier} ({image.title} {image.version})" for image in found.images)
+        )
+    return chosen
+
+
+class Subscriptions:
+    """The subscriptions of a site, in a directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, identifier: str) -> Subscription | None:
+        """A subscription; None if there is none."""
+        try:
+            data = self._file(identifier).read_bytes()
+        except FileNotFoundError:
+            return None
+        return parse(Subscription, data, str(self._file(identifier)), limit=MAX_SUBSCRIPTION)
+
+    def keep(self, known: Subscription, message: bytes | None = None) -> None:
+        """Write a subscription down, the message that was accepted before it."""
+        file = self._file(known.identifier)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if message is not None:
+            safe = "".join(char if char.isalnum() else "_" for char in known.version)[:64]
+            (file.parent / f"{safe}-{hashlib.sha256(message).hexdigest()[:16]}.smime").write_bytes(message)
+        fresh = file.with_name(file.name + ".new")
+        fresh.write_bytes(canonical(known))
+        fresh.replace(file)
+
+    def _file(self, identifier: str) -> Path:
+        try:
+            return self._root / str(uuid.UUID(identifier)) / "subscription.json"
+        except ValueError as exc:
+            raise Malformed(f"{identifier[:40]!r} is no identifier of a list") from exc

@@ -1,0 +1,78 @@
+"""The catalog's history: every publication, endorsement and revocation that it ever accepted, in its audit log.
+
+The HEPiX policy on the endorsement of images (Kelsey, draft 1.4b, 2010) demands an auditable history of every image that
+was ever endorsed. Each entry is on the disk before what it tells is acknowledged; one for which the service died just
+then may stand twice, none is ever missing. Errors of the log are the catalog's: it takes nothing that it cannot record.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from catalog.db.images import Endorsed
+from catalog.errors import Unavailable
+from catalog.image.manifest import Manifest
+from signer.audit_log import AuditLog, Entry
+from signer.errors import AuditBroken, AuditUnwritable
+from signer.statements.endorsement import parse_vouching, write_instant
+
+FILE = "audit.jsonl"
+PUBLISH, ENDORSE, REVOKE, VO, REPAIRED = "publish", "endorse", "revoke", "vo", "repaired"
+PUBLIC: Final = frozenset({PUBLISH, ENDORSE, REVOKE, VO, REPAIRED})
+"""What everybody may read. (All of it today: what is accepted here is public.)"""
+
+
+class History:
+    """The log of one catalog. Safe to use from several threads; operator's commands may write beside the service."""
+
+    def __init__(self, directory: Path, now: datetime) -> None:
+        """Open the log in a catalog's directory; Unavailable if it cannot be used."""
+        with _translated():
+            self._log = AuditLog(directory / FILE, now)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._log.close()
+
+    def published(self, manifest: Manifest, now: datetime) -> None:
+        """An image becomes visible."""
+        self.tell(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
+
+    def endorsed(self, found: Sequence[Endorsed], now: datetime) -> None:
+        """Endorsements are accepted that were not there before."""
+        for one in found:
+            statement = parse_vouching(one.statement)
+            self.tell(
+                ENDORSE,
+                {
+                    **({"image": statement.image_id} if statement.image_id else {"partition": statement.address}),
+                    "title": statement.title,
+                    "endorser": statement.predicate.endorser,
+                    "role": statement.predicate.role,
+                    "issued": write_instant(statement.predicate.issued),
+                    "expires": write_instant(statement.predicate.expires),
+                    "statement": hashlib.sha256(one.statement).hexdigest(),
+                },
+                now,
+            )
+
+    def tell(self, kind: str, data: Mapping[str, Any], now: datetime) -> None:
+        """Anything else, such as a revocation; Unavailable if it is not on the disk."""
+        with _translated():
+            self._log.append(kind, data, now)
+
+    def page(self, after: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries with numbers above `after`, oldest first."""
+        with _translated():
+            return self._log.entries(after, limit, PUBLIC)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (AuditUnwritable, AuditBroken) as exc:
+        raise Unavailable(str(exc)) from exc

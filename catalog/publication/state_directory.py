@@ -1,0 +1,199 @@
+"""A catalog's state on disk: the database and the contents in one directory, recovered when a service takes it over.
+
+At any instant the service may have died. Whatever was acknowledged is in the database, and the files that it names are
+there; anything else that lies around is explained, adopted after it was hashed again, put aside, or removed.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from catalog.content import indexing as measuring
+from catalog.content.blob_store import KINDS, Blobs
+from catalog.db import publications as holdings
+from catalog.db.engine import Database
+from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
+from catalog.image.address import Address
+from catalog.publication.history import History
+from catalog.publication.images import Publishing
+from catalog.settings import CatalogSettings
+from catalog.tuf_repository.status import prepare
+from signer.runtime.progress import Advance, nothing
+
+
+@dataclass
+class Recovery:
+    """What recovery, or a check, found.
+
+    Attributes:
+        adopted: contents that were whole on disk and not yet in the database.
+        repaired: contents whose accelerators were made again.
+        lost: contents that the database named and the disk has not, or no longer as they were.
+        quarantined: files that nothing explains.
+        removed: leftovers of what was never acknowledged, or is no longer wanted.
+        checked: contents that were read again and found right (a check only).
+    """
+
+    adopted: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+
+
+def open_database(directory: Path) -> Database:
+    """The catalog's database in that directory, which is made; several processes may have it open."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise Misused(f"{directory}: cannot be made ({exc.strerror}); name another directory") from exc
+    return Database(directory / "catalog.db")
+
+
+@contextmanager
+def owned(
+    directory: Path, settings: CatalogSettings, now: datetime, *, mirror: bool = False
+) -> Iterator[tuple[Publishing, Recovery]]:
+    """Take the directory over as its one service, and recover it. A mirror's freshness metadata is another's.
+
+    Raises:
+        Unavailable: another service has it.
+    """
+    database = open_database(directory)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise Unavailable(
+                f"{directory}: another catalog serves it; stop that one, or name another directory"
+            ) from exc
+        history = History(directory, now)
+        try:
+            publishing = Publishing(database, Blobs(directory), settings, history)
+            recovery = recover(publishing, now)
+            if not mirror:
+                prepare(publishing.freshness, database, settings.tuf_bits, now)
+            yield publishing, recovery
+        finally:
+            history.close()
+    finally:
+        os.close(descriptor)
+        database.close()
+
+
+def recover(publishing: Publishing, now: datetime) -> Recovery:
+    """Bring files and database into agreement after any death of the service."""
+    database, blobs = publishing.database, publishing.blobs
+    report = Recovery()
+    with database.reading() as connection:
+        known = set(holdings.all_blobs(connection))
+    for address in sorted(known):
+        if not blobs.is_whole(address):
+            _mend(publishing, address, report)
+    for found in list(blobs.files()):
+        if found.address is None:
+            _tidy(blobs, found.path, report)
+        elif found.address not in known:
+            _adopt(publishing, found.address, now, report)
+    _recover_uploads(publishing, report)
+    publishing.expire(now)
+    return report
+
+
+def check(directory: Path, advance: Advance = nothing) -> Recovery:
+    """Read every content again and compare; changes nothing, and may run beside the service."""
+    database, blobs, report = open_database(directory), Blobs(directory), Recovery()
+    try:
+        with database.reading() as connection:
+            known = set(holdings.all_blobs(connection))
+            missing = {
+                address
+                for image_id in holdings.published(connection)
+                for address in holdings.missing(connection, image_id)
+            }
+        report.lost += [str(address) for address in sorted(missing)]
+        for address in sorted(known):
+            try:
+                measured = measuring.verify(blobs.path(address), address, advance)
+            except CatalogError:  # gone, altered, or not even a file
+                report.lost.append(str(address))
+                continue
+            beside = zip(KINDS, (measured.data_map, measured.layer, measured.hints), strict=True)
+            right = blobs.is_whole(address) and all(blobs.beside(address, kind) == data for kind, data in beside)
+            (report.checked if right else report.lost).append(str(address))
+        for found in blobs.files():
+            if found.address not in known:
+                with database.reading() as connection:  # the service may just have finished bringing it
+                    if found.address is None or not holdings.has_blob(connection, found.address):
+                        report.quarantined.append(str(found.path))
+    finally:
+        database.close()
+    return report
+
+
+def _mend(publishing: Publishing, address: Address, report: Recovery) -> None:
+    path = publishing.blobs.path(address)
+    try:
+        publishing.blobs.enter(path, address)
+    except (ContentMismatch, Malformed, NotFound, FileNotFoundError):
+        if path.is_file():
+            report.quarantined.append(str(publishing.blobs.quarantine(path)))
+        publishing.blobs.remove(address)
+        with publishing.database.writing() as connection:
+            holdings.drop_blob(connection, address)
+        report.lost.append(str(address))
+    else:
+        report.repaired.append(str(address))
+
+
+def _tidy(blobs: Blobs, path: Path, report: Recovery) -> None:
+    ours = path.suffix == ".new" or path.suffix.removeprefix(".") in KINDS
+    if ours and path.is_file():
+        path.unlink()
+        report.removed.append(str(path))
+    else:
+        report.quarantined.append(str(blobs.quarantine(path)))
+
+
+def _adopt(publishing: Publishing, address: Address, now: datetime, report: Recovery) -> None:
+    """The service died between the renaming and the database: what is wanted and right is kept."""
+    with publishing.database.reading() as connection:
+        wanted = holdings.is_named(connection, address)
+    if not wanted:
+        publishing.blobs.remove(address)
+        report.removed.append(str(address))
+        return
+    path = publishing.blobs.path(address)
+    try:
+        measured = publishing.blobs.enter(path, address)
+    except (ContentMismatch, Malformed):
+        report.quarantined.append(str(publishing.blobs.quarantine(path)))
+        publishing.blobs.remove(address)
+        return
+    with publishing.database.writing() as connection:
+        holdings.add_blob(connection, address, measured.data_bytes, now)
+    report.adopted.append(str(address))
+
+
+def _recover_uploads(publishing: Publishing, report: Recovery) -> None:
+    with publishing.database.writing() as connection:
+        wanted = {
+            publishing.uploads.path(image_id, address)
+            for image_id in holdings.pending(connection)
+            for address in holdings.missing(connection, image_id)
+        }
+        for _, path in list(publishing.uploads.files()):
+            if path not in wanted:
+                path.unlink()
+                report.removed.append(str(path))
+        for image_id, address in holdings.uploads(connection):
+            if not publishing.uploads.path(image_id, address).is_file():
+                holdings.drop_ranges(connection, image_id, address)
+                report.lost.append(f"{address} of {image_id}, still arriving")
+    publishing.uploads.tidy()

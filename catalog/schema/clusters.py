@@ -1,0 +1,63 @@
+"""Cluster documents as they travel between a catalog and its clients."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from catalog.image.manifest import ImageId, Name, Version, Vo
+from catalog.schema.images import Answer, Endorsements
+from signer.documents import Document
+from signer.statements.endorsement import Instant
+
+MAX_CLUSTER = 1 << 20
+"""Bytes of a cluster document: user-data of 16 KiB for each of its roles, and keys."""
+
+MAX_CLUSTERS_PAGE = 100
+"""Documents on a page of a list."""
+
+_EXAMPLE: dict[str, JsonValue] = {
+    "vo": "star",
+    "name": "batch",
+    "version": "1.0",
+    "digest": "sha256:" + "2f" * 32,
+    "published": "2026-11-22T12:00:00Z",
+}
+
+
+class ClusterPublication(Document):
+    """Publishes a cluster document: its canonical text, and at least one endorsement, which also names it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "document": '{"name":"batch","roles":{...}}',
+                    "endorsements": [{"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}],
+                }
+            ]
+        }
+    )
+
+    document: Annotated[str, Field(min_length=2, max_length=MAX_CLUSTER)]
+    endorsements: Endorsements
+
+
+class ClusterEntry(Answer):
+    """A published cluster document in a list."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    vo: Vo
+    name: Name
+    version: Version
+    digest: ImageId
+    published: Instant
+
+
+class ClusterEntries(Answer):
+    """Cluster documents, last published first; `next` is the cursor of the following page, absent on the last."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})
+
+    items: tuple[ClusterEntry, ...]
+    next: str | None = None

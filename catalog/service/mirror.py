@@ -1,0 +1,261 @@
+"""A mirror: a read-only copy of a catalog, for a site. It can withhold, and cannot forge.
+
+Signed metadata is copied byte for byte and verified by whoever reads it, contents are verified by their addresses as they
+come. A step of mirroring brings everything that a newer timestamp leads to, and only then lets that timestamp be seen, so
+what a mirror serves always fits together. It is served by the catalog's own code, without the routes of publishers.
+"""
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from catalog.client.client import CatalogClient
+from catalog.content import indexing as measuring
+from catalog.content.indexing import Measured
+from catalog.db import images as registry
+from catalog.db import publications as holdings
+from catalog.db.engine import Transaction
+from catalog.db.images import Endorsed
+from catalog.errors import CatalogError, ContentMismatch, NotEntitled, NotFound, Unverified
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from catalog.publication.images import Publishing
+from catalog.schema.images import MAX_ANSWER, PART, EndorsementList
+from catalog.tuf.metadata import (
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    Described,
+    Listed,
+    bin_number,
+    listing,
+    named_snapshot,
+    versions_in,
+)
+from catalog.tuf.targets import manifest_path
+from catalog.tuf_repository import store as tuf_store
+from catalog.tuf_repository.online_signing import KEEP_METADATA
+from catalog.tuf_repository.repository import KEEP_TARGETS, MIRRORED
+from catalog.tuf_repository.store import Content
+from signer.documents import parse
+from signer.errors import SignerError
+from signer.runtime.progress import Advance, nothing
+
+CONNECTIONS = 8
+"""Requests in parallel: most are for metadata of some hundred bytes."""
+
+MAX_METADATA = 5_000_000
+"""Bytes of any metadata, as readers allow."""
+
+MAX_ROOTS = 256
+"""Roots that are looked for beyond the last one, as readers do."""
+
+PENDING = timedelta(days=30)
+"""How long contents of an image are kept whose mirroring stopped half way."""
+
+MANIFEST, ENDORSEMENTS = "/manifest.json", "/endorsements.json"
+
+log = logging.getLogger("partita.mirror")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of mirroring brought.
+
+    Attributes:
+        changed: whether there was anything new.
+        version: of the snapshot that is served now.
+        metadata: files of metadata that came.
+        images: images that came.
+        bytes: bytes of contents that came.
+    """
+
+    changed: bool
+    version: int
+    metadata: int = 0
+    images: int = 0
+    bytes: int = 0
+
+
+class Mirror:
+    """The copy of one catalog in a directory that this process owns."""
+
+    def __init__(self, publishing: Publishing, client: CatalogClient) -> None:
+        self._publishing, self._client = publishing, client
+        self._database, self._blobs = publishing.database, publishing.blobs
+
+    def step(self, now: datetime, advance: Advance = nothing) -> Step:
+        """Bring what is new; nothing of it is seen before all of it is there.
+
+        Raises:
+            Unavailable: the catalog cannot be reached, or cuts; what came of contents is kept.
+            ContentMismatch, Unverified, Malformed: what it sends does not fit together; nothing of this step is served.
+        """
+        timestamp = self._get("timestamp.json")
+        wanted = Described.of(timestamp)
+        with self._database.reading() as connection:
+            before = tuf_store.latest(connection, TIMESTAMP)
+            if before is not None and wanted.version <= before.version:
+                return Step(changed=False, version=_version(connection, SNAPSHOT))
+            known = tuf_store.bin_versions(connection)
+            newest = tuf_store.latest(connection, ROOT)
+        number, digest = named_snapshot(timestamp)
+        snapshot = self._get(f"{number}.{SNAPSHOT}.json")
+        if digest != hashlib.sha256(snapshot).hexdigest():
+            raise Unverified(f"{self._client.url}: its snapshot is not the one that its timestamp names")
+        versions = versions_in(snapshot)
+        roots = list(self._roots(0 if newest is None else newest.version))
+        targets = self._get(f"{versions[TARGETS]}.{TARGETS}.json")
+        bits = Described.of(targets).bits
+        fresh = [role for role, version in versions.items() if role != TARGETS and known.get(role) != version]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            bins = dict(
+                zip(fresh, pool.map(lambda role: self._get(f"{versions[role]}.{role}.json"), fresh), strict=True)
+            )
+            listed = self._unknown(bins.values())
+            found = dict(zip(listed, pool.map(self._target, listed), strict=True))
+        bodies = {one: data for one, data in found.items() if data is not None}
+        images = [Manifest.parse(data) for one, data in bodies.items() if one.path.endswith(MANIFEST)]
+        for manifest, one in (
+            (Manifest.parse(data), one) for one, data in bodies.items() if one.path.endswith(MANIFEST)
+        ):
+            if one.path != manifest_path(manifest.image_id):
+                raise Unverified(f"{self._client.url}: lists {manifest.title} as another image")
+        moved = sum(self._contents(manifest, now, advance) for manifest in images)
+        with self._database.writing() as connection:
+            for data in roots:
+                _keep(connection, ROOT, data, now)
+            for role, data in bins.items():
+                _keep(connection, role, data, now)
+            self._list(connection, bodies, bins, bits, now)
+            self._register(connection, bodies, now)
+            _keep(connection, TARGETS, targets, now)
+            _keep(connection, SNAPSHOT, snapshot, now)
+            _keep(connection, TIMESTAMP, timestamp, now)
+        return Step(True, number, len(bins) + len(roots) + 3, len(images), moved)
+
+    def _get(self, name: str) -> bytes:
+        return self._client.freshness_file(f"metadata/{name}", MAX_METADATA)
+
+    def _roots(self, last: int) -> Iterable[bytes]:
+        for version in range(last + 1, last + 1 + MAX_ROOTS):
+            try:
+                yield self._get(f"{version}.{ROOT}.json")
+            except NotFound:
+                return
+
+    def _unknown(self, bins: Iterable[bytes]) -> list[Listed]:
+        """The targets in these bins that are not here yet."""
+        with self._database.reading() as connection:
+            return [one for data in bins for one in listing(data) if not tuf_store.is_listed(connection, one)]
+
+    def _target(self, one: Listed) -> bytes | None:
+        """A target's content; None for what the catalog keeps from strangers, and a mirror so keeps from everybody."""
+        head, _, name = one.path.rpartition("/")
+        place = f"{head}/" if head else ""
+        try:
+            data = self._client.freshness_file(f"targets/{place}{one.digest}.{name}", one.length)
+        except (NotFound, NotEntitled):
+            return None
+        if len(data) != one.length or hashlib.sha256(data).hexdigest() != one.digest:
+            raise ContentMismatch(f"{self._client.url}: what it sends as {one.path} is not what its metadata lists")
+        return data
+
+    def _contents(self, manifest: Manifest, now: datetime, advance: Advance) -> int:
+        """Bring the contents of an image that are not here; each is verified before it enters the store.
+
+        The image is a pending publication meanwhile, so that what has come survives a death of this process.
+        """
+        with self._database.writing() as connection:
+            if registry.manifest_of(connection, manifest.image_id) is None:
+                holdings.put_publication(connection, manifest, now + PENDING)
+            missing = list(dict.fromkeys(holdings.missing(connection, manifest.image_id)))
+        moved = 0
+        for address in missing:
+            count, measured = self._content(address, advance)
+            moved += count
+            with self._database.writing() as connection:
+                holdings.add_blob(connection, address, measured.data_bytes, now)
+        return moved
+
+    def _content(self, address: Address, advance: Advance) -> tuple[int, Measured]:
+        """One content, by the catalog's map at first; without it if the map left something out."""
+        file = self._blobs.root / "uploads" / f"mirror-{address}"
+        for extents in (list(measuring.extents(self._client.data_map(address), address.size)), [(0, address.size)]):
+            moved = 0
+            with file.open("wb") as out:
+                out.truncate(address.size)
+                for start, length in extents:
+                    for part in range(start, start + length, PART):
+                        out.seek(part)
+                        for piece in self._client.blob_range(address, part, min(part + PART, start + length)):
+                            out.write(piece)
+                            moved += len(piece)
+                            advance(len(piece))
+            try:
+                return moved, self._blobs.enter(file, address)
+            except ContentMismatch:
+                continue
+        file.unlink()
+        raise ContentMismatch(f"{self._client.url}: what it sends as {address} is something else")
+
+    def _list(
+        self, connection: Transaction, bodies: Mapping[Listed, bytes], bins: Iterable[str], bits: int, now: datetime
+    ) -> None:
+        """Serve the new targets; what they replace is served for a while longer."""
+        if tuf_store.epoch(connection) is None:
+            tuf_store.add_epoch(connection, MIRRORED, bits, now)
+        for one, data in bodies.items():
+            body = None if one.path.endswith(MANIFEST) else data
+            tuf_store.put(connection, Content(one, body), bin_number(one.path, bits), now)
+        tuf_store.prune(connection, bins, now - KEEP_METADATA)
+        tuf_store.forget_targets(connection, now - KEEP_TARGETS)
+
+    def _register(self, connection: Transaction, bodies: Mapping[Listed, bytes], now: datetime) -> None:
+        """The unsigned answers (lists, names, endorsements) work here too, in the catalog's order."""
+        order = {entry.image_id: number for number, entry in enumerate(self._client.images())}
+        images = [Manifest.parse(data) for one, data in bodies.items() if one.path.endswith(MANIFEST)]
+        for manifest in sorted(images, key=lambda one: order.get(one.image_id, -1), reverse=True):
+            if registry.manifest_of(connection, manifest.image_id) is None:
+                registry.register_vo(connection, manifest.vo, now)
+                registry.add_image(connection, manifest, now)
+                holdings.end_publication(connection, manifest.image_id)
+        for one, data in bodies.items():
+            if one.path.endswith(ENDORSEMENTS):
+                pairs = [item.pair() for item in parse(EndorsementList, data, one.path, limit=MAX_ANSWER).items]
+                image_id = "sha256:" + one.path.split("/")[1]
+                # Whose they are is for those to find out who read them.
+                registry.add_endorsements(connection, image_id, [Endorsed(*pair, "") for pair in pairs], now)
+
+
+def _version(connection: Transaction, role: str) -> int:
+    newest = tuf_store.latest(connection, role)
+    return 0 if newest is None else newest.version
+
+
+def _keep(connection: Transaction, role: str, data: bytes, now: datetime) -> None:
+    """Keep metadata as it came; what is here already stays."""
+    found = Described.of(data)
+    if tuf_store.version(connection, role, found.version) is None:
+        tuf_store.add(connection, role, found.version, data, now, found.expires)
+
+
+def keep_mirroring(mirror: Mirror, every: float, ended: threading.Event, now: Callable[[], datetime]) -> None:
+    """Step after step until told to end; what fails is tried again, and said once."""
+    told = ""
+    while not ended.is_set():
+        try:
+            step = mirror.step(now())
+            if step.changed:
+                log.info("snapshot %d: %d images, %d bytes came", step.version, step.images, step.bytes)
+            told = ""
+        except (CatalogError, SignerError) as exc:
+            if str(exc) != told:
+                log.warning("mirroring stopped for now: %s", exc)
+            told = str(exc)
+        ended.wait(every)

@@ -1,0 +1,251 @@
+"""What goes over the wire between trackers and peers: announces and scrapes (BEP 3, 7, 23, 48), and Partita's own.
+
+The binary forms are read strictly: a parameter that is missing, doubled or out of bounds is named. Parameters that we
+do not know are left alone, since every client adds some.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from catalog.errors import Malformed
+from catalog.image.address import MAX_SIZE, Address
+from catalog.swarm.bencode import Value, bdecode, bencode
+from catalog.swarm.torrent import TRUNCATED
+from catalog.swarm.tracker import Answer, Counts, Endpoint, Event
+from signer.documents import Document
+
+MAX_QUERY = 4 << 10
+"""Bytes of a query string; an announce has 300 to 600."""
+
+MAX_SCRAPES = 64
+"""Swarms in one scrape: what fits into a query string."""
+
+MAX_ANSWER = 64 << 10
+"""Bytes of a tracker's answer that a node reads: 3000 peers."""
+
+GRANT = "grant"
+"""The parameter that carries an announce key. Not `key`: clients send a number of their own under that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceQuery:
+    """An announce as it was asked for; see `catalog.swarm.tracker.Announcement`, which adds who spoke."""
+
+    short_hash: bytes
+    peer_id: bytes
+    port: int
+    left: int
+    event: Event
+    want: int
+    compact: bool
+    grant: str
+    site: str
+
+
+def parse_announce(query: bytes) -> AnnounceQuery:
+    """Read an announce's query string (BEP 3).
+
+    Raises:
+        Malformed: with the parameter at fault.
+    """
+    fields = _fields(query)
+    event = _one(fields, "event", b"")
+    if event not in {b"", b"started", b"stopped", b"completed", b"empty", b"paused"}:
+        raise Malformed(f"announce: event: {event[:20]!r} is none of started, stopped, completed")
+    return AnnounceQuery(
+        short_hash=_exact(fields, "info_hash", TRUNCATED),
+        peer_id=_exact(fields, "peer_id", 20),
+        port=_number(fields, "port", 1, 65535),
+        left=_number(fields, "left", 0, MAX_SIZE),
+        event=Event(event.decode()) if event in {b"started", b"stopped", b"completed"} else Event.UPDATE,
+        # -1 is what some clients say for "as many as you like".
+        want=_number(fields, "numwant", -1, 1_000_000, 50) % (1 << 20),
+        compact=_one(fields, "compact", b"1") != b"0",
+        grant=_text(fields, GRANT),
+        site=_text(fields, "site"),
+    )
+
+
+def parse_scrape(query: bytes) -> list[bytes]:
+    """The info-hashes of a scrape (BEP 48), 20 bytes each; none means all, which is not answered: Malformed."""
+    hashes = _fields(query).get("info_hash", [])
+    if not 1 <= len(hashes) <= MAX_SCRAPES or any(len(one) != TRUNCATED for one in hashes):
+        raise Malformed(f"scrape: info_hash: between 1 and {MAX_SCRAPES} hashes of {TRUNCATED} bytes are answered")
+    return hashes
+
+
+def announce_answer(answer: Answer, *, compact: bool) -> bytes:
+    """The bencoded answer: IPv4 peers in `peers` (BEP 23), IPv6 peers in `peers6` (BEP 7), or a list of dicts (BEP 3)."""
+    endpoints = [peer.said.endpoint for peer in answer.peers]
+    body: dict[bytes, Value] = {
+        b"complete": answer.complete,
+        b"incomplete": answer.incomplete,
+        b"interval": int(answer.interval),
+        b"min interval": 1,
+    }
+    if compact:
+        body[b"peers"] = b"".join(end.packed for end in endpoints if ":" not in end.ip)
+        if six := b"".join(end.packed for end in endpoints if ":" in end.ip):
+            body[b"peers6"] = six
+    else:
+        listed: list[Value] = [
+            {b"ip": peer.said.endpoint.ip.encode(), b"peer id": peer.said.peer_id, b"port": peer.said.endpoint.port}
+            for peer in answer.peers
+        ]
+        body[b"peers"] = listed
+    return bencode(body)
+
+
+def scrape_answer(hashes: list[bytes], counts: list[Counts]) -> bytes:
+    """The bencoded answer to a scrape (BEP 48)."""
+    files: dict[bytes, Value] = {
+        short: {b"complete": count.complete, b"downloaded": count.downloaded, b"incomplete": count.incomplete}
+        for short, count in zip(hashes, counts, strict=True)
+    }
+    return bencode({b"files": files})
+
+
+def failure(reason: str) -> bytes:
+    """The bencoded answer that refuses (BEP 3)."""
+    return bencode({b"failure reason": reason.encode()})
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A tracker's answer as a node reads it: peers, members with everything, members without, seconds to wait."""
+
+    peers: tuple[Endpoint, ...]
+    complete: int
+    incomplete: int
+    interval: float
+
+
+def parse_answer(body: bytes) -> Heard:
+    """Read a tracker's answer in its compact form.
+
+    Raises:
+        Malformed: it is none; or it refuses, and then the message is its reason.
+    """
+    if len(body) > MAX_ANSWER:
+        raise Malformed(f"the tracker's answer has more than {MAX_ANSWER} bytes")
+    value = bdecode(body, "the tracker's answer")
+    if not isinstance(value, dict):
+        raise Malformed("the tracker's answer is no dictionary")
+    if isinstance(reason := value.get(b"failure reason"), bytes):
+        raise Malformed(f"the tracker refuses: {reason[:400].decode(errors='replace')}")
+    numbers = [value.get(name, 0) for name in (b"complete", b"incomplete", b"interval")]
+    if not all(isinstance(number, int) and 0 <= number < 1 << 31 for number in numbers):
+        raise Malformed("the tracker's answer: complete, incomplete and interval are not all numbers that make sense")
+    complete, incomplete, interval = (int(number) for number in numbers if isinstance(number, int))
+    peers: list[Endpoint] = []
+    for name, each in ((b"peers", 6), (b"peers6", 18)):
+        packed = value.get(name, b"")
+        if not isinstance(packed, bytes) or len(packed) % each:
+            raise Malformed(f"the tracker's answer: {name.decode()} is not in the compact form")
+        peers += (_endpoint(packed[at : at + each]) for at in range(0, len(packed), each))
+    return Heard(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
+
+
+Range = tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], Annotated[int, Field(ge=1, le=MAX_SIZE)]]
+Port = Annotated[int, Field(ge=1, le=65535)]
+_EXAMPLE = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1073741824"
+
+
+def _example(**members: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
+class PartsQuery(Document):
+    """A member of a swarm asks what to fetch from the origin.
+
+    Attributes:
+        address: the content.
+        port: where it listens; with the address that it speaks from, its name in the swarm.
+        grant: its announce key, or "".
+        have: (start, end) byte ranges that it has and has not said before.
+        want: bytes that it asks for.
+    """
+
+    model_config = _example(address=_EXAMPLE, port=6881, have=[[0, 262144]], want=524288)
+
+    address: Address
+    port: Port
+    grant: Annotated[str, Field(max_length=256)] = ""
+    have: Annotated[tuple[Range, ...], Field(max_length=100_000)] = ()
+    want: Annotated[int, Field(ge=0, le=1 << 40)]
+
+
+class Parts(Document):
+    """The (start, end) byte ranges to fetch from the origin now; none means: the swarm will bring the rest."""
+
+    model_config = _example(parts=[[524288, 1048576]])
+
+    parts: tuple[Range, ...]
+
+
+class Caller(Document):
+    """Somebody to whom the asking peer was named: in which swarm, and where it listens."""
+
+    address: Address
+    ip: str
+    port: Port
+
+
+class Callers(Document):
+    """All of them, of the last minute."""
+
+    model_config = _example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
+
+    callers: tuple[Caller, ...]
+
+
+def _endpoint(packed: bytes) -> Endpoint:
+    import ipaddress
+
+    return Endpoint(str(ipaddress.ip_address(packed[:-2])), int.from_bytes(packed[-2:], "big"))
+
+
+def _fields(query: bytes) -> dict[str, list[bytes]]:
+    if len(query) > MAX_QUERY:
+        raise Malformed(f"the query has {len(query)} bytes, more than the {MAX_QUERY} allowed")
+    fields: dict[str, list[bytes]] = {}
+    for part in query.split(b"&"):
+        name, _, value = part.partition(b"=")
+        fields.setdefault(unquote_to_bytes(name).decode(errors="replace"), []).append(
+            unquote_to_bytes(value.replace(b"+", b"%20"))
+        )
+    return fields
+
+
+def _one(fields: dict[str, list[bytes]], name: str, default: bytes | None = None) -> bytes:
+    values = fields.get(name, [])
+    if not values and default is not None:
+        return default
+    if len(values) != 1:
+        raise Malformed(f"announce: {name}: stands {len(values)} times, not once")
+    return values[0]
+
+
+def _exact(fields: dict[str, list[bytes]], name: str, length: int) -> bytes:
+    value = _one(fields, name)
+    if len(value) != length:
+        raise Malformed(f"announce: {name}: has {len(value)} bytes, not {length}")
+    return value
+
+
+def _number(fields: dict[str, list[bytes]], name: str, low: int, high: int, default: int | None = None) -> int:
+    value = _one(fields, name, None if default is None else b"%d" % default)
+    digits = value.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > 19 or not low <= int(value) <= high:
+        raise Malformed(f"announce: {name}: {value[:24]!r} is no number from {low} to {high}")
+    return int(value)
+
+
+def _text(fields: dict[str, list[bytes]], name: str) -> str:
+    value = _one(fields, name, b"")
+    if len(value) > 256 or not value.isascii():
+        raise Malformed(f"announce: {name}: is longer than 256 characters, or not ASCII")
+    return value.decode("ascii")

@@ -1,0 +1,202 @@
+"""The freshness metadata in the catalog's database. Queries only; each takes the connection of an open transaction."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from catalog.db.tables import endorsements, images, tuf_epochs, tuf_metadata, tuf_targets
+from catalog.tuf.metadata import BIN, SNAPSHOT, TIMESTAMP, Listed
+
+
+@dataclass(frozen=True)
+class Made:
+    """Metadata as it is served."""
+
+    version: int
+    data: bytes
+    made: datetime
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How the bins were last laid out: 2**bits of them; one without targets is of version `epoch`, made at `begun`."""
+
+    epoch: int
+    bits: int
+    begun: datetime
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a target is to be; `data` is None for a manifest, which the registry has."""
+
+    listed: Listed
+    data: bytes | None
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What the targets of an image say of it; `length` is its manifest's, in bytes."""
+
+    image_id: str
+    vo: str
+    name: str
+    version: str
+    length: int
+
+
+def epoch(connection: Connection) -> Epoch | None:
+    """The present epoch; None where no TUF repository was made yet."""
+    row = connection.execute(select(tuf_epochs).order_by(tuf_epochs.c.epoch.desc()).limit(1)).first()
+    return None if row is None else Epoch(row.epoch, row.bits, row.begun)
+
+
+def add_epoch(connection: Connection, number: int, bits: int, now: datetime) -> None:
+    """Begin an epoch."""
+    connection.execute(insert(tuf_epochs).values(epoch=number, bits=bits, begun=now))
+
+
+def add(connection: Connection, role: str, version: int, data: bytes, made: datetime, expires: datetime) -> None:
+    """Keep new metadata."""
+    connection.execute(insert(tuf_metadata).values(role=role, version=version, data=data, made=made, expires=expires))
+
+
+def latest(connection: Connection, role: str) -> Made | None:
+    """The newest metadata of a role."""
+    query = select(tuf_metadata).where(tuf_metadata.c.role == role).order_by(tuf_metadata.c.version.desc()).limit(1)
+    row = connection.execute(query).first()
+    return None if row is None else Made(row.version, row.data, row.made, row.expires)
+
+
+def version(connection: Connection, role: str, number: int) -> bytes | None:
+    """The metadata of a role in one version."""
+    query = select(tuf_metadata.c.data).where(tuf_metadata.c.role == role, tuf_metadata.c.version == number)
+    return connection.execute(query).scalar()
+
+
+def bin_versions(connection: Connection) -> Mapping[str, int]:
+    """The newest version of each bin that has, or ever had, a target."""
+    query = (
+        select(tuf_metadata.c.role, func.max(tuf_metadata.c.version))
+        .where(tuf_metadata.c.role > f"{BIN}-", tuf_metadata.c.role < f"{BIN}.")
+        .group_by(tuf_metadata.c.role)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def bins_made_before(connection: Connection, instant: datetime) -> Sequence[str]:
+    """The bins with targets whose newest version was made before an instant."""
+    query = (
+        select(tuf_metadata.c.role)
+        .where(tuf_metadata.c.role > f"{BIN}-", tuf_metadata.c.role < f"{BIN}.")
+        .group_by(tuf_metadata.c.role)
+        .having(func.max(tuf_metadata.c.made) <= instant)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def prune(connection: Connection, roles: Iterable[str], until: datetime) -> None:
+    """Forget the versions that a newer one had replaced by then. Roots and top-level targets are never forgotten."""
+    for role in {*roles, SNAPSHOT, TIMESTAMP}:
+        newest = (
+            select(func.max(tuf_metadata.c.version))
+            .where(tuf_metadata.c.role == role, tuf_metadata.c.made <= until)
+            .scalar_subquery()
+        )
+        connection.execute(delete(tuf_metadata).where(tuf_metadata.c.role == role, tuf_metadata.c.version < newest))
+
+
+def forget_targets(connection: Connection, until: datetime) -> None:
+    """Forget the contents that were replaced by then."""
+    connection.execute(delete(tuf_targets).where(tuf_targets.c.replaced <= until))
+
+
+def put(connection: Connection, content: Content, number: int, now: datetime) -> bool:
+    """Let a target be this; returns whether it was not already. What it was before is served for a while."""
+    one = content.listed
+    current = (tuf_targets.c.path == one.path, tuf_targets.c.replaced.is_(None))
+    before = connection.execute(select(tuf_targets.c.digest).where(*current)).scalar()
+    if before == one.digest:
+        return False
+    if before is not None:
+        connection.execute(update(tuf_targets).where(*current).values(replaced=now))
+    row = {"path": one.path, "digest": one.digest, "bin": number, "length": one.length, "data": content.data}
+    connection.execute(
+        upsert(tuf_targets)
+        .values(row | {"replaced": None})
+        .on_conflict_do_update(index_elements=["path", "digest"], set_={"replaced": None})
+    )
+    return True
+
+
+def put_new(connection: Connection, contents: Iterable[tuple[Content, int]]) -> int:
+    """As :func:`put`, for (content, bin) of paths that are not there at all, many at once; returns how many."""
+    count = 0
+    rows = iter(contents)
+    while some := list(islice(rows, 10_000)):
+        connection.execute(
+            insert(tuf_targets),
+            [
+                {
+                    "path": one.listed.path,
+                    "digest": one.listed.digest,
+                    "bin": number,
+                    "length": one.listed.length,
+                    "data": one.data,
+                    "replaced": None,
+                }
+                for one, number in some
+            ],
+        )
+        count += len(some)
+    return count
+
+
+def endorsed(connection: Connection) -> set[str]:
+    """The IDs of all images that have an endorsement."""
+    return set(connection.execute(select(endorsements.c.image_id).distinct()).scalars())
+
+
+def listed(connection: Connection, number: int) -> Iterator[Listed]:
+    """The targets in a bin."""
+    query = (
+        select(tuf_targets.c.path, tuf_targets.c.length, tuf_targets.c.digest)
+        .where(tuf_targets.c.bin == number, tuf_targets.c.replaced.is_(None))
+        .order_by(tuf_targets.c.path)
+    )
+    return (Listed(row.path, row.length, row.digest) for row in connection.execute(query))
+
+
+def target(connection: Connection, path: str, digest: str) -> tuple[bool, bytes | None]:
+    """Whether there is a target of that path and content, and the content unless the registry has it."""
+    query = select(tuf_targets.c.data).where(tuf_targets.c.path == path, tuf_targets.c.digest == digest)
+    row = connection.execute(query).first()
+    return (False, None) if row is None else (True, row.data)
+
+
+def is_listed(connection: Connection, one: Listed) -> bool:
+    """Whether a target is that now."""
+    query = select(tuf_targets.c.bin).where(
+        tuf_targets.c.path == one.path, tuf_targets.c.digest == one.digest, tuf_targets.c.replaced.is_(None)
+    )
+    return connection.execute(query).first() is not None
+
+
+def paths(connection: Connection) -> set[str]:
+    """The path of every target."""
+    return set(connection.execute(select(tuf_targets.c.path).where(tuf_targets.c.replaced.is_(None))).scalars())
+
+
+def image_rows(connection: Connection, image_id: str | None = None) -> list[ImageRow]:
+    """One published image or, in the order of their publication, all."""
+    query = select(
+        images.c.image_id, images.c.vo, images.c.name, images.c.version, func.length(images.c.manifest).label("length")
+    ).order_by(images.c.sequence)
+    if image_id is not None:
+        query = query.where(images.c.image_id == image_id)
+    return [ImageRow(row.image_id, row.vo, row.name, row.version, row.length) for row in connection.execute(query)]

@@ -1,0 +1,219 @@
+"""Commands for what a node leaves behind: receipts of machines, and the audit log (a catalog's too)."""
+
+import json
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.settings import CatalogSettings
+from deployer.cli.node.node import node_client as connect
+from deployer.errors import Misused, NodeUnavailable
+from deployer.records.receipt import Receipt, read_receipt, verify_receipt
+from deployer.records.receipt_store import STATEMENT, read_files, remembered
+from deployer.records.recorder import AUDIT
+from signer.audit_log import Entry, Head, Remembered, Report, read, verify
+from signer.errors import EXIT_UNVERIFIED, ReceiptRefused
+from signer.openpgp.gpg import MAX_KEY
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from signer.statements.endorsement import write_instant
+from stager.settings import NodeSettings
+
+receipt_app = typer.Typer(
+    name="receipt", help="Receipts: what a node verified before it booted a machine.", no_args_is_help=True
+)
+audit_app = typer.Typer(
+    name="audit", help="The audit log of this machine's node, or of its catalog.", no_args_is_help=True
+)
+
+ReceiptName = Annotated[str, typer.Argument(help="A receipt's file, or a machine's UUID on this node.", metavar="FILE")]
+LogFile = Annotated[
+    Path | None, typer.Option("--log", help="The log, if it is not that of this machine's node.", metavar="FILE")
+]
+OfCatalog = Annotated[bool, typer.Option("--catalog", help="The log of this machine's catalog instead.")]
+
+
+@receipt_app.command("show")
+def show_receipt(context: typer.Context, file: ReceiptName, as_json: Json = False) -> None:
+    """Show a receipt. Its signature is not looked at: `receipt verify` does that."""
+    path = _receipt_file(context, file)
+    receipt = read_receipt(read_files(path)[0], str(path))
+    terminal.show(
+        json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _told(receipt), as_json=as_json
+    )
+
+
+@receipt_app.command("verify")
+def verify_command(
+    context: typer.Context,
+    file: ReceiptName,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="The node's public key, from its operator; else that of this machine's node."),
+    ] = None,
+    node: Annotated[str, typer.Option(help="The node's UUID: a key speaks for its own node only.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check that a node signed a receipt, and show it; ends with exit code 4 where it did not."""
+    path = _receipt_file(context, file)
+    given = key or terminal.section(context, NodeSettings).directory / "receipts" / "node-key.asc"
+    try:
+        with given.open("rb") as opened:
+            armored = opened.read(MAX_KEY + 1)
+    except OSError as exc:
+        raise Misused(f"{given}: the node's key cannot be read: {exc.strerror}; name it with --key") from exc
+    receipt = verify_receipt(*read_files(path), armored, datetime.now(UTC), str(path), node)
+    terminal.show(
+        {"verified": True, "key": receipt.deployment.key, "node": receipt.node}
+        | {"receipt": json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True))},
+        f"signed by {receipt.deployment.key}, the key of node {receipt.node}\n{_told(receipt)}",
+        as_json=as_json,
+    )
+
+
+@audit_app.command("show")
+def show_audit(
+    context: typer.Context,
+    log: LogFile = None,
+    catalog: OfCatalog = False,
+    kind: Annotated[str, typer.Option(help="Only entries of this kind, such as decision.")] = "",
+    last: Annotated[int, typer.Option("--last", help="How many, from the end.", min=1)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the last entries of a log."""
+    path = _log_file(context, log, catalog=catalog)
+    found: list[Entry] = []
+    for entry in read(path):
+        if not kind or entry.kind == kind:
+            found.append(entry)
+            if len(found) > 2 * last:
+                del found[:-last]
+    rows = [(entry.seq, write_instant(entry.at), entry.kind, _facts(entry)) for entry in found[-last:]]
+    terminal.show(
+        [entry.model_dump(mode="json") for entry in found[-last:]],
+        terminal.table(("ENTRY", "WHEN", "WHAT", "FACTS"), rows),
+        as_json=as_json,
+    )
+
+
+@audit_app.command("verify")
+def verify_audit(
+    context: typer.Context,
+    log: LogFile = None,
+    catalog: OfCatalog = False,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="An end of the log that was kept elsewhere; repeatable.", metavar="SEQ:SHA256"),
+    ] = None,
+    receipts: Annotated[
+        Path | None,
+        typer.Option("--receipts", help="Receipts, which remember the log; else those of this node.", metavar="DIR"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find every edit, drop and reorder in a log, and an end cut off as far as a head or a receipt remembers it.
+
+    Ends with exit code 4 where there is any.
+    """
+    path = _log_file(context, log, catalog=catalog)
+    # Asked before the file is read: what is written meanwhile comes after.
+    kept = _running(context) if not (log or catalog) else []
+    kept += [Remembered(_head(text), f"the head {text[:20]}") for text in head or ()]
+    if receipts or not (log or catalog):
+        kept += remembered(receipts or path.parent / "receipts")
+    report = verify(path, kept)
+    terminal.show(_as_json(report, len(kept)), _report(path, report, len(kept)), as_json=as_json)
+    if not report.intact:
+        raise typer.Exit(EXIT_UNVERIFIED)
+
+
+def _receipt_file(context: typer.Context, name: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    directory = terminal.section(context, NodeSettings).directory / "receipts"
+    found = sorted(directory.glob(f"{name}*{STATEMENT}")) if name.replace("-", "").isalnum() else []
+    if len(found) != 1:
+        raise ReceiptRefused(f"{name}: there is no such file, and {len(found)} receipts in {directory} begin like that")
+    return found[0]
+
+
+def _log_file(context: typer.Context, named: Path | None, *, catalog: bool) -> Path:
+    if named is not None:
+        return named
+    if catalog:
+        return terminal.section(context, CatalogSettings).directory / "audit.jsonl"
+    return terminal.section(context, NodeSettings).directory / AUDIT
+
+
+def _running(context: typer.Context) -> list[Remembered]:
+    """The end of the log as the running node knows it, if one runs."""
+    with suppress(NodeUnavailable, Misused), connect(context) as client:
+        if audit := client.status().audit:
+            return [Remembered(_head(audit), "the running node")]
+    return []
+
+
+def _head(text: str) -> Head:
+    try:
+        return Head.parse(text)
+    except ValueError as exc:
+        raise Misused(
+            f"{text[:80]!r} is no head of an audit log; write NUMBER:SHA256, as `audit verify` gives it"
+        ) from exc
+
+
+def _told(receipt: Receipt) -> str:
+    it, predicate = receipt.deployment, receipt.predicate
+    lines = [
+        f"machine   {it.name} ({it.machine})",
+        f"image     {receipt.subject[0].name} ({receipt.image_id})",
+        f"verified  {write_instant(predicate.time_verified)} by node {receipt.node}: {predicate.verification_result}",
+        f"policy    sha256:{predicate.policy.digest.sha256}, {len(it.decision.rules)} rules",
+        *(f"endorser  {one.endorser} as {one.role}" for one in it.endorsers),
+    ]
+    for disk in it.disks:
+        lines.append(f"disk      {disk.target} {disk.table} {terminal.size(disk.size)}, writes: {disk.writes}")
+        lines += [
+            f"          {part.label or '-'} {terminal.size(part.size)} at {part.offset}: {part.content or f'blank {part.blank}'}"
+            for part in disk.partitions
+        ]
+    return terminal.printable("\n".join(lines))
+
+
+def _facts(entry: Entry) -> str:
+    """The facts in a line: texts and numbers as they are, the rest by its size."""
+    shown = []
+    for name, value in entry.data.items():
+        if isinstance(value, str | int):
+            shown.append(f"{name}={value}")
+        elif name == "failed" and isinstance(value, list):
+            shown.append(f"failed={','.join(str(one.get('rule')) for one in value if isinstance(one, dict)) or '-'}")
+    return " ".join(shown)
+
+
+def _as_json(report: Report, heads: int) -> dict[str, object]:
+    return {
+        "intact": report.intact,
+        "entries": report.entries,
+        "head": str(report.head),
+        "remembered": heads,
+        "repairs": report.repairs,
+        "torn": report.torn,
+        "faults": report.faults,
+    }
+
+
+def _report(path: Path, report: Report, heads: int) -> str:
+    lines = list(report.faults)
+    if report.torn:
+        lines.append(f"the last {report.torn} bytes are half an entry: whoever wrote it died, or is writing now")
+    if report.repairs:
+        lines.append(f"half an entry was cut off and told {report.repairs} times, after a crash")
+    verdict = "every entry is in its place and unchanged" if report.intact else f"{len(report.faults)} faults"
+    against = f"{heads} remembered ends" if heads else "no remembered end, so that one cut off would not be seen"
+    return "\n".join(
+        [*lines, f"{path}: {report.entries} entries, {verdict}; checked against {against}", f"head {report.head}"]
+    )

@@ -1,0 +1,239 @@
+"""`partita ec2`: what a site has at EC2, what a machine there would cost, uploading before it is needed, and cleaning up.
+
+Machines themselves are ordered at the site (`partita deploy --site`), which works its accounts by itself.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from catalog.image.reference import Reference
+from deployer.ec2.model.accounts import Accounts
+from deployer.ec2.model.boot_mapping import bootable
+from deployer.ec2.model.hibernation import hindrance, with_room
+from deployer.ec2.model.pricing import estimate
+from deployer.ec2.settings import Ec2Settings
+from deployer.errors import Misused
+from deployer.policy.store import PolicyStore
+from deployer.site.settings import SiteSettings
+from deployer.units import parse_duration, parse_size
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+if TYPE_CHECKING:  # they load the AWS library, which no other command should wait for
+    from deployer.ec2.account.cleanup import Removal
+    from deployer.ec2.account.open_account import OpenAccount
+    from deployer.ec2.images.image_upload import Imaging
+    from deployer.ec2.pool.deployment import Ec2Deployer
+
+ec2_app = typer.Typer(name="ec2", no_args_is_help=True, help="A site's images and machines at Amazon EC2.")
+
+AccountName = Annotated[
+    str | None, typer.Option("--account", help="One account of the site's file; all if not given.", metavar="NAME")
+]
+Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextmanager
+def _accounts(context: typer.Context, name: str | None) -> Iterator["list[OpenAccount]"]:
+    from deployer.ec2.account.open_account import open_account
+
+    settings = terminal.section(context, Ec2Settings)
+    accounts = Accounts.load(settings.accounts)
+    chosen = accounts.account if name is None else (accounts.named(name),)
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_account(settings, account, _clock)) for account in chosen]
+
+
+@contextmanager
+def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2Deployer, Imaging, OpenAccount]"]:
+    """What uploads, for one account, without a pool, beside the site's service, should that be at work."""
+    from deployer.ec2.account.open_account import staging
+    from deployer.ec2.images.image_upload import Imaging
+    from deployer.ec2.images.upload_cache import Beside
+    from deployer.ec2.pool.deployment import Ec2Deployer, Unrecorded
+    from deployer.site.operations.revocations import Withdrawing
+    from stager.factory import open_catalog
+
+    settings, site = terminal.section(context, Ec2Settings), terminal.section(context, SiteSettings)
+    with _accounts(context, name) as accounts, ExitStack() as stack:
+        if len(accounts) != 1:
+            names = ", ".join(each.account.name for each in accounts)
+            raise Misused(f"the site has the accounts {names}; say which with --account")
+        found = accounts[0]
+        host = staging(settings, site)
+        catalog = stack.enter_context(open_catalog(host, lambda: _clock().timestamp()))
+        beside = stack.enter_context(Beside(host, catalog, lambda: _clock().timestamp()))
+        rules = PolicyStore(site.policy).current
+        withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, _clock)
+        imaging = Imaging(found, beside, beside)
+        yield Ec2Deployer(found, catalog, imaging, Unrecorded(), rules, withdrawing.current, _clock), imaging, found
+
+
+@ec2_app.command("images")
+def images_command(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+    """List the images that the site has registered, the last used first."""
+    with _accounts(context, account) as accounts:
+        found = [(each.account.name, entry) for each in accounts for entry in each.books.images()]
+    found.sort(key=lambda pair: pair[1].used, reverse=True)
+    terminal.show(
+        [{"account": name, **entry.model_dump(mode="json")} for name, entry in found],
+        terminal.table(
+            ("AMI", "IMAGE", "ACCOUNT", "VOLUMES", "USED"),
+            [(entry.ami or "-", entry.title, name, len(entry.contents), entry.used) for name, entry in found],
+        ),
+        as_json=json,
+    )
+
+
+@ec2_app.command("machines")
+def machines_command(context: typer.Context, account: AccountName = None, json: Json = False) -> None:
+    """List the site's machines at EC2, as EC2 describes them."""
+    with _accounts(context, account) as accounts:
+        found = [(each.account.name, instance) for each in accounts for instance in each.machines.all()]
+    rows = [
+        {
+            "account": name,
+            "machine": one.machine,
+            "instance": one.instance,
+            "state": one.state,
+            "type": one.instance_type,
+            "ami": one.ami,
+            "addresses": list(one.addresses),
+            "image": one.tags.get("partita:catalog", ""),
+            "ends": one.tags.get("partita:ends", ""),
+        }
+        for name, one in found
+    ]
+    columns = ("machine", "state", "instance", "type", "image", "addresses", "ends", "account")
+    terminal.show(
+        rows,
+        terminal.table(
+            [column.upper() for column in columns],
+            [[", ".join(row[c]) if isinstance(row[c], list) else row[c] for c in columns] for row in rows],
+        ),
+        as_json=json,
+    )
+
+
+@ec2_app.command("upload")
+def upload_command(
+    context: typer.Context,
+    image: Image,
+    account: AccountName = None,
+    ignore_drivers: Annotated[
+        bool, typer.Option("--ignore-drivers", help="Also an image that has no driver for EC2's disks or network.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Make an image's snapshots and AMI now, so that the first machine need not wait for them. The policy must accept it."""
+    from deployer.ec2.images.image_upload import Progress
+
+    with _deployer(context, account) as (deployer, imaging, found):
+        manifest = deployer.accepted(Reference.parse(image))
+        progress = Progress()
+        entry, snapshots = imaging.image(
+            manifest, bootable(manifest), progress, drivers=found.account.drivers and not ignore_drivers
+        )
+    result = {
+        "image": manifest.image_id,
+        "title": manifest.title,
+        "account": found.account.name,
+        "ami": entry.ami,
+        "blocks_sent": progress.sent,
+        "drivers": str(progress.drivers) if progress.drivers is not None else "",
+        "snapshots": {device: snapshot.snapshot_id for device, snapshot in snapshots.items()},
+    }
+    text = f"{manifest.title} is {entry.ami} in {found.account.name}; blocks of 512 KiB sent: {progress.sent}"
+    if progress.drivers is not None and progress.drivers.answer != "yes":
+        text += f"\nwhether it has the drivers for EC2's disks and network: {progress.drivers}"
+    terminal.show(result, text, as_json=json)
+
+
+@ec2_app.command("estimate")
+def estimate_command(
+    context: typer.Context,
+    image: Image,
+    account: AccountName = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many machines.")] = 1,
+    memory: Annotated[str | None, typer.Option(help="Memory of each; what the image needs if not given.")] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores of each; what the image needs if not given.")] = None,
+    lifetime: Annotated[str, typer.Option(help="How long they live, such as 12h.")] = "1h",
+    json: Json = False,
+) -> None:
+    """Say which instance type machines would get, and what they would cost by the site's own table. Nothing is ordered."""
+    try:
+        size, seconds = (parse_size(memory) if memory else None), parse_duration(lifetime)
+    except ValueError as exc:
+        raise Misused(str(exc)) from exc
+    with _deployer(context, account) as (deployer, _, found):
+        manifest = deployer.accepted(Reference.parse(image))
+        boots = bootable(manifest)
+        kind = deployer.choose(cores or manifest.needs.cores, size or manifest.needs.memory, boots)
+        volumes = boots.volumes if hindrance(found.account, kind, boots) else with_room(boots.volumes, kind.memory)
+        gib = sum(volume.size for volume in volumes)
+        dollars = estimate(found.account.prices, kind.name, gib, seconds, count)
+    result = {"type": kind.name, "gib": gib, "usd": str(dollars), "count": count, "seconds": seconds}
+    text = f"{count} x {kind.name} with {gib} GiB for {lifetime}: {dollars} USD by the table of {found.account.name}"
+    terminal.show(result, text, as_json=json)
+
+
+@ec2_app.command("clean")
+def clean_command(
+    context: typer.Context,
+    account: AccountName = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; else it is only shown.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option(help="Only what has been unused for so long, such as 12h; ec2.keep if not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show, and with --apply remove, what the site has at EC2 and nothing uses any more; the oldest first."""
+    from deployer.ec2.account.cleanup import clean, look, plan
+
+    settings = terminal.section(context, Ec2Settings)
+    try:
+        age = timedelta(seconds=parse_duration(older_than or settings.keep))
+    except ValueError as exc:
+        raise Misused(str(exc)) from exc
+    rows: list[dict[str, str]] = []
+    with _accounts(context, account) as accounts:
+        for found in accounts:
+            removals = plan(look(found.aws, found.owner, found.books), found.owner, _clock(), age)
+
+            def tell(removal: "Removal", became: str, name: str = found.account.name) -> None:
+                rows.append(_row(removal, name, became))
+
+            if apply:
+                clean(removals, found.aws, found.books, found.ledger, tell)
+            else:
+                for removal in removals:
+                    tell(removal, "would be removed")
+    columns = ("kind", "id", "title", "since", "reason", "account", "became")
+    terminal.show(
+        rows,
+        terminal.table([column.upper() for column in columns], [[row[column] for column in columns] for row in rows])
+        if rows
+        else "nothing is left over",
+        as_json=json,
+    )
+
+
+def _row(removal: "Removal", account: str, became: str) -> dict[str, str]:
+    thing = removal.thing
+    return {
+        "kind": thing.kind.value,
+        "id": thing.id,
+        "title": thing.title,
+        "since": thing.since.astimezone(UTC).strftime("%Y-%m-%d %H:%M"),
+        "reason": removal.reason,
+        "account": account,
+        "became": became,
+    }

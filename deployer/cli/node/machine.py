@@ -1,0 +1,154 @@
+"""The commands that change machines that exist; they are mounted below `machine`. Wiring only."""
+
+import base64
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from catalog.image.manifest import Blank
+from deployer.errors import Misused
+from deployer.machine.user_data import MAX_USER_DATA
+from deployer.node.client import NodeClient
+from deployer.node.machines.console import readable
+from deployer.node.schema.machines import SaveOrder, Sized, Verb
+from deployer.records.machine_store import MachineRecord
+from deployer.units import parse_duration, parse_size
+from signer.documents import validate
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+Name = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
+
+VERBS: dict[Verb, tuple[str, str]] = {
+    "pause": ("Halt a machine, which stays in memory.", "paused"),
+    "resume": ("Let a paused machine go on.", "goes on"),
+    "suspend": ("Save a machine's memory on disk, and free what it takes of the node.", "suspended"),
+    "reactivate": ("Let a suspended machine go on, or a stopped one boot again.", "runs"),
+    "stop": ("Have a machine power off, or cut its power; its disks stay until its time is over.", "stopped"),
+    "reboot": ("Have a machine boot again.", "was rebooted"),
+}
+
+
+def add_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]) -> None:
+    """Mount the commands; `client` makes a client of the node that the settings name."""
+    for verb, (text, done) in VERBS.items():
+        app.command(verb, help=text)(_verb(verb, done, client))
+
+    @app.command("resize")
+    def resize(
+        context: typer.Context,
+        name: Name,
+        memory: Annotated[str | None, typer.Option(help="Such as 2GiB.")] = None,
+        cores: Annotated[int | None, typer.Option(min=1)] = None,
+        json: Json = False,
+    ) -> None:
+        """Give a machine other amounts, within what it was granted: at once if it runs."""
+        if memory is None and cores is None:
+            raise Misused("give --memory, --cores, or both")
+        wanted = {"memory": None if memory is None else amount(memory, parse_size, "--memory"), "cores": cores}
+        sized = validate(Sized, {key: value for key, value in wanted.items() if value is not None}, "request")
+        with client(context) as node:
+            record = node.resize(name, sized)
+        text = f"{record.name}: {terminal.size(record.memory)}, {record.cores} cores"
+        terminal.show(brief(record), text, as_json=json)
+
+    @app.command("extend")
+    def extend(
+        context: typer.Context,
+        name: Name,
+        lifetime: Annotated[str, typer.Argument(help="How long it lives from now on, such as 2h; less is fine.")],
+        json: Json = False,
+    ) -> None:
+        """Let a machine's time end later, or sooner."""
+        with client(context) as node:
+            record = node.extend(name, amount(lifetime, parse_duration, "LIFETIME"))
+        terminal.show(brief(record), f"{record.name}: ends at {record.ends:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
+
+    @app.command("save")
+    def save(
+        context: typer.Context,
+        name: Name,
+        directory: Annotated[Path, typer.Argument(help="The image directory to make.")],
+        version: Annotated[str, typer.Option(help="Of the new image.")],
+        json: Json = False,
+    ) -> None:
+        """Save what a machine that rests has changed, as a new version of its image that nobody has endorsed."""
+        order = validate(SaveOrder, {"directory": str(directory.absolute()), "version": version}, "request")
+        with client(context) as node:
+            saved = node.save(name, order)
+        changed = ", ".join(saved.changed) or "nothing"
+        text = f"{saved.title} ({saved.image_id}) in {saved.directory}; changed: {changed} ({terminal.size(saved.written)})"
+        terminal.show(saved.model_dump(mode="json"), text, as_json=json)
+
+    @app.command("addresses")
+    def addresses(context: typer.Context, name: Name, json: Json = False) -> None:
+        """Show a machine's IP addresses, as the hypervisor's network or the guest's agent reports them."""
+        with client(context) as node:
+            found = node.addresses(name)
+        terminal.show(found, "\n".join(found) or "nobody knows any", as_json=json)
+
+
+def _verb(verb: Verb, done: str, client: Callable[[typer.Context], NodeClient]) -> Callable[..., None]:
+    def command(context: typer.Context, name: Name, json: Json = False) -> None:
+        with client(context) as node:
+            record = node.do(name, verb)
+        terminal.show(brief(record), f"{record.name}: {done}", as_json=json)
+
+    return command
+
+
+def brief(record: MachineRecord) -> dict[str, Any]:
+    """A record for programs, without what the hypervisor was told."""
+    value = record.model_dump(mode="json", exclude_none=True)
+    value.pop("spec", None)
+    return value
+
+
+def amount(text: str, parse: Callable[[object], int], option: str) -> int:
+    """An amount as people write it; Misused if it is none."""
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise Misused(f"{option}: {exc}") from exc
+
+
+def blank_of(text: str) -> Blank:
+    """SIZE[:FILESYSTEM[:LABEL]] as people write an extra disk; Misused if it is none."""
+    size, _, rest = text.partition(":")
+    filesystem, _, label = rest.partition(":")
+    wanted = {"size": amount(size, parse_size, "--blank"), "filesystem": filesystem or "none", "label": label}
+    return validate(Blank, wanted, "--blank")
+
+
+def text_file(path: Path) -> str:
+    """What a small file of text says; Misused if it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Misused(f"{path}: cannot be read: {exc}") from exc
+
+
+def user_data_of(path: Path | None) -> str | None:
+    """User-data as orders carry it: base64, one byte more than allowed at most; Misused if it cannot be read."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_USER_DATA + 1)
+    except OSError as exc:
+        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
+    return base64.b64encode(data).decode()
+
+
+def write_serial(chunks: Iterable[bytes], *, raw: bool) -> None:
+    """What a guest wrote, to standard output: as it is, or without what would control the terminal."""
+    for chunk in chunks:
+        if raw:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+        else:
+            sys.stdout.write(readable(chunk))
+            sys.stdout.flush()

@@ -1,0 +1,120 @@
+"""The commands `partita node prefetch|pin|unpin`, and what `partita node status` shows of contents. Wiring only."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from deployer.node.client import NodeClient
+from deployer.node.schema.staging import ContentStatus, Prefetched, PrefetchOrder, StagingStatus
+from signer.documents import validate
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+LOOK = 0.5
+"""Seconds between two looks at what is arriving."""
+
+Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
+
+
+def add_commands(app: typer.Typer, connect: Callable[[typer.Context], NodeClient]) -> None:
+    """Add the commands to `partita node`; `connect` reaches the node that the settings name."""
+
+    @app.command("prefetch")
+    def prefetch(
+        context: typer.Context,
+        image: Image,
+        keep: Annotated[
+            int, typer.Option(min=0, help="For how many seconds it is kept from eviction.", metavar="SECONDS")
+        ] = 86400,
+        json: Json = False,
+    ) -> None:
+        """Bring an image to the node ahead of its use. No policy is asked: nothing boots by this."""
+        _fetch(context, connect, {"image": image, "keep": keep}, as_json=json)
+
+    @app.command("pin")
+    def pin(context: typer.Context, image: Image, json: Json = False) -> None:
+        """Bring an image to the node and keep it there until it is unpinned."""
+        _fetch(context, connect, {"image": image, "pin": True}, as_json=json)
+
+    @app.command("unpin")
+    def unpin(context: typer.Context, image: Image, json: Json = False) -> None:
+        """Let an image that was pinned be evicted again."""
+        with connect(context) as node:
+            answer = node.unpin(image)
+        text = "let go" if answer.released else "was not pinned"
+        terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
+
+
+def staging_text(status: StagingStatus) -> list[tuple[str, str]]:
+    """What a node's status says of its contents: (what, is), one line for each content that is arriving."""
+    cache = (
+        f"{terminal.size(status.allocated)} of {terminal.size(status.quota)}, {terminal.size(status.leased)} leased, "
+        f"{terminal.size(status.reserved)} arriving, {terminal.size(status.trash)} in the trash"
+    )
+    rows = [("cache", cache)]
+    if status.pins:
+        rows.append(("pinned", ", ".join(pin.image_id for pin in status.pins)))
+    if status.swarm is None:
+        rows.append(("swarm", "takes part in none"))
+    else:
+        swarm = status.swarm
+        offered = f"{swarm.contents} contents offered on port {swarm.port}, {swarm.peers} peers, "
+        rows.append(("swarm", offered + f"{terminal.size(swarm.sent)} sent"))
+    for one in status.arriving:
+        left = "unknown time" if one.left is None else f"{one.left} s"
+        text = (
+            f"{one.stage}: {terminal.size(one.have)} of {terminal.size(one.size)}; from the cache "
+            f"{terminal.size(one.from_cache)}, peers {terminal.size(one.from_peers)}, origin "
+            f"{terminal.size(one.from_origin)}; {terminal.size(one.rate)}/s, {left} left, {one.peers} peers"
+        )
+        rows.append((f"{one.image} {str(one.address)[:12]}", text + _fed_by(one)))
+    for one in status.lately:
+        came = f"came {one.ended} s ago: origin {terminal.size(one.from_origin)}, peers {terminal.size(one.from_peers)}"
+        rows.append((f"{one.image} {str(one.address)[:12]}", came + _fed_by(one)))
+    return rows
+
+
+def _fed_by(one: ContentStatus) -> str:
+    fed = ", ".join(f"{peer.at} {terminal.size(peer.received)}" for peer in one.feeders)
+    return f" ({fed})" if fed else ""
+
+
+def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Show what is arriving until nothing is: a picture that changes on a terminal, else a document each time."""
+    live = Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not as_json else None
+    with live or nullcontext():
+        while (status := node.staging()).arriving:
+            shown = terminal.table(("WHAT", "IS"), staging_text(status))
+            if live is not None:
+                live.update(shown)
+            else:
+                terminal.show(status.model_dump(mode="json", exclude_none=True), shown, as_json=as_json)
+            sleep(LOOK)
+
+
+def _fetch(
+    context: typer.Context, connect: Callable[[typer.Context], NodeClient], values: dict[str, object], *, as_json: bool
+) -> None:
+    order = validate(PrefetchOrder, values, "prefetch")
+    with connect(context) as node, terminal.progress(order.image, None) as advance:
+        before = 0
+
+        def watch(done: int, _total: int) -> None:
+            nonlocal before
+            advance(done - before)
+            before = done
+
+        result = node.prefetch(order, watch)
+    terminal.show(result.model_dump(mode="json"), _text(result, pinned=order.pin), as_json=as_json)
+
+
+def _text(result: Prefetched, *, pinned: bool) -> str:
+    return (
+        f"{result.title} is {'pinned' if pinned else 'here'}: {terminal.size(result.from_cache)} from the cache, "
+        f"{terminal.size(result.from_peers)} from peers, {terminal.size(result.from_origin)} from the origin, "
+        f"{result.blanks_made} blanks made"
+    )

@@ -1,0 +1,261 @@
+"""Commands for the acceptance policy: check, show, explain, anchor. (`cli_trials` has those that try it on cases.)"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from catalog.image.bundle import Bundle
+from deployer.errors import Misused, PolicyUnusable
+from deployer.machine.spec import Network
+from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
+from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, current, verified
+from deployer.policy.explanation import Situation
+from deployer.policy.explanation import explain as explain_situation
+from deployer.policy.model import Policy
+from deployer.policy.store import RuleSet
+from deployer.trials.replay import case_of
+from deployer.trials.request_log import find
+from deployer.units import duration_text, parse_duration, parse_size, size_text
+from signer.errors import EXIT_REFUSED, KeyUnusable
+from signer.openpgp.keyring import read_keys
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from signer.verification.endorsements import DEFAULT_ROLE
+from stager.settings import NodeSettings
+
+policy_app = typer.Typer(name="policy", help="What this site accepts, and why.", no_args_is_help=True)
+
+
+def option(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A reader of a value (raising ValueError) as the parser of an option, so that its sentence reaches the user."""
+
+    def parse(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text  # a default, which is a value already
+        try:
+            return read(text)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+
+    return parse
+
+
+PolicyFile = Annotated[Path, typer.Argument(help="The policy, a TOML file.", metavar="FILE")]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        help="Per machine, such as 2GiB; what the image needs by default.", parser=option(parse_size), metavar="SIZE"
+    ),
+]
+Cores = Annotated[int | None, typer.Option(help="Per machine; what the image needs by default.")]
+Lifetime = Annotated[
+    int,
+    typer.Option(help="Such as 30m, 12h, 7d.", parser=option(parse_duration), metavar="DURATION", show_default="1h"),
+]
+UserData = Annotated[
+    Path | None, typer.Option("--user-data", help="A file for the guest's first boot.", metavar="FILE")
+]
+NetworkChoice = Annotated[
+    Network,
+    typer.Option(help="none, user, network:NAME or bridge:NAME.", parser=option(Network.parse), metavar="NETWORK"),
+]
+
+
+RequestFile = Annotated[
+    Path | None,
+    typer.Option("--requests", help="The node's record of requests, if not this machine's.", metavar="FILE"),
+]
+
+
+def requests_file(context: typer.Context, named: Path | None) -> Path:
+    """Where the last requests are: the file that was named, or that of this machine's node."""
+    return named or terminal.section(context, NodeSettings).directory / "requests.jsonl"
+
+
+def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None]:
+    """A file of user-data and its kind; UserDataRefused where no guest should get it."""
+    if file is None:
+        return None, None
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_USER_DATA + 1)
+    except OSError as exc:
+        raise Misused(f"{file}: the user-data cannot be read: {exc.strerror}") from exc
+    return data, check_user_data(data)
+
+
+@policy_app.command("check")
+def check(file: PolicyFile, as_json: Json = False) -> None:
+    """Read a policy as a node would, and warn of what is probably not meant."""
+    rules = RuleSet.load(file)
+    policy = rules.policy
+    warnings = [*policy.warnings(), *_key_warnings(policy), *_file_warnings(file, rules)]
+    cedar = f", Cedar rules: {len(rules.cedar.rules)}" if rules.cedar else ""
+    shadow = f", shadow: {rules.shadow.digest}" if rules.shadow else ""
+    lines = [
+        f"{file}: anchors: {len(policy.anchor)}{cedar}, digest: {rules.digest}{shadow}",
+        *(f"warning: {w}" for w in warnings),
+    ]
+    terminal.show({"digest": rules.digest, "warnings": warnings}, "\n".join(lines), as_json=as_json)
+
+
+@policy_app.command("show")
+def show(file: PolicyFile, as_json: Json = False) -> None:
+    """Show what a policy says, defaults included."""
+    rules_set = RuleSet.load(file)
+    policy = rules_set.policy
+    value = policy.model_dump(mode="json", exclude_none=True)
+    rows: list[Sequence[object]] = [
+        (f"anchor for {anchor.vo}", f"{anchor.fingerprint} as {anchor.role}") for anchor in policy.anchor
+    ]
+    for vo, quorum in (("", policy.endorsements), *policy.endorsements.vo.items()):
+        roles = "".join(f", {count} as {role}" for role, count in quorum.roles.items())
+        said = f"at least {quorum.threshold}{roles}, not older than {duration_text(quorum.max_age)}"
+        rows.append((f"endorsements{vo and ' of ' + vo}", said))
+    limits = policy.limits
+    rows += [
+        ("vos", _lists(policy.vos.allow, policy.vos.deny)),
+        ("images", _lists(policy.images.allow, policy.images.deny)),
+        ("endorsers", _lists((), policy.endorsers.deny)),
+        ("limits", f"{size_text(limits.memory)} memory, {limits.cores} cores, {size_text(limits.disk)} disk"),
+        ("", f"{size_text(limits.blank)} blank, {duration_text(limits.lifetime)} lifetime, {limits.machines} machines"),
+        ("user_data", _lists(policy.user_data.allow, ())),
+        ("networks", _lists(policy.networks.allow, ())),
+        *(
+            (f"cedar {rule.effect}", f"{rule.name}{rule.reason and ': ' + rule.reason} ({rule.file})")
+            for rule in (rules_set.cedar.rules if rules_set.cedar else ())
+        ),
+        ("digest", rules_set.digest),
+    ]
+    terminal.show(value | {"digest": rules_set.digest}, terminal.table(("rule", "says"), rows), as_json=as_json)
+
+
+@policy_app.command("explain")
+def explain(
+    context: typer.Context,
+    file: PolicyFile,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The image: a directory that import or build made.", metavar="DIR")
+    ] = None,
+    request: Annotated[
+        int | None, typer.Option(help="Instead of an image: one of the node's last requests, by number.", metavar="N")
+    ] = None,
+    memory: Memory = None,
+    cores: Cores = None,
+    lifetime: Lifetime = 3600,
+    count: Annotated[int, typer.Option(help="Machines.", min=1)] = 1,
+    user_data: UserData = None,
+    network: NetworkChoice = Network(kind="none"),
+    running: Annotated[int, typer.Option(help="Machines that the node has already.", min=0)] = 0,
+    requests: RequestFile = None,
+    as_json: Json = False,
+) -> None:
+    """Decide about an image or a past request, list every rule, and say the nearest change that would make it pass.
+
+    Ends with exit code 3 where the answer is no.
+    """
+    rules, now = RuleSet.load(file), datetime.now(UTC)
+    if bundle is None and request is not None:
+        found = find(requests_file(context, requests), request)
+        if found is None:
+            raise Misused(f"there is no request {request}; `partita policy requests` lists those that are kept")
+        case, now = case_of(found), found.at
+    elif bundle is not None:
+        image = Bundle.open(bundle)
+        asked = Request(
+            count=count,
+            memory=image.manifest.needs.memory if memory is None else memory,
+            cores=image.manifest.needs.cores if cores is None else cores,
+            lifetime=lifetime,
+            user_data=read_user_data(user_data)[1],
+            network=network,
+        )
+        case = Case(image.manifest, image.endorsements(), asked, running)
+    else:
+        raise Misused("name an image with --bundle DIR, or a past request with --request N")
+    checks = verified(rules, case, now)
+    found_out = explain_situation(
+        Situation(
+            rules,
+            case.request,
+            case.manifest,
+            tuple(checks),
+            now,
+            case.running,
+            case.requester,
+            current(rules.policy, case, now),
+        )
+    )
+    decision = found_out.decision
+    terminal.show(
+        decision.as_json() | {"explanation": found_out.as_json()},
+        f"{decision.text()}\n\n{found_out.sentence()}",
+        as_json=as_json,
+    )
+    if not decision.accepted:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@policy_app.command("anchor")
+def anchor(
+    key: Annotated[Path, typer.Argument(help="An exported public key.", metavar="KEY.asc")],
+    vo: Annotated[str, typer.Option(help="For whose images the key may vouch.")],
+    role: Annotated[str, typer.Option(help="In what role.")] = DEFAULT_ROLE,
+    as_json: Json = False,
+) -> None:
+    """Print an [[anchor]] for a key, to append to a policy once its owner has confirmed the fingerprint."""
+    try:
+        with key.open("rb") as opened:
+            data = opened.read(MAX_KEY + 1)
+    except OSError as exc:
+        raise Misused(f"{key}: the key cannot be read: {exc.strerror}") from exc
+    if len(data) > MAX_KEY:
+        raise PolicyUnusable(f"{key}: has more than the {MAX_KEY} bytes allowed; export a minimal key")
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        names, block = certificate_anchor(vo, role, data)
+        terminal.show({"vo": vo, "role": role, "toml": block} | names, block.rstrip("\n"), as_json=as_json)
+        return
+    found = read_keys(data)
+    if len(found) != 1:
+        raise PolicyUnusable(f"{key}: holds {len(found)} keys; an anchor names one, so export that one alone")
+    block = anchor_block(vo, role, found[0].fingerprint, data.decode("ascii", "replace"))
+    value = {"vo": vo, "role": role, "fingerprint": found[0].fingerprint, "toml": block}
+    terminal.show(value, block.rstrip("\n"), as_json=as_json)
+
+
+def _key_warnings(policy: Policy) -> list[str]:
+    """Keys that are not what their anchors say, or can sign nothing now. This is the one check that needs GnuPG."""
+    found = []
+    for trusted in policy.anchor:
+        if trusted.scheme == "x509":
+            continue  # a certificate was read with the policy, and stands for its holder whether it is valid or not
+        who = f"the key of {trusted.role} {trusted.fingerprint} of {trusted.vo}"
+        try:
+            keys = {key.fingerprint: key for key in read_keys(trusted.key.encode("ascii"))}
+        except KeyUnusable as exc:
+            found.append(f"{who} cannot be read: {exc}")
+            continue
+        if trusted.fingerprint not in keys:
+            found.append(f"{who} is another one, {', '.join(keys)}: nothing that it signs will count")
+        elif fault := keys[trusted.fingerprint].fault(datetime.now(UTC)):
+            found.append(f"{who} {fault}: nothing that it signs will count")
+    return found
+
+
+def _file_warnings(file: Path, rules: RuleSet) -> list[str]:
+    """What lies beside the policy and is not read, and a shadow that cannot be."""
+    named = set(rules.policy.cedar.files) if rules.policy.cedar else set()
+    beside = sorted(path.name for path in file.absolute().parent.glob("*.cedar") if path.name not in named)
+    found = [f"{name} lies beside the policy and is not in cedar.files: its rules are not judged" for name in beside]
+    return found + ([f"the policy in the shadow: {rules.shadow_problem}"] if rules.shadow_problem else [])
+
+
+def _lists(allow: Sequence[str], deny: Sequence[str]) -> str:
+    said = [f"allow {', '.join(allow)}"] if allow else []
+    said += [f"deny {', '.join(deny)}"] if deny else []
+    return "; ".join(said) or "nothing"

@@ -1,0 +1,101 @@
+"""Commands that try a policy: on a site's own cases, on the requests that really came, and what Cedar rules may speak of."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployer.cli.policy import PolicyFile, RequestFile, policy_app, requests_file
+from deployer.policy.cedar_schema import SCHEMA
+from deployer.policy.store import RuleSet
+from deployer.trials.expectations import read_cases, run
+from deployer.trials.replay import difference
+from deployer.trials.request_log import KEPT, recorded
+from signer.errors import EXIT_FAILED
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from signer.statements.endorsement import write_instant
+
+__all__ = ["policy_app"]
+
+Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=KEPT)]
+
+
+@policy_app.command("test")
+def try_cases(
+    file: PolicyFile,
+    cases: Annotated[Path, typer.Argument(help="Expected decisions, TOML or JSON.", metavar="CASES")],
+    as_json: Json = False,
+) -> None:
+    """Decide a site's own cases; ends with exit code 1 where a decision is not the one that is expected."""
+    rules = RuleSet.load(file)
+    results = run(rules, read_cases(cases).case, datetime.now(UTC))
+    wrong = [result for result in results if result.fault]
+    lines = [
+        f"{'FAILED' if result.fault else 'passed'}  {result.case.name}{result.fault and ': ' + result.fault}"
+        for result in results
+    ]
+    lines.append(f"{len(results) - len(wrong)} of {len(results)} cases are decided as expected")
+    value = {
+        "digest": rules.digest,
+        "cases": [
+            {"name": result.case.name, "passed": not result.fault, "accepted": result.decision.accepted}
+            | ({"fault": result.fault} if result.fault else {})
+            for result in results
+        ],
+    }
+    terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
+    if wrong:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@policy_app.command("diff")
+def diff(
+    context: typer.Context,
+    old: Annotated[Path, typer.Argument(help="A policy, such as the one in force.", metavar="OLD")],
+    new: Annotated[Path, typer.Argument(help="The policy that is to replace it.", metavar="NEW")],
+    last: Last = KEPT,
+    requests: RequestFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say which of the node's last requests another policy would decide otherwise; exit code 1 where there are any."""
+    records = recorded(requests_file(context, requests), last)
+    found = difference(RuleSet.load(old), RuleSet.load(new), records)
+    turned = [one for one in found if one.turned]
+    lines = [one.sentence() for one in found]
+    lines.append(
+        f"{len(turned)} of the last {len(records)} requests would be decided otherwise"
+        + (f", {len(found) - len(turned)} refused for other reasons" if len(found) > len(turned) else "")
+    )
+    value = {"requests": len(records), "turned": len(turned), "differences": [one.as_json() for one in found]}
+    terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
+    if turned:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@policy_app.command("requests")
+def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False) -> None:
+    """List the last requests that the node decided, and what the policy in the shadow said."""
+    records = recorded(requests_file(context, requests), last)
+    rows = [
+        (
+            record.number,
+            write_instant(record.at),
+            record.parsed().title,
+            record.asked.count,
+            "accepted" if record.outcome.accepted else "refused",
+            ", ".join(record.outcome.failed),
+            "" if record.shadow is None else "accepted" if record.shadow.accepted else "refused",
+        )
+        for record in records
+    ]
+    value = [record.model_dump(mode="json", exclude={"manifest", "endorsements"}) for record in records]
+    columns = ("REQUEST", "WHEN", "IMAGE", "MACHINES", "DECISION", "BY", "SHADOW")
+    terminal.show(value, terminal.table(columns, rows), as_json=as_json)
+
+
+@policy_app.command("schema")
+def schema(as_json: Json = False) -> None:
+    """Print what Cedar rules may speak of, in Cedar's schema language."""
+    terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"), as_json=as_json)

@@ -1,0 +1,105 @@
+"""`partita site backup` and `restore`: everything that a site remembers, its CA's key included."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from catalog.service.backup import dump_sqlite, place_sqlite, restoring, write_backup
+from deployer.errors import Conflict, Misused, SiteUnavailable
+from deployer.site.settings import SiteSettings
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+SECONDS = 3600
+"""The most that PostgreSQL's tools may take."""
+
+SQLITE = "sqlite:///"
+
+
+def backup(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The tar to write. It holds the site's private keys.")],
+    json: Json = False,
+) -> None:
+    """Back a site up, while it runs or not: its database, and the keys and certificates beside it."""
+    settings = terminal.section(context, SiteSettings)
+    root, url = settings.directory, settings.database_url
+    engine: Literal["sqlite", "postgresql"] = "sqlite" if url.startswith(SQLITE) else "postgresql"
+    if engine == "sqlite" and not Path(url.removeprefix(SQLITE)).exists():
+        raise Misused(f"{url.removeprefix(SQLITE)}: there is no site's database; set site.directory or site.database")
+    dump = dump_sqlite(Path(url.removeprefix(SQLITE))) if engine == "sqlite" else _pg_dump(url)
+    files = [root / "tls.pem", root / "broker.key", *sorted((root / "freshness").rglob("*.json"))]
+    made = write_backup(file, "site", engine, dump, files, root, datetime.now(UTC).replace(microsecond=0))
+    terminal.show(
+        {"file": str(file), "members": sorted(made.members)},
+        f"{file}: {len(made.members)} members, private keys among them; the settings, policy and rights files are not",
+        as_json=json,
+    )
+
+
+def restore(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="What `partita site backup` wrote.")],
+    json: Json = False,
+) -> None:
+    """Restore a site into a directory and a database that hold none. Its nodes believe it as before."""
+    settings = terminal.section(context, SiteSettings)
+    url = settings.database_url
+    with restoring(file, "site", settings.directory) as (found, dumped):
+        if found.engine == "sqlite" and url.startswith(SQLITE):
+            place_sqlite(dumped, Path(url.removeprefix(SQLITE)))
+        elif found.engine == "postgresql" and not url.startswith(SQLITE):
+            _pg_restore(url, dumped)
+        else:
+            raise Misused(f"{file}: holds a database of {found.engine}; set site.database to one of that kind")
+    terminal.show(
+        {"directory": str(settings.directory), "made": found.made.isoformat()},
+        f"{settings.directory}: as it was at {found.made:%Y-%m-%d %H:%M} UTC; start it with partita site serve",
+        as_json=json,
+    )
+
+
+def _pg_dump(url: str) -> Callable[[Path], None]:
+    def dump(target: Path) -> None:
+        _run(["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"], url)
+
+    return dump
+
+
+def _pg_restore(url: str, dumped: Path) -> None:
+    listed = _run(
+        [
+            "psql",
+            "--tuples-only",
+            "--no-align",
+            "--command",
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'",
+        ],
+        url,
+    )
+    if listed.strip() != "0":
+        raise Conflict("the database that site.database names is not empty; restore into one that is")
+    _run(["pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", str(dumped)], url, named=True)
+
+
+def _run(command: list[str], url: str, *, named: bool = False) -> str:
+    """Run one of PostgreSQL's tools; the password goes by the environment, never by the command line."""
+    from deployer.site.db.engine import libpq  # loads SQLAlchemy: only here
+
+    environment = libpq(url)
+    if named:
+        command = [command[0], f"--dbname={environment['PGDATABASE']}", *command[1:]]
+    try:
+        ended = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except FileNotFoundError as exc:
+        raise SiteUnavailable(f"{command[0]} is not installed here; it comes with postgresql-client") from exc
+    if ended.returncode:
+        raise SiteUnavailable(f"{command[0]} failed: {ended.stderr.strip()[-500:]}")
+    return ended.stdout

@@ -1,0 +1,219 @@
+"""Commands about a site's rights: `site rights check` and `explain`. They read files on this machine and ask nobody."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployer.errors import Misused, NotAuthenticated
+from deployer.site.auth.grants import CAPABILITIES, OWNED, TOKEN_MEANS, Action, Rights, explain, may, quota
+from deployer.site.model.principal import Capability, Principal
+from deployer.site.model.quota import Allowance
+from deployer.site.settings import SiteSettings
+from deployer.units import duration_text, size_text
+from signer.documents import validate
+from signer.errors import EXIT_REFUSED, DocumentError
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+rights_app = typer.Typer(name="rights", no_args_is_help=True, help="Who may do what at a site: its grants.")
+
+File = Annotated[
+    Path | None,
+    typer.Argument(help="The rights file; else the one in the settings.", metavar="FILE", show_default=False),
+]
+
+MAX_FILE = 256 << 10
+"""Bytes of a token's or a proxy's file."""
+
+ANYBODY = Principal(issuer="somebody else", subject="somebody else", means="local")
+
+
+@rights_app.command("check")
+def rights_check(context: typer.Context, file: File = None, json: Json = False) -> None:
+    """Read a rights file as the site would, say what it grants, and warn of what is probably not meant."""
+    rights = _load(context, file)
+    warnings = rights.warnings()
+    rows = [
+        (grant.name, _who(grant.model_dump(exclude_none=True)), ", ".join(grant.actions), grant.over, _most(grant.each))
+        for grant in rights.grant
+    ]
+    shown = terminal.table(("GRANT", "WHO", "MAY", "OVER", "EACH AT A TIME"), rows) if rows else "no grants"
+    value = {"digest": rights.digest, "grants": len(rights.grant), "warnings": warnings}
+    terminal.show(value, shown, as_json=json)
+    if not json:
+        for warning in warnings:
+            terminal.show(None, terminal.printable(f"warning: {warning}"), as_json=False)
+
+
+@rights_app.command("explain")
+def rights_explain(
+    context: typer.Context,
+    file: File = None,
+    token: Annotated[Path | None, typer.Option(help="Somebody's token, which is not verified here.")] = None,
+    proxy: Annotated[
+        Path | None, typer.Option(help="Somebody's certificate or proxy (PEM), which is verified.")
+    ] = None,
+    issuer: Annotated[str, typer.Option(help="Else: who vouches for them,")] = "",
+    subject: Annotated[str, typer.Option(help="by what name,")] = "somebody",
+    vo: Annotated[str, typer.Option(help="for which VO; else that of the first group,")] = "",
+    groups: Annotated[list[str] | None, typer.Option("--group", "--groups", help="in which groups and roles,")] = None,
+    capabilities: Annotated[
+        list[Capability] | None, typer.Option("--capability", help="with which capabilities.")
+    ] = None,
+    action: Annotated[
+        Action | None, typer.Option(help="Only this, grant by grant; exit code 3 where it is denied.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what somebody may do at the site, to whose machines, and how much of it."""
+    rights = _load(context, file)
+    settings = terminal.section(context, SiteSettings)
+    if token is not None:
+        who = _of_token(settings, _read(token))
+    elif proxy is not None:
+        who = _of_proxy(settings, _read(proxy))
+    else:
+        who = _described(issuer, subject, vo, tuple(groups or ()), capabilities)
+    if action is not None:
+        _one(rights, who, action, as_json=json)
+        return
+    same_vo = ANYBODY.model_copy(update={"vo": who.vo}) if who.vo else None
+    rows = []
+    for each in (each for each in Action if each is not Action.AGENT):
+        own = may(rights, who, each, who).allowed
+        ours = each in OWNED and same_vo is not None and may(rights, who, each, same_vo).allowed
+        everything = each in OWNED and may(rights, who, each, ANYBODY).allowed
+        rows.append((each.value, own, ours, everything))
+    found = quota(rights, who)
+    shares = [] if found.unlimited else [(each.grant, _most(each.each), _most(each.together)) for each in found.shares]
+    value = {
+        "principal": who.model_dump(mode="json", exclude_none=True),
+        "actions": {name: {"own": own, "vo": ours, "all": every} for name, own, ours, every in rows},
+        "shares": [{"grant": name, "each": each, "together": together} for name, each, together in shares],
+    }
+    if json:
+        terminal.show(value, "", as_json=True)
+        return
+    said = [f"{who.subject} of {who.issuer}, VO {who.vo or 'none'}, {', '.join(who.groups) or 'no groups'}"]
+    if who.capabilities is not None:
+        said.append(f"capabilities: {', '.join(sorted(who.capabilities)) or 'none of use here'}; groups do not count")
+    terminal.show(None, terminal.printable("\n".join(said)), as_json=False)
+    cells = [
+        (name, _yes(own), _yes(ours) if name in OWNED else "", _yes(every) if name in OWNED else "")
+        for name, own, ours, every in rows
+    ]
+    terminal.show(None, terminal.table(("MAY", "OWN", "THE VO'S", "EVERYBODY'S"), cells), as_json=False)
+    if shares:
+        terminal.show(
+            None, terminal.table(("BY THE GRANT", "EACH AT A TIME", "THE VO TOGETHER"), shares), as_json=False
+        )
+
+
+def _one(rights: Rights, who: Principal, action: Action, *, as_json: bool) -> None:
+    said = may(rights, who, action, who)
+    rows = explain(rights, who, action, who)
+    value = {
+        "allowed": said.allowed,
+        "by": said.grant if said.allowed else None,
+        "reason": None if said.allowed else said.reason,
+        "needs": CAPABILITIES.get(action) if who.capabilities is not None else None,
+        "grants": [{"grant": name, "allows": not fault, "reason": fault} for name, fault in rows],
+    }
+    text = f"allowed by {said.grant!r}" if said.allowed else said.reason
+    terminal.show(value, terminal.printable(text), as_json=as_json)
+    if not as_json and rows:
+        cells = [(name, _yes(not fault), fault) for name, fault in rows]
+        terminal.show(None, terminal.table(("GRANT", "ALLOWS IT", "WHY NOT"), cells), as_json=False)
+    if not said.allowed:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _load(context: typer.Context, file: Path | None) -> Rights:
+    path = file or terminal.section(context, SiteSettings).rights
+    if not path.exists():
+        raise Misused(f"{path}: there is no rights file, so nobody but the operator may do anything")
+    return Rights.load(path)
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_FILE).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Misused(f"{file}: cannot be read as text") from exc
+
+
+def _described(
+    issuer: str, subject: str, vo: str, groups: tuple[str, ...], capabilities: list[Capability] | None
+) -> Principal:
+    roots = [group.split("/")[1] for group in groups if group.startswith("/")]
+    try:
+        return validate(
+            Principal,
+            {
+                "issuer": issuer or "somebody",
+                "subject": subject,
+                "vo": vo or (roots[0] if roots else ""),
+                "groups": groups,
+                "capabilities": capabilities,
+                "means": TOKEN_MEANS,
+            },
+            "who it is about",
+        )
+    except DocumentError as exc:
+        raise Misused(str(exc)) from exc
+
+
+def _of_token(settings: SiteSettings, text: str) -> Principal:
+    from deployer.site.auth.claims import read_claims
+    from deployer.site.auth.issuers import Issuers
+    from deployer.site.auth.tokens import peek
+
+    claims = peek(text).claims
+    issuer = Issuers.load(settings.issuers).find(claims.get("iss"))
+    if issuer is None:
+        raise NotAuthenticated(f"{settings.issuers}: the token's issuer {claims.get('iss')!r} is not in it")
+    audience = settings.audience or settings.url.rstrip("/")
+    if not audience:  # nobody has said what the site is called here, so the audience is not looked at
+        issuer = issuer.model_copy(update={"audiences": _audiences(claims.get("aud"))})
+    return read_claims(claims, issuer, audience, datetime.now(UTC), timely=False)
+
+
+def _audiences(found: object) -> tuple[str, ...]:
+    listed = found if isinstance(found, list) else [found]
+    return tuple(each for each in listed if isinstance(each, str))
+
+
+def _of_proxy(settings: SiteSettings, text: str) -> Principal:
+    from deployer.site.auth.grid_identity import GridTrust, pem_chain, person
+    from deployer.site.auth.voms import VomsDirectory
+    from signer.x509.ca_directory import CaDirectory
+
+    if settings.grid_certificates is None:
+        raise Misused("site.grid_certificates is not set: certificates of people do not count at this site")
+    trust = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
+    return person(pem_chain(text.encode("ascii")), trust, datetime.now(UTC))
+
+
+def _who(grant: dict[str, object]) -> str:
+    parts = []
+    for name in ("issuer", "vo", "groups", "roles", "subjects"):
+        value = grant.get(name)
+        if value:
+            parts.append(f"{name} {value if isinstance(value, str) else ', '.join(value)}")  # type: ignore[arg-type]
+    return "; ".join(parts) + (" (or by capability)" if grant.get("capabilities") else "")
+
+
+def _most(allowance: Allowance | None) -> str:
+    if allowance is None:
+        return ""
+    return (
+        f"{allowance.machines} machines, {allowance.cores} cores, {size_text(allowance.memory)}, "
+        f"{duration_text(allowance.lifetime)}"
+    )
+
+
+def _yes(said: object) -> str:
+    return "yes" if said else "no"

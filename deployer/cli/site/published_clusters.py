@@ -1,0 +1,110 @@
+"""Commands that publish cluster documents in a catalog, and vouch for them: part of `cluster`. Wiring only."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.client.client import CatalogClient
+from catalog.image.reference import Reference
+from catalog.settings import CatalogSettings
+from deployer.cli.site.cluster import cluster_app
+from deployer.errors import Misused
+from signer.cli import Certificate, CertificateKey, OwnKey, PassphraseFile, chosen_signer
+from signer.documents import canonical
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from signer.verification.endorsements import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_cluster
+from signer.verification.signers import Signer
+
+__all__ = ["cluster_app"]
+
+File = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
+Title = Annotated[str, typer.Argument(help="Under which name: VO/NAME@VERSION.", metavar="VO/NAME@VERSION")]
+Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
+InRole = Annotated[str, typer.Option("--role", help="In what function you vouch for it.")]
+Days = Annotated[int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")]
+CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
+
+
+@cluster_app.command("publish")
+def publish(
+    context: typer.Context,
+    file: File,
+    title: Title,
+    key: OwnKey = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
+    role: InRole = DEFAULT_ROLE,
+    days: Days = DEFAULT_LIFETIME.days,
+    comment: CommentText = "",
+    passphrase_file: PassphraseFile = None,
+    catalog: Url = None,
+    json: Json = False,
+) -> None:
+    """Publish a cluster document in a catalog, vouching for it. Everybody can read it: keep passwords out of it."""
+    data, digest = _read(file, title)
+    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    pair = _endorsed(signer, digest, title, role, days, comment)
+    with _catalog(context, catalog) as asked:
+        entry = asked.publish_cluster(data, [pair])
+    terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}", as_json=json)
+
+
+@cluster_app.command("endorse")
+def endorse(
+    context: typer.Context,
+    file: File,
+    title: Title,
+    key: OwnKey = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
+    role: InRole = DEFAULT_ROLE,
+    days: Days = DEFAULT_LIFETIME.days,
+    comment: CommentText = "",
+    passphrase_file: PassphraseFile = None,
+    catalog: Url = None,
+    json: Json = False,
+) -> None:
+    """Vouch for a cluster document that is published: for the very one in the file, which you have read."""
+    _, digest = _read(file, title)
+    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    pair = _endorsed(signer, digest, title, role, days, comment)
+    with _catalog(context, catalog) as asked:
+        asked.endorse_cluster(digest, [pair])
+    terminal.show({"title": title, "digest": digest, "role": role}, f"{title} is endorsed\n{digest}", as_json=json)
+
+
+@cluster_app.command("published")
+def published(
+    context: typer.Context,
+    vo: Annotated[str | None, typer.Option(help="Only of this VO.")] = None,
+    catalog: Url = None,
+    json: Json = False,
+) -> None:
+    """List the cluster documents that a catalog has published, last published first."""
+    with _catalog(context, catalog) as asked:
+        found = list(asked.clusters(vo))
+    rows = [(f"{one.vo}/{one.name}@{one.version}", f"{one.published:%Y-%m-%d %H:%M}", one.digest) for one in found]
+    shown = terminal.table(("CLUSTER", "PUBLISHED", "DIGEST"), rows) if rows else "no clusters"
+    terminal.show([one.model_dump(mode="json") for one in found], shown, as_json=json)
+
+
+def _read(file: Path, title: str) -> tuple[bytes, str]:
+    """The canonical document of a file, and its digest; Misused unless the title is a full one."""
+    from deployer.site.model.cluster import read_cluster
+
+    if Reference.parse(title).version is None:
+        raise Misused(f"{title}: has no version; publish under VO/NAME@VERSION")
+    document = read_cluster(file)
+    return canonical(document), f"sha256:{document.digest}"
+
+
+def _endorsed(signer: Signer, digest: str, title: str, role: str, days: int, comment: str) -> tuple[bytes, bytes]:
+    now = datetime.now(UTC).replace(microsecond=0)
+    return endorse_cluster(signer, digest, title, now, role=role, lifetime=timedelta(days=days), comment=comment)
+
+
+def _catalog(context: typer.Context, url: str | None) -> CatalogClient:
+    return CatalogClient(url or terminal.section(context, CatalogSettings).url)

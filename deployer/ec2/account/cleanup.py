@@ -1,0 +1,250 @@
+"""What a site has left at EC2 and nothing uses any more: found, shown, and on request removed, the oldest first.
+
+The plan is a pure function of what EC2 describes. Only what carries this pool's own tags is ever removed, and never what
+something else uses, whoever made that: the AMI of any machine that is not terminated, the snapshots of an AMI that stays,
+the parents of a snapshot that stays. Whatever is young stays: somebody may be about to use it.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from deployer.ec2.account.bookkeeping import Books
+from deployer.ec2.aws.client import Aws
+from deployer.ec2.aws.tags import ENDS, PARENT, Owner, Tags, read_instant, read_tags
+from deployer.ec2.errors import AwsFailed, AwsMissing
+from deployer.ec2.snapshots.record_store import Ledger
+
+OVERDUE: Final = timedelta(hours=1)
+"""How long after the end of its time a machine is taken to be forgotten by its site."""
+
+UPLOADING: Final = timedelta(days=2)
+"""How long a snapshot that is not completed may still be somebody's upload: EC2 cancels one after a day of silence."""
+
+_IN_USE: Final = frozenset({"InvalidSnapshot.InUse", "VolumeInUse", "ResourceInUse"})
+
+
+class Kind(StrEnum):
+    """What can be left, in the order in which it is removed: users before what they use."""
+
+    INSTANCE = "instance"
+    VOLUME = "volume"
+    IMAGE = "image"
+    SNAPSHOT = "snapshot"
+
+
+ORDER: Final = tuple(Kind)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something at EC2.
+
+    Attributes:
+        since: when it was made; of an AMI, when it was last used, as far as is known.
+        active: an instance that is not terminated, a volume that is attached, a snapshot that is still being written.
+        uses: IDs of what it needs: an instance its AMI, an AMI its snapshots, a snapshot its parent.
+    """
+
+    kind: Kind
+    id: str
+    since: datetime
+    active: bool = False
+    uses: frozenset[str] = frozenset()
+    tags: Tags = field(default_factory=dict)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that is to be removed, and why."""
+
+    thing: Thing
+    reason: str
+
+
+def plan(things: Sequence[Thing], owner: Owner, now: datetime, older_than: timedelta) -> tuple[Removal, ...]:
+    """What is to be removed, in order.
+
+    Args:
+        things: everything in the account: others' things too, since they may use ours.
+        owner: whose things may be removed.
+        now: the present.
+        older_than: how long something must have been there, or unused.
+    """
+    chosen: dict[str, Removal] = {}
+    while more := _freed(things, chosen, owner, now, older_than):
+        chosen |= more
+    return tuple(_in_order(chosen.values()))
+
+
+def _freed(
+    things: Sequence[Thing], chosen: Mapping[str, Removal], owner: Owner, now: datetime, older_than: timedelta
+) -> dict[str, Removal]:
+    """What nothing uses any more once the chosen are gone."""
+    used = {name for thing in things if thing.id not in chosen and _holds(thing) for name in thing.uses}
+    return {
+        thing.id: Removal(thing, reason)
+        for thing in things
+        if thing.id not in chosen
+        and (thing.id not in used or thing.kind is Kind.INSTANCE)
+        and owner.owns(thing.tags)
+        and (reason := _reason(thing, now, older_than))
+    }
+
+
+def _holds(thing: Thing) -> bool:
+    """Whether something holds what it uses: a terminated instance holds nothing."""
+    return thing.kind is not Kind.INSTANCE or thing.active
+
+
+def _reason(thing: Thing, now: datetime, older_than: timedelta) -> str:
+    """Why it may go, if nothing uses it; empty if it stays."""
+    age = now - thing.since
+    if thing.kind is Kind.INSTANCE:
+        ends = read_instant(thing.tags.get(ENDS, ""))
+        overdue = thing.active and ends is not None and now >= ends + OVERDUE
+        return "its time is over, and its site has not ended it" if overdue else ""
+    if thing.kind is Kind.VOLUME:
+        return "" if thing.active or age < older_than else "no machine has it"
+    if thing.kind is Kind.IMAGE:
+        return "no machine uses it" if age >= older_than else ""
+    if thing.active:
+        return "its upload was given up" if age >= max(UPLOADING, older_than) else ""
+    return "no image is made of it" if age >= older_than else ""
+
+
+def _in_order(removals: Iterable[Removal]) -> Iterable[Removal]:
+    """By kind, the oldest first; a snapshot after those that build on it."""
+    found = list(removals)
+    for kind in ORDER:
+        own = {removal.thing.id: removal for removal in found if removal.thing.kind is kind}
+        left = dict.fromkeys(own, 0)
+        for removal in own.values():
+            for below in removal.thing.uses & own.keys():
+                left[below] += 1
+        heap = [(own[name].thing.since, name) for name, count in left.items() if not count]
+        heapq.heapify(heap)
+        while heap:
+            _, name = heapq.heappop(heap)
+            yield own[name]
+            for below in own[name].thing.uses & own.keys():
+                left[below] -= 1
+                if not left[below]:
+                    heapq.heappush(heap, (own[below].thing.since, below))
+
+
+def look(aws: Aws, owner: Owner, books: Books) -> list[Thing]:
+    """Everything in the account that the plan has to know; errors as of AWS."""
+    used = {entry.ami: entry.used for entry in books.images()}
+    found = []
+    for reservation in aws.ec2_list("describe_instances", "Reservations"):
+        found += [_instance(each) for each in reservation.get("Instances", ())]
+    found += [_image(each, used) for each in aws.ec2("describe_images", Owners=["self"])["Images"]]
+    found += [_snapshot(each) for each in aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"])]
+    found += [
+        _volume(each) for each in aws.ec2_list("describe_volumes", "Volumes") if owner.owns(read_tags(each.get("Tags")))
+    ]
+    return found
+
+
+def clean(
+    removals: Sequence[Removal], aws: Aws, books: Books, ledger: Ledger, tell: Callable[[Removal, str], None]
+) -> int:
+    """Remove what was planned; returns how much of it.
+
+    What has come into use meanwhile EC2 keeps, and so do we.
+
+    Args:
+        tell: told of each, with what became of it.
+    """
+    count = 0
+    for removal in removals:
+        try:
+            _remove(removal.thing, aws, books, ledger)
+        except AwsMissing:
+            tell(removal, "was gone already")
+        except AwsFailed as exc:
+            if exc.fault not in _IN_USE:
+                raise
+            tell(removal, "is in use now, and stays")
+        else:
+            count += 1
+            tell(removal, "removed")
+    return count
+
+
+def _remove(thing: Thing, aws: Aws, books: Books, ledger: Ledger) -> None:
+    match thing.kind:
+        case Kind.INSTANCE:
+            aws.ec2("terminate_instances", InstanceIds=[thing.id])
+        case Kind.VOLUME:
+            aws.ec2("delete_volume", VolumeId=thing.id)
+        case Kind.IMAGE:
+            aws.ec2("deregister_image", ImageId=thing.id)
+            for entry in [entry for entry in books.images() if entry.ami == thing.id]:
+                books.forget("image", entry.key)
+        case Kind.SNAPSHOT:
+            aws.ec2("delete_snapshot", SnapshotId=thing.id)
+            for record in [record for record in ledger.records() if record.snapshot_id == thing.id]:
+                ledger.forget(record.content)
+
+
+def _instance(described: Mapping[str, Any]) -> Thing:
+    volumes = (each.get("Ebs", {}).get("VolumeId", "") for each in described.get("BlockDeviceMappings", ()))
+    return Thing(
+        Kind.INSTANCE,
+        str(described["InstanceId"]),
+        _aware(described.get("LaunchTime")),
+        active=described["State"]["Name"] != "terminated",
+        uses=frozenset({str(described.get("ImageId", "")), *volumes} - {""}),
+        tags=(tags := read_tags(described.get("Tags"))),
+        title=tags.get("Name", ""),
+    )
+
+
+def _image(described: Mapping[str, Any], used: Mapping[str, datetime]) -> Thing:
+    snapshots = (each.get("Ebs", {}).get("SnapshotId", "") for each in described.get("BlockDeviceMappings", ()))
+    name = str(described["ImageId"])
+    return Thing(
+        Kind.IMAGE,
+        name,
+        max(_aware(described.get("CreationDate")), used.get(name, datetime.min.replace(tzinfo=UTC))),
+        uses=frozenset(snapshot for snapshot in snapshots if snapshot),
+        tags=(tags := read_tags(described.get("Tags"))),
+        title=tags.get("Name", str(described.get("Name", ""))),
+    )
+
+
+def _snapshot(described: Mapping[str, Any]) -> Thing:
+    tags = read_tags(described.get("Tags"))
+    return Thing(
+        Kind.SNAPSHOT,
+        str(described["SnapshotId"]),
+        _aware(described.get("StartTime")),
+        active=described.get("State") != "completed",
+        uses=frozenset({tags[PARENT]} if tags.get(PARENT) else ()),
+        tags=tags,
+        title=str(described.get("Description", "")),
+    )
+
+
+def _volume(described: Mapping[str, Any]) -> Thing:
+    return Thing(
+        Kind.VOLUME,
+        str(described["VolumeId"]),
+        _aware(described.get("CreateTime")),
+        active=described.get("State") != "available",
+        tags=(tags := read_tags(described.get("Tags"))),
+        title=tags.get("Name", ""),
+    )
+
+
+def _aware(found: object) -> datetime:
+    """An instant as EC2 gives it; long ago where it gives none."""
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found if isinstance(found, datetime) else datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,88 @@
+"""The verbs of machines at EC2: thin, idempotent, and only on what carries the pool's own tags."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from deployer.ec2.aws.client import Aws
+from deployer.ec2.aws.tags import POOL, REBOOTS, SITE, Owner, write_tags
+from deployer.ec2.errors import AwsFailed, AwsMissing
+from deployer.ec2.model.instance_types import InstanceType, read_types
+from deployer.ec2.model.instances import Instance, read_instance
+
+_YOUNG: Final = frozenset({"InvalidInstanceID.NotFound"})
+"""What EC2 says of an instance for some seconds after it was made."""
+
+
+class Ec2Machines:
+    """The machines of one pool in one account; for any number of threads. All methods raise AwsFailed and its kinds."""
+
+    def __init__(self, aws: Aws, owner: Owner) -> None:
+        self._aws, self.owner = aws, owner
+
+    def all(self) -> list[Instance]:
+        """All instances with the pool's tags; those that ended are there for about an hour."""
+        return list(self._described(self._mine()))
+
+    def run(self, request: Mapping[str, Any]) -> Instance:
+        """Begin a machine, or find the one that was begun with the same client token."""
+        try:
+            answer = self._aws.ec2("run_instances", again=frozenset({"InvalidAMIID.NotFound"}), **request)
+        except AwsFailed as exc:
+            # It was begun before, with another end or receipt in its tags: that is the machine.
+            if exc.fault != "IdempotentParameterMismatch":
+                raise
+            begun = self.begun(request["ClientToken"])
+            if begun is None:
+                raise
+            return begun
+        return read_instance(answer["Instances"][0])
+
+    def begun(self, token: str) -> Instance | None:
+        """The machine that was begun with a client token, if EC2 lists it already."""
+        filters = [*self._mine(), {"Name": "client-token", "Values": [token]}]
+        return next(self._described(filters), None)
+
+    def start(self, instance: str) -> None:
+        """Start one that is stopped."""
+        self._aws.ec2("start_instances", again=_YOUNG, InstanceIds=[instance])
+
+    def stop(self, instance: str, *, hibernate: bool = False) -> None:
+        """Stop one: its guest is asked to power off, or to hibernate, and after some minutes made to."""
+        more = {"Hibernate": True} if hibernate else {}
+        self._aws.ec2("stop_instances", again=_YOUNG, InstanceIds=[instance], **more)
+
+    def reboot(self, instance: str, count: int) -> None:
+        """Reboot one, and note in its tags how often that was done."""
+        self._aws.ec2("reboot_instances", again=_YOUNG, InstanceIds=[instance])
+        self.tag(instance, {REBOOTS: str(count)})
+
+    def retype(self, instance: str, instance_type: str, tags: Mapping[str, str]) -> None:
+        """Give one that is stopped another type, then note what it was chosen for."""
+        self._aws.ec2("modify_instance_attribute", InstanceId=instance, InstanceType={"Value": instance_type})
+        self.tag(instance, tags)
+
+    def tag(self, instance: str, tags: Mapping[str, str]) -> None:
+        """Set tags of one; others stay."""
+        self._aws.ec2("create_tags", again=_YOUNG, Resources=[instance], Tags=write_tags(tags))
+
+    def terminate(self, instance: str) -> None:
+        """End one with its volumes; one that is not there is ended already."""
+        try:
+            self._aws.ec2("terminate_instances", InstanceIds=[instance])
+        except AwsMissing:
+            return
+
+    def types(self, names: tuple[str, ...]) -> tuple[InstanceType, ...]:
+        """What EC2 says of instance types."""
+        return read_types(self._aws.ec2_list("describe_instance_types", "InstanceTypes", InstanceTypes=list(names)))
+
+    def _mine(self) -> list[dict[str, Any]]:
+        return [
+            {"Name": f"tag:{SITE}", "Values": [self.owner.site]},
+            {"Name": f"tag:{POOL}", "Values": [self.owner.pool]},
+        ]
+
+    def _described(self, filters: list[dict[str, Any]]) -> Iterator[Instance]:
+        for reservation in self._aws.ec2_list("describe_instances", "Reservations", Filters=filters):
+            for described in reservation.get("Instances", ()):
+                yield read_instance(described)

@@ -1,0 +1,371 @@
+"""The only door to AWS: who we are there, one call, one retry layer. boto3's own retries are switched off.
+
+Each call has explicit timeouts, is repeated with growing pauses while that may help, and ends in one of our errors.
+Credentials come from a profile or an assumed role and stay in this module: they are in no message and in no log.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final
+
+import boto3
+import botocore.config
+import botocore.credentials
+import botocore.exceptions
+import botocore.loaders
+import botocore.parsers
+import botocore.session
+from pydantic import Field
+
+from deployer.ec2.aws.retry import Patience
+from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
+from signer.documents import Document
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds. AWS accepts a connection in milliseconds; a route that takes longer is tried again."""
+
+READ_TIMEOUT = 30.0
+"""Seconds between two bytes of an answer. The longest calls (RunInstances) answer within some seconds."""
+
+CONNECTIONS = 64
+"""Kept open to each service: as many as there are workers, else they would wait for each other."""
+
+ROLE_SECONDS = 3600
+"""For which an assumed role is asked: what every role allows. It is assumed again in time."""
+
+MAX_REASON = 500
+"""Characters of AWS's own words in a message."""
+
+PAGE_LIMIT = 10_000
+"""Pages of one list. An account with more than a million things in one list is read wrongly."""
+
+_THROTTLED: Final = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "ConcurrentLimitExceededException",
+        "EC2ThrottledException",
+        "PriorRequestNotComplete",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_DENIED: Final = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "MissingAuthenticationToken",
+        "OptInRequired",
+        "RequestExpired",
+        "SignatureDoesNotMatch",
+        "UnauthorizedOperation",
+        "UnrecognizedClientException",
+    }
+)
+_UNSIGNED: Final = frozenset({"AuthFailure", "IncompleteSignature", "SignatureDoesNotMatch"})
+"""What AWS says to a bad signature repeats the request that was signed, token and all."""
+_TRANSIENT: Final = frozenset(
+    {"InternalError", "InternalFailure", "InternalServerException", "ServiceUnavailable", "Unavailable"}
+)
+_UNSENT: Final = (botocore.exceptions.EndpointConnectionError, botocore.exceptions.ConnectTimeoutError)
+_BROKEN: Final = (
+    botocore.exceptions.ConnectionError,
+    botocore.exceptions.HTTPClientError,
+    botocore.exceptions.IncompleteReadError,
+    botocore.parsers.ResponseParserError,
+)
+_NOBODY: Final = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.TokenRetrievalError,
+)
+
+_LOADER: Final = botocore.loaders.create_loader()
+"""Of the services' descriptions, megabytes of JSON: read once for all accounts."""
+
+# At DEBUG these write requests as they are signed, with their credentials and user-data: never, whatever the root logs.
+for _name in ("boto3", "botocore", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.INFO)
+
+
+class Access(Document):
+    """Where, and as whom.
+
+    Attributes:
+        region: of everything that is made.
+        profile: a profile of AWS's shared configuration files; empty for what AWS's own tools would take by default.
+        role: ARN of a role that is assumed with that; empty for none.
+        external_id: what the role's owner demands to hear.
+        endpoint: URL of something that stands in for AWS, all of its services; empty for AWS.
+    """
+
+    region: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[a-z]+)+-[0-9]{1,2}$")]
+    profile: Annotated[str, Field(max_length=128)] = ""
+    role: Annotated[
+        str, Field(max_length=600, pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@/_-]+)?$")
+    ] = ""
+    external_id: Annotated[str, Field(max_length=1224)] = ""
+    endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
+
+
+def _unheard() -> None:
+    """For callers who do not adapt to throttling."""
+
+
+class Aws:
+    """One account in one region; for any number of threads."""
+
+    def __init__(
+        self,
+        access: Access,
+        *,
+        patience: Patience | None = None,
+        connections: int = CONNECTIONS,
+        read_timeout: float = READ_TIMEOUT,
+        sleep: Callable[[float], object] = time.sleep,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """Nothing is asked, and no credential is looked for, before the first call.
+
+        Args:
+            access: see there.
+            patience: how often a request is repeated.
+            connections: to each service at a time.
+            read_timeout: seconds.
+            sleep, chance: for the pauses between attempts.
+        """
+        self.access = access
+        self._patience = patience or Patience()
+        self._sleep, self._chance = sleep, chance
+        self._config = botocore.config.Config(
+            region_name=access.region,
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=read_timeout,
+            max_pool_connections=connections,
+            retries={"total_max_attempts": 1},
+            tcp_keepalive=True,
+            user_agent_extra="partita",
+        )
+        self._lock = threading.Lock()
+        self._session: boto3.Session | None = None
+        self._clients: dict[str, Any] = {}
+        self._owner = ""
+
+    def ec2(
+        self, operation: str, /, *, once: bool = False, again: frozenset[str] = frozenset(), **parameters: Any
+    ) -> dict[str, Any]:
+        """Call EC2.
+
+        Args:
+            operation: as boto3 has it: "run_instances".
+            once: the call must not be repeated when it may have arrived: it has no client token, and twice is not once.
+            again: AWS's codes that mean "not yet" here, such as "InvalidInstanceID.NotFound"; they are repeated too.
+            parameters: of the operation.
+
+        Raises:
+            AwsDenied, AwsThrottled, AwsMissing, AwsUnreachable, AwsFailed: see there.
+        """
+        return self._call("ec2", operation, parameters, once=once, again=again)
+
+    def ec2_list(self, operation: str, member: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """The members of all pages of a list, such as ("describe_snapshots", "Snapshots"); errors as in :meth:`ec2`."""
+        return self._pages("ec2", operation, member, parameters)
+
+    def ebs(
+        self,
+        operation: str,
+        /,
+        *,
+        again: frozenset[str] = frozenset(),
+        throttled: Callable[[], object] = _unheard,
+        **parameters: Any,
+    ) -> dict[str, Any]:
+        """Call the EBS direct APIs; all of them may be repeated. `throttled` is called at each "too many requests".
+
+        A block's data comes back as bytes. Errors as in :meth:`ec2`.
+        """
+        return self._call("ebs", operation, parameters, again=again, throttled=throttled)
+
+    def ebs_list(self, operation: str, member: str, /, **parameters: Any) -> Iterator[dict[str, Any]]:
+        """As :meth:`ec2_list`, such as ("list_snapshot_blocks", "Blocks")."""
+        return self._pages("ebs", operation, member, parameters)
+
+    def owner(self) -> str:
+        """The number of the account that these credentials are in."""
+        if not self._owner:
+            self._owner = str(self._call("sts", "get_caller_identity", {})["Account"])
+        return self._owner
+
+    def _pages(self, service: str, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        token: dict[str, Any] = {}
+        for _ in range(PAGE_LIMIT):
+            answer = self._call(service, operation, parameters | token)
+            yield from answer.get(member, ())
+            following = answer.get("NextToken")
+            if not following:
+                return
+            token = {"NextToken": following}
+        raise AwsFailed(f"{service} {operation}: the list does not end after {PAGE_LIMIT} pages")
+
+    def _call(
+        self,
+        service: str,
+        operation: str,
+        parameters: dict[str, Any],
+        *,
+        once: bool = False,
+        again: frozenset[str] = frozenset(),
+        throttled: Callable[[], object] = _unheard,
+    ) -> dict[str, Any]:
+        attempt = 0
+        while True:
+            attempt += 1
+            least = 0.0
+            try:
+                return self._send(service, operation, parameters)
+            except botocore.exceptions.ClientError as exc:
+                failed, least, may = self._judged(service, operation, exc, once=once, again=again)
+                if isinstance(failed, AwsThrottled):
+                    throttled()
+                # What is not to be seen in the message is not to be seen as its cause.
+                cause: Exception | None = exc if self._harmless(exc) else None
+            except _NOBODY as exc:
+                raise AwsDenied(
+                    f"{service} {operation}: there are no usable AWS credentials ({self._clean(str(exc))}); "
+                    "name a profile that has some"
+                ) from exc
+            except botocore.exceptions.SSLError as exc:
+                raise AwsUnreachable(
+                    f"{service} {operation}: the TLS connection is not to be trusted: {self._clean(str(exc))}"
+                ) from exc
+            except _BROKEN as exc:
+                may = not once or isinstance(exc, _UNSENT)
+                failed = AwsUnreachable(
+                    f"{service} {operation}: no whole answer ({self._clean(str(exc))}); look at the network"
+                )
+                cause = exc
+            except botocore.exceptions.BotoCoreError as exc:
+                raise AwsFailed(f"{service} {operation}: {self._clean(str(exc))}") from exc
+            if not (may and self._patience.again(attempt)):
+                raise failed from cause
+            self._sleep(self._patience.pause(attempt, self._chance(), least))
+
+    def _send(self, service: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self._client(service), operation)(**parameters)
+        if "BlockData" in answer:  # read here, where a connection that breaks meanwhile is one more failed attempt
+            answer["BlockData"] = answer["BlockData"].read()
+        return answer
+
+    def _judged(
+        self, service: str, operation: str, exc: botocore.exceptions.ClientError, *, once: bool, again: frozenset[str]
+    ) -> tuple[AwsFailed, float, bool]:
+        """Which of our errors it is, how long AWS wants us to wait, and whether asking again may help."""
+        error = exc.response.get("Error", {})
+        fault, reason = str(error.get("Code", "")), str(error.get("Message", ""))
+        meta = exc.response.get("ResponseMetadata", {})
+        status = int(meta.get("HTTPStatusCode", 0))
+        detail = exc.response.get("Reason")  # the EBS direct APIs have one code for all that is not valid
+        said = reason if fault not in _UNSIGNED else ""
+        message = f"{service} {operation}: {fault or f'status {status}'}: {self._clean(said)}".rstrip(": ")
+        if fault in _THROTTLED or status == 429 or (status == 503 and fault not in _TRANSIENT):
+            wanted = meta.get("HTTPHeaders", {}).get("retry-after", "")
+            return AwsThrottled(message, fault), float(wanted) if wanted.isdigit() else 0.0, True
+        if fault in _DENIED:
+            return AwsDenied(message, fault), 0.0, fault in again
+        if fault.endswith(("NotFound", "NotFoundException")) or status == 404:
+            return AwsMissing(message, fault), 0.0, fault in again
+        # A 5xx says nothing about whether it was done.
+        return (
+            AwsFailed(message, f"{fault}.{detail}" if detail else fault),
+            0.0,
+            fault in again or (not once and (status >= 500 or fault in _TRANSIENT)),
+        )
+
+    def _client(self, service: str) -> Any:
+        with self._lock:
+            if service not in self._clients:
+                session = self._session or self._open()
+                self._clients[service] = self._made(session, service)
+                self._session = session  # only now: it has been of use, so its credentials can be looked at
+            return self._clients[service]
+
+    def _made(self, session: boto3.Session, service: str) -> Any:
+        client = session.client(service, config=self._config, endpoint_url=self.access.endpoint or None)
+        client.meta.events.register("before-parse", _refuse_part)
+        return client
+
+    def _open(self) -> boto3.Session:
+        outer = botocore.session.Session(profile=self.access.profile or None)
+        outer.register_component("data_loader", _LOADER)
+        session = boto3.Session(botocore_session=outer, region_name=self.access.region)
+        if not self.access.role:
+            return session
+        own = self._made(session, "sts")
+        wanted = {"RoleArn": self.access.role, "RoleSessionName": "partita", "DurationSeconds": ROLE_SECONDS}
+        if self.access.external_id:
+            wanted["ExternalId"] = self.access.external_id
+
+        def assume() -> dict[str, str]:
+            fresh = own.assume_role(**wanted)["Credentials"]
+            return {
+                "access_key": fresh["AccessKeyId"],
+                "secret_key": fresh["SecretAccessKey"],
+                "token": fresh["SessionToken"],
+                "expiry_time": fresh["Expiration"].isoformat(),
+            }
+
+        inner = botocore.session.Session()
+        inner.register_component("data_loader", _LOADER)
+        inner.register_component("credential_provider", botocore.credentials.CredentialResolver([_Assumed(assume)]))
+        return boto3.Session(botocore_session=inner, region_name=self.access.region)
+
+    def _clean(self, text: str) -> str:
+        """One line, of a sane length, without anything that is secret."""
+        for secret in self._secrets():
+            text = text.replace(secret, "***")
+        return " ".join(text.split())[:MAX_REASON]
+
+    def _harmless(self, exc: botocore.exceptions.ClientError) -> bool:
+        """Whether an error may be shown as it is."""
+        fault, text = str(exc.response.get("Error", {}).get("Code", "")), str(exc)
+        return fault not in _UNSIGNED and not any(secret in text for secret in self._secrets())
+
+    def _secrets(self) -> list[str]:
+        found = self._session.get_credentials() if self._session is not None else None
+        # Not through properties, which would ask for fresh credentials when the old are why we are here.
+        names = ("secret_key", "token", "_secret_key", "_token")
+        return [secret for name in names if found is not None and (secret := vars(found).get(name))]
+
+
+def _refuse_part(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """An answer that was cut short is none: the library reads what came of it as one with fewer members."""
+    body, length = response_dict["body"], response_dict["headers"].get("content-length")
+    if isinstance(body, bytes) and length is not None and len(body) != int(length):
+        raise botocore.parsers.ResponseParserError(f"{len(body)} of {length} bytes came")
+
+
+class _Assumed(botocore.credentials.CredentialProvider):  # type: ignore[misc]  # the library has no types
+    """Credentials that are made by assuming a role, and again before they end."""
+
+    METHOD = "partita-assumed-role"
+
+    def __init__(self, assume: Callable[[], dict[str, str]]) -> None:
+        super().__init__()
+        self._assume = assume
+
+    def load(self) -> Any:
+        return botocore.credentials.DeferredRefreshableCredentials(self._assume, self.METHOD)

@@ -1,0 +1,78 @@
+"""What everything that Partita makes at EC2 is tagged with, so that whoever finds it knows whose it is and what it is for.
+
+Tags say where to look; they prove nothing. Whether something is used that carries them is decided by the ledger and by
+what EC2 itself says of it (`images`). Pure.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from signer.statements.endorsement import write_instant
+
+SITE: Final = "partita:site"
+POOL: Final = "partita:pool"
+MACHINE: Final = "partita:machine"
+DEPLOYMENT: Final = "partita:deployment"
+CATALOG: Final = "partita:catalog"
+IMAGE: Final = "partita:image"
+ENDS: Final = "partita:ends"
+SIZE: Final = "partita:size"
+REBOOTS: Final = "partita:reboots"
+RECEIPT: Final = "partita:receipt"
+KEY: Final = "partita:key"
+PARENT: Final = "partita:parent"
+
+Tags = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose something is: the site, and its pool of machines in one account."""
+
+    site: str
+    pool: str
+
+    @property
+    def tags(self) -> Tags:
+        """As tags."""
+        return {SITE: self.site, POOL: self.pool}
+
+    def owns(self, tags: Mapping[str, str]) -> bool:
+        """Whether tags say so."""
+        return tags.get(SITE) == self.site and tags.get(POOL) == self.pool
+
+
+def read_tags(described: Iterable[Mapping[str, Any]] | None) -> Tags:
+    """Tags as EC2 lists them."""
+    return {str(tag.get("Key", "")): str(tag.get("Value", "")) for tag in described or ()}
+
+
+def write_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Tags as EC2 takes them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def specification(kinds: Sequence[str], tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Tags for what a request makes, for each kind of resource in it."""
+    return [{"ResourceType": kind, "Tags": write_tags(tags)} for kind in kinds]
+
+
+def size_tag(cores: int, memory: int) -> str:
+    """What a type was chosen for: it is changed only when something else is asked for."""
+    return f"{cores}x{memory >> 20}"
+
+
+def read_instant(text: str) -> datetime | None:
+    """The instant of a tag, or None where the tag is missing or was changed into nonsense."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
+def ends_tag(ends: datetime) -> str:
+    """The end of a machine's time as its tag has it; the guest's own timer reads it too."""
+    return write_instant(ends.astimezone(UTC))

@@ -1,0 +1,113 @@
+"""The boot disk of an image that has a kernel and no boot loader: GRUB, kernel and initrd, and nothing else.
+
+Sector 0 has GRUB's boot sector, GRUB itself follows in the sectors up to the first MiB, and then kernel and initrd lie as
+they are, without a filesystem: GRUB reads them by their block numbers. Kernel and initrd are the contents that the
+manifest names, byte for byte; what is before them is made on the site from Debian's packages grub-common and grub-pc-bin,
+and the same packages make the same bytes. The command line is the manifest's. Source: GNU GRUB manual, "Block list syntax",
+and boot/i386/pc/boot.S and diskboot.S for the places where both find what follows them (sectors 1 and 2).
+"""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from catalog.image.address import Address
+from catalog.image.manifest import SECTOR, DirectBoot
+from deployer.ec2.errors import CannotBoot, SnapshotFailed
+from deployer.ec2.snapshots.blocks import Layout, Run
+from deployer.ec2.snapshots.disk_reader import OpenDisk
+from deployer.hypervisor.disks import Contents
+
+GRUB: Final = Path("/usr/lib/grub/i386-pc")
+MODULES: Final = ("biosdisk", "linux")
+FIRST: Final = 1 << 20
+"""Bytes before the kernel: room for GRUB, and where partitions begin nowadays."""
+
+BOOT_AREA: Final = 440
+"""Bytes of GRUB's boot.img that are code; after them come disk signature and partition table, which stay empty."""
+
+MAKING = 60.0
+"""Seconds for grub-mkimage, which takes a tenth of one."""
+
+
+def places(boot: DirectBoot) -> tuple[tuple[int, Address], ...]:
+    """Where kernel and initrd begin, in bytes, each in whole MiB."""
+    initrd = FIRST + _whole_mib(boot.kernel.size)
+    return ((FIRST, boot.kernel), *(((initrd, boot.initrd),) if boot.initrd is not None else ()))
+
+
+def configuration(boot: DirectBoot) -> str:
+    """What GRUB does at once: load both by block numbers and start the kernel. No word can leave its quotes."""
+    commands = []
+    for name, (offset, address) in zip(("linux", "initrd"), places(boot), strict=False):
+        words = [f"(hd0){offset // SECTOR}+{-(-address.size // SECTOR)}"]
+        words += boot.cmdline.split() if name == "linux" else []
+        commands.append(" ".join([name, *(f"'{word}'" for word in words)]))
+    return "\n".join([*commands, "boot", ""])
+
+
+def make_head(boot: DirectBoot) -> bytes:
+    """The sectors before the kernel.
+
+    Raises:
+        CannotBoot: GRUB is not installed here, cannot be made, or does not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="partita-grub-") as name:
+        scratch = Path(name)
+        (scratch / "load.cfg").write_text(configuration(boot))
+        command = ["grub-mkimage", "-O", "i386-pc", "-d", str(GRUB), "-p", "/", "-c", str(scratch / "load.cfg")]
+        command += ["-o", str(scratch / "core.img"), *MODULES]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=MAKING, stdin=subprocess.DEVNULL)
+            core, code = (scratch / "core.img").read_bytes(), (GRUB / "boot.img").read_bytes()
+        except FileNotFoundError as exc:
+            raise CannotBoot(
+                f"the image is a kernel without a boot loader, and this site cannot make it a boot disk: {exc.filename} "
+                "is not installed; install grub-common and grub-pc-bin"
+            ) from exc
+        except subprocess.TimeoutExpired as exc:
+            raise CannotBoot(f"grub-mkimage did not end within {MAKING:.0f} s; look at the site's storage") from exc
+        except subprocess.CalledProcessError as exc:
+            reason = exc.stderr.decode(errors="replace").strip()[-500:]
+            raise CannotBoot(f"the image cannot be given a boot loader: {reason}") from exc
+    head = code[:BOOT_AREA].ljust(SECTOR - 2, b"\0") + b"\x55\xaa" + core
+    if len(head) > FIRST:
+        raise CannotBoot(f"GRUB takes {len(head)} bytes, and {FIRST} are there for it")
+    return head
+
+
+def layout_of_boot(boot: DirectBoot, head: bytes) -> Layout:
+    """The layout of a boot disk; its digest is the content key, as of every other disk."""
+    parts = places(boot)
+    runs = [Run(offset=0, length=len(head), source=f"bytes:{sha256(head).hexdigest()}")]
+    runs += [Run(offset=offset, length=address.size, source=str(address)) for offset, address in parts]
+    offset, last = parts[-1]
+    return Layout(size=offset + _whole_mib(last.size), runs=tuple(runs))
+
+
+@contextmanager
+def opened_boot(boot: DirectBoot, head: bytes, contents: Contents) -> Iterator[OpenDisk]:
+    """A boot disk whose kernel and initrd are here, open while the block runs; SnapshotFailed if one is not usable."""
+    sources: list[bytes | int] = [head]
+    try:
+        for _, address in places(boot):
+            path = contents.path(address)
+            sources.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            if os.fstat(descriptor).st_size != address.size:
+                raise SnapshotFailed(f"{path}: has not the {address.size} bytes that the image says; stage it again")
+        yield OpenDisk(layout_of_boot(boot, head), sources)
+    except OSError as exc:
+        raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
+    finally:
+        for source in sources:
+            if isinstance(source, int):
+                os.close(source)
+
+
+def _whole_mib(size: int) -> int:
+    return (size + (1 << 20) - 1) >> 20 << 20

@@ -1,0 +1,164 @@
+"""Has an image the drivers that EC2's machines need: `nvme` for their disks, `ena` for their network? Yes, no, or unknown.
+
+An image without `nvme` never finds its root there, and one without `ena` is never heard of: both are found out here, before
+anything is uploaded, and not by a machine that is paid for. What is looked into are the initrd of a kernel that has no boot
+loader, and the kernel modules in ext filesystems (/lib/modules). What cannot be read says nothing, and then it is unknown. The
+bytes are a stranger's: they are read in confinement (`drivers_child`). Source: Amazon EC2 User Guide, "Amazon EC2 Nitro-based
+instances", what their AMIs need.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from catalog.disk.sandbox import Limits, confined, python
+from catalog.errors import CatalogError
+from catalog.image.manifest import DirectBoot, Manifest
+from deployer.ec2.images import driver_check_child as drivers_child
+from deployer.hypervisor.disks import Contents
+from signer.documents import Document, parse
+from signer.errors import DocumentError
+
+DISK, NETWORK = "nvme", "ena"
+NEEDED: Final = {DISK: "EC2's disks (nvme)", NETWORK: "EC2's network (ena)"}
+
+SCRATCH: Final = 1 << 30
+"""Bytes in memory for an initrd that is packed with Zstandard."""
+
+_EXT_MAGIC, _EXT_PLACE = b"\x53\xef", 1080
+_PACKED: Final = (b"07070", b"\x1f\x8b", b"\xfd7zXZ", b"\x5d\0\0", b"BZh", b"\x28\xb5\x2f\xfd")
+"""How an initrd begins; any other is not worth a child."""
+
+
+class Kernel(Document):
+    """What was found of one kernel's drivers.
+
+    Attributes:
+        version: as its directory is called; empty for an initrd.
+        modules, builtin: those of the needed drivers that are there as modules, and in the kernel itself.
+        listed: whether there was a list of what is in the kernel.
+    """
+
+    version: str = ""
+    modules: tuple[str, ...] = ()
+    builtin: tuple[str, ...] = ()
+    listed: bool = False
+
+    def lacks(self) -> list[str]:
+        """What it has not."""
+        return [name for name in NEEDED if name not in (*self.modules, *self.builtin)]
+
+
+class _Answer(Document):
+    kernels: tuple[Kernel, ...]
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the drivers are there, and why it is believed: the end of a sentence, empty for a plain yes."""
+
+    answer: Literal["yes", "no", "unknown"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.answer}: {self.reason}" if self.reason else self.answer
+
+
+def judge(root: Sequence[Kernel], early: Kernel | None, *, direct: bool) -> Verdict:
+    """Decide. Pure.
+
+    Args:
+        root: the kernels of the image's filesystems.
+        early: what the initrd of a direct kernel has; None where it has none, or it cannot be read.
+        direct: whether the manifest gives the kernel, instead of a boot loader on the disk.
+    """
+    return _direct(root, early) if direct else _loaded(root)
+
+
+def _loaded(root: Sequence[Kernel]) -> Verdict:
+    """The boot loader chooses a kernel: which, nobody sees from here."""
+    if not root:
+        return Verdict("unknown", "no kernel modules were found in a filesystem that is read here (ext)")
+    bad = [kernel for kernel in root if kernel.lacks()]
+    if not bad:
+        return Verdict("yes")
+    said = "; ".join(f"{one.version} has no driver for {_named(one.lacks())}" for one in bad)
+    if len(bad) < len(root):
+        return Verdict("unknown", f"{said}; its other kernels have all, and nobody sees which one boots")
+    if not all(kernel.listed for kernel in bad):
+        return Verdict("unknown", f"{said} among its modules, and what is in the kernel itself it does not list")
+    return Verdict("no", said)
+
+
+def _direct(root: Sequence[Kernel], early: Kernel | None) -> Verdict:
+    """The initrd finds the root, so it or the kernel must have the disks' driver; the network's may come from the root."""
+    first = [early] if early is not None else []
+    builtin = {name for kernel in (*first, *root) for name in kernel.builtin}
+    listed = any(kernel.listed for kernel in (*first, *root))
+    modules = {name for kernel in first for name in kernel.modules}
+    lacking = [
+        name
+        for name, there in ((DISK, modules), (NETWORK, modules | {one for kernel in root for one in kernel.modules}))
+        if name not in builtin | there
+    ]
+    if not lacking:
+        return Verdict("yes")
+    where = "its initrd" if early is not None else "what can be read of it"
+    if listed and early is not None:
+        return Verdict("no", f"{where} has no driver for {_named(lacking)}, and its kernel has none built in")
+    return Verdict(
+        "unknown",
+        f"{where} has no driver for {_named(lacking)}, and whether its kernel has it built in is not to be seen",
+    )
+
+
+def look(manifest: Manifest, contents: Contents) -> Verdict:
+    """Look into an image whose contents are all here. Raises nothing: what cannot be looked into is unknown."""
+    direct = isinstance(manifest.boot, DirectBoot)
+    root: list[Kernel] = []
+    early: Kernel | None = None
+    troubles: list[str] = []
+    if isinstance(manifest.boot, DirectBoot) and manifest.boot.initrd is not None:
+        found, trouble = _kernels("initrd", contents.path(manifest.boot.initrd))
+        early = found[0] if found else None
+        troubles += [f"its initrd cannot be read ({trouble})"] if trouble else []
+    for part in manifest.partitions():
+        if part.content is not None and _is_ext(path := contents.path(part.content)):
+            found, trouble = _kernels("ext", path)
+            root += found
+            troubles += [f"partition {part.label} cannot be read ({trouble})"] if trouble else []
+    verdict = judge(root, early, direct=direct)
+    if verdict.answer == "unknown" and troubles:
+        return Verdict("unknown", "; ".join([*troubles, verdict.reason]))
+    return verdict
+
+
+def _kernels(kind: str, path: Path) -> tuple[tuple[Kernel, ...], str]:
+    if kind == "initrd" and not _begins(path, _PACKED):
+        return (), "it is no archive that is known here"
+    command, reads = python(Path(drivers_child.__file__), kind, "/found")
+    limits = Limits(scratch=SCRATCH, file_size=SCRATCH)
+    try:
+        outcome = confined(command, reads={**reads, "/found": path}, limits=limits)
+        answer = parse(_Answer, outcome.output, f"what was found in {path.name}")
+    except (CatalogError, DocumentError) as exc:
+        return (), str(exc)
+    return answer.kernels, answer.trouble
+
+
+def _begins(path: Path, magics: Iterable[bytes]) -> bool:
+    with path.open("rb") as file:
+        head = file.read(6)
+    return any(head.startswith(magic) for magic in magics)
+
+
+def _is_ext(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(_EXT_PLACE)
+        return file.read(2) == _EXT_MAGIC
+
+
+def _named(lacking: Iterable[str]) -> str:
+    return " and ".join(NEEDED[name] for name in lacking)

@@ -1,0 +1,212 @@
+"""Bringing an image to EC2: staged on the site's host, uploaded as snapshots, registered as an AMI; what is there is used.
+
+Contents are staged only if a snapshot is missing. After they were read they are compared once more with what was verified
+when they were staged: what is registered is what was verified.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from catalog.image.manifest import Blank, Manifest
+from deployer.ec2.account.bookkeeping import ImageEntry
+from deployer.ec2.account.open_account import OpenAccount
+from deployer.ec2.aws.tags import CATALOG, IMAGE, PARENT
+from deployer.ec2.errors import CannotBoot, LedgerUnusable
+from deployer.ec2.images.boot_disk import make_head, opened_boot
+from deployer.ec2.images.driver_check import Verdict, look
+from deployer.ec2.model.boot_mapping import Bootable
+from deployer.ec2.model.instances import MAX_TAG
+from deployer.ec2.snapshots.disk_reader import opened
+from deployer.ec2.snapshots.snapshots import Snapshot
+from deployer.errors import Cancelled
+from deployer.node.ports import Entries
+from signer.runtime.progress import Advance
+from stager.staging import Staged, total, wanted_of
+
+log = logging.getLogger("partita.ec2")
+
+LEASE: Final = 86400.0
+"""Seconds that contents are kept in the cache while they are uploaded; renewed with each attempt."""
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks whether another process is done with an image."""
+
+HOLDER: Final = "ec2:"
+"""Who holds the leases of an image while it is uploaded: this, and its ID."""
+
+
+class Stages(Protocol):
+    """What brings contents to the site's host; `stager.staging.Stager` is one."""
+
+    def stage(
+        self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
+    ) -> Staged:
+        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
+
+
+class Cache(Entries, Protocol):
+    """The host's cache; `stager.cache.cache.Cache` is one."""
+
+    def release(self, holder: str) -> object:
+        """End all leases of a holder."""
+
+
+@dataclass
+class Progress:
+    """How far a machine is that is being made: for whoever looks, from any thread.
+
+    Attributes:
+        fetched, total: bytes of its contents that are here, and in all.
+        from_network, from_cache: as when it was staged.
+        sent: blocks that were uploaded for it.
+        drivers: whether the image has those that EC2 needs, if it was looked into now.
+        note: what is being done, in some words.
+    """
+
+    fetched: int = 0
+    total: int = 0
+    from_network: int = 0
+    from_cache: int = 0
+    sent: int = 0
+    drivers: Verdict | None = None
+    note: str = ""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def at(self, note: str) -> None:
+        """The next step; Cancelled if nobody wants the machine any more."""
+        self.note = note
+        if self.cancelled.is_set():
+            raise Cancelled("nobody wants this machine any more; what was begun of it is undone")
+
+
+class Imaging:
+    """Brings images to one account. Safe to use from several threads: of two that want the same image one waits.
+
+    Args:
+        account: opened.
+        stages, cache: of the site's host.
+    """
+
+    def __init__(self, account: OpenAccount, stages: Stages, cache: Cache) -> None:
+        self._account, self._stages, self._cache = account, stages, cache
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locking = threading.Lock()
+
+    def image(
+        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False, drivers: bool = True
+    ) -> tuple[ImageEntry, Mapping[str, Snapshot]]:
+        """The AMI of an image and its snapshots by device: those that there are, or made now.
+
+        Args:
+            manifest, found: the image, and how EC2 boots it.
+            progress: told of what is being done.
+            full: compare every byte, not a sample.
+            drivers: refuse one that surely has not the drivers that EC2 needs; CannotBoot.
+        """
+        with self._one_at_a_time(manifest.image_id), self._one_process(manifest.image_id, progress):
+            snapshots = self._present(manifest)
+            if snapshots is None:
+                snapshots = self._upload(manifest, found, progress, full=full, drivers=drivers)
+            progress.at("the image is registered")
+            contents = {device: snapshot.content for device, snapshot in snapshots.items()}
+            ids = {device: snapshot.snapshot_id for device, snapshot in snapshots.items()}
+            return self._account.registrar.register(manifest, found, contents, ids), snapshots
+
+    def _present(self, manifest: Manifest) -> dict[str, Snapshot] | None:
+        """The snapshots of an image that was registered before, if all of them are still there and right."""
+        for entry in self._account.books.images():
+            if entry.image_id == manifest.image_id:
+                present = {device: self._account.snapshots.present(key) for device, key in entry.contents.items()}
+                found = {device: snapshot for device, snapshot in present.items() if snapshot is not None}
+                if len(found) == len(present):
+                    return found
+        return None
+
+    def _upload(
+        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool, drivers: bool
+    ) -> dict[str, Snapshot]:
+        progress.at("contents are staged")
+        head = make_head(found.boot_disk) if found.boot_disk is not None else b""
+        holder = HOLDER + manifest.image_id
+        progress.total = total(manifest)
+
+        def advance(count: int) -> None:
+            progress.fetched += count
+
+        staged = self._stages.stage(manifest, holder, LEASE, advance)
+        progress.fetched = progress.total
+        progress.from_network, progress.from_cache = staged.from_network, staged.from_cache
+        try:
+            self._look_for_drivers(manifest, staged, progress, demanded=drivers)
+        except BaseException:
+            self._cache.release(holder)
+            raise
+        tags = self._account.owner.tags | {CATALOG: manifest.title[:MAX_TAG], IMAGE: manifest.image_id}
+        made: dict[str, Snapshot] = {}
+        try:
+            for volume in found.snapshots:
+                progress.at(f"{volume.device} becomes a snapshot")
+                with ExitStack() as opening:
+                    if volume.disk is None:
+                        assert found.boot_disk is not None  # noqa: S101 - only the boot disk is none of the manifest's
+                        disk = opening.enter_context(opened_boot(found.boot_disk, head, staged))
+                    else:
+                        disk = opening.enter_context(opened(manifest.disks[volume.disk], staged))
+                    # Of one disk of the image: what another disk had would have to be overwritten with zeros.
+                    family = f"{manifest.vo}/{manifest.name}/{'boot' if volume.disk is None else volume.disk}"
+                    made[volume.device] = self._account.snapshots.ensure(
+                        disk, family=family, tags=tags, description=manifest.title
+                    )
+                progress.sent += made[volume.device].sent
+                if parent := made[volume.device].parent:  # so that nobody removes what this builds on
+                    self._account.machines.tag(made[volume.device].snapshot_id, {PARENT: parent})
+            for wanted in wanted_of(manifest):
+                self._cache.check(wanted, full=full)
+        finally:
+            self._cache.release(holder)
+        return made
+
+    def _look_for_drivers(self, manifest: Manifest, staged: Staged, progress: Progress, *, demanded: bool) -> None:
+        """Before anything is uploaded: CannotBoot if the image surely has not the drivers that EC2's machines need."""
+        progress.at("its drivers are looked for")
+        progress.drivers = look(manifest, staged)
+        if progress.drivers.answer == "no" and demanded:
+            raise CannotBoot(
+                f"{manifest.title} does not run on EC2's machines: {progress.drivers.reason}; build it with them, or, if the "
+                "account's types need others, say so with `drivers = false` in the account"
+            )
+        if progress.drivers.answer != "yes":
+            log.warning("%s: whether it has the drivers for EC2: %s", manifest.title, progress.drivers)
+
+    def _one_at_a_time(self, image_id: str) -> threading.Lock:
+        """Of one image: the second machine finds what the first has uploaded."""
+        with self._locking:
+            return self._locks[image_id]
+
+    @contextmanager
+    def _one_process(self, image_id: str, progress: Progress) -> Iterator[None]:
+        """Of one image, too: `partita ec2 upload` works beside the site's service. The lock ends with its process."""
+        path = self._account.directory / "images" / f"{image_id.removeprefix('sha256:')}.lock"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise LedgerUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
+        try:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    progress.at("another process brings the image")
+                    progress.cancelled.wait(LOOK_EVERY)
+            yield
+        finally:
+            os.close(file)

@@ -1,0 +1,89 @@
+"""Staging beside the site's service: `partita ec2 upload` has caches of its own, for a cache has one owner.
+
+    DIR/uploads/1, DIR/uploads/2, ...    each for one command at a time, kept for the next
+
+What the service's cache has already is linked and hashed again, not fetched (`stager.cache.hardlinks`). What two processes make of
+the same content at EC2 they make one after the other: that is the journal's lock, and `imaging`'s for an image.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from catalog.image.manifest import Blank, Manifest
+from signer.runtime.progress import Advance
+from stager.cache.cache import Cache
+from stager.cache.entries import Wanted
+from stager.cache.hardlinks import lend
+from stager.errors import CacheBusy
+from stager.factory import quota
+from stager.fetch.http import Pace
+from stager.fetch.sources import Blobs, HttpSource
+from stager.settings import NodeSettings
+from stager.staging import Staged, Stager
+
+UPLOADS: Final = "uploads"
+
+MOST: Final = 16
+"""Commands at one time: each may fill a cache. More are a mistake."""
+
+
+class Beside:
+    """Stages and keeps images for one command; does what `imaging.Stages` and `imaging.Cache` ask for. For one thread.
+
+    Nothing is opened before the first image is staged.
+
+    Args:
+        settings: how the site's host stages (`opening.staging`).
+        catalog: as the site believes it.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, settings: NodeSettings, catalog: Blobs, clock: Callable[[], float]) -> None:
+        self._settings, self._catalog, self._clock = settings, catalog, clock
+        self._open = ExitStack()
+        self._cache: Cache | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+        self._cache = None
+
+    def stage(
+        self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
+    ) -> Staged:
+        """See `imaging.Stages`; errors as of `stager.staging.Stager`, and CacheBusy where too many commands are at work."""
+        if self._cache is None:
+            self._cache = self._open.enter_context(self._take(manifest))
+        pace = Pace(connections=self._settings.connections, part_bytes=self._settings.part_bytes)
+        stager = Stager(self._cache, HttpSource(self._catalog), pace)
+        return stager.stage(manifest, holder, ttl, advance, extra=extra)
+
+    def check(self, thing: Wanted, *, full: bool = False) -> None:
+        """See `stager.cache.cache.Cache`."""
+        assert self._cache is not None  # noqa: S101 - what is checked was staged
+        self._cache.check(thing, full=full)
+
+    def release(self, holder: str) -> int:
+        """See `imaging.Cache`."""
+        return self._cache.release(holder) if self._cache is not None else 0
+
+    def _take(self, manifest: Manifest) -> Cache:
+        """The first cache that nobody uses, with what the service has of an image."""
+        room = quota(self._settings)
+        for number in range(1, MOST + 1):
+            root: Path = self._settings.directory / UPLOADS / str(number)
+            try:
+                lend(self._settings.cache, root, manifest.blobs())
+                return Cache(root, room, self._clock)
+            except CacheBusy:
+                continue
+        raise CacheBusy(
+            f"{self._settings.directory / UPLOADS}: {MOST} uploads are under way beside the site's service; wait for one"
+        )

@@ -1,0 +1,168 @@
+"""Whose machines run in which account: a site's file that maps VO, group and role to an account at EC2. Pure.
+
+TOML, strict: a name that is not known refuses the whole file. Default deny: who matches no rule has no account. An account
+says how to reach it (a profile of the AWS configuration, or a role that is assumed), where its machines go, which types
+they may have, and what they may cost. No credentials stand here: they stay where the AWS SDK keeps them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from catalog.image.manifest import Vo
+from deployer.ec2.errors import NoAccount
+from deployer.ec2.model.pricing import Dollars, Prices
+from deployer.errors import PolicyUnusable
+from deployer.site.auth.file_in_force import read_if_there
+from deployer.site.model.principal import Group, Principal
+from deployer.units import Size
+from signer.documents import Document, parse_toml
+from signer.errors import DocumentError
+
+MAX_ACCOUNTS_FILE = 1 << 20
+"""Bytes: some thousand rules."""
+
+MAX_TYPES = 100
+"""Instance types of one account: what DescribeInstanceTypes answers in one request."""
+
+AccountName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Account(Document):
+    """An account at EC2, as a site uses it.
+
+    Attributes:
+        name: for people; also the name of the pool, and of its node in lists.
+        region: such as `eu-central-1`.
+        profile: of the AWS configuration; empty for the SDK's usual chain.
+        role_arn: a role to assume from there; empty for none.
+        external_id: that the role's owner demands; empty for none.
+        subnet, security_groups: where machines go.
+        instance_types: that they may have.
+        cap: USD that all its machines together may cost in a month.
+        prices: by which that is estimated.
+        cores, memory, disk: what its machines may take at one time; memory and disk in bytes.
+        hibernation: its machines are begun so that EC2 can hibernate them, with an encrypted root volume that has room
+            for their memory; without it they cannot be paused or suspended.
+        drivers: refuse images that surely have not the drivers of EC2's machines (nvme and ena), as they are looked into.
+    """
+
+    name: AccountName
+    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]+$")]
+    profile: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@/-]{0,128}$")] = ""
+    role_arn: Annotated[str, Field(pattern=r"^(arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512})?$")] = ""
+    external_id: Annotated[str, Field(pattern=r"^([A-Za-z0-9+=,.@:/_-]{2,1224})?$")] = ""
+    subnet: Annotated[str, Field(pattern=r"^subnet-[0-9a-f]{8,17}$")]
+    security_groups: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^sg-[0-9a-f]{8,17}$")], ...], Field(min_length=1, max_length=5)
+    ]
+    instance_types: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")], ...],
+        Field(min_length=1, max_length=MAX_TYPES),
+    ]
+    cap: Dollars
+    prices: Prices
+    cores: Annotated[int, Field(ge=1)]
+    memory: Size
+    disk: Size
+    hibernation: bool = False
+    drivers: bool = True
+
+    @property
+    def reached(self) -> tuple[str, str, str, str]:
+        """How it is reached: with another of these it is another account, as far as a site can tell."""
+        return self.region, self.profile, self.role_arn, self.external_id
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.external_id and not self.role_arn:
+            raise ValueError(f"the account {self.name} has an external_id and no role_arn that would want it")
+        missing = [name for name in self.instance_types if name not in self.prices.per_hour]
+        if missing:
+            raise ValueError(f"the account {self.name} allows {', '.join(missing)} and has no price for that")
+        return self
+
+
+class Rule(Document):
+    """Who gets an account.
+
+    Attributes:
+        vo: of the requester.
+        group: `/vo/group` that they must be a member of; empty for any. Membership of a child is none of its parent.
+        role: that they must have in that group, or in any; empty for none in particular.
+        account: which one they get.
+    """
+
+    vo: Vo
+    group: Annotated[str, Field(pattern=r"^((/[a-zA-Z0-9][a-zA-Z0-9_.-]*)+)?$")] = ""
+    role: Annotated[str, Field(pattern=r"^([a-zA-Z0-9][a-zA-Z0-9_.-]*)?$")] = ""
+    account: AccountName
+
+    def matches(self, who: Principal) -> bool:
+        """Whether it speaks of somebody."""
+        if who.vo != self.vo:
+            return False
+        if not self.group and not self.role:
+            return True
+        return any(
+            (not self.group or path == self.group) and (not self.role or role == self.role)
+            for path, role in map(_split, who.groups)
+        )
+
+
+class Accounts(Document):
+    """The whole file: accounts, and the rules that lead to them; the first rule that matches counts."""
+
+    account: Annotated[tuple[Account, ...], Field(min_length=1, max_length=1000)]
+    rule: Annotated[tuple[Rule, ...], Field(max_length=10_000)] = ()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [account.name for account in self.account]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two accounts are called {min(twice)}")
+        if lost := {rule.account for rule in self.rule} - set(names):
+            raise ValueError(f"a rule leads to the account {min(lost)}, which there is not")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file; PolicyUnusable with the place, also where there is none."""
+        if (found := cls.find(path)) is None:
+            raise PolicyUnusable(f"accounts {path}: cannot be read: there is no such file")
+        return found
+
+    @classmethod
+    def find(cls, path: Path) -> Self | None:
+        """The same; None where there is no file."""
+        if (data := read_if_there(path, MAX_ACCOUNTS_FILE, "accounts")) is None:
+            return None
+        try:
+            return parse_toml(cls, data, f"accounts {path}", limit=MAX_ACCOUNTS_FILE)
+        except DocumentError as exc:
+            raise PolicyUnusable(str(exc)) from exc
+
+    def named(self, name: str) -> Account:
+        """The account of that name; NoAccount if there is none."""
+        for account in self.account:
+            if account.name == name:
+                return account
+        known = ", ".join(account.name for account in self.account)
+        raise NoAccount(f"there is no account {name!r}; the site has {known}")
+
+    def of(self, who: Principal) -> Account:
+        """The account of somebody; NoAccount if no rule speaks of them."""
+        for rule in self.rule:
+            if rule.matches(who):
+                return self.named(rule.account)
+        raise NoAccount(
+            f"no rule of the site gives {who.subject} of the VO {who.vo or '(none)'} an account at EC2; "
+            "ask for local machines, or ask the site for a rule"
+        )
+
+
+def _split(group: Group) -> tuple[str, str]:
+    """`/vo/group/Role=name` as path and role; the role is empty where there is none."""
+    path, _, role = group.partition("/Role=")
+    return path, role

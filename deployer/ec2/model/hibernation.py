@@ -1,0 +1,44 @@
+"""Whether a machine at EC2 keeps its memory while it rests. Pure.
+
+A machine that EC2 merely stops comes back with its disks and without its memory: that will do for a suspended one whose owner
+is told, and it is no pause. EC2 hibernates one that
+was begun for it: its type can, its root volume is encrypted and has room for the memory beside what is on it, and its guest
+writes the memory there when it is told to (the kernel's hibernation, and EC2's agent for it). Whether the guest does nobody
+can see from outside, so the site's file says where this is wanted. Source: Amazon EC2 User Guide, "Prerequisites for EC2
+instance hibernation".
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from deployer.ec2.model.accounts import Account
+from deployer.ec2.model.boot_mapping import GIB, Bootable, Volume
+from deployer.ec2.model.instance_types import InstanceType
+
+MOST_MEMORY: Final = 150 * GIB
+"""Bytes that EC2 hibernates at most, of Linux."""
+
+DAYS: Final = 60
+"""For which EC2 keeps a machine hibernated."""
+
+NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
+LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
+
+
+def hindrance(account: Account, kind: InstanceType, found: Bootable) -> str:
+    """Why a machine is not begun so that it can be hibernated; empty if it is."""
+    if not account.hibernation:
+        return f"the account {account.name} has no hibernation"
+    if not kind.hibernates:
+        return f"EC2 does not hibernate {kind.name}"
+    if kind.memory >= MOST_MEMORY:
+        return f"EC2 hibernates less than {MOST_MEMORY // GIB} GiB of memory"
+    if found.boot_disk is not None:
+        return "it boots from a boot disk, which has no filesystem for its memory"
+    return ""
+
+
+def with_room(volumes: tuple[Volume, ...], memory: int) -> tuple[Volume, ...]:
+    """Volumes of which the first, the root device, has room for so many bytes of memory beside its own."""
+    root, *rest = volumes
+    return (replace(root, size=root.size - (-memory // GIB)), *rest)

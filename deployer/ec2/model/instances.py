@@ -1,0 +1,206 @@
+"""Machines at EC2 as values: what EC2 describes, what it is asked to run, and which of our states that is. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from deployer.ec2.aws.tags import (
+    CATALOG,
+    DEPLOYMENT,
+    ENDS,
+    IMAGE,
+    MACHINE,
+    REBOOTS,
+    RECEIPT,
+    SIZE,
+    Owner,
+    Tags,
+    ends_tag,
+    read_instant,
+    read_tags,
+    size_tag,
+    specification,
+)
+from deployer.ec2.model.accounts import Account
+from deployer.ec2.model.boot_mapping import Volume
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import DesiredMachine, Want
+
+GONE: Final = frozenset({"shutting-down", "terminated"})
+MAX_TAG = 256
+"""Characters of a tag's value."""
+
+HIBERNATED: Final = "Client.UserInitiatedHibernate"
+"""The code of the reason why EC2 stopped a machine that it hibernated."""
+
+VOLUME_TYPE: Final = "gp3"
+
+_STOPPED: Final = {Want.PAUSED: State.PAUSED, Want.SUSPENDED: State.SUSPENDED}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A machine as EC2 describes it.
+
+    Attributes:
+        instance: its ID.
+        state: in EC2's words.
+        launched: when it was begun.
+        addresses: the private ones first.
+        volumes: attached to it.
+        reason: why it changed its state, in EC2's words.
+        hibernates: whether it was begun so that it can be hibernated.
+        hibernated: whether it is at rest because it was.
+    """
+
+    instance: str
+    state: str
+    ami: str = ""
+    instance_type: str = ""
+    launched: datetime | None = None
+    addresses: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    reason: str = ""
+    token: str = ""
+    tags: Tags = field(default_factory=dict)
+    hibernates: bool = False
+    hibernated: bool = False
+
+    @property
+    def machine(self) -> str:
+        """The UUID that its tags name, or an empty text."""
+        return self.tags.get(MACHINE, "")
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still run, or be started again."""
+        return self.state not in GONE
+
+    @property
+    def ends(self) -> datetime | None:
+        """When its time is over, as its tags say."""
+        return read_instant(self.tags.get(ENDS, ""))
+
+    @property
+    def reboots(self) -> int:
+        """How many reboots were done."""
+        text = self.tags.get(REBOOTS, "0")
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def read_instance(described: Mapping[str, Any]) -> Instance:
+    """An instance as DescribeInstances and RunInstances answer it."""
+    addresses: dict[str, None] = {}
+    for card in described.get("NetworkInterfaces", ()):
+        addresses |= {each["PrivateIpAddress"]: None for each in card.get("PrivateIpAddresses", ())}
+        addresses |= {each["Ipv6Address"]: None for each in card.get("Ipv6Addresses", ())}
+    found = [described.get("PrivateIpAddress", ""), *addresses, described.get("PublicIpAddress", "")]
+    volumes = (each.get("Ebs", {}).get("VolumeId", "") for each in described.get("BlockDeviceMappings", ()))
+    return Instance(
+        instance=str(described["InstanceId"]),
+        state=str(described["State"]["Name"]),
+        ami=str(described.get("ImageId", "")),
+        instance_type=str(described.get("InstanceType", "")),
+        launched=described.get("LaunchTime"),
+        addresses=tuple(dict.fromkeys(address for address in found if address)),
+        volumes=tuple(volume for volume in volumes if volume),
+        reason=str(described.get("StateReason", {}).get("Message", "") or described.get("StateTransitionReason", "")),
+        token=str(described.get("ClientToken", "")),
+        tags=read_tags(described.get("Tags")),
+        hibernates=bool(described.get("HibernationOptions", {}).get("Configured", False)),
+        hibernated=described.get("StateReason", {}).get("Code") == HIBERNATED,
+    )
+
+
+def state_of(instance: Instance, want: Want) -> State:
+    """Our state of an instance. EC2 has one way to rest, so what a stopped one is called follows from what was asked."""
+    match instance.state:
+        case "pending":
+            return State.BOOTING
+        case "running" | "stopping":
+            return State.RUNNING
+        case "stopped":
+            return _STOPPED.get(want, State.STOPPED)
+        case _:
+            return State.ENDED
+
+
+def machine_tags(owner: Owner, machine: DesiredMachine, title: str, receipt: str) -> Tags:
+    """What an instance and its volumes are tagged with."""
+    return owner.tags | {
+        "Name": machine.hostname,
+        MACHINE: machine.uuid,
+        DEPLOYMENT: machine.deployment,
+        CATALOG: title[:MAX_TAG],
+        IMAGE: machine.image_id,
+        ENDS: ends_tag(machine.ends),
+        SIZE: size_tag(machine.cores, machine.memory),
+        REBOOTS: str(machine.reboots),
+        RECEIPT: receipt,
+    }
+
+
+def run_request(
+    account: Account,
+    machine: DesiredMachine,
+    *,
+    ami: str,
+    instance_type: str,
+    more: Sequence[Volume],
+    user_data: bytes,
+    tags: Tags,
+    hibernating: Volume | None = None,
+) -> dict[str, Any]:
+    """The parameters of RunInstances for one machine.
+
+    The client token is the machine's UUID: however often it is asked for, it is begun once. IMDSv2 only, not to be reached
+    from containers. When the guest powers off, the machine ends, and its volumes with it.
+
+    Args:
+        more: volumes that the machine has beside those of its AMI: blanks that were asked for.
+        user_data: raw; empty for none.
+        hibernating: the root device of one that can be hibernated, with room for its memory; None if it cannot.
+    """
+    request: dict[str, Any] = {
+        "ImageId": ami,
+        "InstanceType": instance_type,
+        "MinCount": 1,
+        "MaxCount": 1,
+        "ClientToken": machine.uuid,
+        "SubnetId": account.subnet,
+        "SecurityGroupIds": list(account.security_groups),
+        "InstanceInitiatedShutdownBehavior": "terminate",
+        "MetadataOptions": {
+            "HttpTokens": "required",
+            "HttpPutResponseHopLimit": 1,
+            "HttpEndpoint": "enabled",
+            "InstanceMetadataTags": "enabled",
+        },
+        "TagSpecifications": specification(("instance", "volume"), tags),
+    }
+    changed = mappings(more, {})
+    if hibernating is not None:  # what is on it comes from the AMI
+        (root,) = mappings((hibernating,), {})
+        changed.insert(0, {**root, "Ebs": {**root["Ebs"], "Encrypted": True}})
+        request["HibernationOptions"] = {"Configured": True}
+    if changed:
+        request["BlockDeviceMappings"] = changed
+    if user_data:
+        request["UserData"] = user_data  # the library encodes it
+    return request
+
+
+def mappings(volumes: Sequence[Volume], snapshots: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Block device mappings: volumes with the snapshots that they begin with, by device; blanks begin with nothing."""
+    found = []
+    for volume in volumes:
+        ebs: dict[str, Any] = {
+            "VolumeSize": volume.size,
+            "VolumeType": VOLUME_TYPE,
+            "DeleteOnTermination": True,
+        }
+        if volume.device in snapshots:
+            ebs["SnapshotId"] = snapshots[volume.device]
+        found.append({"DeviceName": volume.device, "Ebs": ebs})
+    return found

@@ -1,0 +1,392 @@
+"""The use case: from a machine that a site wants to one that runs at EC2, or to a refusal that leaves nothing behind.
+
+As on a node (`deployer.node.machines.deployment`): the image is looked up by its ID, endorsements are verified and the policy decides,
+contents are staged on the site's host, and right before the machine begins both are looked at again. In between the disks
+become snapshots and an AMI; what can be refused without reading a byte is refused before. Every step may be done again:
+a snapshot, an AMI and a machine each have a name that is asked for first.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from deployer.ec2.account.bookkeeping import ImageEntry, MachineEntry
+from deployer.ec2.account.open_account import OpenAccount
+from deployer.ec2.aws.tags import RECEIPT
+from deployer.ec2.images.image_upload import Imaging, Progress
+from deployer.ec2.model.accounts import Account
+from deployer.ec2.model.boot_mapping import Bootable, Volume, bootable, with_blanks
+from deployer.ec2.model.hibernation import hindrance, with_room
+from deployer.ec2.model.instance_types import InstanceType, choose
+from deployer.ec2.model.instances import Instance, machine_tags, run_request
+from deployer.ec2.model.pricing import Spend, check_within, committed
+from deployer.ec2.pool.user_data import guest_data
+from deployer.ec2.snapshots.snapshots import Snapshot
+from deployer.machine.spec import MEMORY_UNIT, Network
+from deployer.machine.user_data import check_user_data
+from deployer.node.machines.exposure import Facts, affected
+from deployer.node.ports import Images
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, Judged, judge, withdrawals
+from deployer.policy.revocations import Withdrawn
+from deployer.policy.store import RuleSet
+from deployer.protocol.desired_state import DesiredMachine
+from deployer.records.receipt import Cloud, CloudVolume
+from deployer.records.receipt_builder import Booted
+from deployer.records.recorder import Running
+from signer.verification.signature_cache import Memory
+
+MOST_MACHINES = 65536
+"""What a policy's limit of machines may say at most."""
+
+Stage = Literal["request", "boot"]
+
+
+class Records(Protocol):
+    """Where decisions and machines are put on record; `deployer.records.recorder.Recorder` is one."""
+
+    def decided(self, case: Case, judged: Judged, stage: Stage) -> None:
+        """A request was decided."""
+
+    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+        """A machine is about to begin; returns the SHA-256 of its receipt."""
+
+    def exposed(self, record: Running, reason: str, action: str) -> None:
+        """A machine runs what was withdrawn, and something is about to be done about it."""
+
+
+class Unrecorded:
+    """Records of what is only tried out: none. No machine begins without one."""
+
+    def decided(self, case: Case, judged: Judged, stage: Stage) -> None:
+        """Not written down."""
+
+    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+        """Never asked for."""
+        raise NotImplementedError
+
+    def exposed(self, record: Running, reason: str, action: str) -> None:
+        """Never asked for."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """A disk of a receipt: EC2 gives every machine volumes of its own, and the guest may write to all of them."""
+
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class _Spec:
+    uuid: str
+    name: str
+    memory: int
+    cores: int
+    disks: tuple[_Disk, ...]
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A machine that runs, for the record."""
+
+    uuid: str
+    name: str
+    image_id: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    machine: DesiredMachine
+    manifest: Manifest
+    pairs: Sequence[tuple[bytes, bytes]]
+    found: Bootable
+    volumes: tuple[Volume, ...]
+    user_data: bytes
+    type: InstanceType
+    request: Request
+    hibernates: bool = False
+
+    @property
+    def gib(self) -> int:
+        return sum(volume.size for volume in self.volumes)
+
+
+class Ec2Deployer:
+    """Makes the machines of one account. Safe to use from several threads: machines are made side by side.
+
+    Args:
+        account: whose machines, opened.
+        images: where images are looked up.
+        imaging: what brings them to EC2.
+        records: where everything is put on record.
+        rules: the site's policy in force, as it is at each call; raises PolicyUnusable.
+        withdrawn: what has been revoked or blocked until now.
+        clock: the present, UTC.
+    """
+
+    def __init__(
+        self,
+        account: OpenAccount,
+        images: Images,
+        imaging: Imaging,
+        records: Records,
+        rules: Callable[[], RuleSet],
+        withdrawn: Callable[[], Withdrawn],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.account, self._machines, self._books = account.account, account.machines, account.books
+        self._directory = account.directory
+        self._images, self._imaging, self._records = images, imaging, records
+        self._rules, self._withdrawn, self._clock = rules, withdrawn, clock
+        self._memory = Memory()
+        self._types: tuple[InstanceType, ...] = ()
+
+    def make(self, machine: DesiredMachine, running: int, progress: Progress) -> Instance:
+        """Make a machine, or find it made.
+
+        Args:
+            machine: as it should be.
+            running: machines that the pool has already, for the policy.
+            progress: told of what is being done.
+
+        Raises:
+            Refused, CannotBoot, OverBudget, UserDataRefused: it will not be, whatever is tried; nothing was uploaded.
+            Cancelled: nobody wants it any more.
+            Errors of catalog, signer, stager and AWS: it may be tried again.
+        """
+        before = self._books.machine(machine.uuid)
+        if before is not None and before.ami and (begun := self._machines.begun(machine.uuid)) is not None:
+            self._note(machine, instance=begun.instance)  # the site ended between asking and writing down
+            return begun
+        progress.at("the image is looked up")
+        job = self._look_up(machine)
+        case, judged = self._judge(job, running, "request")
+        self._book(job)
+        try:
+            entry, snapshots = self._imaging.image(
+                job.manifest, job.found, progress, full=machine.verify == "full", drivers=self.account.drivers
+            )
+            progress.at("the policy is asked once more")
+            case, judged = self._judge(job, running, "boot")
+            tags = machine_tags(
+                self._machines.owner,
+                machine,
+                job.manifest.title,
+                self._records.booting(_spec(job), case, judged, self._cloud(job, entry, snapshots)),
+            )
+            request = run_request(
+                self.account,
+                machine,
+                ami=entry.ami,
+                instance_type=job.type.name,
+                more=job.volumes[len(job.found.volumes) :],
+                user_data=job.user_data,
+                tags=tags,
+                hibernating=job.volumes[0] if job.hibernates else None,
+            )
+            progress.at("the machine is begun")
+            Facts(job.manifest, judged.checks).write(self._facts(machine.uuid))
+            self._note(machine, ami=entry.ami, receipt=tags[RECEIPT], began=self._now())
+            instance = self._machines.run(request)
+            if instance.tags.get(RECEIPT) not in {None, tags[RECEIPT]}:  # one that was begun before, and not listed yet
+                self._machines.tag(instance.instance, {RECEIPT: tags[RECEIPT]})
+        except Exception:
+            self._unbook(machine)
+            raise
+        self._note(machine, instance=instance.instance)
+        return instance
+
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account: for what is begun from now on. From any thread."""
+        if account.instance_types != self.account.instance_types:
+            self._types = ()
+        self.account = account
+
+    def readmit(self, machine: DesiredMachine, running: int) -> None:
+        """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
+        self._judge(self._look_up(machine), running, "boot")
+
+    def exposed(self, machines: Sequence[Exposed]) -> dict[str, str]:
+        """Why machines that run should not go on, by UUID: what they run was withdrawn since they began.
+
+        Errors of the catalog, PolicyUnusable, SignerError: nobody can say now.
+        """
+        rules, withdrawn, now = self._rules(), self._withdrawn(), self._clock()
+        held = withdrawals(rules.policy, withdrawn, now, self._memory)
+        found: dict[str, str] = {}
+        for machine in machines:
+            facts, entry = Facts.read(self._facts(machine.uuid)), self._books.machine(machine.uuid)
+            if facts is not None and entry is not None:
+                found[machine.uuid] = affected(rules.policy, facts, entry.began, held, withdrawn.blocks)
+        return {uuid: reason for uuid, reason in found.items() if reason}
+
+    def act_on(self, machine: Exposed, reason: str) -> str:
+        """What the policy does about a machine that runs what was withdrawn; it is on record before it is done."""
+        action = self._rules().policy.revocations.running
+        self._records.exposed(machine, reason, action)
+        return action
+
+    def type_for(self, machine: DesiredMachine) -> InstanceType:
+        """The type that a machine of that size gets now; CannotBoot if there is none."""
+        found = bootable(self._images.manifest(machine.image_id))
+        return self.choose(machine.cores, machine.memory, found)
+
+    def accepted(self, reference: Reference) -> Manifest:
+        """The manifest of an image that the policy accepts, for one machine of the least size; Refused otherwise."""
+        image_id = self._images.resolve(reference)
+        manifest = self._images.manifest(image_id)
+        memory = -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT
+        request = Request(count=1, memory=memory, cores=manifest.needs.cores, lifetime=1)
+        self._decide(manifest, self._images.endorsements(image_id), request, 0, "request")
+        return manifest
+
+    def _look_up(self, machine: DesiredMachine) -> _Job:
+        manifest = self._images.manifest(machine.image_id)
+        found = bootable(manifest)
+        volumes = with_blanks(found, machine.blanks)
+        given = base64.b64decode(machine.user_data) if machine.user_data else b""
+        left = int((machine.ends - self._clock()).total_seconds())
+        request = Request(
+            count=1,
+            memory=machine.granted_memory,
+            cores=machine.granted_cores,
+            lifetime=max(1, left),
+            user_data=check_user_data(given) if given else None,
+            network=Network.parse(machine.network),
+            blanks=machine.blanks,
+        )
+        data = guest_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
+        pairs = self._images.endorsements(machine.image_id)
+        kind = self.choose(machine.cores, machine.memory, found)
+        largest = self.choose(machine.granted_cores, machine.granted_memory, found)
+        hibernates = not hindrance(self.account, kind, found)
+        if hibernates:
+            volumes = with_room(volumes, max(kind.memory, largest.memory))
+        return _Job(machine, manifest, pairs, found, volumes, data, kind, request, hibernates)
+
+    def choose(self, cores: int, memory: int, found: Bootable) -> InstanceType:
+        """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""
+        account = self.account
+        types = self._types or self._machines.types(account.instance_types)
+        self._types = types if account.instance_types == self.account.instance_types else ()
+        return choose(types, account.prices, cores, memory, found.architecture, found.boot_mode)
+
+    def _judge(self, job: _Job, running: int, stage: Stage) -> tuple[Case, Judged]:
+        return self._decide(job.manifest, job.pairs, job.request, running, stage)
+
+    def _decide(
+        self,
+        manifest: Manifest,
+        pairs: Sequence[tuple[bytes, bytes]],
+        request: Request,
+        running: int,
+        stage: Stage,
+    ) -> tuple[Case, Judged]:
+        owner, rules = self._machines.owner.pool, self._rules()
+        case = Case(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
+        judged = judge(_for_a_pool(rules), case, self._clock(), self._memory)
+        digest = rules.digest or rules.policy.digest
+        judged = replace(judged, decision=judged.decision.model_copy(update={"policy": digest}))
+        self._records.decided(case, judged, stage)
+        if not judged.decision.accepted:
+            raise judged.decision.refusal()
+        return case, judged
+
+    def _book(self, job: _Job) -> None:
+        """Look whether there is money left, and take it, in one. What was admitted has its money set aside, so this refuses
+        only where the site's file has another cap or other prices since."""
+        machine, now, account = job.machine, self._now(), self.account
+        with self._books.booking():
+            others = [spend_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
+            mine = Spend(job.type.name, job.gib, now, max(now, machine.ends))
+            prices = account.prices
+            check_within(
+                account.name,
+                account.cap,
+                committed(prices, others, now),
+                committed(prices, [*others, mine], now),
+            )
+            if self._books.machine(machine.uuid) is None:
+                self._books.put_machine(
+                    MachineEntry(
+                        machine=machine.uuid,
+                        deployment=machine.deployment,
+                        image_id=machine.image_id,
+                        instance_type=job.type.name,
+                        gib=job.gib,
+                        began=now,
+                        until=max(now, machine.ends),
+                    )
+                )
+
+    def _unbook(self, machine: DesiredMachine) -> None:
+        """Give the money back where nothing was begun. Where RunInstances may have arrived, it stays booked."""
+        entry = self._books.machine(machine.uuid)
+        if entry is not None and not entry.ami:
+            self._books.forget("machine", machine.uuid)
+
+    def _note(self, machine: DesiredMachine, **values: object) -> None:
+        with self._books.booking():
+            entry = self._books.machine(machine.uuid)
+            if entry is not None:
+                self._books.put_machine(entry.model_copy(update=values))
+
+    def _cloud(self, job: _Job, entry: ImageEntry, snapshots: Mapping[str, Snapshot]) -> Cloud:
+        volumes = []
+        for volume in job.volumes:
+            begins = snapshots.get(volume.device)
+            volumes.append(
+                CloudVolume(
+                    device=volume.device,
+                    gib=volume.size,
+                    snapshot=begins.snapshot_id if begins else None,
+                    content=begins.content if begins else None,
+                    checksum=begins.checksum if begins else None,
+                )
+            )
+        return Cloud(
+            account=self.account.name,
+            region=self.account.region,
+            ami=entry.ami,
+            instance_type=job.type.name,
+            boot_mode=job.found.boot_mode,
+            volumes=tuple(volumes),
+        )
+
+    def _facts(self, uuid: str) -> Path:
+        """Where it is kept by which endorsements a machine began."""
+        directory = self._directory / "facts" / uuid
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return directory
+
+    def _now(self) -> datetime:
+        return self._clock().replace(microsecond=0)
+
+
+def spend_of(entry: MachineEntry) -> Spend:
+    """What a machine in the books costs."""
+    return Spend(entry.instance_type, entry.gib, entry.began, entry.until)
+
+
+def _for_a_pool(rules: RuleSet) -> RuleSet:
+    """A policy's rules where there is no one node: how many machines a node may have says nothing here, unless it is none.
+    The account's room and its cap bound a pool."""
+    limits = rules.policy.limits
+    if not limits.machines:
+        return rules
+    changed = limits.model_copy(update={"machines": MOST_MACHINES})
+    return replace(rules, policy=rules.policy.model_copy(update={"limits": changed}))
+
+
+def _spec(job: _Job) -> _Spec:
+    """The manifest's disks as a receipt names them: by their devices."""
+    devices = [volume.device for volume in job.found.volumes[1 if job.found.boot_disk is not None else 0 :]]
+    machine = job.machine
+    return _Spec(machine.uuid, machine.hostname, machine.memory, machine.cores, tuple(map(_Disk, devices)))

@@ -1,0 +1,177 @@
+"""From how machines should be and how they are at EC2 to what is to be done next. Pure.
+
+Everything is decided anew from what EC2 describes and what the books know, so a pool may die after any step and go on.
+One step at a time for each machine; what takes EC2 a while is waited for by looking again. Only instances that carry the
+pool's own tags are looked at: two pools in one account never meet.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from deployer.ec2.account.bookkeeping import MachineEntry
+from deployer.ec2.aws.tags import ENDS, SIZE, ends_tag, size_tag
+from deployer.ec2.model.hibernation import LOST, NOT_KEPT
+from deployer.ec2.model.instances import Instance, state_of
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, ObservedMachine, Want
+
+
+class Do(StrEnum):
+    """What can be done."""
+
+    MAKE = "make"
+    START = "start"
+    STOP = "stop"
+    HIBERNATE = "hibernate"
+    RETYPE = "retype"
+    REBOOT = "reboot"
+    PROLONG = "prolong"
+    TERMINATE = "terminate"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to be done.
+
+    Attributes:
+        machine: UUID, as far as it is known.
+        instance: to what; empty where it is to be made.
+        reason: why, in a sentence.
+    """
+
+    do: Do
+    machine: str
+    instance: str = ""
+    reason: str = ""
+
+
+_WITH_MEMORY = frozenset({Want.PAUSED, Want.SUSPENDED})
+_RESTING = frozenset({Want.SUSPENDED, Want.STOPPED})
+
+
+def steps(
+    desired: DesiredState, instances: Sequence[Instance], books: Mapping[str, MachineEntry], now: datetime
+) -> tuple[Step, ...]:
+    """What is to be done next.
+
+    Args:
+        desired: how the pool's machines should be.
+        instances: all that carry the pool's tags.
+        books: what is written down of machines, by UUID.
+        now: a machine whose time is over is ended whatever is desired.
+    """
+    found: dict[str, list[Instance]] = defaultdict(list)
+    for instance in instances:
+        if instance.live:
+            found[instance.machine].append(instance)
+    wanted = {machine.uuid: machine for machine in desired.machines}
+    decided: list[Step] = []
+    for uuid in sorted(found.keys() - wanted.keys()):
+        decided += [_end(each, "nobody wants this machine any more") for each in _oldest_first(found[uuid])]
+    for machine in desired.machines:
+        live = _oldest_first(found.get(machine.uuid, ()))
+        decided += [_end(each, "the machine was begun twice, and this is not the first") for each in live[1:]]
+        decided += _for_one(machine, live[0] if live else None, books.get(machine.uuid), now)
+    return tuple(decided)
+
+
+def _for_one(machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime) -> list[Step]:
+    if here is None:
+        return [Step(Do.MAKE, machine.uuid)] if _may_be_made(machine, entry, now) else []
+    if machine.want is Want.ENDED or now >= machine.ends:
+        return [_end(here, machine.reason or "its time has come")]
+    todo = []
+    if here.tags.get(ENDS) != ends_tag(machine.ends):
+        todo.append(Step(Do.PROLONG, machine.uuid, here.instance, "its end was changed"))
+    if (step := _next(machine, here)) is not None:
+        todo.append(step)
+    return todo
+
+
+def _next(machine: DesiredMachine, here: Instance) -> Step | None:
+    """What the state of one that exists asks for; None while EC2 is at it, or all is as it should be."""
+    other_size = here.tags.get(SIZE) != size_tag(machine.cores, machine.memory)
+    if here.state == "stopped":
+        if other_size:
+            return Step(Do.RETYPE, machine.uuid, here.instance, "other cores or memory were asked for")
+        return Step(Do.START, machine.uuid, here.instance) if machine.want is Want.RUNNING else None
+    if here.state != "running":
+        return None
+    if machine.want in _WITH_MEMORY and here.hibernates:
+        return Step(Do.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
+    if machine.want is Want.PAUSED:  # a pause that costs the memory is none
+        return None
+    if machine.want in _RESTING:
+        return Step(Do.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
+    if other_size:
+        return Step(Do.STOP, machine.uuid, here.instance, "it gets other cores or memory")
+    if here.reboots < machine.reboots:
+        return Step(Do.REBOOT, machine.uuid, here.instance)
+    return None
+
+
+def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datetime) -> bool:
+    """A machine is made once. One whose instance the books know was made; without it, it may have come to nothing."""
+    if machine.want is Want.ENDED or machine.want is Want.STOPPED or now >= machine.ends:
+        return False
+    return entry is None or (not entry.instance and not entry.ended)
+
+
+def observe(
+    machine: DesiredMachine, instances: Sequence[Instance], entry: MachineEntry | None, now: datetime
+) -> ObservedMachine | None:
+    """A machine as it is reported; None where nothing is known of it.
+
+    Args:
+        machine: how it should be.
+        instances: those with its UUID, ended ones included.
+        entry: what is written down of it.
+    """
+    live = _oldest_first([each for each in instances if each.live])
+    here = live[0] if live else None
+    if here is not None:
+        state = state_of(here, machine.want)
+    elif instances or (entry is not None and entry.ended):
+        state = State.ENDED
+    elif entry is not None and entry.instance:
+        state = State.BOOTING  # lists at EC2 are late; the pool notes its end when they can no longer be
+    else:
+        return None
+    return ObservedMachine(
+        uuid=machine.uuid,
+        state=state,
+        reason=_reason(here, instances, entry, machine),
+        changed=now.replace(microsecond=0),
+        addresses=here.addresses if here is not None else (),
+        memory=machine.memory if here is not None else 0,
+        cores=machine.cores if here is not None else 0,
+        reboots=here.reboots if here is not None else 0,
+        virt="ec2",
+        suspends=here is None or here.hibernates,
+    )
+
+
+def _reason(
+    here: Instance | None, instances: Sequence[Instance], entry: MachineEntry | None, machine: DesiredMachine
+) -> str:
+    if here is not None:
+        if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
+            return LOST
+        return NOT_KEPT if machine.want is Want.PAUSED and here.state == "running" and not here.hibernates else ""
+    if entry is not None and entry.reason:
+        return entry.reason
+    told = next((each.reason for each in instances if each.reason), "")
+    if not instances and entry is not None and not entry.ended:
+        return ""
+    return told or "EC2 has no such machine any more"
+
+
+def _end(instance: Instance, reason: str) -> Step:
+    return Step(Do.TERMINATE, instance.machine, instance.instance, reason)
+
+
+def _oldest_first(instances: Sequence[Instance]) -> list[Instance]:
+    return sorted(instances, key=lambda each: (each.launched.timestamp() if each.launched else 0.0, each.instance))

@@ -1,0 +1,266 @@
+"""The site's own agents for its accounts at EC2: each account is a node of the kind "ec2", and this is what works it.
+
+It speaks to the site as a node's agent does (`deployer.node.agent.agent`), only without a network between: what should be, and what
+is. Credentials stay in this process.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, Protocol, Self
+
+from catalog.errors import CatalogError
+from catalog.image.manifest import Manifest
+from deployer.ec2.account.open_account import OpenAccount, open_account, staging
+from deployer.ec2.errors import NoAccount
+from deployer.ec2.images.image_upload import Imaging
+from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.model.pricing import Spend, check_within, committed, dues
+from deployer.ec2.pool.deployment import Ec2Deployer, spend_of
+from deployer.ec2.pool.pool import Ec2Pool
+from deployer.ec2.settings import Ec2Settings
+from deployer.ec2.site.placement import Place, Quoted, bursting, spends_of
+from deployer.ec2.snapshots.buffer_pool import Buffers
+from deployer.errors import DeployerError
+from deployer.policy.store import RuleSet
+from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport
+from deployer.records.recorder import Recorder
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import SiteMachine
+from deployer.site.operations.revocations import Withdrawing
+from deployer.site.scheduling.placement import Promised
+from deployer.site.scheduling.proposal import Proposal
+from deployer.site.settings import SiteSettings
+from signer.errors import SignerError
+from stager.errors import StagerError
+from stager.factory import opened
+
+EVERY: Final = 5.0
+"""Seconds between two looks at an account when nobody asks for anything: EC2 allows some requests a second."""
+
+BUSY: Final = 1.0
+"""Seconds between two looks while machines are being made or changed."""
+
+END_SECONDS = 30.0
+
+log = logging.getLogger("partita.ec2")
+
+
+class Site(Protocol):
+    """The other side, as for `deployer.node.agent.agent.Agent`."""
+
+    def desired(self, after: int, wait: float) -> DesiredState | None:
+        """What the pool should have, when its revision is another than `after`; perhaps None when nothing is new."""
+
+    def report(self, report: NodeReport) -> Heard | None:
+        """Say how the pool is; what the site answers is for nodes that have machines themselves."""
+
+
+class PoolAgent:
+    """Works one pool for its site, in a thread of its own.
+
+    Attributes:
+        account: as the site's file had it last.
+    """
+
+    def __init__(self, pool: Ec2Pool, site: Site, account: Account, every: float = EVERY, busy: float = BUSY) -> None:
+        self._pool, self._site, self.account = pool, site, account
+        self._every, self._busy = every, busy
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"ec2-{account.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def follow(self, account: Account) -> None:
+        """The site's file says something else of the account; how it is reached is as it was."""
+        if account != self.account:
+            log.info("the account %s is used as the site's file has it now", account.name)
+            self.account = account
+            self._pool.follow(account)
+
+    def close(self) -> None:
+        """Stop; machines go on."""
+        self._ended.set()
+        self._pool.close()
+        self._thread.join(END_SECONDS)
+
+    def _work(self) -> None:
+        desired: DesiredState | None = None
+        last: NodeReport | None = None
+        while not self._ended.is_set():
+            wait = self._busy if self._pool.busy(0) or _moving(last) else self._every
+            try:
+                found = self._site.desired(desired.revision if desired is not None else -1, wait)
+                if found is not None and (desired is None or found.revision >= desired.revision):
+                    desired = found
+                if desired is None:
+                    self._ended.wait(wait)
+                    continue
+                last = self._pool.look(desired)
+                self._site.report(last)
+            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+                log.warning("the account %s: %s", self.account.name, exc)
+                self._complain(desired, str(exc))
+                self._ended.wait(self._every)
+            except Exception:
+                log.exception("the account %s cannot be looked at; it is tried again", self.account.name)
+                self._ended.wait(self._every)
+
+    def _complain(self, desired: DesiredState | None, problem: str) -> None:
+        """Tell the site that nothing is known just now, and why."""
+        account = self.account
+        try:
+            self._site.report(
+                NodeReport(
+                    revision=desired.revision if desired is not None else 0,
+                    architecture="",
+                    accelerator="ec2",
+                    capacity=Capacity(cores=account.cores, memory=account.memory, disk=account.disk),
+                    problem=problem,
+                    complete=False,
+                )
+            )
+        except DeployerError as exc:
+            log.info("a report did not get through: %s", exc)
+
+
+def _moving(last: NodeReport | None) -> bool:
+    """Whether something is under way that EC2 will have done soon."""
+    return last is not None and any(machine.state in {"booting", "staging"} for machine in last.machines)
+
+
+class Pools:
+    """All accounts of a site at work: open with `Pools.open`, close when done. Machines go on without it.
+
+    `follow` is called by one thread; all else by any.
+    """
+
+    def __init__(
+        self,
+        open_pool: Callable[[Account, ExitStack], tuple[str, OpenAccount, PoolAgent]],
+        clock: Callable[[], datetime],
+        closing: ExitStack,
+    ) -> None:
+        """See `open`. Args: opens one account, and has what it opened closed with the stack; the present, UTC."""
+        self._open_pool, self._clock, self._closing = open_pool, clock, closing
+        self._agents: dict[str, PoolAgent] = {}
+        self._there: dict[str, OpenAccount] = {}
+        self._names: dict[str, str] = {}
+        self._known = Quoted(
+            lambda account: self._opened(account.name).machines.types(account.instance_types), self._committed
+        )
+        self.problems: tuple[str, ...] = ()
+        """What of the accounts, as they were last followed, is not in force, and why."""
+
+    @classmethod
+    def open(
+        cls,
+        settings: Ec2Settings,
+        site: SiteSettings,
+        rules: Callable[[], RuleSet],
+        connect: Callable[[Account], tuple[str, Site]],
+        clock: Callable[[], datetime],
+    ) -> Self:
+        """Open what all accounts share; `follow` opens the accounts.
+
+        Args:
+            settings, site: of the site.
+            rules: the policy in force; raises PolicyUnusable.
+            connect: has the site know an account as a node of its own; returns the node's UUID and the way to the site.
+            clock: the present, UTC.
+
+        Raises:
+            LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
+        """
+        with ExitStack() as undo:
+            stager, catalog = undo.enter_context(opened(staging(settings, site), lambda: clock().timestamp()))
+            withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, clock)
+            buffers = Buffers()
+
+            def open_pool(account: Account, closing: ExitStack) -> tuple[str, OpenAccount, PoolAgent]:
+                found = closing.enter_context(open_account(settings, account, clock, buffers=buffers))
+                node, link = connect(account)
+                records = Recorder(found.directory, node, clock)
+                closing.callback(records.close)
+                imaging = Imaging(found, stager, stager.cache)
+                makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
+                pool = Ec2Pool(account, found.machines, found.books, makes, clock)
+                return node, found, PoolAgent(pool, link, account)
+
+            return cls(open_pool, clock, undo.pop_all())
+
+    def follow(self, accounts: Accounts) -> None:
+        """Work these accounts from now on, each as the site's file has it now.
+
+        A new one is opened; caps, prices, types, networks and room of a known one are taken over. One that is reached in
+        another way than before may be another account, where none of its machines is: that needs a restart. One that
+        is no longer there gets no machines by `burst`, and those that it has are looked after.
+        """
+        problems = []
+        for account in accounts.account:
+            agent = self._agents.get(account.name)
+            try:
+                if agent is None:
+                    self._begin(account)
+                elif agent.account.reached != account.reached:
+                    problems.append(
+                        f"the account {account.name} has another region, profile, role or external_id than when the "
+                        "service began; restart it once no machine runs there, or give the account another name"
+                    )
+                else:
+                    agent.follow(account)
+            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+                problems.append(f"the account {account.name} cannot be worked: {exc}")
+        for problem in problems:
+            if problem not in self.problems:
+                log.error("%s", problem)
+        self.problems = tuple(problems)
+
+    def burst(self, place: Place, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+        """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
+        ask = proposal.ask
+        return bursting(
+            place, accounts, self._known, who, manifest, proposal.request, ask.cores, ask.memory, proposal.lifetime
+        )
+
+    def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+        """Refuse, with OverBudget, a machine as it is among what is promised, where its account may not spend so much."""
+        name = self._names.get(machine.node or "", "")
+        account = next((one for one in accounts.account if one.name == name), None)
+        if account is None:
+            raise NoAccount(
+                f"the site's file has no account any more for machine {machine.hostname}; it cannot be prolonged"
+            )
+        spends = spends_of(promised)
+        after = self._committed(account, spends)
+        before = self._committed(account, {uuid: one for uuid, one in spends.items() if uuid != machine.uuid})
+        check_within(account.name, account.cap, before, after)
+
+    def close(self) -> None:
+        """Stop all of them."""
+        for agent in self._agents.values():
+            agent.close()
+        self._closing.close()
+
+    def _begin(self, account: Account) -> None:
+        with ExitStack() as undo:
+            node, found, agent = self._open_pool(account, undo)
+            self._closing.push(undo.pop_all())
+        self._there[account.name], self._names[node] = found, account.name
+        self._agents[account.name] = agent
+        agent.start()
+
+    def _opened(self, name: str) -> OpenAccount:
+        try:
+            return self._there[name]
+        except KeyError:
+            raise NoAccount(f"the account {name} is not worked by this site yet; try again in some seconds") from None
+
+    def _committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+        booked = {one.machine: spend_of(one) for one in self._opened(account.name).books.machines()}
+        return committed(account.prices, dues(booked, promised), self._clock())

@@ -1,0 +1,165 @@
+"""A site's accounts at EC2 as nodes of its own: their agents work in the service's process, with no network between."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from catalog.errors import CatalogError
+from catalog.image.manifest import Manifest
+from deployer.ec2.errors import NoAccount
+from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.settings import Ec2Settings
+from deployer.ec2.site.placement import nowhere
+from deployer.errors import Conflict, DeployerError, PolicyUnusable
+from deployer.protocol.desired_state import DesiredState, Heard, NodeReport
+from deployer.site.auth.file_in_force import FileInForce
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import NodeState, SiteMachine
+from deployer.site.scheduling.placement import EC2, Promised
+from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.service.site import Site
+from signer.errors import SignerError
+from stager.errors import StagerError
+
+if TYPE_CHECKING:
+    from deployer.ec2.site.agents import Pools
+
+EVERY = 5.0
+"""Seconds between two looks at the file of accounts: a new account is worked so soon. What is allowed counts at once."""
+
+log = logging.getLogger("partita.ec2")
+
+
+class Link:
+    """A node's way to its site within one process: what `site_client.SiteClient` is over HTTPS."""
+
+    def __init__(self, site: Site, node: str) -> None:
+        self._site, self._node = site, node
+
+    def desired(self, after: int, wait: float) -> DesiredState | None:
+        """What the node should have once its revision is another than `after`; None when that has not come in time."""
+        if not self._site.store.wait(None, self._node, after, wait):
+            return None
+        state = self._site.desired(self._node)
+        return None if state.revision == after else state
+
+    def report(self, report: NodeReport) -> Heard:
+        """Say how the node is."""
+        return self._site.absorb(self._node, report)
+
+
+def connect(site: Site) -> Callable[[Account], tuple[str, Link]]:
+    """Has a site know an account as a node of its own: the one of its name, or a new one."""
+
+    def found(account: Account) -> tuple[str, Link]:
+        for node in site.store.nodes(contents=False):
+            if node.name == account.name and node.state is not NodeState.LEFT:
+                if node.kind != EC2:
+                    raise Conflict(f"the account {account.name} is called as a node of the site; name it otherwise")
+                return node.uuid, Link(site, node.uuid)
+        uuid = site.store.add_node(account.name, {}, EC2).uuid
+        return uuid, Link(site, uuid)
+
+    return found
+
+
+class Keeping:
+    """Works the accounts of a site's file, as the file is now: it is read again when it has changed.
+
+    What cannot be used of it is not in force: what was before stays, and `problems` says what is wrong. Without a file there
+    are no machines at EC2; when one comes its accounts are opened.
+    """
+
+    def __init__(self, settings: Ec2Settings, site: Site, clock: Callable[[], datetime], every: float = EVERY) -> None:
+        """Args: of the site; itself; the present, UTC; seconds between two looks at the file."""
+        self._settings, self._site, self._clock, self._every = settings, site, clock, every
+        self._file = FileInForce[Accounts | None](settings.accounts, Accounts.find, None)
+        self._pools: Pools | None = None
+        self._problem = ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="ec2-accounts", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work. What `look` raises; PolicyUnusable if the file cannot be used from the beginning."""
+        self.look()
+        if self._file.problem:
+            raise PolicyUnusable(self._file.problem)
+        self._thread.start()
+
+    def look(self) -> None:
+        """Follow the file. LedgerUnusable, StagerError: the site's directory for EC2 cannot be used."""
+        accounts = self._file.current()
+        if accounts is None:
+            return
+        if self._pools is None:
+            from deployer.ec2.site.agents import Pools  # loads AWS's library: only where there is an account
+
+            self._pools = Pools.open(
+                self._settings, self._site.settings, self._site.policies.current, connect(self._site), self._clock
+            )
+        self._pools.follow(accounts)
+
+    def problems(self) -> Sequence[str]:
+        """What of the file, as it is now, is not in force, and why."""
+        self._file.current()
+        found = (
+            [f"the accounts at EC2 are not in force as their file is: {self._file.problem}"]
+            if self._file.problem
+            else []
+        )
+        found += [self._problem] if self._problem else []
+        return [*found, *(self._pools.problems if self._pools is not None else ())]
+
+    def burst(self, place: Place, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+        """A way to place somebody's machines that minds EC2 as well, by the file as it is now."""
+        accounts = self._file.current()
+        if accounts is None or self._pools is None:
+            return nowhere(place, proposal.request)
+        return self._pools.burst(place, accounts, who, manifest, proposal)
+
+    def afford(self, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+        """Refuse a machine that costs more than its account may spend by the file as it is now; OverBudget, NoAccount."""
+        accounts = self._file.current()
+        if accounts is None or self._pools is None:
+            raise NoAccount("the site has no accounts at EC2 now; the machine keeps the end that it has")
+        self._pools.afford(accounts, machine, promised)
+
+    def close(self) -> None:
+        """Stop; machines go on."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._pools is not None:
+            self._pools.close()
+
+    def _work(self) -> None:
+        while not self._ended.wait(self._every):
+            try:
+                self.look()
+                self._problem = ""
+            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+                if str(exc) != self._problem:
+                    log.warning("the accounts at EC2: %s", exc)
+                self._problem = str(exc)
+            except Exception:
+                log.exception("the accounts at EC2 cannot be followed; it is tried again")
+
+
+@contextmanager
+def working(settings: Ec2Settings, site: Site, every: float = EVERY) -> Iterator[None]:
+    """Work all accounts of the settings' file while the block runs; without such a file there is nothing to do yet.
+
+    Raises:
+        What `Keeping.start` raises.
+    """
+    keeping = Keeping(settings, site, lambda: datetime.now(UTC), every)
+    try:
+        keeping.start()
+        site.admitting.burst, site.changing.afford = keeping.burst, keeping.afford
+        site.told_of.append(keeping.problems)
+        yield
+    finally:
+        keeping.close()

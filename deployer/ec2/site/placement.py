@@ -1,0 +1,211 @@
+"""Placing machines at EC2: who may, into which account, as which type, for how much; decided before a machine is admitted.
+
+A request may ask for EC2, or for it where the site's own nodes have no room. Then the pools at EC2 are looked at for the
+requester: those of other accounts are left out, and so is their own where the image cannot boot there, no type fits, or
+the cap would be passed. Each reason is told by the placement beside those of the site's own nodes (`placement.place`).
+What a machine is admitted as is kept with it in the same transaction, and counts against the cap from then on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Final, Protocol
+
+from catalog.image.manifest import Manifest
+from deployer.ec2.errors import NoAccount, OverBudget
+from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.model.boot_mapping import bootable, with_blanks
+from deployer.ec2.model.hibernation import hindrance, with_room
+from deployer.ec2.model.instance_types import InstanceType, choose
+from deployer.ec2.model.pricing import Spend, check_cap, estimate
+from deployer.errors import DeployerError, NoRoom
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.records import Promise
+from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, Promised
+
+ACCOUNT: Final = "account"
+"""The label by which a pool's node names its account."""
+
+Place = Callable[[Sequence[NodeRoom], Ask], Placed]
+
+
+class Known(Protocol):
+    """What is known of accounts without asking EC2 each time."""
+
+    def types(self, account: Account) -> Sequence[InstanceType]:
+        """The allowed types, as EC2 describes them; errors of AWS."""
+
+    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+        """USD that are spent or promised in this month; `promised` by the UUIDs of machines that have not ended."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What machines at EC2 would be: the account, the type of each, its volumes in GiB, and seconds."""
+
+    account: Account
+    type: InstanceType
+    gib: int
+    seconds: int
+
+    def usd(self, count: int) -> Decimal:
+        """What so many of them are estimated at."""
+        return estimate(self.account.prices, self.type.name, self.gib, self.seconds, count)
+
+
+def offer(
+    accounts: Accounts,
+    known: Known,
+    who: Principal,
+    manifest: Manifest,
+    request: DeploymentRequest,
+    cores: int,
+    memory: int,
+    seconds: int,
+) -> Offer:
+    """What somebody would get at EC2.
+
+    Raises:
+        NoAccount: nothing, since no rule speaks of them.
+        CannotBoot: the image cannot boot there, or no type fits.
+        Errors of AWS: it does not say which types there are.
+    """
+    if who.means == LOCAL.means:  # the operator has every account: the one that the request names, or the first
+        account = accounts.named(request.wishes.labels.get(ACCOUNT, accounts.account[0].name))
+    else:
+        account = accounts.of(who)
+    found = bootable(manifest)
+    kind = choose(known.types(account), account.prices, cores, memory, found.architecture, found.boot_mode)
+    volumes = with_blanks(found, request.blanks)
+    if not hindrance(account, kind, found):
+        volumes = with_room(volumes, kind.memory)
+    return Offer(account, kind, sum(volume.size for volume in volumes), seconds)
+
+
+def bursting(
+    place: Place,
+    accounts: Accounts,
+    known: Known,
+    who: Principal,
+    manifest: Manifest,
+    request: DeploymentRequest,
+    cores: int,
+    memory: int,
+    seconds: int,
+) -> Place:
+    """A way to place machines for one request that minds EC2 as well.
+
+    Args:
+        place: what chooses among rooms.
+        accounts, known: of the site.
+        who: asks.
+        manifest: of the image.
+        request: as asked.
+        cores, memory: of one machine; bytes.
+        seconds: that the machines may live.
+    """
+    if request.wishes.where == "local":
+        return place
+    offered: Offer | DeployerError
+    try:  # here, and not where rooms are chosen among: nobody waits for EC2 while the site's memory is held
+        offered = offer(accounts, known, who, manifest, request, cores, memory, seconds)
+    except DeployerError as exc:
+        offered = exc
+
+    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+        if isinstance(offered, DeployerError):
+            return _without(place, rooms, ask, offered)
+        mine = [_only(room, offered.account) for room in rooms]
+        chosen = place(mine, ask)
+        pools = {room.uuid for room in mine if room.kind == EC2}
+        count = sum(node in pools for node in chosen.nodes)
+        if not count:
+            return chosen
+        try:
+            more = offered.usd(count)
+            there = [room for room in rooms if room.kind == EC2 and room.labels.get(ACCOUNT) == offered.account.name]
+            promised = spends_of([one for room in there for one in room.promised])
+            check_cap(offered.account.name, offered.account.cap, known.committed(offered.account, promised), more)
+        except OverBudget as exc:
+            return _without(place, mine, ask, exc)
+        machines = "1 machine" if count == 1 else f"{count} machines"
+        said = f"{machines} at EC2 as {offered.type.name} with {offered.gib} GiB are estimated at {more} USD until their end."
+        promise = Promise(instance_type=offered.type.name, gib=offered.gib)
+        promises = {node: promise for node in chosen.nodes if node in pools}
+        return replace(chosen, sentences=(*chosen.sentences, said), promises=promises)
+
+    return placed
+
+
+def spends_of(promised: Sequence[Promised]) -> dict[str, Spend]:
+    """What promises cost, by the UUIDs of their machines."""
+    return {one.machine: Spend(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
+
+
+def nowhere(place: Place, request: DeploymentRequest) -> Place:
+    """A way to place machines of a site without accounts: its own nodes, whatever pools it had before."""
+    if request.wishes.where == "local":
+        return place
+    return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
+
+
+def _only(room: NodeRoom, account: Account) -> NodeRoom:
+    """The pools of other accounts are none for this requester."""
+    if room.kind != EC2 or room.labels.get(ACCOUNT) == account.name:
+        return room
+    return replace(room, ready=False, problem="the site's rules lead to another account")
+
+
+def _without(place: Place, rooms: Sequence[NodeRoom], ask: Ask, why: DeployerError) -> Placed:
+    """Place on the site's own nodes alone; where that was not asked for, or is not enough, say why EC2 is left out.
+
+    Raises:
+        What kept EC2 out, where the request is for EC2 alone.
+    """
+    if ask.wishes.where == "ec2":
+        raise why
+    left = [replace(room, ready=False, problem=str(why)) if room.kind == EC2 else room for room in rooms]
+    try:
+        return place(left, ask)
+    except NoRoom as exc:
+        raise NoRoom(f"{exc}; and EC2 is left out: {why}") from exc
+
+
+def at_home(place: Place) -> Place:
+    """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
+    account at EC2 they might have."""
+
+    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+        why = "a machine that lost its place is not sent to EC2"
+        return place([replace(room, ready=False, problem=why) if room.kind == EC2 else room for room in rooms], ask)
+
+    return placed
+
+
+class Quoted:
+    """What is known of accounts, for a site: types are asked for once, what is committed is read from the books.
+
+    Args:
+        types: asks EC2 for an account's types.
+        committed: reads the books, and adds what was promised.
+    """
+
+    def __init__(
+        self,
+        types: Callable[[Account], Sequence[InstanceType]],
+        committed: Callable[[Account, Mapping[str, Spend]], Decimal],
+    ) -> None:
+        self._ask, self._committed = types, committed
+        self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
+
+    def types(self, account: Account) -> Sequence[InstanceType]:
+        """See `Known`."""
+        key = (account.name, account.instance_types)
+        if key not in self._types:
+            self._types = {**self._types, key: self._ask(account)}
+        return self._types[key]
+
+    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+        """See `Known`."""
+        return self._committed(account, promised)

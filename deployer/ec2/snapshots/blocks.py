@@ -1,0 +1,215 @@
+"""A disk as EBS sees it: blocks of 512 KiB, each with a SHA-256. Which there are, and which a parent has already. Pure.
+
+A disk's layout says where each run of its bytes comes from. Its digest is the content key: equal keys are equal disks,
+bit for bit, on any host. Two layouts that take a block from the same places have the same block, without reading it.
+"""
+
+import base64
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field
+
+from catalog.disk.layout import Extent, extents, source_of
+from catalog.image.address import Address
+from catalog.image.manifest import BareDisk, Blank, Disk
+from signer.documents import Document, canonical
+
+BLOCK = 512 << 10
+"""Bytes: what EBS direct APIs call a block (PutSnapshotBlock takes exactly so many)."""
+
+GIB = 1 << 30
+"""Bytes. Volumes have whole GiB."""
+
+MAX_VOLUME = 64 << 40
+"""Bytes: StartSnapshot takes 65536 GiB."""
+
+ZERO_DIGEST = hashlib.sha256(bytes(BLOCK)).digest()
+"""SHA-256 of a block of zeros: sent only where a parent has something else."""
+
+Digests = Mapping[int, bytes]
+"""SHA-256 by block number, for the blocks that are not zero."""
+
+
+class Run(Document):
+    """A run of a disk that is not simply zeros.
+
+    Attributes:
+        offset, length: bytes.
+        source: an address, "blank:DIGEST" of a blank as it came out on this host, or "bytes:DIGEST" of a table.
+    """
+
+    offset: Annotated[int, Field(ge=0)]
+    length: Annotated[int, Field(gt=0)]
+    source: str
+
+
+class Layout(Document):
+    """Where the bytes of a disk come from.
+
+    Attributes:
+        size: bytes of the disk; its volume has the next whole GiB, and zeros at the end.
+        runs: in order; what lies between them is zero.
+    """
+
+    type: Literal["urn:partita:ec2-disk:v1"] = "urn:partita:ec2-disk:v1"
+    size: Annotated[int, Field(gt=0, le=MAX_VOLUME)]
+    runs: tuple[Run, ...]
+
+    @property
+    def key(self) -> str:
+        """The content key: 64 hex digits. The type is inside: another version of layouts has other keys."""
+        return hashlib.sha256(canonical(self)).hexdigest()
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the disk has, the last perhaps in part."""
+        return -(-self.size // BLOCK)
+
+    @property
+    def gib(self) -> int:
+        """The size of its volume."""
+        return -(-self.size // GIB)
+
+
+def runs_of(disk: Disk) -> tuple[Extent, ...]:
+    """The runs of a disk that are not simply zeros, in order, whatever kind of disk it is."""
+    if isinstance(disk, BareDisk):
+        return (Extent(0, disk.partition.size, source_of(disk.partition)),)
+    return tuple(extent for extent in extents(disk) if extent.source is not None)
+
+
+def layout_of(disk: Disk, blank: Callable[[Blank], bytes]) -> Layout:
+    """The layout of a disk.
+
+    Args:
+        disk: of a manifest.
+        blank: the digest of a blank's bytes as they are on this host (`catalog.image.blanks.digest_of`): a blank has no
+            address, and tools of another version may make it otherwise.
+    """
+    size = disk.partition.size if isinstance(disk, BareDisk) else disk.size
+    runs = tuple(Run(offset=run.offset, length=run.length, source=_name(run.source, blank)) for run in runs_of(disk))
+    return Layout(size=size, runs=runs)
+
+
+def _name(source: bytes | Address | Blank | None, blank: Callable[[Blank], bytes]) -> str:
+    match source:
+        case Address():
+            return str(source)
+        case Blank():
+            return f"blank:{blank(source).hex()}"
+        case bytes():
+            return f"bytes:{hashlib.sha256(source).hexdigest()}"
+        case None:  # runs_of leaves them out
+            raise AssertionError
+
+
+class Piece(NamedTuple):
+    """Where a part of a block comes from: the number of the run, the place in it, the place in the block, and bytes."""
+
+    run: int
+    start: int
+    at: int
+    length: int
+
+
+class Map:
+    """A layout, made quick to ask which runs a block consists of."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._starts = [run.offset for run in layout.runs]
+
+    def pieces(self, index: int) -> list[Piece]:
+        """The pieces of a block, in order; what they leave out is zero."""
+        begin, end = index * BLOCK, (index + 1) * BLOCK
+        found = []
+        for number in range(max(bisect_right(self._starts, begin) - 1, 0), len(self._starts)):
+            run = self.layout.runs[number]
+            if run.offset >= end:
+                break
+            low, high = max(begin, run.offset), min(end, run.offset + run.length)
+            if low < high:
+                found.append(Piece(number, low - run.offset, low - begin, high - low))
+        return found
+
+    def origin(self, index: int) -> list[tuple[str, int, int, int]]:
+        """The same with the runs' sources: equal origins are equal bytes."""
+        return [(self.layout.runs[p.run].source, p.start, p.at, p.length) for p in self.pieces(index)]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a snapshot has that another may build on.
+
+    Attributes:
+        snapshot_id: AWS's name of it.
+        layout: of its disk.
+        digests: of its blocks that are not zero.
+    """
+
+    snapshot_id: str
+    layout: Layout
+    digests: Digests
+
+
+class What(Enum):
+    """What is to be done about a block."""
+
+    READ = "read"
+    """It has to be read to know it."""
+    ZERO = "zero"
+    """It is zero, and the parent has something else there."""
+    SAME = "same"
+    """The parent has it: known without reading."""
+
+
+def steps(layout: Layout, solid: Iterable[int], parent: Parent | None) -> Iterator[tuple[int, What]]:
+    """What is to be done about each block that is not known to be zero in both.
+
+    Args:
+        layout: of the disk.
+        solid: numbers, growing, of the blocks that may hold anything but zeros.
+        parent: what it builds on.
+
+    Yields:
+        Numbers, growing. What is left out is zero, and zero in the parent too.
+    """
+    if parent is None:
+        yield from ((index, What.READ) for index in solid)
+        return
+    mine, theirs = Map(layout), Map(parent.layout)
+    solid_ones = iter(solid)
+    old_ones = iter(sorted(parent.digests))
+    new, old = next(solid_ones, None), next(old_ones, None)
+    while new is not None or old is not None:
+        if old is None or (new is not None and new < old):
+            assert new is not None  # noqa: S101 - one of the two is a number
+            if mine.origin(new) != theirs.origin(new):  # else it is zero: the same bytes are zero in the parent
+                yield new, What.READ
+            new = next(solid_ones, None)
+        elif new is None or old < new:
+            yield old, What.ZERO
+            old = next(old_ones, None)
+        else:
+            yield new, What.SAME if mine.origin(new) == theirs.origin(new) else What.READ
+            new, old = next(solid_ones, None), next(old_ones, None)
+
+
+def shared(layout: Layout, other: Layout) -> int:
+    """Bytes that two disks have from the same source at the same place: what a parent is chosen by."""
+    theirs = {(run.source, run.offset, run.length) for run in other.runs}
+    return sum(run.length for run in layout.runs if (run.source, run.offset, run.length) in theirs)
+
+
+def aggregate(digests: Digests) -> str:
+    """The linear checksum over the blocks that were sent (CompleteSnapshot): base64 of the SHA-256 over their SHA-256
+    in the order of their numbers."""
+    total = hashlib.sha256()
+    for index in sorted(digests):
+        total.update(digests[index])
+    return base64.b64encode(total.digest()).decode()

@@ -1,0 +1,153 @@
+"""Reading the blocks of a disk as it lies in the cache: holes are never read, zeros never hashed, memory is bounded.
+
+SHA-256 and reading both let other threads run, so a few threads use a few cores; each has one buffer and no more.
+"""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import Protocol
+
+from catalog.content.sparse_files import stored
+from catalog.image.address import Address
+from catalog.image.blanks import digest_of
+from catalog.image.manifest import Blank, Disk
+from deployer.ec2.errors import SnapshotFailed
+from deployer.ec2.snapshots.blocks import BLOCK, Layout, Map, layout_of, runs_of
+from deployer.hypervisor.disks import Contents
+from signer.runtime.progress import Advance, nothing
+
+THREADS = 2
+"""That hash. One keeps a core busy; a site that uploads has others to do."""
+
+TAKEN = 8
+"""Blocks that a thread takes at a time, so that threads seldom meet."""
+
+_ZERO = bytes(BLOCK)
+
+
+class Blocks(Protocol):
+    """A disk whose blocks can be read; for any number of threads."""
+
+    layout: Layout
+
+    def solid(self) -> Iterator[int]:
+        """Numbers, growing, of the blocks that may hold anything but zeros."""
+
+    def read(self, index: int, buffer: bytearray) -> None:
+        """Fill a buffer of BLOCK bytes with a block."""
+
+
+class OpenDisk:
+    """A disk put together from open files; for any number of threads, as long as they are open."""
+
+    def __init__(self, layout: Layout, sources: list[bytes | int]) -> None:
+        """Args: the layout, and the bytes or the open file of each of its runs."""
+        self.layout = layout
+        self._sources = sources
+        self._map = Map(layout)
+
+    def solid(self) -> Iterator[int]:
+        """See `Blocks`: everything but the holes of the files, and the room between the runs."""
+        following = 0
+        for run, source in zip(self.layout.runs, self._sources, strict=True):
+            places = ((0, run.length),) if isinstance(source, bytes) else stored(source, 0, run.length)
+            for low, high in places:
+                first, last = (run.offset + low) // BLOCK, (run.offset + high - 1) // BLOCK
+                yield from range(max(first, following), last + 1)
+                following = max(following, last + 1)
+
+    def read(self, index: int, buffer: bytearray) -> None:
+        """See `Blocks`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
+        pieces = self._map.pieces(index)
+        if sum(piece.length for piece in pieces) < BLOCK:
+            buffer[:] = _ZERO
+        view = memoryview(buffer)
+        for piece in pieces:
+            source = self._sources[piece.run]
+            if isinstance(source, bytes):
+                view[piece.at : piece.at + piece.length] = source[piece.start : piece.start + piece.length]
+            else:
+                self._fill(source, view[piece.at : piece.at + piece.length], piece.start, piece.run)
+
+    def _fill(self, descriptor: int, view: memoryview, start: int, run: int) -> None:
+        while view:
+            try:
+                count = os.preadv(descriptor, [view], start)
+            except OSError as exc:
+                raise SnapshotFailed(f"{self.layout.runs[run].source}: cannot be read: {exc.strerror}") from exc
+            if not count:
+                raise SnapshotFailed(
+                    f"{self.layout.runs[run].source}: ends at byte {start}, before it should; stage the image again"
+                )
+            view, start = view[count:], start + count
+
+
+@contextmanager
+def opened(disk: Disk, contents: Contents) -> Iterator[OpenDisk]:
+    """A disk of an image whose contents are all here, open while the block runs; SnapshotFailed if one is not usable."""
+    sources: list[bytes | int] = []
+    blanks: dict[Blank, bytes] = {}
+    try:
+        for run in runs_of(disk):
+            match run.source:
+                case bytes():
+                    sources.append(run.source)
+                case Address() | Blank():
+                    path = contents.path(run.source) if isinstance(run.source, Address) else contents.blank(run.source)
+                    sources.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+                    if os.fstat(descriptor).st_size != run.length:
+                        raise SnapshotFailed(
+                            f"{path}: has not the {run.length} bytes that the image says; stage it again"
+                        )
+                    if isinstance(run.source, Blank):
+                        blanks[run.source] = digest_of(descriptor)
+        yield OpenDisk(layout_of(disk, blanks.__getitem__), sources)
+    except OSError as exc:
+        raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
+    finally:
+        for source in sources:
+            if isinstance(source, int):
+                os.close(source)
+
+
+def digest(buffer: bytearray) -> bytes | None:
+    """SHA-256 of a block; None where it is zero."""
+    return None if buffer == _ZERO else hashlib.sha256(buffer).digest()
+
+
+def digests(
+    disk: Blocks, wanted: Iterable[int] | None = None, *, threads: int = THREADS, advance: Advance = nothing
+) -> dict[int, bytes]:
+    """SHA-256 of the blocks of a disk that are not zero.
+
+    Args:
+        disk: see there.
+        wanted: numbers; all that are solid if not given.
+        threads: that read and hash.
+        advance: called with the bytes just read, from any of them.
+    """
+    numbers = iter(disk.solid() if wanted is None else wanted)
+    lock, found = threading.Lock(), dict[int, bytes]()
+
+    def work() -> None:
+        buffer = bytearray(BLOCK)
+        while True:
+            with lock:
+                taken = list(islice(numbers, TAKEN))
+            if not taken:
+                return
+            for index in taken:
+                disk.read(index, buffer)
+                if (value := digest(buffer)) is not None:
+                    found[index] = value
+                advance(BLOCK)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work) for _ in range(threads)]:
+            done.result()
+    return found

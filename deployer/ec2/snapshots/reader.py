@@ -1,0 +1,145 @@
+"""Reading snapshots back, block by block: what AWS has is compared with what was verified, or written to a file."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from deployer.ec2.aws.client import Aws
+from deployer.ec2.errors import SnapshotFailed
+from deployer.ec2.snapshots.blocks import BLOCK, GIB, ZERO_DIGEST, Digests
+from deployer.ec2.snapshots.buffer_pool import Buffers
+from signer.runtime.progress import Advance, nothing
+
+WORKERS = 64
+"""Requests under way, each with a block in memory, within the budget of whoever reads (`buffers`)."""
+
+BATCH = 4096
+"""Blocks that are asked for before the next page of the list is: a list need not fit into memory."""
+
+Take = Callable[[int, bytes], None]
+"""What a block is given to: its number and its bytes, from any thread."""
+
+
+def read_snapshot(
+    aws: Aws,
+    snapshot_id: str,
+    take: Take,
+    *,
+    workers: int = WORKERS,
+    buffers: Buffers | None = None,
+    advance: Advance = nothing,
+) -> int:
+    """Read all blocks that a snapshot has; those that it has not are zero.
+
+    Args:
+        aws: the account.
+        snapshot_id: a completed snapshot.
+        take: given each block, checked against the SHA-256 that AWS says it has.
+        workers: requests under way.
+        buffers: what holds blocks, if others share it: each that is read counts as one.
+        advance: called with bytes just read, from any thread.
+
+    Returns:
+        How many blocks.
+
+    Raises:
+        SnapshotFailed: a block is not what AWS says; AwsFailed.
+    """
+    listed = aws.ebs_list("list_snapshot_blocks", "Blocks", SnapshotId=snapshot_id, MaxResults=BATCH)
+
+    held = buffers or Buffers()
+
+    def one(index: int, token: str) -> None:
+        with held.room():
+            answer = aws.ebs("get_snapshot_block", SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
+            data: bytes = answer["BlockData"]
+            if len(data) != BLOCK or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]:
+                raise SnapshotFailed(f"{snapshot_id}: block {index} is not what its checksum says")
+            take(index, data)
+        advance(BLOCK)
+
+    count = 0
+    with ThreadPoolExecutor(workers, thread_name_prefix="ebs") as pool:
+        try:
+            while batch := list(islice(listed, BATCH)):
+                for done in [pool.submit(one, block["BlockIndex"], block["BlockToken"]) for block in batch]:
+                    done.result()
+                count += len(batch)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return count
+
+
+def same(
+    aws: Aws,
+    snapshot_id: str,
+    wanted: Digests,
+    *,
+    workers: int = WORKERS,
+    buffers: Buffers | None = None,
+    advance: Advance = nothing,
+) -> bool:
+    """Whether a snapshot has exactly these blocks that are not zero; read to the first that is another one.
+
+    Args:
+        aws, snapshot_id, workers, buffers, advance: as in :func:`read_snapshot`; errors too.
+        wanted: SHA-256 by number.
+    """
+    found: set[int] = set()
+
+    def take(index: int, data: bytes) -> None:
+        value = hashlib.sha256(data).digest()
+        if value != wanted.get(index, ZERO_DIGEST):
+            raise _Other
+        if value != ZERO_DIGEST:
+            found.add(index)
+
+    try:
+        read_snapshot(aws, snapshot_id, take, workers=workers, buffers=buffers, advance=advance)
+    except _Other:
+        return False
+    return found == wanted.keys()
+
+
+class _Other(Exception):
+    """A block is another one than it should be."""
+
+
+def digests_of(aws: Aws, snapshot_id: str, *, workers: int = WORKERS, advance: Advance = nothing) -> dict[int, bytes]:
+    """SHA-256 of a snapshot's blocks that are not zero, of bytes that were read; errors as in :func:`read_snapshot`."""
+    found: dict[int, bytes] = {}
+
+    def take(index: int, data: bytes) -> None:
+        if (value := hashlib.sha256(data).digest()) != ZERO_DIGEST:
+            found[index] = value
+
+    read_snapshot(aws, snapshot_id, take, workers=workers, advance=advance)
+    return found
+
+
+def write_snapshot(aws: Aws, snapshot_id: str, gib: int, path: Path, *, workers: int = WORKERS) -> int:
+    """Write a snapshot to a new, sparse file as large as its volume; returns how many blocks it has.
+
+    Errors as in :func:`read_snapshot`; nothing is left of the file then.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, gib * GIB)
+
+        def take(index: int, data: bytes) -> None:
+            view, offset = memoryview(data), index * BLOCK
+            while view:
+                done = os.pwrite(descriptor, view, offset)
+                view, offset = view[done:], offset + done
+
+        return read_snapshot(aws, snapshot_id, take, workers=workers)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,278 @@
+"""The snapshot of a disk: found by its content, made if there is none, once for all sites of an account.
+
+A snapshot is used when this site made it, or has read all of it back and found it right; tags alone prove nothing. Where
+two sites upload one content at once, each finds the other's when its own blocks are there: what was completed first is
+kept, and whoever completed later deletes its own.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from deployer.ec2.aws.client import Aws
+from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotGone
+from deployer.ec2.snapshots.blocks import Digests, Layout, Parent, shared
+from deployer.ec2.snapshots.buffer_pool import Buffers
+from deployer.ec2.snapshots.disk_reader import Blocks, digests
+from deployer.ec2.snapshots.reader import same
+from deployer.ec2.snapshots.record_store import Ledger, Record, packed
+from deployer.ec2.snapshots.upload_journal import Journal
+from deployer.ec2.snapshots.uploader import WORKERS, Uploaded, Uploading, client_token
+from signer.runtime.progress import Advance, nothing
+
+CONTENT_TAG = "partita:content"
+"""The tag with the content key."""
+
+STARTS = 3
+"""How often an upload is begun anew when AWS has given its snapshot up."""
+
+CANDIDATES = 4
+"""Snapshots with our tag that are read back before we make our own: each costs as much as a download of the disk."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that may be used, and what it took.
+
+    Attributes:
+        snapshot_id: AWS's name of it.
+        content: the content key of its disk.
+        gib: the size of its volume.
+        checksum: hex SHA-256 over its blocks' digests, as in the ledger.
+        sent: blocks that were sent for it now; 0 where it was there.
+        resumed: blocks that an interrupted attempt had sent.
+        parent: the snapshot that it builds on, if it was made now, or empty.
+        read_back: whether it was somebody else's, and has been read back.
+    """
+
+    snapshot_id: str
+    content: str
+    gib: int
+    checksum: str
+    sent: int = 0
+    resumed: int = 0
+    parent: str = ""
+    read_back: bool = False
+
+
+class Snapshots:
+    """The snapshots of one account in one region."""
+
+    def __init__(
+        self,
+        aws: Aws,
+        ledger: Ledger,
+        *,
+        workers: int = WORKERS,
+        buffers: Buffers | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        nonce: Callable[[], bytes] = lambda: os.urandom(16),
+    ) -> None:
+        """Args: the account and what is known of it; requests under way, and what holds their blocks; time, waiting, and
+        what is never the same."""
+        self._aws, self._ledger, self._workers = aws, ledger, workers
+        self._now, self._nonce = now, nonce
+        self._buffers = buffers or Buffers()
+        self._uploading = Uploading(aws, workers=workers, buffers=self._buffers, clock=clock, sleep=sleep)
+
+    def ensure(
+        self,
+        disk: Blocks,
+        *,
+        family: str = "",
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        advance: Advance = nothing,
+    ) -> Snapshot:
+        """A snapshot of a disk: the one that there is, or a new one.
+
+        Args:
+            disk: all of it here and verified.
+            family: VO/NAME of its image; an older version of the same is what a new one is compared with.
+            tags: for a new snapshot, beside our own.
+            description: for a new snapshot.
+            advance: called with bytes that are done, from any thread.
+
+        Raises:
+            SnapshotFailed, LedgerUnusable, AwsFailed: see there. An upload that was begun is gone on with next time.
+        """
+        content = disk.layout.key
+        place = self._ledger.journal(content)
+        # Whoever died between the ledger's note and the journal's end left a journal of what is done.
+        if (known := self._known(content)) is not None and not place.exists():
+            return known
+        with Journal(place) as journal:
+            if (known := self._known(content)) is not None:  # somebody here made it while we waited for the journal
+                journal.finish()
+                return known
+            refused: set[str] = set()
+            if (theirs := self._theirs(disk, family, refused, journal.snapshot_id)) is not None:
+                self._undo(journal)
+                return theirs
+            return self._make(disk, journal, family, dict(tags or {}), description, refused, advance)
+
+    def present(self, content: str) -> Snapshot | None:
+        """The snapshot of a content, if this site knows it to be right and AWS still has it; nothing is made."""
+        return self._known(content)
+
+    def _known(self, content: str) -> Snapshot | None:
+        record = self._ledger.get(content)
+        if record is None:
+            return None
+        if self._uploading.state(record.snapshot_id) == "completed":
+            return _snapshot(record)
+        self._ledger.forget(content)
+        return None
+
+    def _theirs(self, disk: Blocks, family: str, refused: set[str], mine: str) -> Snapshot | None:
+        """A completed snapshot of this content that is not ours, right when it was read back; it is noted then.
+
+        Args:
+            refused: IDs that were found wrong; more are put in.
+            mine: ours, if there is one: once it is completed, only what was completed before it counts.
+        """
+        found = [one for one in self._completed(disk.layout, mine) if one not in refused]
+        if not found:
+            return None
+        expected = digests(disk)
+        for snapshot_id in found[:CANDIDATES]:
+            if same(self._aws, snapshot_id, expected, workers=self._workers, buffers=self._buffers):
+                return replace(self._note(snapshot_id, disk.layout, family, expected), read_back=True)
+            refused.add(snapshot_id)
+            _log.warning("%s bears the tag of %s and has other blocks; it is not used", snapshot_id, disk.layout.key)
+        return None
+
+    def _completed(self, layout: Layout, mine: str) -> list[str]:
+        """Completed snapshots with the tag of a content and its size, the first completed first, as far as ours."""
+        filters = [{"Name": f"tag:{CONTENT_TAG}", "Values": [layout.key]}, {"Name": "status", "Values": ["completed"]}]
+        found = list(self._aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"], Filters=filters))
+        right = [one for one in found if one["State"] == "completed" and one["VolumeSize"] == layout.gib]
+        names = [str(one["SnapshotId"]) for one in sorted(right, key=_completed_when)]
+        if mine in names:
+            return names[: names.index(mine)]
+        # Completed and not listed yet: better two of them than that both sites delete theirs in favour of the other's.
+        return [] if mine and self._uploading.state(mine) == "completed" else names
+
+    def _make(
+        self,
+        disk: Blocks,
+        journal: Journal,
+        family: str,
+        tags: dict[str, str],
+        description: str,
+        refused: set[str],
+        advance: Advance,
+    ) -> Snapshot:
+        theirs: Snapshot | None = None
+
+        def nobody_else() -> bool:
+            nonlocal theirs
+            theirs = self._theirs(disk, family, refused, journal.snapshot_id)
+            return theirs is None
+
+        for attempt in range(1, STARTS + 1):
+            parent = self._parent(disk.layout, family, journal)
+            try:
+                made = self._uploading.upload(
+                    disk,
+                    journal,
+                    token=client_token(disk.layout.key, parent.snapshot_id if parent else "", self._nonce()),
+                    parent=parent,
+                    tags={**tags, CONTENT_TAG: disk.layout.key},
+                    description=description,
+                    before=nobody_else,
+                    advance=advance,
+                )
+            except SnapshotGone:
+                if attempt == STARTS:
+                    raise
+                self._undo(journal, begin_again=True)
+                continue
+            if made is None:
+                assert theirs is not None  # noqa: S101 - else the upload would have been completed
+                self._undo(journal)
+                return theirs
+            return self._keep(disk, journal, family, made, parent, refused)
+        raise AssertionError
+
+    def _keep(
+        self, disk: Blocks, journal: Journal, family: str, made: Uploaded, parent: Parent | None, refused: set[str]
+    ) -> Snapshot:
+        """Ours is completed: keep it, unless somebody's was before."""
+        theirs = self._theirs(disk, family, refused, journal.snapshot_id)
+        if theirs is not None:
+            self._undo(journal)
+            return theirs
+        kept = self._note(made.snapshot_id, disk.layout, family, made.digests)
+        journal.finish()
+        return replace(kept, sent=made.sent, resumed=made.resumed, parent=parent.snapshot_id if parent else "")
+
+    def _note(self, snapshot_id: str, layout: Layout, family: str, known: Digests) -> Snapshot:
+        record = Record(
+            snapshot_id=snapshot_id,
+            layout=layout,
+            family=family,
+            blocks=len(known),
+            checksum=sha256(packed(known)).hexdigest(),
+            noted=self._now().replace(microsecond=0),
+        )
+        self._ledger.put(record, known)
+        return _snapshot(record)
+
+    def _undo(self, journal: Journal, *, begin_again: bool = False) -> None:
+        """Delete the snapshot that was begun, and its journal; what cannot be deleted AWS cancels by itself."""
+        if journal.snapshot_id:
+            try:
+                self._aws.ec2("delete_snapshot", SnapshotId=journal.snapshot_id)
+            except AwsMissing:
+                pass
+            except AwsFailed as exc:
+                _log.warning("%s is of no use and cannot be deleted: %s", journal.snapshot_id, exc)
+        if begin_again:
+            journal.forget()
+        else:
+            journal.finish()
+
+    def _parent(self, layout: Layout, family: str, journal: Journal) -> Parent | None:
+        """What to build on: what the journal builds on, else the best that this site knows and AWS still has."""
+        if journal.heading is not None and journal.heading.content == layout.key:
+            if not journal.heading.parent:
+                return None
+            known = [one for one in self._ledger.records() if one.snapshot_id == journal.heading.parent]
+        else:
+            known = candidates(layout, family, self._ledger.records())
+        for record in known:
+            parent = self._ledger.parent(record)
+            if parent is not None and self._uploading.state(record.snapshot_id) == "completed":
+                return parent
+        return None
+
+
+def candidates(layout: Layout, family: str, records: Iterable[Record]) -> list[Record]:
+    """Snapshots that a new one may build on, the best first: with the most bytes from the same places, then the latest
+    of the same family. One that has nothing to do with it is none, nor one of a larger volume."""
+    scored = []
+    for record in records:
+        common = shared(layout, record.layout)
+        kin = bool(family) and record.family == family
+        if (common or kin) and record.layout.gib <= layout.gib:
+            scored.append(((common, kin, record.noted, record.snapshot_id), record))
+    return [record for _, record in sorted(scored, key=lambda one: one[0], reverse=True)]
+
+
+def _snapshot(record: Record) -> Snapshot:
+    return Snapshot(record.snapshot_id, record.content, record.layout.gib, record.checksum)
+
+
+def _completed_when(found: Mapping[str, Any]) -> tuple[datetime, str]:
+    when = found.get("CompletionTime") or found["StartTime"]
+    return when, str(found["SnapshotId"])

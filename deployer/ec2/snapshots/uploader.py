@@ -1,0 +1,316 @@
+"""A disk into a snapshot: StartSnapshot, PutSnapshotBlock by many workers, CompleteSnapshot.
+
+Each worker reads a block, hashes it, compares it with the parent's, sends it if it is new, and has that synced into the
+journal before it takes the next; so whatever ends the process, the next one sends the rest and nothing twice. AWS checks
+the SHA-256 of each block, and at the end that of all of them.
+"""
+
+import base64
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from deployer.ec2.aws.adaptive_concurrency import Pace
+from deployer.ec2.aws.client import Aws
+from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotFailed, SnapshotGone
+from deployer.ec2.snapshots.blocks import BLOCK, ZERO_DIGEST, Digests, Parent, What, aggregate, steps
+from deployer.ec2.snapshots.buffer_pool import Buffers
+from deployer.ec2.snapshots.disk_reader import Blocks, digest
+from deployer.ec2.snapshots.upload_journal import Heading, Journal
+from signer.runtime.progress import Advance, nothing
+
+WORKERS = 64
+"""Requests under way. AWS takes some 500 MB/s from one account (1000 blocks a second); at 60 ms each that is 64."""
+
+MAX_WORKERS = 256
+"""Each has a connection and a thread; their blocks are within one budget (`buffers`)."""
+
+TIMEOUT = 24 * 60
+"""Minutes without a block after which AWS cancels the snapshot: a crash may be mended tomorrow, and what nobody goes on
+with is gone the day after."""
+
+SEALING = 900.0
+"""Seconds to wait for a completed snapshot to be usable. It takes some seconds, and more for terabytes."""
+
+TWICE = 60.0
+"""Seconds to wait for it where AWS refused to complete it, which it does when it has been completed before; and for it
+to be known at all."""
+
+_YOUNG = frozenset({"ResourceNotFoundException", "ValidationException.INVALID_SNAPSHOT_ID"})
+"""What the EBS direct APIs say of a snapshot that was started a second ago."""
+
+_CONFLICT = frozenset({"ValidationException.CONFLICTING_BLOCK_UPDATE"})
+"""What they say of a block whose earlier attempt, which we gave up, is still being written."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A snapshot that AWS has completed.
+
+    Attributes:
+        snapshot_id: AWS's name of it.
+        digests: SHA-256 of all its blocks that are not zero, the parent's included.
+        checksum: the linear checksum over what was sent, as AWS confirmed it.
+        sent: blocks that this call sent.
+        resumed: blocks that an earlier one had sent.
+    """
+
+    snapshot_id: str
+    digests: Digests
+    checksum: str
+    sent: int
+    resumed: int
+
+
+class Uploading:
+    """Uploads of one account; each has workers of its own. For any number of threads."""
+
+    def __init__(
+        self,
+        aws: Aws,
+        *,
+        workers: int = WORKERS,
+        buffers: Buffers | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Args: the account; requests under way; what holds blocks, if others share it; seconds that only grow, and
+        waiting for some."""
+        self._aws, self._workers = aws, min(max(workers, 1), MAX_WORKERS)
+        self._buffers = buffers or Buffers()
+        self._clock, self._sleep = clock, sleep
+
+    def upload(
+        self,
+        disk: Blocks,
+        journal: Journal,
+        *,
+        token: str,
+        parent: Parent | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
+        before: Callable[[], bool] = lambda: True,
+        advance: Advance = nothing,
+    ) -> Uploaded | None:
+        """Upload a disk, or go on where the journal says that an earlier attempt ended.
+
+        Args:
+            disk: see there.
+            journal: of this content; begun anew if it is about something else.
+            token: 64 hex digits, fresh; used only if the journal has none.
+            parent: must be the same as in the journal for it to be gone on with.
+            tags, description: of the snapshot.
+            before: called when all blocks are there; False gives the snapshot up, undone.
+            advance: called with bytes that are done, from any thread.
+
+        Returns:
+            None if `before` did not want it.
+
+        Raises:
+            SnapshotGone: see there; the journal is of no use any more.
+            SnapshotFailed, AwsFailed: anything else; the journal stays.
+        """
+        self._start(disk, journal, token, parent, tags or {}, description)
+        resumed = len(journal.blocks)
+        known = self._put_all(disk, journal, parent, advance)
+        snapshot_id, checksum = journal.snapshot_id, aggregate(journal.blocks)
+        if not before():
+            return None
+        self._complete(snapshot_id, len(journal.blocks), checksum)
+        return Uploaded(snapshot_id, known, checksum, len(journal.blocks) - resumed, resumed)
+
+    def _start(
+        self,
+        disk: Blocks,
+        journal: Journal,
+        token: str,
+        parent: Parent | None,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> None:
+        content, below = disk.layout.key, parent.snapshot_id if parent else ""
+        heading = journal.heading
+        if heading is None or (heading.content, heading.parent) != (content, below):
+            heading = Heading(content=content, parent=below, token=token)
+            journal.begin(heading)
+        if journal.snapshot_id:
+            return
+        wanted: dict[str, Any] = {"ParentSnapshotId": below} if below else {}
+        answer = self._aws.ebs(
+            "start_snapshot",
+            VolumeSize=disk.layout.gib,
+            ClientToken=heading.token,
+            Timeout=TIMEOUT,
+            Description=description[:255],
+            Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
+            **wanted,
+        )
+        if answer["BlockSize"] != BLOCK:
+            raise SnapshotFailed(
+                f"{answer['SnapshotId']}: has blocks of {answer['BlockSize']} bytes, and all have {BLOCK}"
+            )
+        journal.started(answer["SnapshotId"])
+
+    def _put_all(self, disk: Blocks, journal: Journal, parent: Parent | None, advance: Advance) -> dict[int, bytes]:
+        """Send what is new; returns the digests of all blocks that are not zero."""
+        pace = Pace(self._workers, self._clock)
+        sending = _Sending(self._aws, disk, journal, parent, pace, self._buffers, advance)
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="ebs") as pool:
+            try:
+                workers = [pool.submit(sending.work) for _ in range(self._workers)]
+                failures = [failed for worker in workers if (failed := worker.exception()) is not None]
+            finally:
+                sending.stop()
+        if failures:
+            self._explain(journal.snapshot_id, failures[0])
+        return sending.known
+
+    def _explain(self, snapshot_id: str, failed: BaseException) -> None:
+        """Raise what the first worker failed with, or that the snapshot is gone, which is why."""
+        if isinstance(failed, AwsFailed) and self.state(snapshot_id) != "pending":
+            raise SnapshotGone(f"{snapshot_id}: is no longer being written ({failed})") from failed
+        raise failed
+
+    def _complete(self, snapshot_id: str, count: int, checksum: str) -> None:
+        proof: dict[str, Any] = {
+            "Checksum": checksum,
+            "ChecksumAlgorithm": "SHA256",
+            "ChecksumAggregationMethod": "LINEAR",
+        }
+        try:
+            self._aws.ebs(
+                "complete_snapshot",
+                again=_YOUNG,
+                SnapshotId=snapshot_id,
+                ChangedBlocksCount=count,
+                **(proof if count else {}),
+            )
+        except AwsMissing as exc:
+            raise SnapshotGone(f"{snapshot_id}: is gone, and with it what was sent ({exc})") from exc
+        except AwsFailed as exc:
+            if not exc.fault.startswith("ValidationException"):
+                raise
+            # Said twice where the first answer was lost: then it is completed, or soon will be. Else what AWS has is not
+            # what the journal says, and never will be.
+            if not self._completed(snapshot_id, TWICE):
+                raise SnapshotGone(f"{snapshot_id}: AWS does not complete it: {exc}") from exc
+            return
+        if not self._completed(snapshot_id, SEALING):
+            raise SnapshotFailed(f"{snapshot_id}: is still not completed after {SEALING:.0f} s; try again later")
+
+    def _completed(self, snapshot_id: str, patience: float) -> bool:
+        """Wait for a snapshot to be completed; SnapshotGone where it cannot be any more."""
+        begun, pause = self._clock(), 0.2
+        while (state := self.state(snapshot_id)) != "completed":
+            waited = self._clock() - begun
+            # What was started a moment ago need not be listed everywhere yet.
+            if state != "pending" and (state or waited > TWICE):
+                raise SnapshotGone(f"{snapshot_id}: AWS says that it is {state or 'gone'} instead of completed")
+            if waited > patience:
+                return False
+            self._sleep(pause)
+            pause = min(pause * 1.5, 5.0)
+        return True
+
+    def state(self, snapshot_id: str) -> str:
+        """What AWS says of a snapshot: "pending", "completed", "error"..., or empty if there is none."""
+        try:
+            found = self._aws.ec2("describe_snapshots", SnapshotIds=[snapshot_id])["Snapshots"]
+        except AwsMissing:
+            return ""
+        return str(found[0]["State"]) if found else ""
+
+
+class _Sending:
+    """What the workers of one upload share.
+
+    Attributes:
+        known: SHA-256 of the blocks that are not zero, as far as the workers are.
+    """
+
+    def __init__(
+        self,
+        aws: Aws,
+        disk: Blocks,
+        journal: Journal,
+        parent: Parent | None,
+        pace: Pace,
+        buffers: Buffers,
+        advance: Advance,
+    ) -> None:
+        self.known: dict[int, bytes] = {}
+        self._aws, self._disk, self._journal, self._pace, self._advance = aws, disk, journal, pace, advance
+        self._buffers = buffers
+        self._old: Digests = parent.digests if parent else {}
+        self._acknowledged = dict(journal.blocks)
+        self._todo = steps(disk.layout, disk.solid(), parent)
+        self._taking, self._stopped = threading.Lock(), threading.Event()
+
+    def stop(self) -> None:
+        """Nobody takes another block."""
+        self._stopped.set()
+
+    def work(self) -> None:
+        """Take blocks until there are none, or another worker has failed."""
+        try:
+            while (step := self._take()) is not None:
+                index, what = step
+                value = self._without_reading(index, what)
+                if value is None:
+                    with self._buffers.one() as buffer:
+                        value = self._read(index, what, buffer)
+                        if value != self._old.get(index, ZERO_DIGEST):
+                            self._put(index, buffer, value)
+                if value != ZERO_DIGEST:
+                    self.known[index] = value
+                self._advance(BLOCK)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _take(self) -> tuple[int, What] | None:
+        if self._stopped.is_set():
+            return None
+        with self._taking:
+            return next(self._todo, None)
+
+    def _without_reading(self, index: int, what: What) -> bytes | None:
+        return self._old[index] if what is What.SAME else self._acknowledged.get(index)
+
+    def _read(self, index: int, what: What, buffer: bytearray) -> bytes:
+        if what is What.ZERO:
+            buffer[:] = bytes(BLOCK)
+            return ZERO_DIGEST
+        self._disk.read(index, buffer)
+        return digest(buffer) or ZERO_DIGEST
+
+    def _put(self, index: int, buffer: bytearray, value: bytes) -> None:
+        checksum, snapshot_id = base64.b64encode(value).decode(), self._journal.snapshot_id
+        with self._pace.one():
+            answer = self._aws.ebs(
+                "put_snapshot_block",
+                again=_YOUNG | _CONFLICT,
+                throttled=self._pace.throttled,
+                SnapshotId=snapshot_id,
+                BlockIndex=index,
+                BlockData=buffer,
+                DataLength=BLOCK,
+                Checksum=checksum,
+                ChecksumAlgorithm="SHA256",
+            )
+        if answer.get("Checksum", checksum) != checksum:
+            raise SnapshotFailed(f"{snapshot_id}: AWS has another block {index} than the one that was sent")
+        self._journal.sent(index, value)
+
+
+def client_token(content: str, parent: str, nonce: bytes) -> str:
+    """A client token: of this content on this parent, and of this upload of it alone.
+
+    Not of the content alone: a token names one snapshot for good, and two sites that wrote the same one would lose it
+    together (docs/ec2.md).
+    """
+    return hashlib.sha256(b"\0".join((b"partita-snapshot-v1", content.encode(), parent.encode(), nonce))).hexdigest()

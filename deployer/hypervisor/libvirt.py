@@ -1,0 +1,389 @@
+"""Machines under libvirt: the only door to it. Its errors become BackendFailed here.
+
+By default the QEMU driver runs inside this process (`qemu:///embed`): there is no daemon to set up, a machine outlives
+the process, and whoever opens the same root again finds it. One process owns a root; libvirt's pid file sees to it. Any
+other libvirt URI may be set instead. Domains are transient: a node's own records are what says which machines exist.
+"""
+
+import ipaddress
+import os
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deployer.errors import BackendFailed
+from deployer.hypervisor.backend import Tell
+from deployer.hypervisor.domain_xml import as_saved, domain_xml, tag_of
+from deployer.hypervisor.neighbor_table import neighbours
+from deployer.hypervisor.qemu_monitor import Monitor
+from deployer.machine.spec import MACHINE_TYPE, Happening, MachineSpec, State, Tag, mac_of
+
+MAX_ROOT = 50
+"""Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock
+beneath it, and the path of a Unix socket has at most 107 (unix(7)). Sockets of guests' agents would get longer ones:
+those go to agents/<uuid> instead."""
+
+QEMU_CONF = """\
+# Written by partita node at every start.
+# Files are made by this node for its own machines: nothing is to change their owners or remember them.
+user = "{user}"
+group = "{group}"
+dynamic_ownership = 0
+remember_owner = 0
+# There is no virtlogd beside an embedded driver; QEMU writes its own log.
+stdio_handler = "file"
+"""
+
+_UNBORN = re.compile(rb"<domstatus [^>]*\bpid='0'")
+"""In libvirt's own record of a domain: no emulator yet. Its number is written there before it may begin."""
+
+T = TypeVar("T")
+
+_loading = threading.Lock()
+_loaded: list[Any] = []
+
+
+def _libvirt(log: Path | None = None) -> Any:
+    """The libvirt module with its event loop running in a thread; one per process, made at the first call.
+
+    It is loaded late because it reads where to log to from the environment while it loads, and because most commands
+    never need it.
+    """
+    with _loading:
+        if not _loaded:
+            ours = log is not None and "LIBVIRT_LOG_OUTPUTS" not in os.environ
+            if ours:
+                os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{log}"
+            try:
+                import libvirt
+            finally:
+                if ours:  # it is for this process alone; children would find a log that is none of theirs
+                    del os.environ["LIBVIRT_LOG_OUTPUTS"]
+            # Errors come as exceptions; the default handler would print each of them as well.
+            libvirt.registerErrorHandler(lambda _context, _error: None, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=_run_events, args=(libvirt,), name="libvirt-events", daemon=True).start()
+            _loaded.append(libvirt)
+        return _loaded[0]
+
+
+def _run_events(libvirt: Any) -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+class LibvirtBackend:
+    """Machines of one owner on one libvirt connection.
+
+    Args:
+        uri: libvirt's connection URI.
+        owner: what the tags of this node's machines say; others are never touched.
+        tell: called when something happens to a machine of this connection.
+        log: where libvirt writes its warnings.
+        agents: a directory for the sockets of guests' agents; libvirt's own place if not given.
+    """
+
+    def __init__(
+        self, uri: str, owner: str, tell: Tell, *, log: Path | None = None, agents: Path | None = None
+    ) -> None:
+        self._libvirt = _libvirt(log)
+        self._agents = agents
+        self._gone = {self._libvirt.VIR_ERR_NO_DOMAIN, self._libvirt.VIR_ERR_OPERATION_INVALID}
+        self._uri, self._owner, self._tell = uri, owner, tell
+        self._lock = threading.Lock()
+        self._connection = self._open()
+
+    @classmethod
+    def embedded(cls, root: Path, owner: str, tell: Tell) -> "LibvirtBackend":
+        """The driver inside this process, with its state under `root`, which is made if absent.
+
+        Raises:
+            BackendFailed: the path is too long, another process owns the root, or the driver does not start.
+        """
+        if len(bytes(root)) > MAX_ROOT:
+            raise BackendFailed(
+                f"{root}: has {len(bytes(root))} bytes and libvirt's sockets beneath it allow {MAX_ROOT}; "
+                "choose a shorter node.directory"
+            )
+        (root / "etc").mkdir(parents=True, exist_ok=True)
+        user = "root" if os.geteuid() == 0 else str(os.geteuid())
+        group = "root" if os.geteuid() == 0 else str(os.getegid())
+        (root / "etc" / "qemu.conf").write_text(QEMU_CONF.format(user=user, group=group))
+        (root / "agents").mkdir(mode=0o700, exist_ok=True)
+        _forget_unborn(root / "run" / "qemu")
+        return cls(f"qemu:///embed?root={root}", owner, tell, log=root / "libvirt.log", agents=root / "agents")
+
+    @property
+    def version(self) -> str:
+        """Of libvirt, for people. (Asked for QEMU's, libvirt would try out every QEMU there is, for seconds.)"""
+        number = self._libvirt.getVersion()
+        return f"libvirt {number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+    def prepare(self, architecture: str, virt: str) -> None:
+        """Let libvirt find out what QEMU can do; it remembers, and the first machine does not wait for it."""
+        machine = MACHINE_TYPE[architecture]
+        self._ask(
+            lambda connection: connection.getDomainCapabilities(None, architecture, machine, virt, 0),
+            f"libvirt cannot run {architecture} machines",
+        )
+
+    def start(self, spec: MachineSpec) -> None:
+        """See Backend."""
+        agent = self._agents / spec.uuid if self._agents else None
+        self._ask(
+            lambda connection: connection.createXML(domain_xml(spec, agent), 0), f"machine {spec.name} does not start"
+        )
+
+    def shutdown(self, uuid: str) -> None:
+        """See Backend; the guest sees its power button pressed (ACPI)."""
+        self._domain(uuid, lambda domain: domain.shutdown(), f"machine {uuid} cannot be asked to shut down")
+
+    def reboot(self, uuid: str) -> None:
+        """See Backend; the guest sees its power button pressed, and libvirt boots it again when it powers off."""
+        flag = self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
+        self._domain(uuid, lambda domain: domain.reboot(flag), f"machine {uuid} cannot be asked to reboot")
+
+    def reset(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.reset(0), f"machine {uuid} cannot be reset")
+
+    def pause(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.suspend(), f"machine {uuid} cannot be paused")
+
+    def resume(self, uuid: str) -> None:
+        """See Backend."""
+
+        def act(domain: Any) -> None:
+            Monitor(domain).mend()  # it may have been left half suspended
+            domain.resume()
+
+        self._domain(uuid, act, f"machine {uuid} cannot go on", strict=True)
+
+    def suspend(self, uuid: str, place: Path) -> None:
+        """See Backend. libvirt marks the file as whole at the very end."""
+        libvirt = self._libvirt
+
+        def act(domain: Any) -> None:
+            ran = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+            if ran:
+                domain.suspend()
+            monitor = Monitor(domain)
+            try:
+                monitor.part()
+                domain.saveFlags(str(place), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            except (libvirt.libvirtError, BackendFailed):
+                monitor.mend()
+                if ran:
+                    domain.resume()
+                raise
+
+        self._domain(uuid, act, f"machine {uuid} cannot be saved", strict=True)
+
+    def restore(self, place: Path) -> None:
+        """See Backend."""
+        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
+        self._ask(
+            lambda connection: connection.restoreFlags(str(place), None, flag), f"{place}: the machine does not go on"
+        )
+
+    def adopt(self, place: Path, spec: MachineSpec) -> None:
+        """See Backend. What the file says of the machine is not believed: it is said anew, and libvirt compares the two,
+        device by device, before it writes it."""
+        agent = self._agents / spec.uuid if self._agents else None
+        flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
+
+        def act(connection: Any) -> None:
+            saved = connection.saveImageGetXMLDesc(str(place), 0)
+            connection.saveImageDefineXML(str(place), as_saved(domain_xml(spec, agent), saved), flag)
+
+        self._ask(act, f"machine {spec.name} cannot go on with what another node saved of it")
+
+    def saved(self, place: Path) -> bool:
+        """See Backend."""
+        if not place.exists():
+            return False
+        try:
+            self._ask(lambda connection: connection.saveImageGetXMLDesc(str(place), 0), "it was not saved")
+        except BackendFailed:
+            return False
+        return True
+
+    def resize(self, uuid: str, memory: int, cores: int) -> None:
+        """See Backend: the balloon takes or gives memory, cores are plugged in or, if the guest lets go of them, out."""
+
+        def act(domain: Any) -> None:
+            if domain.vcpusFlags(self._libvirt.VIR_DOMAIN_AFFECT_LIVE) != cores:
+                domain.setVcpusFlags(cores, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain.setMemoryFlags(memory >> 10, self._libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+        self._domain(uuid, act, f"machine {uuid} cannot be resized", strict=True)
+
+    def addresses(self, uuid: str) -> tuple[str, ...]:
+        """See Backend: leases of libvirt's own network, then the guest's agent, then whom this host has met."""
+        libvirt = self._libvirt
+        for source in (
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+            libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+        ):
+            found: list[str] = []
+
+            def look(domain: Any, source: int = source, found: list[str] = found) -> None:
+                found += _usable(domain.interfaceAddresses(source, 0))
+
+            try:
+                self._domain(uuid, look, f"machine {uuid} has no addresses")
+            except BackendFailed:
+                continue  # no agent in the guest, or another driver: the next source may know
+            if found:
+                return tuple(found)
+        return tuple(_reachable(neighbours().get(mac_of(uuid), ())))
+
+    def state(self, uuid: str) -> State | None:
+        """See Backend."""
+        found: list[State] = []
+
+        def look(domain: Any) -> None:
+            if domain.isActive():
+                paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
+                found.append(State.PAUSED if paused else State.RUNNING)
+
+        self._domain(uuid, look, f"nobody knows how machine {uuid} is")
+        return found[0] if found else None
+
+    def destroy(self, uuid: str) -> None:
+        """See Backend."""
+        self._domain(uuid, lambda domain: domain.destroy(), f"machine {uuid} cannot be ended")
+        if self._agents:
+            (self._agents / uuid).unlink(missing_ok=True)
+
+    def found(self) -> Mapping[str, Tag]:
+        """See Backend."""
+
+        def ours(connection: Any) -> dict[str, Tag]:
+            tags = {}
+            for domain in connection.listAllDomains():
+                try:
+                    tag = tag_of(domain.XMLDesc(0))
+                    if tag is not None and tag.owner == self._owner and self._runs(domain):
+                        tags[domain.UUIDString()] = tag
+                except self._libvirt.libvirtError as exc:
+                    if exc.get_error_code() not in self._gone:
+                        raise
+            return tags
+
+        return self._ask(ours, "the running machines cannot be listed")
+
+    def _runs(self, domain: Any) -> bool:
+        """Whether a domain that libvirt lists has an emulator. Just after the driver was opened it lists those of before,
+        and finds out beside us which of them still run; a question to the emulator waits for that."""
+        try:
+            domain.memoryStats()
+        except self._libvirt.libvirtError as exc:
+            return bool(exc.get_error_code() not in self._gone)  # an emulator that hangs is there all the same
+        return True
+
+    def close(self) -> None:
+        """See Backend."""
+        try:
+            for events in self._events:
+                self._connection.domainEventDeregisterAny(events)
+            self._connection.close()
+        except self._libvirt.libvirtError as exc:
+            raise BackendFailed(f"libvirt ({self._uri}) cannot be closed: {exc}") from exc
+
+    def _open(self) -> Any:
+        try:
+            connection = self._libvirt.open(self._uri)
+            self._events = [
+                connection.domainEventRegisterAny(None, kind, called, None)
+                for kind, called in (
+                    (self._libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._happened),
+                    (self._libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, self._rebooted),
+                )
+            ]
+        except self._libvirt.libvirtError as exc:
+            raise BackendFailed(_advice(self._uri, str(exc))) from exc
+        return connection
+
+    def _ask(self, question: Callable[[Any], T], failing: str) -> T:
+        try:
+            with self._lock:
+                if not self._connection.isAlive():  # the daemon behind another URI was restarted
+                    self._connection = self._open()
+            return question(self._connection)
+        except self._libvirt.libvirtError as exc:
+            raise BackendFailed(f"{failing}: {exc}") from exc
+
+    def _domain(self, uuid: str, act: Callable[[Any], object], failing: str, *, strict: bool = False) -> None:
+        """Act on a domain; one that has ended is left alone, unless the act makes no sense then."""
+
+        def look_up_and_act(connection: Any) -> None:
+            try:
+                act(connection.lookupByUUIDString(uuid))
+            except self._libvirt.libvirtError as exc:
+                if strict or exc.get_error_code() not in self._gone:
+                    raise
+
+        self._ask(look_up_and_act, failing)
+
+    def _happened(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
+        """libvirt's lifecycle events as ours; runs in the event loop's thread."""
+        libvirt = self._libvirt
+        told: tuple[Happening, str] | None = None
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+            if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN:
+                told = Happening.POWERED_OFF, "the guest powered off"
+            elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED:
+                told = Happening.DESTROYED, "the machine was ended from outside the guest"
+            elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
+                told = Happening.SUSPENDED, "its memory was saved"
+            else:
+                told = Happening.CRASHED, "the emulator ended by itself; its log in the node's directory has the reason"
+        elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
+            told = Happening.CRASHED, "the guest crashed"
+        elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
+            told = Happening.PAUSED, "the machine was paused"
+        elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
+            told = Happening.RESUMED, ""
+        if told is not None:
+            self._tell(domain.UUIDString(), *told)
+
+    def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
+        self._tell(domain.UUIDString(), Happening.REBOOTED, "")
+
+
+def _forget_unborn(place: Path) -> None:
+    """Remove what a killed process left of domains that it was about to start, before there was an emulator.
+
+    libvirt 9.0 loads such a domain and never looks at it again: it seems to run, and whoever wants to end it waits for a
+    lock that nobody will ever let go.
+    """
+    for file in place.glob("*.xml"):
+        if _UNBORN.search(file.read_bytes()[:4096]):
+            file.unlink()
+
+
+def _usable(interfaces: Any) -> Iterator[str]:
+    """The addresses by which others reach a guest: none of its loopback, none that hold on one link alone."""
+    for interface in (interfaces or {}).values():
+        yield from _reachable(entry["addr"] for entry in interface.get("addrs") or ())
+
+
+def _reachable(addresses: Iterable[str]) -> Iterator[str]:
+    for text in addresses:
+        address = ipaddress.ip_address(text)
+        if not (address.is_loopback or address.is_link_local or address.is_unspecified):
+            yield str(address)
+
+
+def _advice(uri: str, reason: str) -> str:
+    """A failure to open libvirt, with what to do about those that a person can end."""
+    if "driver.pid" in reason:
+        root = uri.partition("root=")[2]
+        return f"{root}: another partita node owns this directory; end it, or choose another node.directory"
+    if "Failed to parse user" in reason or "Failed to parse group" in reason:
+        return f"libvirt's own user does not exist here ({reason}); run ./dev setup, or install libvirt-daemon-system"
+    return f"libvirt ({uri}) cannot be opened: {reason}"

@@ -1,0 +1,310 @@
+"""What a machine is, as values: its disks, how it boots, its network, its states and what moves it between them.
+
+All of them are documents, so that a node can keep a machine's description beside the machine. Paths are absolute, chosen
+by the node and never by an image; every format is named, nothing is ever probed.
+"""
+
+import hashlib
+import re
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from catalog.image.manifest import ImageId
+from signer.documents import Document
+
+MAX_DISKS = 24
+"""Disks of one machine, seed not counted: targets vda to vdy with it, well below the PCI ports of a q35 machine."""
+
+MEMORY_UNIT = 1 << 20
+"""Bytes. Machines get memory in whole MiB: what hypervisors take everywhere without rounding."""
+
+MAX_SERIAL = 20
+"""Characters that virtio-blk has for a disk's serial number (VIRTIO 1.2, section 5.2.6.1)."""
+
+
+def _plain_path(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{str(path)[:200]!r} is not an absolute path without '..'")
+    if not str(path).isprintable():
+        raise ValueError(f"{str(path)[:200]!r} holds characters that cannot be printed")
+    return path
+
+
+Place = Annotated[Path, AfterValidator(_plain_path)]
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+Architecture = Literal["x86_64", "aarch64"]
+Virt = Literal["kvm", "qemu"]
+"""What libvirt calls the accelerator: "kvm" is the processor's own, "qemu" is software emulation (TCG)."""
+
+
+class RawFile(Document):
+    """A raw file, shared by machines and only ever read: a cached partition, a blank, a seed."""
+
+    kind: Literal["raw"] = "raw"
+    path: Place
+
+
+class Descriptor(Document):
+    """A VMDK text file whose FLAT extents are raw files: a whole disk made of cached partitions. Only ever read."""
+
+    kind: Literal["vmdk"] = "vmdk"
+    path: Place
+
+
+class Overlay(Document):
+    """A qcow2 file that takes one machine's writes, above something that is only read."""
+
+    kind: Literal["qcow2"] = "qcow2"
+    path: Place
+    base: Annotated[RawFile | Descriptor, Field(discriminator="kind")]
+
+
+DiskSource = Annotated[RawFile | Overlay, Field(discriminator="kind")]
+
+
+class DiskSpec(Document):
+    """A virtio disk of a machine.
+
+    Attributes:
+        target: its name in the guest on a virtio bus, `vda` to `vdy`.
+        source: where its bytes are. A raw file is read-only; an overlay is written.
+        serial: what the guest finds it by, in /dev/disk/by-id/virtio-SERIAL.
+    """
+
+    target: Annotated[str, Field(pattern=r"^vd[a-y]$")]
+    source: DiskSource
+    serial: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_SERIAL}}}$")] | None = None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the guest is kept from writing."""
+        return isinstance(self.source, RawFile)
+
+
+class KernelBoot(Document):
+    """The hypervisor loads kernel and initrd itself."""
+
+    mode: Literal["direct"] = "direct"
+    kernel: Place
+    initrd: Place | None = None
+    cmdline: Annotated[str, Field(max_length=2048, pattern=r"^[\x20-\x7e]*$")] = ""
+
+
+class BiosBoot(Document):
+    """The BIOS loads the boot code of the first disk."""
+
+    mode: Literal["bios"] = "bios"
+
+
+class UefiBoot(Document):
+    """UEFI firmware: its read-only code, and the variables, a raw file of the machine's own made from the template."""
+
+    mode: Literal["uefi"] = "uefi"
+    loader: Place
+    template: Place
+    variables: Place
+
+
+MachineBoot = Annotated[KernelBoot | BiosBoot | UefiBoot, Field(discriminator="mode")]
+
+
+class Network(Document):
+    """How a machine reaches a network.
+
+    Attributes:
+        kind: "none"; "user", behind the emulator's own address translation (no root, no inbound); "network", a network
+            that libvirt knows; "bridge", a bridge of the host.
+        name: of that network or bridge, else empty.
+    """
+
+    kind: Literal["none", "user", "network", "bridge"]
+    name: Annotated[str, Field(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")] = ""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if (self.kind in {"network", "bridge"}) != bool(self.name):
+            raise ValueError("a network is written none, user, network:NAME or bridge:NAME")
+        return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `none`, `user`, `network:NAME` or `bridge:NAME`; ValueError when it is anything else."""
+        kind, colon, name = text.partition(":")
+        try:
+            return cls(kind=text if colon and not name else kind, name=name)  # type: ignore[arg-type]
+        except ValidationError as exc:
+            raise ValueError(f"{text[:80]!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+class Tag(Document):
+    """What a machine carries with it in the hypervisor, so that whoever finds it knows whose it is and what it runs."""
+
+    owner: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")]
+    image: ImageId
+
+
+class MachineSpec(Document):
+    """A machine as the hypervisor is told of it.
+
+    Attributes:
+        uuid: the machine's identity, everywhere.
+        name: what people see in the hypervisor's lists.
+        memory: bytes, whole MiB.
+        cores: virtual processors.
+        granted_memory, granted_cores: the most that it may grow to while it runs; None for what it has.
+        virt: the accelerator.
+        machine: QEMU's machine type.
+        disks: in order; targets follow it without a gap (the guest counts, it does not read names).
+        seed: a NoCloud ISO; it becomes the last disk, read-only.
+        console: the file that gets everything the guest writes to its first serial port.
+        tag: owner and image.
+    """
+
+    uuid: Uuid
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)]
+    cores: Annotated[int, Field(ge=1, le=1024)]
+    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
+    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    virt: Virt
+    architecture: Architecture
+    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+_-]{0,63}$")]
+    boot: MachineBoot
+    disks: Annotated[tuple[DiskSpec, ...], Field(max_length=MAX_DISKS)]
+    seed: Place | None = None
+    network: Network
+    console: Place
+    tag: Tag
+
+    @property
+    def most_memory(self) -> int:
+        """Bytes that it may grow to while it runs."""
+        return self.granted_memory or self.memory
+
+    @property
+    def most_cores(self) -> int:
+        """Cores that it may grow to while it runs."""
+        return self.granted_cores or self.cores
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if [disk.target for disk in self.disks] != [target(index) for index in range(len(self.disks))]:
+            raise ValueError("the targets of a machine's disks are vda, vdb and so on, in order")
+        written = [disk.source.path for disk in self.disks if isinstance(disk.source, Overlay)]
+        if len(set(written)) != len(written):
+            raise ValueError("two disks of a machine write to the same file")
+        if self.most_memory < self.memory or self.most_cores < self.cores:
+            raise ValueError("a machine has no more memory and cores than it was granted")
+        if isinstance(self.boot, BiosBoot) and self.architecture != "x86_64":
+            raise ValueError(f"there is no BIOS on {self.architecture}; boot directly or with UEFI")
+        return self
+
+
+MACHINE_TYPE: Final[dict[str, str]] = {"x86_64": "q35", "aarch64": "virt"}
+"""QEMU's machine type per architecture: of those that its security policy covers."""
+
+
+def target(index: int) -> str:
+    """The target of the disk at that place, from 0: vda, vdb, ..."""
+    return f"vd{chr(ord('a') + index)}"
+
+
+def mac_of(uuid: str) -> str:
+    """A machine's MAC address: QEMU's prefix and 24 bits derived from the machine's UUID, the same every time."""
+    tail = hashlib.sha256(uuid.encode()).digest()[:3]
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
+
+
+_HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+MAX_HOSTNAME = 64
+"""Characters: what Linux keeps of a host name (HOST_NAME_MAX, sethostname(2)); RFC 1123 would allow 255."""
+
+
+def check_hostname(text: str) -> str:
+    """Return a host name as RFC 1123, section 2.1 has it (lower case), or raise ValueError with what would be right."""
+    labels = text.split(".")
+    if len(text) > MAX_HOSTNAME or not all(_HOST_LABEL.fullmatch(label) for label in labels):
+        raise ValueError(
+            f"{text[:80]!r} is no host name: labels of at most 63 lower-case letters, digits and inner hyphens, "
+            f"joined by dots, {MAX_HOSTNAME} characters in all"
+        )
+    if labels[-1].isdigit():
+        raise ValueError(f"{text!r} is no host name: its last label is a number, so it reads as an address")
+    return text
+
+
+class State(StrEnum):
+    """Where a machine is in its life. `paused` is in memory, `suspended` on disk, `stopped` has only its disks."""
+
+    PENDING = "pending"
+    STAGING = "staging"
+    BOOTING = "booting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    STOPPED = "stopped"
+    ENDED = "ended"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more can happen."""
+        return self in {State.ENDED, State.FAILED}
+
+
+class Happening(StrEnum):
+    """What can happen to a machine. `suspended` is: its memory was saved and the emulator ended."""
+
+    ACCEPTED = "accepted"
+    STAGED = "staged"
+    STARTED = "started"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    SUSPENDED = "suspended"
+    REBOOTED = "rebooted"
+    POWERED_OFF = "powered-off"
+    CRASHED = "crashed"
+    EXPIRED = "expired"
+    DESTROYED = "destroyed"
+    BROKE = "broke"
+
+
+class Event(Document):
+    """Something that happened to a machine, when, and why (a sentence, or empty)."""
+
+    machine: Uuid
+    happening: Happening
+    at: datetime
+    reason: str = ""
+
+
+_LIVE: Final = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+_AT_REST: Final = frozenset({State.STOPPED, State.SUSPENDED})
+_MOVES: Final[dict[Happening, tuple[frozenset[State], State]]] = {
+    Happening.ACCEPTED: (frozenset({State.PENDING}), State.STAGING),
+    Happening.STAGED: (frozenset({State.STAGING}), State.BOOTING),
+    Happening.STARTED: (_AT_REST | {State.BOOTING}, State.RUNNING),
+    Happening.PAUSED: (frozenset({State.RUNNING}), State.PAUSED),
+    Happening.RESUMED: (frozenset({State.PAUSED}), State.RUNNING),
+    Happening.SUSPENDED: (frozenset({State.RUNNING, State.PAUSED}), State.SUSPENDED),
+    Happening.REBOOTED: (frozenset({State.RUNNING}), State.RUNNING),
+    Happening.POWERED_OFF: (_LIVE | {State.SUSPENDED}, State.STOPPED),
+    Happening.CRASHED: (_LIVE, State.FAILED),
+    Happening.EXPIRED: (_LIVE | _AT_REST, State.ENDED),
+    Happening.DESTROYED: (_LIVE | _AT_REST | {State.PENDING, State.STAGING}, State.ENDED),
+    Happening.BROKE: (frozenset({State.PENDING, State.STAGING, State.BOOTING}), State.FAILED),
+}
+
+
+def after(state: State, happening: Happening) -> State:
+    """The state that follows. What cannot happen in a state leaves it as it is: events of the hypervisor come late,
+    twice, or after the machine was ended from another side."""
+    begins, follows = _MOVES[happening]
+    return follows if state in begins else state

@@ -1,0 +1,221 @@
+"""A site's agent on a node: learns what machines there should be, sees to it, and reports what there is.
+
+Three threads: one waits for what the site wants, one compares that with the node's records and hands out what is to be
+done, one reports. What is done is done by a bounded number of others, one job per machine at a time. Nothing that matters
+is kept here: whatever dies, at whatever instant, the next comparison finds what is left to do. While the site is away
+machines go on, and end at their time; the keeper sees to that.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from deployer.errors import SiteUnavailable
+from deployer.node.agent.executor import LONGEST_DELAY, Doing, Makes, delay
+from deployer.node.agent.lease import Fence, Guard
+from deployer.node.agent.migration_runner import Moving
+from deployer.node.agent.reconciler import Action, actions
+from deployer.node.agent.reporter import Facts, Reporter
+from deployer.node.images.candidate_upload import Offering
+from deployer.node.machines.console import SerialReader
+from deployer.node.machines.operations import Verbs
+from deployer.node.machines.supervisor import Keeper
+from deployer.protocol.desired_state import DesiredState, Heard, NodeReport, SerialAnswer
+from deployer.records.machine_store import MachineRecord
+
+WAIT = 20.0
+"""Seconds that the site is asked to wait for news."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two comparisons when nobody says that something changed."""
+
+log = logging.getLogger("partita.node")
+
+
+class Site(Protocol):
+    """The other side; `site_client.SiteClient` is one. All raise SiteUnavailable."""
+
+    def desired(self, after: int, wait: float) -> DesiredState | None:
+        """What this node should have, when its revision is another than `after`; perhaps None when nothing is new."""
+
+    def report(self, report: NodeReport) -> Heard | None:
+        """Say how the node is; what the site answers, if anything."""
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """Tell a part of a console that it asked for."""
+
+
+class Agent:
+    """Works for one site until it is closed.
+
+    Args:
+        site: the other side.
+        identity: of the site; its machines are told from others by it.
+        keeper, verbs, make: of the node.
+        facts: how the node is now.
+        clock: seconds that only grow.
+        offers: sees to saves; without it none is done.
+        fence: the site's lease on its machines; one that nobody keeps if not given.
+        moving: moves machines between nodes; None where none of them does.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        identity: str,
+        keeper: Keeper,
+        verbs: Verbs,
+        make: Makes,
+        facts: Callable[[], Facts],
+        clock: Callable[[], float] = time.monotonic,
+        offers: Offering | None = None,
+        fence: Fence | None = None,
+        moving: Moving | None = None,
+    ) -> None:
+        self._moving = moving
+        self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
+        self.problem = ""
+        """Why the site is not heard, or empty."""
+        self._desired: DesiredState | None = None
+        self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._fence = fence or Fence(None)
+        self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set, moving)
+        self._guard = Guard(self._fence, keeper, self.records, self._doing.cancel)
+        self._reporter = Reporter(
+            site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence, moving
+        )
+        self._serial = SerialReader(site, identity, keeper, clock)
+        self._offers = offers
+        if offers is not None:
+            self._reporter.saving = offers.progress
+        self._threads = [
+            threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
+            for name, work in (
+                ("listen", self._listen),
+                ("work", self._work),
+                ("report", self._report),
+                ("guard", lambda: self._guard.run(self._ended)),
+            )
+        ]
+        keeper.on_change(self._changed)
+
+    def start(self) -> None:
+        """Begin to work."""
+        if self._moving is not None:
+            self._moving.start()
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Cancel what is being made, wait until what is under way has come to an end, and stop. Machines go on."""
+        self._ended.set()
+        self._wake.set()
+        self._news.set()
+        self._keeper.off_change(self._changed)
+        if self._moving is not None:
+            self._moving.close()
+        self._doing.close()
+        self._serial.close()
+        if self._offers is not None:
+            self._offers.close()
+        self._guard.close()
+        for thread in self._threads[1:]:  # the first may wait for the site
+            if thread.is_alive():
+                thread.join(LONGEST_DELAY)
+
+    def _changed(self) -> None:
+        self._wake.set()
+        self._news.set()
+
+    def _forever(self, work: Callable[[], None], name: str) -> None:
+        """An agent that stopped working without a word would be the worst: whatever comes is logged, and it goes on."""
+        while not self._ended.is_set():
+            try:
+                work()
+            except Exception:
+                log.exception("the site's agent (%s) failed; it goes on", name)
+                self._ended.wait(delay(1))
+
+    def _report(self) -> None:
+        self._reporter.run(self._news, self._ended)
+
+    # What the site wants
+
+    def _listen(self) -> None:
+        tries = 0
+        while not self._ended.is_set():
+            known = self._desired.revision if self._desired else -1
+            began = self._clock()
+            asked = self._fence.now()
+            try:
+                found = self._site.desired(known, 0.0 if self._fence.frozen else WAIT)
+            except SiteUnavailable as exc:
+                tries += 1
+                if str(exc) != self.problem:
+                    log.warning("%s; machines go on meanwhile", exc)
+                self.problem = str(exc)
+                self._ended.wait(delay(tries))
+                continue
+            if self.problem:
+                log.info("the site answers again")
+            tries, self.problem = 0, ""
+            fresh = found is not None and self._accept(found)
+            if not (found and found.serials) and self._fence.confirmed(asked):
+                log.info("the site is heard again; machines go on as it wants")
+                self._changed()
+            if not fresh and self._clock() - began < delay(1):
+                self._ended.wait(delay(1))  # it answered at once, with nothing new
+
+    def _accept(self, found: DesiredState) -> bool:
+        """Act on it from now on, unless it is late: what is older than what is known counts no more."""
+        if found.serials:
+            self._serial.asked(found.serials)
+            return True
+        if self._desired is not None and found.revision <= self._desired.revision:
+            return False
+        log.info("the site wants %d machines here (revision %d)", len(found.machines), found.revision)
+        self._desired = found
+        now = self._keeper.now()
+        begun = self._reporter.begun
+        self._reporter.begun = {machine.uuid: begun.get(machine.uuid, now) for machine in found.machines}
+        self._changed()
+        return True
+
+    # What is to be done
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._wake.wait(LOOK_EVERY)
+            self._wake.clear()
+            self.reconcile()
+
+    def records(self) -> list[MachineRecord]:
+        """Of the site's machines on this node."""
+        return [record for record in self._keeper.store.all() if record.site == self._identity]
+
+    def reconcile(self) -> None:
+        """Compare once, and hand out what is to be done. One thread calls this."""
+        desired = self._desired
+        if desired is None or self._ended.is_set() or self._fence.frozen:
+            return
+        busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
+        groups: dict[str, tuple[Action, ...]] = {}
+        todo = actions(desired, self.records())
+        for action in self._moving.undone(todo) if self._moving is not None else todo:
+            groups[action.uuid] = (*groups.get(action.uuid, ()), action)
+        self._doing.hand_out(groups, busy)
+        if self._offers is not None:
+            self._offers.look(desired, self.records())
+        if self._moving is not None:
+            self._moving.tidy(desired, {*busy, *groups})
+        for uuid, job in busy.items():
+            if uuid not in groups and job.making and not _wanted(desired, uuid):
+                job.cancelled.set()  # it is not even begun, and nobody wants it any more
+
+
+def _wanted(desired: DesiredState, uuid: str) -> bool:
+    return any(machine.uuid == uuid and machine.want != "ended" for machine in desired.machines) or any(
+        incoming.machine.uuid == uuid for incoming in desired.incoming or ()
+    )

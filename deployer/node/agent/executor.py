@@ -1,0 +1,257 @@
+"""Doing what a site's wishes come down to: a bounded number of hands, one job per machine at a time, again where it failed.
+
+Nothing that matters is kept here: whatever dies, at whatever instant, the next comparison finds what is left to do.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from catalog.errors import CatalogError
+from deployer.errors import Cancelled, DeployerError, MachineConflict, NodeUnavailable
+from deployer.machine.spec import State
+from deployer.node.agent.order_mapping import assigned_of, order_of, unmade
+from deployer.node.agent.reconciler import (
+    Action,
+    End,
+    Forget,
+    Give,
+    Make,
+    Miss,
+    Moves,
+    Note,
+    Own,
+    Pause,
+    Prolong,
+    Reactivate,
+    Reboot,
+    Resize,
+    Resume,
+    Retain,
+    Stop,
+    Suspend,
+    Take,
+)
+from deployer.node.machines.deployment import Assigned
+from deployer.node.machines.operations import Verbs
+from deployer.node.machines.supervisor import Keeper
+from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.records.machine_store import MachineRecord
+from signer.errors import EXIT_UNAVAILABLE, SignerError
+from stager.errors import StagerError
+
+MAKES, VERBS = 4, 8
+"""Machines that are made, and to which other things are done, side by side. Staging shares one network, booting one disk."""
+
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
+"""Seconds until what could not be done is tried again: doubled each time, up to the second."""
+
+log = logging.getLogger("partita.node")
+
+
+def delay(tries: int) -> float:
+    """Seconds until what failed so often is tried again."""
+    return float(min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY))
+
+
+class Makes(Protocol):
+    """What makes machines; `Node.deploy` is one."""
+
+    def __call__(
+        self,
+        order: Order,
+        tell: Callable[[Step], None],
+        cancelled: threading.Event,
+        assigned: Assigned | None = None,
+    ) -> Deployed:
+        """See `deploying.Deployer.deploy`."""
+
+
+class DoesMoves(Protocol):
+    """What moves machines between nodes; `moving_doing.Moving` is one."""
+
+    def do(self, action: Moves, cancelled: threading.Event, news: Callable[[], None]) -> None:
+        """One step."""
+
+
+@dataclass
+class Job:
+    """What is being done to a machine."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    making: bool = False
+    progress: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class _Later:
+    """What could not be done, when it is tried again, and why it could not."""
+
+    what: tuple[Action, ...]
+    at: float
+    tries: int
+    reason: str
+
+
+class _NotYet(Exception):
+    """It will be done by itself."""
+
+
+class Doing:
+    """The hands of one site's agent. Safe to use from several threads; one of them hands out.
+
+    Args:
+        site: its identity, which the records of its machines carry.
+        keeper, verbs, make: of the node.
+        clock: seconds that only grow.
+        changed: called when something came to an end.
+        news: called when something got on.
+        moving: moves machines; None where none of them does.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        keeper: Keeper,
+        verbs: Verbs,
+        make: Makes,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+        news: Callable[[], None],
+        moving: DoesMoves | None = None,
+    ) -> None:
+        self._site, self._keeper, self._verbs, self._make = site, keeper, verbs, make
+        self._clock, self._changed, self._news, self._moving = clock, changed, news, moving
+        self._jobs: dict[str, Job] = {}
+        self._later: dict[str, _Later] = {}
+        self._lock = threading.Lock()
+        self._makers = ThreadPoolExecutor(MAKES, thread_name_prefix="make")
+        self._hands = ThreadPoolExecutor(VERBS, thread_name_prefix="verb")
+
+    def cancel(self) -> None:
+        """Cancel what is being made."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.cancelled.set()
+
+    def close(self) -> None:
+        """Cancel what is being made, and wait until what is under way has come to an end."""
+        self.cancel()
+        self._makers.shutdown(cancel_futures=True)
+        self._hands.shutdown(cancel_futures=True)
+
+    def busy(self) -> Mapping[str, Job]:
+        """What is being done now, by machine."""
+        with self._lock:
+            return dict(self._jobs)
+
+    def trouble(self) -> Mapping[str, str]:
+        """Why something that the site wants has not been done yet, by machine."""
+        with self._lock:
+            return {uuid: later.reason for uuid, later in self._later.items() if later.reason}
+
+    def progress(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes staged so far and in all, of machines that are being made."""
+        with self._lock:
+            return {uuid: job.progress for uuid, job in self._jobs.items() if job.making}
+
+    def hand_out(self, groups: Mapping[str, tuple[Action, ...]], busy: Mapping[str, Job]) -> None:
+        """Begin what is to be done and not under way, nor to be tried later; an end cancels what is under way.
+
+        Args:
+            groups: all that is to be done, by machine.
+            busy: what was under way before it was looked what is to be done.
+        """
+        with self._lock:
+            self._later = {uuid: later for uuid, later in self._later.items() if uuid in groups}
+        now = self._clock()
+        for uuid, group in groups.items():
+            self._begin(uuid, group, busy.get(uuid), now)
+
+    def _begin(self, uuid: str, group: tuple[Action, ...], job: Job | None, now: float) -> None:
+        if job is not None:
+            if any(isinstance(action, End) for action in group):
+                job.cancelled.set()
+            return
+        with self._lock:
+            later = self._later.get(uuid)
+            if later is not None and later.what == group and now < later.at:
+                return
+            self._jobs[uuid] = job = Job(making=isinstance(group[0], Make | Take))
+        (self._makers if job.making else self._hands).submit(self._run, uuid, group, job)
+
+    def _run(self, uuid: str, group: tuple[Action, ...], job: Job) -> None:
+        trouble: tuple[str, bool] | None = None
+        try:
+            for action in group:
+                self._do(action, job)
+        except (_NotYet, MachineConflict):  # it is not as it was when this was decided: look again, soon
+            trouble = "", False
+        except Cancelled:
+            pass
+        except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+            log.warning("machine %s: %s", uuid, exc)
+            trouble = str(exc), True
+        except Exception as exc:
+            log.exception("machine %s", uuid)
+            trouble = f"the node failed ({type(exc).__name__}); its log has the reason", True
+        with self._lock:
+            known = self._later.pop(uuid, None)
+            if trouble is not None:
+                reason, grows = trouble
+                tries = known.tries + 1 if known and known.what == group and grows else 1
+                self._later[uuid] = _Later(group, self._clock() + delay(tries), tries, reason)
+            del self._jobs[uuid]
+        self._changed()
+
+    def _do(self, action: Action, job: Job) -> None:
+        keeper, verbs, uuid = self._keeper, self._verbs, action.uuid
+        match action:
+            case Make():
+                self._make_one(action, job)
+            case Pause() | Resume() | Suspend() | Reactivate() | Stop():
+                getattr(verbs, type(action).__name__.lower())(uuid)
+            case Reboot(number=number):
+                verbs.reboot(uuid, number)
+            case Resize(memory=memory, cores=cores):
+                verbs.resize(uuid, memory, cores)
+            case Prolong(ends=ends):
+                verbs.until(uuid, ends)
+            case Note(want=want):
+                keeper.change(uuid, wanted=want.value)
+            case End(reason=reason):
+                self._end(keeper.store.get(uuid), reason)
+            case Forget():
+                keeper.forget(uuid)
+            case Give() | Retain() | Take() | Own() | Miss():
+                if self._moving is not None:
+                    self._moving.do(action, job.cancelled, self._news)
+
+    def _end(self, record: MachineRecord, reason: str) -> None:
+        """One whose time is over gets its grace: the keeper is asking its guest to power off."""
+        now = self._keeper.now()
+        if record.state is State.RUNNING and record.ends <= now < record.ends + self._keeper.grace:
+            raise _NotYet
+        self._keeper.end(record.uuid, reason)
+
+    def _make_one(self, action: Make, job: Job) -> None:
+        """What cannot be had for now is tried again; what fails otherwise has failed, and its record says so."""
+        machine = action.machine
+
+        def tell(step: Step) -> None:
+            if step.step == "staging" and step.total:
+                job.progress = step.done or 0, step.total
+                self._news()
+
+        try:
+            self._make(order_of(machine), tell, job.cancelled, assigned_of(machine, self._site))
+        except (Cancelled, NodeUnavailable):
+            raise Cancelled from None
+        except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+            if exc.exit_code == EXIT_UNAVAILABLE:
+                raise
+            log.warning("machine %s cannot be made: %s", machine.uuid, exc)
+            self._keeper.failed(unmade(machine, self._site, str(exc), self._keeper.now()))

@@ -1,0 +1,127 @@
+"""Whom a node works for: looks whether it has joined a site, sets an agent to work, and keeps its certificate fresh.
+
+`partita node join` may come while the service runs, a certificate may be renewed: the files in DIR/site are looked at
+again and again, and what works for a site is begun anew when one of them changes.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from deployer.errors import Misused, SiteUnavailable
+from deployer.node.agent.agent import Agent, Site
+from deployer.node.membership.site_client import CERTIFICATE, KEY, Membership, SiteClient
+from deployer.pki.ca import due, period, request_for, serves
+
+LOOK_EVERY = 2.0
+"""Seconds between two looks at the files."""
+
+RENEW_EVERY = 3600.0
+"""Seconds between two attempts to renew a certificate: there is a third of its time for it."""
+
+log = logging.getLogger("partita.node")
+
+
+class Member:
+    """A node's membership of a site, for as long as its service runs.
+
+    Args:
+        directory: of the files.
+        work_for: makes the agent that works for a site.
+        now: the present, UTC.
+        listens: whether other nodes connect to this one, which takes a certificate that says so.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        work_for: Callable[[Site, Membership], Agent],
+        now: Callable[[], datetime],
+        *,
+        listens: bool = False,
+    ) -> None:
+        self._directory, self._work_for, self._now, self._listens = directory, work_for, now, listens
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="membership")
+        self._stamp: tuple[int, ...] | None = None
+        self._working: tuple[Agent, SiteClient, Membership] | None = None
+        self._problem = ""
+        self._tried = 0.0
+
+    @property
+    def site(self) -> str | None:
+        """The URL of the site that the node works for, if it does."""
+        working = self._working
+        return working[2].url if working else None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot work for its site, or does not hear from it."""
+        working = self._working
+        return self._problem or (working[0].problem if working else "") or None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop working for the site; machines go on."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._stop()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._look()
+                self._problem = ""
+            except SiteUnavailable as exc:
+                if str(exc) != self._problem:
+                    log.warning("%s", exc)
+                self._problem = str(exc)
+            except Exception:
+                log.exception("looking after the node's membership failed; it goes on")
+            self._ended.wait(LOOK_EVERY)
+
+    def _look(self) -> None:
+        found = Membership.read(self._directory)
+        if found is None:
+            if self._working is not None:
+                log.warning("%s: is gone; this node works for no site any more", self._directory)
+            self._stop()
+        elif self._working is None or found.stamp != self._working[2].stamp:
+            self._stop()
+            client = SiteClient(found)
+            agent = self._work_for(client, found)
+            self._working = agent, client, found
+            agent.start()
+            log.info("this node works for the site %s", found.url)
+        else:
+            self._renew(self._working[1], found)
+
+    def _stop(self) -> None:
+        if self._working is not None:
+            agent, client, _ = self._working
+            self._working = None
+            agent.close()
+            client.close()
+
+    def _renew(self, client: SiteClient, found: Membership) -> None:
+        """Have a fresh certificate for the same key when the present one's time is running out."""
+        place = found.directory / CERTIFICATE
+        with suppress(Misused, FileNotFoundError):
+            now = self._now()
+            fit = serves(place.read_bytes()) or not self._listens
+            if (fit and not due(place.read_bytes(), now)) or now.timestamp() < self._tried + RENEW_EVERY:
+                return
+            self._tried = now.timestamp()
+            fresh = client.renew(request_for((found.directory / KEY).read_bytes()))
+            until = period(fresh.encode())[1]
+            new = place.with_name(place.name + ".new")
+            new.write_text(fresh)
+            new.replace(place)
+            log.info("this node's certificate was renewed; it holds until %s", f"{until:%Y-%m-%d}")

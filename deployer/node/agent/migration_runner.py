@@ -1,0 +1,181 @@
+"""A node's part in moves, for its site's agent: what is offered, what is brought, what came of it, and when to give up."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from catalog.errors import CatalogError
+from deployer.errors import Cancelled, DeployerError, MoveFailed, SiteUnavailable
+from deployer.node.agent.order_mapping import unmade
+from deployer.node.agent.reconciler import Action, Give, Miss, Moves, Own, Retain, Take
+from deployer.node.machines.supervisor import Keeper
+from deployer.node.membership.site_client import CERTIFICATE, Membership
+from deployer.node.migration.client import GiverClient
+from deployer.node.migration.server import create_moving_app, listen, serving, tls_of
+from deployer.node.migration.source import AT_REST, Giver
+from deployer.node.migration.target import Taker
+from deployer.pki.ca import serves
+from deployer.protocol.desired_state import DesiredState, Incoming
+from deployer.protocol.migration import Arrival, Movable, Platform
+from deployer.records.machine_store import MachineRecord
+from signer.errors import EXIT_UNAVAILABLE, SignerError
+from stager.errors import StagerError
+
+PATIENCE = 600.0
+"""Seconds without a byte after which a move that could be tried again is given up."""
+
+LOST = "what was brought here of it from another node is not here any more"
+
+log = logging.getLogger("partita.node")
+
+
+@dataclass
+class _Try:
+    """How far bringing a machine has come.
+
+    Attributes:
+        number: of the move.
+        since: when the last byte came, by the clock.
+        done, total: bytes.
+        failed: why it is given up, or empty.
+    """
+
+    number: int
+    since: float
+    done: int = 0
+    total: int = 0
+    failed: str = ""
+
+
+class Moving:
+    """Moves of one node that works for one site. Safe to use from several threads.
+
+    Args:
+        membership: what the site gave the node.
+        keeper, giver, taker: of the node.
+        platform: of its machines.
+        where: address and port at which machines are given away; empty for nowhere.
+        url: how that is reached; empty for what the address says.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        keeper: Keeper,
+        giver: Giver,
+        taker: Taker,
+        platform: Callable[[], Platform],
+        where: str,
+        url: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._membership, self._keeper, self._giver, self._taker = membership, keeper, giver, taker
+        self._platform, self._where, self._url, self._clock = platform, where, url, clock
+        self._reached = ""
+        self._tries: dict[str, _Try] = {}
+        self._lock = threading.Lock()
+        self._serving = ExitStack()
+
+    def start(self) -> None:
+        """Listen, if it is set so. A node that cannot says why in its log, and to its site that it gives nothing away."""
+        if not self._where:
+            return
+        try:
+            if not serves((self._membership.directory / CERTIFICATE).read_bytes()):
+                log.warning("this node gives no machines away until it has a certificate that says that it may listen")
+                return
+            context, authority = tls_of(self._membership)
+            app = create_moving_app(self._giver, authority)
+            reached = self._serving.enter_context(serving(app, listen(self._where), context))
+            self._reached = self._url or reached
+        except (SiteUnavailable, OSError) as exc:
+            log.warning("this node gives no machines away: %s", exc)
+
+    def close(self) -> None:
+        """Give nothing away any more."""
+        self._reached = ""
+        self._serving.close()
+
+    @property
+    def movable(self) -> Movable:
+        """What the site is told of this node."""
+        return Movable(url=self._reached, platform=self._platform())
+
+    def do(self, action: Moves, cancelled: threading.Event, news: Callable[[], None]) -> None:
+        """One step; errors are those of the step, to be tried again."""
+        match action:
+            case Give(uuid=uuid, giving=giving):
+                self._giver.give(uuid, giving)
+            case Retain(uuid=uuid):
+                self._giver.retain(uuid)
+            case Own(uuid=uuid):
+                log.info("machine %s is this node's now", uuid)
+                self._keeper.change(uuid, arriving=None, reason="")
+            case Miss(machine=machine):
+                self._keeper.failed(unmade(machine, self._membership.identity, LOST, self._keeper.now()))
+            case Take(incoming=incoming):
+                self._take(incoming, cancelled, news)
+
+    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[Arrival, ...] | None:
+        """How far this node has come with what is to be brought to it; None if nothing is."""
+        here = {record.uuid: record for record in records}
+        found = tuple(self._arrival(incoming, here.get(incoming.machine.uuid)) for incoming in desired.incoming or ())
+        return found or None
+
+    def undone(self, actions: Sequence[Action]) -> tuple[Action, ...]:
+        """What is to be done, less what was tried and will not come to anything."""
+        with self._lock:
+            failed = {(uuid, known.number) for uuid, known in self._tries.items() if known.failed}
+        return tuple(
+            action
+            for action in actions
+            if not (isinstance(action, Take) and (action.uuid, action.incoming.number) in failed)
+        )
+
+    def tidy(self, desired: DesiredState, busy: Collection[str]) -> None:
+        """Forget, and remove, what was begun and is not wanted any more."""
+        wanted = {(incoming.machine.uuid, incoming.number) for incoming in desired.incoming or ()}
+        with self._lock:
+            self._tries = {
+                uuid: known for uuid, known in self._tries.items() if (uuid, known.number) in wanted or uuid in busy
+            }
+        self._taker.tidy(wanted, busy)
+
+    def _arrival(self, incoming: Incoming, record: MachineRecord | None) -> Arrival:
+        uuid, number = incoming.machine.uuid, incoming.number
+        with self._lock:
+            known = self._tries.get(uuid)
+        known = known if known is not None and known.number == number else _Try(number, 0.0)
+        held = record is not None and record.arriving == number and record.state in AT_REST
+        failed = "" if held else known.failed
+        return Arrival(uuid=uuid, number=number, held=held, failed=failed, done=known.done, total=known.total)
+
+    def _take(self, incoming: Incoming, cancelled: threading.Event, news: Callable[[], None]) -> None:
+        uuid = incoming.machine.uuid
+        with self._lock:
+            known = self._tries.get(uuid)
+            if known is None or known.number != incoming.number:
+                known = self._tries[uuid] = _Try(incoming.number, self._clock())
+
+        def advance(done: int, total: int) -> None:
+            known.done, known.total, known.since = done, total, self._clock()
+            news()
+
+        try:
+            with GiverClient(self._membership, incoming.url, incoming.source) as client:
+                self._taker.take(incoming, client, cancelled, advance)
+        except Cancelled:
+            raise
+        except (DeployerError, StagerError, CatalogError, SignerError, OSError) as exc:
+            again = exc.again if isinstance(exc, MoveFailed) else getattr(exc, "exit_code", 0) == EXIT_UNAVAILABLE
+            if again and self._clock() - known.since < PATIENCE:
+                raise
+            log.warning("machine %s cannot be brought here: %s", uuid, exc)
+            known.failed = str(exc)[:500] or type(exc).__name__
+        else:
+            log.info("machine %s is here, whole, and waits for the word of its site (move %d)", uuid, incoming.number)
+        news()

@@ -1,0 +1,161 @@
+"""What a node tells its site: its facts, its machines, what trouble there is; at every change, and now and then anyway."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Protocol
+
+from deployer.errors import DeployerError, SiteUnavailable
+from deployer.machine.spec import State
+from deployer.node.agent.executor import Doing, delay
+from deployer.node.agent.lease import Fence
+from deployer.node.agent.observed_state import Beside, observed
+from deployer.node.machines.supervisor import Keeper
+from deployer.protocol.deployment_request import Label
+from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport
+from deployer.protocol.migration import Arrival, Movable
+from deployer.protocol.save import Saved
+from deployer.protocol.swarm_report import SwarmReport
+from deployer.records.machine_store import MachineRecord
+
+REPORT_EVERY = 10.0
+"""Seconds between two reports when nothing changes: a site takes a node that is silent for minutes for lost."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether there is something to tell, when nobody says that something changed."""
+
+FACTS_EVERY = 5.0
+"""Seconds between two looks at what the node has room for, what it caches, and its machines' addresses."""
+
+TELL_EVERY = 0.2
+"""Seconds between two reports at the least: what happens at once is told at once."""
+
+WITHOUT_ADDRESSES: Final = frozenset({"none", "user"})
+"""Kinds of networks in which a guest has no address that means anything to others."""
+
+log = logging.getLogger("partita.node")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a node is, apart from its machines: the members of NodeReport."""
+
+    architecture: str
+    accelerator: str
+    capacity: Capacity
+    labels: dict[Label, Label] = field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    problem: str = ""
+    swarm: SwarmReport | None = None
+
+
+class TellsOfMoves(Protocol):
+    """What knows of machines that move; `moving_doing.Moving` is one."""
+
+    @property
+    def movable(self) -> Movable:
+        """What the site is told of this node."""
+
+    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[Arrival, ...] | None:
+        """How far this node has come with what is to be brought to it."""
+
+
+class Reporter:
+    """Reports to one site, from one thread.
+
+    Args:
+        send: says it to the site; raises SiteUnavailable.
+        keeper: of the node's machines.
+        doing: what is under way.
+        records: of the site's machines.
+        desired: what the site wants as far as it is acted on; None before it was heard.
+        facts: how the node is now.
+        clock: seconds that only grow.
+        fence: hears of each report that was answered.
+        moving: tells of machines that move; None where none does.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[NodeReport], Heard | None],
+        keeper: Keeper,
+        doing: Doing,
+        records: Callable[[], list[MachineRecord]],
+        desired: Callable[[], DesiredState | None],
+        facts: Callable[[], Facts],
+        clock: Callable[[], float],
+        fence: Fence,
+        moving: TellsOfMoves | None = None,
+    ) -> None:
+        self._moving = moving
+        self._send, self._keeper, self._doing = send, keeper, doing
+        self._records, self._desired, self._facts, self._clock = records, desired, facts, clock
+        self._fence = fence
+        self._addresses: dict[str, tuple[str, ...]] = {}
+        self.begun: dict[str, datetime] = {}
+        """Since when machines that have no record yet are known."""
+        self.saving: Callable[[], Mapping[str, Saved]] = dict
+        """How far saves are."""
+
+    def run(self, news: threading.Event, ended: threading.Event) -> None:
+        """Report until it has ended: soon after there are news, and every ten seconds."""
+        last, sent, known = None, 0.0, 0.0
+        tries = 0
+        facts = self._facts()
+        while not ended.is_set():
+            news.wait(LOOK_EVERY)
+            news.clear()
+            if self._desired() is None or ended.is_set():
+                continue
+            if self._clock() - known >= FACTS_EVERY:
+                facts, known = self._facts(), self._clock()
+                self._look_at_addresses()
+            report = self.report(facts)
+            if report == last and self._clock() - sent < min(REPORT_EVERY, self._fence.rhythm):
+                continue
+            asked = self._fence.now()
+            try:
+                heard = self._send(report)
+            except SiteUnavailable as exc:
+                tries += 1
+                log.info("a report did not get through: %s", exc)
+                ended.wait(min(delay(tries), self._fence.patience))
+                last = None
+            else:
+                self._fence.heard(asked, report.lease, heard)
+                last, sent, tries = report, self._clock(), 0
+            ended.wait(TELL_EVERY)
+
+    def report(self, facts: Facts) -> NodeReport:
+        """All that there is to tell now."""
+        desired = self._desired() or DesiredState(revision=0)
+        # First: what is under way now may be settled in the records that are read next.
+        trouble, progress = self._doing.trouble(), self._doing.progress()
+        records = self._records()
+        beside = Beside(self.begun, trouble, progress, self._addresses, self.saving())
+        return NodeReport(
+            revision=desired.revision,
+            architecture=facts.architecture,
+            accelerator=facts.accelerator,
+            capacity=facts.capacity,
+            labels=facts.labels,
+            cached=facts.cached,
+            machines=observed(desired, records, beside, self._keeper.now()),
+            problem=facts.problem,
+            swarm=facts.swarm,
+            lease=self._fence.said,
+            movable=self._moving.movable if self._moving else None,
+            arrivals=self._moving.arrivals(desired, records) if self._moving else None,
+        )
+
+    def _look_at_addresses(self) -> None:
+        found = {}
+        for record in self._records():
+            if record.state is State.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
+                try:
+                    found[record.uuid] = self._keeper.backend.addresses(record.uuid)
+                except DeployerError as exc:
+                    log.info("machine %s: %s", record.uuid, exc)
+        self._addresses = found

@@ -1,0 +1,213 @@
+"""The node's HTTP interface, on its Unix socket: parse, call, render. Decides nothing.
+
+Whoever may open the socket may do everything; the socket belongs to the node's user alone.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import CatalogError
+from deployer.errors import Cancelled, DeployerError, Misused
+from deployer.machine.spec import State
+from deployer.node.api.machines import verb_routes
+from deployer.node.api.staging import staging_routes
+from deployer.node.machines.console import WRITES, read_from
+from deployer.node.schema.exposure import ExposureList
+from deployer.node.schema.orders import (
+    MAX_ORDER,
+    MAX_WAIT,
+    OFFSET,
+    STATE,
+    VERSION,
+    MachineList,
+    NodeStatus,
+    Order,
+    Step,
+)
+from deployer.node.service.node import Node
+from deployer.records.machine_store import MachineRecord
+from deployer.web.problems import MEDIA_TYPE, to_problem
+from signer.documents import Document, parse
+from signer.errors import SignerError
+from stager.errors import StagerError
+
+LINES = "application/x-ndjson"
+MAX_CONSOLE_READ = 1 << 20
+"""Bytes of a console in one answer."""
+
+LOOK_EVERY = 0.1
+"""Seconds between two looks at a console that somebody follows, or for a client that went away."""
+
+log = logging.getLogger("partita.node")
+
+
+def create_app(node: Node) -> FastAPI:
+    """The application over a node."""
+    app = FastAPI(
+        title="Partita node",
+        version="1",
+        summary="Deploys images on one node and keeps its machines.",
+        docs_url=None,  # the pages of FastAPI load their scripts from elsewhere
+        redoc_url=None,
+    )
+    for kind in (DeployerError, StagerError, CatalogError, SignerError, Exception):
+        app.add_exception_handler(kind, _problem)
+    app.include_router(_node_routes(node), prefix=f"/{VERSION}")
+    app.include_router(_machine_routes(node), prefix=f"/{VERSION}")
+    app.include_router(verb_routes(node), prefix=f"/{VERSION}")
+    app.include_router(staging_routes(node.stager, node.images), prefix=f"/{VERSION}")
+    return app
+
+
+def _node_routes(node: Node) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/status", summary="How the node is doing", response_model=NodeStatus)
+    def status() -> Response:
+        return _document(node.status())
+
+    @routes.get(
+        "/exposure", summary="The machines that run an image, or what a key vouched for", response_model=ExposureList
+    )
+    def exposure(
+        of: Annotated[str, Query(max_length=1100, description="Image or key; empty means all.")] = "",
+    ) -> Response:
+        return _document(node.watcher.exposure(of))
+
+    @routes.post("/decisions", summary="What the policy would say to an order; nothing is done")
+    async def decide(request: Request) -> Response:
+        order = await _order(request)
+        decision = await run_in_threadpool(node.decide, order)
+        return JSONResponse(decision.as_json())
+
+    @routes.post(
+        "/deployments",
+        summary="Carry out an order; a line of JSON for each step, the last with the result or the problem",
+        response_class=StreamingResponse,
+    )
+    async def deploy(request: Request) -> Response:
+        order = await _order(request)
+        return StreamingResponse(_steps(node, order, request), media_type=LINES)
+
+    return routes
+
+
+def _machine_routes(node: Node) -> APIRouter:
+    routes = APIRouter()
+    store = node.keeper.store
+
+    @routes.get("/machines", summary="All machines, the oldest first", response_model=MachineList)
+    def machines() -> Response:
+        return _document(MachineList(machines=tuple(store.all())))
+
+    @routes.get(
+        "/machines/{name}", summary="One machine, by UUID, its beginning, or name", response_model=MachineRecord
+    )
+    def machine(name: str) -> Response:
+        return _document(store.find(name))
+
+    @routes.get("/machines/{name}/console", summary="What the guest wrote to its console", response_class=Response)
+    async def console(
+        name: str,
+        offset: Annotated[int, Query(ge=0, description="The first byte wanted.")] = 0,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for bytes.")] = 0.0,
+    ) -> Response:
+        record = store.find(name)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while True:
+            start, data = await run_in_threadpool(read_from, store.console(record.uuid), offset, MAX_CONSOLE_READ)
+            over = store.get(record.uuid).state not in WRITES
+            if data or over or loop.time() >= until:
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        headers = {OFFSET: str(start), STATE: store.get(record.uuid).state.value}
+        return Response(data, media_type="application/octet-stream", headers=headers)
+
+    @routes.post("/machines/{name}/shutdown", summary="Ask the guest to power off", response_model=MachineRecord)
+    def shutdown(
+        name: str,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for its end.")] = 0.0,
+        ask: Annotated[bool, Query(description="False only waits.")] = True,
+    ) -> Response:
+        record = store.find(name)
+        if ask:
+            record = node.keeper.shutdown(record.uuid)
+        if wait:
+            record = node.keeper.wait(record.uuid, frozenset({State.STOPPED, State.ENDED, State.FAILED}), wait)
+        return _document(record)
+
+    @routes.delete(
+        "/machines/{name}", summary="End a machine and remove what is left of it", response_model=MachineRecord
+    )
+    def destroy(name: str) -> Response:
+        return _document(node.keeper.destroy(store.find(name).uuid))
+
+    return routes
+
+
+async def _steps(node: Node, order: Order, request: Request) -> AsyncIterator[bytes]:
+    """The lines of a deployment. A client that goes away cancels it."""
+    loop = asyncio.get_running_loop()
+    lines: asyncio.Queue[Step | None] = asyncio.Queue()
+    cancelled = threading.Event()
+
+    def tell(step: Step | None) -> None:
+        loop.call_soon_threadsafe(lines.put_nowait, step)
+
+    def work() -> None:
+        try:
+            result = node.deploy(order, tell, cancelled)
+            tell(Step(step="done", text=f"{len(result.machines)} running", result=result))
+        except Cancelled as exc:
+            log.info("%s", exc)
+            tell(Step(step="failed", problem=to_problem(exc)))
+        except Exception as exc:
+            if not isinstance(exc, DeployerError | StagerError | CatalogError | SignerError):
+                log.exception("a deployment failed")
+            tell(Step(step="failed", text=str(exc), problem=to_problem(exc)))
+        finally:
+            tell(None)
+
+    # A thread of its own: the pool's threads are for answers that come at once.
+    threading.Thread(target=work, name="deployment", daemon=True).start()
+    try:
+        while True:
+            try:
+                step = await asyncio.wait_for(lines.get(), LOOK_EVERY)
+            except TimeoutError:
+                if await request.is_disconnected():
+                    return
+                continue
+            if step is None:
+                return
+            yield step.model_dump_json(exclude_none=True).encode() + b"\n"
+    finally:
+        cancelled.set()
+
+
+async def _order(request: Request) -> Order:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_ORDER:
+            raise Misused(f"the order has more than the {MAX_ORDER} bytes allowed")
+    return parse(Order, bytes(body), "order", limit=MAX_ORDER)
+
+
+def _document(value: Document) -> Response:
+    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+async def _problem(_request: Request, error: Exception) -> Response:
+    problem: dict[str, Any] = to_problem(error)
+    if problem["status"] >= 500:
+        log.warning("%s", error)
+    return JSONResponse(problem, status_code=problem["status"], media_type=MEDIA_TYPE)

@@ -1,0 +1,174 @@
+"""The node's routes about contents: what is arriving, fetching ahead, pins. No policy is asked: nothing boots by these."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import CatalogError
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from deployer.node.ports import Images
+from deployer.node.schema.orders import MAX_ORDER
+from deployer.node.schema.staging import (
+    ContentStatus,
+    PinStatus,
+    Prefetched,
+    PrefetchOrder,
+    PrefetchStep,
+    StagingStatus,
+    SwarmStatus,
+    Unpinned,
+)
+from deployer.web.problems import to_problem
+from signer.documents import parse
+from signer.errors import SignerError
+from stager.cache.entries import PIN
+from stager.content.transfer_stats import Arriving
+from stager.errors import StagerError
+from stager.staging import Staged, Stager, total
+
+log = logging.getLogger("partita.node")
+
+TELL = 0.25
+"""Seconds between two lines of progress."""
+
+PREFETCH = "prefetch:"
+"""Holders of what was fetched ahead begin so; the image ID follows."""
+
+
+def staging_status(stager: Stager) -> StagingStatus:
+    """The node's contents as they stand."""
+    usage = stager.cache.usage()
+    pins: dict[str, int] = {}
+    for lease in stager.cache.leases():
+        if lease.holder.startswith(PIN):
+            pins[lease.holder.removeprefix(PIN)] = pins.get(lease.holder.removeprefix(PIN), 0) + 1
+    sharing = stager.sharing
+    return StagingStatus(
+        arriving=tuple(_content(one) for one in stager.arrivals.look()),
+        lately=tuple(_content(one) for one in stager.arrivals.lately()),
+        quota=usage.quota,
+        allocated=usage.allocated,
+        reserved=usage.reserved,
+        leased=usage.leased,
+        trash=usage.trash,
+        pins=tuple(PinStatus(image_id=image_id, contents=count) for image_id, count in sorted(pins.items())),
+        swarm=SwarmStatus(
+            contents=sharing.contents(), port=sharing.port, peers=sharing.peers, sent=sharing.sent, name=sharing.name
+        )
+        if sharing is not None
+        else None,
+    )
+
+
+def _content(one: Arriving) -> ContentStatus:
+    return ContentStatus(
+        address=one.address,
+        image=one.image,
+        stage=one.stage.value,
+        size=one.size,
+        have=one.have,
+        from_cache=one.from_cache,
+        from_peers=one.from_peers,
+        from_origin=one.from_origin,
+        rate=int(one.rate),
+        left=None if one.left is None else int(one.left),
+        peers=one.peers,
+        feeders=one.feeders,
+        origin_rate=int(one.origin_rate),
+        ended=None if one.ended is None else int(one.ended),
+    )
+
+
+def staging_routes(stager: Stager, images: Images) -> APIRouter:
+    """The routes over a node's stager and its catalog."""
+    routes = APIRouter()
+
+    @routes.get("/staging", summary="What is arriving, and how full the cache is", response_model=StagingStatus)
+    def staging() -> Response:
+        return _document(staging_status(stager))
+
+    @routes.post(
+        "/prefetches",
+        summary="Have an image here ahead of its use; a line of JSON now and then, the last with the result",
+        response_class=StreamingResponse,
+    )
+    async def prefetch(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_ORDER:
+                break
+        order = parse(PrefetchOrder, bytes(body), "prefetch", limit=MAX_ORDER)
+        manifest = await run_in_threadpool(_look_up, images, order.image)
+        return StreamingResponse(_lines(stager, manifest, order), media_type="application/x-ndjson")
+
+    @routes.delete("/pins/{image:path}", summary="Let go of an image that was pinned", response_model=Unpinned)
+    def unpin(image: str) -> Response:
+        image_id = images.resolve(Reference.parse(image))
+        return _document(Unpinned(image_id=image_id, released=stager.unpin(image_id)))
+
+    return routes
+
+
+def _look_up(images: Images, image: str) -> Manifest:
+    return images.manifest(images.resolve(Reference.parse(image)))
+
+
+async def _lines(stager: Stager, manifest: Manifest, order: PrefetchOrder) -> AsyncIterator[bytes]:
+    """The lines of a prefetch. It goes on when the client goes away: what is here is here."""
+    lock, done = threading.Lock(), [0]
+    ended: asyncio.Future[PrefetchStep] = asyncio.get_running_loop().create_future()
+    loop, whole = asyncio.get_running_loop(), total(manifest)
+
+    def advance(count: int) -> None:
+        with lock:
+            done[0] += count
+
+    def tell(step: PrefetchStep) -> None:
+        if not ended.cancelled():
+            ended.set_result(step)
+
+    def work() -> None:
+        try:
+            if order.pin:
+                staged = stager.pin(manifest, advance)
+            else:
+                staged = stager.stage(manifest, PREFETCH + manifest.image_id, order.keep, advance)
+            step = PrefetchStep(done=whole, total=whole, result=_result(manifest, staged))
+        except Exception as exc:
+            if not isinstance(exc, StagerError | CatalogError | SignerError):
+                log.exception("a prefetch failed")
+            step = PrefetchStep(done=done[0], total=whole, problem=to_problem(exc))
+        loop.call_soon_threadsafe(tell, step)
+
+    threading.Thread(target=work, name="prefetch", daemon=True).start()
+    while not ended.done():
+        await asyncio.wait([ended], timeout=TELL)
+        if not ended.done():
+            yield _line(PrefetchStep(done=done[0], total=whole))
+    yield _line(ended.result())
+
+
+def _result(manifest: Manifest, staged: Staged) -> Prefetched:
+    return Prefetched(
+        image_id=manifest.image_id,
+        title=manifest.title,
+        from_cache=staged.from_cache + staged.resumed + staged.copied,
+        from_peers=staged.from_peers,
+        from_origin=staged.from_network - staged.from_peers,
+        blanks_made=staged.made,
+    )
+
+
+def _line(step: PrefetchStep) -> bytes:
+    return step.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+def _document(value: StagingStatus | Unpinned) -> Response:
+    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")

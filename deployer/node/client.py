@@ -1,0 +1,252 @@
+"""A node's service as commands see it: the same values and the same errors, over its Unix socket. The only door to httpx."""
+
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
+from deployer.machine.spec import State
+from deployer.node.schema.exposure import ExposureList
+from deployer.node.schema.machines import Lasting, SavedImage, SaveOrder, Sized, Verb
+from deployer.node.schema.orders import (
+    MAX_STEP,
+    MAX_WAIT,
+    OFFSET,
+    STATE,
+    VERSION,
+    Deployed,
+    MachineList,
+    NodeStatus,
+    Order,
+    Step,
+)
+from deployer.node.schema.staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
+from deployer.records.machine_store import MachineRecord
+from deployer.web.problems import from_problem, read_problem
+from signer.documents import Document, canonical, parse, read_json
+
+TIMEOUT = httpx.Timeout(90.0, connect=5.0)
+"""Seconds of silence. Staging tells of itself all the time; the longest silence is the start of a machine."""
+
+LONG = httpx.Timeout(4 * 3600.0, connect=5.0)
+"""Seconds for what takes as long as memory or disks are large. A node that dies meanwhile closes the connection."""
+
+ASK_AGAIN = 5.0
+"""Seconds after which a guest that was asked to power off, and runs still, is asked again."""
+
+D = TypeVar("D", bound=Document)
+
+
+class NodeClient:
+    """A connection to a node's service, closed by `close` or as a context manager."""
+
+    def __init__(self, place: Path) -> None:
+        """Connect lazily to the socket at that place."""
+        self.socket = place
+        self._reached = False
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(place)), base_url="http://node", timeout=TIMEOUT
+        )
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
+    def status(self) -> NodeStatus:
+        """How the node is doing; NodeUnavailable if it does not answer."""
+        return self._get(NodeStatus, "GET", "status")
+
+    def decide(self, order: Order) -> dict[str, Any]:
+        """What the policy would say to an order: a Decision as JSON."""
+        found: dict[str, Any] = read_json(self._ask("POST", "decisions", content=canonical(order)), "decision")
+        return found
+
+    def deploy(self, order: Order, watch: Callable[[Step], None]) -> Deployed:
+        """Carry out an order; `watch` sees each step. Leaving this call early cancels the deployment.
+
+        Raises:
+            The very error that the node ended with, such as Refused.
+        """
+        with closing(self._lines("deployments", canonical(order))) as lines:
+            for line in lines:
+                step = parse(Step, line, "step of a deployment", limit=MAX_STEP)
+                if step.problem is not None:
+                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+                watch(step)
+                if step.result is not None:
+                    return step.result
+        raise NodeUnavailable(
+            f"{self.socket}: the node ended while it deployed; what it had begun is undone when it starts"
+        )
+
+    def staging(self) -> StagingStatus:
+        """What is arriving, and how full the cache is."""
+        return self._get(StagingStatus, "GET", "staging")
+
+    def prefetch(self, order: PrefetchOrder, advance: Callable[[int, int], None]) -> Prefetched:
+        """Have an image on the node; `advance` hears bytes settled of all. The node goes on when this call is left early.
+
+        Raises:
+            The very error that the node ended with.
+        """
+        with closing(self._lines("prefetches", canonical(order))) as lines:
+            for line in lines:
+                step = parse(PrefetchStep, line, "step of a prefetch", limit=MAX_STEP)
+                if step.problem is not None:
+                    raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
+                advance(step.done, step.total)
+                if step.result is not None:
+                    return step.result
+        raise NodeUnavailable(
+            f"{self.socket}: the node ended while it fetched; what came is kept: fetch again to go on"
+        )
+
+    def unpin(self, image: str) -> Unpinned:
+        """Let go of an image that was pinned."""
+        return self._get(Unpinned, "DELETE", f"pins/{_part(image)}")
+
+    def machines(self) -> list[MachineRecord]:
+        """All machines, the oldest first."""
+        return list(self._get(MachineList, "GET", "machines").machines)
+
+    def exposure(self, of: str = "") -> ExposureList:
+        """The machines that run an image, or one that a key vouched for, and which are affected by revocations."""
+        return self._get(ExposureList, "GET", "exposure", params={"of": of})
+
+    def machine(self, name: str) -> MachineRecord:
+        """One machine, by UUID, the beginning of one, or name."""
+        return self._get(MachineRecord, "GET", f"machines/{_part(name)}")
+
+    def console(self, name: str, *, follow: bool = False, offset: int = 0) -> Iterator[bytes]:
+        """What a guest wrote to its console, from an offset in bytes; with `follow` until the machine has ended."""
+        while True:
+            params = {"offset": str(offset), "wait": str(MAX_WAIT / 2 if follow else 0)}
+            answer = self._request("GET", f"machines/{_part(name)}/console", params=params)
+            offset = int(answer.headers.get(OFFSET, offset)) + len(answer.content)
+            if answer.content:
+                yield answer.content
+            elif not follow or answer.headers.get(STATE) not in {State.BOOTING, State.RUNNING, State.PAUSED}:
+                return
+
+    def shutdown(self, name: str, wait: float = 0.0) -> MachineRecord:
+        """Ask a guest to power off, and wait for its end for so many seconds; returns the record as it then is.
+
+        While it waits it asks again: a guest that is still booting does not see the power button.
+        """
+        until = time.monotonic() + wait
+        record = self._get(MachineRecord, "POST", f"machines/{_part(name)}/shutdown")
+        while (left := until - time.monotonic()) > 0 and record.state in {State.RUNNING, State.PAUSED}:
+            params = {"wait": f"{min(left, ASK_AGAIN):.3f}", "ask": "false"}
+            record = self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown", params=params)
+            if record.state is State.RUNNING:
+                with suppress(MachineConflict):  # it powered off between the two requests
+                    self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown")
+        return record
+
+    def do(self, name: str, verb: Verb) -> MachineRecord:
+        """Pause, resume, suspend, reactivate, stop or reboot a machine; returns its record when that is done."""
+        return self._get(MachineRecord, "POST", f"machines/{_part(name)}/do/{verb}", timeout=LONG)
+
+    def resize(self, name: str, sized: Sized) -> MachineRecord:
+        """Give a machine other amounts, within what was granted."""
+        return self._get(MachineRecord, "POST", f"machines/{_part(name)}/resize", content=canonical(sized))
+
+    def extend(self, name: str, lifetime: int) -> MachineRecord:
+        """Let a machine live so many seconds from now."""
+        return self._get(
+            MachineRecord, "POST", f"machines/{_part(name)}/extend", content=canonical(Lasting(lifetime=lifetime))
+        )
+
+    def save(self, name: str, order: SaveOrder) -> SavedImage:
+        """Save a machine that rests as an image directory on the node's computer."""
+        path = f"machines/{_part(name)}/save"
+        return self._get(SavedImage, "POST", path, content=canonical(order), timeout=LONG)
+
+    def addresses(self, name: str) -> list[str]:
+        """A machine's IP addresses, as far as anybody knows them."""
+        found = read_json(self._ask("GET", f"machines/{_part(name)}/addresses"), "answer of the node")
+        return [str(address) for address in found] if isinstance(found, list) else []
+
+    def destroy(self, name: str) -> MachineRecord:
+        """End a machine and remove what is left of it; returns its last record."""
+        return self._get(MachineRecord, "DELETE", f"machines/{_part(name)}")
+
+    def _get(self, model: type[D], method: str, path: str, **options: Any) -> D:
+        return parse(model, self._ask(method, path, **options), "answer of the node", limit=MAX_STEP)
+
+    def _ask(self, method: str, path: str, **options: Any) -> bytes:
+        return self._request(method, path, **options).content
+
+    def _reach(self) -> None:
+        """Demand, once, that somebody listens: what httpx does about a socket that nobody answers leaves it open."""
+        if self._reached:
+            return
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
+            trial.settimeout(5.0)
+            try:
+                trial.connect(str(self.socket))
+            except OSError as exc:
+                raise NodeUnavailable(
+                    f"{self.socket}: no node answers there ({exc.strerror or exc}); start one with `partita node serve`"
+                ) from exc
+        self._reached = True
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        self._reach()
+        try:
+            answer = self._http.request(method, f"/{VERSION}/{path}", **options)
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+        _raise_problem(answer)
+        return answer
+
+    def _lines(self, path: str, content: bytes) -> Generator[bytes, None, None]:
+        """POST, and the lines of the answer as they come; closing it early closes the connection."""
+        rest = b""
+        self._reach()
+        try:
+            with self._http.stream("POST", f"/{VERSION}/{path}", content=content) as answer:
+                if answer.is_error:
+                    answer.read()
+                    _raise_problem(answer)
+                for chunk in answer.iter_bytes():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from whole
+                    if len(rest) > MAX_STEP:
+                        raise BackendFailed(f"{self.socket}: the node sends a line of more than {MAX_STEP} bytes")
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+
+    def _unavailable(self, exc: httpx.HTTPError) -> NodeUnavailable:
+        return NodeUnavailable(
+            f"{self.socket}: the node does not answer ({exc or type(exc).__name__}); look at its log"
+        )
+
+
+def _part(name: str) -> str:
+    """What a person typed, as one part of a path."""
+    return quote(name, safe="")
+
+
+def _raise_problem(answer: httpx.Response) -> None:
+    if answer.is_error:
+        raise read_problem(answer.content) or BackendFailed(
+            f"the node answers {answer.status_code} and no reason; its log has more"
+        )

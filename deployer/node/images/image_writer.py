@@ -1,0 +1,201 @@
+"""Saving a machine's changed partitions as a new version of its image: an image directory that nobody has endorsed.
+
+What the guest wrote lies in the overlays. A partition of which an overlay holds nothing has kept its content, and its
+address; of one that was written to, the whole is read through the overlay, measured, and becomes content. Blanks that were
+written to become content too, but for swap, which means nothing to another machine. Tables are written anew from a
+manifest when a disk is assembled: a guest that changed its own cannot be saved.
+
+The disks are read by qemu-img in confinement: it sees the machine's own files and nothing else of the node.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from catalog.builder.bundle_writer import Draft, drafting
+from catalog.disk.gpt import write_gpt
+from catalog.disk.sandbox import Limits, confined
+from catalog.image.address import Address
+from catalog.image.bundle import Bundle
+from catalog.image.manifest import BareDisk, Blank, GptDisk, Manifest, MbrDisk, Partition
+from deployer.errors import AssemblyFailed, MachineConflict
+from deployer.machine.spec import Descriptor, Overlay, RawFile, State
+from deployer.records.machine_store import MachineRecord
+from signer.documents import validate
+
+AT_REST: Final = frozenset({State.STOPPED, State.PAUSED, State.SUSPENDED})
+"""States in which nothing is written. QEMU writes out all that it holds back when it pauses a machine."""
+
+MIN_SPEED: Final = 5e6
+"""Bytes per second that reading a disk has at least: what is slower than that is taken for hung."""
+
+_EXTENT = re.compile(rb'^RW [0-9]+ FLAT "([^"]+)" 0$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved machine.
+
+    Attributes:
+        bundle: the image directory.
+        changed: labels of the partitions that are other content now.
+        written: bytes of them.
+    """
+
+    bundle: Bundle
+    changed: tuple[str, ...]
+    written: int
+
+
+def save(
+    record: MachineRecord,
+    manifest: Manifest,
+    contents: Mapping[Address, Path],
+    target: Path,
+    version: str,
+    *,
+    whole: bool = True,
+) -> Saved:
+    """Make an image directory of a machine that is at rest.
+
+    Args:
+        record: of the machine.
+        manifest: of the image that it was made of.
+        contents: where the contents of that image are.
+        target: the directory to make; absent or empty.
+        version: of the new image; it must be another.
+        whole: put the contents that did not change into the directory, too.
+
+    Raises:
+        MachineConflict: the machine is not at rest, was never put together, or has changed a partition table.
+        AssemblyFailed: its disks cannot be read.
+        Conflict, NotFound, Unavailable: the directory cannot be made.
+        signer.errors.DocumentError: the version is none.
+    """
+    if record.state not in AT_REST or record.spec is None:
+        raise MachineConflict(f"machine {record.name} is {record.state.value}; stop, pause or suspend it to save it")
+    if version == manifest.version:
+        raise MachineConflict(f"{manifest.title} is what machine {record.name} was made of; give another version")
+    with drafting(target) as draft:
+        job = _Saving(manifest, contents, draft)
+        disks = [
+            job.disk(disk, spec.source)
+            for disk, spec in zip(manifest.disks, record.spec.disks[: len(manifest.disks)], strict=True)
+        ]
+        document = json.loads(manifest.canonical()) | {"version": version, "disks": disks}
+        document["provenance"] = [*document.get("provenance", ()), {"rel": "parent", "href": manifest.image_id}]
+        fresh = validate(Manifest, document, "saved image")
+        for address in fresh.blobs():
+            if whole and not draft.blob(address).exists():
+                draft.add_file(contents[address])
+        return Saved(draft.finish(fresh), tuple(job.changed), job.written)
+
+
+class _Saving:
+    """The saving of one machine into a draft."""
+
+    def __init__(self, manifest: Manifest, contents: Mapping[Address, Path], draft: Draft) -> None:
+        self.changed: list[str] = []
+        self.written = 0
+        self._manifest, self._contents, self._draft = manifest, contents, draft
+
+    def disk(self, disk: GptDisk | MbrDisk | BareDisk, source: RawFile | Overlay) -> dict[str, Any]:
+        """A disk as the new manifest says it."""
+        said: dict[str, Any] = disk.model_dump(mode="json", exclude_none=True)
+        if isinstance(source, RawFile):
+            return said
+        written = _written(source)
+        if isinstance(disk, BareDisk):
+            self._partition(said["partition"], disk.partition, source, 0, written)
+            return said
+        for part, placed in zip(said["partitions"], disk.partitions, strict=True):
+            self._partition(part, placed, source, placed.offset, written)
+        for gap, known in zip(said.get("gaps", ()), disk.gaps, strict=True):
+            if _touches(written, known.offset, known.content.size):
+                gap["content"] = str(self._content(source, known.offset, known.content.size))
+        if isinstance(disk, GptDisk):
+            self._demand_table(disk, source, written)
+        return said
+
+    def _partition(
+        self, said: dict[str, Any], part: Partition, source: Overlay, offset: int, written: Sequence[tuple[int, int]]
+    ) -> None:
+        if not _touches(written, offset, part.size):
+            return
+        if isinstance(part.blank, Blank) and part.blank.filesystem == "swap":
+            return
+        address = self._content(source, offset, part.size)
+        if address != part.content:
+            said.pop("blank", None)
+            said["content"] = str(address)
+            self.changed.append(part.label)
+            self.written += address.size
+
+    def _content(self, source: Overlay, offset: int, size: int) -> Address:
+        place = self._draft.scratch / "part"
+        _read(source, offset, size, place)
+        return self._draft.adopt(place).address
+
+    def _demand_table(self, disk: GptDisk, source: Overlay, written: Sequence[tuple[int, int]]) -> None:
+        """A table that the guest changed is not what the manifest would have written."""
+        head, tail = write_gpt(disk)
+        for data, offset in ((head, 0), (tail, disk.size - len(tail))):
+            if _touches(written, offset, len(data)):
+                place = self._draft.scratch / "table"
+                _read(source, offset, len(data), place)
+                same = place.read_bytes() == data
+                place.unlink()
+                if not same:
+                    raise MachineConflict(
+                        "the guest has changed its partition table, and an image's comes from its manifest; "
+                        "save the data that matters from inside the guest"
+                    )
+
+
+def _written(source: Overlay) -> list[tuple[int, int]]:
+    """(offset, length) of what an overlay itself holds, in bytes."""
+    asked = ["qemu-img", "map", "--force-share", "--output=json", "--image-opts", "--", _options(source.path)]
+    found = json.loads(_run(asked, source, {}, Limits(), "what the machine wrote cannot be found").decode())
+    return [(entry["start"], entry["length"]) for entry in found if entry["depth"] == 0 and entry.get("present", True)]
+
+
+def _touches(written: Sequence[tuple[int, int]], offset: int, size: int) -> bool:
+    return any(start < offset + size and offset < start + length for start, length in written)
+
+
+def _read(source: Overlay, offset: int, size: int, place: Path) -> None:
+    """Bytes of a disk as the guest sees it, into a new sparse file in a directory of ours."""
+    options = f"driver=raw,offset={offset},size={size},{_options(source.path, 'file.')}"
+    seconds = 60 + size / MIN_SPEED
+    limits = Limits(cpu=int(seconds), wall=seconds, file_size=size)
+    asked = ["qemu-img", "convert", "--force-share", "--image-opts", "-t", "writeback", "-O", "raw", "--"]
+    out = f"/out/{place.name}"
+    _run([*asked, options, out], source, {"/out": place.parent}, limits, "what the machine wrote cannot be read")
+    if not place.is_file() or place.stat().st_size != size:
+        raise AssemblyFailed(f"{source.path}: reading {size} bytes at {offset} of the disk gave something else")
+
+
+def _options(path: Path, prefix: str = "") -> str:
+    """An overlay as qemu-img's --image-opts; a comma in a path is written twice."""
+    name = str(path).replace(",", ",,")
+    return f"{prefix}driver=qcow2,{prefix}file.driver=file,{prefix}file.filename={name}"
+
+
+def _run(command: Sequence[str], source: Overlay, writes: Mapping[str, Path], limits: Limits, failing: str) -> bytes:
+    reads = {str(path): path for path in _files(source)}
+    done = confined(command, reads=reads, writes=writes, limits=limits)
+    if done.code:
+        raise AssemblyFailed(f"{source.path}: {failing}: {done.complaint[-500:] or f'qemu-img ended with {done.code}'}")
+    return done.output
+
+
+def _files(source: Overlay) -> Iterator[Path]:
+    """All files that a disk consists of: what its own descriptor names, and we wrote that."""
+    yield source.path
+    yield source.base.path
+    if isinstance(source.base, Descriptor):
+        for name in dict.fromkeys(_EXTENT.findall(source.base.path.read_bytes())):
+            yield Path(name.decode())

@@ -1,0 +1,148 @@
+"""A guest's serial console as its node keeps it: read from the file, told to the site that asks for it, made safe for people.
+
+The site asks by its answer to the agent's long poll, and the agent answers with a request of its own. Nothing is sent that
+was not asked for, and nothing is kept beside the file.
+"""
+
+import base64
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from deployer.errors import DeployerError
+from deployer.machine.spec import State
+from deployer.node.machines.supervisor import Keeper
+from deployer.protocol.desired_state import SerialAnswer, SerialAsk
+from signer.runtime.terminal import printable
+
+LOOK_EVERY = 0.2
+"""Seconds between two looks at consoles that somebody waits for."""
+
+MAX_WAITING = 64
+"""Questions that wait at a time; what comes beyond is answered with what there is."""
+
+WRITES = frozenset({State.STAGING, State.BOOTING, State.RUNNING, State.PAUSED})
+"""States in which a guest may write (again)."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""What guests colour their consoles with; left out, so that nothing a guest writes moves a reader's cursor."""
+
+log = logging.getLogger("partita.node")
+
+
+class Answers(Protocol):
+    """The other side; `site_client.SiteClient` is one."""
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """Tell the site what it asked for; raises SiteUnavailable."""
+
+
+def readable(data: bytes) -> str:
+    """A guest's output for people: colours left out, other control characters shown and not obeyed."""
+    return printable(_COLOURS.sub("", data.decode(errors="replace")).replace("\r", ""))
+
+
+def read_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:
+    """Where the bytes begin, and at most so many of them; what was given up at the beginning is left out."""
+    try:
+        with file.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if offset >= size:
+                return offset, b""
+            try:
+                start = os.lseek(opened.fileno(), offset, os.SEEK_DATA)
+            except OSError:  # nothing but a hole up to the end
+                return size, b""
+            opened.seek(start)
+            return start, opened.read(most)
+    except FileNotFoundError:
+        return offset, b""
+
+
+def read_end(file: Path, most: int) -> tuple[int, bytes]:
+    """The last bytes of a console, at most so many, and where they begin."""
+    try:
+        size = file.stat().st_size
+    except FileNotFoundError:
+        return 0, b""
+    return read_from(file, max(0, size - most), most)
+
+
+class SerialReader:
+    """Answers one site's questions, from a thread of its own that lives as long as there are any.
+
+    Args:
+        site: who is told.
+        identity: of the site; it hears of no machine but its own.
+        keeper: of the node's machines.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, site: Answers, identity: str, keeper: Keeper, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
+        self._waiting: list[tuple[SerialAsk, float]] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def asked(self, questions: Iterable[SerialAsk]) -> None:
+        """Answer these, each as soon as there is something to tell, or its time is over. Returns at once."""
+        now = self._clock()
+        with self._lock:
+            for one in questions:
+                late = len(self._waiting) >= MAX_WAITING
+                self._waiting.append((one, now if late else now + one.wait))
+            if self._waiting and self._thread is None and not self._ended.is_set():
+                self._thread = threading.Thread(target=self._work, name="agent-serial", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._ended.set()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                waiting = list(self._waiting)
+                if not waiting or self._ended.is_set():
+                    self._waiting, self._thread = [], None
+                    return
+            for one in waiting:
+                answer = self._answer(*one)
+                if answer is not None:
+                    self._tell(answer)
+                    with self._lock:
+                        self._waiting.remove(one)
+            self._ended.wait(LOOK_EVERY)
+
+    def _answer(self, ask: SerialAsk, until: float) -> SerialAnswer | None:
+        """What there is to tell; None while there may be something soon."""
+        try:
+            record = self._keeper.store.get(ask.machine)
+            if record.site != self._identity:
+                return SerialAnswer(id=ask.id)
+            file = self._keeper.store.console(ask.machine)
+            state = record.state  # before the file: what is written after the end of a machine is none
+            if ask.after is None:
+                start, data = read_end(file, ask.most)
+            else:
+                start, data = read_from(file, ask.after, ask.most)
+        except (DeployerError, OSError) as exc:
+            log.info("the console of machine %s cannot be read: %s", ask.machine, exc)
+            return SerialAnswer(id=ask.id)
+        if not data and ask.after is not None and state in WRITES and self._clock() < until:
+            return None
+        return SerialAnswer(id=ask.id, state=state, start=start, data=base64.b64encode(data).decode("ascii"))
+
+    def _tell(self, answer: SerialAnswer) -> None:
+        try:
+            self._site.serial(answer)
+        except DeployerError as exc:  # whoever asked waits in vain, and may ask again
+            log.info("a console did not get through: %s", exc)

@@ -1,0 +1,117 @@
+"""Whether a machine that was at rest may run again: decided as if it were new, by what is known now.
+
+While a machine was stopped or suspended its image may have been revoked, the policy changed, or a cached content damaged. So
+its contents are staged again (which costs nothing where they are here), endorsements and policy are looked at again, and
+every cache entry is compared with what was verified.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Final, cast
+
+from catalog.image.manifest import Manifest
+from deployer.machine.spec import Network
+from deployer.machine.user_data import UserDataKind
+from deployer.node.machines.exposure import Facts
+from deployer.node.machines.supervisor import MARGIN, Keeper
+from deployer.node.ports import Entries, Images, Records, Stages
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.revocations import Withdrawn
+from deployer.policy.store import RuleSet
+from deployer.records.machine_store import MachineRecord
+from deployer.records.receipt import CameFrom
+from signer.runtime.progress import nothing
+from signer.verification.signature_cache import Memory
+from stager.errors import EntryChanged
+from stager.staging import wanted_of
+
+TRIES: Final = 2
+"""A content that was found damaged is dropped, and brought again once."""
+
+
+class Readmission:
+    """Admits machines of one node again; arguments as for `deploying.Deployer`. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        images: Images,
+        stages: Stages,
+        entries: Entries,
+        keeper: Keeper,
+        rules: Callable[[], RuleSet],
+        records: Records,
+        owner: str,
+        clock: Callable[[], datetime],
+        withdrawn: Callable[[], Withdrawn],
+    ) -> None:
+        self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
+        self._rules, self._records, self._owner = rules, records, owner
+        self._clock, self._withdrawn = clock, withdrawn
+        self._memory = Memory()
+
+    @contextmanager
+    def __call__(self, record: MachineRecord, *, boots: bool) -> Iterator[None]:
+        """Admit a machine, which counts as present while the block runs.
+
+        Args:
+            record: of the machine, put together already.
+            boots: it starts anew from its disks or its saved memory; else it only goes on.
+
+        Raises:
+            Refused: by the policy, with the whole decision.
+            PolicyUnusable, errors of the catalog: nobody can say whether it may.
+            StagerError: its contents are not here and cannot be brought.
+        """
+        manifest = self._images.manifest(record.image_id)
+        if boots:
+            self._bring(record, manifest)
+        left = int((record.ends - self._clock()).total_seconds())
+        request = Request(
+            count=1,
+            memory=record.most_memory,
+            cores=record.most_cores,
+            lifetime=max(1, left),
+            user_data=cast("UserDataKind", record.user_data) if record.user_data else None,
+            network=Network.parse(record.network),
+            blanks=record.blanks,
+        )
+        pairs, withdrawn = self._images.endorsements(record.image_id), self._withdrawn()
+        with self._keeper.admission:
+            others = sum(other.uuid != record.uuid for other in self._keeper.present())
+            case = Case(manifest, pairs, request, others, node=self._owner, withdrawn=withdrawn)
+            judged = judge(self._rules(), case, self._clock(), self._memory)
+            self._records.decided(case, judged, "boot")
+            if not judged.decision.accepted:
+                raise judged.decision.refusal()
+            entering = self._keeper.entering(record.uuid)
+            entering.__enter__()
+        try:
+            if boots and record.spec is not None:
+                Facts(manifest, judged.checks).write(self._keeper.store.directory(record.uuid))
+                self._records.deploying(record.spec, case, judged, _came_from(record))
+            yield
+        finally:
+            entering.__exit__(None, None, None)
+
+    def _bring(self, record: MachineRecord, manifest: Manifest) -> None:
+        ttl = max(0.0, (record.ends - self._clock()).total_seconds()) + MARGIN
+        for left in reversed(range(TRIES)):
+            self._stages.stage(manifest, record.holder, ttl, nothing, extra=record.blanks)
+            changed: EntryChanged | None = None
+            for entry in wanted_of(manifest, record.blanks):
+                try:
+                    self._entries.check(entry)
+                except EntryChanged as exc:
+                    changed = exc
+            if changed is None:
+                return
+            if not left:
+                raise changed
+
+
+def _came_from(record: MachineRecord) -> CameFrom | None:
+    """What a receipt says of where a machine was before."""
+    origin = record.origin
+    return CameFrom(node=origin.node, receipt=origin.receipt) if origin is not None and origin.receipt else None

@@ -1,0 +1,130 @@
+"""A node's view of its site: what it should have, and where it says what it has. A door to httpx.
+
+NODE/site/url               where the site is
+NODE/site/site.pem          the certificates by which it is believed, its CA's first
+NODE/site/certificate.pem   the node's own certificate, and
+NODE/site/key.pem           its key
+`partita node join` leaves them. Nothing else is believed: no other CA, no proxy, no redirect.
+"""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from deployer.errors import Misused, SiteUnavailable
+from deployer.pki.ca import fingerprint
+from deployer.protocol.desired_state import MAX_REPORT, DesiredState, Heard, NodeReport, SerialAnswer
+from deployer.site.schema.messages import Certificate
+from deployer.web.problems import read_problem
+from signer.documents import canonical, parse
+from signer.errors import DocumentError
+
+URL, CA, CERTIFICATE, KEY = "url", "site.pem", "certificate.pem", "key.pem"
+
+MAX_CERTIFICATE = 64 << 10
+"""Bytes of a certificate; one for a P-256 key has a thousand."""
+
+TIMEOUT = 20.0
+"""Seconds that the site may be silent beyond what it was asked to wait."""
+
+
+@dataclass(frozen=True)
+class Membership:
+    """That a node belongs to a site: what `partita node join` left.
+
+    Attributes:
+        url: of the site's service.
+        identity: SHA-256 of the site's CA, by which its machines are told from others'.
+        directory: of the files.
+        stamp: changes when one of them does.
+    """
+
+    url: str
+    identity: str
+    directory: Path
+    stamp: tuple[int, ...]
+
+    @classmethod
+    def read(cls, directory: Path) -> Self | None:
+        """What lies there; None where the node belongs to no site. SiteUnavailable if it cannot be used."""
+        names = (URL, CA, CERTIFICATE, KEY)
+        try:
+            stamp = tuple((directory / name).stat().st_mtime_ns for name in names)
+            url = (directory / URL).read_text().strip()
+            own, end, _ = (directory / CA).read_bytes().partition(b"-----END CERTIFICATE-----")
+            identity = fingerprint(own + end + b"\n")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, Misused) as exc:
+            raise SiteUnavailable(f"{directory}: what the site gave this node cannot be used: {exc}") from exc
+        return cls(url, identity, directory, stamp)
+
+
+class SiteClient:
+    """A connection to a site, closed by `close`. One thread may wait for what is desired while another reports."""
+
+    def __init__(self, membership: Membership) -> None:
+        self._url = membership.url
+        place = membership.directory
+        try:
+            context = ssl.create_default_context(cafile=str(place / CA))
+            if membership.url.startswith("https:"):
+                context.load_cert_chain(place / CERTIFICATE, place / KEY)
+        except (OSError, ssl.SSLError) as exc:
+            raise SiteUnavailable(f"{place}: the site's or the node's certificate cannot be used: {exc}") from exc
+        self._http = httpx.Client(base_url=membership.url, verify=context, trust_env=False, timeout=TIMEOUT)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def desired(self, after: int, wait: float) -> DesiredState | None:
+        """What this node should have, once its revision is another than `after`, or after so many seconds.
+
+        Raises:
+            SiteUnavailable: the site cannot be reached, does not know this node, or says what is none.
+        """
+        params = {"after": str(after), "wait": str(wait), "serials": "true"}
+        answer = self._ask("GET", "desired", params=params, timeout=wait + TIMEOUT)
+        if answer.status_code in {httpx.codes.NO_CONTENT, httpx.codes.NOT_MODIFIED}:
+            return None
+        try:
+            return parse(DesiredState, answer.content, "what the site wants", limit=MAX_REPORT)
+        except DocumentError as exc:
+            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
+
+    def report(self, report: NodeReport) -> Heard:
+        """Say how the node is; errors as in `desired`."""
+        headers = {"Content-Type": "application/json"}
+        answer = self._ask("POST", "report", content=canonical(report), headers=headers)
+        if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
+            return Heard()
+        try:
+            return parse(Heard, answer.content, "what the site answers a report", limit=MAX_CERTIFICATE)
+        except DocumentError as exc:
+            raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """Tell a part of a console that the site asked for; errors as in `desired`."""
+        self._ask("POST", "console", content=canonical(answer), headers={"Content-Type": "application/json"})
+
+    def renew(self, request: str) -> str:
+        """A fresh certificate for this node (PEM) for a request (PKCS #10, PEM); errors as in `desired`."""
+        answer = self._ask("POST", "certificate", json={"request": request})
+        try:
+            return parse(Certificate, answer.content, "certificate", limit=MAX_CERTIFICATE).certificate
+        except DocumentError as exc:
+            raise SiteUnavailable(f"{self._url}: {exc}") from exc
+
+    def _ask(self, method: str, path: str, **options: object) -> httpx.Response:
+        try:
+            answer = self._http.request(method, f"/v1/agent/{path}", **options)  # type: ignore[arg-type]
+        except httpx.HTTPError as exc:
+            raise SiteUnavailable(f"{self._url}: the site does not answer ({exc or type(exc).__name__})") from exc
+        if answer.is_error or answer.is_redirect:
+            reason = read_problem(answer.content) or f"it answers {answer.status_code}"
+            raise SiteUnavailable(f"{self._url}: the site does not want this node's call: {reason}")
+        return answer

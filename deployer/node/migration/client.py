@@ -1,0 +1,96 @@
+"""Fetching a machine from the node that gives it. A door to httpx.
+
+The node is known by the certificate of the site's CA in its UUID's name, whatever its address is; we show ours.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from deployer.errors import MoveFailed
+from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, Membership
+from deployer.node.migration.manifest import MAX_OFFER, Offer, Piece
+from deployer.web.problems import read_problem
+from signer.documents import parse
+from signer.errors import DocumentError
+
+SILENCE = 30.0
+"""Seconds that the other node may say nothing."""
+
+CONNECT = 10.0
+"""Seconds that a connection may take, its handshake included."""
+
+MAX_REFUSAL = 64 << 10
+"""Bytes of a refusal that are read."""
+
+
+class GiverClient:
+    """A connection to a node that gives machines away.
+
+    Args:
+        membership: this node's own.
+        url: where the other gives them.
+        node: its UUID.
+        silence: seconds that it may say nothing.
+
+    Raises:
+        MoveFailed: the node's own certificate cannot be used.
+    """
+
+    def __init__(self, membership: Membership, url: str, node: str, silence: float = SILENCE) -> None:
+        place = membership.directory
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.load_verify_locations(cafile=str(place / CA))
+            context.load_cert_chain(place / CERTIFICATE, place / KEY)
+        except (OSError, ssl.SSLError) as exc:
+            raise MoveFailed(f"{place}: the node's certificate cannot be used: {exc}", again=True) from exc
+        self._url, self._named = url, {"sni_hostname": node}
+        timeout = httpx.Timeout(silence, connect=min(silence, CONNECT))
+        self._http = httpx.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def offer(self, machine: str, number: int) -> Offer:
+        """What is offered to this node; MoveFailed, mostly to be tried again."""
+        with self._stream(f"/v1/moves/{machine}/{number}") as answer:
+            data = bytearray()
+            for portion in answer.iter_bytes():
+                data += portion
+                if len(data) > MAX_OFFER:
+                    raise MoveFailed(f"{self._url}: offers more than {MAX_OFFER} bytes can say")
+        try:
+            return parse(Offer, bytes(data), f"offer of {self._url}", limit=MAX_OFFER)
+        except DocumentError as exc:
+            raise MoveFailed(f"{exc}; is that node of another version?") from exc
+
+    @contextmanager
+    def runs(self, machine: str, number: int, piece: Piece, start: int) -> Iterator[Iterator[bytes]]:
+        """A file as it travels, from an offset on; errors as above."""
+        with self._stream(f"/v1/moves/{machine}/{number}/{piece.name}", {"start": str(start)}) as answer:
+            yield answer.iter_bytes()
+
+    @contextmanager
+    def _stream(self, path: str, params: dict[str, str] | None = None) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream("GET", path, params=params, extensions=self._named) as answer:
+                if answer.status_code != httpx.codes.OK:
+                    said = read_problem(next(answer.iter_bytes(MAX_REFUSAL), b""))
+                    reason = said or f"it answers {answer.status_code}"
+                    raise MoveFailed(f"{self._url}: does not give the machine: {reason}", again=True)
+                yield answer
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise MoveFailed(
+                f"{self._url}: the node that has the machine does not answer ({exc or type(exc).__name__})", again=True
+            ) from exc

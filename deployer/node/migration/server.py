@@ -1,0 +1,121 @@
+"""Where a node gives machines away: HTTPS at an address of its own, for nodes of its site that show their certificates.
+
+GET /v1/moves/MACHINE/NUMBER            what is offered
+GET /v1/moves/MACHINE/NUMBER/FILE       a file of it as it travels (`moving`); `?start=` an offset to begin at
+Whoever shows no certificate of the site's CA that is a node's gets no further than the handshake, or a refusal; a node gets
+what is offered to it, and to nobody else.
+"""
+
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from catalog.web import server as answering
+from deployer.errors import DeployerError, MoveFailed, NotAuthenticated, SiteUnavailable
+from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, Membership
+from deployer.node.migration.source import Giver
+from deployer.pki.ca import Authority, first_of
+from deployer.pki.tls_peer import PeerProtocol, peer_of
+from deployer.web.problems import MEDIA_TYPE, to_problem
+from deployer.web.server_thread import beside
+from signer.documents import canonical
+
+CONNECTIONS = 64
+"""Connections at once: each machine that goes takes one, for one file after the other. More are answered 503."""
+
+IDLE_SECONDS = 30
+END_SECONDS = 5
+
+UUID = Annotated[str, Path(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+NUMBER = Annotated[int, Path(ge=1, le=1 << 31)]
+
+log = logging.getLogger("partita.node")
+
+
+def create_moving_app(giver: Giver, authority: Authority) -> FastAPI:
+    """The application: `authority` is the site's CA, by which nodes are known; its key is not needed."""
+    app = FastAPI(title="Partita: machines that move", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(DeployerError)
+    def failed(_request: Request, error: DeployerError) -> Response:
+        return JSONResponse(to_problem(error), status_code=error.status, media_type=MEDIA_TYPE)
+
+    @app.exception_handler(OSError)
+    def unread(_request: Request, error: OSError) -> Response:
+        log.warning("what is given away cannot be read: %s", error)
+        return failed(_request, MoveFailed("the node cannot read what it gives away; its log has the reason"))
+
+    def who(request: Request) -> str:
+        node = authority.node_of(peer_of(request).chain, datetime.now(UTC))
+        if node is None:
+            raise NotAuthenticated("only nodes of the site are answered here")
+        return node
+
+    @app.get("/v1/moves/{machine}/{number}")
+    def offer(request: Request, machine: UUID, number: NUMBER) -> Response:
+        return Response(canonical(giver.offer(machine, number, who(request))), media_type="application/json")
+
+    @app.get("/v1/moves/{machine}/{number}/{name}")
+    def file(
+        request: Request,
+        machine: UUID,
+        number: NUMBER,
+        name: Annotated[str, Path(max_length=128)],
+        start: Annotated[int, Query(ge=0, le=1 << 50)] = 0,
+    ) -> Response:
+        found = giver.runs(machine, number, name, who(request), start)
+        return StreamingResponse(found, media_type="application/octet-stream")
+
+    return app
+
+
+def tls_of(membership: Membership) -> tuple[ssl.SSLContext, Authority]:
+    """What a node shakes hands with, and by whose CA it knows others; SiteUnavailable where its files cannot be used."""
+    place = membership.directory
+    try:
+        authority = Authority(first_of((place / CA).read_bytes()), b"")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=authority.certificate.decode("ascii"))
+        context.load_cert_chain(place / CERTIFICATE, place / KEY)
+    except (OSError, ssl.SSLError) as exc:
+        raise SiteUnavailable(f"{place}: the node cannot listen with what the site gave it: {exc}") from exc
+    return context, authority
+
+
+def listen(where: str) -> socket.socket:
+    """A socket at ADDRESS:PORT; SiteUnavailable where it cannot be had."""
+    host, _, port = where.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host.strip("[]"), int(port)), family=family, backlog=CONNECTIONS)
+    except (OSError, OverflowError) as exc:
+        raise SiteUnavailable(
+            f"{where}: cannot be listened on ({exc}); choose another with deploy.moving_listen"
+        ) from exc
+
+
+@contextmanager
+def serving(app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> Iterator[str]:
+    """Answer in a thread while the block runs; gives the URL."""
+    config = answering.config(
+        app,
+        ending=END_SECONDS,
+        http=PeerProtocol,
+        lifespan="off",
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=IDLE_SECONDS,
+        ssl_context_factory=lambda _config, _default: context,
+    )
+    host, port = listening.getsockname()[:2]
+    otherwise = "where machines are given away nobody answers; the node's log has the reason"
+    with beside(config, listening, "moving", otherwise):
+        yield f"https://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,54 @@
+"""What commands say to a node's service about machines that exist, and what it answers: one type per message."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from catalog.image.manifest import ImageId, Version
+from deployer.machine.spec import MEMORY_UNIT, Place
+from signer.documents import Document
+
+Verb = Literal["pause", "resume", "suspend", "reactivate", "stop", "reboot"]
+"""What needs no more said than to which machine."""
+
+MAX_ASKED = 16 << 10
+"""Bytes of each of these."""
+
+
+class Sized(Document):
+    """How large a machine should be; what is left out stays. Memory in bytes."""
+
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class Lasting(Document):
+    """For how many seconds from now a machine should live."""
+
+    lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
+
+
+class SaveOrder(Document):
+    """Where on this computer a machine should be saved, and as which version of its image."""
+
+    directory: Place
+    version: Version
+
+
+class SavedImage(Document):
+    """A machine as an image that nobody has endorsed.
+
+    Attributes:
+        directory: of the image.
+        image_id, title: what it is.
+        parent: the image that the machine was made of.
+        changed: labels of the partitions that hold other content than the parent's.
+        written: bytes of them.
+    """
+
+    directory: str
+    image_id: ImageId
+    title: str
+    parent: ImageId
+    changed: tuple[str, ...]
+    written: int

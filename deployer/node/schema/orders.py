@@ -1,0 +1,161 @@
+"""What commands and a node's service say to each other: one type per message, used by both sides."""
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from catalog.image.manifest import Blank, ImageId
+from deployer.hypervisor.accelerator import Accelerator
+from deployer.records.machine_store import MachineRecord
+from signer.documents import Document
+from signer.statements.endorsement import Instant
+
+VERSION = "v1"
+
+MAX_ORDER = 64 << 10
+"""Bytes of an order: user-data of 16 KiB in base64, and some names."""
+
+MAX_STEP = 4 << 20
+"""Bytes of one line of a deployment's progress: the last carries the records of all its machines."""
+
+MAX_COUNT = 1000
+"""Machines in one order. A policy's own limit is far below; this one keeps a slip of the finger from being planned."""
+
+MAX_BLANKS = 8
+"""Extra disks of one machine."""
+
+OFFSET = "Partita-Offset"
+"""Header of a console answer: where the bytes begin, which is later than asked where old ones were given up."""
+
+STATE = "Partita-State"
+"""Header of a console answer: the state of the machine."""
+
+MAX_WAIT = 20.0
+"""Seconds that an answer may be waited for on the server's side; a client asks again."""
+
+
+def _base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except binascii.Error as exc:
+        raise ValueError("is not base64") from exc
+    return text
+
+
+class Order(Document):
+    """What a requester asks a node for. What is left out is what the image needs, or the node's default.
+
+    Attributes:
+        image: an image ID, VO/NAME@VERSION or VO/NAME.
+        count: machines.
+        memory: bytes, whole MiB.
+        lifetime: seconds.
+        hostname: what the guest is told it is called; with several machines a number is put after it.
+        network: none, user, network:NAME or bridge:NAME.
+        user_data: base64.
+        public_keys: OpenSSH public keys for the guest's default user.
+        blanks: extra disks, made on the node.
+        granted_memory, granted_cores: the most that it may grow to while it runs; what it has if not given.
+        verify: right before boot, look at a sample of the cached contents, or hash them in full again.
+    """
+
+    image: Annotated[str, Field(min_length=1, max_length=300)]
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lifetime: Annotated[int, Field(ge=1)] | None = None
+    hostname: Annotated[str, Field(max_length=64)] | None = None
+    network: Annotated[str, Field(max_length=80)] | None = None
+    user_data: Annotated[str, Field(max_length=MAX_ORDER), AfterValidator(_base64)] | None = None
+    public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
+    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
+    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    verify: Literal["sample", "full"] = "sample"
+
+    def user_data_bytes(self) -> bytes | None:
+        """The user-data itself."""
+        return None if self.user_data is None else base64.b64decode(self.user_data)
+
+
+class Deployed(Document):
+    """What came of an order: the machines that run, and the bytes that it took to get there."""
+
+    image_id: ImageId
+    title: str
+    machines: tuple[MachineRecord, ...]
+    accelerator: Accelerator
+
+
+StepName = Literal["resolved", "decided", "staging", "staged", "verified", "assembled", "running", "done", "failed"]
+
+
+class Step(Document):
+    """One line of a deployment's progress.
+
+    Attributes:
+        step: what was just done.
+        text: the same for people, or empty.
+        machine: the machine's name, where it is about one.
+        done, total: bytes staged so far and in all.
+        milliseconds: since the order was taken.
+        decision: with "decided", the decision as JSON.
+        result: with "done".
+        problem: with "failed": the error as a problem document (RFC 9457).
+    """
+
+    step: StepName
+    text: str = ""
+    machine: str | None = None
+    done: int | None = None
+    total: int | None = None
+    milliseconds: int = 0
+    decision: dict[str, Any] | None = None
+    result: Deployed | None = None
+    problem: dict[str, Any] | None = None
+
+
+class NodeStatus(Document):
+    """How a node is doing.
+
+    Attributes:
+        node: its identity, a UUID.
+        directory: where it keeps everything.
+        catalog: the URL that it stages from.
+        fresh_until: when what is known to be current expires; from then on nothing new starts.
+        fresh_problem: what keeps machines from starting, or soon will, about what is current.
+        policy: the policy's file.
+        policy_digest: of the set in force, if there is one.
+        policy_problem: why what the files say now, or the policy in the shadow, is not in force.
+        shadow_digest: of the set that decides in its shadow.
+        audit: the head of the audit log, to be remembered elsewhere.
+        hypervisor: name and version.
+        accelerator: what machines run on, and why.
+        machines: how many are in each state.
+        site: the URL of the site that it works for, if it joined one.
+        site_problem: why it cannot.
+    """
+
+    node: str
+    directory: str
+    catalog: str
+    fresh_until: Instant | None = None
+    fresh_problem: str | None = None
+    policy: str
+    policy_digest: str | None = None
+    policy_problem: str | None = None
+    shadow_digest: str | None = None
+    audit: str = ""
+    hypervisor: str
+    accelerator: Accelerator
+    machines: dict[str, int]
+    site: str | None = None
+    site_problem: str | None = None
+
+
+class MachineList(Document):
+    """All machines of a node, the oldest first."""
+
+    machines: tuple[MachineRecord, ...]

@@ -1,0 +1,40 @@
+"""What a node tells Prometheus: its machines, its cache, and whether anything keeps machines from starting."""
+
+from collections.abc import Iterator
+
+from catalog.web.metrics import Figure, by, gauge
+from deployer.machine.spec import State
+from deployer.node.schema.orders import NodeStatus
+from stager.cache.cache import Cache
+
+
+def figures(status: NodeStatus, cache: Cache) -> Iterator[Figure]:
+    """The figures of a node, as they are now."""
+    machines = dict.fromkeys((state.value for state in State), 0.0) | status.machines
+    yield by("node_machines", "Machines that the node keeps, by state.", "state", machines)
+    used = cache.usage()
+    yield by(
+        "node_cache_bytes",
+        "The cache: its quota, what entries take, what is reserved for those to come, leased, and in the trash.",
+        "part",
+        {
+            "quota": used.quota,
+            "allocated": used.allocated,
+            "reserved": used.reserved,
+            "leased": used.leased,
+            "trash": used.trash,
+        },
+    )
+    yield gauge("node_cache_entries", "Contents that are whole in the cache.", len(cache.entries()))
+    if status.fresh_until:
+        yield gauge(
+            "node_fresh_until_timestamp_seconds",
+            "When what the node knows to be current expires, Unix time; nothing new starts after that.",
+            status.fresh_until.timestamp(),
+        )
+    yield by(
+        "node_problems",
+        "1 where something keeps machines from starting, or soon will.",
+        "part",
+        {"policy": float(bool(status.policy_problem)), "freshness": float(bool(status.fresh_problem))},
+    )

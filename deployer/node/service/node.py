@@ -1,0 +1,415 @@
+"""One node, put together: its cache, its hypervisor, its machines and what it deploys with. It owns its directory.
+
+DIR/node-id            the node's identity
+DIR/cache              the stager's
+DIR/machines           the machines'
+DIR/saves              what machines are being saved as, until the catalog has it (see `offering`)
+DIR/libvirt            the embedded driver's (or a shorter place, see `places`)
+DIR/kvm.json           what the KVM probe found
+DIR/site               the site that it belongs to, if it joined one
+DIR/revocations.json   the revocations that it has seen
+DIR/audit.jsonl        the audit log; receipts/, keys/ and requests.jsonl lie beside it (see `recording`)
+"""
+
+import logging
+import queue
+import threading
+import uuid as uuids
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from catalog.client.trusted import TrustedCatalog
+from catalog.errors import CatalogError
+from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
+from deployer.hypervisor.accelerator import Accelerator, choose, emulator, emulator_version, processor
+from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend
+from deployer.machine.spec import Happening, State
+from deployer.node.agent.agent import Agent, Site
+from deployer.node.agent.lease import LEASE, Fence, boot_id
+from deployer.node.agent.membership import Member
+from deployer.node.agent.migration_runner import Moving
+from deployer.node.agent.reporter import Facts
+from deployer.node.agent.swarm_report import swarm_report
+from deployer.node.images.saver import Saver
+from deployer.node.machines.capacity import capacity, total_memory
+from deployer.node.machines.deployment import Assigned, Defaults, Deployer
+from deployer.node.machines.operations import Verbs
+from deployer.node.machines.restart_admission import Readmission
+from deployer.node.machines.revocation_watcher import Watcher
+from deployer.node.machines.supervisor import Keeper
+from deployer.node.membership.site_client import Membership
+from deployer.node.migration.source import Giver
+from deployer.node.migration.target import Here, Taker
+from deployer.node.schema.machines import SavedImage, SaveOrder
+from deployer.node.schema.orders import Deployed, NodeStatus, Order, Step
+from deployer.node.settings import DeploySettings
+from deployer.policy.rules import Decision
+from deployer.policy.store import PolicyStore
+from deployer.protocol.migration import Platform
+from deployer.records.machine_store import MachineStore
+from deployer.records.recorder import Recorder
+from deployer.units import parse_duration
+from deployer.web.socket_paths import short_place
+from signer.errors import SignerError
+from stager.factory import opened
+from stager.settings import NodeSettings
+from stager.staging import Stager
+
+TICK = 1.0
+"""Seconds between two looks at all machines."""
+
+FRESHNESS_SECONDS = 600.0
+"""How often a node looks at what is current when nobody orders machines: often against a lifetime of a day."""
+
+PATIENCE = 60.0
+"""Seconds that deployments under way get to undo themselves when the node ends."""
+
+NATIVE = "x86_64"
+
+HOLDING = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+"""States of machines that have been deployed and have not ended."""
+
+log = logging.getLogger("partita.node")
+
+
+class Node:
+    """A node that works: open one with `Node.open`, close it when done. Machines go on without it."""
+
+    def __init__(
+        self,
+        identity: str,
+        settings: NodeSettings,
+        deploy: DeploySettings,
+        stager: Stager,
+        client: TrustedCatalog,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self.settings, self._deploy = settings, deploy
+        self._identity = identity
+        self._records = Recorder(settings.directory, identity, clock)
+        self._policies = PolicyStore(deploy.policy, self._records.policy)
+        self._happenings: queue.SimpleQueue[tuple[str, Happening, str] | None] = queue.SimpleQueue()
+        grace = timedelta(seconds=parse_duration(deploy.grace))
+        self.keeper = Keeper(
+            MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
+        )
+        self._catalog, self._clock = client, clock
+        client.alarm = self._alarm
+        self.stager, self.images = stager, client
+        self._ended = threading.Event()
+        self.watcher = Watcher(
+            client,
+            settings.directory,
+            deploy.blocked,
+            self._policies.current,
+            self.keeper,
+            self._records.exposed,
+            clock,
+        )
+        self._deployer = Deployer(
+            images=client,
+            stages=stager,
+            entries=stager.cache,
+            keeper=self.keeper,
+            rules=self._policies.current,
+            records=self._records,
+            accelerator=self.accelerator,
+            owner=identity,
+            defaults=Defaults(deploy.network, deploy.lifetime),
+            clock=clock,
+            withdrawn=self.watcher.current,
+        )
+        self._admits = Readmission(
+            client,
+            stager,
+            stager.cache,
+            self.keeper,
+            self._policies.current,
+            self._records,
+            identity,
+            clock,
+            self.watcher.current,
+        )
+        self.verbs = Verbs(self.keeper, self._admits)
+        self._saver = Saver(settings, self.keeper, stager.cache)
+        self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
+        self._policy_problem = ""
+        self._probing = threading.Lock()
+        self._under_way: dict[threading.Event, threading.Event] = {}
+        self._under_way_lock = threading.Lock()
+        self._ending = False
+        self._member = Member(settings.directory / "site", self._work_for, clock, listens=bool(deploy.moving_listen))
+        self._saved_by: Platform | None = None
+        self._closing = ExitStack()
+        self._keeping = threading.Thread(target=self._keep, name="keeper")
+
+    @classmethod
+    def open(
+        cls,
+        settings: NodeSettings,
+        deploy: DeploySettings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> Self:
+        """Take over a node's directory, which is made if absent, and everything that runs from it.
+
+        Raises:
+            CacheBusy: another process owns the directory.
+            BackendFailed: libvirt cannot be opened.
+            Misused: the directory's path is too long.
+        """
+        directory = settings.directory.absolute()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as undo:
+            stager, client = undo.enter_context(opened(settings, lambda: clock().timestamp(), service=True))
+            node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
+            backend = node._open_backend(directory)
+            undo.callback(backend.close)
+            node.keeper.recover(backend)
+            node._records.settle([record.uuid for record in node.keeper.store.all() if record.state in HOLDING])
+            node._closing = undo.pop_all()
+        node._keeping.start()
+        threading.Thread(target=node._warm_up, name="warm-up", daemon=True).start()
+        threading.Thread(target=node._stay_fresh, name="freshness", daemon=True).start()
+        threading.Thread(target=node._watch, name="watcher", daemon=True).start()
+        node._member.start()
+        return node
+
+    def close(self) -> None:
+        """Cancel what is being deployed, wait until it is undone, and let go. Machines go on."""
+        self.cancel()
+        self._ended.set()
+        self._member.close()
+        for finished in list(self._under_way.values()):
+            finished.wait(PATIENCE)
+        self._happenings.put(None)
+        self._keeping.join()
+        self._closing.close()
+        self._records.close()
+
+    def cancel(self) -> None:
+        """The node is about to end: take no more orders, and undo those under way. Returns at once."""
+        with self._under_way_lock:
+            self._ending = True
+            for cancelled in self._under_way:
+                cancelled.set()
+
+    def deploy(
+        self,
+        order: Order,
+        tell: Callable[[Step], None],
+        cancelled: threading.Event,
+        assigned: Assigned | None = None,
+    ) -> Deployed:
+        """See Deployer.deploy; NodeUnavailable when the node is about to end."""
+        finished = threading.Event()
+        with self._under_way_lock:
+            if self._ending:
+                raise NodeUnavailable("the node is ending; start it again with `partita node serve`")
+            self._under_way[cancelled] = finished
+        try:
+            return self._deployer.deploy(order, tell, cancelled, assigned)
+        finally:
+            with self._under_way_lock:
+                del self._under_way[cancelled]
+            finished.set()
+
+    def decide(self, order: Order) -> Decision:
+        """See Deployer.dry_run."""
+        return self._deployer.dry_run(order)
+
+    def save(self, uuid: str, order: SaveOrder) -> SavedImage:
+        """See `Saver.save`."""
+        return self._saver.save(uuid, order)
+
+    def accelerator(self, architecture: str) -> Accelerator:
+        """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
+        with self._probing:
+            return choose(self._deploy.accelerator, architecture, self.settings.directory / "kvm.json")
+
+    def status(self) -> NodeStatus:
+        """How the node is doing."""
+        rules, problem = None, ""
+        try:
+            rules = self._policies.current()
+        except PolicyUnusable as exc:
+            problem = str(exc)
+        fresh = self._catalog.freshness()
+        return NodeStatus(
+            node=self._identity,
+            directory=str(self.settings.directory.absolute()),
+            catalog=self.settings.catalog,
+            fresh_until=fresh.expires,
+            fresh_problem=fresh.problem,
+            policy=str(self._deploy.policy),
+            policy_digest=rules.digest if rules else None,
+            policy_problem=problem or self._policies.problem or (rules.shadow_problem if rules else None) or None,
+            shadow_digest=rules.shadow.digest if rules and rules.shadow else None,
+            audit=str(self._records.audit.head),
+            hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator(NATIVE))}",
+            accelerator=self.accelerator(NATIVE),
+            site=self._member.site,
+            site_problem=self._member.problem,
+            machines=dict(Counter(record.state.value for record in self.keeper.store.all())),
+        )
+
+    def end_machines(self) -> None:
+        """Destroy every machine: for a node that is only tried out."""
+        for record in self.keeper.store.all():
+            with suppress(DeployerError):
+                self.keeper.destroy(record.uuid)
+
+    def _work_for(self, site: Site, member: Membership) -> Agent:
+        """What works for the site that the node belongs to."""
+
+        def facts() -> Facts:
+            return self._facts(member.identity)
+
+        fence, moving = Fence(self.settings.directory / "site" / LEASE, boot=boot_id()), self._moving(member)
+        return Agent(
+            site,
+            member.identity,
+            self.keeper,
+            self.verbs,
+            self.deploy,
+            facts,
+            fence=fence,
+            offers=self._saver.offering(),
+            moving=moving,
+        )
+
+    def _moving(self, member: Membership) -> Moving:
+        """What brings machines from other nodes of the site, and gives them away."""
+        keeper, stager, images, receipts = self.keeper, self.stager, self.images, self._records.receipts
+        policy = lambda: self._policies.current().digest  # noqa: E731 - one of five
+        here = Here(self._identity, member.identity, self._platform, self.accelerator, policy)
+        giver = Giver(keeper, stager.cache, images.manifest, self._platform, receipts.files)
+        incoming = self.settings.directory.absolute() / "incoming"
+        taker = Taker(keeper, images, stager, self._admits, receipts, here, incoming)
+        where, url = self._deploy.moving_listen, self._deploy.moving_url
+        return Moving(member, keeper, giver, taker, self._platform, where, url)
+
+    def _platform(self) -> Platform:
+        """What memory is saved by here."""
+        with self._probing:
+            if self._saved_by is None:
+                virt = choose(self._deploy.accelerator, NATIVE, self.settings.directory / "kvm.json").virt
+                self._saved_by = Platform(
+                    emulator=emulator_version(emulator(NATIVE)),
+                    libvirt=self._hypervisor.version,
+                    processor=processor() if virt == "kvm" else "",
+                )
+            return self._saved_by
+
+    def _facts(self, site: str) -> Facts:
+        """How the node is, for its site."""
+        return Facts(
+            architecture=NATIVE,
+            accelerator=self.accelerator(NATIVE).virt,
+            capacity=capacity(
+                self._deploy,
+                self.settings.directory / "machines",
+                self.keeper.store.all(),
+                site,
+                total_memory(),
+            ),
+            labels=self.settings.labels,
+            cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),
+            problem=self._hindrance(),
+            swarm=swarm_report(self.stager),
+        )
+
+    def _hindrance(self) -> str:
+        """What keeps the node from starting any machine, or empty. What will do so soon is said by its status alone."""
+        try:
+            self._policies.current()
+        except (PolicyUnusable, SignerError) as exc:
+            return str(exc)
+        fresh = self._catalog.freshness()
+        if not fresh.pinned or (fresh.expires is not None and fresh.expires <= self._clock()):
+            return fresh.problem or "nobody can say what is current"
+        return ""
+
+    def _open_backend(self, directory: Path) -> LibvirtBackend:
+        def tell(uuid: str, happening: Happening, reason: str) -> None:
+            self._happenings.put((uuid, happening, reason))
+
+        if self._deploy.libvirt:
+            self._hypervisor = LibvirtBackend(self._deploy.libvirt, self._identity, tell)
+        else:
+            root = short_place(directory, "libvirt", MAX_ROOT)
+            self._hypervisor = LibvirtBackend.embedded(root, self._identity, tell)
+        return self._hypervisor
+
+    def _keep(self) -> None:
+        """The keeper's thread: what the hypervisor tells, in its order, and a look at everything now and then."""
+        while True:
+            told = None
+            with suppress(queue.Empty):
+                told = self._happenings.get(timeout=TICK)
+                if told is None:
+                    return
+            try:
+                if told is None:
+                    self._look_at_policy()
+                    self.keeper.tick()
+                else:
+                    self.keeper.told(*told)
+            except Exception:
+                log.exception("keeping machines failed; it goes on")
+
+    def _alarm(self, said: str) -> None:
+        """The catalog says two things of one name and version: on record before the order is refused."""
+        self._records.audit.append("alarm", {"said": said}, self._clock())
+
+    def _stay_fresh(self) -> None:
+        """Look at the catalog now and then, so that what is about to expire is said before it keeps machines from starting."""
+        told: str | None = None
+        while not self._ended.wait(FRESHNESS_SECONDS):
+            with suppress(CatalogError):  # said by the status, and by whoever orders a machine
+                self._catalog.refresh()
+            problem = self._catalog.freshness().problem
+            if problem is not None and problem != told:
+                log.warning("%s", problem)
+            told = problem
+
+    def _watch(self) -> None:
+        """Let revocations and the block list reach what runs."""
+        while not self._ended.wait(self._watching.total_seconds()):
+            try:
+                self.watcher.look()
+            except Exception:
+                log.exception("looking for revocations failed; it goes on")
+
+    def _look_at_policy(self) -> None:
+        """A policy that was changed comes into force, or is said not to, before somebody asks for a machine."""
+        problem = ""
+        try:
+            self._policies.current()
+        except (PolicyUnusable, SignerError) as exc:  # the latter: what comes into force cannot be put on record
+            problem = str(exc)
+        problem = problem or self._policies.problem
+        if problem and problem != self._policy_problem:
+            log.warning("the policy is not in force as its files are: %s", problem)
+        self._policy_problem = problem
+
+    def _warm_up(self) -> None:
+        """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
+        self._records.warm_up()
+        with suppress(DeployerError):
+            self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
+
+
+def _identity(path: Path) -> str:
+    """The node's UUID, made once."""
+    try:
+        return str(uuids.UUID(path.read_text().strip()))
+    except (FileNotFoundError, ValueError):
+        identity = str(uuids.uuid4())
+        fresh = path.with_suffix(".new")
+        fresh.write_text(identity + "\n")
+        fresh.replace(path)
+        return identity

@@ -1,0 +1,60 @@
+"""The settings section `deploy`: by which rules, on what, and how large machines are when nobody says."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from catalog.settings import LISTEN_OR_NOT
+from deployer.machine.spec import Network
+from deployer.units import parse_duration
+from signer.documents import Document
+from signer.runtime.settings import default_file
+
+
+def _network(text: str) -> str:
+    Network.parse(text)
+    return text
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+class DeploySettings(Document):
+    """How a node deploys.
+
+    Attributes:
+        policy: the acceptance policy's file; without one everything is refused.
+        libvirt: a libvirt URI; empty for the driver inside the node's own process.
+        accelerator: "auto" takes KVM where a guest really runs under it, "kvm" insists, "tcg" never tries.
+        network: what machines get when nobody says: none, user, network:NAME or bridge:NAME.
+        lifetime: how long machines live when nobody says.
+        grace: how long a guest may take to power off when its time has come, before it is ended.
+        blocked: the site's block list; it need not be there.
+        revocations_every: how often revocations are fetched, and running machines looked at for them.
+        cores: that machines of a site may have in all; those that this process may use if not set.
+        memory: bytes that they may have; what this computer has, less the reserve, if not set.
+        reserve: bytes that are left to the computer itself.
+        metrics: address and port where the node gives its figures to Prometheus; empty for none.
+        socket: where the node's service listens; `node.sock` in the node's directory if not set.
+        moving_listen: address and port where the node gives its site's machines to other nodes; empty for none.
+        moving_url: how other nodes reach that; empty for what `moving_listen` says.
+    """
+
+    policy: Path = Field(default_factory=lambda: default_file().parent / "policy.toml")
+    libvirt: str = ""
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    network: Annotated[str, AfterValidator(_network)] = "user"
+    lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
+    grace: Annotated[str, AfterValidator(_duration)] = "30s"
+    metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
+    socket: Path | None = None
+    blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
+    revocations_every: Annotated[str, AfterValidator(_duration)] = "1m"
+    cores: Annotated[int, Field(ge=0)] | None = None
+    memory: Annotated[int, Field(ge=0)] | None = None
+    reserve: Annotated[int, Field(ge=0)] = 512 << 20
+    moving_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
+    moving_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""

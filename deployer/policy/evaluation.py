@@ -1,0 +1,152 @@
+"""Judging a request: endorsements are verified with the anchors of the policy in force, then all its rules decide.
+
+The policy in the shadow, if there is one, decides beside it by the very same facts and with its own anchors; what it
+says goes on the record and nowhere else.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from catalog.image.manifest import Manifest
+from deployer.errors import DeployerError
+from deployer.policy.cedar_schema import Requester
+from deployer.policy.decision import Decision, Request, Rule
+from deployer.policy.model import Policy
+from deployer.policy.revocations import Withdrawn
+from deployer.policy.rules import counted
+from deployer.policy.store import RuleSet
+from signer.errors import SignerError
+from signer.verification.endorsements import verify_endorsements
+from signer.verification.revocations import Withdrawal, verify_revocations, withdraw
+from signer.verification.signature_cache import Memory
+from signer.verification.trust import EndorsementCheck
+
+log = logging.getLogger("partita.node")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be judged, and by which facts.
+
+    Attributes:
+        manifest: of the image, its bytes checked against the ID that was asked for.
+        pairs: (statement, signature) of each endorsement that the catalog has.
+        request: what is asked for.
+        running: machines that the node has already.
+        requester: who asks.
+        node: which node decides.
+        withdrawn: what has been revoked or blocked.
+    """
+
+    manifest: Manifest
+    pairs: Sequence[tuple[bytes, bytes]]
+    request: Request
+    running: int = 0
+    requester: Requester = field(default_factory=Requester)
+    node: str = ""
+    withdrawn: Withdrawn = field(default_factory=Withdrawn)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came of it: the decision, the endorsements that counted (each with its statement), the shadow's decision.
+
+    `checks` is what all endorsements were worth, those of partitions too.
+    """
+
+    decision: Decision
+    counted: tuple[tuple[EndorsementCheck, bytes], ...] = ()
+    shadow: Decision | None = None
+    checks: tuple[EndorsementCheck, ...] = ()
+
+
+def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> Judged:
+    """Judge a case.
+
+    Args:
+        rules: the set in force.
+        case: the facts.
+        now: aware, UTC.
+        memory: of signatures that were examined before.
+
+    Raises:
+        SignatureError: the catalog sent more endorsements than anybody would make.
+        KeyUnusable: an anchor's key is none.
+    """
+    decision, checks = _decide(rules, case, now, memory)
+    vouching = {id(check) for check in counted(rules.policy, case.manifest, checks, now)}
+    pairs = [(check, pair[0]) for check, pair in zip(checks, case.pairs, strict=True) if id(check) in vouching]
+    shadow = None
+    if rules.shadow is not None:
+        try:
+            shadow, _ = _decide(rules.shadow, case, now, memory)
+        except (DeployerError, SignerError) as exc:
+            log.warning("the policy in the shadow could not decide: %s", exc)
+    return Judged(decision, tuple(pairs), shadow, tuple(checks))
+
+
+def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> list[EndorsementCheck]:
+    """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `judge`."""
+    return _verified(rules, case, withdrawals(rules.policy, case.withdrawn, now, memory), now, memory)
+
+
+def _verified(
+    rules: RuleSet, case: Case, held: Sequence[Withdrawal], now: datetime, memory: Memory | None
+) -> list[EndorsementCheck]:
+    manifest = case.manifest
+    checks = verify_endorsements(
+        manifest.image_id,
+        case.pairs,
+        rules.policy.anchors_for(manifest),
+        now,
+        title=manifest.title,
+        memory=memory,
+        x509=rules.policy.x509_rules,
+        addresses={str(part.content) for part in manifest.partitions() if part.content},
+    )
+    return withdraw(case.withdrawn.blocks.void(checks), held)
+
+
+def withdrawals(policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Memory | None = None) -> list[Withdrawal]:
+    """The revocations that hold by the anchors of a policy; errors as in `judge`."""
+    if not withdrawn.pairs:
+        return []
+    found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, memory=memory)
+    return [check.withdrawal for check in found if check.withdrawal is not None]
+
+
+def _decide(
+    rules: RuleSet, case: Case, now: datetime, memory: Memory | None
+) -> tuple[Decision, list[EndorsementCheck]]:
+    held = withdrawals(rules.policy, case.withdrawn, now, memory)
+    checks = _verified(rules, case, held, now, memory)
+    decision = rules.decide(
+        case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
+    )
+    return decision.model_copy(update={"rules": (*_current(case, held), *decision.rules)}), checks
+
+
+def current(policy: Policy, case: Case, now: datetime, memory: Memory | None = None) -> tuple[Rule, Rule]:
+    """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
+    return _current(case, withdrawals(policy, case.withdrawn, now, memory))
+
+
+def _current(case: Case, held: Sequence[Withdrawal]) -> tuple[Rule, Rule]:
+    manifest = case.manifest
+    entry = case.withdrawn.blocks.blocks(manifest)
+    by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
+    blocked = Rule(
+        name="not-blocked",
+        passed=not entry,
+        reason=f"the site's block list has {entry!r}" if entry else "the site's block list does not name it",
+        change="choose another image, or the site takes that out of its block list" if entry else "",
+    )
+    revoked = Rule(
+        name="not-revoked",
+        passed=by is None,
+        reason=f"{manifest.title} was {by.text}" if by else "no security officer has revoked it",
+        change="choose another version" if by else "",
+    )
+    return blocked, revoked

@@ -1,0 +1,217 @@
+"""The policy in force: a TOML file, the keys and Cedar files that it names, and the policy that decides in its shadow.
+
+`PolicyStore` reads all of them again when any has changed. A set that does not validate never comes into force: the last
+good one stays, and `problem` says what is wrong. A set in force is known by its digest, which covers every byte of
+meaning: the policy with its keys, and the Cedar files.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from catalog.image.manifest import Manifest
+from deployer.errors import PolicyUnusable
+from deployer.policy.anchors import MAX_KEY
+from deployer.policy.cedar_schema import Requester, authorization, entities
+from deployer.policy.decision import Decision, Request
+from deployer.policy.model import MAX_POLICY, Policy
+from deployer.policy.rules import counted, decide
+from signer.documents import canonical
+from signer.verification.trust import EndorsementCheck
+
+if TYPE_CHECKING:
+    from deployer.policy.cedar import CedarRules
+
+MAX_CEDAR = 1 << 20
+"""Bytes of one Cedar file."""
+
+SETTLED = 0.02
+"""Seconds between two readings of files that have changed: both must be the same, or somebody is still writing."""
+
+TRIES = 50
+"""Such pairs of readings, before the files are taken to be always changing."""
+
+Reader = Callable[[Path, int], bytes]
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """A policy with all that belongs to it, ready to decide.
+
+    Attributes:
+        policy: the TOML part, keys inside.
+        cedar: the rules of its Cedar files, if it names any.
+        shadow: what decides beside it, on the record only.
+        shadow_problem: why that could not be read; it never keeps the set itself from coming into force.
+        digest: `sha256:` and 64 hex digits over policy, keys and Cedar files (not over the shadow, which decides nothing).
+    """
+
+    policy: Policy
+    cedar: "CedarRules | None" = None
+    shadow: "RuleSet | None" = None
+    shadow_problem: str = ""
+    digest: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a policy file and everything that it names, relative to it; PolicyUnusable with the place."""
+        return cls.read(path, read_file)
+
+    @classmethod
+    def read(cls, path: Path, read: Reader, *, shadowing: bool = True) -> Self:
+        """As `load`, with whatever reads files (path, limit in bytes); `shadowing` off leaves the shadow alone."""
+        data = _usable(read, path, MAX_POLICY, "policy")
+        what = f"policy {path}"
+        policy = Policy.parse(data, what, lambda name: read(path.parent / name, MAX_KEY))
+        rules, digest = None, policy.digest
+        if policy.cedar is not None:
+            files = [(name, _usable(read, path.parent / name, MAX_CEDAR, "Cedar file")) for name in policy.cedar.files]
+            rules = _cedar([(str(path.parent / name), text) for name, text in files])
+            parts = [{"name": name, "sha256": hashlib.sha256(text).hexdigest()} for name, text in files]
+            digest = "sha256:" + hashlib.sha256(canonical({"cedar": parts, "policy": policy.digest})).hexdigest()
+        shadow, problem = None, ""
+        if policy.shadow is not None and shadowing:
+            try:
+                shadow = cls.read(path.parent / policy.shadow.policy, read, shadowing=False)
+            except PolicyUnusable as exc:
+                problem = str(exc)
+        return cls(policy, rules, shadow, problem, digest)
+
+    def decide(
+        self,
+        request: Request,
+        manifest: Manifest,
+        checks: Sequence[EndorsementCheck],
+        now: datetime,
+        running: int = 0,
+        *,
+        requester: Requester | None = None,
+        node: str = "",
+    ) -> Decision:
+        """The decision by all rules of the set: those of the policy, then those in Cedar. Pure.
+
+        Args:
+            request: what is asked for.
+            manifest: of the image.
+            checks: what verification said of each endorsement, with this set's own anchors.
+            now: aware, UTC.
+            running: machines that the node has already.
+            requester: who asks.
+            node: which node decides.
+        """
+        decision = decide(self.policy, request, manifest, checks, now, running)
+        if self.cedar is None:
+            return decision
+        who = requester or Requester()
+        vouching = counted(self.policy, manifest, checks, now)
+        facts = entities(who, request, manifest, vouching, now, running, node)
+        more = self.cedar.judge(authorization(who, manifest.image_id), facts)
+        return decision.model_copy(update={"rules": (*decision.rules, *more), "policy": self.digest})
+
+
+class PolicyStore:
+    """The set in force at a site. Safe to use from several threads.
+
+    Args:
+        path: the policy's file.
+        loaded: told of each set that comes into force, with its digest, before it decides anything.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        loaded: Callable[[RuleSet], None] = lambda _: None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.path = path
+        self._loaded, self._sleep = loaded, sleep
+        self._lock = threading.Lock()
+        self._good: RuleSet | None = None
+        self._seen: dict[Path, bytes | None] = {}
+        self.problem = ""
+        """Why what the files say now is not in force; empty where it is."""
+
+    def current(self) -> RuleSet:
+        """The set in force: what the files say now, or the last that was good where they cannot be used.
+
+        Raises:
+            PolicyUnusable: there was no good one yet, or the policy's file has been removed: then nothing is accepted.
+        """
+        with self._lock:
+            if not self.path.exists():
+                self._good, self._seen = None, {}
+                raise PolicyUnusable(
+                    f"{self.path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has "
+                    "samples), or name it with the setting deploy.policy"
+                )
+            if not self._unchanged():
+                self._reload()
+            if self._good is None:
+                raise PolicyUnusable(self.problem)
+            return self._good
+
+    def _unchanged(self) -> bool:
+        return bool(self._seen) and all(_quietly(path) == data for path, data in self._seen.items())
+
+    def _reload(self) -> None:
+        good, seen = None, self._seen
+        for _ in range(TRIES):
+            found: dict[Path, bytes | None] = {}
+
+            def read(path: Path, limit: int, found: dict[Path, bytes | None] = found) -> bytes:
+                found[path] = None
+                found[path] = data = read_file(path, MAX_POLICY)
+                return data[: limit + 1]
+
+            try:
+                good, problem = RuleSet.read(self.path, read), ""
+            except PolicyUnusable as exc:
+                good, problem = None, str(exc)
+            # Half a file may be a whole policy, and a laxer one: nothing counts that is still being written.
+            self._sleep(SETTLED)
+            if all(_quietly(path) == data for path, data in found.items()):
+                seen = found
+                break
+        else:
+            good, problem = None, f"policy {self.path}: its files change all the time; write them once"
+        if good is not None:
+            if self._good is None or good.digest != self._good.digest:
+                self._loaded(good)
+            self._good = good
+        self._seen, self.problem = seen, problem
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A file, or one byte more than the limit of it; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def _quietly(path: Path) -> bytes | None:
+    try:
+        return read_file(path, MAX_POLICY)
+    except OSError:
+        return None
+
+
+def _usable(read: Reader, path: Path, limit: int, what: str) -> bytes:
+    try:
+        data = read(path, limit)
+    except OSError as exc:
+        raise PolicyUnusable(f"{what} {path}: cannot be read: {exc.strerror}") from exc
+    if len(data) > limit:
+        raise PolicyUnusable(f"{what} {path}: has more than the {limit} bytes allowed")
+    return data
+
+
+def _cedar(files: Sequence[tuple[str, bytes]]) -> "CedarRules":
+    # The engine is large; sites that need none do not load it.
+    from deployer.policy.cedar import CedarRules
+
+    return CedarRules.parse(files)

@@ -1,0 +1,261 @@
+"""What a site and its nodes say to each other: which machines should exist, and which do.
+
+A site never tells a node to *do* something. It says how things should be, with a revision that grows; the node's agent
+compares that with what is, acts, and reports. So either side may die at any moment, and every message may come twice.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from catalog.image.manifest import Blank, ImageId
+from deployer.machine.spec import MEMORY_UNIT, State, Uuid
+from deployer.protocol.deployment_request import Label, base64_text
+from deployer.protocol.migration import Arrival, Giving, Movable
+from deployer.protocol.save import Saved, SaveWish
+from deployer.protocol.swarm_report import SwarmReport
+from signer.documents import Document
+from signer.statements.endorsement import Instant
+
+MAX_REPORT = 16 << 20
+"""Bytes of a report, and of a desired state: some thousand machines and contents."""
+
+
+MAX_SERIAL = 1 << 20
+"""Bytes of a console in one answer."""
+
+
+class Want(StrEnum):
+    """How a machine should be."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    STOPPED = "stopped"
+    ENDED = "ended"
+
+
+class Context(Document):
+    """How a machine reaches its site's context broker.
+
+    Attributes:
+        url: of the broker, as the guest sees it.
+        secret: good once, for this machine alone; never logged.
+        fingerprint: SHA-256 of the certificate that the broker shows (64 hex digits); empty without TLS.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://", max_length=1024)]
+    secret: Annotated[str, Field(min_length=20, max_length=200)]
+    fingerprint: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
+class DesiredMachine(Document):
+    """One machine as it should be.
+
+    Attributes:
+        uuid: made by the site; everywhere the same.
+        deployment: what it belongs to.
+        want: how it should be.
+        reason: why it should be ended or stopped, in a sentence.
+        image_id: exactly this image; never a name.
+        hostname, network, user_data (base64), public_keys, blanks, verify: as asked.
+        memory, cores: now; within what was granted.
+        granted_memory, granted_cores: the most that it may grow to without a restart.
+        ends: when its time is over.
+        reboots: how often somebody asked for a reboot; a node that has done fewer does one.
+        role: in its cluster, or empty.
+        context: how it reaches the broker, if it has one.
+        vendor_data: cloud-config that the site adds to the seed, base64, or None.
+        save: it should be saved, and has not been reported to be.
+        giving: the node that it is given to; it rests meanwhile.
+        moved: the number of the move that brought it here: it has a life already, and is never made anew.
+    """
+
+    uuid: Uuid
+    deployment: Uuid
+    want: Want
+    reason: str = ""
+    image_id: ImageId
+    hostname: str
+    network: str
+    user_data: str | None = None
+    public_keys: tuple[str, ...] = ()
+    blanks: tuple[Blank, ...] = ()
+    verify: str = "sample"
+    memory: Annotated[int, Field(ge=16 << 20, multiple_of=MEMORY_UNIT)]
+    cores: Annotated[int, Field(ge=1)]
+    granted_memory: Annotated[int, Field(ge=16 << 20, multiple_of=MEMORY_UNIT)]
+    granted_cores: Annotated[int, Field(ge=1)]
+    ends: Instant
+    reboots: Annotated[int, Field(ge=0)] = 0
+    role: str = ""
+    context: Context | None = None
+    vendor_data: str | None = None
+    save: SaveWish | None = None
+    giving: Giving | None = None
+    moved: int | None = None
+
+
+class Incoming(Document):
+    """A machine that is to be brought here from another node, and is that node's until the site says otherwise.
+
+    Attributes:
+        number: of the move.
+        source: the node that has it.
+        url: where that node gives it.
+        machine: as it is wanted there.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    source: Uuid
+    url: Annotated[str, Field(pattern=r"^https://", max_length=1024)]
+    machine: DesiredMachine
+
+
+class SerialAsk(Document):
+    """A question for what a machine's guest wrote to its serial console.
+
+    Attributes:
+        id: goes with the answer.
+        machine: whose.
+        most: bytes at most.
+        after: the first byte wanted; None: the last ones.
+        wait: seconds to wait for bytes that are not there yet, with `after`.
+    """
+
+    id: Uuid
+    machine: Uuid
+    most: Annotated[int, Field(ge=1, le=MAX_SERIAL)]
+    after: Annotated[int, Field(ge=0)] | None = None
+    wait: Annotated[float, Field(ge=0, le=60)] = 0.0
+
+
+class SerialAnswer(Document):
+    """What a guest wrote.
+
+    Attributes:
+        id: of the question.
+        state: of the machine; None where the node has no such machine of the site's, or cannot read its console.
+        start: where the bytes begin.
+        data: base64.
+    """
+
+    id: Uuid
+    state: State | None = None
+    start: Annotated[int, Field(ge=0)] = 0
+    data: Annotated[str, Field(max_length=MAX_SERIAL // 3 * 4 + 4), AfterValidator(base64_text)] = ""
+
+
+class DesiredState(Document):
+    """All machines that a node should have.
+
+    Attributes:
+        revision: grows with every change of this node's machines.
+        draining: the node gets no more machines.
+        machines: those that should exist, and those that should end and have not been reported gone.
+        serials: what the site asks beside that; then the revision is the one that is known already, and `machines` says
+            nothing. Only for agents that say that they answer.
+        incoming: those that should be brought from other nodes; None for none.
+    """
+
+    revision: Annotated[int, Field(ge=0)]
+    draining: bool = False
+    machines: tuple[DesiredMachine, ...] = ()
+    serials: tuple[SerialAsk, ...] | None = None
+    incoming: tuple[Incoming, ...] | None = None
+
+
+class ObservedMachine(Document):
+    """One machine as a node has it.
+
+    Attributes:
+        state, reason: as in the node's record.
+        changed: when that began.
+        addresses: as the hypervisor or the guest's agent reports them.
+        memory, cores: that it has now.
+        reboots: that were done.
+        fetched, total: bytes of its contents that are here, and in all, while it is staged.
+        from_network, from_cache: bytes that were transferred, and were here.
+        virt: the accelerator.
+        suspends: whether it can rest with its memory: paused, or suspended.
+        saved: how far the last save of it is; None before the first.
+    """
+
+    uuid: Uuid
+    state: State
+    reason: str = ""
+    changed: Instant
+    addresses: tuple[str, ...] = ()
+    memory: int = 0
+    cores: int = 0
+    reboots: int = 0
+    fetched: int = 0
+    total: int = 0
+    from_network: int = 0
+    from_cache: int = 0
+    virt: str = ""
+    suspends: bool = True
+    saved: Saved | None = None
+
+
+class Lease(Document):
+    """For how long machines of a site run on a node that hears nothing of it (docs/adr, "Machines of a lost node").
+
+    Attributes:
+        seconds: counted by the node from when it sent the last report that was answered.
+        then: what it does to them: "pause" them until it hears of the site again, or "end" them.
+    """
+
+    seconds: Annotated[int, Field(ge=1)]
+    then: Literal["pause", "end"] = "pause"
+
+
+class Heard(Document):
+    """What a site answers a report: the lease on machines that the node has of it from now on, if it needs one."""
+
+    lease: Lease | None = None
+
+
+class Capacity(Document):
+    """What a node has for machines, and what those that are none of the site's take of it. Sizes in bytes."""
+
+    cores: Annotated[int, Field(ge=0)]
+    memory: Annotated[int, Field(ge=0)]
+    disk: Annotated[int, Field(ge=0)]
+    taken_cores: Annotated[int, Field(ge=0)] = 0
+    taken_memory: Annotated[int, Field(ge=0)] = 0
+
+
+class NodeReport(Document):
+    """How a node is.
+
+    Attributes:
+        revision: the last desired state that it acts on.
+        architecture, accelerator: what its machines run on.
+        capacity: see there.
+        labels: what its operator says of it.
+        cached: addresses of contents that are whole in its cache.
+        machines: all those of the site.
+        problem: what keeps it from starting machines, or empty.
+        swarm: who feeds it; None from a node that has nothing to tell.
+        complete: whether `machines` is all of them; a machine of the site that a complete report lacks is gone.
+        lease: seconds after which, hearing nothing of the site, the node lets none of its machines run: what it was told
+            last. None: it promises nothing.
+        movable: what it says of moving; None where it knows nothing of that.
+        arrivals: of machines that are being brought to it; None for none.
+    """
+
+    revision: Annotated[int, Field(ge=0)]
+    architecture: str
+    accelerator: str = ""
+    capacity: Capacity
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    machines: tuple[ObservedMachine, ...] = ()
+    problem: str = ""
+    swarm: SwarmReport | None = None
+    complete: bool = True
+    lease: Annotated[int, Field(ge=1)] | None = None
+    movable: Movable | None = None
+    arrivals: tuple[Arrival, ...] | None = None

@@ -1,0 +1,77 @@
+"""What is said about a machine that moves from one node to another: values that nodes and their site share."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from deployer.machine.spec import Uuid
+from signer.documents import Document
+
+Number = Annotated[int, Field(ge=1)]
+"""Of a machine's move: each attempt has a greater one, so that no word about an earlier one is taken for one about this."""
+
+
+class Platform(Document):
+    """What must be equal on two nodes for one to go on with memory that the other saved.
+
+    A saved memory is QEMU's migration stream below libvirt's header: whoever reads it must build the very same machine,
+    device by device, which only the same emulator and the same libvirt surely do.
+
+    Attributes:
+        emulator: as it says of itself, such as "QEMU emulator version 7.2.22".
+        libvirt: such as "libvirt 9.0.0".
+        processor: what a guest sees of the processor: a digest of its model and flags under KVM, empty under emulation.
+    """
+
+    emulator: str
+    libvirt: str
+    processor: str = ""
+
+    def lacks(self, other: "Platform") -> str:
+        """What is another here than there, as the end of a sentence; empty if nothing is."""
+        pairs = (
+            (self.emulator, other.emulator, "its emulator"),
+            (self.libvirt, other.libvirt, "its libvirt"),
+            (self.processor, other.processor, "its processor"),
+        )
+        for mine, theirs, what in pairs:
+            if mine != theirs:
+                return f"{what} is {mine or 'not known'}, and the memory was saved by {theirs or 'one not known'}"
+        return ""
+
+
+class Movable(Document):
+    """What a node says of moving.
+
+    Attributes:
+        url: where it gives machines away; empty for one that gives none.
+        platform: of its machines.
+    """
+
+    url: Annotated[str, Field(max_length=1024, pattern=r"^(https://.*)?$")] = ""
+    platform: Platform
+
+
+class Giving(Document):
+    """That a machine is given to another node: it is locked until its site says otherwise."""
+
+    number: Number
+    to: Uuid
+
+
+class Arrival(Document):
+    """How far a node has come with a machine that is being brought to it.
+
+    Attributes:
+        number: of the move.
+        held: all of it is here, was verified, and would run.
+        failed: why it will not come to that, or empty.
+        done, total: bytes of its own files so far, and in all.
+    """
+
+    uuid: Uuid
+    number: Number
+    held: bool = False
+    failed: str = ""
+    done: int = 0
+    total: int = 0

@@ -1,0 +1,47 @@
+"""That a machine should be saved, and what has come of it: values that its site and its node say to each other."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from catalog.image.manifest import ImageId, Version
+from signer.documents import Document
+
+
+class SaveWish(Document):
+    """A machine should be saved.
+
+    Attributes:
+        number: grows with each save of the machine; the node does each once.
+        version: of the new image.
+    """
+
+    number: Annotated[int, Field(ge=1)]
+    version: Version
+
+
+class Saved(Document):
+    """How far a save is.
+
+    Attributes:
+        number: which one.
+        state: its disks are being read, or sent; it is a candidate in the catalog; or it could not be made one.
+        reason: why it failed, or has not got on.
+        image_id, title: what it is in the catalog, once it is.
+        changed: labels of the partitions that hold other content than its parent's.
+        done, total: bytes of content that the catalog has, and of all.
+    """
+
+    number: int
+    state: Literal["reading", "sending", "saved", "failed"]
+    reason: Annotated[str, Field(max_length=500)] = ""
+    image_id: ImageId | None = None
+    title: str = ""
+    changed: tuple[str, ...] = ()
+    done: int = 0
+    total: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.state in {"saved", "failed"}

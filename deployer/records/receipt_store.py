@@ -1,0 +1,111 @@
+"""Receipts as a node keeps them: each beside its signature, for whoever asks later, and the key that signs them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from deployer.records.receipt import MAX_RECEIPT, read_receipt
+from signer.audit_log import Remembered
+from signer.errors import KeyUnusable, ReceiptRefused
+from signer.openpgp.keyring import Keyring
+
+STATEMENT, SIGNATURE, ORIGIN = ".json", ".json.sig", ".origin"
+USER_ID = "Partita node {}"
+
+
+class ReceiptStore:
+    """A node's receipts and the key that signs them.
+
+    receipts/<machine>.json, .json.sig     statement and signature
+    receipts/node-key.asc                  the node's public key, to be given out
+    keys/                                  its private key, a GnuPG home of its own
+    """
+
+    def __init__(self, directory: Path, node: str) -> None:
+        self.directory, self._node = directory / "receipts", node
+        self._keyring = Keyring(directory / "keys")
+        self._fingerprint = ""
+
+    @property
+    def key_file(self) -> Path:
+        """The node's public key, once there is one."""
+        return self.directory / "node-key.asc"
+
+    @property
+    def key(self) -> str:
+        """The fingerprint of the node's key, which is made when it is first asked for."""
+        if not self._fingerprint:
+            own = [key.fingerprint for key in self._keyring.keys() if key.secret]  # noqa: SIM118 - no mapping
+            # It never expires: receipts are looked at years later. Take the directory of keys away to begin a new one.
+            made = own[0] if own else self._keyring.generate(USER_ID.format(self._node), lifetime=None)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(self.key_file, self._keyring.export(made))
+            self._fingerprint = made
+        return self._fingerprint
+
+    def keep(self, machine: str, statement: bytes) -> str:
+        """Sign a statement and keep both; returns the statement's SHA-256.
+
+        Raises:
+            KeyUnusable: it cannot be signed or written.
+        """
+        signature = self._keyring.sign(statement, self.key)
+        try:
+            _write(self.directory / f"{machine}{SIGNATURE}", signature)
+            _write(self.directory / f"{machine}{STATEMENT}", statement)
+        except OSError as exc:
+            raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
+        return hashlib.sha256(statement).hexdigest()
+
+    def keep_origin(self, machine: str, statement: bytes, signature: bytes) -> str:
+        """Keep the receipt that a machine had at its earlier node, beside its own; returns the statement's SHA-256.
+
+        Raises:
+            KeyUnusable: it cannot be written.
+        """
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(self.directory / f"{machine}{ORIGIN}.sig", signature)
+            _write(self.directory / f"{machine}{ORIGIN}", statement)
+        except OSError as exc:
+            raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
+        return hashlib.sha256(statement).hexdigest()
+
+    def files(self, machine: str) -> tuple[bytes, bytes] | None:
+        """Statement and signature of a machine's receipt, if there is one."""
+        try:
+            return read_files(self.directory / f"{machine}{STATEMENT}")
+        except ReceiptRefused:
+            return None
+
+
+def read_files(file: Path) -> tuple[bytes, bytes]:
+    """Statement and signature of the receipt in that file; the signature lies beside it."""
+    try:
+        with file.open("rb") as one, Path(f"{file}.sig").open("rb") as other:
+            return one.read(MAX_RECEIPT + 1), other.read(MAX_RECEIPT + 1)
+    except OSError as exc:
+        raise ReceiptRefused(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
+
+
+def remembered(directory: Path) -> list[Remembered]:
+    """The heads of the audit log that the receipts in a directory name; those that are none are left out."""
+    found = []
+    for file in sorted(directory.glob(f"*{STATEMENT}")):
+        try:
+            found.append(
+                Remembered(read_receipt(file.read_bytes(), str(file)).deployment.audit, f"receipt {file.name}")
+            )
+        except (OSError, ReceiptRefused):
+            continue
+    return found
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

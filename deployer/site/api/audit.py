@@ -1,0 +1,99 @@
+"""The route of the audit: what was done at a site, by whom, and to whose things."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from catalog.errors import Malformed
+from deployer.errors import Forbidden, MachineNotFound, Misused
+from deployer.site.api.deployments import ASKING
+from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, told
+from deployer.site.auth.grants import Action
+from deployer.site.db.machines import sequence
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import AuditFilter
+from deployer.site.schema.messages import AuditPage
+from deployer.site.service.site import Site
+
+MAX_IDENTITY = 2100
+"""Characters of an issuer, a space and a subject."""
+
+BY = Annotated[
+    str,
+    Query(max_length=MAX_IDENTITY, description="Only what this person did: issuer and subject, with a space between."),
+]
+OWNER = Annotated[str, Query(max_length=MAX_IDENTITY, description="Only what was done to this person's things.")]
+VO = Annotated[str, Query(max_length=63, description="Only what was done to things of people of this VO.")]
+OF = Annotated[
+    str,
+    Query(
+        max_length=255,
+        description="Only of this machine (UUID, its beginning, or host name), or of what has this UUID.",
+    ),
+]
+SINCE = Annotated[datetime | None, Query(description="Not before.", examples=["2026-11-22T00:00:00Z"])]
+UNTIL = Annotated[datetime | None, Query(description="Not after.", examples=["2026-11-23T00:00:00Z"])]
+
+
+def audit_routes(site: Site) -> APIRouter:
+    """Under /v1/audit."""
+    routes = APIRouter(prefix="/audit", tags=["events"])
+
+    @routes.get(
+        "",
+        response_model=AuditPage,
+        responses=problems(Malformed, Misused, Forbidden, *ASKING),
+        openapi_extra=told(Action.AUDIT),
+        summary="What was done, by whom, and to whose things",
+    )
+    def audit(
+        request: Request,
+        who: Annotated[Principal, Depends(site.access.who)],
+        by: BY = "",
+        owner: OWNER = "",
+        vo: VO = "",
+        machine: OF = "",
+        since: SINCE = None,
+        until: UNTIL = None,
+        limit: LIMIT = DEFAULT_PAGE,
+        after: AFTER = None,
+    ) -> Response:
+        """The last first. Follow `next` for what was done before. What the site did by itself has no `by`."""
+        site.access.demand(who, Action.AUDIT)
+        wanted = wanted_of(site, by=by, owner=owner, vo=vo, machine=machine, since=since, until=until)
+        items, following = site.store.audit(wanted, limit, None if after is None else sequence(after))
+        return answer(request, AuditPage(items=items, next=None if following is None else str(following)))
+
+    return routes
+
+
+def wanted_of(
+    site: Site,
+    *,
+    by: str = "",
+    owner: str = "",
+    vo: str = "",
+    machine: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> AuditFilter:
+    """What somebody wants of the audit. A machine that is not there any more, and all else, goes by its whole UUID.
+
+    Raises:
+        Misused: a machine's name means several.
+    """
+    subject = machine
+    if machine:
+        try:
+            subject = site.store.find_machine(machine).uuid
+        except MachineNotFound:
+            subject = machine
+    return AuditFilter(by=by, owner=owner, vo=vo, subject=subject, since=_aware(since), until=_aware(until))
+
+
+def _aware(instant: datetime | None) -> datetime | None:
+    """An instant in UTC and whole seconds, as events have theirs; one without a zone is meant so."""
+    if instant is None:
+        return None
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)

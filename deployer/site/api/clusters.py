@@ -1,0 +1,324 @@
+"""The routes of clusters: order one, see how far it is, scale it, have a member replaced, end it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import Malformed, TooLarge
+from deployer.errors import (
+    ClusterNotFound,
+    Conflict,
+    Forbidden,
+    MachineConflict,
+    MachineNotFound,
+    Misused,
+    NoRoom,
+    OverQuota,
+    Refused,
+)
+from deployer.site.api.deployments import ASKING, OWNER, VO, shown_machine
+from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, read, read_reason, told
+from deployer.site.auth.authorizer import narrowed
+from deployer.site.auth.grants import Action
+from deployer.site.clusters.members import RoleStatus, lacking
+from deployer.site.clusters.members import status as cluster_status
+from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
+from deployer.site.model.current_actor import acting
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.schema.clusters import (
+    ClusterOrder,
+    ClusterPage,
+    ClusterSummary,
+    ClusterTrial,
+    ClusterView,
+    Replacing,
+    RoleView,
+    Scaling,
+)
+from deployer.site.schema.messages import MAX_KEY, Reason
+from deployer.site.service.site import Site
+
+CLUSTER = Annotated[
+    str,
+    Path(
+        max_length=64,
+        description="UUID of a cluster, its beginning, or an active one's name.",
+        examples=["0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"],
+    ),
+]
+ACTIVE = Annotated[bool | None, Query(description="Only those that have not ended, or only those that have.")]
+
+
+def cluster_routes(site: Site) -> APIRouter:
+    """Under /v1/clusters."""
+    routes = APIRouter()
+    for part in (_ordering, _looking, _changing):
+        routes.include_router(part(site))
+    return routes
+
+
+def _ordering(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/clusters", tags=["clusters"])
+    who_asks = Annotated[Principal, Depends(site.access.who)]
+
+    @routes.post(
+        "",
+        response_model=ClusterView,
+        status_code=201,
+        responses=problems(Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoRoom, Conflict, *ASKING)
+        | {
+            200: {
+                "model": ClusterView | ClusterTrial,
+                "description": "It had been ordered before; or, of a dry run, the answer.",
+            }
+        },
+        openapi_extra=told(Action.DEPLOY, ClusterOrder),
+        summary="Order a cluster",
+    )
+    async def create(
+        request: Request,
+        who: who_asks,
+        key: Annotated[
+            str,
+            Header(
+                alias="Idempotency-Key",
+                max_length=MAX_KEY,
+                pattern=r"^[!-~]*$",
+                description="Whoever asks again with the same key and document gets the same cluster.",
+                examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
+            ),
+        ] = "",
+        dry_run: Annotated[bool, Query(description="Only say what would come of it.")] = False,
+    ) -> Response:
+        """Room for all members, or each role's quorum, is taken before any of them starts."""
+
+        def wanted() -> tuple[str, ClusterDocument]:
+            title, document = ("", order.document) if order.document else site.published_cluster(order.reference)
+            return title, document if order.name is None else document.model_copy(update={"name": order.name})
+
+        def work() -> tuple[ClusterView, bool]:
+            title, document = wanted()
+            with acting(who):
+                cluster, new = site.clusters.create(document, who, key, title)
+            return _whole(site, cluster, who, new=new), new
+
+        await run_in_threadpool(site.access.demand, who, Action.DEPLOY)
+        order = await read(request, ClusterOrder, "cluster", MAX_CLUSTER)
+        if dry_run:
+            return answer(request, await run_in_threadpool(lambda: site.try_cluster(wanted()[1], who)))
+        view, new = await run_in_threadpool(work)
+        made = answer(request, view)
+        made.status_code = 201 if new else 200
+        made.headers["Location"] = f"/v1/clusters/{view.uuid}"
+        return made
+
+    return routes
+
+
+def _looking(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/clusters", tags=["clusters"])
+    keeper, access = site.clusters, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
+
+    @routes.get(
+        "",
+        response_model=ClusterPage,
+        responses=problems(Malformed, Forbidden, *ASKING),
+        openapi_extra=told(Action.READ),
+        summary="List clusters",
+    )
+    def clusters(
+        request: Request,
+        who: who_asks,
+        vo: VO = None,
+        owner: OWNER = None,
+        active: ACTIVE = None,
+        limit: LIMIT = DEFAULT_PAGE,
+        after: AFTER = None,
+    ) -> Response:
+        """The newest first, those that you may see. Follow `next` for older ones."""
+        access.demand(who, Action.READ)
+        wanted = narrowed(Filter(owner=owner, vo=vo), access.reach(who))
+        if wanted is None:
+            return answer(request, ClusterPage(items=()))
+        items, following = keeper.page(wanted, limit, after, active=active)
+        return answer(request, ClusterPage(items=tuple(summary(one) for one in items), next=following))
+
+    @routes.get(
+        "/{cluster}",
+        response_model=ClusterView,
+        responses=problems(Malformed, Misused, ClusterNotFound, *ASKING),
+        openapi_extra=told(Action.READ),
+        summary="Get a cluster and its members",
+    )
+    def cluster(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+        """How far it is, role by role, and its machines."""
+        return answer(request, _whole(site, find_cluster(site, who, cluster, Action.READ), who))
+
+    return routes
+
+
+def _changing(site: Site) -> APIRouter:
+    routes = APIRouter(prefix="/clusters", tags=["clusters"])
+    keeper, access = site.clusters, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
+
+    @routes.post(
+        "/{cluster}/scale",
+        response_model=ClusterView,
+        responses=problems(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, MachineConflict, *ASKING),
+        openapi_extra=told(Action.MODIFY, Scaling) | {"x-action": "modify, and deploy for more"},
+        summary="Have more or fewer members in a role",
+    )
+    async def scale(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+        """More come as there is room; those that leave are asked to power off, the last numbers first."""
+
+        def work() -> ClusterView:
+            one = find_cluster(site, who, cluster, Action.MODIFY)
+            if wanted.count > one.state.counts.get(wanted.role, 0):
+                access.demand(who, Action.DEPLOY)
+            return _whole(site, keeper.scale(one.uuid, wanted.role, wanted.count, by(who, wanted.reason)), who)
+
+        wanted = await read(request, Scaling, "scaling")
+        return answer(request, await run_in_threadpool(work))
+
+    @routes.post(
+        "/{cluster}/replace",
+        response_model=ClusterView,
+        responses=problems(
+            Malformed, Misused, TooLarge, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict, *ASKING
+        ),
+        openapi_extra=told(Action.MODIFY, Replacing),
+        summary="Have another machine in a member's place",
+    )
+    async def replace(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+        """The old one ends, and how often the member failed is forgotten."""
+
+        def work() -> ClusterView:
+            one = find_cluster(site, who, cluster, Action.MODIFY)
+            return _whole(site, keeper.replace(one.uuid, wanted.member, by(who, wanted.reason)), who)
+
+        wanted = await read(request, Replacing, "replacing")
+        return answer(request, await run_in_threadpool(work))
+
+    @routes.delete(
+        "/{cluster}",
+        response_model=ClusterView,
+        responses=problems(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, *ASKING),
+        openapi_extra=told(Action.CANCEL, Reason, required=False),
+        summary="End a cluster",
+    )
+    async def destroy(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+        """All members, at once. As often as you like: what has ended stays ended."""
+
+        def work() -> ClusterView:
+            one = find_cluster(site, who, cluster, Action.CANCEL)
+            return _whole(site, keeper.end(one.uuid, by(who, reason)), who)
+
+        reason = await read_reason(request)
+        return answer(request, await run_in_threadpool(work))
+
+    return routes
+
+
+def find_cluster(site: Site, who: Principal, name: str, action: Action) -> Cluster:
+    """The cluster that a name means to somebody who wants to do something to it; one's own goes before others'.
+
+    Raises:
+        ClusterNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        Misused: it means several.
+    """
+    missing = ClusterNotFound(f"there is no cluster {name[:80]!r} at this site")
+    try:
+        cluster = site.clusters.find(name, who)
+    except ClusterNotFound:
+        try:
+            cluster = site.clusters.find(name)
+        except Misused as exc:
+            if site.access.reach(who).everything:
+                raise
+            raise missing from exc  # that it means several is told to nobody who may not see them all
+    site.access.demand_of(who, action, cluster.owner, missing)
+    return cluster
+
+
+def _whole(site: Site, cluster: Cluster, who: Principal, *, new: bool = False) -> ClusterView:
+    return view(cluster, site.clusters.members(cluster.uuid), site.now(), who, new=new)
+
+
+def view(
+    cluster: Cluster, members: Sequence[SiteMachine], now: datetime, who: Principal, *, new: bool = False
+) -> ClusterView:
+    """A cluster as somebody sees it, with all of its members that are there or have failed."""
+    status = cluster_status(cluster, members, now)
+    state = cluster.state
+    failed = {uuid: why for uuid, why in state.failed.items() if why}
+    there = sorted(
+        (one for one in members if not one.state.final or one.uuid in failed),
+        key=lambda one: (one.state.final, one.role, cluster.document.slot(one.role, one.hostname), one.created),
+    )
+    return ClusterView(
+        uuid=cluster.uuid,
+        owner=cluster.owner,
+        name=cluster.name,
+        reference=state.reference,
+        phase=state.phase,
+        reason=state.reason,
+        changed=state.changed,
+        created=cluster.created,
+        ends=cluster.ends,
+        roles=state.counts,
+        document=shown(cluster.document, private=who.identity != cluster.owner.identity),
+        status={name: _role(cluster, name, status) for name in status},
+        members=tuple(shown_machine(one) for one in there),
+        failed=failed,
+        new=new,
+    )
+
+
+def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> RoleView:
+    one = status[name]
+    return RoleView(
+        image_id=cluster.state.images.get(name),
+        wanted=one.wanted,
+        need=one.need,
+        ready=one.ready,
+        up=one.up,
+        there=one.there,
+        waits_for=lacking(cluster, name, status),
+        why=one.why,
+    )
+
+
+def summary(cluster: Cluster) -> ClusterSummary:
+    """A cluster as a list shows it."""
+    state = cluster.state
+    return ClusterSummary(
+        uuid=cluster.uuid,
+        owner=cluster.owner,
+        name=cluster.name,
+        reference=state.reference,
+        phase=state.phase,
+        reason=state.reason,
+        changed=state.changed,
+        created=cluster.created,
+        ends=cluster.ends,
+        roles=state.counts,
+    )
+
+
+def shown(document: ClusterDocument, *, private: bool) -> ClusterDocument:
+    """A document as somebody sees it: user-data holds what its owner put there, passwords too, and is for them alone."""
+    if not private:
+        return document
+    roles = {name: role.model_copy(update={"user_data": None}) for name, role in document.roles.items()}
+    return document.model_copy(update={"roles": roles})
+
+
+def by(who: Principal, reason: str) -> str:
+    """Why something was done, and by whom."""
+    return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

@@ -1,0 +1,125 @@
+"""The routes of the story: what happened, page by page, and as it happens (server-sent events)."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import Malformed
+from deployer.errors import Forbidden
+from deployer.site.api.deployments import ASKING, OF
+from deployer.site.api.parameters import DEFAULT_PAGE, LIMIT, answer, problems, told
+from deployer.site.auth.authorizer import Access
+from deployer.site.auth.grants import Action, Reach
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import SiteEvent
+from deployer.site.schema.messages import HEARTBEAT, MAX_PAGE, EventPage
+from deployer.site.service.site import Site
+from signer.documents import canonical
+
+STREAM = "text/event-stream"
+
+MAX_STREAM = 900.0
+"""Seconds of one stream: whoever follows comes again by itself, and shows by then what it has to show."""
+
+NUMBER = Annotated[
+    int, Query(ge=0, le=(1 << 53) - 1, description="Only events after the one of this number.", examples=[3025])
+]
+
+
+def event_routes(site: Site) -> APIRouter:
+    """Under /v1/events."""
+    routes = APIRouter(prefix="/events", tags=["events"])
+    store, access = site.store, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
+
+    @routes.get(
+        "",
+        response_model=EventPage,
+        responses=problems(Malformed, Forbidden, *ASKING),
+        openapi_extra=told(Action.READ),
+        summary="List events",
+    )
+    def events(
+        request: Request, who: who_asks, after: NUMBER = 0, deployment: OF = None, limit: LIMIT = DEFAULT_PAGE
+    ) -> Response:
+        """The oldest first, those that concern what you may see. Ask again with `last`."""
+        access.demand(who, Action.READ)
+        return answer(request, page_of(site, who, after, limit, deployment))
+
+    @routes.get(
+        "/stream",
+        responses=problems(Malformed, Forbidden, *ASKING)
+        | {200: {"content": {STREAM: {"example": 'id: 41\nevent: machine\ndata: {"what":"running"}\n\n'}}}},
+        response_class=StreamingResponse,
+        openapi_extra=told(Action.READ),
+        summary="Follow events as they happen",
+    )
+    async def stream(
+        who: who_asks,
+        after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1, description="Begin after this one.")] = None,
+        deployment: OF = None,
+        last: Annotated[
+            str | None,
+            Header(alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Goes before `after`."),
+        ] = None,
+    ) -> Response:
+        """Server-sent events (WHATWG HTML, section 9.2): `id` is the number, `event` the kind, `data` the event."""
+        await run_in_threadpool(access.demand, who, Action.READ)
+        if last is not None:
+            position = int(last)
+        else:
+            position = await run_in_threadpool(store.last_event) if after is None else after
+        return StreamingResponse(
+            lines(site, who, position, deployment),
+            media_type=STREAM,
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    return routes
+
+
+def page_of(site: Site, who: Principal, after: int, limit: int, deployment: str | None = None) -> EventPage:
+    """What somebody may see of the next events, and how far that has looked."""
+    access = site.access
+    reach = access.reach(who)
+    nodes = access.allows(who, Action.NODES)
+    found = site.store.events(after, limit, deployment)
+    items = tuple(one for one in found if _visible(access, reach, one, nodes=nodes))
+    return EventPage(items=items, last=found[-1].number if found else after, more=len(found) == limit)
+
+
+async def lines(
+    site: Site, who: Principal, position: int, deployment: str | None, seconds: float = MAX_STREAM
+) -> AsyncIterator[bytes]:
+    """The stream of what somebody may see after an event, for so many seconds at most."""
+    bell = site.bell
+    until = bell.time() + min(seconds, MAX_STREAM)
+    yield b"retry: 2000\n\n"
+    while not bell.ended and bell.time() < until:
+        count = bell.count
+        found = await run_in_threadpool(page_of, site, who, position, MAX_PAGE, deployment)
+        position = found.last
+        for one in found.items:
+            yield written(one)
+        if found.more:
+            continue
+        before = bell.time()
+        await bell.wait(count, HEARTBEAT)
+        if bell.time() - before >= HEARTBEAT:
+            yield f": alive\nid: {position}\n\n".encode()
+
+
+def written(event: SiteEvent) -> bytes:
+    """An event as a stream carries it."""
+    return f"id: {event.number}\nevent: {event.kind}\ndata: ".encode() + canonical(event) + b"\n\n"
+
+
+def _visible(access: Access, reach: Reach, event: SiteEvent, *, nodes: bool) -> bool:
+    if event.deployment is not None:
+        return access.sees(reach, event.deployment)
+    if event.kind == "cluster":
+        return access.sees_cluster(reach, event.subject)
+    return reach.everything or (event.kind == "node" and nodes)

@@ -1,0 +1,173 @@
+"""The routes of machines: see them, pause them, end them, give them more time."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import Malformed, TooLarge
+from deployer.ec2.errors import NoAccount, OverBudget
+from deployer.errors import Forbidden, MachineConflict, MachineNotFound, Misused, NodeNotFound, NoRoom, OverQuota
+from deployer.site.api.deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER, STATES, VO, shown_machine
+from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, MACHINE, answer, problems, read, read_small, told
+from deployer.site.auth.authorizer import narrowed
+from deployer.site.auth.grants import Action
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.schema.messages import MachineChange, MachinePage, VerbRequest
+from deployer.site.service.site import Site
+
+ACTIONS = {
+    Verb.PAUSE: Action.HOLD,
+    Verb.SUSPEND: Action.HOLD,
+    Verb.RESUME: Action.MODIFY,
+    Verb.REACTIVATE: Action.MODIFY,
+    Verb.REBOOT: Action.MODIFY,
+    Verb.SHUTDOWN: Action.CANCEL,
+    Verb.DESTROY: Action.CANCEL,
+}
+"""What somebody must be allowed for each verb."""
+
+
+def machine_routes(site: Site) -> APIRouter:
+    """Under /v1/machines."""
+    routes = APIRouter(prefix="/machines", tags=["machines"])
+    store, access = site.store, site.access
+    who_asks = Annotated[Principal, Depends(access.who)]
+
+    def found(who: Principal, name: str, action: Action) -> SiteMachine:
+        return find_machine(site, who, name, action)
+
+    @routes.get(
+        "",
+        response_model=MachinePage,
+        responses=problems(Malformed, Forbidden, *ASKING),
+        openapi_extra=told(Action.READ),
+        summary="List machines",
+    )
+    def machines(
+        request: Request,
+        who: who_asks,
+        vo: VO = None,
+        owner: OWNER = None,
+        image: IMAGE = None,
+        node: ON = None,
+        deployment: OF = None,
+        cluster: CLUSTER = None,
+        state: STATES = None,
+        limit: LIMIT = DEFAULT_PAGE,
+        after: AFTER = None,
+    ) -> Response:
+        """The newest first, those that you may see. Follow `next` for older ones."""
+        access.demand(who, Action.READ)
+        asked = Filter(
+            owner=owner,
+            vo=vo,
+            image_id=image,
+            node=node,
+            deployment=deployment,
+            cluster=cluster,
+            states=tuple(state) if state else None,
+        )
+        wanted = narrowed(asked, access.reach(who))
+        if wanted is None:
+            return answer(request, MachinePage(items=()))
+        items, following = store.machines(wanted, limit, after)
+        return answer(request, MachinePage(items=tuple(shown_machine(one) for one in items), next=following))
+
+    @routes.get(
+        "/{machine}",
+        response_model=SiteMachine,
+        responses=problems(Malformed, MachineNotFound, MachineConflict, *ASKING),
+        openapi_extra=told(Action.READ),
+        summary="Get a machine",
+    )
+    def machine(request: Request, who: who_asks, machine: MACHINE) -> Response:
+        """How it should be (`want`), and how it is."""
+        return answer(request, shown_machine(found(who, machine, Action.READ)))
+
+    @routes.post(
+        "/{machine}/{verb}",
+        response_model=SiteMachine,
+        responses=problems(
+            Malformed, Misused, TooLarge, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoRoom, *ASKING
+        ),
+        openapi_extra=told(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
+        summary="Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
+    )
+    async def act(
+        request: Request,
+        who: who_asks,
+        machine: MACHINE,
+        verb: Annotated[Verb, Path(description="What should be done.")],
+    ) -> Response:
+        """The answer says how the machine should be from now on; its node sees to it, and events tell of it.
+
+        A machine that is reactivated on another node rests until that node has all of it.
+        """
+
+        def work() -> SiteMachine:
+            one = found(who, machine, ACTIONS[verb])
+            if asked.node or asked.elsewhere:
+                return site.changing.reactivate(one.uuid, asked.node, who, asked.reason)
+            return site.changing.act(one.uuid, verb, who, asked.reason)
+
+        asked = await read_small(request, VerbRequest, "a reason")
+        if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
+            raise Misused("only reactivate takes a node: a machine that runs does not move; suspend it first")
+        if asked.node and asked.elsewhere:
+            raise Misused("say either on which node, or elsewhere")
+        return answer(request, shown_machine(await run_in_threadpool(work)))
+
+    @routes.patch(
+        "/{machine}",
+        response_model=SiteMachine,
+        responses=problems(
+            Malformed,
+            TooLarge,
+            MachineNotFound,
+            Forbidden,
+            OverQuota,
+            NoAccount,
+            OverBudget,
+            MachineConflict,
+            *ASKING,
+        ),
+        openapi_extra=told(Action.MODIFY, MachineChange),
+        summary="Change a machine's end, memory or cores",
+    )
+    async def change(request: Request, who: who_asks, machine: MACHINE) -> Response:
+        """A later end within your quotas; memory and cores within what was granted when it was ordered."""
+
+        def work() -> SiteMachine:
+            one = found(who, machine, Action.MODIFY)
+            return site.changing.change(one.uuid, wanted, who)
+
+        wanted = await read(request, MachineChange, "change")
+        return answer(request, shown_machine(await run_in_threadpool(work)))
+
+    return routes
+
+
+def find_machine(site: Site, who: Principal, name: str, action: Action) -> SiteMachine:
+    """The machine that a name means to somebody who wants to do something to it; one's own goes before others'.
+
+    Raises:
+        MachineNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
+        Misused: it means several.
+    """
+    store, access = site.store, site.access
+    missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
+    everything = access.reach(who).everything
+    try:
+        machine = store.find_machine(name, None if everything else who)
+    except MachineNotFound:
+        try:
+            machine = store.find_machine(name)
+        except Misused as exc:
+            if everything:
+                raise
+            raise missing from exc  # that it means several is told to nobody who may not see them all
+    access.demand_of(who, action, access.owner(machine.deployment), missing)
+    return machine

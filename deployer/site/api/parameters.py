@@ -1,0 +1,121 @@
+"""What the routes of a site's service share: parameters, bodies, answers, and the problems that a route documents."""
+
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Path, Query, Request, Response
+from fastapi.security import HTTPBearer
+
+from catalog.errors import CatalogError, TooLarge
+from catalog.web.parameters import body
+from catalog.web.responses import document as answer
+from deployer.errors import DeployerError
+from deployer.site.auth.grants import Action
+from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE, Problem, Reason
+from deployer.web.problems import MEDIA_TYPE, to_problem
+from signer.documents import Document, parse
+
+__all__ = ["answer"]
+
+BEARER = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="A token of an issuer that the site believes. Instead, a certificate may be shown in the TLS handshake.",
+)
+
+LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]
+AFTER = Annotated[
+    str | None,
+    Query(max_length=64, pattern=r"^[0-9]{1,18}$", description="`next` of the page before.", examples=["41"]),
+]
+DEPLOYMENT = Annotated[
+    str,
+    Path(
+        max_length=36,
+        pattern=r"^[0-9a-f-]{4,36}$",
+        description="UUID of a deployment, or its beginning.",
+        examples=["0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"],
+    ),
+]
+MACHINE = Annotated[
+    str,
+    Path(
+        max_length=255,
+        description="UUID of a machine, its beginning, or its host name.",
+        examples=["7d1f0a3c-0d55-4b1e-8a8e-2f6f0b1c9d77"],
+    ),
+]
+NODE = Annotated[
+    str,
+    Path(max_length=63, description="UUID of a node, its beginning, or its name.", examples=["worker07"]),
+]
+DEFAULT_PAGE = PAGE
+
+_DESCRIPTIONS = {
+    400: "The request is malformed; the detail gives the place.",
+    401: "Nobody knows who asks.",
+    403: "Who asks may not do that here.",
+    404: "It is not here, or not for who asks.",
+    409: "It is not in a state for this, or there is no room.",
+    413: "More than this site accepts.",
+    422: "What was sent is not of a form that the site hands on.",
+    429: "Asked too often; wait as long as Retry-After says.",
+    502: "What the site needs for this failed.",
+    503: "The site cannot answer now; try again later.",
+}
+
+D = TypeVar("D", bound=Document)
+
+
+def problems(*kinds: type[DeployerError | CatalogError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may end with these errors, with an example of each."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in kinds:
+        entry = found.setdefault(
+            kind.status,
+            {"model": Problem, "description": _DESCRIPTIONS[kind.status], "content": {MEDIA_TYPE: {"examples": {}}}},
+        )
+        sentence = (kind.__doc__ or "").strip().splitlines()[0]
+        entry["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": to_problem(kind(sentence))}
+    return found
+
+
+def told(action: Action | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:
+    """What OpenAPI says beside the rest: the action that a route is (`x-action`), and what its body has to be."""
+    extra: dict[str, Any] = {"x-action": action.value if action else "none"}
+    for model in takes:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema.pop("$defs", None)
+        examples = schema.pop("examples", None)
+        content: dict[str, Any] = {"schema": schema}
+        if examples:
+            content["example"] = examples[0]
+        extra["requestBody"] = {"required": required, "content": {"application/json": content}}
+    return extra
+
+
+async def read(request: Request, model: type[D], what: str, limit: int = MAX_SMALL) -> D:
+    """The body of a request as a document of its type.
+
+    Raises:
+        TooLarge: it has more than `limit` bytes. DocumentError: it is none; says where.
+    """
+    return parse(model, await body(request, limit, what), what, limit=limit)
+
+
+async def read_small(request: Request, model: type[D], what: str) -> D:
+    """A document that need not be sent at all, and then says nothing."""
+    data = await body(request, MAX_SMALL, what)
+    return parse(model, data or b"{}", what, limit=MAX_SMALL)
+
+
+async def read_reason(request: Request) -> str:
+    """Why somebody wants something, which need not be said at all."""
+    return (await read_small(request, Reason, "reason")).reason
+
+
+def gone() -> Response:
+    """Nothing more to say."""
+    return Response(status_code=204)
+
+
+TOO_LARGE = TooLarge

@@ -1,0 +1,60 @@
+"""The route by which a machine is saved as a new version of its image, which its VO may then endorse."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import Malformed, TooLarge
+from deployer.errors import Conflict, Forbidden, MachineConflict, MachineNotFound
+from deployer.site.api.deployments import ASKING, shown_machine
+from deployer.site.api.machines import find_machine
+from deployer.site.api.parameters import MACHINE, answer, problems, read, told
+from deployer.site.auth.grants import Action
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import SiteMachine
+from deployer.site.scheduling.placement import EC2
+from deployer.site.schema.messages import MAX_KEY, SaveRequest
+from deployer.site.service.site import Site
+
+
+def saving_routes(site: Site) -> APIRouter:
+    """Under /v1/machines/{machine}/save; before the verbs, which have the same form."""
+    routes = APIRouter(prefix="/machines", tags=["machines"])
+
+    @routes.post(
+        "/{machine}/save",
+        response_model=SiteMachine,
+        responses=problems(Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *ASKING),
+        openapi_extra=told(Action.SAVE, SaveRequest),
+        summary="Save a machine that rests as a new, unendorsed version of its image",
+    )
+    async def save(
+        request: Request,
+        who: Annotated[Principal, Depends(site.access.who)],
+        machine: MACHINE,
+        key: Annotated[
+            str,
+            Header(
+                alias="Idempotency-Key",
+                max_length=MAX_KEY,
+                pattern=r"^[!-~]*$",
+                description="Whoever asks again with the same key and version gets the same answer.",
+            ),
+        ] = "",
+    ) -> Response:
+        """The machine's `saves` say how far it is and, in the end, the image ID; events tell of it, too.
+
+        Its node reads the disks and offers what has changed to the catalog, as a candidate that somebody of its VO endorses.
+        """
+
+        def work() -> SiteMachine:
+            found = find_machine(site, who, machine, Action.SAVE)
+            if found.node is not None and site.store.node(found.node, contents=False).kind == EC2:
+                raise MachineConflict(f"machine {found.hostname} runs at EC2, and its disks are not read from there")
+            return site.changing.save(found.uuid, wanted, key, who)
+
+        wanted = await read(request, SaveRequest, "request to save")
+        return answer(request, shown_machine(await run_in_threadpool(work)))
+
+    return routes

@@ -1,0 +1,213 @@
+"""What a token says, once its signature holds: whether it counts here and now, and for whom it speaks. Pure.
+
+Two profiles: the WLCG Common JWT Profile 1.x, and SciTokens 2.0. Both are read to the letter, and what is not as they
+say refuses the token: a claim that is not understood may be the one that matters.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from pydantic import TypeAdapter, ValidationError
+
+from deployer.errors import NotAuthenticated
+from deployer.site.auth.issuers import Issuer
+from deployer.site.model.principal import Capability, Group, Principal
+
+SKEW = 60
+"""Seconds by which an issuer's clock and ours may differ."""
+
+MAX_GROUPS = 1000
+"""Groups of one token, as many as a principal may have."""
+
+MAX_SCOPES = 1000
+
+ANYBODY = {"wlcg": "https://wlcg.cern.ch/jwt/v1/any", "scitokens": "ANY"}
+"""The audience of tokens that are for everybody, by profile."""
+
+REQUIRED = ("iss", "sub", "aud", "exp", "iat", "jti")
+
+_SUBJECT = re.compile(r"[\x20-\x7e]{1,255}")
+_WLCG_VERSION = re.compile(r"1\.[0-9]{1,4}")
+_SCITOKEN_VERSION = re.compile(r"scitoken:2\.[0-9]{1,4}")
+_GROUP = TypeAdapter(Group)
+
+_SCITOKENS = frozenset({"queue", "execute"})
+"""SciTokens knows no finer capabilities for work than to hand it in and to have it run: both let their holder look after
+what came of it as well."""
+
+_STORAGE = {
+    "wlcg": frozenset({"storage.read", "storage.create", "storage.modify", "storage.stage"}),
+    "scitokens": frozenset({"read", "write"}),
+}
+
+
+def read_claims(
+    claims: Mapping[str, object], issuer: Issuer, audience: str, now: datetime, *, timely: bool = True
+) -> Principal:
+    """Whom a token speaks for.
+
+    Args:
+        claims: of a token whose signature is the issuer's.
+        issuer: as the site's file has it.
+        audience: what this site is called; compared byte for byte.
+        now: aware, UTC.
+        timely: whether the time matters; an explanation may look at an old token.
+
+    Raises:
+        NotAuthenticated: the token does not count; says which rule it breaks.
+    """
+    for name in REQUIRED:
+        if name not in claims:
+            raise NotAuthenticated(f"the token lacks the claim {name}")
+    profile = _profile(claims, issuer)
+    subject, token_id = claims["sub"], claims["jti"]
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise NotAuthenticated("the token's sub is not 1 to 255 printable ASCII characters")
+    if not isinstance(token_id, str) or not token_id:
+        raise NotAuthenticated("the token's jti is no text")
+    _check_audience(claims["aud"], issuer, audience, profile)
+    _check_times(claims, issuer, now if timely else None)
+    scopes = _scopes(claims)
+    return Principal(
+        issuer=issuer.issuer,
+        subject=subject,
+        vo=issuer.vo,
+        groups=_groups(claims, issuer) if profile == "wlcg" else (),
+        capabilities=capabilities(scopes, profile),
+        means="token",
+    )
+
+
+def capabilities(scopes: Sequence[str], profile: str) -> frozenset[Capability] | None:
+    """What scopes let somebody do with machines; None where they hold no capability at all, so that groups count.
+
+    A capability for storage lets nobody do anything here, and still is one: such a token's groups count for nothing.
+    SciTokens have nothing but capabilities: one without any lets its holder do nothing.
+
+    Raises:
+        NotAuthenticated: a storage capability without a path, for which the profile refuses the whole token.
+    """
+    found: set[Capability] = set()
+    some = profile == "scitokens"
+    for scope in scopes:
+        name, colon, path = scope.partition(":")
+        if name in _STORAGE[profile]:
+            some = True
+            if not path.startswith("/"):
+                raise NotAuthenticated(f"the token's scope {name} has no path")
+        elif profile == "wlcg" and name.startswith("compute."):
+            some = True
+            # A capability that is restricted in a way that nobody has defined is not the unrestricted one.
+            found |= {each for each in Capability if not colon and each == name}
+        elif profile == "wlcg" and name.startswith("storage."):
+            some = True
+        elif profile == "scitokens" and not colon and name in _SCITOKENS:
+            found |= set(Capability)
+    return frozenset(found) if some else None
+
+
+def permits(scopes: Sequence[str], operation: str, path: str) -> bool:
+    """Whether scopes let their holder do something to a path: `storage.read:/foo` is for /foo and what is below it.
+
+    Paths are compared name by name, so that /foo/bar is not /foo/bargain; one that goes up or holds empty names is
+    nobody's.
+
+    Args:
+        scopes: of a token.
+        operation: such as `storage.read`, or `read` with SciTokens.
+        path: absolute.
+    """
+    wanted = _names(path)
+    if wanted is None:
+        return False
+    for scope in scopes:
+        name, _, allowed = scope.partition(":")
+        if name == operation and (start := _names(allowed)) is not None and wanted[: len(start)] == start:
+            return True
+    return False
+
+
+def _names(path: str) -> tuple[str, ...] | None:
+    if not path.startswith("/"):
+        return None
+    names = tuple(path[1:].removesuffix("/").split("/")) if path != "/" else ()
+    return None if any(name in {"", ".", ".."} or "%" in name for name in names) else names
+
+
+def _profile(claims: Mapping[str, object], issuer: Issuer) -> str:
+    version, other = claims.get("wlcg.ver"), claims.get("ver")
+    if version is not None:
+        if not isinstance(version, str) or not _WLCG_VERSION.fullmatch(version):
+            raise NotAuthenticated("the token's wlcg.ver is not 1.x")
+        profile = "wlcg"
+    elif other is not None:
+        if not isinstance(other, str) or not _SCITOKEN_VERSION.fullmatch(other):
+            raise NotAuthenticated("the token's ver is not scitoken:2.x")
+        profile = "scitokens"
+    else:
+        raise NotAuthenticated("the token has neither wlcg.ver nor ver, so its profile is not known")
+    if profile not in issuer.profiles:
+        raise NotAuthenticated(f"tokens of the profile {profile} by {issuer.issuer} do not count here")
+    return profile
+
+
+def _check_audience(found: object, issuer: Issuer, audience: str, profile: str) -> None:
+    named = [found] if isinstance(found, str) else found
+    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
+        raise NotAuthenticated("the token's aud is neither a text nor a list of texts")
+    ours = {audience, *issuer.audiences, *([ANYBODY[profile]] if issuer.any_audience else [])} - {""}
+    if not ours & set(named):
+        raise NotAuthenticated(f"the token is for {', '.join(named)[:200]} and not for {audience or 'us'}")
+
+
+def _check_times(claims: Mapping[str, object], issuer: Issuer, now: datetime | None) -> None:
+    times = {name: _time(claims, name) for name in ("iat", "exp", "nbf") if name in claims}
+    begun, ends = times["iat"], times["exp"]
+    if ends <= begun:
+        raise NotAuthenticated("the token ends before it begins")
+    if ends - begun > issuer.max_lifetime:
+        raise NotAuthenticated(
+            f"the token is good for {ends - begun:.0f} seconds, more than the {issuer.max_lifetime} that count here"
+        )
+    if now is None:
+        return
+    at = now.timestamp()
+    if ends + SKEW <= at:
+        raise NotAuthenticated("the token has expired")
+    if max(begun, times.get("nbf", begun)) - SKEW > at:
+        raise NotAuthenticated("the token is not good yet")
+
+
+def _time(claims: Mapping[str, object], name: str) -> float:
+    """Seconds since 1970 (RFC 7519, NumericDate)."""
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 40:
+        raise NotAuthenticated(f"the token's {name} is no time")
+    return float(value)
+
+
+def _scopes(claims: Mapping[str, object]) -> list[str]:
+    found = claims.get("scope", "")
+    if not isinstance(found, str):
+        raise NotAuthenticated("the token's scope is no text")
+    scopes = [scope for scope in found.split(" ") if scope]
+    if len(scopes) > MAX_SCOPES:
+        raise NotAuthenticated(f"the token has more than {MAX_SCOPES} scopes")
+    return scopes
+
+
+def _groups(claims: Mapping[str, object], issuer: Issuer) -> tuple[str, ...]:
+    """The token's groups that are the VO's, in its order. Others are nobody's: one issuer speaks for one VO."""
+    found = claims.get("wlcg.groups", [])
+    if not isinstance(found, list) or len(found) > MAX_GROUPS:
+        raise NotAuthenticated(f"the token's wlcg.groups is no list of at most {MAX_GROUPS} groups")
+    for group in found:
+        try:
+            _GROUP.validate_python(group, strict=True)
+        except ValidationError as exc:
+            raise NotAuthenticated("the token's wlcg.groups has something that is no group") from exc
+        if "=" in group:
+            raise NotAuthenticated("the token's wlcg.groups has something that is no group")
+    root = f"/{issuer.vo}"
+    return tuple(dict.fromkeys(group for group in found if group == root or group.startswith(f"{root}/")))

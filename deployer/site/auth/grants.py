@@ -1,0 +1,382 @@
+"""Who may do what at a site: grants, and what they say to a principal, an action and an owner. Pure.
+
+TOML, strict, default deny: what no grant allows is refused, and an empty file lets in nobody but the operator. A grant
+names people by what was proved of them (issuer, VO, groups, roles, subject), what they may do, and to whose machines.
+A token that carries capabilities may do no more than these say, and then its groups count for nothing (WLCG Common JWT
+Profile, "Capability based authorization": a token's capabilities come before its groups).
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from catalog.image.manifest import Manifest, Vo
+from deployer.errors import PolicyUnusable
+from deployer.policy.patterns import ImagePattern, matches_image, matching
+from deployer.site.auth.file_in_force import read_if_there
+from deployer.site.model.principal import Capability, Principal
+from deployer.site.model.quota import UNLIMITED, Allowance, Quota, Share
+from signer.documents import Document, canonical, parse_toml
+from signer.errors import DocumentError
+
+MAX_RIGHTS = 1 << 20
+"""Bytes of a rights file: a thousand grants."""
+
+MAX_GRANTS = 1024
+MAX_ENTRIES = 256
+"""Grants of a file, and entries of one list in it: more belongs into the VO's own groups."""
+
+LOCAL_MEANS = "local"
+NODE_MEANS = "node"
+TOKEN_MEANS = "token"  # noqa: S105 - how somebody was authenticated
+CERTIFICATE_MEANS = "certificate"
+LIMITED_MEANS = "limited-proxy"
+"""What a principal's `means` can be. A limited proxy (Globus) lets its holder look, and start or change nothing."""
+
+
+class Action(StrEnum):
+    """What can be done at a site. Every route of the site's interface is one of these."""
+
+    DEPLOY = "deploy"
+    """Ask for machines or a cluster, or how that would go; scale a cluster up."""
+    READ = "read"
+    """See deployments, machines, clusters, and what happened to them."""
+    MODIFY = "modify"
+    """Resume, reactivate, reboot, resize, extend or shorten; scale down; replace a member."""
+    HOLD = "hold"
+    """Pause or suspend: nothing is lost, and nothing runs."""
+    CANCEL = "cancel"
+    """Shut down, destroy."""
+    SAVE = "save"
+    """Save what a machine changed as a new version of its image."""
+    CONSOLE = "console"
+    """Read what a guest writes to its console."""
+    NODES = "nodes"
+    """See the nodes: what they have room for and what they cache."""
+    MANAGE_NODES = "manage-nodes"
+    """Let nodes join, drain them, take them out."""
+    AUDIT = "audit"
+    """Read what the site did for all people, and why."""
+    AGENT = "agent"
+    """Speak for a node. No grant gives this: a node's own certificate does, and allows nothing else."""
+
+
+OWNED = frozenset({Action.READ, Action.MODIFY, Action.HOLD, Action.CANCEL, Action.SAVE, Action.CONSOLE})
+"""Actions on somebody's machines: these ask whose."""
+
+CAPABILITIES = {
+    Action.DEPLOY: Capability.CREATE,
+    Action.READ: Capability.READ,
+    Action.CONSOLE: Capability.READ,
+    Action.MODIFY: Capability.MODIFY,
+    Action.HOLD: Capability.MODIFY,
+    Action.CANCEL: Capability.CANCEL,
+}
+"""What a token's capabilities let its holder do. Nothing else is ever done with a token that carries any."""
+
+_GROUP = re.compile(r"(/[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*)+")
+_ROLE = re.compile(r"[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*")
+
+GroupPattern = Annotated[
+    str,
+    Field(max_length=255),
+    AfterValidator(matching(_GROUP, "a group such as /vo/group, in which * stands for anything within one name")),
+]
+RolePattern = Annotated[
+    str, Field(max_length=255), AfterValidator(matching(_ROLE, "a role's name, in which * stands for anything"))
+]
+Subject = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+def _grantable(action: Action) -> Action:
+    if action is Action.AGENT:
+        raise ValueError("agent cannot be granted: a node speaks for itself, by its own certificate")
+    return action
+
+
+class Grant(Document):
+    """One row: who may do what, to whose machines, and how much of it. All that it says of "who" must hold.
+
+    Attributes:
+        name: for people; refusals and explanations name it.
+        issuer: of the token, or the CA of the certificate as `openssl x509 -issuer -nameopt compat` writes it.
+        vo: that the issuer speaks for.
+        groups: any of these. A group is not the groups below it: write /vo/* for those.
+        roles: any of these in one of the groups (or in any group): /vo/Role=NAME of VOMS; in tokens, which have no roles,
+            the group /vo/NAME.
+        subjects: any of these names with that issuer.
+        capabilities: a token with capabilities counts too, without the groups and roles; it may do what its capabilities
+            say and this row allows.
+        actions: what they may do.
+        over: to whose machines: their own, those of people of their VO, or everybody's.
+        images: what they may deploy.
+        each, together: how much every single one of them, and all people of the VO together, may have at a time.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    issuer: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    vo: Vo | None = None
+    groups: Annotated[tuple[GroupPattern, ...], Field(max_length=MAX_ENTRIES)] = ()
+    roles: Annotated[tuple[RolePattern, ...], Field(max_length=MAX_ENTRIES)] = ()
+    subjects: Annotated[tuple[Subject, ...], Field(max_length=MAX_ENTRIES)] = ()
+    capabilities: bool = False
+    actions: Annotated[tuple[Annotated[Action, AfterValidator(_grantable)], ...], Field(min_length=1, max_length=16)]
+    over: Literal["own", "vo", "all"] = "own"
+    images: Annotated[tuple[ImagePattern, ...], Field(min_length=1, max_length=MAX_ENTRIES)] = ("*/*",)
+    each: Allowance | None = None
+    together: Allowance | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.issuer is None and self.vo is None and not self.groups:
+            raise ValueError(f"the grant {self.name!r} says of nobody who they are; give it an issuer, a vo or groups")
+        if self.subjects and self.issuer is None:
+            raise ValueError(f"the grant {self.name!r} names subjects and not whose; give it their issuer")
+        if Action.DEPLOY in self.actions and self.each is None:
+            raise ValueError(f"the grant {self.name!r} lets people deploy; say how much, in [grant.each]")
+        if Action.DEPLOY not in self.actions and (self.each or self.together):
+            raise ValueError(f"the grant {self.name!r} says how much, and does not let anybody deploy")
+        return self
+
+    def fault(self, principal: Principal, action: Action, owner: Principal | None) -> str:
+        """Why the grant does not let a principal do that; empty if it does."""
+        if action not in self.actions:
+            return f"is not about {action}"
+        return self._stranger(principal) or self._foreign(principal, action, owner)
+
+    def _stranger(self, principal: Principal) -> str:
+        """Why a principal is not among those whom the grant names."""
+        if self.issuer is not None and principal.issuer != self.issuer:
+            return f"is for people of {self.issuer}"
+        if self.vo is not None and principal.vo != self.vo:
+            return f"is for the VO {self.vo}"
+        if self.subjects and principal.subject not in self.subjects:
+            return "is for others of that issuer"
+        if not (self.groups or self.roles):
+            return ""
+        if principal.capabilities is not None:
+            return "" if self.capabilities else "is for groups, and they do not count beside a token's capabilities"
+        if any(_belongs(principal, group, self.groups, self.roles) for group in principal.groups):
+            return ""
+        roles = f"the role {' or '.join(self.roles)}" if self.roles else ""
+        return f"is for {' in '.join(filter(None, (roles, ' or '.join(self.groups))))}"
+
+    def _foreign(self, principal: Principal, action: Action, owner: Principal | None) -> str:
+        """Why the grant does not reach the owner's machines, or the token not that far."""
+        if principal.capabilities is not None and CAPABILITIES.get(action) not in principal.capabilities:
+            needed = CAPABILITIES.get(action)
+            return f"allows it, and the token lacks {needed}" if needed else "cannot be used with capabilities"
+        if action not in OWNED or owner is None or self.over == "all" or owner.identity == principal.identity:
+            return ""
+        if self.over == "vo":
+            return "" if principal.vo and owner.vo == principal.vo else "reaches the machines of one's own VO"
+        return "reaches one's own machines"
+
+
+class Rights(Document):
+    """All grants of a site."""
+
+    grant: Annotated[tuple[Grant, ...], Field(max_length=MAX_GRANTS)] = ()
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        names = [grant.name for grant in self.grant]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two grants are called {twice!r}; each has a name of its own")
+        return self
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read grants from TOML; PolicyUnusable with the place."""
+        try:
+            return parse_toml(cls, data, what, limit=MAX_RIGHTS)
+        except DocumentError as exc:
+            raise PolicyUnusable(str(exc)) from exc
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file of grants; without a file there are none. Errors as in `parse`."""
+        data = read_if_there(path, MAX_RIGHTS, "rights")
+        return cls() if data is None else cls.parse(data, f"rights {path}")
+
+    @property
+    def digest(self) -> str:
+        """`sha256:` and 64 hex digits over the canonical form."""
+        return "sha256:" + hashlib.sha256(canonical(self)).hexdigest()
+
+    def warnings(self) -> list[str]:
+        """What is allowed to stand in the file and probably not meant."""
+        found = [] if self.grant else ["there is no [[grant]]: nobody but the operator may do anything"]
+        for grant in self.grant:
+            found += [
+                f"{grant.name}: {name}.{field} is 0: nothing can be deployed"
+                for name in ("each", "together")
+                if (said := getattr(grant, name)) is not None
+                for field in ("machines", "cores", "memory", "lifetime")
+                if not getattr(said, field)
+            ]
+            if grant.together is not None and grant.vo is None and not grant.groups:
+                found.append(f"{grant.name}: together counts by VO, and no VO is named")
+            if grant.over == "all" and not (grant.subjects or grant.groups or grant.roles):
+                found.append(f"{grant.name}: every member of {grant.vo or grant.issuer} reaches everybody's machines")
+            if grant.over == "own" and not OWNED & set(grant.actions) and Action.DEPLOY in grant.actions:
+                found.append(f"{grant.name}: whoever deploys by it cannot see or end what they have deployed")
+        return found
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Yes, by the grant of that name."""
+
+    grant: str
+    allowed: Literal[True] = True
+
+
+@dataclass(frozen=True)
+class Denied:
+    """No; why, in a sentence."""
+
+    reason: str
+    allowed: Literal[False] = False
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whose machines an action reaches: what a list is filtered by.
+
+    Attributes:
+        everything: everybody's.
+        vos: those of people of these VOs.
+        owner: those of the principal with this identity; empty for none.
+    """
+
+    everything: bool = False
+    vos: frozenset[str] = frozenset()
+    owner: str = ""
+
+    def covers(self, owner: Principal) -> bool:
+        """Whether somebody's machines are among them."""
+        return self.everything or owner.identity == self.owner or (bool(owner.vo) and owner.vo in self.vos)
+
+
+def may(rights: Rights, principal: Principal, action: Action, owner: Principal | None = None) -> Allowed | Denied:
+    """Whether somebody may do something.
+
+    Args:
+        rights: of the site.
+        principal: who asks, authenticated.
+        action: what.
+        owner: whose machine or deployment it would be done to; None where it is nobody's, or not known yet (a list is
+            then filtered by `reach`).
+    """
+    if fault := _by_means(principal, action):
+        return Denied(fault)
+    if principal.means in {LOCAL_MEANS, NODE_MEANS}:
+        return Allowed(principal.means)
+    faults = []
+    for grant in rights.grant:
+        if not (fault := grant.fault(principal, action, owner)):
+            return Allowed(grant.name)
+        if action in grant.actions:
+            faults.append(f"{grant.name!r} {fault}")
+    nearest = "; ".join(faults[:8])
+    return Denied(f"no grant of this site lets {principal.subject} {_done(action)}{nearest and ': ' + nearest}")
+
+
+def explain(
+    rights: Rights, principal: Principal, action: Action, owner: Principal | None = None
+) -> Sequence[tuple[str, str]]:
+    """Each grant's name, and why it does not let somebody do something (empty where it does)."""
+    by_means = _by_means(principal, action)
+    return [(grant.name, by_means or grant.fault(principal, action, owner)) for grant in rights.grant]
+
+
+def reach(rights: Rights, principal: Principal, action: Action) -> Reach:
+    """Whose machines somebody may do something to."""
+    if _by_means(principal, action):
+        return Reach()
+    if principal.means in {LOCAL_MEANS, NODE_MEANS}:
+        return Reach(everything=principal.means == LOCAL_MEANS)
+    over = {grant.over for grant in rights.grant if not grant.fault(principal, action, None)}
+    return Reach(
+        everything="all" in over,
+        vos=frozenset({principal.vo} if "vo" in over and principal.vo else ()),
+        owner=principal.identity if over else "",
+    )
+
+
+def quota(rights: Rights, principal: Principal, manifest: Manifest | None = None) -> Quota:
+    """How much somebody may have running at a time.
+
+    Args:
+        rights: of the site.
+        principal: the owner.
+        manifest: of the image that is to run; None where that does not matter any more (an extension, say).
+    """
+    denied = may(rights, principal, Action.DEPLOY)
+    if isinstance(denied, Denied):
+        return Quota(reason=denied.reason)
+    if principal.means == LOCAL_MEANS:
+        return UNLIMITED
+    shares = tuple(
+        Share(grant.name, grant.each, grant.together)
+        for grant in rights.grant
+        if grant.each is not None
+        and not grant.fault(principal, Action.DEPLOY, None)
+        and (manifest is None or matches_image(grant.images, manifest))
+    )
+    what = "an image" if manifest is None else f"{manifest.vo}/{manifest.name}@{manifest.version}"
+    return Quota(shares, reason=f"no grant of this site lets {principal.subject} deploy {what}")
+
+
+def _by_means(principal: Principal, action: Action) -> str:
+    """What the way in which somebody proved who they are rules out, whatever grants say."""
+    if action is Action.AGENT:
+        return "" if principal.means == NODE_MEANS else "only a node speaks for itself, by its own certificate"
+    if principal.means == NODE_MEANS:
+        return "a node's certificate is good for the node's own business alone"
+    if principal.means == LIMITED_MEANS and action is not Action.READ:
+        return "a limited proxy lets its holder look and nothing else; make a full one"
+    return ""
+
+
+def _belongs(principal: Principal, group: str, groups: tuple[str, ...], roles: tuple[str, ...]) -> bool:
+    """Whether one of a principal's groups is one that a grant names, with one of the roles if it names any."""
+    path, _, role = group.partition("/Role=")
+    if not roles:
+        return any(_matches(path, pattern) for pattern in groups)
+    if not role and principal.means == TOKEN_MEANS:
+        # Tokens have no roles: WLCG's profile has optional groups in their place, /vo/production for /vo/Role=production.
+        path, _, role = path.rpartition("/")
+    return (
+        bool(path and role)
+        and (not groups or any(_matches(path, pattern) for pattern in groups))
+        and any(fnmatchcase(role, pattern) for pattern in roles)
+    )
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Whether a group is named, name by name: /vo/* is every group right below /vo, and not /vo itself."""
+    names, wanted = path.split("/"), pattern.split("/")
+    return len(names) == len(wanted) and all(map(fnmatchcase, names, wanted))
+
+
+def _done(action: Action) -> str:
+    match action:
+        case Action.NODES:
+            return "see its nodes"
+        case Action.MANAGE_NODES:
+            return "manage its nodes"
+        case Action.AUDIT:
+            return "read its audit"
+        case Action.READ | Action.CONSOLE:
+            return f"{action} that"
+        case _:
+            return f"{action} there" if action is Action.DEPLOY else f"{action} that machine"

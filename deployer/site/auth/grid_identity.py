@@ -1,0 +1,118 @@
+"""People by their X.509 certificates: the holder behind a chain, and what VOMS says of them, as one principal."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from pydantic import ValidationError
+
+from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
+from deployer.site.auth.grants import CERTIFICATE_MEANS, LIMITED_MEANS
+from deployer.site.auth.proxy_certificates import find_holder
+from deployer.site.auth.voms import Membership, VomsDirectory, read_membership
+from deployer.site.model.principal import Principal
+from signer.errors import SignatureError
+from signer.x509.ca_directory import CaDirectory
+from signer.x509.path_validation import Crls
+
+REMEMBERED = timedelta(seconds=10)
+"""How long a chain that was good is not judged again: a thousand files of a grid's CAs are looked at each time. A
+revocation list, or a change in vomsdir, counts that much later."""
+
+MOST = 1000
+"""Chains that are remembered."""
+
+log = logging.getLogger("partita.site")
+
+
+@dataclass(frozen=True)
+class GridTrust:
+    """By what certificates of people are judged.
+
+    Attributes:
+        authorities: the directory of CAs.
+        servers: the VOMS servers that are believed.
+        targets: the host names of the service.
+        crls: whether each CA must have a current revocation list.
+    """
+
+    authorities: CaDirectory
+    servers: VomsDirectory
+    targets: tuple[str, ...] = ()
+    crls: Crls = "required"
+
+
+def person(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal:
+    """Whom a chain of certificates speaks for.
+
+    Args:
+        chain: in DER, the one whose key was proved first.
+        trust: what it is judged by.
+        now: aware, UTC.
+
+    Raises:
+        NotAuthenticated: it breaks a rule, or what VOMS says in it does; says which.
+        SiteUnavailable: the CAs cannot be read now.
+    """
+    try:
+        authorities = trust.authorities.authorities()
+    except SignatureError as exc:
+        log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
+        raise SiteUnavailable("the site's directory of CAs cannot be read now") from exc
+    holder = find_holder(chain, authorities, now, trust.crls)
+    member: Membership | None = None
+    if holder.attributes is not None:
+        member = read_membership(
+            holder.attributes, holder.certificate, authorities, trust.servers, trust.targets, now, trust.crls
+        )
+    try:
+        return Principal(
+            issuer=holder.certificate.issuer,
+            subject=holder.certificate.subject,
+            vo=member.vo if member else "",
+            groups=member.groups if member else (),
+            means=LIMITED_MEANS if holder.limited else CERTIFICATE_MEANS,
+        )
+    except ValidationError as exc:
+        raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
+
+
+class People:
+    """Who people are, judged again every ten seconds. Safe to use from several threads.
+
+    Args:
+        trust: what their chains are judged by.
+    """
+
+    def __init__(self, trust: GridTrust) -> None:
+        self._trust = trust
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[bytes, ...], tuple[datetime, Principal]] = OrderedDict()
+
+    def person(self, chain: Sequence[bytes], now: datetime) -> Principal:
+        """As the function of that name; what was refused is judged anew each time."""
+        key = tuple(chain)
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None and timedelta(0) <= now - known[0] < REMEMBERED:
+            return known[1]
+        found = person(chain, self._trust, now)
+        with self._lock:
+            self._known[key] = (now, found)
+            while len(self._known) > MOST:
+                self._known.popitem(last=False)
+        return found
+
+
+def pem_chain(data: bytes) -> list[bytes]:
+    """The certificates (DER) of a proxy's file, in its order; Misused if there are none."""
+    try:
+        found = x509.load_pem_x509_certificates(data)
+    except ValueError as exc:
+        raise Misused("there is no certificate (PEM) in the file") from exc
+    return [each.public_bytes(serialization.Encoding.DER) for each in found]

@@ -1,0 +1,86 @@
+"""Whose tokens a site believes, for which VO, and how far: the issuers' file. Nobody else's keys are ever asked for."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from catalog.image.manifest import Vo
+from deployer.errors import PolicyUnusable
+from deployer.policy.patterns import matching
+from deployer.site.auth.file_in_force import read_if_there
+from deployer.units import Duration
+from signer.documents import Document, parse_toml
+from signer.errors import DocumentError
+
+MAX_ISSUERS = 1 << 20
+"""Bytes of the file."""
+
+DEFAULT_LIFETIME = 6 * 3600
+"""Seconds that a token may be good for in all: the longest that WLCG's profile recommends for access tokens."""
+
+Algorithm = Literal["RS256", "ES256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES384", "ES512", "EdDSA"]
+"""Asymmetric ones only: with a shared secret, whoever can check a token can make one."""
+
+Profile = Literal["wlcg", "scitokens"]
+
+_URL = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
+IssuerUrl = Annotated[
+    str,
+    Field(max_length=1024),
+    AfterValidator(matching(_URL, "an issuer: https://HOST[:PORT][/PATH], without query or fragment")),
+]
+
+
+class Issuer(Document):
+    """A token issuer that the site believes.
+
+    Attributes:
+        issuer: its URL, byte for byte as tokens give it.
+        vo: the VO that it speaks for; one issuer is one VO (WLCG Common JWT Profile).
+        profiles: the kinds of tokens that count.
+        algorithms: of their signatures.
+        max_lifetime: seconds from `iat` to `exp`; a token that is good for longer is refused.
+        any_audience: whether tokens for anybody (`https://wlcg.cern.ch/jwt/v1/any`, or `ANY`) are for this site too.
+        audiences: other names under which tokens may be meant for this site.
+    """
+
+    issuer: IssuerUrl
+    vo: Vo
+    profiles: Annotated[tuple[Profile, ...], Field(min_length=1)] = ("wlcg",)
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
+    max_lifetime: Duration = DEFAULT_LIFETIME
+    any_audience: bool = True
+    audiences: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...], Field(max_length=64)] = ()
+
+
+class Issuers(Document):
+    """All issuers that a site believes; without any, no token counts."""
+
+    issuer: Annotated[tuple[Issuer, ...], Field(max_length=256)] = ()
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        urls = [each.issuer for each in self.issuer]
+        if twice := next((url for url in urls if urls.count(url) > 1), None):
+            raise ValueError(f"the issuer {twice} stands there twice; keep one")
+        return self
+
+    def find(self, url: object) -> Issuer | None:
+        """The issuer with exactly that URL."""
+        return next((each for each in self.issuer if each.issuer == url), None)
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read issuers from TOML; PolicyUnusable with the place."""
+        try:
+            return parse_toml(cls, data, what, limit=MAX_ISSUERS)
+        except DocumentError as exc:
+            raise PolicyUnusable(str(exc)) from exc
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the file; without one there are no issuers. Errors as in `parse`."""
+        data = read_if_there(path, MAX_ISSUERS, "issuers")
+        return cls() if data is None else cls.parse(data, f"issuers {path}")

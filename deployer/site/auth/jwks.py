@@ -1,0 +1,237 @@
+"""Issuers' keys: fetched from those whom the site believes, kept on disk, good for a while when the issuer is down.
+
+An issuer's keys stand where its discovery document says (OpenID Connect Discovery 1.0, section 4; RFC 8414 for those
+without). HTTPS only, verified; no redirects; bounded in bytes and seconds. How long keys are good is as WLCG's profile
+recommends: fetched again after 6 hours, used for 4 days at most, and a key that is not known is looked for once a minute
+at most, so that made-up tokens cannot make us ask.
+"""
+
+import contextlib
+import hashlib
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+from pydantic import Field
+
+from deployer.errors import PolicyUnusable, SiteUnavailable
+from signer.documents import Document, canonical, parse, read_json
+from signer.errors import DocumentError
+from signer.statements.endorsement import Instant
+
+FRESH = timedelta(hours=6)
+"""Age after which keys are fetched again (WLCG Common JWT Profile: key cache 6 h, from 1 h to 4 days)."""
+
+STALE = timedelta(days=4)
+"""Age from which keys are good no longer, although their issuer cannot be asked."""
+
+AGAIN = timedelta(minutes=1)
+"""Between two tries to fetch one issuer's keys, whatever the reason."""
+
+MAX_DOCUMENT = 256 << 10
+"""Bytes of a discovery document or a key set; they have some thousand."""
+
+MAX_KEYS = 100
+"""Keys of one issuer."""
+
+TIMEOUT = 10.0
+"""Seconds for one document in all. Somebody's request waits for it."""
+
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "partita"}
+_WELL_KNOWN = ("openid-configuration", "oauth-authorization-server")
+
+
+class KeptKeys(Document):
+    """An issuer's keys as they were fetched: what is on disk."""
+
+    issuer: str
+    fetched: Instant
+    keys: Annotated[tuple[dict[str, Any], ...], Field(max_length=MAX_KEYS)]
+
+    def find(self, kid: str) -> Mapping[str, Any] | None:
+        """The key of that name."""
+        return next((key for key in self.keys if key.get("kid") == kid), None)
+
+
+class _Refused(Exception):
+    """Why keys could not be fetched."""
+
+
+class Keys:
+    """The keys of issuers. Safe to use from several threads.
+
+    Args:
+        directory: where they are kept; made at the first use.
+        now: the wall clock, UTC.
+        authorities: PEM file of the CAs by which issuers' servers are believed, or None for those of this system.
+        clock: seconds, for how long an answer takes.
+
+    Raises:
+        PolicyUnusable: that file cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        now: Callable[[], datetime],
+        authorities: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory, self._now, self._clock = directory, now, clock
+        try:
+            trust = ssl.create_default_context(cafile=authorities)
+        except (OSError, ssl.SSLError) as exc:
+            raise PolicyUnusable(f"{authorities}: these CAs of token issuers cannot be read (PEM)") from exc
+        self._http = httpx.Client(verify=trust, timeout=TIMEOUT, follow_redirects=False)
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+        self._kept: dict[str, KeptKeys] = {}
+        self._tried: dict[str, datetime] = {}
+        self.problems: dict[str, str] = {}
+        """Why an issuer's keys could not be fetched the last time, by issuer; empty for those that could."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def key(self, issuer: str, kid: str) -> Mapping[str, Any] | None:
+        """A key, from what is kept where that is young enough and has it. The caller knows that the issuer is believed.
+
+        Raises:
+            SiteUnavailable: there are no keys of this issuer that are good, and it cannot be asked now.
+        """
+        found, young = self._look(issuer, kid)
+        if found is not None and young:
+            return found
+        lock = self._lock(issuer)
+        # Whoever has an old key that is still good does not wait for somebody else's fetching.
+        if not lock.acquire(blocking=found is None):
+            return found
+        try:
+            found, young = self._look(issuer, kid)  # somebody else may have fetched them while we waited
+            if found is None or not young:
+                self._refresh(issuer)
+        finally:
+            lock.release()
+        if self._good(issuer) is None:
+            raise SiteUnavailable("the token's issuer cannot be asked for its keys now; try again in a minute")
+        return self._look(issuer, kid)[0]
+
+    def _look(self, issuer: str, kid: str) -> tuple[Mapping[str, Any] | None, bool]:
+        """The key, where it is kept and good, and whether it is time to fetch again."""
+        kept = self._good(issuer)
+        return (None, False) if kept is None else (kept.find(kid), self._age(kept) < FRESH)
+
+    def _lock(self, issuer: str) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(issuer, threading.Lock())
+
+    def _age(self, kept: KeptKeys) -> timedelta:
+        """A clock that was set back makes keys old, not young for ever."""
+        age = self._now() - kept.fetched
+        return age if age >= timedelta(0) else STALE
+
+    def _good(self, issuer: str) -> KeptKeys | None:
+        kept = self._kept.get(issuer)
+        if kept is None:
+            kept = self._read(issuer)
+            if kept is not None:
+                self._kept[issuer] = kept
+        return kept if kept is not None and self._age(kept) < STALE else None
+
+    def _refresh(self, issuer: str) -> None:
+        now, tried = self._now(), self._tried.get(issuer)
+        if tried is not None and timedelta(0) <= now - tried < AGAIN:
+            return
+        self._tried[issuer] = now
+        try:
+            keys = self._fetch(issuer)
+        except _Refused as exc:
+            self.problems[issuer] = str(exc)
+            return
+        self.problems.pop(issuer, None)
+        kept = KeptKeys(issuer=issuer, fetched=now.replace(microsecond=0), keys=keys)
+        self._kept[issuer] = kept
+        with contextlib.suppress(OSError):  # a full disk must not keep people out; the keys are known now
+            self._write(kept)
+
+    def _fetch(self, issuer: str) -> tuple[dict[str, Any], ...]:
+        for name in _WELL_KNOWN:
+            found = self._document(f"{issuer.rstrip('/')}/.well-known/{name}", absent=name != _WELL_KNOWN[-1])
+            if found is not None:
+                break
+        assert found is not None  # noqa: S101 - the last one refuses instead
+        if found.get("issuer") != issuer:
+            raise _Refused("its discovery document is that of another issuer")
+        uri = found.get("jwks_uri")
+        if not isinstance(uri, str) or not uri.startswith("https://"):
+            raise _Refused("its discovery document names no https jwks_uri")
+        keys = (self._document(uri) or {}).get("keys")
+        if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
+            raise _Refused("its jwks_uri serves no key set")
+        # Only what verifies signatures is kept, and never a secret that somebody put there by mistake.
+        public = tuple(
+            {name: value for name, value in key.items() if name not in {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}}
+            for key in keys
+            if isinstance(key.get("kid"), str) and key.get("kty") in {"RSA", "EC", "OKP"}
+        )
+        if not public:
+            raise _Refused("its key set has no asymmetric key with a name")
+        if len(public) > MAX_KEYS:
+            raise _Refused(f"its key set has more than {MAX_KEYS} keys")
+        return public
+
+    def _document(self, url: str, *, absent: bool = False) -> dict[str, Any] | None:
+        """A JSON object from a server; None where there is none and that may be."""
+        try:
+            with self._http.stream("GET", url, headers=_HEADERS) as answer:
+                if absent and answer.status_code == httpx.codes.NOT_FOUND:
+                    return None
+                if answer.status_code != httpx.codes.OK:
+                    raise _Refused(f"{url} answers {answer.status_code}")
+                data = b"".join(self._bounded(url, answer))
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise _Refused(f"{url} cannot be asked: {exc}") from exc
+        try:
+            found = read_json(data, url, limit=MAX_DOCUMENT)
+        except DocumentError as exc:
+            raise _Refused(str(exc)) from exc
+        if not isinstance(found, dict):
+            raise _Refused(f"{url} serves no JSON object")
+        return found
+
+    def _bounded(self, url: str, answer: httpx.Response) -> Iterator[bytes]:
+        got, until = 0, self._clock() + TIMEOUT
+        for chunk in answer.iter_raw():  # as it comes, and nothing unpacked: a small answer could become a large one
+            got += len(chunk)
+            if got > MAX_DOCUMENT:
+                raise _Refused(f"{url} sends more than {MAX_DOCUMENT} bytes")
+            if self._clock() > until:
+                raise _Refused(f"{url} takes more than {TIMEOUT:.0f} seconds")
+            yield chunk
+
+    def _path(self, issuer: str) -> Path:
+        return self._directory / f"{hashlib.sha256(issuer.encode()).hexdigest()}.json"
+
+    def _read(self, issuer: str) -> KeptKeys | None:
+        try:
+            kept = parse(KeptKeys, self._path(issuer).read_bytes(), "kept keys", limit=2 * MAX_DOCUMENT)
+        except (OSError, DocumentError):
+            return None
+        return kept if kept.issuer == issuer else None
+
+    def _write(self, kept: KeptKeys) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._path(kept.issuer)
+        partial = path.with_suffix(".new")
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(canonical(kept))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)

@@ -1,0 +1,310 @@
+"""The context broker's HTTP interface, as guests see it: parse, call, render. Decides nothing.
+
+Documents are JSON; to a guest that asks for `text/plain` the same is said in lines, since a shell reads those. A machine
+shows its session as a bearer token. Nothing of a request but its path is ever logged, and no secret stands in a path.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from catalog.errors import CatalogError, Malformed, NotFound
+from catalog.web.parameters import body
+from deployer.errors import DeployerError, NotAuthenticated, TooManyRequests
+from deployer.pki.ca import MAX_REQUEST
+from deployer.site.auth.rate_limits import Rate, Rates
+from deployer.site.broker.broker import Broker
+from deployer.site.broker.rules import MAX_DATA, MAX_REASON
+from deployer.site.broker.schema import (
+    Identity,
+    Knock,
+    Peers,
+    Session,
+    Standing,
+    hosts_lines,
+    identity_text,
+    known_hosts_lines,
+    peers_text,
+    session_text,
+    tagged,
+)
+from deployer.site.model.records import SiteMachine
+from deployer.web.problems import MEDIA_TYPE, to_problem
+from deployer.web.wakeup import Bell
+from signer.documents import Document, parse
+from signer.errors import SignerError
+
+PREFIX = "/context/v1"
+
+MAX_KNOCK = 2048
+"""Bytes of a machine's first request."""
+
+MAX_WAIT = 30.0
+"""Seconds that a guest may wait for its peers in one request; it asks again."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks for peers while nothing was heard: what nodes report is not announced here."""
+
+WATCH_EVERY = 5.0
+"""Seconds between two such looks for those who only want to hear of changes: there are as many as machines."""
+
+PAUSE = 0.2
+"""Seconds before the next look when something was heard: a cluster that starts says a thousand things in a row."""
+
+PER_GUEST = Rate(burst=100, per_second=5)
+"""Requests of one machine: some dozens while it finds its peers."""
+
+PER_SOURCE = Rate(burst=4000, per_second=500)
+"""Requests from one address, behind which all guests of a node may be: none of them should be able to silence the others.
+A secret has 256 bits; what is bounded here is work, not guessing."""
+
+TEXT = "text/plain"
+PEM = "application/x-pem-file"
+
+KEY = Annotated[str, Path(max_length=64, description="What it is called.", examples=["munge.key"])]
+PEER = Annotated[str, Path(max_length=253, description="Host name or UUID of a peer.", examples=["star-head-1"])]
+ROLE = Annotated[str | None, Query(max_length=63, description="Only peers of this role.")]
+STANDING = Annotated[
+    Literal["present", "ready"] | None, Query(description="How far peers must have come, instead of what is required.")
+]
+WAIT = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait until there are as many as required.")]
+
+KNOWN = Annotated[
+    str | None,
+    Query(
+        max_length=64, description="The tag of the peers that are known: waits until they are others, else answers 204."
+    ),
+]
+
+D = TypeVar("D", bound=Document)
+
+log = logging.getLogger("partita.site")
+
+
+def guest_rates(clock: Callable[[], float] = time.monotonic) -> Rates:
+    """How often guests may ask."""
+    return Rates(clock, person=PER_GUEST, address=PER_SOURCE, failure=PER_SOURCE)
+
+
+def create_broker_app(broker: Broker, rates: Rates, bell: Bell) -> FastAPI:
+    """An application of the broker alone, for an address of its own.
+
+    Args:
+        broker: see there.
+        rates: see `guest_rates`.
+        bell: is hung on the loop that runs the application; the broker's `news` rings it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        bell.hang()
+        yield
+
+    app = FastAPI(
+        title="Partita context broker", version="1", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
+    for kind in (DeployerError, CatalogError, SignerError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _problem)
+    app.include_router(context_routes(broker, rates, bell), prefix=PREFIX)
+    return app
+
+
+def context_routes(broker: Broker, rates: Rates, bell: Bell) -> APIRouter:
+    """The routes, without their prefix; `bell` hangs on the loop that they run on."""
+    routes = APIRouter(tags=["context"])
+
+    def whose(request: Request) -> SiteMachine:
+        source = _source(request)
+        rates.knock(source)
+        try:
+            machine = broker.recognise(_session(request))
+        except NotAuthenticated:
+            rates.failed(source)
+            raise
+        rates.ask(machine.uuid)
+        return machine
+
+    me = Depends(whose)
+    _of_identity(routes, broker, rates, me)
+    _of_publishing(routes, broker, me)
+    _of_peers(routes, broker, bell, me)
+    return routes
+
+
+def _of_identity(routes: APIRouter, broker: Broker, rates: Rates, me: SiteMachine) -> None:
+    @routes.post(
+        "/identity", summary="Show the one-shot secret: a session, and who the machine is", response_model=Session
+    )
+    async def knock(request: Request) -> Response:
+        source = _source(request)
+        rates.knock(source)
+        shown = parse(Knock, await body(request, MAX_KNOCK, "the request"), "request", limit=MAX_KNOCK)
+        try:
+            session = await run_in_threadpool(broker.admit, shown)
+        except DeployerError:
+            rates.failed(source)
+            raise
+        return _answer(request, session, session_text)
+
+    @routes.get("/identity", summary="Who the machine is, as its site says now", response_model=Identity)
+    def identity(request: Request, machine: SiteMachine = me) -> Response:
+        return _answer(request, broker.identity(machine), identity_text)
+
+    @routes.post("/session", summary="Renew the session", response_model=Session)
+    def renew(request: Request, _machine: SiteMachine = me) -> Response:
+        return _answer(request, broker.renew(_session(request)), session_text)
+
+
+def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
+    async def publish(request: Request, key: KEY, machine: SiteMachine = me) -> Response:
+        data = await body(request, MAX_DATA, "a published value")
+        await run_in_threadpool(broker.publish, machine, key, data)
+        return Response(status_code=204)
+
+    # Two routes of one function: small guests' wget knows no PUT.
+    routes.put("/published/{key}", summary="Publish something for peers", status_code=204)(publish)
+    routes.post("/published/{key}", summary="The same, for guests that cannot PUT", status_code=204)(publish)
+
+    @routes.post("/ready", summary="Say that the machine is ready", status_code=204)
+    def ready(machine: SiteMachine = me) -> Response:
+        broker.ready(machine)
+        return Response(status_code=204)
+
+    @routes.post("/failed", summary="Say that it is not, and why (plain text)", status_code=204)
+    async def failed(request: Request, machine: SiteMachine = me) -> Response:
+        reason = await body(request, 16 * MAX_REASON, "a reason")
+        await run_in_threadpool(broker.failed, machine, reason)
+        return Response(status_code=204)
+
+    @routes.post(
+        "/certificate",
+        summary="A host certificate for a key (PKCS #10 in, PEM out), for the name and addresses that the site gave",
+        response_class=Response,
+    )
+    async def certificate(request: Request, machine: SiteMachine = me) -> Response:
+        asked = await body(request, MAX_REQUEST, "a certificate request")
+        issued = await run_in_threadpool(broker.certificate, machine, asked.decode("ascii", "replace"))
+        return Response(issued, media_type=PEM)
+
+
+def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) -> None:
+    @routes.get(
+        "/peers",
+        summary="The peers that the machine requires, once there are as many as it requires",
+        response_model=Peers,
+    )
+    async def peers(
+        request: Request,
+        role: ROLE = None,
+        standing: STANDING = None,
+        wait: WAIT = 0.0,
+        known: KNOWN = None,
+        machine: SiteMachine = me,
+    ) -> Response:
+        if known is None:
+            return _answer(request, await _complete(broker, bell, machine, role, standing, wait), peers_text)
+        found = await _changed(broker, bell, machine, role, standing, wait, known)
+        return Response(status_code=204) if found.tag == known else _answer(request, found, peers_text)
+
+    @routes.get("/peers/{peer}/published/{key}", summary="What a peer has published", response_class=Response)
+    def read(peer: PEER, key: KEY, machine: SiteMachine = me) -> Response:
+        return Response(broker.read(machine, peer, key), media_type="application/octet-stream")
+
+    @routes.get("/hosts", summary="The peers as lines of /etc/hosts", response_class=Response)
+    def hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
+        found = broker.peers(machine, role, Standing(standing) if standing else None)
+        return _lines(hosts_lines(found.peers))
+
+    @routes.get("/known_hosts", summary="The peers' SSH host keys as lines of known_hosts", response_class=Response)
+    def known_hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
+        found = broker.peers(machine, role, Standing(standing) if standing else None)
+        return _lines(
+            [line for peer in found.peers for line in known_hosts_lines(peer.hostname, peer.addresses, peer.host_keys)]
+        )
+
+
+async def _changed(
+    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
+) -> Peers:
+    """The peers once they are others than those known, or when the time is over."""
+    least = Standing(standing) if standing else None
+    until, seen = time.monotonic() + wait, None
+    while True:
+        count = bell.count
+        stamp = await run_in_threadpool(broker.stamp, machine)
+        if stamp != seen:
+            seen = stamp
+            found = tagged(await run_in_threadpool(partial(broker.peers, machine, role, least, patient=True)))
+        left = until - time.monotonic()
+        if found.tag != known or left <= 0 or bell.ended:
+            return found
+        await bell.wait(count, min(left, WATCH_EVERY))
+        await asyncio.sleep(min(LOOK_EVERY, max(0.0, until - time.monotonic())))
+
+
+async def _complete(
+    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float
+) -> Peers:
+    """The peers once there are enough, or when the time is over."""
+    least = Standing(standing) if standing else None
+    until = time.monotonic() + wait
+    while True:
+        count = bell.count
+        found = await run_in_threadpool(partial(broker.peers, machine, role, least, patient=wait > 0))
+        left = until - time.monotonic()
+        if found.complete or left <= 0 or bell.ended:
+            return found
+        await bell.wait(count, min(left, LOOK_EVERY))
+        await asyncio.sleep(min(PAUSE, max(0.0, left - LOOK_EVERY)))
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    """An error as an RFC 9457 problem."""
+    headers: dict[str, str] = {}
+    match error:
+        case RequestValidationError():
+            fault = error.errors()[0]
+            error = Malformed(f"{'.'.join(map(str, fault.get('loc', ())))}: {fault.get('msg', 'is malformed')}")
+        case HTTPException(status_code=404):
+            error = NotFound("the context broker has nothing there")
+        case HTTPException(status_code=405):
+            error = Malformed(f"{request.method} is not possible there")
+        case NotAuthenticated(challenge=challenge):
+            headers["WWW-Authenticate"] = challenge
+        case TooManyRequests(retry_after=seconds):
+            headers["Retry-After"] = str(seconds)
+    found: dict[str, Any] = to_problem(error)
+    if found["status"] >= 500:
+        log.warning("context broker: %s", error)
+    return JSONResponse(found, status_code=found["status"], media_type=MEDIA_TYPE, headers=headers)
+
+
+def _answer(request: Request, value: D, text: Callable[[D], str]) -> Response:
+    if request.headers.get("accept", "").startswith(TEXT):
+        return Response(text(value), media_type=TEXT)
+    return Response(value.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def _lines(lines: list[str]) -> Response:
+    return Response("".join(f"{line}\n" for line in lines), media_type=TEXT)
+
+
+def _session(request: Request) -> str:
+    scheme, _, session = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not session:
+        raise NotAuthenticated("show the session that the secret was changed for: Authorization: Bearer SESSION")
+    return session.strip()
+
+
+def _source(request: Request) -> str:
+    return request.client.host if request.client else ""

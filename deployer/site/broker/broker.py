@@ -1,0 +1,354 @@
+"""The context broker at work: invites machines, lets them in once, hears what they publish, tells them of their peers."""
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticated, SiteUnavailable
+from deployer.pki.ca import Authority
+from deployer.protocol.desired_state import Context, DesiredMachine, DesiredState, Want
+from deployer.site.broker.guest_certificates import host_certificate
+from deployer.site.broker.peers import FRESH_FOR, Database, Machines, Meeting
+from deployer.site.broker.rules import (
+    ADDRESS,
+    FAILED,
+    HOST_KEYS,
+    MAX_PUBLISHED,
+    READY,
+    SESSION_LIFE,
+    Answer,
+    Contact,
+    answer_to,
+    check_published,
+    clean_reason,
+    digest,
+    given_addresses,
+    gone,
+    holds,
+    parse_addresses,
+    parse_host_keys,
+    secret_of,
+    session_of,
+)
+from deployer.site.broker.schema import Identity, Knock, Peers, Session, Standing
+from deployer.site.db import contexts as book
+from deployer.site.model.cluster import Cluster
+from deployer.site.model.records import SiteMachine
+
+KEY_BYTES = 32
+KEEP = timedelta(days=1)
+"""How long the broker remembers a machine after its end: its host keys are still asked for, to see what happened."""
+
+TIDY_AT_ONCE = 200
+
+log = logging.getLogger("partita.site")
+
+
+def broker_key(path: Path) -> bytes:
+    """The key that secrets are derived from, made at the first time: a file beside the database, not in it.
+
+    Services that share a database share this file; a node that asks twice must be told the same.
+
+    Raises:
+        SiteUnavailable: it cannot be read or made, or is not whole.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        if not path.exists():
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:  # noqa: PTH123 - an open descriptor, made exclusively
+                file.write(secrets.token_bytes(KEY_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(fresh, path)  # whoever comes second keeps the first one's
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        key = path.read_bytes()
+    except OSError as exc:
+        raise SiteUnavailable(f"{path}: the context broker's key cannot be kept: {exc.strerror or exc}") from exc
+    if len(key) != KEY_BYTES:
+        raise SiteUnavailable(
+            f"{path}: is not the {KEY_BYTES} bytes of the context broker's key; restore it, or remove it"
+        )
+    return key
+
+
+class Broker:
+    """The context broker of a site. Safe to use from several threads.
+
+    Args:
+        machines, database: what the site knows, and where the broker's own tables are.
+        cluster: finds a cluster by its UUID; ClusterNotFound.
+        authority: the site's CA, for guests' certificates.
+        key: see `broker_key`.
+        url: of the broker as guests see it, without a path.
+        fingerprint: SHA-256 (hex) of the certificate that the broker shows now; empty without TLS.
+        clock: the present, UTC.
+        new_nonce: something random, for a guest that brought no nonce.
+        news: called after something changed for which peers may be waiting.
+        monotonic, fresh_for: see `broker_meeting.Meeting`.
+    """
+
+    def __init__(
+        self,
+        machines: Machines,
+        database: Database,
+        cluster: Callable[[str], Cluster],
+        authority: Authority,
+        key: bytes,
+        url: str,
+        fingerprint: Callable[[], str],
+        clock: Callable[[], datetime],
+        new_nonce: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+        news: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+        fresh_for: float = FRESH_FOR,
+    ) -> None:
+        self._machines, self._database, self._authority = machines, database, authority
+        self._meeting = Meeting(machines, database, cluster, monotonic, fresh_for)
+        self._key, self._url, self._fingerprint = key, url.rstrip("/"), fingerprint
+        self._clock, self._new_nonce, self.news = clock, new_nonce, news
+
+    def introduce(self, node: str, state: DesiredState) -> DesiredState:
+        """A node's desired state with each machine's context in it: what its seed carries.
+
+        A machine that comes to another node starts anew there, so it is invited again; on the same node it is told the
+        same, however often the node asks.
+        """
+        guests = [machine for machine in state.machines if machine.want is not Want.ENDED]
+        if not guests:
+            return state
+        uuids = [machine.uuid for machine in guests]
+        with self._database.reading() as connection:
+            known = book.contacts(connection, uuids)
+        if any(machine.uuid not in known or known[machine.uuid].node != node for machine in guests):
+            with self._database.writing() as connection:
+                known = book.contacts(connection, uuids)
+                for machine in guests:
+                    known[machine.uuid] = self._invited(connection, known.get(machine.uuid), machine, node)
+        introduced = tuple(
+            machine.model_copy(update={"context": self._context(known[machine.uuid])})
+            if machine.uuid in known
+            else machine
+            for machine in state.machines
+        )
+        return state.model_copy(update={"machines": introduced})
+
+    def _invited(self, connection: Any, contact: Contact | None, machine: DesiredMachine, node: str) -> Contact:
+        if contact is not None and contact.node == node:
+            return contact
+        generation = contact.generation + 1 if contact else 1
+        secret = digest(secret_of(self._key, machine.uuid, generation))
+        fresh = Contact(machine.uuid, node, generation, secret)
+        book.withdraw(connection, machine.uuid)
+        book.keep(connection, fresh, machine.ends + KEEP)
+        return fresh
+
+    def _context(self, contact: Contact) -> Context:
+        secret = secret_of(self._key, contact.machine, contact.generation)
+        return Context(url=self._url, secret=secret, fingerprint=self._fingerprint())
+
+    def admit(self, knock: Knock) -> Session:
+        """Let a machine in that shows its secret.
+
+        Raises:
+            Forbidden: the secret is not that machine's, or was used before; then its session ends too, and an event
+                says so.
+        """
+        now = self._now()
+        with self._database.writing() as connection:
+            contact = book.contact(connection, knock.machine)
+            answer = answer_to(contact, knock, now)
+            nonce = knock.nonce or self._new_nonce()
+            if contact is not None and answer in (Answer.ADMIT, Answer.REPEAT):
+                session = session_of(self._key, contact, nonce)
+                expires = now + SESSION_LIFE
+                used = contact.used or now
+                admitted = replace(contact, used=used, nonce=digest(nonce), session=digest(session), expires=expires)
+                book.change(connection, admitted)
+            elif contact is not None and answer is Answer.ALARM:
+                book.change(connection, replace(contact, alarmed=contact.alarmed or now, session="", expires=None))
+        match answer:
+            case Answer.ADMIT | Answer.REPEAT:
+                machine = self._live(knock.machine)
+                machine = self._anew(machine) if answer is Answer.ADMIT else machine
+                return Session(session=session, expires=expires, identity=self.identity(machine))
+            case Answer.ALARM:
+                self._alarm(knock.machine)
+                raise Forbidden(
+                    "this secret has been used; the site has been told, and believes nothing that this machine says"
+                )
+            case _:
+                raise Forbidden("there is no such machine here, or its secret is another")
+
+    def _anew(self, machine: SiteMachine) -> SiteMachine:
+        """A machine that comes for the first time: what one before it on another node said is not its own word."""
+        forgotten = {"ready": None, "host_keys": (), "said": ()}
+        return self._machines.change_machine(
+            machine.uuid,
+            lambda found: found.model_copy(update=forgotten),
+            "met",
+            "the machine has shown its secret to the context broker",
+        )
+
+    def _alarm(self, uuid: str) -> None:
+        log.warning("machine %s: its one-shot secret was shown a second time", uuid)
+        machine = self._machines.machine(uuid)
+        self._machines.append(
+            "machine",
+            uuid,
+            "alarm",
+            "its one-shot secret was shown a second time: one of the two was not this machine; its session has been ended",
+            machine.deployment,
+        )
+        self.news()
+
+    def recognise(self, session: str) -> SiteMachine:
+        """The machine whose session this is; NotAuthenticated if it is none, or over."""
+        uuid = session.partition(".")[0]
+        with self._database.reading() as connection:
+            contact = book.contact(connection, uuid[:36])
+        if not holds(contact, session, self._now()):
+            raise NotAuthenticated("this session is unknown or over; sessions are renewed in time, or gone")
+        return self._live(uuid)
+
+    def renew(self, session: str) -> Session:
+        """The same session for another hour."""
+        machine = self.recognise(session)
+        expires = self._now() + SESSION_LIFE
+        with self._database.writing() as connection:
+            contact = book.contact(connection, machine.uuid)
+            if contact is None or not holds(contact, session, self._now()):
+                raise NotAuthenticated("this session is over")
+            book.change(connection, replace(contact, expires=expires))
+        return Session(session=session, expires=expires, identity=self.identity(machine))
+
+    def identity(self, machine: SiteMachine) -> Identity:
+        """Who a machine is."""
+        cluster, needs = self._meeting.needs(machine)
+        return Identity(
+            machine=machine.uuid,
+            deployment=machine.deployment,
+            hostname=machine.hostname,
+            role=machine.role,
+            cluster=cluster,
+            addresses=given_addresses(machine),
+            requires={role: need.count for role, need in needs.items()},
+            ends=machine.ends,
+        )
+
+    def publish(self, machine: SiteMachine, key: str, data: bytes) -> None:
+        """Keep what a machine says to its peers, and to its owner where it is its host keys.
+
+        Raises:
+            Misused: too large, too many, or not of the form that its key promises.
+        """
+        check_published(key, data)
+        with self._database.writing() as connection:
+            present = book.sizes(connection, [machine.uuid]).get(machine.uuid, {})
+            if key not in present and len(present) >= MAX_PUBLISHED:
+                raise Misused(f"a machine publishes at most {MAX_PUBLISHED} values")
+            book.publish(connection, machine.uuid, key, data, self._now())
+        if key == HOST_KEYS:
+            keys = parse_host_keys(data)
+            if keys != machine.host_keys:
+                self._machines.change_machine(
+                    machine.uuid,
+                    lambda found: found.model_copy(update={"host_keys": keys}),
+                    "host-keys",
+                    f"the guest published {len(keys)} SSH host keys",
+                )
+        elif key == ADDRESS:
+            said = parse_addresses(data)
+            if said != machine.said:
+                self._machines.change_machine(
+                    machine.uuid,
+                    lambda found: found.model_copy(update={"said": said}),
+                    "said-addresses",
+                    f"the guest says that it is reached at {', '.join(said)}",
+                )
+        self.news()
+
+    def peers(
+        self, machine: SiteMachine, role: str | None = None, least: Standing | None = None, *, patient: bool = False
+    ) -> Peers:
+        """The peers that a machine requires and that have come far enough; see `Meeting.peers`."""
+        return self._meeting.peers(machine, role, least, patient=patient)
+
+    def stamp(self, machine: SiteMachine) -> int:
+        """The same for as long as a machine's peers are; see `Meeting.stamp`."""
+        return self._meeting.stamp(machine)
+
+    def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
+        """What a peer published under a key; see `Meeting.read`."""
+        return self._meeting.read(machine, hostname, key)
+
+    def known_hosts(self, deployment: str) -> list[str]:
+        """Lines of known_hosts for a deployment's machines; see `Meeting.known_hosts`."""
+        return self._meeting.known_hosts(deployment)
+
+    def ready(self, machine: SiteMachine) -> None:
+        """The machine says that it is ready. Once it is, saying so again changes nothing."""
+        self._say(machine, READY, READY, "the guest says that it is ready")
+
+    def failed(self, machine: SiteMachine, reason: bytes) -> None:
+        """The machine says that it cannot become ready, and why."""
+        said = clean_reason(reason)
+        self._say(machine, FAILED + said, "not-ready", said)
+
+    def _say(self, machine: SiteMachine, ready: str, what: str, reason: str) -> None:
+        if machine.ready != ready:
+            self._machines.change_machine(
+                machine.uuid, lambda found: found.model_copy(update={"ready": ready}), what, reason
+            )
+            self.news()
+
+    def certificate(self, machine: SiteMachine, request: str) -> str:
+        """A certificate for exactly the name and addresses that the site gave; errors as `host_certificate`."""
+        issued = host_certificate(self._authority, machine, request, self._now())
+        self._machines.append(
+            "machine", machine.uuid, "certified", "the site signed a host certificate for the guest", machine.deployment
+        )
+        return issued
+
+    def tidy(self) -> int:
+        """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
+        now, forgotten = self._now(), 0
+        with self._database.reading() as connection:
+            past = book.past(connection, now, TIDY_AT_ONCE)
+        for uuid in past:
+            try:
+                machine = self._machines.machine(uuid)
+                until = now + KEEP if machine.ends <= now else machine.ends + KEEP
+            except MachineNotFound:
+                machine = None
+            with self._database.writing() as connection:
+                if machine is None or gone(machine):
+                    book.forget(connection, uuid)
+                    forgotten += 1
+                else:
+                    book.postpone(connection, uuid, until)
+        return forgotten
+
+    def _now(self) -> datetime:
+        """The present as records carry it: whole seconds."""
+        return self._clock().replace(microsecond=0)
+
+    def _live(self, uuid: str) -> SiteMachine:
+        try:
+            machine = self._machines.machine(uuid)
+        except MachineNotFound as exc:
+            raise NotAuthenticated("this machine is over") from exc
+        if gone(machine):
+            raise NotAuthenticated("this machine is over")
+        return machine

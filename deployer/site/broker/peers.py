@@ -1,0 +1,240 @@
+"""Who meets whom: the members of clusters as the broker knows them, and what of that a machine, or its owner, is told.
+
+Hundreds of machines that wait ask the same thing each second. What is read for one of them serves all for a moment.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from deployer.errors import DeployerError, Forbidden
+from deployer.site.broker.rules import (
+    ADDRESS,
+    Member,
+    Need,
+    check_key,
+    given_addresses,
+    gone,
+    meet,
+    needs_of,
+    parse_addresses,
+)
+from deployer.site.broker.schema import Peers, Standing, known_hosts_lines
+from deployer.site.db import contexts as book
+from deployer.site.model.cluster import Cluster
+from deployer.site.model.records import Deployment, Filter, SiteEvent, SiteMachine
+
+PAGE = 1000
+
+FRESH_FOR = 0.5
+"""Seconds for which what was read of a cluster serves machines that wait anyway."""
+
+MAX_HELD = 256
+"""Clusters of which something is held, and deployments whose cluster is known."""
+
+
+class Database(Protocol):
+    """Where the broker's own tables are; `deployer.site.db.engine.SiteDatabase` is one."""
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """A read transaction."""
+
+    def writing(self) -> AbstractContextManager[Any]:
+        """A write transaction."""
+
+
+class Machines(Protocol):
+    """What the site knows; `deployer.site.store.store.SiteStore` is one."""
+
+    def machine(self, uuid: str) -> SiteMachine:
+        """One machine, or MachineNotFound."""
+
+    def deployment(self, uuid: str) -> Deployment:
+        """One deployment."""
+
+    def machines(self, which: Filter, limit: int, after: str | None = None) -> tuple[Sequence[SiteMachine], str | None]:
+        """A page of machines, and what the next one comes after."""
+
+    def change_machine(
+        self, uuid: str, change: Callable[[SiteMachine], SiteMachine], what: str, reason: str
+    ) -> SiteMachine:
+        """Change a machine, and say so in an event."""
+
+    def append(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> SiteEvent:
+        """Say in an event what happened."""
+
+
+@dataclass(frozen=True)
+class _Circle:
+    """A cluster and its members, and when (monotonic seconds) they were read."""
+
+    cluster: Cluster
+    members: tuple[Member, ...]
+    read: float
+
+    @cached_property
+    def stamp(self) -> int:
+        """Another one where something of its members is other that peers are told."""
+        return hash(
+            tuple(
+                (
+                    one.machine.uuid,
+                    one.standing,
+                    gone(one.machine),
+                    one.machine.state,
+                    one.addresses,
+                    one.machine.host_keys,
+                    tuple(one.published.items()),
+                )
+                for one in self.members
+            )
+        )
+
+
+class Meeting:
+    """Safe to use from several threads.
+
+    Args:
+        machines, database: what the site knows, and where the broker's own tables are.
+        cluster: finds a cluster by its UUID; ClusterNotFound.
+        monotonic: seconds.
+        fresh_for: seconds for which what was read serves those who wait; 0 reads each time.
+    """
+
+    def __init__(
+        self,
+        machines: Machines,
+        database: Database,
+        cluster: Callable[[str], Cluster],
+        monotonic: Callable[[], float],
+        fresh_for: float,
+    ) -> None:
+        self._machines, self._database, self._cluster = machines, database, cluster
+        self._monotonic, self._fresh_for = monotonic, fresh_for
+        self._lock = threading.Lock()
+        self._circles: OrderedDict[str, _Circle] = OrderedDict()
+        self._homes: OrderedDict[str, str] = OrderedDict()
+
+    def needs(self, machine: SiteMachine) -> tuple[str, dict[str, Need]]:
+        """A machine's cluster (or an empty text), and what its role needs of others."""
+        cluster = self._home(machine.deployment)
+        return cluster, needs_of(self._cluster(cluster), machine.role) if cluster else {}
+
+    def peers(
+        self, machine: SiteMachine, role: str | None = None, least: Standing | None = None, *, patient: bool = False
+    ) -> Peers:
+        """The peers that a machine requires and that have come far enough.
+
+        Args:
+            machine: who asks.
+            role, least: see `broker.meet`.
+            patient: it waits, and asks again: what was read a moment ago will do.
+
+        Raises:
+            Forbidden: it asks for a role that its own does not require.
+        """
+        cluster = self._home(machine.deployment)
+        if not cluster:
+            return meet(machine, (), {}, role, least)
+        circle = self._circle(cluster, self._fresh_for if patient else 0.0)
+        return meet(machine, circle.members, needs_of(circle.cluster, machine.role), role, least)
+
+    def stamp(self, machine: SiteMachine) -> int:
+        """What is the same for as long as nothing changed in a machine's cluster that its peers are told: cheap to ask again."""
+        cluster = self._home(machine.deployment)
+        return self._circle(cluster, self._fresh_for).stamp if cluster else 0
+
+    def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
+        """What a peer published under a key.
+
+        Raises:
+            Forbidden: there is no such peer that this machine requires, or it published nothing under that key.
+            Misused: that is no key.
+        """
+        check_key(key)
+        found = [
+            peer
+            for peer in self.peers(machine, least=Standing.PRESENT).peers
+            if hostname in (peer.hostname, peer.machine)
+        ]
+        if not found:
+            raise Forbidden(f"no peer {hostname[:80]!r} is here that this machine requires")
+        with self._database.reading() as connection:
+            value = book.values(connection, [found[0].machine], key).get(found[0].machine)
+        if value is None:
+            raise Forbidden(f"{hostname[:80]} has published nothing under {key!r}")
+        return value
+
+    def known_hosts(self, deployment: str) -> list[str]:
+        """Lines of known_hosts for a deployment's machines: of those whose secret exactly one party showed."""
+        machines = self._all(Filter(deployment=deployment))
+        uuids = [machine.uuid for machine in machines]
+        with self._database.reading() as connection:
+            known = book.contacts(connection, uuids)
+            said = book.values(connection, uuids, ADDRESS)
+        lines: list[str] = []
+        for machine in machines:
+            contact = known.get(machine.uuid)
+            if contact is not None and contact.sound and not gone(machine):
+                addresses = given_addresses(machine) or _parsed(said.get(machine.uuid))
+                lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
+        return lines
+
+    def _home(self, deployment: str) -> str:
+        """The cluster that a deployment belongs to, or an empty text; that never changes."""
+        with self._lock:
+            known = self._homes.get(deployment)
+        if known is None:
+            known = self._machines.deployment(deployment).cluster or ""
+            with self._lock:
+                self._homes[deployment] = known
+                while len(self._homes) > MAX_HELD:
+                    self._homes.popitem(last=False)
+        return known
+
+    def _circle(self, cluster: str, age: float) -> _Circle:
+        """A cluster as it was read at most so many seconds ago."""
+        if age <= 0:
+            return self._read(cluster)
+        with self._lock:  # those who come meanwhile wait for the one who reads
+            held = self._circles.get(cluster)
+            if held is None or self._monotonic() - held.read > age:
+                held = self._circles[cluster] = self._read(cluster)
+                self._circles.move_to_end(cluster)
+                while len(self._circles) > MAX_HELD:
+                    self._circles.popitem(last=False)
+            return held
+
+    def _read(self, cluster: str) -> _Circle:
+        began = self._monotonic()
+        machines = self._all(Filter(cluster=cluster))
+        uuids = [machine.uuid for machine in machines]
+        with self._database.reading() as connection:
+            known = book.contacts(connection, uuids)
+            sizes = book.sizes(connection, uuids)
+            said = book.values(connection, uuids, ADDRESS)
+        members = tuple(
+            Member(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
+            for machine in machines
+        )
+        return _Circle(self._cluster(cluster), members, began)
+
+    def _all(self, which: Filter) -> list[SiteMachine]:
+        found: list[SiteMachine] = []
+        after: str | None = None
+        while True:
+            page, after = self._machines.machines(which, PAGE, after)
+            found += page
+            if after is None:
+                return found
+
+
+def _parsed(data: bytes | None) -> tuple[str, ...]:
+    try:
+        return parse_addresses(data) if data else ()
+    except DeployerError:  # a stricter version than the one that let it in
+        return ()

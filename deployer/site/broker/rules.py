@@ -1,0 +1,341 @@
+"""What the context broker says to machines and hears from them, and its decisions. Pure: values in, values or errors out.
+
+A machine comes with a secret that is good once. For it it gets a session, learns who it is, publishes what others need
+of it, learns of the peers that its role requires, and says whether it is ready. Everything that a guest publishes is
+another guest's input: what can end up in a line of somebody's /etc/hosts or known_hosts is checked here, and refused,
+not cleaned.
+"""
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from deployer.errors import Forbidden, Misused
+from deployer.guest.nocloud_seed import check_public_key
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.broker.schema import Knock, Peer, Peers, Standing
+from deployer.site.model.cluster import Cluster
+from deployer.site.model.records import SiteMachine
+
+SESSION_LIFE = timedelta(hours=1)
+"""How long a session holds without being renewed: the steps of a contextualization take minutes."""
+
+RETRY_LIFE = timedelta(minutes=2)
+"""How long a machine whose first answer was lost may ask for it again, showing the nonce that it made for this."""
+
+MAX_DATA = 64 << 10
+"""Bytes of one published value: keys, a configuration file. Data belongs on a partition."""
+
+MAX_PUBLISHED = 16
+"""Values of one machine."""
+
+MAX_HOST_KEYS = 8
+"""One of each type that OpenSSH knows, and room."""
+
+MAX_ADDRESSES = 16
+"""Addresses of one machine."""
+
+MAX_REASON = 300
+"""Characters of the reason with which a machine says that it failed: a script's name and its last line."""
+
+ADDRESS: Final = "address"
+"""The key under which a machine publishes its own addresses, one a line."""
+
+HOST_KEYS: Final = "ssh-host-keys"
+"""The key under which a machine publishes its SSH host keys, one a line, as in ssh_host_ed25519_key.pub."""
+
+READY: Final = "ready"
+FAILED: Final = "failed: "
+"""What `SiteMachine.ready` begins with when the guest said that it failed."""
+
+_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a machine needs of a role: so many members, and how far they must have come.
+
+    Attributes:
+        silent: whether that role's members are taken for ready as soon as they run, since they never say so.
+    """
+
+    count: int
+    least: Standing = Standing.READY
+    silent: bool = False
+
+
+def needs_of(cluster: Cluster, role: str) -> dict[str, Need]:
+    """What the members of a role need of others, by role.
+
+    Of roles that are only watched it needs nobody. Members of one's own role need only be present: if each waited for the others to be ready, none ever would be.
+    """
+    document = cluster.document
+    if role not in document.roles:
+        return {}
+    early = document.roles[role].starts == "booting"
+    found = {}
+    for name in document.providers(role):
+        own = name == role
+        least = Standing.PRESENT if own or early else Standing.READY
+        count = max(0, cluster.need(name) - own)
+        found[name] = Need(count, least, document.roles[name].ready == "running")
+    for name in document.watched(role):
+        found[name] = Need(0, Standing.READY, document.roles[name].ready == "running")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """What the broker remembers of a machine. Digests are SHA-256, 64 hex digits; of secrets nothing else is kept.
+
+    Attributes:
+        node: where the machine was when it was invited; on another node it starts anew and is invited again.
+        generation: how often it was invited.
+        secret: digest of the secret.
+        used: when the secret was used, or None.
+        nonce: digest of the nonce that came with it.
+        session: digest of the session, or empty.
+        expires: when that ends.
+        alarmed: when the secret was used again, after which nothing is believed that the machine says.
+    """
+
+    machine: str
+    node: str
+    generation: int
+    secret: str
+    used: datetime | None = None
+    nonce: str = ""
+    session: str = ""
+    expires: datetime | None = None
+    alarmed: datetime | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether exactly one party showed this machine's secret."""
+        return self.used is not None and self.alarmed is None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A machine, what the broker remembers of it, and what it published (key to size), with its own word on addresses."""
+
+    machine: SiteMachine
+    contact: Contact | None
+    published: Mapping[str, int]
+    said: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether what it published is its own word."""
+        return self.contact is not None and self.contact.sound
+
+    @property
+    def standing(self) -> Standing:
+        """See there. Whose secret was shown by two parties has not come at all."""
+        if not self.sound:
+            return Standing.ABSENT
+        if self.machine.ready == READY:
+            return Standing.READY
+        if self.machine.ready is not None:
+            return Standing.FAILED
+        return Standing.PRESENT if self.addresses else Standing.ABSENT
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those of the site, else its own word."""
+        return given_addresses(self.machine) or (self.said if self.sound else ())
+
+    def enough(self, need: Need) -> bool:
+        """Whether it has come as far as is needed."""
+        if need.silent and not self.sound:
+            return self.machine.state is State.RUNNING and bool(self.addresses)
+        return self.standing is Standing.READY or self.standing is need.least
+
+    def as_peer(self) -> Peer:
+        """As its peers are told."""
+        return Peer(
+            machine=self.machine.uuid,
+            hostname=self.machine.hostname,
+            role=self.machine.role,
+            standing=self.standing,
+            addresses=self.addresses,
+            host_keys=self.machine.host_keys if self.sound else (),
+            published=dict(self.published) if self.sound else {},
+        )
+
+
+def digest(text: str) -> str:
+    """SHA-256, hex, of a secret's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def secret_of(key: bytes, machine: str, generation: int) -> str:
+    """The secret of a machine's n-th invitation: it can be told to a node again after a crash, and need not be stored."""
+    return _derived(key, "secret", machine, str(generation))
+
+
+def session_of(key: bytes, contact: Contact, nonce: str) -> str:
+    """The session for a machine that showed its secret together with a nonce (or something random in its place)."""
+    return f"{contact.machine}.{_derived(key, 'session', contact.machine, str(contact.generation), nonce)}"
+
+
+def _derived(key: bytes, *parts: str) -> str:
+    made = hmac.digest(key, "\0".join(parts).encode(), "sha256")
+    return base64.urlsafe_b64encode(made).decode("ascii").rstrip("=")
+
+
+class Answer(StrEnum):
+    """What a knock deserves."""
+
+    ADMIT = "admit"
+    REPEAT = "repeat"
+    ALARM = "alarm"
+    REFUSE = "refuse"
+
+
+def answer_to(contact: Contact | None, knock: Knock, now: datetime) -> Answer:
+    """Whether a secret lets a machine in. Compares in constant time, also where there is no such machine.
+
+    The right secret shown a second time is an alarm: one of the two was not the machine.
+    """
+    right = hmac.compare_digest(contact.secret if contact else "0" * 64, digest(knock.secret))
+    if contact is None or not right:
+        return Answer.REFUSE
+    if contact.used is None:
+        return Answer.ADMIT
+    same = knock.nonce is not None and hmac.compare_digest(contact.nonce, digest(knock.nonce))
+    if same and contact.alarmed is None and now - contact.used <= RETRY_LIFE:
+        return Answer.REPEAT
+    return Answer.ALARM
+
+
+def holds(contact: Contact | None, session: str, now: datetime) -> bool:
+    """Whether a session is that of a machine, and holds now."""
+    right = hmac.compare_digest(contact.session if contact and contact.session else "0" * 64, digest(session))
+    return right and contact is not None and contact.sound and contact.expires is not None and now < contact.expires
+
+
+def gone(machine: SiteMachine) -> bool:
+    """Whether a machine is over, or should be: the broker does not speak with it any more."""
+    return machine.want is Want.ENDED or machine.state.final
+
+
+def check_key(key: str) -> str:
+    """The name of something published, or Misused: it may become a file's name in other guests."""
+    if not _KEY.fullmatch(key) or ".." in key:
+        raise Misused(
+            f"{key[:80]!r} is no key: at most 64 letters, digits, inner dots, hyphens and underscores, no two dots together"
+        )
+    return key
+
+
+def check_published(key: str, data: bytes) -> None:
+    """Refuse (Misused) what is too large, or not of the form that its key promises to other guests."""
+    check_key(key)
+    if len(data) > MAX_DATA:
+        raise Misused(f"{key} has {len(data)} bytes, more than the {MAX_DATA} that a machine may publish")
+    if key == ADDRESS:
+        parse_addresses(data)
+    elif key == HOST_KEYS:
+        parse_host_keys(data)
+
+
+def parse_addresses(data: bytes) -> tuple[str, ...]:
+    """The addresses that a guest says it has, one a line; Misused if one is none by which others could reach it."""
+    lines = _lines(ADDRESS, data, MAX_ADDRESSES)
+    for line in lines:
+        if (found := usable_address(line)) is None or found != line:
+            raise Misused(f"{line[:60]!r} is no address by which other machines reach one; write it as 192.0.2.7")
+    return tuple(dict.fromkeys(lines))
+
+
+def parse_host_keys(data: bytes) -> tuple[str, ...]:
+    """The host keys that a guest says it has: type and blob, one a line, comments dropped; Misused if one is none."""
+    found = []
+    for line in _lines(HOST_KEYS, data, MAX_HOST_KEYS):
+        kind, blob = check_public_key(line).split(" ")[:2]
+        found.append(f"{kind} {blob}")
+    return tuple(dict.fromkeys(found))
+
+
+def _lines(key: str, data: bytes, most: int) -> list[str]:
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError as exc:
+        raise Misused(f"{key} is not ASCII at byte {exc.start}") from exc
+    # Not splitlines(), which knows more ends of lines than the readers of these files do.
+    lines = [line for line in text.split("\n") if line]
+    if not lines or len(lines) > most or any(not line.isprintable() for line in lines):
+        raise Misused(f"{key} is not 1 to {most} printable lines")
+    return lines
+
+
+def usable_address(text: str) -> str | None:
+    """An IP address (what follows a slash is left out) in its usual form if others can reach it, else None."""
+    try:
+        found = ipaddress.ip_address(text.partition("/")[0])
+    except ValueError:
+        return None
+    if found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local or found.is_reserved:
+        return None
+    return None if "%" in str(found) else str(found)
+
+
+def given_addresses(machine: SiteMachine) -> tuple[str, ...]:
+    """The addresses that the site gave a machine, or sees it use."""
+    found = (usable_address(text) for text in machine.addresses[:MAX_ADDRESSES])
+    return tuple(dict.fromkeys(text for text in found if text))
+
+
+def clean_reason(data: bytes) -> str:
+    """A guest's reason as one line of printable text, at most MAX_REASON characters: it goes to people and to logs."""
+    text = " ".join(data[: 4 * MAX_REASON].decode("utf-8", "replace").split())
+    return "".join(char if char.isprintable() else "?" for char in text)[:MAX_REASON] or "no reason given"
+
+
+def meet(
+    me: SiteMachine,
+    members: Iterable[Member],
+    needs: Mapping[str, Need],
+    role: str | None = None,
+    least: Standing | None = None,
+) -> Peers:
+    """The peers that a machine may know, of those in its own cluster.
+
+    Args:
+        me: who asks.
+        members: the machines of its cluster, itself perhaps among them.
+        needs: what its role needs of others.
+        role: only this one of them.
+        least: how far peers must have come, PRESENT or READY, instead of what is needed.
+
+    Raises:
+        Forbidden: it asks for a role that its own does not require.
+    """
+    if role is not None and role not in needs:
+        raise Forbidden(f"the role {role[:63]!r} is not among those that this machine's own requires")
+    wanted = {
+        name: need if least is None else Need(need.count, least, need.silent)
+        for name, need in needs.items()
+        if role in (None, name)
+    }
+    found = [
+        member.as_peer()
+        for member in members
+        if member.machine.uuid != me.uuid
+        and not gone(member.machine)
+        and (need := wanted.get(member.machine.role)) is not None
+        and member.enough(need)
+    ]
+    found.sort(key=lambda peer: (peer.role, peer.hostname, peer.machine))
+    counts = {name: sum(peer.role == name for peer in found) for name in wanted}
+    missing = {name: need.count - counts[name] for name, need in wanted.items() if counts[name] < need.count}
+    return Peers(complete=not missing, missing=missing, peers=tuple(found))

@@ -1,0 +1,149 @@
+"""What machines and the context broker say to each other: documents, and the same in lines for guests that have but a shell."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from deployer.machine.spec import Uuid
+from signer.documents import Document, canonical
+from signer.statements.endorsement import Instant
+
+_NONCE = r"^[A-Za-z0-9_-]{32,128}$"
+
+
+class Knock(Document):
+    """The first request of a machine.
+
+    Attributes:
+        machine: its UUID.
+        secret: from its seed.
+        nonce: made by the guest from its own randomness; with it the same request may be sent again when the answer
+            was lost. Without one there is no second try.
+    """
+
+    machine: Uuid
+    secret: Annotated[str, Field(min_length=1, max_length=200)]
+    nonce: Annotated[str, Field(pattern=_NONCE)] | None = None
+
+
+class Identity(Document):
+    """Who a machine is, as its site says.
+
+    Attributes:
+        addresses: that the site gave or sees; not what the guest says of itself.
+        requires: the roles that its role requires, and how many machines of each must be there, itself not counted.
+        ends: when its time is over.
+    """
+
+    machine: Uuid
+    deployment: Uuid
+    hostname: str
+    role: str = ""
+    cluster: str = ""
+    addresses: tuple[str, ...] = ()
+    requires: dict[str, int] = Field(default_factory=dict)
+    ends: Instant
+
+
+class Session(Document):
+    """A session, its end unless it is renewed, and the identity that it stands for."""
+
+    session: str
+    expires: Instant
+    identity: Identity
+
+
+class Standing(StrEnum):
+    """How far a machine has come, as its peers see it."""
+
+    ABSENT = "absent"
+    PRESENT = "present"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Peer(Document):
+    """A machine that another's role requires.
+
+    Attributes:
+        addresses: as the site gave or sees them, else as the guest published them.
+        host_keys: SSH host keys, one line each.
+        published: what else it published: key to size in bytes.
+    """
+
+    machine: Uuid
+    hostname: str
+    role: str
+    standing: Standing
+    addresses: tuple[str, ...] = ()
+    host_keys: tuple[str, ...] = ()
+    published: dict[str, int] = Field(default_factory=dict)
+
+
+class Peers(Document):
+    """The peers that have come far enough, and whether there are as many as are required.
+
+    Attributes:
+        tag: the same for the same peers with the same to tell of: who shows it can wait for others. None where nobody asks.
+    """
+
+    complete: bool
+    tag: str | None = None
+    missing: dict[str, int] = Field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+
+
+def tagged(peers: Peers) -> Peers:
+    """With its tag."""
+    return peers.model_copy(update={"tag": hashlib.sha256(canonical(peers)).hexdigest()[:32]})
+
+
+def hosts_lines(peers: Iterable[Peer]) -> list[str]:
+    """Lines for /etc/hosts."""
+    return [f"{address} {peer.hostname}" for peer in peers for address in peer.addresses]
+
+
+def known_hosts_lines(hostname: str, addresses: Sequence[str], host_keys: Sequence[str]) -> list[str]:
+    """Lines for known_hosts (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT")."""
+    names = ",".join([hostname, *addresses])
+    return [f"{names} {key}" for key in host_keys]
+
+
+def session_text(session: Session) -> str:
+    """A session as lines of `name=value`, for guests that have a shell and no reader of JSON."""
+    return f"session={session.session}\nexpires={session.expires:%Y-%m-%dT%H:%M:%SZ}\n" + identity_text(
+        session.identity
+    )
+
+
+def identity_text(identity: Identity) -> str:
+    """An identity as lines of `name=value`; lists are joined by commas."""
+    requires = ",".join(f"{role}:{count}" for role, count in sorted(identity.requires.items()))
+    values = {
+        "machine": identity.machine,
+        "deployment": identity.deployment,
+        "hostname": identity.hostname,
+        "role": identity.role,
+        "cluster": identity.cluster,
+        "addresses": ",".join(identity.addresses),
+        "requires": requires,
+        "ends": f"{identity.ends:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def peers_text(peers: Peers) -> str:
+    """Peers as lines: whether they are complete, `tag TAG`, `missing ROLE COUNT`, `peer HOSTNAME ROLE STANDING ADDRESSES`, `data HOSTNAME KEY SIZE`.
+
+    Addresses are joined by commas, and `-` where there are none.
+    """
+    lines = [f"complete {'yes' if peers.complete else 'no'}"]
+    lines += [f"tag {peers.tag}"] if peers.tag else []
+    lines += [f"missing {role} {count}" for role, count in sorted(peers.missing.items())]
+    for peer in peers.peers:
+        lines.append(f"peer {peer.hostname} {peer.role} {peer.standing} {','.join(peer.addresses) or '-'}")
+        lines += [f"data {peer.hostname} {key} {size}" for key, size in sorted(peer.published.items())]
+    return "".join(f"{line}\n" for line in lines)

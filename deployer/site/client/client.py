@@ -1,0 +1,416 @@
+"""A site as its requesters, operators and nodes see it: the same values and the same errors, over HTTPS or its socket.
+
+The door to httpx of this side. An order carries an idempotency key, so it is sent again when an answer was lost.
+"""
+
+import base64
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from deployer.errors import Misused, SiteUnavailable
+from deployer.pki.ca import fingerprint
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.schema.messages import (
+    MAX_ANSWER,
+    MAX_PAGE,
+    Anchors,
+    AuditPage,
+    DeploymentPage,
+    EventPage,
+    Explanation,
+    Joined,
+    JoinRequest,
+    JoinToken,
+    LoginLink,
+    MachineChange,
+    MachinePage,
+    NodeList,
+    NodeVerbRequest,
+    Ordered,
+    SaveRequest,
+    SerialPiece,
+    SiteStatus,
+    SwarmMap,
+    TokenRequest,
+    Trial,
+    VerbRequest,
+)
+from deployer.web.problems import read_problem
+from signer.documents import Document, canonical, parse
+
+TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+"""Seconds of silence: what takes longest is an order, for which a catalog is asked."""
+
+DELAYS = (0.2, 0.8, 3.2)
+"""Seconds between tries of a request that may be sent again."""
+
+STREAM_SILENCE = 60.0
+"""Seconds without a sign of life after which a stream of events is taken to be dead: four of its heartbeats."""
+
+FOLLOW_PATIENCE = 300.0
+"""Seconds for which a site that was there may be away while somebody follows its events: it is started again, say."""
+
+MAX_LINE = 2 << 20
+"""Bytes of a line in a stream of events: the longest holds a MiB of a console, in base64."""
+
+D = TypeVar("D", bound=Document)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a site is reached, and what is shown to it.
+
+    Attributes:
+        url: of the service; unused with a socket.
+        socket: of the service on this machine.
+        ca: the certificates (PEM) that it is believed by; None for those of this system.
+        token: a bearer token, or empty.
+        certificate, key: PEM files of a certificate or proxy.
+    """
+
+    url: str = "http://site"
+    socket: Path | None = None
+    ca: str | None = None
+    token: str = ""
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class SiteClient:
+    """A connection to a site's service, closed by `close` or as a context manager. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        way: Way,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect lazily; Misused if the URL, the CA or the certificate cannot be used."""
+        self.place = str(way.socket) if way.socket else way.url.rstrip("/")
+        self._way, self._sleep, self._clock = way, sleep, clock
+        headers = {"User-Agent": "partita"} | ({"Authorization": f"Bearer {way.token}"} if way.token else {})
+        transport = httpx.HTTPTransport(uds=str(way.socket)) if way.socket else None
+        base = "http://site" if way.socket else self.place
+        try:
+            self._http = httpx.Client(
+                transport=transport,
+                base_url=base,
+                timeout=TIMEOUT,
+                headers=headers,
+                verify=_context(way),
+                trust_env=False,
+            )
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise Misused(f"{way.url!r} is no URL of a site; give it as https://HOST:PORT") from exc
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def status(self) -> SiteStatus:
+        """How the site is doing."""
+        return self.ask(SiteStatus, "GET", "status")
+
+    def create(self, request: DeploymentRequest, key: str) -> Ordered:
+        """Order machines. Whoever asks again with the same key and request gets the same answer and no second machines."""
+        return self.ask(
+            Ordered, "POST", "deployments", content=canonical(request), headers={"Idempotency-Key": key}, again=True
+        )
+
+    def trial(self, request: DeploymentRequest) -> Trial:
+        """What would come of an order; nothing is done."""
+        return self.ask(Trial, "POST", "deployments", content=canonical(request), params={"dry_run": "true"})
+
+    def deployments(self, **wanted: str) -> Iterator[Deployment]:
+        """Deployments that one may see, the newest first, read page by page; filters as the API has them."""
+        for page in self._pages(DeploymentPage, "deployments", wanted):
+            yield from page.items
+
+    def deployment(self, uuid: str) -> Ordered:
+        """One deployment with its machines."""
+        return self.ask(Ordered, "GET", f"deployments/{_part(uuid)}")
+
+    def explain(self, uuid: str) -> Explanation:
+        """Why it was admitted and runs where it does."""
+        return self.ask(Explanation, "GET", f"deployments/{_part(uuid)}/explain")
+
+    def known_hosts(self, uuid: str) -> str:
+        """The SSH host keys of a deployment's machines, as lines of known_hosts."""
+        return self._attempt("GET", f"deployments/{_part(uuid)}/known_hosts", again=True).decode()
+
+    def destroy_deployment(self, uuid: str) -> Ordered:
+        """End all machines of a deployment."""
+        return self.ask(Ordered, "DELETE", f"deployments/{_part(uuid)}", again=True)
+
+    def machines(self, **wanted: str) -> Iterator[SiteMachine]:
+        """Machines that one may see, the newest first, read page by page; filters as the API has them."""
+        for page in self._pages(MachinePage, "machines", wanted):
+            yield from page.items
+
+    def machine(self, name: str) -> SiteMachine:
+        """One machine, by UUID or the beginning of one."""
+        return self.ask(SiteMachine, "GET", f"machines/{_part(name)}")
+
+    def do(self, name: str, verb: str, reason: str = "", *, node: str = "", elsewhere: bool = False) -> SiteMachine:
+        """Pause, resume, suspend, reactivate, reboot, shutdown or destroy a machine; returns it as it should now be.
+
+        Args:
+            node, elsewhere: where one that is reactivated is to go on, if not where it is.
+        """
+        asked = VerbRequest(reason=reason, node=node, elsewhere=elsewhere)
+        return self.ask(SiteMachine, "POST", f"machines/{_part(name)}/{_part(verb)}", content=canonical(asked))
+
+    def save(self, name: str, version: str, key: str, reason: str = "") -> SiteMachine:
+        """Have a machine saved as a new version of its image; with the same key, version and machine once."""
+        wanted, headers = SaveRequest(version=version, reason=reason), {"Idempotency-Key": key}
+        path = f"machines/{_part(name)}/save"
+        return self.ask(SiteMachine, "POST", path, content=canonical(wanted), headers=headers, again=True)
+
+    def console(self, name: str, most: int) -> bytes:
+        """The last bytes that a machine's guest wrote to its serial console; MachineConflict where there is none now."""
+        params = {"bytes": str(most)}
+        return self._attempt("GET", f"machines/{_part(name)}/console", again=True, params=params)
+
+    def follow_console(self, name: str, most: int) -> Iterator[bytes]:
+        """The same, and what follows as it is written, until the machine writes no more; goes on when it is cut.
+
+        Raises:
+            SiteUnavailable: nobody answers, or neither site nor node has for FOLLOW_PATIENCE. MachineConflict: it is gone.
+        """
+        end, heard = "", None
+        path, params = f"machines/{_part(name)}/console", {"bytes": str(most), "follow": "true"}
+        while True:
+            kind = ""
+            try:
+                for line in self._lines(path, params, {"Last-Event-ID": end} if end else {}):
+                    heard = self._clock()
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        kind = value
+                    elif field == "id":
+                        end = value
+                    elif field == "data" and kind == "end":
+                        return
+                    elif field == "data":
+                        yield base64.b64decode(parse(SerialPiece, value.encode(), "console", limit=MAX_LINE).data)
+            except SiteUnavailable:
+                if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
+                    raise
+            self._sleep(DELAYS[1])
+
+    def change(self, name: str, change: MachineChange) -> SiteMachine:
+        """Change a machine's end, memory or cores."""
+        return self.ask(SiteMachine, "PATCH", f"machines/{_part(name)}", content=canonical(change))
+
+    def nodes(self) -> tuple[SiteNode, ...]:
+        """All nodes, by name."""
+        return self.ask(NodeList, "GET", "nodes").items
+
+    def swarm(self) -> SwarmMap:
+        """Who feeds whom."""
+        return self.ask(SwarmMap, "GET", "swarm")
+
+    def node(self, name: str) -> SiteNode:
+        """One node, by UUID, the beginning of one, or name."""
+        return self.ask(SiteNode, "GET", f"nodes/{_part(name)}")
+
+    def do_node(self, name: str, verb: str, reason: str = "", *, move: bool = False) -> SiteNode:
+        """Drain, undrain or remove a node; with `move` what rests on one that is drained goes elsewhere."""
+        asked = NodeVerbRequest(reason=reason, move=move)
+        return self.ask(SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(asked))
+
+    def token(self, wanted: TokenRequest) -> JoinToken:
+        """A token for a node that is to join."""
+        return self.ask(JoinToken, "POST", "nodes/tokens", content=canonical(wanted))
+
+    def login_link(self) -> LoginLink:
+        """A link by which the operator logs in on the console, once."""
+        return self.ask(LoginLink, "POST", "login-links")
+
+    def join(self, wanted: JoinRequest) -> Joined:
+        """Join as a node."""
+        return self.ask(Joined, "POST", "join", content=canonical(wanted))
+
+    def events(self, after: int, limit: int = MAX_PAGE, deployment: str = "") -> EventPage:
+        """The story after an event's number."""
+        params = {"after": str(after), "limit": str(limit)} | ({"deployment": deployment} if deployment else {})
+        return self.ask(EventPage, "GET", "events", params=params)
+
+    def audit(self, most: int, **wanted: str) -> Iterator[AuditEntry]:
+        """What was done, the last first, read page by page; filters as the API has them."""
+        for page in self._pages(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted):
+            yield from page.items[:most]
+            most -= len(page.items)
+            if most <= 0:
+                return
+
+    def follow(self, after: int, deployment: str = "") -> Iterator[SiteEvent]:
+        """The story as it happens, without end; goes on where it was when the connection is cut.
+
+        Raises:
+            SiteUnavailable: nobody answers, or the site that did answer has not for FOLLOW_PATIENCE.
+        """
+        heard: float | None = None
+        while True:
+            try:
+                for event in self._stream(after, deployment):
+                    if event is not None:
+                        after = event.number
+                        yield event
+                    heard = self._clock()
+            except SiteUnavailable:
+                if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
+                    raise
+            self._sleep(DELAYS[1])
+
+    def ask(self, model: type[D], method: str, path: str, *, again: bool = False, **options: Any) -> D:
+        """An answer as a document of its type.
+
+        Args:
+            model, method, path: path is below /v1/.
+            again: the request may be sent again with the same result.
+            options: as httpx takes them: content, params, headers.
+
+        Raises:
+            SiteUnavailable: the site cannot be reached.
+            What the site raised, as the same exception.
+        """
+        data = self._attempt(method, path, again=again or method == "GET", **options)
+        return parse(model, data, f"answer of {self.place}", limit=MAX_ANSWER)
+
+    def _attempt(self, method: str, path: str, *, again: bool, **options: Any) -> bytes:
+        for delay in (*(DELAYS if again else ()), None):
+            self._reach()
+            try:
+                answer = self._http.request(method, f"/v1/{path}", **options)
+            except httpx.HTTPError as exc:
+                # Where nobody listens nobody is waited for; what was cut in the middle is asked again.
+                if delay is None or isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise self._unavailable(exc) from exc
+                self._sleep(delay)
+                continue
+            if answer.is_error:
+                raise _error(answer)
+            return answer.content
+        raise AssertionError
+
+    def _pages(self, model: type[D], path: str, wanted: Mapping[str, str]) -> Iterator[Any]:
+        params = {"limit": str(MAX_PAGE)} | {name: value for name, value in wanted.items() if value}
+        while True:
+            page: Any = self.ask(model, "GET", path, params=params)
+            yield page
+            if page.next is None or page.next == params.get("after"):
+                return
+            params["after"] = page.next
+
+    def _stream(self, after: int, deployment: str) -> Iterator[SiteEvent | None]:
+        """Events, and None for each other sign of life."""
+        params = {"deployment": deployment} if deployment else {}
+        for line in self._lines("events/stream", params, {"Last-Event-ID": str(after)}):
+            data = line.startswith("data:")
+            yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE) if data else None
+
+    def _lines(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Iterator[str]:
+        """The lines of a stream of server-sent events; errors as in `ask`."""
+        timeout = httpx.Timeout(STREAM_SILENCE, connect=5.0)
+        self._reach()
+        try:
+            with self._http.stream("GET", f"/v1/{path}", params=params, headers=headers, timeout=timeout) as got:
+                if got.is_error:
+                    got.read()
+                    raise _error(got)
+                for line in got.iter_lines():
+                    if len(line) > MAX_LINE:
+                        raise SiteUnavailable(f"{self.place}: sends a line of more than {MAX_LINE} bytes")
+                    yield line
+        except httpx.HTTPError as exc:
+            raise self._unavailable(exc) from exc
+
+    def _reach(self) -> None:
+        """Demand that somebody listens on the socket: what httpx does about one that nobody answers leaves it open."""
+        if self._way.socket is None:
+            return
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
+            trial.settimeout(5.0)
+            try:
+                trial.connect(str(self._way.socket))
+            except OSError as exc:
+                raise SiteUnavailable(
+                    f"{self._way.socket}: no site answers there ({exc.strerror or exc}); start one with "
+                    "`partita site serve`, or name another with --set site.url=URL"
+                ) from exc
+
+    def _unavailable(self, exc: httpx.HTTPError) -> SiteUnavailable:
+        return SiteUnavailable(f"{self.place}: the site does not answer ({exc or type(exc).__name__})")
+
+
+def first_contact(url: str, wanted: str) -> Anchors:
+    """By what a site is believed: fetched from itself, and compared with the fingerprint that came another way.
+
+    Raises:
+        Misused: whoever answers is not that site.
+        SiteUnavailable: nobody does.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # believed by the fingerprint below, and by nothing before
+    try:
+        with httpx.Client(base_url=url.rstrip("/"), timeout=TIMEOUT, verify=context, trust_env=False) as client:
+            answer = client.get("/v1/ca")
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        raise SiteUnavailable(f"{url}: the site does not answer ({exc or type(exc).__name__})") from exc
+    if answer.is_error:
+        raise _error(answer)
+    found = parse(Anchors, answer.content, f"answer of {url}", limit=MAX_ANSWER)
+    if fingerprint(found.certificates.encode()) != wanted:
+        raise Misused(f"{url}: this is not the site that the token is from; ask its operator for the right URL")
+    return found
+
+
+def _context(way: Way) -> ssl.SSLContext | bool:
+    if way.socket is not None or not way.url.startswith("https:"):
+        return True
+    try:
+        context = ssl.create_default_context(cadata=way.ca)
+    except ssl.SSLError as exc:
+        raise Misused(f"what {way.url} should be believed by is no certificate (PEM)") from exc
+    if way.certificate is not None:
+        try:
+            context.load_cert_chain(way.certificate, way.key)
+        except OSError as exc:
+            raise Misused(f"{way.certificate}: cannot be shown as a certificate: {exc.strerror or exc}") from exc
+    return context
+
+
+def _error(answer: httpx.Response) -> Exception:
+    """The exception that an answer stands for."""
+    return read_problem(answer.content) or SiteUnavailable(
+        f"{answer.url}: answered {answer.status_code} without saying why; is this a site?"
+    )
+
+
+def _part(name: str) -> str:
+    """What a person typed, as one part of a path."""
+    return quote(name, safe="")

@@ -1,0 +1,73 @@
+"""A site's clusters as its requesters see them: the same values and the same errors, over the client of the site."""
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from deployer.site.client.client import SiteClient
+from deployer.site.schema.clusters import (
+    ClusterOrder,
+    ClusterPage,
+    ClusterSummary,
+    ClusterTrial,
+    ClusterView,
+    Replacing,
+    Scaling,
+)
+from deployer.site.schema.messages import MAX_PAGE, Reason
+from signer.documents import canonical
+
+
+class Clusters:
+    """The clusters of one site.
+
+    Args:
+        client: of the site; it stays the caller's to close.
+    """
+
+    def __init__(self, client: SiteClient) -> None:
+        self._client = client
+
+    def create(self, order: ClusterOrder, key: str) -> ClusterView:
+        """Order a cluster. Whoever asks again with the same key and document gets the same one."""
+        headers = {"Idempotency-Key": key}
+        return self._client.ask(
+            ClusterView, "POST", "clusters", content=canonical(order), headers=headers, again=bool(key)
+        )
+
+    def try_out(self, order: ClusterOrder) -> ClusterTrial:
+        """What would come of an order."""
+        return self._client.ask(
+            ClusterTrial, "POST", "clusters", content=canonical(order), params={"dry_run": "true"}, again=True
+        )
+
+    def all(self, **wanted: str) -> Iterator[ClusterSummary]:
+        """Clusters that one may see, the newest first, read page by page; filters as the API has them."""
+        params = {"limit": str(MAX_PAGE)} | {name: value for name, value in wanted.items() if value}
+        while True:
+            page = self._client.ask(ClusterPage, "GET", "clusters", params=params)
+            yield from page.items
+            if page.next is None or page.next == params.get("after"):
+                return
+            params["after"] = page.next
+
+    def get(self, name: str) -> ClusterView:
+        """One cluster, by UUID, the beginning of one, or an active one's name."""
+        return self._client.ask(ClusterView, "GET", _path(name))
+
+    def scale(self, name: str, wanted: Scaling) -> ClusterView:
+        """Have more or fewer members in a role."""
+        return self._client.ask(ClusterView, "POST", f"{_path(name)}/scale", content=canonical(wanted), again=True)
+
+    def replace(self, name: str, wanted: Replacing) -> ClusterView:
+        """Have another machine in a member's place."""
+        return self._client.ask(ClusterView, "POST", f"{_path(name)}/replace", content=canonical(wanted))
+
+    def destroy(self, name: str, reason: str = "") -> ClusterView:
+        """End all of a cluster."""
+        return self._client.ask(
+            ClusterView, "DELETE", _path(name), content=canonical(Reason(reason=reason)), again=True
+        )
+
+
+def _path(name: str) -> str:
+    return f"clusters/{quote(name, safe='')}"

@@ -1,0 +1,88 @@
+"""How commands reach a site: which one, believed by what, and what they show it.
+
+A bearer token is looked for as WLCG's Bearer Token Discovery (v1.0) says: BEARER_TOKEN, the file that BEARER_TOKEN_FILE
+names, `bt_uUID` in XDG_RUNTIME_DIR, `bt_uUID` in /tmp. What is found first is used, good or not.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployer.errors import Misused
+from deployer.site.client.client import SiteClient, Way
+from deployer.site.settings import SiteSettings
+from deployer.web.socket_paths import MAX_SOCKET, short_place
+
+MAX_TOKEN = 64 << 10
+"""Bytes of a token's file."""
+
+
+def socket_of(settings: SiteSettings) -> Path:
+    """Where the operator's socket is, and where commands look for it."""
+    return settings.socket or short_place(settings.directory, "site.sock", MAX_SOCKET)
+
+
+def reach(settings: SiteSettings, environ: Mapping[str, str], url: str = "") -> SiteClient:
+    """A client of the site that the settings (or a URL beside them) name: without any, of the one on this machine.
+
+    Raises:
+        Misused: a file cannot be read, or the token cannot be shown to that URL.
+    """
+    url = url or settings.url
+    if not url:
+        return SiteClient(Way(socket=socket_of(settings)))
+    ca = _text(settings.ca) if settings.ca is not None else None
+    if settings.client_certificate is not None:
+        key = settings.client_key or settings.client_certificate
+        return SiteClient(Way(url=url, ca=ca, certificate=settings.client_certificate, key=key))
+    token = _one_line(_text(settings.token)) if settings.token is not None else discover(environ, os.geteuid())
+    if token and not url.startswith("https:"):
+        raise Misused(f"{url}: a token is shown over https only; everybody on the way could use it")
+    return SiteClient(Way(url=url, ca=ca, token=token))
+
+
+def discover(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp")) -> str:  # noqa: S108 - as the document says
+    """The bearer token of this user, or an empty text.
+
+    Args:
+        environ: of the process.
+        user: numeric.
+        tmp: the directory of the last place.
+
+    Raises:
+        Misused: a place was named, or its file is there, and it cannot be read.
+    """
+    if text := environ.get("BEARER_TOKEN", "").strip():
+        return _one_line(text)
+    if named := environ.get("BEARER_TOKEN_FILE"):
+        return _one_line(_text(Path(named)))
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    for place in ([Path(runtime)] if runtime else []) + [tmp]:
+        file = place / f"bt_u{user}"
+        try:
+            owner = file.stat().st_uid
+        except OSError:
+            continue
+        if owner not in {user, 0}:
+            raise Misused(f"{file}: is somebody else's file; a token in it is not shown in your name")
+        return _one_line(_text(file))
+    return ""
+
+
+def _text(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(MAX_TOKEN + 1)
+        if len(data) > MAX_TOKEN:
+            raise Misused(f"{file}: has more than {MAX_TOKEN} bytes")
+        return data.decode("ascii")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Misused(f"{file}: cannot be read: {exc}") from exc
+
+
+def _one_line(text: str) -> str:
+    """A token as it may stand in a header; its value is never shown."""
+    found = text.strip()
+    if not found or not all("!" <= char <= "~" for char in found):
+        raise Misused("the bearer token is not one word of printable ASCII")
+    return found

@@ -1,0 +1,82 @@
+"""How a node enters a site: it asks by what the site is believed, shows its token once, and keeps what it gets.
+
+DIR/site/certificate.pem, key.pem   the node's own; the key is made here and goes nowhere
+DIR/site/site.pem                   by what the site is believed
+DIR/site/url                        where it is
+"""
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deployer.errors import Misused
+from deployer.pki.ca import new_request
+from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.site.operations.node_joining import parse_token
+from deployer.site.schema.messages import Joined, JoinRequest
+from signer.documents import validate
+
+PLACE = "site"
+CERTIFICATE, KEY, ANCHORS, URL = "certificate.pem", "key.pem", "site.pem", "url"
+
+
+def enter(place: Path, url: str, token: str, name: str = "", labels: Mapping[str, str] | None = None) -> Joined:
+    """Let a node join a site.
+
+    Args:
+        place: where what it gets is kept.
+        url: of the site.
+        token: as its operator hands it over.
+        name: what the node calls itself; its host name if empty.
+        labels: what its operator says of it.
+
+    Raises:
+        Misused: the token is none, whoever answers is not its site, or nothing can be written there.
+        SiteUnavailable: nobody answers. JoinRefused: the token is not good. Conflict: the name is taken.
+    """
+    secret, fingerprint = parse_token(token)
+    if not url.startswith("https://"):
+        raise Misused(f"{url}: a node joins over https only; give the URL that came with the token")
+    anchors = first_contact(url, fingerprint).certificates
+    key, request = new_request()
+    wanted = {"token": secret, "request": request, "name": name or _host_name(), "labels": dict(labels or {})}
+    with SiteClient(Way(url=url, ca=anchors)) as site:
+        joined = site.join(validate(JoinRequest, wanted, "request to join"))
+    keep(place, joined.certificate, key, anchors, url)
+    return joined
+
+
+def keep(place: Path, certificate: str, key: bytes, anchors: str, url: str) -> None:
+    """Write what a node knows of its site: all of it or nothing.
+
+    Raises:
+        Misused: it cannot be written.
+    """
+    fresh = place.with_name(place.name + ".new")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700, parents=True)
+        for name, data in (
+            (CERTIFICATE, certificate.encode()),
+            (KEY, key),
+            (ANCHORS, anchors.encode()),
+            (URL, url.rstrip("/").encode() + b"\n"),
+        ):
+            with os.fdopen(os.open(fresh / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        if place.exists():
+            place.replace(place.with_name(f"{place.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+        fresh.replace(place)
+    except OSError as exc:
+        raise Misused(f"{place}: cannot be written: {exc.strerror}; the token is used up, get another") from exc
+
+
+def _host_name() -> str:
+    """This machine's name, as far as it may stand in a site's list."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", platform.node())[:63].strip("-.") or "node"

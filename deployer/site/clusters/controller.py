@@ -1,0 +1,400 @@
+"""The use case: clusters are admitted, looked after each second, scaled, mended and ended.
+
+What is to be done is `clustering`'s to say. Here it is carried out on what the site remembers: first the plan's state is
+written down, then its steps are taken. Every step may be taken twice, so a service that is killed at any instant, or a
+second one beside it, does no harm.
+
+Admission takes the room for all members (or each role's quorum) before any of them starts: they are held, and their nodes
+are told of them when those that they require are there. So a cluster that is accepted comes up whole as far as room goes,
+and one that is refused leaves nothing.
+"""
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from catalog.errors import CatalogError
+from deployer.errors import ClusterNotFound, Conflict, DeployerError, MachineConflict, MachineNotFound, Misused
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.clusters import planner as clustering
+from deployer.site.clusters.members import RoleStatus
+from deployer.site.clusters.members import status as status_of
+from deployer.site.clusters.planner import End, Order, Plan, Release, Step, Stop
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Filter, SiteCluster, SiteMachine
+from deployer.site.operations.admission import ALONE, Belonging
+from deployer.site.schema.messages import Ordered
+from deployer.site.store.store import SiteStore
+from signer.documents import canonical
+from signer.errors import SignerError
+from stager.errors import StagerError
+
+RETRY = timedelta(seconds=30)
+"""How long after members could not be had they are asked for again: room comes with the end of other machines."""
+
+AT_LEAST_EVERY = timedelta(seconds=5)
+"""How often clusters are looked at when nothing happened: what only time changes bears that."""
+
+PAGE = 1000
+"""Machines or clusters that are read at a time."""
+
+NotHad = (DeployerError, CatalogError, SignerError, StagerError)
+"""What may keep members from being had."""
+
+log = logging.getLogger("partita.site")
+
+
+class Admits(Protocol):
+    """What admits a request as any other; `deployer.site.operations.admission.Admitting.admit` is one."""
+
+    def __call__(
+        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
+    ) -> Ordered:
+        """Admit it by image, policy, rights, quotas and room; whatever refuses it leaves nothing."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Members of one deployment that are released, or ended, in one transaction: a thousand of them take a second."""
+
+    deployment: str
+    steps: Mapping[str, Release | End]
+
+    def rule(self, machine: SiteMachine, now: datetime) -> Change | None:
+        """What becomes of a machine of the deployment."""
+        step = self.steps.get(machine.uuid)
+        if step is None:
+            return None
+        return (
+            lifecycle.act(machine, Verb.DESTROY, step.reason, now)
+            if isinstance(step, End)
+            else lifecycle.release(machine)
+        )
+
+
+class ClusterKeeper:
+    """The clusters of a site. Safe to use from several threads.
+
+    Args:
+        store: what the site remembers.
+        admit: see there.
+        lifetime: seconds, of a cluster whose document sets none.
+        broker: whether the site has a context broker now, through which members can say that they are ready.
+        now: the present, UTC, whole seconds.
+    """
+
+    def __init__(
+        self, store: SiteStore, admit: Admits, lifetime: int, broker: Callable[[], bool], now: Callable[[], datetime]
+    ) -> None:
+        self._store, self._admit, self._lifetime, self._broker, self._now = store, admit, lifetime, broker, now
+        self._creating = threading.Lock()
+        self._looked: datetime | None = None
+        self._seen = -1
+
+    def get(self, uuid: str) -> Cluster:
+        """A cluster by its UUID; ClusterNotFound."""
+        return Cluster.of(self._store.cluster(uuid))
+
+    def find(self, text: str, owner: Principal | None = None) -> Cluster:
+        """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
+        return Cluster.of(self._store.find_cluster(text, owner))
+
+    def page(
+        self, which: Filter, limit: int, after: str | None, *, active: bool | None = None
+    ) -> tuple[tuple[Cluster, ...], str | None]:
+        """Clusters, the last made first, and what the next page comes after."""
+        found, more = self._store.clusters(which, limit, after, active=active)
+        return tuple(Cluster.of(one) for one in found), more
+
+    def members(self, uuid: str) -> tuple[SiteMachine, ...]:
+        """All machines that a cluster ever had and the site still remembers, the oldest first."""
+        found = list[SiteMachine]()
+        after: str | None = None
+        while True:
+            machines, after = self._store.machines(Filter(cluster=uuid), PAGE, after)
+            found += machines
+            if after is None:
+                return tuple(reversed(found))
+
+    def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, RoleStatus]:
+        """How each role is doing."""
+        return status_of(cluster, members, self._now())
+
+    def create(
+        self, document: ClusterDocument, who: Principal, key: str = "", reference: str = ""
+    ) -> tuple[Cluster, bool]:
+        """Admit a cluster and let its first members start.
+
+        Args:
+            document: what is wanted.
+            who: as whom all its members are admitted, now and later.
+            key: who asks again with the same key and document gets the same cluster.
+            reference: what was published, if it was.
+
+        Returns:
+            The cluster, and whether it is new.
+
+        Raises:
+            Misused: a role waits for reports that nobody can make here.
+            Conflict: there is another active cluster of that name.
+            Whatever `Admits` raises: nothing is left then but the story.
+        """
+        self.check(document)
+        with self._creating:
+            known = self._known(document, who, key)
+            if known is not None:
+                return known, False
+            kept = self._add(document, who, key, reference)
+        cluster = Cluster.of(kept)
+        images = dict[str, str]()
+        try:
+            for role in document.roles:
+                images[role] = self._take_room(cluster, role)
+        except BaseException as exc:
+            why = str(exc) if isinstance(exc, Exception) else "the request was broken off"
+            self._undo(cluster, why)
+            raise
+        self._change(
+            cluster.uuid,
+            lambda one: one.state.model_copy(
+                update={"phase": Phase.STARTING, "changed": self._now(), "images": images}
+            ),
+        )
+        self._look_at(cluster.uuid)
+        return self.get(cluster.uuid), True
+
+    def clash(self, document: ClusterDocument, who: Principal) -> str:
+        """Why somebody cannot have another cluster of that name now; empty if they can."""
+        try:
+            self._known(document, who, "")
+        except Conflict as exc:
+            return str(exc)
+        return ""
+
+    def look(self, now: datetime) -> int:
+        """Look after all clusters; returns how many steps were taken. Called each second."""
+        newest = self._store.last_event()
+        if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
+            return 0
+        taken, after = 0, None
+        while True:
+            found, after = self._store.clusters(Filter(), PAGE, after, active=True)
+            for one in found:
+                try:
+                    taken += self._look_at(one.uuid)
+                except NotHad as exc:  # one cluster that cannot be looked after is no reason to neglect the others
+                    log.warning("cluster %s: %s", one.uuid, exc)
+            if after is None:
+                break
+        self._seen, self._looked = (newest if taken == 0 else -1), now
+        return taken
+
+    def scale(self, uuid: str, role: str, count: int, reason: str) -> Cluster:
+        """Have a role's members so many.
+
+        Raises:
+            ClusterNotFound, MachineConflict, Misused: see `clustering.scaled`.
+        """
+        self._change(uuid, lambda one: clustering.scaled(one, role, count), "scaled", f"{role} to {count}; {reason}")
+        self._look_at(uuid)
+        return self.get(uuid)
+
+    def replace(self, uuid: str, member: str, reason: str) -> Cluster:
+        """End a member, have another one in its place, and forget how often it failed.
+
+        Args:
+            uuid: of the cluster.
+            member: its host name, its machine's UUID, or the beginning of that.
+            reason: why, and by whom.
+
+        Raises:
+            ClusterNotFound, MachineConflict: see `clustering.excused`.
+            MachineNotFound: the cluster has no such member.
+            Misused: it has several.
+        """
+        machine = self._member(uuid, member)
+        self._change(
+            uuid,
+            lambda one: clustering.excused(one, self.members(uuid), machine),
+            "replacing",
+            f"{machine.hostname}; {reason}",
+        )
+        self._end(machine.uuid, f"replaced: {reason}")
+        self._look_at(uuid)
+        return self.get(uuid)
+
+    def end(self, uuid: str, reason: str) -> Cluster:
+        """End all of a cluster; one that has ended stays so. ClusterNotFound."""
+        self._change(uuid, lambda one: clustering.ending(one, self._now(), reason), "ending", reason)
+        self._look_at(uuid)
+        return self.get(uuid)
+
+    def check(self, document: ClusterDocument) -> None:
+        """Raise Misused if a role waits for reports that nobody can make here."""
+        for name, role in document.roles.items():
+            if role.ready == "reported" and not self._broker():
+                raise Misused(
+                    f"the role {name} is ready when its members report so, and this site has no context broker for "
+                    'them; write ready = "running" for it'
+                )
+
+    def _known(self, document: ClusterDocument, who: Principal, key: str) -> Cluster | None:
+        """The cluster that was asked for already; Conflict where another one has the name."""
+        try:
+            other = self.find(document.name, who)
+        except (ClusterNotFound, Misused):  # of that name there is at most one; several UUIDs may begin like it
+            return None
+        if key and other.state.key == key and other.document == document:
+            return other
+        if other.name != document.name:  # the name happens to be the beginning of another cluster's UUID
+            return None
+        raise Conflict(
+            f"cluster {other.name} ({other.uuid[:8]}) is {other.state.phase.value}, and its members have the host names "
+            "that this one's would; end it first, or choose another name"
+        )
+
+    def _add(self, document: ClusterDocument, who: Principal, key: str, reference: str) -> SiteCluster:
+        now = self._now()
+        state = ClusterState(
+            phase=Phase.ADMITTING,
+            changed=now,
+            ends=now + timedelta(seconds=document.lifetime or self._lifetime),
+            reference=reference,
+            key=key,
+            counts={name: role.count for name, role in document.roles.items()},
+        )
+        return self._store.add_cluster(who, document.name, _text(document), _text(state))
+
+    def _take_room(self, cluster: Cluster, role: str) -> str:
+        """Room for a role's members, or for its quorum: all of them or none. Returns the image that they run."""
+        known = cluster.document.roles[role]
+        count = known.count if cluster.document.start == "all" else known.quorum or known.count
+        hostnames = tuple(cluster.document.hostname(role, slot) for slot in range(1, count + 1))
+        request = known.request(known.image, cluster.remaining(role, self._now()), hostnames, whole=True)
+        key = f"cluster:{cluster.uuid}:{role}:first"
+        part = Belonging(cluster.uuid, role, held=True)
+        return self._admit(request, cluster.owner, key, part).deployment.image_id
+
+    def _undo(self, cluster: Cluster, why: str) -> None:
+        """Nothing has started: whatever was taken is given back at once."""
+        with suppress(DeployerError):  # what is not undone now is undone by the next look
+            self._change(
+                cluster.uuid,
+                lambda one: one.state.model_copy(update={"phase": Phase.FAILED, "changed": self._now(), "reason": why}),
+                Phase.FAILED.value,
+                why,
+            )
+            self._look_at(cluster.uuid)
+            self._look_at(cluster.uuid)  # and it is over
+
+    def _look_at(self, uuid: str) -> int:
+        """Plan, write down, carry out; returns how many steps were taken."""
+        now = self._now()
+        members = self.members(uuid)
+        cluster = self.get(uuid)
+        plan = clustering.plan(cluster, members, now)
+        if plan.state != cluster.state:
+            plan = self._write_down(uuid, members, now)
+        deployments = {one.uuid: one.deployment for one in members}
+        for step in _gathered(plan.steps, deployments):
+            self._take(uuid, step, now)
+        return len(plan.steps)
+
+    def _write_down(self, uuid: str, members: tuple[SiteMachine, ...], now: datetime) -> Plan:
+        """The plan is made again inside the transaction that writes its state: somebody may have scaled meanwhile."""
+        made = list[Plan]()
+        kept = self._store.cluster(uuid)
+        before = Cluster.of(kept).state
+
+        def change(kept: SiteCluster) -> SiteCluster:
+            cluster = Cluster.of(kept)
+            made.append(clustering.plan(cluster, members, now))
+            return _kept(kept, made[-1].state)
+
+        after = clustering.plan(Cluster.of(kept), members, now).state
+        what = after.phase.value if after.phase is not before.phase else ""
+        self._store.change_cluster(uuid, change, what, after.reason)
+        return made[-1]
+
+    def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
+        self._store.change_cluster(uuid, lambda kept: _kept(kept, change(Cluster.of(kept))), what, reason)
+
+    def _take(self, uuid: str, step: Order | Stop | Batch, now: datetime) -> None:
+        if isinstance(step, Order):
+            self._order(self.get(uuid), step, now)
+        elif isinstance(step, Stop):
+            self._apply(step.machine, lambda one: lifecycle.act(one, Verb.SHUTDOWN, step.reason, now))
+        else:
+            self._store.apply_all(step.deployment, lambda one: step.rule(one, now))
+
+    def _order(self, cluster: Cluster, order: Order, now: datetime) -> None:
+        """Have members that are not there; where that cannot be now, say why and ask again later."""
+        role = cluster.document.roles[order.role]
+        hostnames = tuple(cluster.document.hostname(order.role, slot) for slot in order.slots)
+        request = role.request(
+            cluster.state.images.get(order.role, role.image),
+            cluster.remaining(order.role, now),
+            hostnames,
+            whole=order.whole,
+        )
+        try:
+            self._admit(request, cluster.owner, order.key, Belonging(cluster.uuid, order.role))
+        except Conflict:
+            return  # somebody else met the same need at the same moment; the next look sees the members
+        except NotHad as exc:
+            why = str(exc)
+            before = cluster.state.waits.get(order.role)
+            self._change(
+                cluster.uuid,
+                lambda one: clustering.refused(one, order.role, why, now + RETRY),
+                "" if before is not None and before.why == why else "waiting",
+                f"{', '.join(hostnames[:3])}{' and more' if len(hostnames) > 3 else ''}: {why}",
+            )
+
+    def _end(self, machine: str, reason: str) -> None:
+        now = self._now()
+        self._apply(machine, lambda one: lifecycle.act(one, Verb.DESTROY, reason, now))
+
+    def _apply(self, machine: str, rule: Callable[[SiteMachine], Change | None]) -> None:
+        """A machine that meanwhile is such that a step cannot be taken is seen so at the next look."""
+        with suppress(MachineConflict, MachineNotFound):
+            self._store.apply(machine, rule)
+
+    def _member(self, uuid: str, text: str) -> SiteMachine:
+        found = [one for one in self.members(uuid) if text in {one.hostname, one.uuid} or _begins(one.uuid, text)]
+        if not found:
+            raise MachineNotFound(f"cluster {self.get(uuid).name} has no member {text[:80]!r}")
+        if len({one.hostname for one in found}) > 1:
+            raise Misused(f"{text[:80]!r} means several members; write a host name, or more of the UUID")
+        return next((one for one in found if not one.state.final), found[-1])
+
+
+def _gathered(steps: Sequence[Step], deployments: Mapping[str, str]) -> Iterator[Order | Stop | Batch]:
+    """Steps in order, those that end and release machines of one deployment together and first: they make room."""
+    batches = defaultdict[str, dict[str, Release | End]](dict)
+    for step in steps:
+        if isinstance(step, End | Release):
+            batches[deployments[step.machine]][step.machine] = step
+    yield from (Batch(deployment, found) for deployment, found in batches.items())
+    yield from (step for step in steps if isinstance(step, Order | Stop))
+
+
+def _begins(uuid: str, text: str) -> bool:
+    return len(text) >= 4 and uuid.startswith(text)
+
+
+def _kept(kept: SiteCluster, state: ClusterState) -> SiteCluster:
+    return kept.model_copy(update={"state": _text(state), "active": not state.over})
+
+
+def _text(document: ClusterDocument | ClusterState) -> str:
+    return canonical(document).decode()

@@ -1,0 +1,260 @@
+"""What would come of a cluster: each role's decision, the place of all members together, and when the whole would be ready.
+
+Pure but for the values that it is given. Room and quotas are taken as admission takes them, role by role in the document's
+order, so what fits here would be admitted now; nothing is kept, and nothing reserved.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from deployer.errors import NoRoom
+from deployer.policy.decision import Decision
+from deployer.site.model.cluster import ClusterDocument, ClusterRole
+from deployer.site.model.quota import Usage
+from deployer.site.scheduling.boot_estimate import Boot, estimate
+from deployer.site.scheduling.node_capacity import capped
+from deployer.site.scheduling.placement import NodeRoom, Placed
+from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.schema.clusters import ClusterTrial, RoleTrial
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How long an earlier guest of an image took from running to being ready: seconds."""
+
+    image_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What earlier machines took: to run, and then to be ready."""
+
+    boots: tuple[Boot, ...] = ()
+    settled: tuple[Settling, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What a role would be admitted as: for all members that are taken room for at once, and what the policy says of it."""
+
+    proposal: Proposal
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """A role's members: those that have room, where, and why there or why not."""
+
+    nodes: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    fault: str = ""
+
+
+def first_count(document: ClusterDocument, role: ClusterRole) -> int:
+    """How many of a role's members have room taken for them at once: all, or the quorum."""
+    return role.count if document.start == "all" else role.quorum or role.count
+
+
+def try_cluster(
+    document: ClusterDocument,
+    proposed: Mapping[str, Proposed],
+    rooms: Sequence[NodeRoom],
+    place: Place,
+    usage: tuple[Usage, Usage],
+    past: Past,
+    problems: Sequence[str] = (),
+) -> ClusterTrial:
+    """What would come of it.
+
+    Args:
+        document: the cluster.
+        proposed: each role's, asked for `first_count` members.
+        rooms: the nodes now, with what they cache of all the roles' images.
+        place: chooses nodes where a proposal has no way of its own.
+        usage: what the owner has now, and all of their VO.
+        past: by which it is estimated.
+        problems: what else is in the way.
+    """
+    found = _take_room(document, proposed, {room.uuid: room for room in rooms}, place, usage)
+    order = _order(document)
+    fetch = _fetch(order, proposed, found, {room.uuid: room.cached for room in rooms})
+    times = _times(document, order, proposed, found, fetch, past)
+    roles = {}
+    for name, role in document.roles.items():
+        one, room = proposed[name], found[name]
+        begins, ready = times[name]
+        roles[name] = RoleTrial(
+            accepted=one.decision.accepted,
+            image_id=one.proposal.image_id,
+            title=one.proposal.title,
+            decision=one.decision.as_json(),
+            wanted=role.count,
+            need=first_count(document, role),
+            placed=len(room.nodes),
+            nodes=dict(Counter(room.nodes)),
+            placement=room.sentences,
+            problem=room.fault,
+            begins=begins,
+            ready=ready,
+        )
+    every = [ready for _, ready in times.values()]
+    known = [ready for ready in every if ready is not None]
+    total = Counter[str]()
+    for there in fetch.values():
+        total.update(there)
+    return ClusterTrial(
+        name=document.name,
+        accepted=all(role.accepted for role in roles.values()),
+        placed=all(role.placed >= role.need and not role.problem for role in roles.values()),
+        problems=tuple(problems),
+        order=_steps(document, order),
+        roles=roles,
+        fetch=dict(total),
+        seconds=round(max(known), 1) if len(known) == len(every) else None,
+    )
+
+
+def _take_room(
+    document: ClusterDocument,
+    proposed: Mapping[str, Proposed],
+    rooms: dict[str, NodeRoom],
+    place: Place,
+    usage: tuple[Usage, Usage],
+) -> dict[str, _Room]:
+    """First all roles' members that are needed, as admission does; then, as far as there is room, the rest."""
+    found: dict[str, _Room] = {}
+    mine, together = usage
+    for name, role in document.roles.items():
+        proposal, count = proposed[name].proposal, first_count(document, role)
+        more = proposal.usage(count)
+        fault = proposal.limit(mine, more, together) if proposal.limit is not None else None
+        try:
+            chosen = _place(proposal, count, rooms, place, whole=True)
+        except NoRoom as exc:
+            found[name] = _Room((), (str(exc),), fault or str(exc))
+            continue
+        found[name] = _Room(chosen.nodes, chosen.sentences, fault or "")
+        mine, together = _and(mine, more), _and(together, more)
+        _taken(rooms, proposal, chosen)
+    for name, role in document.roles.items():
+        more_wanted = role.count - first_count(document, role)
+        if more_wanted and not found[name].fault:
+            proposal = proposed[name].proposal
+            try:
+                chosen = _place(proposal, more_wanted, rooms, place, whole=False)
+            except NoRoom:
+                continue
+            before = found[name]
+            found[name] = _Room((*before.nodes, *chosen.nodes), (*before.sentences, *chosen.sentences))
+            _taken(rooms, proposal, chosen)
+    return found
+
+
+def _place(proposal: Proposal, count: int, rooms: Mapping[str, NodeRoom], place: Place, *, whole: bool) -> Placed:
+    ask = proposal.ask
+    ask = replace(ask, count=count, wishes=ask.wishes.model_copy(update={"whole": whole}))
+    return (proposal.place or place)([capped(room, proposal.most, ask.cores) for room in rooms.values()], ask)
+
+
+def _taken(rooms: dict[str, NodeRoom], proposal: Proposal, chosen: Placed) -> None:
+    ask = proposal.ask
+    for uuid, number in Counter(chosen.nodes).items():
+        room = rooms[uuid]
+        rooms[uuid] = replace(
+            room,
+            cores=room.cores - number * ask.cores,
+            memory=room.memory - number * ask.memory,
+            disk=room.disk - number * ask.disk,
+            machines=room.machines + number,
+        )
+
+
+def _and(have: Usage, more: Usage) -> Usage:
+    return replace(
+        have,
+        machines=have.machines + more.machines,
+        cores=have.cores + more.cores,
+        memory=have.memory + more.memory,
+    )
+
+
+def _order(document: ClusterDocument) -> tuple[str, ...]:
+    """Roles, each after those that it waits for."""
+    found: list[str] = []
+
+    def add(role: str) -> None:
+        for before in document.before(role):
+            add(before)
+        if role not in found:
+            found.append(role)
+
+    for role in document.roles:
+        add(role)
+    return tuple(found)
+
+
+def _steps(document: ClusterDocument, order: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The same, those that start together beside each other."""
+    depth: dict[str, int] = {}
+    for role in order:
+        depth[role] = 1 + max((depth[one] for one in document.before(role)), default=-1)
+    steps = defaultdict[int, list[str]](list)
+    for role in order:
+        steps[depth[role]].append(role)
+    return tuple(tuple(steps[index]) for index in sorted(steps))
+
+
+def _fetch(
+    order: Sequence[str],
+    proposed: Mapping[str, Proposed],
+    found: Mapping[str, _Room],
+    cached: Mapping[str, frozenset[str]],
+) -> dict[str, dict[str, int]]:
+    """For each role, the bytes that each of its nodes fetches: what an earlier role brought there is there already."""
+    there = {uuid: set(held) for uuid, held in cached.items()}
+    fetch: dict[str, dict[str, int]] = {}
+    for role in order:
+        addresses = proposed[role].proposal.ask.addresses
+        fetch[role] = {}
+        for uuid in dict.fromkeys(found[role].nodes):
+            fetch[role][uuid] = sum(size for address, size in addresses.items() if address not in there[uuid])
+            there[uuid] |= set(addresses)
+    return fetch
+
+
+def _times(
+    document: ClusterDocument,
+    order: Sequence[str],
+    proposed: Mapping[str, Proposed],
+    found: Mapping[str, _Room],
+    fetch: Mapping[str, Mapping[str, int]],
+    past: Past,
+) -> dict[str, tuple[float | None, float | None]]:
+    """For each role, seconds until its first member is started, and until the last one is ready; None: nothing is known."""
+    times: dict[str, tuple[float | None, float | None]] = {}
+    runs: dict[str, float | None] = {}
+    for name in order:
+        role = document.roles[name]
+        waits = [(times[one][1] if role.starts == "ready" else runs[one]) for one in document.before(name)]
+        begins = _latest(waits)
+        boot = estimate(past.boots, fetch[name]) if found[name].nodes else None
+        settles = _settles(proposed[name].proposal.image_id, past.settled) if role.ready == "reported" else 0.0
+        runs[name] = None if begins is None or boot is None else round(begins + boot, 1)
+        run = runs[name]
+        times[name] = begins, None if run is None or settles is None else round(run + settles, 1)
+    return times
+
+
+def _latest(times: Sequence[float | None]) -> float | None:
+    known = [one for one in times if one is not None]
+    return None if len(known) < len(times) else max(known, default=0.0)
+
+
+def _settles(image_id: str, settled: Sequence[Settling]) -> float | None:
+    """Seconds from running to ready: of the image's own guests, else of any."""
+    own = [one.seconds for one in settled if one.image_id == image_id]
+    every = own or [one.seconds for one in settled]
+    return median(every) if every else None

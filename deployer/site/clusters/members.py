@@ -1,0 +1,177 @@
+"""The members of a cluster as they are: which machine is which member, who has failed and why, how each role is doing.
+
+A member is a role and a number, its slot; machines come and go in it. A slot has one machine at a time: a machine that is
+to end still fills it until it has ended, so there are never more members than were asked for. Pure.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import Want
+from deployer.site.model.cluster import Cluster, ClusterRole
+from deployer.site.model.records import SiteMachine
+
+_UP = frozenset({State.BOOTING, State.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """How a role is doing.
+
+    Attributes:
+        wanted, need: members asked for, and how many of them make a quorum.
+        ready, up: members that are ready, and that boot or run.
+        there: members that are neither failed nor on their way out.
+        over: members that have reached the end of their time.
+        why: why members are not there and do not come now; empty if that is not known to be so.
+    """
+
+    wanted: int
+    need: int
+    ready: int
+    up: int
+    there: int
+    over: int = 0
+    why: str = ""
+
+    @property
+    def left(self) -> int:
+        """How many are wanted now: those whose time is over are wanted no more."""
+        return self.wanted - self.over
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A member: its machine now, if there is one, and what became of those before.
+
+    Attributes:
+        number: from 1, within its role.
+        now: its machine, if one is there to stay.
+        leaving: a machine that is to end, or has failed, and has not ended.
+        doubles: others that should not be there.
+        ever: machines that it ever had.
+        failures: why earlier ones failed, the oldest first.
+        over: the last one lived until its time was over.
+    """
+
+    number: int
+    now: SiteMachine | None
+    leaving: SiteMachine | None
+    doubles: tuple[SiteMachine, ...]
+    ever: int
+    failures: tuple[str, ...]
+    over: bool
+
+
+def failure(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
+    """Why a member has failed, as a sentence's end; empty if it has not, or was ended or stopped by somebody's will."""
+    if (known := cluster.state.failed.get(member.uuid)) is not None:
+        return known
+    role = cluster.document.roles.get(member.role)
+    if role is None or member.uuid in cluster.state.draining:
+        return ""
+    if member.state is State.FAILED:
+        return member.reason or "it failed"
+    if member.want is Want.ENDED:
+        return ""
+    if member.state is State.STOPPED and _by_itself(member):
+        return member.want_reason
+    if member.ready is not None and member.ready != "ready":
+        return member.ready
+    late = now - member.changed > timedelta(seconds=role.ready_within)
+    if member.state is State.RUNNING and late and not ready(role, member):
+        return f"it was not ready within {role.ready_within} s"
+    return ""
+
+
+def _by_itself(member: SiteMachine) -> bool:
+    """Whether a guest powered off without being asked: the site then takes the node's reason over as its own
+    (`absorbing`), and else keeps that of whoever asked."""
+    return member.want is Want.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
+
+
+def ready(role: ClusterRole, member: SiteMachine) -> bool:
+    """Whether a member does what it is there for."""
+    return member.state is State.RUNNING and (role.ready == "running" or member.ready == "ready")
+
+
+def status(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Mapping[str, RoleStatus]:
+    """How each role is doing."""
+    return {role: status_of(cluster, role, slots_of(cluster, role, members, now)) for role in cluster.document.roles}
+
+
+def lacking(cluster: Cluster, role: str, told: Mapping[str, RoleStatus]) -> tuple[str, ...]:
+    """The roles that this one waits for: those that it requires and of which not enough are there."""
+    booting = cluster.document.roles[role].starts == "booting"
+    return tuple(
+        name
+        for name in cluster.document.before(role)
+        if (told[name].up if booting else told[name].ready) < told[name].need
+    )
+
+
+def slots_of(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: datetime) -> list[Slot]:
+    """A role's members by number: those wanted, and those that are there beyond."""
+    machines = defaultdict[int, list[SiteMachine]](list)
+    for one in members:
+        if one.role == role and (number := cluster.document.slot(role, one.hostname)):
+            machines[number].append(one)
+    numbers = {*range(1, cluster.state.counts[role] + 1), *machines}
+    return [_slot(cluster, number, machines[number], now) for number in sorted(numbers)]
+
+
+def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datetime) -> Slot:
+    state = cluster.state
+    machines = sorted(machines, key=lambda one: (one.created, one.uuid))
+    living = [one for one in machines if not one.state.final]
+    going = [one for one in living if one.want is Want.ENDED or one.uuid in state.failed or one.uuid in state.draining]
+    staying = [one for one in living if one not in going]
+    last = machines[-1] if machines else None
+    return Slot(
+        number,
+        staying[0] if staying else None,
+        going[0] if going else None,
+        (*going[1:], *staying[1:]),
+        len(machines),
+        tuple(why for one in machines if (why := state.failed.get(one.uuid))),
+        last is not None and last.state is State.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
+    )
+
+
+def status_of(cluster: Cluster, role: str, slots: Sequence[Slot]) -> RoleStatus:
+    """How a role is doing, by its slots."""
+    count = cluster.state.counts[role]
+    known = cluster.document.roles[role]
+    wanted = [slot for slot in slots if slot.number <= count]
+    there = [slot.now for slot in wanted if slot.now is not None]
+    over = sum(slot.over for slot in wanted if slot.now is None)
+    lost = [slot for slot in wanted if slot.now is None and slot.failures and given_up(cluster, role, slot)]
+    why = why_lost(cluster, role, lost[0]) if lost else ""
+    if len(there) < count - over - len(lost) and role in cluster.state.waits:
+        why = cluster.state.waits[role].why
+    return RoleStatus(
+        count,
+        cluster.need(role),
+        sum(ready(known, one) for one in there),
+        sum(one.state in _UP for one in there),
+        len(there),
+        over,
+        why,
+    )
+
+
+def given_up(cluster: Cluster, role: str, slot: Slot) -> bool:
+    """Whether nothing comes into a slot any more by itself."""
+    return slot.over or len(slot.failures) > cluster.document.roles[role].replace
+
+
+def why_lost(cluster: Cluster, role: str, slot: Slot) -> str:
+    """Why nothing comes into a slot any more."""
+    host = cluster.document.hostname(role, slot.number)
+    if not slot.failures:
+        return f"{host} has reached the end of its time"
+    times = "once" if len(slot.failures) == 1 else f"{len(slot.failures)} times"
+    return f"{host} failed {times} and is not replaced any more; the last reason: {slot.failures[-1]}"

@@ -1,0 +1,287 @@
+"""What is to be done next about a cluster: its document and its members as they are now, to steps. Decides, does nothing.
+
+The plan is made anew each time from what is there, so nothing has to be remembered between two looks but what cannot be
+seen: which members failed, which are being drained, and who had no room. Whoever carries a plan out writes its `state`
+down first and takes the steps then; a plan that was carried out by half, or twice, does no harm.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from deployer.errors import MachineConflict, Misused
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import MAX_COUNT
+from deployer.protocol.desired_state import Want
+from deployer.site.clusters.members import RoleStatus, Slot, failure, given_up, lacking, slots_of, status_of, why_lost
+from deployer.site.model.cluster import Cluster, ClusterState, Phase, Wait
+from deployer.site.model.records import SiteMachine
+
+ADMITTED_WITHIN = timedelta(minutes=5)
+"""How long taking room for all members may last. A cluster that is older was left by a service that ended meanwhile."""
+
+DRAINED_WITHIN = timedelta(seconds=90)
+"""How long a guest may take to power off before it is ended: somewhat longer than a node itself waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Members of a role are wanted that are not there.
+
+    Attributes:
+        slots: which.
+        whole: all of them or none; else as many as there is room for.
+        key: the same for the same need: whoever orders with it twice gets one answer.
+    """
+
+    role: str
+    slots: tuple[int, ...]
+    whole: bool
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a held member's role requires is there: its node may be told of it."""
+
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A member is asked to power off; it is ended when it has, or has not for too long."""
+
+    machine: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A member is to end now."""
+
+    machine: str
+    reason: str
+
+
+Step = Order | Release | Stop | End
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What follows from how a cluster is.
+
+    Attributes:
+        state: to be written down, before the steps are taken.
+        steps: in order.
+    """
+
+    state: ClusterState
+    steps: tuple[Step, ...] = ()
+
+
+def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Plan:
+    """What to do next.
+
+    Args:
+        members: all machines that the cluster ever had and the site still remembers, ended ones too.
+        now: the present.
+    """
+    state = cluster.state
+    living = [one for one in members if not one.state.final]
+    if state.phase is Phase.ADMITTING:
+        if now - state.changed < ADMITTED_WITHIN:
+            return Plan(state)
+        return _give_up(state, living, now, "the site's service ended while room was taken for the members")
+    if state.phase in {Phase.ENDED, Phase.ENDING} or (state.phase is Phase.FAILED and not state.was_ready):
+        if living:
+            return Plan(state, tuple(_ends(living, state.reason or "its cluster was ended on request")))
+        phase = Phase.FAILED if state.phase is Phase.FAILED else Phase.ENDED
+        return Plan(_moved(state, phase, state.reason, now, over=True))
+    if now >= cluster.ends:  # the members' own time is over then, too
+        if not living:
+            return Plan(_moved(state, Phase.ENDED, "its time is over", now, over=True))
+        return Plan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
+    failed = {one.uuid: why for one in members if (why := failure(cluster, one, now)) or one.uuid in state.failed}
+    cluster = _with(cluster, failed=failed)
+    roles = {role: slots_of(cluster, role, members, now) for role in cluster.document.roles}
+    if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
+        return _give_up(cluster.state, living, now, why)
+    told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
+    state = _phase(cluster, roles, told, now)
+    cluster = cluster.model_copy(update={"state": state})
+    steps = list[Step]()
+    draining = dict[str, datetime]()
+    for role, slots in roles.items():
+        steps += _leave(cluster, role, slots, draining, now)
+        if not lacking(cluster, role, told):
+            steps += _come(cluster, role, slots, now)
+    return Plan(state.model_copy(update={"draining": draining}), tuple(steps))
+
+
+def scaled(cluster: Cluster, role: str, count: int) -> ClusterState:
+    """The state in which that role is wanted that many times.
+
+    Raises:
+        Misused: there is no such role, or the number is none that the document allows.
+        MachineConflict: the cluster ends, or has ended.
+    """
+    check_lives(cluster)
+    known = cluster.document.roles.get(role)
+    if known is None:
+        raise Misused(
+            f"cluster {cluster.name} has no role {role!r}; it has {', '.join(sorted(cluster.document.roles))}"
+        )
+    others = sum(wanted for name, wanted in cluster.state.counts.items() if name != role)
+    if not (known.quorum or 1) <= count <= MAX_COUNT - others:
+        raise Misused(
+            f"the role {role} may have {known.quorum or 1} to {MAX_COUNT - others} members, not {count}; "
+            "destroy the cluster to have none"
+        )
+    waits = {name: at for name, at in cluster.state.waits.items() if name != role}
+    counts = cluster.state.counts | {role: count}
+    return cluster.state.model_copy(update={"counts": counts, "waits": waits})
+
+
+def excused(cluster: Cluster, members: Sequence[SiteMachine], member: SiteMachine) -> ClusterState:
+    """The state in which the failures of a member are forgotten, because somebody has it replaced.
+
+    Raises:
+        MachineConflict: the cluster ends, or has ended.
+    """
+    check_lives(cluster)
+    same = [one.uuid for one in members if (one.role, one.hostname) == (member.role, member.hostname)]
+    failed = cluster.state.failed | dict.fromkeys(same, "")
+    waits = {name: at for name, at in cluster.state.waits.items() if name != member.role}
+    return cluster.state.model_copy(update={"failed": failed, "waits": waits})
+
+
+def refused(cluster: Cluster, role: str, why: str, until: datetime) -> ClusterState:
+    """The state in which members of that role could not be had, and are asked for again then."""
+    return cluster.state.model_copy(update={"waits": cluster.state.waits | {role: Wait(until=until, why=why)}})
+
+
+def ending(cluster: Cluster, now: datetime, reason: str) -> ClusterState:
+    """The state of a cluster that is to end; one that has ended stays so."""
+    if cluster.state.phase in {Phase.ENDED, Phase.ENDING}:
+        return cluster.state
+    return _moved(cluster.state, Phase.ENDING, reason, now)
+
+
+def check_lives(cluster: Cluster) -> None:
+    """Raise MachineConflict when a cluster ends, has ended, or is only being admitted."""
+    phase = cluster.state.phase
+    if phase in {Phase.ENDED, Phase.ENDING, Phase.ADMITTING} or (phase is Phase.FAILED and not cluster.state.was_ready):
+        raise MachineConflict(f"cluster {cluster.name} is {phase.value} and takes no changes")
+
+
+def _hopeless(cluster: Cluster, roles: Mapping[str, list[Slot]], now: datetime) -> str:
+    """Why a cluster that has not been of use yet never will be; empty while it may."""
+    for role, slots in roles.items():
+        wanted = [slot for slot in slots if slot.number <= cluster.state.counts[role]]
+        lost = [slot for slot in wanted if slot.now is None and given_up(cluster, role, slot)]
+        if len(wanted) - len(lost) < cluster.need(role):
+            return why_lost(cluster, role, lost[0])
+    if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
+        told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
+        late = _missing(told) or "its members"
+        return f"it was not ready within {cluster.document.start_within} s: {late}"
+    return ""
+
+
+def _missing(told: Mapping[str, RoleStatus]) -> str:
+    return ", ".join(
+        f"{role} has {it.ready} of {it.wanted} ready{it.why and f' ({it.why})'}"
+        for role, it in told.items()
+        if it.ready < it.left
+    )
+
+
+def _phase(
+    cluster: Cluster, roles: Mapping[str, list[Slot]], told: Mapping[str, RoleStatus], now: datetime
+) -> ClusterState:
+    state = cluster.state
+    if all(not it.left for it in told.values()):
+        return _moved(state, Phase.ENDED, "the time of all its members is over", now)
+    if all(it.ready >= it.left for it in told.values()):
+        return _moved(state, Phase.READY, "", now, was_ready=True)
+    if all(it.ready >= min(it.need, it.left) for it in told.values()):
+        return _moved(state, Phase.DEGRADED, _missing(told), now, was_ready=True)
+    if not state.was_ready:
+        return _moved(state, Phase.STARTING, _missing(told), now)
+    for role, slots in roles.items():
+        lost = [slot for slot in slots if slot.now is None and not slot.over and given_up(cluster, role, slot)]
+        lost = [slot for slot in lost if slot.number <= told[role].wanted]
+        if lost and told[role].left - len(lost) < told[role].need:
+            return _moved(state, Phase.FAILED, why_lost(cluster, role, lost[0]), now)
+    return _moved(state, Phase.DEGRADED, _missing(told), now)
+
+
+def _leave(
+    cluster: Cluster, role: str, slots: list[Slot], draining: dict[str, datetime], now: datetime
+) -> Iterable[Step]:
+    """Steps for the members that should not be there; fills in who is being drained."""
+    state = cluster.state
+    for slot in slots:
+        yield from _ends(slot.doubles, "another machine is this member of its cluster")
+        if (one := slot.leaving) is not None and one.want is not Want.ENDED:
+            if why := state.failed.get(one.uuid):
+                if cluster.document.roles[role].replace or slot.number > state.counts[role]:  # else it is left as it is
+                    yield End(one.uuid, f"failed: {why}")
+            elif one.state is State.RUNNING and now - (since := state.draining.get(one.uuid, now)) < DRAINED_WITHIN:
+                draining[one.uuid] = since
+                yield from _stop(one)  # again where the first time was lost
+            else:
+                yield End(one.uuid, f"the role {role} was scaled down")
+        if (one := slot.now) is not None and slot.number > state.counts[role]:
+            if one.state is State.RUNNING:
+                draining[one.uuid] = now
+                yield from _stop(one)
+            else:
+                yield End(one.uuid, f"the role {role} was scaled down")
+
+
+def _stop(one: SiteMachine) -> Iterable[Step]:
+    if one.want is not Want.STOPPED:
+        yield Stop(one.uuid, "its role was scaled down")
+
+
+def _come(cluster: Cluster, role: str, slots: list[Slot], now: datetime) -> Iterable[Step]:
+    """Steps for the members that should be there, once what they require is."""
+    wanted = cluster.state.counts[role]
+    vacant = list[Slot]()
+    for slot in slots:
+        if slot.number > wanted:
+            continue
+        if slot.now is not None and slot.now.held:
+            yield Release(slot.now.uuid)
+        elif slot.now is None and slot.leaving is None and not given_up(cluster, role, slot):
+            vacant.append(slot)
+    wait = cluster.state.waits.get(role)
+    if vacant and (wait is None or wait.until <= now) and cluster.remaining(role, now) > 0:
+        need = ",".join(f"{slot.number}.{slot.ever}" for slot in vacant)
+        yield Order(
+            role,
+            tuple(slot.number for slot in vacant),
+            cluster.document.start == "all" and not cluster.state.was_ready,
+            f"cluster:{cluster.uuid}:{role}:{hashlib.sha256(need.encode()).hexdigest()[:32]}",
+        )
+
+
+def _ends(machines: Iterable[SiteMachine], reason: str) -> Iterable[Step]:
+    for one in machines:
+        if one.want is not Want.ENDED:
+            yield End(one.uuid, reason)
+
+
+def _give_up(state: ClusterState, living: Iterable[SiteMachine], now: datetime, reason: str) -> Plan:
+    return Plan(_moved(state, Phase.FAILED, reason, now), tuple(_ends(living, f"its cluster was given up: {reason}")))
+
+
+def _moved(state: ClusterState, phase: Phase, reason: str, now: datetime, **values: object) -> ClusterState:
+    changed = state.changed if phase is state.phase else now
+    return state.model_copy(update={"phase": phase, "reason": reason, "changed": changed, **values})
+
+
+def _with(cluster: Cluster, **values: object) -> Cluster:
+    return cluster.model_copy(update={"state": cluster.state.model_copy(update=values)})

@@ -1,0 +1,138 @@
+"""The console's pages of images: who endorses them, what the policy says of them, and what it would say of a request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BeforeValidator
+
+from catalog.errors import CatalogError
+from catalog.image.manifest import Manifest
+from catalog.schema.images import ImageEntry
+from deployer.errors import DeployerError, Misused
+from deployer.policy.decision import Decision, Rule
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.auth.grants import Action, Denied, may, quota
+from deployer.site.console.request import Console, Page, Visit
+from deployer.site.console.templates import PREFIX
+from deployer.units import parse_duration, parse_size
+from signer.documents import validate
+from signer.errors import SignerError
+from signer.verification.trust import EndorsementCheck
+from stager.errors import StagerError
+
+MOST = 100
+"""Images of the page: each is looked up and judged, those that were judged before from memory."""
+
+_NONE = BeforeValidator(lambda text: text or None)
+"""A field of a form that was left empty."""
+
+_AMOUNT = Query(max_length=20)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image in the list, and what the policy says of one machine of it, or why nothing can be said."""
+
+    entry: ImageEntry
+    checks: tuple[EndorsementCheck, ...] = ()
+    decision: Decision | None = None
+    fault: str = ""
+
+
+def image_pages(console: Console) -> APIRouter:
+    """The images of the catalog, and the form that explains."""
+    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/images")
+    def images(visit: visiting) -> Response:
+        everything = access.allows(visit.who, Action.NODES)
+        if not everything:
+            access.demand(visit.who, Action.DEPLOY)
+        found, fault = [], ""
+        try:
+            found = [
+                shown
+                for entry in site.catalog.listed(MOST)
+                if (shown := _judged(console, visit, entry, everything=everything))
+            ]
+        except CatalogError as exc:
+            fault = str(exc)
+        return console.show(visit, "images.html", images=found, fault=fault)
+
+    @routes.get("/explain")
+    def explain(
+        visit: visiting,
+        image: Annotated[str, Query(max_length=300)] = "",
+        count: Annotated[int | None, Query(ge=1, le=1000), _NONE] = None,
+        cores: Annotated[int | None, Query(ge=1, le=1024), _NONE] = None,
+        memory: Annotated[str, _AMOUNT] = "",
+        lifetime: Annotated[str, _AMOUNT] = "",
+    ) -> Response:
+        access.demand(visit.who, Action.DEPLOY)
+        asked = {"image": image, "count": count or 1, "cores": cores, "memory": memory, "lifetime": lifetime}
+        trial, fault = None, ""
+        checks: tuple[EndorsementCheck, ...] = ()
+        if image:
+            try:
+                wanted = request_of(asked)
+                _, judged = site.admitting.examine(wanted, visit.who)
+                checks = judged.checks
+                trial = site.try_out(wanted, visit.who)
+            except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+                fault = str(exc)
+        return console.show(
+            visit,
+            "explain.html",
+            asked=asked,
+            trial=trial,
+            decision=rules_of(trial.decision) if trial else (),
+            checks=checks,
+            fault=fault,
+            nodes={one.uuid: one.name for one in site.store.nodes(contents=False)}
+            if access.allows(visit.who, Action.NODES)
+            else {},
+        )
+
+    return routes
+
+
+def request_of(asked: Mapping[str, Any]) -> DeploymentRequest:
+    """A request as the form has it; Misused, DocumentError where it cannot be understood."""
+    given = {name: value for name, value in asked.items() if value not in (None, "")}
+    for name, parse in (("memory", parse_size), ("lifetime", parse_duration)):
+        if name in given:
+            try:
+                given[name] = parse(given[name])
+            except ValueError as exc:
+                raise Misused(f"{name}: {exc}") from exc
+    return validate(DeploymentRequest, given, "the request")
+
+
+def rules_of(decision: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The rules of a decision that was kept as JSON."""
+    return tuple(Rule.model_validate(rule) for rule in decision.get("rules", ()))
+
+
+def _judged(console: Console, visit: Visit, entry: ImageEntry, *, everything: bool) -> Shown | None:
+    """What is said of an image of the list; None where it is nothing to whoever looks."""
+    site = console.site
+    try:
+        request = DeploymentRequest(image=f"{entry.vo}/{entry.name}@{entry.version}")
+        manifest, judged = site.admitting.examine(request, visit.who)
+    except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+        return Shown(entry, fault=str(exc)) if everything else None
+    if not everything and not _within(console, visit, manifest):
+        return None
+    fault = "" if manifest.image_id == entry.image_id else "the catalog's list has another image under this name"
+    return Shown(entry.model_copy(update={"image_id": manifest.image_id}), judged.checks, judged.decision, fault)
+
+
+def _within(console: Console, visit: Visit, manifest: Manifest) -> bool:
+    """Whether any grant lets somebody deploy that image."""
+    rights = console.site.access.rights()
+    allowed = quota(rights, visit.who, manifest)
+    return allowed.unlimited or (bool(allowed.shares) and not isinstance(may(rights, visit.who, Action.DEPLOY), Denied))

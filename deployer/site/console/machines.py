@@ -1,0 +1,226 @@
+"""The console's pages of machines and deployments, and the first page, which has something of everything."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from deployer.errors import MachineConflict, Misused
+from deployer.machine.spec import State
+from deployer.site.api.clusters import summary
+from deployer.site.api.deployments import CLUSTER, IMAGE, OF, ON, STATES, find, shown, shown_machine
+from deployer.site.api.machines import ACTIONS, find_machine
+from deployer.site.api.parameters import AFTER
+from deployer.site.auth.authorizer import narrowed
+from deployer.site.auth.grants import Action, Denied, may
+from deployer.site.console.events import newest, story
+from deployer.site.console.images import rules_of
+from deployer.site.console.request import Console, Page, Visit, back, following_page, reason_of
+from deployer.site.console.templates import PREFIX
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import Deployment, Filter, SiteMachine
+from deployer.site.schema.messages import MachineChange
+from deployer.units import parse_duration
+from signer.documents import validate
+
+ROWS = 50
+"""Rows of a page; there is a link to what follows."""
+
+FEW = 8
+"""Rows of each table of the first page."""
+
+
+def machine_pages(console: Console) -> APIRouter:
+    """The first page, machines and deployments."""
+    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    for part in (_overview, _machines, _machine, _deployments):
+        routes.include_router(part(console))
+    return routes
+
+
+def _overview(console: Console) -> APIRouter:
+    routes = APIRouter(route_class=Page)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/")
+    def overview(visit: visiting) -> Response:
+        who = visit.who
+        status = site.status() if access.allows(who, Action.NODES) else None
+        reads = access.allows(who, Action.READ)
+        wanted = narrowed(Filter(), access.reach(who)) if reads else None
+        clusters = site.clusters.page(wanted, FEW, None, active=True)[0] if wanted else ()
+        alive = tuple(one for one in State if not one.final)
+        return console.show(
+            visit,
+            "overview.html",
+            status=status,
+            machines=site.store.machines(wanted.model_copy(update={"states": alive}), FEW)[0] if wanted else (),
+            clusters=[summary(one) for one in clusters],
+            events=newest(site, who, FEW)[0] if reads else (),
+            nodes=names(console, visit),
+        )
+
+    return routes
+
+
+def _machines(console: Console) -> APIRouter:
+    routes = APIRouter(route_class=Page)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/machines")
+    def machines(
+        visit: visiting,
+        state: STATES = None,
+        image: IMAGE = None,
+        node: ON = None,
+        deployment: OF = None,
+        cluster: CLUSTER = None,
+        after: AFTER = None,
+        all: Annotated[bool, Query()] = False,  # noqa: A002 - as it stands in the address
+    ) -> Response:
+        access.demand(visit.who, Action.READ)
+        living = tuple(one for one in State if not one.final)
+        states = tuple(state) if state else (None if all else living)
+        asked = Filter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
+        wanted = narrowed(asked, access.reach(visit.who))
+        items, following = site.store.machines(wanted, ROWS, after) if wanted else ((), None)
+        return console.show(
+            visit,
+            "machines.html",
+            machines=items,
+            next=following_page(visit.request, following),
+            everything=all or bool(state),
+            nodes=names(console, visit),
+        )
+
+    return routes
+
+
+def _machine(console: Console) -> APIRouter:
+    routes = APIRouter(route_class=Page)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/machines/{machine}")
+    def machine(visit: visiting, machine: str) -> Response:
+        found = shown_machine(find_machine(site, visit.who, machine, Action.READ))
+        owner = access.owner(found.deployment)
+        extends = not found.state.final and not isinstance(
+            may(access.rights(), visit.who, Action.MODIFY, owner), Denied
+        )
+        return console.show(
+            visit,
+            "machine.html",
+            machine=found,
+            owner=owner,
+            verbs=verbs(console, visit, found),
+            extends=extends,
+            serial=_has_serial(console, visit, found, owner),
+            events=story(site, subject=found.uuid)[::-1][:ROWS],
+            nodes=names(console, visit),
+        )
+
+    @routes.post("/machines/{machine}/extend")
+    async def extend(request: Request, machine: str) -> Response:
+        visit, fields = await console.sent(request)
+        try:
+            seconds = parse_duration(fields.get("lifetime", ""))
+        except ValueError as exc:
+            raise Misused(f"the time from now: {exc}") from exc
+        wanted = validate(MachineChange, {"lifetime": seconds}, "the time from now")
+
+        def work() -> SiteMachine:
+            found = find_machine(site, visit.who, machine, Action.MODIFY)
+            return site.changing.change(found.uuid, wanted, visit.who)
+
+        return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+
+    @routes.post("/machines/{machine}/{verb}")
+    async def act(request: Request, machine: str, verb: Verb) -> Response:
+        visit, fields = await console.sent(request)
+        reason = reason_of(fields)
+
+        def work() -> SiteMachine:
+            found = find_machine(site, visit.who, machine, ACTIONS[verb])
+            return site.changing.act(found.uuid, verb, visit.who, reason)
+
+        return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+
+    return routes
+
+
+def _deployments(console: Console) -> APIRouter:
+    routes = APIRouter(route_class=Page)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/deployments")
+    def deployments(visit: visiting, after: AFTER = None) -> Response:
+        access.demand(visit.who, Action.READ)
+        wanted = narrowed(Filter(), access.reach(visit.who))
+        items, following = site.store.deployments(wanted, ROWS, after) if wanted else ((), None)
+        return console.show(visit, "deployments.html", deployments=items, next=following_page(visit.request, following))
+
+    @routes.get("/deployments/{deployment}")
+    def deployment(visit: visiting, deployment: str) -> Response:
+        found = shown(find(site, visit.who, deployment, Action.READ), visit.who)
+        ends = not isinstance(may(access.rights(), visit.who, Action.CANCEL, found.owner), Denied)
+        machines = site.store.machines_of(found.uuid)
+        return console.show(
+            visit,
+            "deployment.html",
+            deployment=found,
+            machines=machines,
+            ends=ends and not all(one.state.final for one in machines),
+            nodes=names(console, visit),
+            decision=rules_of(found.decision),
+            hosts=site.broker.known_hosts(found.uuid) if site.broker is not None else [],
+        )
+
+    @routes.post("/deployments/{deployment}/destroy")
+    async def destroy(request: Request, deployment: str) -> Response:
+        visit, _ = await console.sent(request)
+
+        def work() -> Deployment:
+            found = find(site, visit.who, deployment, Action.CANCEL)
+            site.changing.end_deployment(found.uuid, visit.who)
+            return found
+
+        return back(f"/deployments/{(await run_in_threadpool(work)).uuid}")
+
+    return routes
+
+
+def verbs(console: Console, visit: Visit, machine: SiteMachine) -> list[Verb]:
+    """What somebody may do to a machine, and what would change anything of it as it is now."""
+    access, now = console.site.access, console.site.now()
+    owner, rights = access.owner(machine.deployment), access.rights()
+    found = []
+    for verb in Verb:
+        if isinstance(may(rights, visit.who, ACTIONS[verb], owner), Denied):
+            continue
+        try:
+            change = lifecycle.act(machine, verb, "", now)
+        except MachineConflict:
+            continue
+        if change is not None:
+            found.append(verb)
+    return found
+
+
+def _has_serial(console: Console, visit: Visit, machine: SiteMachine, owner: Principal) -> bool:
+    """Whether there may be something to read of a guest's serial console, and somebody may."""
+    denied = isinstance(may(console.site.access.rights(), visit.who, Action.CONSOLE, owner), Denied)
+    return not (denied or machine.gone or machine.node is None or machine.state is State.PENDING)
+
+
+def names(console: Console, visit: Visit) -> Mapping[str, str]:
+    """What nodes are called, by UUID; nothing for whoever may not see them."""
+    if not console.site.access.allows(visit.who, Action.NODES):
+        return {}
+    return {one.uuid: one.name for one in console.site.store.nodes(contents=False)}

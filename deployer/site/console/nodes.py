@@ -1,0 +1,201 @@
+"""The console's pages of nodes: what they have room for, what they cache, and what is on its way to which of them."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from catalog.errors import CatalogError
+from catalog.image.manifest import Manifest
+from catalog.schema.images import ImageEntry
+from deployer.machine.spec import State
+from deployer.site.api.nodes import STATES
+from deployer.site.auth.authorizer import narrowed
+from deployer.site.auth.grants import Action
+from deployer.site.console.events import story
+from deployer.site.console.request import Console, Page, Visit, back, reason_of
+from deployer.site.console.templates import PREFIX
+from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
+from deployer.site.model.swarm_map import draw, site_feeds
+
+ROWS = 50
+"""Rows of a page."""
+
+MOST_IMAGES = 200
+"""Images in which the contents of a cache are looked for."""
+
+REUSE, RETRY = 60.0, 5.0
+"""Seconds until the catalog is asked again which images there are, and where that failed: the page is live, and asks often."""
+
+
+@dataclass(frozen=True, order=True)
+class Part:
+    """What a content is: a part of that image (VO/NAME@VERSION), called so there."""
+
+    image: str
+    label: str
+
+
+Parts = Mapping[str, Sequence[Part]]
+"""What contents are, by their addresses."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A content, what it is a part of as far as that is known, and the nodes that have it whole."""
+
+    address: str
+    size: int
+    parts: tuple[Part, ...]
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """A machine whose contents come to its node, and the nodes that have any of them whole: its swarm's other seeds."""
+
+    machine: SiteMachine
+    node: str
+    feeders: tuple[str, ...]
+
+
+def node_pages(console: Console) -> APIRouter:
+    """Nodes."""
+    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    contents = Contents(console.site.catalog.listed, console.site.catalog.manifest)
+    site, access = console.site, console.site.access
+    visiting = Annotated[Visit, Depends(console.visit)]
+
+    @routes.get("/nodes")
+    def nodes(visit: visiting) -> Response:
+        access.demand(visit.who, Action.NODES)
+        found = [one for one in site.store.nodes() if one.state is not NodeState.LEFT]
+        parts, fault = contents.parts()
+        fed = site_feeds(found)
+        return console.show(
+            visit,
+            "nodes.html",
+            nodes=found,
+            held=holdings(found, parts),
+            arriving=_arriving(console, visit, found, parts),
+            feeds=fed[:ROWS],
+            picture=draw(fed, found),
+            names={one.uuid: one.name for one in found},
+            parts=parts,
+            fault=fault,
+        )
+
+    @routes.get("/nodes/{node}")
+    def node(visit: visiting, node: str) -> Response:
+        access.demand(visit.who, Action.NODES)
+        found = site.store.find_node(node)
+        parts, fault = contents.parts()
+        everybody = site.store.nodes()
+        fed = site_feeds(everybody)
+        reads = access.reach(visit.who)
+        wanted = narrowed(Filter(node=found.uuid, states=tuple(one for one in State if not one.final)), reads)
+        return console.show(
+            visit,
+            "node.html",
+            node=found,
+            fed_by=[one for one in fed if one.to == found.uuid][:ROWS],
+            feeding=[one for one in fed if one.source == found.uuid][:ROWS],
+            parts=parts,
+            held=holdings([found], parts),
+            fault=fault,
+            machines=site.store.machines(wanted, ROWS)[0] if wanted else (),
+            events=story(site, subject=found.uuid)[::-1][:ROWS],
+            nodes={one.uuid: one.name for one in everybody},
+        )
+
+    @routes.post("/nodes/{node}/{verb}")
+    async def act(request: Request, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
+        visit, fields = await console.sent(request)
+        reason = reason_of(fields)
+
+        def work() -> SiteNode:
+            access.demand(visit.who, Action.MANAGE_NODES)
+            return site.changing.set_node(site.store.find_node(node), STATES[verb], visit.who, reason)
+
+        return back(f"/nodes/{(await run_in_threadpool(work)).uuid}")
+
+    return routes
+
+
+def holdings(nodes: Sequence[SiteNode], parts: Parts) -> list[Held]:
+    """What the nodes have in their caches: what most of them have first."""
+    holders = defaultdict[str, list[str]](list)
+    for node in nodes:
+        for address in node.cached:
+            holders[address].append(node.name)
+    found = [
+        Held(address, _size(address), tuple(parts.get(address, ())), tuple(sorted(names)))
+        for address, names in holders.items()
+    ]
+    return sorted(found, key=lambda one: (-len(one.nodes), one.parts or (Part("~", ""),), one.address))
+
+
+def _size(address: str) -> int:
+    """As the address says (ROOT-SIZE)."""
+    size = address.rpartition("-")[2]
+    return int(size) if size.isdecimal() else 0
+
+
+class Contents:
+    """What contents are a part of, by the catalog's images; asked for at most once in a while. Safe to use from several threads.
+
+    Args:
+        listed: up to so many images, as the catalog lists them.
+        manifest: of an image ID, believed.
+        clock: seconds, that never goes back.
+    """
+
+    def __init__(
+        self,
+        listed: Callable[[int], Sequence[ImageEntry]],
+        manifest: Callable[[str], Manifest],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listed, self._manifest, self._clock = listed, manifest, clock
+        self._lock = threading.Lock()
+        self._manifests: dict[str, Manifest] = {}
+        self._known: tuple[Parts, str] = ({}, "")
+        self._until = float("-inf")
+
+    def parts(self) -> tuple[Parts, str]:
+        """What contents are; and why that is not known in full, if it is not."""
+        with self._lock:
+            if self._clock() >= self._until:
+                self._known = self._ask()
+                self._until = self._clock() + (RETRY if self._known[1] else REUSE)
+            return self._known
+
+    def _ask(self) -> tuple[Parts, str]:
+        found = defaultdict[str, list[Part]](list)
+        before, self._manifests = self._manifests, {}
+        try:
+            for entry in self._listed(MOST_IMAGES):
+                manifest = before.get(entry.image_id) or self._manifest(entry.image_id)
+                self._manifests[entry.image_id] = manifest
+                labels = {one.content: one.label for one in manifest.partitions() if one.content is not None}
+                for address in manifest.blobs():
+                    found[str(address)].append(Part(manifest.title, labels.get(address, "boot")))
+        except CatalogError as exc:
+            return found, str(exc)
+        return found, ""
+
+
+def _arriving(console: Console, visit: Visit, nodes: Collection[SiteNode], parts: Parts) -> list[Arriving]:
+    wanted = narrowed(Filter(states=(State.STAGING,)), console.site.access.reach(visit.who))
+    called = {one.uuid: one.name for one in nodes}
+    found = []
+    for machine in console.site.store.machines(wanted, ROWS)[0] if wanted else ():
+        needed = {address for address, known in parts.items() if any(one.image == machine.title for one in known)}
+        feeders = sorted(one.name for one in nodes if one.uuid != machine.node and needed & one.cached)
+        found.append(Arriving(machine, called.get(machine.node or "", ""), tuple(feeders)))
+    return found

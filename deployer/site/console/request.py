@@ -1,0 +1,174 @@
+"""What all pages of the console share: who looks at them, what they send, how errors become pages.
+
+Whoever is logged in is the very principal that a token, a certificate or the operator's socket proved; each page and each
+button asks `site.access` as the routes of the API do. A browser sends forms of other pages along with nothing
+(SameSite=Strict), and each form carries a secret of its session all the same.
+"""
+
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlsplit
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse
+
+from catalog.errors import CatalogError, Malformed
+from catalog.web.parameters import body
+from deployer.errors import DeployerError, Forbidden, NotAuthenticated, TooManyRequests
+from deployer.site.auth.grants import Action
+from deployer.site.console.sessions import SECRET_BYTES, Session, Sessions
+from deployer.site.console.templates import HEADERS, PREFIX, page
+from deployer.site.model.principal import Principal
+from deployer.site.schema.messages import Reason
+from deployer.site.service.site import Site
+from deployer.web.problems import to_problem
+from signer.documents import validate
+from signer.errors import SignerError
+from stager.errors import StagerError
+
+COOKIE = "__Host-partita"
+"""A name with this beginning is taken by browsers only over TLS, from this very host, for all of it (RFC 6265bis, 4.1.3.2)."""
+
+MAX_FORM = 96 << 10
+"""Bytes of a form: a token with some hundred groups is the largest."""
+
+MAX_FIELDS = 20
+
+LOGIN = f"{PREFIX}/login"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One request of somebody who is logged in."""
+
+    request: Request
+    session: Session
+
+    @property
+    def who(self) -> Principal:
+        """As whom."""
+        return self.session.who
+
+
+class Console:
+    """What the routes of all pages need.
+
+    Attributes:
+        site: whose console it is.
+        sessions: who is logged in.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.sessions = Sessions(lambda: secrets.token_urlsafe(SECRET_BYTES))
+
+    def visit(self, request: Request) -> Visit:
+        """Who looks at a page: a dependency of routes. NotAuthenticated, TooManyRequests."""
+        session = self.sessions.find(request.cookies.get(COOKIE, ""), self.site.now())
+        self.site.access.again(request, session.who)
+        return Visit(request, session)
+
+    async def sent(self, request: Request) -> tuple[Visit, dict[str, str]]:
+        """Who sends a form, and what is in it.
+
+        Raises:
+            NotAuthenticated, TooManyRequests. Forbidden: it is no form of this session. Malformed: it is none.
+        """
+        visit = await run_in_threadpool(self.visit, request)
+        fields = await form(request)
+        if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
+            raise Forbidden("this form is none of your session's; load the page again and send it from there")
+        return visit, fields
+
+    def show(self, visit: Visit, template: str, **values: Any) -> Response:
+        """A page, with what all pages have."""
+        may = {action.value for action in Action if self.site.access.allows(visit.who, action)}
+        shared = {
+            "who": visit.who,
+            "form": visit.session.form,
+            "may": may,
+            "here": visit.request.url.path,
+            "last": self.site.store.last_event(),
+        }
+        return page(template, shared | values)
+
+
+class Page(APIRoute):
+    """A route whose errors are pages, too; who is not logged in is asked to."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with errors turned into answers."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except NotAuthenticated as exc:
+                if request.url.path == LOGIN:
+                    return page("login.html", {"problem": str(exc), "code": "", "next": "", "certificate": False}, 401)
+                where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                back = f"?next={quote(where, safe='')}" if request.method == "GET" else ""
+                return to(f"{LOGIN}{back}")
+            except RequestValidationError as exc:
+                fault: dict[str, Any] = exc.errors()[0]
+                place = ".".join(str(part) for part in fault.get("loc", ()))
+                return problem(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
+            except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+                return problem(exc)
+
+        return handled
+
+
+def problem(error: Exception) -> Response:
+    """The page that an error is."""
+    told = to_problem(error)
+    answered = page(
+        "problem.html",
+        {"status": told["status"], "title": HTTPStatus(told["status"]).phrase, "detail": told["detail"]},
+        told["status"],
+    )
+    if isinstance(error, TooManyRequests):
+        answered.headers["Retry-After"] = str(error.retry_after)
+    return answered
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The fields of a form (application/x-www-form-urlencoded).
+
+    Raises:
+        Forbidden: a page from elsewhere sent it. TooLarge, Malformed: it is none.
+    """
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")):
+        raise Forbidden("this form was sent by a page of somebody else's")
+    data = await body(request, MAX_FORM, "a form")
+    try:
+        return dict(parse_qsl(data.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
+    except ValueError as exc:
+        raise Malformed("what was sent is no form") from exc
+
+
+def to(where: str) -> Response:
+    """Look there next: by GET, whatever the request was (RFC 9110, section 15.4.4)."""
+    return RedirectResponse(where, 303, HEADERS)
+
+
+def back(path: str) -> Response:
+    """To a page of the console, when what was asked for is done."""
+    return to(f"{PREFIX}{path}")
+
+
+def reason_of(fields: Mapping[str, str]) -> str:
+    """Why somebody wants something, as far as they say; DocumentError where it is too long."""
+    return validate(Reason, {"reason": fields.get("reason", "").strip()}, "reason").reason
+
+
+def following_page(request: Request, after: str | None) -> str:
+    """The address of the page that follows; empty where there is none."""
+    return str(request.url.include_query_params(after=after).query) if after else ""

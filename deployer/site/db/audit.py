@@ -1,0 +1,53 @@
+"""The story as those read it who look at what was done: who did it, to whose things, the last first. Queries only."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select
+
+from deployer.site.db.events import event_of
+from deployer.site.db.tables import clusters, deployments, events
+from deployer.site.model.records import AuditEntry, AuditFilter, SiteEvent
+
+NONE = 1 << 62
+"""A number that no event has, nor will have."""
+
+
+def audit(
+    connection: Connection, wanted: AuditFilter, limit: int, before: int | None
+) -> tuple[tuple[AuditEntry, ...], int | None]:
+    """Up to `limit` entries with numbers below `before`, the last first; and, if there are more, what to go on from.
+
+    Times are turned into numbers first, which grow with them: no more of the story is read than is told.
+    """
+    owner = func.coalesce(deployments.c.owner, clusters.c.owner, "")
+    vo = func.coalesce(deployments.c.vo, clusters.c.vo, "")
+    query = (
+        select(events, owner.label("owner"), vo.label("vo"))
+        .outerjoin(deployments, deployments.c.uuid == events.c.deployment)
+        .outerjoin(clusters, clusters.c.uuid == events.c.subject)
+    )
+    for column, value in (
+        (events.c.by, wanted.by),
+        (events.c.subject, wanted.subject),
+        (owner, wanted.owner),
+        (vo, wanted.vo),
+    ):
+        if value:
+            query = query.where(column == value)
+    number = events.c.number
+    if wanted.since is not None:
+        first = select(func.min(number)).where(events.c.at >= wanted.since)
+        query = query.where(number >= (connection.execute(first).scalar() or NONE))
+    if wanted.until is not None:
+        last = select(func.max(number)).where(events.c.at <= wanted.until)
+        query = query.where(number <= (connection.execute(last).scalar() or 0))
+    if before is not None:
+        query = query.where(number < before)
+    rows = connection.execute(query.order_by(number.desc()).limit(limit + 1)).all()
+    entries = tuple(_entry(row) for row in rows[:limit])
+    return entries, entries[-1].event.number if len(rows) > limit and entries else None
+
+
+def _entry(row: Row[Any]) -> AuditEntry:
+    event: SiteEvent = event_of(row)
+    return AuditEntry(event=event, by=row.by, owner=row.owner, vo=row.vo)

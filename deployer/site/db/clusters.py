@@ -1,0 +1,75 @@
+"""A site's clusters, in the database. Queries only; what their texts say is the cluster modules' own."""
+
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from deployer.errors import ClusterNotFound, Misused
+from deployer.site.db.machines import sequence
+from deployer.site.db.nodes import prefix
+from deployer.site.db.tables import clusters
+from deployer.site.model.records import Filter, SiteCluster
+
+
+def add(connection: Connection, cluster: SiteCluster) -> None:
+    """A new one."""
+    connection.execute(
+        insert(clusters).values(
+            uuid=cluster.uuid, owner=cluster.owner.identity, vo=cluster.owner.vo, **_changing(cluster)
+        )
+    )
+
+
+def write(connection: Connection, cluster: SiteCluster) -> None:
+    """A cluster as it is now."""
+    connection.execute(update(clusters).where(clusters.c.uuid == cluster.uuid).values(_changing(cluster)))
+
+
+def get(connection: Connection, uuid: str) -> SiteCluster:
+    """A cluster; ClusterNotFound."""
+    found = connection.execute(select(clusters.c.document).where(clusters.c.uuid == uuid)).scalar()
+    if found is None:
+        raise ClusterNotFound(f"there is no cluster {uuid[:80]!r} at this site")
+    return SiteCluster.model_validate_json(found)
+
+
+def find(connection: Connection, text: str, owner: str | None) -> str:
+    """The UUID that a UUID, the beginning of one, or the name of an active cluster means.
+
+    Raises:
+        ClusterNotFound: none.
+        Misused: several.
+    """
+    whose = () if owner is None else (clusters.c.owner == owner,)
+    for condition in ((clusters.c.name == text, clusters.c.active.is_(True)), prefix(clusters.c.uuid, text)):
+        uuids = list(connection.execute(select(clusters.c.uuid).where(*condition, *whose).limit(2)).scalars())
+        if len(uuids) > 1:
+            raise Misused(f"{text[:80]!r} means several clusters; write a UUID, or more of one")
+        if uuids:
+            return str(uuids[0])
+    raise ClusterNotFound(f"there is no cluster {text[:80]!r} at this site")
+
+
+def page(
+    connection: Connection, which: Filter, limit: int, after: str | None, *, active: bool | None
+) -> tuple[tuple[SiteCluster, ...], str | None]:
+    """Up to `limit` clusters, the last made first; and, if there are more, what to go on from."""
+    query = select(clusters.c.sequence, clusters.c.document)
+    if which.owner is not None:
+        query = query.where(clusters.c.owner == which.owner)
+    if which.vo is not None:
+        query = query.where(clusters.c.vo == which.vo)
+    if which.cluster is not None:
+        query = query.where(clusters.c.uuid == which.cluster)
+    if active is not None:
+        query = query.where(clusters.c.active.is_(active))
+    if after is not None:
+        query = query.where(clusters.c.sequence < sequence(after))
+    rows = connection.execute(query.order_by(clusters.c.sequence.desc()).limit(limit + 1)).all()
+    shown = rows[:limit]
+    found = tuple(SiteCluster.model_validate_json(row.document) for row in shown)
+    return found, str(shown[-1].sequence) if len(rows) > limit and shown else None
+
+
+def _changing(cluster: SiteCluster) -> dict[str, Any]:
+    return {"name": cluster.name, "active": cluster.active, "document": cluster.model_dump_json(exclude_none=True)}

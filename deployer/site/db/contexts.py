@@ -1,0 +1,144 @@
+"""What the context broker remembers: of each machine its contact, and what it published. Queries only.
+
+Each function takes the connection of an open transaction. Of secrets and sessions there are only digests.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from deployer.site.broker.rules import Contact
+from deployer.site.db.tables import contexts, published
+
+AT_ONCE = 500
+"""UUIDs in one query: below what the oldest SQLite takes as parameters."""
+
+
+def contact(connection: Connection, machine: str) -> Contact | None:
+    """What is remembered of a machine, or None."""
+    row = connection.execute(select(contexts).where(contexts.c.machine == machine)).first()
+    return None if row is None else _contact(row)
+
+
+def contacts(connection: Connection, machines: Sequence[str]) -> dict[str, Contact]:
+    """The same for many, by UUID."""
+    found = {}
+    for some in _pieces(machines):
+        for row in connection.execute(select(contexts).where(contexts.c.machine.in_(some))):
+            found[row.machine] = _contact(row)
+    return found
+
+
+def keep(connection: Connection, contact: Contact, ends: datetime) -> None:
+    """Remember this of a machine, instead of what was; `ends` is when it may be forgotten."""
+    row = {
+        "node": contact.node,
+        "generation": contact.generation,
+        "secret": contact.secret,
+        "used": contact.used,
+        "nonce": contact.nonce,
+        "session": contact.session,
+        "expires": contact.expires,
+        "alarmed": contact.alarmed,
+        "ends": ends,
+    }
+    changed = connection.execute(update(contexts).where(contexts.c.machine == contact.machine).values(row))
+    if not changed.rowcount:
+        connection.execute(insert(contexts).values(row | {"machine": contact.machine}))
+
+
+def change(connection: Connection, contact: Contact) -> None:
+    """Remember this of a machine that is remembered already."""
+    connection.execute(
+        update(contexts)
+        .where(contexts.c.machine == contact.machine)
+        .values(
+            used=contact.used,
+            nonce=contact.nonce,
+            session=contact.session,
+            expires=contact.expires,
+            alarmed=contact.alarmed,
+        )
+    )
+
+
+def carry(connection: Connection, machine: str, node: str) -> None:
+    """A machine goes on, as it was, on another node: its secret, session and what it published stay its own."""
+    connection.execute(update(contexts).where(contexts.c.machine == machine).values(node=node))
+
+
+def publish(connection: Connection, machine: str, key: str, value: bytes, now: datetime) -> None:
+    """Keep what a machine published, instead of what it published under that key before."""
+    withdraw(connection, machine, key)
+    connection.execute(insert(published).values(machine=machine, key=key, value=value, at=now))
+
+
+def withdraw(connection: Connection, machine: str, key: str | None = None) -> None:
+    """Forget what a machine published under a key, or all of it."""
+    query = delete(published).where(published.c.machine == machine)
+    connection.execute(query if key is None else query.where(published.c.key == key))
+
+
+def sizes(connection: Connection, machines: Sequence[str]) -> dict[str, dict[str, int]]:
+    """What machines published: by UUID, key to size in bytes. Those that published nothing are not in it."""
+    found: dict[str, dict[str, int]] = {}
+    for some in _pieces(machines):
+        query = select(published.c.machine, published.c.key, func.length(published.c.value)).where(
+            published.c.machine.in_(some)
+        )
+        for machine, key, size in connection.execute(query.order_by(published.c.key)):
+            found.setdefault(machine, {})[key] = size
+    return found
+
+
+def values(connection: Connection, machines: Sequence[str], key: str) -> Mapping[str, bytes]:
+    """What machines published under one key, by UUID."""
+    found = {}
+    for some in _pieces(machines):
+        query = select(published.c.machine, published.c.value).where(
+            published.c.machine.in_(some), published.c.key == key
+        )
+        found.update({machine: bytes(value) for machine, value in connection.execute(query)})
+    return found
+
+
+def past(connection: Connection, now: datetime, most: int) -> list[str]:
+    """Machines that may be forgotten."""
+    return list(
+        connection.execute(
+            select(contexts.c.machine).where(contexts.c.ends < now).order_by(contexts.c.ends).limit(most)
+        )
+        .scalars()
+        .all()
+    )
+
+
+def postpone(connection: Connection, machine: str, ends: datetime) -> None:
+    """Not yet: the machine was given more time."""
+    connection.execute(update(contexts).where(contexts.c.machine == machine).values(ends=ends))
+
+
+def forget(connection: Connection, machine: str) -> None:
+    """Remember nothing of a machine."""
+    withdraw(connection, machine)
+    connection.execute(delete(contexts).where(contexts.c.machine == machine))
+
+
+def _contact(row: Row[tuple[object, ...]]) -> Contact:
+    return Contact(
+        machine=row.machine,
+        node=row.node,
+        generation=row.generation,
+        secret=row.secret,
+        used=row.used,
+        nonce=row.nonce,
+        session=row.session,
+        expires=row.expires,
+        alarmed=row.alarmed,
+    )
+
+
+def _pieces(machines: Sequence[str]) -> Iterable[Sequence[str]]:
+    for start in range(0, len(machines), AT_ONCE):
+        yield machines[start : start + AT_ONCE]

@@ -1,0 +1,182 @@
+"""The site's database: SQLite with a write-ahead log and a sync per commit, or PostgreSQL by setting.
+
+On both, one transaction writes at a time and many read: events are numbered in the order in which they are seen, and two
+requests never take the last core. On PostgreSQL an advisory lock is what BEGIN IMMEDIATE is on SQLite. Its errors end here.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from deployer.errors import Conflict, SiteUnavailable
+from deployer.site.db import migrations
+
+Transaction = Connection
+"""An open transaction: what every query takes."""
+
+BUSY_MILLISECONDS = 20_000
+"""How long a transaction waits for another process's: a command of the operator beside the service takes far less."""
+
+READERS = 64
+"""Connections at once; below the 100 that PostgreSQL allows all its clients by default."""
+
+POOL_SECONDS = 60.0
+"""How long a thread waits for one of them: a service with more threads than that is slow, not broken."""
+
+LOCK = 0x7061727469746173
+"""The key of PostgreSQL's advisory lock ("partitas"): whoever writes holds it until the transaction ends."""
+
+
+class SiteDatabase:
+    """A site's database, brought to the newest shape when it is opened.
+
+    Args:
+        url: `sqlite:///PATH`, or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`; the latter must exist.
+
+    Raises:
+        SiteUnavailable: it cannot be opened, made or migrated; the message never holds the password.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = _parsed(url)
+        self.name = parsed.render_as_string(hide_password=True)
+        self._engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed)
+        self._reader = self._engine.execution_options(
+            **({} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
+        )
+        self._writer = self._engine.execution_options(writes=True)
+        self._writing = threading.Lock()
+        try:
+            with self.writing() as connection:
+                self.migrated = migrations.upgrade(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of ours."""
+        return self._engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A read transaction: one consistent view."""
+        with self._translated(), self._reader.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A write transaction, the only one; durable when the block ends, undone if it raises."""
+        # Threads of one process queue here: they would otherwise poll for the database's own lock, and starve.
+        with self._writing, self._translated(), self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError as exc:
+            raise Conflict(f"the site holds something else under that name ({_first(exc.orig)})") from exc
+        except (DatabaseError, InterfaceError) as exc:
+            raise SiteUnavailable(
+                f"{self.name}: the site's database cannot be used now ({_first(exc.orig)}); try again later"
+            ) from exc
+        except PoolTimeout as exc:
+            raise SiteUnavailable(f"{self.name}: the site's database is too busy; try again later") from exc
+
+
+def libpq(url: str) -> dict[str, str]:
+    """The environment by which PostgreSQL's own tools find a database; SiteUnavailable if the URL is none of one."""
+    parsed = _parsed(url)
+    host = parsed.host or parsed.query.get("host", "")
+    found = {
+        "PGHOST": host if isinstance(host, str) else host[0],
+        "PGPORT": str(parsed.port or ""),
+        "PGUSER": parsed.username or "",
+        "PGPASSWORD": parsed.password if isinstance(parsed.password, str) else "",
+        "PGDATABASE": parsed.database or "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _first(error: object) -> str:
+    """The first line of a driver's message: the rest repeats the query."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise SiteUnavailable(
+            "the site's database is no URL; write sqlite:///PATH or postgresql+psycopg://..."
+        ) from exc
+    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    if parsed.drivername == "postgresql+psycopg":
+        return parsed
+    raise SiteUnavailable(
+        f"{parsed.drivername} with {parsed.database or 'no database'} is not for sites; write sqlite:///PATH or "
+        "postgresql+psycopg://USER@HOST/NAME"
+    )
+
+
+def _sqlite(url: URL) -> Engine:
+    assert url.database is not None  # noqa: S101 - `_parsed` saw to it
+    path = Path(url.database)
+    try:
+        # Nobody else on this machine reads it: it holds secrets. SQLite's other files take its mode over.
+        path.touch(mode=0o600)
+        path.chmod(0o600)
+    except OSError as exc:
+        raise SiteUnavailable(f"{path}: the site's database cannot be made or kept private ({exc.strerror})") from exc
+    engine = create_engine(url, pool_size=8, max_overflow=READERS - 8, pool_timeout=POOL_SECONDS)
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # sqlite3 would begin transactions by itself, late and without IMMEDIATE
+        for pragma in (
+            f"busy_timeout = {BUSY_MILLISECONDS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=READERS - 8,
+        pool_timeout=POOL_SECONDS,
+        pool_pre_ping=True,
+        # Each question is planned for what it asks: a plan for any owner, state or time reads far more of a large table.
+        connect_args={"prepare_threshold": None},
+    )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("writes", False):
+            connection.execute(text(f"SET LOCAL lock_timeout = {BUSY_MILLISECONDS}"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({LOCK})"))
+
+    return engine

@@ -1,0 +1,101 @@
+"""A site's story, its secrets and its join tokens, in the database. Queries only.
+
+Each function takes the connection of an open transaction (`database`) and gives plain values.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from deployer.errors import JoinRefused
+from deployer.site.db.tables import deployments, events, join_tokens, secrets
+from deployer.site.model.records import SiteEvent
+
+MAX_REASON = 2000
+"""Characters of an event's reason that are kept: some come from hypervisors and guests."""
+
+
+def last_event(connection: Connection) -> int:
+    """The number of the newest event; 0 before the first."""
+    return int(connection.execute(select(func.coalesce(func.max(events.c.number), 0))).scalar_one())
+
+
+def append(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
+    """Add to the story, in a writing transaction, of which there is one at a time; returns the events with numbers.
+
+    Args:
+        connection, told: see there.
+        by: the identity of who did it; empty for the site itself.
+    """
+    told = list(told)
+    if not told:
+        return ()
+    first = last_event(connection) + 1
+    numbered = tuple(
+        event.model_copy(update={"number": number, "reason": event.reason[:MAX_REASON]})
+        for number, event in enumerate(told, first)
+    )
+    connection.execute(insert(events), [event.model_dump() | {"at": event.at, "by": by} for event in numbered])
+    return numbered
+
+
+def list_events(
+    connection: Connection,
+    after: int,
+    limit: int,
+    deployment: str | None,
+    owner: str | None,
+    vo: str | None,
+    subject: str | None,
+) -> tuple[SiteEvent, ...]:
+    """Up to `limit` events with numbers above `after`, in order; of one deployment, subject, owner or VO if given."""
+    query = select(events).where(events.c.number > after)
+    if deployment is not None:
+        query = query.where(events.c.deployment == deployment)
+    if subject is not None:
+        query = query.where(events.c.subject == subject)
+    if owner is not None or vo is not None:
+        query = query.join(deployments, deployments.c.uuid == events.c.deployment)
+        if owner is not None:
+            query = query.where(deployments.c.owner == owner)
+        if vo is not None:
+            query = query.where(deployments.c.vo == vo)
+    return tuple(event_of(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
+
+
+def event_of(row: Row[Any]) -> SiteEvent:
+    """An event from a row that has its columns, and perhaps others."""
+    return SiteEvent.model_validate({name: getattr(row, name) for name in SiteEvent.model_fields})
+
+
+def secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
+    """One of the site's own secrets; made the first time, in this (writing) transaction."""
+    found = connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar()
+    if found is None:
+        found = make()
+        connection.execute(insert(secrets).values(name=name, value=found))
+    return bytes(found)
+
+
+def add_token(connection: Connection, digest: str, name: str, expires: datetime) -> None:
+    """Remember a join token by its digest."""
+    connection.execute(insert(join_tokens).values(digest=digest, name=name, expires=expires, used=None))
+
+
+def use_token(connection: Connection, digest: str, now: datetime) -> str:
+    """Use a join token up; returns the name that it was made for.
+
+    Raises:
+        JoinRefused: it is unknown, was used, or is too old; the same sentence, so that nobody learns which.
+    """
+    columns = join_tokens.c
+    used = connection.execute(
+        update(join_tokens)
+        .where(columns.digest == digest, columns.used.is_(None), columns.expires > now)
+        .values(used=now)
+    )
+    if used.rowcount != 1:
+        raise JoinRefused("this join token is not good (any more); ask the site's operator for a new one")
+    return str(connection.execute(select(columns.name).where(columns.digest == digest)).scalar_one())

@@ -1,0 +1,309 @@
+"""A site's nodes and the room on them, in the database. Queries only.
+
+Each function takes the connection of an open transaction (`database`) and gives plain values.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from deployer.errors import Conflict, Misused, NodeNotFound
+from deployer.protocol.desired_state import Capacity, NodeReport
+from deployer.protocol.migration import Movable
+from deployer.protocol.swarm_report import SwarmReport
+from deployer.site.db.tables import cached, machines, nodes, strays, swarms
+from deployer.site.model.records import NodeState, SiteMachine, SiteNode
+from deployer.site.scheduling.node_capacity import Overcommit, Taken, room_of
+from deployer.site.scheduling.placement import EC2, NodeRoom, Promised
+from signer.documents import canonical, parse
+
+MIN_PREFIX = 4
+"""Characters of a UUID that may stand for it, where they are enough."""
+
+NOTHING = Capacity(cores=0, memory=0, disk=0)
+
+
+def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, str], kind: str, now: datetime) -> None:
+    """Add a node that has not reported yet; Conflict if there is one of that name that has not left.
+
+    One of that name that has left gives the name up and keeps its UUID for whoever reads old stories.
+    """
+    held = connection.execute(select(nodes.c.uuid, nodes.c.state).where(nodes.c.name == name)).first()
+    if held is not None and held.state != NodeState.LEFT:
+        raise Conflict(f"the site has a node {name}; choose another name, or remove that one first")
+    if held is not None:
+        connection.execute(update(nodes).where(nodes.c.uuid == held.uuid).values(name=f"{name} ({held.uuid[:8]})"))
+    connection.execute(
+        insert(nodes).values(
+            uuid=uuid,
+            name=name,
+            kind=kind,
+            state=NodeState.READY.value,
+            draining=False,
+            joined=now,
+            reported=None,
+            capacity=_text(NOTHING.model_dump()),
+            labels=_text(dict(labels)),
+            architecture="",
+            accelerator="",
+            problem="",
+            revision=0,
+            seen=0,
+            contents=_digest(()),
+            movable="",
+        )
+    )
+
+
+def node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNode:
+    """A node, with what it caches or without; NodeNotFound."""
+    row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
+    if row is None:
+        raise NodeNotFound(f"there is no node {uuid} at this site; `partita site nodes` lists them")
+    if not contents:
+        return _node(row, frozenset())
+    held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars()
+    return _node(row, frozenset(held), _swarms(connection, uuid).get(uuid))
+
+
+def list_nodes(connection: Connection, *, contents: bool) -> tuple[SiteNode, ...]:
+    """All nodes by name; with what they cache, or without."""
+    held, fed = (_contents(connection, None), _swarms(connection)) if contents else ({}, {})
+    rows = connection.execute(select(nodes).order_by(nodes.c.name))
+    return tuple(_node(row, frozenset(held.get(row.uuid, ())), fed.get(row.uuid)) for row in rows)
+
+
+def find_node(connection: Connection, text: str) -> str:
+    """The UUID of the node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
+    found = connection.execute(select(nodes.c.uuid).where(nodes.c.name == text)).scalar()
+    if found is not None:
+        return str(found)
+    uuids = list(connection.execute(select(nodes.c.uuid).where(*prefix(nodes.c.uuid, text)).limit(2)).scalars())
+    if len(uuids) > 1:
+        raise Misused(f"{text!r} means several nodes; write more of the UUID")
+    if not uuids:
+        raise NodeNotFound(f"there is no node {text[:80]!r} at this site; `partita site nodes` lists them")
+    return str(uuids[0])
+
+
+def prefix(column: Any, text: str) -> tuple[Any, ...]:
+    """The condition that a UUID begins with a text, as a range that an index answers. Too short a text is none."""
+    if len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef-"):
+        return (column == text[:36],)
+    return (column >= text, column < text + "g")  # "g" comes after all that a UUID is written with
+
+
+def set_state(connection: Connection, uuid: str, state: NodeState, *, draining: bool) -> None:
+    """Let a node's state be that."""
+    connection.execute(update(nodes).where(nodes.c.uuid == uuid).values(state=state.value, draining=draining))
+
+
+def bump(connection: Connection, uuids: Iterable[str]) -> dict[str, int]:
+    """What these nodes should have is another: the next revision of each."""
+    wanted = sorted(set(uuids))
+    if not wanted:
+        return {}
+    connection.execute(update(nodes).where(nodes.c.uuid.in_(wanted)).values(revision=nodes.c.revision + 1))
+    rows = connection.execute(select(nodes.c.uuid, nodes.c.revision).where(nodes.c.uuid.in_(wanted)))
+    return {row.uuid: row.revision for row in rows}
+
+
+def revision(connection: Connection, uuid: str) -> int:
+    """A node's revision; NodeNotFound."""
+    found = connection.execute(select(nodes.c.revision).where(nodes.c.uuid == uuid)).scalar()
+    if found is None:
+        raise NodeNotFound(f"there is no node {uuid} at this site")
+    return int(found)
+
+
+def revisions(connection: Connection) -> dict[str, int]:
+    """Every node's."""
+    return {row.uuid: row.revision for row in connection.execute(select(nodes.c.uuid, nodes.c.revision))}
+
+
+def reported(connection: Connection, known: SiteNode, report: NodeReport, state: NodeState, now: datetime) -> None:
+    """A node reported: `reported` is written, and of the rest what is another than was known."""
+    said = {
+        "state": (known.state.value, state.value),
+        "capacity": (known.capacity, report.capacity),
+        "labels": (known.labels, report.labels),
+        "architecture": (known.architecture, report.architecture),
+        "accelerator": (known.accelerator, report.accelerator),
+        "problem": (known.problem, report.problem),
+        "seen": (known.seen, report.revision),
+        "lease": (known.lease, report.lease),
+    }
+    changed: dict[str, Any] = {name: new for name, (old, new) in said.items() if old != new}
+    if "capacity" in changed:
+        changed["capacity"] = _text(report.capacity.model_dump())
+    if "labels" in changed:
+        changed["labels"] = _text(report.labels)
+    if known.movable != report.movable:
+        changed["movable"] = report.movable.model_dump_json() if report.movable else ""
+    if known.revision < report.revision:
+        # A site that was restored from an older copy: what it says must be newer than what the node has heard.
+        changed["revision"] = report.revision + 1
+    digest = _digest(report.cached)
+    both = select(nodes.c.contents, swarms.c.document).select_from(nodes.outerjoin(swarms))
+    stored = connection.execute(both.where(nodes.c.uuid == known.uuid)).one()
+    swarm = canonical(report.swarm).decode() if report.swarm else None
+    if swarm != stored.document:
+        connection.execute(delete(swarms).where(swarms.c.node == known.uuid))
+        if swarm is not None:
+            connection.execute(insert(swarms).values(node=known.uuid, document=swarm))
+    if stored.contents != digest:
+        _recache(connection, known.uuid, set(report.cached))
+        changed["contents"] = digest
+    connection.execute(update(nodes).where(nodes.c.uuid == known.uuid).values(reported=now, **changed))
+
+
+def silent(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
+    """The nodes that should report and have not since then; one that never did counts from when it joined."""
+    heard = func.coalesce(nodes.c.reported, nodes.c.joined)
+    states = (NodeState.READY.value, NodeState.DRAINING.value)
+    query = select(nodes).where(nodes.c.state.in_(states), heard < before).order_by(nodes.c.name)
+    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+
+
+def watched(connection: Connection) -> tuple[SiteNode, ...]:
+    """The nodes that have not left, by name."""
+    query = select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name)
+    return tuple(_node(row, frozenset()) for row in connection.execute(query))
+
+
+def rooms(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeRoom]:
+    """Every node that has not left as placement sees it; of its contents, those addresses."""
+    columns = machines.c
+    sums = connection.execute(
+        select(
+            columns.node,
+            func.count().label("number"),
+            func.sum(columns.cores).label("cores"),
+            func.sum(columns.memory).label("memory"),
+            func.sum(columns.disk).label("disk"),
+        )
+        .where(columns.told.is_(True))
+        .group_by(columns.node)
+    )
+    taken = {row.node: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+    for uuid, more in _beside(connection).items():
+        taken[uuid] = taken.get(uuid, Taken()) + more
+    held = _contents(connection, addresses)
+    rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
+    return [
+        room_of(
+            _node(row, frozenset(held.get(row.uuid, ()))),
+            taken.get(row.uuid, Taken()),
+            overcommit,
+            promised(connection, row.uuid) if row.kind == EC2 else (),
+        )
+        for row in rows.all()
+    ]
+
+
+def promised(connection: Connection, uuid: str) -> tuple[Promised, ...]:
+    """What was promised to the machines of a pool at EC2 that have not ended."""
+    query = select(machines.c.document).where(
+        machines.c.told.is_(True), machines.c.node == uuid, machines.c.holds.is_(True)
+    )
+    found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
+    return tuple(Promised(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None)
+
+
+def _beside(connection: Connection) -> dict[str, Taken]:
+    """What is kept on nodes for machines that are on their way there, or have not wholly gone from there."""
+    columns = machines.c
+    sums = connection.execute(
+        select(
+            columns.beside,
+            func.count().label("number"),
+            func.sum(columns.cores).label("cores"),
+            func.sum(columns.memory).label("memory"),
+            func.sum(columns.disk).label("disk"),
+        )
+        .where(columns.beside.is_not(None))
+        .group_by(columns.beside)
+    )
+    return {row.beside: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+
+
+def movable_of(connection: Connection, uuid: str) -> str:
+    """Where a node gives machines away; empty where it gives none."""
+    found = connection.execute(select(nodes.c.movable).where(nodes.c.uuid == uuid)).scalar()
+    return Movable.model_validate_json(found).url if found else ""
+
+
+def note_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
+    """Remember which machines a node reports that it should not have; returns those that are new."""
+    known = set(connection.execute(select(strays.c.machine).where(strays.c.node == uuid)).scalars())
+    if gone := known - set(found):
+        connection.execute(delete(strays).where(strays.c.node == uuid, strays.c.machine.in_(sorted(gone))))
+    fresh = sorted(set(found) - known)
+    if fresh:
+        connection.execute(insert(strays), [{"node": uuid, "machine": one} for one in fresh])
+    return fresh
+
+
+def _contents(connection: Connection, addresses: Collection[str] | None) -> dict[str, set[str]]:
+    query = select(cached.c.node, cached.c.address)
+    if addresses is not None:
+        query = query.where(cached.c.address.in_(sorted(addresses)))
+    held = defaultdict[str, set[str]](set)
+    for row in connection.execute(query):
+        held[row.node].add(row.address)
+    return held
+
+
+def _swarms(connection: Connection, uuid: str | None = None) -> dict[str, SwarmReport]:
+    query = select(swarms.c.node, swarms.c.document)
+    if uuid is not None:
+        query = query.where(swarms.c.node == uuid)
+    return {row.node: parse(SwarmReport, row.document.encode(), "swarm") for row in connection.execute(query)}
+
+
+def _recache(connection: Connection, uuid: str, now: set[str]) -> None:
+    before = set(connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars())
+    if gone := sorted(before - now):
+        for start in range(0, len(gone), 500):
+            connection.execute(
+                delete(cached).where(cached.c.node == uuid, cached.c.address.in_(gone[start : start + 500]))
+            )
+    if fresh := sorted(now - before):
+        connection.execute(insert(cached), [{"address": address, "node": uuid} for address in fresh])
+
+
+def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmReport | None = None) -> SiteNode:
+    """Not checked again: every admission reads all nodes under the writer's lock, and we wrote these."""
+    return SiteNode.model_construct(
+        uuid=row.uuid,
+        name=row.name,
+        kind=row.kind,
+        state=NodeState(row.state),
+        joined=row.joined,
+        reported=row.reported,
+        capacity=Capacity.model_construct(**json.loads(row.capacity)),
+        labels=json.loads(row.labels),
+        cached=contents,
+        architecture=row.architecture,
+        accelerator=row.accelerator,
+        problem=row.problem,
+        revision=row.revision,
+        seen=row.seen,
+        swarm=swarm,
+        draining=row.draining,
+        lease=row.lease,
+        movable=Movable.model_validate_json(row.movable) if row.movable else None,
+    )
+
+
+def _digest(addresses: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(set(addresses))).encode()).hexdigest()
+
+
+def _text(value: Mapping[str, object]) -> str:
+    return json.dumps(value, sort_keys=True)

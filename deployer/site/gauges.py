@@ -1,0 +1,43 @@
+"""What a site tells Prometheus: machines, nodes and their room, clusters' events, and what keeps it from its work."""
+
+from collections.abc import Iterator
+
+from catalog.web.metrics import Figure, by, gauge
+from deployer.machine.spec import State
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.schema.messages import SiteStatus
+from deployer.site.store.store import SiteStore
+
+
+def figures(status: SiteStatus, store: SiteStore) -> Iterator[Figure]:
+    """The figures of a site, as they are now."""
+    machines = dict.fromkeys((state.value for state in State), 0.0) | status.machines
+    yield by("site_machines", "Machines of the site, by state.", "state", machines)
+    states = dict.fromkeys((state.value for state in NodeState), 0.0) | status.nodes
+    yield by("site_nodes", "Nodes of the site, by state.", "state", states)
+    nodes = [one for one in store.nodes(contents=False) if one.state is not NodeState.LEFT]
+    yield _room(nodes, "cores", "cores", "Processor cores")
+    yield _room(nodes, "memory_bytes", "memory", "Memory")
+    yield by(
+        "site_node_report_timestamp_seconds",
+        "When a node last reported, Unix time.",
+        "node",
+        {one.name: one.reported.timestamp() for one in nodes if one.reported},
+    )
+    yield Figure("site_events_total", "counter", "Events of the site's story.", [({}, status.events)])
+    yield gauge(
+        "site_problems", "What keeps the site from its work, or soon will; `partita site status`.", len(status.problems)
+    )
+
+
+def _room(nodes: list[SiteNode], name: str, field: str, what: str) -> Figure:
+    samples = []
+    for one in nodes:
+        taken = getattr(one.capacity, f"taken_{field}")
+        samples += [
+            ({"node": one.name, "part": "all"}, float(getattr(one.capacity, field))),
+            ({"node": one.name, "part": "taken_by_others"}, float(taken)),
+        ]
+    return Figure(
+        f"site_node_{name}", "gauge", f"{what} of a node: all, and what machines that are not the site's take.", samples
+    )

@@ -1,0 +1,159 @@
+"""What becomes of a machine that goes from one node to another. Pure: values in, a change or a refusal out.
+
+At every instant one node has the machine: the source, until the site has written that the target has it. In between stands
+only the target's word that it holds all of it, verified. What the source has is dropped after that, and whatever fails before it
+leaves the machine resting where it was. Each attempt has a number, and a word about another attempt counts for nothing.
+"""
+
+from collections.abc import Container, Mapping
+from datetime import datetime
+from typing import Final
+
+from deployer.errors import MachineConflict
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import NodeReport, Want
+from deployer.protocol.migration import Arrival
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.model.records import Move, NodeState, SiteMachine, SiteNode
+
+RESTS: Final = {Want.SUSPENDED: State.SUSPENDED, Want.STOPPED: State.STOPPED}
+"""How a machine has to be wanted, and to be, so that it can move."""
+
+GONE: Final = frozenset({NodeState.LOST, NodeState.LEFT})
+
+
+def demand_rest(machine: SiteMachine) -> None:
+    """MachineConflict unless a machine is at rest, and may be taken from where it is."""
+    if machine.state.final or machine.want is Want.ENDED:
+        raise MachineConflict(f"machine {machine.hostname} is ending or has ended; it cannot be moved")
+    if machine.node is None:
+        raise MachineConflict(f"machine {machine.hostname} is on no node yet; there is nothing to move")
+    if machine.saving is not None:
+        raise MachineConflict(f"machine {machine.hostname} is being saved where it is; wait until that is done")
+    if RESTS.get(machine.want) is not machine.state:
+        raise MachineConflict(
+            f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
+            "suspend it, and wait until that is so, to move it"
+        )
+
+
+def giver_fault(machine: SiteMachine, source: SiteNode) -> str:
+    """Why a node cannot give a machine away, as a sentence; empty if it can."""
+    if source.kind != "libvirt":
+        return f"{source.name} is a pool at EC2, and what runs there stays there"
+    if source.state in GONE:
+        return f"{source.name}, which has machine {machine.hostname}, is {source.state.value}"
+    if source.movable is None or not source.movable.url:
+        return f"{source.name}, which has machine {machine.hostname}, gives no machines away; set deploy.moving_listen there"
+    return ""
+
+
+def taker_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> str:
+    """Why a node cannot take a machine, as the end of a sentence about it; empty if it can as far as a site knows."""
+    if target.uuid == source.uuid:
+        return "the machine is there, and is to go elsewhere"
+    if target.kind != "libvirt" or target.movable is None:
+        return "it knows nothing of machines that move"
+    if source.movable is None:
+        return "nothing is known of what the memory was saved by"
+    if machine.state is not State.SUSPENDED:
+        return ""  # one that boots again asks for nothing but its architecture
+    if target.accelerator != machine.virt:
+        return f"it runs machines on {target.accelerator or 'nothing known'}, and this one was saved on {machine.virt}"
+    return target.movable.platform.lacks(source.movable.platform)
+
+
+def begin(machine: SiteMachine, target: str, then: Want, reason: str, why: str) -> Change:
+    """Let a machine go to another node.
+
+    Args:
+        machine: at rest; see `demand_rest`.
+        target: the node's UUID.
+        then: how it should be there.
+        reason: who wants it, for the event and its node.
+        why: the placement's explanation.
+    """
+    assert machine.node is not None  # noqa: S101 - `demand_rest`
+    number = machine.moves + 1
+    move = Move(number=number, source=machine.node, target=target, then=then, reason=reason)
+    told = f"{why} ({reason})" if reason else why
+    return Change(machine.model_copy(update={"move": move, "moves": number}), (("moving", told),))
+
+
+def give_up(machine: SiteMachine, reason: str) -> Change | None:
+    """A move comes to nothing: the machine rests where it was."""
+    if machine.moving is None:
+        return None
+    return Change(machine.model_copy(update={"move": None}), (("move-failed", reason),))
+
+
+def hear_target(machine: SiteMachine, arrival: Arrival | None, now: datetime) -> Change | None:
+    """What the target's report makes of a machine that is on its way to it.
+
+    That it is held is the only thing that lets it change hands; the change is one transaction of the site's database.
+    """
+    move = machine.moving
+    if move is None or arrival is None or arrival.number != move.number:
+        return None
+    if arrival.failed:
+        return give_up(machine, arrival.failed)
+    if not arrival.held:
+        seen = {"done": arrival.done, "total": arrival.total}
+        return Change(machine.model_copy(update={"move": move.model_copy(update=seen)}))
+    moved = move.model_copy(update={"phase": "dropping", "done": arrival.done, "total": arrival.total})
+    taken = {
+        "node": move.target,
+        "move": moved,
+        "moved": move.number,
+        "want": move.then,
+        "want_reason": move.reason,
+        "changed": now,
+        "addresses": (),
+    }
+    told = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
+    if move.then is Want.RUNNING:
+        told.append(("reactivating", move.reason))
+    return Change(machine.model_copy(update=taken), tuple(told))
+
+
+def hear_source(machine: SiteMachine, has: bool) -> Change | None:
+    """What it makes of a machine whether the node that it came from still has a copy of it."""
+    if has or machine.move is None or machine.move.phase != "dropping" or not machine.move.seen:
+        return None
+    return Change(machine.model_copy(update={"move": None}), (("dropped", "its last node has nothing of it any more"),))
+
+
+def hear(machine: SiteMachine, node: str, report: NodeReport, has: Container[str], now: datetime) -> Change | None:
+    """What a report makes of a machine that the node has beside its own.
+
+    Args:
+        machine: on its way to the node, or come from it.
+        node: who reports.
+        report: what it says.
+        has: the machines that it has and that have not ended.
+        now: aware, UTC, whole seconds.
+    """
+    move = machine.move
+    if move is None:
+        return None
+    if move.phase == "moving" and move.target == node:
+        found = next((one for one in report.arrivals or () if one.uuid == machine.uuid), None)
+        return hear_target(machine, found, now)
+    if move.phase == "dropping" and move.source == node and report.complete:
+        return hear_source(machine, machine.uuid in has)
+    return None
+
+
+def abandoned(machine: SiteMachine, nodes: Mapping[str, SiteNode]) -> Change | None:
+    """What the loss of a node makes of a machine that goes from it, or to it; None if nothing."""
+    move = machine.move
+    if move is None:
+        return None
+    source, target = nodes.get(move.source), nodes.get(move.target)
+    if move.phase == "dropping":
+        return hear_source(machine, has=source is not None and source.state is not NodeState.LEFT)
+    for node, is_what in ((source, "which has it"), (target, "where it was to go")):
+        if node is None or node.state in GONE:
+            name, state = (node.name, node.state.value) if node else ("a node", "gone")
+            return give_up(machine, f"{name}, {is_what}, is {state}")
+    return None

@@ -1,0 +1,197 @@
+"""What a machine becomes by what its node reports, by its time, and by the loss of its node. Pure: values in, changes out.
+
+A node is believed about its own machines, with three limits. What the site has ended stays ended, whatever a node that
+was away comes back with. A machine that was still being made when its node forgot it is made again; one that ran is gone.
+And a guest that powered itself off is not started again by the wish that it runs: the wish follows.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+
+from deployer.machine.spec import State
+from deployer.protocol.desired_state import ObservedMachine, Want
+from deployer.site.lifecycle.save_rules import follow
+from deployer.site.model.records import SiteMachine
+from signer.statements.endorsement import write_instant
+
+LostPolicy = Literal["wait", "fail", "replace"]
+"""What becomes of the machines of a node that is lost: they wait for it, fail, or are placed elsewhere."""
+
+MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
+"""States of a machine that has no life of its own yet."""
+
+LASTING: Final = frozenset({State.PAUSED, State.SUSPENDED, State.STOPPED})
+"""States in which a machine has something that only its node has, and that its owner counts on."""
+
+TIME_IS_UP = "its time has come"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
+
+    machine: SiteMachine
+    told: tuple[tuple[str, str], ...] = ()
+
+
+def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime, *, complete: bool) -> Change | None:
+    """What a report of the node that a machine is on makes of it; None if it says nothing new.
+
+    Args:
+        machine: as the site knows it; its node has not given it up yet.
+        observed: as the node has it, or None if the report does not speak of it.
+        now: aware, UTC, whole seconds.
+        complete: whether the report speaks of all that the node has.
+    """
+    if observed is None:
+        if machine.move is not None and machine.move.phase == "dropping" and not machine.move.seen:
+            return None  # it has come from another node, and this was said before its new node knew that
+        return _missing(machine, now) if complete else None
+    if machine.state.final:
+        return _gone(machine) if observed.state.final and not machine.gone else None
+    seen = {
+        "state": observed.state,
+        "reason": observed.reason,
+        "changed": observed.changed,
+        "addresses": observed.addresses,
+        "fetched": observed.fetched,
+        "total": observed.total,
+        "from_network": observed.from_network,
+        "from_cache": observed.from_cache,
+        "virt": observed.virt,
+        "suspends": observed.suspends,
+    }
+    if machine.move is not None and machine.move.phase == "dropping":
+        seen["move"] = machine.move.model_copy(update={"seen": True})
+    if observed.state.final:
+        seen |= {"want": Want.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
+    elif observed.state is State.STOPPED and machine.state is not State.STOPPED and machine.want is Want.RUNNING:
+        seen |= {"want": Want.STOPPED, "want_reason": observed.reason or "its guest powered off"}
+    changed, saved = follow(machine.model_copy(update=seen), observed.saved)
+    if changed == machine:
+        return None
+    told = list(saved)
+    if observed.state is not machine.state:
+        told.append((observed.state.value, observed.reason or (machine.want_reason if observed.state.final else "")))
+    if observed.addresses and observed.addresses != machine.addresses:
+        told.append(("addresses", ", ".join(observed.addresses)))
+    return Change(changed, tuple(told))
+
+
+def _missing(machine: SiteMachine, now: datetime) -> Change | None:
+    """Its node has told of all its machines, and this one is not among them."""
+    if machine.state.final:
+        return None if machine.gone else _gone(machine)
+    if machine.want is Want.ENDED:
+        return finish(machine, State.ENDED, machine.want_reason, now, gone=True)
+    if machine.state is State.PENDING:
+        return None
+    if machine.state in MAKING:
+        reason = "its node began anew"
+        anew = {"state": State.PENDING, "reason": reason, "changed": now, "fetched": 0}
+        return Change(machine.model_copy(update=anew), ((State.PENDING.value, reason),))
+    return finish(machine, State.FAILED, "its node does not have it any more", now, gone=True)
+
+
+def _gone(machine: SiteMachine) -> Change:
+    return Change(machine.model_copy(update={"gone": True}))
+
+
+def finish(machine: SiteMachine, state: State, reason: str, now: datetime, *, gone: bool) -> Change:
+    """A machine reaches a final state; `gone` says whether its node has nothing of it any more."""
+    over = {
+        "state": state,
+        "reason": reason,
+        "changed": now,
+        "want": Want.ENDED,
+        "want_reason": machine.want_reason or reason,
+        "gone": gone,
+    }
+    return Change(machine.model_copy(update=over), ((state.value, reason),))
+
+
+def expire(machine: SiteMachine, now: datetime) -> Change | None:
+    """What a machine becomes whose time has come; None if it has not, or it is ending already."""
+    if machine.want is Want.ENDED or machine.state.final or now < machine.ends:
+        return None
+    if machine.node is None:
+        return finish(machine, State.ENDED, TIME_IS_UP, now, gone=True)
+    wanted = {"want": Want.ENDED, "want_reason": TIME_IS_UP}
+    return Change(machine.model_copy(update=wanted), (("expired", TIME_IS_UP),))
+
+
+def warn(machine: SiteMachine) -> Change | None:
+    """Its owner is told, once, when it ends; prolonging it lets them be told again (`lifecycle`)."""
+    if machine.warned or machine.want is Want.ENDED or machine.state.final:
+        return None
+    return Change(
+        machine.model_copy(update={"warned": True}), (("warned", f"it ends at {write_instant(machine.ends)}"),)
+    )
+
+
+def lose(machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: bool = True) -> Change | None:
+    """What becomes of a machine whose node is lost; None while it waits.
+
+    It may be running there still: the site cannot know. So it is not `gone`, its node is told to end it should it come
+    back, and only a site whose operator says "replace" has another one run meanwhile.
+
+    Args:
+        machine: on a lost node.
+        policy: what is to become of it.
+        now: aware, UTC, whole seconds.
+        fenced: whether it is sure that the node runs nothing any more. Until then nothing comes in the machine's place:
+            neither the same machine elsewhere, nor, in a cluster, another one under its host name. When its own time is
+            over its node has ended it, heard or not.
+    """
+    if machine.state.final:
+        return None
+    if not fenced and machine.role and now < machine.ends:
+        return None
+    if machine.want is Want.ENDED:
+        return finish(
+            machine, State.ENDED, f"{machine.want_reason or 'it was to end'}; its node is lost", now, gone=False
+        )
+    if policy == "fail":
+        return finish(machine, State.FAILED, "its node is lost", now, gone=False)
+    if fenced and policy == "replace" and machine.want is Want.RUNNING and machine.state not in LASTING:
+        return Change(unplaced(machine, "its node is lost", now), (("replaced", "its node is lost"),))
+    return None
+
+
+def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
+    """A machine that has to be placed again: nothing that its last node said of it, or its guest, holds any more.
+
+    A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
+    """
+    dropping = machine.move if machine.move is not None and machine.move.phase == "dropping" else None
+    anew = {
+        "node": None,
+        "state": State.PENDING,
+        "reason": reason,
+        "changed": now,
+        "addresses": (),
+        "fetched": 0,
+        "total": 0,
+        "from_network": 0,
+        "from_cache": 0,
+        "virt": "",
+        "suspends": True,
+        "promise": None,
+        "ready": None,
+        "host_keys": (),
+        "said": (),
+        "context": None,
+        "move": dropping.model_copy(update={"seen": True}) if dropping is not None else None,
+        "moved": None,
+    }
+    return machine.model_copy(update=anew)
+
+
+def leave(machine: SiteMachine, now: datetime) -> Change | None:
+    """What becomes of a machine whose node was removed from the site: it is over, and nobody can be told to end it."""
+    if machine.state.final:
+        return None if machine.gone else _gone(machine)
+    if machine.want is Want.ENDED:
+        return finish(machine, State.ENDED, machine.want_reason, now, gone=True)
+    return finish(machine, State.FAILED, "its node was removed from the site", now, gone=True)

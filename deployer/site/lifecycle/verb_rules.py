@@ -1,0 +1,224 @@
+"""What people may do to a machine, and what it makes of it. Pure: a machine and a verb in, a change or a refusal out.
+
+A verb says how a machine should be from now on; its node sees to it. So what is allowed depends on how it should be
+already (`want`) and on how it was last reported (`state`). Who asks for what is so already, or on its way, changes nothing
+and is not refused: a request that came twice has the same answer twice.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from deployer.errors import MachineConflict, Misused
+from deployer.machine.spec import MEMORY_UNIT, State
+from deployer.protocol.desired_state import Want
+from deployer.site.lifecycle.report_rules import MAKING, Change, finish
+from deployer.site.lifecycle.save_rules import demand_read
+from deployer.site.model.records import SiteMachine
+from deployer.units import size_text
+from signer.statements.endorsement import write_instant
+
+LEAST_MEMORY: Final = 16 << 20
+"""Bytes: what a machine is given at least (`SiteMachine`, `MachineSpec`)."""
+
+
+class Verb(StrEnum):
+    """What can be asked of a machine by one word."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    SUSPEND = "suspend"
+    REACTIVATE = "reactivate"
+    REBOOT = "reboot"
+    SHUTDOWN = "shutdown"
+    DESTROY = "destroy"
+
+
+_DONE: Final = {
+    Verb.PAUSE: "paused",
+    Verb.RESUME: "resumed",
+    Verb.SUSPEND: "suspended",
+    Verb.REACTIVATE: "reactivated",
+    Verb.REBOOT: "rebooted",
+    Verb.SHUTDOWN: "shut down",
+    Verb.DESTROY: "destroyed",
+}
+_LEADS: Final = {
+    Verb.PAUSE: Want.PAUSED,
+    Verb.RESUME: Want.RUNNING,
+    Verb.SUSPEND: Want.SUSPENDED,
+    Verb.REACTIVATE: Want.RUNNING,
+    Verb.SHUTDOWN: Want.STOPPED,
+}
+_FROM: Final = {
+    Verb.PAUSE: frozenset({Want.RUNNING}),
+    Verb.RESUME: frozenset({Want.PAUSED}),
+    Verb.SUSPEND: frozenset({Want.RUNNING, Want.PAUSED}),
+    Verb.REACTIVATE: frozenset({Want.SUSPENDED, Want.STOPPED}),
+    Verb.REBOOT: frozenset({Want.RUNNING}),
+    Verb.SHUTDOWN: frozenset({Want.RUNNING, Want.PAUSED, Want.SUSPENDED}),
+}
+"""How a machine has to be wanted so far."""
+
+_WHILE: Final = {
+    Verb.PAUSE: frozenset({State.RUNNING}),
+    Verb.SUSPEND: frozenset({State.RUNNING, State.PAUSED}),
+    Verb.REBOOT: frozenset({State.RUNNING}),
+    Verb.SHUTDOWN: frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED}),
+}
+"""How it has to be; verbs that undo another one follow it at once, however far that has come."""
+
+_INSTEAD: Final = {
+    Want.PAUSED: "resume it first",
+    Want.SUSPENDED: "reactivate it first",
+    Want.STOPPED: "reactivate it first",
+}
+
+
+def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change | None:
+    """Let a verb be done to a machine; None if it is done already, or on its way.
+
+    Args:
+        machine: as it is.
+        verb: what is asked for.
+        reason: why, for the event and the node.
+        now: aware, UTC, whole seconds.
+
+    Raises:
+        MachineConflict: that cannot be done to it now; says why, and what can.
+    """
+    if verb is Verb.DESTROY:
+        return _destroy(machine, reason, now)
+    _demand_life(machine, _DONE[verb])
+    if machine.moving is not None:
+        _demand_stay(machine, verb)
+        return None
+    if verb is not Verb.REBOOT and machine.want is _LEADS[verb]:
+        return None
+    if verb is Verb.PAUSE and not machine.suspends:
+        raise MachineConflict(
+            f"machine {machine.hostname} cannot be paused: where it runs, at EC2, its memory would be lost; suspend it, which "
+            "keeps its disks, or ask the site for an account with hibernation before you order the next"
+        )
+    if verb in {Verb.RESUME, Verb.REACTIVATE}:
+        demand_read(machine, _DONE[verb])
+    if machine.want not in _FROM[verb]:
+        instead = _INSTEAD.get(machine.want) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
+        raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")
+    if machine.state not in _WHILE.get(verb, frozenset(State)):
+        instead = "wait until it runs, or destroy it" if machine.state in MAKING else "wait until that is so"
+        raise MachineConflict(
+            f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
+            f"it cannot be {_DONE[verb]} now; {instead}"
+        )
+    if verb is Verb.REBOOT:
+        return Change(machine.model_copy(update={"reboots": machine.reboots + 1}), (("rebooting", reason),))
+    wanted = {"want": _LEADS[verb], "want_reason": reason}
+    return Change(machine.model_copy(update=wanted), ((_TOLD[verb], reason),))
+
+
+_TOLD: Final = {
+    Verb.PAUSE: "pausing",
+    Verb.RESUME: "resuming",
+    Verb.SUSPEND: "suspending",
+    Verb.REACTIVATE: "reactivating",
+    Verb.SHUTDOWN: "stopping",
+}
+"""What events call a verb; the state that it leads to is told when the node has got there."""
+
+
+def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
+    """One that is on its way to another node can be ended, and else waited for; to be reactivated there it goes already."""
+    move = machine.moving
+    if move is not None and verb is Verb.REACTIVATE and move.then is Want.RUNNING:
+        return
+    raise MachineConflict(
+        f"machine {machine.hostname} is being moved to another node and cannot be {_DONE[verb]}; "
+        "wait until it is there, or destroy it"
+    )
+
+
+def _destroy(machine: SiteMachine, reason: str, now: datetime) -> Change | None:
+    if machine.state.final or machine.want is Want.ENDED:
+        return None
+    why = reason or "destroyed on request"
+    if machine.node is None or machine.withheld:
+        return finish(machine, State.ENDED, why, now, gone=True)  # nobody was told of it
+    return Change(machine.model_copy(update={"want": Want.ENDED, "want_reason": why}), (("destroying", why),))
+
+
+def move_end(machine: SiteMachine, ends: datetime, now: datetime, reason: str = "") -> Change | None:
+    """Let a machine's time end at another instant, later or earlier; None if it is that already.
+
+    Raises:
+        MachineConflict: its time is over already.
+        Misused: the instant has passed.
+    """
+    _demand_life(machine, "given another end")
+    if ends <= now:
+        raise Misused(f"{write_instant(ends)} has passed; destroy machine {machine.hostname} to end it now")
+    if ends == machine.ends:
+        return None
+    what = "extended" if ends > machine.ends else "shortened"
+    told = f"it ends at {write_instant(ends)}" + (f": {reason}" if reason else "")
+    return Change(machine.model_copy(update={"ends": ends, "warned": False}), ((what, told),))
+
+
+def resize(machine: SiteMachine, memory: int | None, cores: int | None, reason: str = "") -> Change | None:
+    """Give a machine other amounts within what was granted; None if it has them already.
+
+    Args:
+        machine: as it is; one that is suspended has its memory on disk, and takes no other.
+        memory: bytes, whole MiB; None leaves it.
+        cores: None leaves them.
+        reason: for the event.
+
+    Raises:
+        MachineConflict: more than was granted, or its state does not allow it.
+        Misused: amounts that no machine can have.
+    """
+    _demand_life(machine, "resized")
+    if machine.moving is not None:
+        raise MachineConflict(f"machine {machine.hostname} is being moved to another node; resize it when it is there")
+    memory, cores = memory or machine.memory, cores or machine.cores
+    if memory % MEMORY_UNIT or memory < LEAST_MEMORY or cores < 1:
+        raise Misused("a machine has memory in whole MiB, at least 16MiB of it, and at least one core")
+    if memory > machine.granted_memory or cores > machine.granted_cores:
+        raise MachineConflict(
+            f"machine {machine.hostname} was granted {size_text(machine.granted_memory)} of memory and "
+            f"{machine.granted_cores} cores when it was ordered; ask for no more, or order another one"
+        )
+    if machine.want is Want.SUSPENDED:
+        raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")
+    if (memory, cores) == (machine.memory, machine.cores):
+        return None
+    told = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}" + (f": {reason}" if reason else "")
+    return Change(machine.model_copy(update={"memory": memory, "cores": cores}), (("resized", told),))
+
+
+def release(machine: SiteMachine) -> Change | None:
+    """Let the node of a machine that was held hear of it."""
+    if not machine.held or machine.state.final:
+        return None
+    return Change(machine.model_copy(update={"held": False}), (("released", ""),))
+
+
+Rule = Callable[[SiteMachine], Change | None]
+"""A verb with everything but its machine."""
+
+
+def _demand_life(machine: SiteMachine, done: str) -> None:
+    if machine.state.final:
+        raise MachineConflict(f"machine {machine.hostname} has {_END[machine.state]} and cannot be {done}")
+    if machine.want is Want.ENDED:
+        why = f" ({machine.want_reason})" if machine.want_reason else ""
+        raise MachineConflict(f"machine {machine.hostname} is being ended{why} and cannot be {done}")
+
+
+_END: Final = {State.ENDED: "ended", State.FAILED: "failed"}
+
+
+def _held(machine: SiteMachine) -> str:
+    """How it is wanted, for people."""
+    return "meant to run" if machine.want is Want.RUNNING else machine.want.value

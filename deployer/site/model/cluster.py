@@ -1,0 +1,395 @@
+"""Clusters as people write them, and as a site remembers them: roles, what each needs of the others, and how far it is.
+
+A cluster document names roles. Each runs an image a number of times, provides names, and requires names that other roles
+provide; that decides who starts first and who is told of whom. Strict: a name that nobody provides, a circle of
+requirements, or a word that is not known here refuses the whole document. Source of the idea: Keahey and Freeman,
+"Contextualization: Providing One-Click Virtual Clusters" (2008), and the paper of 2007 on virtual workspaces.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
+
+from catalog.errors import Misused as BadReference
+from catalog.image.manifest import Blank, ImageId
+from catalog.image.reference import Reference
+from deployer.errors import Misused, UserDataRefused
+from deployer.machine.spec import MEMORY_UNIT, Network, Uuid
+from deployer.machine.user_data import MAX_USER_DATA, check_user_data
+from deployer.protocol.deployment_request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, Wishes
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import SiteCluster
+from deployer.units import duration_text, parse_duration, parse_size, size_text
+from signer.documents import Document, canonical, parse, parse_toml
+from signer.errors import DocumentError
+from signer.statements.endorsement import Instant
+
+MAX_ROLES = 32
+"""Roles of one cluster: more are written by programs, and nobody reads which waits for which."""
+
+MAX_CLUSTER = 1 << 20
+"""Bytes of a cluster document: user-data of 16 KiB for each role, and keys."""
+
+MAX_REPLACED = 100
+"""Times that one member may be replaced: whoever needs more has an image that does not work."""
+
+_SLOT = re.compile(r"[1-9][0-9]{0,3}")
+"""A member's number."""
+
+RoleName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$")]
+"""Goes into host names: NAME-ROLE-NUMBER must fit into 63 characters (RFC 1123, section 2.1)."""
+
+Provided = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+def _image(text: str) -> str:
+    try:
+        Reference.parse(text)
+    except BadReference as exc:
+        raise ValueError(str(exc)) from exc
+    return text
+
+
+def _user_data(text: str) -> str:
+    try:
+        check_user_data(text.encode())
+    except UserDataRefused as exc:
+        raise ValueError(str(exc)) from exc
+    return text
+
+
+def _whole_units(size: int) -> int:
+    if size % MEMORY_UNIT:
+        raise ValueError("memory comes in whole MiB")
+    return size
+
+
+def _network(text: str) -> str:
+    Network.parse(text)
+    return text
+
+
+Seconds = Annotated[
+    int, BeforeValidator(parse_duration), Field(ge=1, le=10 * 365 * 86400), PlainSerializer(duration_text)
+]
+"""A duration as people write it, such as `12h`."""
+
+Memory = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    AfterValidator(_whole_units),
+    Field(ge=16 << 20, le=1 << 46),
+    PlainSerializer(size_text),
+]
+"""A size as people write it, such as `2GiB`."""
+
+
+class ClusterRole(Document):
+    """One role of a cluster.
+
+    Attributes:
+        image: an image ID, VO/NAME@VERSION or VO/NAME; which image a name means is settled when the cluster is made.
+        count: members.
+        quorum: how many must be ready for the cluster to be of use; all of them if not given.
+        memory, cores, network: of each member; what the image needs, or the site's default, if not given.
+        max_memory, max_cores: how far each may grow while it runs; what it begins with if not given.
+        lifetime: of each member; that of the cluster if not given.
+        user_data: text for each member's first boot, as a requester's (cloud-config or a script).
+        public_keys: OpenSSH public keys for the guests' default user.
+        blanks: extra disks, made on the node.
+        provides: names that other roles may require.
+        requires: names that must be there first, and whose providers' members this role's are told of. A name that only
+            the role itself provides lets its members find each other, and nothing waits for it.
+        watches: names of whose providers' members this role's are told as well, as they come and go, and for which nothing
+            waits: a head watches the workers that require it.
+        starts: when what it requires is "ready", or already when that is "booting".
+        ready: how a member is known to be ready: it has "reported" so through the context broker, or it is "running".
+        ready_within: how long after it began to run a member may take to be ready; then it has failed.
+        replace: how often a failed member is replaced; 0 leaves it as it is.
+        wishes: about the members' place. Whether all are wanted or a quorum is the cluster's to say (`start`).
+    """
+
+    image: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_image)]
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
+    quorum: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
+    memory: Memory | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    max_memory: Memory | None = None
+    max_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    lifetime: Seconds | None = None
+    network: Annotated[str, Field(max_length=80), AfterValidator(_network)] | None = None
+    user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_user_data)] | None = None
+    public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
+    provides: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
+    requires: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
+    watches: Annotated[tuple[Provided, ...], Field(max_length=16)] | None = None
+    starts: Literal["ready", "booting"] = "ready"
+    ready: Literal["reported", "running"] = "reported"
+    ready_within: Seconds = 900
+    replace: Annotated[int, Field(ge=0, le=MAX_REPLACED)] = 3
+    wishes: Wishes = Wishes()
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.quorum is not None and self.quorum > self.count:
+            raise ValueError(f"the quorum of {self.quorum} is more than the {self.count} members; one of them is wrong")
+        known = ((self.provides, "provides"), (self.requires, "requires"), (self.watches or (), "watches"))
+        for names, what in known:
+            if len(set(names)) != len(names):
+                raise ValueError(f"a name stands twice under {what}; keep one")
+        for begins, most, what in (
+            (self.memory, self.max_memory, "max_memory"),
+            (self.cores, self.max_cores, "max_cores"),
+        ):
+            if begins is not None and most is not None and most < begins:
+                raise ValueError(f"{what} is less than what a member begins with; one of them is wrong")
+        return self
+
+    def request(self, image: str, lifetime: int, hostnames: tuple[str, ...], *, whole: bool) -> DeploymentRequest:
+        """The order for some of its members.
+
+        Args:
+            image: what to run: the very image once that is known.
+            lifetime: seconds.
+            hostnames: of the members wanted, one each.
+            whole: all of them or none.
+        """
+        return DeploymentRequest(
+            image=image,
+            count=len(hostnames),
+            memory=self.memory,
+            cores=self.cores,
+            max_memory=self.max_memory,
+            max_cores=self.max_cores,
+            lifetime=lifetime,
+            hostnames=hostnames,
+            network=self.network,
+            user_data=None if self.user_data is None else base64.b64encode(self.user_data.encode()).decode("ascii"),
+            public_keys=self.public_keys,
+            blanks=self.blanks,
+            wishes=self.wishes.model_copy(update={"whole": whole}),
+        )
+
+
+class ClusterDocument(Document):
+    """A cluster as somebody wants it.
+
+    Attributes:
+        name: begins its members' host names.
+        start: "all" members come up or none does; or each role's "quorum" is enough, and the rest follow as there is room.
+        lifetime: of the cluster; the site's default if not given.
+        start_within: how long it may take to be of use; then it is given up, and all of it ended.
+        roles: by name.
+    """
+
+    name: RoleName
+    start: Literal["all", "quorum"] = "all"
+    lifetime: Seconds | None = None
+    start_within: Seconds = 3600
+    roles: Annotated[dict[RoleName, ClusterRole], Field(min_length=1, max_length=MAX_ROLES)]
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if sum(role.count for role in self.roles.values()) > MAX_COUNT:
+            raise ValueError(f"a cluster has at most {MAX_COUNT} members")
+        provided = {name for role in self.roles.values() for name in role.provides}
+        for name, role in self.roles.items():
+            if missing := sorted(set(role.requires) - provided):
+                raise ValueError(
+                    f"the role {name} requires {missing[0]!r}, and no role provides that; "
+                    "add it to the `provides` of the role that does"
+                )
+            if missing := sorted(set(role.watches or ()) - provided):
+                raise ValueError(
+                    f"the role {name} watches {missing[0]!r}, and no role provides that; "
+                    "add it to the `provides` of the role that does"
+                )
+        if circle := _circle({name: self.before(name) for name in self.roles}):
+            raise ValueError(f"roles wait for each other in a circle: {' -> '.join(circle)}; none could ever start")
+        return self
+
+    def providers(self, role: str) -> tuple[str, ...]:
+        """The roles whose members that role's members are told of, by name; may hold the role itself."""
+        wanted = set(self.roles[role].requires)
+        return tuple(sorted(name for name, one in self.roles.items() if wanted & set(one.provides)))
+
+    def watched(self, role: str) -> tuple[str, ...]:
+        """The roles whose members that role's members are told of beside those that it requires, by name."""
+        watches = set(self.roles[role].watches or ())
+        told = self.providers(role)
+        return tuple(
+            sorted(name for name, one in self.roles.items() if watches & set(one.provides) and name not in told)
+        )
+
+    def before(self, role: str) -> tuple[str, ...]:
+        """The roles that must be there before that role starts, by name."""
+        return tuple(name for name in self.providers(role) if name != role)
+
+    def hostname(self, role: str, slot: int) -> str:
+        """The host name of a role's member; slots count from 1."""
+        return f"{self.name}-{role}-{slot}"
+
+    def slot(self, role: str, hostname: str) -> int:
+        """Which of a role's members has that host name; 0 if none has."""
+        number = hostname.removeprefix(f"{self.name}-{role}-")
+        return int(number) if number != hostname and _SLOT.fullmatch(number) else 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical document, 64 hex digits: what an endorsement of it names."""
+        return hashlib.sha256(canonical(self)).hexdigest()
+
+
+def read_cluster(path: Path) -> ClusterDocument:
+    """A cluster document from a file: JSON where its name ends in `.json`, else TOML.
+
+    Raises:
+        Misused: it cannot be read, or says something that no cluster can mean; names the file and the place.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CLUSTER + 1)
+    except OSError as exc:
+        raise Misused(f"{path}: cannot be read: {exc.strerror}") from exc
+    read = parse if path.suffix == ".json" else parse_toml
+    try:
+        return read(ClusterDocument, data, str(path), limit=MAX_CLUSTER)
+    except DocumentError as exc:
+        raise Misused(str(exc)) from exc
+
+
+class Phase(StrEnum):
+    """How far a cluster is.
+
+    `admitting`: room is being taken for its members, none has started. `starting`: not of use yet. `ready`: all members
+    are. `degraded`: each role's quorum is ready, or was, and something is lacking. `failed`: given up, the reason says
+    why. `ending` and `ended`: on request, or because its time is over.
+    """
+
+    ADMITTING = "admitting"
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class Wait(Document):
+    """Members could not be had: why, as a sentence, and when it is tried again."""
+
+    until: Instant
+    why: str
+
+
+class ClusterState(Document):
+    """How far a cluster is, and what a site has to remember about that.
+
+    Attributes:
+        phase, reason: where it is, and why (a sentence or empty).
+        changed: when that began.
+        counts: members wanted in each role: as the document says, until somebody scales.
+        images: the very image that each role runs.
+        was_ready: whether it has been of use once; before that a start of all or none is undone when it fails.
+        ends: nothing is started any more after that.
+        reference: what was deployed, where that was published in a catalog: VO/NAME@VERSION.
+        key: the idempotency key that it was asked for with, or empty.
+        failed: members that failed, and why, or empty where that was forgiven; written before they are ended, so that none
+            is counted twice.
+        draining: members that were asked to power off, and when.
+        waits: roles whose members could not be had.
+        over: nobody has to look after it any more: it has ended, or was given up, and so have all members.
+    """
+
+    phase: Phase
+    reason: str = ""
+    changed: Instant
+    ends: Instant
+    reference: str = ""
+    key: str = ""
+    counts: dict[str, int]
+    images: dict[str, ImageId] = Field(default_factory=dict)
+    was_ready: bool = False
+    failed: dict[Uuid, str] = Field(default_factory=dict)
+    draining: dict[Uuid, Instant] = Field(default_factory=dict)
+    waits: dict[str, Wait] = Field(default_factory=dict)
+    over: bool = False
+
+
+class Cluster(Document):
+    """A cluster of a site: what is kept of it (`SiteCluster`), understood.
+
+    Attributes:
+        owner: who asked for it, as whom its members are admitted.
+        name: from the document.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    name: str
+    document: ClusterDocument
+    created: Instant
+    state: ClusterState
+
+    @classmethod
+    def of(cls, kept: SiteCluster) -> Self:
+        """Read what the site keeps."""
+        return cls(
+            uuid=kept.uuid,
+            owner=kept.owner,
+            name=kept.name,
+            document=parse(ClusterDocument, kept.document.encode(), f"cluster {kept.uuid}"),
+            created=kept.created,
+            state=parse(ClusterState, kept.state.encode(), f"cluster {kept.uuid}"),
+        )
+
+    @property
+    def ends(self) -> datetime:
+        """When its time is over."""
+        return self.state.ends
+
+    @property
+    def active(self) -> bool:
+        """Whether it has to be looked after."""
+        return not self.state.over
+
+    def need(self, role: str) -> int:
+        """How many of a role's members must be ready for the cluster to be of use."""
+        count = self.state.counts[role]
+        if self.document.start == "all" and not self.state.was_ready:
+            return count
+        quorum = self.document.roles[role].quorum
+        return count if quorum is None else min(quorum, count)
+
+    def remaining(self, role: str, now: datetime) -> int:
+        """Seconds that a member of that role which is made now may live, 0 or less when its time is over."""
+        lifetime = self.document.roles[role].lifetime
+        left = int((self.ends - now).total_seconds())
+        return left if lifetime is None else min(left, lifetime)
+
+
+def _circle(before: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Roles that wait for each other, the first one again at the end; empty if there are none."""
+    done = set[str]()
+    for start in sorted(before):
+        path, waiting = list[str](), [iter((start,))]
+        while waiting:
+            name = next(waiting[-1], None)
+            if name is None:
+                waiting.pop()
+                if path:
+                    done.add(path.pop())
+            elif name in path:
+                return [*path[path.index(name) :], name]
+            elif name not in done:
+                path.append(name)
+                waiting.append(iter(before[name]))
+    return []

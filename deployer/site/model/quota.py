@@ -1,0 +1,122 @@
+"""How much somebody may have running at a site at a time: what a grant allows, and whether a request fits. Pure."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from deployer.units import Duration, Size, duration_text, size_text
+from signer.documents import Document
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What somebody has, or asks for beside that.
+
+    Attributes:
+        machines: count.
+        cores: of all of them together.
+        memory: bytes, of all of them together.
+        lifetime: seconds from now until the last of them ends; only that of what is asked for counts.
+    """
+
+    machines: int = 0
+    cores: int = 0
+    memory: int = 0
+    lifetime: int = 0
+
+
+class Allowance(Document):
+    """The most that may run at a time, machines that are on their way included. What is left out is 0: nothing.
+
+    Attributes:
+        machines: count.
+        cores: of all machines together.
+        memory: bytes, of all machines together.
+        lifetime: seconds, from the moment of asking; for an extension too.
+    """
+
+    machines: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    cores: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    memory: Size = 0
+    lifetime: Duration = 0
+
+    def fault(self, whose: str, usage: Usage, ask: Usage) -> str:
+        """Why a request does not fit beside what is there already: half a sentence, or empty if it does."""
+        if ask.lifetime > self.lifetime:
+            return (
+                f"allows {whose} machines for {duration_text(self.lifetime)} at most, "
+                f"and {duration_text(ask.lifetime)} was asked for"
+            )
+        for name, most, held, more in (
+            ("machines", self.machines, usage.machines, ask.machines),
+            ("cores", self.cores, usage.cores, ask.cores),
+        ):
+            if more > 0 and held + more > most:
+                return f"allows {whose} {most} {name} at a time; {held} taken, {more} more asked for"
+        if ask.memory > 0 and usage.memory + ask.memory > self.memory:
+            return (
+                f"allows {whose} {size_text(self.memory)} of memory at a time; "
+                f"{size_text(usage.memory)} taken, {size_text(ask.memory)} more asked for"
+            )
+        return ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one grant allows.
+
+    Attributes:
+        grant: its name.
+        each: to every single person whom it names.
+        together: to all people of the VO together, or None where the grant does not speak of that.
+    """
+
+    grant: str
+    each: Allowance
+    together: Allowance | None = None
+
+    def fault(self, usage: Usage, ask: Usage, together: Usage) -> str:
+        """Why a request does not fit, in a sentence, or empty if it does."""
+        found = self.each.fault("each person", usage, ask)
+        if not found and self.together is not None:
+            found = self.together.fault("the whole VO", together, ask)
+        return f"the grant {self.grant!r} {found}" if found else ""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What somebody may have: one of the shares must fit the whole request. Without any share nothing fits.
+
+    Attributes:
+        shares: of the grants that let them deploy.
+        unlimited: the site's operator, who is bound by the room on the nodes alone.
+        reason: why there are no shares, in a sentence.
+    """
+
+    shares: tuple[Share, ...] = ()
+    unlimited: bool = False
+    reason: str = "no grant of this site lets you deploy that image"
+
+    def check(self, usage: Usage, ask: Usage, together: Usage | None = None) -> str | None:
+        """Whether something more may be had.
+
+        Args:
+            usage: what the owner has at the moment of asking.
+            ask: what is to come beside it. For an extension: the seconds from now until the new end, and no machines;
+                for more memory: what is added.
+            together: what all people of the owner's VO have, the owner included; nothing if not given.
+
+        Returns:
+            Why not, in a sentence; None if it fits.
+        """
+        if self.unlimited:
+            return None
+        if not self.shares:
+            return self.reason
+        faults = [share.fault(usage, ask, together or Usage()) for share in self.shares]
+        return None if "" in faults else "; ".join(faults)
+
+
+UNLIMITED = Quota(unlimited=True)
+"""The operator's."""

@@ -1,0 +1,354 @@
+"""What a site remembers: its nodes, deployments, machines, and everything that happened to them. Frozen values."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from catalog.image.manifest import ImageId, Version
+from deployer.machine.spec import State, Uuid
+from deployer.protocol.deployment_request import DeploymentRequest, Label
+from deployer.protocol.desired_state import Capacity, Context, DesiredMachine, Want
+from deployer.protocol.migration import Giving, Movable, Number
+from deployer.protocol.save import SaveWish
+from deployer.protocol.swarm_report import SwarmReport
+from deployer.site.model.principal import Principal
+from signer.documents import Document
+from signer.statements.endorsement import Instant
+
+
+class NodeState(StrEnum):
+    """Where a node is in its life. `lost` is one that has not reported for too long."""
+
+    READY = "ready"
+    DRAINING = "draining"
+    LOST = "lost"
+    LEFT = "left"
+
+
+class SiteNode(Document):
+    """A node of the site.
+
+    Attributes:
+        uuid: given when it joined; in the subject of its certificate.
+        name: for people.
+        kind: "libvirt" or "ec2" (a pool at EC2, which the site itself works).
+        capacity, labels, cached, architecture, accelerator, problem: as it last reported.
+        reported: when that was; None before the first time.
+        revision: of its desired state now.
+        seen: the revision that it acts on.
+        swarm: who feeds it, as it last reported; None in lists.
+        draining: it gets no more machines; also while it is lost.
+        lease: seconds after which it lets no machine of the site run when it hears nothing of it; None: it promised nothing.
+        movable: what it says of machines that move; None where it has not.
+    """
+
+    uuid: Uuid
+    name: str
+    kind: str = "libvirt"
+    state: NodeState
+    joined: Instant
+    reported: Instant | None = None
+    capacity: Capacity
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
+    architecture: str = ""
+    accelerator: str = ""
+    problem: str = ""
+    revision: int = 0
+    seen: int = 0
+    swarm: SwarmReport | None = None
+    draining: bool = False
+    lease: int | None = None
+    movable: Movable | None = None
+
+
+class Deployment(Document):
+    """What somebody was given for a request.
+
+    Attributes:
+        owner: who asked; their VO's administrators and the site's security may manage it too.
+        request: as asked; `image_id` and `title` are what its reference meant then.
+        created, ends: instants.
+        policy: digest of the policy that admitted it.
+        decision: of the policy, as JSON, rule by rule.
+        placement: why machines run where they do, in sentences, node by node.
+        cluster: the cluster and role that it belongs to, or None.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    request: DeploymentRequest
+    image_id: ImageId
+    title: str
+    created: Instant
+    ends: Instant
+    policy: str
+    decision: dict[str, Any]
+    placement: tuple[str, ...] = ()
+    cluster: Uuid | None = None
+    role: str = ""
+
+
+class Promise(Document):
+    """What a machine at EC2 was admitted as: the type and the GiB of volumes that its cost was estimated by."""
+
+    instance_type: str
+    gib: int
+
+
+class Save(Document):
+    """That somebody wants a machine saved as a new version of its image, and how far that is.
+
+    Attributes:
+        number: of the machine's saves, from 1.
+        version: of the new image.
+        key: the idempotency key that it was asked for with, or empty.
+        asked: when.
+        state, reason, image_id, title, changed, done, total: as its node last said (`deployer.protocol.save.Saved`); "asked" before.
+    """
+
+    number: int
+    version: Version
+    key: str = ""
+    asked: Instant
+    state: Literal["asked", "reading", "sending", "saved", "failed"] = "asked"
+    reason: str = ""
+    image_id: ImageId | None = None
+    title: str = ""
+    changed: tuple[str, ...] = ()
+    done: int = 0
+    total: int = 0
+
+
+class Move(Document):
+    """That a machine goes from one node to another.
+
+    Attributes:
+        number: grows with each attempt to move the machine.
+        source, target: the nodes.
+        then: how it should be when it is there.
+        phase: "moving" while it is the source's; "dropping" once it is the target's and the source still has a copy.
+        seen: whether the target has reported it since it is the target's.
+        done, total: bytes that the target has of its own files, and in all.
+        reason: why, for the event.
+    """
+
+    number: Number
+    source: Uuid
+    target: Uuid
+    then: Want
+    phase: Literal["moving", "dropping"] = "moving"
+    seen: bool = False
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+
+
+class SiteMachine(Document):
+    """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
+
+    Attributes:
+        node: where; None while no node is chosen (it was on a node that was lost, say).
+        number: within its deployment, from 1.
+        state, reason, changed: as last reported; `pending` before that.
+        addresses, from_network, from_cache, fetched, total, virt: as last reported.
+        warned: whether its owner was told that its end is near.
+        ready: said by the guest through the context broker: None, "ready", or "failed: REASON".
+        host_keys: SSH host keys that the guest published, one line each.
+        said: addresses that the guest published: its own word, which counts where its node sees none.
+        held: it has its room, and its node is not told of it yet: it is to start later than others of its cluster.
+        disk: bytes that it may come to take of its node's disk.
+        gone: its node has nothing of it any more.
+        saves: the last ones, the oldest first.
+        promise: what is set aside for it of an account's cap at EC2; None elsewhere.
+        suspends: whether it can rest with its memory, as last reported.
+        move: how it goes, or went last, to another node; None where no other node has anything of it.
+        moves: how often that was tried.
+        moved: the number of the move that brought it where it is, if one did.
+    """
+
+    uuid: Uuid
+    deployment: Uuid
+    node: Uuid | None = None
+    number: int
+    hostname: str
+    image_id: ImageId
+    title: str
+    network: str
+    want: Want
+    want_reason: str = ""
+    state: State = State.PENDING
+    reason: str = ""
+    created: Instant
+    changed: Instant
+    ends: Instant
+    memory: int
+    cores: int
+    granted_memory: int
+    granted_cores: int
+    reboots: int = 0
+    addresses: tuple[str, ...] = ()
+    from_network: int = 0
+    from_cache: int = 0
+    fetched: int = 0
+    total: int = 0
+    virt: str = ""
+    warned: bool = False
+    role: str = ""
+    ready: str | None = None
+    host_keys: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    context: Context | None = None
+    held: bool = False
+    disk: int = 0
+    gone: bool = False
+    saves: tuple[Save, ...] = ()
+    promise: Promise | None = None
+    suspends: bool = True
+    move: Move | None = None
+    moves: int = 0
+    moved: int | None = None
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
+        return self.addresses or (self.said if self.state is State.RUNNING else ())
+
+    @property
+    def saving(self) -> Save | None:
+        """The save that is under way, if there is one."""
+        return self.saves[-1] if self.saves and self.saves[-1].state not in {"saved", "failed"} else None
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
+        return self.held and self.want is not Want.ENDED
+
+    @property
+    def moving(self) -> Move | None:
+        """The move that is under way; None once it is the target's, or it is to end."""
+        move = self.move
+        if move is None or move.phase != "moving" or self.state.final or self.want is Want.ENDED:
+            return None
+        return move
+
+    @property
+    def beside(self) -> str | None:
+        """The other node that has, or may come to have, something of it: room is kept for it there."""
+        if self.move is not None and self.move.phase == "dropping":
+            return self.move.source
+        return self.moving.target if self.moving else None
+
+    def desired(self, request: DeploymentRequest) -> DesiredMachine:
+        """As the node is told."""
+        return DesiredMachine(
+            uuid=self.uuid,
+            deployment=self.deployment,
+            want=self.want,
+            reason=self.want_reason,
+            image_id=self.image_id,
+            hostname=self.hostname,
+            network=self.network,
+            user_data=request.user_data,
+            public_keys=request.public_keys,
+            blanks=request.blanks,
+            verify=request.verify,
+            memory=self.memory,
+            cores=self.cores,
+            granted_memory=self.granted_memory,
+            granted_cores=self.granted_cores,
+            ends=self.ends,
+            reboots=self.reboots,
+            role=self.role,
+            context=self.context,
+            save=None if self.saving is None else SaveWish(number=self.saving.number, version=self.saving.version),
+            giving=Giving(number=self.moving.number, to=self.moving.target) if self.moving else None,
+            moved=self.moved,
+        )
+
+
+class SiteEvent(Document):
+    """Something that happened: one line of a story that is kept and streamed.
+
+    Attributes:
+        number: grows by one with each event of the site.
+        at: when.
+        kind: "deployment", "machine", "node", "cluster".
+        subject: the UUID of what it happened to.
+        deployment: what that belongs to, or None.
+        what: the new state, or a verb: "running", "extended", "warned", "lost".
+        reason: a sentence, or empty.
+    """
+
+    number: Annotated[int, Field(ge=0)]
+    at: Instant
+    kind: str
+    subject: Uuid
+    deployment: Uuid | None = None
+    what: str
+    reason: str = ""
+
+
+class AuditEntry(Document):
+    """Something that happened, who did it, and whose the thing is.
+
+    Attributes:
+        event: see there.
+        by: the identity of who did it (issuer and subject); empty for what the site did by itself, and for what was done
+            before that was written down.
+        owner, vo: whose it happened to; empty where it is nobody's.
+    """
+
+    event: SiteEvent
+    by: str = ""
+    owner: str = ""
+    vo: str = ""
+
+
+class AuditFilter(Document):
+    """Which entries of the audit are wanted; what is empty does not matter.
+
+    Attributes:
+        by: who did it.
+        owner, vo: whose it happened to.
+        subject: what it happened to, a UUID.
+        since, until: instants.
+    """
+
+    by: str = ""
+    owner: str = ""
+    vo: str = ""
+    subject: str = ""
+    since: Instant | None = None
+    until: Instant | None = None
+
+
+class Filter(Document):
+    """Which machines or deployments a list should have. What is None does not matter."""
+
+    owner: str | None = None
+    vo: str | None = None
+    image_id: ImageId | None = None
+    node: Uuid | None = None
+    deployment: Uuid | None = None
+    cluster: Uuid | None = None
+    states: tuple[State, ...] | None = None
+
+
+class SiteCluster(Document):
+    """A cluster as the site keeps it; what its texts say is the cluster modules' own.
+
+    Attributes:
+        document: what was asked for.
+        state: how it is, and what was done so far.
+        active: whether somebody still has to look after it.
+    """
+
+    uuid: Uuid
+    owner: Principal
+    name: str
+    document: str
+    state: str = ""
+    created: Instant
+    active: bool = True

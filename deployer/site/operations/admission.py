@@ -1,0 +1,279 @@
+"""The use case: from somebody's request to machines that are to run on chosen nodes, or to a refusal that leaves nothing.
+
+1. Who used the same idempotency key before gets the same answer again, whatever has changed since.
+2. The reference is resolved, and what could not stand in a seed is refused.
+3. Endorsements are verified and the site's policy decides. Its limit of machines is for one node: here all nodes together
+   must stay within, and no node is given more. Every node verifies and decides again before a machine boots.
+4. Quotas, room on nodes and everything that is written happen in one transaction of the store.
+A dry run does 2 and 3, and says what 4 would say now.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from catalog.image.manifest import Manifest
+from catalog.image.reference import Reference
+from deployer.errors import Misused, NoRoom
+from deployer.guest.nocloud_seed import build_seed, instance_id
+from deployer.machine.spec import MEMORY_UNIT, Network, check_hostname
+from deployer.machine.user_data import UserDataKind, check_user_data
+from deployer.node.machines.deployment import Defaults
+from deployer.node.ports import Images
+from deployer.policy.cedar_schema import Requester
+from deployer.policy.decision import Decision, Request
+from deployer.policy.evaluation import Case, Judged, judge
+from deployer.policy.revocations import Withdrawn
+from deployer.policy.store import RuleSet
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.quota import Quota, Usage
+from deployer.site.model.records import NodeState
+from deployer.site.scheduling.boot_estimate import estimate
+from deployer.site.scheduling.placement import Ask, Placed
+from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.schema.messages import Ordered, Trial
+from deployer.site.store.store import SiteStore
+from deployer.units import parse_duration, size_text
+from signer.verification.signature_cache import Memory
+
+MAX_BASE = 40
+"""Characters of an image's name that begin a host name: the rest is for what tells machines apart."""
+
+
+Burst = Callable[[Place, Principal, Manifest, Proposal], Place]
+"""Makes a way to place machines of one that minds EC2: who asks, for which image, and what is proposed."""
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """What the machines of a request belong to, and whether their nodes hear of them at once."""
+
+    cluster: str | None = None
+    role: str = ""
+    held: bool = False
+
+
+ALONE = Belonging()
+
+
+class Admitting:
+    """Admits requests to one site. Safe to use from several threads: requests are looked at side by side.
+
+    Args:
+        store: of the site.
+        images: where images are looked up.
+        rules: the policy in force, as it is at each call; raises PolicyUnusable.
+        quota: how much of an image somebody may have.
+        place: chooses nodes.
+        defaults: for what a request leaves open.
+        clock: the present, UTC.
+        withdrawn: what has been revoked or blocked until now.
+    """
+
+    def __init__(
+        self,
+        store: SiteStore,
+        images: Images,
+        rules: Callable[[], RuleSet],
+        quota: Callable[[Principal, Manifest], Quota],
+        place: Place,
+        defaults: Defaults,
+        clock: Callable[[], datetime],
+        withdrawn: Callable[[], Withdrawn] = Withdrawn,
+    ) -> None:
+        self._store, self._images, self._rules, self._quota = store, images, rules, quota
+        self._place, self._defaults, self._clock, self._withdrawn = place, defaults, clock, withdrawn
+        self._memory = Memory()
+        self.burst: Burst | None = None
+        """How somebody's machines are placed at EC2 too; set by whoever works the site's accounts there."""
+
+    def admit(
+        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
+    ) -> Ordered:
+        """Admit a request.
+
+        Args:
+            request: what is asked for.
+            who: asks, and will own it; that they may ask at all has been seen to.
+            key: idempotency; the same one, owner and request give the same answer again.
+            part: what its machines belong to.
+
+        Raises:
+            Misused: it makes no sense as given.
+            Refused: by the policy, with the whole decision.
+            OverQuota: their machines would be too many or too large.
+            NoRoom: there are no nodes for it now.
+            Conflict: the key has been used for another request.
+            Errors of catalog and signer: the image is not there, or cannot be verified now.
+        """
+        if key is not None:
+            done = self._store.ordered(who, key, request, part.cluster, part.role)
+            if done is not None:
+                return Ordered(deployment=done[0], machines=done[1], new=False)
+        proposal, decision = self._propose(request, who, part)
+        if not decision.accepted:
+            raise decision.refusal()
+        deployment, machines, new = self._store.admit(who, key, proposal, self._place)
+        return Ordered(deployment=deployment, machines=machines, new=new)
+
+    def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
+        """What would come of a request now: nothing is kept, nothing is reserved. Errors as in `admit`, less the refusals."""
+        proposal, decision = self._propose(request, who, ALONE)
+        fault = self._over(proposal, who)
+        try:
+            chosen = self._store.try_place(proposal.ask, proposal.place or self._place, proposal.most)
+        except NoRoom as exc:
+            chosen = Placed((), (str(exc),), {})
+        return Trial(
+            accepted=decision.accepted,
+            image_id=proposal.image_id,
+            title=proposal.title,
+            decision=decision.as_json(),
+            placement=(fault, *chosen.sentences) if fault else chosen.sentences,
+            placed=bool(chosen.nodes) and not fault,
+            fetch=dict(chosen.fetch),
+            seconds=estimate(self._store.boots(), chosen.fetch) if chosen.nodes else None,
+        )
+
+    def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
+        """What a request would be admitted as, and what the policy says of it; nothing is kept. Errors as in `try_out`."""
+        return self._propose(request, who, ALONE)
+
+    def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Judged]:
+        """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
+        asked, manifest, _, pairs, _ = self._look_up(request)
+        return manifest, self._judge(self._rules(), asked, manifest, pairs, who)
+
+    def _judge(
+        self,
+        rules: RuleSet,
+        asked: Request,
+        manifest: Manifest,
+        pairs: Sequence[tuple[bytes, bytes]],
+        who: Principal,
+    ) -> Judged:
+        nodes = sum(node.state is not NodeState.LEFT for node in self._store.nodes(contents=False))
+        case = Case(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
+        return judge(site_wide(rules, nodes), case, self._clock(), self._memory)
+
+    def _propose(self, request: DeploymentRequest, who: Principal, part: Belonging) -> tuple[Proposal, Decision]:
+        asked, manifest, image_id, pairs, begins = self._look_up(request)
+        rules = self._rules()
+        decision = self._judge(rules, asked, manifest, pairs, who).decision
+        decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
+        proposal = Proposal(
+            request=request,
+            image_id=image_id,
+            title=manifest.title,
+            name=host_base(manifest.name),
+            ask=Ask(
+                count=asked.count,
+                cores=asked.cores,
+                memory=asked.memory,
+                disk=writable(manifest) + sum(blank.size for blank in asked.blanks),
+                architecture=manifest.architecture,
+                addresses={str(address): address.size for address in manifest.blobs()},
+                wishes=request.wishes,
+            ),
+            network=str(asked.network),
+            lifetime=asked.lifetime,
+            policy=decision.policy,
+            decision=decision.as_json(),
+            limit=self._quota(who, manifest).check,
+            most=rules.policy.limits.machines,
+            cluster=part.cluster,
+            role=part.role,
+            held=part.held,
+            memory=begins.memory,
+            cores=begins.cores,
+        )
+        if self.burst is not None and decision.accepted:
+            proposal = replace(proposal, place=self.burst(self._place, who, manifest, proposal))
+        return proposal, decision
+
+    def _look_up(
+        self, request: DeploymentRequest
+    ) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]], Usage]:
+        """The request in the policy's terms, everything about the image, and what each machine begins with.
+
+        A policy judges what is granted, not what is used at first: a machine may grow to that without asking again.
+        """
+        user_data = None if request.user_data is None else base64.b64decode(request.user_data)
+        kind: UserDataKind | None = check_user_data(user_data) if user_data else None
+        try:
+            network = Network.parse(request.network or self._defaults.network)
+            for name in _hostnames(request):
+                check_hostname(name)
+        except ValidationError as exc:
+            raise Misused(f"{request.network!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
+        except ValueError as exc:
+            raise Misused(str(exc)) from exc
+        # What could not stand in a seed fails now, and not on a node when everything is staged.
+        build_seed(instance_id("order"), "order", user_data, public_keys=request.public_keys)
+        image_id = self._images.resolve(Reference.parse(request.image))
+        manifest = self._images.manifest(image_id)
+        begins = Usage(
+            1,
+            request.cores or manifest.needs.cores,
+            request.memory or -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT,
+        )
+        most = request.max_memory or begins.memory, request.max_cores or begins.cores
+        if most[0] < begins.memory or most[1] < begins.cores:
+            raise Misused(
+                f"a machine begins with {size_text(begins.memory)} and {begins.cores} cores here, and should grow to "
+                f"{size_text(most[0])} and {most[1]} cores at most; ask for a larger maximum, or let it begin smaller"
+            )
+        asked = Request(
+            count=request.count,
+            memory=most[0],
+            cores=most[1],
+            lifetime=request.lifetime or parse_duration(self._defaults.lifetime),
+            user_data=kind,
+            network=network,
+            blanks=request.blanks,
+        )
+        return asked, manifest, image_id, self._images.endorsements(image_id), begins
+
+    def _over(self, proposal: Proposal, who: Principal) -> str | None:
+        if proposal.limit is None:
+            return None
+        count = proposal.ask.count if proposal.request.wishes.whole else 1
+        together = self._store.usage(vo=who.vo) if who.vo else Usage()
+        return proposal.limit(self._store.usage(owner=who), proposal.usage(count), together)
+
+
+def requester_of(who: Principal) -> Requester:
+    """Somebody as Cedar rules speak of them: groups with their roles, whole, so that none is taken for another's."""
+    if who.means == LOCAL.means:
+        return Requester()
+    return Requester(name=who.identity, vos=(who.vo,) if who.vo else (), roles=tuple(who.groups))
+
+
+def site_wide(rules: RuleSet, nodes: int) -> RuleSet:
+    """A policy's rules for a whole site: its limit of machines on one node is that of all its nodes together."""
+    limits = rules.policy.limits
+    most = min(limits.machines * max(nodes, 1), 65536)
+    changed = rules.policy.model_copy(update={"limits": limits.model_copy(update={"machines": most})})
+    return replace(rules, policy=changed)
+
+
+def writable(manifest: Manifest) -> int:
+    """Bytes that a machine of an image may come to write on its node: all that it does not share with others."""
+    return sum(part.size for part in manifest.partitions() if part.access == "copy-on-write")
+
+
+def host_base(name: str) -> str:
+    """An image's name as the beginning of a host name: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_BASE].strip("-") or "machine"
+
+
+def _hostnames(request: DeploymentRequest) -> Sequence[str]:
+    """The host names that a request gives; of numbered ones the longest."""
+    if request.hostname is None:
+        return request.hostnames
+    return (request.hostname if request.count == 1 else f"{request.hostname}-{request.count}",)

@@ -1,0 +1,159 @@
+"""The use case: what people do to machines that are there: verbs, another end, other amounts. Who did it stands in the story."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from deployer.errors import MachineConflict, Misused, NoRoom, OverQuota
+from deployer.machine.spec import State
+from deployer.policy.store import RuleSet
+from deployer.protocol.desired_state import Want
+from deployer.site.lifecycle import save_request as saving
+from deployer.site.lifecycle import verb_rules as lifecycle
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.verb_rules import Verb
+from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.quota import Quota, Usage
+from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
+from deployer.site.scheduling.placement import place
+from deployer.site.scheduling.proposal import Afford
+from deployer.site.schema.messages import PAGE, MachineChange, SaveRequest
+from deployer.site.store.store import SiteStore
+from deployer.units import duration_text
+
+
+class Changing:
+    """Safe to use from several threads. That somebody may do it at all has been seen to.
+
+    Args:
+        store: of the site.
+        rules: the policy in force; raises PolicyUnusable.
+        owner: whose a deployment is.
+        quota: how much somebody may have.
+    """
+
+    def __init__(
+        self,
+        store: SiteStore,
+        rules: Callable[[], RuleSet],
+        owner: Callable[[str], Principal],
+        quota: Callable[[Principal], Quota],
+    ) -> None:
+        self._store, self._rules, self._owner, self._quota = store, rules, owner, quota
+        self.afford: Afford | None = None
+        """Refuses what an account at EC2 may not spend; set by whoever works the site's accounts there."""
+
+    def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
+        """Let a verb be done to a machine; MachineConflict where that cannot be."""
+        now = self._store.now()
+        return self._store.apply(machine, lambda found: lifecycle.act(found, verb, by(who, reason), now))
+
+    def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
+        """Have a machine saved as a new version of its image; MachineConflict where that cannot be, Conflict by the key."""
+        now, said = self._store.now(), by(who, wanted.reason)
+        return self._store.apply(machine, lambda found: saving.save(found, wanted.version, key, said, now))
+
+    def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
+        """Let a machine that rests go on elsewhere.
+
+        Args:
+            machine: its UUID.
+            node: name or UUID of the node; empty for whichever has room and can.
+            who, reason: for the event.
+
+        Raises:
+            NodeNotFound: there is no such node.
+            MachineConflict: it does not rest, or cannot be taken from where it is.
+            NoRoom: no node, or not that one, may take it.
+        """
+        return self._move(machine, self._store.find_node(node).uuid if node else "", Want.RUNNING, by(who, reason))
+
+    def _move(self, machine: str, to: str, then: Want, reason: str) -> SiteMachine:
+        found = self._store.machine(machine)
+        move = found.moving
+        if move is not None and (to in {"", move.target}) and move.then is then:
+            return found  # it is on its way
+        if move is not None:
+            raise MachineConflict(f"machine {found.hostname} is being moved already; wait until it is there")
+        if to and found.node == to and then is Want.RUNNING:
+            now = self._store.now()
+            return self._store.apply(machine, lambda one: lifecycle.act(one, Verb.REACTIVATE, reason, now))
+        return self._store.move(machine, to, then, reason, place)
+
+    def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
+        """Let the machines that rest on a node go elsewhere, to rest there; those for which there is no place stay."""
+        which = Filter(node=node.uuid, states=(State.SUSPENDED, State.STOPPED))
+        moved = []
+        for found in self._all(which):
+            with suppress(MachineConflict, NoRoom):
+                moved.append(self._move(found.uuid, "", found.want, by(who, reason)))
+        return tuple(moved)
+
+    def _all(self, which: Filter) -> Iterator[SiteMachine]:
+        after = None
+        while True:
+            found, after = self._store.machines(which, PAGE, after)
+            yield from found
+            if after is None:
+                return
+
+    def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
+        """End all machines of a deployment."""
+        now = self._store.now()
+        return self._store.apply_all(deployment, lambda found: lifecycle.act(found, Verb.DESTROY, by(who, ""), now))
+
+    def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
+        """Drain a node, use it again, or take it out."""
+        return self._store.set_node_state(node.uuid, state, by(who, reason))
+
+    def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
+        """Change a machine's end, memory or cores: all that is asked for, or nothing.
+
+        Raises:
+            Misused: nothing, or two ends, are asked for.
+            MachineConflict: its state, or what was granted, does not allow it.
+            OverQuota: the new end is later than its owner's quotas, or the policy, allow.
+            OverBudget: the machine is at EC2, and until then it costs more than its account may spend.
+        """
+        if wanted.ends is not None and wanted.lifetime is not None:
+            raise Misused("say when the machine should end either by `ends` or by `lifetime`")
+        if wanted == MachineChange():
+            raise Misused("say what should be otherwise: ends or lifetime, memory, cores")
+        now = self._store.now()
+        ends = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.ends
+        said = by(who, "")
+
+        def rule(found: SiteMachine) -> Change | None:
+            moved = lifecycle.move_end(found, ends, now, said) if ends is not None else None
+            there = moved.machine if moved is not None else found
+            sized = None
+            if wanted.memory is not None or wanted.cores is not None:
+                sized = lifecycle.resize(there, wanted.memory, wanted.cores, said)
+            made = [one for one in (moved, sized) if one is not None]
+            return Change(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
+
+        later = False
+        if ends is not None:
+            found = self._store.machine(machine)
+            if later := ends > found.ends:
+                self._demand_time(found, ends, now, who)
+        return self._store.apply(machine, rule, self.afford if later else None)
+
+    def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
+        """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""
+        if who.means == LOCAL.means:
+            return
+        seconds = math.ceil((ends - now).total_seconds())
+        most = self._rules().policy.limits.lifetime
+        if seconds > most:
+            raise OverQuota(f"the site's policy lets machines run for {duration_text(most)} from now, and no longer")
+        owner = self._owner(machine.deployment)
+        allowed = self._quota(who if who.identity == owner.identity else owner)
+        if said := allowed.check(Usage(), Usage(lifetime=seconds)):
+            raise OverQuota(said)
+
+
+def by(who: Principal, reason: str) -> str:
+    """Why something was done, and by whom."""
+    return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

@@ -1,0 +1,99 @@
+"""How a node becomes one of a site's: an operator asks for a token, the node shows it once and gets a certificate.
+
+The token is a secret and the fingerprint of the site's CA: the operator carries both to the node in one line, so the
+very first connection is to the right site and by the right node. The site keeps only a digest of the secret. The node
+makes its own key; the site gives it an identity. From then on it renews its certificate by showing it.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from deployer.errors import Misused
+from deployer.pki.ca import Authority
+from deployer.site.model.records import SiteNode
+from deployer.site.schema.messages import Certificate, Joined, JoinRequest, JoinToken
+
+SECRET = 32
+"""Bytes of a token's secret: nobody guesses one, so digests need no salt and no slow hash."""
+
+# The first letter is ours: what begins with a dash would be taken for an option on the command line that it is put into.
+_TOKEN = re.compile(r"(j[A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
+
+
+class Joins(Protocol):
+    """Where tokens and nodes are kept; `store.SiteStore` is one."""
+
+    def new_join_token(self, digest: str, expires: datetime, name: str = "") -> None:
+        """Remember the digest of a token's secret."""
+
+    def redeem_join_token(self, digest: str, now: datetime) -> str:
+        """Use a token up, and return the name that it is for; raises where it is none, old, or was used."""
+
+    def add_node(self, name: str, labels: Mapping[str, str], kind: str = "libvirt") -> SiteNode:
+        """A new node."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The use cases.
+
+    Attributes:
+        joins: see there.
+        authority: the site's CA.
+        fingerprint: of what the site is believed by.
+        url: of the site, for people.
+        life: of nodes' certificates.
+        random: so many random bytes.
+    """
+
+    joins: Joins
+    authority: Authority
+    fingerprint: str
+    url: str
+    life: timedelta
+    random: Callable[[int], bytes]
+
+    def token(self, name: str, life: timedelta, now: datetime) -> JoinToken:
+        """A token for a node that will have that name; or, with an empty one, the name that it gives itself."""
+        secret = "j" + base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
+        expires = (now + life).replace(microsecond=0)
+        self.joins.new_join_token(digest(secret), expires, name)
+        return JoinToken(token=f"{secret}.{self.fingerprint}", expires=expires, url=self.url)
+
+    def join(self, wanted: JoinRequest, now: datetime) -> Joined:
+        """Let a node in.
+
+        Raises:
+            Misused: the certificate request is unusable; the token is still good then.
+            Whatever the store raises about the token.
+        """
+        self.authority.node(wanted.request, "trial", now, self.life)
+        name = self.joins.redeem_join_token(digest(wanted.token), now) or wanted.name
+        node = self.joins.add_node(name, wanted.labels)
+        return Joined(
+            node=node.uuid,
+            name=node.name,
+            certificate=self.authority.node(wanted.request, node.uuid, now, self.life),
+        )
+
+    def renew(self, request: str, node: str, now: datetime) -> Certificate:
+        """A fresh certificate for a node that showed its old one; Misused as in :meth:`join`."""
+        return Certificate(certificate=self.authority.node(request, node, now, self.life))
+
+
+def digest(secret: str) -> str:
+    """What is kept of a token's secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def parse_token(text: str) -> tuple[str, str]:
+    """Secret and fingerprint of a token as it is handed over; Misused if it is none."""
+    found = _TOKEN.fullmatch(text.strip())
+    if found is None:
+        raise Misused("this is no token to join with; the site's operator gets one with `partita site token`")
+    return found[1], found[2]

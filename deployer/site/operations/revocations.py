@@ -1,0 +1,56 @@
+"""What a site knows to be withdrawn when it decides: revocations that it has seen, and its own block list.
+
+Nodes look for themselves, at what runs too (`deployer.node.machines.revocation_watcher`); a site looks when it is asked for machines.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from deployer.node.machines.revocation_watcher import Revocations
+from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
+from deployer.policy.store import RuleSet
+from signer.verification.revocations import verify_revocations
+from signer.verification.signature_cache import Memory
+
+log = logging.getLogger("partita.site")
+
+
+class Withdrawing:
+    """Safe to use from several threads.
+
+    Args:
+        source: the catalog.
+        directory: of the site; what was seen is kept there, so that a catalog that leaves one out brings nothing back.
+        blocked: the site's block list.
+        rules: the policy in force; raises PolicyUnusable.
+        clock: the present, UTC.
+    """
+
+    def __init__(
+        self,
+        source: Revocations,
+        directory: Path,
+        blocked: Path,
+        rules: Callable[[], RuleSet],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._source, self._blocked, self._rules, self._clock = source, blocked, rules, clock
+        self._store = RevocationStore(directory)
+        self._memory = Memory()
+
+    def current(self) -> Withdrawn:
+        """What has been withdrawn until now, for a decision.
+
+        Raises:
+            Errors of the catalog: it does not say what is current, and then nothing new is admitted.
+            PolicyUnusable: the policy or the block list cannot be read.
+        """
+        pairs = list(self._source.revocations())
+        policy = self._rules().policy
+        checks = verify_revocations(pairs, policy.anchors, self._clock(), x509=policy.x509_rules, memory=self._memory)
+        # Nothing else is kept: a catalog could fill the store with it.
+        if fresh := self._store.add(pair for pair, check in zip(pairs, checks, strict=True) if check.counts):
+            log.info("%d new revocations", fresh)
+        return Withdrawn(self._store.pairs(), BlockList.load(self._blocked))

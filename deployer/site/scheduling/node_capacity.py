@@ -1,0 +1,79 @@
+"""The room on a node: what it said it has, times the site's overcommit, less what is promised. Pure."""
+
+from dataclasses import dataclass, replace
+
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.scheduling.placement import EC2, NodeRoom, Promised
+
+
+@dataclass(frozen=True, slots=True)
+class Overcommit:
+    """How much of a node's cores and memory may be promised: 1.0 is what it has. Disk is never promised twice."""
+
+    cores: float = 1.0
+    memory: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the site's own machines on a node were granted, all those that it may still have; bytes."""
+
+    machines: int = 0
+    cores: int = 0
+    memory: int = 0
+    disk: int = 0
+
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(
+            self.machines + other.machines,
+            self.cores + other.cores,
+            self.memory + other.memory,
+            self.disk + other.disk,
+        )
+
+
+def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit, promised: tuple[Promised, ...] = ()) -> NodeRoom:
+    """A node as placement sees it.
+
+    What the node runs beside the site's machines counts in full. Room may be negative where a node shrank.
+    """
+    has = node.capacity
+    problem = _problem(node)
+    return NodeRoom(
+        uuid=node.uuid,
+        name=node.name,
+        cores=int(has.cores * overcommit.cores) - has.taken_cores - taken.cores,
+        memory=int(has.memory * overcommit.memory) - has.taken_memory - taken.memory,
+        disk=has.disk - taken.disk,
+        labels=node.labels,
+        cached=node.cached,
+        machines=taken.machines,
+        kind=node.kind,
+        architecture=node.architecture,
+        ready=not problem,
+        problem=problem,
+        promised=promised,
+    )
+
+
+def _problem(node: SiteNode) -> str:
+    if node.state is NodeState.LOST:
+        return "it has not reported for too long"
+    if node.state is NodeState.LEFT:
+        return "it has left the site"
+    if node.draining:
+        return "it is draining"
+    if node.reported is None:
+        return "it has not reported yet"
+    return f"it says: {node.problem}" if node.problem else ""
+
+
+def capped(room: NodeRoom, most: int | None, cores: int) -> NodeRoom:
+    """A room with no more than `most` machines in all, each of so many cores, as the policy's limit on one node has it."""
+    if most is None or room.kind == EC2:
+        return room
+    left = most - room.machines
+    if left <= 0:
+        said = f"it has {room.machines} machines, and the policy allows {most} on one node"
+        return replace(room, ready=False, problem=room.problem or said)
+    return replace(room, cores=min(room.cores, left * cores))

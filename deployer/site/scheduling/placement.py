@@ -1,0 +1,340 @@
+"""Where machines run: a pool of nodes with room, and a request, to a node for each machine and the reasons.
+
+Pure, so that the same question has the same answer every time and can be explained later. Preference, in this order:
+
+1. a request that is spread takes the nodes that got the fewest of its own machines first (that is what it asked for);
+2. the nodes that hold most bytes of the image's contents, since nothing has to reach them;
+3. the nodes whose neighbours (label `site`) hold most, since what they lack comes from near by;
+4. packed: the fullest node that still fits. Spread: the emptiest. How full a node is counts in machines of this very
+   request, by whichever of cores, memory and disk runs out first;
+5. the name.
+
+A request that is packed fills a node before it goes on to the next. What has no room on the site's own nodes goes to EC2
+where the request says so. Contents take nothing of a node's room for disks: the node's cache has a budget of its own.
+"""
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from deployer.errors import NoRoom
+from deployer.protocol.deployment_request import Wishes
+from deployer.site.model.records import Promise
+from signer.runtime.terminal import size
+
+SITE = "site"
+"""The label whose equal values say that nodes are near each other."""
+
+EC2 = "ec2"
+"""The kind of a pool at EC2; every other kind is one of the site's own nodes."""
+
+MAX_TOLD = 40
+"""Nodes that are told of one by one, chosen and left out; more are summed up, since a story of 1000 lines is not read."""
+
+MAX_NAMED = 3
+"""Nodes that are named in such a sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What was promised to a machine at EC2 that has not ended: its UUID, as what, and from when until when."""
+
+    machine: str
+    promise: Promise
+    begins: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRoom:
+    """A node as placement sees it.
+
+    Attributes:
+        uuid, name: its identity, and what people call it.
+        cores, memory, disk: free now, with overcommit applied and reservations taken off; memory and disk in bytes.
+        labels: what its operator says of it.
+        cached: addresses of contents that are whole there.
+        machines: that it has now.
+        kind: "libvirt", or "ec2" for a pool at EC2, whose room is what its cap leaves.
+        architecture: of its machines; empty at EC2: any.
+        ready: whether it takes machines at all.
+        problem: why it does not, if known, as the end of a sentence: "it is draining".
+        promised: of a pool at EC2, what its machines were admitted as.
+    """
+
+    uuid: str
+    name: str
+    cores: int
+    memory: int
+    disk: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    cached: frozenset[str] = frozenset()
+    machines: int = 0
+    kind: str = "libvirt"
+    architecture: str = "x86_64"
+    ready: bool = True
+    problem: str = ""
+    promised: tuple[Promised, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be placed: `count` machines, all alike.
+
+    Attributes:
+        count: at least 1.
+        cores, memory, disk: of one machine; bytes.
+        architecture: of the image.
+        addresses: each content of the image and its size in bytes.
+        wishes: of the request.
+    """
+
+    count: int
+    cores: int
+    memory: int
+    disk: int
+    architecture: str
+    addresses: Mapping[str, int] = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=Wishes)
+
+    @property
+    def machine(self) -> str:
+        """What one machine takes, for people."""
+        return _amounts(self.cores, self.memory, self.disk)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An answer.
+
+    Attributes:
+        nodes: the UUID of a node for each machine; fewer than asked only where the request allows that.
+        sentences: why, node by node; also why the others were left out.
+        fetch: bytes that each chosen node has to fetch before its first machine boots.
+        promises: what each machine on a chosen pool at EC2 is admitted as.
+    """
+
+    nodes: tuple[str, ...]
+    sentences: tuple[str, ...]
+    fetch: Mapping[str, int]
+    promises: Mapping[str, Promise] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """A node that takes at least one machine."""
+
+    room: NodeRoom
+    fits: int
+    held: int
+    near: int
+
+
+def place(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+    """Choose a node for each machine.
+
+    Raises:
+        NoRoom: the machines do not fit; says how many would, what is lacking, and which node comes nearest.
+    """
+    near = _near(rooms, ask.addresses)
+    fitting, left = list[_Fitting](), list[tuple[NodeRoom, str, str]]()
+    for room in rooms:
+        kind, why = _left_out(room, ask)
+        if why:
+            left.append((room, kind, why))
+        else:
+            held = _bytes(room.cached, ask.addresses)
+            fitting.append(_Fitting(room, _fits(room, ask), held, max(held, near.get(room.labels.get(SITE, ""), 0))))
+    own = [one for one in fitting if one.room.kind != EC2]
+    chosen = _choose(own, ask, ask.count)
+    at_home = sum(number for _, number in chosen)
+    if at_home < ask.count:
+        chosen += _choose([one for one in fitting if one.room.kind == EC2], ask, ask.count - at_home)
+    found = sum(number for _, number in chosen)
+    if found < (ask.count if ask.wishes.whole else 1):
+        raise NoRoom(_lacking(found, left, ask))
+    total = sum(ask.addresses.values())
+    return Placed(
+        tuple(one.room.uuid for one, number in chosen for _ in range(number)),
+        tuple(_story(chosen, fitting, left, at_home, found, ask)),
+        {one.room.uuid: total - one.held for one, _ in chosen},
+    )
+
+
+def _bytes(cached: Container[str], addresses: Mapping[str, int]) -> int:
+    return sum(count for address, count in addresses.items() if address in cached)
+
+
+def _near(rooms: Sequence[NodeRoom], addresses: Mapping[str, int]) -> dict[str, int]:
+    """For each value of the label `site`, the bytes of the contents that any node there holds."""
+    there = defaultdict[str, set[str]](set)
+    for room in rooms:
+        if site := room.labels.get(SITE):
+            there[site].update(address for address in addresses if address in room.cached)
+    return {site: _bytes(cached, addresses) for site, cached in there.items()}
+
+
+def _fits(room: NodeRoom, ask: Ask) -> int:
+    """How many of the machines a node takes; whatever a machine needs none of is no bound."""
+    return min(
+        (
+            free // each
+            for free, each in ((room.cores, ask.cores), (room.memory, ask.memory), (room.disk, ask.disk))
+            if each > 0
+        ),
+        default=ask.count,
+    )
+
+
+def _left_out(room: NodeRoom, ask: Ask) -> tuple[str, str]:
+    """Why a node gets none of the machines: the kind of reason, and the reason; two empty texts if it may."""
+    if (room.kind == EC2 and ask.wishes.where == "local") or (room.kind != EC2 and ask.wishes.where == EC2):
+        wanted = "EC2" if room.kind != EC2 else "the site's own nodes"
+        return f"the request is for {wanted}", f"the request is for {wanted}"
+    if not room.ready:
+        return "not taking machines", room.problem or "it takes no machines now"
+    if room.architecture != ask.architecture and (room.architecture or room.kind != EC2):
+        other = f"the image is for {ask.architecture}"
+        return other, f"it runs {room.architecture or 'nothing that it has told of'}, and {other}"
+    for name, value in sorted(ask.wishes.labels.items()):
+        if room.labels.get(name) != value:
+            has = f"says {room.labels[name]}" if name in room.labels else "is not set there"
+            return f"the label {name}={value}", f"the label {name} {has}, and the request is for {value}"
+    short = _short(room, ask)
+    return (f"too little {short[0][0]}", _enumerate([text for _, text in short])) if short else ("", "")
+
+
+def _short(room: NodeRoom, ask: Ask) -> list[tuple[str, str]]:
+    short = []
+    if room.cores < ask.cores and ask.cores:  # what a machine needs none of may be overdrawn
+        short.append(("cores", f"it has {max(room.cores, 0)} of {ask.cores} cores free"))
+    if room.memory < ask.memory and ask.memory:
+        short.append(("memory", f"it has {size(max(room.memory, 0))} of {size(ask.memory)} memory free"))
+    if room.disk < ask.disk and ask.disk:
+        short.append(("disk", f"it has {size(max(room.disk, 0))} of {size(ask.disk)} disk free"))
+    return short
+
+
+def _choose(fitting: list[_Fitting], ask: Ask, count: int) -> list[tuple[_Fitting, int]]:
+    """Nodes and how many machines each gets, at most `count` in all, the best first."""
+    chosen = list[tuple[_Fitting, int]]()
+    if ask.wishes.strategy == "pack":
+        for one in sorted(fitting, key=lambda it: (-it.held, -it.near, it.fits, it.room.name, it.room.uuid)):
+            if (number := min(one.fits, count)) > 0:
+                chosen.append((one, number))
+                count -= number
+        return chosen
+    heap = [
+        ((0, -one.held, -one.near, -one.fits, one.room.name, one.room.uuid), index) for index, one in enumerate(fitting)
+    ]
+    heapq.heapify(heap)
+    given = Counter[int]()
+    while heap and count > 0:
+        (mine, held, near, left, name, uuid), index = heap[0]
+        given[index] += 1
+        count -= 1
+        if left + 1 < 0:
+            heapq.heapreplace(heap, ((mine + 1, held, near, left + 1, name, uuid), index))
+        else:
+            heapq.heappop(heap)
+    return [(fitting[index], number) for index, number in given.items()]
+
+
+def _story(
+    chosen: list[tuple[_Fitting, int]],
+    fitting: list[_Fitting],
+    left: list[tuple[NodeRoom, str, str]],
+    at_home: int,
+    found: int,
+    ask: Ask,
+) -> Iterable[str]:
+    total = sum(ask.addresses.values())
+    if found < ask.count:
+        yield f"{found} of {ask.count} machines have room, and the request takes what there is."
+    if ask.wishes.where == "local-then-ec2":
+        if found > at_home:
+            yield f"The site's own nodes have room for {at_home} of {ask.count} machines; the rest goes to EC2."
+        else:
+            yield "The site's own nodes have room for all machines; none goes to EC2."
+    for one, number in chosen[:MAX_TOLD]:
+        yield f"{one.room.name} gets {_machines(number)}: {_why(one, total, ask)}."
+    if more := chosen[MAX_TOLD:]:
+        yield f"{len(more)} more nodes get {_machines(sum(number for _, number in more))}, for the same reasons."
+    taken = {one.room.uuid for one, _ in chosen}
+    enough = [
+        (one.room, "others come first", f"it has room for {_machines(one.fits)}, and others come first")
+        for one in fitting
+        if one.room.uuid not in taken
+    ]
+    yield from _omitted(sorted([*left, *enough], key=lambda it: (it[0].name, it[0].uuid)))
+
+
+def _omitted(left: list[tuple[NodeRoom, str, str]]) -> Iterable[str]:
+    if len(left) <= MAX_TOLD:
+        for room, _, why in left:
+            yield f"{room.name} is left out: {why}."
+        return
+    kinds = defaultdict[str, list[str]](list)
+    for room, kind, _ in left:
+        kinds[kind].append(room.name)
+    for kind, names in sorted(kinds.items()):
+        shown = ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+        yield f"{_nodes(len(names))} left out ({kind}): {shown}."
+
+
+def _why(one: _Fitting, total: int, ask: Ask) -> str:
+    if not total:
+        holds = "the image has no contents to fetch"
+    elif one.held == total:
+        holds = "it holds all contents"
+    elif one.held:
+        holds = f"it holds {size(one.held)} of {size(total)} of the contents"
+    elif one.near:
+        holds = f"it holds no contents, its neighbours hold {size(one.near)} of {size(total)}"
+    else:
+        holds = f"it holds no contents and fetches {size(total)}"
+    order = "the fullest that fits" if ask.wishes.strategy == "pack" else "the emptiest"
+    return f"{holds}; among its like it is {order}, with room for {_machines(one.fits)}"
+
+
+def _lacking(found: int, left: list[tuple[NodeRoom, str, str]], ask: Ask) -> str:
+    """The sentence of a refusal: how many fit, what each machine takes, and the node that comes nearest."""
+    where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.wishes.where]
+    said = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
+    # Nearest: of those that lack room only, the one that has the largest share of what it lacks most.
+    lacking = [room for room, kind, _ in left if kind.startswith("too little")]
+    nearest = min(lacking, key=lambda room: (-_share(room, ask), room.name, room.uuid), default=None)
+    if found:
+        said += "; ask for fewer, or let the request take what there is (whole = false)"
+    elif nearest is not None:
+        had = _amounts(max(nearest.cores, 0), max(nearest.memory, 0), max(nearest.disk, 0))
+        said += f"; the nearest is {nearest.name} with {had} free; ask for smaller machines, or later"
+    elif left:
+        kinds = Counter(kind for _, kind, _ in left)
+        said += "; left out: " + _enumerate([f"{_nodes(count)} ({kind})" for kind, count in sorted(kinds.items())])
+    else:
+        said += "; no node has joined"
+    return said
+
+
+def _share(room: NodeRoom, ask: Ask) -> float:
+    pairs = ((room.cores, ask.cores), (room.memory, ask.memory), (room.disk, ask.disk))
+    return min(free / each for free, each in pairs if each > 0)
+
+
+def _amounts(cores: int, memory: int, disk: int) -> str:
+    return f"{cores} core{'' if cores == 1 else 's'}, {size(memory)} memory and {size(disk)} disk"
+
+
+def _machines(count: int) -> str:
+    return "1 machine" if count == 1 else f"{count} machines"
+
+
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
+def _enumerate(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

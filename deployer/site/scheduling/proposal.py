@@ -1,0 +1,63 @@
+"""What is proposed to a site's store: a request with everything that was found out about it, ready to be admitted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.model.quota import Usage
+from deployer.site.model.records import SiteMachine
+from deployer.site.scheduling.placement import Ask, NodeRoom, Placed, Promised
+
+Place = Callable[[Sequence[NodeRoom], Ask], Placed]
+"""Chooses a node for each machine, or raises NoRoom; `placement.place` is one. Pure: it is called within a transaction."""
+
+Limit = Callable[[Usage, Usage, Usage], str | None]
+"""May so much more be had? Of what the owner has, what is to come, and what all of the owner's VO have: a sentence with
+what is exceeded, or None. `allowances.Quota.check` is one. Called within the transaction, too."""
+
+Afford = Callable[[SiteMachine, Sequence[Promised]], None]
+"""Raises where a machine at EC2, with all that is promised in its pool, costs too much. Called within the transaction, too."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A request that the policy has accepted.
+
+    Attributes:
+        request: as asked.
+        image_id, title: what its reference means now.
+        name: what host names begin with where the request gives none.
+        ask: its machines as placement sees them: with all that they may grow to.
+        memory, cores: that each of them begins with; None for all that it may have. Bytes.
+        network: of each machine, `Network.parse` form.
+        lifetime: seconds.
+        policy, decision: the digest of what accepted it, and the decision as JSON.
+        limit: quotas, or None where there are none.
+        most: machines on one node that the policy allows, or None.
+        cluster, role: what it belongs to.
+        held: its machines get their room, and their nodes do not hear of them yet.
+        place: chooses their nodes, where that depends on who asks; None for the site's usual way.
+    """
+
+    request: DeploymentRequest
+    image_id: str
+    title: str
+    name: str
+    ask: Ask
+    network: str
+    lifetime: int
+    policy: str
+    decision: Mapping[str, Any]
+    limit: Limit | None = None
+    most: int | None = None
+    cluster: str | None = None
+    role: str = ""
+    held: bool = False
+    place: Place | None = None
+    memory: int | None = None
+    cores: int | None = None
+
+    def usage(self, count: int) -> Usage:
+        """What so many of its machines add to what their owner holds."""
+        return Usage(count, count * self.ask.cores, count * self.ask.memory, self.lifetime)

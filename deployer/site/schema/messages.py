@@ -1,0 +1,374 @@
+"""What requesters, operators and nodes say to a site's service, and what it answers: one type per message, for both sides.
+
+The things themselves (deployments, machines, nodes, events) travel as they are remembered (`records`), less what is
+nobody else's: a machine's secret for the context broker, and user-data for anybody but the owner.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from catalog.image.manifest import Version
+from deployer.machine.spec import MEMORY_UNIT, State, Uuid
+from deployer.protocol.deployment_request import Label
+from deployer.protocol.swarm_report import Feed
+from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
+from signer.documents import Document
+from signer.statements.endorsement import Instant
+
+VERSION = "v1"
+
+PAGE = 100
+MAX_PAGE = 1000
+"""Items on a page: unless asked otherwise, and at most."""
+
+MAX_WAIT = 30.0
+"""Seconds that a long poll may be waited for on the service's side; a client asks again."""
+
+MAX_SMALL = 16 << 10
+"""Bytes of every request but an order, a report and a cluster: a certificate request and some names."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes of any answer: a page of 1000 deployments with their policies' decisions."""
+
+HEARTBEAT = 15.0
+"""Seconds between two signs of life of a stream of events: less than what routers forget a connection after."""
+
+MAX_KEY = 200
+"""Characters of an idempotency key."""
+
+_TIME = "2026-11-22T12:00:00Z"
+_UUID = "0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"
+
+
+def _example(**members: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
+class Health(Document):
+    """Whether a service is well."""
+
+    model_config = _example(status="ok")
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(Document):
+    """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
+
+    model_config = _example(
+        type="urn:partita:problem:machine-conflict",
+        title="Machine conflict",
+        status=409,
+        detail="the machine has ended",
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class TokenRequest(Document):
+    """What an operator asks for a node that is to join.
+
+    Attributes:
+        name: that the node will have; empty for what it calls itself.
+        minutes: that the token is good for.
+    """
+
+    model_config = _example(name="worker07", minutes=60)
+
+    name: Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?$")] = ""
+    minutes: Annotated[int, Field(ge=1, le=1440)] = 60
+
+
+class JoinToken(Document):
+    """What lets one node join, once.
+
+    Attributes:
+        token: a secret, a point, and the fingerprint of the site's CA, by which the node knows the site.
+        expires: when it is good no longer.
+        url: of the site.
+    """
+
+    token: str
+    expires: Instant
+    url: str
+
+
+class JoinRequest(Document):
+    """What a node says to join.
+
+    Attributes:
+        token: the secret part.
+        request: a certificate request (PKCS #10, PEM) for a P-256 key; its names do not count.
+        name: what the node calls itself.
+        labels: what its operator says of it.
+    """
+
+    model_config = _example(
+        token="the-part-before-the-point",  # noqa: S106 - an example
+        request="-----BEGIN CERTIFICATE REQUEST-----\n...",
+        name="worker07",
+        labels={"site": "hall-2"},
+    )
+
+    token: Annotated[str, Field(min_length=20, max_length=200)]
+    request: Annotated[str, Field(max_length=4096)]
+    name: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
+
+
+class Joined(Document):
+    """What a node gets: who it is, and how it shows that (PEM)."""
+
+    node: Uuid
+    name: str
+    certificate: str
+
+
+class CertificateRequest(Document):
+    """A node's request for a fresh certificate (PKCS #10, PEM), for the same key or a new one."""
+
+    model_config = _example(request="-----BEGIN CERTIFICATE REQUEST-----\n...")
+
+    request: Annotated[str, Field(max_length=4096)]
+
+
+class Certificate(Document):
+    """A certificate (PEM)."""
+
+    certificate: str
+
+
+class Anchors(Document):
+    """By what a site is believed.
+
+    Attributes:
+        certificates: of its CA, and of the CA of the certificate that it shows where that is another (PEM).
+        fingerprint: SHA-256 over them (DER, one after the other), 64 hex digits.
+    """
+
+    certificates: Annotated[str, Field(max_length=64 << 10)]
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class LoginLink(Document):
+    """By which the operator logs in on the console, once.
+
+    Attributes:
+        url: to open in a browser.
+        expires: when it is good no longer.
+    """
+
+    url: str
+    expires: Instant
+
+
+class Reason(Document):
+    """Why somebody wants something done; kept with the event."""
+
+    model_config = _example(reason="maintenance of the storage")
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class SaveRequest(Document):
+    """As which version of its image a machine should be saved, and why (kept with the event)."""
+
+    model_config = _example(version="1.1", reason="the new calibration")
+
+    version: Version
+    reason: Annotated[str, Field(max_length=500)] = ""
+
+
+class VerbRequest(Document):
+    """Why somebody wants something done to a machine, and where it should go on.
+
+    Attributes:
+        reason: kept with the event.
+        node: where a machine that rests is to go on: a node's name or UUID. For `reactivate` alone.
+        elsewhere: the same, on another node than it is on, whichever has room and can. For `reactivate` alone.
+    """
+
+    model_config = _example(reason="its node is needed", node="worker07")
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+    node: Annotated[str, Field(max_length=63)] = ""
+    elsewhere: bool = False
+
+
+class NodeVerbRequest(Document):
+    """Why somebody wants something done to a node.
+
+    Attributes:
+        reason: kept with the event.
+        move: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
+    """
+
+    model_config = _example(reason="maintenance of the storage", move=True)
+
+    reason: Annotated[str, Field(max_length=500)] = ""
+    move: bool = False
+
+
+class MachineChange(Document):
+    """What of a machine should be otherwise. What is None stays.
+
+    Attributes:
+        ends: when its time is over.
+        lifetime: the same, in seconds from now.
+        memory: bytes, whole MiB, within what was granted.
+        cores: within what was granted.
+    """
+
+    model_config = _example(lifetime=7200, memory=1073741824)
+
+    ends: Instant | None = None
+    lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
+    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class SerialPiece(Document):
+    """A part of a guest's serial console, as a stream carries it.
+
+    Attributes:
+        start: which byte of all that the guest ever wrote it begins with.
+        data: base64.
+        state: of the machine.
+    """
+
+    start: int
+    data: str
+    state: State
+
+
+class Ordered(Document):
+    """What somebody was given for a request.
+
+    Attributes:
+        deployment: see there.
+        machines: in the order of their numbers.
+        new: false where the idempotency key had been used for the very same request.
+    """
+
+    deployment: Deployment
+    machines: tuple[SiteMachine, ...]
+    new: bool = True
+
+
+class Trial(Document):
+    """What would come of a request.
+
+    Attributes:
+        accepted: whether the policy accepts it; where it does not, `decision` says which rules refuse.
+        image_id, title: what its reference means now.
+        decision: of the policy, rule by rule.
+        placement: why machines would run where they would, or why there is no room.
+        placed: whether there is room.
+        fetch: for each node, the bytes of contents that it would have to fetch.
+        seconds: until the machines run, by what earlier ones took; None where nothing is known.
+    """
+
+    accepted: bool
+    image_id: str
+    title: str
+    decision: dict[str, Any]
+    placement: tuple[str, ...] = ()
+    placed: bool = True
+    fetch: dict[Uuid, int] = Field(default_factory=dict)
+    seconds: float | None = None
+
+
+class Explanation(Document):
+    """Why a deployment was admitted, and why its machines run where they do."""
+
+    deployment: Uuid
+    image_id: str
+    title: str
+    policy: str
+    decision: dict[str, Any]
+    placement: tuple[str, ...]
+
+
+class DeploymentPage(Document):
+    """Deployments, the newest first; `next` is `after` of the page that follows, if there is one."""
+
+    items: tuple[Deployment, ...]
+    next: str | None = None
+
+
+class MachinePage(Document):
+    """Machines, the newest first; `next` as for deployments."""
+
+    items: tuple[SiteMachine, ...]
+    next: str | None = None
+
+
+class NodeList(Document):
+    """All nodes, by name."""
+
+    items: tuple[SiteNode, ...]
+
+
+class SwarmMap(Document):
+    """Who feeds whom: what is arriving first, then what came within the last minutes."""
+
+    items: tuple[Feed, ...]
+
+
+class EventPage(Document):
+    """Events, the oldest first.
+
+    Attributes:
+        items: those after the number that was asked for, as far as the asker may see them.
+        last: the number to ask for next: it has moved on over what the asker may not see, too.
+        more: whether there are more already.
+    """
+
+    items: tuple[SiteEvent, ...]
+    last: int
+    more: bool = False
+
+
+class AuditPage(Document):
+    """What was done, the last first; `next` as for deployments."""
+
+    items: tuple[AuditEntry, ...]
+    next: str | None = None
+
+
+class SiteStatus(Document):
+    """How a site is doing.
+
+    Attributes:
+        url: by which it is reached.
+        fingerprint: of its CA, as join tokens carry it.
+        catalog: the URL that images come from.
+        policy_digest: of the set in force, if there is one.
+        problems: what keeps machines from starting, or soon will, in sentences.
+        nodes, machines: how many are in each state.
+        events: the number of the last one.
+    """
+
+    model_config = _example(
+        url="https://site.example.org:7443",
+        fingerprint="5b" * 32,
+        catalog="https://catalog.example.org",
+        policy_digest="sha256:" + "1c" * 32,
+        problems=[],
+        nodes={"ready": 12},
+        machines={"running": 40},
+        events=3025,
+    )
+
+    url: str
+    fingerprint: str
+    catalog: str
+    policy_digest: str | None = None
+    problems: tuple[str, ...] = ()
+    nodes: dict[str, int]
+    machines: dict[str, int]
+    events: int

@@ -1,0 +1,92 @@
+"""The TLS that a site's service speaks: what it shows, and whose certificates it takes.
+
+A client may show a certificate and need not: people have tokens. Taken are those of the site's own CA, which nodes and
+guests have, and, where the site names a directory of CAs, those of the grid with their proxies (RFC 3820). That a chain
+was verified says nothing about rights: who may do what is decided afterwards, by what the leaf is.
+"""
+
+import os
+import ssl
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from deployer.errors import Misused
+from deployer.pki.ca import Authority, Pair, anchor_of, due, fingerprint, first_of
+from deployer.site.settings import SiteSettings
+
+SERVER_LIFE = timedelta(days=365)
+"""Of the certificate that the site makes for itself; it makes a new one in time, whether it is started again or not."""
+
+FILE = "tls.pem"
+
+
+class ServerTls:
+    """The context of the service's connections.
+
+    Args:
+        settings: names, a certificate from elsewhere, CAs of the grid.
+        authority: the site's own CA.
+        now: the present.
+
+    Raises:
+        Misused: a file that the settings name cannot be used.
+    """
+
+    def __init__(self, settings: SiteSettings, authority: Authority, now: datetime) -> None:
+        if (settings.certificate is None) != (settings.key is None):
+            raise Misused("site.certificate and site.key belong together: set both, or neither")
+        self._settings, self._authority = settings, authority
+        self._shown = b""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=authority.certificate.decode("ascii"))
+        if settings.grid_certificates is not None:
+            if not settings.grid_certificates.is_dir():
+                raise Misused(f"{settings.grid_certificates}: there is no such directory of CAs")
+            context.load_verify_locations(capath=str(settings.grid_certificates))
+            context.verify_flags |= ssl.VERIFY_ALLOW_PROXY_CERTS
+        self.context = context
+        self.renew(now)
+
+    def renew(self, now: datetime) -> None:
+        """Show a fresh certificate if it is time, or the one from elsewhere as its files are now. Connections go on."""
+        if self._settings.certificate is not None and self._settings.key is not None:
+            self._shown = _load(self.context, self._settings.certificate, self._settings.key)
+        elif not self._shown or due(self._shown, now):
+            pair = self._authority.server(self._settings.names, now, SERVER_LIFE)
+            place = self._settings.directory / FILE
+            _write(place, pair)
+            self._shown = _load(self.context, place, place)
+
+    @property
+    def shown(self) -> str:
+        """SHA-256 of the certificate that is shown now, 64 hex digits."""
+        return fingerprint(first_of(self._shown))
+
+    @property
+    def anchors(self) -> bytes:
+        """By what nodes believe the service (PEM): the site's CA and, of a certificate from elsewhere, the last of its chain."""
+        if self._settings.certificate is None:
+            return self._authority.certificate
+        return self._authority.certificate + anchor_of(self._shown)
+
+
+def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:
+    try:
+        shown = certificate.read_bytes()
+        context.load_cert_chain(certificate, key)
+    except OSError as exc:
+        raise Misused(
+            f"{certificate}, {key}: cannot be used as the site's certificate and key: {exc.strerror or exc}"
+        ) from exc
+    return shown
+
+
+def _write(place: Path, pair: Pair) -> None:
+    """For this user alone; the library takes keys from files only."""
+    fresh = place.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pair.key + pair.certificate)
+    fresh.replace(place)

@@ -1,0 +1,335 @@
+"""One site, put together: what it remembers, by which rules it decides, who may ask, and what it does in time.
+
+DIR/site.db      what it remembers, unless the settings name another database
+DIR/site.sock    the operator's socket (or a shorter place, see `places`)
+DIR/tls.pem      the certificate and key that it shows, made by its own CA
+DIR/broker.key   what guests' one-shot secrets are derived from
+DIR/freshness    what is known to be current of its catalog
+DIR/lock         held by the service while it runs
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import time
+import uuid as uuids
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from catalog.client.credential_file import read_credential
+from catalog.client.trusted import TrustedCatalog
+from deployer.ec2.site.placement import at_home
+from deployer.errors import DeployerError, JoinRefused, SiteUnavailable
+from deployer.node.machines.deployment import Defaults
+from deployer.pki.ca import Authority, fingerprint
+from deployer.policy.store import PolicyStore
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import DesiredState, Heard, Lease, NodeReport
+from deployer.site.auth.authenticator import make_authenticator
+from deployer.site.auth.authorizer import Access
+from deployer.site.auth.file_in_force import FileInForce
+from deployer.site.auth.grants import Rights, quota
+from deployer.site.broker.broker import Broker, broker_key
+from deployer.site.clusters.controller import ClusterKeeper
+from deployer.site.clusters.dry_run import Proposed, first_count, try_cluster
+from deployer.site.clusters.published import published
+from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.cluster import Cluster, ClusterDocument
+from deployer.site.model.current_actor import acting
+from deployer.site.model.principal import Principal
+from deployer.site.model.quota import Usage
+from deployer.site.model.records import NodeState
+from deployer.site.operations.admission import Admitting
+from deployer.site.operations.console_requests import Serials
+from deployer.site.operations.expiry import Patience, Sweeper
+from deployer.site.operations.fencing import Fencing, fencing
+from deployer.site.operations.machine_changes import Changing
+from deployer.site.operations.node_joining import Joining
+from deployer.site.operations.retention import LOOK_SECONDS, Pruner, keeping
+from deployer.site.operations.revocations import Withdrawing
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.placement import place
+from deployer.site.schema.clusters import ClusterTrial
+from deployer.site.schema.messages import Anchors, Ordered, SiteStatus, Trial
+from deployer.site.service.background import Upkeep, seldom
+from deployer.site.service.server_tls import ServerTls
+from deployer.site.settings import SiteSettings
+from deployer.site.store.store import SiteStore
+from deployer.units import parse_duration
+from deployer.web.wakeup import Bell
+
+RENEW_SECONDS = 3600.0
+"""How often it is looked whether the service's certificate is due."""
+
+TIDY_SECONDS = 600.0
+"""How often the context broker forgets guests that are long gone."""
+
+BROKER_KEY = "broker.key"
+
+Clock = Callable[[], datetime]
+log = logging.getLogger("partita.site")
+
+
+class Site:
+    """A site that works: open one with `Site.open`, close it when done. Machines go on without it.
+
+    Attributes:
+        url: what it calls itself.
+        store, access, joining, admitting, changing, clusters, upkeep, bell, serials, tls, authority, anchors: see there.
+    """
+
+    def __init__(
+        self, settings: SiteSettings, url: str, store: SiteStore, catalog: TrustedCatalog, clock: Clock
+    ) -> None:
+        self.settings, self.url, self.store, self.catalog, self._clock = settings, url, store, catalog, clock
+        now = clock()
+        self.authority = Authority.parse(store.secret("authority", lambda: Authority.make(now).joined()))
+        self.tls = ServerTls(settings, self.authority, now)
+        anchors = self.tls.anchors
+        self.anchors = Anchors(certificates=anchors.decode("ascii"), fingerprint=fingerprint(anchors))
+        self.joining = Joining(
+            store,
+            self.authority,
+            self.anchors.fingerprint,
+            url,
+            timedelta(seconds=parse_duration(settings.node_certificates)),
+            secrets.token_bytes,
+        )
+        self.policies = PolicyStore(settings.policy)
+        self.rights = FileInForce(settings.rights, Rights.load, Rights())
+        self.bell, self.broker_bell, self.serials = Bell(), Bell(), Serials()
+        self.broker: Broker | None = None
+        self.upkeep = Upkeep(store, catalog, (self.bell, self.broker_bell))
+        self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)
+        self.access = Access(
+            self._authenticator,
+            self.rights.current,
+            self._node_is_in,
+            store.deployment,
+            store.cluster,
+        )
+        self._withdrawing = Withdrawing(catalog, settings.directory, settings.blocked, self.policies.current, clock)
+        self.admitting = Admitting(
+            store,
+            catalog,
+            self.policies.current,
+            lambda who, manifest: quota(self.rights.current(), who, manifest),
+            place,
+            Defaults(settings.network, settings.lifetime),
+            clock,
+            self._withdrawing.current,
+        )
+        self.clusters = ClusterKeeper(
+            store,
+            self.admitting.admit,
+            parse_duration(settings.lifetime),
+            lambda: self.broker is not None,
+            self.now,
+        )
+        self.changing = Changing(
+            store,
+            self.policies.current,
+            self.access.owner,
+            lambda who: quota(self.rights.current(), who),
+        )
+        self._fencing = self._fences()
+        self.pruner = Pruner(store.database, keeping(settings))
+        self.upkeep.duties += [
+            self._sweeper().look,
+            self.clusters.look,
+            lambda _now: store.look_at_moves(),
+            seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
+            seldom(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
+        ]
+        self.told_of: list[Callable[[], Sequence[str]]] = []
+        """Ask what else keeps the site from its work; `status` says it."""
+        self._closing = ExitStack()
+
+    @classmethod
+    def open(cls, settings: SiteSettings, url: str, clock: Clock = lambda: datetime.now(UTC)) -> Self:
+        """Take over a site's directory, which is made if absent, and what it remembers.
+
+        Raises:
+            SiteUnavailable: another process owns the directory, or the database cannot be used.
+            Misused: a file that the settings name cannot be used.
+        """
+        with ExitStack() as undo:
+            _own(settings.directory, undo)
+            database = SiteDatabase(settings.database_url)
+            undo.callback(database.close)
+            overcommit = Overcommit(settings.overcommit_cores, settings.overcommit_memory)
+            store = SiteStore(database, clock, lambda: str(uuids.uuid4()), overcommit)
+            catalog = undo.enter_context(_catalog(settings, clock))
+            site = cls(settings, url, store, catalog, clock)
+            site._closing = undo.pop_all()
+        return site
+
+    def invite(self, url: str) -> Broker:
+        """Have a context broker, which guests reach under that URL; called before `start`."""
+        directory = self.settings.directory
+        self.broker = Broker(
+            self.store,
+            self.store.database,
+            lambda uuid: Cluster.of(self.store.cluster(uuid)),
+            self.authority,
+            broker_key(directory / BROKER_KEY),
+            url,
+            (lambda: self.tls.shown) if url.startswith("https:") else lambda: "",
+            self._clock,
+            news=self.broker_bell.ring,
+        )
+        self.upkeep.duties.append(seldom(TIDY_SECONDS, self.broker.tidy))
+        return self.broker
+
+    def desired(self, node: str) -> DesiredState:
+        """What a node should have, with the way to the context broker for each machine."""
+        state = self.store.desired(node)
+        return state if self.broker is None else self.broker.introduce(node, state)
+
+    def start(self) -> None:
+        """Begin to do in time what has to be done."""
+        self.upkeep.start()
+
+    def close(self) -> None:
+        """Let go. Machines go on."""
+        self.bell.end()
+        self.upkeep.close()
+        self._closing.close()
+
+    def now(self) -> datetime:
+        """The present, UTC, whole seconds."""
+        return self.store.now()
+
+    def status(self) -> SiteStatus:
+        """How the site is doing."""
+        digest, problems = None, []
+        try:
+            digest = self.policies.current().digest
+        except DeployerError as exc:
+            problems.append(str(exc))
+        if self.policies.problem:
+            problems.append(f"the policy is not in force as its files are: {self.policies.problem}")
+        self.rights.current()
+        if self.rights.problem:
+            problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
+        problems += self._authenticator.problems()
+        problems += [problem for found in self.told_of for problem in found()]
+        if fresh := self.catalog.freshness().problem:
+            problems.append(fresh)
+        nodes = self.store.nodes(contents=False)
+        return SiteStatus(
+            url=self.url,
+            fingerprint=self.anchors.fingerprint,
+            catalog=self.settings.catalog,
+            policy_digest=digest,
+            problems=tuple(problems),
+            nodes=dict(Counter(one.state.value for one in nodes)),
+            machines=self.store.counts(),
+            events=self.store.last_event(),
+        )
+
+    def check(self) -> None:
+        """Raise SiteUnavailable unless the database answers, and what has to be done in time is done."""
+        self.store.last_event()
+        self.upkeep.check()
+
+    def absorb(self, node: str, report: NodeReport) -> Heard:
+        """Take in what a node reports, and answer it."""
+        self.store.absorb(node, report)
+        return Heard(lease=self._fencing.lease)
+
+    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
+        """Order machines; errors as `Admitting.admit` has them."""
+        with acting(who):
+            return self.admitting.admit(request, who, key)
+
+    def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
+        """The cluster document that a catalog has published under that name, if the policy takes it; errors as there."""
+        policy = self.policies.current().policy
+        return published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
+
+    def try_cluster(self, document: ClusterDocument, who: Principal) -> ClusterTrial:
+        """What would come of a cluster; nothing is done. Errors as `Admitting.try_out` has them for each of its roles."""
+        self.clusters.check(document)
+        lifetime = document.lifetime or parse_duration(self.settings.lifetime)
+        proposed = {
+            name: Proposed(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
+        }
+        addresses = {one for role in proposed.values() for one in role.proposal.ask.addresses}
+        together = self.store.usage(vo=who.vo) if who.vo else Usage()
+        clash = self.clusters.clash(document, who)
+        return try_cluster(
+            document,
+            proposed,
+            self.store.rooms(addresses),
+            place,
+            (self.store.usage(owner=who), together),
+            self.store.past(),
+            (clash,) if clash else (),
+        )
+
+    def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
+        """What would come of an order; nothing is done."""
+        return self.admitting.try_out(request, who)
+
+    def _node_is_in(self, uuid: str) -> None:
+        if self.store.node(uuid, contents=False).state is NodeState.LEFT:
+            raise JoinRefused("this node has left the site; it has to join again")
+
+    def _sweeper(self) -> Sweeper:
+        settings = self.settings
+        lost_after, warn_before = (
+            timedelta(seconds=parse_duration(text)) for text in (settings.lost_after, settings.warn_before)
+        )
+        patience = Patience(lost_after, warn_before, settings.lost_machines)
+        return Sweeper(self.store, at_home(place), patience, self.now(), self._fencing.look)
+
+    def _fences(self) -> Fencing:
+        settings = self.settings
+        return fencing(
+            settings.lost_machines,
+            Lease(seconds=parse_duration(settings.fence_after), then=settings.fence_then),
+            parse_duration(settings.fence_margin),
+            settings.fence_command,
+            parse_duration(settings.fence_timeout),
+            self._tell_of_node,
+        )
+
+    def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
+        self.store.append("node", uuid, what, why)
+
+
+def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:
+    """The order for the members of a role that have room taken for them at once."""
+    role = document.roles[name]
+    hostnames = tuple(document.hostname(name, slot) for slot in range(1, first_count(document, role) + 1))
+    return role.request(role.image, min(lifetime, role.lifetime or lifetime), hostnames, whole=True)
+
+
+def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:
+    def root() -> bytes | None:
+        try:
+            return settings.pinned_root.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    credential = "" if settings.credential is None else read_credential(settings.credential)
+    return TrustedCatalog(settings.freshness, root, (settings.catalog, *settings.mirrors), clock, credential=credential)
+
+
+def _own(directory: Path, undo: ExitStack) -> None:
+    """Make the directory, and hold its lock: one service each."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, held)
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise SiteUnavailable(f"{directory}: another site's service works there; end that first") from exc
+    except OSError as exc:
+        raise SiteUnavailable(f"{directory}: cannot be made or used: {exc.strerror}") from exc

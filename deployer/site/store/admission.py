@@ -1,0 +1,199 @@
+"""Admitting a request, and placing machines, within the one writing transaction. What can be decided elsewhere is.
+
+The room on nodes is counted, quotas are weighed and machines are written under the same lock, so no two requests are ever
+promised the same core, nor the same money of an account at EC2, and a request that is refused leaves nothing.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from deployer.errors import Conflict, NoRoom, OverQuota
+from deployer.machine.spec import State
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import Want
+from deployer.site.db import machines as store_machines
+from deployer.site.db import nodes as store_nodes
+from deployer.site.db.engine import Transaction
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.model.principal import Principal
+from deployer.site.model.quota import Usage
+from deployer.site.model.records import Deployment, Promise, SiteMachine
+from deployer.site.scheduling.node_capacity import Overcommit, capped
+from deployer.site.scheduling.placement import Ask, NodeRoom, Placed
+from deployer.site.scheduling.proposal import Place, Proposal
+from signer.documents import canonical
+
+WAITS = "there is no room for it on any node now; it waits"
+
+
+def ordered(
+    connection: Transaction, owner: Principal, key: str, request: DeploymentRequest, cluster: str | None, role: str
+) -> tuple[Deployment, tuple[SiteMachine, ...]] | None:
+    """What was given for a key before; Conflict if it asked for something else."""
+    found = store_machines.ordered(connection, owner.identity, key)
+    if found is None:
+        return None
+    digest, uuid = found
+    if digest != _digest(request, cluster, role):
+        raise Conflict(
+            f"the idempotency key {key[:80]!r} was used for another request, deployment {uuid}; choose a new key"
+        )
+    return store_machines.deployment(connection, uuid), store_machines.machines_of(connection, uuid)
+
+
+def admit(
+    connection: Transaction,
+    now: datetime,
+    new_uuid: Callable[[], str],
+    overcommit: Overcommit,
+    owner: Principal,
+    key: str | None,
+    proposal: Proposal,
+    place: Place,
+) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
+    """See `SiteStore.admit`."""
+    if key is not None:
+        done = ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
+        if done is not None:
+            return *done, False
+    whole = proposal.request.wishes.whole
+    _check(connection, owner, proposal, proposal.ask.count if whole else 1)
+    chosen = placed(connection, overcommit, proposal.ask, place, proposal.most)
+    if not whole:
+        _check(connection, owner, proposal, len(chosen.nodes))
+    deployment = Deployment(
+        uuid=new_uuid(),
+        owner=owner,
+        request=proposal.request,
+        image_id=proposal.image_id,
+        title=proposal.title,
+        created=now,
+        ends=now + timedelta(seconds=proposal.lifetime),
+        policy=proposal.policy,
+        decision=dict(proposal.decision),
+        placement=chosen.sentences,
+        cluster=proposal.cluster,
+        role=proposal.role,
+    )
+    made = tuple(
+        _machine(deployment, proposal, new_uuid(), node, number, chosen.promises.get(node))
+        for number, node in enumerate(chosen.nodes, 1)
+    )
+    store_machines.add(connection, deployment, proposal.ask, proposal.most, made)
+    if key is not None:
+        digest = _digest(proposal.request, proposal.cluster, proposal.role)
+        store_machines.note_order(connection, owner.identity, key, digest, deployment.uuid)
+    return deployment, made, True
+
+
+def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Place, most: int | None) -> Placed:
+    """Nodes for machines by the room that there is now; NoRoom as `place` says."""
+    rooms = store_nodes.rooms(connection, ask.addresses.keys(), overcommit)
+    return place([capped(room, most, ask.cores) for room in rooms], ask)
+
+
+def fitting(connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Place) -> set[str]:
+    """Of machines without a node, the deployments of which one would have room now."""
+    asks = {uuid: _ask_again(connection, uuid) for uuid in dict.fromkeys(machine.deployment for machine in waiting)}
+    addresses = {address for ask, _ in asks.values() for address in ask.addresses}
+    rooms = store_nodes.rooms(connection, addresses, overcommit)
+    found = set()
+    for uuid, (ask, most) in asks.items():
+        with suppress(NoRoom):
+            place([capped(room, most, ask.cores) for room in rooms], ask)
+            found.add(uuid)
+    return found
+
+
+def placed_again(connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Place) -> Change:
+    """A machine without a node gets one, or goes on waiting."""
+    ask, most = _ask_again(connection, machine.deployment)
+    try:
+        chosen = placed(connection, overcommit, ask, _apart(place, machine.beside), most)
+    except NoRoom:
+        return waits(machine)
+    return Change(
+        machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
+    )
+
+
+def _apart(place: Place, node: str | None) -> Place:
+    """The same, without a node that has an older copy of the machine to drop first."""
+    if node is None:
+        return place
+    why = "it has an older copy of the machine, and is to drop that first"
+
+    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+        return place([replace(room, ready=False, problem=why) if room.uuid == node else room for room in rooms], ask)
+
+    return placed
+
+
+def waits(machine: SiteMachine) -> Change:
+    """A machine for which there is no room says so."""
+    return Change(machine.model_copy(update={"reason": WAITS}))
+
+
+def _ask_again(connection: Transaction, deployment: str) -> tuple[Ask, int | None]:
+    """What one machine of a deployment takes, and how many of them the policy allowed on one node."""
+    wishes = store_machines.deployment(connection, deployment).request.wishes
+    return store_machines.ask_of(connection, deployment, wishes)
+
+
+def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
+    if proposal.limit is None:
+        return
+    mine = store_machines.usage(connection, owner=owner.identity)
+    together = store_machines.usage(connection, vo=owner.vo) if owner.vo else Usage()
+    if fault := proposal.limit(mine, proposal.usage(count), together):
+        raise OverQuota(fault)
+
+
+def _machine(
+    deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int, promise: Promise | None
+) -> SiteMachine:
+    ask, request = proposal.ask, proposal.request
+    return SiteMachine(
+        uuid=uuid,
+        deployment=deployment.uuid,
+        node=node,
+        number=number,
+        hostname=hostname(request, proposal.name, uuid, number),
+        image_id=proposal.image_id,
+        title=proposal.title,
+        network=proposal.network,
+        want=Want.RUNNING,
+        state=State.PENDING,
+        created=deployment.created,
+        changed=deployment.created,
+        ends=deployment.ends,
+        memory=proposal.memory or ask.memory,
+        cores=proposal.cores or ask.cores,
+        granted_memory=ask.memory,
+        granted_cores=ask.cores,
+        disk=ask.disk,
+        role=proposal.role,
+        held=proposal.held,
+        promise=promise,
+    )
+
+
+def hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
+    """What a machine's guest is told it is called."""
+    if request.hostnames:
+        return request.hostnames[number - 1]
+    if request.hostname is None:
+        return f"{name}-{uuid[:8]}"
+    return request.hostname if request.count == 1 else f"{request.hostname}-{number}"
+
+
+def _digest(request: DeploymentRequest, cluster: str | None, role: str) -> str:
+    values = request.model_dump(mode="json")
+    for name in ("max_memory", "max_cores"):  # keys that were used before there were these mean what they meant
+        if values[name] is None:
+            del values[name]
+    asked: Sequence[object] = (values, cluster or "", role)
+    return hashlib.sha256(canonical(list(asked))).hexdigest()

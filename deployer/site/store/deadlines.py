@@ -1,0 +1,76 @@
+"""What time demands of a site, within its transactions: first whether anything is due, which only reads, and then all of it."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import datetime
+
+from deployer.site.db import machines as store_machines
+from deployer.site.db import nodes as store_nodes
+from deployer.site.db.engine import Transaction
+from deployer.site.lifecycle.report_rules import Change, LostPolicy, expire, lose, warn
+from deployer.site.model.records import NodeState, SiteMachine
+from deployer.site.scheduling.node_capacity import Overcommit
+from deployer.site.scheduling.proposal import Place
+from deployer.site.store import admission as store_admission
+from deployer.site.store.unit_of_work import Work
+
+
+@dataclass(frozen=True)
+class Demands:
+    """See `SiteStore.look`."""
+
+    now: datetime
+    warn_until: datetime
+    lost_before: datetime
+    policy: LostPolicy
+    fenced: Container[str] | None = None
+
+    def lose(self, machine: SiteMachine) -> Change | None:
+        """What becomes of a machine of a lost node."""
+        fenced = self.fenced is None or machine.node in self.fenced
+        return lose(machine, self.policy, self.now, fenced=fenced)
+
+
+def is_due(connection: Transaction, demands: Demands) -> bool:
+    """Whether there is anything to do."""
+    return bool(
+        store_nodes.silent(connection, demands.lost_before)
+        or store_machines.due(connection, demands.now, demands.warn_until)
+        or any(demands.lose(one) for one in store_machines.on_lost_nodes(connection))
+    )
+
+
+def meet(work: Work, demands: Demands) -> None:
+    """Do it: nodes are lost first, since that decides what an end means for their machines."""
+    now = demands.now
+    for node in store_nodes.silent(work.connection, demands.lost_before):
+        store_nodes.set_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
+        work.tell("node", node.uuid, "lost", "it has not reported for too long")
+    work.change(
+        store_machines.due(work.connection, now, demands.warn_until),
+        lambda machine: expire(machine, now) or warn(machine),
+    )
+    work.change(store_machines.on_lost_nodes(work.connection), demands.lose)
+
+
+def fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> set[str] | None:
+    """The deployments whose waiting machines would have room now; None if there is nothing to write, not even that."""
+    waiting = store_machines.unplaced(connection)
+    found = store_admission.fitting(connection, overcommit, waiting, place) if waiting else set[str]()
+    said = all(store_admission.waits(machine).machine == machine for machine in waiting)
+    return None if said and not found else found
+
+
+def place_waiting(work: Work, overcommit: Overcommit, place: Place, fits: set[str]) -> int:
+    """Place waiting machines of those deployments, as far as there is room; returns how many were placed."""
+    placed = 0
+    for machine in store_machines.unplaced(work.connection):
+        change = store_admission.waits(machine)
+        if machine.deployment in fits:
+            change = store_admission.placed_again(work.connection, overcommit, machine, place)
+        if change.machine.node is None:
+            fits.discard(machine.deployment)  # the next one of its like would not fit either
+        else:
+            placed += 1
+        work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
+    return placed

@@ -1,0 +1,106 @@
+"""Moving a machine within a site's transactions: where it may go, by the room and by what nodes have in common; and what to give up."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from deployer.errors import MachineConflict, NoRoom
+from deployer.protocol.desired_state import Want
+from deployer.site.db import machines as store_machines
+from deployer.site.db import nodes as store_nodes
+from deployer.site.db.engine import Transaction
+from deployer.site.lifecycle import migration_rules as moving
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.model.records import SiteMachine, SiteNode
+from deployer.site.scheduling.node_capacity import Overcommit, capped
+from deployer.site.scheduling.placement import Ask, NodeRoom, Placed
+from deployer.site.scheduling.proposal import Place
+from deployer.site.store.unit_of_work import Work
+
+
+def begin(
+    work: Work, overcommit: Overcommit, place: Place, machine: SiteMachine, to: str, then: Want, reason: str
+) -> Change:
+    """A machine is to go to another node.
+
+    Args:
+        to: UUID of the node; empty for whichever placement chooses.
+        then: how it should be there.
+        reason: who wants it.
+
+    Raises:
+        MachineConflict: it does not rest, or its node gives nothing away.
+        NoRoom: no node may take it; says why of each.
+    """
+    moving.demand_rest(machine)
+    assert machine.node is not None  # noqa: S101 - at rest somewhere
+    nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
+    source = nodes[machine.node]
+    if fault := moving.giver_fault(machine, source):
+        raise MachineConflict(fault)
+    chosen = _placed(work.connection, overcommit, place, machine, nodes, source, to)
+    return moving.begin(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
+
+
+def _placed(
+    connection: Transaction,
+    overcommit: Overcommit,
+    place: Place,
+    machine: SiteMachine,
+    nodes: dict[str, SiteNode],
+    source: SiteNode,
+    to: str,
+) -> Placed:
+    request = store_machines.deployment(connection, machine.deployment).request
+    ask, most = store_machines.ask_of(connection, machine.deployment, request.wishes)
+    wishes = request.wishes.model_copy(update={"where": "local", "whole": True})
+    mine = replace(ask, cores=machine.granted_cores, memory=machine.granted_memory, disk=machine.disk, wishes=wishes)
+    rooms = [
+        _fitting(capped(room, most, mine.cores), machine, source, nodes[room.uuid], to)
+        for room in store_nodes.rooms(connection, mine.addresses.keys(), overcommit)
+    ]
+    try:
+        return place(rooms, mine)
+    except NoRoom as exc:
+        raise NoRoom(f"machine {machine.hostname} cannot be moved: {_why(rooms, mine, to)}") from exc
+
+
+def _fitting(room: NodeRoom, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeRoom:
+    """A node's room as a machine that moves sees it: none where it cannot go on."""
+    fault = room.problem or moving.taker_fault(machine, source, target)
+    if to and room.uuid != to:
+        fault = "another node was asked for"
+    return replace(room, ready=room.ready and not fault, problem=fault)
+
+
+def _why(rooms: Sequence[NodeRoom], ask: Ask, to: str) -> str:
+    """Why none of the nodes takes it, node by node; of one that was asked for, that one alone."""
+    shown = [room for room in rooms if not to or room.uuid == to]
+    said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_TOLD]]
+    return "; ".join(said) or "there is no other node"
+
+
+MAX_TOLD = 8
+"""Nodes of which it is told why they cannot take a machine."""
+
+
+def _short(room: NodeRoom, ask: Ask) -> str:
+    if room.architecture != ask.architecture:
+        return f"it runs {room.architecture or 'nothing that it has told of'}, and the machine is {ask.architecture}"
+    if any(room.labels.get(name) != value for name, value in ask.wishes.labels.items()):
+        return "it has not the labels that the machine was ordered with"
+    return f"it has no room for {ask.machine}"
+
+
+def lapsed(connection: Transaction) -> bool:
+    """Whether any move has to be given up; only reads."""
+    there = store_machines.beside(connection)
+    if not there:
+        return False
+    nodes = {node.uuid: node for node in store_nodes.list_nodes(connection, contents=False)}
+    return any(moving.abandoned(machine, nodes) is not None for machine in there)
+
+
+def give_up(work: Work) -> None:
+    """Give up the moves from and to nodes that are lost or have left."""
+    nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
+    work.change(store_machines.beside(work.connection), lambda machine: moving.abandoned(machine, nodes))

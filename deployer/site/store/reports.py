@@ -1,0 +1,76 @@
+"""Taking in what nodes report, and setting their state, within a writing transaction. What it means is decided in `absorbing`."""
+
+from deployer.errors import JoinRefused
+from deployer.protocol.desired_state import NodeReport
+from deployer.site.db import contexts as broker_store
+from deployer.site.db import machines as store_machines
+from deployer.site.db import nodes as store_nodes
+from deployer.site.lifecycle import migration_rules as moving
+from deployer.site.lifecycle import report_rules as absorbing
+from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.store.unit_of_work import Work
+
+
+def set_state(work: Work, node: SiteNode, state: NodeState, reason: str) -> None:
+    """See `SiteStore.set_node_state`."""
+    _demand_member(node)
+    draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
+    lost = node.state is NodeState.LOST and state is not NodeState.LEFT
+    store_nodes.set_state(work.connection, node.uuid, NodeState.LOST if lost else state, draining=draining)
+    if draining is not node.draining:
+        work.touched.add(node.uuid)
+    work.tell("node", node.uuid, state.value, reason)
+    if state is NodeState.LEFT:
+        here = store_machines.told(work.connection, node.uuid)
+        work.change(here, lambda machine: absorbing.leave(machine, work.now))
+
+
+def absorb(work: Work, uuid: str, report: NodeReport) -> None:
+    """See `SiteStore.absorb`."""
+    node = store_nodes.node(work.connection, uuid, contents=False)
+    _demand_member(node)
+    state = node.state
+    if state is NodeState.LOST:
+        state = NodeState.DRAINING if node.draining else NodeState.READY
+        work.tell("node", uuid, state.value, "it reports again")
+    if report.problem != node.problem:
+        work.tell("node", uuid, "problem" if report.problem else "well", report.problem)
+    store_nodes.reported(work.connection, node, report, state, work.now)
+    if report.movable != node.movable:  # who is to be brought from there hears where that is now
+        there = [machine.moving for machine in store_machines.beside(work.connection)]
+        work.touched |= {move.target for move in there if move is not None and move.source == uuid}
+    if report.revision >= node.seen:
+        _absorb_machines(work, uuid, report)
+
+
+def _absorb_machines(work: Work, node: str, report: NodeReport) -> None:
+    seen = {machine.uuid: machine for machine in report.machines}
+    here = store_machines.told(work.connection, node)
+    work.change(
+        here, lambda machine: absorbing.absorb(machine, seen.get(machine.uuid), work.now, complete=report.complete)
+    )
+    known = {machine.uuid for machine in here} | _absorb_beside(work, node, report)
+    strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
+    for uuid in store_nodes.note_strays(work.connection, node, strays):
+        work.touched.add(node)
+        work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
+
+
+def _absorb_beside(work: Work, node: str, report: NodeReport) -> set[str]:
+    """The same for machines that come to the node, or have gone from it and are still there; returns which they were.
+
+    One that changes hands keeps what its guest is known by: it does not begin anew there.
+    """
+    there = store_machines.beside(work.connection, node)
+    has = {machine.uuid for machine in report.machines if not machine.state.final}
+    for machine in there:
+        change = moving.hear(machine, node, report, has, work.now)
+        if change is not None and change.machine.node != machine.node:
+            broker_store.carry(work.connection, machine.uuid, node)
+        work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
+    return {machine.uuid for machine in there}
+
+
+def _demand_member(node: SiteNode) -> None:
+    if node.state is NodeState.LEFT:
+        raise JoinRefused(f"the node {node.name} has left the site; it has to join again")

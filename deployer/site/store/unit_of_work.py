@@ -1,0 +1,90 @@
+"""One writing transaction of a site's store: what it changes, what it tells of that, and which nodes have to act."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.desired_state import DesiredMachine
+from deployer.site.db import events as store_story
+from deployer.site.db import machines as store_machines
+from deployer.site.db import nodes as store_nodes
+from deployer.site.db.engine import Transaction
+from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.save_rules import give_up
+from deployer.site.model.records import SiteEvent, SiteMachine
+
+Changes = Callable[[SiteMachine], Change | None]
+"""What a machine becomes; None if it stays as it is."""
+
+_NOTHING_ASKED = DeploymentRequest(image="none")
+
+
+def heard(machine: SiteMachine) -> DesiredMachine | None:
+    """What its node hears of a machine: where two of these differ, the node has to act."""
+    return None if machine.node is None or machine.gone or machine.withheld else machine.desired(_NOTHING_ASKED)
+
+
+@dataclass
+class Work:
+    """What a writing transaction has done so far.
+
+    Attributes:
+        connection: the transaction.
+        now: the present, whole seconds.
+        events: in order; without numbers until the end.
+        touched: nodes that have to act.
+        moved: deployments of machines that end at another time.
+        by: who does it: an identity; empty for the site itself.
+    """
+
+    connection: Transaction
+    now: datetime
+    events: list[SiteEvent] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    by: str = ""
+
+    def tell(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> None:
+        """An event."""
+        self.events.append(
+            SiteEvent(
+                number=0, at=self.now, kind=kind, subject=subject, deployment=deployment, what=what, reason=reason
+            )
+        )
+
+    def made(self, machines: Iterable[SiteMachine]) -> None:
+        """Tell of machines that are new."""
+        for machine in machines:
+            self.tell("machine", machine.uuid, machine.state.value, "", machine.deployment)
+            if machine.node is not None and heard(machine) is not None:
+                self.touched.add(machine.node)
+
+    def change(self, machines: Iterable[SiteMachine], rule: Changes) -> None:
+        """Let machines become what the rule says: those that are another by it are written, and told of."""
+        changed = []
+        for before in machines:
+            change = rule(before)
+            if change is None or change.machine == before:
+                continue
+            after, said = change.machine, change.told
+            if after.saving is not None and (after.state.final or after.node is None):
+                after, more = give_up(after, "the machine has ended, or lost its node, before it was saved")
+                said = (*said, *more)
+            for what, reason in said:
+                self.tell("machine", after.uuid, what, reason, after.deployment)
+            if heard(before) != heard(after):
+                self.touched |= {node for node in (before.node, after.node) if node is not None}
+            if before.beside != after.beside or before.moves != after.moves:
+                self.touched |= {node for node in (before.beside, after.beside) if node is not None}
+            if before.ends != after.ends:
+                self.moved.add(after.deployment)
+            changed.append(after)
+        store_machines.write(self.connection, changed)
+
+    def finish(self) -> dict[str, int]:
+        """Write what follows from all that, as the last thing of the transaction; returns the nodes' new revisions."""
+        for deployment in self.moved:
+            store_machines.follow_ends(self.connection, deployment)
+        self.events = list(store_story.append(self.connection, self.events, self.by))
+        return store_nodes.bump(self.connection, self.touched)

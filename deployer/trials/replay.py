@@ -1,0 +1,74 @@
+"""Trying a policy on what really happened: the last requests of a node, judged by two policies at the times when they came."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from deployer.policy.decision import Decision
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.store import RuleSet
+from deployer.trials.request_log import Recorded
+from signer.verification.signature_cache import Memory
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A request about which two policies do not say the same."""
+
+    record: Recorded
+    old: Decision
+    new: Decision
+
+    @property
+    def turned(self) -> bool:
+        """Whether one accepts what the other refuses; else they only refuse for other reasons."""
+        return self.old.accepted != self.new.accepted
+
+    def sentence(self) -> str:
+        """For people."""
+        asked, title = self.record.asked, self.old.title
+        what = f"request {self.record.number} of {self.record.at:%Y-%m-%d %H:%M}, {asked.count} x {title},"
+        before, after = ("accepted" if one.accepted else "refused" for one in (self.old, self.new))
+        if not self.turned:
+            return f"{what} would be refused for other reasons: {_reasons(self.new)}"
+        why = _reasons(self.new if self.old.accepted else self.old)
+        return f"{what} would be {after} instead of {before}{' because ' if self.old.accepted else ', no longer because '}{why}"
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "request": self.record.number,
+            "at": self.record.model_dump(mode="json")["at"],
+            "image": self.record.image,
+            "title": self.old.title,
+            "old": {"accepted": self.old.accepted, "failed": [rule.name for rule in self.old.failed]},
+            "new": {"accepted": self.new.accepted, "failed": [rule.name for rule in self.new.failed]},
+        }
+
+
+def difference(old: RuleSet, new: RuleSet, records: Iterable[Recorded]) -> list[Difference]:
+    """The requests about which two policies differ, in their order.
+
+    Args:
+        old, new: the policies, each with its own anchors.
+        records: requests with their facts; signatures are verified again, at the times of the requests.
+
+    Raises:
+        SignatureError, KeyUnusable: see `judging.judge`.
+    """
+    memory, found = Memory(), []
+    for record in records:
+        case = case_of(record)
+        before = judge(old, case, record.at, memory).decision
+        after = judge(new, case, record.at, memory).decision
+        if {rule.name for rule in before.failed} != {rule.name for rule in after.failed}:
+            found.append(Difference(record, before, after))
+    return found
+
+
+def case_of(record: Recorded) -> Case:
+    """A recorded request as a case to be judged."""
+    return Case(record.parsed(), record.pairs(), record.asked.request(), record.running, withdrawn=record.withdrawn())
+
+
+def _reasons(decision: Decision) -> str:
+    return "; ".join(rule.reason for rule in decision.failed)

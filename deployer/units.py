@@ -1,0 +1,64 @@
+"""Sizes and durations as people write them in policies and on the command line: a whole number and its unit."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, Field
+
+from catalog.image.address import MAX_SIZE
+
+SIZE_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+LONGEST: Final = 100 * 365 * 86400
+"""Seconds. A hundred years: whoever means "for ever" says so in a way that dates can still be computed with."""
+
+_AMOUNT = re.compile(r"([0-9]{1,15})\s?([A-Za-z]+)")
+
+
+def parse_size(text: object) -> int:
+    """Bytes of `512MiB`, `4GiB`; ValueError when it is anything else or more than 64 TiB."""
+    size = _amount(text, SIZE_UNITS, "a size such as '512MiB' or '4GiB'")
+    if size > MAX_SIZE:
+        raise ValueError(f"{text} is more than the 64TiB that anything here may have")
+    return size
+
+
+def parse_duration(text: object) -> int:
+    """Seconds of `90s`, `30m`, `12h`, `30d`, `2w`; ValueError when it is anything else or more than a hundred years."""
+    seconds = _amount(text, DURATION_UNITS, "a duration such as '30m', '12h' or '30d'")
+    if seconds > LONGEST:
+        raise ValueError(f"{text} is longer than a hundred years")
+    return seconds
+
+
+def size_text(size: int) -> str:
+    """The shortest exact way to write a size: what `parse_size` reads back as the same number."""
+    return _text(size, SIZE_UNITS)
+
+
+def duration_text(duration: int | timedelta) -> str:
+    """The shortest exact way to write whole seconds: what `parse_duration` reads back as the same number."""
+    seconds = int(duration.total_seconds()) if isinstance(duration, timedelta) else duration
+    # In days at most: what somebody wrote as 7d should not come back as 1w.
+    return _text(seconds, {unit: factor for unit, factor in DURATION_UNITS.items() if unit != "w"})
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+def _amount(text: object, units: dict[str, int], wanted: str) -> int:
+    match = _AMOUNT.fullmatch(text) if isinstance(text, str) else None
+    if not match or match[2] not in units:
+        raise ValueError(f"{str(text)[:40]!r} is not {wanted}: a whole number and one of {', '.join(units)}")
+    return int(match[1]) * units[match[2]]
+
+
+def _text(amount: int, units: dict[str, int]) -> str:
+    unit, factor = next(
+        ((unit, factor) for unit, factor in reversed(units.items()) if amount and amount % factor == 0),
+        next(iter(units.items())),
+    )
+    return f"{amount // factor}{unit}"

@@ -1,0 +1,354 @@
+"""The audit log: what was done and decided, one line each, chained by hashes so that no line changes or goes unnoticed.
+
+A line is canonical JSON (RFC 8785) and a line feed; its `prev` is the SHA-256 of the whole line before it, so that
+`tail -n 1 LOG | sha256sum` is the head of the chain. Each line is on the disk before what it tells goes on. The chain
+itself cannot tell that its end was cut off: somebody must remember a head. Receipts do. docs/formats.md has the form.
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Self
+
+from pydantic import Field
+
+from signer.documents import Document, canonical, parse_canonical
+from signer.errors import AuditBroken, AuditUnwritable, DocumentError, SignerError
+from signer.statements.endorsement import Instant
+
+FIRST = "0" * 64
+"""What the first line has as `prev`."""
+
+MAX_LINE = 2 << 20
+"""Bytes. A decision with some hundred rules has 50 KB; nothing that is written here is near it."""
+
+MAX_FAULTS = 100
+"""Faults that a check reports one by one; a log with more was not edited but replaced."""
+
+MARK_EVERY = 256
+"""Entries between two places that are kept in memory, so that a page from the middle need not read from the start."""
+
+Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Kind = Annotated[str, Field(pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$")]
+
+
+class Entry(Document):
+    """One line.
+
+    Attributes:
+        seq: its number: 1 for the first line, and always the number of the line.
+        at: when it was written.
+        kind: what it tells, such as `publish`, `endorse`, `revoke`, `decision`, `deployment`, `end`.
+        prev: SHA-256 of the line before it, with its line feed.
+        data: the facts, by kind.
+    """
+
+    seq: Annotated[int, Field(ge=1)]
+    at: Instant
+    kind: Kind
+    prev: Sha256Hex
+    data: dict[str, Any]
+
+
+class Head(Document):
+    """The end of a chain: how many entries, and the SHA-256 of the last line. Whoever keeps one can tell truncation."""
+
+    seq: Annotated[int, Field(ge=0)]
+    sha256: Sha256Hex
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.sha256}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `SEQ:SHA256` as `str` writes it; ValueError otherwise."""
+        seq, _, digest = text.partition(":")
+        if not (seq.isascii() and seq.isdigit() and len(seq) < 16):
+            raise ValueError(f"{text[:80]!r} is no head of an audit log; write NUMBER:SHA256 as `audit show` gives it")
+        return cls(seq=int(seq), sha256=digest)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A head that somebody kept, and who."""
+
+    head: Head
+    where: str
+
+
+@dataclass
+class Report:
+    """What a check of a whole log found: sentences in `faults`; `torn` bytes after the last line feed are none."""
+
+    entries: int = 0
+    head: Head | None = None
+    torn: int = 0
+    repairs: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing was edited, dropped, reordered, nor (as far as heads were remembered) cut off."""
+        return not self.faults
+
+
+class AuditLog:
+    """An open log. Safe to use from several threads; several processes may have the same one open.
+
+    Args:
+        path: the file, made if absent, for its owner's eyes only.
+        now: when it is opened: what a line that was torn by a crash is replaced with is dated so.
+
+    Raises:
+        AuditBroken: what stands at its end is no entry, or not in its place.
+        AuditUnwritable: it cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, now: datetime) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._seq, self._size, self._last = 0, 0, FIRST
+        self._marks: list[int] = []
+        self._failed = ""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            _sync_directory(path.parent)
+        except OSError as exc:
+            raise AuditUnwritable(f"{path}: the audit log cannot be opened: {exc.strerror}") from exc
+        try:
+            with self._exclusive():
+                self._catch_up(now)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    @property
+    def head(self) -> Head:
+        """The end of the chain, as far as this process knows."""
+        return Head(seq=self._seq, sha256=self._last)
+
+    def append(self, kind: str, data: Mapping[str, Any], now: datetime) -> Head:
+        """Put one entry on the disk; it is there when this returns.
+
+        Args:
+            kind: what it tells.
+            data: JSON values; numbers are integers.
+            now: when.
+
+        Raises:
+            AuditUnwritable: it is not there; what it was to tell must not be done.
+        """
+        with self._exclusive():
+            self._catch_up(now)
+            return self._write(kind, data, now)
+
+    def entries(self, after: int, limit: int, kinds: Collection[str] = ()) -> list[Entry]:
+        """Up to `limit` entries with numbers above `after`, of these kinds (of all if none is named); oldest first."""
+        found: list[Entry] = []
+        with self.path.open("rb") as file:
+            passed = min(after // MARK_EVERY, len(self._marks))
+            file.seek(self._marks[passed - 1] if passed else 0)
+            for number, line in enumerate(_lines(file), passed * MARK_EVERY + 1):
+                if not line.endswith(b"\n") or len(found) == limit:
+                    break
+                if number > after:
+                    entry = read_entry(line, f"{self.path}: line {number}")
+                    if not kinds or entry.kind in kinds:
+                        found.append(entry)
+        return found
+
+    def _exclusive(self) -> "_Exclusive":
+        return _Exclusive(self._lock, self._descriptor, self.path)
+
+    def _catch_up(self, now: datetime) -> None:
+        """Take note of what others wrote since; a line that a dead process left half written is cut off, and told."""
+        if self._failed:
+            raise AuditUnwritable(f"{self.path}: {self._failed}; start the service again when that is mended")
+        size = os.fstat(self._descriptor).st_size
+        if size < self._size:
+            raise AuditBroken(f"{self.path}: was cut off while it was open: {size} bytes are left of {self._size}")
+        if size == self._size:
+            return
+        last, torn = b"", b""
+        with self.path.open("rb") as file:
+            file.seek(self._size)
+            for line in _lines(file):
+                if len(line) > MAX_LINE:
+                    raise AuditBroken(f"{self.path}: line {self._seq + 1} is longer than any entry")
+                if not line.endswith(b"\n"):
+                    torn = line
+                    break
+                last = line
+                self._advance(line)
+        if last:
+            entry = read_entry(last, f"{self.path}: line {self._seq}", AuditBroken)
+            if entry.seq != self._seq:
+                raise AuditBroken(
+                    f"{self.path}: line {self._seq} calls itself entry {entry.seq}; look with `partita audit verify`"
+                )
+        if torn:
+            dropped = os.fstat(self._descriptor).st_size - self._size
+            os.ftruncate(self._descriptor, self._size)
+            self._write("repaired", {"bytes": dropped, "sha256": hashlib.sha256(torn).hexdigest()}, now)
+
+    def _advance(self, line: bytes) -> None:
+        self._seq += 1
+        self._size += len(line)
+        self._last = hashlib.sha256(line).hexdigest()
+        if self._seq % MARK_EVERY == 0:
+            self._marks.append(self._size)
+
+    def _write(self, kind: str, data: Mapping[str, Any], now: datetime) -> Head:
+        entry = Entry(seq=self._seq + 1, at=now.replace(microsecond=0), kind=kind, prev=self._last, data=dict(data))
+        line = canonical(entry) + b"\n"
+        if len(line) > MAX_LINE:
+            raise AuditUnwritable(f"{self.path}: an entry of {len(line)} bytes is more than the {MAX_LINE} allowed")
+        read_entry(line, "audit entry")  # what no reader would take must not get between those that they do
+        try:
+            left = line
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as exc:
+            os.ftruncate(self._descriptor, self._size)
+            raise AuditUnwritable(f"{self.path}: the audit log cannot be written: {exc.strerror}") from exc
+        try:
+            os.fsync(self._descriptor)
+        except OSError as exc:
+            # What a failed sync left on the disk is unknown, and asking again may be answered wrongly: stop here.
+            self._failed = f"a sync of the audit log failed: {exc.strerror}"
+            raise AuditUnwritable(f"{self.path}: {self._failed}") from exc
+        self._advance(line)
+        return self.head
+
+
+class _Exclusive:
+    """The threads of this process, then all processes: one writer."""
+
+    def __init__(self, lock: threading.Lock, descriptor: int, path: Path) -> None:
+        self._lock, self._descriptor, self._path = lock, descriptor, path
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        except (OSError, ValueError) as exc:  # a closed descriptor is -1, which is no descriptor at all
+            self._lock.release()
+            raise AuditUnwritable(f"{self._path}: the audit log was closed") from exc
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._lock.release()
+
+
+def read_entry(line: bytes, what: str, error: type[SignerError] | None = None) -> Entry:
+    """One line, its line feed included, as an entry; DocumentError, or the error given, if it is none."""
+    try:
+        return parse_canonical(Entry, line.removesuffix(b"\n"), what, limit=MAX_LINE)
+    except DocumentError as exc:
+        if error is None:
+            raise
+        raise error(f"{exc}; look with `partita audit verify`") from exc
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """All whole entries of a log, without a check of the chain; DocumentError at the first that is none."""
+    with _opened(path) as file:
+        for number, line in enumerate(_lines(file), 1):
+            if line.endswith(b"\n"):
+                yield read_entry(line, f"{path}: line {number}")
+
+
+def verify(path: Path, remembered: Sequence[Remembered] = ()) -> Report:
+    """Check a whole log: every line in its form, in its place and unchanged, and every remembered head in it.
+
+    Args:
+        path: the log. It may be in use.
+        remembered: heads that were kept elsewhere; without one, an end that was cut off is not seen.
+
+    Raises:
+        AuditUnwritable: it cannot be read.
+    """
+    report, last = Report(), FIRST
+    wanted: dict[int, list[Remembered]] = {}
+    for one in remembered:
+        if one.head.seq:  # everything follows on nothing
+            wanted.setdefault(one.head.seq, []).append(one)
+    with _opened(path) as file:
+        for line in _lines(file):
+            if len(line) > MAX_LINE:
+                report.faults.append(f"line {report.entries + 1}: is longer than any entry; nothing after it was read")
+                break
+            if not line.endswith(b"\n"):
+                report.torn = len(line)
+                break
+            report.entries += 1
+            faults = _look(line, report.entries, last)
+            report.repairs += b'"kind":"repaired"' in line
+            last = hashlib.sha256(line).hexdigest()
+            faults += [
+                f"line {report.entries}: is not the entry that {one.where} remembers"
+                for one in wanted.pop(report.entries, ())
+                if one.head.sha256 != last
+            ]
+            report.faults += faults[: max(0, MAX_FAULTS - len(report.faults))]
+    report.head = Head(seq=report.entries, sha256=last)
+    for seq in sorted(seq for seq in wanted if seq > report.entries):
+        report.faults.append(
+            f"the end was cut off: there are {report.entries} entries, and {wanted[seq][0].where} remembers number {seq}"
+        )
+    return report
+
+
+def _look(line: bytes, number: int, last: str) -> list[str]:
+    """What is wrong with a line, given its place and the hash of the line before it."""
+    try:
+        entry = read_entry(line, f"line {number}")
+    except DocumentError as exc:
+        return [str(exc)]
+    faults = []
+    if entry.prev != last:
+        before = (
+            f"line {number - 1} was changed, or is not the one that stood there"
+            if number > 1
+            else "it is not the first"
+        )
+        faults.append(f"line {number}: does not follow on what stands before it: {before}")
+    if entry.seq != number:
+        faults.append(f"line {number}: is entry {entry.seq}: entries before it were dropped, added or reordered")
+    return faults
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines with their line feeds; one that is too long comes in pieces, so that a broken file fills no memory."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as exc:
+        raise AuditUnwritable(f"{path}: the audit log cannot be read: {exc.strerror}") from exc
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""What every command of every package shares: how results, progress and errors reach a person or a program.
+
+A command computes a value and shows it: as JSON when asked (`--json`), as a table or text otherwise. Progress bars go to
+standard error and only to a terminal. Errors are one sentence on standard error; the exit code says the kind.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from signer.documents import Document
+from signer.runtime.progress import Advance, nothing
+from signer.runtime.settings import Settings
+
+WIDE = 240
+"""Columns of a table that goes to a file or a pipe: nothing is cut for a width that nobody has."""
+
+out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+UNBOUNDED = 1 << 16
+"""Columns of what is no screen."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+S = TypeVar("S", bound=Document)
+
+
+def section(context: typer.Context, model: type[S]) -> S:
+    """The settings section of the given type, from the command line's context."""
+    settings: Settings = context.find_object(Settings)  # type: ignore[assignment]
+    return settings.section(model)
+
+
+def show(value: Any, text: object, *, as_json: bool) -> None:
+    """Print a result: `value` (JSON-ready) when JSON was asked for, else `text` (a string or a Rich renderable)."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    elif isinstance(text, str):
+        out.print(text, markup=False)
+    else:
+        # A file or a pipe has no width: what is read by programs must not be cut to that of an imagined screen.
+        screen = out if out.is_terminal else Console(file=out.file, width=UNBOUNDED, highlight=False)
+        screen.print(text, soft_wrap=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A plain table; every cell is shown as text, never as markup, with control characters escaped."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for at, column in enumerate(columns):
+        # The first column identifies the row; the others give way to it, and nothing is ever cut off.
+        grid.add_column(column, overflow="fold", no_wrap=at == 0)
+    for row in rows:
+        grid.add_row(*(_plain(str(cell)) for cell in row))
+    return grid
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, on standard error; nothing where standard error is no terminal."""
+    if err.is_terminal:
+        err.print(printable(text), markup=False)
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Advance]:
+    """A progress bar in bytes with rate and time left; yields the function to advance it. Silent without a terminal."""
+    if not err.is_terminal:
+        yield nothing
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+        task = bars.add_task(label, total=total)
+        yield lambda done: bars.advance(task, done)
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it, binary units: 1536 is `1.5 KiB`."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError
+
+
+def printable(text: str) -> str:
+    """Control characters escaped: names and keys come from strangers and must not drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _plain(text: str) -> str:
+    return printable(text).replace("[", r"\[")

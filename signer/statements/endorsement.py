@@ -1,0 +1,301 @@
+"""Statements: what gets signed. An in-toto Statement v1 around our own predicates, in canonical JSON (RFC 8785).
+
+The type stands inside the signed bytes, so a signature on one kind of statement can never serve as another: a reader
+asks for one kind and refuses every other. docs/formats.md describes the endorsement byte for byte.
+Source: in-toto Attestation Framework, spec/v1/statement.md.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
+
+from signer.documents import Document, canonical, parse_canonical, read_json, validate
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+ENDORSEMENT_TYPE = "urn:partita:endorsement:v1"
+PARTITION_TYPE = "urn:partita:partition-endorsement:v1"
+CLUSTER_TYPE = "urn:partita:cluster-endorsement:v1"
+MAX_STATEMENT = 64 << 10
+"""Bytes. An endorsement has some 500; its comment is the only free text."""
+
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
+
+
+def _instant(value: object) -> datetime:
+    """Text as documents have it; a datetime when a document is made in code."""
+    if isinstance(value, datetime) and value.utcoffset() is not None and not value.microsecond:
+        value = write_instant(value)
+    if not isinstance(value, str) or not _INSTANT.fullmatch(value):
+        raise ValueError(f"{str(value)[:40]!r} is no instant; write it in UTC with seconds, as 2026-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError as exc:
+        raise ValueError(f"{value!r} is no instant: {exc}") from exc
+
+
+def write_instant(instant: datetime) -> str:
+    """The one text form of an instant in documents: RFC 3339 in UTC, seconds, `Z`."""
+    if instant.utcoffset():
+        instant = instant.astimezone(UTC)
+    return instant.replace(tzinfo=None, microsecond=0).isoformat() + "Z"
+
+
+Instant = Annotated[datetime, PlainValidator(_instant), PlainSerializer(write_instant)]
+"""A point in time in a document: UTC, whole seconds, one spelling."""
+
+
+def plain(text: str) -> str:
+    """Return a text without control or invisible characters, or raise ValueError."""
+    if not all(char.isprintable() for char in text):
+        raise ValueError("has control or invisible characters; plain text only")
+    return text
+
+
+Role = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""In what function somebody vouches, such as `image-administrator` or `site-reviewer`."""
+
+Endorser = Annotated[
+    str,
+    Field(pattern=r"^(openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+)$", max_length=1024),
+    AfterValidator(plain),
+]
+"""Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
+subject of an X.509 certificate as `signer.x509.certificates` writes it."""
+
+Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}$")]
+"""VO/name@version."""
+
+Comment = Annotated[str, Field(max_length=1024), AfterValidator(plain)]
+
+
+class Digest(Document):
+    """The SHA-256 of the manifest's bytes, 64 lower-case hex digits: the image ID without its prefix."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PartitionDigest(Document):
+    """The Merkle root of a partition (BEP 52 `pieces root`), 64 lower-case hex digits."""
+
+    pieces_root: Annotated[str, Field(alias="piecesRoot", pattern=r"^[0-9a-f]{64}$")]
+
+
+class Named(Document):
+    """What a statement is about, as far as all kinds agree: what the endorser calls it."""
+
+    name: Title
+
+
+class Subject(Named):
+    """An image or a cluster document, named by the SHA-256 of its bytes."""
+
+    digest: Digest
+
+
+class PartitionSubject(Named):
+    """A partition, named by its Merkle root."""
+
+    digest: PartitionDigest
+
+
+class Endorsement(Document):
+    """The predicate: I vouch for this, in this role, from then until then."""
+
+    endorser: Endorser
+    issued: Instant
+    expires: Instant
+    role: Role
+    comment: Comment
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.issued >= self.expires:
+            raise ValueError("an endorsement expires after it is issued")
+        return self
+
+
+class PartitionEndorsement(Endorsement):
+    """The predicate: I vouch for these bytes as a part of images. Root and size together are what is meant."""
+
+    size: Annotated[int, Field(ge=1)]
+
+
+class Vouching(Document):
+    """The one shape of all endorsements: an in-toto Statement about one subject. Each kind narrows the last three members."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
+    subject: Annotated[tuple[Named, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[str, Field(alias="predicateType")]
+    predicate: Endorsement
+
+    @property
+    def image_id(self) -> str:
+        """`sha256:` and 64 hex digits, of an image or a cluster document; of a partition, which is in many: empty."""
+        return ""
+
+    @property
+    def address(self) -> str:
+        """A partition's address, ROOT-SIZE; of everything else: empty."""
+        return ""
+
+    @property
+    def title(self) -> str:
+        """VO/name@version, as the endorser calls it."""
+        return self.subject[0].name
+
+    @property
+    def vo(self) -> str:
+        """The VO, or the site, in whose name the endorser vouches."""
+        return self.title.partition("/")[0]
+
+    @property
+    def scheme(self) -> str:
+        """How the endorser signs: `openpgp` or `x509`."""
+        return self.predicate.endorser.partition(":")[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """The endorser's key, in the terms of the scheme: a fingerprint, or a certificate's subject."""
+        return self.predicate.endorser.partition(":")[2]
+
+
+class DigestStatement(Vouching):
+    """A statement about something that the SHA-256 of its bytes names."""
+
+    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
+
+    @property
+    def image_id(self) -> str:
+        """`sha256:` and 64 hex digits; of a cluster document in the form of an image's."""
+        return f"sha256:{self.subject[0].digest.sha256}"
+
+
+class EndorsementStatement(DigestStatement):
+    """A statement whose predicate is the endorsement of an image."""
+
+    predicate_type: Annotated[Literal["urn:partita:endorsement:v1"], Field(alias="predicateType")]
+
+
+class ClusterStatement(DigestStatement):
+    """A statement whose predicate is the endorsement of a cluster document: its SHA-256 is what is meant."""
+
+    predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
+
+
+class PartitionStatement(Vouching):
+    """A statement whose predicate is the endorsement of one partition, in whatever image it is used."""
+
+    subject: Annotated[tuple[PartitionSubject, ...], Field(min_length=1, max_length=1)]
+    predicate_type: Annotated[Literal["urn:partita:partition-endorsement:v1"], Field(alias="predicateType")]
+    predicate: PartitionEndorsement
+
+    @property
+    def address(self) -> str:
+        """The partition's address, ROOT-SIZE."""
+        return f"{self.subject[0].digest.pieces_root}-{self.predicate.size}"
+
+
+def endorse_statement(
+    image_id: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+) -> bytes:
+    """The canonical bytes of an endorsement, ready to be signed.
+
+    Args:
+        image_id: `sha256:` and 64 hex digits.
+        title: VO/name@version.
+        endorser: `openpgp:` and the 40 upper-case hex digits of the primary key's fingerprint.
+        role: in what function the endorser vouches.
+        issued, expires: timezone-aware; fractions of a second are dropped.
+        comment: free text, at most 1024 characters, no control characters.
+
+    Raises:
+        DocumentError: one of them is not of its form; says which.
+    """
+    subject = _subject(title, "sha256", image_id.removeprefix("sha256:"))
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    return _written(EndorsementStatement, "endorsement", ENDORSEMENT_TYPE, subject, predicate)
+
+
+def partition_statement(
+    address: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+) -> bytes:
+    """The canonical bytes of a partition's endorsement, ready to be signed.
+
+    Args:
+        address: ROOT-SIZE.
+        title: what the endorser calls the partition, VO/name@version; the VO is the one in whose name he vouches.
+        endorser, role, issued, expires, comment: as for an image.
+
+    Raises:
+        DocumentError: one of them is not of its form; says which.
+    """
+    root, _, size = address.partition("-")
+    subject = _subject(title, "piecesRoot", root)
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    predicate["size"] = int(size) if size.isdecimal() and len(size) < 16 else -1
+    return _written(PartitionStatement, "endorsement of a partition", PARTITION_TYPE, subject, predicate)
+
+
+def cluster_statement(
+    digest: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
+) -> bytes:
+    """The canonical bytes of a cluster document's endorsement, ready to be signed.
+
+    Args:
+        digest: `sha256:` and 64 hex digits, of the canonical document.
+        title: VO/name@version.
+        endorser, role, issued, expires, comment: as for an image.
+
+    Raises:
+        DocumentError: one of them is not of its form; says which.
+    """
+    subject = _subject(title, "sha256", digest.removeprefix("sha256:"))
+    predicate = _predicate(endorser, role, issued, expires, comment)
+    return _written(ClusterStatement, "endorsement of a cluster", CLUSTER_TYPE, subject, predicate)
+
+
+def _subject(title: str, algorithm: str, digest: str) -> dict[str, Any]:
+    return {"name": title, "digest": {algorithm: digest}}
+
+
+def _predicate(endorser: str, role: str, issued: datetime, expires: datetime, comment: str) -> dict[str, Any]:
+    return {
+        "endorser": endorser,
+        "issued": write_instant(issued),
+        "expires": write_instant(expires),
+        "role": role,
+        "comment": comment,
+    }
+
+
+def _written(
+    kind: type[Vouching], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
+) -> bytes:
+    """The canonical bytes of one kind of statement; `what` is how errors call it."""
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [subject],
+        "predicateType": predicate_type,
+        "predicate": predicate,
+    }
+    return canonical(validate(kind, statement, what))
+
+
+def parse_cluster_endorsement(data: bytes) -> ClusterStatement:
+    """Read a cluster document's endorsement from its canonical bytes; anything else raises DocumentError."""
+    return parse_canonical(ClusterStatement, data, "endorsement of a cluster", limit=MAX_STATEMENT)
+
+
+def parse_vouching(data: bytes) -> EndorsementStatement | PartitionStatement:
+    """Read an endorsement of either kind, of an image or a partition; anything else raises DocumentError."""
+    value = read_json(data, "endorsement", limit=MAX_STATEMENT)
+    if isinstance(value, dict) and value.get("predicateType") == PARTITION_TYPE:
+        return parse_canonical(PartitionStatement, data, "endorsement of a partition", limit=MAX_STATEMENT)
+    return parse_endorsement(data)
+
+
+def parse_endorsement(data: bytes) -> EndorsementStatement:
+    """Read an endorsement from its canonical bytes; anything else, other predicates too, raises DocumentError."""
+    return parse_canonical(EndorsementStatement, data, "endorsement", limit=MAX_STATEMENT)

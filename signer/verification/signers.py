@@ -1,0 +1,101 @@
+"""Somebody who signs statements, by an OpenPGP key or an X.509 certificate: one shape for both.
+
+Whatever would be refused everywhere is refused here first, while its maker is looking.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from signer.errors import KeyUnusable, SignatureError
+from signer.openpgp.keyring import Keyring, examine, read_keys
+from signer.openpgp.keys import normal_fingerprint
+from signer.openpgp.status_lines import SKEW
+from signer.verification.trust import Anchor
+from signer.x509.certificates import Credential
+from signer.x509.cms_parser import read_signed_data
+from signer.x509.cms_verifier import CmsExaminer, X509Rules
+from signer.x509.path_validation import unfit
+
+
+class Signer(Protocol):
+    """Who signs."""
+
+    @property
+    def endorser(self) -> str:
+        """The signer as statements name it: `openpgp:FINGERPRINT` or `x509:SUBJECT`."""
+
+    def sign(self, data: bytes, now: datetime) -> bytes:
+        """A detached signature over the bytes; KeyUnusable or SignatureError if it could not count anywhere."""
+
+    def anchor(self, vo: str, role: str) -> Anchor:
+        """What a site writes down to trust this signer."""
+
+
+@dataclass(frozen=True)
+class KeySigner:
+    """Signs with a key in a keyring; `passphrase` is empty if it has none."""
+
+    keyring: Keyring
+    fingerprint: str
+    passphrase: str = ""
+
+    def __post_init__(self) -> None:
+        """Bring the fingerprint into its one form; KeyUnusable if it is none."""
+        object.__setattr__(self, "fingerprint", normal_fingerprint(self.fingerprint))
+
+    @property
+    def endorser(self) -> str:
+        """`openpgp:` and the fingerprint."""
+        return f"openpgp:{self.fingerprint}"
+
+    def sign(self, data: bytes, now: datetime) -> bytes:
+        """A binary detached OpenPGP signature."""
+        # A key made a moment after `now` was read must not be asked to sign before it existed.
+        key = self.keyring.export(self.fingerprint)
+        born = [part.created for each in read_keys(key) for part in (each.primary, *each.subkeys)]
+        dated = max([now, *(moment for moment in born if moment <= now + SKEW)])
+        signature = self.keyring.sign(data, self.fingerprint, passphrase=self.passphrase, now=dated)
+        for check in examine(data, signature, [key], now):
+            if not check.good:
+                raise SignatureError(f"the signature just made would not count: {check.reason}")
+        return signature
+
+    def anchor(self, vo: str, role: str) -> Anchor:
+        """The key, in a role."""
+        return Anchor(vo, role, self.fingerprint, self.keyring.export(self.fingerprint))
+
+
+@dataclass(frozen=True)
+class CertificateSigner:
+    """Signs with a certificate. With `rules`, what is signed is verified as a site with these CAs would."""
+
+    credential: Credential
+    rules: X509Rules | None = None
+
+    @property
+    def endorser(self) -> str:
+        """`x509:` and the subject."""
+        return f"x509:{self.credential.certificate.subject}"
+
+    def sign(self, data: bytes, now: datetime) -> bytes:
+        """A detached CMS signature in DER."""
+        certificate = self.credential.certificate
+        for fault in unfit(certificate):
+            raise KeyUnusable(f"the certificate of {certificate.subject} {fault}")
+        if not certificate.not_before <= now <= certificate.not_after:
+            until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+            raise KeyUnusable(f"the certificate of {certificate.subject} is valid from {until} only")
+        signature = self.credential.sign(data)
+        read_signed_data(signature)
+        if self.rules is not None:
+            with CmsExaminer([certificate.pem()], self.rules) as examiner:
+                (check,) = examiner.examine(data, signature, now)
+            if not check.good:
+                raise SignatureError(f"the signature just made would not count: {check.reason}")
+        return signature
+
+    def anchor(self, vo: str, role: str) -> Anchor:
+        """The certificate's holder, in a role."""
+        certificate = self.credential.certificate
+        return Anchor(vo, role, certificate.subject, certificate.pem(), "x509")

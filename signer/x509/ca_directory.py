@@ -1,0 +1,153 @@
+"""A directory of CAs as grids lay it out: HASH.0 certificates, HASH.signing_policy, HASH.r0 revocation lists.
+
+The files' names only say what belongs together; a CA is found by the bytes of its name. A CA without a signing policy is
+there for nobody, as with Globus. Source: IGTF distribution; Globus Toolkit, "Configuring GSI".
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from signer.errors import KeyUnusable, SignatureError
+from signer.x509.certificates import (
+    MAX_CERTIFICATE,
+    Certificate,
+    RevocationList,
+    read_certificate,
+    read_revocation_list,
+)
+from signer.x509.signing_policy import MAX_SIGNING_POLICY, Namespace, parse_signing_policy
+
+DEFAULT_DIRECTORY = Path("/etc/grid-security/certificates")
+
+MAX_FILES = 8192
+"""Files in the directory that are looked at; the whole IGTF distribution has under a thousand."""
+
+MAX_LIST = 64 << 20
+"""Bytes of one revocation list; the largest in grids have some millions."""
+
+_NAMED = re.compile(r"([0-9a-f]{8})\.(?:([0-9])|(signing_policy)|r([0-9]))", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A CA that the directory names: its certificate, the namespaces it may sign, its lists (newest first).
+
+    Attributes:
+        problem: why its signing policy or a list cannot be used; empty if all can.
+    """
+
+    certificate: Certificate
+    namespaces: tuple[Namespace, ...] = ()
+    lists: tuple[RevocationList, ...] = ()
+    problem: str = ""
+
+    def permits(self, subject: str) -> bool:
+        """Whether its signing policy has the subject. Of several rules for one CA the first holds."""
+        mine = [each for each in self.namespaces if each.authority == self.certificate.subject]
+        return bool(mine) and mine[0].permits(subject)
+
+
+@dataclass(frozen=True)
+class Authorities:
+    """All CAs of a directory, by the bytes of their subjects."""
+
+    by_subject: Mapping[bytes, tuple[Authority, ...]] = field(default_factory=dict)
+
+    def issuers(self, certificate: Certificate) -> tuple[Authority, ...]:
+        """The CAs whose name the certificate gives as its issuer."""
+        return self.by_subject.get(certificate.issuer_der, ())
+
+
+class CaDirectory:
+    """The directory at a path. It is read again whenever a file in it has changed."""
+
+    def __init__(self, path: Path = DEFAULT_DIRECTORY) -> None:
+        self.path = path
+
+    def state(self) -> bytes:
+        """What tells what is in the directory now from what was: names, sizes and times of its files.
+
+        Raises:
+            SignatureError: it cannot be read.
+        """
+        try:
+            names = sorted(entry.name for entry in self.path.iterdir() if _NAMED.fullmatch(entry.name))
+            if len(names) > MAX_FILES:
+                raise SignatureError(f"{self.path}: has more than {MAX_FILES} files; this is no directory of CAs")
+            # A link may dangle: that file is as good as absent.
+            seen = [
+                (name, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+                for name in names
+                if (stat := _stat(self.path / name))
+            ]
+        except OSError as exc:
+            raise SignatureError(f"{self.path}: the CAs cannot be read: {exc.strerror}") from exc
+        return hashlib.sha256(repr((str(self.path.absolute()), seen)).encode()).digest()
+
+    def authorities(self) -> Authorities:
+        """The CAs in it; a file that cannot be read takes its own CA out and no other."""
+        return _load(self.path.absolute(), self.state())
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, state: bytes) -> Authorities:  # noqa: ARG001 - what is remembered is remembered of this state
+    stems: dict[str, list[Path]] = {}
+    for entry in sorted(path.iterdir()):
+        if match := _NAMED.fullmatch(entry.name):
+            stems.setdefault(match[1], []).append(entry)
+    found: dict[bytes, dict[bytes, Authority]] = {}
+    for files in stems.values():
+        for authority in _authorities(files):
+            same = found.setdefault(authority.certificate.subject_der, {})
+            # The same CA under its old and its new hash: whichever is whole.
+            known = same.get(authority.certificate.der)
+            if known is None or (known.problem and not authority.problem) or not known.namespaces:
+                same[authority.certificate.der] = authority
+    return Authorities({subject: tuple(each.values()) for subject, each in found.items()})
+
+
+def _authorities(files: list[Path]) -> list[Authority]:
+    certificates: list[Certificate] = []
+    namespaces: tuple[Namespace, ...] = ()
+    lists: list[RevocationList] = []
+    problem = ""
+    for file in files:
+        suffix = file.name.partition(".")[2]
+        try:
+            if suffix == "signing_policy":
+                text = _read(file, MAX_SIGNING_POLICY).decode("utf-8", "backslashreplace")
+                namespaces = parse_signing_policy(text, file.name)
+            elif suffix.startswith("r"):
+                lists.append(read_revocation_list(_read(file, MAX_LIST)))
+            else:
+                certificates.append(read_certificate(_read(file, MAX_CERTIFICATE)))
+        except FileNotFoundError:
+            continue
+        except SignatureError as exc:
+            problem = str(exc)
+        except KeyUnusable as exc:
+            problem = f"{file.name}: {exc}"
+        except OSError as exc:
+            problem = f"{file.name}: cannot be read: {exc.strerror}"
+    lists.sort(key=lambda one: one.last_update, reverse=True)
+    return [Authority(certificate, namespaces, tuple(lists), problem) for certificate in certificates]
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise KeyUnusable(f"has more than the {limit} bytes allowed")
+    return data

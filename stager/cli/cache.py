@@ -1,0 +1,206 @@
+"""The commands `partita node cache ...`: a look into the node's cache while no node service runs.
+
+The node's service owns the cache as long as it runs; these commands then say so and end.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from catalog.errors import Misused
+from catalog.image.address import Address
+from catalog.image.reference import Reference
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from stager.cache.cache import Cache
+from stager.cache.entries import Entry, Lease
+from stager.errors import EntryChanged, NotCached
+from stager.factory import open_cache, opened
+from stager.settings import NodeSettings
+from stager.staging import total
+
+cache_app = typer.Typer(no_args_is_help=True, help="The node's cache, while no node service runs.")
+
+Key = Annotated[str, typer.Argument(metavar="ADDRESS", help="An address, or the key of a blank, as `list` shows them.")]
+
+
+@cache_app.command("list")
+def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
+    """Show what the cache holds, and who holds it."""
+    with _cache(context) as cache:
+        entries, leases, usage = cache.entries(), cache.leases(), cache.usage()
+    rows = [_row(entry, leases) for entry in entries]
+    grid = terminal.table(
+        ("ADDRESS OR RECIPE", "SIZE", "ON DISK", "VERIFIED", "LAST USED", "HELD BY"),
+        [
+            (
+                entry.what,
+                terminal.size(entry.size),
+                terminal.size(entry.allocated),
+                row["verified"],
+                row["last_used"],
+                ", ".join(sorted({lease.holder for lease in leases if lease.key == entry.key})),
+            )
+            for entry, row in zip(entries, rows, strict=True)
+        ],
+    )
+    terminal.show(
+        {
+            "quota": usage.quota,
+            "allocated": usage.allocated,
+            "reserved": usage.reserved,
+            "leased": usage.leased,
+            "trash": usage.trash,
+            "entries": rows,
+        },
+        grid,
+        as_json=as_json,
+    )
+    if not as_json:
+        terminal.show(
+            None,
+            f"{terminal.size(usage.allocated)} of {terminal.size(usage.quota)} in use, "
+            f"{terminal.size(usage.leased)} of it leased, {terminal.size(usage.reserved)} reserved, "
+            f"{terminal.size(usage.trash)} in the trash",
+            as_json=False,
+        )
+
+
+@cache_app.command()
+def verify(
+    context: typer.Context,
+    key: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="Only this one.")] = None,
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Hash everything again, not only samples.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that entries are the files that were verified; what is not is dropped, and the exit code is 4."""
+    changed: list[EntryChanged] = []
+    with _cache(context) as cache:
+        entries = [_find(cache, key)] if key is not None else cache.entries()
+        total_bytes = sum(entry.size for entry in entries) if full else None
+        with terminal.progress("verifying", total_bytes) as advance:
+            for entry in entries:
+                try:
+                    cache.check_key(entry.key, full=full, advance=advance)
+                except EntryChanged as exc:
+                    changed.append(exc)
+    checked = len(entries)
+    lines = [str(exc) for exc in changed]
+    terminal.show(
+        {"checked": checked, "full": full, "changed": lines},
+        "\n".join([*lines, f"{checked} checked, {len(changed)} changed"]),
+        as_json=as_json,
+    )
+    if changed:
+        raise typer.Exit(EntryChanged.exit_code)
+
+
+@cache_app.command()
+def evict(context: typer.Context, key: Key, *, as_json: Json = False) -> None:
+    """Remove an entry that nothing holds."""
+    with _cache(context) as cache:
+        entry = _find(cache, key)
+        freed = cache.evict_key(entry.key)
+    terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.size(freed)}", as_json=as_json)
+
+
+@cache_app.command()
+def trash(
+    context: typer.Context,
+    *,
+    empty: Annotated[bool, typer.Option("--empty", help="Remove all of it for good.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what was evicted by hand or found wrong, and lies in the trash for a while."""
+    with _cache(context) as cache:
+        lying = cache.trash()
+        removed = cache.tidy(everything=True) if empty else 0
+    rows = [(one.name, terminal.size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
+    terminal.show(
+        {
+            "removed": removed,
+            "trash": [
+                {
+                    "name": one.name,
+                    "what": one.entry.what,
+                    "allocated": one.entry.allocated,
+                    "since": _when(one.since),
+                    "reason": one.reason,
+                }
+                for one in lying
+            ],
+        },
+        f"removed {removed}" if empty else terminal.table(("NAME", "ON DISK", "SINCE", "WHY"), rows),
+        as_json=as_json,
+    )
+
+
+@cache_app.command()
+def stage(
+    context: typer.Context,
+    reference: Annotated[str, typer.Argument(help="sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME.")],
+    holder: Annotated[str, typer.Option(help="In whose name it is leased.")] = "command-line",
+    ttl: Annotated[float, typer.Option(min=0, help="How long it is leased, in seconds; 0 leaves it to eviction.")] = 0,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Bring an image into the cache ahead of its use. No policy is asked: nothing boots by this."""
+    wanted = Reference.parse(reference)
+    with opened(terminal.section(context, NodeSettings), time.time) as (stager, client):
+        image_id = client.resolve(wanted)
+        manifest = client.manifest(image_id)
+        with terminal.progress(manifest.title, total(manifest)) as advance:
+            staged = stager.stage(manifest, holder, ttl, advance)
+    terminal.show(
+        {
+            "image": image_id,
+            "title": manifest.title,
+            "from_cache": staged.from_cache,
+            "from_network": staged.from_network,
+            "copied": staged.copied,
+            "resumed": staged.resumed,
+            "blanks_made": staged.made,
+        },
+        f"{manifest.title} is here: {terminal.size(staged.from_network)} from the network, "
+        f"{terminal.size(staged.from_cache + staged.resumed + staged.copied)} were here already, {staged.made} blanks made",
+        as_json=as_json,
+    )
+
+
+def _cache(context: typer.Context) -> Cache:
+    return open_cache(terminal.section(context, NodeSettings), time.time)
+
+
+def _find(cache: Cache, text: str) -> Entry:
+    """The entry that a person named, by its whole key."""
+    for entry in cache.entries():
+        if entry.key == text:
+            return entry
+    if not text.startswith("blank-"):
+        try:
+            Address.parse(text)
+        except ValueError as exc:
+            raise Misused(str(exc)) from exc
+    raise NotCached(f"{cache.root}: does not hold {text}; `partita node cache list` shows what it holds")
+
+
+def _row(entry: Entry, leases: list[Lease]) -> dict[str, object]:
+    return {
+        "key": entry.key,
+        "what": entry.what,
+        "size": entry.size,
+        "data_bytes": entry.data_bytes,
+        "allocated": entry.allocated,
+        "verified": _when(entry.verified_at),
+        "last_used": _when(entry.last_used),
+        "leases": [
+            {"holder": lease.holder, "expires": _when(lease.expires_at)} for lease in leases if lease.key == entry.key
+        ],
+    }
+
+
+def _when(instant: float) -> str:
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

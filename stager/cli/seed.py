@@ -1,0 +1,60 @@
+"""The command that runs the catalog's seeding peer."""
+
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.errors import Misused
+from catalog.settings import CatalogSettings
+from signer.runtime import terminal
+from signer.runtime.terminal import Json
+
+
+def seed(
+    context: typer.Context,
+    listen: Annotated[
+        str, typer.Option(help="ADDRESS:PORT for peers; the next port is for those of restricted contents.")
+    ] = "0.0.0.0:6881",
+    directory: Annotated[
+        Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
+    ] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="URL of its service, as nodes reach it; else catalog.url.")
+    ] = None,
+    upload_limit: Annotated[int, typer.Option(min=0, help="Bytes per second to all peers; 0 is no limit.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Share everything that the catalog has published with BitTorrent peers, beside its service, until interrupted."""
+    from stager.swarm.catalog_seeder import seed
+    from stager.swarm.options import Options
+
+    settings = terminal.section(context, CatalogSettings)
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65534:
+        raise Misused(f"--listen {listen}: write it as ADDRESS:PORT, such as 0.0.0.0:6881")
+    ending = threading.Event()
+    before = {name: signal.signal(name, lambda *_: ending.set()) for name in (signal.SIGTERM, signal.SIGINT)}
+
+    def ready(contents: int, port: int) -> None:
+        terminal.show(
+            {"contents": contents, "port": port}, f"{contents} contents are shared on port {port}", as_json=as_json
+        )
+
+    try:
+        seed(
+            directory or settings.directory,
+            catalog or settings.url,
+            Options(listen=listen, upload_limit=upload_limit),
+            now=lambda: datetime.now(UTC),
+            clock=time.monotonic,
+            ready=ready,
+            ending=ending,
+        )
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

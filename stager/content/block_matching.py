@@ -1,0 +1,121 @@
+"""Which blocks of a new content lie in contents that are here, by their hints. Pure.
+
+A hint is the XXH3-64 of 4 KiB, 0 for zeros (docs/formats.md). The new content's hints come from a catalog and may lie; what
+is copied because of them is proved piece by piece like anything else. Memory follows the new content, not the cache: the
+hints of what is here are passed over once for each WINDOW of the new content.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from catalog.content.indexing import HINT_BLOCK
+
+WINDOW = 1 << 19
+"""Blocks of the new content that are looked up at once: 2 GiB of content, 60 MB of memory."""
+
+Hints = Sequence[int]
+"""One number for each whole block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A run of blocks to copy: from which donor (its number), from where, to where, how many; in blocks."""
+
+    donor: int
+    source: int
+    target: int
+    count: int
+
+
+def match(
+    wanted: Hints, blocks: Iterable[int], donors: Sequence[Callable[[], Hints]], *, window: int = WINDOW
+) -> list[Copy]:
+    """Where to find blocks.
+
+    Args:
+        wanted: the hints of the new content.
+        blocks: the blocks of it that are wanted, in order.
+        donors: for each content that is here, what gives its hints; the likeliest first.
+        window: blocks looked up at once.
+
+    Returns:
+        Runs in the order of their targets. A block that follows its predecessor in a donor too is taken from there, then
+        one at the same offset, then any: so that runs are long.
+    """
+    found: list[Copy] = []
+    for part in _windows((block for block in blocks if block < len(wanted) and wanted[block]), window):
+        places = _look_up(wanted, part, donors)
+        found += _runs((block, *places[block]) for block in part if block in places)
+    return found
+
+
+def _look_up(wanted: Hints, part: list[int], donors: Sequence[Callable[[], Hints]]) -> dict[int, tuple[int, int]]:
+    """For each block that was found, (donor, block in it)."""
+    places: dict[int, tuple[int, int]] = {}
+    pending = part
+    for number, give in enumerate(donors):
+        if not pending:
+            break
+        hints = give()
+        hits = {wanted[block] for block in pending}.intersection(hints)
+        if not hits:
+            continue
+        where: dict[int, int] = {}
+        for place, hint in enumerate(hints):
+            if hint in hits:
+                where.setdefault(hint, place)
+        left, before, after = [], -2, 0
+        for block in pending:
+            hint = wanted[block]
+            if hint not in hits:
+                left.append(block)
+                continue
+            if block == before + 1 and after < len(hints) and hints[after] == hint:
+                place = after
+            elif block < len(hints) and hints[block] == hint:
+                place = block
+            else:
+                place = where[hint]
+            places[block] = number, place
+            before, after = block, place + 1
+        pending = left
+    return places
+
+
+def _runs(found: Iterable[tuple[int, int, int]]) -> Iterator[Copy]:
+    """(target, donor, source) of single blocks, put together."""
+    run: Copy | None = None
+    for target, donor, source in found:
+        if run is not None and (donor, source, target) == (run.donor, run.source + run.count, run.target + run.count):
+            run = Copy(run.donor, run.source, run.target, run.count + 1)
+            continue
+        if run is not None:
+            yield run
+        run = Copy(donor, source, target, 1)
+    if run is not None:
+        yield run
+
+
+def _windows(blocks: Iterable[int], window: int) -> Iterator[list[int]]:
+    part: list[int] = []
+    for block in blocks:
+        part.append(block)
+        if len(part) == window:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def lacking(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:
+    """(start, end) in bytes of each run of blocks between two offsets (`start` on a block) that is not here."""
+    runs: list[tuple[int, int]] = []
+    for block in range(start // HINT_BLOCK, -(-end // HINT_BLOCK)):
+        if has(block):
+            continue
+        low, high = block * HINT_BLOCK, min((block + 1) * HINT_BLOCK, end)
+        if runs and runs[-1][1] == low:
+            runs[-1] = (runs[-1][0], high)
+        else:
+            runs.append((low, high))
+    return runs

@@ -1,0 +1,200 @@
+"""What is known of content before it is here: which pieces hold data, and how to tell a right piece from a wrong one. Pure.
+
+A piece layer whose root is the address's root proves each piece by itself, zero pieces included, so a piece is checked
+as it arrives and a cut transfer goes on exactly where it was. The data map says which leaves hold data; nothing proves
+it but the pieces themselves, so a lying map costs a second request and never a wrong byte.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from catalog.content.indexing import ZERO_LEAF, ZERO_LEAF_HASH, extents
+from catalog.image.address import LEAF, Address, merkle_root, piece_length, root_of_layer
+
+_PAD = bytes(32)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """An address with what helps to fetch it.
+
+    Attributes:
+        address: what is fetched.
+        layer: the piece layer, proved by the root; None if there is none to trust.
+        data_map: one bit per leaf as in `catalog.content.indexing.Measured`; None if there is none. Unproved.
+    """
+
+    address: Address
+    layer: bytes | None
+    data_map: bytes | None
+
+    @classmethod
+    def of(cls, address: Address, layer: bytes | None = None, data_map: bytes | None = None) -> Self:
+        """A guide from what strangers say: a layer that does not prove itself or a map of another size is left out."""
+        if address.size <= piece_length(address.size):
+            layer = address.root
+        if layer is not None:
+            try:
+                layer = layer if root_of_layer(layer, address.size) == address.root else None
+            except ValueError:
+                layer = None
+        if data_map is not None and len(data_map) != -(-address.leaves // 8):
+            data_map = None
+        return cls(address, layer, data_map)
+
+    def without_map(self) -> "Guide":
+        """The same without the data map."""
+        return Guide(self.address, self.layer, None)
+
+    @cached_property
+    def piece(self) -> int:
+        """Bytes in a piece; the last may be shorter."""
+        return piece_length(self.address.size)
+
+    @cached_property
+    def count(self) -> int:
+        """The number of pieces."""
+        return -(-self.address.size // self.piece)
+
+    def bounds(self, piece: int) -> tuple[int, int]:
+        """(start, end) of a piece, in bytes."""
+        return piece * self.piece, min((piece + 1) * self.piece, self.address.size)
+
+    def span(self, piece: int) -> tuple[int, int]:
+        """(start, end) of what must be fetched of a piece: from its first to its last leaf with data, as the map has it.
+
+        Where the map says that nothing is, and the layer knows better, it is the whole piece.
+        """
+        start, end = self.bounds(piece)
+        if self.data_map is None:
+            return start, end
+        leaves = [leaf for leaf in range(start // LEAF, -(-end // LEAF)) if self._maps(leaf)]
+        return (leaves[0] * LEAF, min((leaves[-1] + 1) * LEAF, end)) if leaves else (start, end)
+
+    def ranges(self, piece: int) -> list[tuple[int, int]]:
+        """(start, end) of each run of leaves to fetch of a piece: those with data, as the map has it; else as `span`."""
+        start, end = self.bounds(piece)
+        runs: list[tuple[int, int]] = []
+        for leaf in range(start // LEAF, -(-end // LEAF)) if self.data_map is not None else ():
+            if self._maps(leaf):
+                low, high = leaf * LEAF, min((leaf + 1) * LEAF, end)
+                if runs and runs[-1][1] == low:
+                    runs[-1] = (runs[-1][0], high)
+                else:
+                    runs.append((low, high))
+        return runs or [(start, end)]
+
+    def hash_of(self, piece: int) -> bytes | None:
+        """What a piece must hash to; None without a layer."""
+        return None if self.layer is None else self.layer[piece * 32 : piece * 32 + 32]
+
+    def zero(self, piece: int) -> bool:
+        """Whether a piece is all zero: proved where there is a layer, else as the map says, else never."""
+        if self.layer is not None:
+            return self.hash_of(piece) == (self._zero_piece if piece < self.count - 1 else self._last_zero_piece)
+        if self.data_map is None:
+            return False
+        start, end = self.bounds(piece)
+        return not any(self._maps(leaf) for leaf in range(start // LEAF, -(-end // LEAF)))
+
+    @cached_property
+    def needed(self) -> tuple[int, ...]:
+        """The pieces that hold data, in order."""
+        return tuple(piece for piece in range(self.count) if not self.zero(piece))
+
+    @cached_property
+    def data_extents(self) -> tuple[tuple[int, int], ...]:
+        """(offset, length) of each run of data in bytes, in order, as far as is known."""
+        if self.data_map is None:
+            wanted = [self.bounds(piece) for piece in self.needed]
+        else:
+            mapped = bytearray(self.data_map)
+            for piece in range(self.count):
+                start, end = self.bounds(piece)
+                leaves = range(start // LEAF, -(-end // LEAF))
+                if self.zero(piece):
+                    for leaf in leaves:
+                        mapped[leaf >> 3] &= ~(0x80 >> (leaf & 7))
+                elif not any(self._maps(leaf) for leaf in leaves):
+                    for leaf in leaves:
+                        mapped[leaf >> 3] |= 0x80 >> (leaf & 7)
+            return tuple(extents(bytes(mapped), self.address.size))
+        merged: list[tuple[int, int]] = []
+        for start, end in wanted:
+            if merged and sum(merged[-1]) == start:
+                merged[-1] = (merged[-1][0], end - merged[-1][0])
+            else:
+                merged.append((start, end - start))
+        return tuple(merged)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes in :attr:`data_extents`."""
+        return sum(length for _, length in self.data_extents)
+
+    def judge(self, piece: int, offset: int, content: bytes) -> list[tuple[int, bytes]] | None:
+        """Check what came for a piece.
+
+        Args:
+            piece: which one.
+            offset: where the content begins, in bytes from the start of the whole; a multiple of LEAF.
+            content: what came; the rest of the piece is taken to be zero.
+
+        Returns:
+            (offset, bytes) of each run of leaves that are not zero; None when the piece is not what the layer says.
+        """
+        start, end = self.bounds(piece)
+        first, leaves = (offset - start) // LEAF, -(-(end - start) // LEAF)
+        hashes = [ZERO_LEAF_HASH] * leaves
+        if (end - start) % LEAF:
+            hashes[-1] = hashlib.sha256(bytes((end - start) % LEAF)).digest()
+        runs: list[tuple[int, int]] = []
+        for number, at in enumerate(range(0, len(content), LEAF), first):
+            leaf = content[at : at + LEAF]
+            if leaf == ZERO_LEAF or (len(leaf) < LEAF and not any(leaf)):
+                continue
+            hashes[number] = hashlib.sha256(leaf).digest()
+            if runs and runs[-1][1] == at:
+                runs[-1] = (runs[-1][0], at + len(leaf))
+            else:
+                runs.append((at, at + len(leaf)))
+        if self.layer is not None and self._root(hashes) != self.hash_of(piece):
+            return None
+        if runs == [(0, len(content))]:
+            return [(offset, content)]
+        return [(offset + low, content[low:high]) for low, high in runs]
+
+    def _root(self, hashes: list[bytes]) -> bytes:
+        if self.count > 1:  # a piece among others has its full height, whatever its length (BEP 52)
+            hashes += [_PAD] * (self.piece // LEAF - len(hashes))
+        return merkle_root(hashes)
+
+    def _maps(self, leaf: int) -> bool:
+        return self.data_map is not None and bool(self.data_map[leaf >> 3] & (0x80 >> (leaf & 7)))
+
+    @cached_property
+    def _zero_piece(self) -> bytes:
+        return merkle_root([ZERO_LEAF_HASH] * (self.piece // LEAF))
+
+    @cached_property
+    def _last_zero_piece(self) -> bytes:
+        start, end = self.bounds(self.count - 1)
+        hashes = [hashlib.sha256(bytes(min(LEAF, end - at))).digest() for at in range(start, end, LEAF)]
+        return self._root(hashes)
+
+
+def parts(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of each run of neighbouring pieces, no run longer than `per_part` pieces."""
+    first = last = None
+    for piece in pieces:
+        if first is not None and last is not None and piece == last + 1 and piece - first < per_part:
+            last = piece
+            continue
+        if first is not None and last is not None:
+            yield first, last
+        first = last = piece
+    if first is not None and last is not None:
+        yield first, last

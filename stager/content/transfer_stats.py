@@ -1,0 +1,194 @@
+"""What is arriving now, and where it comes from: numbers that a person can watch."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from catalog.image.address import Address
+from stager.content.peer_stats import Feeder, idle, together
+
+MEMORY = 5.0
+"""Seconds over which a rate is taken: long enough to be calm, short enough to be current."""
+
+SPACING = 0.25
+"""Seconds between the samples for it."""
+
+
+LATELY = 600.0
+"""Seconds for which it is told what came, and from whom: long enough to be looked at after a wave of machines."""
+
+MOST_LATELY = 32
+"""Contents of which that is told: the parts of some images."""
+
+
+class Stage(StrEnum):
+    """What is being done for a content."""
+
+    PREPARING = "preparing"
+    COPYING = "copying"
+    FETCHING = "fetching"
+    SWARMING = "swarming"
+    VERIFYING = "verifying"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Payload bytes that came from peers and from the origin so far, peers connected now, and which of them sent what."""
+
+    from_peers: int = 0
+    from_origin: int = 0
+    peers: int = 0
+    feeders: tuple[Feeder, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """How one content stands; bytes, bytes per second, seconds.
+
+    Attributes:
+        have: of `size`, what is settled: proved, or zero.
+        from_cache: blocks copied from other contents, and what an interrupted staging had left.
+        left: seconds until it is here at this rate; None when nobody can say.
+        feeders: the peers that sent the most.
+        origin_rate: of `rate`, what comes from the origin.
+        ended: seconds since it came to an end; None while it is on its way.
+    """
+
+    address: Address
+    image: str
+    stage: Stage
+    size: int
+    have: int
+    from_cache: int
+    from_peers: int
+    from_origin: int
+    rate: float
+    left: float | None
+    peers: int
+    feeders: tuple[Feeder, ...] = ()
+    origin_rate: float = 0.0
+    ended: float | None = None
+
+
+@dataclass(eq=False)
+class Arrival:
+    """One content on its way; changed by whoever brings it, looked at by anybody.
+
+    Attributes:
+        resumed: bytes that an interrupted staging had left.
+        copied: bytes copied from other contents.
+        traffic: what tells the traffic now.
+    """
+
+    address: Address
+    image: str
+    clock: Callable[[], float]
+    stage: Stage = Stage.PREPARING
+    have: int = 0
+    resumed: int = 0
+    copied: int = 0
+    _earlier: Traffic = Traffic()
+    _live: Callable[[], Traffic] | None = None
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def counting(self, live: Callable[[], Traffic]) -> Iterator[None]:
+        """While the block runs, `live` tells what has come in it; what it tells at the end stays."""
+        self._live = live
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._earlier, self._live = _sum(self._earlier, live()), None
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has come in all."""
+        with self._lock:
+            return _sum(self._earlier, self._live()) if self._live else self._earlier
+
+    def settled(self, count: int) -> None:
+        """So many bytes more are settled."""
+        now, samples = self.clock(), self._samples
+        origin = self.traffic.from_origin if not samples or now - samples[-1][0] >= SPACING else None
+        with self._lock:
+            self.have += count
+            if origin is not None:
+                self._samples.append((now, self.have, origin))
+                while now - self._samples[0][0] > MEMORY:
+                    self._samples.popleft()
+
+    def look(self) -> Arriving:
+        """How it stands."""
+        now, traffic = self.clock(), self.traffic
+        with self._lock:
+            at, settled, came = self._samples[0] if self._samples else (now, self.have, 0)
+            rate = max(0.0, (self.have - settled) / (now - at)) if now > at else 0.0
+            origin_rate = max(0.0, (traffic.from_origin - came) / (now - at)) if now > at else 0.0
+            have = min(self.have, self.address.size)
+        return Arriving(
+            self.address,
+            self.image,
+            self.stage,
+            self.address.size,
+            have,
+            self.resumed + self.copied,
+            traffic.from_peers,
+            traffic.from_origin,
+            rate,
+            (self.address.size - have) / rate if rate else None,
+            traffic.peers,
+            traffic.feeders,
+            origin_rate,
+        )
+
+
+class Arrivals:
+    """All that is on its way, and what came lately."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._now: list[Arrival] = []
+        self._ended: deque[tuple[float, Arriving]] = deque(maxlen=MOST_LATELY)
+
+    @contextmanager
+    def begin(self, address: Address, image: str) -> Iterator[Arrival]:
+        """A content is on its way while the block runs."""
+        arrival = Arrival(address, image, self._clock)
+        with self._lock:
+            self._now.append(arrival)
+        try:
+            yield arrival
+        finally:
+            last = replace(arrival.look(), rate=0.0, left=None, peers=0, origin_rate=0.0)
+            last = replace(last, feeders=idle(last.feeders))
+            with self._lock:
+                self._now.remove(arrival)
+                self._ended.append((self._clock(), last))
+
+    def look(self) -> tuple[Arriving, ...]:
+        """How all of them stand, in the order in which they began."""
+        with self._lock:
+            now = list(self._now)
+        return tuple(arrival.look() for arrival in now)
+
+    def lately(self) -> tuple[Arriving, ...]:
+        """What came to an end within `LATELY` and had come over the network, the last first; at most `MOST_LATELY`."""
+        now = self._clock()
+        with self._lock:
+            ended = [(now - at, one) for at, one in self._ended if now - at < LATELY]
+        return tuple(replace(one, ended=age) for age, one in reversed(ended) if one.from_peers or one.from_origin)
+
+
+def _sum(first: Traffic, second: Traffic) -> Traffic:
+    return Traffic(
+        first.from_peers + second.from_peers,
+        first.from_origin + second.from_origin,
+        second.peers,
+        together(idle(first.feeders), second.feeders),
+    )

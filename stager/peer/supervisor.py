@@ -1,0 +1,140 @@
+"""One peer process, as its node sees it: started, told, heard, and ended. What to do when it fails is `swarm`'s business."""
+
+import contextlib
+import fcntl
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from signer.documents import Document
+from signer.errors import DocumentError
+from stager.errors import PeerFailed
+from stager.peer.protocol import Beat, Event, Frames, event, frame
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+PIPE = 1 << 20
+"""Bytes that the pipes hold: piece layers are large, and a small pipe is a task switch for each 64 KiB."""
+
+SILENCE = 5.0
+"""Seconds without a sign of life after which the peer process counts as hung: twenty of its beats."""
+
+QUIT = 2.0
+"""Seconds that a process has to end when told to; it has nothing to lose."""
+
+
+class PeerProcess:
+    """A running peer process.
+
+    Args:
+        hear: called with each event, from a thread of its own, one at a time.
+        clock: seconds; for `silence`.
+        log: where the process's standard error goes; None is ours.
+    """
+
+    def __init__(
+        self, hear: Callable[[Event], None], clock: Callable[[], float] = time.monotonic, log: Path | None = None
+    ) -> None:
+        self._hear, self._clock = hear, clock
+        self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        try:
+            with contextlib.ExitStack() as files:
+                errors = files.enter_context(log.open("ab")) if log else None
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "stager.peer.process"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,  # an interrupt at the terminal is the node's business
+                )
+        except OSError as exc:
+            raise PeerFailed(f"the peer process cannot be started: {exc.strerror}") from exc
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # beyond the system's limit for users: it works as well, and slower
+                fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[arg-type]
+        self._beaten = clock()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process number."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since its last sign of life."""
+        return self._clock() - self._beaten
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it holds; 0 when it is gone."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
+        except (OSError, IndexError):
+            return 0
+
+    def trouble(self, memory: int) -> str | None:
+        """Why it has to be replaced, if it has: it ended, it hangs, or it holds more than so many bytes."""
+        if not self.alive:
+            return "ended"
+        if self.silence > SILENCE:
+            return f"has been silent for {SILENCE:.0f} s"
+        if self.resident > memory:
+            return f"holds more than {memory >> 20} MiB"
+        return None
+
+    def send(self, message: Document, attached: bytes = b"") -> None:
+        """Queue a command. Never waits; to a process that is gone it says nothing."""
+        self._outbox.put(frame(message, attached))
+
+    def end(self, *, kill: bool = False) -> None:
+        """End it and wait until it is gone: its input is closed, or it is killed."""
+        if kill:
+            self._process.kill()
+        self._outbox.put(None)
+        try:
+            self._process.wait(QUIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _write(self) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        descriptor = self._process.stdin.fileno()
+        with contextlib.suppress(OSError):  # it is gone, which `alive` says
+            while (data := self._outbox.get()) is not None:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        frames = Frames()
+        with contextlib.suppress(DocumentError, ValueError):  # nonsense: it is not heard again, and is found silent
+            while data := os.read(self._process.stdout.fileno(), 1 << 16):
+                for line, _ in frames.feed(data):
+                    heard = event(line)
+                    self._beaten = self._clock()
+                    if not isinstance(heard, Beat):
+                        self._hear(heard)

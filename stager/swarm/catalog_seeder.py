@@ -1,0 +1,121 @@
+"""The catalog's own seeding peer: shares what the catalog has published, out of the catalog's directory.
+
+A process beside the catalog's service, on its machine and by its user: it reads the list of contents and the secrets of
+the swarms in the catalog's database, and the files where they lie. Nodes prefer each other to it.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from catalog.access.authorizer import Readers
+from catalog.content.blob_store import Blobs
+from catalog.errors import CatalogError
+from catalog.image.address import Address
+from catalog.publication.state_directory import open_database
+from catalog.schema.swarms import SwarmGrant
+from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, Holder
+from stager.content.piece_map import Guide
+from stager.fetch.resume import boot_id
+from stager.swarm.grants import Passes
+from stager.swarm.options import Options
+from stager.swarm.swarm import Swarm
+from stager.swarm.tracker_client import TrackerClient
+
+LOOK = 2.0
+"""Seconds between looks for what was published."""
+
+log = logging.getLogger("partita.swarm")
+
+
+class OwnGrants:
+    """Passes from the catalog's own secrets, for the place of the origin; see `stager.swarm.grants.Granting`."""
+
+    def __init__(self, readers: Readers, now: Callable[[], datetime]) -> None:
+        self._readers, self._now = readers, now
+
+    def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
+        """What opens the swarm of a content to the origin; Malformed without a sound request."""
+        now, authority = self._now(), self._readers.authority_of(address)
+        certificate = None
+        if authority:
+            certificate = self._readers.authority.issue(request or "", address.root.hex(), node, now, KEY_LIFE)
+        return SwarmGrant(
+            grant=self._readers.keys.issue(Holder(ORIGIN, ""), self._readers.swarm_hash(address), now),
+            expires=(now + KEY_LIFE).replace(microsecond=0),
+            authority=authority.decode("ascii") or None,
+            certificate=certificate,
+        )
+
+
+def seed(
+    directory: Path,
+    url: str,
+    options: Options,
+    *,
+    now: Callable[[], datetime],
+    clock: Callable[[], float],
+    ready: Callable[[int, int], None],
+    ending: threading.Event,
+) -> None:
+    """Share everything published until told to end; what is published meanwhile is shared within some seconds.
+
+    Args:
+        directory: the catalog's.
+        url: where its service answers.
+        options: of the swarm.
+        now: the time, UTC.
+        clock: seconds.
+        ready: called after the first look with the number of contents and the port.
+        ending: set to end.
+
+    Raises:
+        PeerFailed: the peer process cannot listen.
+        CatalogError: the database cannot be read.
+    """
+    database, blobs = open_database(directory), Blobs(directory)
+    try:
+        readers = Readers(database, now, clock)
+        passes = Passes(OwnGrants(readers, now), ORIGIN, now)
+        tracker = TrackerClient(
+            url.rstrip("/") + "/v1",
+            peer_id=secrets.token_bytes(20),
+            grants=lambda address: passes(address).grant,
+            authorities=lambda address: passes(address).authority,
+        )
+        with tracker, Swarm(tracker, options, boot=boot_id(), clock=clock, admission=passes) as swarm:
+            shared: dict[Address, bytes] = {}
+            first = True
+            while first or not ending.wait(LOOK):
+                for address in readers.served():
+                    _share(swarm, readers, passes, blobs, address, shared)
+                if first:
+                    ready(len(shared), swarm.port)
+                first = False
+    finally:
+        database.close()
+
+
+def _share(
+    swarm: Swarm, readers: Readers, passes: Passes, blobs: Blobs, address: Address, shared: dict[Address, bytes]
+) -> None:
+    """Share a content in the swarm that it has now: restricting or opening it makes that another one."""
+    authority = readers.authority_of(address)
+    if shared.get(address) == authority:
+        return
+    if address in shared:
+        swarm.leave(address)
+        passes.forget(address)
+    try:
+        guide = Guide.of(address, blobs.beside(address, "layer"))
+    except CatalogError as exc:
+        log.warning("%s is not shared: %s", address, exc)
+        return
+    if guide.layer is None:
+        log.warning("%s is not shared: the piece layer beside it is not its own; run `partita catalog check`", address)
+        return
+    swarm.join(guide, blobs.path(address))
+    shared[address] = authority

@@ -1,0 +1,133 @@
+"""A node speaks with the tracker: announces itself, asks what to fetch first, and who was told of it.
+
+The only module of this package that imports httpx. The tracker is believed in nothing but names of peers: what they send
+is proved by the root.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from catalog.errors import Malformed
+from catalog.image.address import Address
+from catalog.swarm.torrent import short_hash
+from catalog.swarm.tracker import Event
+from catalog.swarm.tracker_protocol import GRANT, MAX_ANSWER, Callers, Heard, Parts, PartsQuery, parse_answer
+from signer.documents import canonical, parse
+from signer.errors import DocumentError
+from stager.errors import TrackerRefuses, TrackerUnavailable
+
+TIMEOUT = httpx.Timeout(4.0, connect=2.0)
+"""Seconds. An announce takes milliseconds; a swarm goes on without its tracker, so nothing waits for it."""
+
+Grants = Callable[[Address], str]
+"""The announce key for a content, or "" where none is needed."""
+
+
+D = TypeVar("D", Parts, Callers)
+
+
+class TrackerClient:
+    """A connection to the tracker of one catalog; safe to use from several threads.
+
+    Args:
+        url: of the tracker, such as `http://catalog:7070/v1`: the routes `announce` and `swarms` are below it.
+        site: this node's site label, or "".
+        peer_id: 20 bytes that name this node's process.
+        grants: where announce keys come from.
+        authorities: the certificate in the info dict of a restricted content; empty for public ones.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        peer_id: bytes,
+        site: str = "",
+        grants: Grants = lambda _: "",
+        authorities: Callable[[Address], bytes] = lambda _: b"",
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> None:
+        self.url, self._site, self._peer_id, self._grants = url.rstrip("/"), site, peer_id, grants
+        self._authorities = authorities
+        # The environment's proxies are for the world outside; a node's catalog is where its settings say.
+        self._http = httpx.Client(timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def announce(self, address: Address, port: int, left: int, event: Event = Event.UPDATE) -> Heard:
+        """Say that we are in a swarm, and hear who else is.
+
+        Raises:
+            TrackerUnavailable: it cannot be reached, or speaks nonsense.
+            TrackerRefuses: we may not, or there is no such content.
+        """
+        query = (
+            f"info_hash={quote(short_hash(address, self._authorities(address)), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
+            f"&uploaded=0&downloaded=0&left={left}&event={event}&compact=1&site={quote(self._site, safe='')}"
+            f"&{GRANT}={quote(self._grants(address), safe='')}"
+        )
+        status, body = self._ask("GET", f"/announce?{query}")
+        try:
+            return parse_answer(body)
+        except Malformed as exc:
+            if 400 <= status < 500:
+                raise TrackerRefuses(f"{self.url}: {exc}") from exc
+            raise TrackerUnavailable(f"{self.url}: {exc}") from exc
+
+    def parts(
+        self, address: Address, port: int, have: list[tuple[int, int]], want: int
+    ) -> list[tuple[int, int]] | None:
+        """What to fetch from the origin next, as byte ranges; None when the tracker does not know us (any more).
+
+        Raises:
+            TrackerUnavailable, TrackerRefuses: as `announce`.
+        """
+        asked = PartsQuery(address=address, port=port, grant=self._grants(address), have=tuple(have), want=want)
+        status, body = self._ask("POST", "/swarms/parts", canonical(asked))
+        if status == httpx.codes.CONFLICT:
+            return None
+        parts = list(self._document(Parts, status, body).parts)
+        if any(not start < end <= address.size for start, end in parts):
+            raise TrackerUnavailable(f"{self.url}: gave a part that lies beyond the content {address}")
+        return parts
+
+    def callers(self, port: int) -> Callers:
+        """To whom we were named in the last minute; errors as `announce`."""
+        return self._document(Callers, *self._ask("GET", f"/swarms/callers?port={port}"))
+
+    def _document(self, kind: type[D], status: int, body: bytes) -> D:
+        if 400 <= status < 500:
+            raise TrackerRefuses(f"{self.url}: answered {status}: {body[:200].decode(errors='replace')}")
+        try:
+            return parse(kind, body, f"the answer of {self.url}", limit=MAX_ANSWER)
+        except DocumentError as exc:
+            raise TrackerUnavailable(f"{self.url}: answered {status}: {exc}") from exc
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        headers = {"content-type": "application/json"} if body is not None else {}
+        try:
+            with self._http.stream(method, self.url + path, content=body, headers=headers) as answer:
+                received = bytearray()
+                for chunk in answer.iter_raw():
+                    received += chunk
+                    if len(received) > MAX_ANSWER:
+                        break
+                return answer.status_code, bytes(received)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise TrackerUnavailable(f"the tracker {self.url} cannot be reached: {exc or type(exc).__name__}") from exc
