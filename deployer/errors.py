@@ -199,3 +199,24 @@ class Cancelled(DeployerError):
     """Whoever asked for a deployment went away; what was begun has been undone."""
 
     code, status = "cancelled", 499
+
+
+class CannotBoot(DeployerError):
+    """EC2 cannot boot the image, or has no machine that would fit; the message says why and what would help."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "ec2-cannot-boot", 422
+
+
+class NoAccount(DeployerError):
+    """Nobody has given the requester an account at EC2, or there is none of that name."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "ec2-no-account", 403
+
+
+class OverBudget(DeployerError):
+    """What was asked for would cost more than the account may spend, or nobody knows what it would cost."""
+
+    exit_code = EXIT_REFUSED
+    code, status = "ec2-over-budget", 403

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from deployer.cli.node.machine import amount, blank_of, text_file, user_data_of
+from deployer.cli.arguments import amount, blank_of, text_file, user_data_of
 from deployer.cli.node.node import node_client
 from deployer.errors import Refused
 from deployer.node.schema.orders import Deployed, Order, Step

@@ -15,19 +15,9 @@ from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
 from deployer.machine.spec import State
 from deployer.node.schema.exposure import ExposureList
 from deployer.node.schema.machines import Lasting, SavedImage, SaveOrder, Sized, Verb
-from deployer.node.schema.orders import (
-    MAX_STEP,
-    MAX_WAIT,
-    OFFSET,
-    STATE,
-    VERSION,
-    Deployed,
-    MachineList,
-    NodeStatus,
-    Order,
-    Step,
-)
+from deployer.node.schema.orders import MAX_STEP, MAX_WAIT, VERSION, Deployed, MachineList, NodeStatus, Order, Step
 from deployer.node.schema.staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
+from deployer.protocol.console import OFFSET, STATE
 from deployer.records.machine_store import MachineRecord
 from deployer.web.problems import from_problem, read_problem
 from signer.documents import Document, canonical, parse, read_json

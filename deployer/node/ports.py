@@ -5,25 +5,11 @@ from typing import Literal, Protocol
 
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
-from catalog.image.reference import Reference
 from deployer.hypervisor.disks import Contents
 from deployer.machine.spec import MachineSpec
 from deployer.policy.evaluation import Case, Judged
 from deployer.records.receipt import CameFrom
 from signer.runtime.progress import Advance
-
-
-class Images(Protocol):
-    """Where images are looked up; `catalog.client.client.CatalogClient` is one."""
-
-    def resolve(self, reference: Reference) -> str:
-        """The image ID that a reference means now."""
-
-    def manifest(self, image_id: str) -> Manifest:
-        """The manifest, its bytes checked against the ID."""
-
-    def endorsements(self, image_id: str) -> Sequence[tuple[bytes, bytes]]:
-        """(statement, signature) of each endorsement."""
 
 
 class StagedContents(Contents, Protocol):

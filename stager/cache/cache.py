@@ -25,7 +25,7 @@ from catalog.image.address import Address
 from signer.runtime.progress import Advance, nothing
 from stager.cache.commit import Committing
 from stager.cache.disk import Disk
-from stager.cache.entries import FOREVER, Acquired, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
+from stager.cache.entries import FOREVER, Acquired, Donor, Entry, Key, Lease, Trashed, Usage, Wanted, difference, key_of
 from stager.cache.index import Ledger
 from stager.cache.lock import check_quota, own
 from stager.cache.os_errors import FULL, failure, translated
@@ -35,7 +35,6 @@ from stager.cache.recovery import INCOMING, place, recover
 from stager.content.blanks import digest_of
 from stager.content.piece_map import Guide
 from stager.errors import EntryChanged, InUse, NotCached
-from stager.fetch.local_reuse import Donor
 
 WRONG = "wrong-"
 """Before the name, in the trash, of what was found to have other bytes; it never comes back from there."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 import xxhash
 
@@ -147,3 +148,11 @@ def difference(descriptor: int, entry: Entry) -> str | None:
     if sample(descriptor, entry.key, entry.size) != entry.sample:
         return "has other bytes than when it was verified"
     return None
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A cached content: its address and its file."""
+
+    address: Address
+    path: Path

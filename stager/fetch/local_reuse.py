@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from catalog.content.indexing import HINT_BLOCK
-from catalog.image.address import Address
 from stager.cache import sidecars as beside
+from stager.cache.entries import Donor
 from stager.cache.partial_file import Incoming
 from stager.content.block_matching import match
 from stager.content.piece_map import Guide
@@ -23,14 +23,6 @@ LEAST = 256 << 10
 
 
 ZERO, COPIED = 1, 2
-
-
-@dataclass(frozen=True)
-class Donor:
-    """A cached content: its address and its file."""
-
-    address: Address
-    path: Path
 
 
 @dataclass(frozen=True)

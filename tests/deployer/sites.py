@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 from deployer.machine.spec import State
 from deployer.pki.ca import Authority, new_request
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
-from deployer.site.schema.messages import Certificate, CertificateRequest
+from deployer.protocol.joining import Certificate
+from deployer.site.schema.messages import CertificateRequest
 from signer.documents import canonical, parse, validate
 from tests.deployer.nodes import wait_for
 

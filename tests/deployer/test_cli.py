@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from catalog.client.client import CatalogClient
 from deployer.errors import Misused, NodeUnavailable, Refused
 from deployer.node.client import NodeClient
-from deployer.node.machines.console import readable
+from deployer.protocol.console import readable
 from partita import app
 from tests.deployer.conftest import Community
 from tests.deployer.guests import GOODBYE, SAID

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import MoveFailed
-from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, URL, Membership
+from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, URL, Membership
 from deployer.node.migration.client import GiverClient
 from deployer.node.migration.manifest import Offer, Piece, piece_of, runs, write_runs
 from deployer.node.migration.server import create_moving_app, serving, tls_of

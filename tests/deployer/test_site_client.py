@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.node.membership.site_client import Membership, SiteClient
+from deployer.node.membership.credentials import Membership
+from deployer.node.membership.site_client import SiteClient
 from deployer.pki.ca import Authority
 from deployer.protocol.desired_state import Capacity, NodeReport
 from tests.deployer.sites import SiteDouble

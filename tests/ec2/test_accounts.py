@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.errors import CannotBoot, NoAccount, OverBudget
 from deployer.ec2.model.accounts import Account, Accounts, Rule
 from deployer.ec2.model.instance_types import InstanceType, choose
 from deployer.ec2.model.pricing import Prices, Spend, check_cap, committed, cost, estimate
-from deployer.errors import PolicyUnusable
+from deployer.errors import CannotBoot, NoAccount, OverBudget, PolicyUnusable
 from deployer.site.model.principal import Principal
 from tests.ec2.pools import accounts_file
 

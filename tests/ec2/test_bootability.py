@@ -5,8 +5,8 @@ import json
 import pytest
 
 from catalog.image.manifest import Blank, Manifest
-from deployer.ec2.errors import CannotBoot
 from deployer.ec2.model.boot_mapping import MAX_VOLUMES, ROOT_DEVICE, bootable, with_blanks
+from deployer.errors import CannotBoot
 from signer.documents import validate
 from tests.ec2.pools import Images
 

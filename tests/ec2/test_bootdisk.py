@@ -11,12 +11,13 @@ import pytest
 from catalog.content.indexing import measure
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, DirectBoot
-from deployer.ec2.errors import CannotBoot, SnapshotFailed
+from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.images import boot_disk as bootdisk
 from deployer.ec2.images.boot_disk import FIRST, configuration, layout_of_boot, make_head, opened_boot
 from deployer.ec2.snapshots.reader import write_snapshot
 from deployer.ec2.snapshots.record_store import Ledger
 from deployer.ec2.snapshots.snapshots import Snapshots
+from deployer.errors import CannotBoot
 from examples.guest import kernel_tree
 from tests.ec2.worlds import AwsWorld
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.errors import AwsUnreachable, CannotBoot, NoAccount, OverBudget
+from deployer.ec2.errors import AwsUnreachable
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.instance_types import InstanceType
-from deployer.ec2.site.placement import ACCOUNT, Place, Quoted, at_home, bursting
-from deployer.errors import DeployerError, NoRoom
+from deployer.ec2.site.placement import ACCOUNT, Place, Quoted, bursting
+from deployer.errors import CannotBoot, DeployerError, NoAccount, NoRoom, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, place
+from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, at_home, place
 from signer.documents import validate
 from tests.ec2.pools import Images, accounts_file
 from tests.ec2.test_accounts import ACCOUNT as BURST

@@ -17,10 +17,10 @@ from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.errors import Conflict, MachineConflict, Misused, NoRoom, OverQuota, Refused, UserDataRefused
 from deployer.machine.spec import State
-from deployer.node.machines.deployment import Defaults
 from deployer.policy.anchors import anchor_block
 from deployer.policy.revocations import BlockList, Withdrawn
 from deployer.policy.store import RuleSet
+from deployer.protocol.defaults import Defaults
 from deployer.protocol.deployment_request import DeploymentRequest, Wishes
 from deployer.site.db import machines as store_machines
 from deployer.site.db.engine import SiteDatabase

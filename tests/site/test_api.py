@@ -26,9 +26,9 @@ from deployer.errors import (
 )
 from deployer.pki.ca import new_request
 from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest, Wishes
+from deployer.protocol.joining import JoinRequest, parse_token
 from deployer.site.client.client import SiteClient, Way, first_contact
-from deployer.site.operations.node_joining import parse_token
-from deployer.site.schema.messages import JoinRequest, MachineChange
+from deployer.site.schema.messages import MachineChange
 from tests.deployer.conftest import Community
 from tests.deployer.nodes import policy
 from tests.site.worlds import PaperNode, People, SiteProcess, populace

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from deployer.site.broker.rules import Contact
 from deployer.site.db import contexts as book
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.model.contact import Contact
 from tests.site.brokers import World
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -7,10 +7,10 @@ import pytest
 
 from deployer.errors import NoRoom
 from deployer.policy.decision import Decision, Rule
-from deployer.site.clusters.dry_run import Past, Proposed, Settling, try_cluster
+from deployer.site.clusters.dry_run import Proposed, try_cluster
 from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.quota import Usage
-from deployer.site.scheduling.boot_estimate import Boot
+from deployer.site.scheduling.boot_estimate import Boot, Past, Settling
 from deployer.site.scheduling.placement import Ask, NodeRoom, Placed, place
 from deployer.site.schema.clusters import ClusterTrial
 from signer.documents import validate

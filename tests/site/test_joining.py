@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from deployer.errors import Conflict, JoinRefused, Misused
 from deployer.pki.ca import Authority, new_request
+from deployer.protocol.joining import JoinRequest, parse_token
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.model.records import NodeState
-from deployer.site.operations.node_joining import Joining, digest, parse_token
-from deployer.site.schema.messages import JoinRequest
+from deployer.site.operations.node_joining import Joining, digest
 from deployer.site.store.store import SiteStore
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

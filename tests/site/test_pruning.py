@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from deployer.errors import DeploymentNotFound, JoinRefused
 from deployer.machine.spec import State
-from deployer.site.broker.rules import Contact
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import tables
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
+from deployer.site.model.contact import Contact
 from deployer.site.model.records import SiteMachine
 from deployer.site.operations import retention as pruning
 from deployer.site.operations.retention import Keeping, Pruner

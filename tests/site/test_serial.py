@@ -13,9 +13,10 @@ import pytest
 from deployer.errors import MachineConflict, SiteUnavailable
 from deployer.machine.spec import State
 from deployer.node.machines import console as serial
-from deployer.node.machines.console import SerialReader, read_end, read_from, readable
-from deployer.node.membership.site_client import Membership
+from deployer.node.machines.console import SerialReader, read_end, read_from
+from deployer.node.membership.credentials import Membership
 from deployer.node.membership.site_client import SiteClient as NodeSideClient
+from deployer.protocol.console import readable
 from deployer.protocol.desired_state import MAX_SERIAL, DesiredState, SerialAnswer, SerialAsk
 from deployer.site.client.client import SiteClient
 from deployer.site.client.discovery import socket_of

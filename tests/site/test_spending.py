@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from deployer.ec2.account.bookkeeping import Books, MachineEntry
-from deployer.ec2.errors import OverBudget
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.pricing import Prices, Spend, check_within, committed, dues
 from deployer.ec2.pool.deployment import spend_of
 from deployer.ec2.site.placement import ACCOUNT, Quoted, bursting, spends_of
+from deployer.errors import OverBudget
 from deployer.machine.spec import State
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
@@ -21,8 +21,8 @@ from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import LOCAL
 from deployer.site.model.records import SiteMachine
 from deployer.site.operations.machine_changes import Changing
-from deployer.site.scheduling.placement import EC2, Promised, place
-from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.scheduling.placement import EC2, Place, Promised, place
+from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import MachineChange
 from signer.documents import validate
 from tests.ec2.test_accounts import ACCOUNT as BURST

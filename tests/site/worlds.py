@@ -16,16 +16,17 @@ import pytest
 
 from deployer.ec2.settings import Ec2Settings
 from deployer.machine.spec import State
-from deployer.node.membership.site_client import Membership
+from deployer.node.membership.credentials import Membership
 from deployer.node.membership.site_client import SiteClient as NodeSideClient
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine
+from deployer.protocol.joining import Joined
 from deployer.site.client.client import SiteClient, Way, first_contact
 from deployer.site.client.discovery import socket_of
 from deployer.site.client.node_join import enter
 from deployer.site.daemon import serve
 from deployer.site.model.records import SiteMachine
-from deployer.site.schema.messages import Joined, Ordered, TokenRequest
+from deployer.site.schema.messages import Ordered, TokenRequest
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
 from tests import netns

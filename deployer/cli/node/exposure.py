@@ -5,13 +5,10 @@ from typing import Annotated
 
 import typer
 
+from deployer.cli.site.application import site_app
 from deployer.node.client import NodeClient
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
-
-site_app = typer.Typer(
-    name="site", no_args_is_help=True, help="A site: its service, its nodes and machines, and what runs there."
-)
 
 
 def add_commands(node_client: Callable[[typer.Context], NodeClient]) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from catalog.settings import CatalogSettings
+from deployer.cli.arguments import Name, write_serial
 from deployer.cli.node import exposure as cli_site
 from deployer.cli.node import machine as cli_machine
-from deployer.cli.node.machine import Name, brief, write_serial
+from deployer.cli.node.machine import brief
 from deployer.cli.node.staging import add_commands, staging_text, watch_staging
 from deployer.errors import Misused
 from deployer.node.client import NodeClient

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployer.cli.node.machine import blank_of, text_file, user_data_of
+from deployer.cli.arguments import blank_of, text_file, user_data_of
 from deployer.cli.site.site import At, client, machine_table
 from deployer.errors import Misused, Refused
 from deployer.node.schema.orders import Order

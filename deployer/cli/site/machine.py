@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deployer.cli.node.machine import write_serial
+from deployer.cli.arguments import write_serial
 from deployer.cli.site.site import At, MachineName, Why, client, machine_app
 from deployer.errors import DeployerError
 from signer.runtime import terminal

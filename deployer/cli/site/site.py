@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployer.cli.node.exposure import site_app
+from deployer.cli.site.application import site_app
 from deployer.cli.site.grants import rights_app
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused

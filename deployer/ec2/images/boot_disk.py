@@ -18,9 +18,10 @@ from typing import Final
 
 from catalog.image.address import Address
 from catalog.image.manifest import SECTOR, DirectBoot
-from deployer.ec2.errors import CannotBoot, SnapshotFailed
+from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.snapshots.blocks import Layout, Run
 from deployer.ec2.snapshots.disk_reader import OpenDisk
+from deployer.errors import CannotBoot
 from deployer.hypervisor.disks import Contents
 
 GRUB: Final = Path("/usr/lib/grub/i386-pc")

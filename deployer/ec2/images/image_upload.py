@@ -18,14 +18,14 @@ from catalog.image.manifest import Blank, Manifest
 from deployer.ec2.account.bookkeeping import ImageEntry
 from deployer.ec2.account.open_account import OpenAccount
 from deployer.ec2.aws.tags import CATALOG, IMAGE, PARENT
-from deployer.ec2.errors import CannotBoot, LedgerUnusable
+from deployer.ec2.errors import LedgerUnusable
 from deployer.ec2.images.boot_disk import make_head, opened_boot
 from deployer.ec2.images.driver_check import Verdict, look
 from deployer.ec2.model.boot_mapping import Bootable
 from deployer.ec2.model.instances import MAX_TAG
 from deployer.ec2.snapshots.disk_reader import opened
 from deployer.ec2.snapshots.snapshots import Snapshot
-from deployer.errors import Cancelled
+from deployer.errors import Cancelled, CannotBoot
 from deployer.node.ports import Entries
 from signer.runtime.progress import Advance
 from stager.staging import Staged, total, wanted_of

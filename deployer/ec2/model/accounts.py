@@ -11,9 +11,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from catalog.image.manifest import Vo
-from deployer.ec2.errors import NoAccount
 from deployer.ec2.model.pricing import Dollars, Prices
-from deployer.errors import PolicyUnusable
+from deployer.errors import NoAccount, PolicyUnusable
 from deployer.site.auth.file_in_force import read_if_there
 from deployer.site.model.principal import Group, Principal
 from deployer.units import Size

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from catalog.image.manifest import BareDisk, Blank, DirectBoot, Disk, Manifest
-from deployer.ec2.errors import CannotBoot
+from deployer.errors import CannotBoot
 
 BootMode = Literal["legacy-bios", "uefi"]
 Arch = Literal["x86_64", "arm64"]

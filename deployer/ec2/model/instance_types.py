@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployer.ec2.errors import CannotBoot
 from deployer.ec2.model.boot_mapping import Arch, BootMode
 from deployer.ec2.model.pricing import Prices, cheapest
+from deployer.errors import CannotBoot
 
 MIB = 1 << 20
 

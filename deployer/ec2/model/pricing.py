@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from deployer.ec2.errors import OverBudget
+from deployer.errors import OverBudget
 from signer.documents import Document
 
 Dollars = Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]

@@ -30,9 +30,9 @@ from deployer.ec2.snapshots.snapshots import Snapshot
 from deployer.machine.spec import MEMORY_UNIT, Network
 from deployer.machine.user_data import check_user_data
 from deployer.node.machines.exposure import Facts, affected
-from deployer.node.ports import Images
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import Case, Judged, judge, withdrawals
+from deployer.policy.ports import Images
 from deployer.policy.revocations import Withdrawn
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredMachine

@@ -15,7 +15,6 @@ from typing import Final, Protocol, Self
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from deployer.ec2.account.open_account import OpenAccount, open_account, staging
-from deployer.ec2.errors import NoAccount
 from deployer.ec2.images.image_upload import Imaging
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.pricing import Spend, check_within, committed, dues
@@ -24,7 +23,7 @@ from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.placement import Place, Quoted, bursting, spends_of
 from deployer.ec2.snapshots.buffer_pool import Buffers
-from deployer.errors import DeployerError
+from deployer.errors import DeployerError, NoAccount
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport
 from deployer.records.recorder import Recorder

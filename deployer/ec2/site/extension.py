@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
-from deployer.ec2.errors import NoAccount
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.placement import nowhere
-from deployer.errors import Conflict, DeployerError, PolicyUnusable
+from deployer.errors import Conflict, DeployerError, NoAccount, PolicyUnusable
 from deployer.protocol.desired_state import DesiredState, Heard, NodeReport
 from deployer.site.auth.file_in_force import FileInForce
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
-from deployer.site.scheduling.placement import EC2, Promised
-from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.scheduling.placement import EC2, Place, Promised
+from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site
 from signer.errors import SignerError
 from stager.errors import StagerError

@@ -12,13 +12,12 @@ from decimal import Decimal
 from typing import Final, Protocol
 
 from catalog.image.manifest import Manifest
-from deployer.ec2.errors import NoAccount, OverBudget
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.boot_mapping import bootable, with_blanks
 from deployer.ec2.model.hibernation import hindrance, with_room
 from deployer.ec2.model.instance_types import InstanceType, choose
 from deployer.ec2.model.pricing import Spend, check_cap, estimate
-from deployer.errors import DeployerError, NoRoom
+from deployer.errors import DeployerError, NoAccount, NoRoom, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL, Principal
 from deployer.site.model.records import Promise
@@ -170,17 +169,6 @@ def _without(place: Place, rooms: Sequence[NodeRoom], ask: Ask, why: DeployerErr
         return place(left, ask)
     except NoRoom as exc:
         raise NoRoom(f"{exc}; and EC2 is left out: {why}") from exc
-
-
-def at_home(place: Place) -> Place:
-    """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
-    account at EC2 they might have."""
-
-    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
-        why = "a machine that lost its place is not sent to EC2"
-        return place([replace(room, ready=False, problem=why) if room.kind == EC2 else room for room in rooms], ask)
-
-    return placed
 
 
 class Quoted:

@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from deployer.errors import SiteUnavailable
-from deployer.node.agent.executor import LONGEST_DELAY, Doing, Makes, delay
+from deployer.node.agent.executor import Doing, Makes
 from deployer.node.agent.lease import Fence, Guard
 from deployer.node.agent.migration_runner import Moving
 from deployer.node.agent.reconciler import Action, actions
 from deployer.node.agent.reporter import Facts, Reporter
+from deployer.node.backoff import LONGEST_DELAY, delay
 from deployer.node.images.candidate_upload import Offering
 from deployer.node.machines.console import SerialReader
 from deployer.node.machines.operations import Verbs

@@ -35,6 +35,7 @@ from deployer.node.agent.reconciler import (
     Suspend,
     Take,
 )
+from deployer.node.backoff import delay
 from deployer.node.machines.deployment import Assigned
 from deployer.node.machines.operations import Verbs
 from deployer.node.machines.supervisor import Keeper
@@ -46,15 +47,8 @@ from stager.errors import StagerError
 MAKES, VERBS = 4, 8
 """Machines that are made, and to which other things are done, side by side. Staging shares one network, booting one disk."""
 
-FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
-"""Seconds until what could not be done is tried again: doubled each time, up to the second."""
 
 log = logging.getLogger("partita.node")
-
-
-def delay(tries: int) -> float:
-    """Seconds until what failed so often is tried again."""
-    return float(min(FIRST_DELAY * 2 ** (tries - 1), LONGEST_DELAY))
 
 
 class Makes(Protocol):

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from deployer.errors import Misused, SiteUnavailable
 from deployer.node.agent.agent import Agent, Site
-from deployer.node.membership.site_client import CERTIFICATE, KEY, Membership, SiteClient
+from deployer.node.membership.credentials import CERTIFICATE, KEY, Membership
+from deployer.node.membership.site_client import SiteClient
 from deployer.pki.ca import due, period, request_for, serves
 
 LOOK_EVERY = 2.0

@@ -12,7 +12,7 @@ from deployer.errors import Cancelled, DeployerError, MoveFailed, SiteUnavailabl
 from deployer.node.agent.order_mapping import unmade
 from deployer.node.agent.reconciler import Action, Give, Miss, Moves, Own, Retain, Take
 from deployer.node.machines.supervisor import Keeper
-from deployer.node.membership.site_client import CERTIFICATE, Membership
+from deployer.node.membership.credentials import CERTIFICATE, Membership
 from deployer.node.migration.client import GiverClient
 from deployer.node.migration.server import create_moving_app, listen, serving, tls_of
 from deployer.node.migration.source import AT_REST, Giver

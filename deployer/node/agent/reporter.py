@@ -9,9 +9,10 @@ from typing import Final, Protocol
 
 from deployer.errors import DeployerError, SiteUnavailable
 from deployer.machine.spec import State
-from deployer.node.agent.executor import Doing, delay
+from deployer.node.agent.executor import Doing
 from deployer.node.agent.lease import Fence
 from deployer.node.agent.observed_state import Beside, observed
+from deployer.node.backoff import delay
 from deployer.node.machines.supervisor import Keeper
 from deployer.protocol.deployment_request import Label
 from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport

@@ -18,20 +18,11 @@ from deployer.errors import Cancelled, DeployerError, Misused
 from deployer.machine.spec import State
 from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
-from deployer.node.machines.console import WRITES, read_from
+from deployer.node.machines.console import read_from
 from deployer.node.schema.exposure import ExposureList
-from deployer.node.schema.orders import (
-    MAX_ORDER,
-    MAX_WAIT,
-    OFFSET,
-    STATE,
-    VERSION,
-    MachineList,
-    NodeStatus,
-    Order,
-    Step,
-)
+from deployer.node.schema.orders import MAX_ORDER, MAX_WAIT, VERSION, MachineList, NodeStatus, Order, Step
 from deployer.node.service.node import Node
+from deployer.protocol.console import OFFSET, STATE, WRITES
 from deployer.records.machine_store import MachineRecord
 from deployer.web.problems import MEDIA_TYPE, to_problem
 from signer.documents import Document, parse

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.node.ports import Images
 from deployer.node.schema.orders import MAX_ORDER
 from deployer.node.schema.staging import (
     ContentStatus,
@@ -24,6 +23,7 @@ from deployer.node.schema.staging import (
     SwarmStatus,
     Unpinned,
 )
+from deployer.policy.ports import Images
 from deployer.web.problems import to_problem
 from signer.documents import parse
 from signer.errors import SignerError

@@ -24,7 +24,7 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import Cancelled, DeployerError, MachineNotFound
-from deployer.node.agent.executor import delay
+from deployer.node.backoff import delay
 from deployer.node.machines.supervisor import Keeper
 from deployer.protocol.desired_state import DesiredState
 from deployer.protocol.save import Saved, SaveWish

@@ -7,7 +7,6 @@ was not asked for, and nothing is kept beside the file.
 import base64
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from deployer.errors import DeployerError
-from deployer.machine.spec import State
 from deployer.node.machines.supervisor import Keeper
+from deployer.protocol.console import WRITES
 from deployer.protocol.desired_state import SerialAnswer, SerialAsk
-from signer.runtime.terminal import printable
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at consoles that somebody waits for."""
@@ -26,11 +24,6 @@ LOOK_EVERY = 0.2
 MAX_WAITING = 64
 """Questions that wait at a time; what comes beyond is answered with what there is."""
 
-WRITES = frozenset({State.STAGING, State.BOOTING, State.RUNNING, State.PAUSED})
-"""States in which a guest may write (again)."""
-
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-"""What guests colour their consoles with; left out, so that nothing a guest writes moves a reader's cursor."""
 
 log = logging.getLogger("partita.node")
 
@@ -40,11 +33,6 @@ class Answers(Protocol):
 
     def serial(self, answer: SerialAnswer) -> None:
         """Tell the site what it asked for; raises SiteUnavailable."""
-
-
-def readable(data: bytes) -> str:
-    """A guest's output for people: colours left out, other control characters shown and not obeyed."""
-    return printable(_COLOURS.sub("", data.decode(errors="replace")).replace("\r", ""))
 
 
 def read_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:

@@ -32,12 +32,14 @@ from deployer.machine.spec import MACHINE_TYPE, Happening, MachineSpec, Network,
 from deployer.machine.user_data import UserDataKind, check_user_data
 from deployer.node.machines.exposure import Facts
 from deployer.node.machines.supervisor import MARGIN, Keeper
-from deployer.node.ports import Entries, Images, Records, Stages
+from deployer.node.ports import Entries, Records, Stages
 from deployer.node.schema.orders import Deployed, Order, Step
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Case, Judged, judge
+from deployer.policy.ports import Images
 from deployer.policy.revocations import Withdrawn
 from deployer.policy.store import RuleSet
+from deployer.protocol.defaults import Defaults
 from deployer.protocol.desired_state import Context
 from deployer.records.machine_store import CONSOLE, MachineRecord, holder_of
 from deployer.units import parse_duration
@@ -53,14 +55,6 @@ TELL_EVERY = 0.1
 """Seconds between two reports of staging: what an eye can follow."""
 
 SEED = "seed.iso"
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
-
-    network: str
-    lifetime: str
 
 
 @dataclass(frozen=True)

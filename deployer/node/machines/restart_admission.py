@@ -15,9 +15,10 @@ from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
 from deployer.node.machines.exposure import Facts
 from deployer.node.machines.supervisor import MARGIN, Keeper
-from deployer.node.ports import Entries, Images, Records, Stages
+from deployer.node.ports import Entries, Records, Stages
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import Case, judge
+from deployer.policy.ports import Images
 from deployer.policy.revocations import Withdrawn
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord

@@ -2,10 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError
@@ -14,7 +13,8 @@ from deployer.node.machines.exposure import Facts, affected, exposed
 from deployer.node.machines.supervisor import Keeper
 from deployer.node.schema.exposure import Exposed, ExposureList
 from deployer.policy.evaluation import withdrawals
-from deployer.policy.revocations import BlockList, Pair, RevocationStore, Withdrawn
+from deployer.policy.ports import Revocations
+from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
 from signer.errors import SignerError
@@ -24,13 +24,6 @@ from signer.verification.signature_cache import Memory
 LIVE = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
 
 log = logging.getLogger("partita.node")
-
-
-class Revocations(Protocol):
-    """Where revocations come from; `catalog.client.trusted.TrustedCatalog` is one."""
-
-    def revocations(self) -> Sequence[Pair]:
-        """(statement, signature) of every revocation that is listed now."""
 
 
 class Watcher:

@@ -8,59 +8,22 @@ NODE/site/key.pem           its key
 """
 
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
 
 import httpx
 
-from deployer.errors import Misused, SiteUnavailable
-from deployer.pki.ca import fingerprint
+from deployer.errors import SiteUnavailable
+from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
 from deployer.protocol.desired_state import MAX_REPORT, DesiredState, Heard, NodeReport, SerialAnswer
-from deployer.site.schema.messages import Certificate
+from deployer.protocol.joining import Certificate
 from deployer.web.problems import read_problem
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
-
-URL, CA, CERTIFICATE, KEY = "url", "site.pem", "certificate.pem", "key.pem"
 
 MAX_CERTIFICATE = 64 << 10
 """Bytes of a certificate; one for a P-256 key has a thousand."""
 
 TIMEOUT = 20.0
 """Seconds that the site may be silent beyond what it was asked to wait."""
-
-
-@dataclass(frozen=True)
-class Membership:
-    """That a node belongs to a site: what `partita node join` left.
-
-    Attributes:
-        url: of the site's service.
-        identity: SHA-256 of the site's CA, by which its machines are told from others'.
-        directory: of the files.
-        stamp: changes when one of them does.
-    """
-
-    url: str
-    identity: str
-    directory: Path
-    stamp: tuple[int, ...]
-
-    @classmethod
-    def read(cls, directory: Path) -> Self | None:
-        """What lies there; None where the node belongs to no site. SiteUnavailable if it cannot be used."""
-        names = (URL, CA, CERTIFICATE, KEY)
-        try:
-            stamp = tuple((directory / name).stat().st_mtime_ns for name in names)
-            url = (directory / URL).read_text().strip()
-            own, end, _ = (directory / CA).read_bytes().partition(b"-----END CERTIFICATE-----")
-            identity = fingerprint(own + end + b"\n")
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError, Misused) as exc:
-            raise SiteUnavailable(f"{directory}: what the site gave this node cannot be used: {exc}") from exc
-        return cls(url, identity, directory, stamp)
 
 
 class SiteClient:

@@ -12,7 +12,7 @@ from typing import Self
 import httpx
 
 from deployer.errors import MoveFailed
-from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, Membership
+from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
 from deployer.node.migration.manifest import MAX_OFFER, Offer, Piece
 from deployer.web.problems import read_problem
 from signer.documents import parse

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from catalog.web import server as answering
 from deployer.errors import DeployerError, MoveFailed, NotAuthenticated, SiteUnavailable
-from deployer.node.membership.site_client import CA, CERTIFICATE, KEY, Membership
+from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
 from deployer.node.migration.source import Giver
 from deployer.pki.ca import Authority, first_of
 from deployer.pki.tls_peer import PeerProtocol, peer_of

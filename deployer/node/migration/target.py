@@ -35,7 +35,8 @@ from deployer.node.migration.client import GiverClient
 from deployer.node.migration.manifest import Offer, Piece, check, piece_of, write_runs
 from deployer.node.migration.qcow2_check import demand_plain, demand_size
 from deployer.node.migration.source import blank_name, firmware_digest
-from deployer.node.ports import Images, Stages
+from deployer.node.ports import Stages
+from deployer.policy.ports import Images
 from deployer.protocol.desired_state import Incoming
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import CONSOLE, MEMORY, MachineRecord, Origin

@@ -26,11 +26,6 @@ MAX_COUNT = 1000
 MAX_BLANKS = 8
 """Extra disks of one machine."""
 
-OFFSET = "Partita-Offset"
-"""Header of a console answer: where the bytes begin, which is later than asked where old ones were given up."""
-
-STATE = "Partita-State"
-"""Header of a console answer: the state of the machine."""
 
 MAX_WAIT = 20.0
 """Seconds that an answer may be waited for on the server's side; a client asks again."""

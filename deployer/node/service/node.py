@@ -36,12 +36,12 @@ from deployer.node.agent.reporter import Facts
 from deployer.node.agent.swarm_report import swarm_report
 from deployer.node.images.saver import Saver
 from deployer.node.machines.capacity import capacity, total_memory
-from deployer.node.machines.deployment import Assigned, Defaults, Deployer
+from deployer.node.machines.deployment import Assigned, Deployer
 from deployer.node.machines.operations import Verbs
 from deployer.node.machines.restart_admission import Readmission
 from deployer.node.machines.revocation_watcher import Watcher
 from deployer.node.machines.supervisor import Keeper
-from deployer.node.membership.site_client import Membership
+from deployer.node.membership.credentials import Membership
 from deployer.node.migration.source import Giver
 from deployer.node.migration.target import Here, Taker
 from deployer.node.schema.machines import SavedImage, SaveOrder
@@ -49,6 +49,7 @@ from deployer.node.schema.orders import Deployed, NodeStatus, Order, Step
 from deployer.node.settings import DeploySettings
 from deployer.policy.rules import Decision
 from deployer.policy.store import PolicyStore
+from deployer.protocol.defaults import Defaults
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder

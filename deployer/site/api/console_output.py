@@ -11,8 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import Malformed, TooLarge
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, SiteUnavailable
 from deployer.machine.spec import State
-from deployer.node.machines.console import WRITES
-from deployer.node.schema.orders import OFFSET, STATE
+from deployer.protocol.console import OFFSET, STATE, WRITES
 from deployer.protocol.desired_state import MAX_SERIAL, SerialAnswer
 from deployer.site.api.deployments import ASKING
 from deployer.site.api.events import MAX_STREAM, STREAM

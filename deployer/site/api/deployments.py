@@ -8,14 +8,16 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
 from catalog.image.manifest import ImageId
-from deployer.ec2.errors import CannotBoot, NoAccount, OverBudget
 from deployer.errors import (
+    CannotBoot,
     Conflict,
     DeploymentNotFound,
     Forbidden,
     Misused,
+    NoAccount,
     NoRoom,
     NotAuthenticated,
+    OverBudget,
     OverQuota,
     Refused,
     SiteUnavailable,

@@ -6,8 +6,17 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
-from deployer.ec2.errors import NoAccount, OverBudget
-from deployer.errors import Forbidden, MachineConflict, MachineNotFound, Misused, NodeNotFound, NoRoom, OverQuota
+from deployer.errors import (
+    Forbidden,
+    MachineConflict,
+    MachineNotFound,
+    Misused,
+    NoAccount,
+    NodeNotFound,
+    NoRoom,
+    OverBudget,
+    OverQuota,
+)
 from deployer.site.api.deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER, STATES, VO, shown_machine
 from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, MACHINE, answer, problems, read, read_small, told
 from deployer.site.auth.authorizer import narrowed

@@ -21,6 +21,7 @@ from deployer.errors import (
 )
 from deployer.pki.tls_peer import peer_of
 from deployer.protocol.desired_state import MAX_REPORT, DesiredState, Heard, NodeReport
+from deployer.protocol.joining import Certificate, Joined, JoinRequest
 from deployer.site.api.deployments import ASKING
 from deployer.site.api.parameters import NODE, answer, gone, problems, read, read_small, told
 from deployer.site.auth.grants import Action
@@ -32,10 +33,7 @@ from deployer.site.operations.console_requests import first
 from deployer.site.schema.messages import (
     MAX_WAIT,
     Anchors,
-    Certificate,
     CertificateRequest,
-    Joined,
-    JoinRequest,
     JoinToken,
     NodeList,
     NodeVerbRequest,

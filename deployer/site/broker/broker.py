@@ -23,7 +23,6 @@ from deployer.site.broker.rules import (
     READY,
     SESSION_LIFE,
     Answer,
-    Contact,
     answer_to,
     check_published,
     clean_reason,
@@ -39,6 +38,7 @@ from deployer.site.broker.rules import (
 from deployer.site.broker.schema import Identity, Knock, Peers, Session, Standing
 from deployer.site.db import contexts as book
 from deployer.site.model.cluster import Cluster
+from deployer.site.model.contact import Contact
 from deployer.site.model.records import SiteMachine
 
 KEY_BYTES = 32

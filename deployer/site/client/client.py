@@ -20,6 +20,7 @@ import httpx
 from deployer.errors import Misused, SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.protocol.joining import Joined, JoinRequest
 from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.schema.messages import (
     MAX_ANSWER,
@@ -29,8 +30,6 @@ from deployer.site.schema.messages import (
     DeploymentPage,
     EventPage,
     Explanation,
-    Joined,
-    JoinRequest,
     JoinToken,
     LoginLink,
     MachineChange,

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from deployer.errors import Misused
 from deployer.pki.ca import new_request
+from deployer.protocol.joining import Joined, JoinRequest, parse_token
 from deployer.site.client.client import SiteClient, Way, first_contact
-from deployer.site.operations.node_joining import parse_token
-from deployer.site.schema.messages import Joined, JoinRequest
 from signer.documents import validate
 
 PLACE = "site"

@@ -13,27 +13,11 @@ from deployer.errors import NoRoom
 from deployer.policy.decision import Decision
 from deployer.site.model.cluster import ClusterDocument, ClusterRole
 from deployer.site.model.quota import Usage
-from deployer.site.scheduling.boot_estimate import Boot, estimate
+from deployer.site.scheduling.boot_estimate import Past, Settling, estimate
 from deployer.site.scheduling.node_capacity import capped
-from deployer.site.scheduling.placement import NodeRoom, Placed
-from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.scheduling.placement import NodeRoom, Place, Placed
+from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.clusters import ClusterTrial, RoleTrial
-
-
-@dataclass(frozen=True, slots=True)
-class Settling:
-    """How long an earlier guest of an image took from running to being ready: seconds."""
-
-    image_id: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What earlier machines took: to run, and then to be ready."""
-
-    boots: tuple[Boot, ...] = ()
-    settled: tuple[Settling, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
-from deployer.node.machines.console import readable
+from deployer.protocol.console import readable
 from deployer.site.api.console_output import DEFAULT, ask, bytes_of, node_of
 from deployer.site.api.deployments import shown_machine
 from deployer.site.api.machines import find_machine

@@ -8,8 +8,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from deployer.site.broker.rules import Contact
 from deployer.site.db.tables import contexts, published
+from deployer.site.model.contact import Contact
 
 AT_ONCE = 500
 """UUIDs in one query: below what the oldest SQLite takes as parameters."""

@@ -14,12 +14,11 @@ from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
 from deployer.machine.spec import State
 from deployer.protocol.deployment_request import Wishes
 from deployer.protocol.desired_state import DesiredMachine, Incoming, Want
-from deployer.site.clusters.dry_run import Settling
 from deployer.site.db.nodes import movable_of, prefix
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
 from deployer.site.model.quota import Usage
 from deployer.site.model.records import Deployment, Filter, NodeState, SiteMachine
-from deployer.site.scheduling.boot_estimate import Boot
+from deployer.site.scheduling.boot_estimate import Boot, Settling
 from deployer.site.scheduling.placement import Ask
 
 MAX_DIGITS = 9

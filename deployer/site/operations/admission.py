@@ -22,20 +22,20 @@ from deployer.errors import Misused, NoRoom
 from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.machine.spec import MEMORY_UNIT, Network, check_hostname
 from deployer.machine.user_data import UserDataKind, check_user_data
-from deployer.node.machines.deployment import Defaults
-from deployer.node.ports import Images
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Case, Judged, judge
+from deployer.policy.ports import Images
 from deployer.policy.revocations import Withdrawn
 from deployer.policy.store import RuleSet
+from deployer.protocol.defaults import Defaults
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL, Principal
 from deployer.site.model.quota import Quota, Usage
 from deployer.site.model.records import NodeState
 from deployer.site.scheduling.boot_estimate import estimate
-from deployer.site.scheduling.placement import Ask, Placed
-from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.scheduling.placement import Ask, Place, Placed
+from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import Ordered, Trial
 from deployer.site.store.store import SiteStore
 from deployer.units import parse_duration, size_text

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from deployer.site.lifecycle.report_rules import LostPolicy
 from deployer.site.operations.fencing import Fences, nobody
-from deployer.site.scheduling.proposal import Place
+from deployer.site.scheduling.placement import Place
 from deployer.site.store.store import SiteStore
 
 log = logging.getLogger("partita.site")

@@ -7,22 +7,18 @@ makes its own key; the site gives it an identity. From then on it renews its cer
 
 import base64
 import hashlib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from deployer.errors import Misused
 from deployer.pki.ca import Authority
+from deployer.protocol.joining import Certificate, Joined, JoinRequest
 from deployer.site.model.records import SiteNode
-from deployer.site.schema.messages import Certificate, Joined, JoinRequest, JoinToken
+from deployer.site.schema.messages import JoinToken
 
 SECRET = 32
 """Bytes of a token's secret: nobody guesses one, so digests need no salt and no slow hash."""
-
-# The first letter is ours: what begins with a dash would be taken for an option on the command line that it is put into.
-_TOKEN = re.compile(r"(j[A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
 
 
 class Joins(Protocol):
@@ -89,11 +85,3 @@ class Joining:
 def digest(secret: str) -> str:
     """What is kept of a token's secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def parse_token(text: str) -> tuple[str, str]:
-    """Secret and fingerprint of a token as it is handed over; Misused if it is none."""
-    found = _TOKEN.fullmatch(text.strip())
-    if found is None:
-        raise Misused("this is no token to join with; the site's operator gets one with `partita site token`")
-    return found[1], found[2]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from deployer.node.machines.revocation_watcher import Revocations
+from deployer.policy.ports import Revocations
 from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
 from deployer.policy.store import RuleSet
 from signer.verification.revocations import verify_revocations

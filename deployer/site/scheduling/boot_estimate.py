@@ -63,3 +63,19 @@ def _rates(boots: Sequence[Boot]) -> list[float]:
         for boot in boots
         if warm is not None and boot.fetched >= LITTLE and boot.seconds > warm
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How long an earlier guest of an image took from running to being ready: seconds."""
+
+    image_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What earlier machines took: to run, and then to be ready."""
+
+    boots: tuple[Boot, ...] = ()
+    settled: tuple[Settling, ...] = ()

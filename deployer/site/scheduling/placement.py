@@ -15,8 +15,8 @@ where the request says so. Contents take nothing of a node's room for disks: the
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from deployer.errors import NoRoom
@@ -338,3 +338,18 @@ def _nodes(count: int) -> str:
 
 def _enumerate(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+Place = Callable[[Sequence[NodeRoom], Ask], Placed]
+"""Chooses a node for each machine, or raises NoRoom; `placement.place` is one. Pure: it is called within a transaction."""
+
+
+def at_home(place: Place) -> Place:
+    """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
+    account at EC2 they might have."""
+
+    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+        why = "a machine that lost its place is not sent to EC2"
+        return place([replace(room, ready=False, problem=why) if room.kind == EC2 else room for room in rooms], ask)
+
+    return placed

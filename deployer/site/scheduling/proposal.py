@@ -7,10 +7,7 @@ from typing import Any
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.quota import Usage
 from deployer.site.model.records import SiteMachine
-from deployer.site.scheduling.placement import Ask, NodeRoom, Placed, Promised
-
-Place = Callable[[Sequence[NodeRoom], Ask], Placed]
-"""Chooses a node for each machine, or raises NoRoom; `placement.place` is one. Pure: it is called within a transaction."""
+from deployer.site.scheduling.placement import Ask, Place, Promised
 
 Limit = Callable[[Usage, Usage, Usage], str | None]
 """May so much more be had? Of what the owner has, what is to come, and what all of the owner's VO have: a sentence with

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.image.manifest import Version
 from deployer.machine.spec import MEMORY_UNIT, State, Uuid
-from deployer.protocol.deployment_request import Label
 from deployer.protocol.swarm_report import Feed
 from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
 from signer.documents import Document
@@ -97,49 +96,12 @@ class JoinToken(Document):
     url: str
 
 
-class JoinRequest(Document):
-    """What a node says to join.
-
-    Attributes:
-        token: the secret part.
-        request: a certificate request (PKCS #10, PEM) for a P-256 key; its names do not count.
-        name: what the node calls itself.
-        labels: what its operator says of it.
-    """
-
-    model_config = _example(
-        token="the-part-before-the-point",  # noqa: S106 - an example
-        request="-----BEGIN CERTIFICATE REQUEST-----\n...",
-        name="worker07",
-        labels={"site": "hall-2"},
-    )
-
-    token: Annotated[str, Field(min_length=20, max_length=200)]
-    request: Annotated[str, Field(max_length=4096)]
-    name: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
-    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
-
-
-class Joined(Document):
-    """What a node gets: who it is, and how it shows that (PEM)."""
-
-    node: Uuid
-    name: str
-    certificate: str
-
-
 class CertificateRequest(Document):
     """A node's request for a fresh certificate (PKCS #10, PEM), for the same key or a new one."""
 
     model_config = _example(request="-----BEGIN CERTIFICATE REQUEST-----\n...")
 
     request: Annotated[str, Field(max_length=4096)]
-
-
-class Certificate(Document):
-    """A certificate (PEM)."""
-
-    certificate: str
 
 
 class Anchors(Document):

@@ -23,11 +23,10 @@ from typing import Self
 
 from catalog.client.credential_file import read_credential
 from catalog.client.trusted import TrustedCatalog
-from deployer.ec2.site.placement import at_home
 from deployer.errors import DeployerError, JoinRefused, SiteUnavailable
-from deployer.node.machines.deployment import Defaults
 from deployer.pki.ca import Authority, fingerprint
 from deployer.policy.store import PolicyStore
+from deployer.protocol.defaults import Defaults
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredState, Heard, Lease, NodeReport
 from deployer.site.auth.authenticator import make_authenticator
@@ -53,7 +52,7 @@ from deployer.site.operations.node_joining import Joining
 from deployer.site.operations.retention import LOOK_SECONDS, Pruner, keeping
 from deployer.site.operations.revocations import Withdrawing
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import place
+from deployer.site.scheduling.placement import at_home, place
 from deployer.site.schema.clusters import ClusterTrial
 from deployer.site.schema.messages import Anchors, Ordered, SiteStatus, Trial
 from deployer.site.service.background import Upkeep, seldom

@@ -22,8 +22,8 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.quota import Usage
 from deployer.site.model.records import Deployment, Promise, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, capped
-from deployer.site.scheduling.placement import Ask, NodeRoom, Placed
-from deployer.site.scheduling.proposal import Place, Proposal
+from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
+from deployer.site.scheduling.proposal import Proposal
 from signer.documents import canonical
 
 WAITS = "there is no room for it on any node now; it waits"

@@ -10,7 +10,7 @@ from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle.report_rules import Change, LostPolicy, expire, lose, warn
 from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.proposal import Place
+from deployer.site.scheduling.placement import Place
 from deployer.site.store import admission as store_admission
 from deployer.site.store.unit_of_work import Work
 

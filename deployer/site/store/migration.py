@@ -12,8 +12,7 @@ from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.lifecycle.report_rules import Change
 from deployer.site.model.records import SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import Overcommit, capped
-from deployer.site.scheduling.placement import Ask, NodeRoom, Placed
-from deployer.site.scheduling.proposal import Place
+from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
 from deployer.site.store.unit_of_work import Work
 
 

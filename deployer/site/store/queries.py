@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredState
-from deployer.site.clusters.dry_run import Past
 from deployer.site.db import audit as store_audit
 from deployer.site.db import clusters as store_clusters
 from deployer.site.db import events as store_story
@@ -23,10 +22,9 @@ from deployer.site.model.records import (
     SiteMachine,
     SiteNode,
 )
-from deployer.site.scheduling.boot_estimate import Boot
+from deployer.site.scheduling.boot_estimate import Boot, Past
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import Ask, NodeRoom, Placed
-from deployer.site.scheduling.proposal import Place
+from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
 from deployer.site.store import admission as store_admission
 from deployer.site.store.change_notifier import Newest
 

@@ -19,7 +19,8 @@ from deployer.site.model.current_actor import actor
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, NodeState, SiteCluster, SiteEvent, SiteMachine, SiteNode
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.proposal import Afford, Place, Proposal
+from deployer.site.scheduling.placement import Place
+from deployer.site.scheduling.proposal import Afford, Proposal
 from deployer.site.store import admission as store_admission
 from deployer.site.store import deadlines as store_time
 from deployer.site.store import migration as store_moving

@@ -1,0 +1,11 @@
+"""What an order that leaves something open gets."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
+
+    network: str
+    lifetime: str

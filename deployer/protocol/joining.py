@@ -1,0 +1,64 @@
+"""What a node and its site say to each other when it joins."""
+
+import re
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from deployer.errors import Misused
+from deployer.machine.spec import Uuid
+from deployer.protocol.deployment_request import Label
+from signer.documents import Document
+
+
+def _example(**members: JsonValue) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
+class JoinRequest(Document):
+    """What a node says to join.
+
+    Attributes:
+        token: the secret part.
+        request: a certificate request (PKCS #10, PEM) for a P-256 key; its names do not count.
+        name: what the node calls itself.
+        labels: what its operator says of it.
+    """
+
+    model_config = _example(
+        token="the-part-before-the-point",  # noqa: S106 - an example
+        request="-----BEGIN CERTIFICATE REQUEST-----\n...",
+        name="worker07",
+        labels={"site": "hall-2"},
+    )
+
+    token: Annotated[str, Field(min_length=20, max_length=200)]
+    request: Annotated[str, Field(max_length=4096)]
+    name: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
+    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
+
+
+class Joined(Document):
+    """What a node gets: who it is, and how it shows that (PEM)."""
+
+    node: Uuid
+    name: str
+    certificate: str
+
+
+class Certificate(Document):
+    """A certificate (PEM)."""
+
+    certificate: str
+
+
+# The first letter is ours: what begins with a dash would be taken for an option on the command line that it is put into.
+_TOKEN = re.compile(r"(j[A-Za-z0-9_-]{20,100})\.([0-9a-f]{64})")
+
+
+def parse_token(text: str) -> tuple[str, str]:
+    """Secret and fingerprint of a token as it is handed over; Misused if it is none."""
+    found = _TOKEN.fullmatch(text.strip())
+    if found is None:
+        raise Misused("this is no token to join with; the site's operator gets one with `partita site token`")
+    return found[1], found[2]
