@@ -1,4 +1,6 @@
-"""Every command in the documentation is run: each document's ```sh blocks, in order, as one script in a place of its own.
+"""The documentation: its commands run, its links and module names lead somewhere, its decisions have one form.
+
+Each document's ```sh blocks are run in order, as one script in a directory of its own.
 
 A line that ends in `&` starts a service; the script goes on when it has said that it is ready. What runs elsewhere in the
 suite, or cannot run twice, is named in RUN_ELSEWHERE with the place where it runs.
@@ -14,6 +16,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from partita import SECTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "policies" / "README.md"]
@@ -107,3 +111,75 @@ def _end_services(place: Path) -> None:
             os.kill(int(pid), signal.SIGTERM)
         except ProcessLookupError:
             continue
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+ANCHOR = re.compile(r'<a id="([^"]+)">')
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+SOURCE = re.compile(
+    r"(?<![\w/.])(?:signer|catalog|stager|deployer|tests|docs|benchmarks|examples|policies)/[\w/.-]*\.\w+"
+)
+MODULE = re.compile(r"`((?:signer|catalog|stager|deployer)(?:\.[a-z_0-9]+)+)(?:\(\))?`")
+ALL_DOCUMENTS = sorted({*DOCUMENTS, *ROOT.glob("*.md")})
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments by which other pages can link into a document, as GitHub makes them from its headings."""
+    text = document.read_text()
+    headings = (re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in HEADING.findall(text))
+    return {*headings, *ANCHOR.findall(text)}
+
+
+@pytest.mark.parametrize("document", ALL_DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_names_in_a_document_lead_somewhere(document: Path) -> None:
+    """Relative links, paths of the checkout and module names exist; a name of a setting counts as well."""
+    text = document.read_text()
+    prose = CODE.sub("", text)
+    broken = []
+    for link in LINK.findall(prose):
+        if "://" in link or link.startswith("000"):
+            continue
+        name, _, fragment = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        if not target.exists() or (fragment and target.suffix == ".md" and fragment not in anchors(target)):
+            broken.append(link)
+    broken += [path for path in SOURCE.findall(prose) if not (ROOT / path).exists()]
+    settings = {f"{section}.{field}" for section, model in SECTIONS.items() for field in model.model_fields}
+    broken += [name for name in MODULE.findall(text) if name not in settings and not module_exists(name)]
+    assert broken == []
+
+
+def module_exists(name: str) -> bool:
+    """Whether a dotted name is a package, a module, or something that a module defines or imports."""
+    path = ROOT.joinpath(*name.split("."))
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    module, word = path.parent.with_suffix(".py"), path.name
+    return module.is_file() and re.search(rf"\b{word}\b", module.read_text()) is not None
+
+
+def test_pages_named_in_the_code_exist() -> None:
+    """A docstring that names a page of docs/ or policies/ names one that is there."""
+    sources = [
+        path for package in ("signer", "catalog", "stager", "deployer") for path in (ROOT / package).rglob("*.py")
+    ]
+    named = {page for path in sources for page in re.findall(r"(?:docs|policies)/[\w/.-]+\.md", path.read_text())}
+    assert named
+    assert [page for page in sorted(named) if not (ROOT / page).exists()] == []
+
+
+def test_decisions_have_one_form_and_an_index() -> None:
+    """Numbers without gaps; the title's number is the file's; four sections in one order; a row in the index."""
+    folder = ROOT / "docs" / "adr"
+    pages = sorted(folder.glob("[0-9]*.md"))
+    index = (folder / "README.md").read_text()
+    for number, page in enumerate(pages, 1):
+        text = page.read_text()
+        title = re.match(r"# (\d+) (.+)\n", text)
+        assert title, page.name
+        assert (int(page.name[:4]), int(title[1])) == (number, number), page.name
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Status", "Context", "Decision", "Consequences"], (
+            page.name
+        )
+        assert f"| {number} | [{title[2]}]({page.name}) |" in index, page.name

@@ -3,7 +3,7 @@
 `root` is the `pieces root` of BitTorrent v2 (BEP 52): the SHA-256 Merkle root over 16 KiB leaves, where the last leaf is
 as short as the content is and the leaves missing to a power of two are 32 zero bytes. BEP 52 has no leaf/node prefix, so
 a root alone is no identity (two leaf hashes concatenated are a 64-byte content with the root of the original): `size` is
-part of the address and is checked first (docs/adr/0001-address.md).
+part of the address and is checked first (docs/adr/0001-content-addresses.md).
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 A content is cut into parts of 256 KiB. A node that starts asks for parts; each part is given to one node, which fetches
 it from the origin and shares it, and everything else comes to it through the swarm. A part that its holder does not
 report in time is given to another; parts that left the swarm with their only holder are given out again
-(docs/adr/0005-first-copies.md has the measurements that led here).
+(docs/adr/0005-first-copies-assigned-by-the-tracker.md has the measurements that led here).
 """
 
 from collections.abc import Iterable, Iterator

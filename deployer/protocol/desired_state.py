@@ -200,7 +200,7 @@ class ObservedMachine(Document):
 
 
 class Lease(Document):
-    """For how long machines of a site run on a node that hears nothing of it (docs/adr, "Machines of a lost node").
+    """For how long machines of a site run on a node that hears nothing of it (docs/adr/0018-fencing-of-lost-nodes.md).
 
     Attributes:
         seconds: counted by the node from when it sent the last report that was answered.

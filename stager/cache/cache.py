@@ -9,7 +9,8 @@
 
 Content gets its name by one protocol: reserve, allocate, fill, seal, fsync, verify by re-reading, rename, fsync the
 directory, commit the row. "Present" is decided, and the lease taken, in one transaction, and eviction chooses under the
-same lock, so nothing that somebody was told is present goes away while the lease lasts (docs/adr/0003-cache.md).
+same lock, so nothing that somebody was told is present goes away while the lease lasts
+(docs/adr/0003-cache-write-protocol.md).
 """
 
 import os

@@ -1,7 +1,7 @@
 """Committing: a filled file is verified and gets its name, in an order that no crash can get between.
 
 Seal, fsync, verify by re-reading, rename, fsync the directory, commit the row. If the disk fails at that, the cache takes
-nothing more (docs/adr/0003-cache.md).
+nothing more (docs/adr/0003-cache-write-protocol.md).
 """
 
 from collections.abc import Callable

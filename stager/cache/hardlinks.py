@@ -1,7 +1,7 @@
 """Contents that one cache lends another on the same filesystem: the same file under a second name, and not a byte more.
 
-A content gets its name in a cache when it is verified, and nobody writes to it from then on (docs/adr/0003-cache.md). So
-whoever opens a cache of their own beside one that is in use may link what is there; their cache hashes all of it again when it
+A content gets its name in a cache when it is verified, and nobody writes to it from then on
+(docs/adr/0003-cache-write-protocol.md). So whoever opens a cache of their own beside one that is in use may link what is there; their cache hashes all of it again when it
 is opened (`recovery`), and keeps it when the lender lets go of it.
 """
 
