@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.guest.nocloud_seed import build_seed, write_seed
 from deployer.hypervisor.disks import assemble
@@ -36,7 +37,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
         with Service(workdir) as catalog:
             catalog.register(star.anchor())
             with catalog.client() as client:
-                client.publish(image)
+                transfer.publish(client, image)
             with NodeProcess(catalog.url, policy(star.anchor())) as node:
                 ours, peer = _measure(node, image, bare, rounds)
     finally:

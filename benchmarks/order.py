@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.deploy import again
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.hypervisor.libvirt import LibvirtBackend
 from deployer.machine.spec import MachineSpec
@@ -45,7 +46,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
         with Service(workdir) as catalog, populace(workdir) as people:
             catalog.register(star.anchor())
             with catalog.client() as client:
-                client.publish(image)
+                transfer.publish(client, image)
             node = NodeProcess(catalog.url, text)
             # What is measured is one order, not how many somebody may make in a row.
             settings = people.settings() | {"person_rate": 1e4, "address_rate": 1e4}

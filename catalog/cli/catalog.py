@@ -13,6 +13,7 @@ import typer
 from catalog.cli.access import open_, restrict, site_app
 from catalog.cli.image import image_app
 from catalog.cli.torrent import torrent
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.credential_file import read_credential
 from catalog.errors import ContentMismatch, Misused, NotFound
@@ -247,7 +248,7 @@ def publish_command(context: typer.Context, image: Image, catalog: Url = None, a
     total = sum(address.size for address in bundle.manifest.blobs())
     begun = time.monotonic()
     with _client(context, catalog) as client, terminal.progress("publishing", total) as advance:
-        result = client.publish(bundle, advance)
+        result = transfer.publish(client, bundle, advance)
         url = client.url
     seconds = time.monotonic() - begun
     shown = (
@@ -365,7 +366,7 @@ def image_fetch(
         if wanted.image_id is None:
             raise Misused("a candidate has no name yet; give its image ID, as `partita image candidates` shows it")
         with _client(context, catalog) as client, terminal.progress("fetching", None) as advance:
-            bundle = client.fetch_candidate(wanted.image_id, output, advance)
+            bundle = transfer.fetch_candidate(client, wanted.image_id, output, advance)
         value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}
         said = f"{bundle.manifest.title} is in {output}, endorsed by nobody\n{bundle.manifest.image_id}"
         terminal.show(value, said, as_json=as_json)
@@ -373,7 +374,7 @@ def image_fetch(
     with _believed(context, catalog) as client:
         total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
         with terminal.progress("fetching", total) as advance:
-            bundle = client.fetch(wanted, output, advance)
+            bundle = transfer.fetch(client, wanted, output, advance)
     value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}
     terminal.show(value, f"{bundle.manifest.title} is in {output}\n{bundle.manifest.image_id}", as_json=as_json)
 

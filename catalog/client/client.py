@@ -7,16 +7,13 @@ Every answer has a maximum length and every wait an end.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from catalog.client.transfer import PublishResult, fetch, publish
 from catalog.content import multipart_ranges as byteranges
 from catalog.content.blob_store import beside_sizes
 from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
-from catalog.image.bundle import Bundle
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
 from catalog.schema.candidates import Candidate, CandidateList, CandidateRequest
@@ -41,7 +38,6 @@ from catalog.schema.revocations import RevocationPage
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.web.connection import BaseTransport, Connection
 from signer.documents import canonical
-from signer.runtime.progress import Advance, nothing
 from signer.verification.revocations import MAX_REVOCATIONS
 
 VERIFY_RATE = 50e6
@@ -322,17 +318,9 @@ class CatalogClient:
                 return
             params["cursor"] = page.next
 
-    def publish(self, bundle: Bundle, advance: Advance = nothing) -> PublishResult:
-        """Publish an image directory; as :func:`catalog.client.transfer.publish`."""
-        return publish(self, bundle, advance)
-
-    def fetch_candidate(self, image_id: str, target: Path, advance: Advance = nothing) -> Bundle:
-        """Fetch an image that nobody has endorsed into a directory, to be looked through; errors as in `fetch`."""
-        return fetch(_CandidateView(self, self._connection), Reference(image_id=image_id), target, advance)
-
-    def fetch(self, reference: Reference, target: Path, advance: Advance = nothing) -> Bundle:
-        """Fetch an image into a directory; as :func:`catalog.client.transfer.fetch`."""
-        return fetch(self, reference, target, advance)
+    def candidate_view(self) -> "CatalogClient":
+        """This catalog with its candidates in the place of published images: their manifests and contents, no endorsements."""
+        return _CandidateView(self, self._connection)
 
     def _beside(self, address: Address, kind: str) -> bytes:
         length = beside_sizes(address)[kind]
@@ -343,7 +331,7 @@ class CatalogClient:
 
 
 class _CandidateView(CatalogClient):
-    """The catalog as whoever fetches one candidate sees it: its manifest and contents are elsewhere, and nobody endorses it."""
+    """A catalog whose images are its candidates: manifests and contents have paths of their own; none is endorsed."""
 
     def __init__(self, of: CatalogClient, connection: Connection) -> None:
         self._connection, self.url, self._image_id = connection, of.url, ""

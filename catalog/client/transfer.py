@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catalog.client.client import CatalogClient
 from catalog.content import indexing as measuring
 from catalog.errors import ContentMismatch, Misused, Unavailable
 from catalog.image.address import LEAF, Address
@@ -20,8 +21,7 @@ from catalog.schema.images import PART, Publication
 from catalog.web.connection import DELAYS
 from signer.runtime.progress import Advance, nothing
 
-if TYPE_CHECKING:
-    from catalog.client.client import CatalogClient
+if TYPE_CHECKING:  # it loads the TUF library: publishers do without it
     from catalog.client.trusted import TrustedCatalog
 
 CONNECTIONS = 4
@@ -45,7 +45,7 @@ class PublishResult:
 
 
 def publish(
-    client: "CatalogClient",
+    client: CatalogClient,
     bundle: Bundle,
     advance: Advance = nothing,
     *,
@@ -76,7 +76,7 @@ def publish(
 
 
 def offer(
-    client: "CatalogClient",
+    client: CatalogClient,
     bundle: Bundle,
     advance: Advance = nothing,
     *,
@@ -91,7 +91,7 @@ def offer(
 
 
 def _send(
-    client: "CatalogClient", bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
+    client: CatalogClient, bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
 ) -> int:
     """Send what the catalog misses; returns how many bytes."""
     manifest = bundle.manifest
@@ -155,6 +155,11 @@ def fetch(
             target.rmdir()
         shutil.move(fresh, target)
     return Bundle(target, manifest)
+
+
+def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance: Advance = nothing) -> Bundle:
+    """Fetch an image that has no endorsement yet into a directory, for review; errors as in `fetch`."""
+    return fetch(client.candidate_view(), Reference(image_id=image_id), target, advance)
 
 
 def _fetch_content(

@@ -21,7 +21,6 @@ from typing import Self
 from catalog.client.client import CatalogClient
 from catalog.client.failover import Mirrors
 from catalog.client.seen_names import SeenNames
-from catalog.client.transfer import fetch
 from catalog.errors import (
     CatalogError,
     ContentMismatch,
@@ -34,7 +33,6 @@ from catalog.errors import (
     Unverified,
 )
 from catalog.image.address import Address
-from catalog.image.bundle import Bundle
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
 from catalog.schema.images import MAX_ANSWER, EndorsementList, ImageEntry
@@ -57,7 +55,6 @@ from catalog.tuf.targets import (
 from catalog.web.connection import BaseTransport
 from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
-from signer.runtime.progress import Advance, nothing
 
 REUSE = 2.0
 """Seconds for which one refresh serves what belongs together: the manifest, endorsements and revocations of one order."""
@@ -201,10 +198,6 @@ class TrustedCatalog:
         """(statement, signature) of every revocation that is listed now; nothing about them is checked here."""
         index = parse_canonical(RevocationPages, self._find(REVOCATIONS, fresh=True), REVOCATIONS)
         return [pair for number in range(index.pages) for pair in self._statements(revocation_page(number))]
-
-    def fetch(self, reference: Reference, target: Path, advance: Advance = nothing) -> Bundle:
-        """Fetch an image into a directory; as :func:`catalog.client.transfer.fetch`."""
-        return fetch(self, reference, target, advance)
 
     def refresh(self) -> None:
         """Bring what is trusted up to date."""

@@ -6,8 +6,8 @@ HTTPS for everybody, and a Unix socket for the operator alone: whoever may open 
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,8 +15,6 @@ import uvicorn
 
 from catalog.web import server as answering
 from catalog.web.metrics import Requests, exposing
-from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.extension import working
 from deployer.errors import Misused, SiteUnavailable
 from deployer.pki.tls_peer import PeerProtocol
 from deployer.site.api.app import create_app
@@ -41,13 +39,19 @@ MAX_HEADERS = 64 << 10
 """Bytes of a request's line and headers: a token with some hundred groups."""
 
 
-def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None], ec2: Ec2Settings | None = None) -> None:
+Extension = Callable[[Site], AbstractContextManager[None]]
+"""What works beside a site for as long as its block runs, such as accounts at EC2."""
+
+
+def serve(
+    settings: SiteSettings, ready: Callable[[str, Path, Site], None], extensions: Sequence[Extension] = ()
+) -> None:
     """Serve until SIGTERM or SIGINT. Machines go on after that.
 
     Args:
         settings: of the site.
-        ec2: its accounts at EC2, if any.
         ready: called once with the URL, the socket's path and the site, when requests are answered.
+        extensions: entered with the site before it listens to requests, left when it ends.
 
     Raises:
         What Site.open raises; SiteUnavailable when an address is in use; Misused when it is none of this machine.
@@ -59,8 +63,8 @@ def serve(settings: SiteSettings, ready: Callable[[str, Path, Site], None], ec2:
         ending.callback(site.close)
         if settings.broker_listen:
             ending.enter_context(_brokering(site))
-        if ec2 is not None:
-            ending.enter_context(working(ec2, site))
+        for extension in extensions:
+            ending.enter_context(extension(site))
         place = socket_of(settings)
         local = ending.enter_context(_listen_local(place))
         requests = Requests()

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 from catalog.builder.disk_import import import_disk
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from tests.catalog.disks import MIB, formatted, identity, put, put_file, table
 from tests.catalog.service import Service, Vo
@@ -34,5 +35,5 @@ def published(service: Service, vo: Vo, directory: Path, *, seed: int = 1, **cha
     """The image of such a disk, endorsed and published."""
     made = import_disk(bootable(directory, seed=seed), "raw", identity(**changes), directory / "image")
     with service.client() as client:
-        client.publish(vo.endorse(made.bundle))
+        transfer.publish(client, vo.endorse(made.bundle))
     return made.bundle

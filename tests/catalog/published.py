@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from catalog.client import transfer
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
@@ -45,9 +46,9 @@ def published(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> I
             for minor in range(4):
                 directory = root / f"image{minor}"
                 images.append(vos["star"].endorse(bundle(directory, partitions=1, size=MIB, version=f"1.{minor}")))
-                client.publish(images[-1])
+                transfer.publish(client, images[-1])
             other = bundle(root / "atlas", partitions=1, size=MIB, vo="atlas", name="node")
-            client.publish(vos["atlas"].endorse(other))
+            transfer.publish(client, vos["atlas"].endorse(other))
             pending = vos["star"].endorse(bundle(root / "pending", partitions=1, size=MIB, seed=9, version="2.0"))
             client.begin(pending.manifest.canonical(), pending.endorsements())
         with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:

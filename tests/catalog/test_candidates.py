@@ -12,6 +12,7 @@ import pytest
 
 from catalog.access import rule_store as entitlements
 from catalog.access.rules import Site, credential
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.transfer import offer
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge
@@ -72,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 entitlements.register_site(connection, Site(name, frozenset({vo})), digest, now(), renew=False)
         database.close()
         with service.client() as client:
-            client.publish(parent)
+            transfer.publish(client, parent)
         yield World(service, star, parent, place)
 
 
@@ -93,15 +94,15 @@ def test_what_a_site_offers_becomes_an_image_when_its_vo_endorses_it(world: Worl
             lambda: lyon.manifest(image_id),
             lambda: list(lyon.blob_range(saved.manifest.blobs()[0], 0, 10)),
             lambda: stranger.commit(image_id),
-            lambda: stranger.fetch_candidate(image_id, tmp_path / "stranger"),
+            lambda: transfer.fetch_candidate(stranger, image_id, tmp_path / "stranger"),
         ):
             with pytest.raises((NotFound, NotEntitled, Conflict)):
                 ask()
         assert stranger.candidates() == ()
-        looked = bnl.fetch_candidate(image_id, tmp_path / "looked")
+        looked = transfer.fetch_candidate(bnl, image_id, tmp_path / "looked")
         assert looked.manifest == saved.manifest
         assert looked.blob(saved.manifest.blobs()[0]).read_bytes() == saved.blob(saved.manifest.blobs()[0]).read_bytes()
-        assert stranger.publish(world.star.endorse(looked)).sent == 0
+        assert transfer.publish(stranger, world.star.endorse(looked)).sent == 0
         assert stranger.resolve(Reference.parse("star/worker@1.1")) == image_id
         assert lyon.candidates() == ()
         assert lyon.offer(saved.manifest.canonical()).state == "published"

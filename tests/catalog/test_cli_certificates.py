@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from signer.statements.endorsement import PartitionStatement, parse_vouching
 from tests import commands
 from tests.catalog.service import Service
@@ -65,7 +66,7 @@ def test_stock_openssl_verifies_what_a_catalog_hands_out(tmp_path: Path, grid: G
     partita("endorse", image.root, "--certificate", certificate)
     with Service(tmp_path, ca_directory=grid.path) as service, service.client() as client:
         partita("vo", "register", "star", "--key", certificate, "--directory", service.directory)
-        client.publish(image)
+        transfer.publish(client, image)
         (pair,) = client.endorsements(image.manifest.image_id)
     assert grid.stock_verifies(tmp_path, *pair)
     assert not grid.stock_verifies(tmp_path, pair[0].replace(b"star", b"sta7"), pair[1])

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from catalog.cli.catalog import catalog_app
 from catalog.cli.image import image_app
 from catalog.cli.tuf import tuf_app, tuf_client_app
+from catalog.client import transfer
 from catalog.errors import CatalogError, Misused, NotFound, Unverified
 from catalog.settings import CatalogSettings
 from catalog.tuf.targets import manifest_path
@@ -99,7 +100,7 @@ def test_a_plain_tuf_client_downloads_and_refuses(service: Service, star: Vo, tm
     """By the conformance protocol: 0 or 1, and nothing else."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     (tmp_path / "root.json").write_bytes(first_root(service.url))
     place = ("--metadata-dir", tmp_path / "meta")
     url = ("--metadata-url", f"{service.url}/tuf/metadata")
@@ -124,7 +125,7 @@ def test_image_fetch_believes_a_pinned_root(
     monkeypatch.setattr("catalog.cli.catalog.state_directory", lambda name: tmp_path / "state" / name)
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     for name, root in (("theirs", Repository().roots[0]), ("ours", first_root(service.url))):
         (tmp_path / name).write_bytes(root)
         flags = [f"catalog.url={service.url}", f"catalog.tuf_root={tmp_path / name}"]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.transfer import subtract
 from catalog.content.indexing import measure
@@ -270,7 +271,7 @@ def published(service: Service, star: Vo, tmp_path: Path) -> Bundle:
     """An image that the running service has."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1, size=5 * MIB))
     with service.client() as publishing:
-        publishing.publish(made)
+        transfer.publish(publishing, made)
     return made
 
 
@@ -279,7 +280,9 @@ def test_fetching_survives_lies_about_zeros_and_cuts(service: Service, published
     for number, transport in enumerate((LyingMap(), Cutting())):
         with CatalogClient(service.url, transport, sleep=lambda _: None) as fetching:
             done: list[int] = []
-            fetched = fetching.fetch(Reference.parse("star/worker@1.0"), tmp_path / f"fetched{number}", done.append)
+            fetched = transfer.fetch(
+                fetching, Reference.parse("star/worker@1.0"), tmp_path / f"fetched{number}", done.append
+            )
         for address in published.manifest.blobs():
             assert measure(fetched.blob(address)).address == address
         assert sum(done) == sum(address.size for address in published.manifest.blobs())
@@ -291,14 +294,14 @@ def test_altered_content_is_refused_and_nothing_is_left(service: Service, publis
         CatalogClient(service.url, LyingContent()) as fetching,
         pytest.raises(ContentMismatch, match="is something else; use another"),
     ):
-        fetching.fetch(Reference.parse("star/worker"), tmp_path / "new" / "fetched")
+        transfer.fetch(fetching, Reference.parse("star/worker"), tmp_path / "new" / "fetched")
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_directory_that_holds_something_is_not_written_to(service: Service, published: Bundle) -> None:
     """Nor is anything in it touched."""
     with service.client() as fetching, pytest.raises(Misused, match="is there already"):
-        fetching.fetch(Reference.parse("star/worker"), published.root)
+        transfer.fetch(fetching, Reference.parse("star/worker"), published.root)
     assert Bundle.open(published.root) == published
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import partita
+from catalog.client import transfer
 from catalog.errors import (
     CatalogError,
     ContentMismatch,
@@ -388,7 +389,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Ite
         service.register(vos["star"].anchor())
         image = published(service, vos["star"], root / "made")
         with service.client() as client:
-            client.publish(vos["star"].endorse(bundle(root / "direct", name="direct")))
+            transfer.publish(client, vos["star"].endorse(bundle(root / "direct", name="direct")))
         yield service, image, root
 
 

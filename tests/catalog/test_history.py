@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.content.blob_store import Blobs
 from catalog.db import images as registry
 from catalog.db.engine import Database
@@ -39,7 +40,7 @@ def test_what_is_accepted_is_told_once_and_in_order(service: Service, star: Vo, 
     second = star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1))
     with service.client() as client:
         for image in (first, first, second):  # again is no news
-            client.publish(image)
+            transfer.publish(client, image)
         found = list(client.history())
 
     assert [(entry.seq, entry.kind, entry.data["title"]) for entry in found] == [
@@ -59,20 +60,20 @@ def test_a_refused_endorsement_leaves_no_entry(service: Service, star: Vo, tmp_p
     image = rogue.endorse(bundle(tmp_path / "image", size=MIB))
     with service.client() as client:
         with pytest.raises(Exception, match="not trusted"):
-            client.publish(image)
+            transfer.publish(client, image)
         assert list(client.history()) == []
 
 
 def test_the_history_goes_on_after_a_kill(service: Service, star: Vo, tmp_path: Path) -> None:
     with service.client() as client:
-        client.publish(star.endorse(bundle(tmp_path / "one", size=MIB)))
+        transfer.publish(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
     service.kill()
     log = service.directory / "audit.jsonl"
     with log.open("ab") as file:
         file.write(b'{"at":"2026-11')
     service.start()
     with service.client() as client:
-        client.publish(star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1)))
+        transfer.publish(client, star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1)))
         kinds = [entry.kind for entry in client.history()]
 
     assert kinds == ["endorse", "publish", "repaired", "endorse", "publish"]
@@ -81,7 +82,7 @@ def test_the_history_goes_on_after_a_kill(service: Service, star: Vo, tmp_path: 
 
 def test_a_client_sees_that_the_past_was_changed(service: Service, star: Vo, tmp_path: Path) -> None:
     with service.client() as client:
-        client.publish(star.endorse(bundle(tmp_path / "one", size=MIB)))
+        transfer.publish(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
         log = service.directory / "audit.jsonl"
         log.write_bytes(log.read_bytes().replace(b"image-administrator", b"image-adminastrator", 1))
         with pytest.raises(ContentMismatch, match="entry 2 of the catalog's history does not follow"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalog.api.app import create_app
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.transfer import fetch
 from catalog.client.trusted import TrustedCatalog
@@ -37,7 +38,7 @@ def published(service: Service, star: Vo, tmp_path: Path) -> Service:
     """A catalog with star/worker@1.0."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     return service
 
 
@@ -48,7 +49,7 @@ def test_a_mirror_is_a_complete_copy_and_brings_only_what_is_new(published: Serv
         assert (first.changed, first.images) == (True, 1)
         assert mirror.step(now()) == type(first)(changed=False, version=first.version)
         second = star.endorse(factories.bundle(tmp_path / "second", size=1 << 20, version="2.0", seed=5))
-        client.publish(second)
+        transfer.publish(client, second)
         step = mirror.step(now())
         assert step.images == 1
         assert step.metadata <= 4 + 3
@@ -82,7 +83,7 @@ def test_a_node_fails_over_to_a_mirror_and_back(published: Service, star: Vo, tm
                     reading.begin(newer.manifest.canonical(), newer.endorsements())
             published.start()
             with published.client() as client:
-                client.publish(newer)
+                transfer.publish(client, newer)
             assert site.resolve(WORKER) == newer.manifest.image_id
 
 

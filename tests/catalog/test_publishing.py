@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.content.blob_store import Blobs
 from catalog.content.indexing import measure
@@ -34,8 +35,8 @@ def test_an_endorsed_image_is_published_and_fetched_again(service: Service, star
     made = star.endorse(bundle(tmp_path / "image"))
     done: list[int] = []
     with service.client() as client:
-        result = client.publish(made, done.append)
-        fetched = client.fetch(Reference.parse("star/worker@1.0"), tmp_path / "fetched")
+        result = transfer.publish(client, made, done.append)
+        fetched = transfer.fetch(client, Reference.parse("star/worker@1.0"), tmp_path / "fetched")
     total = sum(address.size for address in made.manifest.blobs())
     assert result.sent + result.present == total == sum(done)
     assert result.sent == sum(measure(made.blob(address)).data_bytes for address in made.manifest.blobs())
@@ -53,8 +54,8 @@ def test_publishing_again_changes_nothing_and_sends_nothing(service: Service, st
     """The same content under the same name@version is no conflict."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     with service.client() as client:
-        client.publish(made)
-        again = client.publish(made)
+        transfer.publish(client, made)
+        again = transfer.publish(client, made)
         assert (again.sent, again.image_id) == (0, made.manifest.image_id)
         assert len(list(client.images())) == 1
         assert len(client.endorsements(again.image_id)) == 1
@@ -65,8 +66,8 @@ def test_content_shared_with_a_published_image_is_not_sent_again(service: Servic
     first = star.endorse(bundle(tmp_path / "first", version="1.0"))
     second = star.endorse(bundle(tmp_path / "second", version="1.1"))
     with service.client() as client:
-        client.publish(first)
-        assert client.publish(second).sent == 0
+        transfer.publish(client, first)
+        assert transfer.publish(client, second).sent == 0
         assert client.resolve(Reference.parse("star/worker")) == second.manifest.image_id
         assert client.resolve(Reference.parse("star/worker@1.0")) == first.manifest.image_id
 
@@ -87,7 +88,7 @@ def test_only_what_is_missing_is_sent_after_a_cut(service: Service, star: Vo, tm
     service.start()
     with service.client() as client:
         assert client.upload_status(image_id, address).received == ((0, 2 * MIB),)
-        result = client.publish(made)
+        result = transfer.publish(client, made)
         data = sum(measure(made.blob(one)).data_bytes for one in made.manifest.blobs())
         assert result.sent == data - 2 * MIB
 
@@ -104,7 +105,7 @@ def test_content_of_zeros_is_published_without_sending_any(service: Service, sta
 
     made = star.endorse(Bundle.create(tmp_path / "image", manifest([address])))
     with service.client() as client:
-        assert client.publish(made).sent == 0
+        assert transfer.publish(client, made).sent == 0
     assert (service.directory / "blobs" / str(address)[:2] / str(address)).stat().st_blocks == 0
 
 
@@ -113,10 +114,10 @@ def test_a_name_and_version_never_change_their_meaning(service: Service, star: V
     first = star.endorse(bundle(tmp_path / "first", partitions=1))
     other = star.endorse(bundle(tmp_path / "other", partitions=1, seed=5))
     with service.client() as client:
-        client.publish(first)
+        transfer.publish(client, first)
         before = files(service.directory)
         with pytest.raises(Conflict, match=r"star/worker@1\.0 is published and names sha256:"):
-            client.publish(other)
+            transfer.publish(client, other)
         assert client.resolve(Reference.parse("star/worker@1.0")) == first.manifest.image_id
     assert files(service.directory) == before
 
@@ -133,7 +134,7 @@ def test_of_two_publications_of_one_name_the_first_to_commit_wins(service: Servi
                     file.seek(offset)
                     client.send_range(publication.image_id, one.address, offset, file.read(length))
             client.complete(publication.image_id, one.address)
-        client.publish(first)
+        transfer.publish(client, first)
         with pytest.raises(Conflict, match="publish under a new version"):
             client.commit(publication.image_id)
 
@@ -146,7 +147,7 @@ def test_two_clients_publish_the_same_image_at_once(service: Service, star: Vo, 
     def run() -> None:
         try:
             with service.client() as client:
-                client.publish(made)
+                transfer.publish(client, made)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the test shows it
             errors.append(exc)
 
@@ -180,7 +181,7 @@ def test_who_may_not_publish(
     """Nothing is stored for who is not entitled."""
     made = vos[who].endorse(bundle(tmp_path / "image", partitions=1, **identity))
     with service.client() as client, pytest.raises(NotEntitled, match=wanted):
-        client.publish(made)
+        transfer.publish(client, made)
     assert files(service.directory) == []
     with service.client() as client, pytest.raises(NotFound):
         client.upload_status(made.manifest.image_id, made.manifest.blobs()[0])
@@ -189,14 +190,14 @@ def test_who_may_not_publish(
 def test_an_image_without_endorsement_is_not_even_offered(service: Service, tmp_path: Path) -> None:
     """Zero signatures are a refusal, before a byte leaves."""
     with service.client() as client, pytest.raises(Misused, match="nobody endorses"):
-        client.publish(bundle(tmp_path / "image", partitions=1))
+        transfer.publish(client, bundle(tmp_path / "image", partitions=1))
 
 
 def test_another_role_than_the_registered_one_does_not_count(service: Service, star: Vo, tmp_path: Path) -> None:
     """A key vouches in the role that the operator registered it with."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1), role="reviewer")
     with service.client() as client, pytest.raises(NotEntitled, match="role reviewer"):
-        client.publish(made)
+        transfer.publish(client, made)
 
 
 def test_an_endorsement_of_another_image_does_not_count(service: Service, star: Vo, tmp_path: Path) -> None:
@@ -206,14 +207,14 @@ def test_an_endorsement_of_another_image_does_not_count(service: Service, star: 
     for pair in first.endorsements():
         other.add_endorsement(*pair)
     with service.client() as client, pytest.raises(NotEntitled, match="about another image"):
-        client.publish(other)
+        transfer.publish(client, other)
 
 
 def test_only_endorsements_that_count_are_kept(service: Service, vos: dict[str, Vo], tmp_path: Path) -> None:
     """A stranger's endorsement beside a good one is not passed on under the catalog's name."""
     made = vos["stranger"].endorse(vos["star"].endorse(bundle(tmp_path / "image", partitions=1)))
     with service.client() as client:
-        client.publish(made)
+        transfer.publish(client, made)
         assert len(made.endorsements()) == 2
         assert len(client.endorsements(made.manifest.image_id)) == 1
 
@@ -222,7 +223,7 @@ def test_later_endorsements_are_added_all_or_none(service: Service, vos: dict[st
     """The same rule holds after publication."""
     made = vos["star"].endorse(bundle(tmp_path / "image", partitions=1))
     with service.client() as client:
-        client.publish(made)
+        transfer.publish(client, made)
         service.register(vos["stranger"].anchor(vo="star"))
         both = vos["stranger"].endorse(vos["atlas"].endorse(made)).endorsements()
         with pytest.raises(NotEntitled):
@@ -250,7 +251,7 @@ def test_content_that_is_not_what_it_says_is_dropped(service: Service, star: Vo,
         assert files(service.directory) == []
         with pytest.raises(Conflict, match="still misses 2 contents"):
             client.commit(image_id)
-        client.publish(made)
+        transfer.publish(client, made)
 
 
 def test_a_directory_that_was_altered_is_not_sent(service: Service, star: Vo, tmp_path: Path) -> None:
@@ -260,7 +261,7 @@ def test_a_directory_that_was_altered_is_not_sent(service: Service, star: Vo, tm
     with path.open("r+b") as file:
         file.write(b"altered")
     with service.client() as client, pytest.raises(ContentMismatch, match="its content has the root"):
-        client.publish(made)
+        transfer.publish(client, made)
 
 
 def test_an_image_larger_than_the_limit_is_refused_at_once(tmp_path: Path, star: Vo) -> None:
@@ -269,7 +270,7 @@ def test_an_image_larger_than_the_limit_is_refused_at_once(tmp_path: Path, star:
     with Service(tmp_path, limit=5 * MIB - 1) as service:
         service.register(star.anchor())
         with service.client() as client, pytest.raises(TooLarge, match=f"{5 * MIB} bytes of content"):
-            client.publish(made)
+            transfer.publish(client, made)
         assert files(service.directory) == []
 
 
@@ -419,7 +420,7 @@ def test_an_image_that_lost_a_content_is_repaired_by_publishing_it_again(
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     address = made.manifest.blobs()[1]
     with service.client() as client:
-        client.publish(made)
+        transfer.publish(client, made)
         service.stop()
         (service.directory / "blobs" / str(address)[:2] / str(address)).unlink()
         assert check(service.directory).lost == [str(address)]
@@ -427,7 +428,7 @@ def test_an_image_that_lost_a_content_is_repaired_by_publishing_it_again(
         with pytest.raises(NotFound):
             list(client.blob_range(address, 0, 16))
         assert check(service.directory).lost == [str(address)]
-        assert client.publish(made).sent == measure(made.blob(address)).data_bytes
+        assert transfer.publish(client, made).sent == measure(made.blob(address)).data_bytes
         assert b"".join(client.blob_range(address, 0, address.size)) == made.blob(address).read_bytes()
         assert len(list(client.images())) == 1
     assert check(service.directory).lost == []

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.credential_file import read_credential
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound
@@ -87,8 +88,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Itera
             made.run("catalog", "site", "register", site, "-o", str(made.credentials[site]), *more)
         made.run("image", "restrict", "star/secret", "--site", "bnl", "--vo", "star")  # before it is published
         with made.client("stranger") as client:
-            client.publish(public)
-            client.publish(secret)
+            transfer.publish(client, public)
+            transfer.publish(client, secret)
         yield made
 
 
@@ -149,7 +150,7 @@ def test_lists_show_what_one_may_read(world: World, role: str) -> None:
 
 def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, role: str, tmp_path: Path) -> None:
     with world.client(role) as client:
-        client.fetch(Reference.parse(PUBLIC), tmp_path / "image")
+        transfer.fetch(client, Reference.parse(PUBLIC), tmp_path / "image")
     assert (
         world.get("stranger", f"/v1/blobs/{world.public.manifest.blobs()[0]}")
         .headers["cache-control"]
@@ -160,11 +161,11 @@ def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, rol
 def test_the_entitled_fetch_it_whole(world: World, role: str, tmp_path: Path) -> None:
     with world.client(role) as client:
         if role in ENTITLED:
-            client.fetch(Reference.parse(SECRET), tmp_path / "image")
+            transfer.fetch(client, Reference.parse(SECRET), tmp_path / "image")
             assert Bundle.open(tmp_path / "image").manifest == world.secret.manifest
             return
         with pytest.raises(NotFound):
-            client.fetch(Reference.parse(SECRET), tmp_path / "image")
+            transfer.fetch(client, Reference.parse(SECRET), tmp_path / "image")
         assert b"".join(_quietly(client, world.hidden)) == b""
 
 

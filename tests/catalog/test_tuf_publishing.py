@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tuf.ngclient import Updater
 
+from catalog.client import transfer
 from catalog.client.trusted import TrustedCatalog
 from catalog.db import images as registry
 from catalog.db.engine import Database
@@ -284,7 +285,7 @@ def test_a_stock_client_reads_what_a_running_catalog_publishes(service: Service,
     """python-tuf's own client with its own HTTP, nothing of ours; then our own after one more publication."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     root = first_root(service.url)
     for place in ("metadata", "targets"):
         (tmp_path / place).mkdir()
@@ -309,7 +310,7 @@ def test_a_stock_client_reads_what_a_running_catalog_publishes(service: Service,
     ):
         assert site.resolve(Reference.parse("star/worker")) == bundle.manifest.image_id
         assert site.endorsements(bundle.manifest.image_id) == bundle.endorsements()
-        client.publish(second)
+        transfer.publish(client, second)
         assert site.resolve(Reference.parse("star/worker")) == second.manifest.image_id
         assert site.resolve(Reference.parse("star/worker@1.0")) == bundle.manifest.image_id
         assert site.manifest(second.manifest.image_id) == second.manifest

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
@@ -44,7 +45,7 @@ def community() -> Iterator[Community]:
         forged = rogue.endorse(boot_sector_image(place / "forged", vo="rogue", seed=200))
         with service.client() as client:
             for bundle in (hello, second, forged):
-                client.publish(bundle)
+                transfer.publish(client, bundle)
         yield Community(service, star, rogue, hello)
 
 

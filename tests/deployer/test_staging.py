@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from catalog.client import transfer
 from catalog.errors import NotFound
 from catalog.image.address import Address
 from deployer.cli.node.staging import staging_text, watch_staging
@@ -23,7 +24,7 @@ def large(community: Community, tmp_path_factory: pytest.TempPathFactory) -> str
     bundle = factories.bundle(tmp_path_factory.mktemp("large"), partitions=1, size=24 * MIB, seed=77, name="large")
     community.star.endorse(bundle)
     with community.service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     return bundle.manifest.image_id
 
 

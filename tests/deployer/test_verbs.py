@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.errors import BackendFailed, MachineConflict, Misused, Refused
 from deployer.machine.spec import State
@@ -227,7 +228,7 @@ def test_a_machine_is_saved_as_the_next_version_and_runs(
     assert first[:sector] == old[:sector]
     assert first[sector : sector + 32] == b"Wontent of the first partition\r\n"
     with community.service.client() as catalog:
-        catalog.publish(community.star.endorse(bundle))
+        transfer.publish(catalog, community.star.endorse(bundle))
     again = node.deploy("star/hello@1.1").machines[0]
     node.said(again.uuid, SAID[-1])
 

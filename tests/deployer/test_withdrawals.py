@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from catalog.client import transfer
 from catalog.errors import Unavailable
 from catalog.image.bundle import Bundle
 from deployer.errors import PolicyUnusable, Refused
@@ -225,7 +226,7 @@ def doomed(community: Community, place: Path, version: str) -> Bundle:
     """One more image in the community's catalog, for one test to revoke."""
     image = community.star.endorse(boot_sector_image(place / version, version=version, seed=300))
     with community.service.client() as client:
-        client.publish(image)
+        transfer.publish(client, image)
     return image
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
+from catalog.client import transfer
 from catalog.client.trusted import TrustedCatalog
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
@@ -130,7 +131,7 @@ def catalog_of_images() -> Iterator[Images]:
         forged = rogue.endorse(boot_sector_image(place / "forged", vo="rogue", seed=200))
         with service.client() as client:
             for bundle in (hello, update, direct, forged):
-                client.publish(bundle)
+                transfer.publish(client, bundle)
         yield Images(service, star, hello, update, direct, forged)
 
 

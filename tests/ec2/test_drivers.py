@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Blank, Manifest
@@ -222,7 +223,7 @@ def test_an_image_without_the_drivers_is_refused_before_anything_is_uploaded(
     document["disks"][1]["partition"]["content"] = str(address)
     bundle = images.star.endorse(Bundle.create(place, validate(Manifest, document, "manifest")))
     with images.service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     host = Ec2Site(images, world, tmp_path / "host", account(world, profile))
     since = world.asked()
     with host.open() as site:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
@@ -47,7 +48,7 @@ class Estate:
 
         def work() -> None:
             with self.catalog.client() as client:
-                client.publish(self.star.endorse(bundle))
+                transfer.publish(client, self.star.endorse(bundle))
 
         inside(self.hosts["catalog"], work)
 

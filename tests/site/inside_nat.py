@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from catalog.builder.recipe_build import build
+from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.site.client.client import SiteClient
 from deployer.site.client.clusters import Clusters
@@ -75,7 +76,7 @@ def worker(nat: None, community: Community, tmp_path: Path) -> Bundle:
     recipe = write_recipe(tmp_path / "guest", name="pool", data=1 << 20, packages=PACKAGES)
     bundle = community.star.endorse(build(recipe, tmp_path / "image").bundle)
     with community.service.client() as client:
-        client.publish(bundle)
+        transfer.publish(client, bundle)
     return bundle
 
 

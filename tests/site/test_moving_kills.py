@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from signer.openpgp.keyring import Keyring
 from tests.catalog.service import Service, Vo
 from tests.deployer.conftest import Community
@@ -37,7 +38,7 @@ def community() -> Iterator[Community]:
         service.register(star.anchor())
         counter = star.endorse(boot_sector_image(place / "hello", boot_code=COUNTING_CODE))
         with service.client() as client:
-            client.publish(counter)
+            transfer.publish(client, counter)
         yield Community(service, star, star, counter)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from catalog.access import rule_store as entitlements
 from catalog.access.rules import Site, credential
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.errors import NotFound
 from catalog.publication.state_directory import open_database
@@ -203,7 +204,7 @@ def test_a_machine_is_saved_into_the_catalog_over_a_kill(
             with CatalogClient(community.service.url, credential=credential(name, SECRET)) as catalog:
                 (candidate,) = [each for each in catalog.candidates("star") if each.version == "7.1"]
                 assert (candidate.image_id, candidate.complete) == (saved.image_id, True)
-                bundle = catalog.fetch_candidate(candidate.image_id, tmp_path / "looked")
+                bundle = transfer.fetch_candidate(catalog, candidate.image_id, tmp_path / "looked")
             changed = next(bundle.manifest.partitions()).content
             assert changed is not None
             assert b"Wontent of the first partition" in bundle.blob(changed).read_bytes()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.db.images import register_key, register_vo
 from catalog.image.bundle import Bundle
@@ -44,7 +45,7 @@ def catalog(directory: Path, bundles: Sequence[Bundle]) -> Iterator[str]:
         for bundle in bundles:
             manifest = bundle.manifest
             bundle.add_endorsement(*endorse(keyring, manifest.image_id, manifest.title, fingerprint, now))
-            client.publish(bundle)
+            transfer.publish(client, bundle)
         yield url
 
 

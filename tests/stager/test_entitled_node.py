@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.errors import CatalogError
 from catalog.image.reference import Reference
 from signer.openpgp.keyring import Keyring
@@ -29,7 +30,7 @@ def test_the_credential_of_a_site_opens_what_is_restricted_to_it(tmp_path: Path)
         partita("catalog", "site", "register", "lyon", "-o", str(credential))
         partita("image", "restrict", "star", "--site", "lyon")
         with service.client() as client:
-            client.publish(secret)
+            transfer.publish(client, secret)
         root = tmp_path / "root.json"
         root.write_bytes(first_root(service.url))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.credential_file import read_credential
 from catalog.content.indexing import measure
@@ -82,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert done.returncode == 0, done.stderr
         assert made.run("image", "restrict", "star/secret", "--site", "lyon").returncode == 0
         with service.client() as client:
-            client.publish(public)
+            transfer.publish(client, public)
         seeding = subprocess.Popen(
             made.command("catalog", "seed", "--listen", "127.0.0.1:0", "--json"), stdout=subprocess.PIPE
         )
@@ -92,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert told["contents"] == 2
             made.port = told["port"]
             with service.client() as client:
-                client.publish(secret)  # while it runs
+                transfer.publish(client, secret)  # while it runs
             yield made
         finally:
             seeding.terminate()

@@ -50,7 +50,8 @@ def site_serve(
     json: Json = False,
 ) -> None:
     """Run the site's service until it is told to end. Machines go on without it."""
-    from deployer.site.daemon import serve  # loads the server, the database and all four packages: only here
+    from deployer.ec2.site.extension import working  # loads the server, the database and all four packages: only here
+    from deployer.site.daemon import serve
 
     configure(terminal.section(context, LogSettings))
 
@@ -66,7 +67,8 @@ def site_serve(
             fresh.write_text(f"{url}\n")
             fresh.replace(ready_file)
 
-    serve(terminal.section(context, SiteSettings), ready, terminal.section(context, Ec2Settings))
+    accounts = terminal.section(context, Ec2Settings)
+    serve(terminal.section(context, SiteSettings), ready, (lambda site: working(accounts, site),))
 
 
 @site_app.command("trust-root")
