@@ -15,6 +15,7 @@ from typing import Any, Self
 import pytest
 
 from deployer.ec2.settings import Ec2Settings
+from deployer.ec2.site.extension import working
 from deployer.machine.spec import State
 from deployer.node.membership.credentials import Membership
 from deployer.node.membership.site_client import SiteClient as NodeSideClient
@@ -63,7 +64,7 @@ def _serve(
         ready.with_suffix(".new").write_text(url)
         ready.with_suffix(".new").rename(ready)
 
-    serve(settings, up, ec2)
+    serve(settings, up, () if ec2 is None else (lambda site: working(ec2, site),))
 
 
 class SiteProcess:
