@@ -20,9 +20,16 @@ from deployer.protocol.desired_state import DesiredMachine, NodeReport
 from deployer.records.machine_store import MachineRecord
 from deployer.site.db import machines as store_machines
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import desired_state, find_machine, list_machines, usage_of
+from deployer.site.db.nodes import revision_of
 from deployer.site.model.records import Filter
 from deployer.site.operations.expiry import Patience, Sweeper
 from deployer.site.scheduling.placement import place
+from deployer.site.store.admission import admit
+from deployer.site.store.changes import add_node
+from deployer.site.store.deadlines import Demands, meet
+from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
 from tests.site.databases import TEMPLATE, running_postgresql, server_binaries
 from tests.site.values import ALICE, BOB, CAROL, GIB, MIB, capable, observed, proposal
@@ -59,8 +66,8 @@ def _store(url: str) -> SiteStore:
 
 
 def _node(store: SiteStore, name: str) -> str:
-    node = store.add_node(name, {}).uuid
-    store.absorb(node, _large())
+    node = store.write(add_node, name, {}).uuid
+    store.write(absorb, node, _large())
     return node
 
 
@@ -71,27 +78,29 @@ def _large(**changes: Any) -> NodeReport:
 def _pass(kind: str, url: str) -> dict[str, Any]:
     store = _store(url)
     node = _node(store, "n1")
-    made = store.admit(ALICE, None, proposal(MACHINES, memory=16 * MIB, lifetime=86400), place)[1]
+    made = store.write(admit, ALICE, None, proposal(MACHINES, memory=16 * MIB, lifetime=86400), place)[1]
     seen = tuple(observed(machine, State.RUNNING, addresses=("10.0.0.7",), virt="qemu") for machine in made)
-    report = _large(revision=store.revision(node), machines=seen, cached=tuple(f"{n:064x}-1048576" for n in range(200)))
-    store.absorb(node, report)
-    records = [_record(machine) for machine in store.desired(node).machines]
+    report = _large(
+        revision=store.read(revision_of, node), machines=seen, cached=tuple(f"{n:064x}-1048576" for n in range(200))
+    )
+    store.write(absorb, node, report)
+    records = [_record(machine) for machine in store.read(desired_state, node).machines]
     sweeper = Sweeper(store, place, Patience(timedelta(minutes=2), timedelta(minutes=10)), store.now())
     body = report.model_dump_json()
 
     def ours() -> None:
-        told = store.absorb(node, NodeReport.model_validate_json(body))
+        told = store.write(absorb, node, NodeReport.model_validate_json(body))
         due = sweeper.look(store.now())
-        assert (told, due, actions(store.desired(node), records)) == ((), 0, ())
+        assert (told, due, actions(store.read(desired_state, node), records)) == ((), 0, ())
 
     def naive() -> None:
         ours()
         with store.database.writing() as connection:
             store_machines.write(connection, store_machines.told(connection, node))
 
-    before = store.last_event()
+    before = store.read(last_event)
     mine, cpu = _timed(ours)
-    assert store.last_event() == before
+    assert store.read(last_event) == before
     theirs, _ = _timed(naive)
     store.database.close()
     return {
@@ -170,22 +179,29 @@ def _lookups(kind: str, few: str, many: str) -> list[dict[str, Any]]:
 def _filled(store: SiteStore, total: int) -> dict[str, Callable[[], object]]:
     """So many machines, of which as many as an answer holds are alice's, run, and are on one node; the questions."""
     first, second = _node(store, "n1"), _node(store, "n2")
-    store.absorb(first, _large(cached=(f"{'a' * 64}-1048576",)))
-    mine = store.admit(ALICE, None, proposal(ANSWER, memory=16 * MIB, lifetime=86400), place)[1]
-    store.absorb(first, _large(machines=tuple(observed(one, State.RUNNING) for one in mine), revision=1))
-    store.absorb(first, _large(revision=1, complete=False))
+    store.write(absorb, first, _large(cached=(f"{'a' * 64}-1048576",)))
+    mine = store.write(admit, ALICE, None, proposal(ANSWER, memory=16 * MIB, lifetime=86400), place)[1]
+    store.write(absorb, first, _large(machines=tuple(observed(one, State.RUNNING) for one in mine), revision=1))
+    store.write(absorb, first, _large(revision=1, complete=False))
     image = "sha256:" + "3" * 64
     left, others = total - ANSWER, [BOB, CAROL]
     while left:
         count = min(left, 500)
         wanted = proposal(count, memory=16 * MIB, lifetime=86400, image_id=image, addresses={})
-        store.admit(
-            others[left // 500 % 2], None, wanted, lambda rooms, ask: place([r for r in rooms if r.uuid == second], ask)
+        store.write(
+            admit,
+            others[left // 500 % 2],
+            None,
+            wanted,
+            lambda rooms, ask: place([r for r in rooms if r.uuid == second], ask),
         )
         left -= count
     for _ in range(2):  # most of what a site remembers has ended
-        gone = tuple(observed(one.uuid, State.ENDED) for one in store.desired(second).machines[: -ANSWER // 2 or None])
-        store.absorb(second, _large(machines=gone, revision=store.revision(second), complete=False))
+        gone = tuple(
+            observed(one.uuid, State.ENDED)
+            for one in store.read(desired_state, second).machines[: -ANSWER // 2 or None]
+        )
+        store.write(absorb, second, _large(machines=gone, revision=store.read(revision_of, second), complete=False))
     with store.database.writing() as connection:
         connection.exec_driver_sql("ANALYZE")  # as PostgreSQL's autovacuum does by itself, a minute later
     uuids = [one.uuid for one in mine]
@@ -194,7 +210,7 @@ def _filled(store: SiteStore, total: int) -> dict[str, Callable[[], object]]:
         wanted = Filter(**which)
 
         def ask() -> None:
-            found = store.machines(wanted, ANSWER)[0]
+            found = store.read(list_machines, wanted, ANSWER)[0]
             assert len(found) == ANSWER
 
         return ask
@@ -207,8 +223,8 @@ def _filled(store: SiteStore, total: int) -> dict[str, Callable[[], object]]:
         "by node and state": page(node=first, states=(State.RUNNING,)),
         "by image and VO": page(image_id=mine[0].image_id, vo="star"),
         "of a deployment": page(deployment=mine[0].deployment),
-        "a machine by its name": lambda: store.find_machine(mine[7].hostname),
-        "a machine by the beginning of its UUID": lambda: store.find_machine(uuids[9][:10]),
-        "what somebody holds": lambda: store.usage(owner=ALICE),
-        "what is due": lambda: store.look(store.now(), store.now() - timedelta(hours=1), "wait"),
+        "a machine by its name": lambda: store.read(find_machine, mine[7].hostname),
+        "a machine by the beginning of its UUID": lambda: store.read(find_machine, uuids[9][:10]),
+        "what somebody holds": lambda: store.read(usage_of, owner=ALICE),
+        "what is due": lambda: meet(store, Demands(store.now(), store.now(), store.now() - timedelta(hours=1), "wait")),
     }

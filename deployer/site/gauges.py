@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from catalog.web.metrics import Figure, by, gauge
 from deployer.machine.spec import State
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.schema.messages import SiteStatus
 from deployer.site.store.store import SiteStore
@@ -15,7 +16,7 @@ def figures(status: SiteStatus, store: SiteStore) -> Iterator[Figure]:
     yield by("site_machines", "Machines of the site, by state.", "state", machines)
     states = dict.fromkeys((state.value for state in NodeState), 0.0) | status.nodes
     yield by("site_nodes", "Nodes of the site, by state.", "state", states)
-    nodes = [one for one in store.nodes(contents=False) if one.state is not NodeState.LEFT]
+    nodes = [one for one in store.read(list_nodes, contents=False) if one.state is not NodeState.LEFT]
     yield _room(nodes, "cores", "cores", "Processor cores")
     yield _room(nodes, "memory_bytes", "memory", "Memory")
     yield by(

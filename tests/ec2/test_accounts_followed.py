@@ -10,8 +10,10 @@ import pytest
 from deployer.ec2.site.extension import working
 from deployer.errors import DeployerError, PolicyUnusable
 from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import LOCAL
 from deployer.site.service.site import Site
+from deployer.site.store.changes import add_node
 from signer.documents import validate
 from tests.deployer.nodes import policy, wait_for
 from tests.ec2.pools import Ec2Site, Images, account, accounts_file
@@ -52,7 +54,7 @@ def says(site: Site, wanted: str) -> Callable[[], bool]:
 
 def pools(site: Site) -> list[str]:
     """The accounts that work."""
-    return [node.name for node in site.store.nodes() if node.kind == "ec2" and node.reported is not None]
+    return [node.name for node in site.store.read(list_nodes) if node.kind == "ec2" and node.reported is not None]
 
 
 @pytest.mark.timeout(240)
@@ -90,7 +92,7 @@ def test_the_file_is_followed_while_the_service_runs(
 
 
 def test_an_account_that_cannot_be_worked_is_told_of_and_the_others_go_on(host: Ec2Site, site: Site) -> None:
-    site.store.add_node("taken", {})
+    site.store.write(add_node, "taken", {})
     accounts_file(host.settings.accounts, host.account.model_copy(update={"name": "taken"}), host.account)
     with working(host.settings, site, QUICK):
         wait_for(lambda: pools(site) == ["burst"], 60)

@@ -19,12 +19,19 @@ from deployer.protocol.desired_state import Capacity, Context, NodeReport, Obser
 from deployer.site.broker.api import create_broker_app, guest_rates
 from deployer.site.broker.broker import Broker, broker_key
 from deployer.site.broker.server import listen, serving
+from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import desired_state, get_machine
+from deployer.site.db.nodes import list_nodes, revision_of
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster, SiteMachine
 from deployer.site.scheduling.placement import Ask, place
 from deployer.site.scheduling.proposal import Proposal
+from deployer.site.store.admission import admit
+from deployer.site.store.changes import add_cluster, add_node
+from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
 from deployer.web.wakeup import Bell
 from signer.documents import canonical, validate
@@ -81,8 +88,7 @@ class World:
         self.bell = Bell()
         self.broker = Broker(
             self.store,
-            self.database,
-            lambda uuid: Cluster.of(self.store.cluster(uuid)),
+            lambda uuid: Cluster.of(self.store.read(get_cluster, uuid)),
             self.authority,
             broker_key(directory / "context.key"),
             url,
@@ -90,13 +96,13 @@ class World:
             lambda: self.now,
             news=self.bell.ring,
         )
-        known = [node.uuid for node in self.store.nodes()]
+        known = [node.uuid for node in self.store.read(list_nodes)]
         self.nodes = known or [self.add_node(f"node{number}") for number in (1, 2)]
 
     def add_node(self, name: str) -> str:
         """A node with room."""
-        node = self.store.add_node(name, {}).uuid
-        self.store.absorb(node, report())
+        node = self.store.write(add_node, name, {}).uuid
+        self.store.write(absorb, node, report())
         return node
 
     def cluster(self, document: Mapping[str, Any] = STAR) -> SiteCluster:
@@ -108,7 +114,7 @@ class World:
             ends=self.store.now() + timedelta(hours=12),
             counts={name: role.count for name, role in found.roles.items()},
         )
-        return self.store.add_cluster(ALICE, found.name, canonical(found).decode(), canonical(state).decode())
+        return self.store.write(add_cluster, ALICE, found.name, canonical(found).decode(), canonical(state).decode())
 
     def machines(
         self, count: int = 1, *, cluster: str | None = None, role: str = "", hostname: str = "lone"
@@ -129,7 +135,7 @@ class World:
             cluster=cluster,
             role=role,
         )
-        return self.store.admit(ALICE, None, proposal, place)[1]
+        return self.store.write(admit, ALICE, None, proposal, place)[1]
 
     def star(self) -> tuple[SiteMachine, SiteMachine, SiteMachine]:
         """A head and two workers."""
@@ -140,23 +146,23 @@ class World:
 
     def context(self, machine: SiteMachine) -> Context:
         """What a machine's node is told for its seed."""
-        node = self.store.machine(machine.uuid).node
+        node = self.store.read(get_machine, machine.uuid).node
         assert node is not None
-        state = self.broker.introduce(node, self.store.desired(node))
+        state = self.broker.introduce(node, self.store.read(desired_state, node))
         found = next(one.context for one in state.machines if one.uuid == machine.uuid)
         assert found is not None
         return found
 
     def observed(self, machine: SiteMachine, *addresses: str, state: State = State.RUNNING) -> None:
         """Its node reports of a machine."""
-        node = self.store.machine(machine.uuid).node
+        node = self.store.read(get_machine, machine.uuid).node
         assert node is not None
         seen = ObservedMachine(uuid=machine.uuid, state=state, changed=self.store.now(), addresses=addresses)
-        self.store.absorb(node, report(seen, revision=self.store.revision(node)))
+        self.store.write(absorb, node, report(seen, revision=self.store.read(revision_of, node)))
 
     def told(self, machine: SiteMachine) -> list[tuple[str, str]]:
         """The story of a machine: what, and why."""
-        return [(event.what, event.reason) for event in self.store.events(subject=machine.uuid)]
+        return [(event.what, event.reason) for event in self.store.read(list_events, subject=machine.uuid)]
 
 
 def report(*machines: ObservedMachine, revision: int = 0) -> NodeReport:

@@ -9,12 +9,14 @@ from deployer.machine.spec import State
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import Want
 from deployer.site.clusters.controller import ClusterKeeper
+from deployer.site.db.machines import desired_state, get_machine, list_machines
 from deployer.site.model.cluster import Cluster, ClusterDocument
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Filter, SiteMachine
 from deployer.site.operations.admission import ALONE, Belonging
 from deployer.site.scheduling.placement import place as placed
 from deployer.site.schema.messages import Ordered
+from deployer.site.store.admission import admit
 from signer.documents import validate
 from tests.site.values import ALICE, GIB, World, observed, proposal
 
@@ -75,14 +77,14 @@ class Place:
             held=part.held,
             hostnames=request.hostnames,
         )
-        deployment, machines, new = self.world.store.admit(who, key, wanted, placed)
+        deployment, machines, new = self.world.store.write(admit, who, key, wanted, placed)
         return Ordered(deployment=deployment, machines=machines, new=new)
 
     def obey(self) -> None:
         """The node does at once all that it is told, and reports it."""
         seen = []
-        for one in self.world.store.desired(self.node).machines:
-            known = self.world.store.machine(one.uuid)
+        for one in self.world.store.read(desired_state, self.node).machines:
+            known = self.world.store.read(get_machine, one.uuid)
             if one.want is Want.ENDED:
                 continue
             if one.hostname in self.broken:
@@ -107,14 +109,16 @@ class Place:
 
     def living(self) -> dict[str, SiteMachine]:
         """Machines that have not ended, by host name; there are never two of one."""
-        found = [one for one in self.world.store.machines(Filter(), 1000)[0] if not one.state.final]
+        found = [one for one in self.world.store.read(list_machines, Filter(), 1000)[0] if not one.state.final]
         named = {one.hostname: one for one in found}
         assert len(named) == len(found), "two machines have one host name"
         return named
 
     def told(self) -> list[str]:
         """The host names that the node knows of."""
-        return sorted(one.hostname for one in self.world.store.desired(self.node).machines if one.want is Want.RUNNING)
+        return sorted(
+            one.hostname for one in self.world.store.read(desired_state, self.node).machines if one.want is Want.RUNNING
+        )
 
 
 sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

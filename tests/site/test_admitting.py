@@ -24,12 +24,17 @@ from deployer.protocol.defaults import Defaults
 from deployer.protocol.deployment_request import DeploymentRequest, Wishes
 from deployer.site.db import machines as store_machines
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import desired_state, usage_of
+from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.model.principal import LOCAL, Principal
 from deployer.site.model.quota import UNLIMITED, Allowance, Quota, Share, Usage
 from deployer.site.model.records import NodeState
 from deployer.site.operations.admission import Admitting, Belonging, host_base, requester_of, site_wide, writable
 from deployer.site.scheduling.placement import place
+from deployer.site.store.changes import add_cluster, set_node_state
+from deployer.site.store.reports import absorb
 from signer.documents import canonical, validate
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
@@ -166,7 +171,7 @@ def test_a_request_is_admitted_as_asked(desk: Desk) -> None:
     """Amounts, names, blanks, what it belongs to."""
     blank = {"size": 512 * MIB, "filesystem": "none"}
     request = asked(count=2, memory=256 * MIB, cores=2, lifetime=600, hostname="wn", network="user", blanks=(blank,))
-    cluster = desk.site.store.add_cluster(ALICE, "c", "{}").uuid
+    cluster = desk.site.store.write(add_cluster, ALICE, "c", "{}").uuid
     ordered = desk.admitting.admit(request, ALICE, part=Belonging(cluster, "worker", held=True))
     assert [machine.hostname for machine in ordered.machines] == ["wn-1", "wn-2"]
     assert {(one.memory, one.cores, one.disk) for one in ordered.machines} == {(256 * MIB, 2, 576 * MIB)}
@@ -177,11 +182,11 @@ def test_a_request_is_admitted_as_asked(desk: Desk) -> None:
 
 def test_an_image_that_nobody_trusted_vouches_for_is_refused(desk: Desk) -> None:
     """With the whole decision, and nothing left behind."""
-    before = desk.site.store.last_event()
+    before = desk.site.store.read(last_event)
     with pytest.raises(Refused, match="no endorser is trusted for VO rogue") as refused:
         desk.admitting.admit(asked(image="rogue/worker"), ALICE)
     assert refused.value.decision is not None
-    assert desk.site.store.last_event() == before
+    assert desk.site.store.read(last_event) == before
 
 
 def test_a_forged_endorsement_counts_for_nothing(desk: Desk) -> None:
@@ -250,10 +255,10 @@ def test_requests_that_are_not_admitted(
     desk: Desk, request_: dict[str, object], error: type[Exception], sentence: str
 ) -> None:
     """Each with its reason; nothing is left of any."""
-    before = desk.site.store.last_event()
+    before = desk.site.store.read(last_event)
     with pytest.raises(error, match=sentence):
         desk.admitting.admit(asked(**request_), ALICE, "key")
-    assert desk.site.store.last_event() == before
+    assert desk.site.store.read(last_event) == before
     assert desk.admitting.admit(asked(), ALICE, "key").new
 
 
@@ -277,8 +282,8 @@ def test_room_to_grow_is_counted_from_the_beginning(desk: Desk) -> None:
     machine = desk.admitting.admit(request, ALICE, "grows").machines[0]
     assert (machine.memory, machine.cores) == (256 * MIB, 1)
     assert (machine.granted_memory, machine.granted_cores) == (GIB, 2)
-    assert desk.site.store.usage(owner=ALICE) == Usage(1, 2, GIB)
-    told = desk.site.store.desired(machine.node or "").machines[0]
+    assert desk.site.store.read(usage_of, owner=ALICE) == Usage(1, 2, GIB)
+    told = desk.site.store.read(desired_state, machine.node or "").machines[0]
     assert (told.memory, told.granted_memory, told.cores, told.granted_cores) == (256 * MIB, GIB, 1, 2)
     for most, error in (
         ({"max_cores": 3}, Refused),  # by the policy's limits for each machine
@@ -312,7 +317,7 @@ def test_keys_of_before_there_was_room_to_grow_mean_what_they_meant(desk: Desk) 
     then = hashlib.sha256(canonical([values, "", ""])).hexdigest()
     first = desk.admitting.admit(request, ALICE, "k1")
     with desk.site.store.database.reading() as connection:
-        assert store_machines.ordered(connection, ALICE.identity, "k1") == (then, first.deployment.uuid)
+        assert store_machines.find_order(connection, ALICE.identity, "k1") == (then, first.deployment.uuid)
 
 
 def test_the_same_key_has_the_same_answer_even_when_the_image_is_refused_by_now(desk: Desk) -> None:
@@ -330,8 +335,8 @@ def test_the_same_key_has_the_same_answer_even_when_the_image_is_refused_by_now(
 def test_a_dry_run_says_all_and_keeps_nothing(desk: Desk) -> None:
     """Decision, placement, bytes to fetch; no estimate where nothing is known."""
     cached = tuple(str(address) for address in PARTS[:2])
-    desk.site.store.absorb(desk.nodes[1], capable(cached=cached))
-    before = desk.site.store.last_event()
+    desk.site.store.write(absorb, desk.nodes[1], capable(cached=cached))
+    before = desk.site.store.read(last_event)
     tried = desk.admitting.try_out(asked(), ALICE)
     assert tried.accepted
     assert tried.placed
@@ -339,8 +344,8 @@ def test_a_dry_run_says_all_and_keeps_nothing(desk: Desk) -> None:
     assert tried.fetch == {desk.nodes[1]: EVERYTHING - 5 * MIB}
     assert any("n2" in sentence for sentence in tried.placement)
     assert tried.seconds is None
-    assert desk.site.store.last_event() == before
-    assert desk.site.store.usage() == Usage()
+    assert desk.site.store.read(last_event) == before
+    assert desk.site.store.read(usage_of) == Usage()
 
 
 def test_a_dry_run_of_what_is_refused_says_why(desk: Desk) -> None:
@@ -349,7 +354,7 @@ def test_a_dry_run_of_what_is_refused_says_why(desk: Desk) -> None:
     assert not refused.accepted
     assert any(not rule["passed"] for rule in refused.decision["rules"])
     for node in desk.nodes:
-        desk.site.store.set_node_state(node, NodeState.DRAINING, "")
+        desk.site.store.write(set_node_state, node, NodeState.DRAINING, "")
     full = desk.admitting.try_out(asked(), ALICE)
     assert (full.accepted, full.placed, full.fetch) == (True, False, {})
     assert "there is room for 0 of 1 machine" in full.placement[0]
@@ -358,7 +363,7 @@ def test_a_dry_run_of_what_is_refused_says_why(desk: Desk) -> None:
 def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:
     """On the same node: eight seconds with all cached, and a rate for what is fetched."""
     site, node = desk.site, desk.nodes[0]
-    site.store.set_node_state(desk.nodes[1], NodeState.DRAINING, "")
+    site.store.write(set_node_state, desk.nodes[1], NodeState.DRAINING, "")
     cold = desk.admitting.admit(asked(), ALICE).machines[0]
     site.clock.advance(seconds=21)
     site.report(node, observed(cold, State.RUNNING, from_network=EVERYTHING))
@@ -366,7 +371,11 @@ def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:
     site.clock.advance(seconds=8)
     site.report(node, observed(cold, State.RUNNING, from_network=EVERYTHING), observed(warm, State.RUNNING))
     assert desk.admitting.try_out(asked(), ALICE).seconds == 21.0
-    site.store.absorb(node, capable(revision=site.store.revision(node), cached=tuple(map(str, PARTS)), complete=False))
+    site.store.write(
+        absorb,
+        node,
+        capable(revision=site.store.read(revision_of, node), cached=tuple(map(str, PARTS)), complete=False),
+    )
     assert desk.admitting.try_out(asked(), ALICE).seconds == 8.0
 
 

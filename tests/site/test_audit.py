@@ -12,11 +12,14 @@ import pytest
 from deployer.errors import Forbidden
 from deployer.site.client.client import SiteClient
 from deployer.site.client.discovery import socket_of
+from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event
 from deployer.site.model.current_actor import acting, actor, note
 from deployer.site.model.principal import LOCAL
 from deployer.site.model.records import AuditEntry, AuditFilter, NodeState
-from tests.site.values import ALICE, BOB, CAROL, NOW, World
+from deployer.site.store.changes import add_cluster, change_machine, set_node_state
+from tests.site.values import ALICE, BOB, CAROL, NOW, World, telling
 from tests.site.values import world as make_world
 from tests.site.worlds import PaperNode, People, SiteProcess, populace
 
@@ -32,7 +35,7 @@ def read(world: World, limit: int = 100, **wanted: Any) -> list[tuple[str, str, 
     found: list[AuditEntry] = []
     before = None
     while True:
-        page, before = world.store.audit(AuditFilter(**wanted), limit, before)
+        page, before = world.store.read(list_audit_entries, AuditFilter(**wanted), limit, before)
         found += page
         if before is None:
             break
@@ -52,14 +55,16 @@ def test_the_audit_is_filtered_and_read_page_by_page(world: World, limit: int) -
     world.clock.advance(minutes=1)
     with acting(CAROL):
         world.admit(owner=CAROL)
-        world.store.add_cluster(CAROL, "c", "{}")
+        world.store.write(add_cluster, CAROL, "c", "{}")
     world.clock.advance(minutes=1)
     with acting(LOCAL):
-        world.store.set_node_state(node, NodeState.DRAINING, "maintenance")
+        world.store.write(set_node_state, node, NodeState.DRAINING, "maintenance")
     with acting(BOB):  # as an administrator of the VO
-        world.store.change_machine(mine.uuid, lambda one: one.model_copy(update={"warned": True}), "warned", "")
+        world.store.write(
+            change_machine, mine.uuid, telling(lambda one: one.model_copy(update={"warned": True}), "warned", "")
+        )
     everything = read(world, limit)
-    assert len(everything) == world.store.last_event()
+    assert len(everything) == world.store.read(last_event)
     assert everything[0] == ("warned", "bob", "alice")
     assert everything[1] == ("draining", "operator", "")
     assert everything[-1] == ("joined", "", "")

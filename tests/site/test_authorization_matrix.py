@@ -23,6 +23,8 @@ from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
 from deployer.site.model.principal import Principal
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import place
+from deployer.site.store.admission import admit
+from deployer.site.store.changes import add_cluster, add_node, secret
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical, validate
 from tests.signer.grid import Holder, utc_now
@@ -166,14 +168,14 @@ class World:
         """What a request is about, which nobody else's request has touched."""
         found: dict[str, str] = {}
         if "{deployment}" in template or "{machine}" in template:
-            deployment, machines, _ = self.store.admit(
-                self.ann, None, proposal(cores=1, memory=16 << 20, disk=1 << 20), place
+            deployment, machines, _ = self.store.write(
+                admit, self.ann, None, proposal(cores=1, memory=16 << 20, disk=1 << 20), place
             )
             found = {"deployment": deployment.uuid, "machine": machines[0].uuid}
         if "{cluster}" in template:
             found["cluster"] = self.cluster(self.ann, f"c{uuid.uuid4().hex[:8]}", over=True)
         if "{node}" in template:
-            found["node"] = self.store.add_node(f"n{uuid.uuid4().hex[:8]}", {}).uuid
+            found["node"] = self.store.write(add_node, f"n{uuid.uuid4().hex[:8]}", {}).uuid
         return found
 
     def cluster(self, owner: Principal, name: str, *, over: bool = False) -> str:
@@ -183,7 +185,7 @@ class World:
         phase = Phase.ENDED if over else Phase.ADMITTING
         state = ClusterState(phase=phase, changed=now, ends=now + timedelta(hours=1), counts={"worker": 1}, over=over)
         texts = (canonical(each).decode() for each in (document, state))
-        return self.store.add_cluster(owner, document.name, *texts).uuid
+        return self.store.write(add_cluster, owner, document.name, *texts).uuid
 
     def outcome(self, role: str, row: str) -> tuple[str, str]:
         """What becomes of a role's request, as a letter, and the answer."""
@@ -304,7 +306,7 @@ def _guest(file: Path, store: SiteStore) -> Path:
     """What a guest gets from the context broker: a certificate of the very same CA."""
     from deployer.pki.ca import Authority
 
-    authority = Authority.parse(store.secret("authority", bytes))
+    authority = Authority.parse(store.write(secret, "authority", bytes))
     key, request = new_request()
     certificate = authority.host(request, str(uuid.uuid4()), ("guest",), utc_now(), timedelta(hours=1))
     file.write_bytes(certificate.encode() + key)
@@ -361,7 +363,9 @@ def test_that_a_name_means_several_is_told_to_those_alone_who_see_them(world: Wo
     for owner in (world.ann, world.ann.model_copy(update={"subject": "ada"})):
         world.cluster(owner, "several")
         for _ in range(2):
-            world.store.admit(owner, None, proposal(cores=1, memory=16 << 20, disk=1 << 20, hostname="several"), place)
+            world.store.write(
+                admit, owner, None, proposal(cores=1, memory=16 << 20, disk=1 << 20, hostname="several"), place
+            )
     for thing in ("machine", "cluster"):
         for role in ("stranger", "colleague", "other"):
             known, unknown = (world.clients[role].get(f"/v1/{thing}s/{name}") for name in ("several", "nobody"))

@@ -9,6 +9,7 @@ from sqlalchemy import event
 
 from deployer.site.db import contexts as book
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.machines import desired_state
 from deployer.site.model.contact import Contact
 from tests.site.brokers import World
 
@@ -68,7 +69,7 @@ def test_a_node_that_is_told_the_same_again_costs_one_reading_query(database: Si
     world = World(tmp_path, database=database)
     (first, *_) = world.machines(20)
     assert first.node is not None
-    state = world.store.desired(first.node)
+    state = world.store.read(desired_state, first.node)
     told = world.broker.introduce(first.node, state)
     queries: list[str] = []
     event.listen(world.database._engine, "before_cursor_execute", lambda *found: queries.append(found[2]))

@@ -9,9 +9,11 @@ import pytest
 
 from deployer.site.clusters.controller import ClusterKeeper
 from deployer.site.clusters.planner import ADMITTED_WITHIN
+from deployer.site.db.clusters import list_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.model.cluster import ClusterState, Phase
 from deployer.site.operations.admission import Belonging
+from deployer.site.store.changes import add_cluster
 from signer.documents import canonical
 from tests.site.keepers import Place, sqlite, star
 from tests.site.values import ALICE, GIB, NOW, world
@@ -23,7 +25,7 @@ def test_an_admission_that_was_cut_off_is_undone(place: Place) -> None:
     state = ClusterState(
         phase=Phase.ADMITTING, changed=NOW, ends=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
     )
-    kept = place.world.store.add_cluster(ALICE, "star", canonical(document).decode(), canonical(state).decode())
+    kept = place.world.store.write(add_cluster, ALICE, "star", canonical(document).decode(), canonical(state).decode())
     request = document.roles["worker"].request("star/worker", 3600, ("star-worker-1", "star-worker-2"), whole=True)
     place.admit(request, ALICE, "k", Belonging(kept.uuid, "worker", held=True))
     place.keeper.look(NOW)
@@ -118,13 +120,14 @@ def test_a_cluster_that_rests_costs_one_question(place: Place) -> None:
     place.create()
     place.settle()
     asked = list[str]()
-    clusters = place.world.store.clusters
+    read = place.world.store.read
 
-    def counting(*args: Any, **values: Any) -> Any:
-        asked.append("clusters")
-        return clusters(*args, **values)
+    def counting(query: Any, *args: Any, **values: Any) -> Any:
+        if query is list_clusters:
+            asked.append("clusters")
+        return read(query, *args, **values)
 
-    place.world.store.clusters = counting  # type: ignore[method-assign]
+    place.world.store.read = counting  # type: ignore[method-assign]
     now = place.world.clock()
     assert [place.keeper.look(now + timedelta(seconds=second)) for second in range(1, 5)] == [0] * 4
     assert asked == []

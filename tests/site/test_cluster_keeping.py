@@ -7,10 +7,14 @@ import pytest
 from deployer.errors import Conflict, MachineConflict, MachineNotFound, Misused, NoRoom, Refused
 from deployer.protocol.desired_state import Want
 from deployer.site.clusters.planner import DRAINED_WITHIN
+from deployer.site.db.clusters import list_clusters
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import get_machine
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.cluster import Cluster, ClusterDocument, Phase
 from signer.documents import validate
 from tests.site.keepers import Place, sqlite, star
-from tests.site.values import ALICE, BOB, NOW
+from tests.site.values import ALICE, BOB, NOW, look
 
 
 def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None:
@@ -31,7 +35,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
     assert (found.state.phase, found.state.was_ready) == (Phase.READY, True)
     roles = place.keeper.status(found, place.keeper.members(found.uuid))
     assert {name: (role.ready, role.wanted) for name, role in roles.items()} == {"head": (1, 1), "worker": (2, 2)}
-    told = [(one.what, one.reason) for one in place.world.store.events() if one.kind == "cluster"]
+    told = [(one.what, one.reason) for one in place.world.store.read(list_events) if one.kind == "cluster"]
     assert [what for what, _ in told] == ["admitted", "ready"]
 
 
@@ -41,7 +45,7 @@ def test_a_cluster_without_room_is_refused_and_leaves_nothing(place: Place) -> N
         place.create(star(4))
     assert place.living() == {}
     assert place.told() == []
-    ((kept, *_), _) = place.world.store.clusters()
+    ((kept, *_), _) = place.world.store.read(list_clusters)
     assert not kept.active
     assert Cluster.of(kept).state.phase is Phase.FAILED
     assert place.create(star(3)).state.phase is Phase.STARTING  # the name is free again, and so is the room
@@ -58,7 +62,7 @@ def test_a_quorum_starts_where_not_all_have_room(place: Place) -> None:
     assert found.state.reason.startswith("worker has 3 of 5 ready (there is room for 0 of 2 machines")
     assert len([one for one in place.world.told() if one == "waiting"]) == 1  # said once, tried every half minute
     place.world.join("second")
-    second = next(one.uuid for one in place.world.store.nodes() if one.name == "second")
+    second = next(one.uuid for one in place.world.store.read(list_nodes) if one.name == "second")
     place.world.clock.advance(seconds=30)
     place.keeper.look(place.world.clock())
     assert len(place.living()) == 6
@@ -146,7 +150,7 @@ def test_a_member_is_replaced_on_request(place: Place) -> None:
     place.settle()
     second = place.living()["star-worker-1"]
     assert second.uuid != first.uuid
-    assert place.world.store.machine(first.uuid).want_reason == "replaced: it is slow"
+    assert place.world.store.read(get_machine, first.uuid).want_reason == "replaced: it is slow"
     place.keeper.replace(made.uuid, second.uuid[:8], "it is slow, too")
     place.settle()
     assert place.living()["star-worker-1"].uuid not in {first.uuid, second.uuid}
@@ -196,7 +200,7 @@ def test_a_cluster_ends_with_its_time(place: Place) -> None:
     made = place.create()
     place.settle()
     place.world.clock.at = made.ends
-    place.world.store.look(made.ends, NOW, "wait")
+    look(place.world.store, made.ends, NOW, "wait")
     place.settle()
     state = place.keeper.get(made.uuid).state
     assert (state.phase, state.over) == (Phase.ENDED, True)
@@ -242,4 +246,4 @@ def test_roles_that_report_need_a_broker(place: Place) -> None:
     with pytest.raises(Misused, match="has no context broker"):
         place.create(star(roles={"head": {"ready": "reported"}}))
     assert place.living() == {}
-    assert place.world.store.clusters()[0] == ()
+    assert place.world.store.read(list_clusters)[0] == ()

@@ -16,8 +16,10 @@ from deployer.errors import Misused, UserDataRefused
 from deployer.guest.context_agent import AGENT, PARAMETERS, seed_extras
 from deployer.protocol.desired_state import Context
 from deployer.site.broker.rules import SESSION_LIFE
+from deployer.site.db.machines import get_deployment, get_machine
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
 from tests.deployer.nodes import wait_for
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import Guest, World, site
@@ -171,7 +173,7 @@ def test_a_head_and_its_workers_find_each_other(kind: str, world: World, make: C
     for process in processes:
         code, said = ended(process)
         assert code == 0, said
-    cluster = world.store.deployment(machines[0].deployment).cluster
+    cluster = world.store.read(get_deployment, machines[0].deployment).cluster
     for number, worker in ((1, one), (2, two)):
         assert worker.text("etc/hosts") == (
             "127.0.0.1 localhost\n# partita begin\n"
@@ -186,7 +188,7 @@ def test_a_head_and_its_workers_find_each_other(kind: str, world: World, make: C
         assert (worker.place / "var/lib/partita").stat().st_mode & 0o777 == 0o700
         assert (worker.place / "etc/hosts").stat().st_mode & 0o777 == 0o644
     for machine in machines:
-        kept = world.store.machine(machine.uuid)
+        kept = world.store.read(get_machine, machine.uuid)
         assert (kept.ready, kept.host_keys) == ("ready", (BLOB,))
     certificate = head.place / "var/lib/partita/host.crt"
     assert certificate.exists() == ("curl" in kind)
@@ -205,7 +207,9 @@ def test_a_script_that_fails_is_named_with_its_last_line(world: World, make: Cal
     code, said = root.run()
     assert code == 1
     assert "fine" in said
-    assert world.store.machine(machine.uuid).ready == 'failed: 20-data ended with 3: no "shared" storage: \\ 2'
+    assert (
+        world.store.read(get_machine, machine.uuid).ready == 'failed: 20-data ended with 3: no "shared" storage: \\ 2'
+    )
     assert not (root.place / "ran").exists()
 
 
@@ -236,7 +240,7 @@ def test_a_machine_made_of_anothers_saved_disk_is_itself(world: World, make: Cal
     assert root.run()[0] == 0
     root.seed(world.context(second), second.uuid)
     assert root.run()[0] == 0
-    assert world.store.machine(second.uuid).ready == "ready"
+    assert world.store.read(get_machine, second.uuid).ready == "ready"
     assert root.text("var/lib/partita/machine") == second.uuid + "\n"
 
 
@@ -244,7 +248,7 @@ def test_peers_that_do_not_come_are_named(world: World, make: Callable[[SiteMach
     _, one, _ = world.star()
     code, _ = make(one).run(wait=2)
     assert code == 1
-    ready = world.store.machine(one.uuid).ready
+    ready = world.store.read(get_machine, one.uuid).ready
     assert ready == "failed: peers that it requires did not come within 2 s: head 1"
 
 
@@ -311,7 +315,7 @@ def test_a_broker_that_shows_another_certificate_is_not_spoken_with(
     code, said = Root(tmp_path / "small", world.context(machine), machine.uuid, busybox).run(wait=1)
     assert code == 1
     assert "needs curl and openssl, or python3" in said
-    world.store.machine(machine.uuid)
+    world.store.read(get_machine, machine.uuid)
     assert [what for what, _ in world.told(machine)] == ["pending"]
 
 
@@ -330,7 +334,7 @@ def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path, busybox: Path) -
         with site(place, port=port) as (world, _):
             code, said = ended(process)
             assert code == 0, said
-            assert world.store.machine(machine.uuid).ready == "ready"
+            assert world.store.read(get_machine, machine.uuid).ready == "ready"
     finally:
         process.kill()
         process.wait()
@@ -407,7 +411,7 @@ def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
     root.script("../peers.d/10-nodes", HOOK)
     code, said = root.run()
     assert code == 0, said
-    assert world.store.machine(head.uuid).ready == "ready"  # it waits for nobody
+    assert world.store.read(get_machine, head.uuid).ready == "ready"  # it waits for nobody
 
     def seen(count: int) -> list[str]:
         wait_for(lambda: (root.place / "seen").exists() and len(root.text("seen").splitlines()) >= count, 60)
@@ -424,13 +428,15 @@ def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
         wait_for(lambda: "10.0.0.3 star-worker-2" in root.text("etc/hosts"))
         assert root.run("peers")[1].count("ready 10.0.0.") == 2  # beside the one that watches
         (root.place / "broken").touch()
-        world.store.apply(workers[0].uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now()))
+        world.store.write(
+            change_machine, workers[0].uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now())
+        )
         world.bell.ring()
         assert seen(4)[2:] == ["came , left star-worker-1, 1 in all"] * 2  # what failed is told again
         wait_for(lambda: "peers: 1; came: none; left: star-worker-1" in log.read_text(), 60)
         assert "10.0.0.2" not in root.text("etc/hosts")
         assert not (root.place / "var/lib/partita/data/star-worker-1").exists()
-        assert world.store.machine(head.uuid).ready == "ready"  # a hook's failure is the guest's own affair
+        assert world.store.read(get_machine, head.uuid).ready == "ready"  # a hook's failure is the guest's own affair
         assert "no such queue" in log.read_text()
         session = root.text("var/lib/partita/session").strip()
         assert session not in log.read_text() + root.text("seen")

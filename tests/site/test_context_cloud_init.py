@@ -9,6 +9,7 @@ import yaml
 
 from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id
+from deployer.site.db.machines import get_machine
 from examples.debian.build import build
 from tests.site.brokers import site
 
@@ -57,9 +58,9 @@ def test_a_debian_says_that_it_is_ready(debian: Path, tmp_path: Path, own: bytes
             )
         try:
             until = time.monotonic() + 700
-            while world.store.machine(machine.uuid).ready is None or "partita-guest: after" not in log.read_text(
-                errors="replace"
-            ):
+            while world.store.read(
+                get_machine, machine.uuid
+            ).ready is None or "partita-guest: after" not in log.read_text(errors="replace"):
                 assert guest.poll() is None, errors.read_text()
                 assert time.monotonic() < until, log.read_text(errors="replace")[-6000:]
                 time.sleep(0.5)
@@ -67,7 +68,7 @@ def test_a_debian_says_that_it_is_ready(debian: Path, tmp_path: Path, own: bytes
             guest.kill()
             guest.wait()
         said = log.read_text(errors="replace")
-        assert world.store.machine(machine.uuid).ready == "ready", said[-4000:]
+        assert world.store.read(get_machine, machine.uuid).ready == "ready", said[-4000:]
         assert "partita-guest: deb-1 has nobody but itself: 0 peers" in said
         assert "partita-guest: after /var/lib/partita/identity" in said  # vendor-data ran before runcmd
         assert context.secret not in said

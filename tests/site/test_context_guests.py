@@ -8,8 +8,11 @@ import pytest
 
 from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import get_machine
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import World, site
 from tests.site.context_guests import Emulated, initrd
@@ -85,10 +88,10 @@ def test_two_guests_find_each_other_and_say_that_they_are_ready(world: World, tm
     assert "guest: hosts: 10.5.0.1 star-head-1" in said
     assert "guest: data: the batch key" in said
     assert "guest: head says: the batch key" in said  # over the cable, by the name from /etc/hosts
-    assert world.store.machine(head.uuid).ready == world.store.machine(worker.uuid).ready == "ready"
+    assert world.store.read(get_machine, head.uuid).ready == world.store.read(get_machine, worker.uuid).ready == "ready"
     (line,) = world.broker.known_hosts(head.deployment)
     assert line == f"star-head-1,10.5.0.1 {' '.join(KEYS['star-head-1'].split(' ')[:2])}"
-    shown = {event.what for event in world.store.events()}
+    shown = {event.what for event in world.store.read(list_events)}
     assert "alarm" not in shown
     secrets = [world.context(machine).secret for machine in (head, worker)]
     logs = [path.read_text(errors="replace") for path in tmp_path.glob("*.log")]
@@ -130,16 +133,18 @@ def test_a_head_that_is_ready_is_told_of_a_worker_that_is_scaled_up(world: World
         first = Emulated(tmp_path, head.hostname, root, seed_of(world, head), tmp_path / "cable", first=True)
         ending.callback(first.end)
         first.wait("guest: done")
-        assert world.store.machine(head.uuid).ready == "ready"
+        assert world.store.read(get_machine, head.uuid).ready == "ready"
         (worker,) = world.machines(1, cluster=cluster, role="worker", hostname="star-worker")
         world.observed(worker, ADDRESSES[worker.hostname])
         second = Emulated(tmp_path, worker.hostname, root, seed_of(world, worker), tmp_path / "cable", first=False)
         ending.callback(second.end)
         second.wait("guest: agent ended with 0")
         first.wait("guest: told of star-worker-1: 8 at 10.5.0.2 star-worker-1")
-        world.store.apply(worker.uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now()))
+        world.store.write(
+            change_machine, worker.uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now())
+        )
         world.bell.ring()
         first.wait("guest: told that star-worker-1 left")
         session = first.said()
     assert [context for context in (world.context(head).secret,) if context in session] == []
-    assert "alarm" not in {event.what for event in world.store.events()}
+    assert "alarm" not in {event.what for event in world.store.read(list_events)}

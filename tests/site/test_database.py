@@ -15,11 +15,16 @@ from sqlalchemy import inspect
 from deployer.errors import MachineConflict, SiteUnavailable
 from deployer.site.db import migrations
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import get_machine
+from deployer.site.db.nodes import get_node
 from deployer.site.db.tables import metadata
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
 from tests.site.databases import Postgresql
 from tests.site.values import (
     World,
+    telling,
 )
 from tests.site.values import world as make_world
 
@@ -58,11 +63,11 @@ def test_a_write_that_fails_leaves_nothing(database: SiteDatabase, world: World)
         raise MachineConflict("no")
 
     world.join("n1")
-    machine, events = world.machine(), world.store.last_event()
+    machine, events = world.machine(), world.store.read(last_event)
     with pytest.raises(MachineConflict):
-        world.store.change_machine(machine.uuid, broken, "paused", "")
-    assert world.store.machine(machine.uuid) == machine
-    assert world.store.last_event() == events
+        world.store.write(change_machine, machine.uuid, telling(broken, "paused", ""))
+    assert world.store.read(get_machine, machine.uuid) == machine
+    assert world.store.read(last_event) == events
 
 
 @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ def test_a_server_that_ended_its_connections_is_asked_again(postgresql: Postgres
     site = make_world(database)
     node = site.join("n1")
     postgresql.cut(name)
-    assert site.store.node(node).name == "n1"
+    assert site.store.read(get_node, node).name == "n1"
     postgresql.cut(name)
     assert site.machine().node == node
     database.close()

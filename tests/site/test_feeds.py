@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from deployer.protocol.swarm_report import ORIGIN, ContentFeed, Feed, SwarmReport, feeds
+from deployer.site.db.nodes import get_node, list_nodes
 from deployer.site.db.tables import swarms
 from deployer.site.model.records import NodeState
 from deployer.site.model.swarm_map import MOST_DOTS, SIZE, draw, site_feeds
+from deployer.site.store.reports import absorb
 from stager.content.peer_stats import Feeder
 from tests.site.values import World, capable
 
@@ -63,24 +65,24 @@ def test_the_site_keeps_the_last_report_alone(world: World) -> None:
     uuid = world.join("n1")
     for received in (1, 2, 2):
         report = SwarmReport(name="-PA-n1", contents=(content(fed("-PA-n2", received)),))
-        world.store.absorb(uuid, capable(swarm=report))
-        assert world.store.node(uuid).swarm == report
+        world.store.write(absorb, uuid, capable(swarm=report))
+        assert world.store.read(get_node, uuid).swarm == report
         with world.store.database.reading() as connection:
             assert len(connection.execute(swarms.select()).all()) == 1
-    assert [one.swarm for one in world.store.nodes()] == [report]
-    assert [one.swarm for one in world.store.nodes(contents=False)] == [None]
-    world.store.absorb(uuid, capable())
-    assert world.store.node(uuid).swarm is None
+    assert [one.swarm for one in world.store.read(list_nodes)] == [report]
+    assert [one.swarm for one in world.store.read(list_nodes, contents=False)] == [None]
+    world.store.write(absorb, uuid, capable())
+    assert world.store.read(get_node, uuid).swarm is None
 
 
 def test_a_node_that_is_lost_feeds_nobody_and_is_fed_by_nobody(world: World) -> None:
     """What it said last is not how it is. Where it fed others, it is a peer that nobody knows."""
     for name, other in (("n1", "n2"), ("n2", "n1")):
         uuid = world.join(name)
-        world.store.absorb(
-            uuid, capable(swarm=SwarmReport(name=f"-PA-{name}", contents=(content(fed(f"-PA-{other}", 5)),)))
+        world.store.write(
+            absorb, uuid, capable(swarm=SwarmReport(name=f"-PA-{name}", contents=(content(fed(f"-PA-{other}", 5)),)))
         )
-    nodes = world.store.nodes()
+    nodes = world.store.read(list_nodes)
     assert [(one.kind, one.name) for one in site_feeds(nodes)] == [("node", "n2"), ("node", "n1")]
     lost = [nodes[0], nodes[1].model_copy(update={"state": NodeState.LOST})]
     assert [(one.kind, one.to) for one in site_feeds(lost)] == [("peer", nodes[0].uuid)]
@@ -94,8 +96,8 @@ def test_the_picture_holds_whoever_fed_and_was_fed_most(world: World, count: int
         other = f"-PA-{(number + 1) % count}"
         feeders = (fed(other, 100 + number),) if count > 1 else ()
         report = SwarmReport(name=f"-PA-{number}", contents=(content(*feeders, from_origin=50, arriving=number == 0),))
-        world.store.absorb(uuid, capable(swarm=report))
-    nodes = world.store.nodes()
+        world.store.write(absorb, uuid, capable(swarm=report))
+    nodes = world.store.read(list_nodes)
     picture = draw(site_feeds(nodes), nodes)
     assert picture is not None
     shown = min(count, MOST_DOTS)

@@ -15,6 +15,8 @@ from deployer.errors import Conflict, JoinRefused, Misused
 from deployer.pki.ca import Authority, new_request
 from deployer.protocol.joining import JoinRequest, parse_token
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import list_events
+from deployer.site.db.nodes import get_node
 from deployer.site.model.records import NodeState
 from deployer.site.operations.node_joining import Joining, digest
 from deployer.site.store.store import SiteStore
@@ -87,11 +89,10 @@ def test_what_is_kept_opens_nothing(joining: Joining, tmp_path: Path) -> None:
 def test_a_node_is_known_from_then_on(joining: Joining) -> None:
     """It is ready, and has told nothing of itself yet."""
     joined = joining.join(wanted(joining.token("", HOUR, NOW).token), NOW)
-    store = joining.joins
-    assert isinstance(store, SiteStore)
-    node = store.node(joined.node)
+    store = joining.store
+    node = store.read(get_node, joined.node)
     assert (node.state, node.reported, node.capacity.cores) == (NodeState.READY, None, 0)
-    assert [event.what for event in store.events()] == ["joined"]
+    assert [event.what for event in store.read(list_events)] == ["joined"]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_every_token_reads_back(data: bytes) -> None:
     authority = "0" * 64
 
     class Kept:
-        def new_join_token(self, digest: str, *_rest: object) -> None:
+        def write(self, _change: object, digest: str, *_rest: object) -> None:
             self.digest = digest
 
     kept = Kept()

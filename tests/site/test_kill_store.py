@@ -13,6 +13,8 @@ import pytest
 
 from deployer.machine.spec import State
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import list_machines
 from tests.deployer.nodes import wait_for
 from tests.processes import PROCESSES
 from tests.site.values import GIB, MIB, world
@@ -44,9 +46,9 @@ def test_a_killed_service_forgets_nothing_and_halves_nothing(
     for key, uuid in list(answered.items())[-50:]:
         deployment, machines, new = here.admit(key=key, count=3, memory=16 * MIB, disk=MIB)
         assert (deployment.uuid, len(machines), new) == (uuid, 3, False)
-    machines = here.store.machines(limit=100_000)[0]
+    machines = here.store.read(list_machines, limit=100_000)[0]
     assert set(Counter(machine.deployment for machine in machines).values()) == {3}
-    events = here.store.events(limit=1_000_000)
+    events = here.store.read(list_events, limit=1_000_000)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
     told: dict[str, list[str]] = {}
     for event in events:

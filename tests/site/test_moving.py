@@ -14,13 +14,18 @@ from deployer.machine.spec import State
 from deployer.protocol.desired_state import Want
 from deployer.protocol.migration import Arrival, Movable, Platform
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.machines import desired_state, get_machine
+from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.report_rules import unplaced
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.records import Move, NodeState, SiteMachine
 from deployer.site.scheduling.placement import place
-from tests.site.values import NOW, World, machine, observed
+from deployer.site.store.changes import change_machine, set_node_state
+from deployer.site.store.deadlines import place_waiting
+from deployer.site.store.migration import give_up_migrations, migrate
+from tests.site.values import NOW, World, machine, observed, telling
 from tests.site.values import world as make_world
 
 HERE = Platform(emulator="QEMU emulator version 7.2.22", libvirt="libvirt 9.0.0")
@@ -153,22 +158,22 @@ class Pair:
         self.world, self.store = world, world.store
         self.one, self.two = (world.join(name, movable=GIVES, accelerator="qemu") for name in ("one", "two"))
         self.uuid = world.machine().uuid
-        self.source = self.store.machine(self.uuid).node or ""
+        self.source = self.store.read(get_machine, self.uuid).node or ""
         self.target = self.two if self.source == self.one else self.one
         self.says(self.source, State.RUNNING)
-        self.store.apply(self.uuid, lambda found: lifecycle.act(found, Verb.SUSPEND, "", NOW))
+        self.store.write(change_machine, self.uuid, lambda found: lifecycle.act(found, Verb.SUSPEND, "", NOW))
         self.says(self.source, State.SUSPENDED)
 
     def says(self, node: str, *states: State, **changes: Any) -> list[str]:
         """A node reports the machine in that state, or none; what was told of that."""
-        found = self.store.machine(self.uuid)
+        found = self.store.read(get_machine, self.uuid)
         seen = [observed(found, state, virt="qemu") for state in states]
         told = self.world.report(node, *seen, movable=GIVES, accelerator="qemu", **changes)
         return [what for what, _ in told]
 
     def go(self, to: str = "", then: Want = Want.RUNNING) -> SiteMachine:
         """It is to move."""
-        return self.store.move(self.uuid, to, then, "asked for by somebody", place)
+        return self.store.write(migrate, self.uuid, to, then, "asked for by somebody", place)
 
     def held(self, number: int = 1) -> list[str]:
         """The target says that it holds it."""
@@ -191,35 +196,35 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
     move = pair.go().move
     assert move is not None
     assert (move.source, move.target, move.number) == (pair.source, pair.target, 1)
-    giving = store.desired(pair.source).machines[0].giving
+    giving = store.read(desired_state, pair.source).machines[0].giving
     assert giving is not None
     assert (giving.to, giving.number) == (pair.target, 1)
-    incoming = store.desired(pair.target).incoming
+    incoming = store.read(desired_state, pair.target).incoming
     assert incoming is not None
     assert (incoming[0].source, incoming[0].url, incoming[0].machine.uuid) == (pair.source, GIVES.url, pair.uuid)
-    assert store.desired(pair.target).machines == ()
+    assert store.read(desired_state, pair.target).machines == ()
     with pytest.raises(MachineConflict):
-        store.apply(pair.uuid, lambda found: lifecycle.act(found, Verb.SHUTDOWN, "", NOW))
+        store.write(change_machine, pair.uuid, lambda found: lifecycle.act(found, Verb.SHUTDOWN, "", NOW))
 
     assert pair.held() == ["moved", "reactivating"]
-    assert store.machine(pair.uuid).node == pair.target
-    assert store.desired(pair.source).machines == ()
-    wanted = store.desired(pair.target)
+    assert store.read(get_machine, pair.uuid).node == pair.target
+    assert store.read(desired_state, pair.source).machines == ()
+    wanted = store.read(desired_state, pair.target)
     assert (wanted.incoming, wanted.machines[0].moved, wanted.machines[0].want) == (None, 1, Want.RUNNING)
     assert pair.says(pair.target) == []  # said before it knew; it is not lost for that
     assert pair.says(pair.source, State.SUSPENDED) == []  # it is to drop it, and is no stray
     assert pair.says(pair.target, State.RUNNING) == ["running"]
     assert pair.says(pair.source) == ["dropped"]
-    assert store.machine(pair.uuid).move is None
+    assert store.read(get_machine, pair.uuid).move is None
     assert pair.says(pair.target) == ["failed"]  # what is seen to be gone now is gone
 
 
 def test_an_end_ends_the_move_too(pair: Pair) -> None:
     pair.go()
-    pair.store.apply(pair.uuid, lambda found: lifecycle.act(found, Verb.DESTROY, "", NOW))
-    assert pair.store.desired(pair.target).incoming is None
+    pair.store.write(change_machine, pair.uuid, lambda found: lifecycle.act(found, Verb.DESTROY, "", NOW))
+    assert pair.store.read(desired_state, pair.target).incoming is None
     assert pair.held() == ["stray"]  # what it brought meanwhile is to go
-    assert pair.store.machine(pair.uuid).node == pair.source
+    assert pair.store.read(get_machine, pair.uuid).node == pair.source
 
 
 @pytest.mark.parametrize("lost", ["source", "target"])
@@ -227,13 +232,13 @@ def test_an_end_ends_the_move_too(pair: Pair) -> None:
 def test_a_node_that_is_lost_ends_the_move(pair: Pair, lost: str, state: NodeState) -> None:
     """It rests where it was; that a source has left ends the machine, as ever."""
     pair.go()
-    pair.store.set_node_state(getattr(pair, lost), state, "")
+    pair.store.write(set_node_state, getattr(pair, lost), state, "")
     left = lost == "source" and state is NodeState.LEFT
-    assert pair.store.look_at_moves() == (0 if left else 1)
-    found = pair.store.machine(pair.uuid)
+    assert give_up_migrations(pair.store) == (0 if left else 1)
+    found = pair.store.read(get_machine, pair.uuid)
     assert (found.moving, found.node) == (None, pair.source)
     assert found.state is (State.FAILED if left else State.SUSPENDED)
-    assert pair.store.look_at_moves() == 0
+    assert give_up_migrations(pair.store) == 0
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -258,11 +263,11 @@ def test_a_node_that_cannot_go_on_with_it_is_not_asked(pair: Pair, why: str, sai
         pair.go()
     with pytest.raises(NoRoom, match=says):
         pair.go(pair.target)
-    assert pair.store.machine(pair.uuid).move is None
+    assert pair.store.read(get_machine, pair.uuid).move is None
 
 
 def test_a_node_that_gives_nothing_away_says_so_plainly(pair: Pair) -> None:
-    pair.world.report(pair.source, observed(pair.store.machine(pair.uuid), State.SUSPENDED), movable=None)
+    pair.world.report(pair.source, observed(pair.store.read(get_machine, pair.uuid), State.SUSPENDED), movable=None)
     with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.moving_listen"):
         pair.go()
 
@@ -278,7 +283,7 @@ def test_room_is_kept_where_it_goes(pair: Pair) -> None:
 def test_a_machine_that_is_only_to_rest_elsewhere_rests(pair: Pair) -> None:
     pair.go(then=Want.SUSPENDED)
     assert pair.held() == ["moved"]
-    assert pair.store.machine(pair.uuid).want is Want.SUSPENDED
+    assert pair.store.read(get_machine, pair.uuid).want is Want.SUSPENDED
     pair.world.clock.at += timedelta(seconds=1)
 
 
@@ -288,22 +293,24 @@ def test_what_is_made_anew_never_finds_an_older_copy(pair: Pair) -> None:
     pair.held()
     pair.says(pair.target, State.RUNNING)
     store = pair.store
-    store.set_node_state(pair.target, NodeState.LOST, "")
-    store.change_machine(pair.uuid, lambda found: unplaced(found, "its node is lost", NOW), "replaced", "")
-    assert store.place_waiting(place) == 0
-    assert store.machine(pair.uuid).node is None
+    store.write(set_node_state, pair.target, NodeState.LOST, "")
+    store.write(
+        change_machine, pair.uuid, telling(lambda found: unplaced(found, "its node is lost", NOW), "replaced", "")
+    )
+    assert place_waiting(store, place) == 0
+    assert store.read(get_machine, pair.uuid).node is None
     assert pair.says(pair.source) == ["dropped"]
-    assert store.place_waiting(place) == 1
-    found = store.machine(pair.uuid)
+    assert place_waiting(store, place) == 1
+    found = store.read(get_machine, pair.uuid)
     assert (found.node, found.moved) == (pair.source, None)
 
 
 def test_a_node_that_gives_at_another_address_is_found_there(pair: Pair) -> None:
     pair.go()
-    known = pair.store.revision(pair.target)
+    known = pair.store.read(revision_of, pair.target)
     other = GIVES.model_copy(update={"url": "https://192.0.2.9:7444"})
-    pair.world.report(pair.source, observed(pair.store.machine(pair.uuid), State.SUSPENDED), movable=other)
-    assert pair.store.revision(pair.target) > known
-    incoming = pair.store.desired(pair.target).incoming
+    pair.world.report(pair.source, observed(pair.store.read(get_machine, pair.uuid), State.SUSPENDED), movable=other)
+    assert pair.store.read(revision_of, pair.target) > known
+    incoming = pair.store.read(desired_state, pair.target).incoming
     assert incoming is not None
     assert incoming[0].url == other.url

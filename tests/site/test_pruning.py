@@ -14,15 +14,19 @@ from deployer.machine.spec import State
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import tables
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event, list_events
+from deployer.site.db.machines import get_deployment, get_machine
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
 from deployer.site.model.contact import Contact
 from deployer.site.model.records import SiteMachine
 from deployer.site.operations import retention as pruning
 from deployer.site.operations.retention import Keeping, Pruner
+from deployer.site.store.changes import add_cluster, change_cluster, change_machine, new_join_token, redeem_join_token
+from deployer.site.store.unit_of_work import Work
 from partita import app
 from signer.documents import canonical, validate
-from tests.site.values import ALICE, NOW, World, observed
+from tests.site.values import ALICE, NOW, World, look, observed
 from tests.site.values import world as make_world
 
 KEEP = Keeping(timedelta(days=90), timedelta(days=730))
@@ -39,9 +43,9 @@ def rows(world: World) -> dict[str, int]:
 
 def ended(world: World, node: str, machine: SiteMachine) -> None:
     """A machine ends, and its node has nothing of it."""
-    world.store.apply(machine.uuid, lambda one: act(one, Verb.DESTROY, "", world.clock.at))
+    world.store.write(change_machine, machine.uuid, lambda one: act(one, Verb.DESTROY, "", world.clock.at))
     world.report(node, observed(machine, State.ENDED))
-    assert world.store.machine(machine.uuid).gone
+    assert world.store.read(get_machine, machine.uuid).gone
 
 
 def pruner(world: World, *, dry: bool = False) -> Pruner:
@@ -71,7 +75,7 @@ def test_what_has_ended_goes_whole_when_its_time_is_long_over(world: World) -> N
         name: after[name] for name in ("deployments", "machines", "orders", "contexts", "published")
     } == dict.fromkeys(("deployments", "machines", "orders", "contexts", "published"), 0)
     with pytest.raises(DeploymentNotFound):
-        world.store.deployment(deployment.uuid)
+        world.store.read(get_deployment, deployment.uuid)
     assert world.admit(key="k", count=2)[2]  # a new order
     assert pruner(world).everything(LATER)["deployments"] == 0
 
@@ -89,7 +93,7 @@ def _not_gone(world: World, node: str) -> None:
     """It is over for the site; its node was lost, and may have it still."""
     world.report(node, observed(world.machine(), State.RUNNING))
     world.clock.advance(days=1)
-    world.store.look(world.clock.at, world.clock.at, "fail")
+    look(world.store, world.clock.at, world.clock.at, "fail")
 
 
 def _in_a_cluster(world: World, node: str) -> None:
@@ -103,7 +107,7 @@ def _long_lived(world: World, node: str) -> None:
 def _cluster(world: World, name: str = "star") -> str:
     document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
     state = ClusterState(phase=Phase.READY, changed=world.clock.at, ends=world.clock.at, counts={"a": 1})
-    return world.store.add_cluster(ALICE, name, canonical(document).decode(), canonical(state).decode()).uuid
+    return world.store.write(add_cluster, ALICE, name, canonical(document).decode(), canonical(state).decode()).uuid
 
 
 @pytest.mark.parametrize(
@@ -136,7 +140,9 @@ def test_a_cluster_goes_after_its_members(world: World) -> None:
     lost = _cluster(world, "moon")  # one that was refused: it never had a member
     ended(world, node, world.machine(cluster=cluster, role="a"))
     for uuid in (cluster, lost):
-        world.store.change_cluster(uuid, lambda one: one.model_copy(update={"active": False}), "ended", "so it is")
+        world.store.write(
+            change_cluster, uuid, lambda one: one.model_copy(update={"active": False}), "ended", "so it is"
+        )
     found = pruner(world).everything(LATER)
     assert (found["clusters"], found["deployments"]) == (2, 1)
     assert rows(world)["clusters"] == 0
@@ -150,24 +156,25 @@ def test_stories_go_but_for_what_people_did_and_the_newest(world: World) -> None
         # As if somebody had ordered it, and somebody else had drained the node.
         by = tables.events.update().where(tables.events.c.what.in_(["admitted", "joined"])).values(by="issuer alice")
         connection.execute(by)
-    world.store.append("node", node, "lost", "so it is")
-    last = world.store.last_event()
+    world.store.write(Work.tell, "node", node, "lost", "so it is")
+    last = world.store.read(last_event)
     pruner(world).everything(LATER)
     assert set(world.told()) == {"admitted", "joined", "lost"}
-    assert world.store.last_event() == last
+    assert world.store.read(last_event) == last
     pruner(world).everything(MUCH_LATER)
     assert world.told() == ["lost"]
-    assert world.store.append("node", node, "ready", "").number == last + 1
+    world.store.write(Work.tell, "node", node, "ready", "")
+    assert [event.number for event in world.store.read(list_events, last)] == [last + 1]
 
 
 def test_join_tokens_go(world: World) -> None:
     for digest, days in (("a", 1), ("b", 100)):
-        world.store.new_join_token(digest * 64, NOW + timedelta(days=days))
-    world.store.redeem_join_token("a" * 64, NOW)
+        world.store.write(new_join_token, digest * 64, NOW + timedelta(days=days))
+    world.store.write(redeem_join_token, "a" * 64, NOW)
     assert pruner(world).everything(LATER + timedelta(days=5))["tokens"] == 1
-    world.store.redeem_join_token("b" * 64, NOW)
+    world.store.write(redeem_join_token, "b" * 64, NOW)
     with pytest.raises(JoinRefused):
-        world.store.redeem_join_token("a" * 64, NOW)
+        world.store.write(redeem_join_token, "a" * 64, NOW)
 
 
 def test_it_works_in_small_steps_and_rests(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ from rich.console import Console
 from deployer.cli.site.site import machine_table
 from deployer.machine.spec import State
 from deployer.site.broker.guest_certificates import names_of
+from deployer.site.db.machines import get_machine
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
 from tests.site.brokers import World, site
+from tests.site.values import telling
 
 
 def shown(machine: SiteMachine) -> str:
@@ -24,7 +27,7 @@ def test_what_a_guest_says_counts_for_people_until_its_node_sees_better(tmp_path
         guest = make(world.machines()[0]).enter()
 
         def machine() -> SiteMachine:
-            return world.store.machine(guest.machine.uuid)
+            return world.store.read(get_machine, guest.machine.uuid)
 
         world.observed(guest.machine)
         assert machine().known == ()
@@ -50,10 +53,16 @@ def test_on_another_node_a_guest_says_it_anew(tmp_path: Path) -> None:
     world = World(tmp_path)
     (machine,) = world.machines()
     world.context(machine)
-    world.store.change_machine(machine.uuid, lambda found: found.model_copy(update={"said": ("10.1.2.3",)}), "said", "")
+    world.store.write(
+        change_machine,
+        machine.uuid,
+        telling(lambda found: found.model_copy(update={"said": ("10.1.2.3",)}), "said", ""),
+    )
     other = next(node for node in world.nodes if node != machine.node)
-    world.store.change_machine(machine.uuid, lambda found: found.model_copy(update={"node": other}), "moved", "")
+    world.store.write(
+        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+    )
     with site(tmp_path) as (again, make):
-        make(again.store.machine(machine.uuid)).enter()
-        assert again.store.machine(machine.uuid).said == ()
+        make(again.store.read(get_machine, machine.uuid)).enter()
+        assert again.store.read(get_machine, machine.uuid).said == ()
     world.database.close()

@@ -18,11 +18,14 @@ from deployer.machine.spec import State
 from deployer.protocol.desired_state import Want
 from deployer.protocol.save import Saved
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.machines import desired_state, get_machine
+from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import save_request as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.save_rules import follow, give_up
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
 from tests.catalog.service import now
 from tests.deployer.conftest import Community
 from tests.deployer.guests import SAID
@@ -135,25 +138,25 @@ def test_a_node_hears_of_a_save_until_it_has_told_of_its_end(world: World) -> No
     one, other = world.admit(count=2)[1]
     world.report(node, observed(one, State.RUNNING), observed(other, State.RUNNING))
     for each in (one, other):
-        world.store.apply(each.uuid, lambda found: lifecycle.act(found, Verb.PAUSE, "", NOW))
+        world.store.write(change_machine, each.uuid, lambda found: lifecycle.act(found, Verb.PAUSE, "", NOW))
     world.report(node, observed(one, State.PAUSED), observed(other, State.PAUSED))
-    before = world.store.revision(node)
+    before = world.store.read(revision_of, node)
     for each in (one, other):
-        world.store.apply(each.uuid, lambda found: saving.save(found, "1.1", "", "by ann", NOW))
-    assert world.store.revision(node) == before + 2
-    wishes = [each.save for each in world.store.desired(node).machines]
+        world.store.write(change_machine, each.uuid, lambda found: saving.save(found, "1.1", "", "by ann", NOW))
+    assert world.store.read(revision_of, node) == before + 2
+    wishes = [each.save for each in world.store.read(desired_state, node).machines]
     assert [(wish.number, wish.version) for wish in wishes if wish] == [(1, "1.1")] * 2
     told = world.report(
         node, observed(one, State.PAUSED, saved=said()), observed(other, State.PAUSED, saved=said(state="sending"))
     )
     assert told == [("saved", f"star/worker@1.1 ({IMAGE})"), ("sending", f"star/worker@1.1 ({IMAGE})")]
-    assert [each.save is None for each in world.store.desired(node).machines] == [True, False]
+    assert [each.save is None for each in world.store.read(desired_state, node).machines] == [True, False]
     told = world.report(
         node, observed(one, State.PAUSED, saved=said()), observed(other, State.ENDED, reason="destroyed")
     )
     assert [what for what, _ in told] == ["ended", "not-saved"]
-    assert world.store.machine(other.uuid).saves[-1].state == "failed"
-    assert world.store.machine(one.uuid).saves[-1].state == "saved"
+    assert world.store.read(get_machine, other.uuid).saves[-1].state == "failed"
+    assert world.store.read(get_machine, one.uuid).saves[-1].state == "saved"
 
 
 @pytest.mark.guest

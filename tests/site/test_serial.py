@@ -26,6 +26,7 @@ from deployer.site.operations import console_requests as asking
 from deployer.site.operations.console_requests import PER_NODE, Serials
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import place
+from deployer.site.store.admission import admit
 from deployer.site.store.store import SiteStore
 from tests.deployer.light import SITE, LightNode, LightSite
 from tests.deployer.nodes import wait_for
@@ -63,7 +64,7 @@ class Guests:
         with self.site.client() as client:
             wait_for(lambda: client.node("light").reported, 60)
         values = proposal(cores=1, memory=16 << 20, disk=1 << 20)
-        (made,) = self.store.admit(LOCAL, None, values, place)[1]
+        (made,) = self.store.write(admit, LOCAL, None, values, place)[1]
         self.site.wait_state(made.uuid, "running")
         return made.uuid
 
@@ -148,7 +149,7 @@ def test_the_page_shows_text_and_nothing_else(guests: Guests, client: SiteClient
 def test_a_machine_without_a_console_has_none(guests: Guests, client: SiteClient) -> None:
     """Before its node has begun to make it."""
     values = proposal(cores=1, memory=16 << 20, disk=1 << 20, held=True)
-    (held,) = guests.store.admit(LOCAL, None, values, place)[1]
+    (held,) = guests.store.write(admit, LOCAL, None, values, place)[1]
     with pytest.raises(MachineConflict, match="no console yet"):
         client.console(held.uuid, 10)
 

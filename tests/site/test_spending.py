@@ -17,6 +17,7 @@ from deployer.errors import OverBudget
 from deployer.machine.spec import State
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.machines import get_machine, list_deployments
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import LOCAL
 from deployer.site.model.records import SiteMachine
@@ -24,6 +25,9 @@ from deployer.site.operations.machine_changes import Changing
 from deployer.site.scheduling.placement import EC2, Place, Promised, place
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import MachineChange
+from deployer.site.store.admission import admit
+from deployer.site.store.changes import add_node
+from deployer.site.store.reports import absorb
 from signer.documents import validate
 from tests.ec2.test_accounts import ACCOUNT as BURST
 from tests.ec2.test_accounts import TYPES
@@ -46,8 +50,8 @@ class Spending:
 
     def __init__(self, site: World, books: Books) -> None:
         self.site, self.books = site, books
-        self.pool = site.store.add_node("burst", {}, EC2).uuid
-        site.store.absorb(self.pool, capable(256, 1024 * GIB, 4096 * GIB, labels={ACCOUNT: "burst"}))
+        self.pool = site.store.write(add_node, "burst", {}, EC2).uuid
+        site.store.write(absorb, self.pool, capable(256, 1024 * GIB, 4096 * GIB, labels={ACCOUNT: "burst"}))
         self.known = Quoted(lambda _: TYPES, self.committed)
 
     def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
@@ -69,7 +73,7 @@ class Spending:
         way: Place = bursting(place, ACCOUNTS, self.known, LOCAL, WORKER, request, 1, GIB, lifetime)
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
         ask = asked.ask.__class__(count, 1, GIB, GIB, "x86_64", wishes=request.wishes)
-        return self.site.store.admit(ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
+        return self.site.store.write(admit, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
 
     def book(self, machine: SiteMachine) -> None:
         """As the pool does right before it begins a machine."""
@@ -112,7 +116,7 @@ def test_of_fifty_who_ask_at_once_ten_are_admitted_and_the_others_hear_the_figur
     (said,) = set(refused)
     assert "this is estimated at 1.00 USD, 10.00 USD are spent or promised in this month" in said
     assert "more than the 10 USD that the account burst may spend" in said
-    assert len(spending.site.store.deployments()[0]) == 10  # who is refused leaves nothing
+    assert len(spending.site.store.read(list_deployments)[0]) == 10  # who is refused leaves nothing
 
 
 def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: Spending) -> None:
@@ -126,7 +130,8 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
     with pytest.raises(OverBudget):  # its pool may have begun it meanwhile
         spending.order()
     for machine in made[:2]:
-        store.absorb(
+        store.write(
+            absorb,
             spending.pool,
             capable(
                 256, 1024 * GIB, labels={ACCOUNT: "burst"}, machines=(observed(machine, State.ENDED),), complete=False
@@ -145,7 +150,7 @@ def test_an_end_is_moved_only_as_far_as_the_account_may_pay(spending: Spending) 
     assert act.change(machine.uuid, later, LOCAL).ends == NOW + timedelta(hours=3)
     with pytest.raises(OverBudget, match="more than the 10 USD"):
         act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=3, minutes=1)), LOCAL)
-    assert spending.site.store.machine(machine.uuid).ends == NOW + timedelta(hours=3)
+    assert spending.site.store.read(get_machine, machine.uuid).ends == NOW + timedelta(hours=3)
     assert act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=2)), LOCAL).ends < NOW + timedelta(hours=3)
 
 
@@ -154,5 +159,5 @@ def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spend
     home = spending.site.join("home")
     request = validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "request")
     way = bursting(place, ACCOUNTS, spending.known, LOCAL, WORKER, request, 1, GIB, 3600)
-    assert spending.site.store.admit(ALICE, None, proposal(), way)[1][0].node == home
-    assert spending.site.store.admit(ALICE, None, proposal(), way)[1][0].promise is None
+    assert spending.site.store.write(admit, ALICE, None, proposal(), way)[1][0].node == home
+    assert spending.site.store.write(admit, ALICE, None, proposal(), way)[1][0].promise is None

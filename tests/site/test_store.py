@@ -10,11 +10,25 @@ from deployer.errors import Conflict, NoRoom, OverQuota
 from deployer.machine.spec import State
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event, list_events
+from deployer.site.db.machines import (
+    desired_state,
+    find_deployment,
+    get_deployment,
+    list_deployments,
+    list_machines,
+    machines_of,
+    usage_of,
+)
+from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.quota import Allowance, Quota, Share, Usage
 from deployer.site.model.records import NodeState
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import place
+from deployer.site.store.admission import admit, ordered, placed
+from deployer.site.store.changes import add_node, change_machine, set_node_state
+from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
 from tests.site.values import (
     ALICE,
@@ -47,12 +61,12 @@ def test_an_admitted_request_is_remembered_whole(world: World) -> None:
     assert [one.number for one in machines] == [1, 2]
     assert {one.node for one in machines} == {uuid}
     assert [one.hostname for one in machines] == [f"worker-{one.uuid[:8]}" for one in machines]
-    assert world.store.deployment(deployment.uuid) == deployment
-    assert world.store.machines_of(deployment.uuid) == machines
-    assert world.store.find_deployment(deployment.uuid[:8]) == deployment
+    assert world.store.read(get_deployment, deployment.uuid) == deployment
+    assert world.store.read(machines_of, deployment.uuid) == machines
+    assert world.store.read(find_deployment, deployment.uuid[:8]) == deployment
     assert world.told() == ["joined", "admitted", "pending", "pending"]
-    desired = world.store.desired(uuid)
-    assert desired.revision == world.store.revision(uuid) == 1
+    desired = world.store.read(desired_state, uuid)
+    assert desired.revision == world.store.read(revision_of, uuid) == 1
     assert {one.uuid for one in desired.machines} == {one.uuid for one in machines}
     assert desired.machines[0].user_data == "I2Nsb3VkLWNvbmZpZwo="
 
@@ -76,20 +90,20 @@ def test_the_same_key_has_the_same_answer(world: World) -> None:
     node = world.join("n1", cores=2)
     deployment, machines, new = world.admit(key="k1", count=2)
     assert new
-    world.store.set_node_state(node, NodeState.DRAINING, "")
+    world.store.write(set_node_state, node, NodeState.DRAINING, "")
     again = world.admit(key="k1", count=2)
     assert again == (deployment, machines, False)
-    assert world.store.ordered(ALICE, "k1", deployment.request) == (deployment, machines)
-    assert world.store.ordered(BOB, "k1", deployment.request) is None
+    assert world.store.read(ordered, ALICE, "k1", deployment.request) == (deployment, machines)
+    assert world.store.read(ordered, BOB, "k1", deployment.request) is None
     with pytest.raises(Conflict, match="was used for another request"):
         world.admit(key="k1", count=1)
     with pytest.raises(Conflict, match="was used for another request"):
-        world.store.ordered(ALICE, "k1", DeploymentRequest(image="star/other"))
+        world.store.read(ordered, ALICE, "k1", DeploymentRequest(image="star/other"))
     with pytest.raises(Conflict, match="was used for another request"):
         world.admit(key="k1", count=2, cluster=deployment.uuid)
     with pytest.raises(NoRoom):
         world.admit(BOB, key="k1", count=2)
-    assert len(world.store.deployments()[0]) == 1
+    assert len(world.store.read(list_deployments)[0]) == 1
 
 
 def test_the_same_key_many_times_at_once_is_one_deployment(world: World) -> None:
@@ -104,7 +118,7 @@ def test_the_same_key_many_times_at_once_is_one_deployment(world: World) -> None
     together(run, 8)
     assert len({uuid for uuid, _ in answers}) == 1
     assert sum(new for _, new in answers) == 1
-    assert len(world.store.machines()[0]) == 2
+    assert len(world.store.read(list_machines)[0]) == 2
 
 
 def test_room_is_never_promised_twice(world: World) -> None:
@@ -114,7 +128,7 @@ def test_room_is_never_promised_twice(world: World) -> None:
     with pytest.raises(NoRoom):
         world.admit()
     one = machines[0]
-    world.store.apply(one.uuid, lambda it: act(it, Verb.DESTROY, "", NOW))
+    world.store.write(change_machine, one.uuid, lambda it: act(it, Verb.DESTROY, "", NOW))
     with pytest.raises(NoRoom):
         world.admit()
     others = [observed(other, State.RUNNING) for other in machines[1:]]
@@ -132,11 +146,11 @@ def test_a_machine_that_failed_on_its_node_gives_its_room_back(world: World) -> 
 def test_a_request_that_is_refused_leaves_nothing(world: World) -> None:
     """No machine, no event, no key."""
     world.join("n1", cores=2)
-    before = world.store.last_event()
+    before = world.store.read(last_event)
     with pytest.raises(NoRoom):
         world.admit(key="k1", count=3)
-    assert world.store.last_event() == before
-    assert world.store.machines() == ((), None)
+    assert world.store.read(last_event) == before
+    assert world.store.read(list_machines) == ((), None)
     assert world.admit(key="k1", count=2)[2]
 
 
@@ -149,10 +163,10 @@ def test_a_request_may_take_what_there_is(world: World) -> None:
 def test_overcommit_and_what_a_node_runs_beside(database: SiteDatabase) -> None:
     """Twice the cores; memory as it is, less what others take."""
     world = make_world(database, Overcommit(cores=2.0))
-    node = world.store.add_node("n1", {}).uuid
+    node = world.store.write(add_node, "n1", {}).uuid
     report = capable(cores=2, memory=8 * GIB)
     taken = report.capacity.model_copy(update={"taken_cores": 1, "taken_memory": 6 * GIB})
-    world.store.absorb(node, report.model_copy(update={"capacity": taken}))
+    world.store.write(absorb, node, report.model_copy(update={"capacity": taken}))
     assert len(world.admit(count=5, memory=512 * MIB, whole=False)[1]) == 3
     with pytest.raises(NoRoom):
         world.admit(cores=0, memory=GIB)
@@ -180,9 +194,9 @@ def test_quotas_count_what_is_held_now(world: World) -> None:
     with pytest.raises(OverQuota, match="the whole VO 3 machines"):
         world.admit(BOB, limit=quota.check)
     world.admit(CAROL, limit=quota.check)
-    assert world.store.usage(owner=ALICE) == Usage(2, 2, 2 * GIB)
-    assert world.store.usage(vo="star") == Usage(3, 3, 3 * GIB)
-    assert world.store.usage() == Usage(4, 4, 4 * GIB)
+    assert world.store.read(usage_of, owner=ALICE) == Usage(2, 2, 2 * GIB)
+    assert world.store.read(usage_of, vo="star") == Usage(3, 3, 3 * GIB)
+    assert world.store.read(usage_of) == Usage(4, 4, 4 * GIB)
     world.report(node, observed(mine[0], State.FAILED), complete=False)
     assert world.machine(limit=quota.check).state is State.PENDING
 
@@ -193,7 +207,7 @@ def test_a_partial_request_is_weighed_by_what_it_would_get(world: World) -> None
     each = _allowance(2)
     with pytest.raises(OverQuota, match="3 more asked for"):
         world.admit(count=5, whole=False, limit=Quota((Share("star", each),)).check)
-    assert world.store.machines() == ((), None)
+    assert world.store.read(list_machines) == ((), None)
 
 
 def test_nodes_that_hold_the_contents_are_preferred(world: World) -> None:
@@ -201,7 +215,7 @@ def test_nodes_that_hold_the_contents_are_preferred(world: World) -> None:
     world.join("n1", cached=("other",))
     holder = world.join("n2", cached=(CONTENT, "other"))
     assert world.machine().node == holder
-    assert world.store.try_place(proposal().ask, place).fetch == {holder: 0}
+    assert world.store.read(placed, world.store.overcommit, proposal().ask, place).fetch == {holder: 0}
 
 
 @pytest.mark.timeout(120)
@@ -222,7 +236,7 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
                 return
             try:
                 wanted = proposal(1 + number % 3, cores=1 + number % 2)
-                stores[number % 2].admit((ALICE, BOB, CAROL)[number % 3], f"k{number}", wanted, place)
+                stores[number % 2].write(admit, (ALICE, BOB, CAROL)[number % 3], f"k{number}", wanted, place)
                 answers.append("admitted")
             except NoRoom as exc:
                 answers.append(str(exc)[:22])
@@ -234,7 +248,7 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
     sold = dict.fromkeys(nodes, 0)
     after = None
     while True:
-        page, after = first.store.machines(limit=1000, after=after)
+        page, after = first.store.read(list_machines, limit=1000, after=after)
         for machine in page:
             assert machine.node is not None
             sold[machine.node] += machine.granted_cores
@@ -242,7 +256,7 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
             break
     assert all(sold[node] <= has for node, has in nodes.items())
     assert sum(sold.values()) >= sum(nodes.values()) - len(nodes), "room was refused that was there"
-    events = first.store.events(limit=100_000)
+    events = first.store.read(list_events, limit=100_000)
     assert [event.number for event in events] == list(range(1, len(events) + 1))
 
 

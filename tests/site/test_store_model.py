@@ -10,11 +10,15 @@ from deployer.errors import MachineConflict, Misused, NoRoom
 from deployer.machine.spec import State
 from deployer.protocol.desired_state import DesiredState, Want
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import desired_state, list_machines
 from deployer.site.lifecycle.report_rules import LostPolicy
 from deployer.site.lifecycle.verb_rules import Verb, act, move_end, release, resize
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import place
-from tests.site.values import ALICE, BOB, GIB, MIB, World, observed, world
+from deployer.site.store.changes import change_machine
+from deployer.site.store.deadlines import place_waiting
+from tests.site.values import ALICE, BOB, GIB, MIB, World, look, observed, world
 
 CORES = 6
 LIKELY = [*([state for state in State if not state.final] * 3), State.ENDED, State.FAILED]
@@ -27,13 +31,13 @@ class Model:
     def __init__(self, site: World, seed: int) -> None:
         self.site, self.store, self.random = site, site.store, Random(seed)
         self.nodes = [site.join(f"n{number}", cores=CORES, memory=6 * GIB) for number in range(3)]
-        self.desired: dict[str, DesiredState] = {node: self.store.desired(node) for node in self.nodes}
+        self.desired: dict[str, DesiredState] = {node: self.store.read(desired_state, node) for node in self.nodes}
         self.states: dict[str, State] = {}
         self.seen = 0
 
     def machines(self) -> tuple[SiteMachine, ...]:
         """All that there ever were."""
-        return self.store.machines(limit=10_000)[0]
+        return self.store.read(list_machines, limit=10_000)[0]
 
     def order(self) -> None:
         """Somebody asks for machines."""
@@ -55,14 +59,14 @@ class Model:
                 release,
             ]
         )
-        self.store.apply(uuid, change)
+        self.store.write(change_machine, uuid, change)
 
     def report(self) -> None:
         """A node says what it likes of its machines."""
         node = self.random.choice(self.nodes)
         said = [
             observed(machine.uuid, self.random.choice(LIKELY), changed=self.site.clock.at)
-            for machine in self.store.desired(node).machines
+            for machine in self.store.read(desired_state, node).machines
             if self.random.random() < 0.95
         ]
         self.site.report(node, *said, complete=self.random.random() < 0.3)
@@ -70,8 +74,8 @@ class Model:
     def wait(self) -> None:
         """Time goes by."""
         now = self.site.clock.advance(seconds=self.random.choice([1, 60, 600]))
-        self.store.look(now + timedelta(minutes=10), now - timedelta(minutes=5), self.random.choice(POLICIES))
-        self.store.place_waiting(place)
+        look(self.store, now + timedelta(minutes=10), now - timedelta(minutes=5), self.random.choice(POLICIES))
+        place_waiting(self.store, place)
 
     def step(self) -> None:
         """Something happens."""
@@ -84,7 +88,7 @@ class Model:
     def check_revisions(self) -> None:
         """A node has to act on something new where its revision is another."""
         for node in self.nodes:
-            before, now = self.desired[node], self.store.desired(node)
+            before, now = self.desired[node], self.store.read(desired_state, node)
             if (now.machines, now.draining) != (before.machines, before.draining):
                 assert now.revision > before.revision
             self.desired[node] = now
@@ -100,7 +104,7 @@ class Model:
 
     def check_story(self) -> None:
         """The events tell how every machine came to be as it is."""
-        for told in self.store.events(self.seen, limit=10_000):
+        for told in self.store.read(list_events, self.seen, limit=10_000):
             self.seen = told.number
             if told.kind == "machine" and told.what in set(State):
                 self.states[told.subject] = State(told.what)
@@ -119,6 +123,6 @@ def test_what_must_always_hold(database: SiteDatabase, seed: int, steps: int) ->
     model = Model(world(database), seed)
     for _ in range(steps):
         model.step()
-    told = {event.what for event in model.store.events(limit=100_000)}
+    told = {event.what for event in model.store.read(list_events, limit=100_000)}
     assert told >= {"admitted", "running", "failed"}
     assert steps < 400 or told >= {"paused", "suspended", "stopped", "lost", "replaced", "placed", "expired", "warned"}

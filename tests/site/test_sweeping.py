@@ -7,10 +7,14 @@ from typing import Literal
 import pytest
 
 from deployer.machine.spec import State
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import desired_state, get_machine
+from deployer.site.db.nodes import find_node, get_node, revision_of
 from deployer.site.lifecycle.verb_rules import Verb, act
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.operations.expiry import Patience, Sweeper
 from deployer.site.scheduling.placement import place
+from deployer.site.store.changes import change_machine
 from tests.site.values import NOW, World, observed
 
 PATIENCE = Patience(timedelta(minutes=2), timedelta(minutes=10), "replace")
@@ -31,10 +35,10 @@ def test_one_look_does_everything_and_the_next_nothing(world: World) -> None:
     assert sweepers[0].look(NOW) == 1
     world.clock.advance(seconds=121)
     world.report(second)
-    before = world.store.last_event()
+    before = world.store.read(last_event)
     assert sweepers[1].look(world.clock.at) == 3
     assert world.told(before) == ["lost", "replaced", "placed"]
-    assert world.store.machine(one.uuid).node == second
+    assert world.store.read(get_machine, one.uuid).node == second
     assert [sweeper.look(world.clock.at) for sweeper in sweepers] == [0, 0]
 
 
@@ -45,9 +49,9 @@ def test_a_service_that_was_away_gives_its_nodes_time(world: World) -> None:
     sweeper = Sweeper(world.store, place, PATIENCE, began)
     assert sweeper.look(began) == 0
     assert sweeper.look(world.clock.advance(seconds=119)) == 0
-    assert world.store.node(node).state is NodeState.READY
+    assert world.store.read(get_node, node).state is NodeState.READY
     assert sweeper.look(world.clock.advance(seconds=2)) == 1
-    assert world.store.node(node).state is NodeState.LOST
+    assert world.store.read(get_node, node).state is NodeState.LOST
 
 
 @pytest.mark.parametrize("policy", ["replace", "fail", "wait"])
@@ -63,18 +67,20 @@ def test_nothing_comes_in_the_place_of_a_member_whose_node_may_still_run_it(
     patience = Patience(timedelta(minutes=2), timedelta(0), policy)
     unsure, sure = Sweeper(world.store, place, patience, NOW), Sweeper(world.store, place, patience, NOW, everybody)
     world.clock.advance(seconds=121)
-    world.report(world.store.find_node("n2").uuid)
+    world.report(world.store.read(find_node, "n2").uuid)
     for _ in range(2):
         unsure.look(world.clock.at)
-    assert world.store.node(first).state is NodeState.LOST
-    assert world.store.machine(one.uuid).node == first
-    assert not world.store.machine(one.uuid).state.final
-    assert world.store.machine(alone.uuid).state.final is (policy == "fail")
-    world.store.apply(one.uuid, lambda machine: act(machine, Verb.DESTROY, "it is late", world.clock.at))
+    assert world.store.read(get_node, first).state is NodeState.LOST
+    assert world.store.read(get_machine, one.uuid).node == first
+    assert not world.store.read(get_machine, one.uuid).state.final
+    assert world.store.read(get_machine, alone.uuid).state.final is (policy == "fail")
+    world.store.write(
+        change_machine, one.uuid, lambda machine: act(machine, Verb.DESTROY, "it is late", world.clock.at)
+    )
     unsure.look(world.clock.at)
-    assert not world.store.machine(one.uuid).state.final
+    assert not world.store.read(get_machine, one.uuid).state.final
     (sure if policy != "wait" else unsure).look(world.clock.advance(seconds=0 if policy != "wait" else 600))
-    assert world.store.machine(one.uuid).state.final
+    assert world.store.read(get_machine, one.uuid).state.final
 
 
 def test_a_lost_node_that_comes_back_ends_what_was_replaced(world: World) -> None:
@@ -87,14 +93,14 @@ def test_a_lost_node_that_comes_back_ends_what_was_replaced(world: World) -> Non
     world.report(second)
     sweeper.look(world.clock.at)
     sweeper.look(world.clock.at)
-    assert world.store.machine(one.uuid).node == second
-    before = world.store.revision(first)
+    assert world.store.read(get_machine, one.uuid).node == second
+    before = world.store.read(revision_of, first)
     told = world.report(first, observed(one, State.PAUSED), revision=before - 1)
     assert told == [
         ("ready", "it reports again"),
         ("stray", "a node has it that should not; the node is to end it"),
     ]
-    assert world.store.revision(first) > before  # so it asks what it should have
-    assert one.uuid not in {machine.uuid for machine in world.store.desired(first).machines}
-    assert world.store.machine(one.uuid).node == second  # what the other one says of it counts for nothing
-    assert world.store.machine(one.uuid).state is State.PENDING
+    assert world.store.read(revision_of, first) > before  # so it asks what it should have
+    assert one.uuid not in {machine.uuid for machine in world.store.read(desired_state, first).machines}
+    assert world.store.read(get_machine, one.uuid).node == second  # what the other one says of it counts for nothing
+    assert world.store.read(get_machine, one.uuid).state is State.PENDING

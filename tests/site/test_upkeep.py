@@ -12,6 +12,7 @@ from deployer.errors import SiteUnavailable
 from deployer.site.service.background import seldom
 from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
+from deployer.site.store.changes import add_node
 from deployer.web.wakeup import Bell
 from tests.deployer.nodes import wait_for
 
@@ -68,7 +69,7 @@ def test_news_come_with_each_nodes_revision(site: Site) -> None:
     waiting.start()
     asked.wait(30)
     site.start()
-    node = site.store.add_node("one", {}).uuid
+    node = site.store.write(add_node, "one", {}).uuid
     waiting.join()
     assert rung.is_set()
     wait_for(lambda: node in site.upkeep.revisions, 30)

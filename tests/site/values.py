@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -12,12 +12,20 @@ from deployer.machine.spec import State
 from deployer.protocol.deployment_request import DeploymentRequest, Wishes
 from deployer.protocol.desired_state import Capacity, NodeReport, ObservedMachine, Want
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event, list_events
+from deployer.site.db.nodes import revision_of
+from deployer.site.lifecycle.report_rules import Change, LostPolicy
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import Ask, place
 from deployer.site.scheduling.proposal import Limit, Proposal
+from deployer.site.store.admission import admit
+from deployer.site.store.changes import add_node
+from deployer.site.store.deadlines import Demands, meet
+from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
+from deployer.site.store.unit_of_work import Changes
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MIB, GIB = 1 << 20, 1 << 30
@@ -57,16 +65,16 @@ class World:
 
     def join(self, name: str, *, cores: int = 4, memory: int = 8 * GIB, disk: int = 100 * GIB, **report: Any) -> str:
         """A node that has joined and reported; its UUID."""
-        uuid = self.store.add_node(name, {}).uuid
+        uuid = self.store.write(add_node, name, {}).uuid
         self.sizes[uuid] = (cores, memory, disk)
-        self.store.absorb(uuid, capable(cores, memory, disk, **report))
+        self.store.write(absorb, uuid, capable(cores, memory, disk, **report))
         return uuid
 
     def admit(
         self, owner: Principal = ALICE, key: str | None = None, **changes: Any
     ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
         """What `proposal` makes, admitted."""
-        return self.store.admit(owner, key, proposal(**changes), place)
+        return self.store.write(admit, owner, key, proposal(**changes), place)
 
     def machine(self, **changes: Any) -> SiteMachine:
         """One admitted machine."""
@@ -74,13 +82,31 @@ class World:
 
     def report(self, node: str, *machines: ObservedMachine, **changes: Any) -> list[tuple[str, str]]:
         """The node reports these machines, acting on the newest revision; what events came of it: (what, reason)."""
-        changes = {"revision": self.store.revision(node)} | changes
-        told = self.store.absorb(node, capable(*self.sizes.get(node, ()), machines=machines, **changes))
-        return [(event.what, event.reason) for event in told]
+        changes = {"revision": self.store.read(revision_of, node)} | changes
+        before = self.store.read(last_event)
+        self.store.write(absorb, node, capable(*self.sizes.get(node, ()), machines=machines, **changes))
+        return [(event.what, event.reason) for event in self.store.read(list_events, before)]
 
     def told(self, after: int = 0) -> list[str]:
         """What all events say, in order."""
-        return [event.what for event in self.store.events(after)]
+        return [event.what for event in self.store.read(list_events, after)]
+
+
+def telling(change: Callable[[SiteMachine], SiteMachine], what: str, reason: str) -> Changes:
+    """A rule by which a machine becomes what `change` says, told of if `what` says something."""
+    return lambda found: Change(change(found), ((what, reason),) if what else ())
+
+
+def look(
+    store: SiteStore,
+    warn_until: datetime,
+    lost_before: datetime,
+    policy: LostPolicy,
+    now: datetime | None = None,
+    fenced: Container[str] | None = None,
+) -> int:
+    """Do what time demands, by the store's clock if nothing else is said."""
+    return meet(store, Demands(now or store.now(), warn_until, lost_before, policy, fenced))
 
 
 def world(database: SiteDatabase, overcommit: Overcommit | None = None, seed: int = 0) -> World:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 from deployer.machine.spec import State
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.store.changes import change_machine
+from deployer.site.store.reports import absorb
 from tests.site.values import GIB, MIB, capable, observed, world
 
 CORES = 100_000
@@ -21,11 +24,19 @@ def work(url: str, node: str, log: Path, seed: int) -> None:
             deployment, machines, _ = site.admit(key=key, count=3, memory=16 * MIB, disk=MIB)
             file.write(f"{key} {deployment.uuid}\n")
             file.flush()
-            site.store.apply(machines[0].uuid, lambda machine: act(machine, Verb.DESTROY, "", site.clock.at))
+            site.store.write(
+                change_machine, machines[0].uuid, lambda machine: act(machine, Verb.DESTROY, "", site.clock.at)
+            )
             seen = (observed(machines[1], State.RUNNING), observed(machines[2], State.FAILED))
-            site.store.absorb(
+            site.store.write(
+                absorb,
                 node,
                 capable(
-                    CORES, CORES * GIB, CORES * GIB, machines=seen, revision=site.store.revision(node), complete=False
+                    CORES,
+                    CORES * GIB,
+                    CORES * GIB,
+                    machines=seen,
+                    revision=site.store.read(revision_of, node),
+                    complete=False,
                 ),
             )

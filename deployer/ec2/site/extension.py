@@ -15,11 +15,13 @@ from deployer.ec2.site.placement import nowhere
 from deployer.errors import Conflict, DeployerError, NoAccount, PolicyUnusable
 from deployer.protocol.desired_state import DesiredState, Heard, NodeReport
 from deployer.site.auth.file_in_force import FileInForce
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.placement import EC2, Place, Promised
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site
+from deployer.site.store.changes import add_node
 from signer.errors import SignerError
 from stager.errors import StagerError
 
@@ -54,12 +56,12 @@ def connect(site: Site) -> Callable[[Account], tuple[str, Link]]:
     """Has a site know an account as a node of its own: the one of its name, or a new one."""
 
     def found(account: Account) -> tuple[str, Link]:
-        for node in site.store.nodes(contents=False):
+        for node in site.store.read(list_nodes, contents=False):
             if node.name == account.name and node.state is not NodeState.LEFT:
                 if node.kind != EC2:
                     raise Conflict(f"the account {account.name} is called as a node of the site; name it otherwise")
                 return node.uuid, Link(site, node.uuid)
-        uuid = site.store.add_node(account.name, {}, EC2).uuid
+        uuid = site.store.write(add_node, account.name, {}, EC2).uuid
         return uuid, Link(site, uuid)
 
     return found

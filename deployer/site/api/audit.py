@@ -10,7 +10,8 @@ from deployer.errors import Forbidden, MachineNotFound, Misused
 from deployer.site.api.deployments import ASKING
 from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, told
 from deployer.site.auth.grants import Action
-from deployer.site.db.machines import sequence
+from deployer.site.db.audit import list_audit_entries
+from deployer.site.db.machines import find_machine, sequence
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import AuditFilter
 from deployer.site.schema.messages import AuditPage
@@ -62,7 +63,9 @@ def audit_routes(site: Site) -> APIRouter:
         """The last first. Follow `next` for what was done before. What the site did by itself has no `by`."""
         site.access.demand(who, Action.AUDIT)
         wanted = wanted_of(site, by=by, owner=owner, vo=vo, machine=machine, since=since, until=until)
-        items, following = site.store.audit(wanted, limit, None if after is None else sequence(after))
+        items, following = site.store.read(
+            list_audit_entries, wanted, limit, None if after is None else sequence(after)
+        )
         return answer(request, AuditPage(items=items, next=None if following is None else str(following)))
 
     return routes
@@ -86,7 +89,7 @@ def wanted_of(
     subject = machine
     if machine:
         try:
-            subject = site.store.find_machine(machine).uuid
+            subject = site.store.read(find_machine, machine).uuid
         except MachineNotFound:
             subject = machine
     return AuditFilter(by=by, owner=owner, vo=vo, subject=subject, since=_aware(since), until=_aware(until))

@@ -157,7 +157,7 @@ def _looking(site: Site) -> APIRouter:
     )
     def cluster(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
         """How far it is, role by role, and its machines."""
-        return answer(request, _whole(site, find_cluster(site, who, cluster, Action.READ), who))
+        return answer(request, _whole(site, permitted_cluster(site, who, cluster, Action.READ), who))
 
     return routes
 
@@ -178,7 +178,7 @@ def _changing(site: Site) -> APIRouter:
         """More come as there is room; those that leave are asked to power off, the last numbers first."""
 
         def work() -> ClusterView:
-            one = find_cluster(site, who, cluster, Action.MODIFY)
+            one = permitted_cluster(site, who, cluster, Action.MODIFY)
             if wanted.count > one.state.counts.get(wanted.role, 0):
                 access.demand(who, Action.DEPLOY)
             return _whole(site, keeper.scale(one.uuid, wanted.role, wanted.count, by(who, wanted.reason)), who)
@@ -199,7 +199,7 @@ def _changing(site: Site) -> APIRouter:
         """The old one ends, and how often the member failed is forgotten."""
 
         def work() -> ClusterView:
-            one = find_cluster(site, who, cluster, Action.MODIFY)
+            one = permitted_cluster(site, who, cluster, Action.MODIFY)
             return _whole(site, keeper.replace(one.uuid, wanted.member, by(who, wanted.reason)), who)
 
         wanted = await read(request, Replacing, "replacing")
@@ -216,7 +216,7 @@ def _changing(site: Site) -> APIRouter:
         """All members, at once. As often as you like: what has ended stays ended."""
 
         def work() -> ClusterView:
-            one = find_cluster(site, who, cluster, Action.CANCEL)
+            one = permitted_cluster(site, who, cluster, Action.CANCEL)
             return _whole(site, keeper.end(one.uuid, by(who, reason)), who)
 
         reason = await read_reason(request)
@@ -225,7 +225,7 @@ def _changing(site: Site) -> APIRouter:
     return routes
 
 
-def find_cluster(site: Site, who: Principal, name: str, action: Action) -> Cluster:
+def permitted_cluster(site: Site, who: Principal, name: str, action: Action) -> Cluster:
     """The cluster that a name means to somebody who wants to do something to it; one's own goes before others'.
 
     Raises:

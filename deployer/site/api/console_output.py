@@ -15,10 +15,11 @@ from deployer.protocol.console import OFFSET, STATE, WRITES
 from deployer.protocol.desired_state import MAX_SERIAL, SerialAnswer
 from deployer.site.api.deployments import ASKING
 from deployer.site.api.events import MAX_STREAM, STREAM
-from deployer.site.api.machines import find_machine
+from deployer.site.api.machines import permitted_machine
 from deployer.site.api.nodes import AGENTS
 from deployer.site.api.parameters import MACHINE, gone, problems, read, told
 from deployer.site.auth.grants import Action
+from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.placement import EC2
@@ -64,7 +65,7 @@ def serial_routes(site: Site) -> APIRouter:
         ] = None,
     ) -> Response:
         """The very bytes, escape sequences too: do not print them unseen. `Partita-Offset` says where they begin."""
-        found = await run_in_threadpool(find_machine, site, who, machine, Action.CONSOLE)
+        found = await run_in_threadpool(permitted_machine, site, who, machine, Action.CONSOLE)
         node = await run_in_threadpool(node_of, site, found)
         after = int(last) if last is not None and follow else None
         answer = await ask(site, node, found.uuid, most, after)
@@ -109,7 +110,7 @@ def node_of(site: Site, machine: SiteMachine) -> str:
         raise MachineConflict(f"machine {machine.hostname} has ended, and its console went with it")
     if machine.node is None or machine.withheld or machine.state is State.PENDING:
         raise MachineConflict(f"machine {machine.hostname} has no console yet: no node has begun to make it")
-    node = site.store.node(machine.node, contents=False)
+    node = site.store.read(get_node, machine.node, contents=False)
     if node.kind == EC2:
         raise MachineConflict(f"machine {machine.hostname} runs at EC2, and its console is not read from there")
     if node.state is NodeState.LOST:

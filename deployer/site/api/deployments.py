@@ -28,6 +28,7 @@ from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest
 from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, DEPLOYMENT, LIMIT, answer, problems, read, told
 from deployer.site.auth.authorizer import narrowed
 from deployer.site.auth.grants import Action
+from deployer.site.db.machines import find_deployment, list_deployments, machines_of
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, Filter, SiteMachine
 from deployer.site.schema.messages import MAX_KEY, DeploymentPage, Explanation, Ordered, Trial
@@ -54,10 +55,10 @@ def deployment_routes(site: Site) -> APIRouter:
     who_asks = Annotated[Principal, Depends(access.who)]
 
     def found(who: Principal, uuid: str, action: Action) -> Deployment:
-        return find(site, who, uuid, action)
+        return permitted_deployment(site, who, uuid, action)
 
     def whole(deployment: Deployment, who: Principal, *, new: bool = False) -> Ordered:
-        machines = store.machines_of(deployment.uuid)
+        machines = store.read(machines_of, deployment.uuid)
         return Ordered(
             deployment=shown(deployment, who), machines=tuple(shown_machine(one) for one in machines), new=new
         )
@@ -141,7 +142,7 @@ def deployment_routes(site: Site) -> APIRouter:
         wanted = narrowed(Filter(owner=owner, vo=vo, image_id=image, cluster=cluster), access.reach(who))
         if wanted is None:
             return answer(request, DeploymentPage(items=()))
-        items, following = store.deployments(wanted, limit, after)
+        items, following = store.read(list_deployments, wanted, limit, after)
         return answer(request, DeploymentPage(items=tuple(shown(one, who) for one in items), next=following))
 
     @routes.get(
@@ -207,7 +208,7 @@ def deployment_routes(site: Site) -> APIRouter:
     return routes
 
 
-def find(site: Site, who: Principal, text: str, action: Action) -> Deployment:
+def permitted_deployment(site: Site, who: Principal, text: str, action: Action) -> Deployment:
     """The deployment that a UUID or its beginning means to somebody who wants to do something to it.
 
     Raises:
@@ -215,7 +216,7 @@ def find(site: Site, who: Principal, text: str, action: Action) -> Deployment:
     """
     missing = DeploymentNotFound(f"there is no deployment {text[:80]!r} at this site")
     try:
-        deployment = site.store.find_deployment(text)
+        deployment = site.store.read(find_deployment, text)
     except Misused as exc:
         if site.access.reach(who).everything:
             raise

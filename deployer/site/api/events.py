@@ -13,6 +13,7 @@ from deployer.site.api.deployments import ASKING, OF
 from deployer.site.api.parameters import DEFAULT_PAGE, LIMIT, answer, problems, told
 from deployer.site.auth.authorizer import Access
 from deployer.site.auth.grants import Action, Reach
+from deployer.site.db.events import last_event, list_events
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteEvent
 from deployer.site.schema.messages import HEARTBEAT, MAX_PAGE, EventPage
@@ -71,7 +72,7 @@ def event_routes(site: Site) -> APIRouter:
         if last is not None:
             position = int(last)
         else:
-            position = await run_in_threadpool(store.last_event) if after is None else after
+            position = await run_in_threadpool(store.read, last_event) if after is None else after
         return StreamingResponse(
             lines(site, who, position, deployment),
             media_type=STREAM,
@@ -86,7 +87,7 @@ def page_of(site: Site, who: Principal, after: int, limit: int, deployment: str 
     access = site.access
     reach = access.reach(who)
     nodes = access.allows(who, Action.NODES)
-    found = site.store.events(after, limit, deployment)
+    found = site.store.read(list_events, after, limit, deployment)
     items = tuple(one for one in found if _visible(access, reach, one, nodes=nodes))
     return EventPage(items=items, last=found[-1].number if found else after, more=len(found) == limit)
 

@@ -21,6 +21,7 @@ from deployer.site.api.deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER,
 from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, MACHINE, answer, problems, read, read_small, told
 from deployer.site.auth.authorizer import narrowed
 from deployer.site.auth.grants import Action
+from deployer.site.db.machines import find_machine, list_machines
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Filter, SiteMachine
@@ -46,7 +47,7 @@ def machine_routes(site: Site) -> APIRouter:
     who_asks = Annotated[Principal, Depends(access.who)]
 
     def found(who: Principal, name: str, action: Action) -> SiteMachine:
-        return find_machine(site, who, name, action)
+        return permitted_machine(site, who, name, action)
 
     @routes.get(
         "",
@@ -82,7 +83,7 @@ def machine_routes(site: Site) -> APIRouter:
         wanted = narrowed(asked, access.reach(who))
         if wanted is None:
             return answer(request, MachinePage(items=()))
-        items, following = store.machines(wanted, limit, after)
+        items, following = store.read(list_machines, wanted, limit, after)
         return answer(request, MachinePage(items=tuple(shown_machine(one) for one in items), next=following))
 
     @routes.get(
@@ -159,7 +160,7 @@ def machine_routes(site: Site) -> APIRouter:
     return routes
 
 
-def find_machine(site: Site, who: Principal, name: str, action: Action) -> SiteMachine:
+def permitted_machine(site: Site, who: Principal, name: str, action: Action) -> SiteMachine:
     """The machine that a name means to somebody who wants to do something to it; one's own goes before others'.
 
     Raises:
@@ -170,10 +171,10 @@ def find_machine(site: Site, who: Principal, name: str, action: Action) -> SiteM
     missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
     everything = access.reach(who).everything
     try:
-        machine = store.find_machine(name, None if everything else who)
+        machine = store.read(find_machine, name, None if everything else who)
     except MachineNotFound:
         try:
-            machine = store.find_machine(name)
+            machine = store.read(find_machine, name)
         except Misused as exc:
             if everything:
                 raise

@@ -26,6 +26,7 @@ from deployer.site.api.deployments import ASKING
 from deployer.site.api.parameters import NODE, answer, gone, problems, read, read_small, told
 from deployer.site.auth.grants import Action
 from deployer.site.auth.rate_limits import Rate, Rates
+from deployer.site.db.nodes import find_node, list_nodes, revision_of
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.model.swarm_map import site_feeds
@@ -73,7 +74,7 @@ def node_routes(site: Site) -> APIRouter:
     def nodes(request: Request, who: who_asks) -> Response:
         """By name, without what they cache: the answer for one node has that."""
         access.demand(who, Action.NODES)
-        items = store.nodes(contents=False)
+        items = store.read(list_nodes, contents=False)
         return answer(request, NodeList(items=items))
 
     @routes.get(
@@ -86,7 +87,7 @@ def node_routes(site: Site) -> APIRouter:
     def node(request: Request, who: who_asks, node: NODE) -> Response:
         """What it is, what it has room for, and what it caches."""
         access.demand(who, Action.NODES)
-        return answer(request, store.find_node(node))
+        return answer(request, store.read(find_node, node))
 
     @routes.get(
         "/swarm",
@@ -98,7 +99,7 @@ def node_routes(site: Site) -> APIRouter:
     def swarm(request: Request, who: who_asks) -> Response:
         """From whom nodes get the contents that are arriving, or came lately: each other, the catalog, peers elsewhere."""
         access.demand(who, Action.NODES)
-        return answer(request, SwarmMap(items=site_feeds(store.nodes())))
+        return answer(request, SwarmMap(items=site_feeds(store.read(list_nodes))))
 
     @routes.post(
         "/nodes/tokens",
@@ -132,7 +133,7 @@ def node_routes(site: Site) -> APIRouter:
 
         def work() -> SiteNode:
             access.demand(who, Action.MANAGE_NODES)
-            found = site.changing.set_node(store.find_node(node), STATES[verb], who, asked.reason)
+            found = site.changing.set_node(store.read(find_node, node), STATES[verb], who, asked.reason)
             if asked.move:
                 site.changing.clear(found, who, asked.reason)
             return found
@@ -197,7 +198,7 @@ def agent_routes(site: Site) -> APIRouter:
         until = bell.time() + wait
         while True:
             count = bell.count
-            if await run_in_threadpool(store.revision, node) != after:
+            if await run_in_threadpool(store.read, revision_of, node) != after:
                 return answer(request, await run_in_threadpool(site.desired, node))
             # While the bell rings for others nothing is looked up: each ring comes with all revisions.
             while True:

@@ -8,9 +8,10 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import Malformed, TooLarge
 from deployer.errors import Conflict, Forbidden, MachineConflict, MachineNotFound
 from deployer.site.api.deployments import ASKING, shown_machine
-from deployer.site.api.machines import find_machine
+from deployer.site.api.machines import permitted_machine
 from deployer.site.api.parameters import MACHINE, answer, problems, read, told
 from deployer.site.auth.grants import Action
+from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import EC2
@@ -49,8 +50,8 @@ def saving_routes(site: Site) -> APIRouter:
         """
 
         def work() -> SiteMachine:
-            found = find_machine(site, who, machine, Action.SAVE)
-            if found.node is not None and site.store.node(found.node, contents=False).kind == EC2:
+            found = permitted_machine(site, who, machine, Action.SAVE)
+            if found.node is not None and site.store.read(get_node, found.node, contents=False).kind == EC2:
                 raise MachineConflict(f"machine {found.hostname} runs at EC2, and its disks are not read from there")
             return site.changing.save(found.uuid, wanted, key, who)
 

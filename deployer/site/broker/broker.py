@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticate
 from deployer.pki.ca import Authority
 from deployer.protocol.desired_state import Context, DesiredMachine, DesiredState, Want
 from deployer.site.broker.guest_certificates import host_certificate
-from deployer.site.broker.peers import FRESH_FOR, Database, Machines, Meeting
+from deployer.site.broker.peers import FRESH_FOR, Meeting
 from deployer.site.broker.rules import (
     ADDRESS,
     FAILED,
@@ -37,9 +37,14 @@ from deployer.site.broker.rules import (
 )
 from deployer.site.broker.schema import Identity, Knock, Peers, Session, Standing
 from deployer.site.db import contexts as book
+from deployer.site.db.machines import get_machine
+from deployer.site.lifecycle.report_rules import Change
 from deployer.site.model.cluster import Cluster
 from deployer.site.model.contact import Contact
 from deployer.site.model.records import SiteMachine
+from deployer.site.store.changes import change_machine
+from deployer.site.store.store import SiteStore
+from deployer.site.store.unit_of_work import Work
 
 KEY_BYTES = 32
 KEEP = timedelta(days=1)
@@ -87,7 +92,7 @@ class Broker:
     """The context broker of a site. Safe to use from several threads.
 
     Args:
-        machines, database: what the site knows, and where the broker's own tables are.
+        store: of the site.
         cluster: finds a cluster by its UUID; ClusterNotFound.
         authority: the site's CA, for guests' certificates.
         key: see `broker_key`.
@@ -101,8 +106,7 @@ class Broker:
 
     def __init__(
         self,
-        machines: Machines,
-        database: Database,
+        store: SiteStore,
         cluster: Callable[[str], Cluster],
         authority: Authority,
         key: bytes,
@@ -114,8 +118,8 @@ class Broker:
         monotonic: Callable[[], float] = time.monotonic,
         fresh_for: float = FRESH_FOR,
     ) -> None:
-        self._machines, self._database, self._authority = machines, database, authority
-        self._meeting = Meeting(machines, database, cluster, monotonic, fresh_for)
+        self._store, self._database, self._authority = store, store.database, authority
+        self._meeting = Meeting(store, cluster, monotonic, fresh_for)
         self._key, self._url, self._fingerprint = key, url.rstrip("/"), fingerprint
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
@@ -129,8 +133,7 @@ class Broker:
         if not guests:
             return state
         uuids = [machine.uuid for machine in guests]
-        with self._database.reading() as connection:
-            known = book.contacts(connection, uuids)
+        known = self._store.read(book.contacts, uuids)
         if any(machine.uuid not in known or known[machine.uuid].node != node for machine in guests):
             with self._database.writing() as connection:
                 known = book.contacts(connection, uuids)
@@ -194,17 +197,20 @@ class Broker:
     def _anew(self, machine: SiteMachine) -> SiteMachine:
         """A machine that comes for the first time: what one before it on another node said is not its own word."""
         forgotten = {"ready": None, "host_keys": (), "said": ()}
-        return self._machines.change_machine(
+        return self._change(machine, forgotten, "met", "the machine has shown its secret to the context broker")
+
+    def _change(self, machine: SiteMachine, update: Mapping[str, Any], what: str, reason: str) -> SiteMachine:
+        return self._store.write(
+            change_machine,
             machine.uuid,
-            lambda found: found.model_copy(update=forgotten),
-            "met",
-            "the machine has shown its secret to the context broker",
+            lambda found: Change(found.model_copy(update=update), ((what, reason),)),
         )
 
     def _alarm(self, uuid: str) -> None:
         log.warning("machine %s: its one-shot secret was shown a second time", uuid)
-        machine = self._machines.machine(uuid)
-        self._machines.append(
+        machine = self._store.read(get_machine, uuid)
+        self._store.write(
+            Work.tell,
             "machine",
             uuid,
             "alarm",
@@ -216,8 +222,7 @@ class Broker:
     def recognise(self, session: str) -> SiteMachine:
         """The machine whose session this is; NotAuthenticated if it is none, or over."""
         uuid = session.partition(".")[0]
-        with self._database.reading() as connection:
-            contact = book.contact(connection, uuid[:36])
+        contact = self._store.read(book.contact, uuid[:36])
         if not holds(contact, session, self._now()):
             raise NotAuthenticated("this session is unknown or over; sessions are renewed in time, or gone")
         return self._live(uuid)
@@ -262,18 +267,15 @@ class Broker:
         if key == HOST_KEYS:
             keys = parse_host_keys(data)
             if keys != machine.host_keys:
-                self._machines.change_machine(
-                    machine.uuid,
-                    lambda found: found.model_copy(update={"host_keys": keys}),
-                    "host-keys",
-                    f"the guest published {len(keys)} SSH host keys",
+                self._change(
+                    machine, {"host_keys": keys}, "host-keys", f"the guest published {len(keys)} SSH host keys"
                 )
         elif key == ADDRESS:
             said = parse_addresses(data)
             if said != machine.said:
-                self._machines.change_machine(
-                    machine.uuid,
-                    lambda found: found.model_copy(update={"said": said}),
+                self._change(
+                    machine,
+                    {"said": said},
                     "said-addresses",
                     f"the guest says that it is reached at {', '.join(said)}",
                 )
@@ -308,27 +310,29 @@ class Broker:
 
     def _say(self, machine: SiteMachine, ready: str, what: str, reason: str) -> None:
         if machine.ready != ready:
-            self._machines.change_machine(
-                machine.uuid, lambda found: found.model_copy(update={"ready": ready}), what, reason
-            )
+            self._change(machine, {"ready": ready}, what, reason)
             self.news()
 
     def certificate(self, machine: SiteMachine, request: str) -> str:
         """A certificate for exactly the name and addresses that the site gave; errors as `host_certificate`."""
         issued = host_certificate(self._authority, machine, request, self._now())
-        self._machines.append(
-            "machine", machine.uuid, "certified", "the site signed a host certificate for the guest", machine.deployment
+        self._store.write(
+            Work.tell,
+            "machine",
+            machine.uuid,
+            "certified",
+            "the site signed a host certificate for the guest",
+            machine.deployment,
         )
         return issued
 
     def tidy(self) -> int:
         """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
         now, forgotten = self._now(), 0
-        with self._database.reading() as connection:
-            past = book.past(connection, now, TIDY_AT_ONCE)
+        past = self._store.read(book.past, now, TIDY_AT_ONCE)
         for uuid in past:
             try:
-                machine = self._machines.machine(uuid)
+                machine = self._store.read(get_machine, uuid)
                 until = now + KEEP if machine.ends <= now else machine.ends + KEEP
             except MachineNotFound:
                 machine = None
@@ -346,7 +350,7 @@ class Broker:
 
     def _live(self, uuid: str) -> SiteMachine:
         try:
-            machine = self._machines.machine(uuid)
+            machine = self._store.read(get_machine, uuid)
         except MachineNotFound as exc:
             raise NotAuthenticated("this machine is over") from exc
         if gone(machine):

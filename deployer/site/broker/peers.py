@@ -5,11 +5,9 @@ Hundreds of machines that wait ask the same thing each second. What is read for 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 from deployer.errors import DeployerError, Forbidden
 from deployer.site.broker.rules import (
@@ -25,8 +23,10 @@ from deployer.site.broker.rules import (
 )
 from deployer.site.broker.schema import Peers, Standing, known_hosts_lines
 from deployer.site.db import contexts as book
+from deployer.site.db.machines import get_deployment, list_machines
 from deployer.site.model.cluster import Cluster
-from deployer.site.model.records import Deployment, Filter, SiteEvent, SiteMachine
+from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.store.store import SiteStore
 
 PAGE = 1000
 
@@ -35,37 +35,6 @@ FRESH_FOR = 0.5
 
 MAX_HELD = 256
 """Clusters of which something is held, and deployments whose cluster is known."""
-
-
-class Database(Protocol):
-    """Where the broker's own tables are; `deployer.site.db.engine.SiteDatabase` is one."""
-
-    def reading(self) -> AbstractContextManager[Any]:
-        """A read transaction."""
-
-    def writing(self) -> AbstractContextManager[Any]:
-        """A write transaction."""
-
-
-class Machines(Protocol):
-    """What the site knows; `deployer.site.store.store.SiteStore` is one."""
-
-    def machine(self, uuid: str) -> SiteMachine:
-        """One machine, or MachineNotFound."""
-
-    def deployment(self, uuid: str) -> Deployment:
-        """One deployment."""
-
-    def machines(self, which: Filter, limit: int, after: str | None = None) -> tuple[Sequence[SiteMachine], str | None]:
-        """A page of machines, and what the next one comes after."""
-
-    def change_machine(
-        self, uuid: str, change: Callable[[SiteMachine], SiteMachine], what: str, reason: str
-    ) -> SiteMachine:
-        """Change a machine, and say so in an event."""
-
-    def append(self, kind: str, subject: str, what: str, reason: str, deployment: str | None = None) -> SiteEvent:
-        """Say in an event what happened."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +68,7 @@ class Meeting:
     """Safe to use from several threads.
 
     Args:
-        machines, database: what the site knows, and where the broker's own tables are.
+        store: of the site.
         cluster: finds a cluster by its UUID; ClusterNotFound.
         monotonic: seconds.
         fresh_for: seconds for which what was read serves those who wait; 0 reads each time.
@@ -107,13 +76,12 @@ class Meeting:
 
     def __init__(
         self,
-        machines: Machines,
-        database: Database,
+        store: SiteStore,
         cluster: Callable[[str], Cluster],
         monotonic: Callable[[], float],
         fresh_for: float,
     ) -> None:
-        self._machines, self._database, self._cluster = machines, database, cluster
+        self._store, self._cluster = store, cluster
         self._monotonic, self._fresh_for = monotonic, fresh_for
         self._lock = threading.Lock()
         self._circles: OrderedDict[str, _Circle] = OrderedDict()
@@ -163,8 +131,7 @@ class Meeting:
         ]
         if not found:
             raise Forbidden(f"no peer {hostname[:80]!r} is here that this machine requires")
-        with self._database.reading() as connection:
-            value = book.values(connection, [found[0].machine], key).get(found[0].machine)
+        value = self._store.read(book.values, [found[0].machine], key).get(found[0].machine)
         if value is None:
             raise Forbidden(f"{hostname[:80]} has published nothing under {key!r}")
         return value
@@ -173,7 +140,7 @@ class Meeting:
         """Lines of known_hosts for a deployment's machines: of those whose secret exactly one party showed."""
         machines = self._all(Filter(deployment=deployment))
         uuids = [machine.uuid for machine in machines]
-        with self._database.reading() as connection:
+        with self._store.database.reading() as connection:
             known = book.contacts(connection, uuids)
             said = book.values(connection, uuids, ADDRESS)
         lines: list[str] = []
@@ -189,7 +156,7 @@ class Meeting:
         with self._lock:
             known = self._homes.get(deployment)
         if known is None:
-            known = self._machines.deployment(deployment).cluster or ""
+            known = self._store.read(get_deployment, deployment).cluster or ""
             with self._lock:
                 self._homes[deployment] = known
                 while len(self._homes) > MAX_HELD:
@@ -213,7 +180,7 @@ class Meeting:
         began = self._monotonic()
         machines = self._all(Filter(cluster=cluster))
         uuids = [machine.uuid for machine in machines]
-        with self._database.reading() as connection:
+        with self._store.database.reading() as connection:
             known = book.contacts(connection, uuids)
             sizes = book.sizes(connection, uuids)
             said = book.values(connection, uuids, ADDRESS)
@@ -227,7 +194,7 @@ class Meeting:
         found: list[SiteMachine] = []
         after: str | None = None
         while True:
-            page, after = self._machines.machines(which, PAGE, after)
+            page, after = self._store.read(list_machines, which, PAGE, after)
             found += page
             if after is None:
                 return found

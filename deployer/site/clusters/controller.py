@@ -25,6 +25,9 @@ from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.members import RoleStatus
 from deployer.site.clusters.members import status as status_of
 from deployer.site.clusters.planner import End, Order, Plan, Release, Step, Stop
+from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import list_machines
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.report_rules import Change
 from deployer.site.lifecycle.verb_rules import Verb
@@ -33,6 +36,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.records import Filter, SiteCluster, SiteMachine
 from deployer.site.operations.admission import ALONE, Belonging
 from deployer.site.schema.messages import Ordered
+from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical
 from signer.errors import SignerError
@@ -102,17 +106,17 @@ class ClusterKeeper:
 
     def get(self, uuid: str) -> Cluster:
         """A cluster by its UUID; ClusterNotFound."""
-        return Cluster.of(self._store.cluster(uuid))
+        return Cluster.of(self._store.read(get_cluster, uuid))
 
     def find(self, text: str, owner: Principal | None = None) -> Cluster:
         """The cluster that a UUID, the beginning of one, or an active one's name means; ClusterNotFound, Misused."""
-        return Cluster.of(self._store.find_cluster(text, owner))
+        return Cluster.of(self._store.read(find_cluster, text, owner))
 
     def page(
         self, which: Filter, limit: int, after: str | None, *, active: bool | None = None
     ) -> tuple[tuple[Cluster, ...], str | None]:
         """Clusters, the last made first, and what the next page comes after."""
-        found, more = self._store.clusters(which, limit, after, active=active)
+        found, more = self._store.read(list_clusters, which, limit, after, active=active)
         return tuple(Cluster.of(one) for one in found), more
 
     def members(self, uuid: str) -> tuple[SiteMachine, ...]:
@@ -120,7 +124,7 @@ class ClusterKeeper:
         found = list[SiteMachine]()
         after: str | None = None
         while True:
-            machines, after = self._store.machines(Filter(cluster=uuid), PAGE, after)
+            machines, after = self._store.read(list_machines, Filter(cluster=uuid), PAGE, after)
             found += machines
             if after is None:
                 return tuple(reversed(found))
@@ -182,12 +186,12 @@ class ClusterKeeper:
 
     def look(self, now: datetime) -> int:
         """Look after all clusters; returns how many steps were taken. Called each second."""
-        newest = self._store.last_event()
+        newest = self._store.read(last_event)
         if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
             return 0
         taken, after = 0, None
         while True:
-            found, after = self._store.clusters(Filter(), PAGE, after, active=True)
+            found, after = self._store.read(list_clusters, Filter(), PAGE, after, active=True)
             for one in found:
                 try:
                     taken += self._look_at(one.uuid)
@@ -272,7 +276,7 @@ class ClusterKeeper:
             key=key,
             counts={name: role.count for name, role in document.roles.items()},
         )
-        return self._store.add_cluster(who, document.name, _text(document), _text(state))
+        return self._store.write(add_cluster, who, document.name, _text(document), _text(state))
 
     def _take_room(self, cluster: Cluster, role: str) -> str:
         """Room for a role's members, or for its quorum: all of them or none. Returns the image that they run."""
@@ -312,7 +316,7 @@ class ClusterKeeper:
     def _write_down(self, uuid: str, members: tuple[SiteMachine, ...], now: datetime) -> Plan:
         """The plan is made again inside the transaction that writes its state: somebody may have scaled meanwhile."""
         made = list[Plan]()
-        kept = self._store.cluster(uuid)
+        kept = self._store.read(get_cluster, uuid)
         before = Cluster.of(kept).state
 
         def change(kept: SiteCluster) -> SiteCluster:
@@ -322,11 +326,11 @@ class ClusterKeeper:
 
         after = clustering.plan(Cluster.of(kept), members, now).state
         what = after.phase.value if after.phase is not before.phase else ""
-        self._store.change_cluster(uuid, change, what, after.reason)
+        self._store.write(change_cluster, uuid, change, what, after.reason)
         return made[-1]
 
     def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
-        self._store.change_cluster(uuid, lambda kept: _kept(kept, change(Cluster.of(kept))), what, reason)
+        self._store.write(change_cluster, uuid, lambda kept: _kept(kept, change(Cluster.of(kept))), what, reason)
 
     def _take(self, uuid: str, step: Order | Stop | Batch, now: datetime) -> None:
         if isinstance(step, Order):
@@ -334,7 +338,7 @@ class ClusterKeeper:
         elif isinstance(step, Stop):
             self._apply(step.machine, lambda one: lifecycle.act(one, Verb.SHUTDOWN, step.reason, now))
         else:
-            self._store.apply_all(step.deployment, lambda one: step.rule(one, now))
+            self._store.write(change_machines, step.deployment, lambda one: step.rule(one, now))
 
     def _order(self, cluster: Cluster, order: Order, now: datetime) -> None:
         """Have members that are not there; where that cannot be now, say why and ask again later."""
@@ -367,7 +371,7 @@ class ClusterKeeper:
     def _apply(self, machine: str, rule: Callable[[SiteMachine], Change | None]) -> None:
         """A machine that meanwhile is such that a step cannot be taken is seen so at the next look."""
         with suppress(MachineConflict, MachineNotFound):
-            self._store.apply(machine, rule)
+            self._store.write(change_machine, machine, rule)
 
     def _member(self, uuid: str, text: str) -> SiteMachine:
         found = [one for one in self.members(uuid) if text in {one.hostname, one.uuid} or _begins(one.uuid, text)]

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from deployer.site.api.clusters import by, find_cluster, summary, view
+from deployer.site.api.clusters import by, permitted_cluster, summary, view
 from deployer.site.api.parameters import AFTER
 from deployer.site.auth.authorizer import narrowed
 from deployer.site.auth.grants import Action, Denied, may
@@ -48,7 +48,7 @@ def _clusters(console: Console) -> APIRouter:
 
     @routes.get("/clusters/{cluster}")
     def cluster(visit: visiting, cluster: str) -> Response:
-        found = find_cluster(site, visit.who, cluster, Action.READ)
+        found = permitted_cluster(site, visit.who, cluster, Action.READ)
         shown = view(found, site.clusters.members(found.uuid), site.now(), visit.who)
         rights = access.rights()
         may_do = {
@@ -80,7 +80,7 @@ def _cluster_actions(console: Console) -> APIRouter:
         wanted = validate(Scaling, given | {"reason": reason_of(fields)}, "scaling")
 
         def work() -> Cluster:
-            one = find_cluster(site, visit.who, cluster, Action.MODIFY)
+            one = permitted_cluster(site, visit.who, cluster, Action.MODIFY)
             if wanted.count > one.state.counts.get(wanted.role, 0):
                 site.access.demand(visit.who, Action.DEPLOY)
             return keeper.scale(one.uuid, wanted.role, wanted.count, by(visit.who, wanted.reason))
@@ -94,7 +94,7 @@ def _cluster_actions(console: Console) -> APIRouter:
         wanted = validate(Replacing, given, "replacing")
 
         def work() -> Cluster:
-            one = find_cluster(site, visit.who, cluster, Action.MODIFY)
+            one = permitted_cluster(site, visit.who, cluster, Action.MODIFY)
             return keeper.replace(one.uuid, wanted.member, by(visit.who, wanted.reason))
 
         return back(f"/clusters/{(await run_in_threadpool(work)).uuid}")
@@ -105,7 +105,7 @@ def _cluster_actions(console: Console) -> APIRouter:
         reason = by(visit.who, reason_of(fields))
 
         def work() -> Cluster:
-            return keeper.end(find_cluster(site, visit.who, cluster, Action.CANCEL).uuid, reason)
+            return keeper.end(permitted_cluster(site, visit.who, cluster, Action.CANCEL).uuid, reason)
 
         return back(f"/clusters/{(await run_in_threadpool(work)).uuid}")
 

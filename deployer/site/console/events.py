@@ -13,6 +13,9 @@ from deployer.site.api.events import STREAM, lines, page_of
 from deployer.site.auth.grants import Action
 from deployer.site.console.request import Console, Page, Visit
 from deployer.site.console.templates import HEADERS, PREFIX
+from deployer.site.db.audit import list_audit_entries
+from deployer.site.db.events import last_event, list_events
+from deployer.site.db.machines import get_deployment
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, SiteEvent
 from deployer.site.schema.messages import MAX_PAGE
@@ -49,7 +52,7 @@ def story_pages(console: Console) -> APIRouter:
         if last.isascii() and last.isdigit() and len(last) <= 16:
             position = int(last)
         else:
-            position = await run_in_threadpool(site.store.last_event) if after is None else after
+            position = await run_in_threadpool(site.store.read, last_event) if after is None else after
         left = (visit.session.expires - site.now()).total_seconds()
         return StreamingResponse(
             lines(site, visit.who, position, None, left),
@@ -69,7 +72,7 @@ def story_pages(console: Console) -> APIRouter:
         access.demand(visit.who, Action.AUDIT)
         asked = {"by": by.strip(), "owner": owner.strip(), "vo": vo.strip(), "machine": machine.strip()}
         wanted = wanted_of(site, by=asked["by"], owner=asked["owner"], vo=asked["vo"], machine=asked["machine"])
-        found, older = site.store.audit(wanted, ROWS, before)
+        found, older = site.store.read(list_audit_entries, wanted, ROWS, before)
         events = [one.event for one in found]
         deployments = {one.deployment: _deployment(site, one.deployment) for one in events if one.deployment}
         rest = urlencode({name: value for name, value in asked.items() if value})
@@ -82,7 +85,7 @@ def story_pages(console: Console) -> APIRouter:
 
 def newest(site: Site, who: Principal, rows: int, before: int | None = None) -> tuple[list[SiteEvent], int | None]:
     """The last events that somebody may see, newest first, and before which number older ones are looked for."""
-    end = (site.store.last_event() if before is None else before - 1) + 1
+    end = (site.store.read(last_event) if before is None else before - 1) + 1
     found: list[SiteEvent] = []
     for _ in range(MOST_WINDOWS):
         begin = max(1, end - WINDOW)
@@ -102,7 +105,9 @@ def story(
     """All that was told of a person's things, of a VO's, or of one thing."""
     found: list[SiteEvent] = []
     while True:
-        more = site.store.events(found[-1].number if found else 0, MAX_PAGE, owner=owner, vo=vo, subject=subject)
+        more = site.store.read(
+            list_events, found[-1].number if found else 0, MAX_PAGE, owner=owner, vo=vo, subject=subject
+        )
         found += more
         if len(more) < MAX_PAGE:
             return found
@@ -110,6 +115,6 @@ def story(
 
 def _deployment(site: Site, uuid: str) -> Deployment | None:
     try:
-        return site.store.deployment(uuid)
+        return site.store.read(get_deployment, uuid)
     except DeploymentNotFound:
         return None

@@ -16,6 +16,7 @@ from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.auth.grants import Action, Denied, may, quota
 from deployer.site.console.request import Console, Page, Visit
 from deployer.site.console.templates import PREFIX
+from deployer.site.db.nodes import list_nodes
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.errors import SignerError
@@ -92,7 +93,7 @@ def image_pages(console: Console) -> APIRouter:
             decision=rules_of(trial.decision) if trial else (),
             checks=checks,
             fault=fault,
-            nodes={one.uuid: one.name for one in site.store.nodes(contents=False)}
+            nodes={one.uuid: one.name for one in site.store.read(list_nodes, contents=False)}
             if access.allows(visit.who, Action.NODES)
             else {},
         )

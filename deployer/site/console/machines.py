@@ -9,8 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from deployer.errors import MachineConflict, Misused
 from deployer.machine.spec import State
 from deployer.site.api.clusters import summary
-from deployer.site.api.deployments import CLUSTER, IMAGE, OF, ON, STATES, find, shown, shown_machine
-from deployer.site.api.machines import ACTIONS, find_machine
+from deployer.site.api.deployments import CLUSTER, IMAGE, OF, ON, STATES, permitted_deployment, shown, shown_machine
+from deployer.site.api.machines import ACTIONS, permitted_machine
 from deployer.site.api.parameters import AFTER
 from deployer.site.auth.authorizer import narrowed
 from deployer.site.auth.grants import Action, Denied, may
@@ -18,6 +18,8 @@ from deployer.site.console.events import newest, story
 from deployer.site.console.images import rules_of
 from deployer.site.console.request import Console, Page, Visit, back, following_page, reason_of
 from deployer.site.console.templates import PREFIX
+from deployer.site.db.machines import list_deployments, list_machines, machines_of
+from deployer.site.db.nodes import list_nodes
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
@@ -58,7 +60,9 @@ def _overview(console: Console) -> APIRouter:
             visit,
             "overview.html",
             status=status,
-            machines=site.store.machines(wanted.model_copy(update={"states": alive}), FEW)[0] if wanted else (),
+            machines=site.store.read(list_machines, wanted.model_copy(update={"states": alive}), FEW)[0]
+            if wanted
+            else (),
             clusters=[summary(one) for one in clusters],
             events=newest(site, who, FEW)[0] if reads else (),
             nodes=names(console, visit),
@@ -88,7 +92,7 @@ def _machines(console: Console) -> APIRouter:
         states = tuple(state) if state else (None if all else living)
         asked = Filter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
         wanted = narrowed(asked, access.reach(visit.who))
-        items, following = site.store.machines(wanted, ROWS, after) if wanted else ((), None)
+        items, following = site.store.read(list_machines, wanted, ROWS, after) if wanted else ((), None)
         return console.show(
             visit,
             "machines.html",
@@ -108,7 +112,7 @@ def _machine(console: Console) -> APIRouter:
 
     @routes.get("/machines/{machine}")
     def machine(visit: visiting, machine: str) -> Response:
-        found = shown_machine(find_machine(site, visit.who, machine, Action.READ))
+        found = shown_machine(permitted_machine(site, visit.who, machine, Action.READ))
         owner = access.owner(found.deployment)
         extends = not found.state.final and not isinstance(
             may(access.rights(), visit.who, Action.MODIFY, owner), Denied
@@ -135,7 +139,7 @@ def _machine(console: Console) -> APIRouter:
         wanted = validate(MachineChange, {"lifetime": seconds}, "the time from now")
 
         def work() -> SiteMachine:
-            found = find_machine(site, visit.who, machine, Action.MODIFY)
+            found = permitted_machine(site, visit.who, machine, Action.MODIFY)
             return site.changing.change(found.uuid, wanted, visit.who)
 
         return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
@@ -146,7 +150,7 @@ def _machine(console: Console) -> APIRouter:
         reason = reason_of(fields)
 
         def work() -> SiteMachine:
-            found = find_machine(site, visit.who, machine, ACTIONS[verb])
+            found = permitted_machine(site, visit.who, machine, ACTIONS[verb])
             return site.changing.act(found.uuid, verb, visit.who, reason)
 
         return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
@@ -163,14 +167,14 @@ def _deployments(console: Console) -> APIRouter:
     def deployments(visit: visiting, after: AFTER = None) -> Response:
         access.demand(visit.who, Action.READ)
         wanted = narrowed(Filter(), access.reach(visit.who))
-        items, following = site.store.deployments(wanted, ROWS, after) if wanted else ((), None)
+        items, following = site.store.read(list_deployments, wanted, ROWS, after) if wanted else ((), None)
         return console.show(visit, "deployments.html", deployments=items, next=following_page(visit.request, following))
 
     @routes.get("/deployments/{deployment}")
     def deployment(visit: visiting, deployment: str) -> Response:
-        found = shown(find(site, visit.who, deployment, Action.READ), visit.who)
+        found = shown(permitted_deployment(site, visit.who, deployment, Action.READ), visit.who)
         ends = not isinstance(may(access.rights(), visit.who, Action.CANCEL, found.owner), Denied)
-        machines = site.store.machines_of(found.uuid)
+        machines = site.store.read(machines_of, found.uuid)
         return console.show(
             visit,
             "deployment.html",
@@ -187,7 +191,7 @@ def _deployments(console: Console) -> APIRouter:
         visit, _ = await console.sent(request)
 
         def work() -> Deployment:
-            found = find(site, visit.who, deployment, Action.CANCEL)
+            found = permitted_deployment(site, visit.who, deployment, Action.CANCEL)
             site.changing.end_deployment(found.uuid, visit.who)
             return found
 
@@ -223,4 +227,4 @@ def names(console: Console, visit: Visit) -> Mapping[str, str]:
     """What nodes are called, by UUID; nothing for whoever may not see them."""
     if not console.site.access.allows(visit.who, Action.NODES):
         return {}
-    return {one.uuid: one.name for one in console.site.store.nodes(contents=False)}
+    return {one.uuid: one.name for one in console.site.store.read(list_nodes, contents=False)}

@@ -20,6 +20,8 @@ from deployer.site.auth.grants import Action
 from deployer.site.console.events import story
 from deployer.site.console.request import Console, Page, Visit, back, reason_of
 from deployer.site.console.templates import PREFIX
+from deployer.site.db.machines import list_machines
+from deployer.site.db.nodes import find_node, list_nodes
 from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
 from deployer.site.model.swarm_map import draw, site_feeds
 
@@ -74,7 +76,7 @@ def node_pages(console: Console) -> APIRouter:
     @routes.get("/nodes")
     def nodes(visit: visiting) -> Response:
         access.demand(visit.who, Action.NODES)
-        found = [one for one in site.store.nodes() if one.state is not NodeState.LEFT]
+        found = [one for one in site.store.read(list_nodes) if one.state is not NodeState.LEFT]
         parts, fault = contents.parts()
         fed = site_feeds(found)
         return console.show(
@@ -93,9 +95,9 @@ def node_pages(console: Console) -> APIRouter:
     @routes.get("/nodes/{node}")
     def node(visit: visiting, node: str) -> Response:
         access.demand(visit.who, Action.NODES)
-        found = site.store.find_node(node)
+        found = site.store.read(find_node, node)
         parts, fault = contents.parts()
-        everybody = site.store.nodes()
+        everybody = site.store.read(list_nodes)
         fed = site_feeds(everybody)
         reads = access.reach(visit.who)
         wanted = narrowed(Filter(node=found.uuid, states=tuple(one for one in State if not one.final)), reads)
@@ -108,7 +110,7 @@ def node_pages(console: Console) -> APIRouter:
             parts=parts,
             held=holdings([found], parts),
             fault=fault,
-            machines=site.store.machines(wanted, ROWS)[0] if wanted else (),
+            machines=site.store.read(list_machines, wanted, ROWS)[0] if wanted else (),
             events=story(site, subject=found.uuid)[::-1][:ROWS],
             nodes={one.uuid: one.name for one in everybody},
         )
@@ -120,7 +122,7 @@ def node_pages(console: Console) -> APIRouter:
 
         def work() -> SiteNode:
             access.demand(visit.who, Action.MANAGE_NODES)
-            return site.changing.set_node(site.store.find_node(node), STATES[verb], visit.who, reason)
+            return site.changing.set_node(site.store.read(find_node, node), STATES[verb], visit.who, reason)
 
         return back(f"/nodes/{(await run_in_threadpool(work)).uuid}")
 
@@ -194,7 +196,7 @@ def _arriving(console: Console, visit: Visit, nodes: Collection[SiteNode], parts
     wanted = narrowed(Filter(states=(State.STAGING,)), console.site.access.reach(visit.who))
     called = {one.uuid: one.name for one in nodes}
     found = []
-    for machine in console.site.store.machines(wanted, ROWS)[0] if wanted else ():
+    for machine in console.site.store.read(list_machines, wanted, ROWS)[0] if wanted else ():
         needed = {address for address, known in parts.items() if any(one.image == machine.title for one in known)}
         feeders = sorted(one.name for one in nodes if one.uuid != machine.node and needed & one.cached)
         found.append(Arriving(machine, called.get(machine.node or "", ""), tuple(feeders)))

@@ -24,6 +24,7 @@ from deployer.errors import DeployerError, Forbidden, NotAuthenticated, TooManyR
 from deployer.site.auth.grants import Action
 from deployer.site.console.sessions import SECRET_BYTES, Session, Sessions
 from deployer.site.console.templates import HEADERS, PREFIX, page
+from deployer.site.db.events import last_event
 from deployer.site.model.principal import Principal
 from deployer.site.schema.messages import Reason
 from deployer.site.service.site import Site
@@ -94,7 +95,7 @@ class Console:
             "form": visit.session.form,
             "may": may,
             "here": visit.request.url.path,
-            "last": self.site.store.last_event(),
+            "last": self.site.store.read(last_event),
         }
         return page(template, shared | values)
 

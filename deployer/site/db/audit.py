@@ -12,8 +12,8 @@ NONE = 1 << 62
 """A number that no event has, nor will have."""
 
 
-def audit(
-    connection: Connection, wanted: AuditFilter, limit: int, before: int | None
+def list_audit_entries(
+    connection: Connection, wanted: AuditFilter, limit: int = 100, before: int | None = None
 ) -> tuple[tuple[AuditEntry, ...], int | None]:
     """Up to `limit` entries with numbers below `before`, the last first; and, if there are more, what to go on from.
 

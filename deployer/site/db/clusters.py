@@ -8,10 +8,11 @@ from deployer.errors import ClusterNotFound, Misused
 from deployer.site.db.machines import sequence
 from deployer.site.db.nodes import prefix
 from deployer.site.db.tables import clusters
+from deployer.site.model.principal import Principal
 from deployer.site.model.records import Filter, SiteCluster
 
 
-def add(connection: Connection, cluster: SiteCluster) -> None:
+def insert_cluster(connection: Connection, cluster: SiteCluster) -> None:
     """A new one."""
     connection.execute(
         insert(clusters).values(
@@ -20,12 +21,12 @@ def add(connection: Connection, cluster: SiteCluster) -> None:
     )
 
 
-def write(connection: Connection, cluster: SiteCluster) -> None:
+def write_cluster(connection: Connection, cluster: SiteCluster) -> None:
     """A cluster as it is now."""
     connection.execute(update(clusters).where(clusters.c.uuid == cluster.uuid).values(_changing(cluster)))
 
 
-def get(connection: Connection, uuid: str) -> SiteCluster:
+def get_cluster(connection: Connection, uuid: str) -> SiteCluster:
     """A cluster; ClusterNotFound."""
     found = connection.execute(select(clusters.c.document).where(clusters.c.uuid == uuid)).scalar()
     if found is None:
@@ -33,27 +34,32 @@ def get(connection: Connection, uuid: str) -> SiteCluster:
     return SiteCluster.model_validate_json(found)
 
 
-def find(connection: Connection, text: str, owner: str | None) -> str:
-    """The UUID that a UUID, the beginning of one, or the name of an active cluster means.
+def find_cluster(connection: Connection, text: str, owner: Principal | None = None) -> SiteCluster:
+    """The cluster that a UUID, the beginning of one, or the name of an active cluster means.
 
     Raises:
         ClusterNotFound: none.
         Misused: several.
     """
-    whose = () if owner is None else (clusters.c.owner == owner,)
+    whose = () if owner is None else (clusters.c.owner == owner.identity,)
     for condition in ((clusters.c.name == text, clusters.c.active.is_(True)), prefix(clusters.c.uuid, text)):
         uuids = list(connection.execute(select(clusters.c.uuid).where(*condition, *whose).limit(2)).scalars())
         if len(uuids) > 1:
             raise Misused(f"{text[:80]!r} means several clusters; write a UUID, or more of one")
         if uuids:
-            return str(uuids[0])
+            return get_cluster(connection, uuids[0])
     raise ClusterNotFound(f"there is no cluster {text[:80]!r} at this site")
 
 
-def page(
-    connection: Connection, which: Filter, limit: int, after: str | None, *, active: bool | None
+def list_clusters(
+    connection: Connection,
+    which: Filter = Filter(),
+    limit: int = 100,
+    after: str | None = None,
+    *,
+    active: bool | None = None,
 ) -> tuple[tuple[SiteCluster, ...], str | None]:
-    """Up to `limit` clusters, the last made first; and, if there are more, what to go on from."""
+    """Up to `limit` clusters (by owner, VO, cluster), the last made first; and, if there are more, what to go on from."""
     query = select(clusters.c.sequence, clusters.c.document)
     if which.owner is not None:
         query = query.where(clusters.c.owner == which.owner)

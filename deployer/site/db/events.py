@@ -43,14 +43,15 @@ def append(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> t
 
 def list_events(
     connection: Connection,
-    after: int,
-    limit: int,
-    deployment: str | None,
-    owner: str | None,
-    vo: str | None,
-    subject: str | None,
+    after: int = 0,
+    limit: int = 1000,
+    deployment: str | None = None,
+    *,
+    owner: str | None = None,
+    vo: str | None = None,
+    subject: str | None = None,
 ) -> tuple[SiteEvent, ...]:
-    """Up to `limit` events with numbers above `after`, in order; of one deployment, subject, owner or VO if given."""
+    """Up to `limit` events with numbers above `after`, in order: of one deployment, owner (identity), VO or subject if given."""
     query = select(events).where(events.c.number > after)
     if deployment is not None:
         query = query.where(events.c.deployment == deployment)

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, s
 from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
 from deployer.machine.spec import State
 from deployer.protocol.deployment_request import Wishes
-from deployer.protocol.desired_state import DesiredMachine, Incoming, Want
-from deployer.site.db.nodes import movable_of, prefix
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, Incoming, Want
+from deployer.site.db.nodes import get_node, movable_of, prefix
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
+from deployer.site.model.principal import Principal
 from deployer.site.model.quota import Usage
 from deployer.site.model.records import Deployment, Filter, NodeState, SiteMachine
-from deployer.site.scheduling.boot_estimate import Boot, Settling
+from deployer.site.scheduling.boot_estimate import Boot, Past, Settling
 from deployer.site.scheduling.placement import Ask
 
 MAX_DIGITS = 9
@@ -75,7 +76,7 @@ def write(connection: Connection, changed: Sequence[SiteMachine]) -> None:
         connection.execute(statement.values({name: bindparam(name) for name in names}), rows)
 
 
-def ordered(connection: Connection, owner: str, key: str) -> tuple[str, str] | None:
+def find_order(connection: Connection, owner: str, key: str) -> tuple[str, str] | None:
     """What a key has asked for: the digest of the request, and the deployment."""
     query = select(orders.c.digest, orders.c.deployment).where(orders.c.owner == owner, orders.c.key == key)
     row = connection.execute(query).first()
@@ -87,7 +88,7 @@ def note_order(connection: Connection, owner: str, key: str, digest: str, deploy
     connection.execute(insert(orders).values(owner=owner, key=key, digest=digest, deployment=deployment))
 
 
-def deployment(connection: Connection, uuid: str) -> Deployment:
+def get_deployment(connection: Connection, uuid: str) -> Deployment:
     """A deployment; DeploymentNotFound."""
     found = connection.execute(select(deployments.c.document).where(deployments.c.uuid == uuid)).scalar()
     if found is None:
@@ -95,15 +96,15 @@ def deployment(connection: Connection, uuid: str) -> Deployment:
     return Deployment.model_validate_json(found)
 
 
-def find_deployment(connection: Connection, text: str) -> str:
-    """The UUID that a UUID or the beginning of one means; DeploymentNotFound, or Misused if several."""
+def find_deployment(connection: Connection, text: str) -> Deployment:
+    """The deployment that a UUID or the beginning of one means; DeploymentNotFound, or Misused if several."""
     query = select(deployments.c.uuid).where(*prefix(deployments.c.uuid, text)).limit(2)
     uuids = list(connection.execute(query).scalars())
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several deployments; write more of the UUID")
     if not uuids:
         raise DeploymentNotFound(f"there is no deployment {text[:80]!r} at this site")
-    return str(uuids[0])
+    return get_deployment(connection, uuids[0])
 
 
 def write_deployment(connection: Connection, changed: Deployment) -> None:
@@ -115,7 +116,7 @@ def write_deployment(connection: Connection, changed: Deployment) -> None:
 def follow_ends(connection: Connection, uuid: str) -> None:
     """Let a deployment end with the last of its machines."""
     last = connection.execute(select(func.max(machines.c.ends)).where(machines.c.deployment == uuid)).scalar_one()
-    write_deployment(connection, deployment(connection, uuid).model_copy(update={"ends": last}))
+    write_deployment(connection, get_deployment(connection, uuid).model_copy(update={"ends": last}))
 
 
 def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> tuple[Ask, int | None]:
@@ -126,7 +127,7 @@ def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> tuple[Ask, int 
     return Ask(count=1, wishes=wishes, **members), most
 
 
-def machine(connection: Connection, uuid: str) -> SiteMachine:
+def get_machine(connection: Connection, uuid: str) -> SiteMachine:
     """A machine; MachineNotFound."""
     found = connection.execute(select(machines.c.document).where(machines.c.uuid == uuid)).scalar()
     if found is None:
@@ -134,14 +135,16 @@ def machine(connection: Connection, uuid: str) -> SiteMachine:
     return SiteMachine.model_validate_json(found)
 
 
-def find_machine(connection: Connection, text: str, owner: str | None) -> str:
-    """The UUID that a UUID, the beginning of one, or a host name means; of host names, that of a machine which lives.
+def find_machine(connection: Connection, text: str, owner: Principal | None = None) -> SiteMachine:
+    """The machine that a UUID, the beginning of one, or a host name means, of all or of one owner's.
+
+    Of machines with the same host name, the one that lives is meant.
 
     Raises:
         MachineNotFound: none.
         Misused: several.
     """
-    whose = () if owner is None else (machines.c.owner == owner,)
+    whose = () if owner is None else (machines.c.owner == owner.identity,)
     by_name = select(machines.c.uuid).where(machines.c.hostname == text, *whose)
     for query in (
         by_name.where(machines.c.holds.is_(True)),
@@ -152,14 +155,17 @@ def find_machine(connection: Connection, text: str, owner: str | None) -> str:
         if len(uuids) > 1:
             raise Misused(f"{text[:80]!r} means several machines; write a UUID, or more of one")
         if uuids:
-            return str(uuids[0])
+            return get_machine(connection, uuids[0])
     raise MachineNotFound(f"there is no machine {text[:80]!r} at this site")
 
 
 def list_deployments(
-    connection: Connection, which: Filter, limit: int, after: str | None
+    connection: Connection, which: Filter = Filter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[Deployment, ...], str | None]:
-    """Up to `limit` deployments, last admitted first; and, if there are more, what to go on from."""
+    """Up to `limit` deployments, last admitted first; and, if there are more, what to go on from.
+
+    A filter's `states` and `node` mean: of which any machine is so.
+    """
     query = _which(select(deployments.c.sequence, deployments.c.document), deployments, which)
     if which.states is not None or which.node is not None:
         inner = select(machines.c.deployment)
@@ -175,7 +181,7 @@ def list_deployments(
 
 
 def list_machines(
-    connection: Connection, which: Filter, limit: int, after: str | None
+    connection: Connection, which: Filter = Filter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[SiteMachine, ...], str | None]:
     """Up to `limit` machines, last admitted first; and, if there are more, what to go on from."""
     query = _which(select(machines.c.sequence, machines.c.document), machines, which)
@@ -226,11 +232,25 @@ def told(connection: Connection, node: str) -> tuple[SiteMachine, ...]:
     return _machines(connection, query)
 
 
-def desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
-    """The same, as the node is told of them."""
+def desired_state(connection: Connection, node: str) -> DesiredState:
+    """All machines that a node should have, and those that should end there; NodeNotFound.
+
+    A machine of the site that is not among them should not be on the node at all.
+    """
+    known = get_node(connection, node, contents=False)
+    return DesiredState(
+        revision=known.revision,
+        draining=known.draining,
+        machines=_desired(connection, node),
+        incoming=incoming(connection, node) or None,
+    )
+
+
+def _desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
     found = [machine for machine in told(connection, node) if not machine.withheld]
     requests = {
-        uuid: deployment(connection, uuid).request for uuid in dict.fromkeys(machine.deployment for machine in found)
+        uuid: get_deployment(connection, uuid).request
+        for uuid in dict.fromkeys(machine.deployment for machine in found)
     }
     return tuple(machine.desired(requests[machine.deployment]) for machine in found)
 
@@ -253,7 +273,7 @@ def incoming(connection: Connection, node: str) -> tuple[Incoming, ...]:
             continue
         url = movable_of(connection, move.source)
         if url:
-            wanted = machine.desired(deployment(connection, machine.deployment).request)
+            wanted = machine.desired(get_deployment(connection, machine.deployment).request)
             bare = wanted.model_copy(update={"giving": None, "moved": None})
             found.append(Incoming(number=move.number, source=move.source, url=url, machine=bare))
     return tuple(found)
@@ -286,26 +306,26 @@ def unplaced(connection: Connection) -> tuple[SiteMachine, ...]:
     return _machines(connection, query)
 
 
-def usage(connection: Connection, *, owner: str | None = None, vo: str | None = None) -> Usage:
+def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> Usage:
     """What is held by all machines of an owner, or of a VO, that have not ended."""
     table = machines.c
     query = select(func.count(), func.coalesce(func.sum(table.cores), 0), func.coalesce(func.sum(table.memory), 0))
     query = query.select_from(machines).where(table.holds.is_(True))
     if owner is not None:
-        query = query.where(table.owner == owner)
+        query = query.where(table.owner == owner.identity)
     if vo is not None:
         query = query.where(table.vo == vo)
     number, cores, memory = connection.execute(query).one()
     return Usage(int(number), int(cores), int(memory))
 
 
-def counts(connection: Connection) -> dict[str, int]:
+def count_machines(connection: Connection) -> dict[str, int]:
     """How many machines are in each state."""
     rows = connection.execute(select(machines.c.state, func.count()).group_by(machines.c.state))
     return {str(state): int(number) for state, number in rows}
 
 
-def boots(connection: Connection, limit: int) -> tuple[Boot, ...]:
+def boots(connection: Connection, limit: int = 200) -> tuple[Boot, ...]:
     """What it took the last machines to run, the last admitted first; those of clusters wait for others and do not count."""
     query = select(machines.c.document).where(machines.c.cluster.is_(None), machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
@@ -323,7 +343,13 @@ def boots(connection: Connection, limit: int) -> tuple[Boot, ...]:
     )
 
 
-def members_past(connection: Connection, limit: int) -> tuple[tuple[Boot, ...], tuple[Settling, ...]]:
+def boot_history(connection: Connection, limit: int = 200) -> Past:
+    """What the last machines took to run, those of clusters from when they were released; and these to be ready."""
+    members, settled = _members_past(connection, limit)
+    return Past((*boots(connection, limit), *members), settled)
+
+
+def _members_past(connection: Connection, limit: int) -> tuple[tuple[Boot, ...], tuple[Settling, ...]]:
     """What it took the last members of clusters to run, from when they were released; and then to be ready."""
     query = select(machines.c.document).where(machines.c.cluster.is_not(None), machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()

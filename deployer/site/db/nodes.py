@@ -28,7 +28,9 @@ MIN_PREFIX = 4
 NOTHING = Capacity(cores=0, memory=0, disk=0)
 
 
-def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, str], kind: str, now: datetime) -> None:
+def insert_node(
+    connection: Connection, uuid: str, name: str, labels: Mapping[str, str], kind: str, now: datetime
+) -> None:
     """Add a node that has not reported yet; Conflict if there is one of that name that has not left.
 
     One of that name that has left gives the name up and keeps its UUID for whoever reads old stories.
@@ -60,7 +62,7 @@ def add_node(connection: Connection, uuid: str, name: str, labels: Mapping[str, 
     )
 
 
-def node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNode:
+def get_node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNode:
     """A node, with what it caches or without; NodeNotFound."""
     row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
     if row is None:
@@ -71,24 +73,24 @@ def node(connection: Connection, uuid: str, *, contents: bool = True) -> SiteNod
     return _node(row, frozenset(held), _swarms(connection, uuid).get(uuid))
 
 
-def list_nodes(connection: Connection, *, contents: bool) -> tuple[SiteNode, ...]:
+def list_nodes(connection: Connection, *, contents: bool = True) -> tuple[SiteNode, ...]:
     """All nodes by name; with what they cache, or without."""
     held, fed = (_contents(connection, None), _swarms(connection)) if contents else ({}, {})
     rows = connection.execute(select(nodes).order_by(nodes.c.name))
     return tuple(_node(row, frozenset(held.get(row.uuid, ())), fed.get(row.uuid)) for row in rows)
 
 
-def find_node(connection: Connection, text: str) -> str:
-    """The UUID of the node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
+def find_node(connection: Connection, text: str) -> SiteNode:
+    """The node that a name, a UUID or the beginning of one means; NodeNotFound, or Misused if several."""
     found = connection.execute(select(nodes.c.uuid).where(nodes.c.name == text)).scalar()
     if found is not None:
-        return str(found)
+        return get_node(connection, found)
     uuids = list(connection.execute(select(nodes.c.uuid).where(*prefix(nodes.c.uuid, text)).limit(2)).scalars())
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several nodes; write more of the UUID")
     if not uuids:
         raise NodeNotFound(f"there is no node {text[:80]!r} at this site; `partita site nodes` lists them")
-    return str(uuids[0])
+    return get_node(connection, uuids[0])
 
 
 def prefix(column: Any, text: str) -> tuple[Any, ...]:
@@ -113,7 +115,7 @@ def bump(connection: Connection, uuids: Iterable[str]) -> dict[str, int]:
     return {row.uuid: row.revision for row in rows}
 
 
-def revision(connection: Connection, uuid: str) -> int:
+def revision_of(connection: Connection, uuid: str) -> int:
     """A node's revision; NodeNotFound."""
     found = connection.execute(select(nodes.c.revision).where(nodes.c.uuid == uuid)).scalar()
     if found is None:
@@ -170,7 +172,7 @@ def silent(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
     return tuple(_node(row, frozenset()) for row in connection.execute(query))
 
 
-def watched(connection: Connection) -> tuple[SiteNode, ...]:
+def present_nodes(connection: Connection) -> tuple[SiteNode, ...]:
     """The nodes that have not left, by name."""
     query = select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name)
     return tuple(_node(row, frozenset()) for row in connection.execute(query))

@@ -30,6 +30,8 @@ from deployer.policy.revocations import Withdrawn
 from deployer.policy.store import RuleSet
 from deployer.protocol.defaults import Defaults
 from deployer.protocol.deployment_request import DeploymentRequest
+from deployer.site.db.machines import boots, usage_of
+from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import LOCAL, Principal
 from deployer.site.model.quota import Quota, Usage
 from deployer.site.model.records import NodeState
@@ -37,6 +39,7 @@ from deployer.site.scheduling.boot_estimate import estimate
 from deployer.site.scheduling.placement import Ask, Place, Placed
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import Ordered, Trial
+from deployer.site.store.admission import admit, ordered, placed
 from deployer.site.store.store import SiteStore
 from deployer.units import parse_duration, size_text
 from signer.verification.signature_cache import Memory
@@ -112,13 +115,13 @@ class Admitting:
             Errors of catalog and signer: the image is not there, or cannot be verified now.
         """
         if key is not None:
-            done = self._store.ordered(who, key, request, part.cluster, part.role)
+            done = self._store.read(ordered, who, key, request, part.cluster, part.role)
             if done is not None:
                 return Ordered(deployment=done[0], machines=done[1], new=False)
         proposal, decision = self._propose(request, who, part)
         if not decision.accepted:
             raise decision.refusal()
-        deployment, machines, new = self._store.admit(who, key, proposal, self._place)
+        deployment, machines, new = self._store.write(admit, who, key, proposal, self._place)
         return Ordered(deployment=deployment, machines=machines, new=new)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
@@ -126,7 +129,9 @@ class Admitting:
         proposal, decision = self._propose(request, who, ALONE)
         fault = self._over(proposal, who)
         try:
-            chosen = self._store.try_place(proposal.ask, proposal.place or self._place, proposal.most)
+            chosen = self._store.read(
+                placed, self._store.overcommit, proposal.ask, proposal.place or self._place, proposal.most
+            )
         except NoRoom as exc:
             chosen = Placed((), (str(exc),), {})
         return Trial(
@@ -137,7 +142,7 @@ class Admitting:
             placement=(fault, *chosen.sentences) if fault else chosen.sentences,
             placed=bool(chosen.nodes) and not fault,
             fetch=dict(chosen.fetch),
-            seconds=estimate(self._store.boots(), chosen.fetch) if chosen.nodes else None,
+            seconds=estimate(self._store.read(boots), chosen.fetch) if chosen.nodes else None,
         )
 
     def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
@@ -157,7 +162,7 @@ class Admitting:
         pairs: Sequence[tuple[bytes, bytes]],
         who: Principal,
     ) -> Judged:
-        nodes = sum(node.state is not NodeState.LEFT for node in self._store.nodes(contents=False))
+        nodes = sum(node.state is not NodeState.LEFT for node in self._store.read(list_nodes, contents=False))
         case = Case(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
         return judge(site_wide(rules, nodes), case, self._clock(), self._memory)
 
@@ -243,8 +248,8 @@ class Admitting:
         if proposal.limit is None:
             return None
         count = proposal.ask.count if proposal.request.wishes.whole else 1
-        together = self._store.usage(vo=who.vo) if who.vo else Usage()
-        return proposal.limit(self._store.usage(owner=who), proposal.usage(count), together)
+        together = self._store.read(usage_of, vo=who.vo) if who.vo else Usage()
+        return proposal.limit(self._store.read(usage_of, owner=who), proposal.usage(count), together)
 
 
 def requester_of(who: Principal) -> Requester:

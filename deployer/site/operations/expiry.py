@@ -9,9 +9,11 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from deployer.site.db.nodes import present_nodes
 from deployer.site.lifecycle.report_rules import LostPolicy
 from deployer.site.operations.fencing import Fences, nobody
 from deployer.site.scheduling.placement import Place
+from deployer.site.store.deadlines import Demands, meet, place_waiting
 from deployer.site.store.store import SiteStore
 
 log = logging.getLogger("partita.site")
@@ -54,6 +56,6 @@ class Sweeper:
         silent = now - patience.lost_after
         if silent < self._began:
             silent = datetime.min.replace(tzinfo=now.tzinfo)
-        fenced = self._fences(self._store.watched()) if self._fences is not nobody else frozenset[str]()
-        done = self._store.look(now + patience.warn_before, silent, patience.lost_machines, now, fenced)
-        return done + self._store.place_waiting(self._place)
+        fenced = self._fences(self._store.read(present_nodes)) if self._fences is not nobody else frozenset[str]()
+        done = meet(self._store, Demands(now, now + patience.warn_before, silent, patience.lost_machines, fenced))
+        return done + place_waiting(self._store, self._place)

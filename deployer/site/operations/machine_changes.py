@@ -9,6 +9,8 @@ from deployer.errors import MachineConflict, Misused, NoRoom, OverQuota
 from deployer.machine.spec import State
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import Want
+from deployer.site.db.machines import get_machine, list_machines
+from deployer.site.db.nodes import find_node, get_node
 from deployer.site.lifecycle import save_request as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.report_rules import Change
@@ -19,6 +21,8 @@ from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
 from deployer.site.scheduling.placement import place
 from deployer.site.scheduling.proposal import Afford
 from deployer.site.schema.messages import PAGE, MachineChange, SaveRequest
+from deployer.site.store.changes import change_machine, change_machines, set_node_state
+from deployer.site.store.migration import migrate
 from deployer.site.store.store import SiteStore
 from deployer.units import duration_text
 
@@ -47,12 +51,16 @@ class Changing:
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
         now = self._store.now()
-        return self._store.apply(machine, lambda found: lifecycle.act(found, verb, by(who, reason), now))
+        return self._store.write(
+            change_machine, machine, lambda found: lifecycle.act(found, verb, by(who, reason), now)
+        )
 
     def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
         """Have a machine saved as a new version of its image; MachineConflict where that cannot be, Conflict by the key."""
         now, said = self._store.now(), by(who, wanted.reason)
-        return self._store.apply(machine, lambda found: saving.save(found, wanted.version, key, said, now))
+        return self._store.write(
+            change_machine, machine, lambda found: saving.save(found, wanted.version, key, said, now)
+        )
 
     def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
         """Let a machine that rests go on elsewhere.
@@ -67,10 +75,12 @@ class Changing:
             MachineConflict: it does not rest, or cannot be taken from where it is.
             NoRoom: no node, or not that one, may take it.
         """
-        return self._move(machine, self._store.find_node(node).uuid if node else "", Want.RUNNING, by(who, reason))
+        return self._move(
+            machine, self._store.read(find_node, node).uuid if node else "", Want.RUNNING, by(who, reason)
+        )
 
     def _move(self, machine: str, to: str, then: Want, reason: str) -> SiteMachine:
-        found = self._store.machine(machine)
+        found = self._store.read(get_machine, machine)
         move = found.moving
         if move is not None and (to in {"", move.target}) and move.then is then:
             return found  # it is on its way
@@ -78,8 +88,10 @@ class Changing:
             raise MachineConflict(f"machine {found.hostname} is being moved already; wait until it is there")
         if to and found.node == to and then is Want.RUNNING:
             now = self._store.now()
-            return self._store.apply(machine, lambda one: lifecycle.act(one, Verb.REACTIVATE, reason, now))
-        return self._store.move(machine, to, then, reason, place)
+            return self._store.write(
+                change_machine, machine, lambda one: lifecycle.act(one, Verb.REACTIVATE, reason, now)
+            )
+        return self._store.write(migrate, machine, to, then, reason, place)
 
     def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
         """Let the machines that rest on a node go elsewhere, to rest there; those for which there is no place stay."""
@@ -93,7 +105,7 @@ class Changing:
     def _all(self, which: Filter) -> Iterator[SiteMachine]:
         after = None
         while True:
-            found, after = self._store.machines(which, PAGE, after)
+            found, after = self._store.read(list_machines, which, PAGE, after)
             yield from found
             if after is None:
                 return
@@ -101,11 +113,14 @@ class Changing:
     def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
         """End all machines of a deployment."""
         now = self._store.now()
-        return self._store.apply_all(deployment, lambda found: lifecycle.act(found, Verb.DESTROY, by(who, ""), now))
+        return self._store.write(
+            change_machines, deployment, lambda found: lifecycle.act(found, Verb.DESTROY, by(who, ""), now)
+        )
 
     def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
         """Drain a node, use it again, or take it out."""
-        return self._store.set_node_state(node.uuid, state, by(who, reason))
+        self._store.write(set_node_state, node.uuid, state, by(who, reason))
+        return self._store.read(get_node, node.uuid)
 
     def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
         """Change a machine's end, memory or cores: all that is asked for, or nothing.
@@ -135,10 +150,10 @@ class Changing:
 
         later = False
         if ends is not None:
-            found = self._store.machine(machine)
+            found = self._store.read(get_machine, machine)
             if later := ends > found.ends:
                 self._demand_time(found, ends, now, who)
-        return self._store.apply(machine, rule, self.afford if later else None)
+        return self._store.write(change_machine, machine, rule, self.afford if later else None)
 
     def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
         """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""

@@ -7,31 +7,18 @@ makes its own key; the site gives it an identity. From then on it renews its cer
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from deployer.pki.ca import Authority
 from deployer.protocol.joining import Certificate, Joined, JoinRequest
-from deployer.site.model.records import SiteNode
 from deployer.site.schema.messages import JoinToken
+from deployer.site.store.changes import add_node, new_join_token, redeem_join_token
+from deployer.site.store.store import SiteStore
 
 SECRET = 32
 """Bytes of a token's secret: nobody guesses one, so digests need no salt and no slow hash."""
-
-
-class Joins(Protocol):
-    """Where tokens and nodes are kept; `store.SiteStore` is one."""
-
-    def new_join_token(self, digest: str, expires: datetime, name: str = "") -> None:
-        """Remember the digest of a token's secret."""
-
-    def redeem_join_token(self, digest: str, now: datetime) -> str:
-        """Use a token up, and return the name that it is for; raises where it is none, old, or was used."""
-
-    def add_node(self, name: str, labels: Mapping[str, str], kind: str = "libvirt") -> SiteNode:
-        """A new node."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +26,7 @@ class Joining:
     """The use cases.
 
     Attributes:
-        joins: see there.
+        store: of the site.
         authority: the site's CA.
         fingerprint: of what the site is believed by.
         url: of the site, for people.
@@ -47,7 +34,7 @@ class Joining:
         random: so many random bytes.
     """
 
-    joins: Joins
+    store: SiteStore
     authority: Authority
     fingerprint: str
     url: str
@@ -58,7 +45,7 @@ class Joining:
         """A token for a node that will have that name; or, with an empty one, the name that it gives itself."""
         secret = "j" + base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
         expires = (now + life).replace(microsecond=0)
-        self.joins.new_join_token(digest(secret), expires, name)
+        self.store.write(new_join_token, digest(secret), expires, name)
         return JoinToken(token=f"{secret}.{self.fingerprint}", expires=expires, url=self.url)
 
     def join(self, wanted: JoinRequest, now: datetime) -> Joined:
@@ -69,8 +56,8 @@ class Joining:
             Whatever the store raises about the token.
         """
         self.authority.node(wanted.request, "trial", now, self.life)
-        name = self.joins.redeem_join_token(digest(wanted.token), now) or wanted.name
-        node = self.joins.add_node(name, wanted.labels)
+        name = self.store.write(redeem_join_token, digest(wanted.token), now) or wanted.name
+        node = self.store.write(add_node, name, wanted.labels)
         return Joined(
             node=node.uuid,
             name=node.name,

@@ -10,9 +10,7 @@ from datetime import datetime
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError, SiteUnavailable
-from deployer.site.db import events as store_story
-from deployer.site.db import nodes as store_nodes
-from deployer.site.store.store import SiteStore
+from deployer.site.store.store import SiteStore, newest
 from deployer.web.wakeup import Bell
 
 TICK = 1.0
@@ -98,14 +96,13 @@ class Upkeep:
         while not self._ended.wait(GATHER_SECONDS):
             try:
                 self._store.wait(last, None, 0, TICK)
-                with self._store.database.reading() as connection:
-                    event, revisions = store_story.last_event(connection), store_nodes.revisions(connection)
+                now = self._store.read(newest)
             except DeployerError as exc:
                 log.warning("news of the site cannot be looked for: %s", exc)
                 self._ended.wait(TICK)
                 continue
-            if event != last or revisions != self.revisions:
-                last, self.revisions = event, revisions
+            if now.event != last or now.revisions != self.revisions:
+                last, self.revisions = now.event, now.revisions
                 for bell in self._bells:
                     bell.ring()
 

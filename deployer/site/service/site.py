@@ -37,7 +37,11 @@ from deployer.site.broker.broker import Broker, broker_key
 from deployer.site.clusters.controller import ClusterKeeper
 from deployer.site.clusters.dry_run import Proposed, first_count, try_cluster
 from deployer.site.clusters.published import published
+from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
+from deployer.site.db.events import last_event
+from deployer.site.db.machines import boot_history, count_machines, desired_state, get_deployment, usage_of
+from deployer.site.db.nodes import get_node, list_nodes, rooms
 from deployer.site.model.cluster import Cluster, ClusterDocument
 from deployer.site.model.current_actor import acting
 from deployer.site.model.principal import Principal
@@ -58,7 +62,11 @@ from deployer.site.schema.messages import Anchors, Ordered, SiteStatus, Trial
 from deployer.site.service.background import Upkeep, seldom
 from deployer.site.service.server_tls import ServerTls
 from deployer.site.settings import SiteSettings
+from deployer.site.store.changes import secret
+from deployer.site.store.migration import give_up_migrations
+from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
+from deployer.site.store.unit_of_work import Work
 from deployer.units import parse_duration
 from deployer.web.wakeup import Bell
 
@@ -87,7 +95,7 @@ class Site:
     ) -> None:
         self.settings, self.url, self.store, self.catalog, self._clock = settings, url, store, catalog, clock
         now = clock()
-        self.authority = Authority.parse(store.secret("authority", lambda: Authority.make(now).joined()))
+        self.authority = Authority.parse(store.write(secret, "authority", lambda: Authority.make(now).joined()))
         self.tls = ServerTls(settings, self.authority, now)
         anchors = self.tls.anchors
         self.anchors = Anchors(certificates=anchors.decode("ascii"), fingerprint=fingerprint(anchors))
@@ -109,8 +117,8 @@ class Site:
             self._authenticator,
             self.rights.current,
             self._node_is_in,
-            store.deployment,
-            store.cluster,
+            lambda uuid: store.read(get_deployment, uuid),
+            lambda uuid: store.read(get_cluster, uuid),
         )
         self._withdrawing = Withdrawing(catalog, settings.directory, settings.blocked, self.policies.current, clock)
         self.admitting = Admitting(
@@ -141,7 +149,7 @@ class Site:
         self.upkeep.duties += [
             self._sweeper().look,
             self.clusters.look,
-            lambda _now: store.look_at_moves(),
+            lambda _now: give_up_migrations(store),
             seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
             seldom(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
         ]
@@ -173,8 +181,7 @@ class Site:
         directory = self.settings.directory
         self.broker = Broker(
             self.store,
-            self.store.database,
-            lambda uuid: Cluster.of(self.store.cluster(uuid)),
+            lambda uuid: Cluster.of(self.store.read(get_cluster, uuid)),
             self.authority,
             broker_key(directory / BROKER_KEY),
             url,
@@ -187,7 +194,7 @@ class Site:
 
     def desired(self, node: str) -> DesiredState:
         """What a node should have, with the way to the context broker for each machine."""
-        state = self.store.desired(node)
+        state = self.store.read(desired_state, node)
         return state if self.broker is None else self.broker.introduce(node, state)
 
     def start(self) -> None:
@@ -220,7 +227,7 @@ class Site:
         problems += [problem for found in self.told_of for problem in found()]
         if fresh := self.catalog.freshness().problem:
             problems.append(fresh)
-        nodes = self.store.nodes(contents=False)
+        nodes = self.store.read(list_nodes, contents=False)
         return SiteStatus(
             url=self.url,
             fingerprint=self.anchors.fingerprint,
@@ -228,18 +235,18 @@ class Site:
             policy_digest=digest,
             problems=tuple(problems),
             nodes=dict(Counter(one.state.value for one in nodes)),
-            machines=self.store.counts(),
-            events=self.store.last_event(),
+            machines=self.store.read(count_machines),
+            events=self.store.read(last_event),
         )
 
     def check(self) -> None:
         """Raise SiteUnavailable unless the database answers, and what has to be done in time is done."""
-        self.store.last_event()
+        self.store.read(last_event)
         self.upkeep.check()
 
     def absorb(self, node: str, report: NodeReport) -> Heard:
         """Take in what a node reports, and answer it."""
-        self.store.absorb(node, report)
+        self.store.write(absorb, node, report)
         return Heard(lease=self._fencing.lease)
 
     def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
@@ -260,15 +267,15 @@ class Site:
             name: Proposed(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
         }
         addresses = {one for role in proposed.values() for one in role.proposal.ask.addresses}
-        together = self.store.usage(vo=who.vo) if who.vo else Usage()
+        together = self.store.read(usage_of, vo=who.vo) if who.vo else Usage()
         clash = self.clusters.clash(document, who)
         return try_cluster(
             document,
             proposed,
-            self.store.rooms(addresses),
+            self.store.read(rooms, addresses, self.store.overcommit),
             place,
-            (self.store.usage(owner=who), together),
-            self.store.past(),
+            (self.store.read(usage_of, owner=who), together),
+            self.store.read(boot_history),
             (clash,) if clash else (),
         )
 
@@ -277,7 +284,7 @@ class Site:
         return self.admitting.try_out(request, who)
 
     def _node_is_in(self, uuid: str) -> None:
-        if self.store.node(uuid, contents=False).state is NodeState.LEFT:
+        if self.store.read(get_node, uuid, contents=False).state is NodeState.LEFT:
             raise JoinRefused("this node has left the site; it has to join again")
 
     def _sweeper(self) -> Sweeper:
@@ -300,7 +307,7 @@ class Site:
         )
 
     def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
-        self.store.append("node", uuid, what, why)
+        self.store.write(Work.tell, "node", uuid, what, why)
 
 
 def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:

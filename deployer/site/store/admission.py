@@ -5,10 +5,10 @@ promised the same core, nor the same money of an account at EC2, and a request t
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from deployer.errors import Conflict, NoRoom, OverQuota
 from deployer.machine.spec import State
@@ -24,16 +24,22 @@ from deployer.site.model.records import Deployment, Promise, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, capped
 from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
 from deployer.site.scheduling.proposal import Proposal
+from deployer.site.store.unit_of_work import Work
 from signer.documents import canonical
 
 WAITS = "there is no room for it on any node now; it waits"
 
 
 def ordered(
-    connection: Transaction, owner: Principal, key: str, request: DeploymentRequest, cluster: str | None, role: str
+    connection: Transaction,
+    owner: Principal,
+    key: str,
+    request: DeploymentRequest,
+    cluster: str | None = None,
+    role: str = "",
 ) -> tuple[Deployment, tuple[SiteMachine, ...]] | None:
-    """What was given for a key before; Conflict if it asked for something else."""
-    found = store_machines.ordered(connection, owner.identity, key)
+    """What an owner was given for a key before, or None; Conflict if the key asked for something else."""
+    found = store_machines.find_order(connection, owner.identity, key)
     if found is None:
         return None
     digest, uuid = found
@@ -41,37 +47,47 @@ def ordered(
         raise Conflict(
             f"the idempotency key {key[:80]!r} was used for another request, deployment {uuid}; choose a new key"
         )
-    return store_machines.deployment(connection, uuid), store_machines.machines_of(connection, uuid)
+    return store_machines.get_deployment(connection, uuid), store_machines.machines_of(connection, uuid)
 
 
 def admit(
-    connection: Transaction,
-    now: datetime,
-    new_uuid: Callable[[], str],
-    overcommit: Overcommit,
-    owner: Principal,
-    key: str | None,
-    proposal: Proposal,
-    place: Place,
+    work: Work, owner: Principal, key: str | None, proposal: Proposal, place: Place
 ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
-    """See `SiteStore.admit`."""
+    """Admit a request: idempotency, quotas, room, machines with their nodes and the story, in one transaction.
+
+    Args:
+        work: the transaction.
+        owner: whose it is.
+        key: the same key, owner and request give the same answer again, whatever has changed since.
+        proposal: what the policy accepted.
+        place: chooses the nodes.
+
+    Returns:
+        The deployment, its machines, and whether they are new.
+
+    Raises:
+        Conflict: the key asked for something else.
+        OverQuota: see `Proposal.limit`.
+        NoRoom: as `place` says.
+    """
+    connection = work.connection
     if key is not None:
         done = ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
         if done is not None:
             return *done, False
     whole = proposal.request.wishes.whole
     _check(connection, owner, proposal, proposal.ask.count if whole else 1)
-    chosen = placed(connection, overcommit, proposal.ask, place, proposal.most)
+    chosen = placed(connection, work.overcommit, proposal.ask, place, proposal.most)
     if not whole:
         _check(connection, owner, proposal, len(chosen.nodes))
     deployment = Deployment(
-        uuid=new_uuid(),
+        uuid=work.new_uuid(),
         owner=owner,
         request=proposal.request,
         image_id=proposal.image_id,
         title=proposal.title,
-        created=now,
-        ends=now + timedelta(seconds=proposal.lifetime),
+        created=work.now,
+        ends=work.now + timedelta(seconds=proposal.lifetime),
         policy=proposal.policy,
         decision=dict(proposal.decision),
         placement=chosen.sentences,
@@ -79,18 +95,20 @@ def admit(
         role=proposal.role,
     )
     made = tuple(
-        _machine(deployment, proposal, new_uuid(), node, number, chosen.promises.get(node))
+        _machine(deployment, proposal, work.new_uuid(), node, number, chosen.promises.get(node))
         for number, node in enumerate(chosen.nodes, 1)
     )
     store_machines.add(connection, deployment, proposal.ask, proposal.most, made)
     if key is not None:
         digest = _digest(proposal.request, proposal.cluster, proposal.role)
         store_machines.note_order(connection, owner.identity, key, digest, deployment.uuid)
+    work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
+    work.made(made)
     return deployment, made, True
 
 
-def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Place, most: int | None) -> Placed:
-    """Nodes for machines by the room that there is now; NoRoom as `place` says."""
+def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Place, most: int | None = None) -> Placed:
+    """Where machines would run by the room that there is now; nothing is kept. NoRoom as `place` says."""
     rooms = store_nodes.rooms(connection, ask.addresses.keys(), overcommit)
     return place([capped(room, most, ask.cores) for room in rooms], ask)
 
@@ -139,15 +157,15 @@ def waits(machine: SiteMachine) -> Change:
 
 def _ask_again(connection: Transaction, deployment: str) -> tuple[Ask, int | None]:
     """What one machine of a deployment takes, and how many of them the policy allowed on one node."""
-    wishes = store_machines.deployment(connection, deployment).request.wishes
+    wishes = store_machines.get_deployment(connection, deployment).request.wishes
     return store_machines.ask_of(connection, deployment, wishes)
 
 
 def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
     if proposal.limit is None:
         return
-    mine = store_machines.usage(connection, owner=owner.identity)
-    together = store_machines.usage(connection, vo=owner.vo) if owner.vo else Usage()
+    mine = store_machines.usage_of(connection, owner=owner)
+    together = store_machines.usage_of(connection, vo=owner.vo) if owner.vo else Usage()
     if fault := proposal.limit(mine, proposal.usage(count), together):
         raise OverQuota(fault)
 

@@ -1,4 +1,4 @@
-"""What time demands of a site, within its transactions: first whether anything is due, which only reads, and then all of it."""
+"""What time demands of a site: first whether anything is due, which only reads and holds nobody up, and then all of it."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -12,12 +12,21 @@ from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import Place
 from deployer.site.store import admission as store_admission
+from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import Work
 
 
 @dataclass(frozen=True)
 class Demands:
-    """See `SiteStore.look`."""
+    """What a look is about.
+
+    Attributes:
+        now: machines that end by then are over.
+        warn_until: owners of machines that end by then are told.
+        lost_before: nodes that have not reported since are lost.
+        policy: what becomes of their machines.
+        fenced: UUIDs of the nodes that surely run nothing any more, should they be lost; None: all of them.
+    """
 
     now: datetime
     warn_until: datetime
@@ -31,7 +40,12 @@ class Demands:
         return lose(machine, self.policy, self.now, fenced=fenced)
 
 
-def is_due(connection: Transaction, demands: Demands) -> bool:
+def meet(store: SiteStore, demands: Demands) -> int:
+    """Do what time demands: expiry, warnings, nodes that are silent for too long; returns how many changes it made."""
+    return store.write(_meet, demands) if store.read(_is_due, demands) else 0
+
+
+def _is_due(connection: Transaction, demands: Demands) -> bool:
     """Whether there is anything to do."""
     return bool(
         store_nodes.silent(connection, demands.lost_before)
@@ -40,8 +54,8 @@ def is_due(connection: Transaction, demands: Demands) -> bool:
     )
 
 
-def meet(work: Work, demands: Demands) -> None:
-    """Do it: nodes are lost first, since that decides what an end means for their machines."""
+def _meet(work: Work, demands: Demands) -> int:
+    """Nodes are lost first, since that decides what an end means for their machines."""
     now = demands.now
     for node in store_nodes.silent(work.connection, demands.lost_before):
         store_nodes.set_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
@@ -51,9 +65,16 @@ def meet(work: Work, demands: Demands) -> None:
         lambda machine: expire(machine, now) or warn(machine),
     )
     work.change(store_machines.on_lost_nodes(work.connection), demands.lose)
+    return len(work.events)
 
 
-def fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> set[str] | None:
+def place_waiting(store: SiteStore, place: Place) -> int:
+    """Find nodes for machines that have none; returns how many found one. The others say, once, that they wait."""
+    fits = store.read(_fitting, store.overcommit, place)
+    return 0 if fits is None else store.write(_place_waiting, place, fits)
+
+
+def _fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> set[str] | None:
     """The deployments whose waiting machines would have room now; None if there is nothing to write, not even that."""
     waiting = store_machines.unplaced(connection)
     found = store_admission.fitting(connection, overcommit, waiting, place) if waiting else set[str]()
@@ -61,13 +82,13 @@ def fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> se
     return None if said and not found else found
 
 
-def place_waiting(work: Work, overcommit: Overcommit, place: Place, fits: set[str]) -> int:
+def _place_waiting(work: Work, place: Place, fits: set[str]) -> int:
     """Place waiting machines of those deployments, as far as there is room; returns how many were placed."""
     placed = 0
     for machine in store_machines.unplaced(work.connection):
         change = store_admission.waits(machine)
         if machine.deployment in fits:
-            change = store_admission.placed_again(work.connection, overcommit, machine, place)
+            change = store_admission.placed_again(work.connection, work.overcommit, machine, place)
         if change.machine.node is None:
             fits.discard(machine.deployment)  # the next one of its like would not fit either
         else:

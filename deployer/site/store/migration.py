@@ -9,53 +9,51 @@ from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle import migration_rules as moving
-from deployer.site.lifecycle.report_rules import Change
 from deployer.site.model.records import SiteMachine, SiteNode
-from deployer.site.scheduling.node_capacity import Overcommit, capped
+from deployer.site.scheduling.node_capacity import capped
 from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
+from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import Work
 
 
-def begin(
-    work: Work, overcommit: Overcommit, place: Place, machine: SiteMachine, to: str, then: Want, reason: str
-) -> Change:
-    """A machine is to go to another node.
+def migrate(work: Work, uuid: str, to: str, then: Want, reason: str, place: Place) -> SiteMachine:
+    """Let a machine that rests go to another node; it stays where it is until that one has all of it.
 
     Args:
-        to: UUID of the node; empty for whichever placement chooses.
+        work: the transaction.
+        uuid: which; MachineNotFound.
+        to: the node's UUID; empty for whichever `place` chooses.
         then: how it should be there.
         reason: who wants it.
+        place: chooses the node.
 
     Raises:
         MachineConflict: it does not rest, or its node gives nothing away.
         NoRoom: no node may take it; says why of each.
     """
+    machine = store_machines.get_machine(work.connection, uuid)
     moving.demand_rest(machine)
     assert machine.node is not None  # noqa: S101 - at rest somewhere
     nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
     source = nodes[machine.node]
     if fault := moving.giver_fault(machine, source):
         raise MachineConflict(fault)
-    chosen = _placed(work.connection, overcommit, place, machine, nodes, source, to)
-    return moving.begin(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
+    chosen = _placed(work, place, machine, nodes, source, to)
+    change = moving.begin(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
+    work.change([machine], lambda _: change)
+    return store_machines.get_machine(work.connection, uuid)
 
 
 def _placed(
-    connection: Transaction,
-    overcommit: Overcommit,
-    place: Place,
-    machine: SiteMachine,
-    nodes: dict[str, SiteNode],
-    source: SiteNode,
-    to: str,
+    work: Work, place: Place, machine: SiteMachine, nodes: dict[str, SiteNode], source: SiteNode, to: str
 ) -> Placed:
-    request = store_machines.deployment(connection, machine.deployment).request
-    ask, most = store_machines.ask_of(connection, machine.deployment, request.wishes)
+    request = store_machines.get_deployment(work.connection, machine.deployment).request
+    ask, most = store_machines.ask_of(work.connection, machine.deployment, request.wishes)
     wishes = request.wishes.model_copy(update={"where": "local", "whole": True})
     mine = replace(ask, cores=machine.granted_cores, memory=machine.granted_memory, disk=machine.disk, wishes=wishes)
     rooms = [
         _fitting(capped(room, most, mine.cores), machine, source, nodes[room.uuid], to)
-        for room in store_nodes.rooms(connection, mine.addresses.keys(), overcommit)
+        for room in store_nodes.rooms(work.connection, mine.addresses.keys(), work.overcommit)
     ]
     try:
         return place(rooms, mine)
@@ -90,7 +88,12 @@ def _short(room: NodeRoom, ask: Ask) -> str:
     return f"it has no room for {ask.machine}"
 
 
-def lapsed(connection: Transaction) -> bool:
+def give_up_migrations(store: SiteStore) -> int:
+    """Give up the moves from and to nodes that are lost; returns how many changes that made."""
+    return store.write(_give_up) if store.read(_lapsed) else 0
+
+
+def _lapsed(connection: Transaction) -> bool:
     """Whether any move has to be given up; only reads."""
     there = store_machines.beside(connection)
     if not there:
@@ -99,7 +102,8 @@ def lapsed(connection: Transaction) -> bool:
     return any(moving.abandoned(machine, nodes) is not None for machine in there)
 
 
-def give_up(work: Work) -> None:
+def _give_up(work: Work) -> int:
     """Give up the moves from and to nodes that are lost or have left."""
     nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
     work.change(store_machines.beside(work.connection), lambda machine: moving.abandoned(machine, nodes))
+    return len(work.events)

@@ -1,34 +1,28 @@
-"""Taking in what nodes report, and setting their state, within a writing transaction. What it means is decided in `absorbing`."""
+"""Taking in what nodes report, within a writing transaction. What it means is decided in `absorbing`."""
 
-from deployer.errors import JoinRefused
 from deployer.protocol.desired_state import NodeReport
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.lifecycle import report_rules as absorbing
-from deployer.site.model.records import NodeState, SiteNode
+from deployer.site.model.records import NodeState
+from deployer.site.store.changes import demand_member
 from deployer.site.store.unit_of_work import Work
 
 
-def set_state(work: Work, node: SiteNode, state: NodeState, reason: str) -> None:
-    """See `SiteStore.set_node_state`."""
-    _demand_member(node)
-    draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
-    lost = node.state is NodeState.LOST and state is not NodeState.LEFT
-    store_nodes.set_state(work.connection, node.uuid, NodeState.LOST if lost else state, draining=draining)
-    if draining is not node.draining:
-        work.touched.add(node.uuid)
-    work.tell("node", node.uuid, state.value, reason)
-    if state is NodeState.LEFT:
-        here = store_machines.told(work.connection, node.uuid)
-        work.change(here, lambda machine: absorbing.leave(machine, work.now))
-
-
 def absorb(work: Work, uuid: str, report: NodeReport) -> None:
-    """See `SiteStore.absorb`."""
-    node = store_nodes.node(work.connection, uuid, contents=False)
-    _demand_member(node)
+    """Take in what a node reports.
+
+    A report in which nothing is new writes that it came, and nothing else. One that is older than what was heard already
+    (an answer that was lost, and sent again) says nothing of machines.
+
+    Raises:
+        NodeNotFound: there is no such node.
+        JoinRefused: the node has left the site.
+    """
+    node = store_nodes.get_node(work.connection, uuid, contents=False)
+    demand_member(node)
     state = node.state
     if state is NodeState.LOST:
         state = NodeState.DRAINING if node.draining else NodeState.READY
@@ -69,8 +63,3 @@ def _absorb_beside(work: Work, node: str, report: NodeReport) -> set[str]:
             broker_store.carry(work.connection, machine.uuid, node)
         work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
     return {machine.uuid for machine in there}
-
-
-def _demand_member(node: SiteNode) -> None:
-    if node.state is NodeState.LEFT:
-        raise JoinRefused(f"the node {node.name} has left the site; it has to join again")

@@ -13,6 +13,7 @@ from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle.report_rules import Change
 from deployer.site.lifecycle.save_rules import give_up
 from deployer.site.model.records import SiteEvent, SiteMachine
+from deployer.site.scheduling.node_capacity import Overcommit
 
 Changes = Callable[[SiteMachine], Change | None]
 """What a machine becomes; None if it stays as it is."""
@@ -32,6 +33,8 @@ class Work:
     Attributes:
         connection: the transaction.
         now: the present, whole seconds.
+        new_uuid: a fresh UUID's text.
+        overcommit: how much of nodes may be promised.
         events: in order; without numbers until the end.
         touched: nodes that have to act.
         moved: deployments of machines that end at another time.
@@ -40,6 +43,8 @@ class Work:
 
     connection: Transaction
     now: datetime
+    new_uuid: Callable[[], str]
+    overcommit: Overcommit
     events: list[SiteEvent] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     moved: set[str] = field(default_factory=set)

@@ -9,7 +9,11 @@ import pytest
 
 from deployer.protocol.desired_state import Want
 from deployer.site.broker.rules import RETRY_LIFE, SESSION_LIFE
+from deployer.site.db.events import list_events
+from deployer.site.db.machines import desired_state, get_machine
+from deployer.site.store.changes import change_machine
 from tests.site.brokers import BLOB, KEY, NONCE, Guest, Make, Star, World
+from tests.site.values import telling
 
 # A machine alone
 
@@ -17,7 +21,7 @@ from tests.site.brokers import BLOB, KEY, NONCE, Guest, Make, Star, World
 def test_a_machine_changes_its_secret_for_a_session_and_learns_who_it_is(world: World, lone: Guest) -> None:
     world.observed(lone.machine, "10.1.2.3", "fe80::1", "fd00::5/64")
     said = lone.said("/identity")
-    machine = world.store.machine(lone.machine.uuid)
+    machine = world.store.read(get_machine, lone.machine.uuid)
     assert said["machine"] == machine.uuid
     assert said["hostname"] == "lone-1"
     assert said["addresses"] == ["10.1.2.3", "fd00::5"]
@@ -30,7 +34,7 @@ def test_a_machine_alone_publishes_its_keys_has_no_peers_and_says_that_it_is_rea
     assert lone.said("/peers") == {"complete": True, "missing": {}, "peers": []}
     assert lone.ask("POST", "/ready").status == 204
     assert lone.ask("POST", "/ready").status == 204
-    machine = world.store.machine(lone.machine.uuid)
+    machine = world.store.read(get_machine, lone.machine.uuid)
     assert (machine.ready, machine.host_keys) == ("ready", (BLOB,))
     told = [what for what, _ in world.told(machine)]
     assert told.count("ready") == 1
@@ -39,11 +43,11 @@ def test_a_machine_alone_publishes_its_keys_has_no_peers_and_says_that_it_is_rea
 
 def test_a_machine_that_failed_says_why_in_one_clean_line(world: World, lone: Guest) -> None:
     assert lone.ask("POST", "/failed", b"20-data ended with 1:\r\n\x1b[31mno munge key\x00\xff").status == 204
-    machine = world.store.machine(lone.machine.uuid)
+    machine = world.store.read(get_machine, lone.machine.uuid)
     assert machine.ready == "failed: 20-data ended with 1: ?[31mno munge key?\ufffd"
     assert ("not-ready", "20-data ended with 1: ?[31mno munge key?\ufffd") in world.told(machine)
     lone.ask("POST", "/ready")
-    assert world.store.machine(lone.machine.uuid).ready == "ready"
+    assert world.store.read(get_machine, lone.machine.uuid).ready == "ready"
 
 
 def test_lines_are_said_to_guests_that_ask_for_text(star: Star) -> None:
@@ -124,8 +128,10 @@ def test_a_session_ends_unless_it_is_renewed(own: tuple[World, Make]) -> None:
 
 
 def test_a_machine_that_is_over_is_not_spoken_with(world: World, lone: Guest) -> None:
-    world.store.change_machine(
-        lone.machine.uuid, lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", "asked for"
+    world.store.write(
+        change_machine,
+        lone.machine.uuid,
+        telling(lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", "asked for"),
     )
     assert lone.ask("GET", "/identity").status == 401
     assert lone.publish("address", "10.0.0.1").status == 401
@@ -136,7 +142,9 @@ def test_a_node_that_asks_twice_is_told_the_same_and_another_node_something_new(
     first = world.context(machine)
     assert world.context(machine) == first
     other = next(node for node in world.nodes if node != machine.node)
-    world.store.change_machine(machine.uuid, lambda found: found.model_copy(update={"node": other}), "moved", "")
+    world.store.write(
+        change_machine, machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+    )
     assert world.context(machine).secret != first.secret
     assert world.context(machine) == world.context(machine)
 
@@ -147,23 +155,27 @@ def test_a_machine_on_another_node_starts_anew_and_what_it_was_is_not_let_in(mad
     old.publish("ssh-host-keys", KEY)
     old.ask("POST", "/ready")
     other = next(node for node in world.nodes if node != old.machine.node)
-    world.store.change_machine(old.machine.uuid, lambda found: found.model_copy(update={"node": other}), "moved", "")
+    world.store.write(
+        change_machine, old.machine.uuid, telling(lambda found: found.model_copy(update={"node": other}), "moved", "")
+    )
     new = make(old.machine)
     assert old.ask("GET", "/identity").status == 401
     assert old.knock().status == 403
     new.enter()
-    machine = world.store.machine(old.machine.uuid)
+    machine = world.store.read(get_machine, old.machine.uuid)
     assert (machine.ready, machine.host_keys) == (None, ())
     assert "alarm" not in [what for what, _ in world.told(machine)]
 
 
 def test_a_machine_that_should_end_gets_no_context(world: World) -> None:
     (machine,) = world.machines()
-    world.store.change_machine(
-        machine.uuid, lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", "asked for"
+    world.store.write(
+        change_machine,
+        machine.uuid,
+        telling(lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", "asked for"),
     )
     assert machine.node is not None
-    state = world.broker.introduce(machine.node, world.store.desired(machine.node))
+    state = world.broker.introduce(machine.node, world.store.read(desired_state, machine.node))
     assert [one.context for one in state.machines if one.uuid == machine.uuid] in ([], [None])
 
 
@@ -180,7 +192,7 @@ def test_no_secret_and_no_session_stands_in_the_database_or_in_a_log(
         assert guest.ask("GET", "/nowhere").status == 404
         assert guest.knock().status == 403
     out, err = capfd.readouterr()
-    said = caplog.text + out + err + "".join(str(event) for event in world.store.events())
+    said = caplog.text + out + err + "".join(str(event) for event in world.store.read(list_events))
     hidden = {guest.context.secret, guest.session, guest.session.partition(".")[2]}
     assert "shown a second time" in said
     assert [one for one in hidden if one in said] == []

@@ -12,7 +12,9 @@ from deployer.protocol.desired_state import Want
 from deployer.site.broker.api import PER_GUEST
 from deployer.site.broker.broker import KEEP, broker_key
 from deployer.site.broker.server import listen
+from deployer.site.store.changes import change_machine
 from tests.site.brokers import Make, World
+from tests.site.values import telling
 
 # What is kept
 
@@ -23,11 +25,15 @@ def test_machines_that_are_long_over_are_forgotten(own: tuple[World, Make]) -> N
     lone.publish("data", b"x")
     (other,) = world.machines(hostname="other")
     world.context(other)
-    world.store.change_machine(
-        lone.machine.uuid, lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", ""
+    world.store.write(
+        change_machine,
+        lone.machine.uuid,
+        telling(lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", ""),
     )
-    world.store.change_machine(
-        other.uuid, lambda found: found.model_copy(update={"ends": found.ends + timedelta(days=9)}), "extended", ""
+    world.store.write(
+        change_machine,
+        other.uuid,
+        telling(lambda found: found.model_copy(update={"ends": found.ends + timedelta(days=9)}), "extended", ""),
     )
     assert world.broker.tidy() == 0
     world.now += timedelta(hours=2) + KEEP

@@ -2,16 +2,17 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from deployer.machine.spec import State
 from deployer.site.broker.peers import Meeting
 from deployer.site.broker.rules import usable_address
+from deployer.site.db.clusters import get_cluster
+from deployer.site.db.machines import list_machines
 from deployer.site.model.cluster import Cluster
-from deployer.site.model.records import Filter, SiteMachine
 from tests.deployer.test_seed import public_key
 from tests.site.brokers import BLOB, KEY, Make, Star, World
 
@@ -133,15 +134,15 @@ def test_machines_that_wait_share_what_one_of_them_has_read(own: tuple[World, Ma
     machines = world.star()
     head, one, two = (make(machine).enter() for machine in machines)
     now, reads = 0.0, 0
-    read = world.store.machines
+    read = world.store.read
 
-    def machines_of(which: Filter, limit: int, after: str | None = None) -> tuple[Sequence[SiteMachine], str | None]:
+    def counting(query: Any, *args: Any, **values: Any) -> Any:
         nonlocal reads
-        reads += 1
-        return read(which, limit, after)
+        reads += query is list_machines
+        return read(query, *args, **values)
 
-    known = SimpleNamespace(machines=machines_of, deployment=world.store.deployment)
-    meeting = Meeting(known, world.database, lambda uuid: Cluster.of(world.store.cluster(uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
+    known = SimpleNamespace(read=counting, database=world.database)
+    meeting = Meeting(known, lambda uuid: Cluster.of(read(get_cluster, uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
     for machine in (one.machine, two.machine, one.machine):
         assert not meeting.peers(machine, patient=True).complete
     assert reads == 1
