@@ -22,7 +22,7 @@ from deployer.policy.store import RuleSet
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.signature_cache import Memory
-from tests.factories import manifest
+from tests.support.factories import manifest
 
 ENDORSERS, RULES, PARTITIONS = 10, 200, 30
 RUNS, GPG_RUNS = 200, 5

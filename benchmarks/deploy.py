@@ -19,10 +19,10 @@ from deployer.hypervisor.disks import assemble
 from deployer.hypervisor.libvirt import LibvirtBackend
 from deployer.machine.spec import MachineSpec
 from signer.openpgp.keyring import Keyring
-from tests.catalog.service import Service, Vo
-from tests.deployer.guests import boot_sector_image
-from tests.deployer.nodes import NodeProcess, policy
-from tests.deployer.parts import BundleContents
+from tests.support.catalog.service_process import Service, Vo
+from tests.support.node.boot_sector_guest import boot_sector_image
+from tests.support.node.bundle_contents import BundleContents
+from tests.support.node.service_process import NodeProcess, policy
 
 ROUNDS = 15
 

@@ -27,8 +27,8 @@ from deployer.ec2.snapshots.record_store import Ledger
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.ec2.snapshots.upload_journal import Journal
 from deployer.ec2.snapshots.uploader import MAX_WORKERS, WORKERS, Uploading
-from tests.ec2.disks import plain_digests
-from tests.ec2.worlds import REGION, aws_world
+from tests.support.aws.fake_aws import REGION, aws_world
+from tests.support.aws.memory_disks import plain_digests
 
 MIB = 1 << 20
 LATENCY = 0.1

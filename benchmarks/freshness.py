@@ -23,8 +23,8 @@ from catalog.publication.state_directory import open_database
 from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
 from catalog.tuf_repository.repository import Freshness
-from tests import factories
-from tests.catalog.tuf_repository import ADDRESSES
+from tests.support import factories
+from tests.support.catalog.fake_tuf_repository import ADDRESSES
 
 FEW, MANY = 100, 100_000
 ROUNDS = 15

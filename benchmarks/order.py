@@ -23,10 +23,10 @@ from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.records.machine_store import MachineRecord
 from deployer.site.client.client import SiteClient
 from signer.openpgp.keyring import Keyring
-from tests.catalog.service import Service, Vo
-from tests.deployer.guests import boot_sector_image
-from tests.deployer.nodes import NodeProcess, policy
-from tests.site.worlds import SiteProcess, populace
+from tests.support.catalog.service_process import Service, Vo
+from tests.support.node.boot_sector_guest import boot_sector_image
+from tests.support.node.service_process import NodeProcess, policy
+from tests.support.site.service_process import SiteProcess, populace
 
 ROUNDS = 12
 PATIENCE = 120.0

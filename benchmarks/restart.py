@@ -29,8 +29,8 @@ from stager.staging import Stager
 from stager.swarm.options import Options
 from stager.swarm.sharing import Sharing
 from stager.swarm.swarm import Swarm
-from tests import factories
-from tests.stager.served import catalog
+from tests.support import factories
+from tests.support.stager.catalog_process import catalog
 
 MIB = 1 << 20
 CONTENTS, SIZE = 16, 17 * MIB

@@ -31,8 +31,8 @@ from deployer.site.store.changes import add_node
 from deployer.site.store.deadlines import Demands, meet
 from deployer.site.store.reports import absorb
 from deployer.site.store.store import SiteStore
-from tests.site.databases import TEMPLATE, running_postgresql, server_binaries
-from tests.site.values import ALICE, BOB, CAROL, GIB, MIB, capable, observed, proposal
+from tests.support.site.databases import TEMPLATE, running_postgresql, server_binaries
+from tests.support.site.values import ALICE, BOB, CAROL, GIB, MIB, capable, observed, proposal
 
 MACHINES, FEW, MANY, ANSWER = 1000, 100, 10_000, 50
 RUNS, LOOKUPS = 9, 120

@@ -17,8 +17,8 @@ from catalog.image.bundle import Bundle
 from stager.cache.cache import Cache
 from stager.fetch.sources import HttpSource
 from stager.staging import Stager
-from tests import factories
-from tests.stager.served import catalog
+from tests.support import factories
+from tests.support.stager.catalog_process import catalog
 
 SIZE = 512 << 20
 ROUNDS = 3

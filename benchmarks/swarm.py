@@ -26,7 +26,7 @@ from stager.fetch.resume import boot_id, found
 from stager.peer.engine_profiles import COMMON, PROFILES, Profile
 from stager.swarm.options import Options
 from stager.swarm.swarm import Swarm
-from tests.netns import Host, Network, unavailable
+from tests.support.network_namespaces import Host, Network, unavailable
 
 MBIT = 100
 SIZE = 256_000_000
@@ -114,7 +114,9 @@ def _ours(workdir: Path, address: Address, count: int) -> dict[str, Any]:
     with Network() as network:
         origin = network.host("origin", MBIT)
         ready = workdir / "ready"
-        server = _start(origin, "tests.stager.swarm_origin", f"{origin.ip}:7070", str(ready), str(workdir / "content"))
+        server = _start(
+            origin, "tests.support.stager.swarm_origin", f"{origin.ip}:7070", str(ready), str(workdir / "content")
+        )
         while not ready.exists():
             if server.poll() is not None:
                 raise RuntimeError("the origin ended early")
@@ -133,7 +135,7 @@ def _ours(workdir: Path, address: Address, count: int) -> dict[str, Any]:
                 "listen": f"{host.ip}:0",
                 "start": start,
             }
-            nodes.append(_start(host, "tests.stager.swarm_node", json.dumps(job)))
+            nodes.append(_start(host, "tests.support.stager.swarm_node", json.dumps(job)))
         for node in nodes:
             _read(node)
         idle = origin.sent()

@@ -26,8 +26,8 @@ from catalog.image.manifest import BareDisk
 from stager.cache.cache import Cache
 from stager.fetch.sources import HttpSource
 from stager.staging import Stager
-from tests import factories
-from tests.stager.served import catalog
+from tests.support import factories
+from tests.support.stager.catalog_process import catalog
 
 MIB = 1 << 20
 SIZE = 512 * MIB

@@ -19,7 +19,7 @@ from rich.rule import Rule
 
 from examples.demo import PACKAGES, Demo, DemoError, console, policy
 from examples.guest import write_recipe
-from tests.ec2.worlds import REGION, AwsWorld, aws_world
+from tests.support.aws.fake_aws import REGION, AwsWorld, aws_world
 
 DEADLINE = 120.0
 """Seconds for a machine at the stand-in to be where it should be: what is uploaded is some MiB."""

@@ -104,17 +104,17 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 CORPORA = {
-    "signature corpus, agreeing with sqv": "test_signature_corpus",
-    "attack table": "test_attacks",
-    "hostile and good disks": "test_inspecting",
-    "bombs and path tricks": "test_bombs",
-    "user-data injection": "test_userdata",
-    "image lists": "test_hepix",
-    "freshness attacks": "test_tuf",
-    "certificates": "test_x509",
-    "tokens": "test_tokens",
-    "VOMS attributes and proxies": "test_voms",
-    "role and endpoint": "test_authorization_matrix",
+    "signature corpus, agreeing with sqv": "signer/openpgp/test_signature_corpus",
+    "attack table": "journeys/test_attacks",
+    "hostile and good disks": "catalog/disk/test_inspector",
+    "bombs and path tricks": "catalog/builder/test_bombs",
+    "user-data injection": "deployer/machine/test_user_data",
+    "image lists": "catalog/hepix/test_hepix",
+    "freshness attacks": "catalog/client/test_trusted",
+    "certificates": "signer/x509/test_certificate_endorsements",
+    "tokens": "deployer/site/auth/test_tokens",
+    "VOMS attributes and proxies": "deployer/site/auth/test_voms",
+    "role and endpoint": "deployer/site/api/test_authorization_matrix",
 }
 """What is counted at the end of a run, and the module that holds it."""
 
@@ -122,7 +122,7 @@ CORPORA = {
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many cases of each corpus passed."""
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
-    counts = {title: sum(f"/{module}.py::" in nodeid for nodeid in passed) for title, module in CORPORA.items()}
+    counts = {title: sum(f"tests/{module}.py::" in nodeid for nodeid in passed) for title, module in CORPORA.items()}
     if any(counts.values()):
         terminalreporter.section("corpora")
         for title, count in counts.items():

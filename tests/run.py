@@ -38,9 +38,9 @@ def _keep_bytecode() -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
-    if (TESTS / "site" / "__pycache__").exists():
+    if (TESTS / "deployer" / "__pycache__").exists():
         return
-    large = [str(TESTS / name) for name in ("site", "deployer")]
+    large = [str(TESTS / name) for name in ("deployer", "journeys")]
     halves = (large, [str(TESTS), *(f"--ignore={path}" for path in large)])
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-qq"]
     for running in [subprocess.Popen([*command, *half], stdout=subprocess.DEVNULL) for half in halves]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from examples.demo import Demo, DemoError
 from examples.demo_cluster import BRIDGE, site_service
-from tests.netns import Host, Network, unavailable
+from tests.support.network_namespaces import Host, Network, unavailable
 
 NODES = ("node-1", "node-2")
 BROKER_PORT = 7480

@@ -12,7 +12,7 @@ from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring, read_keys
 from signer.openpgp.keys import SignerSettings
 from signer.runtime.settings import Settings, load
-from tests.signer.conftest import FORGED, People
+from tests.support.openpgp_people import FORGED, People
 
 
 class Keys:

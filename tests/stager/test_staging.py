@@ -16,9 +16,9 @@ from stager.errors import ContentCorrupt, NotCached, QuotaExceeded, SourceLacks,
 from stager.fetch.http import CORRUPT_TRIES, Pace
 from stager.fetch.sources import CUT_TRIES, HttpSource, Source
 from stager.staging import Stager, State, total, wanted_of
-from tests.stager.conftest import PACE, Served, without_blanks
-from tests.stager.doubles import MIB, Clock, MemorySource, Unguided, no_sleep
-from tests.stager.invariants import check_invariants
+from tests.support.stager.cache_invariants import check_invariants
+from tests.support.stager.caches import PACE, Served, without_blanks
+from tests.support.stager.fakes import MIB, Clock, MemorySource, Unguided, no_sleep
 
 Image = tuple[Manifest, MemorySource]
 PIECE = piece_length(4 * MIB)

@@ -2,7 +2,7 @@
 
 What is expected does not come from Partita alone. Roots and layers are asked of libtorrent, and, with --creator, of the
 reference creator that BEP 52 links to (bep_0052_torrent_creator.py); without it the values it gave before are kept. A
-test (tests/catalog/test_vectors.py) makes the vectors again and demands that nothing has changed.
+test (tests/catalog/image/test_vectors.py) makes the vectors again and demands that nothing has changed.
 """
 
 import argparse

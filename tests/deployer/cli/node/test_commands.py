@@ -1,0 +1,217 @@
+"""The commands, on a real node: what they print, for people and as JSON, and how they end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from catalog.client.client import CatalogClient
+from deployer.errors import Misused, NodeUnavailable, Refused
+from deployer.node.client import NodeClient
+from deployer.protocol.console import readable
+from partita import app
+from tests.support.node.boot_sector_guest import GOODBYE, SAID
+from tests.support.node.community import Community
+from tests.support.node.service_process import NodeProcess, policy
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture
+def run(node: NodeProcess) -> Callable[..., Result]:
+    """Runs a command against the node; its own errors come out."""
+
+    def command(*arguments: str) -> Result:
+        sets = ["--set", f"node.directory={node.directory / 'n'}"]
+        result = CliRunner().invoke(app, [*sets, *arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return command
+
+
+def asked(result: Result) -> Any:
+    """The JSON that a command printed, and nothing else."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_life_of_a_machine_in_commands(node: NodeProcess, run: Callable[..., Result]) -> None:
+    assert run("machine", "list").stdout == "no machines\n"
+    (machine,) = asked(run("deploy", "star/hello", "--hostname", "worker-1", "--lifetime", "1h", "--json"))["machines"]
+    name, uuid = machine["name"], machine["uuid"]
+    assert name in run("machine", "list").stdout
+    assert asked(run("machine", "list", "--json"))[0]["state"] == "running"
+    assert asked(run("machine", "show", uuid[:8], "--json"))["hostname"] == "worker-1"
+    assert "worker-1" in run("machine", "show", name).stdout
+    node.said(uuid, SAID[-1])
+    assert run("machine", "console", name).stdout.encode().replace(b"\n", b"\r\n") == node.console(uuid)
+    assert run("machine", "console", name, "--raw").stdout_bytes == node.console(uuid)
+    assert SAID[0].decode() in asked(run("machine", "console", name, "--json"))["console"]
+    assert run("machine", "shutdown", name, "--wait").stdout == f"{name}: stopped\n"
+    assert run("machine", "console", name, "--follow").stdout.encode().rstrip().endswith(GOODBYE)
+    assert run("machine", "destroy", name).stdout == f"{name}: destroyed\n"
+    assert asked(run("machine", "list", "--json")) == []
+
+
+def test_what_is_deployed_is_summed_up(run: Callable[..., Result]) -> None:
+    text = run("deploy", "star/hello@1.0", "-n", "2").stdout
+    assert "runs; software emulation, as the setting deploy.accelerator says" in text
+    assert text.count("hello-") == 4  # two machines: name and host name
+    assert "FROM NETWORK" in text
+    assert "0 B" in text
+    gone = asked(run("machine", "destroy", "--all", "--json"))
+    assert {machine["state"] for machine in gone} == {"ended"}
+    assert run("machine", "destroy", "--all").stdout == "there is no machine\n"
+
+
+def test_a_refusal_lists_every_rule(run: Callable[..., Result]) -> None:
+    with pytest.raises(Refused, match="no endorser is trusted for VO rogue"):
+        run("deploy", "rogue/hello")
+    dry = run("deploy", "rogue/hello", "--dry-run")
+    assert dry.exit_code == 3
+    assert "FAILED" in dry.stdout
+    assert "[[anchor]]" in dry.stdout
+    assert "limit-memory" in dry.stdout
+    accepted = run("deploy", "star/hello", "--dry-run", "--json")
+    assert asked(accepted)["accepted"] is True
+
+
+def test_user_data_and_keys_come_from_files(run: Callable[..., Result], tmp_path: Path, node: NodeProcess) -> None:
+    script, key = tmp_path / "script", tmp_path / "key.pub"
+    script.write_text("#!/bin/sh\necho hello\n")
+    blob = "AAAAC3NzaC1lZDI1NTE5AAAAIA" + "A" * 42
+    key.write_text(f"ssh-ed25519 {blob} me\n")
+    (machine,) = asked(run("deploy", "star/hello", "--user-data", str(script), "--public-key", str(key), "--json"))[
+        "machines"
+    ]
+    seed = (node.machines / machine["uuid"] / "seed.iso").read_bytes()
+    assert b"echo hello" in seed
+    assert blob.encode() in seed
+    assert machine["uuid"].encode() in seed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("deploy", "star/hello", "--memory", "lots"), "--memory"),
+        (("deploy", "star/hello", "--lifetime", "1y"), "--lifetime"),
+        (("deploy", "star/hello", "--user-data", "/nowhere"), "/nowhere: cannot be read"),
+        (("deploy", "star/hello", "--public-key", "/nowhere"), "/nowhere: cannot be read"),
+        (("machine", "destroy"), "name the machines"),
+        (("machine", "destroy", "x", "--all"), "name the machines"),
+    ],
+)
+def test_commands_that_make_no_sense(run: Callable[..., Result], arguments: tuple[str, ...], says: str) -> None:
+    with pytest.raises(Misused, match=says):
+        run(*arguments)
+
+
+def test_status_says_what_machines_run_on(run: Callable[..., Result], node: NodeProcess) -> None:
+    text = run("node", "status").stdout
+    assert "software emulation" in text
+    assert "QEMU emulator version" in text
+    node.policy.unlink()
+    assert "so nothing is accepted" in run("node", "status").stdout
+    assert asked(run("node", "status", "--json"))["machines"] == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (b"\x1b[1;32mok\x1b[0m\r\n", "ok\n"),
+        (b"\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"a\tb\n", "a\tb\n"),
+        ("täglich\n".encode(), "täglich\n"),
+    ],
+)
+def test_what_a_guest_writes_does_not_drive_the_terminal(written: bytes, shown: str) -> None:
+    assert readable(written) == shown
+
+
+def test_without_a_node_commands_say_how_to_start_one(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["--set", f"node.directory={tmp_path}", "machine", "list"])
+    assert isinstance(result.exception, NodeUnavailable)
+    assert "start one with `partita node serve`" in str(result.exception)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a short path."""
+    with tempfile.TemporaryDirectory(prefix="pu-", dir="/tmp") as place:
+        yield Path(place)
+
+
+def test_up_runs_catalog_and_node_and_ends_both(short: Path, community: Community, warm: Path) -> None:
+    shutil.copytree(warm, short / "node" / "libvirt" / "cache")
+    (short / "policy.toml").write_text(policy(community.star.anchor()))
+    environment = os.environ | {
+        "PARTITA_CATALOG_LISTEN": "127.0.0.1:0",
+        "PARTITA_DEPLOY_POLICY": str(short / "policy.toml"),
+        "PARTITA_DEPLOY_ACCELERATOR": "tcg",
+        "PARTITA_DEPLOY_NETWORK": "none",
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-m", "partita", "up", "--directory", str(short), "--json"]
+    with (
+        (short / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as up,
+    ):
+        try:
+            assert up.stdout is not None
+            said = b""
+            while not said.endswith(b"}\n"):
+                line = up.stdout.readline()
+                assert line, (short / "log").read_text()
+                said += line
+            ready = json.loads(said)
+            with NodeClient(Path(ready["socket"])) as client:
+                assert client.status().catalog == ready["catalog"]
+            with CatalogClient(ready["catalog"]) as catalog:
+                assert list(catalog.images()) == []
+        finally:
+            up.send_signal(signal.SIGINT)
+            output, _ = up.communicate(timeout=60)
+    assert up.returncode == 0, (short / "log").read_text()
+    assert output == b""
+    assert ready["socket"] == str(short / "node" / "node.sock")
+    lines = (short / "log").read_text()
+    assert "catalog | " in lines
+    assert "   node | " in lines
+    assert not (short / "node" / "node.sock").exists()
+
+
+def test_what_can_be_done_to_a_machine_in_commands(
+    node: NodeProcess, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    size = ["--memory", "32MiB", "--max-memory", "64MiB", "--max-cores", "2", "--blank", "4MiB:ext4:more"]
+    (machine,) = asked(run("deploy", "star/hello@1.0", *size, "--json"))["machines"]
+    name, uuid = machine["name"], machine["uuid"]
+    assert [blank["label"] for blank in machine["blanks"]] == ["more"]
+    node.said(uuid, SAID[-1])
+    assert run("machine", "resize", name, "--memory", "48MiB", "--cores", "2").stdout == f"{name}: 48.0 MiB, 2 cores\n"
+    with pytest.raises(Misused, match="give --memory, --cores, or both"):
+        run("machine", "resize", name)
+    assert "ends at 20" in run("machine", "extend", name, "2h").stdout
+    assert run("machine", "addresses", name).stdout == "nobody knows any\n"
+    assert run("machine", "pause", name).stdout == f"{name}: paused\n"
+    saved = asked(run("machine", "save", name, str(tmp_path / "saved"), "--version", "1.1", "--json"))
+    assert (saved["title"], saved["changed"]) == ("star/hello@1.1", ["part1"])
+    assert run("image", "show", str(tmp_path / "saved")).exit_code == 0
+    assert asked(run("machine", "suspend", name, "--json"))["state"] == "suspended"
+    assert asked(run("machine", "reactivate", name, "--json"))["state"] == "running"
+    assert run("machine", "stop", name).stdout == f"{name}: stopped\n"
+    with pytest.raises(Misused, match="--blank: "):
+        run("deploy", "star/hello@1.0", "--blank", "much")

@@ -1,0 +1,243 @@
+"""A policy is tried: on a site's cases, on requests that really came, and in the shadow of another."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from catalog.image.bundle import Bundle
+from deployer.cli.policy_trials import policy_app
+from deployer.errors import Misused, PolicyUnusable
+from deployer.machine.spec import Network
+from deployer.policy.decision import Request
+from deployer.policy.evaluation import Case, judge
+from deployer.policy.revocations import BlockList
+from deployer.policy.store import RuleSet
+from deployer.trials.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, kept_revocations, recorded
+from signer.openpgp.keyring import Keyring
+from signer.runtime.settings import Settings
+from signer.verification.endorsements import endorse
+from stager.settings import NodeSettings
+from tests.support.factories import MIB, bundle
+
+SAMPLES = Path(__file__).parents[3] / "policies"
+GIB = 1 << 30
+
+
+class Site:
+    """A signed image, a policy that accepts it, and a node that decided five requests."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.keyring = Keyring(root / "keys")
+        self.alice = self.keyring.generate("Alice <alice@star.example>")
+        (root / "alice.asc").write_bytes(self.keyring.export(self.alice))
+        self.image: Bundle = bundle(root / "image", partitions=1, size=MIB)
+        manifest = self.image.manifest
+        now = datetime.now(UTC)
+        self.image.add_endorsement(*endorse(self.keyring, manifest.image_id, manifest.title, self.alice, now))
+        self.policy = root / "policy.toml"
+        self.policy.write_text(
+            (SAMPLES / "development.toml").read_text() + self.output("anchor", root / "alice.asc", "--vo", "star")
+        )
+        rules, log = RuleSet.load(self.policy), RequestLog(root / "requests.jsonl")
+        for number, memory in enumerate((1, 2, 3, 4, 5)):
+            asked = Request(1, memory * GIB, 1, 3600, None, Network(kind="user"))
+            case = Case(manifest, self.image.endorsements(), asked, running=0)
+            at = (now + timedelta(seconds=number)).replace(microsecond=0)
+            log.append(record(case, judge(rules, case, at).decision, at))
+
+    def run(self, *arguments: object) -> Result:
+        settings = Settings({"node": NodeSettings(directory=self.root)})
+        return CliRunner().invoke(policy_app, [str(argument) for argument in arguments], obj=settings)
+
+    def output(self, *arguments: object, code: int = 0) -> str:
+        result = self.run(*arguments)
+        assert result.exit_code == code, (result.output, result.exception)
+        return result.stdout
+
+    def variant(self, place: Path, old: str, new: str) -> Path:
+        """The policy with one line changed."""
+        text = self.policy.read_text()
+        assert old in text
+        file = place / "next.toml"
+        file.write_text(text.replace(old, new))
+        return file
+
+
+def record(case: Case, decision: Any, at: datetime) -> Recorded:
+    return Recorded(
+        number=1,
+        at=at,
+        asked=Asked.of(case.request),
+        running=case.running,
+        image=case.manifest.image_id,
+        manifest=case.manifest.canonical().decode(),
+        endorsements=tuple(Pair.of(pair) for pair in case.pairs),
+        outcome=Outcome.of(decision),
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"))
+
+
+def test_a_stricter_policy_turns_the_requests_that_it_would_refuse(site: Site, tmp_path: Path) -> None:
+    stricter = site.variant(tmp_path, 'memory = "4GiB"', 'memory = "2GiB"')
+    text = site.output("diff", site.policy, stricter, code=1)
+
+    assert "2 of the last 5 requests would be decided otherwise" in text
+    assert "request 3 of" in text
+    assert "would be refused instead of accepted because 3GiB is more than the 2GiB of limits.memory" in text
+    told = json.loads(site.output("diff", site.policy, stricter, "--json", code=1))
+    assert (told["requests"], told["turned"]) == (5, 2)
+    assert [one["request"] for one in told["differences"]] == [3, 4]
+    assert told["differences"][0]["new"] == {"accepted": False, "failed": ["limit-memory"]}
+    assert "1 of the last 2 requests" in site.output("diff", site.policy, stricter, "--last", 2, code=1)
+
+
+def test_a_laxer_policy_says_what_no_longer_refuses(site: Site, tmp_path: Path) -> None:
+    laxer = site.variant(tmp_path, 'memory = "4GiB"', 'memory = "8GiB"')
+    text = site.output("diff", site.policy, laxer, code=1)
+    assert "would be accepted instead of refused, no longer because 5GiB is more than the 4GiB" in text
+
+
+def test_signatures_are_verified_again_with_the_new_policys_anchors(site: Site, tmp_path: Path) -> None:
+    nobody = tmp_path / "next.toml"
+    nobody.write_text((SAMPLES / "development.toml").read_text())
+    text = site.output("diff", site.policy, nobody, code=1)
+    assert "4 of the last 5 requests would be decided otherwise, 1 refused for other reasons" in text
+    assert "no endorser is trusted for VO star" in text
+
+
+def test_the_same_policy_differs_nowhere(site: Site) -> None:
+    assert "0 of the last 5 requests would be decided otherwise" in site.output("diff", site.policy, site.policy)
+
+
+def test_requests_are_listed_and_explained(site: Site) -> None:
+    text = site.output("requests")
+    assert text.count("accepted") == 4
+    assert "limit-memory" in text
+    assert len(json.loads(site.output("requests", "--last", 2, "--json"))) == 2
+
+    explained = site.output("explain", site.policy, "--request", 5, code=3)
+    assert "It would be accepted if you asked for 4GiB of memory instead of 5GiB." in explained
+    assert "may run here: all" in site.output("explain", site.policy, "--request", 1)
+    assert isinstance(site.run("explain", site.policy, "--request", 99).exception, Misused)
+    assert isinstance(site.run("explain", site.policy).exception, Misused)
+
+
+def test_the_image_itself_is_explained(site: Site) -> None:
+    told = json.loads(
+        site.output("explain", site.policy, "--bundle", site.image.root, "--memory", "8GiB", "--json", code=3)
+    )
+    assert told["explanation"]["changes"] == [
+        {"who": "requester", "if": "you asked for 4GiB of memory instead of 8GiB"}
+    ]
+
+
+def test_cases_are_decided(site: Site, tmp_path: Path) -> None:
+    cases = tmp_path / "cases.json"
+    case: dict[str, Any] = {
+        "name": "Alice's images run",
+        "image": "star/any@1",
+        "expect": "accepted",
+        "endorsed": [{"by": site.alice}],
+    }
+    cases.write_text(json.dumps({"case": [case]}))
+    assert "1 of 1 cases are decided as expected" in site.output("test", site.policy, cases)
+
+    cases.write_text(json.dumps({"case": [case, case | {"name": "huge", "ask": {"memory": "1TiB"}}]}))
+    text = site.output("test", site.policy, cases, code=1)
+    assert "FAILED  huge: it is refused, not accepted (limit-memory: 1TiB is more" in text
+    told = json.loads(site.output("test", site.policy, cases, "--json", code=1))
+    assert [one["passed"] for one in told["cases"]] == [True, False]
+    assert isinstance(site.run("test", site.policy, tmp_path / "none").exception, PolicyUnusable)
+
+
+def test_the_samples_and_their_cases_agree(site: Site) -> None:
+    """policies/ has cases for its own samples: what the README promises is tried."""
+    found = sorted(SAMPLES.glob("*.cases.toml"))
+    assert found
+    for cases in found:
+        site.output("test", cases.with_name(cases.name.replace(".cases", "")), cases)
+
+
+def test_check_warns_of_what_is_not_read(site: Site, tmp_path: Path) -> None:
+    policy = site.variant(tmp_path, "[networks]", '[shadow]\npolicy = "none.toml"\n[networks]')
+    (tmp_path / "stray.cedar").write_text("permit(")
+    text = site.output("check", policy)
+    assert "warning: stray.cedar lies beside the policy and is not in cedar.files" in text
+    assert "warning: the policy in the shadow: policy" in text
+
+
+def test_cedar_rules_are_checked_and_shown(site: Site, tmp_path: Path) -> None:
+    policy = site.variant(tmp_path, "[networks]", '[cedar]\nfiles = ["site.cedar"]\n[networks]')
+    (tmp_path / "site.cedar").write_text('@id("all") @reason("as we say") permit(principal, action, resource);')
+    assert "Cedar rules: 1, digest: sha256:" in site.output("check", policy)
+    assert "all: as we say" in site.output("show", policy)
+    assert json.loads(site.output("show", policy, "--json"))["digest"] == RuleSet.load(policy).digest
+    (tmp_path / "site.cedar").write_text("permit(")
+    assert isinstance(site.run("check", policy).exception, PolicyUnusable)
+    assert "entity Image" in site.output("schema")
+
+
+# ---- the record of requests
+
+
+def numbers(path: Path) -> Sequence[int]:
+    return [one.number for one in recorded(path)]
+
+
+def test_the_record_is_bounded_and_its_numbers_go_on(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    sample = recorded(site.root / "requests.jsonl")[0]
+    log = RequestLog(path, kept=5)
+    for _ in range(23):
+        log.append(sample)
+        assert len(recorded(path)) <= 10
+    assert numbers(path)[-1] == 23
+    assert RequestLog(path, kept=5).append(sample) == 24
+    assert find(path, 24) is not None
+    assert find(path, 1) is None
+
+
+def test_damaged_lines_are_left_out(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    sample = recorded(site.root / "requests.jsonl")[0]
+    RequestLog(path).append(sample)
+    with path.open("ab") as file:
+        file.write(b"nonsense\n" + path.read_bytes()[:100])  # and a line that a kill tore
+    log = RequestLog(path)
+    log.append(sample)
+    assert numbers(path) == [1, 2]
+    assert recorded(tmp_path / "none") == []
+
+
+def test_a_record_that_cannot_be_written_stops_nothing(site: Site, tmp_path: Path) -> None:
+    sample = recorded(site.root / "requests.jsonl")[0]
+    log = RequestLog(tmp_path / "requests.jsonl")
+    (tmp_path / "requests.jsonl").mkdir()
+    assert log.append(sample) == 1
+
+
+def test_what_was_revoked_or_blocked_then_is_so_when_it_is_tried_again(site: Site, tmp_path: Path) -> None:
+    sample = recorded(site.root / "requests.jsonl")[0]
+    blocked = sample.model_copy(update={"blocks": BlockList(images=(sample.image,))})
+    RequestLog(tmp_path / "requests.jsonl").append(blocked)
+    arguments = ("--requests", tmp_path / "requests.jsonl")
+
+    assert "0 of the last 1 requests" in site.output("diff", site.policy, site.policy, *arguments)
+    told = site.output("explain", site.policy, "--request", 1, *arguments, code=3)
+    assert "What no change of the request itself helps against: the site's block list has 'sha256:" in told
+
+
+def test_revocations_are_kept_with_a_request_while_they_are_few() -> None:
+    assert kept_revocations([(b"a", b"b")]) == (Pair.of((b"a", b"b")),)
+    assert kept_revocations([(b"a" * 1000, b"b")] * 300) is None

@@ -1,0 +1,225 @@
+"""The door to AWS: which failures are repeated, which errors they end in, and that no credential gets out of it."""
+
+import logging
+import secrets
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import pytest
+from pydantic import ValidationError
+
+from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.aws.retry import Patience
+from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
+from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
+
+SHORT = Patience(attempts=3, base=0.001, most=0.002)
+
+
+def test_a_list_has_all_its_pages(world: AwsWorld, profile: str) -> None:
+    aws = world.aws(profile)
+    for number in range(3):
+        aws.ec2("create_volume", Size=number + 1, AvailabilityZone=f"{REGION}a")
+    pages = [one["Size"] for one in aws.ec2_list("describe_volumes", "Volumes", MaxResults=5)]
+    assert sorted(pages) == [1, 2, 3]
+
+
+def test_pages_are_followed_and_end() -> None:
+    class Paged(Aws):
+        """Three pages, or no end of them."""
+
+        def __init__(self, pages: int) -> None:
+            super().__init__(Access(region=REGION))
+            self.asked: list[dict[str, Any]] = []
+            self.pages = pages
+
+        def _send(self, service: str, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+            assert (service, operation) == ("ec2", "describe_things")
+            self.asked.append(parameters)
+            number = len(self.asked)
+            return {"Things": [{"n": number}]} | ({"NextToken": str(number)} if number < self.pages else {})
+
+    paged = Paged(3)
+    assert [one["n"] for one in paged.ec2_list("describe_things", "Things", MaxResults=1)] == [1, 2, 3]
+    assert paged.asked[1:] == [{"MaxResults": 1, "NextToken": "1"}, {"MaxResults": 1, "NextToken": "2"}]
+    with pytest.raises(AwsFailed, match="does not end"):
+        list(Paged(10**9).ec2_list("describe_things", "Things"))
+
+
+@pytest.mark.parametrize("kind", ["throttle", "error", "done-error", "cut", "no-answer", "cut-request"])
+def test_what_may_help_is_repeated(world: AwsWorld, kind: str) -> None:
+    """A third of all requests fail, and none of the callers notices."""
+    world.faults(rate=0.34, kinds=[kind], seed=7)
+    for _ in range(6):
+        assert world.aws().ec2("describe_regions")["Regions"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("throttle", AwsThrottled),
+        ("error", AwsFailed),
+        ("cut", AwsUnreachable),
+        ("no-answer", AwsUnreachable),
+        ("cut-request", AwsUnreachable),
+    ],
+)
+def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kind: str, error: type[AwsFailed]) -> None:
+    world.faults(rate=1.0, kinds=[kind])
+    begun, heard, waited = world.asked(), list[int](), list[float]()
+    aws = Aws(world.access(), patience=Patience(attempts=3), sleep=waited.append, chance=lambda: 0.5)
+    with pytest.raises(error, match="ebs start_snapshot: ") as raised:
+        aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))
+    assert type(raised.value) is error
+    assert world.asked() - begun == 3
+    assert waited == [0.1, 0.2]
+    assert len(heard) == (3 if kind == "throttle" else 0)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("done-error", 1), ("no-answer", 1), ("cut", 1), ("throttle", 3)])
+def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, times: int) -> None:
+    """Without a client token a call is repeated only where it was surely not carried out."""
+    aws = Aws(world.access(), patience=SHORT)
+    aws.ec2("describe_regions")  # the connection
+    world.faults(rate=1.0, kinds=[kind])
+    begun = world.asked()
+    with pytest.raises(AwsFailed):
+        aws.ec2("create_volume", once=True, Size=1, AvailabilityZone=f"{REGION}a")
+    assert world.asked() - begun == times
+
+
+def test_who_is_not_there_is_said() -> None:
+    aws = Aws(Access(region=REGION, endpoint="http://127.0.0.1:1"), patience=SHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        with pytest.raises(AwsUnreachable, match="look at the network"):
+            aws.ec2("describe_regions", once=True)
+
+
+def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
+    world.faults(rate=1.0, kinds=["slow"], slow=2.0)
+    aws = Aws(world.access(), patience=Patience(attempts=2, base=0.01, most=0.01), read_timeout=0.2)
+    with pytest.raises(AwsUnreachable, match="no whole answer"):
+        aws.ec2("describe_regions")
+
+
+def test_what_is_missing_is_said_and_may_be_waited_for(world: AwsWorld, profile: str) -> None:
+    waited: list[float] = []
+    aws = Aws(world.access(profile), patience=Patience(attempts=3), sleep=waited.append)
+    with pytest.raises(AwsMissing, match=r"InvalidSnapshot\.NotFound") as raised:
+        aws.ec2("describe_snapshots", SnapshotIds=["snap-0123456789abcdef0"])
+    assert raised.value.fault == "InvalidSnapshot.NotFound"
+    assert waited == []
+    with pytest.raises(AwsMissing):
+        aws.ec2(
+            "describe_snapshots", again=frozenset({"InvalidSnapshot.NotFound"}), SnapshotIds=["snap-0123456789abcdef0"]
+        )
+    assert len(waited) == 2
+
+
+def test_aws_reasons_are_told_apart(world: AwsWorld, profile: str) -> None:
+    """The EBS direct APIs have one code for all that is not valid, and a reason beside it."""
+    aws = world.aws(profile)
+    parent = "snap-0123456789abcdef0"
+    with pytest.raises(AwsFailed, match="ValidationException: no such parent") as raised:
+        aws.ebs("start_snapshot", VolumeSize=1, ParentSnapshotId=parent, ClientToken="x")
+    assert raised.value.fault == "ValidationException.INVALID_SNAPSHOT_ID"
+
+
+def test_what_boto_refuses_to_send_is_an_error_of_ours(world: AwsWorld) -> None:
+    with pytest.raises(AwsFailed, match="Parameter validation failed"):
+        world.aws().ec2("describe_snapshots", SnapshotIds=7)
+
+
+def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than_it_wants() -> None:
+    patience = Patience(attempts=5, base=1.0, most=10.0)
+    assert [patience.pause(n, 0.5) for n in (1, 2, 3, 4, 5, 60)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert patience.pause(1, 0.0, 3.0) == 3.0
+    assert patience.pause(1, 0.0, 3000.0) == 10.0
+    assert [patience.again(n) for n in (1, 4, 5)] == [True, True, False]
+
+
+# Who we are
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"region": ""},
+        {"region": "somewhere"},
+        {"region": REGION, "role": "arn:aws:s3:::bucket"},
+        {"region": REGION, "endpoint": "ftp://x"},
+        {"region": REGION, "secret": "x"},
+    ],
+)
+def test_an_access_that_means_nothing_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Access(**wrong)
+
+
+def test_profiles_are_accounts_of_their_own(world: AwsWorld) -> None:
+    one, two = world.aws(world.profile()), world.aws(world.profile())
+    assert one.owner() != two.owner()
+    one.ec2("create_volume", Size=1, AvailabilityZone=f"{REGION}a")
+    assert not list(two.ec2_list("describe_volumes", "Volumes"))
+
+
+def test_a_role_is_assumed(world: AwsWorld) -> None:
+    role = "arn:aws:iam::210987654321:role/partita"
+    begun = world.asked()
+    aws = Aws(world.access(role=role, external_id="site-1"), patience=QUICK)
+    assert aws.owner() == "210987654321"
+    aws.ec2("describe_regions")
+    assert sum(line["operation"] == "AssumeRole" for line in world.log(begun)) == 1
+
+
+def test_a_role_that_cannot_be_assumed_is_refused(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails while a request is signed is one of our errors too."""
+    aws = Aws(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    world.faults(rate=1.0, kinds=["error"], only=["AssumeRole"])
+    with pytest.raises(AwsFailed, match="ec2 describe_regions"):
+        aws.ec2("describe_regions")
+
+
+def test_without_credentials_nothing_is_sent(world: AwsWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for access in (world.access(""), world.access("no-such-profile")):
+        begun = world.asked()
+        with pytest.raises(AwsDenied, match="no usable AWS credentials"):
+            Aws(access, patience=SHORT).ec2("describe_regions")
+        # An answer that an earlier test did not wait for may come into the log now.
+        assert [line for line in world.log(begun) if line["operation"] == "DescribeRegions"] == []
+
+
+def test_credentials_are_in_no_log_and_no_error(
+    world: AwsWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much is logged, and whatever AWS says to a bad signature: it repeats what was signed, token and all."""
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger().setLevel(logging.DEBUG)
+    aws = Aws(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    image = aws.ec2("register_image", Name=secrets.token_hex(8), RootDeviceName="/dev/xvda")["ImageId"]
+    aws.ec2("run_instances", ImageId=image, MinCount=1, MaxCount=1, UserData="a secret of a user")
+    keys = aws._session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr]
+    said = []
+    for code in ("SignatureDoesNotMatch", "InvalidParameterValue", "AccessDenied"):
+        response = {
+            "Error": {"Code": code, "Message": f"you signed {keys.token} with {keys.secret_key}"},
+            "ResponseMetadata": {"HTTPStatusCode": 403, "HTTPHeaders": {}},
+        }
+
+        def failing(*_: Any, response: dict[str, Any] = response) -> Any:
+            raise botocore.exceptions.ClientError(response, "DescribeRegions")
+
+        monkeypatch.setattr(aws, "_send", failing)
+        with pytest.raises(AwsFailed) as raised:
+            aws.ec2("describe_regions")
+        said.append(str(raised.value))
+        logging.getLogger().error("it failed", exc_info=raised.value)
+    everything = caplog.text + "".join(said) + repr(aws) + repr(aws.access) + str(vars(aws.access))
+    for secret in (keys.secret_key, keys.token, SECRET, "a secret of a user"):
+        assert secret not in everything
+    assert "you signed *** with ***" in said[1]
+    assert said[0] == "ec2 describe_regions: SignatureDoesNotMatch"

@@ -1,0 +1,435 @@
+"""Grants: who may do what to whose machines, and how much; what is not granted is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalog.image.address import Address
+from catalog.image.manifest import Manifest
+from deployer.errors import PolicyUnusable
+from deployer.site.auth.grants import OWNED, Action, Allowed, Denied, Grant, Reach, Rights, explain, may, quota, reach
+from deployer.site.model.principal import LOCAL, Capability, Principal
+from deployer.site.model.quota import Allowance, Quota, Share, Usage
+from tests.support.factories import manifest as made
+
+STAR, ATLAS, SITE = "https://star.example.org/", "https://atlas.example.org/", "https://login.site.example.org/"
+
+
+def person(name: str = "ann", *groups: str, issuer: str = STAR, vo: str = "star", **values: Any) -> Principal:
+    return Principal(issuer=issuer, subject=name, vo=vo, groups=groups, **{"means": "token", **values})
+
+
+def manifest(vo: str = "star") -> Manifest:
+    """An image of a VO."""
+    return made([Address.of(b"kernel")], vo=vo)
+
+
+def rights(text: str) -> Rights:
+    return Rights.parse(text.encode(), "rights test")
+
+
+EACH = '[grant.each]\nmachines = 4\ncores = 8\nmemory = "16GiB"\nlifetime = "1d"\n'
+
+
+def grant(text: str, *, over: str = "own", actions: str = "read") -> Rights:
+    return rights(f'[[grant]]\nname = "g"\nactions = ["{actions}"]\nover = "{over}"\n{text}\n')
+
+
+WHO: list[tuple[str, str, Principal, bool]] = [
+    ("a VO", 'vo = "star"', person(), True),
+    ("another VO", 'vo = "star"', person(vo="atlas"), False),
+    ("no VO", 'vo = "star"', person(vo=""), False),
+    ("an issuer", f'issuer = "{STAR}"', person(), True),
+    ("another issuer", f'issuer = "{STAR}"', person(issuer=ATLAS), False),
+    ("an issuer without its slash", f'issuer = "{STAR[:-1]}"', person(), False),
+    ("issuer and VO, one of them wrong", f'issuer = "{STAR}"\nvo = "atlas"', person(), False),
+    ("a subject", f'issuer = "{STAR}"\nsubjects = ["bob", "ann"]', person(), True),
+    ("another subject", f'issuer = "{STAR}"\nsubjects = ["bob"]', person(), False),
+    ("the subject of another issuer", f'issuer = "{STAR}"\nsubjects = ["ann"]', person(issuer=ATLAS), False),
+    ("a subject with a star in it", f'issuer = "{STAR}"\nsubjects = ["*"]', person(), False),
+    ("a group", 'groups = ["/star/a"]', person("ann", "/star", "/star/a"), True),
+    ("no group", 'groups = ["/star/a"]', person(), False),
+    ("the group above", 'groups = ["/star/a"]', person("ann", "/star"), False),
+    ("a group below", 'groups = ["/star"]', person("ann", "/star/a"), False),
+    ("a group that begins alike", 'groups = ["/star/a"]', person("ann", "/star/ab"), False),
+    ("any group right below", 'groups = ["/star/*"]', person("ann", "/star/a"), True),
+    ("any group right below, not itself", 'groups = ["/star/*"]', person("ann", "/star"), False),
+    ("any group right below, not two below", 'groups = ["/star/*"]', person("ann", "/star/a/b"), False),
+    ("a group by its end", 'groups = ["/star/*-admins"]', person("ann", "/star/disk-admins"), True),
+    ("one of several groups", 'groups = ["/x", "/star"]', person("ann", "/star"), True),
+    ("the group of a role", 'groups = ["/star/a"]', person("ann", "/star/a/Role=x", means="certificate"), True),
+    ("a role of VOMS", 'groups = ["/star"]\nroles = ["x"]', person("ann", "/star/Role=x", means="certificate"), True),
+    ("a role of VOMS in a group below", 'groups = ["/star"]\nroles = ["x"]', person("ann", "/star/a/Role=x"), False),
+    ("a role in any group", 'vo = "star"\nroles = ["x"]', person("ann", "/star/a/Role=x"), True),
+    ("another role", 'vo = "star"\nroles = ["x"]', person("ann", "/star/Role=y", means="certificate"), False),
+    ("a group and no role", 'vo = "star"\nroles = ["x"]', person("ann", "/star", means="certificate"), False),
+    (
+        "a role here, a group there",
+        'groups = ["/star/a"]\nroles = ["x"]',
+        person("ann", "/star/a", "/star/Role=x"),
+        False,
+    ),
+    ("a token's group for a role", 'groups = ["/star"]\nroles = ["x"]', person("ann", "/star/x"), True),
+    (
+        "a group of VOMS for a role, which it is not",
+        'groups = ["/star"]\nroles = ["x"]',
+        person("ann", "/star/x", means="certificate"),
+        False,
+    ),
+    ("a token's root group is no role", 'vo = "star"\nroles = ["star"]', person("ann", "/star"), False),
+    ("any role of that kind", 'vo = "star"\nroles = ["vm-*"]', person("ann", "/star/vm-admin"), True),
+    ("the operator", 'vo = "star"', LOCAL, True),
+]
+
+
+@pytest.mark.parametrize(("what", "text", "who", "allowed"), WHO, ids=[row[0] for row in WHO])
+def test_whom_a_grant_names(what: str, text: str, who: Principal, *, allowed: bool) -> None:
+    assert may(grant(text), who, Action.READ).allowed is allowed
+    assert bool(reach(grant(text), who, Action.READ).owner or who == LOCAL) is allowed
+
+
+ANN, BOB, EVE = person("ann", "/star"), person("bob", "/star"), person("eve", "/atlas", issuer=ATLAS, vo="atlas")
+
+
+@pytest.mark.parametrize(
+    ("over", "owner", "allowed"),
+    [
+        ("own", ANN, True),
+        ("own", BOB, False),
+        ("own", ANN.model_copy(update={"issuer": ATLAS}), False),
+        ("own", LOCAL, False),
+        ("own", None, True),
+        ("vo", ANN, True),
+        ("vo", BOB, True),
+        ("vo", EVE, False),
+        ("vo", LOCAL, False),
+        ("all", EVE, True),
+        ("all", LOCAL, True),
+    ],
+)
+@pytest.mark.parametrize("action", sorted(OWNED))
+def test_whose_machines_a_grant_reaches(action: Action, over: str, owner: Principal | None, *, allowed: bool) -> None:
+    found = grant('vo = "star"', over=over, actions=action)
+    assert may(found, ANN, action, owner).allowed is allowed
+    if owner is not None:
+        assert reach(found, ANN, action).covers(owner) is allowed
+
+
+def test_people_without_a_vo_are_no_vo() -> None:
+    nobody, other = person("x", vo="", issuer="/CN=CA"), person("y", vo="", issuer="/CN=CA")
+    found = grant('issuer = "/CN=CA"', over="vo")
+    assert may(found, nobody, Action.READ, nobody).allowed
+    assert not may(found, nobody, Action.READ, other).allowed
+    assert reach(found, nobody, Action.READ) == Reach(owner=nobody.identity)
+
+
+@pytest.mark.parametrize("action", [each for each in Action if each is not Action.AGENT])
+def test_an_empty_file_is_the_operators_alone(action: Action) -> None:
+    assert may(Rights(), LOCAL, action, ANN) == Allowed("local")
+    assert isinstance(may(Rights(), ANN, action, ANN), Denied)
+    assert reach(Rights(), ANN, action) == Reach()
+    assert reach(Rights(), LOCAL, action) == Reach(everything=True)
+
+
+def test_a_node_speaks_for_itself_and_for_nothing_else() -> None:
+    node = Principal(issuer="site", subject="0b8a2c9e", means="node")
+    for action in Action:
+        assert may(Rights(), node, action).allowed is (action is Action.AGENT)
+        assert reach(Rights(), node, action) == Reach()
+    for who in (LOCAL, ANN):
+        assert not may(grant('vo = "star"', over="all"), who, Action.AGENT).allowed
+
+
+def test_a_limited_proxy_looks_and_does_nothing() -> None:
+    who = person("ann", "/star", means="limited-proxy")
+    everything = ", ".join(f'"{each}"' for each in Action if each is not Action.AGENT)
+    found = rights(f'[[grant]]\nname = "g"\nvo = "star"\nactions = [{everything}]\n{EACH}')
+    for action in Action:
+        assert may(found, who, action, who).allowed is (action is Action.READ)
+        assert bool(reach(found, who, action).owner) is (action is Action.READ)
+    assert (
+        quota(found, who).check(Usage(), Usage(machines=1))
+        == "a limited proxy lets its holder look and nothing else; make a full one"
+    )
+
+
+CAPABLE = f"""
+[[grant]]
+name = "by capability"
+vo = "star"
+groups = ["/star/deployers"]
+capabilities = true
+actions = ["deploy", "read", "modify", "hold", "cancel", "console", "nodes", "save"]
+{EACH}
+"""
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "actions"),
+    [
+        (frozenset(), set()),
+        ({Capability.READ}, {Action.READ, Action.CONSOLE}),
+        ({Capability.CREATE}, {Action.DEPLOY}),
+        ({Capability.MODIFY}, {Action.MODIFY, Action.HOLD}),
+        ({Capability.CANCEL}, {Action.CANCEL}),
+        (None, set()),
+    ],
+)
+def test_capabilities_come_before_groups(capabilities: set[Capability] | None, actions: set[Action]) -> None:
+    who = person(capabilities=None if capabilities is None else frozenset(capabilities))
+    assert {action for action in Action if may(rights(CAPABLE), who, action, who).allowed} == actions
+
+
+def test_groups_count_for_nothing_beside_capabilities() -> None:
+    who = person("ann", "/star/deployers", capabilities=frozenset({Capability.READ}))
+    assert not may(rights(CAPABLE), who, Action.DEPLOY).allowed
+    assert may(rights(CAPABLE), who.model_copy(update={"capabilities": None}), Action.DEPLOY).allowed
+    strict = rights(CAPABLE.replace("capabilities = true", ""))
+    said = may(strict, who, Action.READ, who)
+    assert isinstance(said, Denied)
+    assert "do not count beside a token's capabilities" in said.reason
+
+
+def test_a_capability_reaches_no_further_than_the_grant() -> None:
+    who = person(capabilities=frozenset(Capability))
+    assert not may(rights(CAPABLE), who, Action.CANCEL, BOB).allowed
+    assert not may(rights(CAPABLE), who.model_copy(update={"vo": "atlas"}), Action.CANCEL).allowed
+    assert not may(rights(CAPABLE), who, Action.AUDIT).allowed
+
+
+def test_a_refusal_names_the_grants_that_come_near() -> None:
+    found = rights(
+        '[[grant]]\nname = "admins"\ngroups = ["/star/admins"]\nactions = ["cancel"]\nover = "vo"\n'
+        '[[grant]]\nname = "people"\nvo = "star"\nactions = ["cancel"]\n'
+        '[[grant]]\nname = "readers"\nvo = "star"\nactions = ["read"]\n'
+    )
+    said = may(found, ANN, Action.CANCEL, BOB)
+    assert said == Denied(
+        "no grant of this site lets ann cancel that machine: "
+        "'admins' is for /star/admins; 'people' reaches one's own machines"
+    )
+    assert explain(found, ANN, Action.CANCEL, ANN) == [
+        ("admins", "is for /star/admins"),
+        ("people", ""),
+        ("readers", "is not about cancel"),
+    ]
+    assert may(found, ANN, Action.CANCEL, ANN) == Allowed("people")
+
+
+BASE = '[[grant]]\nname = "g"\nvo = "star"\nactions = ["read"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = 1", "is not known here"),
+        (BASE + "extra = 1\n", r"\$\.grant\[0\]\.extra: is not known here"),
+        (BASE.replace('name = "g"\n', ""), "name: is missing"),
+        (BASE.replace('["read"]', "[]"), "actions"),
+        (BASE.replace('"read"', '"reed"'), "actions"),
+        (BASE.replace('"read"', '"agent"'), "cannot be granted"),
+        (BASE.replace('vo = "star"\n', ""), "says of nobody who they are"),
+        (BASE.replace('vo = "star"\n', 'roles = ["x"]\n'), "says of nobody who they are"),
+        (BASE + 'subjects = ["ann"]\n', "give it their issuer"),
+        (BASE.replace("read", "deploy"), r"say how much, in \[grant.each\]"),
+        (BASE + EACH, "does not let anybody deploy"),
+        (BASE + 'over = "everything"\n', "over"),
+        (BASE + 'groups = ["star"]\n', "is not a group"),
+        (BASE + 'groups = ["/star/"]\n', "is not a group"),
+        (BASE + 'groups = ["/star/Role=x"]\n', "is not a group"),
+        (BASE + 'roles = ["a/b"]\n', "is not a role"),
+        (BASE + "images = []\n", "images"),
+        (BASE + 'images = ["star"]\n', "is not an image"),
+        (BASE.replace("read", "deploy") + EACH.replace("16GiB", "16GB"), "memory"),
+        (BASE.replace("read", "deploy") + EACH.replace("4", "-4"), "machines"),
+        (BASE + BASE, "two grants are called 'g'"),
+        ("\xff", "is not TOML"),
+        ("#" * (1 << 20) + "#", "more than the 1048576 allowed"),
+    ],
+)
+def test_files_that_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(PolicyUnusable, match=reason) as caught:
+        rights(text)
+    assert "rights test" in str(caught.value)
+
+
+def test_a_file_that_is_not_there_grants_nothing(tmp_path: Path) -> None:
+    assert Rights.load(tmp_path / "rights.toml") == Rights()
+    with pytest.raises(PolicyUnusable, match="cannot be read"):
+        Rights.load(tmp_path)
+    (tmp_path / "rights.toml").write_text(BASE)
+    assert Rights.load(tmp_path / "rights.toml").digest == rights(BASE).digest != Rights().digest
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("", "nobody but the operator"),
+        (
+            BASE.replace("read", "deploy") + '[grant.each]\nmachines = 1\ncores = 1\nmemory = "1GiB"\n',
+            "each.lifetime is 0",
+        ),
+        (BASE.replace("read", "deploy") + EACH + "[grant.together]\nmachines = 9\n", "together.cores is 0"),
+        (BASE.replace("read", "deploy") + EACH, "cannot see or end what they have deployed"),
+        (BASE + 'over = "all"\n', "every member of star reaches everybody's machines"),
+        (
+            BASE.replace('vo = "star"', 'issuer = "https://x"').replace("read", "deploy")
+            + EACH
+            + EACH.replace("each", "together"),
+            "together counts by VO, and no VO is named",
+        ),
+    ],
+)
+def test_what_is_probably_not_meant_is_said(text: str, warning: str) -> None:
+    assert any(warning in one for one in rights(text).warnings())
+
+
+def test_a_sound_file_has_no_warnings() -> None:
+    assert rights(CAPABLE).warnings() == []
+
+
+QUOTAS = f"""
+[[grant]]
+name = "members"
+vo = "star"
+actions = ["deploy", "read", "cancel"]
+images = ["star/*"]
+{EACH}
+[grant.together]
+machines = 10
+cores = 20
+memory = "40GiB"
+lifetime = "1d"
+
+[[grant]]
+name = "production"
+groups = ["/star/production"]
+actions = ["deploy"]
+images = ["star/worker@*", "atlas/*"]
+[grant.each]
+machines = 2
+cores = 64
+memory = "256GiB"
+lifetime = "30d"
+"""
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("what", "usage", "ask", "together", "said"),
+    [
+        ("all there is", Usage(), Usage(4, 8, 16 * GIB, 86400), None, None),
+        ("what is left", Usage(3, 7, 15 * GIB), Usage(1, 1, GIB, 60), None, None),
+        ("nothing more", Usage(9, 99, 99 * GIB), Usage(lifetime=60), None, None),
+        ("too many machines", Usage(3), Usage(2, 2, GIB, 60), None, "4 machines at a time; 3 taken, 2 more"),
+        ("too many cores", Usage(1, 7), Usage(1, 2, GIB, 60), None, "8 cores at a time; 7 taken, 2 more"),
+        ("too much memory", Usage(1, 1, GIB), Usage(1, 1, 16 * GIB, 60), None, "16GiB of memory at a time; 1GiB taken"),
+        ("too long", Usage(), Usage(1, 1, GIB, 86401), None, "machines for 1d at most, and 86401s was asked for"),
+        ("extended too long", Usage(4), Usage(lifetime=86401), None, "for 1d at most"),
+        ("a VO that has room", Usage(1, 1, GIB), Usage(1, 1, GIB, 60), Usage(9, 19, 39 * GIB), None),
+        ("a VO that is full", Usage(1), Usage(1, 1, GIB, 60), Usage(10, 10, GIB), "the whole VO 10 machines at a time"),
+        ("a VO without cores", Usage(1), Usage(1, 2, GIB, 60), Usage(5, 19, GIB), "the whole VO 20 cores"),
+        ("a VO without memory", Usage(1), Usage(1, 1, GIB, 60), Usage(5, 5, 40 * GIB), "the whole VO 40GiB"),
+    ],
+)
+def test_quotas(what: str, usage: Usage, ask: Usage, together: Usage | None, said: str | None) -> None:
+    found = quota(rights(QUOTAS), ANN, manifest()).check(usage, ask, together)
+    assert (found is None) if said is None else (said in str(found))
+    if found is not None:
+        assert found.startswith("the grant 'members' allows ")
+
+
+def test_one_grant_must_allow_the_whole_request() -> None:
+    who = person("ann", "/star", "/star/production")
+    found = quota(rights(QUOTAS), who, manifest())
+    assert [share.grant for share in found.shares] == ["members", "production"]
+    assert found.check(Usage(), Usage(2, 64, 200 * GIB, 30 * 86400)) is None
+    assert found.check(Usage(), Usage(4, 4, GIB, 60)) is None
+    said = found.check(Usage(), Usage(4, 4, GIB, 30 * 86400))
+    assert said is not None
+    assert "'members'" in said
+    assert "'production'" in said
+
+
+def test_quotas_are_for_the_images_that_a_grant_names() -> None:
+    who = person("ann", "/star/production")
+    assert quota(rights(QUOTAS), who, manifest(vo="atlas")).shares[0].grant == "production"
+    said = quota(rights(QUOTAS), who, manifest(vo="alice")).check(Usage(), Usage(1, 1, GIB, 60))
+    assert said is not None
+    assert "lets ann deploy alice/" in said
+    assert len(quota(rights(QUOTAS), who).shares) == 2
+
+
+def test_the_operator_has_no_quota_and_a_stranger_nothing() -> None:
+    enormous = Usage(10**6, 10**6, 1 << 60, 10**9)
+    assert quota(Rights(), LOCAL, manifest()).check(enormous, enormous) is None
+    assert "no grant" in str(quota(rights(QUOTAS), EVE, manifest()).check(Usage(), Usage(1)))
+    assert Quota().check(Usage(), Usage(1)) is not None
+
+
+amounts = st.integers(0, 20)
+usages = st.builds(Usage, amounts, amounts, amounts, amounts)
+
+
+@given(usages, usages, usages, usages)
+def test_more_is_never_allowed_where_less_is_not(usage: Usage, ask: Usage, more: Usage, together: Usage) -> None:
+    found = Quota(
+        (
+            Share(
+                "g",
+                Allowance(machines=10, cores=10, memory="10B", lifetime="10s"),  # type: ignore[arg-type]
+                Allowance(machines=15, cores=15, memory="15B", lifetime="15s"),  # type: ignore[arg-type]
+            ),
+        )
+    )
+    larger = Usage(
+        ask.machines + more.machines, ask.cores + more.cores, ask.memory + more.memory, ask.lifetime + more.lifetime
+    )
+    if found.check(usage, ask, together) is not None:
+        assert found.check(usage, larger, together) is not None
+    elif ask.machines:
+        assert usage.machines + ask.machines <= 10
+        assert together.machines + ask.machines <= 15
+
+
+principals = st.builds(
+    person,
+    st.sampled_from(["ann", "bob"]),
+    issuer=st.sampled_from([STAR, ATLAS]),
+    vo=st.sampled_from(["", "star", "atlas"]),
+    means=st.sampled_from(["token", "certificate", "limited-proxy"]),
+    capabilities=st.none() | st.frozensets(st.sampled_from(list(Capability))),
+).map(lambda each: each.model_copy(update={"groups": (f"/{each.vo}",) if each.vo else ()}))
+grants = st.lists(
+    st.builds(
+        Grant,
+        name=st.uuids().map(str),
+        issuer=st.sampled_from([None, STAR]),
+        vo=st.sampled_from(["star", "atlas"]),
+        groups=st.sampled_from([(), ("/star",)]),
+        capabilities=st.booleans(),
+        actions=st.lists(st.sampled_from(sorted(OWNED)), min_size=1, max_size=3).map(tuple),
+        over=st.sampled_from(["own", "vo", "all"]),
+    ),
+    max_size=4,
+).map(lambda each: Rights(grant=tuple(each)))
+
+
+@settings(max_examples=60)
+@given(grants, principals, st.sampled_from(sorted(OWNED)), principals)
+def test_a_list_shows_exactly_what_may_be_seen_one_by_one(
+    found: Rights, who: Principal, action: Action, owner: Principal
+) -> None:
+    assert reach(found, who, action).covers(owner) is may(found, who, action, owner).allowed
+
+
+@settings(max_examples=60)
+@given(grants, grants, principals, st.sampled_from(sorted(Action)), principals)
+def test_another_grant_takes_nothing_away(
+    found: Rights, more: Rights, who: Principal, action: Action, owner: Principal
+) -> None:
+    if may(found, who, action, owner).allowed:
+        assert may(Rights(grant=(*more.grant, *found.grant)), who, action, owner).allowed

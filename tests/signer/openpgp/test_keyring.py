@@ -1,0 +1,438 @@
+"""Real keys, real signatures, real gpg: what counts as a good signature, and what is left behind."""
+
+import os
+import resource
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import gnupg
+import pytest
+
+from signer.errors import KeyUnusable, SignatureError
+from signer.openpgp.gpg import LIMITS, MAX_KEY
+from signer.openpgp.keyring import Examiner, Keyring, examine, read_keys
+from signer.openpgp.keys import normal_fingerprint, read_span
+from signer.openpgp.status_lines import SKEW
+from tests.support.openpgp_people import FORGED, People, processes_naming
+
+DATA = b'{"what":"was signed"}'
+Make = Callable[[People], bytes]
+
+
+def sign(*names: str) -> Make:
+    """A file of one signature by each, in order."""
+    return lambda people: b"".join(people.sign(name, DATA) for name in names)
+
+
+def subkey(*names: str) -> Make:
+    """A file of one signature by each of those very subkeys."""
+    return lambda people: b"".join(people.sign(people.fingerprints[name] + "!", DATA) for name in names)
+
+
+def made(name: str, *options: str, later: timedelta = timedelta()) -> Make:
+    """A signature made with these options, at another time than now."""
+    return lambda people: people.sign(name, DATA, *options, at=people.now + later)
+
+
+def over_other_bytes(people: People) -> bytes:
+    return people.sign("ann", DATA + b"\n")
+
+
+def lapsing(people: People) -> bytes:
+    """A signature that expires by itself after a day, made two days ago."""
+    return people.sign("ann", DATA, "--default-sig-expire", "1d", "--detach-sign", at=people.now - timedelta(days=2))
+
+
+def at_their_time(name: str) -> Make:
+    """A signature made while the key was still good."""
+    return lambda people: people.sign(name, DATA, at=people.now - timedelta(days=800))
+
+
+def by_stale_subkey(people: People) -> bytes:
+    return people.sign(people.fingerprints["stale"] + "!", DATA, at=people.now - timedelta(days=363))
+
+
+def by_outliving_subkey(people: People) -> bytes:
+    return people.sign(people.fingerprints["outlives"] + "!", DATA, at=people.now - timedelta(days=800))
+
+
+def by_revoked_before(people: People) -> bytes:
+    """A signature from before the revocation: whoever stole the key can date it so."""
+    return _unrevoked(people)
+
+
+def _unrevoked(people: People) -> bytes:
+    """gpg does not sign with a revoked key, so it signs in a home that has not heard of it."""
+    with tempfile.TemporaryDirectory(prefix="keys-") as home:
+        other = People(Path(home), people.now, dict(people.fingerprints))
+        other.home.chmod(0o700)
+        (other.home / "private-keys-v1.d").mkdir(mode=0o700)
+        for key in (people.home / "private-keys-v1.d").iterdir():
+            (other.home / "private-keys-v1.d" / key.name).write_bytes(key.read_bytes())
+        other.gpg("--import", data=_without_revocations(people.public["revoked"]))
+        try:
+            return other.sign("revoked", DATA, at=people.now - timedelta(days=100))
+        finally:
+            subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+
+
+def _without_revocations(key: bytes) -> bytes:
+    """The packets of a key without signatures of class 0x20 (RFC 4880, section 5.2.1)."""
+    kept, at = b"", 0
+    while at < len(key):
+        octets = 1 << (key[at] & 3)
+        end = at + 1 + octets + int.from_bytes(key[at + 1 : at + 1 + octets])
+        is_revocation = key[at] >> 2 & 15 == 2 and key[at + 1 + octets + 1] == 0x20
+        kept, at = kept + (b"" if is_revocation else key[at:end]), end
+    return kept
+
+
+GOOD = ""
+TABLE: list[tuple[str, Make, list[tuple[str, str]]]] = [
+    # facts of python-gnupg and gpg that this table turns round: see docs/trust-model.md
+    ("an allowed key", sign("ann"), [("ann", GOOD)]),
+    ("another key that is merely in the keyring signs in its own name", sign("bob"), [("bob", GOOD)]),
+    ("an unknown key", sign("eve"), [("", "not among the allowed")]),
+    ("an expired key, signed while it was good", at_their_time("expired"), [("", "key has expired")]),
+    ("a revoked key, signed before the revocation", by_revoked_before, [("", "key was revoked")]),
+    ("unknown, then allowed", sign("eve", "ann"), [("", "not among"), ("ann", GOOD)]),
+    ("allowed, then unknown", sign("ann", "eve"), [("ann", GOOD), ("", "not among")]),
+    ("revoked, then allowed", lambda p: _unrevoked(p) + p.sign("ann", DATA), [("", "revoked"), ("ann", GOOD)]),
+    ("allowed, then revoked", lambda p: p.sign("ann", DATA) + _unrevoked(p), [("ann", GOOD), ("", "revoked")]),
+    ("expired, then allowed", lambda p: at_their_time("expired")(p) + sign("ann")(p), [("", "expired"), ("ann", GOOD)]),
+    ("allowed, then expired", lambda p: sign("ann")(p) + at_their_time("expired")(p), [("ann", GOOD), ("", "expired")]),
+    ("wrong data", over_other_bytes, [("", "other bytes")]),
+    ("wrong data, then allowed", lambda p: over_other_bytes(p) + sign("ann")(p), [("", "other bytes"), ("ann", GOOD)]),
+    ("two allowed keys", sign("ann", "bob"), [("ann", GOOD), ("bob", GOOD)]),
+    ("one key twice", sign("ann", "ann"), [("ann", GOOD), ("ann", GOOD)]),
+    ("SHA-1", made("rsa", "--digest-algo", "SHA1", "--detach-sign"), [("rsa", "hash algorithm 2")]),
+    ("SHA-224", made("rsa", "--digest-algo", "SHA224", "--detach-sign"), [("rsa", "hash algorithm 11")]),
+    ("SHA-512", made("rsa", "--digest-algo", "SHA512", "--detach-sign"), [("rsa", GOOD)]),
+    ("a text signature", made("ann", "--textmode", "--detach-sign"), [("ann", "class 01")]),
+    ("an hour in the future", made("ann", later=timedelta(hours=1)), [("ann", "in the future")]),
+    ("a little in the future", made("ann", later=SKEW), [("ann", GOOD)]),
+    (
+        "older than its key",
+        made("ann", "--ignore-time-conflict", "--detach-sign", later=timedelta(days=-500)),
+        [("", "older than its key")],
+    ),
+    ("a signature that expired", lapsing, [("", "signature has expired")]),
+    ("a subkey counts for its primary", subkey("first"), [("subkeys", GOOD)]),
+    ("two subkeys of one primary", subkey("first", "second"), [("subkeys", GOOD), ("subkeys", GOOD)]),
+    ("a subkey that expired", by_stale_subkey, [("", "key has expired")]),
+    ("a subkey that outlives its primary", by_outliving_subkey, [("", "expired")]),
+    ("a user id that forges status lines", sign("forger"), [("forger", GOOD)]),
+    ("a user id that paints the terminal", sign("painter"), [("painter", GOOD)]),
+]
+ALLOWED = ("ann", "bob", "expired", "revoked", "rsa", "subkeys", "ends", "forger", "painter")
+
+
+@pytest.mark.parametrize(("what", "make", "expected"), TABLE, ids=[row[0] for row in TABLE])
+def test_each_signature_is_judged_by_itself(
+    people: People, what: str, make: Make, expected: list[tuple[str, str]]
+) -> None:
+    checks = examine(DATA, make(people), [people.public[name] for name in ALLOWED], people.now)
+    assert len(checks) == len(expected)
+    for check, (name, reason) in zip(checks, expected, strict=True):
+        assert check.good == (reason == GOOD), check
+        assert reason in check.reason
+        assert check.fingerprint == people.fingerprints.get(name, "")
+
+
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("a clearsigned message", made("ann", "--clearsign")),
+        ("a signed message", made("ann", "--sign", "--compress-algo", "none")),
+        ("a compressed signed message", made("ann", "--sign")),
+        ("an armoured signature", made("ann", "--armor", "--detach-sign")),
+        ("a signed message behind a signature", lambda p: sign("ann")(p) + p.sign("ann", DATA, "--sign")),
+        ("a public key", lambda p: p.public["ann"]),
+        ("the data itself", lambda _: DATA),
+        ("random bytes", lambda _: bytes(range(200, 256)) * 20),
+        ("half a signature", lambda p: sign("ann")(p)[:50]),
+        ("nothing", lambda _: b""),
+        ("over 64 KiB", lambda p: sign("ann")(p) * 600),
+        ("nine signatures", lambda p: sign("ann")(p) * 9),
+    ],
+)
+def test_what_is_no_binary_detached_signature_is_refused(people: People, what: str, make: Make) -> None:
+    with pytest.raises(SignatureError):
+        examine(DATA, make(people), [people.public["ann"]], people.now)
+
+
+def test_a_flipped_bit_anywhere_never_makes_a_good_signature(people: People) -> None:
+    signature = sign("ann")(people)
+    with Examiner([people.public["ann"]]) as examiner:
+        for at in range(0, len(signature), 5):
+            broken = bytearray(signature)
+            broken[at] ^= 1 << at % 8
+            try:
+                checks = examiner.examine(DATA, bytes(broken), people.now)
+            except SignatureError:
+                continue
+            # The unhashed part of a signature is not signed: a change there is harmless, and the signer stays Ann.
+            assert all(not check.good or check.fingerprint == people.fingerprints["ann"] for check in checks)
+
+
+def test_the_forging_user_id_really_fools_line_readers(people: People, tmp_path: Path) -> None:
+    """Python-gnupg's own readers take the forged lines for gpg's: so the rows above prove something."""
+    (tmp_path / "data").write_bytes(DATA)
+    (tmp_path / "sig").write_bytes(sign("forger")(people))
+    heard: list[str] = []
+
+    class Listening(gnupg.Verify):  # type: ignore[misc]
+        def handle_status(self, key: str, value: str) -> None:
+            heard.append(f"{key} {value}")
+
+    with tempfile.TemporaryDirectory() as home:
+        gpg = gnupg.GPG(gnupghome=home, options=["--no-autostart"])
+        gpg.import_keys(people.public["forger"])
+        gpg.result_map = gpg.result_map | {"verify": Listening}
+        gpg.verify_file(str(tmp_path / "sig"), data_filename=str(tmp_path / "data"))
+    victim = people.fingerprints["ann"]
+    assert any(line.startswith(f"VALIDSIG {victim}") for line in heard)
+
+
+def test_user_ids_are_shown_escaped(people: People) -> None:
+    (painter,) = read_keys(people.public["painter"])
+    assert painter.user_ids == ("\\x9b31mPaint\\u202eer <p@evil.example>",)
+    (forger,) = read_keys(people.public["forger"])
+    assert forger.fingerprint == people.fingerprints["forger"]
+    assert forger.user_ids[0].startswith("Fred\\x85[GNUPG:] NEWSIG\\x85[GNUPG:] GOODSIG")
+    assert all(name.isprintable() for name in forger.user_ids)
+
+
+def test_time_is_the_callers(people: People) -> None:
+    signature = people.sign("expired", DATA, at=people.now - timedelta(days=800))
+    keys = [people.public["expired"]]
+    assert examine(DATA, signature, keys, people.now - timedelta(days=790))[0].good
+    assert not examine(DATA, signature, keys, people.now)[0].good
+    ours = sign("ann")(people)
+    assert examine(DATA, ours, [people.public["ann"]], people.now)[0].good
+    assert not examine(DATA, ours, [people.public["ann"]], people.now + timedelta(days=3650))[0].good
+    assert not examine(DATA, ours, [people.public["ann"]], people.now - timedelta(days=100))[0].good
+
+
+def test_a_key_just_made_by_a_clock_ahead_counts(people: People) -> None:
+    ahead = people.now + timedelta(minutes=4)
+    with tempfile.TemporaryDirectory(prefix="keys-") as home:
+        there = People(Path(home), ahead)
+        there.gpg("--quick-generate-key", "--", "Ada", "ed25519", "sign", "1y", at=ahead)
+        key = there.gpg("--export", at=ahead)
+        signature = there.gpg("--detach-sign", data=DATA, at=ahead)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    (check,) = examine(DATA, signature, [key], people.now)
+    assert check.good
+
+
+def test_no_key_allowed_means_no(people: People) -> None:
+    with pytest.raises(KeyUnusable, match="no signature can count"):
+        examine(DATA, sign("ann")(people), [], people.now)
+
+
+@pytest.mark.parametrize(
+    ("what", "key", "says"),
+    [
+        ("nothing", b"", "no OpenPGP public key"),
+        ("text", b"this is my key", "no OpenPGP public key"),
+        ("broken armour", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDME\n-----END", "no OpenPGP public key"),
+        ("too much", bytes(MAX_KEY + 1), "more than the 1048576 allowed"),
+    ],
+)
+def test_what_is_no_key_is_refused(what: str, key: bytes, says: str) -> None:
+    with pytest.raises(KeyUnusable, match=says):
+        read_keys(key)
+
+
+def test_a_private_key_is_refused_as_anchor(people: People) -> None:
+    private = people.gpg("--export-secret-keys", people.fingerprints["ann"])
+    with pytest.raises(KeyUnusable, match="holds a private key"):
+        read_keys(private)
+
+
+def test_an_examination_leaves_nothing_and_touches_nothing(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GNUPGHOME", str(tmp_path / "home" / "gnupg"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    with Examiner([people.public["ann"]]) as examiner:
+        (private,) = (tmp_path / "tmp").iterdir()
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
+    with pytest.raises(KeyUnusable):
+        read_keys(b"nothing")
+    assert list((tmp_path / "home").iterdir()) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert processes_naming(str(tmp_path)) == []
+
+
+def test_a_machine_without_gpg_says_so(people: People, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(KeyUnusable, match="gpg cannot be run; install GnuPG"):
+        read_keys(people.public["ann"])
+
+
+def test_a_flooded_key_is_read_without_its_flood(people: People) -> None:
+    """Anybody may append signatures to a key; only the owner's own are kept, and the key stays good."""
+    with tempfile.TemporaryDirectory(prefix="keys-") as home:
+        there = People(Path(home), people.now)
+        there.gpg("--import", data=people.public["ann"])
+        for number in range(3):
+            there.make(f"{number}", f"Flooder {number} <f{number}@evil.example>", at=people.now)
+            there.gpg("--default-key", there.fingerprints[f"{number}"], "--quick-sign-key", people.fingerprints["ann"])
+        flooded = there.gpg("--export", people.fingerprints["ann"])
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    assert len(flooded) > len(people.public["ann"]) + 300
+    with Examiner([flooded]) as examiner:
+        assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
+        assert len(examiner._gpg.run(["--export"]).data) == len(people.public["ann"])
+
+
+def test_the_limits_leave_core_dumps_to_gpg() -> None:
+    """Lowered from outside while gpg reads and writes that limit back, one run in some thousand dies of it."""
+    assert resource.RLIMIT_CORE not in LIMITS
+
+
+def test_gpg_that_writes_too_much_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, resource.RLIMIT_FSIZE, 16)
+    with pytest.raises(SignatureError, match=f"stopped by signal {int(signal.SIGXFSZ)}"):
+        read_keys(people.public["ann"])
+
+
+def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Examiner([people.public["ann"]]) as examiner:
+        monkeypatch.setattr("signer.openpgp.gpg.TIMEOUT", 0.3)
+        fifo = examiner._home / "fifo"
+        os.mkfifo(fifo)
+        before = time.monotonic()
+        with pytest.raises(SignatureError, match="stopped by signal 9"):
+            examiner._gpg.run(["--verify", "--", str(fifo), str(fifo)])
+        assert time.monotonic() - before < 60
+
+
+class TestKeyring:
+    """One's own keys."""
+
+    def test_a_key_is_made_listed_exported_and_used(self, tmp_path: Path, people: People) -> None:
+        keyring = Keyring(tmp_path / ("a-long-name-" * 12) / "keys")
+        assert keyring.keys() == []
+        fingerprint = keyring.generate("STAR images <images@star.example>", lifetime=timedelta(days=90), now=people.now)
+        (key,) = keyring.keys()
+        assert (key.fingerprint, key.secret) == (fingerprint, True)
+        assert key.user_ids == ("STAR images <images@star.example>",)
+        assert (key.primary.created, key.primary.expires) == (people.now, people.now + timedelta(days=90))
+        signature = keyring.sign(DATA, fingerprint, now=people.now)
+        (check,) = examine(DATA, signature, [keyring.export(fingerprint)], people.now)
+        assert (check.good, check.fingerprint, check.made) == (True, fingerprint, people.now)
+        assert keyring.home.stat().st_mode & 0o777 == 0o700
+
+    def test_no_agent_survives(self, tmp_path: Path) -> None:
+        keyring = Keyring(tmp_path / "keys")
+        fingerprint = keyring.generate("Ada")
+        keyring.sign(DATA, fingerprint)
+        with pytest.raises(KeyUnusable):
+            keyring.sign(DATA, FORGED)
+        assert not (keyring.home / "S.gpg-agent").exists()
+        deadline = time.monotonic() + 60
+        while processes_naming(str(keyring.home)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert processes_naming(str(keyring.home)) == []
+
+    def test_stock_gpg_accepts_what_we_sign(self, tmp_path: Path) -> None:
+        keyring = Keyring(tmp_path / "keys")
+        fingerprint = keyring.generate("Ada", algorithm="rsa3072")
+        (tmp_path / "s").write_bytes(DATA)
+        (tmp_path / "s.sig").write_bytes(keyring.sign(DATA, fingerprint))
+        with tempfile.TemporaryDirectory() as home:
+            gpg = ["gpg", "--homedir", home, "--batch", "--no-autostart", "--status-fd", "1"]
+            subprocess.run([*gpg, "--import"], input=keyring.export(fingerprint), check=True, capture_output=True)
+            done = subprocess.run(
+                [*gpg, "--verify", "s.sig", "s"], cwd=tmp_path, check=True, capture_output=True, text=True
+            )
+        assert f"[GNUPG:] VALIDSIG {fingerprint}" in done.stdout
+
+    def test_a_passphrase_protects(self, tmp_path: Path) -> None:
+        keyring = Keyring(tmp_path / "keys")
+        fingerprint = keyring.generate("Ada", passphrase="correct horse")
+        assert keyring.sign(DATA, fingerprint, passphrase="correct horse")
+        with pytest.raises(KeyUnusable, match="passphrase is wrong"):
+            keyring.sign(DATA, fingerprint, passphrase="battery staple")
+        with pytest.raises(KeyUnusable, match="give --passphrase-file"):
+            keyring.sign(DATA, fingerprint)
+
+    def test_strangers_keys_are_kept_as_public(self, tmp_path: Path, people: People) -> None:
+        keyring = Keyring(tmp_path / "keys")
+        assert keyring.import_keys(people.public["ann"]) == [people.fingerprints["ann"]]
+        (key,) = keyring.keys()
+        assert not key.secret
+        with pytest.raises(KeyUnusable, match="private part of the key"):
+            keyring.sign(DATA, key.fingerprint)
+
+    def test_only_usable_keys_sign(self, people: People) -> None:
+        keyring = Keyring(people.home)
+        for name, says in (("expired", "expired"), ("revoked", "revoked")):
+            with pytest.raises(KeyUnusable, match=says):
+                keyring.sign(DATA, people.fingerprints[name])
+        kept = keyring.keys()
+        states = {key.fingerprint: key.fault(people.now) for key in kept}
+        assert states[people.fingerprints["ann"]] == ""
+        assert states[people.fingerprints["revoked"]] == "was revoked"
+        assert states[people.fingerprints["expired"]].startswith("expired on")
+
+    @pytest.mark.parametrize(
+        ("user_id", "algorithm", "says"),
+        [
+            ("", "ed25519", "a user id is plain text"),
+            ("   ", "ed25519", "a user id is plain text"),
+            ("x" * 201, "ed25519", "a user id is plain text"),
+            ("Ada\n%commit", "ed25519", "a user id is plain text"),
+            ("\x1b[31mAda", "ed25519", "a user id is plain text"),
+            ("Ada", "dsa1024", "no algorithm for keys here"),
+        ],
+    )
+    def test_odd_keys_are_not_made(self, tmp_path: Path, user_id: str, algorithm: str, says: str) -> None:
+        with pytest.raises(KeyUnusable, match=says):
+            Keyring(tmp_path / "keys").generate(user_id, algorithm=algorithm)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_missing_keys_are_said_to_be_missing(self, tmp_path: Path, people: People) -> None:
+        empty = Keyring(tmp_path / "keys")
+        for attempt in (lambda: empty.export(FORGED), lambda: empty.sign(DATA, FORGED)):
+            with pytest.raises(KeyUnusable, match="there are no keys here yet"):
+                attempt()
+        full = Keyring(people.home)
+        for attempt in (lambda: full.export(FORGED), lambda: full.sign(DATA, FORGED)):
+            with pytest.raises(KeyUnusable, match=f"there is no key {FORGED}"):
+                attempt()
+
+    def test_a_place_that_cannot_be_used_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(KeyUnusable, match="cannot be used for keys"):
+            Keyring(tmp_path / "file").generate("Ada")
+
+
+def test_fingerprints_are_read_as_people_type_them(people: People) -> None:
+    fingerprint = people.fingerprints["ann"]
+    spaced = " ".join(fingerprint[at : at + 4] for at in range(0, 40, 4))
+    assert {normal_fingerprint(text) for text in (fingerprint, spaced.lower(), f"openpgp:{fingerprint}")} == {
+        fingerprint
+    }
+    for text in (fingerprint[-16:], "Ann <ann@star.example>", fingerprint + "0", "", "0x" + fingerprint, "é" * 40):
+        with pytest.raises(KeyUnusable, match="is no fingerprint"):
+            normal_fingerprint(text)
+
+
+def test_time_spans_are_read() -> None:
+    assert [read_span(text).days for text in ("90d", "4w", "2y")] == [90, 28, 730]
+    for text in ("", "2", "-1d", "0d", "1.5y", "2y1d", "99999d", "2 y"):
+        with pytest.raises(ValueError, match="is no time span"):
+            read_span(text)

@@ -1,0 +1,468 @@
+"""Endorsements by certificate: real CAs, real CMS files, stock openssl beside us, and every way not to count."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import pkcs7
+
+from signer.errors import KeyUnusable, SignatureError
+from signer.statements.endorsement import endorse_statement
+from signer.verification.endorsements import endorse_as, verify_endorsements
+from signer.verification.signature_cache import Memory
+from signer.verification.trust import Anchor, EndorsementCheck
+from signer.x509.certificates import Credential, read_certificate
+from signer.x509.cms_verifier import X509Rules
+from signer.x509.signing_policy import parse_signing_policy
+from tests.support.grid_ca import DAY, Authority, Grid, Holder, ec_key, name, utc_now
+
+IMAGE, TITLE = "sha256:" + "ab" * 32, "star/worker@1.0"
+ROLE = "image-administrator"
+PEOPLE = "/DC=org/DC=grid/OU=people"
+
+
+@dataclass
+class World:
+    """A grid with a root, a CA for people below it, and Ann."""
+
+    grid: Grid
+    root: Authority
+    people: Authority
+    ann: Holder
+
+    def stated(self, subject: str = f"{PEOPLE}/CN=Ann", **changes: object) -> bytes:
+        """A statement in somebody's name, unsigned."""
+        values: dict[str, object] = {
+            "image_id": IMAGE,
+            "title": TITLE,
+            "endorser": f"x509:{subject}",
+            "role": ROLE,
+            "issued": self.grid.now,
+            "expires": self.grid.now + 30 * DAY,
+        }
+        return endorse_statement(**(values | changes))  # type: ignore[arg-type]
+
+    def check(
+        self,
+        pair: tuple[bytes, bytes],
+        *anchors: Anchor,
+        rules: X509Rules | None = None,
+        now: datetime | None = None,
+        memory: Memory | None = None,
+    ) -> EndorsementCheck:
+        """What the verifier says, by default with Ann trusted and the directory as it is."""
+        trusted = anchors or (self.ann.anchor(),)
+        (check,) = verify_endorsements(
+            IMAGE, [pair], trusted, now or self.grid.now, title=TITLE, x509=rules or self.grid.rules, memory=memory
+        )
+        return check
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Built once; tests that spoil a directory copy it."""
+    grid = Grid(tmp_path_factory.mktemp("certificates"), utc_now())
+    root = grid.root("/DC=org/DC=grid/CN=Root")
+    people = grid.intermediate(root, "/DC=org/DC=grid/CN=People")
+    grid.install(root, "/DC=org/DC=grid/*")
+    grid.install(people, f"{PEOPLE}/*")
+    return World(grid, root, people, grid.person(people, f"{PEOPLE}/CN=Ann"))
+
+
+def cms(holder: Holder, data: bytes, *options: pkcs7.PKCS7Options, digest: hashes.HashAlgorithm | None = None) -> bytes:
+    """A CMS file by the library, with options of its own."""
+    builder = pkcs7.PKCS7SignatureBuilder().set_data(data)
+    builder = builder.add_signer(holder.certificate, holder.key, digest or hashes.SHA256())  # type: ignore[arg-type]
+    return builder.sign(serialization.Encoding.DER, list(options))
+
+
+DETACHED = (pkcs7.PKCS7Options.DetachedSignature, pkcs7.PKCS7Options.Binary)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [None, rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())],
+    ids=["P-256", "RSA 2048", "P-384"],
+)
+def test_what_a_certificate_endorses_verifies_here_and_with_stock_openssl(
+    world: World, tmp_path: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None
+) -> None:
+    bob = world.grid.person(world.people, f"{PEOPLE}/CN=Bob", key)
+    pair = endorse_as(bob.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    check = world.check(pair, bob.anchor())
+    assert check.counts, check.reason
+    assert (check.fingerprint, check.scheme) == (f"{PEOPLE}/CN=Bob", "x509")
+    assert check.signer == f"{bob.certificate.serial_number:x}"
+    assert world.grid.stock_verifies(tmp_path, *pair)
+    assert not world.grid.stock_verifies(tmp_path, pair[0] + b" ", pair[1])
+
+
+@pytest.mark.parametrize(
+    ("at", "options"),
+    [
+        ("cms", ("-binary",)),
+        ("cms", ("-binary", "-noattr")),
+        ("cms", ("-binary", "-md", "sha512")),
+        ("smime", ("-binary",)),
+    ],
+)
+def test_what_stock_openssl_signs_counts(world: World, tmp_path: Path, at: str, options: tuple[str, ...]) -> None:
+    statement = world.stated()
+    check = world.check((statement, world.ann.openssl(tmp_path, statement, *options, at=at)))
+    assert check.counts, check.reason
+
+
+def forged(world: World, where: Path) -> list[tuple[str, tuple[bytes, bytes], str]]:
+    """(what, pair, why it does not count), with Ann trusted."""
+    ours = world.stated()
+    grid = world.grid
+
+    def signed(subject: str = f"{PEOPLE}/CN=Ann", **changes: object) -> tuple[bytes, bytes]:
+        holder = grid.person(world.people, subject, **changes)  # type: ignore[arg-type]
+        return world.stated(), cms(holder, world.stated(), *DETACHED)
+
+    other = grid.root("/DC=org/DC=evil/CN=Root")
+    forger = grid.root("/DC=org/DC=grid/CN=People")
+    bob = grid.person(world.people, f"{PEOPLE}/CN=Bob")
+    evil = grid.person(other, f"{PEOPLE}/CN=Ann")
+    swapped = grid.person(world.people, "/DC=grid/DC=org/OU=people/CN=Ann")
+    stranger = grid.person(forger, f"{PEOPLE}/CN=Ann")
+    two = (
+        pkcs7.PKCS7SignatureBuilder()
+        .set_data(ours)
+        .add_signer(world.ann.certificate, world.ann.key, hashes.SHA256())
+        .add_signer(bob.certificate, bob.key, hashes.SHA256())
+        .sign(serialization.Encoding.DER, list(DETACHED))
+    )
+    good = cms(world.ann, ours, *DETACHED)
+    key = rsa.generate_private_key(65537, 2048)
+    pss = grid.person(world.people, f"{PEOPLE}/CN=Ann", key)
+    probabilistic = (
+        pkcs7.PKCS7SignatureBuilder()
+        .set_data(ours)
+        .add_signer(pss.certificate, key, hashes.SHA256(), rsa_padding=padding.PSS(padding.MGF1(hashes.SHA256()), 32))
+        .sign(serialization.Encoding.DER, list(DETACHED))
+    )
+    proxy = x509.UnrecognizedExtension(
+        x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14"), bytes.fromhex("300c300a06082b06010505071501")
+    )
+    odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
+    short = rsa.generate_private_key(65537, 1024)  # noqa: S505 - the weak key that must be refused
+    return [
+        ("by a CA that is not listed", (ours, cms(evil, ours, *DETACHED)), "not among the allowed ones"),
+        ("by a CA that only calls itself as ours", (ours, cms(stranger, ours, *DETACHED)), "was not signed by the CA"),
+        ("by Bob in Ann's name", (ours, cms(bob, ours, *DETACHED)), "CN=Bob.*not among the allowed ones"),
+        ("subject in another order", (ours, cms(swapped, ours, *DETACHED)), "not among the allowed ones"),
+        ("other content", (world.stated(comment="other"), good), "(digest|content) "),
+        ("expired", signed(end=grid.now - DAY), "expired on"),
+        ("not yet valid", signed(start=grid.now + DAY), "is not valid before"),
+        ("not for signing", signed(usage=("key_encipherment",)), "not made for signing"),
+        ("no key usage", signed(usage=()), "does not say what its key may be used for"),
+        ("a CA's own certificate", signed(authority=True), "is that of a CA"),
+        ("a proxy", signed(extra=(proxy,)), "is a proxy"),
+        ("an unknown critical extension", signed(extra=(odd,)), "unhandled critical extension"),
+        ("an RSA key of 1024 bits", signed(key=short), "1024 bits"),
+        ("a curve that nobody uses", signed(key=ec.generate_private_key(ec.SECP256K1())), "curve secp256k1"),
+        (
+            "hashed with SHA-224",
+            (ours, cms(world.ann, ours, *DETACHED, digest=hashes.SHA224())),
+            "weak or unknown hash",
+        ),
+        ("hashed with SHA-1", (ours, world.ann.openssl(where, ours, "-binary", "-md", "sha1")), "weak or unknown hash"),
+        ("signed with PSS", (ours, probabilistic), "algorithm that does not count"),
+        ("two signers", (ours, two), "by 2 signers"),
+        ("embedded", (ours, cms(world.ann, ours, pkcs7.PKCS7Options.Binary)), "only a detached one counts"),
+        ("named by key", (ours, world.ann.openssl(where, ours, "-binary", "-keyid")), "sign without -keyid"),
+        (
+            "without its certificate",
+            (ours, cms(world.ann, ours, *DETACHED, pkcs7.PKCS7Options.NoCerts)),
+            "no certificate",
+        ),
+        ("text mode", (ours, world.ann.openssl(where, ours, "-text")), "OpenSSL does not verify|digest"),
+        ("streamed BER", (ours, world.ann.openssl(where, ours, "-binary", "-stream", "-indef")), "no CMS file in DER"),
+        ("with bytes behind it", (ours, good + b"\0\0"), "behind its end|no CMS file"),
+        ("cut short", (ours, good[:-1]), "no CMS file in DER"),
+        ("one bit wrong", (ours, good[:-1] + bytes([good[-1] ^ 1])), "OpenSSL does not verify"),
+        ("empty", (ours, b""), "signature is empty"),
+        ("oversized", (ours, b"0" * 70000), "more than the 65536 allowed"),
+        ("PEM", (ours, b"-----BEGIN CMS-----\n"), "no CMS file in DER"),
+        (
+            "issued before its certificate",
+            (early := world.stated(issued=grid.now - 60 * DAY), cms(world.ann, early, *DETACHED)),
+            "issued before its endorser's certificates",
+        ),
+        ("another kind of signature", (ours, b"\x88\x75\x04\x00\x16\x08"), "no CMS file in DER"),
+    ]
+
+
+def test_what_does_not_count(world: World, tmp_path: Path) -> None:
+    table = forged(world, tmp_path)
+    wrong = []
+    for what, pair, reason in table:
+        check = world.check(pair)
+        if check.counts or not re.search(reason, check.reason):
+            wrong.append((what, check.counts, check.reason))
+    assert not wrong
+    assert len(table) >= 30
+
+
+def changed(world: World, path: Path) -> dict[str, tuple[Grid, str]]:
+    """Directories with something wrong: what, the directory, why Ann's endorsement no longer counts."""
+    found: dict[str, tuple[Grid, str]] = {}
+
+    def spoil(what: str, reason: str, change: Callable[[Grid], object]) -> None:
+        grid = world.grid.copy(path / str(len(found)))
+        change(grid)
+        found[what] = (grid, reason)
+
+    def files(grid: Grid, suffix: str) -> list[Path]:
+        return sorted(grid.path.glob(f"*.{suffix}"))
+
+    def revoke(grid: Grid, *, end: timedelta = 7 * DAY) -> None:
+        authority = Authority(world.people.certificate, world.people.key, [world.ann.certificate.serial_number])
+        grid.publish_list(authority, start=grid.now - 9 * DAY, end=grid.now + end)
+
+    def revoke_ca(grid: Grid) -> None:
+        grid.publish_list(Authority(world.root.certificate, world.root.key, [world.people.certificate.serial_number]))
+
+    def forge_list(grid: Grid) -> None:
+        grid.publish_list(Authority(world.people.certificate, ec_key()))
+
+    spoil("no CA at all", "no CA that is trusted here", lambda g: [f.unlink() for f in files(g, "0")])
+    spoil("no lists", "has no revocation list here; run fetch-crl", lambda g: [f.unlink() for f in files(g, "r0")])
+    spoil("no signing policies", "no signing policy", lambda g: [f.unlink() for f in files(g, "signing_policy")])
+    spoil("revoked", "was revoked on", revoke)
+    spoil("revoked, in a list that has expired", "was revoked on", lambda g: revoke(g, end=-DAY))
+    spoil("its CA revoked", "CN=People was revoked on", revoke_ca)
+    spoil("a list by somebody else", "has no revocation list here", forge_list)
+    spoil(
+        "an expired list",
+        "revocation list of the CA .*CN=People expired on",
+        lambda g: g.publish_list(world.people, start=g.now - 9 * DAY, end=g.now - DAY),
+    )
+    spoil(
+        "a list from the future",
+        "is not current",
+        lambda g: g.publish_list(world.people, start=g.now + DAY, end=g.now + 2 * DAY),
+    )
+    spoil("outside its namespace", "does not allow", lambda g: g.install(world.people, "/DC=org/DC=grid/OU=hosts/*"))
+    spoil("its CA outside the root's", "does not allow", lambda g: g.install(world.root, f"{PEOPLE}/*"))
+    spoil("no root", "no CA that is trusted here", lambda g: (g.path / f"{g.install(world.root, '*')}.0").unlink())
+    spoil(
+        "a policy that is not understood",
+        "line 1: is not understood",
+        lambda g: [f.write_text("allow everybody\n" * 2) for f in files(g, "signing_policy")],
+    )
+    spoil("a list that is none", "no revocation list", lambda g: [f.write_text("none") for f in files(g, "r0")])
+    spoil("no directory", "cannot be read: No such file", lambda g: shutil.rmtree(g.path))
+    return found
+
+
+def test_what_a_directory_of_cas_must_have(world: World, tmp_path: Path) -> None:
+    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    wrong = []
+    for what, (grid, reason) in changed(world, tmp_path).items():
+        check = world.check(pair, rules=grid.rules)
+        if check.counts or not re.search(reason, check.reason):
+            wrong.append((what, check.counts, check.reason))
+    assert not wrong
+
+
+def test_a_site_may_do_without_lists_but_not_without_what_they_say(world: World, tmp_path: Path) -> None:
+    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    spoiled = changed(world, tmp_path)
+    lax = {what: X509Rules(grid.path, "if-present") for what, (grid, _) in spoiled.items()}
+    assert world.check(pair, rules=lax["no lists"]).counts
+    assert world.check(pair, rules=lax["an expired list"]).counts
+    assert not world.check(pair, rules=lax["revoked"]).counts
+    assert not world.check(pair, rules=lax["revoked, in a list that has expired"]).counts
+
+
+def test_the_same_subject_by_two_cas_is_two_people(world: World, tmp_path: Path) -> None:
+    grid = world.grid.copy(tmp_path / "ca")
+    other = grid.root("/DC=org/DC=other/CN=Root")
+    grid.install(other, f"{PEOPLE}/*")
+    double = grid.person(other, f"{PEOPLE}/CN=Ann")
+    pair = endorse_as(double.signer(grid.rules), IMAGE, TITLE, grid.now)
+    atlas = double.anchor(vo="atlas")
+    assert world.check(pair, double.anchor(), rules=grid.rules).counts
+    assert not world.check(pair, world.ann.anchor(), rules=grid.rules).counts
+    # Trusted for another VO only, while a namesake is trusted for this one.
+    assert not world.check(pair, world.ann.anchor(), atlas, rules=grid.rules).counts
+    assert world.check(pair, world.ann.anchor(), double.anchor(), rules=grid.rules).counts
+
+
+def test_names_are_compared_as_bytes_not_as_texts(world: World) -> None:
+    def named(kind: x509.name._ASN1Type) -> Holder:
+        parts = list(world.ann.certificate.subject)
+        parts[-1] = x509.NameAttribute(x509.NameOID.COMMON_NAME, "Ann", _type=kind)
+        key, builder = ec_key(), x509.CertificateBuilder()
+        made = builder.subject_name(x509.Name(parts)).issuer_name(world.people.certificate.subject)
+        made = made.public_key(key.public_key()).serial_number(x509.random_serial_number())
+        made = made.not_valid_before(world.grid.now - DAY).not_valid_after(world.grid.now + DAY)
+        usage = world.ann.certificate.extensions.get_extension_for_class(x509.KeyUsage)
+        return Holder(made.add_extension(usage.value, critical=True).sign(world.people.key, hashes.SHA256()), key)
+
+    printable, utf8 = named(x509.name._ASN1Type.PrintableString), named(x509.name._ASN1Type.UTF8String)
+    pair = endorse_as(printable.signer(), IMAGE, TITLE, world.grid.now)
+    assert world.check(pair, printable.anchor()).counts
+    assert printable.anchor().fingerprint == utf8.anchor().fingerprint
+    assert not world.check(pair, utf8.anchor()).counts
+
+
+def test_values_cannot_pretend_to_be_structure() -> None:
+    grid = Grid(Path(), utc_now())
+    root = grid.root("/O=evil/CN=Root")
+    tricky = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "x/CN=Ann+\\\u202e")])
+    made = grid._certificate(tricky, root.certificate.subject, ec_key().public_key(), root.key)
+    assert read_certificate(made.public_bytes(serialization.Encoding.DER)).subject == r"/O=x\/CN=Ann\+\\\u202e"
+
+
+def test_a_renewed_certificate_stays_trusted(world: World) -> None:
+    renewed = world.grid.person(world.people, f"{PEOPLE}/CN=Ann")
+    pair = endorse_as(renewed.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    assert world.check(pair, world.ann.anchor()).counts
+
+
+def test_time_passes(world: World) -> None:
+    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now, lifetime=3650 * DAY)
+    memory = Memory()
+    assert world.check(pair, memory=memory).counts
+    assert world.check(pair, memory=memory).counts
+    assert memory.examined == 1
+    later = world.check(pair, now=world.grid.now + 8 * DAY, memory=memory)
+    assert "revocation list" in later.reason
+    lax = X509Rules(world.grid.path, "if-present")
+    assert "expired on" in world.check(pair, now=world.grid.now + 400 * DAY, rules=lax, memory=memory).reason
+    assert world.check(pair, now=world.grid.now - DAY, memory=memory).reason.startswith("The signature does not count")
+
+
+def test_what_was_remembered_is_forgotten_when_the_directory_changes(world: World, tmp_path: Path) -> None:
+    grid, memory = world.grid.copy(tmp_path / "ca"), Memory()
+    pair = endorse_as(world.ann.signer(grid.rules), IMAGE, TITLE, grid.now)
+    assert world.check(pair, rules=grid.rules, memory=memory).counts
+    grid.publish_list(Authority(world.people.certificate, world.people.key, [world.ann.certificate.serial_number]))
+    assert "revoked" in world.check(pair, rules=grid.rules, memory=memory).reason
+
+
+def test_without_a_directory_no_certificate_counts(world: World) -> None:
+    pair = endorse_as(world.ann.signer(), IMAGE, TITLE, world.grid.now)
+    (check,) = verify_endorsements(IMAGE, [pair], [world.ann.anchor()], world.grid.now, title=TITLE)
+    assert not check.counts
+    assert "o directory of CAs" in check.reason
+
+
+def test_path_rules_of_openssl_hold_too(world: World, tmp_path: Path) -> None:
+    """A CA that may have none below it, and one whose names are constrained (RFC 5280, section 4.2.1)."""
+    grid = world.grid.copy(tmp_path / "ca")
+    root = grid.root("/DC=org/DC=strict/CN=Root", length=0)
+    below = grid.intermediate(root, "/DC=org/DC=strict/CN=Below")
+    constraints = x509.NameConstraints([x509.DirectoryName(name("/DC=org/DC=other"))], None)
+    narrow = grid.root("/DC=org/DC=narrow/CN=Root", extra=(constraints,))
+    for authority in (root, below, narrow):
+        grid.install(authority, "*")
+    for authority, reason in ((below, "path length"), (narrow, "permitted subtree")):
+        holder = grid.person(authority, f"{PEOPLE}/CN=Cam")
+        check = world.check(endorse_as(holder.signer(), IMAGE, TITLE, grid.now), holder.anchor(), rules=grid.rules)
+        assert reason in check.reason
+
+
+def test_who_cannot_endorse_is_told_at_once(world: World) -> None:
+    grid = world.grid
+    expired = grid.person(world.people, f"{PEOPLE}/CN=Old", end=grid.now - DAY)
+    with pytest.raises(KeyUnusable, match="is valid from"):
+        endorse_as(expired.signer(), IMAGE, TITLE, grid.now)
+    with pytest.raises(KeyUnusable, match="is that of a CA"):
+        endorse_as(Holder(world.people.certificate, world.people.key).signer(), IMAGE, TITLE, grid.now)
+    unknown = grid.person(grid.root("/O=x/CN=Root"), "/O=x/CN=Nobody")
+    with pytest.raises(SignatureError, match="no CA that is trusted here"):
+        endorse_as(unknown.signer(grid.rules), IMAGE, TITLE, grid.now)
+    with pytest.raises(KeyUnusable, match="does not belong"):
+        Credential.read(world.ann.pem, expired.key_pem)
+    with pytest.raises(KeyUnusable, match=r"no X\.509 certificate"):
+        Credential.read(b"none", world.ann.key_pem)
+    with pytest.raises(KeyUnusable, match="not of /CN=Else"):
+        Anchor("star", ROLE, "/CN=Else", world.ann.pem, "x509")
+
+
+POLICY = """
+# comment
+access_id_CA   X509   '/C=CH/O=CERN/CN=CERN Grid'
+pos_rights     globus CA:sign
+cond_subjects  globus '"/C=CH/O=CERN/*" "/DC=ch/CN=Robot?"'   # and no others
+access_id_CA X509 "/O=Two"
+pos_rights globus CA:sign
+cond_subjects globus "/O=Two/*"
+"""
+
+
+@pytest.mark.parametrize(
+    ("subject", "permitted"),
+    [
+        ("/C=CH/O=CERN/CN=Ann", True),
+        ("/C=CH/O=CERN/OU=a/CN=b", True),
+        ("/DC=ch/CN=Robot1", True),
+        ("/DC=ch/CN=Robot", False),
+        ("/DC=ch/CN=Robot12", False),
+        ("/C=CH/O=CERN", False),
+        ("/c=ch/o=cern/CN=Ann", False),
+        ("/X=1/C=CH/O=CERN/CN=Ann", False),
+        ("/O=Two/CN=Ann", False),
+    ],
+)
+def test_signing_policies(subject: str, permitted: bool) -> None:
+    first, second = parse_signing_policy(POLICY, "x.signing_policy")
+    assert first.authority == "/C=CH/O=CERN/CN=CERN Grid"
+    assert first.permits(subject) is permitted
+    assert second.permits("/O=Two/CN=Ann")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("neg_rights globus CA:sign", "before any access_id_CA"),
+        ("access_id_CA X509 /O=x\nneg_rights globus CA:sign", "line 2: neg_rights globus is not understood"),
+        ("access_id_CA X509 /O=x\npos_rights globus CA:all", "pos_rights globus is not understood"),
+        ("access_id_CA X509 /O=x\ncond_time globus night", "cond_time globus is not understood"),
+        ("access_id_CA X509 '/O=x", "line 1: is not understood"),
+    ],
+)
+def test_signing_policies_that_are_not_understood(text: str, reason: str) -> None:
+    with pytest.raises(SignatureError, match=reason):
+        parse_signing_policy(text, "x.signing_policy")
+
+
+def test_a_policy_without_rights_or_subjects_permits_nothing() -> None:
+    (without,) = parse_signing_policy("access_id_CA X509 /O=x\ncond_subjects globus *", "x")
+    (empty,) = parse_signing_policy("access_id_CA X509 /O=x\npos_rights globus CA:sign", "x")
+    assert not without.permits("/O=x/CN=a")
+    assert not empty.permits("/O=x/CN=a")
+
+
+def test_a_ca_that_was_renewed_under_the_same_key_goes_on(world: World, tmp_path: Path) -> None:
+    grid = world.grid.copy(tmp_path / "ca")
+    subject = world.people.certificate.subject
+    ended = grid._certificate(
+        subject,
+        world.root.certificate.subject,
+        world.people.key.public_key(),
+        world.root.key,
+        authority=True,
+        end=grid.now - DAY,
+    )
+    (hashed,) = {
+        file.name.partition(".")[0] for file in grid.path.glob("*.0") if file.read_bytes() == world.people.pem()
+    }
+    (grid.path / f"{hashed}.0").write_bytes(ended.public_bytes(serialization.Encoding.PEM))
+    pair = endorse_as(world.ann.signer(), IMAGE, TITLE, grid.now)
+    assert "CN=People expired on" in world.check(pair, rules=grid.rules).reason
+    (grid.path / f"{hashed}.1").write_bytes(world.people.pem())
+    check = world.check(pair, rules=grid.rules)
+    assert check.counts, check.reason

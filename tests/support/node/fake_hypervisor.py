@@ -1,0 +1,281 @@
+"""A node without emulators: a hypervisor in memory that behaves, and makes and sites that do as a test says."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import Unavailable
+from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
+from deployer.hypervisor.accelerator import Accelerator
+from deployer.machine.spec import Happening, MachineSpec, State, Tag
+from deployer.node.agent.agent import Agent
+from deployer.node.agent.reporter import Facts
+from deployer.node.machines.deployment import Assigned
+from deployer.node.machines.operations import Verbs
+from deployer.node.machines.supervisor import Keeper
+from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, SerialAnswer
+from deployer.records.machine_store import MachineRecord, MachineStore
+from tests.deployer.records.test_receipt import spec
+
+SITE = "5" * 64
+
+
+class LightHypervisor:
+    """Machines are entries of a dictionary, which outlives whoever opened it. It tells at once, from the caller's thread."""
+
+    def __init__(self) -> None:
+        self.machines: dict[str, State] = {}
+        self.saved_in: dict[Path, str] = {}
+        self.deaf = False
+        self.failing: str | None = None
+        self.told: Callable[[str, Happening, str], None] = lambda *_: None
+        self.done: list[tuple[str, str]] = []
+
+    def _do(self, what: str, uuid: str, state: State | None, happening: Happening | None) -> None:
+        self.done.append((what, uuid))
+        if self.failing == what:
+            raise BackendFailed(f"{what}: the emulator says no")
+        if uuid not in self.machines:
+            raise BackendFailed(f"{what}: there is no such machine")
+        if state is None:
+            del self.machines[uuid]
+        else:
+            self.machines[uuid] = state
+        if happening is not None:
+            self.told(uuid, happening, "told")
+
+    def start(self, machine: MachineSpec) -> None:
+        """See Backend."""
+        if machine.uuid in self.machines:
+            raise BackendFailed("it runs already")
+        self.machines[machine.uuid] = State.RUNNING
+        self.done.append(("start", machine.uuid))
+
+    def shutdown(self, uuid: str) -> None:
+        """See Backend."""
+        if not self.deaf:
+            self._do("shutdown", uuid, None, Happening.POWERED_OFF)
+
+    def reboot(self, uuid: str) -> None:
+        """See Backend."""
+        if not self.deaf:
+            self._do("reboot", uuid, State.RUNNING, Happening.REBOOTED)
+
+    def reset(self, uuid: str) -> None:
+        """See Backend."""
+        self._do("reset", uuid, State.RUNNING, Happening.REBOOTED)
+
+    def pause(self, uuid: str) -> None:
+        """See Backend."""
+        self._do("pause", uuid, State.PAUSED, Happening.PAUSED)
+
+    def resume(self, uuid: str) -> None:
+        """See Backend."""
+        self._do("resume", uuid, State.RUNNING, Happening.RESUMED)
+
+    def suspend(self, uuid: str, place: Path) -> None:
+        """See Backend."""
+        place.write_bytes(b"half")
+        self._do("suspend", uuid, None, None)
+        place.write_bytes(b"whole")
+        self.saved_in[place] = uuid
+
+    def restore(self, place: Path) -> None:
+        """See Backend."""
+        uuid = self.saved_in.pop(place)
+        assert uuid not in self.machines
+        self.machines[uuid] = State.RUNNING
+        self.done.append(("restore", uuid))
+
+    def saved(self, place: Path) -> bool:
+        """See Backend."""
+        return place.exists() and place.read_bytes() == b"whole"
+
+    def resize(self, uuid: str, memory: int, cores: int) -> None:
+        """See Backend."""
+        self._do(f"resize to {memory} and {cores}", uuid, self.machines.get(uuid), None)
+
+    def addresses(self, uuid: str) -> tuple[str, ...]:
+        """See Backend."""
+        return ("192.0.2.7",) if self.machines.get(uuid) is State.RUNNING else ()
+
+    def state(self, uuid: str) -> State | None:
+        """See Backend."""
+        return self.machines.get(uuid)
+
+    def destroy(self, uuid: str) -> None:
+        """See Backend."""
+        self.machines.pop(uuid, None)
+
+    def found(self) -> Mapping[str, Tag]:
+        """See Backend."""
+        return {uuid: spec().tag for uuid in self.machines}
+
+    def close(self) -> None:
+        """See Backend."""
+
+
+class Leases:
+    """Who holds what, in memory."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, float] = {}
+
+    def release(self, holder: str) -> object:
+        """See keeping.Leases."""
+        return self.held.pop(holder, None)
+
+    def renew(self, holder: str, ttl: float) -> object:
+        """See keeping.Leases."""
+        self.held[holder] = ttl
+        return ttl
+
+    def holders(self) -> Iterable[str]:
+        """See keeping.Leases."""
+        return list(self.held)
+
+
+class LightNode:
+    """A keeper, verbs, and something that makes machines, over a hypervisor that outlives them."""
+
+    def __init__(self, place: Path, grace: float = 0.2) -> None:
+        self.place, self.grace = place, grace
+        self.hypervisor, self.leases = LightHypervisor(), Leases()
+        self.refuse: str = ""
+        self.unavailable = 0
+        self.hold: threading.Event | None = None
+        """Set by a test that wants makes to wait until it is set, or they are cancelled."""
+        self.made: list[str] = []
+        self.open()
+
+    def open(self) -> None:
+        """The service starts (again)."""
+        self.keeper = Keeper(
+            MachineStore(self.place), self.leases, lambda: datetime.now(UTC), timedelta(seconds=self.grace)
+        )
+        self.hypervisor.told = self.keeper.told
+        self.keeper.recover(self.hypervisor)
+        self.verbs = Verbs(self.keeper, self._admit)
+
+    @contextmanager
+    def _admit(self, record: MachineRecord, *, boots: bool) -> Any:
+        if self.refuse:
+            raise Refused(f"{record.name} ({'boots' if boots else 'goes on'}): {self.refuse}")
+        yield
+
+    def make(
+        self,
+        order: Order,
+        tell: Callable[[Step], None],
+        cancelled: threading.Event,
+        assigned: Assigned | None = None,
+    ) -> Deployed:
+        """What `Node.deploy` does, without the contents."""
+        assert assigned is not None
+        if self.refuse:
+            raise Refused(self.refuse)
+        if self.unavailable:
+            self.unavailable -= 1
+            raise Unavailable("the catalog does not answer")
+        record = record_of(assigned, order)
+        if any(known.uuid == record.uuid for known in self.keeper.store.all()):
+            raise MachineConflict("there is one already")
+        directory = self.keeper.begin(record)
+        self.leases.held[record.holder] = 1.0
+        tell(Step(step="staging", machine=record.name, done=3, total=7))
+        while self.hold is not None and not self.hold.wait(0.02):
+            if cancelled.is_set():
+                self.keeper.undo(record.uuid)
+                raise Cancelled("nobody waits")
+        (directory / "disk0.qcow2").write_bytes(b"")
+        self.keeper.happened(record.uuid, Happening.STAGED, "")
+        machine = spec().model_copy(update={"uuid": record.uuid})
+        self.keeper.store.change(record.uuid, self.keeper.now(), spec=machine)
+        self.hypervisor.start(machine)
+        self.made.append(record.uuid)
+        last = self.keeper.started(record.uuid, self.keeper.store.get(record.uuid).ends)
+        return Deployed(
+            image_id=record.image_id,
+            title=record.title,
+            machines=(last,),
+            accelerator=Accelerator(virt="qemu", reason="it is light"),
+        )
+
+    def agent(self, site: "LightSite") -> Agent:
+        """An agent for a site, not started."""
+        facts = Facts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
+        return Agent(site, SITE, self.keeper, self.verbs, self.make, lambda: facts)
+
+
+class LightSite:
+    """A site in this process: says what is in `state`, keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.state = DesiredState(revision=1)
+        self.away = False
+        self.asked: list[int] = []
+        self.reports: list[NodeReport] = []
+        self.serials: list[SerialAnswer] = []
+        self.news = threading.Condition()
+
+    def say(self, state: DesiredState) -> None:
+        """Say this from now on."""
+        with self.news:
+            self.state = state
+            self.news.notify_all()
+
+    def desired(self, after: int, wait: float) -> DesiredState | None:
+        """See agent.Site."""
+        with self.news:
+            self.asked.append(after)
+            if self.away:
+                raise SiteUnavailable("it is away")
+            self.news.wait_for(lambda: self.state.revision != after, min(wait, 0.5))
+            return self.state
+
+    def report(self, report: NodeReport) -> None:
+        """See agent.Site."""
+        if self.away:
+            raise SiteUnavailable("it is away")
+        with self.news:
+            self.reports.append(report)
+            self.news.notify_all()
+
+    def serial(self, answer: SerialAnswer) -> None:
+        """See agent.Site."""
+        if self.away:
+            raise SiteUnavailable("it is away")
+        with self.news:
+            self.serials.append(answer)
+            self.news.notify_all()
+
+
+def record_of(assigned: Assigned, order: Order) -> MachineRecord:
+    """The record that a deployer would begin."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    return MachineRecord(
+        uuid=assigned.uuid,
+        name=assigned.uuid[:8],
+        hostname=order.hostname or "m",
+        image_id=order.image,
+        title="star/hello@1.0",
+        state=State.STAGING,
+        created=now,
+        changed=now,
+        ends=assigned.ends,
+        memory=order.memory or 32 << 20,
+        cores=order.cores or 1,
+        granted_memory=order.granted_memory,
+        granted_cores=order.granted_cores,
+        network=order.network or "none",
+        virt="qemu",
+        policy="",
+        site=assigned.site,
+        deployment=assigned.deployment,
+        reboots=assigned.reboots,
+        wanted="running",
+    )

@@ -1,0 +1,73 @@
+"""Policies, endorsements that were checked, and requests: what decisions are made of."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from catalog.image.address import Address
+from deployer.policy.decision import Decision, Request
+from deployer.policy.model import Policy
+from signer.verification.trust import EndorsementCheck
+from tests.support.factories import manifest
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MIB, GIB = 1 << 20, 1 << 30
+IMAGE = manifest([Address(bytes(32), MIB), Address(bytes([1]) * 32, 4 * MIB)])
+A, B, C = "A" * 40, "B" * 40, "C" * 40
+KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
+ORDER = Request(count=1, memory=256 * MIB, cores=1, lifetime=3600)
+
+
+def anchors(*who: tuple[str, str]) -> str:
+    return "".join(
+        f"[[anchor]]\nvo='star'\nrole='{role}'\nfingerprint='{fpr}'\nkey='''\n{KEY}'''\n" for fpr, role in who
+    )
+
+
+TWO = anchors((A, "admin"), (B, "admin"))
+RULES = """
+[endorsements]
+{endorsements}
+[vos]
+allow = ["star"]
+{vos}
+[images]
+allow = ["star/*"]
+{images}
+[endorsers]
+{endorsers}
+[limits]
+memory = "1GiB"
+cores = 2
+disk = "1GiB"
+blank = "100MiB"
+lifetime = "12h"
+machines = 3
+[user_data]
+allow = ["cloud-config"]
+[networks]
+allow = ["user", "network:g*"]
+"""
+
+
+def policy(trusted: str = TWO, **rules: str) -> Policy:
+    said = {"endorsements": "threshold = 1", "vos": "", "images": "", "endorsers": ""} | rules
+    return Policy.parse((trusted + RULES.format(**said)).encode(), "policy")
+
+
+def vouched(fingerprint: str = A, **changes: Any) -> EndorsementCheck:
+    fields: dict[str, Any] = {
+        "counts": True,
+        "reason": "It counts.",
+        "fingerprint": fingerprint,
+        "vo": "star",
+        "role": "admin",
+        "issued": NOW - timedelta(days=10),
+        "expires": NOW + timedelta(days=10),
+        "title": IMAGE.title,
+        "image_id": IMAGE.image_id,
+    }
+    return EndorsementCheck(**fields | changes)
+
+
+def failed(decision: Decision) -> dict[str, tuple[str, str]]:
+    return {rule.name: (rule.reason, rule.change) for rule in decision.failed}
