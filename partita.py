@@ -28,7 +28,7 @@ from signer.errors import SignerError
 from signer.openpgp.keys import SignerSettings
 from signer.runtime import terminal
 from signer.runtime.log_config import LogSettings
-from signer.runtime.settings import Settings, default_file, load
+from signer.runtime.settings import Settings, default_file, load_settings
 from signer.runtime.terminal import Json
 from stager.errors import StagerError
 from stager.settings import NodeSettings
@@ -177,7 +177,7 @@ def options(
 ) -> None:
     """Virtual-machine images as signed sets of partitions, and the way to get them running where rules allow it."""
     del show_version
-    context.obj = load(
+    context.obj = load_settings(
         SECTIONS, file=config or default_file(), environ=os.environ, flags=settings or (), required=config is not None
     )
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
-from catalog.image.manifest import TYPE, Blank, Manifest
-from deployer.hypervisor.disks import assemble
+from catalog.image.manifest import MANIFEST_TYPE, Blank, Manifest
+from deployer.hypervisor.disks import assemble_disks
 from signer.documents import validate
 
 MIB = 1 << 20
@@ -46,7 +46,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
             directory.mkdir()
             busy = _busy()
             began = time.perf_counter()
-            made = assemble(manifest, parts, directory)
+            made = assemble_disks(manifest, parts, directory)
             times[size].append(time.perf_counter() - began)
             cpu += _busy() - busy
             written[size] = made.written
@@ -90,7 +90,7 @@ def _image(place: Path, size: int) -> tuple[Manifest, Parts]:
         with path.open("wb") as file:
             file.write(name.encode() * 1000)
             file.truncate(length)
-        address = measure(path).address
+        address = index_file(path).address
         files[address] = path
         return str(address)
 
@@ -105,7 +105,7 @@ def _image(place: Path, size: int) -> tuple[Manifest, Parts]:
 
     root = part(1, "copy-on-write", content=content("root", size)) | {"number": 1, "offset": MIB}
     document = {
-        "type": TYPE,
+        "type": MANIFEST_TYPE,
         "vo": "star",
         "name": "worker",
         "version": "1",

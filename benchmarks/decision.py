@@ -17,11 +17,11 @@ from catalog.image.manifest import Manifest
 from deployer.machine.spec import Network
 from deployer.policy.anchors import anchor_block
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import Case, judge
+from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.store import RuleSet
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 from tests.support.factories import manifest
 
 ENDORSERS, RULES, PARTITIONS = 10, 200, 30
@@ -54,11 +54,11 @@ def run(workdir: Path) -> dict[str, Any]:
     image = manifest([Address.parse(f"{number:064x}-65536") for number in range(14)])
     pairs = [endorse(keyring, image.image_id, image.title, key, datetime.now(UTC)) for key in keys]
     rules = _rules(workdir, keyring, keys)
-    case = Case(image, pairs, Request(1, 1 << 30, 2, 3600, None, Network(kind="none")))
+    case = EvaluationInput(image, pairs, Request(1, 1 << 30, 2, 3600, None, Network(kind="none")))
 
-    memory = Memory()
+    memory = SignatureCache()
     began = time.perf_counter()
-    first = judge(rules, case, datetime.now(UTC), memory).decision
+    first = evaluate(rules, case, datetime.now(UTC), memory).decision
     cold = time.perf_counter() - began
     assert first.accepted, first.text()
     assert len(first.rules) >= RULES
@@ -67,7 +67,7 @@ def run(workdir: Path) -> dict[str, Any]:
         # As it comes off the wire: nothing that was computed for one request helps the next.
         asked = replace(case, manifest=Manifest.parse(image.canonical()))
         began, worked = time.perf_counter(), time.thread_time()
-        judge(rules, asked, now + timedelta(minutes=1 + number), memory)
+        evaluate(rules, asked, now + timedelta(minutes=1 + number), memory)
         ours.append(time.perf_counter() - began)
         cpu.append(time.thread_time() - worked)
     assert memory.examined == ENDORSERS, "a signature was examined twice"

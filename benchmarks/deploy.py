@@ -15,7 +15,7 @@ from typing import Any
 from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.guest.nocloud_seed import build_seed, write_seed
-from deployer.hypervisor.disks import assemble
+from deployer.hypervisor.disks import assemble_disks
 from deployer.hypervisor.libvirt import LibvirtBackend
 from deployer.machine.spec import MachineSpec
 from signer.openpgp.keyring import Keyring
@@ -37,7 +37,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
         with Service(workdir) as catalog:
             catalog.register(star.anchor())
             with catalog.client() as client:
-                transfer.publish(client, image)
+                transfer.publish_image(client, image)
             with NodeProcess(catalog.url, policy(star.anchor())) as node:
                 ours, peer = _measure(node, image, bare, rounds)
     finally:
@@ -85,7 +85,7 @@ def again(spec: MachineSpec, image: Bundle, bare: Path) -> MachineSpec:
     identity = str(uuid.uuid4())
     directory = bare / identity
     directory.mkdir()
-    made = assemble(image.manifest, BundleContents(image, bare / "blanks"), directory)
+    made = assemble_disks(image.manifest, BundleContents(image, bare / "blanks"), directory)
     write_seed(directory / "seed.iso", build_seed(f"iid-{identity}", "bare"))
     changes = {
         "uuid": identity,

@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws.client import Access, Aws
-from deployer.ec2.snapshots.blocks import BLOCK, Layout, Run
-from deployer.ec2.snapshots.disk_reader import OpenDisk, digests
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, Layout, Run
+from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digests
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
-from deployer.ec2.snapshots.upload_journal import Journal
-from deployer.ec2.snapshots.uploader import MAX_WORKERS, WORKERS, Uploading
+from deployer.ec2.snapshots.upload_journal import UploadJournal
+from deployer.ec2.snapshots.uploader import MAX_WORKERS, WORKERS, SnapshotUploader
 from tests.support.aws.fake_aws import REGION, aws_world
 from tests.support.aws.memory_disks import plain_digests
 
@@ -51,16 +51,16 @@ def run(workdir: Path) -> dict[str, list[dict[str, Any]]]:
 def _counts(workdir: Path) -> list[dict[str, Any]]:
     """Blocks sent for an image, the same again, and its update; against those that are not zero, and those that differ."""
     chance = random.Random(1)  # noqa: S311 - the same disk each time
-    old = bytearray(b"".join(chance.choice((bytes(BLOCK), chance.randbytes(BLOCK))) for _ in range(96)))
+    old = bytearray(b"".join(chance.choice((bytes(BLOCK_SIZE), chance.randbytes(BLOCK_SIZE))) for _ in range(96)))
     new = bytearray(old)
     for index in chance.sample(range(96), 7):
-        new[index * BLOCK + 99 : index * BLOCK + 103] = b"new!"
+        new[index * BLOCK_SIZE + 99 : index * BLOCK_SIZE + 103] = b"new!"
     before, after = plain_digests(bytes(old)), plain_digests(bytes(new))
     changed = sum(before.get(index) != after.get(index) for index in before.keys() | after.keys())
     rows = []
     with aws_world(workdir) as world:
         os.environ.update(world.variables())
-        snapshots = Snapshots(world.aws(world.profile()), Ledger(workdir / "ledger"))
+        snapshots = Snapshots(world.aws(world.profile()), SnapshotRecords(workdir / "ledger"))
         for name, data, wanted in (
             ("blocks sent, first time", old, len(before)),
             ("blocks sent, the same again", old, 0),
@@ -81,11 +81,11 @@ def _latency(workdir: Path) -> dict[str, Any]:
     path = workdir / "random"
     with path.open("wb") as file:
         for _ in range(MANY):
-            file.write(secrets.token_bytes(BLOCK))
+            file.write(secrets.token_bytes(BLOCK_SIZE))
     ours, theirs, cpu, rss = [], [], [], []
     for _ in range(ROUNDS):
         for workers, blocks, rates in ((1, ONE, theirs), (WORKERS, MANY, ours)):
-            rate, spent, peak = _upload(path, blocks * BLOCK, workers, LATENCY, workdir)
+            rate, spent, peak = _upload(path, blocks * BLOCK_SIZE, workers, LATENCY, workdir)
             rates.append(rate)
         cpu.append(spent)
         rss.append(peak)
@@ -111,7 +111,7 @@ def _preparing(workdir: Path) -> dict[str, Any]:
         theirs.append(size / (time.perf_counter() - began) / 1e9)
         began = time.perf_counter()
         with _disk(path, _layout(size, "prepared")) as disk:
-            assert len(digests(disk)) == size // BLOCK
+            assert len(block_digests(disk)) == size // BLOCK_SIZE
         ours.append(size / (time.perf_counter() - began) / 1e9)
     mine, peer = max(ours), max(theirs)
     row = _row("read, zero test and hash", mine, peer, "GB/s", mine / peer, 0.7, ">= 1 GB/s or 0.7x")
@@ -124,7 +124,7 @@ def _memory(workdir: Path, workers: int) -> dict[str, Any]:
     with path.open("wb") as file:
         for number in range(LARGE_BLOCKS):
             file.seek(number * (LARGE // LARGE_BLOCKS))
-            file.write(secrets.token_bytes(BLOCK))
+            file.write(secrets.token_bytes(BLOCK_SIZE))
         file.truncate(LARGE)
     _, spent, peak = _upload(path, LARGE, workers, LATENCY, workdir)
     row = _row(
@@ -174,12 +174,15 @@ def _upload(path: Path, size: int, workers: int, latency: float, workdir: Path) 
 
 
 def _measured(url: str, path: Path, size: int, workers: int, workdir: Path) -> tuple[float, float, float]:
-    aws = Aws(Access(region=REGION, endpoint=url), connections=workers)
+    aws = AwsClient(AwsAccess(region=REGION, endpoint=url), connections=workers)
     aws.ec2("describe_snapshots")  # clients are made before: that takes half a second, once
     aws.ebs("start_snapshot", VolumeSize=1, ClientToken="first")
     began, spent = time.perf_counter(), time.process_time()
-    with _disk(path, _layout(size, "uploaded")) as disk, Journal(workdir / f"{secrets.token_hex(8)}.upload") as journal:
-        made = Uploading(aws, workers=workers).upload(disk, journal, token=secrets.token_hex(32))
+    with (
+        _disk(path, _layout(size, "uploaded")) as disk,
+        UploadJournal(workdir / f"{secrets.token_hex(8)}.upload") as journal,
+    ):
+        made = SnapshotUploader(aws, workers=workers).upload(disk, journal, token=secrets.token_hex(32))
         assert made is not None
         rate = made.sent / (time.perf_counter() - began)
         journal.finish()

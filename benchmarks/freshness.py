@@ -22,7 +22,7 @@ from catalog.image.reference import Reference
 from catalog.publication.state_directory import open_database
 from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
-from catalog.tuf_repository.repository import Freshness
+from catalog.tuf_repository.repository import TufRepository
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import ADDRESSES
 
@@ -79,7 +79,7 @@ class _Catalog:
         self.directory = directory
         settings = CatalogSettings(directory=directory / "catalog", listen="127.0.0.1:0")
         self._database = open_database(settings.directory)
-        self._freshness = Freshness(settings.directory / "tuf")
+        self._freshness = TufRepository(settings.directory / "tuf")
         self._template = factories.manifest(ADDRESSES).canonical()
         with self._database.writing() as connection:
             registry.register_vo(connection, "star", _now())

@@ -46,7 +46,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
         with Service(workdir) as catalog, populace(workdir) as people:
             catalog.register(star.anchor())
             with catalog.client() as client:
-                transfer.publish(client, image)
+                transfer.publish_image(client, image)
             node = NodeProcess(catalog.url, text)
             # What is measured is one order, not how many somebody may make in a row.
             settings = people.settings() | {"person_rate": 1e4, "address_rate": 1e4}

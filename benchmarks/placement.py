@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from deployer.protocol.deployment_request import Wishes
-from deployer.site.scheduling.placement import Ask, NodeRoom, place
+from deployer.protocol.deployment_request import PlacementOptions
+from deployer.site.scheduling.placement import NodeCapacity, PlacementRequest, place_machines
 
 NODES, MACHINES, CONTENTS, HELD = 1000, 1000, 30, 200
 RUNS, PEER_RUNS = 9, 3
@@ -25,13 +25,13 @@ def run(_workdir: Path) -> dict[str, Any]:
     return {"rows": [_row(rooms, strategy) for strategy in ("pack", "spread")]}
 
 
-def _row(rooms: list[NodeRoom], strategy: Literal["pack", "spread"]) -> dict[str, Any]:
+def _row(rooms: list[NodeCapacity], strategy: Literal["pack", "spread"]) -> dict[str, Any]:
     addresses = {f"{number:064x}-{GIB}": GIB for number in range(CONTENTS)}
-    ask = Ask(MACHINES, 2, 4 * GIB, 20 * GIB, "x86_64", addresses, Wishes(strategy=strategy))
+    ask = PlacementRequest(MACHINES, 2, 4 * GIB, 20 * GIB, "x86_64", addresses, PlacementOptions(strategy=strategy))
     ours, theirs, cpu = [], [], []
     for _ in range(RUNS):
         began, worked = time.perf_counter(), time.thread_time()
-        placed = place(rooms, ask)
+        placed = place_machines(rooms, ask)
         ours.append(time.perf_counter() - began)
         cpu.append(time.thread_time() - worked)
         assert len(placed.nodes) == MACHINES
@@ -53,11 +53,11 @@ def _row(rooms: list[NodeRoom], strategy: Literal["pack", "spread"]) -> dict[str
     }
 
 
-def _rooms() -> list[NodeRoom]:
+def _rooms() -> list[NodeCapacity]:
     """Nodes of several sizes, in four halls, each with 200 contents of which some are the image's."""
     chance = random.Random(1)  # noqa: S311 - the same nodes each time
     return [
-        NodeRoom(
+        NodeCapacity(
             f"{number:08x}-0000-4000-8000-000000000000",
             f"node{number:04}",
             chance.choice((8, 16, 64)),
@@ -70,7 +70,7 @@ def _rooms() -> list[NodeRoom]:
     ]
 
 
-def _greedy(rooms: list[NodeRoom], ask: Ask) -> list[str]:
+def _greedy(rooms: list[NodeCapacity], ask: PlacementRequest) -> list[str]:
     """The plain loop: the same preference, decided anew for each machine."""
     left = {room.uuid: [room.cores, room.memory, room.disk] for room in rooms}
     held = {room.uuid: sum(size for it, size in ask.addresses.items() if it in room.cached) for room in rooms}

@@ -15,19 +15,19 @@ from typing import Any
 
 from benchmarks.staging import timed
 from catalog.client.client import CatalogClient
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk
 from catalog.swarm.torrent import info_hash, short_hash, torrent_file
 from catalog.swarm.tracker import Endpoint
 from stager.cache.cache import Cache
-from stager.fetch.resume import boot_id
+from stager.fetch.resume import read_boot_id
 from stager.fetch.sources import HttpSource
 from stager.scrubber import Scrubber
 from stager.staging import Stager
-from stager.swarm.options import Options
-from stager.swarm.sharing import Sharing
+from stager.swarm.options import SwarmOptions
+from stager.swarm.sharing import CacheSharing
 from stager.swarm.swarm import Swarm
 from tests.support import factories
 from tests.support.stager.catalog_process import catalog
@@ -51,11 +51,11 @@ def _offering(place: Path) -> dict[str, Any]:
     for _ in range(ROUNDS):
         os.sync()
         began = time.perf_counter()
-        boot = boot_id()
+        boot = read_boot_id()
         with (
             Cache(place / "cache", 4 << 30, time.time) as cache,
-            Swarm(None, Options(listen="127.0.0.1:0"), boot=boot) as swarm,
-            Sharing(cache, swarm, None, boot=boot, rng=random.Random(1)) as sharing,  # noqa: S311 - spreads requests
+            Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=boot) as swarm,
+            CacheSharing(cache, swarm, None, boot=boot, rng=random.Random(1)) as sharing,  # noqa: S311 - spreads requests
         ):
             assert sharing.offer_all() == CONTENTS
             swarm.introduce(swarm.members[0], {Endpoint("127.0.0.1", 9)})  # who is named may connect
@@ -110,7 +110,7 @@ def _tiny(place: Path) -> dict[str, Any]:
     for number in range(TINY):
         fresh = place / "image" / "blobs" / f"new{number}"
         fresh.write_bytes(os.urandom(TINY_SIZE))
-        addresses.append(measure(fresh).address)
+        addresses.append(index_file(fresh).address)
         fresh.rename(place / "image" / "blobs" / str(addresses[-1]))
     manifest = factories.manifest(addresses)
     disks = tuple(disk for disk in manifest.disks if isinstance(disk, BareDisk) and disk.partition.blank is None)
@@ -154,7 +154,7 @@ def _fill(place: Path, count: int, size: int) -> dict[Address, Path]:
             with source.open("wb") as file:
                 for _ in range(size // MIB):
                     file.write(os.urandom(MIB))
-            measured = measure(source)
+            measured = index_file(source)
             address = measured.address
             with cache.reserve({address: size}), cache.fill(address) as incoming:
                 assert incoming is not None

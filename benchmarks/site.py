@@ -14,8 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from deployer.machine.spec import State
-from deployer.node.agent.reconciler import actions
+from deployer.machine.spec import MachineState
+from deployer.node.agent.reconciler import plan_actions
 from deployer.protocol.desired_state import DesiredMachine, NodeReport
 from deployer.records.machine_store import MachineRecord
 from deployer.site.db import machines as store_machines
@@ -23,13 +23,13 @@ from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import desired_state, find_machine, list_machines, usage_of
 from deployer.site.db.nodes import revision_of
-from deployer.site.model.records import Filter
-from deployer.site.operations.expiry import Patience, Sweeper
-from deployer.site.scheduling.placement import place
-from deployer.site.store.admission import admit
+from deployer.site.model.records import ListFilter
+from deployer.site.operations.expiry import SiteTimeouts, Sweeper
+from deployer.site.scheduling.placement import place_machines
+from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_node
-from deployer.site.store.deadlines import Demands, meet
-from deployer.site.store.reports import absorb
+from deployer.site.store.deadlines import DueWork, meet_deadlines
+from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
 from tests.support.site.databases import TEMPLATE, running_postgresql, server_binaries
 from tests.support.site.values import ALICE, BOB, CAROL, GIB, MIB, capable, observed, proposal
@@ -67,7 +67,7 @@ def _store(url: str) -> SiteStore:
 
 def _node(store: SiteStore, name: str) -> str:
     node = store.write(add_node, name, {}).uuid
-    store.write(absorb, node, _large())
+    store.write(store_report, node, _large())
     return node
 
 
@@ -78,25 +78,27 @@ def _large(**changes: Any) -> NodeReport:
 def _pass(kind: str, url: str) -> dict[str, Any]:
     store = _store(url)
     node = _node(store, "n1")
-    made = store.write(admit, ALICE, None, proposal(MACHINES, memory=16 * MIB, lifetime=86400), place)[1]
-    seen = tuple(observed(machine, State.RUNNING, addresses=("10.0.0.7",), virt="qemu") for machine in made)
+    made = store.write(admit_request, ALICE, None, proposal(MACHINES, memory=16 * MIB, lifetime=86400), place_machines)[
+        1
+    ]
+    seen = tuple(observed(machine, MachineState.RUNNING, addresses=("10.0.0.7",), virt="qemu") for machine in made)
     report = _large(
         revision=store.read(revision_of, node), machines=seen, cached=tuple(f"{n:064x}-1048576" for n in range(200))
     )
-    store.write(absorb, node, report)
+    store.write(store_report, node, report)
     records = [_record(machine) for machine in store.read(desired_state, node).machines]
-    sweeper = Sweeper(store, place, Patience(timedelta(minutes=2), timedelta(minutes=10)), store.now())
+    sweeper = Sweeper(store, place_machines, SiteTimeouts(timedelta(minutes=2), timedelta(minutes=10)), store.now())
     body = report.model_dump_json()
 
     def ours() -> None:
-        told = store.write(absorb, node, NodeReport.model_validate_json(body))
+        told = store.write(store_report, node, NodeReport.model_validate_json(body))
         due = sweeper.look(store.now())
-        assert (told, due, actions(store.read(desired_state, node), records)) == ((), 0, ())
+        assert (told, due, plan_actions(store.read(desired_state, node), records)) == ((), 0, ())
 
     def naive() -> None:
         ours()
         with store.database.writing() as connection:
-            store_machines.write(connection, store_machines.told(connection, node))
+            store_machines.write_machines(connection, store_machines.machines_on_node(connection, node))
 
     before = store.read(last_event)
     mine, cpu = _timed(ours)
@@ -124,7 +126,7 @@ def _record(machine: DesiredMachine) -> MachineRecord:
         hostname=machine.hostname,
         image_id=machine.image_id,
         title="star/worker@1.0",
-        state=State.RUNNING,
+        state=MachineState.RUNNING,
         created=now,
         changed=now,
         ends=machine.ends,
@@ -179,35 +181,39 @@ def _lookups(kind: str, few: str, many: str) -> list[dict[str, Any]]:
 def _filled(store: SiteStore, total: int) -> dict[str, Callable[[], object]]:
     """So many machines, of which as many as an answer holds are alice's, run, and are on one node; the questions."""
     first, second = _node(store, "n1"), _node(store, "n2")
-    store.write(absorb, first, _large(cached=(f"{'a' * 64}-1048576",)))
-    mine = store.write(admit, ALICE, None, proposal(ANSWER, memory=16 * MIB, lifetime=86400), place)[1]
-    store.write(absorb, first, _large(machines=tuple(observed(one, State.RUNNING) for one in mine), revision=1))
-    store.write(absorb, first, _large(revision=1, complete=False))
+    store.write(store_report, first, _large(cached=(f"{'a' * 64}-1048576",)))
+    mine = store.write(admit_request, ALICE, None, proposal(ANSWER, memory=16 * MIB, lifetime=86400), place_machines)[1]
+    store.write(
+        store_report, first, _large(machines=tuple(observed(one, MachineState.RUNNING) for one in mine), revision=1)
+    )
+    store.write(store_report, first, _large(revision=1, complete=False))
     image = "sha256:" + "3" * 64
     left, others = total - ANSWER, [BOB, CAROL]
     while left:
         count = min(left, 500)
         wanted = proposal(count, memory=16 * MIB, lifetime=86400, image_id=image, addresses={})
         store.write(
-            admit,
+            admit_request,
             others[left // 500 % 2],
             None,
             wanted,
-            lambda rooms, ask: place([r for r in rooms if r.uuid == second], ask),
+            lambda rooms, ask: place_machines([r for r in rooms if r.uuid == second], ask),
         )
         left -= count
     for _ in range(2):  # most of what a site remembers has ended
         gone = tuple(
-            observed(one.uuid, State.ENDED)
+            observed(one.uuid, MachineState.ENDED)
             for one in store.read(desired_state, second).machines[: -ANSWER // 2 or None]
         )
-        store.write(absorb, second, _large(machines=gone, revision=store.read(revision_of, second), complete=False))
+        store.write(
+            store_report, second, _large(machines=gone, revision=store.read(revision_of, second), complete=False)
+        )
     with store.database.writing() as connection:
         connection.exec_driver_sql("ANALYZE")  # as PostgreSQL's autovacuum does by itself, a minute later
     uuids = [one.uuid for one in mine]
 
     def page(**which: Any) -> Callable[[], object]:
-        wanted = Filter(**which)
+        wanted = ListFilter(**which)
 
         def ask() -> None:
             found = store.read(list_machines, wanted, ANSWER)[0]
@@ -218,13 +224,15 @@ def _filled(store: SiteStore, total: int) -> dict[str, Callable[[], object]]:
     return {
         "the last page": page(),
         "by owner": page(owner=ALICE.identity),
-        "by state": page(states=(State.RUNNING,)),
-        "by VO and state": page(vo="star", states=(State.RUNNING,)),
-        "by node and state": page(node=first, states=(State.RUNNING,)),
+        "by state": page(states=(MachineState.RUNNING,)),
+        "by VO and state": page(vo="star", states=(MachineState.RUNNING,)),
+        "by node and state": page(node=first, states=(MachineState.RUNNING,)),
         "by image and VO": page(image_id=mine[0].image_id, vo="star"),
         "of a deployment": page(deployment=mine[0].deployment),
         "a machine by its name": lambda: store.read(find_machine, mine[7].hostname),
         "a machine by the beginning of its UUID": lambda: store.read(find_machine, uuids[9][:10]),
         "what somebody holds": lambda: store.read(usage_of, owner=ALICE),
-        "what is due": lambda: meet(store, Demands(store.now(), store.now(), store.now() - timedelta(hours=1), "wait")),
+        "what is due": lambda: meet_deadlines(
+            store, DueWork(store.now(), store.now(), store.now() - timedelta(hours=1), "wait")
+        ),
     }

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from catalog.client.client import CatalogClient
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from stager.cache.cache import Cache
@@ -75,7 +75,7 @@ def image(root: Path, size: int) -> Bundle:
         with fresh.open("wb") as file:
             for _ in range(length >> 20):
                 file.write(os.urandom(1 << 20))
-        address = measure(fresh).address
+        address = index_file(fresh).address
         fresh.rename(root / "blobs" / str(address))
         addresses.append(address)
     blankless = factories.manifest(addresses)

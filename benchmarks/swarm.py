@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plain_peer import TCP_ONLY, TUNED
-from catalog.content.indexing import Measured, measure
+from catalog.content.indexing import ContentIndex, index_file
 from catalog.image.address import Address
 from catalog.swarm.torrent import torrent_file
 from catalog.swarm.tracker import Endpoint
-from stager.content.piece_map import Guide
-from stager.fetch.resume import boot_id, found
-from stager.peer.engine_profiles import COMMON, PROFILES, Profile
-from stager.swarm.options import Options
+from stager.content.piece_map import PieceMap
+from stager.fetch.resume import find_leaves, read_boot_id
+from stager.peer.engine_profiles import COMMON_SETTINGS, PROFILES, EngineProfile
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from tests.support.network_namespaces import Host, Network, unavailable
 
@@ -89,12 +89,12 @@ def _row(name: str, ours: float, peer: float, unit: str, bound: float, target: s
     } | more
 
 
-def _content(path: Path, size: int) -> Measured:
+def _content(path: Path, size: int) -> ContentIndex:
     rng = random.Random(size)  # noqa: S311 - content that is the same each time
     with path.open("wb") as file:
         for at in range(0, size, 16 << 20):
             file.write(rng.randbytes(min(16 << 20, size - at)))
-    return measure(path)
+    return index_file(path)
 
 
 def _start(host: Host, module: str, *arguments: str) -> "subprocess.Popen[bytes]":
@@ -147,7 +147,7 @@ def _ours(workdir: Path, address: Address, count: int) -> dict[str, Any]:
             node.stdin.close()
             ends.append(_read(node))
     for number in range(count):
-        if measure(workdir / f"n{number}").address != address:
+        if index_file(workdir / f"n{number}").address != address:
             raise RuntimeError("a node ended with wrong bytes")
         (workdir / f"n{number}").unlink()
     return {
@@ -224,7 +224,9 @@ def _loopback(workdir: Path) -> list[dict[str, Any]]:
         seconds, used = _swarm_alone(workdir, content)
         ours.append(seconds)
         cpu.append(used)
-        peers["libtorrent with our settings"].append(_alone(workdir, {**COMMON, **PROFILES[Profile.BULK]}))
+        peers["libtorrent with our settings"].append(
+            _alone(workdir, {**COMMON_SETTINGS, **PROFILES[EngineProfile.BULK]})
+        )
     print(f"   loopback: ours {ours} cpu {cpu} {peers}", file=sys.stderr)
     rate = LOOPBACK / statistics.median(ours) / 1e6
     rows = []
@@ -275,16 +277,16 @@ def _alone(workdir: Path, settings: Mapping[str, Any]) -> float:
     return seconds
 
 
-def _swarm_alone(workdir: Path, content: Measured) -> tuple[float, float]:
+def _swarm_alone(workdir: Path, content: ContentIndex) -> tuple[float, float]:
     """(seconds, CPU seconds of both peer processes) of our node with one seed, through all of our own code."""
-    guide, boot = Guide.of(content.address, content.layer), boot_id()
-    options = Options(listen="127.0.0.1:0")
+    guide, boot = PieceMap.of(content.address, content.layer), read_boot_id()
+    options = SwarmOptions(listen="127.0.0.1:0")
     incoming = workdir / "incoming"
     with Swarm(None, options, boot=boot) as source, Swarm(None, options, boot=boot) as sink:
         shared = source.join(guide, workdir / "large")
         source.introduce(shared, {Endpoint("127.0.0.1", sink.port)})
         began = time.monotonic()
-        member = sink.join(guide, incoming, found(guide, incoming, None, boot), workdir / "journal")
+        member = sink.join(guide, incoming, find_leaves(guide, incoming, None, boot), workdir / "journal")
         sink.introduce(member, {Endpoint("127.0.0.1", source.port)})
         if not sink.wait(lambda: member.complete or member.failure is not None, PATIENCE) or member.failure:
             raise RuntimeError(f"the swarm did not end: {member.failure}")
@@ -301,20 +303,20 @@ def _cpu(pid: int) -> float:
 
 def _restart(workdir: Path) -> dict[str, Any]:
     """Seconds from the start of a node's peer process until the last of its partitions is shared with another."""
-    boot, guides = boot_id(), []
+    boot, guides = read_boot_id(), []
     for number in range(PARTITIONS):
         path = workdir / f"sparse{number}"
         with path.open("wb") as file:
             file.write(number.to_bytes(4, "big"))
             file.truncate(1 << 30)
-        measured = measure(path)
-        guides.append((Guide.of(measured.address, measured.layer), path))
+        measured = index_file(path)
+        guides.append((PieceMap.of(measured.address, measured.layer), path))
     last, path = guides[-1]
     incoming = workdir / "incoming"
-    with Swarm(None, Options(listen="127.0.0.1:0"), boot=boot) as other:
-        member = other.join(last, incoming, found(last, incoming, None, boot))
+    with Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=boot) as other:
+        member = other.join(last, incoming, find_leaves(last, incoming, None, boot))
         began = time.monotonic()
-        with Swarm(None, Options(listen="127.0.0.1:0"), boot=boot) as node:
+        with Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=boot) as node:
             for guide, each in guides:
                 node.join(guide, each)
             for one in node.members:

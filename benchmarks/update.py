@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.counting import counted
 from benchmarks.staging import high_water
 from catalog.client.client import CatalogClient
-from catalog.content.indexing import HINT_BLOCK, Measured, measure
+from catalog.content.indexing import HINT_BLOCK, ContentIndex, index_file
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk
@@ -45,8 +45,8 @@ class Pair:
 
     old: Path
     new: Path
-    old_measured: Measured
-    new_measured: Measured
+    old_measured: ContentIndex
+    new_measured: ContentIndex
 
     def by_leaf(self) -> int:
         """Leaves of the new one that are neither zero nor the same at the same place, in bytes."""
@@ -68,7 +68,7 @@ def run(workdir: Path, size: int = SIZE, files: int = FILES) -> dict[str, list[d
     """Measure; see benchmarks.__main__ for the form of a row."""
     rows: list[dict[str, Any]] = []
     old, edited, rebuilt = images(workdir / "images", size, files)
-    measured = {path: measure(path) for path in (old, edited, rebuilt)}
+    measured = {path: index_file(path) for path in (old, edited, rebuilt)}
     bounds: list[tuple[str, Path, Callable[[Pair], int], str, float]] = [
         ("edited in place", edited, Pair.by_leaf, "16 KiB leaves that differ", 1.1),
         ("filesystem made anew", rebuilt, Pair.by_block, "4 KiB blocks that are nowhere here", 1.5),
@@ -228,7 +228,7 @@ def _bundle(root: Path, content: Path, address: Address) -> Bundle:
     shutil.copyfile(content, root / "blobs" / str(address))
     kernel = root / "blobs" / "kernel"
     kernel.write_bytes(b"kernel" * 1000)
-    kernel_address = measure(kernel).address
+    kernel_address = index_file(kernel).address
     kernel.rename(root / "blobs" / str(kernel_address))
     manifest = factories.manifest([kernel_address, address], version=root.name)
     disks = tuple(disk for disk in manifest.disks if isinstance(disk, BareDisk) and disk.partition.blank is None)

@@ -8,7 +8,7 @@ from pydantic import Field
 from signer.documents import Document
 from signer.runtime.settings import state_directory
 from signer.x509.ca_directory import DEFAULT_DIRECTORY
-from signer.x509.path_validation import Crls
+from signer.x509.path_validation import CrlPolicy
 
 LISTEN_OR_NOT = r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$"
 """ADDRESS:PORT, or empty for nowhere."""
@@ -40,5 +40,5 @@ class CatalogSettings(Document):
     tuf_bits: Annotated[int, Field(ge=1, le=16)] = 12
     tuf_root: Path | None = None
     ca_directory: Path = DEFAULT_DIRECTORY
-    crls: Crls = "required"
+    crls: CrlPolicy = "required"
     credential: Path | None = None

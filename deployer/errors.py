@@ -67,7 +67,7 @@ class MachineConflict(DeployerError):
     code, status = "machine-conflict", 409
 
 
-class NoRoom(DeployerError):
+class NoCapacity(DeployerError):
     """No node, or too few, have room for what was asked; the message says what is lacking."""
 
     exit_code = EXIT_UNAVAILABLE
@@ -181,7 +181,7 @@ class NodeUnavailable(DeployerError):
     code, status = "node-unavailable", 503
 
 
-class MoveFailed(DeployerError):
+class MigrationFailed(DeployerError):
     """A machine cannot be brought from another node; it rests where it was.
 
     Attributes:

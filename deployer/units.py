@@ -11,7 +11,7 @@ from catalog.image.address import MAX_SIZE
 SIZE_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
-LONGEST: Final = 100 * 365 * 86400
+MAX_DURATION: Final = 100 * 365 * 86400
 """Seconds. A hundred years: whoever means "for ever" says so in a way that dates can still be computed with."""
 
 _AMOUNT = re.compile(r"([0-9]{1,15})\s?([A-Za-z]+)")
@@ -28,7 +28,7 @@ def parse_size(text: object) -> int:
 def parse_duration(text: object) -> int:
     """Seconds of `90s`, `30m`, `12h`, `30d`, `2w`; ValueError when it is anything else or more than a hundred years."""
     seconds = _amount(text, DURATION_UNITS, "a duration such as '30m', '12h' or '30d'")
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError(f"{text} is longer than a hundred years")
     return seconds
 

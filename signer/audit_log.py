@@ -21,7 +21,7 @@ from signer.documents import Document, canonical, parse_canonical
 from signer.errors import AuditBroken, AuditUnwritable, DocumentError, SignerError
 from signer.statements.endorsement import Instant
 
-FIRST = "0" * 64
+ZERO_HASH = "0" * 64
 """What the first line has as `prev`."""
 
 MAX_LINE = 2 << 20
@@ -34,10 +34,10 @@ MARK_EVERY = 256
 """Entries between two places that are kept in memory, so that a page from the middle need not read from the start."""
 
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Kind = Annotated[str, Field(pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$")]
+EntryKind = Annotated[str, Field(pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$")]
 
 
-class Entry(Document):
+class AuditLogEntry(Document):
     """One line.
 
     Attributes:
@@ -50,12 +50,12 @@ class Entry(Document):
 
     seq: Annotated[int, Field(ge=1)]
     at: Instant
-    kind: Kind
+    kind: EntryKind
     prev: Sha256Hex
     data: dict[str, Any]
 
 
-class Head(Document):
+class AuditHead(Document):
     """The end of a chain: how many entries, and the SHA-256 of the last line. Whoever keeps one can tell truncation."""
 
     seq: Annotated[int, Field(ge=0)]
@@ -74,19 +74,19 @@ class Head(Document):
 
 
 @dataclass(frozen=True)
-class Remembered:
+class AuditHeadPin:
     """A head that somebody kept, and who."""
 
-    head: Head
+    head: AuditHead
     where: str
 
 
 @dataclass
-class Report:
+class AuditReport:
     """What a check of a whole log found: sentences in `faults`; `torn` bytes after the last line feed are none."""
 
     entries: int = 0
-    head: Head | None = None
+    head: AuditHead | None = None
     torn: int = 0
     repairs: int = 0
     faults: list[str] = field(default_factory=list)
@@ -112,7 +112,7 @@ class AuditLog:
     def __init__(self, path: Path, now: datetime) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._seq, self._size, self._last = 0, 0, FIRST
+        self._seq, self._size, self._last = 0, 0, ZERO_HASH
         self._marks: list[int] = []
         self._failed = ""
         try:
@@ -136,11 +136,11 @@ class AuditLog:
                 self._descriptor = -1
 
     @property
-    def head(self) -> Head:
+    def head(self) -> AuditHead:
         """The end of the chain, as far as this process knows."""
-        return Head(seq=self._seq, sha256=self._last)
+        return AuditHead(seq=self._seq, sha256=self._last)
 
-    def append(self, kind: str, data: Mapping[str, Any], now: datetime) -> Head:
+    def append(self, kind: str, data: Mapping[str, Any], now: datetime) -> AuditHead:
         """Put one entry on the disk; it is there when this returns.
 
         Args:
@@ -155,9 +155,9 @@ class AuditLog:
             self._catch_up(now)
             return self._write(kind, data, now)
 
-    def entries(self, after: int, limit: int, kinds: Collection[str] = ()) -> list[Entry]:
+    def entries(self, after: int, limit: int, kinds: Collection[str] = ()) -> list[AuditLogEntry]:
         """Up to `limit` entries with numbers above `after`, of these kinds (of all if none is named); oldest first."""
-        found: list[Entry] = []
+        found: list[AuditLogEntry] = []
         with self.path.open("rb") as file:
             passed = min(after // MARK_EVERY, len(self._marks))
             file.seek(self._marks[passed - 1] if passed else 0)
@@ -211,8 +211,10 @@ class AuditLog:
         if self._seq % MARK_EVERY == 0:
             self._marks.append(self._size)
 
-    def _write(self, kind: str, data: Mapping[str, Any], now: datetime) -> Head:
-        entry = Entry(seq=self._seq + 1, at=now.replace(microsecond=0), kind=kind, prev=self._last, data=dict(data))
+    def _write(self, kind: str, data: Mapping[str, Any], now: datetime) -> AuditHead:
+        entry = AuditLogEntry(
+            seq=self._seq + 1, at=now.replace(microsecond=0), kind=kind, prev=self._last, data=dict(data)
+        )
         line = canonical(entry) + b"\n"
         if len(line) > MAX_LINE:
             raise AuditUnwritable(f"{self.path}: an entry of {len(line)} bytes is more than the {MAX_LINE} allowed")
@@ -255,17 +257,17 @@ class _Exclusive:
             self._lock.release()
 
 
-def read_entry(line: bytes, what: str, error: type[SignerError] | None = None) -> Entry:
+def read_entry(line: bytes, what: str, error: type[SignerError] | None = None) -> AuditLogEntry:
     """One line, its line feed included, as an entry; DocumentError, or the error given, if it is none."""
     try:
-        return parse_canonical(Entry, line.removesuffix(b"\n"), what, limit=MAX_LINE)
+        return parse_canonical(AuditLogEntry, line.removesuffix(b"\n"), what, limit=MAX_LINE)
     except DocumentError as exc:
         if error is None:
             raise
         raise error(f"{exc}; look with `partita audit verify`") from exc
 
 
-def read(path: Path) -> Iterator[Entry]:
+def read_log(path: Path) -> Iterator[AuditLogEntry]:
     """All whole entries of a log, without a check of the chain; DocumentError at the first that is none."""
     with _opened(path) as file:
         for number, line in enumerate(_lines(file), 1):
@@ -273,7 +275,7 @@ def read(path: Path) -> Iterator[Entry]:
                 yield read_entry(line, f"{path}: line {number}")
 
 
-def verify(path: Path, remembered: Sequence[Remembered] = ()) -> Report:
+def verify_log(path: Path, remembered: Sequence[AuditHeadPin] = ()) -> AuditReport:
     """Check a whole log: every line in its form, in its place and unchanged, and every remembered head in it.
 
     Args:
@@ -283,8 +285,8 @@ def verify(path: Path, remembered: Sequence[Remembered] = ()) -> Report:
     Raises:
         AuditUnwritable: it cannot be read.
     """
-    report, last = Report(), FIRST
-    wanted: dict[int, list[Remembered]] = {}
+    report, last = AuditReport(), ZERO_HASH
+    wanted: dict[int, list[AuditHeadPin]] = {}
     for one in remembered:
         if one.head.seq:  # everything follows on nothing
             wanted.setdefault(one.head.seq, []).append(one)
@@ -306,7 +308,7 @@ def verify(path: Path, remembered: Sequence[Remembered] = ()) -> Report:
                 if one.head.sha256 != last
             ]
             report.faults += faults[: max(0, MAX_FAULTS - len(report.faults))]
-    report.head = Head(seq=report.entries, sha256=last)
+    report.head = AuditHead(seq=report.entries, sha256=last)
     for seq in sorted(seq for seq in wanted if seq > report.entries):
         report.faults.append(
             f"the end was cut off: there are {report.entries} entries, and {wanted[seq][0].where} remembers number {seq}"

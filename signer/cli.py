@@ -9,7 +9,7 @@ import typer
 from signer.errors import KeyUnusable
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import ALGORITHMS, Keyring, utc_now
-from signer.openpgp.keys import Key, SignerSettings, normal_fingerprint, only_own, read_span
+from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, parse_lifetime, sole_signing_key
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
@@ -27,9 +27,9 @@ def open_keyring(context: typer.Context) -> Keyring:
     return Keyring(terminal.section(context, SignerSettings).home)
 
 
-def chosen_key(keyring: Keyring, fingerprint: str | None) -> str:
+def choose_key(keyring: Keyring, fingerprint: str | None) -> str:
     """The fingerprint that was given, or that of the only key of one's own."""
-    return only_own(keyring.keys(), utc_now()) if fingerprint is None else normal_fingerprint(fingerprint)
+    return sole_signing_key(keyring.keys(), utc_now()) if fingerprint is None else normalize_fingerprint(fingerprint)
 
 
 def read_passphrase(file: Path | None) -> str:
@@ -51,7 +51,7 @@ def read_passphrase(file: Path | None) -> str:
 
 def _span(text: str) -> timedelta | None:
     try:
-        return None if text == "never" else read_span(text)
+        return None if text == "never" else parse_lifetime(text)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
 
@@ -62,15 +62,15 @@ PassphraseFile = Annotated[
 OwnKey = Annotated[
     str | None, typer.Option("--key", help="Fingerprint of the key to sign with; your only key if not given.")
 ]
-Certificate = Annotated[
+CertificateFile = Annotated[
     Path | None, typer.Option("--certificate", help="Sign with this X.509 certificate (PEM) instead of a key.")
 ]
-CertificateKey = Annotated[
+CertificateKeyFile = Annotated[
     Path | None, typer.Option("--certificate-key", help="Its private key; userkey.pem beside it if not given.")
 ]
 
 
-def chosen_signer(
+def choose_signer(
     context: typer.Context,
     key: str | None,
     certificate: Path | None,
@@ -85,7 +85,7 @@ def chosen_signer(
     passphrase = read_passphrase(passphrase_file)
     if certificate is None:
         keyring = open_keyring(context)
-        return KeySigner(keyring, chosen_key(keyring, key), passphrase)
+        return KeySigner(keyring, choose_key(keyring, key), passphrase)
     if key is not None:
         raise KeyUnusable("sign either with --key or with --certificate")
     private = certificate_key or certificate.with_name("userkey.pem")
@@ -136,7 +136,7 @@ def export(
 ) -> None:
     """Print or write a public key: what a catalog registers and a site trusts."""
     keyring = open_keyring(context)
-    wanted = chosen_key(keyring, fingerprint)
+    wanted = choose_key(keyring, fingerprint)
     key = keyring.export(wanted)
     if output is not None:
         try:

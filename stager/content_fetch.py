@@ -12,19 +12,19 @@ from catalog.content.indexing import HINT_BLOCK
 from catalog.swarm.torrent import travels_by_swarm
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
-from stager.cache.disk import allocated
-from stager.cache.partial_file import Incoming
+from stager.cache.disk import allocated_bytes
+from stager.cache.partial_file import PartialFile
 from stager.content.blanks import SYSTEM_PATH
-from stager.content.piece_map import Guide
-from stager.content.transfer_stats import Arrival, Stage, Traffic
+from stager.content.piece_map import PieceMap
+from stager.content.transfer_stats import TransferInProgress, TransferStage, TransferTraffic
 from stager.errors import ContentCorrupt, PeerFailed, SourceLacks, SourceUnavailable, StagerError
-from stager.fetch.http import Fetching, Pace, missing_pieces
-from stager.fetch.local_reuse import COPIED, LEAST, Reused, reuse
-from stager.fetch.sources import HintingSource, Source, Throttled
-from stager.swarm.sharing import Sharing
+from stager.fetch.http import FetchLimits, HttpFetch, missing_pieces
+from stager.fetch.local_reuse import COPIED, MIN_REUSE, ReuseResult, reuse_blocks
+from stager.fetch.sources import ContentSource, HintSource, ThrottledSource
+from stager.swarm.sharing import CacheSharing
 
 
-class Bringing:
+class ContentFetch:
     """One content on its way into the cache.
 
     Args:
@@ -35,17 +35,17 @@ class Bringing:
     def __init__(
         self,
         cache: Cache,
-        source: Source,
-        pace: Pace,
-        sharing: Sharing | None,
-        arrival: Arrival,
+        source: ContentSource,
+        pace: FetchLimits,
+        sharing: CacheSharing | None,
+        arrival: TransferInProgress,
         advance: Advance,
     ) -> None:
         self._cache, self._source, self._pace, self._sharing = cache, source, pace, sharing
         self._arrival, self._advance = arrival, advance
         self._told = 0
 
-    def run(self, guide: Guide, incoming: Incoming) -> None:
+    def run(self, guide: PieceMap, incoming: PartialFile) -> None:
         """Fetch and commit. When the whole is wrong although every source seemed to deliver, once more from nothing, and
         without the map: without a piece layer only this tells that a map left data out.
 
@@ -57,13 +57,13 @@ class Bringing:
             incoming.empty()  # nothing can prove what an earlier attempt left
         try:
             self._fill(guide, incoming)
-            self._arrival.stage = Stage.VERIFYING
+            self._arrival.stage = TransferStage.VERIFYING
             try:
                 self._cache.commit(incoming, address, guide)
             except ContentCorrupt:
                 self._leave(guide)
                 plain = guide.without_map()
-                self._cache.grow(address, max(0, with_metadata(plain) - with_metadata(guide)))
+                self._cache.grow(address, max(0, allocation_size(plain) - allocation_size(guide)))
                 self._http(plain, incoming, missing_pieces(plain, incoming), None)
                 self._cache.commit(incoming, address, plain)
         except BaseException:
@@ -72,11 +72,11 @@ class Bringing:
         if self._sharing is not None:
             self._sharing.offer(guide)
 
-    def _leave(self, guide: Guide) -> None:
+    def _leave(self, guide: PieceMap) -> None:
         if self._sharing is not None:
             self._sharing.leave(guide.address)
 
-    def _fill(self, guide: Guide, incoming: Incoming) -> None:
+    def _fill(self, guide: PieceMap, incoming: PartialFile) -> None:
         missing = missing_pieces(guide, incoming)
         self._arrival.resumed = _size(guide, guide.needed) - _size(guide, missing)
         self._settle(guide.address.size - _size(guide, missing))
@@ -101,29 +101,29 @@ class Bringing:
         except PeerFailed:
             self._leave(guide)
             self._http(guide, incoming, missing_pieces(guide, incoming), None)
-        if allocated(incoming.path) > with_metadata(guide):
+        if allocated_bytes(incoming.path) > allocation_size(guide):
             _dig(incoming)
 
-    def _reuse(self, guide: Guide, incoming: Incoming, missing: Sequence[int]) -> Reused | None:
+    def _reuse(self, guide: PieceMap, incoming: PartialFile, missing: Sequence[int]) -> ReuseResult | None:
         """Copy what other contents have. Nothing that goes wrong with hints stops a staging."""
         donors = [donor for donor in self._cache.donors() if donor.address != guide.address]
-        if guide.layer is None or not donors or _size(guide, missing) < LEAST:
+        if guide.layer is None or not donors or _size(guide, missing) < MIN_REUSE:
             return None
-        if not isinstance(self._source, HintingSource):
+        if not isinstance(self._source, HintSource):
             return None
         hints = None
         with suppress(StagerError):
             hints = self._source.hints(guide.address)
         if hints is None or len(hints) != 8 * -(-guide.address.size // HINT_BLOCK):
             return None
-        self._arrival.stage = Stage.COPYING
-        reused = reuse(self._cache.root, guide, hints, missing, donors, incoming)
+        self._arrival.stage = TransferStage.COPYING
+        reused = reuse_blocks(self._cache.root, guide, hints, missing, donors, incoming)
         self._arrival.copied = reused.copied
         return reused
 
-    def _http(self, guide: Guide, incoming: Incoming, pieces: Sequence[int], reused: Reused | None) -> None:
-        self._arrival.stage = Stage.FETCHING
-        fetching = Fetching(
+    def _http(self, guide: PieceMap, incoming: PartialFile, pieces: Sequence[int], reused: ReuseResult | None) -> None:
+        self._arrival.stage = TransferStage.FETCHING
+        fetching = HttpFetch(
             self._source,
             guide,
             incoming,
@@ -133,13 +133,13 @@ class Bringing:
             advance=self._settle,
             reused=reused,
         )
-        with self._arrival.counting(lambda: Traffic(from_origin=fetching.fetched.received)):
+        with self._arrival.counting(lambda: TransferTraffic(from_origin=fetching.fetched.received)):
             fetching.run()
 
-    def _swarm(self, guide: Guide, incoming: Incoming, reused: Reused | None, sharing: Sharing) -> None:
+    def _swarm(self, guide: PieceMap, incoming: PartialFile, reused: ReuseResult | None, sharing: CacheSharing) -> None:
         """Peers' pieces are written whole, zeros included, until they are dug out again."""
         self._cache.grow(guide.address, _size(guide, guide.needed) - guide.data_bytes)
-        self._arrival.stage = Stage.SWARMING
+        self._arrival.stage = TransferStage.SWARMING
         first = [self._told]
 
         def advance(count: int) -> None:
@@ -148,7 +148,7 @@ class Bringing:
             first[0] -= known
             self._settle(count - known)
 
-        origin = Throttled(self._source, self._pace.throttle)
+        origin = ThrottledSource(self._source, self._pace.throttle)
         sharing.fetch(guide, incoming.path, reused, origin, self._arrival, advance)
 
     def _settle(self, count: int) -> None:
@@ -159,17 +159,17 @@ class Bringing:
         self._advance(count)
 
 
-def _partly(guide: Guide, piece: int, reused: Reused) -> bool:
+def _partly(guide: PieceMap, piece: int, reused: ReuseResult) -> bool:
     """Whether something of a piece was copied."""
     start, end = guide.bounds(piece)
     return COPIED in reused.blocks[start // HINT_BLOCK : -(-end // HINT_BLOCK)]
 
 
-def _size(guide: Guide, pieces: Iterable[int]) -> int:
+def _size(guide: PieceMap, pieces: Iterable[int]) -> int:
     return sum(end - start for start, end in map(guide.bounds, pieces))
 
 
-def _dig(incoming: Incoming) -> None:
+def _dig(incoming: PartialFile) -> None:
     """Make zeros holes again. Without the tool they stay, and count."""
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
@@ -177,7 +177,7 @@ def _dig(incoming: Incoming) -> None:
         )
 
 
-def with_metadata(guide: Guide) -> int:
+def allocation_size(guide: PieceMap) -> int:
     """Bytes to reserve for content: its data in whole blocks, and what filesystems keep to say where the data is.
 
     ext4 keeps 340 extents in a block of 4 KiB, XFS 250, and neither breaks data of one write into more.

@@ -15,10 +15,10 @@ from catalog.image.address import Address
 from signer.errors import SignerError
 from stager.cache import sidecars as beside
 from stager.cache.cache import Cache
-from stager.cache.entries import Entry
-from stager.cache.partial_file import READ, READERS
-from stager.cache.recovery import place
-from stager.content.piece_map import Guide
+from stager.cache.entries import CacheEntry
+from stager.cache.partial_file import READ_SIZE, READERS
+from stager.cache.recovery import entry_path
+from stager.content.piece_map import PieceMap
 from stager.errors import EntryChanged, NotCached, StagerError
 
 log = logging.getLogger("partita.node")
@@ -30,7 +30,7 @@ STEP = 64 << 20
 """Bytes after which the place is remembered: what is read twice after a restart."""
 
 
-def choose_next(entries: Iterable[Entry], now: float, interval: float) -> Entry | None:
+def choose_next(entries: Iterable[CacheEntry], now: float, interval: float) -> CacheEntry | None:
     """The entry whose check is the oldest, if it is older than `interval` seconds; None when nothing is due."""
     due = [entry for entry in entries if now - entry.verified_at >= interval]
     return min(due, key=lambda entry: (entry.verified_at, entry.key), default=None)
@@ -89,7 +89,7 @@ class Scrubber:
         self.scrub(entry)
         return not self._ending.is_set()
 
-    def scrub(self, entry: Entry) -> bool:
+    def scrub(self, entry: CacheEntry) -> bool:
         """Check one entry from where it was left to its end; returns whether it is right, or was when we were told to end."""
         try:
             self._check(entry)
@@ -101,15 +101,15 @@ class Scrubber:
             return False
         return True
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, entry: CacheEntry) -> None:
         address = None if entry.digest else Address.parse(entry.key)
-        layer = beside.layer(self._cache.root, address) if address is not None else None
+        layer = beside.read_layer(self._cache.root, address) if address is not None else None
         if address is None or layer is None:
             self._cache.check_key(entry.key, full=True, advance=self._throttle)
             return
         self._cache.check_key(entry.key)
-        guide = Guide.of(address, layer)
-        path = place(self._cache.root, entry.key)
+        guide = PieceMap.of(address, layer)
+        path = entry_path(self._cache.root, entry.key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
@@ -123,9 +123,9 @@ class Scrubber:
         if wrong is not None:
             self._cache.condemn(entry, wrong)
 
-    def _read(self, descriptor: int, guide: Guide, entry: Entry) -> str | None:
+    def _read(self, descriptor: int, guide: PieceMap, entry: CacheEntry) -> str | None:
         """What is wrong with the pieces from the remembered place on; None for nothing."""
-        step = max(1, READ // guide.piece)
+        step = max(1, READ_SIZE // guide.piece)
         position = self._cache.scrubbed(entry.key) // guide.piece
         with ThreadPoolExecutor(READERS, thread_name_prefix="scrub") as pool:
             while position < guide.count:
@@ -145,7 +145,7 @@ class Scrubber:
         self._cache.put_scrubbed(entry.key, 0, whole=True)
         return None
 
-    def _wrong(self, descriptor: int, guide: Guide, first: int, last: int) -> str | None:
+    def _wrong(self, descriptor: int, guide: PieceMap, first: int, last: int) -> str | None:
         if self._ending.is_set():
             return None
         start, end = guide.bounds(first)[0], guide.bounds(last - 1)[1]
@@ -163,7 +163,7 @@ class Scrubber:
                 return f"has other bytes in piece {piece} (bytes {low}-{high})"
         return None
 
-    def _again(self, entry: Entry) -> None:
+    def _again(self, entry: CacheEntry) -> None:
         """Fetch what somebody still needs."""
         if entry.digest or not any(lease.key == entry.key for lease in self._cache.leases()):
             return

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.cache import Cache
-from stager.cache.entries import FOREVER, PIN, Wanted
-from stager.cache.partial_file import Incoming
-from stager.content.blanks import make_blank, room
-from stager.content.piece_map import Guide
-from stager.content.transfer_stats import Arrival, Arrivals
-from stager.content_fetch import Bringing, with_metadata
+from stager.cache.entries import FOREVER, PIN, CacheItem
+from stager.cache.partial_file import PartialFile
+from stager.content.blanks import make_blank, reserved_size
+from stager.content.piece_map import PieceMap
+from stager.content.transfer_stats import TransferInProgress, TransferRegistry
+from stager.content_fetch import ContentFetch, allocation_size
 from stager.errors import NotCached
-from stager.fetch.http import Pace
-from stager.fetch.sources import Source, guide_for
-from stager.swarm.sharing import Sharing
+from stager.fetch.http import FetchLimits
+from stager.fetch.sources import ContentSource, load_piece_map
+from stager.swarm.sharing import CacheSharing
 
 SMALL = 1 << 20
 """Bytes of a content up to which several are brought at once."""
@@ -32,22 +32,22 @@ ROUNDS = 3
 """How often what vanished while the rest was staged (its file removed by hand) is staged again."""
 
 
-class State(StrEnum):
+class ItemState(StrEnum):
     """How far a thing is. Another state will be "arriving": a live file whose reads wait for their blocks."""
 
     VERIFIED = "verified"
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StagedItem:
     """One thing of a staged image: where it is and how far."""
 
     path: Path
-    state: State
+    state: ItemState
 
 
 @dataclass(frozen=True)
-class Staged:
+class StagedImage:
     """A staged image.
 
     Attributes:
@@ -60,7 +60,7 @@ class Staged:
         from_peers: of `from_network`, what came from other nodes.
     """
 
-    held: Mapping[Wanted, Held]
+    held: Mapping[CacheItem, StagedItem]
     from_cache: int
     from_network: int
     resumed: int
@@ -76,39 +76,41 @@ class Staged:
         """The absolute path of a blank; machines put overlays on it, none writes to it."""
         return self._held(blank).path
 
-    def _held(self, thing: Wanted) -> Held:
+    def _held(self, thing: CacheItem) -> StagedItem:
         if thing not in self.held:
             raise NotCached(f"{thing} is no part of the image that was staged")
         return self.held[thing]
 
 
-def wanted_of(manifest: Manifest, extra: Sequence[Blank] = ()) -> tuple[Wanted, ...]:
+def required_items(manifest: Manifest, extra: Sequence[Blank] = ()) -> tuple[CacheItem, ...]:
     """Everything that an image consists of, each once: contents in the manifest's order, then blanks, then extra ones."""
     blanks = dict.fromkeys([*(part.blank for part in manifest.partitions() if part.blank is not None), *extra])
     return (*manifest.blobs(), *blanks)
 
 
-def total(manifest: Manifest, extra: Sequence[Blank] = ()) -> int:
+def total_size(manifest: Manifest, extra: Sequence[Blank] = ()) -> int:
     """Bytes that staging an image advances by in all: the sizes of its contents and blanks, zeros included."""
-    return sum(thing.size for thing in wanted_of(manifest, extra))
+    return sum(thing.size for thing in required_items(manifest, extra))
 
 
 class Stager:
     """Stages images from a source into a cache. One for all threads of a node."""
 
-    def __init__(self, cache: Cache, source: Source, pace: Pace | None = None, sharing: Sharing | None = None) -> None:
-        self.cache, self.arrivals = cache, Arrivals(time.monotonic)
-        self._source, self._pace, self.sharing = source, pace or Pace(), sharing
+    def __init__(
+        self, cache: Cache, source: ContentSource, pace: FetchLimits | None = None, sharing: CacheSharing | None = None
+    ) -> None:
+        self.cache, self.arrivals = cache, TransferRegistry(time.monotonic)
+        self._source, self._pace, self.sharing = source, pace or FetchLimits(), sharing
 
     def stage(
         self,
         manifest: Manifest,
         holder: str,
         ttl: float,
-        advance: Advance = nothing,
+        advance: Advance = ignore_progress,
         *,
         extra: Sequence[Blank] = (),
-    ) -> Staged:
+    ) -> StagedImage:
         """Have an image on this node.
 
         Room for all that is missing is reserved before the first byte is written. Of two stagings of the same content
@@ -125,7 +127,7 @@ class Stager:
             StagerError: as its subclasses say. The leases that this call took are given back then; what has come is
                 kept for the next attempt as long as there is room.
         """
-        wanted = wanted_of(manifest, extra)
+        wanted = required_items(manifest, extra)
         counts = _Counts(manifest.title, advance)
         acquired = self.cache.acquire(wanted, holder, ttl)
         fresh = acquired.fresh
@@ -136,17 +138,17 @@ class Stager:
                         for thing in acquired.present:
                             counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
                     else:
-                        counts.advance = nothing
+                        counts.advance = ignore_progress
                     self._bring_all(acquired.missing, guides, counts)
                     again = self.cache.acquire(wanted, holder, ttl)
                 if not again.missing:
                     break
                 acquired = again
-            held = {thing: Held(self.cache.path(thing), State.VERIFIED) for thing in wanted}
+            held = {thing: StagedItem(self.cache.path(thing), ItemState.VERIFIED) for thing in wanted}
         except BaseException:
             self.cache.release(holder, fresh)
             raise
-        return Staged(
+        return StagedImage(
             held,
             counts.from_cache,
             counts.from_peers + counts.from_origin,
@@ -156,7 +158,7 @@ class Stager:
             counts.from_peers,
         )
 
-    def pin(self, manifest: Manifest, advance: Advance = nothing) -> Staged:
+    def pin(self, manifest: Manifest, advance: Advance = ignore_progress) -> StagedImage:
         """Have an image here and keep it until :meth:`unpin`; errors as :meth:`stage`."""
         return self.stage(manifest, PIN + manifest.image_id, FOREVER, advance)
 
@@ -166,31 +168,31 @@ class Stager:
 
     def restage(self, address: Address) -> None:
         """Bring one content again that was found wrong; whoever leases it has it then. Errors as :meth:`stage`."""
-        counts = _Counts("", nothing)
-        guide = guide_for(self._source, address)
-        with self.cache.reserve({address: with_metadata(guide)}):
+        counts = _Counts("", ignore_progress)
+        guide = load_piece_map(self._source, address)
+        with self.cache.reserve({address: allocation_size(guide)}):
             self._bring(address, guide, counts)
 
     @contextmanager
     def _prepared(
-        self, wanted: tuple[Wanted, ...], missing: tuple[Wanted, ...], vo: str
-    ) -> Iterator[Mapping[Wanted, Guide]]:
+        self, wanted: tuple[CacheItem, ...], missing: tuple[CacheItem, ...], vo: str
+    ) -> Iterator[Mapping[CacheItem, PieceMap]]:
         """Room for all that is missing, and nothing evicted of what is not, while the block runs."""
-        guides: dict[Wanted, Guide] = {}
+        guides: dict[CacheItem, PieceMap] = {}
         wants = dict.fromkeys(wanted, 0)
         contents = [thing for thing in missing if isinstance(thing, Address)]
         if contents:
             with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="guides") as pool:
-                guides.update(zip(contents, pool.map(partial(guide_for, self._source), contents), strict=True))
+                guides.update(zip(contents, pool.map(partial(load_piece_map, self._source), contents), strict=True))
         for thing in missing:
             if isinstance(thing, Address):
-                wants[thing] = with_metadata(guides[thing])
+                wants[thing] = allocation_size(guides[thing])
             else:
-                wants[thing] = room(thing)
+                wants[thing] = reserved_size(thing)
         with self.cache.reserve(wants, vo):
             yield guides
 
-    def _bring_all(self, things: Sequence[Wanted], guides: Mapping[Wanted, Guide], counts: "_Counts") -> None:
+    def _bring_all(self, things: Sequence[CacheItem], guides: Mapping[CacheItem, PieceMap], counts: "_Counts") -> None:
         """The small ones together, for they cost round trips and fsyncs, not bytes; then the others one by one."""
         small = [thing for thing in things if isinstance(thing, Address) and thing.size <= SMALL]
         if len(small) > 1:
@@ -201,7 +203,7 @@ class Stager:
             if len(small) <= 1 or thing not in small:
                 self._bring(thing, guides.get(thing), counts)
 
-    def _bring(self, thing: Wanted, guide: Guide | None, counts: "_Counts") -> None:
+    def _bring(self, thing: CacheItem, guide: PieceMap | None, counts: "_Counts") -> None:
         with self.cache.fill(thing) as incoming:
             if incoming is None:  # another staging brought it while this one waited
                 counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
@@ -210,15 +212,15 @@ class Stager:
                 counts.add(thing.size, made=1)
             else:
                 with self.arrivals.begin(thing, counts.image) as arrival:
-                    bringing = Bringing(
+                    bringing = ContentFetch(
                         self.cache, self._source, self._pace, self.sharing, arrival, lambda count: counts.add(count)
                     )
                     try:
-                        bringing.run(guide or Guide.of(thing), incoming)
+                        bringing.run(guide or PieceMap.of(thing), incoming)
                     finally:
                         counts.arrived(arrival)
 
-    def _make(self, blank: Blank, incoming: Incoming) -> None:
+    def _make(self, blank: Blank, incoming: PartialFile) -> None:
         incoming.empty()
         try:
             make_blank(blank, incoming.path)
@@ -242,7 +244,7 @@ class _Counts:
             self.made += made
             self.advance(settled)
 
-    def arrived(self, arrival: Arrival) -> None:
+    def arrived(self, arrival: TransferInProgress) -> None:
         traffic = arrival.traffic
         with self._lock:
             self.from_peers += traffic.from_peers

@@ -14,12 +14,12 @@ from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from catalog.access import rule_store as entitlements
-from catalog.access.rules import STRANGER, Rights, Scope, parse_credential, same
+from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, digests_equal, parse_credential
 from catalog.db.engine import Database
 from catalog.errors import NotEntitled
 from catalog.image.address import Address
-from catalog.swarm.announce_keys import MIN_SECRET, ORIGIN, AnnounceKeys, Holder
-from catalog.swarm.certificate_authority import Authority
+from catalog.swarm.announce_keys import MIN_SECRET, ORIGIN, AnnounceKeys, KeyHolder
+from catalog.swarm.certificate_authority import SwarmCa
 from catalog.swarm.torrent import short_hash
 
 REMEMBERED = 1.0
@@ -28,13 +28,13 @@ REMEMBERED = 1.0
 DECISIONS = 65_536
 """Decisions about contents remembered at most; they are forgotten together with the rights that they follow from."""
 
-Shown = HTTPAuthorizationCredentials | None
+BearerCredentials = HTTPAuthorizationCredentials | None
 _scheme = HTTPBearer(auto_error=False, scheme_name="site", description="A site's credential; without one: a stranger.")
-CREDENTIAL = Annotated[Shown, Depends(_scheme)]
+CREDENTIAL = Annotated[BearerCredentials, Depends(_scheme)]
 """What a request shows, as a parameter of a route."""
 
 
-class Readers:
+class CatalogAuthorizer:
     """Answers for one catalog. Safe to use from several threads.
 
     Args:
@@ -47,26 +47,26 @@ class Readers:
         self._database, self._now, self._clock = database, now, clock
         self._lock = threading.Lock()
         self._read_at = self._listed_at = float("-inf")
-        self._rights, self._digests = Rights(), dict[str, str]()
+        self._rights, self._digests = AccessRules(), dict[str, str]()
         self._decisions: dict[tuple[str, Address], bool] = {}
         self._plain: dict[bytes, Address] = {}
         self._closed: dict[bytes, Address] = {}
         with database.writing() as connection:
-            key = entitlements.secret(connection, "announce", lambda: secrets.token_bytes(MIN_SECRET))
-            kept = entitlements.secret(connection, "authority", lambda: Authority.make(now()).joined())
-        self.keys, self.authority = AnnounceKeys(key), Authority.parse(kept)
+            key = entitlements.load_secret(connection, "announce", lambda: secrets.token_bytes(MIN_SECRET))
+            kept = entitlements.load_secret(connection, "authority", lambda: SwarmCa.make(now()).joined())
+        self.keys, self.authority = AnnounceKeys(key), SwarmCa.parse(kept)
 
-    def who(self, shown: Shown) -> str:
+    def who(self, shown: BearerCredentials) -> str:
         """The site whose credential was shown, or STRANGER.
 
         Raises:
             NotEntitled: what was shown is no credential, or not that of a registered site (any more).
         """
         if shown is None:
-            return STRANGER
+            return ANONYMOUS
         site, digest = parse_credential(shown.credentials)
         self._refresh()
-        if not same(self._digests.get(site, "-"), digest):
+        if not digests_equal(self._digests.get(site, "-"), digest):
             raise NotEntitled(
                 "the credential is not that of a registered site; ask the catalog's operator for a new one"
             )
@@ -78,7 +78,7 @@ class Readers:
         known = self._rights.sites.get(site)
         return known is not None and vo in known.vos
 
-    def may_read(self, site: str, image: Scope) -> bool:
+    def may_read(self, site: str, image: ImageScope) -> bool:
         """Whether a site may read an image."""
         self._refresh()
         return self._rights.may_read(site, image)
@@ -106,9 +106,9 @@ class Readers:
 
     def is_restricted(self, address: Address) -> bool:
         """Whether strangers may not read a content."""
-        return not self.may_read_content(STRANGER, address)
+        return not self.may_read_content(ANONYMOUS, address)
 
-    def holder_may_read(self, holder: Holder, address: Address) -> bool:
+    def holder_may_read(self, holder: KeyHolder, address: Address) -> bool:
         """Whether the holder of an announce key may read a content; whose site is gone has lost the right."""
         return holder.node == ORIGIN or self.may_read_content(holder.site, address)
 
@@ -123,7 +123,7 @@ class Readers:
     def served(self) -> Iterable[Address]:
         """Every content that is here and belongs to a published image."""
         with self._database.reading() as connection:
-            return entitlements.served(connection)
+            return entitlements.served_contents(connection)
 
     def content(self, short: bytes) -> Address | None:
         """The content whose swarm has that short info-hash. A restricted one has no public swarm, and the other way round."""
@@ -143,7 +143,7 @@ class Readers:
                 return False
             self._listed_at = self._clock()
             with self._database.reading() as connection:
-                served = entitlements.served(connection)
+                served = entitlements.served_contents(connection)
             # The hashes are remembered where they are computed.
             self._plain = {short_hash(address): address for address in served}
             self._closed = {short_hash(address, self.authority.certificate): address for address in served}
@@ -156,7 +156,7 @@ class Readers:
             if self._clock() - self._read_at < REMEMBERED:
                 return
             with self._database.reading() as connection:
-                rights, digests = entitlements.rights(connection)
+                rights, digests = entitlements.load_rules(connection)
             # A new image may hold a known content, and so give a right to it: what was refused is asked again.
             kept = self._decisions if rights == self._rights else {}
             self._decisions = {key: True for key, may in list(kept.items()) if may}

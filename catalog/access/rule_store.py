@@ -10,13 +10,13 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from catalog.access.rules import Rights, Rule, Scope, Site
+from catalog.access.rules import AccessRule, AccessRules, ImageScope, RegisteredSite
 from catalog.db.tables import blobs, images, parts, restrictions, secrets, sites
 from catalog.errors import Conflict
 from catalog.image.address import Address
 
 
-def register_site(connection: Connection, site: Site, digest: str, now: datetime, *, renew: bool) -> None:
+def register_site(connection: Connection, site: RegisteredSite, digest: str, now: datetime, *, renew: bool) -> None:
     """Register a site, or with `renew` give one that is registered a new credential and VOs; Conflict without."""
     known = connection.execute(select(sites.c.name).where(sites.c.name == site.name)).first() is not None
     if known and not renew:
@@ -32,13 +32,13 @@ def remove_site(connection: Connection, name: str) -> bool:
     return connection.execute(delete(sites).where(sites.c.name == name)).rowcount > 0
 
 
-def list_sites(connection: Connection) -> list[tuple[Site, datetime]]:
+def list_sites(connection: Connection) -> list[tuple[RegisteredSite, datetime]]:
     """All sites by name, and when each was registered."""
     rows = connection.execute(select(sites).order_by(sites.c.name))
-    return [(Site(row.name, frozenset(json.loads(row.vos))), row.registered) for row in rows]
+    return [(RegisteredSite(row.name, frozenset(json.loads(row.vos))), row.registered) for row in rows]
 
 
-def restrict(connection: Connection, scope: Scope, rule: Rule, now: datetime) -> None:
+def restrict(connection: Connection, scope: ImageScope, rule: AccessRule, now: datetime) -> None:
     """Let the rule be the one of that scope."""
     keys = {"vo": scope.vo, "name": scope.name, "version": scope.version}
     changed = {"sites": _list(rule.sites), "for_vos": _list(rule.vos), "since": now}
@@ -49,7 +49,7 @@ def restrict(connection: Connection, scope: Scope, rule: Rule, now: datetime) ->
     )
 
 
-def open_again(connection: Connection, scope: Scope) -> bool:
+def unrestrict(connection: Connection, scope: ImageScope) -> bool:
     """Take the rule of that scope away; returns whether there was one."""
     columns = restrictions.c
     gone = connection.execute(
@@ -58,27 +58,29 @@ def open_again(connection: Connection, scope: Scope) -> bool:
     return gone.rowcount > 0
 
 
-def rights(connection: Connection) -> tuple[Rights, dict[str, str]]:
+def load_rules(connection: Connection) -> tuple[AccessRules, dict[str, str]]:
     """All sites and rules, and the digest of each site's secret."""
     known, digests = {}, {}
     for row in connection.execute(select(sites)):
-        known[row.name] = Site(row.name, frozenset(json.loads(row.vos)))
+        known[row.name] = RegisteredSite(row.name, frozenset(json.loads(row.vos)))
         digests[row.name] = row.digest
     rules = {
-        Scope(row.vo, row.name, row.version): Rule(frozenset(json.loads(row.sites)), frozenset(json.loads(row.for_vos)))
+        ImageScope(row.vo, row.name, row.version): AccessRule(
+            frozenset(json.loads(row.sites)), frozenset(json.loads(row.for_vos))
+        )
         for row in connection.execute(select(restrictions))
     }
-    return Rights(known, rules), digests
+    return AccessRules(known, rules), digests
 
 
-def image_scope(connection: Connection, image_id: str) -> Scope | None:
+def image_scope(connection: Connection, image_id: str) -> ImageScope | None:
     """The name of a published image."""
     query = select(images.c.vo, images.c.name, images.c.version).where(images.c.image_id == image_id)
     row = connection.execute(query).first()
-    return None if row is None else Scope(row.vo, row.name, row.version)
+    return None if row is None else ImageScope(row.vo, row.name, row.version)
 
 
-def scopes_with(connection: Connection, address: Address) -> list[Scope]:
+def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
     """The names of all published images that have a content which is here."""
     query = (
         select(images.c.vo, images.c.name, images.c.version)
@@ -86,10 +88,10 @@ def scopes_with(connection: Connection, address: Address) -> list[Scope]:
         .join(blobs, blobs.c.address == parts.c.address)
         .where(parts.c.address == address)
     )
-    return [Scope(row.vo, row.name, row.version) for row in connection.execute(query)]
+    return [ImageScope(row.vo, row.name, row.version) for row in connection.execute(query)]
 
 
-def served(connection: Connection) -> Iterable[Address]:
+def served_contents(connection: Connection) -> Iterable[Address]:
     """Every content that is here and belongs to a published image."""
     query = (
         select(blobs.c.address)
@@ -100,7 +102,7 @@ def served(connection: Connection) -> Iterable[Address]:
     return list(connection.execute(query).scalars())
 
 
-def secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
+def load_secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
     """One of the catalog's own secrets; made the first time, in this (writing) transaction."""
     found = connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar()
     if found is None:

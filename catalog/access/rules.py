@@ -20,14 +20,14 @@ SECRET_BYTES = 32
 SITE_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
 """A label that also goes into announce keys."""
 
-STRANGER = ""
+ANONYMOUS = ""
 """The site of whoever shows no credential."""
 
 _CREDENTIAL = re.compile(rf"({SITE_PATTERN})\.([A-Za-z0-9_-]{{43}})")
 _SCOPE = re.compile(f"({VO_PATTERN})(?:/({NAME_PATTERN})(?:@({VERSION_PATTERN}))?)?")
 
 
-class Scope(NamedTuple):
+class ImageScope(NamedTuple):
     """What a rule is about: a VO, a name in it, or a version of the name; empty means all."""
 
     vo: str
@@ -45,13 +45,13 @@ class Scope(NamedTuple):
     def __str__(self) -> str:
         return self.vo + (f"/{self.name}" if self.name else "") + (f"@{self.version}" if self.version else "")
 
-    def wider(self) -> "tuple[Scope, ...]":
+    def wider(self) -> "tuple[ImageScope, ...]":
         """Itself and all scopes around it, the narrowest first."""
-        return tuple(dict.fromkeys((self, Scope(self.vo, self.name), Scope(self.vo))))
+        return tuple(dict.fromkeys((self, ImageScope(self.vo, self.name), ImageScope(self.vo))))
 
 
 @dataclass(frozen=True)
-class Site:
+class RegisteredSite:
     """A resource provider that the catalog knows, and the VOs whose members it serves."""
 
     name: str
@@ -59,32 +59,32 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Rule:
+class AccessRule:
     """Who may read: these sites, and sites that serve one of these VOs. Both empty: nobody."""
 
     sites: frozenset[str] = frozenset()
     vos: frozenset[str] = frozenset()
 
-    def admits(self, site: Site) -> bool:
+    def admits(self, site: RegisteredSite) -> bool:
         """Whether a site is among them."""
         return site.name in self.sites or bool(site.vos & self.vos)
 
 
 @dataclass(frozen=True)
-class Rights:
+class AccessRules:
     """All sites and rules at one instant."""
 
-    sites: Mapping[str, Site] = field(default_factory=dict)
-    rules: Mapping[Scope, Rule] = field(default_factory=dict)
+    sites: Mapping[str, RegisteredSite] = field(default_factory=dict)
+    rules: Mapping[ImageScope, AccessRule] = field(default_factory=dict)
 
-    def rule(self, image: Scope) -> tuple[Scope, Rule] | None:
+    def rule(self, image: ImageScope) -> tuple[ImageScope, AccessRule] | None:
         """The rule that counts for an image, and where it is written; None for a public one."""
         for scope in image.wider():
             if (rule := self.rules.get(scope)) is not None:
                 return scope, rule
         return None
 
-    def may_read(self, site: str, image: Scope) -> bool:
+    def may_read(self, site: str, image: ImageScope) -> bool:
         """Whether a site (STRANGER: whoever has no credential) may read an image."""
         found = self.rule(image)
         if found is None:
@@ -93,7 +93,7 @@ class Rights:
         return known is not None and found[1].admits(known)
 
 
-def credential(site: str, secret: str) -> str:
+def format_credential(site: str, secret: str) -> str:
     """What a site's nodes show, as one line."""
     return f"{site}.{secret}"
 
@@ -106,6 +106,6 @@ def parse_credential(text: str) -> tuple[str, str]:
     return match[1], hashlib.sha256(match[2].encode()).hexdigest()
 
 
-def same(digest: str, other: str) -> bool:
+def digests_equal(digest: str, other: str) -> bool:
     """Whether two digests are the same, in a time that does not tell how far they are."""
     return hmac.compare_digest(digest.encode(), other.encode())

@@ -15,25 +15,25 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from catalog.access.authorizer import CREDENTIAL, Readers, Shown
-from catalog.access.rules import Scope
+from catalog.access.authorizer import CREDENTIAL, BearerCredentials, CatalogAuthorizer
+from catalog.access.rules import ImageScope
 from catalog.api.candidates import candidate_routes
 from catalog.api.clusters import cluster_routes
 from catalog.api.flat_images import flat_routes
 from catalog.api.history import history_routes
-from catalog.api.publications import publishing_routes
+from catalog.api.publications import publication_routes
 from catalog.api.revocations import revocation_routes
 from catalog.api.swarm_grants import grant_routes
-from catalog.api.tracker import Gate, tracker_routes
-from catalog.api.tuf import freshness_routes
+from catalog.api.tracker import AnnounceAuthorizer, tracker_routes
+from catalog.api.tuf import tuf_routes
 from catalog.db import images as registry
 from catalog.errors import CatalogError, Malformed, Misused, NotEntitled, NotFound, RangeRefused, TooLarge, Unavailable
 from catalog.image.address import Address
-from catalog.image.manifest import MEDIA_TYPE
-from catalog.publication.images import Publishing
+from catalog.image.manifest import MANIFEST_MEDIA_TYPE
+from catalog.publication.images import PublicationService
 from catalog.schema.images import (
-    MAX_PAGE,
-    PAGE,
+    MAX_PAGE_SIZE,
+    PAGE_SIZE,
     EndorsementList,
     Health,
     ImageEntry,
@@ -43,13 +43,13 @@ from catalog.schema.images import (
     VoKeyList,
     VoPage,
 )
-from catalog.schema.problems import MEDIA_TYPE as PROBLEM_TYPE
+from catalog.schema.problems import PROBLEM_MEDIA_TYPE as PROBLEM_TYPE
 from catalog.schema.problems import status_of, to_problem
 from catalog.swarm.tracker import Tracker
 from catalog.tuf.targets import image_of_path
-from catalog.web.openapi import Documented
-from catalog.web.parameters import ADDRESS, ARTIFACT, IMAGE_ID, address_of, problems
-from catalog.web.responses import FOREVER, Content, document
+from catalog.web.openapi import ProblemApi
+from catalog.web.parameters import ADDRESS, ARTIFACT, IMAGE_ID, parse_address, problem_responses
+from catalog.web.responses import CACHE_FOREVER, ContentResponse, document_response
 from signer.documents import canonical
 from signer.errors import SignerError
 
@@ -65,11 +65,11 @@ Clock = Callable[[], datetime]
 VO = Annotated[str, Path(description="Name of a VO.", examples=["star"], max_length=64)]
 NAME = Annotated[str, Path(description="Name of an image.", examples=["worker"], max_length=128)]
 VERSION = Annotated[str, Path(description="Version of an image.", examples=["2026.11"], max_length=64)]
-LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]
+LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Items on the page, at most.")]
 CURSOR = Annotated[str | None, Query(max_length=64, description="`next` of the page before.", examples=["41"])]
 
 
-def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> FastAPI:
+def create_app(publishing: PublicationService, now: Clock, *, mirror: bool = False) -> FastAPI:
     """The application over a store that this process owns. A mirror takes no publications, and signs and drops nothing."""
 
     @asynccontextmanager
@@ -80,7 +80,7 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
         for task in tasks:
             task.cancel()
 
-    app = Documented(
+    app = ProblemApi(
         title="Partita catalog",
         version="1",
         summary="Virtual-machine images as signed, content-addressed sets of partitions.",
@@ -94,26 +94,26 @@ def create_app(publishing: Publishing, now: Clock, *, mirror: bool = False) -> F
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
-    readers = Readers(publishing.database, now, time.monotonic)
-    gate = Gate(readers.keys, readers.content, readers.holder_may_read, now, readers.swarm_hash)
+    readers = CatalogAuthorizer(publishing.database, now, time.monotonic)
+    gate = AnnounceAuthorizer(readers.keys, readers.content, readers.holder_may_read, now, readers.swarm_hash)
     app.include_router(_images(publishing, readers))
     app.include_router(_blobs(publishing, readers))
     app.include_router(_vos(publishing))
     if not mirror:
-        app.include_router(publishing_routes(publishing, now))
+        app.include_router(publication_routes(publishing, now))
         app.include_router(candidate_routes(publishing, readers, now))
     app.include_router(grant_routes(readers, now), prefix="/v1")
     app.include_router(tracker_routes(Tracker(), gate, time.monotonic), prefix="/v1")
     app.include_router(history_routes(publishing, readers))
     app.include_router(revocation_routes(publishing, now, mirror=mirror))
     app.include_router(cluster_routes(publishing, now, mirror=mirror))
-    app.include_router(freshness_routes(publishing), dependencies=[Depends(_readable(readers))])
+    app.include_router(tuf_routes(publishing), dependencies=[Depends(_readable(readers))])
     app.include_router(flat_routes(publishing, now), dependencies=[Depends(_readable(readers))])
     app.include_router(_health(publishing))
     return app
 
 
-def _readable(readers: Readers) -> Callable[..., None]:
+def _readable(readers: CatalogAuthorizer) -> Callable[..., None]:
     """A dependency of routes below an image's ID, and of those of targets: they are for who may read the image."""
 
     def check(request: Request, shown: CREDENTIAL) -> None:
@@ -121,19 +121,22 @@ def _readable(readers: Readers) -> Callable[..., None]:
         if found is None:
             return
         site = readers.who(shown)
-        may = readers.may_read(site, found) if isinstance(found, Scope) else readers.may_read_image(site, found)
+        may = readers.may_read(site, found) if isinstance(found, ImageScope) else readers.may_read_image(site, found)
         if not may:
             raise NotFound("there is no such image here; `partita image list` shows what there is")
 
     return check
 
 
-def _images(publishing: Publishing, readers: Readers) -> APIRouter:
+def _images(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["images"])
     database = publishing.database
 
     @routes.get(
-        "/images", response_model=ImagePage, responses=problems(Malformed, NotEntitled), summary="List published images"
+        "/images",
+        response_model=ImagePage,
+        responses=problem_responses(Malformed, NotEntitled),
+        summary="List published images",
     )
     def images(
         request: Request,
@@ -143,76 +146,76 @@ def _images(publishing: Publishing, readers: Readers) -> APIRouter:
             str | None, Query(description="Only of this name.", examples=["worker"], max_length=128)
         ] = None,
         cursor: CURSOR = None,
-        limit: LIMIT = PAGE,
+        limit: LIMIT = PAGE_SIZE,
     ) -> Response:
         """Last published first, those that you may read. Follow `next` for older ones: newer ones shift nothing."""
-        return document(request, _page(publishing, readers, readers.who(shown), vo, name, cursor, limit))
+        return document_response(request, _page(publishing, readers, readers.who(shown), vo, name, cursor, limit))
 
     @routes.get(
         "/names/{vo}/{name}",
         response_model=ImagePage,
-        responses=problems(NotFound, Malformed, NotEntitled),
+        responses=problem_responses(NotFound, Malformed, NotEntitled),
         summary="List the versions of a name",
     )
     def versions(
-        request: Request, shown: CREDENTIAL, vo: VO, name: NAME, cursor: CURSOR = None, limit: LIMIT = PAGE
+        request: Request, shown: CREDENTIAL, vo: VO, name: NAME, cursor: CURSOR = None, limit: LIMIT = PAGE_SIZE
     ) -> Response:
         """Last published first; the first of the first page is what the name alone stands for."""
         page = _page(publishing, readers, readers.who(shown), vo, name, cursor, limit)
         if not page.items and cursor is None:
             raise NotFound(f"there is no image {vo}/{name} here; `partita image list` shows what there is")
-        return document(request, page)
+        return document_response(request, page)
 
     @routes.get(
         "/names/{vo}/{name}/{version}",
         response_model=ImageEntry,
-        responses=problems(NotFound, Malformed, NotEntitled),
+        responses=problem_responses(NotFound, Malformed, NotEntitled),
         summary="Find the image of a name and version",
     )
     def version(request: Request, shown: CREDENTIAL, vo: VO, name: NAME, version: VERSION) -> Response:
         """A name and version never stand for another image once they stand for one."""
         with database.reading() as connection:
-            entry = registry.find(connection, vo, name, version)
-        if not readers.may_read(readers.who(shown), Scope(vo, name, version)) or entry is None:
+            entry = registry.find_image(connection, vo, name, version)
+        if not readers.may_read(readers.who(shown), ImageScope(vo, name, version)) or entry is None:
             raise NotFound(f"there is no image {vo}/{name}@{version} here; `partita image list` shows what there is")
-        return document(request, entry)
+        return document_response(request, entry)
 
     @routes.get(
         "/images/{image_id}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, NotEntitled)
-        | {200: {"content": {MEDIA_TYPE: {"example": {"type": "urn:partita:image:v1"}}}}},
+        responses=problem_responses(NotFound, Malformed, NotEntitled)
+        | {200: {"content": {MANIFEST_MEDIA_TYPE: {"example": {"type": "urn:partita:image:v1"}}}}},
         summary="Get a manifest",
     )
     @routes.head("/images/{image_id}", include_in_schema=False)
     def manifest(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """The canonical bytes; their SHA-256 is the image ID, so check it."""
         data = _manifest(publishing, readers, readers.who(shown), image_id)
-        return document(request, data, tag=image_id, media_type=MEDIA_TYPE, cache=FOREVER)
+        return document_response(request, data, tag=image_id, media_type=MANIFEST_MEDIA_TYPE, cache=CACHE_FOREVER)
 
     @routes.get(
         "/images/{image_id}/endorsements",
         response_model=EndorsementList,
-        responses=problems(NotFound, Malformed, NotEntitled),
+        responses=problem_responses(NotFound, Malformed, NotEntitled),
         summary="List the endorsements of an image",
     )
     def endorsements(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID) -> Response:
         """Statements and signatures as they came. Verify them yourself: the catalog is not who decides what you boot."""
         _manifest(publishing, readers, readers.who(shown), image_id)
         with database.reading() as connection:
-            found = registry.endorsements_of(connection, image_id)
+            found = registry.list_endorsements(connection, image_id)
         items = tuple(SignedStatement.of(one.statement, one.signature) for one in found)
-        return document(request, EndorsementList(items=items))
+        return document_response(request, EndorsementList(items=items))
 
     return routes
 
 
-def _blobs(publishing: Publishing, readers: Readers) -> APIRouter:
+def _blobs(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRouter:
     routes = APIRouter(prefix="/v1/blobs", tags=["contents"])
     binary: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {"example": "(bytes)"}}}}
 
-    def look(text: str, shown: Shown) -> Address:
-        address = address_of(text)
+    def look(text: str, shown: BearerCredentials) -> Address:
+        address = parse_address(text)
         if not readers.may_read_content(readers.who(shown), address):
             raise NotFound(f"there is no content {address} here")
         return address
@@ -220,7 +223,7 @@ def _blobs(publishing: Publishing, readers: Readers) -> APIRouter:
     @routes.get(
         "/{address}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, NotEntitled, RangeRefused)
+        responses=problem_responses(NotFound, Malformed, NotEntitled, RangeRefused)
         | binary
         | {
             206: {
@@ -234,12 +237,12 @@ def _blobs(publishing: Publishing, readers: Readers) -> APIRouter:
     def content(request: Request, shown: CREDENTIAL, address: ADDRESS) -> Response:
         """One range (`Range: bytes=FIRST-LAST`), or up to 512 in their order with gaps between, as `multipart/byteranges`."""
         found = look(address, shown)
-        return Content(request, publishing.blobs.open(found), found)
+        return ContentResponse(request, publishing.blobs.open(found), found)
 
     @routes.get(
         "/{address}/{artifact}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, NotEntitled) | binary,
+        responses=problem_responses(NotFound, Malformed, NotEntitled) | binary,
         summary="Get what the catalog measured in a content",
     )
     def beside(request: Request, shown: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
@@ -249,26 +252,28 @@ def _blobs(publishing: Publishing, readers: Readers) -> APIRouter:
         """
         found = look(address, shown)
         data = publishing.blobs.beside(found, artifact)
-        return document(request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=FOREVER)
+        return document_response(
+            request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=CACHE_FOREVER
+        )
 
     return routes
 
 
-def _vos(publishing: Publishing) -> APIRouter:
+def _vos(publishing: PublicationService) -> APIRouter:
     routes = APIRouter(prefix="/v1/vos", tags=["VOs"])
 
-    @routes.get("", response_model=VoPage, responses=problems(Malformed), summary="List registered VOs")
-    def vos(request: Request, cursor: CURSOR = None, limit: LIMIT = PAGE) -> Response:
+    @routes.get("", response_model=VoPage, responses=problem_responses(Malformed), summary="List registered VOs")
+    def vos(request: Request, cursor: CURSOR = None, limit: LIMIT = PAGE_SIZE) -> Response:
         """By name."""
         with publishing.database.reading() as connection:
             found = registry.list_vos(connection, cursor or "", limit + 1)
         more = found[limit - 1].name if len(found) > limit else None
-        return document(request, VoPage(items=tuple(found[:limit]), next=more))
+        return document_response(request, VoPage(items=tuple(found[:limit]), next=more))
 
     @routes.get(
         "/{vo}/keys",
         response_model=VoKeyList,
-        responses=problems(NotFound, Malformed),
+        responses=problem_responses(NotFound, Malformed),
         summary="List the registered keys of a VO",
     )
     def keys(request: Request, vo: VO) -> Response:
@@ -276,16 +281,16 @@ def _vos(publishing: Publishing) -> APIRouter:
         with publishing.database.reading() as connection:
             if not registry.has_vo(connection, vo):
                 raise NotFound(f"the VO {vo} is not registered here")
-            found = registry.anchors(connection, vo)
+            found = registry.list_anchors(connection, vo)
         items = tuple(
             VoKey(fingerprint=a.fingerprint, role=a.role, key=a.key.decode("ascii", "replace")) for a in found
         )
-        return document(request, VoKeyList(vo=vo, items=items))
+        return document_response(request, VoKeyList(vo=vo, items=items))
 
     return routes
 
 
-def _health(publishing: Publishing) -> APIRouter:
+def _health(publishing: PublicationService) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez", response_model=Health, summary="Whether the service runs")
@@ -296,7 +301,7 @@ def _health(publishing: Publishing) -> APIRouter:
     @routes.get(
         "/readyz",
         response_model=Health,
-        responses=problems(Unavailable),
+        responses=problem_responses(Unavailable),
         summary="Whether the service can serve and accept",
     )
     def ready() -> Health:
@@ -310,8 +315,8 @@ def _health(publishing: Publishing) -> APIRouter:
 
 
 def _page(
-    publishing: Publishing,
-    readers: Readers,
+    publishing: PublicationService,
+    readers: CatalogAuthorizer,
     site: str,
     vo: str | None,
     name: str | None,
@@ -328,7 +333,7 @@ def _page(
             found += [
                 (number, entry)
                 for number, entry in more
-                if readers.may_read(site, Scope(entry.vo, entry.name, entry.version))
+                if readers.may_read(site, ImageScope(entry.vo, entry.name, entry.version))
             ]
             if len(more) <= limit:
                 break
@@ -337,15 +342,15 @@ def _page(
     return ImagePage(items=tuple(entry for _, entry in found[:limit]), next=following)
 
 
-def _manifest(publishing: Publishing, readers: Readers, site: str, image_id: str) -> bytes:
+def _manifest(publishing: PublicationService, readers: CatalogAuthorizer, site: str, image_id: str) -> bytes:
     with publishing.database.reading() as connection:
-        data = registry.manifest_of(connection, image_id)
+        data = registry.get_manifest(connection, image_id)
     if data is None or not readers.may_read_image(site, image_id):
         raise NotFound(f"there is no image {image_id} here; `partita image list` shows what there is")
     return data
 
 
-async def _clean(publishing: Publishing, now: Clock) -> None:
+async def _clean(publishing: PublicationService, now: Clock) -> None:
     while True:
         await asyncio.sleep(CLEAN_SECONDS)
         try:
@@ -354,7 +359,7 @@ async def _clean(publishing: Publishing, now: Clock) -> None:
             log.warning("cleaning failed: %s", exc)
 
 
-async def _renew(publishing: Publishing, now: Clock) -> None:
+async def _renew(publishing: PublicationService, now: Clock) -> None:
     """Sign the freshness metadata afresh at half of its lifetime, and say what an operator must sign."""
     told: frozenset[str] = frozenset()
     while True:

@@ -10,15 +10,15 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from catalog.api.publications import takes
+from catalog.api.publications import request_body
 from catalog.db import clusters as cluster_registry
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.publication import clusters as cluster_publishing
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.clusters import MAX_CLUSTERS_PAGE, ClusterEntries, ClusterEntry, ClusterPublication
-from catalog.schema.images import MAX_REQUEST, EndorsementsRequest
-from catalog.web.parameters import body, problems
-from catalog.web.responses import document
+from catalog.schema.images import MAX_REQUEST_DOCUMENT, EndorsementsRequest
+from catalog.web.parameters import problem_responses, read_body
+from catalog.web.responses import document_response
 from signer.documents import parse
 
 DIGEST = Annotated[
@@ -27,14 +27,16 @@ DIGEST = Annotated[
 ]
 
 
-def cluster_routes(publishing: Publishing, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
+def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
     """Under /v1/clusters; a mirror takes none."""
     routes = APIRouter(prefix="/v1/clusters", tags=["clusters"])
 
     def instant() -> datetime:
         return now().replace(microsecond=0)  # documents carry seconds
 
-    @routes.get("", response_model=ClusterEntries, responses=problems(Malformed, Unavailable), summary="List clusters")
+    @routes.get(
+        "", response_model=ClusterEntries, responses=problem_responses(Malformed, Unavailable), summary="List clusters"
+    )
     def clusters(
         request: Request,
         vo: Annotated[str | None, Query(max_length=64, description="Only of this VO.", examples=["star"])] = None,
@@ -45,13 +47,15 @@ def cluster_routes(publishing: Publishing, now: Callable[[], datetime], *, mirro
     ) -> Response:
         """Published cluster documents, last published first."""
         with publishing.database.reading() as connection:
-            found = cluster_registry.page(connection, vo, cursor, limit)
-        items = tuple(cluster_publishing.entry(row) for _, row in found)
-        return document(request, ClusterEntries(items=items, next=str(found[-1][0]) if len(found) == limit else None))
+            found = cluster_registry.list_clusters(connection, vo, cursor, limit)
+        items = tuple(cluster_publishing.cluster_entry(row) for _, row in found)
+        return document_response(
+            request, ClusterEntries(items=items, next=str(found[-1][0]) if len(found) == limit else None)
+        )
 
     @routes.get(
         "/{digest}",
-        responses=problems(Malformed, NotFound, Unavailable)
+        responses=problem_responses(Malformed, NotFound, Unavailable)
         | {200: {"content": {"application/json": {"example": {"name": "batch", "roles": {}}}}}},
         response_class=Response,
         summary="Get a cluster document",
@@ -59,7 +63,7 @@ def cluster_routes(publishing: Publishing, now: Callable[[], datetime], *, mirro
     def cluster(digest: DIGEST) -> Response:
         """The very bytes that the digest is of."""
         with publishing.database.reading() as connection:
-            row = cluster_registry.get(connection, digest)
+            row = cluster_registry.get_cluster(connection, digest)
         if row is None:
             raise NotFound(f"there is no cluster document {digest} here")
         return Response(row.data, media_type="application/json")
@@ -70,29 +74,33 @@ def cluster_routes(publishing: Publishing, now: Callable[[], datetime], *, mirro
     @routes.post(
         "",
         response_model=ClusterEntry,
-        responses=problems(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
-        openapi_extra=takes(ClusterPublication),
+        responses=problem_responses(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
+        openapi_extra=request_body(ClusterPublication),
         summary="Publish a cluster document",
     )
     async def publish(request: Request) -> Response:
         """With at least one endorsement by a registered key of its VO, which names it. Sending it again is no error."""
-        data = await body(request, MAX_REQUEST, "a cluster")
-        wanted = parse(ClusterPublication, data, "publication", limit=MAX_REQUEST)
-        return document(request, await to_thread.run_sync(cluster_publishing.publish, publishing, wanted, instant()))
+        data = await read_body(request, MAX_REQUEST_DOCUMENT, "a cluster")
+        wanted = parse(ClusterPublication, data, "publication", limit=MAX_REQUEST_DOCUMENT)
+        return document_response(
+            request, await to_thread.run_sync(cluster_publishing.publish_cluster, publishing, wanted, instant())
+        )
 
     @routes.post(
         "/{digest}/endorsements",
         status_code=204,
         response_class=Response,
-        responses=problems(Malformed, NotFound, NotEntitled, TooLarge, Unavailable),
-        openapi_extra=takes(EndorsementsRequest),
+        responses=problem_responses(Malformed, NotFound, NotEntitled, TooLarge, Unavailable),
+        openapi_extra=request_body(EndorsementsRequest),
         summary="Add endorsements to a cluster document",
     )
     async def endorse(request: Request, digest: DIGEST) -> Response:
         """All of them must verify with registered keys of the document's VO."""
-        data = await body(request, MAX_REQUEST, "endorsements")
-        wanted = parse(EndorsementsRequest, data, "endorsements", limit=MAX_REQUEST)
-        await to_thread.run_sync(cluster_publishing.endorse, publishing, digest, wanted.endorsements, instant())
+        data = await read_body(request, MAX_REQUEST_DOCUMENT, "endorsements")
+        wanted = parse(EndorsementsRequest, data, "endorsements", limit=MAX_REQUEST_DOCUMENT)
+        await to_thread.run_sync(
+            cluster_publishing.accept_endorsements, publishing, digest, wanted.endorsements, instant()
+        )
         return Response(status_code=204)
 
     return routes

@@ -5,24 +5,24 @@ from datetime import datetime
 
 from fastapi import APIRouter, Request, Response
 
-from catalog.content.flat_image import Flattening
+from catalog.content.flat_image import FlatImageStore
 from catalog.db import images as registry
 from catalog.errors import BlankFailed, Conflict, Malformed, NotFound, RangeRefused
 from catalog.image.manifest import Manifest
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.flat import FlatImage
-from catalog.web.parameters import IMAGE_ID, problems
-from catalog.web.responses import Ranged, document
+from catalog.web.parameters import IMAGE_ID, problem_responses
+from catalog.web.responses import RangeResponse, document_response
 
 
-def flat_routes(publishing: Publishing, now: Callable[[], datetime]) -> APIRouter:
+def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> APIRouter:
     """GET /v1/images/{image_id}/flat and /disk.raw."""
     routes = APIRouter(prefix="/v1/images", tags=["flat images"])
-    flattening = Flattening(publishing.blobs)
+    flattening = FlatImageStore(publishing.blobs)
 
     def look(image_id: str) -> Manifest:
         with publishing.database.reading() as connection:
-            data = registry.manifest_of(connection, image_id)
+            data = registry.get_manifest(connection, image_id)
         if data is None:
             raise NotFound(f"there is no image {image_id} here; `partita image list` shows what there is")
         return Manifest.parse(data)
@@ -30,18 +30,18 @@ def flat_routes(publishing: Publishing, now: Callable[[], datetime]) -> APIRoute
     @routes.get(
         "/{image_id}/flat",
         response_model=FlatImage,
-        responses=problems(NotFound, Malformed, Conflict, BlankFailed),
+        responses=problem_responses(NotFound, Malformed, Conflict, BlankFailed),
         summary="Get size and SHA-512 of an image's disk as one file",
     )
     def flat(request: Request, image_id: IMAGE_ID) -> Response:
         """The first to ask waits while all of it is read; then it is known. Images of several disks have none."""
         measured = flattening.measure(look(image_id), now())
-        return document(request, FlatImage(image_id=image_id, size=measured.size, sha512=measured.sha512))
+        return document_response(request, FlatImage(image_id=image_id, size=measured.size, sha512=measured.sha512))
 
     @routes.get(
         "/{image_id}/disk.raw",
         response_class=Response,
-        responses=problems(NotFound, Malformed, RangeRefused, Conflict, BlankFailed)
+        responses=problem_responses(NotFound, Malformed, RangeRefused, Conflict, BlankFailed)
         | {
             200: {"content": {"application/octet-stream": {"example": "(bytes)"}}},
             206: {
@@ -54,6 +54,6 @@ def flat_routes(publishing: Publishing, now: Callable[[], datetime]) -> APIRoute
     @routes.head("/{image_id}/disk.raw", include_in_schema=False)
     def disk(request: Request, image_id: IMAGE_ID) -> Response:
         """Partition tables, contents, blanks and the zeros between them, put together while they are sent."""
-        return Ranged(request, flattening.open(look(image_id)))
+        return RangeResponse(request, flattening.open(look(image_id)))
 
     return routes

@@ -4,23 +4,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from catalog.access.authorizer import CREDENTIAL, Readers
-from catalog.access.rules import Scope
+from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
+from catalog.access.rules import ImageScope
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound, Unavailable
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage
-from catalog.web.parameters import problems
-from catalog.web.responses import document
+from catalog.web.parameters import problem_responses
+from catalog.web.responses import document_response
 
 
-def history_routes(publishing: Publishing, readers: Readers) -> APIRouter:
+def history_routes(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRouter:
     """GET /v1/history."""
     routes = APIRouter(prefix="/v1", tags=["history"])
 
     @routes.get(
         "/history",
         response_model=HistoryPage,
-        responses=problems(Malformed, NotEntitled, NotFound, Unavailable),
+        responses=problem_responses(Malformed, NotEntitled, NotFound, Unavailable),
         summary="List all that was ever accepted",
     )
     def history(
@@ -41,17 +41,19 @@ def history_routes(publishing: Publishing, readers: Readers) -> APIRouter:
         found = publishing.history.page(cursor, limit)
         entries = (HistoryEntry.model_validate(entry.model_dump()) for entry in found)
         items = tuple(entry if _may_read(readers, site, entry) else entry.without_facts() for entry in entries)
-        return document(request, HistoryPage(items=items, next=str(items[-1].seq) if len(items) == limit else None))
+        return document_response(
+            request, HistoryPage(items=items, next=str(items[-1].seq) if len(items) == limit else None)
+        )
 
     return routes
 
 
-def _may_read(readers: Readers, site: str, entry: HistoryEntry) -> bool:
+def _may_read(readers: CatalogAuthorizer, site: str, entry: HistoryEntry) -> bool:
     """Whether the facts of an entry are for that site: they name no image, or one that it may read."""
     title = entry.data.get("title")
     if title is None or "image" not in entry.data:
         return True
     try:
-        return readers.may_read(site, Scope.parse(str(title)))
+        return readers.may_read(site, ImageScope.parse(str(title)))
     except Misused:
         return False

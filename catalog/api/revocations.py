@@ -10,22 +10,24 @@ from fastapi import APIRouter, Query, Request, Response
 from catalog.db import images as registry
 from catalog.errors import Malformed, NotEntitled, TooLarge, Unavailable
 from catalog.publication import revocations as revoking
-from catalog.publication.images import Publishing
-from catalog.schema.images import MAX_REQUEST, SignedStatement
+from catalog.publication.images import PublicationService
+from catalog.schema.images import MAX_REQUEST_DOCUMENT, SignedStatement
 from catalog.schema.revocations import MAX_REVOCATION_PAGE, RevocationPage
-from catalog.web.parameters import body, problems
-from catalog.web.responses import document
+from catalog.web.parameters import problem_responses, read_body
+from catalog.web.responses import document_response
 from signer.documents import parse
 
 
-def revocation_routes(publishing: Publishing, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
+def revocation_routes(
+    publishing: PublicationService, now: Callable[[], datetime], *, mirror: bool = False
+) -> APIRouter:
     """GET and POST /v1/revocations; a mirror takes none."""
     routes = APIRouter(prefix="/v1", tags=["revocations"])
 
     @routes.get(
         "/revocations",
         response_model=RevocationPage,
-        responses=problems(Malformed, Unavailable),
+        responses=problem_responses(Malformed, Unavailable),
         summary="List all revocations",
     )
     def revocations(
@@ -41,7 +43,9 @@ def revocation_routes(publishing: Publishing, now: Callable[[], datetime], *, mi
         with publishing.database.reading() as connection:
             found = registry.list_revocations(connection, cursor, limit)
         items = tuple(SignedStatement.of(*pair) for _, pair in found)
-        return document(request, RevocationPage(items=items, next=str(found[-1][0]) if len(found) == limit else None))
+        return document_response(
+            request, RevocationPage(items=items, next=str(found[-1][0]) if len(found) == limit else None)
+        )
 
     if mirror:
         return routes
@@ -50,7 +54,7 @@ def revocation_routes(publishing: Publishing, now: Callable[[], datetime], *, mi
         "/revocations",
         status_code=204,
         response_class=Response,
-        responses=problems(Malformed, NotEntitled, TooLarge, Unavailable),
+        responses=problem_responses(Malformed, NotEntitled, TooLarge, Unavailable),
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -66,8 +70,8 @@ def revocation_routes(publishing: Publishing, now: Callable[[], datetime], *, mi
     )
     async def revoke(request: Request) -> Response:
         """Signed by a registered key of the VO. Accepted once and for ever; sending it again is no error."""
-        wanted = parse(SignedStatement, await body(request, MAX_REQUEST, "a revocation"), "revocation")
-        await to_thread.run_sync(revoking.accept, publishing, wanted, now().replace(microsecond=0))
+        wanted = parse(SignedStatement, await read_body(request, MAX_REQUEST_DOCUMENT, "a revocation"), "revocation")
+        await to_thread.run_sync(revoking.accept_revocation, publishing, wanted, now().replace(microsecond=0))
         return Response(status_code=204)
 
     return routes

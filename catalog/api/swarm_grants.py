@@ -6,16 +6,16 @@ from datetime import datetime
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from catalog.access.authorizer import CREDENTIAL, Readers
+from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
 from catalog.errors import Malformed, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
-from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, Holder
-from catalog.web.parameters import body, problems
-from catalog.web.responses import document
+from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
+from catalog.web.parameters import problem_responses, read_body
+from catalog.web.responses import document_response
 from signer.documents import MAX_DOCUMENT, parse
 
 
-def grant_routes(readers: Readers, now: Callable[[], datetime]) -> APIRouter:
+def grant_routes(readers: CatalogAuthorizer, now: Callable[[], datetime]) -> APIRouter:
     """POST /swarms/grants."""
     routes = APIRouter(tags=["swarm"])
     schema = SwarmGrantQuery.model_json_schema()
@@ -24,7 +24,7 @@ def grant_routes(readers: Readers, now: Callable[[], datetime]) -> APIRouter:
     @routes.post(
         "/swarms/grants",
         response_model=SwarmGrant,
-        responses=problems(Malformed, NotEntitled, NotFound, TooLarge, Unavailable),
+        responses=problem_responses(Malformed, NotEntitled, NotFound, TooLarge, Unavailable),
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
         },
@@ -32,13 +32,13 @@ def grant_routes(readers: Readers, now: Callable[[], datetime]) -> APIRouter:
     )
     async def grant(request: Request, shown: CREDENTIAL) -> Response:
         """For 12 hours: an announce key and, for a restricted content, a TLS certificate for the key in the request."""
-        wanted = parse(SwarmGrantQuery, await body(request, MAX_DOCUMENT, "a request for a grant"), "grant")
-        return document(request, await to_thread.run_sync(_grant, readers, readers.who(shown), wanted, now()))
+        wanted = parse(SwarmGrantQuery, await read_body(request, MAX_DOCUMENT, "a request for a grant"), "grant")
+        return document_response(request, await to_thread.run_sync(_grant, readers, readers.who(shown), wanted, now()))
 
     return routes
 
 
-def _grant(readers: Readers, site: str, wanted: SwarmGrantQuery, now: datetime) -> SwarmGrant:
+def _grant(readers: CatalogAuthorizer, site: str, wanted: SwarmGrantQuery, now: datetime) -> SwarmGrant:
     address = wanted.address
     if not readers.may_read_content(site, address):
         raise NotFound(f"there is no content {address} here")
@@ -53,7 +53,7 @@ def _grant(readers: Readers, site: str, wanted: SwarmGrantQuery, now: datetime) 
             wanted.request, address.root.hex(), f"{wanted.node} of {site}", now, KEY_LIFE
         )
     return SwarmGrant(
-        grant=readers.keys.issue(Holder(wanted.node, site), readers.swarm_hash(address), now),
+        grant=readers.keys.issue(KeyHolder(wanted.node, site), readers.swarm_hash(address), now),
         expires=(now + KEY_LIFE).replace(microsecond=0),
         authority=authority.decode("ascii") or None,
         certificate=certificate,

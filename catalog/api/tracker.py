@@ -14,36 +14,36 @@ from fastapi import APIRouter, Query, Request, Response
 
 from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
-from catalog.swarm.announce_keys import ORIGIN, AnnounceKeys, Holder
+from catalog.swarm.announce_keys import ORIGIN, AnnounceKeys, KeyHolder
 from catalog.swarm.torrent import short_hash
 from catalog.swarm.tracker import Announcement, Endpoint, Tracker
 from catalog.swarm.tracker_protocol import (
-    Caller,
-    Callers,
-    Parts,
-    PartsQuery,
-    announce_answer,
-    failure,
+    IncomingPeer,
+    IncomingPeers,
+    OriginRanges,
+    OriginRangesQuery,
+    encode_announce,
+    encode_failure,
+    encode_scrape,
     parse_announce,
     parse_scrape,
-    scrape_answer,
 )
-from catalog.web.parameters import body, problems
+from catalog.web.parameters import problem_responses, read_body
 from signer.documents import MAX_DOCUMENT, parse
 
-MayRead = Callable[[Holder, Address], bool]
+MayRead = Callable[[KeyHolder, Address], bool]
 """Whether the holder of an announce key (two empty names: a stranger) may read content."""
 
-Contents = Callable[[bytes], Address | None]
+ContentLookup = Callable[[bytes], Address | None]
 """The published content with a short info-hash, or None. Restricted content has a swarm, and a hash, of its own."""
 
-STRANGER = Holder("", "")
+ANONYMOUS_HOLDER = KeyHolder("", "")
 
 BODY = "text/plain"
 
 
 @dataclass(frozen=True)
-class Gate:
+class AnnounceAuthorizer:
     """Who is admitted to which swarm.
 
     Attributes:
@@ -55,7 +55,7 @@ class Gate:
     """
 
     keys: AnnounceKeys
-    contents: Contents
+    contents: ContentLookup
     may_read: MayRead
     now: Callable[[], datetime]
     hash_of: Callable[[Address], bytes] = short_hash
@@ -67,9 +67,9 @@ class Gate:
             raise NotFound(_UNKNOWN)
         return address
 
-    def admit(self, address: Address, grant: str) -> Holder:
+    def admit(self, address: Address, grant: str) -> KeyHolder:
         """Whom we speak with, if they may read the content; to strangers what they may not read does not exist."""
-        holder = self.keys.check(grant, self.hash_of(address), self.now()) if grant else STRANGER
+        holder = self.keys.check(grant, self.hash_of(address), self.now()) if grant else ANONYMOUS_HOLDER
         if not self.may_read(holder, address):
             if grant:
                 raise NotEntitled("this node may not read that content; its site's administrator can ask for the right")
@@ -77,7 +77,7 @@ class Gate:
         return holder
 
 
-def tracker_routes(tracker: Tracker, gate: Gate, clock: Callable[[], float]) -> APIRouter:
+def tracker_routes(tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> APIRouter:
     """The routes. They run in the event loop, one at a time, and touch no disk; `clock` gives seconds."""
     routes = APIRouter(tags=["swarm"])
     _for_every_client(routes, tracker, gate, clock)
@@ -85,7 +85,9 @@ def tracker_routes(tracker: Tracker, gate: Gate, clock: Callable[[], float]) -> 
     return routes
 
 
-def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[[], float]) -> None:
+def _for_every_client(
+    routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]
+) -> None:
     @routes.get(
         "/announce",
         summary="Announce a peer to the swarm of one content and learn of others (BEP 3, 7, 23)",
@@ -109,8 +111,8 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
             )
             answer = tracker.announce(address, said, clock())
         except CatalogError as exc:
-            return Response(failure(str(exc)), exc.status, media_type=BODY)
-        return Response(announce_answer(answer, compact=query.compact), media_type=BODY)
+            return Response(encode_failure(str(exc)), exc.status, media_type=BODY)
+        return Response(encode_announce(answer, compact=query.compact), media_type=BODY)
 
     @routes.get(
         "/scrape",
@@ -123,14 +125,16 @@ def _for_every_client(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Ca
         try:
             hashes = parse_scrape(request.scope["query_string"])
         except CatalogError as exc:
-            return Response(failure(str(exc)), exc.status, media_type=BODY)
+            return Response(encode_failure(str(exc)), exc.status, media_type=BODY)
         found = {short: gate.contents(short) for short in hashes}
-        known = {short: address for short, address in found.items() if address and gate.may_read(STRANGER, address)}
-        return Response(scrape_answer(list(known), tracker.scrape(list(known.values()))), media_type=BODY)
+        known = {
+            short: address for short, address in found.items() if address and gate.may_read(ANONYMOUS_HOLDER, address)
+        }
+        return Response(encode_scrape(list(known), tracker.scrape(list(known.values()))), media_type=BODY)
 
 
-def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[[], float]) -> None:
-    schema = PartsQuery.model_json_schema()
+def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> None:
+    schema = OriginRangesQuery.model_json_schema()
     example = schema.pop("examples")[0]
 
     @routes.post(
@@ -139,11 +143,11 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[
         openapi_extra={
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
         },
-        responses=problems(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
+        responses=problem_responses(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
     )
-    async def parts(request: Request) -> Parts:
+    async def parts(request: Request) -> OriginRanges:
         """Each part is given to one member: fetch it from the origin and share it. Nothing is left when all were given."""
-        query = parse(PartsQuery, await body(request, MAX_DOCUMENT, "a question for parts"), "parts")
+        query = parse(OriginRangesQuery, await read_body(request, MAX_DOCUMENT, "a question for parts"), "parts")
         if gate.find(gate.hash_of(query.address)) != query.address:
             raise NotFound(_UNKNOWN)
         gate.admit(query.address, query.grant)
@@ -151,20 +155,22 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: Gate, clock: Callable[
             raise Malformed("parts: have: a range is empty or reaches beyond the content")
         endpoint = Endpoint(_ip(request), query.port)
         given = tracker.parts(query.address, endpoint, query.have, query.want, clock())
-        return Parts(parts=tuple(given))
+        return OriginRanges(parts=tuple(given))
 
     @routes.get(
         "/swarms/callers",
         summary="To whom the asking peer was named in the last minute",
-        responses=problems(Malformed),
+        responses=problem_responses(Malformed),
     )
     async def callers(
         request: Request,
         port: Annotated[int, Query(ge=1, le=65535, description="Where the asking peer listens.", examples=[6881])],
-    ) -> Callers:
+    ) -> IncomingPeers:
         """From these the asking peer takes connections, and may call them itself. Who asks is told by its address."""
         calls = tracker.callers(Endpoint(_ip(request), port), clock())
-        return Callers(callers=tuple(Caller(address=address, ip=end.ip, port=end.port) for address, end in calls))
+        return IncomingPeers(
+            callers=tuple(IncomingPeer(address=address, ip=end.ip, port=end.port) for address, end in calls)
+        )
 
 
 _UNKNOWN = "this catalog has no content with that info-hash"

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from catalog.errors import Malformed, NotFound, Unavailable
-from catalog.publication.images import Publishing
-from catalog.web.parameters import problems
-from catalog.web.responses import FOREVER, document
+from catalog.publication.images import PublicationService
+from catalog.web.parameters import problem_responses
+from catalog.web.responses import CACHE_FOREVER, document_response
 
 FILE = Annotated[
     str, Path(max_length=80, description="VERSION.ROLE.json, or timestamp.json.", examples=["1.root.json"])
@@ -25,14 +25,14 @@ _FILE = re.compile(r"(?:([1-9][0-9]{0,8})\.)?([a-z0-9-]+)\.json")
 _TARGET = re.compile(r"((?:.+/)?)([0-9a-f]{64})\.([^/]+)")
 
 
-def freshness_routes(publishing: Publishing) -> APIRouter:
+def tuf_routes(publishing: PublicationService) -> APIRouter:
     """GET below /tuf/metadata and /tuf/targets."""
     routes = APIRouter(prefix="/tuf", tags=["freshness"])
 
     @routes.get(
         "/metadata/{file}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, Unavailable)
+        responses=problem_responses(NotFound, Malformed, Unavailable)
         | {200: {"content": {"application/json": {"example": {"signed": {"_type": "root"}, "signatures": []}}}}},
         summary="Get signed metadata",
     )
@@ -46,12 +46,12 @@ def freshness_routes(publishing: Publishing) -> APIRouter:
         with publishing.database.reading() as connection:
             data = publishing.freshness.metadata(connection, match[2], version)
         tag = None if version is None else file
-        return document(request, data, tag=tag, cache="no-cache" if version is None else FOREVER)
+        return document_response(request, data, tag=tag, cache="no-cache" if version is None else CACHE_FOREVER)
 
     @routes.get(
         "/targets/{path:path}",
         response_class=Response,
-        responses=problems(NotFound, Malformed, Unavailable)
+        responses=problem_responses(NotFound, Malformed, Unavailable)
         | {200: {"content": {"application/json": {"example": {"image_id": "sha256:..."}}}}},
         summary="Get a target",
     )
@@ -63,6 +63,6 @@ def freshness_routes(publishing: Publishing) -> APIRouter:
             raise NotFound(f"there is no target {path[:200]!r}; ask for DIRECTORY/SHA256.NAME")
         with publishing.database.reading() as connection:
             data = publishing.freshness.target(connection, match[1] + match[3], match[2])
-        return document(request, data, tag=match[2], cache=FOREVER)
+        return document_response(request, data, tag=match[2], cache=CACHE_FOREVER)
 
     return routes

@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from catalog.content.indexing import Measured, measure
+from catalog.content.indexing import ContentIndex, index_file
 from catalog.content.sparse_files import copy_range
 from catalog.errors import Conflict, Malformed, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-class Draft:
+class BundleDraft:
     """A directory in the making; see :func:`drafting`.
 
     Attributes:
@@ -39,14 +39,14 @@ class Draft:
         self.scratch.mkdir()
         self._blobs.mkdir()
 
-    def add_range(self, source: int, offset: int, length: int, advance: Advance = nothing) -> Measured:
+    def add_range(self, source: int, offset: int, length: int, advance: Advance = ignore_progress) -> ContentIndex:
         """Copy a range of an open file in as content; zeros become holes."""
         path = self.scratch / "range"
         with path.open("xb") as file:
             copy_range(source, offset, length, file.fileno(), advance)
         return self.adopt(path)
 
-    def add_file(self, path: Path, advance: Advance = nothing) -> Measured:
+    def add_file(self, path: Path, advance: Advance = ignore_progress) -> ContentIndex:
         """Copy a file in as content; NotFound if there is none, Malformed if it is empty."""
         try:
             with path.open("rb") as file:
@@ -57,9 +57,9 @@ class Draft:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
             raise NotFound(f"{path}: there is no such file") from exc
 
-    def adopt(self, path: Path) -> Measured:
+    def adopt(self, path: Path) -> ContentIndex:
         """Make a file that lies in `scratch` content under its address. Empty files are refused as Malformed."""
-        measured = measure(path)
+        measured = index_file(path)
         path.rename(self._blobs / str(measured.address))
         return measured
 
@@ -94,7 +94,7 @@ class Draft:
 
 
 @contextmanager
-def drafting(target: Path) -> Iterator[Draft]:
+def draft_bundle(target: Path) -> Iterator[BundleDraft]:
     """Make an image directory. Whatever ends the block before `finish` leaves nothing behind.
 
     Raises:
@@ -107,7 +107,7 @@ def drafting(target: Path) -> Iterator[Draft]:
     _sweep(target)
     try:
         with _locked_directory(target) as root:
-            yield Draft(root, target)
+            yield BundleDraft(root, target)
     except OSError as exc:
         if exc.errno not in _CANNOT_WRITE:
             raise

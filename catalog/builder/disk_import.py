@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from catalog.builder.bundle_writer import Draft, drafting
-from catalog.builder.linter import Finding, Lint, lint_file
-from catalog.builder.recipe import Identity
-from catalog.content.sparse_files import merge, nonzero
-from catalog.disk.blank_detection import recognise
+from catalog.builder.bundle_writer import BundleDraft, draft_bundle
+from catalog.builder.linter import Finding, LintReport, lint_file
+from catalog.builder.recipe import ImageIdentity
+from catalog.content.sparse_files import merge_runs, nonzero_runs
+from catalog.disk.blank_detection import detect_blank
 from catalog.disk.gpt import HEAD_SECTORS, TAIL_SECTORS, GptEntry, GptTable
-from catalog.disk.inspector import MAX_VIRTUAL_SIZE, Format, convert, inspect
+from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat, convert_disk, inspect_disk
 from catalog.disk.mbr import MbrEntry, MbrTable, read_table
 from catalog.errors import DiskRefused, Misused
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import MAX_GAPS, SECTOR, TYPE, Blank, Manifest
-from catalog.image.partition_types import flags_of, kind_of
+from catalog.image.manifest import MANIFEST_TYPE, MAX_GAPS, SECTOR, Blank, Manifest
+from catalog.image.partition_types import flags_from_bits, type_name
 from signer.documents import validate
-from signer.runtime.progress import Advance, Bars, no_bars
+from signer.runtime.progress import Advance, ProgressBars, no_progress_bars
 
 GAP_DISTANCE = 16 << 10
 """Bytes. Gaps that lie closer are kept as one: a leaf is the least that is stored or sent."""
@@ -34,11 +34,11 @@ MAX_GAP_BYTES = 64 << 20
 EVERY = "all"
 ESP = "esp"
 MBR_ESP = "mbr-ef"
-Boot = Literal["auto", "bios", "uefi", "direct"]
+BootChoice = Literal["auto", "bios", "uefi", "direct"]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ImportOptions:
     """How the person who imports wants it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Wishes:
 
     keep: frozenset[str] = frozenset()
     access: Mapping[str, str] = field(default_factory=dict)
-    boot: Boot = "auto"
+    boot: BootChoice = "auto"
     kernel: Path | None = None
     initrd: Path | None = None
     cmdline: str = ""
@@ -59,7 +59,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Made:
+class BuiltImage:
     """An image that was made: its directory, what its maker should know, what should not be in it."""
 
     bundle: Bundle
@@ -69,12 +69,12 @@ class Made:
 
 def import_disk(
     disk: Path,
-    named: Format,
-    identity: Identity,
+    named: DiskFormat,
+    identity: ImageIdentity,
     target: Path,
-    wishes: Wishes | None = None,
-    bars: Bars = no_bars,
-) -> Made:
+    wishes: ImportOptions | None = None,
+    bars: ProgressBars = no_progress_bars,
+) -> BuiltImage:
     """Make an image directory of a disk.
 
     Args:
@@ -90,15 +90,15 @@ def import_disk(
         Misused: a wish names no partition of it, or cannot be fulfilled.
         Conflict, NotFound: the target or a file.
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or ImportOptions()
     _check_boot(wishes)
     before = _identity_of(disk)
-    found = inspect(disk, named, max_size=wishes.max_size)
-    with drafting(target) as draft:
+    found = inspect_disk(disk, named, max_size=wishes.max_size)
+    with draft_bundle(target) as draft:
         raw = disk
         if found.format != "raw":
             with bars(f"converting {disk.name}", found.size) as advance:
-                raw = convert(found, draft.scratch, advance)
+                raw = convert_disk(found, draft.scratch, advance)
         descriptor = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
         try:
             table = read_table(lambda offset, length: os.pread(descriptor, length, offset), found.size)
@@ -119,13 +119,15 @@ def import_disk(
         with bars("looking for keys and passwords", None):
             lint = job.lint()
         manifest = _manifest(identity, lint, document, boot)
-        return Made(draft.finish(manifest), tuple(job.notes), lint.findings)
+        return BuiltImage(draft.finish(manifest), tuple(job.notes), lint.findings)
 
 
 class _Splitting:
     """The splitting of one disk into the draft's blobs."""
 
-    def __init__(self, draft: Draft, disk: int, size: int, table: GptTable | MbrTable, wishes: Wishes) -> None:
+    def __init__(
+        self, draft: BundleDraft, disk: int, size: int, table: GptTable | MbrTable, wishes: ImportOptions
+    ) -> None:
         self.notes: list[str] = []
         self._draft, self._disk, self._size, self._table = draft, disk, size, table
         self._wishes = wishes
@@ -152,14 +154,14 @@ class _Splitting:
             document["protective"] = self._table.protective.hex()
         return document
 
-    def lint(self) -> Lint:
+    def lint(self) -> LintReport:
         """What should not be in the partitions that are content."""
-        return Lint.joined([lint_file(path, where) for where, path in self._content])
+        return LintReport.joined([lint_file(path, where) for where, path in self._content])
 
     def _partition(self, entry: GptEntry | MbrEntry, advance: Advance) -> dict[str, Any]:
         offset = entry.first_lba * SECTOR
         size = (entry.last_lba - entry.first_lba + 1) * SECTOR
-        names = names_of(entry)
+        names = partition_names(entry)
         document: dict[str, Any] = {
             "number": entry.number,
             "offset": offset,
@@ -169,14 +171,14 @@ class _Splitting:
             ),
         }
         if isinstance(entry, GptEntry):
-            document |= {"label": entry.name, "type": kind_of(entry.type), "flags": flags_of(entry.attributes)}
+            document |= {"label": entry.name, "type": type_name(entry.type), "flags": flags_from_bits(entry.attributes)}
         else:
             document |= {"label": "", "type": entry.type}
         measured = self._draft.add_range(self._disk, offset, size, advance)
         blank = None
         if self._wishes.keep.isdisjoint((*names, EVERY)):
             blank = self._blank(offset, size, zero=measured.data_bytes == 0)
-        where = describe(entry)
+        where = describe_partition(entry)
         if blank is None:
             self._content.append((where, self._draft.blob(measured.address)))
             return document | {"content": str(measured.address)}
@@ -190,7 +192,7 @@ class _Splitting:
     def _blank(self, offset: int, size: int, *, zero: bool) -> Blank | None:
         if zero:
             return Blank(size=size, filesystem="none")
-        return recognise(lambda at, length: os.pread(self._disk, length, offset + at), size)
+        return detect_blank(lambda at, length: os.pread(self._disk, length, offset + at), size)
 
     def _gaps(self, low: int, high: int) -> list[dict[str, Any]]:
         """What is not zero in [low, high) outside partitions, as content."""
@@ -198,7 +200,7 @@ class _Splitting:
         gaps: list[list[tuple[int, int]]] = []
         for start, end in [*places, (high, high)]:
             if low < start:
-                gaps.append(list(nonzero(self._disk, low, start, SECTOR)))
+                gaps.append(list(nonzero_runs(self._disk, low, start, SECTOR)))
             low = max(low, end)
         kept = sum(end - start for runs in gaps for start, end in runs)
         if kept > MAX_GAP_BYTES:
@@ -210,35 +212,37 @@ class _Splitting:
         if share < 0:
             raise DiskRefused(f"there are bytes between partitions in more than {MAX_GAPS} places; wipe them")
         most = 1 + share // max(1, len(gaps))
-        merged = [gap for runs in gaps if runs for gap in merge(runs, GAP_DISTANCE, most)]
+        merged = [gap for runs in gaps if runs for gap in merge_runs(runs, GAP_DISTANCE, most)]
         return [
             {"offset": start, "content": str(self._draft.add_range(self._disk, start, end - start).address)}
             for start, end in merged
         ]
 
 
-def names_of(entry: GptEntry | MbrEntry) -> tuple[str, ...]:
+def partition_names(entry: GptEntry | MbrEntry) -> tuple[str, ...]:
     """What a person may call a partition: its number, and its label if it has one."""
     label = entry.name if isinstance(entry, GptEntry) else ""
     return (str(entry.number), label) if label else (str(entry.number),)
 
 
-def describe(entry: GptEntry | MbrEntry) -> str:
+def describe_partition(entry: GptEntry | MbrEntry) -> str:
     """A partition in a sentence."""
-    return " ".join(("partition", *(name if at == 0 else f"({name})" for at, name in enumerate(names_of(entry)))))
+    return " ".join(
+        ("partition", *(name if at == 0 else f"({name})" for at, name in enumerate(partition_names(entry))))
+    )
 
 
-def _check_boot(wishes: Wishes) -> None:
+def _check_boot(wishes: ImportOptions) -> None:
     if (wishes.kernel is not None) != (wishes.boot == "direct"):
         raise Misused("--boot direct and --kernel belong together; give both or neither")
     if wishes.boot != "direct" and (wishes.initrd or wishes.cmdline):
         raise Misused("--initrd and --cmdline belong to --boot direct")
 
 
-def _check_wishes(table: GptTable | MbrTable, wishes: Wishes) -> None:
+def _check_wishes(table: GptTable | MbrTable, wishes: ImportOptions) -> None:
     if not table.entries:
         raise DiskRefused("the partition table is empty; there is nothing to import")
-    known = [names_of(entry) for entry in table.entries]
+    known = [partition_names(entry) for entry in table.entries]
     every = {name for names in known for name in names}
     for wish in (*wishes.keep, *wishes.access):
         if wish not in every and not (wish == EVERY and wish in wishes.keep):
@@ -246,9 +250,9 @@ def _check_wishes(table: GptTable | MbrTable, wishes: Wishes) -> None:
             raise Misused(f"there is no partition {wish!r} on the disk; it has {shown}")
 
 
-def _mode(wishes: Wishes, table: GptTable | MbrTable) -> str:
+def _mode(wishes: ImportOptions, table: GptTable | MbrTable) -> str:
     """How the image boots; Misused where the disk cannot boot so."""
-    kinds = [kind_of(entry.type) for entry in table.entries]
+    kinds = [type_name(entry.type) for entry in table.entries]
     bootable = {
         "direct": True,
         "uefi": ESP in kinds or MBR_ESP in kinds,
@@ -268,13 +272,13 @@ def _mode(wishes: Wishes, table: GptTable | MbrTable) -> str:
     )
 
 
-def _boot(draft: Draft, wishes: Wishes, mode: str) -> dict[str, Any]:
+def _boot(draft: BundleDraft, wishes: ImportOptions, mode: str) -> dict[str, Any]:
     if wishes.kernel is not None:
         return direct_boot(draft, wishes.kernel, wishes.initrd, wishes.cmdline)
     return {"mode": mode}
 
 
-def direct_boot(draft: Draft, kernel: Path, initrd: Path | None, cmdline: str) -> dict[str, Any]:
+def direct_boot(draft: BundleDraft, kernel: Path, initrd: Path | None, cmdline: str) -> dict[str, Any]:
     """The boot of an image whose kernel the hypervisor loads, its files taken into the draft."""
     document: dict[str, Any] = {"mode": "direct", "kernel": str(draft.add_file(kernel).address), "cmdline": cmdline}
     if initrd is not None:
@@ -282,18 +286,22 @@ def direct_boot(draft: Draft, kernel: Path, initrd: Path | None, cmdline: str) -
     return document
 
 
-def _manifest(identity: Identity, lint: Lint, disk: dict[str, Any], boot: dict[str, Any]) -> Manifest:
+def _manifest(identity: ImageIdentity, lint: LintReport, disk: dict[str, Any], boot: dict[str, Any]) -> Manifest:
     system = identity.os or lint.os
     if system is None:
         raise Misused(
             "no /etc/os-release could be read in the image; name its operating system, such as --os debian/12"
         )
-    return manifest_of(identity.model_copy(update={"os": system}), [disk], boot)
+    return make_manifest(identity.model_copy(update={"os": system}), [disk], boot)
 
 
-def manifest_of(identity: Identity, disks: list[dict[str, Any]], boot: dict[str, Any]) -> Manifest:
+def make_manifest(identity: ImageIdentity, disks: list[dict[str, Any]], boot: dict[str, Any]) -> Manifest:
     """The manifest of an image; DocumentError where the parts do not fit together."""
-    document = identity.model_dump(mode="json", exclude_none=True) | {"type": TYPE, "disks": disks, "boot": boot}
+    document = identity.model_dump(mode="json", exclude_none=True) | {
+        "type": MANIFEST_TYPE,
+        "disks": disks,
+        "boot": boot,
+    }
     return validate(Manifest, document, "manifest")
 
 

@@ -34,7 +34,7 @@ _UNSAYABLE = frozenset('"\n\r\0')
 
 
 @dataclass(frozen=True)
-class Entry:
+class TreeEntry:
     """A file of a tree: its path in it, its path here, its lstat."""
 
     place: str
@@ -86,7 +86,7 @@ def make_ext4(
         Misused: the tree does not fit into `size`.
         NotFound, DiskRefused, Unavailable: as for :func:`make_erofs`.
     """
-    entries = list(walk(tree))
+    entries = list(walk_tree(tree))
     size = size or _size_for(entries, journal=journal)
     inodes = len(entries) + len(entries) // 4 + 64
     features = _EXT4_CHECKED + (",has_journal" if journal else "")
@@ -124,15 +124,15 @@ def make_ext4(
             raise DiskRefused(f"{tree}: cannot be put into an ext4: {line[:200]}")
 
 
-def walk(tree: Path) -> Iterator[Entry]:
+def walk_tree(tree: Path) -> Iterator[TreeEntry]:
     """Everything in a tree in the order of its names, each directory before what is in it; the root itself first."""
-    root = Entry("", tree, _directory(tree))
+    root = TreeEntry("", tree, _directory(tree))
     yield root
     waiting = [root]
     while waiting:
         directory = waiting.pop(0)
         for path in sorted(directory.path.iterdir(), key=os.fsencode):
-            entry = Entry(f"{directory.place}/{path.name}", path, path.lstat())
+            entry = TreeEntry(f"{directory.place}/{path.name}", path, path.lstat())
             _check(entry)
             yield entry
             if stat.S_ISDIR(entry.status.st_mode):
@@ -145,7 +145,7 @@ def _directory(tree: Path) -> os.stat_result:
     return tree.stat()
 
 
-def _check(entry: Entry) -> None:
+def _check(entry: TreeEntry) -> None:
     if stat.S_ISSOCK(entry.status.st_mode):
         raise DiskRefused(f"{entry.path}: is a socket, which only a running program has; remove it from the tree")
     target = str(entry.path.readlink()) if stat.S_ISLNK(entry.status.st_mode) else ""
@@ -153,14 +153,14 @@ def _check(entry: Entry) -> None:
         raise DiskRefused(f"{str(entry.path)!r}: has a quote or a line end in its name; rename it, or use erofs")
 
 
-def _size_for(entries: Sequence[Entry], *, journal: bool) -> int:
+def _size_for(entries: Sequence[TreeEntry], *, journal: bool) -> int:
     """Bytes that an ext4 for a tree needs, in whole MiB: data, inodes, journal, and a quarter more. Holes cost nothing."""
     data = sum(-(-entry.status.st_size // BLOCK) * BLOCK + BLOCK for entry in entries)
     need = (data + 2 * INODE * len(entries)) * 5 // 4 + (8 * MIB if journal else 0) + 2 * MIB
     return -(-need // MIB) * MIB
 
 
-def _commands(entries: Sequence[Entry], owner: str) -> Iterator[str]:
+def _commands(entries: Sequence[TreeEntry], owner: str) -> Iterator[str]:
     """The debugfs commands that fill an empty filesystem with a tree (debugfs(8))."""
     first_link: dict[tuple[int, int], str] = {}
     links: dict[str, int] = {}
@@ -186,7 +186,7 @@ def _commands(entries: Sequence[Entry], owner: str) -> Iterator[str]:
         yield from _attributes(entry, owner)
 
 
-def _creation(entry: Entry, name: str, kind: int) -> str:
+def _creation(entry: TreeEntry, name: str, kind: int) -> str:
     device = entry.status.st_rdev
     match kind:
         case stat.S_IFDIR:
@@ -202,7 +202,7 @@ def _creation(entry: Entry, name: str, kind: int) -> str:
             return f'mknod "{name}" {letter} {os.major(device)} {os.minor(device)}'
 
 
-def _attributes(entry: Entry, owner: str) -> Iterator[str]:
+def _attributes(entry: TreeEntry, owner: str) -> Iterator[str]:
     """Mode, owner and times; times are set too, as some commands take the clock's."""
     place = entry.place or "/"
     yield f'sif "{place}" mode 0{entry.status.st_mode:o}'

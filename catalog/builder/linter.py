@@ -13,7 +13,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from catalog.builder import linter_child as lint_child
-from catalog.disk.sandbox import Limits, confined, python
+from catalog.disk.sandbox import ResourceLimits, python_command, run_confined
 from catalog.errors import DiskRefused
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, OperatingSystem, PlacedPartition
@@ -23,7 +23,7 @@ from signer.errors import DocumentError
 SCRATCH = 512 << 20
 """Bytes of memory that a filesystem is taken apart into; what is larger is reported as looked at in part."""
 
-UNREAD = "unread"
+UNREADABLE = "unread"
 """The rule of a finding that says what could not be looked at."""
 
 _MAGIC = (
@@ -51,7 +51,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Lint:
+class LintReport:
     """What was found, and which operating system the image says it is."""
 
     findings: tuple[Finding, ...] = ()
@@ -76,7 +76,7 @@ class _Answer(Document):
     trouble: str
 
 
-def lint_bundle(bundle: Bundle) -> Lint:
+def lint_bundle(bundle: Bundle) -> LintReport:
     """Look through all partitions of an image. NotFound where content is missing."""
     parts = []
     for number, disk in enumerate(bundle.manifest.disks):
@@ -85,34 +85,36 @@ def lint_bundle(bundle: Bundle) -> Lint:
                 place = str(part.number) if isinstance(part, PlacedPartition) else f"of disk {number}"
                 where = f"partition {place} ({part.label})" if part.label else f"partition {place}"
                 parts.append(lint_file(bundle.blob(part.content), where))
-    return Lint.joined(parts)
+    return LintReport.joined(parts)
 
 
-def lint_file(path: Path, where: str) -> Lint:
+def lint_file(path: Path, where: str) -> LintReport:
     """Look through a partition that lies in a file; `where` is what to call it."""
-    filesystem = filesystem_of(path)
+    filesystem = detect_filesystem(path)
     if filesystem not in ("ext", "erofs"):
         unread = f"is {filesystem}, which is not looked into; see to it yourself that it holds no keys or passwords"
-        return Lint((Finding(UNREAD, where, "", unread),) if filesystem else ())
-    command, reads = python(Path(lint_child.__file__), filesystem, "/disk")
+        return LintReport((Finding(UNREADABLE, where, "", unread),) if filesystem else ())
+    command, reads = python_command(Path(lint_child.__file__), filesystem, "/disk")
     try:
-        outcome = confined(command, reads={**reads, "/disk": path}, limits=Limits(scratch=SCRATCH, file_size=SCRATCH))
+        outcome = run_confined(
+            command, reads={**reads, "/disk": path}, limits=ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
+        )
         answer = parse(_Answer, outcome.output, f"the linter's report on {where}")
     except (DiskRefused, DocumentError) as exc:
-        return Lint((Finding(UNREAD, where, "", f"could not be looked into: {exc}"),))
+        return LintReport((Finding(UNREADABLE, where, "", f"could not be looked into: {exc}"),))
     findings = [Finding(found.rule, where, found.path, found.why) for found in answer.findings]
     if answer.trouble:
-        findings.append(Finding(UNREAD, where, "", f"could be looked into in part only: {answer.trouble}"))
-    return Lint(tuple(findings), _system(answer.release))
+        findings.append(Finding(UNREADABLE, where, "", f"could be looked into in part only: {answer.trouble}"))
+    return LintReport(tuple(findings), _system(answer.release))
 
 
-def lint_tree(tree: Path, where: str) -> Lint:
+def lint_tree(tree: Path, where: str) -> LintReport:
     """Look through a directory of our own."""
-    findings, release = lint_child.walk(tree)
-    return Lint(tuple(Finding(where=where, **found) for found in findings), _system(release))
+    findings, release = lint_child.scan_tree(tree)
+    return LintReport(tuple(Finding(where=where, **found) for found in findings), _system(release))
 
 
-def filesystem_of(path: Path) -> str | None:
+def detect_filesystem(path: Path) -> str | None:
     """What a partition holds, by its magic number; None for what holds no files that we know of."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

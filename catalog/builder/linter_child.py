@@ -83,12 +83,12 @@ RULES: tuple[tuple[str, re.Pattern[str], Check, str], ...] = (
     ("history", re.compile(HOME + r"/\.[a-z]*_history"), _present, "what somebody typed"),
 )
 
-Found = dict[str, str]
+RawFinding = dict[str, str]
 
 
-def walk(root: Path) -> tuple[list[Found], dict[str, str]]:
+def scan_tree(root: Path) -> tuple[list[RawFinding], dict[str, str]]:
     """Findings in the tree under `root`, and ID and VERSION_ID of its os-release. Follows no link."""
-    findings: list[Found] = []
+    findings: list[RawFinding] = []
     for relative, path in _files(root):
         for rule, pattern, check, why in RULES:
             if not pattern.fullmatch(relative) or len(findings) >= MAX_FINDINGS:
@@ -138,7 +138,7 @@ def _release(path: Path) -> dict[str, str]:
     return found
 
 
-def take_apart_ext(disk: str, root: Path) -> None:
+def extract_ext(disk: str, root: Path) -> None:
     """Copy the interesting places of an ext2, ext3 or ext4 filesystem out with debugfs."""
     for place in ("home", "var/lib", "usr/lib"):
         (root / place).mkdir(parents=True)
@@ -161,7 +161,7 @@ def take_apart_ext(disk: str, root: Path) -> None:
             raise OSError(f"debugfs cannot read all of it: {line[:200]}")
 
 
-def take_apart_erofs(disk: str, root: Path) -> None:
+def extract_erofs(disk: str, root: Path) -> None:
     """Copy everything out of an EROFS filesystem; the memory given to the child bounds it."""
     command = ["fsck.erofs", "--no-preserve", f"--extract={root}", disk]
     done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
@@ -176,10 +176,10 @@ if __name__ == "__main__":
     answer: dict[str, object] = {"findings": [], "release": {}, "trouble": ""}
     try:
         if filesystem == "ext":
-            take_apart_ext(source, tree)
+            extract_ext(source, tree)
         else:
-            take_apart_erofs(source, tree)
+            extract_erofs(source, tree)
     except OSError as problem:
         answer["trouble"] = str(problem)
-    answer["findings"], answer["release"] = walk(tree)
+    answer["findings"], answer["release"] = scan_tree(tree)
     json.dump(answer, sys.stdout)

@@ -11,7 +11,18 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from catalog.image.address import MAX_SIZE
-from catalog.image.manifest import SECTOR, Filesystem, Guid, Kind, Label, Link, Name, OperatingSystem, Version, Vo
+from catalog.image.manifest import (
+    SECTOR,
+    Filesystem,
+    Guid,
+    Name,
+    OperatingSystem,
+    PartitionLabel,
+    PartitionType,
+    ProvenanceLink,
+    Version,
+    Vo,
+)
 from signer.documents import Document, parse_toml
 
 NAMESPACE = uuid.UUID("6f1b7a5e-8c0d-5f43-9d0e-6d2f0a5f7c31")
@@ -38,18 +49,18 @@ def _place(text: str) -> str:
     return text
 
 
-Place = Annotated[str, Field(max_length=4096), AfterValidator(_place)]
-Access = Literal["read-only", "copy-on-write"]
+RecipePath = Annotated[str, Field(max_length=4096), AfterValidator(_place)]
+AccessMode = Literal["read-only", "copy-on-write"]
 
 
-class Sized(Document):
+class RecipeNeeds(Document):
     """The least that a machine of this image must get."""
 
     memory: Size
     cores: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
-class Identity(Document):
+class ImageIdentity(Document):
     """What an image is called and what it needs: all of a manifest that the disk itself cannot say."""
 
     vo: Vo
@@ -57,15 +68,15 @@ class Identity(Document):
     version: Version
     architecture: Literal["x86_64", "aarch64"] = "x86_64"
     os: OperatingSystem | None = None
-    needs: Sized
+    needs: RecipeNeeds
     contextualization: Literal["nocloud", "none"] = "nocloud"
-    provenance: tuple[Link, ...] = ()
+    provenance: tuple[ProvenanceLink, ...] = ()
 
 
 class FileSource(Document):
     """A partition whose bytes are those of a file."""
 
-    file: Place
+    file: RecipePath
 
 
 class TreeSource(Document):
@@ -79,7 +90,7 @@ class TreeSource(Document):
         label: of the filesystem; ext4 only.
     """
 
-    tree: Place
+    tree: RecipePath
     filesystem: Literal["erofs", "ext4"]
     size: Size | None = None
     owner: Literal["root", "keep"] = "root"
@@ -108,7 +119,7 @@ def _kind_of_source(value: object) -> str | None:
 
 
 _SOURCES = ("file", "tree", "blank")
-Source = Annotated[
+PartitionSource = Annotated[
     Annotated[FileSource, Tag("file")] | Annotated[TreeSource, Tag("tree")] | Annotated[BlankSource, Tag("blank")],
     Discriminator(
         _kind_of_source,
@@ -121,12 +132,12 @@ Source = Annotated[
 class RecipePartition(Document):
     """One partition: what `partita image build` makes it of, and how a guest sees it."""
 
-    label: Label
-    type: Kind = "linux-generic"
-    access: Access
+    label: PartitionLabel
+    type: PartitionType = "linux-generic"
+    access: AccessMode
     uuid: Guid | None = None
     flags: tuple[str, ...] = ()
-    source: Source
+    source: PartitionSource
 
 
 class RecipeDisk(Document):
@@ -149,8 +160,8 @@ class RecipeBoot(Document):
     """How it boots; kernel and initrd are paths."""
 
     mode: Literal["direct", "bios", "uefi"]
-    kernel: Place | None = None
-    initrd: Place | None = None
+    kernel: RecipePath | None = None
+    initrd: RecipePath | None = None
     cmdline: str | None = None
 
     @model_validator(mode="after")
@@ -162,8 +173,8 @@ class RecipeBoot(Document):
         return self
 
 
-class RecipeIdentity(Identity):
-    """As :class:`Identity`; here the operating system must be named."""
+class RecipeIdentity(ImageIdentity):
+    """As :class:`ImageIdentity`; here the operating system must be named."""
 
     os: OperatingSystem
 
@@ -194,6 +205,6 @@ class Recipe(Document):
         return str(uuid.uuid5(NAMESPACE, "/".join((self.image.vo, self.image.name, *map(str, place)))))
 
 
-def aligned(value: int, to: int = SECTOR) -> int:
+def align_up(value: int, to: int = SECTOR) -> int:
     """The next multiple."""
     return -(-value // to) * to

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catalog.builder.bundle_writer import Draft, drafting
-from catalog.builder.disk_import import Made, direct_boot, manifest_of
+from catalog.builder.bundle_writer import BundleDraft, draft_bundle
+from catalog.builder.disk_import import BuiltImage, direct_boot, make_manifest
 from catalog.builder.filesystem_images import make_erofs, make_ext4
-from catalog.builder.linter import Lint, lint_file, lint_tree
-from catalog.builder.recipe import BlankSource, FileSource, Recipe, RecipeDisk, RecipePartition, TreeSource, aligned
-from catalog.content.indexing import Measured
+from catalog.builder.linter import LintReport, lint_file, lint_tree
+from catalog.builder.recipe import BlankSource, FileSource, Recipe, RecipeDisk, RecipePartition, TreeSource, align_up
+from catalog.content.indexing import ContentIndex
 from catalog.errors import Malformed, Misused, NotFound
 from catalog.image.manifest import SECTOR
-from signer.runtime.progress import Bars, no_bars
+from signer.runtime.progress import ProgressBars, no_progress_bars
 
 ALIGNMENT = 1 << 20
 """Bytes. Partitions begin at whole MiB, as every tool has placed them since disks have large sectors."""
@@ -25,7 +25,7 @@ TAIL = 33
 """Sectors: where a GPT lets partitions begin, and how many it takes at the end."""
 
 
-def build(recipe_file: Path, target: Path, bars: Bars = no_bars) -> Made:
+def build_image(recipe_file: Path, target: Path, bars: ProgressBars = no_progress_bars) -> BuiltImage:
     """Make an image directory from a recipe.
 
     Args:
@@ -46,17 +46,17 @@ def build(recipe_file: Path, target: Path, bars: Bars = no_bars) -> Made:
     return build_recipe(Recipe.parse(data, str(recipe_file)), recipe_file.parent, target, bars)
 
 
-def build_recipe(recipe: Recipe, base: Path, target: Path, bars: Bars = no_bars) -> Made:
+def build_recipe(recipe: Recipe, base: Path, target: Path, bars: ProgressBars = no_progress_bars) -> BuiltImage:
     """As :func:`build`, with a recipe that has been read; `base` is the directory that its paths start from."""
-    with drafting(target) as draft:
+    with draft_bundle(target) as draft:
         job = _Building(recipe, base, draft, bars)
         disks = [job.disk(number, disk) for number, disk in enumerate(recipe.disk)]
         boot: dict[str, Any] = {"mode": recipe.boot.mode}
         if recipe.boot.kernel is not None:
             initrd = base / recipe.boot.initrd if recipe.boot.initrd else None
             boot = direct_boot(draft, base / recipe.boot.kernel, initrd, recipe.boot.cmdline or "")
-        manifest = manifest_of(recipe.image, disks, boot)
-        return Made(draft.finish(manifest), (), Lint.joined(job.lints).findings)
+        manifest = make_manifest(recipe.image, disks, boot)
+        return BuiltImage(draft.finish(manifest), (), LintReport.joined(job.lints).findings)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class _Filled:
 class _Building:
     """The building of one recipe into a draft."""
 
-    def __init__(self, recipe: Recipe, base: Path, draft: Draft, bars: Bars) -> None:
-        self.lints: list[Lint] = []
+    def __init__(self, recipe: Recipe, base: Path, draft: BundleDraft, bars: ProgressBars) -> None:
+        self.lints: list[LintReport] = []
         self._recipe, self._base, self._draft, self._bars = recipe, base, draft, bars
 
     def disk(self, number: int, disk: RecipeDisk) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class _Building:
         for place, (partition, made) in enumerate(zip(disk.partition, filled, strict=True)):
             where = {"number": place + 1, "offset": offset, "flags": partition.flags}
             placed.append(made.members | where)
-            offset = aligned(offset + made.size, ALIGNMENT)
-        size = aligned(offset + TAIL * SECTOR, ALIGNMENT)
+            offset = align_up(offset + made.size, ALIGNMENT)
+        size = align_up(offset + TAIL * SECTOR, ALIGNMENT)
         return {
             "table": "gpt",
             "uuid": disk.uuid or self._recipe.uuid(number),
@@ -124,7 +124,7 @@ class _Building:
             raise Malformed(f"{where}: has {size} bytes, not a multiple of {SECTOR}; it is no partition")
         return _Filled(members | {"content": str(measured.address)}, size)
 
-    def _tree(self, source: TreeSource, uuid: str, *, writable: bool) -> Measured:
+    def _tree(self, source: TreeSource, uuid: str, *, writable: bool) -> ContentIndex:
         tree, target = self._base / source.tree, self._draft.scratch / "tree"
         if source.filesystem == "erofs":
             if writable:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalog.access.rules import SECRET_BYTES, SITE_PATTERN, Rule, Scope, Site, credential
+from catalog.access.rules import SECRET_BYTES, SITE_PATTERN, AccessRule, ImageScope, RegisteredSite, format_credential
 from catalog.client.credential_file import write_credential
 from catalog.errors import Misused, NotFound
 from catalog.settings import CatalogSettings
@@ -38,10 +38,12 @@ def register(
     context: typer.Context,
     name: SiteName,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to make with the credential, for the site's nodes.")
+        Path, typer.Option("--output", "-o", help="The file to make with the format_credential, for the site's nodes.")
     ],
     vo: Annotated[list[str] | None, typer.Option(help="A VO whose members the site serves; repeatable.")] = None,
-    renew: Annotated[bool, typer.Option("--renew", help="Replace the credential and the VOs of a site.")] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Replace the format_credential and the VOs of a site.")
+    ] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
@@ -50,12 +52,12 @@ def register(
 
     if not re.fullmatch(SITE_PATTERN, name) or name == ORIGIN:
         raise Misused(f"{name!r} is no name for a site; use lower-case letters, digits, - and _, and not {ORIGIN!r}")
-    vos = frozenset(Scope.parse(one).vo for one in vo or ())
+    vos = frozenset(ImageScope.parse(one).vo for one in vo or ())
     secret = secrets.token_urlsafe(SECRET_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     with _transaction(context, directory) as connection:
-        entitlements.register_site(connection, Site(name, vos), digest, _now(), renew=renew)
-        write_credential(output, credential(name, secret))
+        entitlements.register_site(connection, RegisteredSite(name, vos), digest, _now(), renew=renew)
+        write_credential(output, format_credential(name, secret))
     terminal.show(
         {"site": name, "vos": sorted(vos), "credential": str(output)},
         f"the site {name} is registered; its credential is in {output}: hand it over where nobody listens, and let nodes "
@@ -71,7 +73,7 @@ def list_(context: typer.Context, directory: Directory = None, as_json: Json = F
 
     with _transaction(context, directory) as connection:
         sites = entitlements.list_sites(connection)
-        rules = sorted(entitlements.rights(connection)[0].rules.items())
+        rules = sorted(entitlements.load_rules(connection)[0].rules.items())
     value = {
         "sites": [{"site": site.name, "vos": sorted(site.vos)} for site, _ in sites],
         "restricted": [
@@ -110,8 +112,8 @@ def restrict(
     """Restrict images, published or to come, to sites. Replaces the rule for the same images; the narrowest rule counts."""
     from catalog.access import rule_store as entitlements
 
-    scope = Scope.parse(images)
-    rule = Rule(frozenset(site or ()), frozenset(Scope.parse(one).vo for one in vo or ()))
+    scope = ImageScope.parse(images)
+    rule = AccessRule(frozenset(site or ()), frozenset(ImageScope.parse(one).vo for one in vo or ()))
     if bool(rule.sites or rule.vos) == nobody:
         raise Misused("say who may read them with --site and --vo, or --nobody")
     with _transaction(context, directory) as connection:
@@ -131,11 +133,11 @@ def open_(context: typer.Context, images: Images, directory: Directory = None, a
     """Take the rule for these images away: they are public, unless a wider rule names them."""
     from catalog.access import rule_store as entitlements
 
-    scope = Scope.parse(images)
+    scope = ImageScope.parse(images)
     with _transaction(context, directory) as connection:
-        if not entitlements.open_again(connection, scope):
+        if not entitlements.unrestrict(connection, scope):
             raise NotFound(f"there is no rule for {scope}; `partita catalog site list` shows the rules")
-        left = entitlements.rights(connection)[0].rule(scope)
+        left = entitlements.load_rules(connection)[0].rule(scope)
     terminal.show(
         {"images": str(scope), "public": left is None},
         f"{scope} is public" if left is None else f"{scope} is still restricted by the rule for {left[0]}",

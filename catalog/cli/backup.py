@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from catalog.errors import NotFound
-from catalog.service.backup import dump_sqlite, place_sqlite, restoring, write_backup
+from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
 from catalog.settings import CatalogSettings
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -45,8 +45,8 @@ def restore(
 ) -> None:
     """Restore a catalog into a directory that holds none; then put its contents into DIR/blobs, and check."""
     root = directory or terminal.section(context, CatalogSettings).directory
-    with restoring(file, "catalog", root) as (found, database):
-        place_sqlite(database, root / DATABASE)
+    with restore_backup(file, "catalog", root) as (found, database):
+        restore_sqlite(database, root / DATABASE)
     terminal.show(
         {"directory": str(root), "made": found.made.isoformat()},
         f"{root}: as it was at {found.made:%Y-%m-%d %H:%M} UTC; next: copy the contents to {root / 'blobs'}, then "

@@ -21,17 +21,17 @@ from catalog.image.bundle import Bundle
 from catalog.image.manifest import VO_PATTERN
 from catalog.image.reference import Reference
 from catalog.settings import CatalogSettings
-from signer.cli import Certificate, CertificateKey, OwnKey, PassphraseFile, chosen_signer
+from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.documents import validate
 from signer.errors import DocumentError
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import read_keys
 from signer.runtime import terminal
-from signer.runtime.log_config import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
-from signer.verification.endorsements import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_as, endorse_partition
+from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_as, endorse_partition
 from signer.verification.trust import Anchor, scheme_of
 from signer.x509.certificates import read_certificate
 
@@ -75,7 +75,7 @@ def serve(
             settings = validate(CatalogSettings, settings.model_dump() | {"listen": listen}, "--listen")
         except DocumentError as exc:
             raise Misused(f"--listen {listen}: write it as ADDRESS:PORT, such as 127.0.0.1:7070") from exc
-    configure(terminal.section(context, LogSettings))
+    configure_logging(terminal.section(context, LogSettings))
 
     def ready(url: str, recovery: Any) -> None:
         found = {name: len(items) for name, items in dataclasses.asdict(recovery).items() if items}
@@ -106,11 +106,11 @@ def migrate(context: typer.Context, directory: Directory = None, as_json: Json =
 @catalog_app.command("check")
 def check(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """Read every content again and compare it with its address; changes nothing, and may run beside the service."""
-    from catalog.publication.state_directory import check
+    from catalog.publication.state_directory import check_contents
 
     settings = _settings(context, directory)
     with terminal.progress("checking", None) as advance:
-        report = check(settings.directory, advance)
+        report = check_contents(settings.directory, advance)
     rows = [[name, item] for name in ("lost", "quarantined") for item in getattr(report, name)]
     summary = f"{len(report.checked)} contents are right"
     terminal.show(
@@ -193,7 +193,7 @@ def list_vos(context: typer.Context, directory: Directory = None, as_json: Json 
     try:
         with database.reading() as connection:
             vos = registry.list_vos(connection, "", limit=-1)
-            found = {vo.name: registry.anchors(connection, vo.name) for vo in vos}
+            found = {vo.name: registry.list_anchors(connection, vo.name) for vo in vos}
     finally:
         database.close()
     rows = [[vo, anchor.fingerprint, anchor.role] for vo, anchors in found.items() for anchor in anchors]
@@ -216,9 +216,9 @@ def remove_key(
     """Accept nothing more that this key endorses. What is published stays; sites decide by their own anchors."""
     from catalog.db import images as registry
     from catalog.publication.state_directory import open_database
-    from signer.openpgp.keys import normal_fingerprint
+    from signer.openpgp.keys import normalize_fingerprint
 
-    key = fingerprint if fingerprint.startswith("/") else normal_fingerprint(fingerprint)
+    key = fingerprint if fingerprint.startswith("/") else normalize_fingerprint(fingerprint)
     database = open_database(_settings(context, directory).directory)
     try:
         with database.writing() as connection:
@@ -248,12 +248,12 @@ def publish_command(context: typer.Context, image: Image, catalog: Url = None, a
     total = sum(address.size for address in bundle.manifest.blobs())
     begun = time.monotonic()
     with _client(context, catalog) as client, terminal.progress("publishing", total) as advance:
-        result = transfer.publish(client, bundle, advance)
+        result = transfer.publish_image(client, bundle, advance)
         url = client.url
     seconds = time.monotonic() - begun
     shown = (
         f"{result.title} is published at {url}\n{result.image_id}\n"
-        f"{terminal.size(result.sent)} sent, {terminal.size(result.present)} there already or zero, {seconds:.1f} s"
+        f"{terminal.format_size(result.sent)} sent, {terminal.format_size(result.present)} there already or zero, {seconds:.1f} s"
     )
     terminal.show(dataclasses.asdict(result) | {"catalog": url}, shown, as_json=as_json)
 
@@ -262,12 +262,12 @@ def endorse_command(
     context: typer.Context,
     image: Image,
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     role: Annotated[str, typer.Option(help="In what function you vouch for it.")] = DEFAULT_ROLE,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="How many days the endorsement holds.")
-    ] = DEFAULT_LIFETIME.days,
+    ] = ENDORSEMENT_LIFETIME.days,
     comment: Annotated[str, typer.Option(help="Free text for people.")] = "",
     partition: Annotated[
         str | None, typer.Option(help="Vouch for the partition of this label only, in whatever image it is used.")
@@ -281,7 +281,7 @@ def endorse_command(
     """Vouch for an image: sign a statement that names it, and keep both in its directory."""
     bundle, now = Bundle.open(image), _now()
     manifest = bundle.manifest
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     terms = {"role": role, "lifetime": timedelta(days=days), "comment": comment}
     if partition is None:
         statement, signature = endorse_as(signer, manifest.image_id, manifest.title, now, **terms)  # type: ignore[arg-type]
@@ -315,7 +315,7 @@ def image_list(
         [
             f"{one.vo}/{one.name}@{one.version}",
             one.architecture,
-            terminal.size(one.size),
+            terminal.format_size(one.size),
             f"{one.published:%Y-%m-%d %H:%M}",
             one.image_id,
         ]
@@ -338,7 +338,7 @@ def image_candidates(
     rows = [
         (
             f"{one.vo}/{one.name}@{one.version}",
-            terminal.size(one.size),
+            terminal.format_size(one.size),
             "whole" if one.complete else "still arriving",
             f"{one.expires:%Y-%m-%d %H:%M} UTC",
             one.image_id,
@@ -374,7 +374,7 @@ def image_fetch(
     with _believed(context, catalog) as client:
         total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
         with terminal.progress("fetching", total) as advance:
-            bundle = transfer.fetch(client, wanted, output, advance)
+            bundle = transfer.fetch_image(client, wanted, output, advance)
     value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}
     terminal.show(value, f"{bundle.manifest.title} is in {output}\n{bundle.manifest.image_id}", as_json=as_json)
 

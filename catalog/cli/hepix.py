@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from catalog.client.client import CatalogClient
-from catalog.disk.inspector import Format
+from catalog.disk.inspector import DiskFormat
 from catalog.errors import Misused
-from catalog.hepix.exporter import LIFETIME, Wanted, export
-from catalog.hepix.importer import Order, open_list, read_source, take
-from catalog.hepix.subscriptions import Endorser, Subscriptions
+from catalog.hepix.exporter import LIFETIME, ExportRequest, export_list
+from catalog.hepix.importer import ImportRequest, import_image, open_list, read_source
+from catalog.hepix.subscriptions import ListEndorser, Subscriptions
 from catalog.settings import CatalogSettings
-from signer.cli import chosen_key, open_keyring, read_passphrase
+from signer.cli import choose_key, open_keyring, read_passphrase
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import read_keys
 from signer.runtime import terminal
@@ -73,7 +73,7 @@ def export_hepix(
         for data in (_read(file, MAX_KEY) for file in vo_keys)
         for each in read_keys(data)
     ]
-    wanted = Wanted(
+    wanted = ExportRequest(
         vo=vo,
         uri=uri,
         title=title or f"Images of {vo}",
@@ -84,13 +84,13 @@ def export_hepix(
     )
     url = catalog or terminal.section(context, CatalogSettings).url
     with CatalogClient(url) as client, terminal.progress("reading images", None) as advance:
-        done = export(client, wanted, anchors, CertificateSigner(credential), now, advance=advance)
+        done = export_list(client, wanted, anchors, CertificateSigner(credential), now, advance=advance)
     fresh = output.with_name(output.name + ".new")
     fresh.write_bytes(done.message)
     fresh.replace(output)
     for sentence in done.left_out:
         terminal.say(sentence)
-    rows = [[image.title, image.version, terminal.size(image.size), image.uri] for image in done.content.images]
+    rows = [[image.title, image.version, terminal.format_size(image.size), image.uri] for image in done.content.images]
     value = {
         "file": str(output),
         "identifier": done.content.identifier,
@@ -110,11 +110,11 @@ def import_hepix(
     endorser_dn: Annotated[str | None, typer.Option(help="Whom you believe for a new list: subject.")] = None,
     endorser_ca: Annotated[str | None, typer.Option(help="And issuer, both as `openssl -nameopt compat`.")] = None,
     images: Annotated[
-        list[str] | None, typer.Option("--image", help="Identifier of an image to take; repeatable.")
+        list[str] | None, typer.Option("--image", help="Identifier of an image to import_image; repeatable.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Take all images.")] = False,
     named: Annotated[
-        Format | None, typer.Option("--format", help="Of files whose list does not say; never guessed.")
+        DiskFormat | None, typer.Option("--format", help="Of files whose list does not say; never guessed.")
     ] = None,
     ca_directory: Authorities = DEFAULT_DIRECTORY,
     state: Annotated[Path | None, typer.Option(help="Where subscriptions are remembered.")] = None,
@@ -126,10 +126,10 @@ def import_hepix(
     now, known = datetime.now(UTC).replace(microsecond=0), Subscriptions(state or state_directory("hepix"))
     if (endorser_dn is None) != (endorser_ca is None):
         raise Misused("--endorser-dn and --endorser-ca belong together: one name may be given by two CAs")
-    believed = None if endorser_dn is None or endorser_ca is None else Endorser(endorser_dn, endorser_ca)
-    order = Order(vo, believed, frozenset(images or ()), every, named)
+    believed = None if endorser_dn is None or endorser_ca is None else ListEndorser(endorser_dn, endorser_ca)
+    order = ImportRequest(vo, believed, frozenset(images or ()), every, named)
     keyring = open_keyring(context)
-    signing, passphrase = chosen_key(keyring, key), read_passphrase(passphrase_file)
+    signing, passphrase = choose_key(keyring, key), read_passphrase(passphrase_file)
     message = read_source(source)
     found, subscription = open_list(message, known, order, X509Rules(ca_directory), now)
     known.keep(subscription, message)
@@ -139,7 +139,7 @@ def import_hepix(
             target = output / f"{listed.identifier}-{listed.sha512[:12]}"
             if (target / "manifest.json").is_file():
                 continue
-            one = take(found, listed, target, order, now, terminal.progress)
+            one = import_image(found, listed, target, order, now, terminal.progress)
             manifest = one.made.bundle.manifest
             pair = endorse(
                 keyring,

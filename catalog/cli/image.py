@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from catalog.builder.disk_import import Boot, Made, Wishes, import_disk
+from catalog.builder.disk_import import BootChoice, BuiltImage, ImportOptions, import_disk
 from catalog.builder.linter import Finding, lint_bundle
-from catalog.builder.recipe import Identity, parse_size
-from catalog.builder.recipe_build import build
-from catalog.disk.inspector import MAX_VIRTUAL_SIZE, Format
+from catalog.builder.recipe import ImageIdentity, parse_size
+from catalog.builder.recipe_build import build_image
+from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat
 from catalog.errors import Misused
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
@@ -38,7 +38,7 @@ def _size(text: str) -> int:
 def import_(
     disk: Annotated[Path, typer.Argument(help="The disk: a file with a GPT or an MBR. It is never written to.")],
     *,
-    named: Annotated[Format, typer.Option("--format", help="The disk's format; it is never guessed.")],
+    named: Annotated[DiskFormat, typer.Option("--format", help="The disk's format; it is never guessed.")],
     vo: Annotated[str, typer.Option(help="The virtual organization that the image belongs to.")],
     name: Annotated[str, typer.Option(help="The image's name within the VO.")],
     version: Annotated[str, typer.Option(help="Its version; once published it never changes its meaning.")],
@@ -53,7 +53,7 @@ def import_(
     memory: Annotated[str, typer.Option(help="The least memory of a machine.")] = "512MiB",
     cores: Annotated[int, typer.Option(min=1, help="The least number of cores of a machine.")] = 1,
     boot: Annotated[
-        Boot,
+        BootChoice,
         typer.Option(help="auto: UEFI where there is an EFI system partition, else BIOS where there is boot code."),
     ] = "auto",
     kernel: Annotated[Path | None, typer.Option(help="For --boot direct: the kernel.")] = None,
@@ -90,7 +90,7 @@ def import_(
     }
     if system is not None:
         document["os"] = dict(zip(("id", "version"), (*system.split("/", 1), ""), strict=False))
-    wishes = Wishes(
+    wishes = ImportOptions(
         keep=frozenset(keep or ()),
         access=_access(access or []),
         boot=boot,
@@ -99,7 +99,7 @@ def import_(
         cmdline=cmdline,
         max_size=MAX_VIRTUAL_SIZE if max_size is None else _size(max_size),
     )
-    identity = validate(Identity, document, "image")
+    identity = validate(ImageIdentity, document, "image")
     _made(import_disk(disk, named, identity, output, wishes, terminal.progress), strict=strict, as_json=as_json)
 
 
@@ -112,7 +112,7 @@ def build_(
     as_json: Json = False,
 ) -> None:
     """Put an image together from partition files, directory trees and blanks. Same recipe and inputs, same image ID."""
-    _made(build(recipe, output, terminal.progress), strict=strict, as_json=as_json)
+    _made(build_image(recipe, output, terminal.progress), strict=strict, as_json=as_json)
 
 
 @image_app.command("show")
@@ -151,7 +151,7 @@ def lint(
     _end(findings, strict=strict)
 
 
-def _made(made: Made, *, strict: bool, as_json: bool) -> None:
+def _made(made: BuiltImage, *, strict: bool, as_json: bool) -> None:
     manifest = made.bundle.manifest
     value = {
         "image": manifest.image_id,
@@ -181,8 +181,8 @@ def _head(manifest: Manifest) -> str:
     return (
         f"{manifest.title}  {manifest.image_id}\n"
         f"{manifest.os.id} {manifest.os.version} for {manifest.architecture}, boots by {manifest.boot.mode}, "
-        f"needs {terminal.size(manifest.needs.memory)} and {manifest.needs.cores} core(s); "
-        f"{terminal.size(content)} of content in {len(manifest.blobs())} parts"
+        f"needs {terminal.format_size(manifest.needs.memory)} and {manifest.needs.cores} core(s); "
+        f"{terminal.format_size(content)} of content in {len(manifest.blobs())} parts"
     )
 
 
@@ -193,7 +193,9 @@ def _rows(manifest: Manifest) -> list[tuple[object, ...]]:
         for part in parts:
             place = f"{number}.{part.number}" if isinstance(part, PlacedPartition) else str(number)
             what = f"blank {part.blank.filesystem}" if isinstance(part.blank, Blank) else _short(part.content)
-            rows.append((f"{place} {part.label}".strip(), part.type, terminal.size(part.size), part.access, what))
+            rows.append(
+                (f"{place} {part.label}".strip(), part.type, terminal.format_size(part.size), part.access, what)
+            )
     return rows
 
 

@@ -11,25 +11,25 @@ from catalog.client.client import CatalogClient
 from catalog.errors import Misused, NotFound
 from catalog.image.reference import Reference
 from catalog.settings import CatalogSettings
-from signer.cli import Certificate, CertificateKey, OwnKey, PassphraseFile, chosen_signer
+from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.errors import DocumentError
-from signer.openpgp.keys import normal_fingerprint
+from signer.openpgp.keys import normalize_fingerprint
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
-from signer.statements.endorsement import EndorsementStatement, PartitionStatement, parse_vouching
-from signer.statements.revocation import SECURITY_OFFICER, Reason
+from signer.statements.endorsement import EndorsementStatement, PartitionStatement, parse_any_endorsement
+from signer.statements.revocation import SECURITY_OFFICER, RevocationReason
 from signer.verification.revocations import revoke
 from signer.x509.certificates import read_certificate
 
 revoke_app = typer.Typer(name="revoke", help="Withdraw an endorsement, an image or a key.", no_args_is_help=True)
 
 Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
-Why = Annotated[str, typer.Option("--reason", help=f"One of {', '.join(get_args(Reason))}.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help=f"One of {', '.join(get_args(RevocationReason))}.")]
 Since = Annotated[
     datetime | None,
     typer.Option(help="From when on, UTC; now if not given. What a compromised key signed is void from the beginning."),
 ]
-InRole = Annotated[str, typer.Option("--role", help="In what function you revoke it.")]
+RoleOption = Annotated[str, typer.Option("--role", help="In what function you revoke it.")]
 CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
 
 
@@ -41,18 +41,18 @@ def revoke_endorsement(
         str | None,
         typer.Option(help="Whose: a fingerprint, a subject, or the SHA-256 of the statement; yours if not given."),
     ] = None,
-    reason: Why = "retired",
+    reason: ReasonOption = "retired",
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     passphrase_file: PassphraseFile = None,
-    role: InRole = SECURITY_OFFICER,
+    role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
     """Withdraw endorsements of an image: your own, or as a security officer somebody else's."""
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     whose = (of or signer.endorser).removeprefix("openpgp:").removeprefix("x509:").removeprefix("sha256:")
     with _client(context, catalog) as client:
         found = [
@@ -78,18 +78,18 @@ def revoke_endorsement(
 def revoke_image(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
-    reason: Why = "superseded",
+    reason: ReasonOption = "superseded",
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     passphrase_file: PassphraseFile = None,
-    role: InRole = SECURITY_OFFICER,
+    role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
     """Withdraw an image: a security officer's word stops it everywhere, an endorser's takes his own word back."""
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     with _client(context, catalog) as client:
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
         statement, signature = revoke(
@@ -113,19 +113,19 @@ def revoke_key(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A fingerprint, x509:SUBJECT, or the file of a certificate.")],
     vo: Annotated[str, typer.Option(help="For which VO the key vouches no more.")],
-    reason: Why = "compromised",
+    reason: ReasonOption = "compromised",
     since: Since = None,
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     passphrase_file: PassphraseFile = None,
-    role: InRole = SECURITY_OFFICER,
+    role: RoleOption = SECURITY_OFFICER,
     comment: CommentText = "",
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
     """Withdraw a key: your own, or as a security officer somebody else's. The file of a certificate means that one only."""
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     name, serial = _key_name(target)
     statement, signature = revoke(
         signer,
@@ -147,7 +147,7 @@ def revoke_key(
 
 def _said(data: bytes) -> EndorsementStatement | PartitionStatement | None:
     try:
-        return parse_vouching(data)
+        return parse_any_endorsement(data)
     except DocumentError:
         return None
 
@@ -158,13 +158,13 @@ def _key_name(target: str) -> tuple[str, str | None]:
     if Path(target).is_file():
         found = read_certificate(Path(target).read_bytes())
         return f"x509:{found.subject}", f"{found.serial:x}"
-    return f"openpgp:{normal_fingerprint(target)}", None
+    return f"openpgp:{normalize_fingerprint(target)}", None
 
 
-def _reason(text: str) -> Reason:
-    if text not in get_args(Reason):
-        raise Misused(f"{text!r} is no reason; say one of {', '.join(get_args(Reason))}")
-    return cast("Reason", text)
+def _reason(text: str) -> RevocationReason:
+    if text not in get_args(RevocationReason):
+        raise Misused(f"{text!r} is no reason; say one of {', '.join(get_args(RevocationReason))}")
+    return cast("RevocationReason", text)
 
 
 def _client(context: typer.Context, url: str | None) -> CatalogClient:

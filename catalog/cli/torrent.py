@@ -30,7 +30,7 @@ def torrent(
     with CatalogClient(catalog or settings.url, credential=read_credential(settings.credential)) as client:
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
         url = client.url
-    address = content_of(manifest, partition)
+    address = find_content(manifest, partition)
     with CatalogClient(url) as stranger:  # public is what a stranger gets
         try:
             layer = stranger.layer(address)
@@ -47,12 +47,12 @@ def torrent(
     digest = info_hash(address).hex()
     terminal.show(
         {"address": str(address), "info_hash": digest, "torrent": str(output)},
-        f"{output}: {terminal.size(address.size)}, info-hash {digest}",
+        f"{output}: {terminal.format_size(address.size)}, info-hash {digest}",
         as_json=as_json,
     )
 
 
-def content_of(manifest: Manifest, which: str) -> Address:
+def find_content(manifest: Manifest, which: str) -> Address:
     """The content that a person means by a partition's label or number, or by an address; Misused says what there is."""
     found = {
         part.content

@@ -15,15 +15,15 @@ from catalog.errors import CatalogError, Misused, NotFound
 from catalog.settings import CatalogSettings
 from signer.cli import read_passphrase
 from signer.runtime import terminal
-from signer.runtime.log_config import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
     from catalog.db.engine import Transaction
-    from catalog.tuf.metadata import Signer
-    from catalog.tuf_repository.key_ceremony import Outcome
-    from catalog.tuf_repository.repository import Freshness
-    from catalog.tuf_repository.status import RoleStatus
+    from catalog.tuf.metadata import MetadataSigner
+    from catalog.tuf_repository.key_ceremony import CeremonyResult
+    from catalog.tuf_repository.repository import TufRepository
+    from catalog.tuf_repository.status import TufRoleStatus
 
 tuf_app = typer.Typer(
     name="tuf", help="The catalog's signed word on what is current: keys, rotation, state.", no_args_is_help=True
@@ -83,10 +83,10 @@ def tuf_init(
 @tuf_app.command("status")
 def tuf_status(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """Show each role: version, expiry, keys, and what an operator should do."""
-    from catalog.tuf_repository.status import status, warnings
+    from catalog.tuf_repository.status import list_role_statuses, list_warnings
 
     with _repository(_settings(context, directory)) as (freshness, connection):
-        found, todo = status(freshness, connection), warnings(freshness, connection, _now())
+        found, todo = list_role_statuses(freshness, connection), list_warnings(freshness, connection, _now())
     rows = [
         [
             one.role,
@@ -111,10 +111,10 @@ def tuf_export(
     as_json: Json = False,
 ) -> None:
     """Write the root in force to a file, for sites to pin with `partita node trust-root`."""
-    from catalog.client.trusted import pin
+    from catalog.client.trusted import pin_root
 
     with _repository(_settings(context, directory)) as (freshness, connection):
-        digest = pin(output, freshness.latest(connection, "root"))
+        digest = pin_root(output, freshness.latest(connection, "root"))
     terminal.show({"root": str(output), "sha256": digest}, f"{output}\nSHA-256 {digest}", as_json=as_json)
 
 
@@ -128,12 +128,12 @@ def tuf_rotate(
     as_json: Json = False,
 ) -> None:
     """Give a role fresh keys: after a theft, a loss, or a year. Nodes follow by themselves; a running service too."""
-    from catalog.tuf_repository.key_ceremony import Ceremony
+    from catalog.tuf_repository.key_ceremony import KeyCeremony
 
     passphrase = read_passphrase(passphrase_file) or None
     with _repository(_settings(context, directory)) as (freshness, connection):
         signers = _signers(key or [freshness.offline], passphrase)
-        outcome = Ceremony(freshness).rotate(connection, role, signers, passphrase, _now())
+        outcome = KeyCeremony(freshness).rotate(connection, role, signers, passphrase, _now())
     _show(outcome, as_json)
 
 
@@ -150,31 +150,31 @@ def tuf_sign(
     as_json: Json = False,
 ) -> None:
     """Sign what is proposed, or the same again for another year; in force as soon as enough have signed."""
-    from catalog.tuf_repository.key_ceremony import Ceremony, read_proposal, sign_document
-    from catalog.tuf_repository.repository import write
+    from catalog.tuf_repository.key_ceremony import KeyCeremony, read_proposal, sign_document
+    from catalog.tuf_repository.repository import write_file
 
     passphrase = read_passphrase(passphrase_file) or None
     if file is not None:
         signers = _signers(key or [], passphrase)
         if not signers:
             raise Misused("name the keys to sign with: --key FILE")
-        write(file, sign_document(read_proposal(file), signers))
+        write_file(file, sign_document(read_proposal(file), signers))
         shown = f"signed {file}; bring it back to the catalog, beside its root.json"
         terminal.show({"signed": str(file)}, shown, as_json=as_json)
         return
     with _repository(_settings(context, directory)) as (freshness, connection):
         signers = _signers(key or [freshness.offline], passphrase)
-        outcome = Ceremony(freshness).sign(connection, role, signers, _now())
+        outcome = KeyCeremony(freshness).sign(connection, role, signers, _now())
     _show(outcome, as_json)
 
 
 @tuf_app.command("drop")
 def tuf_drop(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """Give up what is proposed and not yet in force."""
-    from catalog.tuf_repository.key_ceremony import Ceremony
+    from catalog.tuf_repository.key_ceremony import KeyCeremony
 
     with _repository(_settings(context, directory)) as (freshness, _):
-        gone = Ceremony(freshness).drop()
+        gone = KeyCeremony(freshness).drop()
     terminal.show({"removed": list(gone)}, "\n".join(gone) or "nothing was proposed", as_json=as_json)
 
 
@@ -193,7 +193,7 @@ def mirror(
     settings = _settings(context, directory)
     if listen is not None:
         settings = settings.model_copy(update={"listen": listen})
-    configure(terminal.section(context, LogSettings))
+    configure_logging(terminal.section(context, LogSettings))
 
     def ready(here: str, _recovery: object) -> None:
         terminal.show({"url": here, "of": url}, f"mirror of {url} ready at {here}", as_json=as_json)
@@ -248,9 +248,9 @@ class _Client:
     target_dir: Path | None
 
     def run(self, *, download: bool = False) -> None:
-        from catalog.tuf.client import Reader, utc_now
+        from catalog.tuf.client import TufClient, utc_now
 
-        reader = Reader(self.metadata_dir, None, utc_now, targets=self.target_dir)
+        reader = TufClient(self.metadata_dir, None, utc_now, targets=self.target_dir)
         try:
             current = reader.refresh(self.metadata_url, self.target_base_url)
             for name in self.target_names if download else ():
@@ -270,25 +270,27 @@ def _protocol() -> Iterator[None]:
 
 
 @contextmanager
-def _repository(settings: CatalogSettings) -> Iterator[tuple["Freshness", "Transaction"]]:
+def _repository(settings: CatalogSettings) -> Iterator[tuple["TufRepository", "Transaction"]]:
     """The TUF repository of a catalog's directory, in one transaction; the service may be running."""
     from catalog.publication.state_directory import open_database
-    from catalog.tuf_repository.repository import Freshness
+    from catalog.tuf_repository.repository import TufRepository
 
     database = open_database(settings.directory)
     try:
         with database.writing() as connection:
-            yield Freshness(settings.directory / "tuf"), connection
+            yield TufRepository(settings.directory / "tuf"), connection
     finally:
         database.close()
 
 
-def _signers(places: list[Path], passphrase: str | None) -> "list[Signer]":
+def _signers(places: list[Path], passphrase: str | None) -> "list[MetadataSigner]":
     from catalog.tuf import keys as tuf_keys
-    from catalog.tuf.metadata import Signer
+    from catalog.tuf.metadata import MetadataSigner
 
-    files = [file for place in places for file in (tuf_keys.files(place) if place.is_dir() else [place])]
-    return [Signer(tuf_keys.load(file, passphrase)) for file in files if file.suffix == ".pem" or _there(file)]
+    files = [file for place in places for file in (tuf_keys.key_files(place) if place.is_dir() else [place])]
+    return [
+        MetadataSigner(tuf_keys.load_key(file, passphrase)) for file in files if file.suffix == ".pem" or _there(file)
+    ]
 
 
 def _there(file: Path) -> bool:
@@ -299,11 +301,11 @@ def _there(file: Path) -> bool:
     return True
 
 
-def _row(one: "RoleStatus") -> dict[str, object]:
+def _row(one: "TufRoleStatus") -> dict[str, object]:
     return dataclasses.asdict(one) | {"expires": one.expires.isoformat(), "due": one.due.isoformat()}
 
 
-def _show(outcome: "Outcome", as_json: bool) -> None:
+def _show(outcome: "CeremonyResult", as_json: bool) -> None:
     lines = [f"made {path}" for path in outcome.made]
     lines += [f"{role} is in force" for role in outcome.adopted]
     lines += [f"waits: {path}" for path in outcome.files]

@@ -11,25 +11,25 @@ from types import TracebackType
 from typing import Self
 
 from catalog.content import multipart_ranges as byteranges
-from catalog.content.blob_store import beside_sizes
+from catalog.content.blob_store import accelerator_sizes
 from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
-from catalog.schema.candidates import Candidate, CandidateList, CandidateRequest
+from catalog.schema.candidates import CandidateEntry, CandidateList, CandidateRequest
 from catalog.schema.clusters import ClusterEntries, ClusterEntry, ClusterPublication
 from catalog.schema.flat import FlatImage
-from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, chained
+from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, verify_chain
 from catalog.schema.images import (
-    MAX_PAGE,
+    MAX_PAGE_SIZE,
     EndorsementList,
     EndorsementsRequest,
     ImageEntry,
     ImagePage,
     Publication,
     PublicationRequest,
-    Received,
     SignedStatement,
+    UploadStatus,
     VoEntry,
     VoPage,
 )
@@ -173,9 +173,9 @@ class CatalogClient:
             yield from self.blob_range(address, *ranges[0])
             return
         left = sum(end - start for start, end in ranges)
-        headers = {"Range": byteranges.ask_for(ranges)}
+        headers = {"Range": byteranges.format_ranges(ranges)}
         with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
-            boundary = byteranges.boundary_of(answer.headers.get("content-type", ""))
+            boundary = byteranges.parse_boundary(answer.headers.get("content-type", ""))
             for piece in byteranges.read_parts(answer.iter_raw(), boundary, ranges, address.size):
                 left -= len(piece)
                 yield piece
@@ -193,7 +193,7 @@ class CatalogClient:
 
     def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
         """Every published image, last published first, read page by page."""
-        params = {"limit": str(MAX_PAGE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
+        params = {"limit": str(MAX_PAGE_SIZE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
         while True:
             page = self._connection.ask(ImagePage, "GET", "/v1/images", params=params)
             yield from page.items
@@ -213,11 +213,11 @@ class CatalogClient:
                     return
                 params["cursor"] = page.next
 
-        return chained(pages())
+        return verify_chain(pages())
 
     def vos(self) -> Iterator[VoEntry]:
         """Every registered VO, by name."""
-        params = {"limit": str(MAX_PAGE)}
+        params = {"limit": str(MAX_PAGE_SIZE)}
         while True:
             page = self._connection.ask(VoPage, "GET", "/v1/vos", params=params)
             yield from page.items
@@ -242,27 +242,27 @@ class CatalogClient:
         request = CandidateRequest(manifest=manifest.decode("utf-8"))
         return self._connection.ask(Publication, "POST", "/v1/candidates", content=canonical(request))
 
-    def candidates(self, vo: str | None = None) -> tuple[Candidate, ...]:
+    def candidates(self, vo: str | None = None) -> tuple[CandidateEntry, ...]:
         """The images that wait for an endorsement, of the VOs that the site whose credential is shown serves."""
         return self._connection.ask(CandidateList, "GET", "/v1/candidates", params={"vo": vo} if vo else {}).items
 
-    def upload_status(self, image_id: str, address: Address) -> Received:
+    def upload_status(self, image_id: str, address: Address) -> UploadStatus:
         """What the catalog has safely stored of a content that is being sent."""
-        return self._connection.ask(Received, "GET", f"/v1/publications/{image_id}/blobs/{address}")
+        return self._connection.ask(UploadStatus, "GET", f"/v1/publications/{image_id}/blobs/{address}")
 
-    def send_range(self, image_id: str, address: Address, start: int, data: bytes) -> Received:
+    def send_range(self, image_id: str, address: Address, start: int, data: bytes) -> UploadStatus:
         """Send a range of a content; when this returns, the catalog has stored it safely."""
         headers = {
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/{address.size}",
             "Content-Type": "application/octet-stream",
         }
         path = f"/v1/publications/{image_id}/blobs/{address}"
-        return self._connection.ask(Received, "PUT", path, content=data, headers=headers)
+        return self._connection.ask(UploadStatus, "PUT", path, content=data, headers=headers)
 
-    def complete(self, image_id: str, address: Address) -> Received:
+    def complete(self, image_id: str, address: Address) -> UploadStatus:
         """Have the catalog verify a content that was sent; ContentMismatch if it was not what its address says."""
         path = f"/v1/publications/{image_id}/blobs/{address}/complete"
-        return self._connection.ask(Received, "POST", path, patience=address.size / VERIFY_RATE)
+        return self._connection.ask(UploadStatus, "POST", path, patience=address.size / VERIFY_RATE)
 
     def commit(self, image_id: str) -> Publication:
         """Make the image visible; Conflict while contents are missing."""
@@ -323,7 +323,7 @@ class CatalogClient:
         return _CandidateView(self, self._connection)
 
     def _beside(self, address: Address, kind: str) -> bytes:
-        length = beside_sizes(address)[kind]
+        length = accelerator_sizes(address)[kind]
         data = self._connection.get(f"/v1/blobs/{address}/{kind}", length)
         if len(data) != length:
             raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
@@ -350,7 +350,7 @@ class _CandidateView(CatalogClient):
 
     def data_map(self, address: Address) -> bytes:
         """Nothing is said to be zero: what is not published has nothing beside it that is told."""
-        return b"\xff" * beside_sizes(address)["map"]
+        return b"\xff" * accelerator_sizes(address)["map"]
 
     def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See there."""

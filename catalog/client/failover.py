@@ -20,7 +20,7 @@ log = logging.getLogger("partita.freshness")
 A = TypeVar("A")
 
 
-class Mirrors:
+class FailoverClient:
     """Clients of a catalog and of mirrors of it. Safe to use from several threads.
 
     Args:

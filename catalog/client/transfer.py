@@ -17,9 +17,9 @@ from catalog.errors import ContentMismatch, Misused, Unavailable
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.reference import Reference
-from catalog.schema.images import PART, Publication
+from catalog.schema.images import UPLOAD_PART, Publication
 from catalog.web.connection import DELAYS
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 
 if TYPE_CHECKING:  # it loads the TUF library: publishers do without it
     from catalog.client.trusted import TrustedCatalog
@@ -44,12 +44,12 @@ class PublishResult:
     present: int
 
 
-def publish(
+def publish_image(
     client: CatalogClient,
     bundle: Bundle,
-    advance: Advance = nothing,
+    advance: Advance = ignore_progress,
     *,
-    part: int = PART,
+    part: int = UPLOAD_PART,
     connections: int = CONNECTIONS,
 ) -> PublishResult:
     """Publish an image directory, going on where an earlier attempt stopped.
@@ -75,12 +75,12 @@ def publish(
     return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
 
 
-def offer(
+def offer_candidate(
     client: CatalogClient,
     bundle: Bundle,
-    advance: Advance = nothing,
+    advance: Advance = ignore_progress,
     *,
-    part: int = PART,
+    part: int = UPLOAD_PART,
     connections: int = CONNECTIONS,
 ) -> PublishResult:
     """Send an image that nobody has endorsed: it waits at the catalog until somebody of its VO does. As `publish`."""
@@ -103,8 +103,8 @@ def _send(
         for address, received in missing.items():
             path = bundle.blob(address)
             # Read whole before anything is sent: it finds the zeros, and a file that was altered since it was named.
-            measured = measuring.verify(path, address)
-            parts = list(_parts(subtract(list(measured.extents()), received), part))
+            measured = measuring.verify_content(path, address)
+            parts = list(_parts(subtract_ranges(list(measured.extents()), received), part))
             wanted = sum(end - start for start, end in parts)
             advance(address.size - wanted)
             with _opened(path) as descriptor:
@@ -121,11 +121,11 @@ def _send(
     return sent
 
 
-def fetch(
+def fetch_image(
     client: "CatalogClient | TrustedCatalog",
     reference: Reference,
     target: Path,
-    advance: Advance = nothing,
+    advance: Advance = ignore_progress,
     *,
     connections: int = CONNECTIONS,
 ) -> Bundle:
@@ -157,24 +157,24 @@ def fetch(
     return Bundle(target, manifest)
 
 
-def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance: Advance = nothing) -> Bundle:
+def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance: Advance = ignore_progress) -> Bundle:
     """Fetch an image that has no endorsement yet into a directory, for review; errors as in `fetch`."""
-    return fetch(client.candidate_view(), Reference(image_id=image_id), target, advance)
+    return fetch_image(client.candidate_view(), Reference(image_id=image_id), target, advance)
 
 
 def _fetch_content(
     client: "CatalogClient | TrustedCatalog", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
 ) -> None:
-    extents = list(measuring.extents(client.data_map(address), address.size))
+    extents = list(measuring.decode_data_map(client.data_map(address), address.size))
     advance(address.size - sum(length for _, length in extents))
     _fetch_extents(client, address, path, extents, pool, advance)
     try:
-        measuring.verify(path, address)
+        measuring.verify_content(path, address)
     except ContentMismatch:
         # The map is only a hint: it may call zero what is not. Without it, every byte is asked for.
-        _fetch_extents(client, address, path, [(0, address.size)], pool, nothing)
+        _fetch_extents(client, address, path, [(0, address.size)], pool, ignore_progress)
         try:
-            measuring.verify(path, address)
+            measuring.verify_content(path, address)
         except ContentMismatch as exc:
             raise ContentMismatch(f"{client.url}: what it sends as {address} is something else; use another") from exc
 
@@ -205,11 +205,11 @@ def _fetch_extents(
                 if position == end:
                     return
 
-        for _ in pool.map(get, list(_parts(subtract(extents, ()), PART))):
+        for _ in pool.map(get, list(_parts(subtract_ranges(extents, ()), UPLOAD_PART))):
             pass
 
 
-def subtract(extents: list[tuple[int, int]], received: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+def subtract_ranges(extents: list[tuple[int, int]], received: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
     """(start, end) of what lies in the extents, given as (offset, length), and in none of the received (start, end)."""
     left = []
     for offset, length in extents:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from catalog.client.client import CatalogClient
-from catalog.client.failover import Mirrors
+from catalog.client.failover import FailoverClient
 from catalog.client.seen_names import SeenNames
 from catalog.errors import (
     CatalogError,
@@ -35,14 +35,14 @@ from catalog.errors import (
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
-from catalog.schema.images import MAX_ANSWER, EndorsementList, ImageEntry
-from catalog.tuf.client import Current, Reader, server_of
-from catalog.tuf.metadata import ROOT, Described
-from catalog.tuf.staleness import Freshness, judge
+from catalog.schema.images import MAX_RESPONSE, EndorsementList, ImageEntry
+from catalog.tuf.client import CurrentTargets, TufClient, server_url
+from catalog.tuf.metadata import ROOT, SignedMetadata
+from catalog.tuf.staleness import Freshness, assess_freshness
 from catalog.tuf.targets import (
     REVOCATIONS,
-    Binding,
     ClusterBinding,
+    NameBinding,
     RevocationPages,
     cluster_endorsements_path,
     cluster_name_path,
@@ -94,16 +94,16 @@ class TrustedCatalog:
             credential: of this node's site, shown to the catalog (the first URL) alone.
         """
         self._root, self._now, self._clock, self._transport = root, now, clock, transport
-        self._sources = Mirrors(urls, clock, transport, credential)
+        self._sources = FailoverClient(urls, clock, transport, credential)
         self._directory = directory / "trusted"
-        self._reader: Reader | None = None
+        self._reader: TufClient | None = None
         self._names = SeenNames(directory / NAMES)
         self.alarm: Callable[[str], None] = lambda _said: None
         """Told when a name and version stands for two images, before Equivocation is raised."""
         self._lock = threading.RLock()
-        self._current: tuple[float, str, Current] | None = None
+        self._current: tuple[float, str, CurrentTargets] | None = None
         self.url = self._sources.first.url
-        self._shown = {server_of(self.url): credential}
+        self._shown = {server_url(self.url): credential}
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -130,7 +130,7 @@ class TrustedCatalog:
         if reference.image_id is not None:
             return reference.image_id
         data = self._find(name_path(reference.vo, reference.name, reference.version), fresh=True)
-        binding = parse_canonical(Binding, data, f"meaning of {reference}")
+        binding = parse_canonical(NameBinding, data, f"meaning of {reference}")
         if (binding.vo, binding.name) != (reference.vo, reference.name) or (
             reference.version is not None and binding.version != reference.version
         ):
@@ -218,7 +218,7 @@ class TrustedCatalog:
             known = self._pinned().trusted().expires
         except Unpinned as exc:
             return Freshness(pinned=False, problem=str(exc))
-        return judge(known, self._now())
+        return assess_freshness(known, self._now())
 
     def data_map(self, address: Address) -> bytes:
         """As CatalogClient's, from whichever source answers."""
@@ -242,7 +242,7 @@ class TrustedCatalog:
 
     def _statements(self, path: str, *, fresh: bool = False) -> list[tuple[bytes, bytes]]:
         try:
-            found = parse(EndorsementList, self._find(path, fresh=fresh), path, limit=MAX_ANSWER)
+            found = parse(EndorsementList, self._find(path, fresh=fresh), path, limit=MAX_RESPONSE)
         except DocumentError as exc:
             raise Unverified(f"{self.url}: what is listed as {path} cannot be read: {exc}") from exc
         return [one.pair() for one in found.items]
@@ -252,7 +252,7 @@ class TrustedCatalog:
         with self._lock:
             tried: list[str] = []
             problem: CatalogError | None = None
-            current: Current | None
+            current: CurrentTargets | None
             url, current = self._refreshed(fresh=fresh)
             while current is not None:
                 try:
@@ -263,7 +263,7 @@ class TrustedCatalog:
                 url, current = self._another(tried)
             raise problem or Unavailable(f"{self.url}: {path} cannot be had")
 
-    def _refreshed(self, *, fresh: bool) -> tuple[str, Current]:
+    def _refreshed(self, *, fresh: bool) -> tuple[str, CurrentTargets]:
         self._pinned()
         if self._current is not None and not fresh and self._clock() - self._current[0] < REUSE:
             return self._current[1], self._current[2]
@@ -276,15 +276,15 @@ class TrustedCatalog:
                 problem = self._sources.note(client, exc, problem)
         raise problem or Unavailable("no catalog is configured")
 
-    def _pinned(self) -> Reader:
+    def _pinned(self) -> TufClient:
         if self._reader is None:
             root = self._root()
             if root is None:
                 raise Unpinned(_UNPINNED)
-            self._reader = Reader(self._directory, root, self._now, transport=self._transport, shown=self._shown)
+            self._reader = TufClient(self._directory, root, self._now, transport=self._transport, shown=self._shown)
         return self._reader
 
-    def _another(self, tried: Sequence[str]) -> tuple[str, Current | None]:
+    def _another(self, tried: Sequence[str]) -> tuple[str, CurrentTargets | None]:
         for client in self._sources.order():
             if client.url not in tried:
                 try:
@@ -293,16 +293,16 @@ class TrustedCatalog:
                     self._sources.note(client, exc, None)
         return "", None
 
-    def _ask(self, client: CatalogClient) -> Current:
+    def _ask(self, client: CatalogClient) -> CurrentTargets:
         current = self._pinned().refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
         self._sources.answered(client)
         self._current = self._clock(), client.url, current
         return current
 
 
-def pin(file: Path, root: bytes) -> str:
+def pin_root(file: Path, root: bytes) -> str:
     """Keep a root to believe a catalog by; returns its SHA-256, for people to compare. Malformed if it is none."""
-    if Described.of(root).role != ROOT:
+    if SignedMetadata.of(root).role != ROOT:
         raise Malformed("this is signed metadata, but no root; take the catalog's root.json")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")

@@ -19,26 +19,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.content import indexing as measuring
-from catalog.content.indexing import Measured
+from catalog.content.indexing import ContentIndex
 from catalog.errors import NotFound, Unavailable
 from catalog.image.address import Address, piece_length
 
 Sync = Callable[[int], None]
 """Makes what was written to a descriptor durable: os.fsync, or what a test puts in its place."""
 
-KINDS = ("map", "layer", "hints")
+ACCELERATORS = ("map", "layer", "hints")
 """The accelerators beside each content, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredFile:
     """A file in the store: the content's address if its name is one, and its path."""
 
     address: Address | None
     path: Path
 
 
-class Blobs:
+class ContentStore:
     """The directory of contents."""
 
     def __init__(self, root: Path, sync: Sync = os.fsync) -> None:
@@ -95,7 +95,7 @@ class Blobs:
         if self.broken:
             raise Unavailable(f"{self.broken}; look at the disk, then start the catalog again")
 
-    def enter(self, file: Path, address: Address) -> Measured:
+    def enter(self, file: Path, address: Address) -> ContentIndex:
         """Verify a file of this filesystem and make it the content of its address; the file is gone from its old place.
 
         Raises:
@@ -103,12 +103,12 @@ class Blobs:
         """
         self.check_writable()
         self.sync_file(file)
-        measured = measuring.verify(file, address)
+        measured = measuring.verify_content(file, address)
         file.chmod(0o444)
         final = self.path(address)
         with self._entering:  # two images may bring the same content at the same time
             self._make(final.parent)
-            for kind, data in zip(KINDS, (measured.data_map, measured.layer, measured.hints), strict=True):
+            for kind, data in zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True):
                 self._write(final.with_name(f"{address}.{kind}"), data)
             file.replace(final)
             self.sync_directory(final.parent)
@@ -117,7 +117,7 @@ class Blobs:
     def remove(self, address: Address) -> None:
         """Delete a content that nothing names, the content first: without it, accelerators are strays."""
         final = self.path(address)
-        for path in (final, *(final.with_name(f"{address}.{kind}") for kind in KINDS)):
+        for path in (final, *(final.with_name(f"{address}.{kind}") for kind in ACCELERATORS)):
             path.unlink(missing_ok=True)
         if final.parent.is_dir():
             self.sync_directory(final.parent)
@@ -126,22 +126,22 @@ class Blobs:
         """Whether content and accelerators are there, with the sizes that the address implies."""
         final = self.path(address)
         try:
-            sizes = {kind: final.with_name(f"{address}.{kind}").stat().st_size for kind in KINDS}
-            return final.stat().st_size == address.size and sizes == beside_sizes(address)
+            sizes = {kind: final.with_name(f"{address}.{kind}").stat().st_size for kind in ACCELERATORS}
+            return final.stat().st_size == address.size and sizes == accelerator_sizes(address)
         except FileNotFoundError:
             return False
 
-    def files(self) -> Iterator[Found]:
+    def files(self) -> Iterator[StoredFile]:
         """Every file among the contents. An accelerator belongs to its content: it is found only where that is missing."""
         for path in sorted((self.root / "blobs").glob("*/*")):
-            if path.suffix.removeprefix(".") in KINDS and path.with_suffix("").is_file():
+            if path.suffix.removeprefix(".") in ACCELERATORS and path.with_suffix("").is_file():
                 continue
             try:
                 address = Address.parse(path.name)
             except ValueError:
-                yield Found(None, path)
+                yield StoredFile(None, path)
                 continue
-            yield Found(address if path == self.path(address) and path.is_file() else None, path)
+            yield StoredFile(address if path == self.path(address) and path.is_file() else None, path)
 
     def quarantine(self, path: Path) -> Path:
         """Put a file aside, out of everyone's way; returns where it is now."""
@@ -168,7 +168,7 @@ class Blobs:
         fresh.replace(path)
 
 
-def beside_sizes(address: Address) -> dict[str, int]:
+def accelerator_sizes(address: Address) -> dict[str, int]:
     """Bytes of each accelerator of a content: pure functions of its size."""
     return {
         "map": -(-address.leaves // 8),

@@ -18,11 +18,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from catalog.content.blob_store import Blobs
-from catalog.disk.layout import Extent, extents, source_of
+from catalog.content.blob_store import ContentStore
+from catalog.disk.layout import DiskExtent, disk_extents, partition_content
 from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.image.address import Address
-from catalog.image.blanks import digest_of, identity, make_blank
+from catalog.image.blanks import blank_digest, filesystem_uuid, make_blank
 from catalog.image.manifest import BareDisk, Blank, ImageId, Manifest
 from signer.documents import Document, canonical, parse
 from signer.statements.endorsement import Instant
@@ -33,11 +33,11 @@ CHUNK = 4 << 20
 MAX_RECORD = 4096
 """Bytes of what is kept of one."""
 
-Opening = Callable[[Address | Blank], int]
+ContentOpener = Callable[[Address | Blank], int]
 """A descriptor of a content or a blank, for reading; its caller closes it."""
 
 
-class Measured(Document):
+class FlatImageRecord(Document):
     """A flat image as it was read.
 
     Attributes:
@@ -55,20 +55,20 @@ class Measured(Document):
     measured: Instant
 
 
-def plan(manifest: Manifest) -> tuple[Extent, ...]:
+def flat_extents(manifest: Manifest) -> tuple[DiskExtent, ...]:
     """The extents of an image's flat file; NotFound if the image has no one file that could stand for it."""
     if len(manifest.disks) != 1:
         raise NotFound(f"{manifest.title} has {len(manifest.disks)} disks, and a flat image is one")
     disk = manifest.disks[0]
     if isinstance(disk, BareDisk):
-        return (Extent(0, disk.partition.size, source_of(disk.partition)),)
-    return extents(disk)
+        return (DiskExtent(0, disk.partition.size, partition_content(disk.partition)),)
+    return disk_extents(disk)
 
 
-class Flat:
+class FlatImageReader:
     """An open flat image: read anywhere, closed by `close`. One content is open at a time; not for several threads."""
 
-    def __init__(self, whole: tuple[Extent, ...], tag: str, opening: Opening) -> None:
+    def __init__(self, whole: tuple[DiskExtent, ...], tag: str, opening: ContentOpener) -> None:
         self.size = whole[-1].offset + whole[-1].length
         self.tag = tag
         self._whole, self._starts = whole, [extent.offset for extent in whole]
@@ -107,15 +107,15 @@ class Flat:
         return os.pread(self._held[1], length, offset)
 
 
-class Flattening:
+class FlatImageStore:
     """The flat images of a catalog; for several threads."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: ContentStore) -> None:
         self._blobs, self._root = blobs, blobs.root / "flat"
         self._making, self._measuring = threading.Lock(), threading.Lock()
         self._digests: dict[Blank, bytes] = {}
 
-    def open(self, manifest: Manifest) -> Flat:
+    def open(self, manifest: Manifest) -> FlatImageReader:
         """Open an image's flat file.
 
         Raises:
@@ -133,7 +133,7 @@ class Flattening:
             )
         return flat
 
-    def measure(self, manifest: Manifest, now: datetime) -> Measured:
+    def measure(self, manifest: Manifest, now: datetime) -> FlatImageRecord:
         """Size and SHA-512 of an image's flat file: read once, then remembered. Errors as in :meth:`open`."""
         with self._measuring:  # one at a time: each reads everything
             flat = self.open(manifest)
@@ -143,7 +143,7 @@ class Flattening:
             finally:
                 flat.close()
 
-    def _measure(self, manifest: Manifest, flat: Flat, now: datetime) -> Measured:
+    def _measure(self, manifest: Manifest, flat: FlatImageReader, now: datetime) -> FlatImageRecord:
         digest, position = hashlib.sha512(), 0
         while position < flat.size:
             data = flat.read(CHUNK, position)
@@ -151,7 +151,7 @@ class Flattening:
                 raise Unavailable(f"{manifest.title}: a content became shorter while it was read; check the catalog")
             digest.update(data)
             position += len(data)
-        measured = Measured(
+        measured = FlatImageRecord(
             image_id=manifest.image_id,
             size=flat.size,
             sha512=digest.hexdigest(),
@@ -165,11 +165,11 @@ class Flattening:
         fresh.replace(path)
         return measured
 
-    def _open(self, manifest: Manifest) -> tuple[Flat, str]:
-        whole = plan(manifest)
+    def _open(self, manifest: Manifest) -> tuple[FlatImageReader, str]:
+        whole = flat_extents(manifest)
         blanks = self._blanks(flat_blanks(manifest))
         digest = hashlib.sha256(manifest.image_id.encode() + blanks.encode()).hexdigest()
-        return Flat(whole, f"flat-{digest}", self._source), blanks
+        return FlatImageReader(whole, f"flat-{digest}", self._source), blanks
 
     def _blanks(self, blanks: tuple[Blank, ...]) -> str:
         """Make the blanks that are not there, and say what all of them are."""
@@ -196,7 +196,7 @@ class Flattening:
                 fresh.replace(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return digest_of(descriptor)
+            return blank_digest(descriptor)
         finally:
             os.close(descriptor)
 
@@ -206,17 +206,17 @@ class Flattening:
         return os.open(self._path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def _path(self, blank: Blank) -> Path:
-        return self._root / f"{identity(blank)}.blank"
+        return self._root / f"{filesystem_uuid(blank)}.blank"
 
     def _record(self, manifest: Manifest) -> Path:
         return self._root / f"{manifest.image_id.removeprefix('sha256:')}.json"
 
-    def _recall(self, manifest: Manifest) -> Measured | None:
+    def _recall(self, manifest: Manifest) -> FlatImageRecord | None:
         try:
             data = self._record(manifest).read_bytes()
         except FileNotFoundError:
             return None
-        return parse(Measured, data, "record of a flat image", limit=MAX_RECORD)
+        return parse(FlatImageRecord, data, "record of a flat image", limit=MAX_RECORD)
 
 
 def flat_blanks(manifest: Manifest) -> tuple[Blank, ...]:

@@ -18,13 +18,13 @@ from pathlib import Path
 import xxhash
 
 from catalog.errors import ContentMismatch, Malformed, NotFound
-from catalog.image.address import LEAF, MAX_SIZE, Address, tree
-from signer.runtime.progress import Advance, nothing
+from catalog.image.address import LEAF, MAX_SIZE, Address, merkle_tree
+from signer.runtime.progress import Advance, ignore_progress
 
 HINT_BLOCK = 4 << 10
 """Bytes that one hint stands for: the block size of common filesystems."""
 
-READ = 256 << 10
+READ_SIZE = 256 << 10
 """Bytes per read: large enough that system calls do not count, small enough to stay in a processor's own cache."""
 
 AHEAD = 8 << 20
@@ -37,7 +37,7 @@ _HINTS_PER_LEAF = LEAF // HINT_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ContentIndex:
     """What one pass over content found.
 
     Attributes:
@@ -57,10 +57,10 @@ class Measured:
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """(offset, length) of each run of leaves that are not zero, in bytes, in order."""
-        return extents(self.data_map, self.address.size)
+        return decode_data_map(self.data_map, self.address.size)
 
 
-def extents(data_map: bytes, size: int) -> Iterator[tuple[int, int]]:
+def decode_data_map(data_map: bytes, size: int) -> Iterator[tuple[int, int]]:
     """(offset, length) in bytes of each run of data that a data map describes for content of `size` bytes."""
     start = None
     for index in range(-(-size // LEAF) + 1):
@@ -72,7 +72,7 @@ def extents(data_map: bytes, size: int) -> Iterator[tuple[int, int]]:
             start = None
 
 
-def measure(path: Path, advance: Advance = nothing) -> Measured:
+def index_file(path: Path, advance: Advance = ignore_progress) -> ContentIndex:
     """Measure the content of a file.
 
     Args:
@@ -85,10 +85,10 @@ def measure(path: Path, advance: Advance = nothing) -> Measured:
             could be turned elsewhere after it was measured.
     """
     with _opened(path) as descriptor:
-        return measure_descriptor(descriptor, str(path), advance)
+        return index_descriptor(descriptor, str(path), advance)
 
 
-def measure_descriptor(descriptor: int, name: str, advance: Advance = nothing) -> Measured:
+def index_descriptor(descriptor: int, name: str, advance: Advance = ignore_progress) -> ContentIndex:
     """As :func:`measure`, on an open file; `name` is for errors."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     if not 0 < size <= MAX_SIZE:
@@ -103,7 +103,7 @@ def measure_descriptor(descriptor: int, name: str, advance: Advance = nothing) -
                 asked = max(asked, position)
                 os.posix_fadvise(descriptor, asked, min(AHEAD, end - asked), os.POSIX_FADV_WILLNEED)
                 asked += AHEAD
-            data = os.pread(descriptor, min(READ, end - position), position)
+            data = os.pread(descriptor, min(READ_SIZE, end - position), position)
             if not data:
                 raise Malformed(f"{name}: became shorter while it was read; try again when nothing writes to it")
             if len(data) % LEAF and position + len(data) < end:
@@ -117,7 +117,7 @@ def measure_descriptor(descriptor: int, name: str, advance: Advance = nothing) -
     return found.measured()
 
 
-def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured:
+def verify_content(path: Path, address: Address, advance: Advance = ignore_progress) -> ContentIndex:
     """Re-read a file and demand that its content has the address; the size is checked first.
 
     Raises:
@@ -126,7 +126,7 @@ def verify(path: Path, address: Address, advance: Advance = nothing) -> Measured
     with _opened(path) as descriptor:
         if (size := os.lseek(descriptor, 0, os.SEEK_END)) != address.size:
             raise ContentMismatch(f"{path}: has {size} bytes, and its address says {address.size}")
-        measured = measure_descriptor(descriptor, str(path), advance)
+        measured = index_descriptor(descriptor, str(path), advance)
     if measured.address != address:
         raise ContentMismatch(
             f"{path}: its content has the root {measured.address.root.hex()}, not {address.root.hex()}"
@@ -171,7 +171,7 @@ class _Found:
         """Take in the bytes at `position`, which begins a leaf; only the content's last leaf may be short."""
         # Nine tenths of all time are spent inside sha256; what surrounds it here is written for speed.
         sha256, leaves, data_map = hashlib.sha256, self._leaves, self._map
-        hints = hints_of(data)
+        hints = compute_hints(data)
         first = position // HINT_BLOCK
         self._hints[first : first + len(hints)] = hints
         index = position // LEAF
@@ -183,15 +183,15 @@ class _Found:
                 self._data_bytes += len(leaf)
             index += 1
 
-    def measured(self) -> Measured:
+    def measured(self) -> ContentIndex:
         """The result, once all has been added."""
-        root, layer = tree(self._leaves, self._size)
+        root, layer = merkle_tree(self._leaves, self._size)
         if sys.byteorder == "big":
             self._hints.byteswap()
-        return Measured(Address(root, self._size), bytes(self._map), layer, self._hints.tobytes(), self._data_bytes)
+        return ContentIndex(Address(root, self._size), bytes(self._map), layer, self._hints.tobytes(), self._data_bytes)
 
 
-def hints_of(data: bytes) -> "array[int]":
+def compute_hints(data: bytes) -> "array[int]":
     """The hints of some bytes that begin a block, as numbers; a short block of zeros at the end has none."""
     hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
     if _ZERO_HINT in hints:
@@ -207,7 +207,7 @@ def _split(data: bytes) -> Sequence[bytes]:
 
 
 def _rest(descriptor: int, position: int, length: int, end: int) -> bytes:
-    """What a short read left of its last leaf, byte ranges being those of `measure_descriptor`."""
+    """What a short read left of its last leaf, byte ranges being those of `index_descriptor`."""
     data = b""
     while len(data) < min(length, end - position):
         more = os.pread(descriptor, length - len(data), position + len(data))

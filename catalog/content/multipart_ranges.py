@@ -15,7 +15,7 @@ MAX_RANGES = 512
 BOUNDARY = "partita-range"
 """Between the parts. Content may contain it: whoever reads knows each part's length from its Content-Range."""
 
-MEDIA_TYPE = f"multipart/byteranges; boundary={BOUNDARY}"
+BYTERANGES_MEDIA_TYPE = f"multipart/byteranges; boundary={BOUNDARY}"
 
 MAX_PART_HEADER = 1024
 """Bytes of one part's header; another server may say more in it than we do."""
@@ -26,16 +26,16 @@ _BOUNDARY = re.compile(
     r"multipart/byteranges\s*;(?:.*;)?\s*boundary=\"?([0-9A-Za-z'()+_,./:=?-]{1,70})\"?", re.IGNORECASE
 )
 
-Range = tuple[int, int]
+ByteRange = tuple[int, int]
 """(start, end) in bytes, end exclusive."""
 
 
-def ask_for(ranges: Sequence[Range]) -> str:
+def format_ranges(ranges: Sequence[ByteRange]) -> str:
     """The value of a Range header."""
     return "bytes=" + ",".join(f"{start}-{end - 1}" for start, end in ranges)
 
 
-def parse_ranges(header: str, size: int) -> list[Range] | None:
+def parse_ranges(header: str, size: int) -> list[ByteRange] | None:
     """The ranges of a header that has several; None for one that has not, which `catalog.schema.images.parse_range` reads.
 
     Raises:
@@ -61,22 +61,22 @@ def parse_ranges(header: str, size: int) -> list[Range] | None:
     return found
 
 
-def part_head(part: Range, size: int) -> bytes:
+def part_header(part: ByteRange, size: int) -> bytes:
     """What is sent before the bytes of a part. It says no media type: all parts have that of the whole."""
     return b"\r\n--%s\r\nContent-Range: bytes %d-%d/%d\r\n\r\n" % (BOUNDARY.encode(), part[0], part[1] - 1, size)
 
 
-def closing() -> bytes:
+def closing_delimiter() -> bytes:
     """What is sent after the last part."""
     return b"\r\n--%s--\r\n" % BOUNDARY.encode()
 
 
-def length(ranges: Iterable[Range], size: int) -> int:
+def multipart_length(ranges: Iterable[ByteRange], size: int) -> int:
     """Bytes of the whole answer."""
-    return sum(len(part_head(part, size)) + part[1] - part[0] for part in ranges) + len(closing())
+    return sum(len(part_header(part, size)) + part[1] - part[0] for part in ranges) + len(closing_delimiter())
 
 
-def boundary_of(content_type: str) -> bytes:
+def parse_boundary(content_type: str) -> bytes:
     """The boundary that an answer's Content-Type names.
 
     Raises:
@@ -88,7 +88,7 @@ def boundary_of(content_type: str) -> bytes:
     return match[1].encode()
 
 
-def read_parts(chunks: Iterable[bytes], boundary: bytes, ranges: Sequence[Range], size: int) -> Iterator[bytes]:
+def read_parts(chunks: Iterable[bytes], boundary: bytes, ranges: Sequence[ByteRange], size: int) -> Iterator[bytes]:
     """The bytes of the ranges, one after the other, from the body of an answer as it arrives; ends early with the body.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from catalog.errors import DiskRefused
 from catalog.image.address import LEAF
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 
 READ = 4 << 20
 """Bytes per read."""
@@ -13,7 +13,7 @@ READ = 4 << 20
 _ZERO = bytes(LEAF)
 
 
-def stored(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
     """(start, end) in bytes of each piece of [start, end) that is no hole, in order."""
     while start < end:
         try:
@@ -26,11 +26,11 @@ def stored(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield data, start
 
 
-def nonzero(descriptor: int, start: int, end: int, granule: int) -> Iterator[tuple[int, int]]:
+def nonzero_runs(descriptor: int, start: int, end: int, granule: int) -> Iterator[tuple[int, int]]:
     """(start, end) of each run of granules that hold anything but zeros; granules are counted from `start`."""
     run: tuple[int, int] | None = None
     zero = bytes(granule)
-    for low, high in stored(descriptor, start, end):
+    for low, high in data_runs(descriptor, start, end):
         position = start + (low - start) // granule * granule
         while position < high:
             data = read_exactly(descriptor, position, min(READ // granule * granule, end - position))
@@ -49,7 +49,7 @@ def nonzero(descriptor: int, start: int, end: int, granule: int) -> Iterator[tup
         yield run
 
 
-def copy_range(source: int, offset: int, length: int, target: int, advance: Advance = nothing) -> None:
+def copy_range(source: int, offset: int, length: int, target: int, advance: Advance = ignore_progress) -> None:
     """Copy a range to the begin of an empty file; leaves of zeros become holes.
 
     Args:
@@ -59,7 +59,7 @@ def copy_range(source: int, offset: int, length: int, target: int, advance: Adva
     """
     os.ftruncate(target, length)
     passed = 0
-    for low, high in stored(source, offset, offset + length):
+    for low, high in data_runs(source, offset, offset + length):
         position = low - (low - offset) % LEAF
         position = max(position, offset + passed)
         while position < high:
@@ -71,7 +71,7 @@ def copy_range(source: int, offset: int, length: int, target: int, advance: Adva
     advance(length - passed)
 
 
-def merge(runs: Sequence[tuple[int, int]], distance: int, most: int) -> list[tuple[int, int]]:
+def merge_runs(runs: Sequence[tuple[int, int]], distance: int, most: int) -> list[tuple[int, int]]:
     """Join runs that lie closer than `distance` bytes, and the nearest ones until no more than `most` are left."""
     while True:
         joined: list[tuple[int, int]] = []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from catalog.content.blob_store import Blobs
+from catalog.content.blob_store import ContentStore
 from catalog.errors import Unavailable
 from catalog.image.address import Address
 
@@ -24,10 +24,12 @@ SEAL_SECONDS = 30.0
 """How long verification waits for ranges that are just arriving."""
 
 
-class Uploads:
+class UploadStore:
     """The files of all uploads. The upload of one content for one image is named by (image ID, address)."""
 
-    def __init__(self, blobs: Blobs, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> None:
+    def __init__(
+        self, blobs: ContentStore, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+    ) -> None:
         self._blobs, self._free = blobs, free
         self._root = blobs.root / "uploads"
         self._changed = threading.Condition()
@@ -39,7 +41,7 @@ class Uploads:
         return self._directory(image_id) / str(address)
 
     @contextmanager
-    def arriving(self, image_id: str, address: Address, start: int, end: int) -> Iterator["Arriving"]:
+    def arriving(self, image_id: str, address: Address, start: int, end: int) -> Iterator["UploadRange"]:
         """A range is arriving; the block writes it, and then asks for it to be kept.
 
         Raises:
@@ -52,7 +54,7 @@ class Uploads:
             self._writers[key] += 1
         try:
             with self._opened(image_id, address, end - start) as descriptor:
-                yield Arriving(self._blobs, descriptor, start, end)
+                yield UploadRange(self._blobs, descriptor, start, end)
         finally:
             with self._changed:
                 self._writers[key] -= 1
@@ -128,10 +130,10 @@ class Uploads:
             os.close(descriptor)
 
 
-class Arriving:
+class UploadRange:
     """A range that is arriving: write its bytes in order, then keep it."""
 
-    def __init__(self, blobs: Blobs, descriptor: int, start: int, end: int) -> None:
+    def __init__(self, blobs: ContentStore, descriptor: int, start: int, end: int) -> None:
         self._blobs, self._descriptor = blobs, descriptor
         self.start, self.end, self._position = start, end, start
 

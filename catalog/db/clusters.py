@@ -33,7 +33,7 @@ class ClusterRow:
         return f"{self.vo}/{self.name}@{self.version}"
 
 
-def add(connection: Connection, row: ClusterRow) -> None:
+def add_cluster(connection: Connection, row: ClusterRow) -> None:
     """Make a document visible."""
     connection.execute(
         insert(clusters).values(
@@ -47,13 +47,13 @@ def add(connection: Connection, row: ClusterRow) -> None:
     )
 
 
-def get(connection: Connection, digest: str) -> ClusterRow | None:
+def get_cluster(connection: Connection, digest: str) -> ClusterRow | None:
     """The document of that digest."""
     rows = _rows(connection, clusters.c.digest == digest)
     return rows[0][1] if rows else None
 
 
-def find(connection: Connection, vo: str, name: str, version: str | None) -> ClusterRow | None:
+def find_cluster(connection: Connection, vo: str, name: str, version: str | None) -> ClusterRow | None:
     """The document that a name and version, or a name's last published version, stands for."""
     conditions = [clusters.c.vo == vo, clusters.c.name == name]
     if version is not None:
@@ -62,7 +62,9 @@ def find(connection: Connection, vo: str, name: str, version: str | None) -> Clu
     return rows[0][1] if rows else None
 
 
-def page(connection: Connection, vo: str | None, before: int | None, limit: int) -> list[tuple[int, ClusterRow]]:
+def list_clusters(
+    connection: Connection, vo: str | None, before: int | None, limit: int
+) -> list[tuple[int, ClusterRow]]:
     """Up to `limit` documents, last published first, each with its sequence; `before` is the sequence to go on from."""
     conditions = []
     if vo is not None:
@@ -72,7 +74,7 @@ def page(connection: Connection, vo: str | None, before: int | None, limit: int)
     return _rows(connection, *conditions, limit=limit)
 
 
-def everything(connection: Connection) -> list[ClusterRow]:
+def all_clusters(connection: Connection) -> list[ClusterRow]:
     """All documents, the first published first."""
     return [row for _, row in reversed(_rows(connection))]
 

@@ -18,7 +18,7 @@ from signer.verification.trust import Anchor, scheme_of
 
 
 @dataclass(frozen=True)
-class Endorsed:
+class StoredEndorsement:
     """An endorsement that the catalog holds, and the primary fingerprint that it verified with."""
 
     statement: bytes
@@ -58,7 +58,7 @@ def has_vo(connection: Connection, name: str) -> bool:
     return connection.execute(select(vos.c.name).where(vos.c.name == name)).first() is not None
 
 
-def anchors(connection: Connection, vo: str) -> list[Anchor]:
+def list_anchors(connection: Connection, vo: str) -> list[Anchor]:
     """The registered keys of a VO, by fingerprint."""
     rows = connection.execute(select(keys).where(keys.c.vo == vo).order_by(keys.c.fingerprint))
     return [Anchor(row.vo, row.role, row.fingerprint, row.key, scheme_of(row.fingerprint)) for row in rows]
@@ -93,12 +93,12 @@ def add_image(connection: Connection, manifest: Manifest, now: datetime) -> None
     )
 
 
-def manifest_of(connection: Connection, image_id: str) -> bytes | None:
+def get_manifest(connection: Connection, image_id: str) -> bytes | None:
     """The canonical bytes of a published image's manifest."""
     return connection.execute(select(images.c.manifest).where(images.c.image_id == image_id)).scalar()
 
 
-def find(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:
+def find_image(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:
     """The image that a name and version, or a name's last published version, stands for."""
     query = _entries().where(images.c.vo == vo, images.c.name == name)
     if version is not None:
@@ -122,7 +122,9 @@ def list_images(
     return [(row.sequence, _entry(row)) for row in rows]
 
 
-def add_endorsements(connection: Connection, image_id: str, found: Sequence[Endorsed], now: datetime) -> list[Endorsed]:
+def add_endorsements(
+    connection: Connection, image_id: str, found: Sequence[StoredEndorsement], now: datetime
+) -> list[StoredEndorsement]:
     """Keep endorsements of an image, each once; returns those that were not there before."""
     fresh = []
     for one in found:
@@ -133,14 +135,14 @@ def add_endorsements(connection: Connection, image_id: str, found: Sequence[Endo
     return fresh
 
 
-def endorsements_of(connection: Connection, image_id: str) -> list[Endorsed]:
+def list_endorsements(connection: Connection, image_id: str) -> list[StoredEndorsement]:
     """The endorsements of an image, in the order in which they came."""
     query = (
         select(endorsements)
         .where(endorsements.c.image_id == image_id)
         .order_by(endorsements.c.received, endorsements.c.digest)
     )
-    return [Endorsed(row.statement, row.signature, row.fingerprint) for row in connection.execute(query)]
+    return [StoredEndorsement(row.statement, row.signature, row.fingerprint) for row in connection.execute(query)]
 
 
 def add_revocation(connection: Connection, statement: bytes, signature: bytes, now: datetime) -> bool:
@@ -157,7 +159,7 @@ def list_revocations(connection: Connection, after: int, limit: int) -> list[tup
     return [(row.sequence, (row.statement, row.signature)) for row in rows]
 
 
-def count(connection: Connection) -> dict[str, int]:
+def count_rows(connection: Connection) -> dict[str, int]:
     """How many images, VOs, endorsements and revocations there are."""
     tables = {"images": images, "vos": vos, "endorsements": endorsements, "revocations": revocations}
     return {name: connection.scalar(select(func.count()).select_from(table)) or 0 for name, table in tables.items()}

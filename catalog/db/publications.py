@@ -23,18 +23,18 @@ def put_publication(connection: Connection, manifest: Manifest, expires: datetim
         connection.execute(upsert(parts).values(part).on_conflict_do_nothing())
 
 
-def publication(connection: Connection, image_id: str) -> bytes | None:
+def pending_manifest(connection: Connection, image_id: str) -> bytes | None:
     """The manifest of a pending publication."""
     return connection.execute(select(publications.c.manifest).where(publications.c.image_id == image_id)).scalar()
 
 
-def candidate(connection: Connection, image_id: str) -> bytes | None:
+def candidate_manifest(connection: Connection, image_id: str) -> bytes | None:
     """The manifest of a pending publication that nobody has endorsed."""
     query = _unendorsed(select(publications.c.manifest)).where(publications.c.image_id == image_id)
     return connection.execute(query).scalar()
 
 
-def candidates(connection: Connection) -> list[tuple[bytes, datetime]]:
+def list_candidates(connection: Connection) -> list[tuple[bytes, datetime]]:
     """The manifest of each of them, and when it is forgotten: the next to be first."""
     query = _unendorsed(select(publications.c.manifest, publications.c.expires)).order_by(publications.c.expires)
     return [(row.manifest, row.expires) for row in connection.execute(query)]
@@ -48,17 +48,17 @@ def _unendorsed(query: Select[Any]) -> Select[Any]:
     )
 
 
-def pending(connection: Connection) -> list[str]:
+def list_pending(connection: Connection) -> list[str]:
     """The image IDs of all pending publications."""
     return list(connection.execute(select(publications.c.image_id)).scalars())
 
 
-def published(connection: Connection) -> list[str]:
+def list_published(connection: Connection) -> list[str]:
     """The image IDs of all published images."""
     return list(connection.execute(select(images.c.image_id).order_by(images.c.sequence)).scalars())
 
 
-def expired(connection: Connection, now: datetime) -> list[str]:
+def list_expired(connection: Connection, now: datetime) -> list[str]:
     """The image IDs of the publications that nobody continued."""
     return list(connection.execute(select(publications.c.image_id).where(publications.c.expires <= now)).scalars())
 
@@ -77,7 +77,7 @@ def forget_publication(connection: Connection, image_id: str) -> None:
         connection.execute(delete(endorsements).where(endorsements.c.image_id == image_id))
 
 
-def missing(connection: Connection, image_id: str) -> list[Address]:
+def missing_contents(connection: Connection, image_id: str) -> list[Address]:
     """The parts of an image that are not here, in its order."""
     query = (
         select(parts.c.address)
@@ -88,13 +88,13 @@ def missing(connection: Connection, image_id: str) -> list[Address]:
     return list(connection.execute(query).scalars())
 
 
-def is_part(connection: Connection, image_id: str, address: Address) -> bool:
+def image_has_content(connection: Connection, image_id: str, address: Address) -> bool:
     """Whether an image, pending or published, has that part."""
     query = select(parts.c.position).where(parts.c.image_id == image_id, parts.c.address == address)
     return connection.execute(query).first() is not None
 
 
-def is_named(connection: Connection, address: Address) -> bool:
+def is_referenced(connection: Connection, address: Address) -> bool:
     """Whether any image, pending or published, has that part."""
     return connection.execute(select(parts.c.position).where(parts.c.address == address).limit(1)).first() is not None
 
@@ -111,29 +111,29 @@ def is_served(connection: Connection, address: Address) -> bool:
     return connection.execute(query).first() is not None
 
 
-def has_blob(connection: Connection, address: Address) -> bool:
+def has_content(connection: Connection, address: Address) -> bool:
     """Whether the blob is here, verified."""
     return connection.execute(select(blobs.c.address).where(blobs.c.address == address)).first() is not None
 
 
-def add_blob(connection: Connection, address: Address, data_bytes: int, now: datetime) -> None:
+def add_content(connection: Connection, address: Address, data_bytes: int, now: datetime) -> None:
     """The blob is here, verified; nobody needs to send it any more."""
     row = {"address": address, "data_bytes": data_bytes, "verified": now}
     connection.execute(upsert(blobs).values(row).on_conflict_do_nothing())
     connection.execute(delete(received).where(received.c.address == address))
 
 
-def drop_blob(connection: Connection, address: Address) -> None:
+def drop_content(connection: Connection, address: Address) -> None:
     """The blob is not here any more."""
     connection.execute(delete(blobs).where(blobs.c.address == address))
 
 
-def all_blobs(connection: Connection) -> list[Address]:
+def all_contents(connection: Connection) -> list[Address]:
     """Every blob that is here."""
     return list(connection.execute(select(blobs.c.address).order_by(blobs.c.address)).scalars())
 
 
-def unnamed_blobs(connection: Connection) -> list[Address]:
+def unreferenced_contents(connection: Connection) -> list[Address]:
     """The blobs that no image, pending or published, has as a part."""
     query = (
         select(blobs.c.address).outerjoin(parts, parts.c.address == blobs.c.address).where(parts.c.address.is_(None))
@@ -141,7 +141,7 @@ def unnamed_blobs(connection: Connection) -> list[Address]:
     return list(connection.execute(query).scalars())
 
 
-def ranges(connection: Connection, image_id: str, address: Address) -> tuple[tuple[int, int], ...]:
+def received_ranges(connection: Connection, image_id: str, address: Address) -> tuple[tuple[int, int], ...]:
     """What has arrived of an upload: (start, end) in bytes, end exclusive, in order, apart from each other."""
     query = (
         select(received.c.start, received.c.end)
@@ -170,7 +170,7 @@ def drop_ranges(connection: Connection, image_id: str, address: Address) -> None
     connection.execute(delete(received).where(received.c.image_id == image_id, received.c.address == address))
 
 
-def uploads(connection: Connection) -> Iterable[tuple[str, Address]]:
+def list_uploads(connection: Connection) -> Iterable[tuple[str, Address]]:
     """(image ID, address) of each upload of which anything has arrived."""
     return [
         (row.image_id, row.address)

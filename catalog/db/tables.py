@@ -31,7 +31,7 @@ metadata = MetaData(
 )
 
 
-class Instant(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """A timezone-aware UTC datetime. SQLite keeps no time zone, so none is stored and UTC is put back on reading."""
 
     impl = DateTime
@@ -65,7 +65,7 @@ vos = Table(
     "vos",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("registered", Instant, nullable=False),
+    Column("registered", UtcDateTime, nullable=False),
 )
 
 keys = Table(
@@ -75,7 +75,7 @@ keys = Table(
     Column("fingerprint", String(1024), primary_key=True),
     Column("role", String(64), nullable=False),
     Column("key", LargeBinary, nullable=False),
-    Column("registered", Instant, nullable=False),
+    Column("registered", UtcDateTime, nullable=False),
 )
 
 images = Table(
@@ -89,7 +89,7 @@ images = Table(
     Column("architecture", String(32), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("manifest", LargeBinary, nullable=False),
-    Column("published", Instant, nullable=False),
+    Column("published", UtcDateTime, nullable=False),
     UniqueConstraint("vo", "name", "version"),
     Index(None, "vo", "name", "sequence"),  # the newest of a name, however many versions it has
     sqlite_autoincrement=True,
@@ -104,7 +104,7 @@ clusters = Table(
     Column("name", String(128), nullable=False),
     Column("version", String(64), nullable=False),
     Column("document", LargeBinary, nullable=False),
-    Column("published", Instant, nullable=False),
+    Column("published", UtcDateTime, nullable=False),
     UniqueConstraint("vo", "name", "version"),
     sqlite_autoincrement=True,
 )
@@ -114,7 +114,7 @@ publications = Table(
     metadata,
     Column("image_id", String(71), primary_key=True),
     Column("manifest", LargeBinary, nullable=False),
-    Column("expires", Instant, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
 )
 
 endorsements = Table(
@@ -125,7 +125,7 @@ endorsements = Table(
     Column("fingerprint", String(1024), nullable=False),
     Column("statement", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
-    Column("received", Instant, nullable=False),
+    Column("received", UtcDateTime, nullable=False),
 )
 
 parts = Table(
@@ -142,7 +142,7 @@ blobs = Table(
     metadata,
     Column("address", AddressText(80), primary_key=True),
     Column("data_bytes", BigInteger, nullable=False),
-    Column("verified", Instant, nullable=False),
+    Column("verified", UtcDateTime, nullable=False),
 )
 
 received = Table(
@@ -159,7 +159,7 @@ tuf_epochs = Table(
     metadata,
     Column("epoch", Integer, primary_key=True),
     Column("bits", Integer, nullable=False),
-    Column("begun", Instant, nullable=False),
+    Column("begun", UtcDateTime, nullable=False),
 )
 
 tuf_metadata = Table(
@@ -168,8 +168,8 @@ tuf_metadata = Table(
     Column("role", String(64), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("data", LargeBinary, nullable=False),
-    Column("made", Instant, nullable=False),
-    Column("expires", Instant, nullable=False),
+    Column("made", UtcDateTime, nullable=False),
+    Column("expires", UtcDateTime, nullable=False),
 )
 
 tuf_targets = Table(
@@ -180,7 +180,7 @@ tuf_targets = Table(
     Column("bin", Integer, nullable=False),
     Column("length", Integer, nullable=False),
     Column("data", LargeBinary, nullable=True),  # none for manifests, which `images` has
-    Column("replaced", Instant, nullable=True),
+    Column("replaced", UtcDateTime, nullable=True),
     Index(None, "bin"),
 )
 
@@ -190,7 +190,7 @@ sites = Table(
     Column("name", String(63), primary_key=True),
     Column("vos", String, nullable=False),  # a JSON list: the VOs whose members it serves
     Column("digest", String(64), nullable=False),
-    Column("registered", Instant, nullable=False),
+    Column("registered", UtcDateTime, nullable=False),
 )
 
 restrictions = Table(
@@ -201,7 +201,7 @@ restrictions = Table(
     Column("version", String(64), primary_key=True),
     Column("sites", String, nullable=False),  # JSON lists
     Column("for_vos", String, nullable=False),
-    Column("since", Instant, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
 )
 
 secrets = Table(
@@ -218,6 +218,6 @@ revocations = Table(
     Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of statement and signature
     Column("statement", LargeBinary, nullable=False),
     Column("signature", LargeBinary, nullable=False),
-    Column("received", Instant, nullable=False),
+    Column("received", UtcDateTime, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from catalog.image.manifest import Blank
 
-Read = Callable[[int, int], bytes]
+ReadAt = Callable[[int, int], bytes]
 """(offset, length) in bytes of the partition -> the bytes there; fewer where it ends."""
 
 PAGE = 4096
@@ -27,7 +27,7 @@ MAX_FAT = 128 << 20
 _DIRECTORY_755 = 0o040755
 
 
-def recognise(read: Read, size: int) -> Blank | None:
+def detect_blank(read: ReadAt, size: int) -> Blank | None:
     """The recipe that makes such a partition again, or None where it is content.
 
     Args:
@@ -52,7 +52,7 @@ def recognise(read: Read, size: int) -> Blank | None:
     return None
 
 
-def _swap(read: Read, size: int) -> tuple[str, str] | None:
+def _swap(read: ReadAt, size: int) -> tuple[str, str] | None:
     page = read(0, PAGE)
     if page[PAGE - 10 :] != b"SWAPSPACE2":
         return None
@@ -68,7 +68,7 @@ _HAS_JOURNAL, _ORPHAN_FILE = 0x4, 0x1000
 _EXTENTS = 0x40
 
 
-def _ext4(read: Read, size: int) -> tuple[str, str] | None:
+def _ext4(read: ReadAt, size: int) -> tuple[str, str] | None:
     super_block = read(1024, 1024)
     (magic,) = struct.unpack_from("<H", super_block, 56)
     if magic != 0xEF53:
@@ -114,7 +114,7 @@ def _ext4_names(block: bytes) -> set[bytes]:
     return names
 
 
-def _xfs(read: Read, size: int) -> tuple[str, str] | None:
+def _xfs(read: ReadAt, size: int) -> tuple[str, str] | None:
     sector = read(0, 512)
     if not sector.startswith(b"XFSB"):
         return None
@@ -142,7 +142,7 @@ def _xfs(read: Read, size: int) -> tuple[str, str] | None:
     return None if entries or has_attributes or used else ("xfs", _text(sector[108:120]))
 
 
-def _vfat(read: Read, size: int) -> tuple[str, str] | None:
+def _vfat(read: ReadAt, size: int) -> tuple[str, str] | None:
     sector = read(0, 512)
     if sector[510:] != b"\x55\xaa" or sector[0] not in (0xEB, 0xE9):
         return None
@@ -180,7 +180,7 @@ def _vfat(read: Read, size: int) -> tuple[str, str] | None:
     return "vfat", label
 
 
-def _any(read: Read, offset: int, length: int) -> bool:
+def _any(read: ReadAt, offset: int, length: int) -> bool:
     """Whether a range holds anything but zeros."""
     step = 1 << 20
     return any(any(read(at, min(step, offset + length - at))) for at in range(offset, offset + length, step))

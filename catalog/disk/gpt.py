@@ -15,9 +15,9 @@ from uuid import UUID
 
 from catalog.errors import DiskRefused
 from catalog.image.manifest import BOOT_CODE, CONTROL, SECTOR, GptDisk
-from catalog.image.partition_types import bits_of, guid_of, standard_protective
+from catalog.image.partition_types import bits_from_flags, standard_protective, type_guid
 
-Read = Callable[[int, int], bytes]
+ReadAt = Callable[[int, int], bytes]
 """(offset, length) in bytes -> the bytes there; fewer where the disk ends."""
 
 ENTRIES = 128
@@ -80,7 +80,7 @@ class _Header:
     entries: bytes
 
 
-def read_gpt(read: Read, size: int) -> GptTable:
+def read_gpt(read: ReadAt, size: int) -> GptTable:
     """Read the table of a disk of `size` bytes: both copies, every checksum, every bound.
 
     Raises:
@@ -89,7 +89,7 @@ def read_gpt(read: Read, size: int) -> GptTable:
     if size % SECTOR or size < (HEAD_SECTORS + TAIL_SECTORS + 1) * SECTOR:
         raise DiskRefused(f"GPT: the disk has {size} bytes, which is no whole number of sectors or too few for a GPT")
     last = size // SECTOR - 1
-    boot_code, protective = _protective(sectors_of(read, 0, 1), size)
+    boot_code, protective = _protective(read_sectors(read, 0, 1), size)
     primary = _header(read, "the primary header", 1, last, 2)
     backup = _header(read, "the backup header", last, 1, last - TAIL_SECTORS + 1)
     if primary != backup:
@@ -127,11 +127,11 @@ def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
         _ENTRY.pack_into(
             entries,
             (part.number - 1) * ENTRY_SIZE,
-            UUID(guid_of(part.type)).bytes_le,
+            UUID(type_guid(part.type)).bytes_le,
             UUID(part.uuid).bytes_le,
             first,
             first + part.size // SECTOR - 1,
-            bits_of(part.flags),
+            bits_from_flags(part.flags),
             part.label.encode("utf-16-le"),
         )
 
@@ -160,7 +160,7 @@ def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
     return mbr + header(1, last, 2) + bytes(entries), bytes(entries) + header(last, 1, last - TAIL_SECTORS + 1)
 
 
-def sectors_of(read: Read, lba: int, count: int) -> bytes:
+def read_sectors(read: ReadAt, lba: int, count: int) -> bytes:
     """Exactly `count` sectors from `lba` on; DiskRefused where the disk ends before."""
     data = read(lba * SECTOR, count * SECTOR)
     if len(data) != count * SECTOR:
@@ -188,9 +188,9 @@ def _protective(sector: bytes, size: int) -> tuple[bytes | None, bytes | None]:
     return boot_code if any(boot_code) else None, None if plain else protective
 
 
-def _header(read: Read, what: str, lba: int, alternate: int, entries_lba: int) -> _Header:
+def _header(read: ReadAt, what: str, lba: int, alternate: int, entries_lba: int) -> _Header:
     """One of the two copies, checked by itself."""
-    sector = sectors_of(read, lba, 1)
+    sector = read_sectors(read, lba, 1)
     where = f"GPT: {what} (sector {lba})"
     if not sector.startswith(_SIGNATURE):
         if lba == 1 and read(4096, len(_SIGNATURE)) == _SIGNATURE:
@@ -217,7 +217,7 @@ def _header(read: Read, what: str, lba: int, alternate: int, entries_lba: int) -
         raise DiskRefused(f"{where} has {count} entries of {entry_size} bytes; only 128 of 128 are supported")
     if at != entries_lba:
         raise DiskRefused(f"{where} has its entries in sector {at}; only {entries_lba} is supported")
-    entries = sectors_of(read, at, ENTRIES * ENTRY_SIZE // SECTOR)
+    entries = read_sectors(read, at, ENTRIES * ENTRY_SIZE // SECTOR)
     if zlib.crc32(entries) != entries_crc:
         raise DiskRefused(f"{where} has entries with a wrong checksum; {_ADVICE}")
     return _Header(first_lba, last_lba, uuid, entries)

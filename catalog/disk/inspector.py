@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from catalog.disk import inspector_child
-from catalog.disk.sandbox import Limits, confined, python
+from catalog.disk.sandbox import ResourceLimits, python_command, run_confined
 from catalog.errors import DiskRefused, NotFound
 from signer.documents import D, Document, parse
 from signer.errors import DocumentError
-from signer.runtime.progress import Advance, nothing
-from signer.runtime.terminal import size as text_size
+from signer.runtime.progress import Advance, ignore_progress
+from signer.runtime.terminal import format_size as text_size
 
-Format = Literal["raw", "qcow2"]
+DiskFormat = Literal["raw", "qcow2"]
 
 MAX_VIRTUAL_SIZE = 2 << 40
 """Bytes. 2 TiB: no machine image is near it, and a qcow2 of 6 MB may claim a PiB."""
@@ -37,7 +37,7 @@ _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION = range(4)
 _LEAKED = 3
 """What `qemu-img check` ends with where clusters are lost to nobody's harm."""
 
-_TABLES = Limits(cpu=120, wall=300)
+_TABLES = ResourceLimits(cpu=120, wall=300)
 """Walking the tables of a 2 TiB qcow2 takes longer than looking at its header."""
 
 _TABLED = {"raw", "gpt"}
@@ -60,7 +60,7 @@ class _Qcow2(Document):
     incompatible: tuple[int, ...]
 
 
-class Report(Document):
+class InspectionReport(Document):
     """What the confined child saw: bytes in the file, formats matched with their failed checks, the qcow2 header."""
 
     size: int
@@ -68,7 +68,7 @@ class Report(Document):
     qcow2: _Qcow2 | None
 
 
-class Info(Document):
+class QemuImgInfo(Document):
     """What `qemu-img info` says, as far as it decides anything."""
 
     model_config = ConfigDict(extra="ignore")
@@ -82,7 +82,7 @@ class Info(Document):
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectedDisk:
     """A disk that may be read.
 
     Attributes:
@@ -92,11 +92,11 @@ class Inspected:
     """
 
     path: Path
-    format: Format
+    format: DiskFormat
     size: int
 
 
-def inspect(path: Path, named: Format, *, max_size: int = MAX_VIRTUAL_SIZE) -> Inspected:
+def inspect_disk(path: Path, named: DiskFormat, *, max_size: int = MAX_VIRTUAL_SIZE) -> InspectedDisk:
     """Find out whether a disk is what it is said to be and may be read.
 
     Args:
@@ -111,16 +111,16 @@ def inspect(path: Path, named: Format, *, max_size: int = MAX_VIRTUAL_SIZE) -> I
     """
     stored = _regular(path)
     report = _report(path)
-    judge_report(str(path), named, report, max_size=max_size)
+    check_report(str(path), named, report, max_size=max_size)
     if named == "raw":
-        return Inspected(path, named, stored)
+        return InspectedDisk(path, named, stored)
     info = _info(path, named)
-    judge_info(str(path), report, info)
+    check_info(str(path), report, info)
     _check(path)
-    return Inspected(path, named, info.virtual_size)
+    return InspectedDisk(path, named, info.virtual_size)
 
 
-def judge_report(name: str, named: Format, report: Report, *, max_size: int) -> None:
+def check_report(name: str, named: DiskFormat, report: InspectionReport, *, max_size: int) -> None:
     """Decide on what the inspector saw; DiskRefused says what is wrong and what to do."""
     found = set(report.formats)
     others = sorted(found - (_TABLED if named == "raw" else {named}))
@@ -149,7 +149,7 @@ def judge_report(name: str, named: Format, report: Report, *, max_size: int) -> 
             raise DiskRefused(f"{name}: is refused as {format_}: {'; '.join(seen.failures)}")
 
 
-def judge_info(name: str, report: Report, info: Info) -> None:
+def check_info(name: str, report: InspectionReport, info: QemuImgInfo) -> None:
     """Decide on what qemu-img says, which must be what the inspector said; DiskRefused where they differ."""
     assert report.qcow2 is not None  # noqa: S101 - judge_report saw to it
     if info.format != "qcow2" or info.virtual_size != report.qcow2.size:
@@ -161,7 +161,7 @@ def judge_info(name: str, report: Report, info: Info) -> None:
         raise DiskRefused(f"{name}: qemu-img reports a backing file, encryption, dirt or snapshots; flatten it first")
 
 
-def convert(disk: Inspected, directory: Path, advance: Advance = nothing) -> Path:
+def convert_disk(disk: InspectedDisk, directory: Path, advance: Advance = ignore_progress) -> Path:
     """Write the disk's content, raw and sparse, to a new file in `directory`; returns its path.
 
     Args:
@@ -188,11 +188,11 @@ def convert(disk: Inspected, directory: Path, advance: Advance = nothing) -> Pat
     seconds = 60 + disk.size // CONVERSION_SPEED
     # Default cache mode would be "unsafe". O_DIRECT is refused by some file systems, so: write back, and fsync here.
     command = ["qemu-img", "convert", "-p", "-f", disk.format, "-O", "raw", "-t", "writeback", "-S", "16k"]
-    outcome = confined(
+    outcome = run_confined(
         [*command, "--", "/disk", f"/out/{target.name}"],
         reads={"/disk": disk.path},
         writes={"/out": directory},
-        limits=Limits(memory=2 << 30, cpu=seconds, wall=seconds * 4, file_size=disk.size),
+        limits=ResourceLimits(memory=2 << 30, cpu=seconds, wall=seconds * 4, file_size=disk.size),
         watch=watch,
     )
     if outcome.code:
@@ -220,24 +220,24 @@ def _regular(path: Path) -> int:
     return status.st_size
 
 
-def _report(path: Path) -> Report:
-    command, reads = python(Path(inspector_child.__file__), "/disk")
-    outcome = confined(command, reads={**reads, "/disk": path})
+def _report(path: Path) -> InspectionReport:
+    command, reads = python_command(Path(inspector_child.__file__), "/disk")
+    outcome = run_confined(command, reads={**reads, "/disk": path})
     if outcome.code:
         raise DiskRefused(f"{path}: the format inspector failed on it: {_why(outcome.complaint, outcome.code)}")
-    return _believe(Report, outcome.output, f"the format inspector's report on {path}")
+    return _believe(InspectionReport, outcome.output, f"the format inspector's report on {path}")
 
 
-def _info(path: Path, named: Format) -> Info:
-    outcome = confined(["qemu-img", "info", "--output=json", "-f", named, "--", "/disk"], reads={"/disk": path})
+def _info(path: Path, named: DiskFormat) -> QemuImgInfo:
+    outcome = run_confined(["qemu-img", "info", "--output=json", "-f", named, "--", "/disk"], reads={"/disk": path})
     if outcome.code:
         raise DiskRefused(f"{path}: qemu-img cannot read it: {_why(outcome.complaint, outcome.code)}")
-    return _believe(Info, outcome.output, f"qemu-img's report on {path}")
+    return _believe(QemuImgInfo, outcome.output, f"qemu-img's report on {path}")
 
 
 def _check(path: Path) -> None:
     """Have all of qcow2's tables walked: a truncated or damaged disk reads as zeros otherwise."""
-    outcome = confined(
+    outcome = run_confined(
         ["qemu-img", "check", "--output=json", "-f", "qcow2", "/disk"], reads={"/disk": path}, limits=_TABLES
     )
     if outcome.code not in (0, _LEAKED):
@@ -290,7 +290,7 @@ def _judge_qcow2(name: str, header: _Qcow2) -> None:
             raise DiskRefused(f"{name}: {reason}")
 
 
-def _advice(found: str, named: Format) -> str:
+def _advice(found: str, named: DiskFormat) -> str:
     if found in ("raw", "gpt"):
         return "say --format raw"
     if found == "qcow2":

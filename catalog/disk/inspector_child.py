@@ -24,7 +24,7 @@ LARGE = 2**53 - 1
 CHUNK = 64 << 10
 
 
-def formats_of(path: str) -> dict[str, Any]:
+def detect_formats(path: str) -> dict[str, Any]:
     """Which formats the content matches, and which of their safety checks it fails."""
     with open(path, "rb") as file:  # noqa: PTH123 - nothing but this script and a path exists here
         size = file.seek(0, 2)
@@ -50,7 +50,7 @@ def formats_of(path: str) -> dict[str, Any]:
     return {"size": size, "formats": found}
 
 
-def qcow2_header(path: str) -> dict[str, Any] | None:
+def read_qcow2_header(path: str) -> dict[str, Any] | None:
     """The fields of a qcow2 header, or None where there is none."""
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         head = file.read(104)
@@ -72,4 +72,4 @@ def qcow2_header(path: str) -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    json.dump({**formats_of(sys.argv[1]), "qcow2": qcow2_header(sys.argv[1])}, sys.stdout)
+    json.dump({**detect_formats(sys.argv[1]), "qcow2": read_qcow2_header(sys.argv[1])}, sys.stdout)

@@ -11,7 +11,7 @@ from catalog.image.manifest import Blank, GptDisk, MbrDisk, Partition
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class DiskExtent:
     """A run of a disk, and where its bytes come from.
 
     Attributes:
@@ -24,26 +24,26 @@ class Extent:
     source: bytes | Address | Blank | None
 
 
-def extents(disk: GptDisk | MbrDisk) -> tuple[Extent, ...]:
+def disk_extents(disk: GptDisk | MbrDisk) -> tuple[DiskExtent, ...]:
     """What a disk consists of, in order, from its first byte to its last and without a gap."""
-    parts = [Extent(part.offset, part.size, source_of(part)) for part in disk.partitions]
-    parts += [Extent(gap.offset, gap.content.size, gap.content) for gap in disk.gaps]
+    parts = [DiskExtent(part.offset, part.size, partition_content(part)) for part in disk.partitions]
+    parts += [DiskExtent(gap.offset, gap.content.size, gap.content) for gap in disk.gaps]
     if isinstance(disk, GptDisk):
         head, tail = write_gpt(disk)
-        parts += [Extent(0, len(head), head), Extent(disk.size - len(tail), len(tail), tail)]
-    whole: list[Extent] = []
+        parts += [DiskExtent(0, len(head), head), DiskExtent(disk.size - len(tail), len(tail), tail)]
+    whole: list[DiskExtent] = []
     end = 0
     for part in sorted(parts, key=lambda extent: extent.offset):
         if part.offset > end:
-            whole.append(Extent(end, part.offset - end, None))
+            whole.append(DiskExtent(end, part.offset - end, None))
         whole.append(part)
         end = part.offset + part.length
     if end < disk.size:
-        whole.append(Extent(end, disk.size - end, None))
+        whole.append(DiskExtent(end, disk.size - end, None))
     return tuple(whole)
 
 
-def source_of(partition: Partition) -> Address | Blank:
+def partition_content(partition: Partition) -> Address | Blank:
     """Content or blank: the validator of Partition saw to it that there is exactly one."""
     source = partition.content or partition.blank
     assert source is not None  # noqa: S101 - see above

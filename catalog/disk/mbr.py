@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from catalog.disk.gpt import GptTable, Read, read_gpt, sectors_of
+from catalog.disk.gpt import GptTable, ReadAt, read_gpt, read_sectors
 from catalog.errors import DiskRefused
 from catalog.image.manifest import SECTOR
 
@@ -73,13 +73,13 @@ class _Record:
         return self.start + self.count - 1
 
 
-def read_table(read: Read, size: int) -> GptTable | MbrTable | None:
+def read_table(read: ReadAt, size: int) -> GptTable | MbrTable | None:
     """Read whatever partition table a disk of `size` bytes has; None where it has none.
 
     Raises:
         DiskRefused: there is a table, or a trace of one, and it is broken.
     """
-    first = sectors_of(read, 0, 1)
+    first = read_sectors(read, 0, 1)
     marked = first[510:] == _MARK
     types = {record[4] for record in _raw(first) if any(record)} if marked else set()
     if _PROTECTIVE in types or any(read(at, 8) == b"EFI PART" for at in (SECTOR, 4096)):
@@ -89,13 +89,13 @@ def read_table(read: Read, size: int) -> GptTable | MbrTable | None:
     return read_mbr(read, size)
 
 
-def read_mbr(read: Read, size: int) -> MbrTable:
+def read_mbr(read: ReadAt, size: int) -> MbrTable:
     """Read the MBR and all logical partitions of a disk of `size` bytes.
 
     Raises:
         DiskRefused: no MBR, a GPT's protective one, a place outside the disk, an overlap, a chain that is broken.
     """
-    sector = sectors_of(read, 0, 1)
+    sector = read_sectors(read, 0, 1)
     records = _records(sector, 0)
     signature = int.from_bytes(sector[440:444], "little")
     sectors = size // SECTOR
@@ -169,7 +169,7 @@ def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
     )
 
 
-def _chain(read: Read, container: _Record, signature: int) -> tuple[list[MbrEntry], list[int]]:
+def _chain(read: ReadAt, container: _Record, signature: int) -> tuple[list[MbrEntry], list[int]]:
     """Walk along the tables of logical partitions: each has one partition and the place of the next table.
 
     A partition's place counts from its own table, a table's from the container. The chain must go forward, so it ends.
@@ -181,7 +181,7 @@ def _chain(read: Read, container: _Record, signature: int) -> tuple[list[MbrEntr
     while True:
         tables.append(at)
         places.append((at, at, f"table in sector {at}"))
-        here, onward = _links(_records(sectors_of(read, at, 1), at), at)
+        here, onward = _links(_records(read_sectors(read, at, 1), at), at)
         if here is not None:
             number = 5 + len(entries)
             if number > MAX_NUMBER:

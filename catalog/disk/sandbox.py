@@ -33,7 +33,7 @@ NOBODY = "65534"
 
 
 @dataclass(frozen=True)
-class Limits:
+class ResourceLimits:
     """What a child gets. The defaults are those that OpenStack Nova gives to `qemu-img info`.
 
     Attributes:
@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ChildResult:
     """What a child did: its exit code (negative for a signal), what it printed, what it complained of."""
 
     code: int
@@ -60,14 +60,14 @@ class Outcome:
     complaint: str
 
 
-def confined(
+def run_confined(
     command: Sequence[str],
     *,
     reads: Mapping[str, Path],
     writes: Mapping[str, Path] | None = None,
-    limits: Limits | None = None,
+    limits: ResourceLimits | None = None,
     watch: Callable[[bytes], None] | None = None,
-) -> Outcome:
+) -> ChildResult:
     """Run a command in confinement.
 
     Args:
@@ -81,7 +81,7 @@ def confined(
         DiskRefused: the child used up its time or printed without end.
         Unavailable: this machine cannot confine a child.
     """
-    limits = limits or Limits()
+    limits = limits or ResourceLimits()
     argv = [*_prison(), *(("--size", str(limits.scratch), "--tmpfs", "/scratch") if limits.scratch else ())]
     for place, path in reads.items():
         argv += ["--ro-bind", str(path.resolve()), place]
@@ -108,10 +108,10 @@ def confined(
             code = child.wait()
         finally:
             child.kill()  # bubblewrap's end is the end of everything inside
-    return Outcome(code - 256 if code > 128 else code, output, complaint)
+    return ChildResult(code - 256 if code > 128 else code, output, complaint)
 
 
-def python(script: Path, *arguments: str) -> tuple[list[str], dict[str, Path]]:
+def python_command(script: Path, *arguments: str) -> tuple[list[str], dict[str, Path]]:
     """The command and the files that run one of our own scripts in confinement: this interpreter, its libraries, it."""
     reads = {f"/partita/{script.name}": script}
     for prefix in {sys.prefix, sys.base_prefix}:
@@ -127,7 +127,7 @@ def _within(kind: int, wanted: int) -> int:
 
 
 def _listen(
-    child: "subprocess.Popen[bytes]", limits: Limits, watch: Callable[[bytes], None] | None
+    child: "subprocess.Popen[bytes]", limits: ResourceLimits, watch: Callable[[bytes], None] | None
 ) -> tuple[bytes, str]:
     """Read both pipes to their ends, or until a limit."""
     deadline = time.monotonic() + limits.wall

@@ -9,7 +9,7 @@ from catalog.client.client import CatalogClient
 from catalog.errors import Misused
 from catalog.hepix.image_list import ImageList, ListedImage, write_list
 from catalog.image.manifest import DirectBoot, Manifest
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 from signer.verification.endorsements import verify_endorsements
 from signer.verification.signers import CertificateSigner
 from signer.verification.smime import sign_message
@@ -23,7 +23,7 @@ _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportRequest:
     """How the list is to be.
 
     Attributes:
@@ -44,7 +44,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """A list that was signed: the message, what is in it, and a sentence for each image that is not."""
 
     message: bytes
@@ -52,16 +52,16 @@ class Exported:
     left_out: tuple[str, ...]
 
 
-def export(
+def export_list(
     client: CatalogClient,
-    wanted: Wanted,
+    wanted: ExportRequest,
     anchors: Sequence[Anchor],
     signer: CertificateSigner,
     now: datetime,
     *,
     x509: X509Rules | None = None,
-    advance: Advance = nothing,
-) -> Exported:
+    advance: Advance = ignore_progress,
+) -> ExportResult:
     """Make and sign the list.
 
     The newest version of each name is listed, if an endorsement of it counts by the anchors now, and if it is one disk
@@ -94,7 +94,7 @@ def export(
         if until is None:
             said = checks[0].reason if checks else "nobody endorsed it"
             left_out.append(f"{manifest.title} is left out, as no endorsement counts: {said}")
-        elif reason := unlistable(manifest):
+        elif reason := why_unlistable(manifest):
             left_out.append(f"{manifest.title} is left out: {reason}")
         else:
             listed.append(_listed(client, manifest, min(until, now + wanted.lifetime)))
@@ -121,10 +121,10 @@ def export(
         images=tuple(listed),
         vo=wanted.vo,
     )
-    return Exported(sign_message(signer, write_list(content), now), content, tuple(left_out))
+    return ExportResult(sign_message(signer, write_list(content), now), content, tuple(left_out))
 
 
-def unlistable(manifest: Manifest) -> str:
+def why_unlistable(manifest: Manifest) -> str:
     """Why an image cannot be one file that others boot; empty if it can."""
     if len(manifest.disks) != 1:
         return f"it has {len(manifest.disks)} disks, and an image list has one file for each image"

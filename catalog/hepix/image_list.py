@@ -151,7 +151,7 @@ def read_list(data: bytes) -> ImageList:
     )
 
 
-def order(version: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+def version_order(version: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
     """What versions compare by: parts between `-`, `,`, `.` and `/`, digits as numbers (as vmcatcher has it)."""
     return tuple(
         tuple((1, int(run), "") if run.isdigit() and run.isascii() else (0, 0, run) for run in _PARTS.findall(part))

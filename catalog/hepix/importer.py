@@ -15,20 +15,20 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from catalog.builder.disk_import import Made, Wishes, import_disk
-from catalog.builder.recipe import Identity
-from catalog.disk.inspector import MAX_VIRTUAL_SIZE, Format
+from catalog.builder.disk_import import BuiltImage, ImportOptions, import_disk
+from catalog.builder.recipe import ImageIdentity
+from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat
 from catalog.errors import ContentMismatch, DiskRefused, Malformed, Misused, Stale, TooLarge, Unavailable, Unverified
 from catalog.hepix.image_list import ImageList, ListedImage, read_list
-from catalog.hepix.subscriptions import Endorser, Subscription, Subscriptions, choose, judge
+from catalog.hepix.subscriptions import ListEndorser, Subscription, Subscriptions, check_list, choose_images
 from catalog.web.connection import Connection
 from signer.documents import validate
 from signer.errors import SignatureError
-from signer.runtime.progress import Bars, no_bars
+from signer.runtime.progress import ProgressBars, no_progress_bars
 from signer.verification.smime import MAX_MESSAGE, read_message, verify_message
 from signer.x509.cms_verifier import X509Rules
 
-FORMATS: dict[str, Format] = {"raw": "raw", "qcow2": "qcow2"}
+FORMATS: dict[str, DiskFormat] = {"raw": "raw", "qcow2": "qcow2"}
 """What `hv:format` may say, in lower case. Archives (OVA) and VMDK are not taken: their makers publish raw or qcow2 too."""
 
 MEMORY, CORES = 1024, 1
@@ -39,7 +39,7 @@ _NOT_VERSION = re.compile(r"[^A-Za-z0-9.+_~-]+")
 
 
 @dataclass(frozen=True)
-class Order:
+class ImportRequest:
     """What a site wants of a list.
 
     Attributes:
@@ -52,19 +52,19 @@ class Order:
     """
 
     vo: str
-    endorser: Endorser | None = None
+    endorser: ListEndorser | None = None
     images: frozenset[str] = frozenset()
     every: bool = False
-    format: Format | None = None
+    format: DiskFormat | None = None
     max_bytes: int = MAX_VIRTUAL_SIZE
 
 
 @dataclass(frozen=True)
-class Taken:
+class ImportResult:
     """An image that was taken from a list, and the directory that it is in."""
 
     listed: ListedImage
-    made: Made
+    made: BuiltImage
 
 
 def read_source(source: str) -> bytes:
@@ -80,7 +80,7 @@ def read_source(source: str) -> bytes:
 
 
 def open_list(
-    message: bytes, known: Subscriptions, order: Order, rules: X509Rules, now: datetime
+    message: bytes, known: Subscriptions, order: ImportRequest, rules: X509Rules, now: datetime
 ) -> tuple[ImageList, Subscription]:
     """The list in a message, believed, and the subscription as it is after it; nothing is written down yet.
 
@@ -94,7 +94,7 @@ def open_list(
     except SignatureError as exc:
         raise Unverified(f"the image list is not believed: {exc}") from exc
     found = read_list(parts.text)
-    by = Endorser(signer.subject, signer.issuer)
+    by = ListEndorser(signer.subject, signer.issuer)
     held = known.get(found.identifier)
     if held is None:
         if order.endorser is None:
@@ -103,8 +103,8 @@ def open_list(
                 "--endorser-dn and --endorser-ca. Nobody is believed because a list says so"
             )
         held = Subscription(identifier=found.identifier, dn=order.endorser.dn, ca=order.endorser.ca)
-    judge(found, message, by, held, now)
-    chosen = choose(found, held, order.images, every=order.every)
+    check_list(found, message, by, held, now)
+    chosen = choose_images(found, held, order.images, every=order.every)
     return found, held.model_copy(
         update={
             "version": found.version,
@@ -115,9 +115,14 @@ def open_list(
     )
 
 
-def take(
-    found: ImageList, listed: ListedImage, target: Path, order: Order, now: datetime, bars: Bars = no_bars
-) -> Taken:
+def import_image(
+    found: ImageList,
+    listed: ListedImage,
+    target: Path,
+    order: ImportRequest,
+    now: datetime,
+    bars: ProgressBars = no_progress_bars,
+) -> ImportResult:
     """Download one image, check its size and SHA-512, and import its disk.
 
     Args:
@@ -146,7 +151,7 @@ def take(
         raise DiskRefused(
             f"{listed.title} {listed.version} {said}; formats are never guessed: --format names one of {', '.join(FORMATS)}"
         )
-    identity = identity_of(found, listed, order.vo)
+    identity = image_identity(found, listed, order.vo)
     target.parent.mkdir(parents=True, exist_ok=True)
     room = shutil.disk_usage(target.parent).free
     if listed.size > room:
@@ -155,10 +160,12 @@ def take(
         disk = Path(scratch) / "disk"
         with bars(f"downloading {listed.title}", listed.size) as advance:
             _fetch(listed, disk, advance)
-        return Taken(listed, import_disk(disk, named, identity, target, Wishes(max_size=order.max_bytes), bars))
+        return ImportResult(
+            listed, import_disk(disk, named, identity, target, ImportOptions(max_size=order.max_bytes), bars)
+        )
 
 
-def identity_of(found: ImageList, listed: ListedImage, vo: str) -> Identity:
+def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdentity:
     """What an image from a list is called here: its title and version, in the letters that names here have."""
     name = _NOT_NAME.sub("-", listed.title.lower()).strip("._-")[:128].strip("._-")
     version = _NOT_VERSION.sub("-", listed.version).strip(".+_~-")[:64].strip(".+_~-")
@@ -179,7 +186,7 @@ def identity_of(found: ImageList, listed: ListedImage, vo: str) -> Identity:
             {"rel": "hepix-endorser", "href": found.dn[:1024]},
         ],
     }
-    return validate(Identity, document, f"image {listed.identifier} of the list")
+    return validate(ImageIdentity, document, f"image {listed.identifier} of the list")
 
 
 def _fetch(listed: ListedImage, path: Path, advance: Callable[[int], None]) -> None:

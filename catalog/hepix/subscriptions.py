@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from catalog.errors import Equivocation, Malformed, NotEntitled, Stale, Unverified
-from catalog.hepix.image_list import ImageList, order
+from catalog.hepix.image_list import ImageList, version_order
 from signer.documents import Document, canonical, parse
 from signer.statements.endorsement import Instant
 
@@ -24,7 +24,7 @@ SKEW = timedelta(minutes=5)
 MAX_SUBSCRIPTION = 1 << 20
 """Bytes."""
 
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
+SubscriptionText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Subscription(Document):
@@ -39,9 +39,9 @@ class Subscription(Document):
         images: identifiers of the images that the site takes.
     """
 
-    identifier: Text
-    dn: Text
-    ca: Text
+    identifier: SubscriptionText
+    dn: SubscriptionText
+    ca: SubscriptionText
     version: str = ""
     digest: str = ""
     accepted: Instant | None = None
@@ -49,14 +49,14 @@ class Subscription(Document):
 
 
 @dataclass(frozen=True)
-class Endorser:
+class ListEndorser:
     """Who signed a list: subject and issuer of the certificate, as `openssl x509 -nameopt compat` writes them."""
 
     dn: str
     ca: str
 
 
-def judge(found: ImageList, message: bytes, signer: Endorser, known: Subscription, now: datetime) -> None:
+def check_list(found: ImageList, message: bytes, signer: ListEndorser, known: Subscription, now: datetime) -> None:
     """Whether a list, whose signature was verified, is the next one of a subscription.
 
     Raises:
@@ -64,11 +64,11 @@ def judge(found: ImageList, message: bytes, signer: Endorser, known: Subscriptio
         Stale: it has expired, or was made in the future.
         Equivocation: the version was seen with another content.
     """
-    if signer != Endorser(found.dn, found.ca):
+    if signer != ListEndorser(found.dn, found.ca):
         raise Unverified(
             f"the list says that {found.dn} endorses it (CA {found.ca}), and {signer.dn} signed it (CA {signer.ca})"
         )
-    if signer != Endorser(known.dn, known.ca):
+    if signer != ListEndorser(known.dn, known.ca):
         raise Unverified(
             f"{signer.dn} (CA {signer.ca}) is not whom this site believes for the list {found.identifier}, which is "
             f"{known.dn} (CA {known.ca})"
@@ -81,15 +81,18 @@ def judge(found: ImageList, message: bytes, signer: Endorser, known: Subscriptio
         raise Stale(f"the list expired on {found.expires:%Y-%m-%d %H:%M} UTC; its endorser must sign a new one")
     if not known.version:
         return
-    if order(found.version) < order(known.version):
+    if version_order(found.version) < version_order(known.version):
         raise Unverified(f"the list has version {found.version}, and {known.version} was accepted before it")
-    if order(found.version) == order(known.version) and hashlib.sha256(message).hexdigest() != known.digest:
+    if (
+        version_order(found.version) == version_order(known.version)
+        and hashlib.sha256(message).hexdigest() != known.digest
+    ):
         raise Equivocation(
             f"two lists of {found.identifier} have the version {found.version} and different contents; ask its endorser"
         )
 
 
-def choose(found: ImageList, known: Subscription, wanted: frozenset[str], *, every: bool) -> tuple[str, ...]:
+def choose_images(found: ImageList, known: Subscription, wanted: frozenset[str], *, every: bool) -> tuple[str, ...]:
     """The images to take: those that are named, all, or those that were taken before.
 
     Raises:

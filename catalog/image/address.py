@@ -93,7 +93,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
     return _levels_up(leaves, (len(leaves) - 1).bit_length(), _PAD)[0]
 
 
-def tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
+def merkle_tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
     """Root and piece layer of content of `size` bytes with these leaf hashes (BEP 52, `pieces root`, `piece layers`).
 
     The layer has the hashes of all pieces, 32 bytes each. Content of at most one piece has no layer in BEP 52; the one
@@ -117,10 +117,10 @@ def tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
         place.append(len(distinct) // per_piece - 1)
     pieces = _levels_up(distinct, per_piece.bit_length() - 1, _PAD)
     layer = b"".join([pieces[at] for at in place])
-    return root_of_layer(layer, size), layer
+    return layer_root(layer, size), layer
 
 
-def root_of_layer(layer: bytes, size: int) -> bytes:
+def layer_root(layer: bytes, size: int) -> bytes:
     """The root that a piece layer claims: what a layer from a stranger is checked with."""
     count = -(-size // piece_length(size))
     if len(layer) != 32 * count:

@@ -40,12 +40,12 @@ _XFS_BIGTIME = (EPOCH + (1 << 31)) * 10**9
 _BLOCK = 4096
 
 
-def identity(blank: Blank) -> uuid.UUID:
+def filesystem_uuid(blank: Blank) -> uuid.UUID:
     """The filesystem UUID of a recipe."""
     return uuid.uuid5(NAMESPACE, canonical(blank).decode())
 
 
-def room(blank: Blank) -> int:
+def reserved_size(blank: Blank) -> int:
     """Bytes to reserve before a blank is made; what it takes when made is less.
 
     ext4 writes group descriptors, bitmaps and a lazily initialised journal; XFS zeroes a log of 64 MiB or more before it
@@ -73,7 +73,7 @@ def make_blank(blank: Blank, path: Path) -> None:
     Raises:
         BlankFailed: a tool is missing, refuses the recipe, or does not end.
     """
-    file, own = str(path), identity(blank)
+    file, own = str(path), filesystem_uuid(blank)
     match blank.filesystem:
         case "ext4":
             extended = f"nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,hash_seed={own}"
@@ -95,7 +95,7 @@ def make_blank(blank: Blank, path: Path) -> None:
     _run("fallocate", "--dig-holes", file)
 
 
-def digest_of(descriptor: int) -> bytes:
+def blank_digest(descriptor: int) -> bytes:
     """SHA-256 over the (offset, bytes) of every 4 KiB of an open file that is not zero, and over its size.
 
     It depends on content only, not on where the holes are, and its cost is that of the data, not of the size.

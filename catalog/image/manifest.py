@@ -14,11 +14,11 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.address import MAX_SIZE, Address
-from catalog.image.partition_types import FLAG_BITS, check_kind, standard_protective
+from catalog.image.partition_types import FLAG_BITS, check_type, standard_protective
 from signer.documents import Document, canonical, parse_canonical
 
-TYPE = "urn:partita:image:v1"
-MEDIA_TYPE = "application/vnd.partita.image.v1+json"
+MANIFEST_TYPE = "urn:partita:image:v1"
+MANIFEST_MEDIA_TYPE = "application/vnd.partita.image.v1+json"
 SECTOR = 512
 MAX_MANIFEST = 1 << 20
 """Bytes. An image with 128 partitions on each of 16 disks takes a third of it."""
@@ -85,14 +85,14 @@ def _sectors(value: int) -> int:
     return value
 
 
-Bytes = Annotated[int, Field(ge=0, le=MAX_SIZE), AfterValidator(_sectors)]
+SectorBytes = Annotated[int, Field(ge=0, le=MAX_SIZE), AfterValidator(_sectors)]
 Guid = Annotated[str, Field(pattern=rf"^{_GUID.pattern}$")]
 Vo = Annotated[str, Field(pattern=rf"^{VO_PATTERN}$")]
 Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 Version = Annotated[str, Field(pattern=rf"^{VERSION_PATTERN}$")]
-Text = Annotated[str, Field(max_length=1024, pattern=rf"^[^{CONTROL}]*$")]
-Label = Annotated[str, Field(pattern=rf"^[^{CONTROL}]*$"), AfterValidator(_label)]
-Kind = Annotated[str, AfterValidator(check_kind)]
+ManifestText = Annotated[str, Field(max_length=1024, pattern=rf"^[^{CONTROL}]*$")]
+PartitionLabel = Annotated[str, Field(pattern=rf"^[^{CONTROL}]*$"), AfterValidator(_label)]
+PartitionType = Annotated[str, AfterValidator(check_type)]
 ImageId = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Filesystem = Literal["ext4", "xfs", "vfat", "swap", "none"]
 
@@ -109,7 +109,7 @@ class Blank(Document):
         label: the filesystem's label, within what the filesystem allows.
     """
 
-    size: Annotated[Bytes, Field(gt=0)]
+    size: Annotated[SectorBytes, Field(gt=0)]
     filesystem: Filesystem
     label: Annotated[str, Field(max_length=16, pattern=r"^[A-Za-z0-9_.-]*$")] = ""
 
@@ -134,8 +134,8 @@ class Partition(Document):
         access: "read-only" is shared by machines and never written; "copy-on-write" keeps each machine's changes apart.
     """
 
-    label: Label
-    type: Kind
+    label: PartitionLabel
+    type: PartitionType
     uuid: Annotated[str, AfterValidator(_partition_uuid)]
     access: Literal["read-only", "copy-on-write"]
     content: Address | None = None
@@ -162,14 +162,14 @@ class PlacedPartition(Partition):
     """A partition with its place on a disk that has a table: entry number from 1, offset in bytes, GPT flags."""
 
     number: Annotated[int, Field(ge=1, le=128)]
-    offset: Annotated[Bytes, Field(gt=0)]
+    offset: Annotated[SectorBytes, Field(gt=0)]
     flags: Annotated[tuple[str, ...], AfterValidator(_flags)] = ()
 
 
 class Gap(Document):
     """Bytes that lie outside every partition and matter: an embedded boot loader, a logical partition's table."""
 
-    offset: Bytes
+    offset: SectorBytes
     content: Address
 
     @model_validator(mode="after")
@@ -179,7 +179,7 @@ class Gap(Document):
 
 
 class _Tabled(Document):
-    size: Annotated[Bytes, Field(gt=0)]
+    size: Annotated[SectorBytes, Field(gt=0)]
     gaps: Annotated[tuple[Gap, ...], Field(max_length=MAX_GAPS)] = ()
     partitions: Annotated[tuple[PlacedPartition, ...], Field(min_length=1, max_length=128)]
 
@@ -302,11 +302,11 @@ class Needs(Document):
     cores: Annotated[int, Field(ge=1, le=1024)]
 
 
-class Link(Document):
+class ProvenanceLink(Document):
     """A free link to where something comes from: a build log, a source, a package list."""
 
     rel: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
-    href: Annotated[Text, Field(min_length=1)]
+    href: Annotated[ManifestText, Field(min_length=1)]
 
 
 class Manifest(Document):
@@ -322,7 +322,7 @@ class Manifest(Document):
     boot: Boot
     needs: Needs
     contextualization: Literal["nocloud", "none"]
-    provenance: Annotated[tuple[Link, ...], Field(max_length=64)] = ()
+    provenance: Annotated[tuple[ProvenanceLink, ...], Field(max_length=64)] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -8,7 +8,7 @@ import re
 import struct
 from typing import Final
 
-NAMES: Final[dict[str, str]] = {
+TYPE_NAMES: Final[dict[str, str]] = {
     "esp": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
     "xbootldr": "bc13c2ff-59e6-4262-a352-b275fd6f7172",
     "bios-boot": "21686148-6449-6e6f-744e-656564454649",
@@ -29,7 +29,7 @@ NAMES: Final[dict[str, str]] = {
     "tmp": "7ec6f557-3bc5-4aca-b293-16ef5df639d1",
     "linux-generic": "0fc63daf-8483-4772-8e79-3d69d8477de4",
 }
-_BY_GUID: Final = {guid: name for name, guid in NAMES.items()}
+_BY_GUID: Final = {guid: name for name, guid in TYPE_NAMES.items()}
 _GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MBR = re.compile(r"mbr-[0-9a-f]{2}")
 
@@ -62,19 +62,19 @@ def standard_protective(sectors: int) -> bytes:
     return bytes(6) + b"\0\0\2\0\xee" + end + struct.pack("<II", 1, min(last, 0xFFFFFFFF))
 
 
-def kind_of(guid: str) -> str:
+def type_name(guid: str) -> str:
     """The one way to write a GPT type GUID: its name if it has one."""
     return _BY_GUID.get(guid.lower(), guid.lower())
 
 
-def guid_of(kind: str) -> str:
+def type_guid(kind: str) -> str:
     """The GUID of a GPT kind."""
-    return NAMES.get(kind, kind)
+    return TYPE_NAMES.get(kind, kind)
 
 
-def check_kind(kind: str) -> str:
+def check_type(kind: str) -> str:
     """Return a well-formed kind, or raise ValueError with what would be right."""
-    if kind in NAMES or _MBR.fullmatch(kind):
+    if kind in TYPE_NAMES or _MBR.fullmatch(kind):
         return kind
     if not _GUID.fullmatch(kind):
         raise ValueError(
@@ -85,11 +85,11 @@ def check_kind(kind: str) -> str:
     return kind
 
 
-def flags_of(bits: int) -> tuple[str, ...]:
+def flags_from_bits(bits: int) -> tuple[str, ...]:
     """The names of the bits set in a GPT attribute word, lowest bit first."""
     return tuple(name for name, bit in sorted(FLAG_BITS.items(), key=lambda item: item[1]) if bits >> bit & 1)
 
 
-def bits_of(flags: tuple[str, ...]) -> int:
+def bits_from_flags(flags: tuple[str, ...]) -> int:
     """The GPT attribute word of flags."""
     return sum(1 << FLAG_BITS[flag] for flag in flags)

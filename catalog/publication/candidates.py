@@ -9,25 +9,25 @@ to its disks. It is forgotten after `catalog.pending_days`, like every publicati
 from collections.abc import Sequence
 from datetime import datetime
 
-from catalog.access.authorizer import Readers
+from catalog.access.authorizer import CatalogAuthorizer
 from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.db.engine import Transaction
 from catalog.errors import NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
-from catalog.publication.images import Publishing
-from catalog.schema.candidates import Candidate
+from catalog.publication.images import PublicationService
+from catalog.schema.candidates import CandidateEntry
 from catalog.schema.images import Publication
 
 MAX_CANDIDATES = 64
 """Candidates of a VO at a time: each may be as large as an image, and waits for a person who looks at it."""
 
 
-class Candidates:
+class CandidateService:
     """The use cases, over those of publishing and who may read what."""
 
-    def __init__(self, publishing: Publishing, readers: Readers) -> None:
+    def __init__(self, publishing: PublicationService, readers: CatalogAuthorizer) -> None:
         self._publishing, self._readers = publishing, readers
 
     def offer(self, manifest_text: str, site: str, now: datetime) -> Publication:
@@ -49,7 +49,7 @@ class Candidates:
             )
         with self._publishing.database.writing() as connection:
             parents = [link.href for link in manifest.provenance if link.rel == "parent"]
-            known = (registry.manifest_of(connection, parent) for parent in parents)
+            known = (registry.get_manifest(connection, parent) for parent in parents)
             if not any(data is not None and Manifest.parse(data).vo == manifest.vo for data in known):
                 raise NotEntitled(f"{manifest.title} was made of no image of {manifest.vo} that is published here")
             waiting = {one.image_id for one in _candidates(connection, manifest.vo)}
@@ -59,7 +59,7 @@ class Candidates:
                 )
             return self._publishing.pend(connection, manifest, now)
 
-    def waiting(self, site: str, vo: str | None = None) -> tuple[Candidate, ...]:
+    def waiting(self, site: str, vo: str | None = None) -> tuple[CandidateEntry, ...]:
         """The candidates that a site may see, of one VO or all; those whose contents are not all here are not complete."""
         with self._publishing.database.reading() as connection:
             return tuple(one for one in _candidates(connection, vo) if self._readers.serves(site, one.vo))
@@ -67,7 +67,7 @@ class Candidates:
     def manifest(self, site: str, image_id: str) -> Manifest:
         """A candidate's manifest; NotFound where there is none, or the site does not serve its VO."""
         with self._publishing.database.reading() as connection:
-            data = holdings.candidate(connection, image_id)
+            data = holdings.candidate_manifest(connection, image_id)
         manifest = None if data is None else Manifest.parse(data)
         if manifest is None or not self._readers.serves(site, manifest.vo):
             raise NotFound(f"there is no candidate {image_id} here")
@@ -77,24 +77,24 @@ class Candidates:
         """That a content is a candidate's, and is here; NotFound."""
         if address in self.manifest(site, image_id).blobs():
             with self._publishing.database.reading() as connection:
-                if holdings.has_blob(connection, address):
+                if holdings.has_content(connection, address):
                     return address
         raise NotFound(f"there is no content {address} of that candidate here")
 
 
-def _candidates(connection: Transaction, vo: str | None) -> Sequence[Candidate]:
+def _candidates(connection: Transaction, vo: str | None) -> Sequence[CandidateEntry]:
     found = []
-    for data, expires in holdings.candidates(connection):
+    for data, expires in holdings.list_candidates(connection):
         manifest = Manifest.parse(data)
         if vo is None or manifest.vo == vo:
             found.append(
-                Candidate(
+                CandidateEntry(
                     image_id=manifest.image_id,
                     vo=manifest.vo,
                     name=manifest.name,
                     version=manifest.version,
                     size=sum(address.size for address in manifest.blobs()),
-                    complete=not holdings.missing(connection, manifest.image_id),
+                    complete=not holdings.missing_contents(connection, manifest.image_id),
                     expires=expires,
                 )
             )

@@ -13,11 +13,11 @@ from catalog.db import clusters as cluster_registry
 from catalog.db import images as registry
 from catalog.db.clusters import ClusterRow
 from catalog.db.engine import Transaction
-from catalog.db.images import Endorsed
+from catalog.db.images import StoredEndorsement
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.reference import Reference
 from catalog.publication.history import ENDORSE, PUBLISH
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.clusters import MAX_CLUSTER, ClusterEntry, ClusterPublication
 from catalog.schema.images import SignedStatement
 from signer.documents import canonical, read_json
@@ -26,7 +26,7 @@ from signer.statements.endorsement import ClusterStatement, parse_cluster_endors
 from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_cluster
 
 
-def publish(publishing: Publishing, wanted: ClusterPublication, now: datetime) -> ClusterEntry:
+def publish_cluster(publishing: PublicationService, wanted: ClusterPublication, now: datetime) -> ClusterEntry:
     """Make a document visible under the name that its endorsements give it. Sent again, it is no error.
 
     Raises:
@@ -42,21 +42,23 @@ def publish(publishing: Publishing, wanted: ClusterPublication, now: datetime) -
     row = ClusterRow(digest, reference.vo, reference.name, str(reference.version), data, now)
     accepted = _accepted(publishing, row, wanted.endorsements, now)
     with publishing.database.writing() as connection:
-        known = cluster_registry.get(connection, digest)
+        known = cluster_registry.get_cluster(connection, digest)
         if known is not None and known.title != title:
             raise Conflict(f"this very document is published as {known.title}; endorse that")
-        other = cluster_registry.find(connection, row.vo, row.name, row.version)
+        other = cluster_registry.find_cluster(connection, row.vo, row.name, row.version)
         if other is not None and other.digest != digest:
             raise Conflict(f"{title} is published and names {other.digest}; publish under a new version")
         if known is None:
-            cluster_registry.add(connection, row)
+            cluster_registry.add_cluster(connection, row)
         _keep(publishing, connection, known or row, accepted, now)
         if known is None and publishing.history is not None:
             publishing.history.tell(PUBLISH, {"cluster": digest, "title": title}, now)
-    return entry(known or row)
+    return cluster_entry(known or row)
 
 
-def endorse(publishing: Publishing, digest: str, offered: Sequence[SignedStatement], now: datetime) -> None:
+def accept_endorsements(
+    publishing: PublicationService, digest: str, offered: Sequence[SignedStatement], now: datetime
+) -> None:
     """Add endorsements to a published document; all of them must verify.
 
     Raises:
@@ -65,7 +67,7 @@ def endorse(publishing: Publishing, digest: str, offered: Sequence[SignedStateme
         TooLarge: it has as many as the catalog keeps.
     """
     with publishing.database.reading() as connection:
-        row = cluster_registry.get(connection, digest)
+        row = cluster_registry.get_cluster(connection, digest)
     if row is None:
         raise NotFound(f"there is no cluster document {digest} here")
     accepted = _accepted(publishing, row, offered, now)
@@ -73,7 +75,7 @@ def endorse(publishing: Publishing, digest: str, offered: Sequence[SignedStateme
         _keep(publishing, connection, row, accepted, now)
 
 
-def entry(row: ClusterRow) -> ClusterEntry:
+def cluster_entry(row: ClusterRow) -> ClusterEntry:
     """A document as a list has it."""
     return ClusterEntry(vo=row.vo, name=row.name, version=row.version, digest=row.digest, published=row.published)
 
@@ -87,12 +89,12 @@ def _check(data: bytes) -> None:
 
 
 def _accepted(
-    publishing: Publishing, row: ClusterRow, offered: Sequence[SignedStatement], now: datetime
-) -> list[Endorsed]:
+    publishing: PublicationService, row: ClusterRow, offered: Sequence[SignedStatement], now: datetime
+) -> list[StoredEndorsement]:
     with publishing.database.reading() as connection:
         if not registry.has_vo(connection, row.vo):
             raise NotEntitled(f"the VO {row.vo} is not registered here; ask the catalog's operator to register it")
-        anchors = registry.anchors(connection, row.vo)
+        anchors = registry.list_anchors(connection, row.vo)
     if not anchors:
         raise NotEntitled(f"the VO {row.vo} has no registered key here; ask the catalog's operator to register one")
     pairs = [one.pair() for one in offered]
@@ -100,15 +102,19 @@ def _accepted(
     if refused := [check.reason for check in checks if not check.counts]:
         why = " ".join(dict.fromkeys(refused))
         raise NotEntitled(f"{row.title}: an endorsement does not count: {why}")
-    return [Endorsed(*pair, check.fingerprint) for pair, check in zip(pairs, checks, strict=True)]
+    return [StoredEndorsement(*pair, check.fingerprint) for pair, check in zip(pairs, checks, strict=True)]
 
 
 def _keep(
-    publishing: Publishing, connection: Transaction, row: ClusterRow, accepted: Sequence[Endorsed], now: datetime
+    publishing: PublicationService,
+    connection: Transaction,
+    row: ClusterRow,
+    accepted: Sequence[StoredEndorsement],
+    now: datetime,
 ) -> None:
     """Sites learn of it by the freshness metadata, in the same transaction."""
     fresh = registry.add_endorsements(connection, row.digest, accepted, now)
-    if len(registry.endorsements_of(connection, row.digest)) > MAX_ENDORSEMENTS:
+    if len(registry.list_endorsements(connection, row.digest)) > MAX_ENDORSEMENTS:
         raise TooLarge(f"a document has at most {MAX_ENDORSEMENTS} endorsements here; these would be more")
     if fresh and publishing.freshness.is_made(connection):
         publishing.freshness.cluster(connection, row, now)

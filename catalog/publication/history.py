@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from catalog.db.images import Endorsed
+from catalog.db.images import StoredEndorsement
 from catalog.errors import Unavailable
 from catalog.image.manifest import Manifest
-from signer.audit_log import AuditLog, Entry
+from signer.audit_log import AuditLog, AuditLogEntry
 from signer.errors import AuditBroken, AuditUnwritable
-from signer.statements.endorsement import parse_vouching, write_instant
+from signer.statements.endorsement import parse_any_endorsement, write_instant
 
 FILE = "audit.jsonl"
 PUBLISH, ENDORSE, REVOKE, VO, REPAIRED = "publish", "endorse", "revoke", "vo", "repaired"
@@ -41,10 +41,10 @@ class History:
         """An image becomes visible."""
         self.tell(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
 
-    def endorsed(self, found: Sequence[Endorsed], now: datetime) -> None:
+    def endorsed(self, found: Sequence[StoredEndorsement], now: datetime) -> None:
         """Endorsements are accepted that were not there before."""
         for one in found:
-            statement = parse_vouching(one.statement)
+            statement = parse_any_endorsement(one.statement)
             self.tell(
                 ENDORSE,
                 {
@@ -64,7 +64,7 @@ class History:
         with _translated():
             self._log.append(kind, data, now)
 
-    def page(self, after: int, limit: int) -> list[Entry]:
+    def page(self, after: int, limit: int) -> list[AuditLogEntry]:
         """Up to `limit` entries with numbers above `after`, oldest first."""
         with _translated():
             return self._log.entries(after, limit, PUBLIC)

@@ -9,13 +9,13 @@ from catalog.db import images as registry
 from catalog.db.engine import Transaction
 from catalog.errors import NotEntitled, TooLarge
 from catalog.publication.history import REVOKE
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.images import SignedStatement
 from signer.statements.revocation import RevocationStatement, parse_revocation
 from signer.verification.revocations import MAX_REVOCATIONS, verify_revocations
 
 
-def accept(publishing: Publishing, offered: SignedStatement, now: datetime) -> None:
+def accept_revocation(publishing: PublicationService, offered: SignedStatement, now: datetime) -> None:
     """Keep a revocation; one that is kept already is no error.
 
     Raises:
@@ -27,7 +27,7 @@ def accept(publishing: Publishing, offered: SignedStatement, now: datetime) -> N
     said = parse_revocation(pair[0])
     vo = said.predicate.vo
     with publishing.database.reading() as connection:
-        anchors = registry.anchors(connection, vo)
+        anchors = registry.list_anchors(connection, vo)
     (check,) = verify_revocations([pair], anchors, now, x509=publishing.x509)
     if not check.counts:
         raise NotEntitled(f"the revocation of {said.target} is not accepted for {vo}: {check.reason}")
@@ -42,7 +42,9 @@ def accept(publishing: Publishing, offered: SignedStatement, now: datetime) -> N
             publishing.history.tell(REVOKE, _facts(said), now)
 
 
-def _list(publishing: Publishing, connection: Transaction, pairs: list[tuple[bytes, bytes]], now: datetime) -> None:
+def _list(
+    publishing: PublicationService, connection: Transaction, pairs: list[tuple[bytes, bytes]], now: datetime
+) -> None:
     """Sites learn of it by the freshness metadata, in the same transaction."""
     if publishing.freshness.is_made(connection):
         publishing.freshness.revocations(connection, pairs, now)

@@ -13,20 +13,20 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.content import indexing as measuring
-from catalog.content.blob_store import KINDS, Blobs
+from catalog.content.blob_store import ACCELERATORS, ContentStore
 from catalog.db import publications as holdings
 from catalog.db.engine import Database
 from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.publication.history import History
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.settings import CatalogSettings
-from catalog.tuf_repository.status import prepare
-from signer.runtime.progress import Advance, nothing
+from catalog.tuf_repository.status import prepare_repository
+from signer.runtime.progress import Advance, ignore_progress
 
 
 @dataclass
-class Recovery:
+class RecoveryReport:
     """What recovery, or a check, found.
 
     Attributes:
@@ -56,9 +56,9 @@ def open_database(directory: Path) -> Database:
 
 
 @contextmanager
-def owned(
+def own_directory(
     directory: Path, settings: CatalogSettings, now: datetime, *, mirror: bool = False
-) -> Iterator[tuple[Publishing, Recovery]]:
+) -> Iterator[tuple[PublicationService, RecoveryReport]]:
     """Take the directory over as its one service, and recover it. A mirror's freshness metadata is another's.
 
     Raises:
@@ -75,10 +75,10 @@ def owned(
             ) from exc
         history = History(directory, now)
         try:
-            publishing = Publishing(database, Blobs(directory), settings, history)
-            recovery = recover(publishing, now)
+            publishing = PublicationService(database, ContentStore(directory), settings, history)
+            recovery = recover_catalog(publishing, now)
             if not mirror:
-                prepare(publishing.freshness, database, settings.tuf_bits, now)
+                prepare_repository(publishing.freshness, database, settings.tuf_bits, now)
             yield publishing, recovery
         finally:
             history.close()
@@ -87,12 +87,12 @@ def owned(
         database.close()
 
 
-def recover(publishing: Publishing, now: datetime) -> Recovery:
+def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryReport:
     """Bring files and database into agreement after any death of the service."""
     database, blobs = publishing.database, publishing.blobs
-    report = Recovery()
+    report = RecoveryReport()
     with database.reading() as connection:
-        known = set(holdings.all_blobs(connection))
+        known = set(holdings.all_contents(connection))
     for address in sorted(known):
         if not blobs.is_whole(address):
             _mend(publishing, address, report)
@@ -106,38 +106,38 @@ def recover(publishing: Publishing, now: datetime) -> Recovery:
     return report
 
 
-def check(directory: Path, advance: Advance = nothing) -> Recovery:
+def check_contents(directory: Path, advance: Advance = ignore_progress) -> RecoveryReport:
     """Read every content again and compare; changes nothing, and may run beside the service."""
-    database, blobs, report = open_database(directory), Blobs(directory), Recovery()
+    database, blobs, report = open_database(directory), ContentStore(directory), RecoveryReport()
     try:
         with database.reading() as connection:
-            known = set(holdings.all_blobs(connection))
+            known = set(holdings.all_contents(connection))
             missing = {
                 address
-                for image_id in holdings.published(connection)
-                for address in holdings.missing(connection, image_id)
+                for image_id in holdings.list_published(connection)
+                for address in holdings.missing_contents(connection, image_id)
             }
         report.lost += [str(address) for address in sorted(missing)]
         for address in sorted(known):
             try:
-                measured = measuring.verify(blobs.path(address), address, advance)
+                measured = measuring.verify_content(blobs.path(address), address, advance)
             except CatalogError:  # gone, altered, or not even a file
                 report.lost.append(str(address))
                 continue
-            beside = zip(KINDS, (measured.data_map, measured.layer, measured.hints), strict=True)
+            beside = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
             right = blobs.is_whole(address) and all(blobs.beside(address, kind) == data for kind, data in beside)
             (report.checked if right else report.lost).append(str(address))
         for found in blobs.files():
             if found.address not in known:
                 with database.reading() as connection:  # the service may just have finished bringing it
-                    if found.address is None or not holdings.has_blob(connection, found.address):
+                    if found.address is None or not holdings.has_content(connection, found.address):
                         report.quarantined.append(str(found.path))
     finally:
         database.close()
     return report
 
 
-def _mend(publishing: Publishing, address: Address, report: Recovery) -> None:
+def _mend(publishing: PublicationService, address: Address, report: RecoveryReport) -> None:
     path = publishing.blobs.path(address)
     try:
         publishing.blobs.enter(path, address)
@@ -146,14 +146,14 @@ def _mend(publishing: Publishing, address: Address, report: Recovery) -> None:
             report.quarantined.append(str(publishing.blobs.quarantine(path)))
         publishing.blobs.remove(address)
         with publishing.database.writing() as connection:
-            holdings.drop_blob(connection, address)
+            holdings.drop_content(connection, address)
         report.lost.append(str(address))
     else:
         report.repaired.append(str(address))
 
 
-def _tidy(blobs: Blobs, path: Path, report: Recovery) -> None:
-    ours = path.suffix == ".new" or path.suffix.removeprefix(".") in KINDS
+def _tidy(blobs: ContentStore, path: Path, report: RecoveryReport) -> None:
+    ours = path.suffix == ".new" or path.suffix.removeprefix(".") in ACCELERATORS
     if ours and path.is_file():
         path.unlink()
         report.removed.append(str(path))
@@ -161,10 +161,10 @@ def _tidy(blobs: Blobs, path: Path, report: Recovery) -> None:
         report.quarantined.append(str(blobs.quarantine(path)))
 
 
-def _adopt(publishing: Publishing, address: Address, now: datetime, report: Recovery) -> None:
+def _adopt(publishing: PublicationService, address: Address, now: datetime, report: RecoveryReport) -> None:
     """The service died between the renaming and the database: what is wanted and right is kept."""
     with publishing.database.reading() as connection:
-        wanted = holdings.is_named(connection, address)
+        wanted = holdings.is_referenced(connection, address)
     if not wanted:
         publishing.blobs.remove(address)
         report.removed.append(str(address))
@@ -177,22 +177,22 @@ def _adopt(publishing: Publishing, address: Address, now: datetime, report: Reco
         publishing.blobs.remove(address)
         return
     with publishing.database.writing() as connection:
-        holdings.add_blob(connection, address, measured.data_bytes, now)
+        holdings.add_content(connection, address, measured.data_bytes, now)
     report.adopted.append(str(address))
 
 
-def _recover_uploads(publishing: Publishing, report: Recovery) -> None:
+def _recover_uploads(publishing: PublicationService, report: RecoveryReport) -> None:
     with publishing.database.writing() as connection:
         wanted = {
             publishing.uploads.path(image_id, address)
-            for image_id in holdings.pending(connection)
-            for address in holdings.missing(connection, image_id)
+            for image_id in holdings.list_pending(connection)
+            for address in holdings.missing_contents(connection, image_id)
         }
         for _, path in list(publishing.uploads.files()):
             if path not in wanted:
                 path.unlink()
                 report.removed.append(str(path))
-        for image_id, address in holdings.uploads(connection):
+        for image_id, address in holdings.list_uploads(connection):
             if not publishing.uploads.path(image_id, address).is_file():
                 holdings.drop_ranges(connection, image_id, address)
                 report.lost.append(f"{address} of {image_id}, still arriving")

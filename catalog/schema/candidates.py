@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from catalog.image.manifest import MAX_MANIFEST, ImageId
-from catalog.schema.images import Answer
+from catalog.schema.images import ResponseModel
 from signer.documents import Document
 
 
@@ -18,7 +18,7 @@ class CandidateRequest(Document):
     manifest: Annotated[str, Field(max_length=MAX_MANIFEST)]
 
 
-class Candidate(Answer):
+class CandidateEntry(ResponseModel):
     """An image that waits for its first endorsement.
 
     Attributes:
@@ -36,7 +36,7 @@ class Candidate(Answer):
     expires: datetime
 
 
-class CandidateList(Answer):
+class CandidateList(ResponseModel):
     """Those that a site may see, the next to be forgotten first."""
 
-    items: tuple[Candidate, ...]
+    items: tuple[CandidateEntry, ...]

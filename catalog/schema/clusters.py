@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.image.manifest import ImageId, Name, Version, Vo
-from catalog.schema.images import Answer, Endorsements
+from catalog.schema.images import ResponseModel, SignedEndorsements
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
@@ -39,10 +39,10 @@ class ClusterPublication(Document):
     )
 
     document: Annotated[str, Field(min_length=2, max_length=MAX_CLUSTER)]
-    endorsements: Endorsements
+    endorsements: SignedEndorsements
 
 
-class ClusterEntry(Answer):
+class ClusterEntry(ResponseModel):
     """A published cluster document in a list."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -54,7 +54,7 @@ class ClusterEntry(Answer):
     published: Instant
 
 
-class ClusterEntries(Answer):
+class ClusterEntries(ResponseModel):
     """Cluster documents, last published first; `next` is the cursor of the following page, absent on the last."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})

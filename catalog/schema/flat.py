@@ -5,10 +5,10 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from catalog.image.manifest import ImageId
-from catalog.schema.images import Answer
+from catalog.schema.images import ResponseModel
 
 
-class FlatImage(Answer):
+class FlatImage(ResponseModel):
     """A flat image: how many bytes it has, and their SHA-512. It is read at `/v1/images/{image_id}/disk.raw`."""
 
     model_config = ConfigDict(

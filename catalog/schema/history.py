@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ConfigDict
 
 from catalog.errors import ContentMismatch
-from catalog.schema.images import Answer
-from signer.audit_log import FIRST, Kind, Sha256Hex
+from catalog.schema.images import ResponseModel
+from signer.audit_log import ZERO_HASH, EntryKind, Sha256Hex
 from signer.documents import canonical
 from signer.statements.endorsement import Instant
 
@@ -18,7 +18,7 @@ _EXAMPLE: dict[str, Any] = {
     "seq": 1,
     "at": "2026-11-22T12:00:00Z",
     "kind": "endorse",
-    "prev": FIRST,
+    "prev": ZERO_HASH,
     "data": {
         "image": "sha256:" + "ab" * 32,
         "title": "star/worker@1.0",
@@ -31,7 +31,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class HistoryEntry(Answer):
+class HistoryEntry(ResponseModel):
     """An entry of the log: its number, when, what (`publish`, `endorse`, `revoke`, `vo`), the facts, and the hash before.
 
     Of an entry about an image that the reader may not read the facts are left out, and `withheld` is the entry's hash, so
@@ -42,7 +42,7 @@ class HistoryEntry(Answer):
 
     seq: int
     at: Instant
-    kind: Kind
+    kind: EntryKind
     prev: Sha256Hex
     data: dict[str, Any]
     withheld: Sha256Hex | None = None
@@ -57,7 +57,7 @@ class HistoryEntry(Answer):
         return self.model_copy(update={"data": {}, "withheld": self.digest})
 
 
-class HistoryPage(Answer):
+class HistoryPage(ResponseModel):
     """Entries, the oldest first; `next` is the cursor of the following page, absent where there is none yet."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})
@@ -66,7 +66,7 @@ class HistoryPage(Answer):
     next: str | None = None
 
 
-def chained(entries: Iterable[HistoryEntry], last: str = FIRST) -> Iterator[HistoryEntry]:
+def verify_chain(entries: Iterable[HistoryEntry], last: str = ZERO_HASH) -> Iterator[HistoryEntry]:
     """Hand entries on as long as each follows on the one before; ContentMismatch at the first that does not.
 
     Args:

@@ -19,20 +19,20 @@ from catalog.image.manifest import MAX_MANIFEST, ImageId, Name, Version, Vo
 from signer.documents import Document
 from signer.verification.endorsements import MAX_ENDORSEMENTS
 
-PART = 8 << 20
+UPLOAD_PART = 8 << 20
 """Bytes that a client sends in one request: a cut costs at most that much, and a sync per part does not count."""
 
-MAX_PART = 16 << 20
+MAX_UPLOAD_PART = 16 << 20
 """Bytes accepted in one upload request."""
 
-MAX_REQUEST = 4 << 20
+MAX_REQUEST_DOCUMENT = 4 << 20
 """Bytes of a request document: a manifest of the largest size, escaped as a JSON string, and some endorsements."""
 
-MAX_ANSWER = MAX_ENDORSEMENTS * 2 * (MAX_STATEMENT + MAX_SIGNATURE)
+MAX_RESPONSE = MAX_ENDORSEMENTS * 2 * (MAX_STATEMENT + MAX_SIGNATURE)
 """Bytes of any JSON answer: the largest is a list of the most and largest endorsements, base64 and escapes counted."""
 
-PAGE = 100
-MAX_PAGE = 1000
+PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
 """Items on a page: unless asked otherwise, and at most."""
 
 _EXAMPLE_ID = "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"
@@ -49,7 +49,7 @@ def _base64(text: str) -> str:
     return text
 
 
-class Answer(Document):
+class ResponseModel(Document):
     """Base of what a catalog answers: members added by later versions are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -82,7 +82,7 @@ class SignedStatement(Document):
         return self.statement.encode("utf-8"), base64.b64decode(self.signature)
 
 
-Endorsements = Annotated[tuple[SignedStatement, ...], Field(min_length=1, max_length=MAX_ENDORSEMENTS)]
+SignedEndorsements = Annotated[tuple[SignedStatement, ...], Field(min_length=1, max_length=MAX_ENDORSEMENTS)]
 
 
 class PublicationRequest(Document):
@@ -94,7 +94,7 @@ class PublicationRequest(Document):
     )
 
     manifest: Annotated[str, Field(max_length=MAX_MANIFEST)]
-    endorsements: Endorsements
+    endorsements: SignedEndorsements
 
 
 class EndorsementsRequest(Document):
@@ -102,10 +102,10 @@ class EndorsementsRequest(Document):
 
     model_config = _example(endorsements=[{"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}])
 
-    endorsements: Endorsements
+    endorsements: SignedEndorsements
 
 
-class Received(Answer):
+class UploadStatus(ResponseModel):
     """What has arrived of a blob that is being uploaded.
 
     Attributes:
@@ -120,7 +120,7 @@ class Received(Answer):
     complete: bool = False
 
 
-class Publication(Answer):
+class Publication(ResponseModel):
     """A publication: pending with the blobs that are missing, or published.
 
     Attributes:
@@ -137,7 +137,7 @@ class Publication(Answer):
 
     image_id: ImageId
     state: Literal["pending", "published"]
-    missing: tuple[Received, ...] = ()
+    missing: tuple[UploadStatus, ...] = ()
     expires: datetime | None = None
 
 
@@ -152,7 +152,7 @@ _EXAMPLE_IMAGE: dict[str, JsonValue] = {
 }
 
 
-class ImageEntry(Answer):
+class ImageEntry(ResponseModel):
     """A published image in a list. `size` is the bytes of its content, holes included."""
 
     model_config = _example(**_EXAMPLE_IMAGE)
@@ -166,7 +166,7 @@ class ImageEntry(Answer):
     published: datetime
 
 
-class ImagePage(Answer):
+class ImagePage(ResponseModel):
     """Published images, newest first; `next` is the cursor of the following page, absent on the last."""
 
     model_config = _example(items=[_EXAMPLE_IMAGE], next="41")
@@ -175,7 +175,7 @@ class ImagePage(Answer):
     next: str | None = None
 
 
-class EndorsementList(Answer):
+class EndorsementList(ResponseModel):
     """All endorsements of an image that the catalog holds."""
 
     model_config = _example(items=[{"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}])
@@ -190,7 +190,7 @@ _EXAMPLE_VO_KEY: dict[str, JsonValue] = {
 }
 
 
-class VoKey(Answer):
+class VoKey(ResponseModel):
     """A key whose endorsements the catalog accepts for a VO.
 
     Attributes:
@@ -206,7 +206,7 @@ class VoKey(Answer):
     key: str
 
 
-class VoKeyList(Answer):
+class VoKeyList(ResponseModel):
     """The registered keys of a VO."""
 
     model_config = _example(vo="star", items=[_EXAMPLE_VO_KEY])
@@ -218,7 +218,7 @@ class VoKeyList(Answer):
 _EXAMPLE_VO: dict[str, JsonValue] = {"name": "star", "registered": _EXAMPLE_TIME, "keys": 1}
 
 
-class VoEntry(Answer):
+class VoEntry(ResponseModel):
     """A registered VO."""
 
     model_config = _example(**_EXAMPLE_VO)
@@ -228,7 +228,7 @@ class VoEntry(Answer):
     keys: int
 
 
-class VoPage(Answer):
+class VoPage(ResponseModel):
     """Registered VOs by name; `next` as in ImagePage."""
 
     model_config = _example(items=[_EXAMPLE_VO])
@@ -237,7 +237,7 @@ class VoPage(Answer):
     next: str | None = None
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """Whether the service runs (livez) or can serve and accept (readyz)."""
 
     model_config = _example(status="ok")
@@ -245,7 +245,7 @@ class Health(Answer):
     status: Literal["ok"]
 
 
-class Problem(Answer):
+class Problem(ResponseModel):
     """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
 
     model_config = _example(
@@ -302,8 +302,8 @@ def parse_content_range(header: str, length: int, address: Address) -> tuple[int
         raise RangeRefused(f"Content-Range {header[:60]!r} lies outside the blob, which has {size} bytes")
     if end - start != length:
         raise RangeRefused(f"Content-Range names {end - start} bytes, and the request brings {length}")
-    if length > MAX_PART:
-        raise RangeRefused(f"one request brings at most {MAX_PART} bytes, not {length}; send smaller parts")
+    if length > MAX_UPLOAD_PART:
+        raise RangeRefused(f"one request brings at most {MAX_UPLOAD_PART} bytes, not {length}; send smaller parts")
     if start % LEAF or (end % LEAF and end != size):
         raise RangeRefused(
             f"a part begins and ends on a multiple of {LEAF} bytes, or at the blob's end; found {start}-{end}"

@@ -10,8 +10,8 @@ from catalog.errors import CatalogError, Malformed
 from signer.documents import read_json
 from signer.errors import DocumentError
 
-MEDIA_TYPE = "application/problem+json"
-PREFIX = "urn:partita:problem:"
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+PROBLEM_PREFIX = "urn:partita:problem:"
 
 MAX_PROBLEM = 64 << 10
 """Bytes. A sentence and a few attributes; more is not one of our problems."""
@@ -28,7 +28,9 @@ def _tree(kind: type[CatalogError]) -> Iterator[type[CatalogError]]:
         yield from _tree(below)
 
 
-KINDS: dict[str, type[Exception]] = {kind.code: kind for kind in _tree(CatalogError)} | {DOCUMENT_CODE: DocumentError}
+ERRORS_BY_CODE: dict[str, type[Exception]] = {kind.code: kind for kind in _tree(CatalogError)} | {
+    DOCUMENT_CODE: DocumentError
+}
 """Every error that crosses the wire, by its code."""
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {DOCUMENT_CODE: ("what", "path", "reason")}
@@ -38,7 +40,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {DOCUMENT_CODE: ("what", "path", "reas
 def code_of(kind: type[Exception]) -> str:
     """The code of an error class, or of its nearest ancestor that has one."""
     for ancestor in kind.__mro__:
-        for code, known in KINDS.items():
+        for code, known in ERRORS_BY_CODE.items():
             if known is ancestor:
                 return code
     return CatalogError.code
@@ -56,7 +58,7 @@ def to_problem(error: Exception) -> dict[str, Any]:
     code, status = code_of(type(error)), status_of(type(error))
     ours = isinstance(error, CatalogError | DocumentError)
     problem: dict[str, Any] = {
-        "type": PREFIX + code,
+        "type": PROBLEM_PREFIX + code,
         "title": code.replace("-", " ").capitalize(),
         "status": status,
         "detail": str(error)[:MAX_DETAIL] if ours else "the catalog failed; its log has the reason",
@@ -72,8 +74,8 @@ def from_problem(data: bytes) -> Exception | None:
         return None
     if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
         return None
-    code = str(problem.get("type", "")).removeprefix(PREFIX)
-    kind = KINDS.get(code)
+    code = str(problem.get("type", "")).removeprefix(PROBLEM_PREFIX)
+    kind = ERRORS_BY_CODE.get(code)
     if kind is None:
         return None
     names = _ATTRIBUTES.get(code, ())

@@ -2,7 +2,7 @@
 
 from pydantic import ConfigDict, JsonValue
 
-from catalog.schema.images import Answer, SignedStatement
+from catalog.schema.images import ResponseModel, SignedStatement
 
 MAX_REVOCATION_PAGE = 60
 """Revocations in one answer: the largest there can be still fit."""
@@ -10,7 +10,7 @@ MAX_REVOCATION_PAGE = 60
 _EXAMPLE: dict[str, JsonValue] = {"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}
 
 
-class RevocationPage(Answer):
+class RevocationPage(ResponseModel):
     """Revocations in the order in which they came; `next` is the cursor of the following page, absent on the last."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from catalog.image.address import Address
-from catalog.schema.images import Answer
+from catalog.schema.images import ResponseModel
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
@@ -30,7 +30,7 @@ class SwarmGrantQuery(Document):
     request: Annotated[str, Field(max_length=4096)] | None = None
 
 
-class SwarmGrant(Answer):
+class SwarmGrant(ResponseModel):
     """What opens a swarm.
 
     Attributes:

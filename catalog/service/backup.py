@@ -37,7 +37,7 @@ CHUNK = 1 << 20
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Backup(Document):
+class BackupContents(Document):
     """What a backup is.
 
     Attributes:
@@ -57,7 +57,7 @@ class Backup(Document):
 def write_backup(
     path: Path, kind: Literal["catalog", "site"], engine: Literal["sqlite", "postgresql"],
     dump: Callable[[Path], None], files: Iterable[Path], root: Path, now: datetime,
-) -> Backup:  # fmt: skip
+) -> BackupContents:  # fmt: skip
     """Write a backup; nothing is left if it fails.
 
     Args:
@@ -81,7 +81,7 @@ def write_backup(
             dump(database)
             found = {DATABASE: database}
             found |= {f"{FILES}{file.relative_to(root)}": file for file in sorted(files) if file.is_file()}
-            backup = Backup(
+            backup = BackupContents(
                 kind=kind, made=now, engine=engine, members={name: _digest(file) for name, file in found.items()}
             )
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -101,7 +101,7 @@ def write_backup(
 
 
 @contextmanager
-def restoring(path: Path, kind: Literal["catalog", "site"], root: Path) -> Iterator[tuple[Backup, Path]]:
+def restore_backup(path: Path, kind: Literal["catalog", "site"], root: Path) -> Iterator[tuple[BackupContents, Path]]:
     """Unpack a backup beside the service's directory, checked, and put its files in place when the block ends well.
 
     Yields:
@@ -154,7 +154,7 @@ def dump_sqlite(source: Path) -> Callable[[Path], None]:
     return dump
 
 
-def place_sqlite(dumped: Path, target: Path) -> None:
+def restore_sqlite(dumped: Path, target: Path) -> None:
     """Put a dumped SQLite database where its service looks for it; Conflict if there is one."""
     if target.exists():
         raise Conflict(f"{target}: exists; restore into a directory that no service has used")
@@ -162,11 +162,11 @@ def place_sqlite(dumped: Path, target: Path) -> None:
     dumped.replace(target)
 
 
-def _unpack(path: Path, scratch: Path) -> Backup:
+def _unpack(path: Path, scratch: Path) -> BackupContents:
     """Write what the backup says that it holds, and nothing else; each member checked."""
     try:
         with tarfile.open(path, mode="r|gz") as tar:
-            backup: Backup | None = None
+            backup: BackupContents | None = None
             missing: set[str] = set()
             for member in tar:
                 source = tar.extractfile(member) if member.isreg() else None
@@ -175,7 +175,7 @@ def _unpack(path: Path, scratch: Path) -> Backup:
                 if backup is None:
                     if member.name != CONTENTS or member.size > MAX_CONTENTS:
                         raise Malformed(f"{path}: does not begin with {CONTENTS}; this is no backup")
-                    backup = parse(Backup, source.read(), str(path), limit=MAX_CONTENTS)
+                    backup = parse(BackupContents, source.read(), str(path), limit=MAX_CONTENTS)
                     missing = set(backup.members)
                     continue
                 if member.name not in missing or not _sound(member):

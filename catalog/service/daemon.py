@@ -13,13 +13,13 @@ import uvicorn
 from catalog.api.app import create_app
 from catalog.client.client import CatalogClient
 from catalog.errors import Misused, Unavailable
-from catalog.publication.images import Publishing
-from catalog.publication.state_directory import Recovery, owned
-from catalog.service.gauges import figures
-from catalog.service.mirror import Mirror, keep_mirroring
+from catalog.publication.images import PublicationService
+from catalog.publication.state_directory import RecoveryReport, own_directory
+from catalog.service.gauges import collect_metrics
+from catalog.service.mirror import Mirror, run_mirror
 from catalog.settings import CatalogSettings
 from catalog.web import server as answering
-from catalog.web.metrics import Requests, exposing
+from catalog.web.metrics import RequestMetrics, expose_metrics
 
 CONNECTIONS = 512
 """Connections at once; each holds at most one megabyte of a range. More are answered 503 at once."""
@@ -38,7 +38,7 @@ log = logging.getLogger("partita.catalog")
 
 def serve(
     settings: CatalogSettings,
-    ready: Callable[[str, Recovery], None],
+    ready: Callable[[str, RecoveryReport], None],
     *,
     mirror_of: str | None = None,
     every: float = MIRROR_SECONDS,
@@ -57,15 +57,15 @@ def serve(
     """
     mirror = mirror_of is not None
     with ExitStack() as ending:
-        publishing, recovery = ending.enter_context(owned(settings.directory, settings, _now(), mirror=mirror))
+        publishing, recovery = ending.enter_context(own_directory(settings.directory, settings, _now(), mirror=mirror))
         if mirror_of is not None:
             ending.enter_context(_mirroring(publishing, mirror_of, every))
         listening = _listen(settings.listen)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        requests = Requests()
-        ending.enter_context(exposing(settings.metrics, lambda: figures(publishing, _now()), requests))
-        config = answering.config(
+        requests = RequestMetrics()
+        ending.enter_context(expose_metrics(settings.metrics, lambda: collect_metrics(publishing, _now()), requests))
+        config = answering.server_config(
             requests.watching(create_app(publishing, _now, mirror=mirror)),
             ending=END_SECONDS,
             limit_concurrency=CONNECTIONS,
@@ -73,7 +73,7 @@ def serve(
         )
         server = _Server(config, lambda: ready(url, recovery))
         try:
-            answering.run(server, listening)
+            answering.run_server(server, listening)
         finally:
             listening.close()
 
@@ -86,12 +86,12 @@ def write_ready(path: Path, url: str) -> None:
 
 
 @contextmanager
-def _mirroring(publishing: Publishing, url: str, every: float) -> Iterator[None]:
+def _mirroring(publishing: PublicationService, url: str, every: float) -> Iterator[None]:
     """Mirror in a thread while the block runs."""
     ended = threading.Event()
     with CatalogClient(url) as client:
         thread = threading.Thread(
-            target=keep_mirroring, args=(Mirror(publishing, client), every, ended, _now), name="mirror", daemon=True
+            target=run_mirror, args=(Mirror(publishing, client), every, ended, _now), name="mirror", daemon=True
         )
         thread.start()
         try:

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from catalog.db import images as registry
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.tuf_repository import status as tuf_status
-from catalog.web.metrics import Figure, by, gauge
+from catalog.web.metrics import MetricFamily, gauge, labelled_metric
 
 
-def figures(publishing: Publishing, now: datetime) -> Iterator[Figure]:
+def collect_metrics(publishing: PublicationService, now: datetime) -> Iterator[MetricFamily]:
     """The figures of a catalog, as they are now."""
     with publishing.database.reading() as connection:
-        held = registry.count(connection)
+        held = registry.count_rows(connection)
         made = publishing.freshness.is_made(connection)
-        roles = tuf_status.status(publishing.freshness, connection) if made else ()
-        warnings = tuf_status.warnings(publishing.freshness, connection, now) if made else ()
-    yield by(
+        roles = tuf_status.list_role_statuses(publishing.freshness, connection) if made else ()
+        warnings = tuf_status.list_warnings(publishing.freshness, connection, now) if made else ()
+    yield labelled_metric(
         "catalog_records",
         "What the catalog holds, by kind.",
         "kind",
@@ -28,7 +28,7 @@ def figures(publishing: Publishing, now: datetime) -> Iterator[Figure]:
         "What is free where contents are kept.",
         shutil.disk_usage(publishing.freshness.directory.parent).free,
     )
-    yield by(
+    yield labelled_metric(
         "catalog_metadata_expires_timestamp_seconds",
         "When a role's freshness metadata expires, Unix time.",
         "role",

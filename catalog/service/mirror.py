@@ -15,36 +15,36 @@ from datetime import datetime, timedelta
 
 from catalog.client.client import CatalogClient
 from catalog.content import indexing as measuring
-from catalog.content.indexing import Measured
+from catalog.content.indexing import ContentIndex
 from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.db.engine import Transaction
-from catalog.db.images import Endorsed
+from catalog.db.images import StoredEndorsement
 from catalog.errors import CatalogError, ContentMismatch, NotEntitled, NotFound, Unverified
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
-from catalog.publication.images import Publishing
-from catalog.schema.images import MAX_ANSWER, PART, EndorsementList
+from catalog.publication.images import PublicationService
+from catalog.schema.images import MAX_RESPONSE, UPLOAD_PART, EndorsementList
 from catalog.tuf.metadata import (
     ROOT,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
-    Described,
-    Listed,
+    ListedTarget,
+    SignedMetadata,
     bin_number,
-    listing,
     named_snapshot,
-    versions_in,
+    read_targets,
+    role_versions,
 )
 from catalog.tuf.targets import manifest_path
 from catalog.tuf_repository import store as tuf_store
 from catalog.tuf_repository.online_signing import KEEP_METADATA
 from catalog.tuf_repository.repository import KEEP_TARGETS, MIRRORED
-from catalog.tuf_repository.store import Content
+from catalog.tuf_repository.store import TargetContent
 from signer.documents import parse
 from signer.errors import SignerError
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 
 CONNECTIONS = 8
 """Requests in parallel: most are for metadata of some hundred bytes."""
@@ -64,7 +64,7 @@ log = logging.getLogger("partita.mirror")
 
 
 @dataclass(frozen=True)
-class Step:
+class MirrorStep:
     """What one step of mirroring brought.
 
     Attributes:
@@ -85,11 +85,11 @@ class Step:
 class Mirror:
     """The copy of one catalog in a directory that this process owns."""
 
-    def __init__(self, publishing: Publishing, client: CatalogClient) -> None:
+    def __init__(self, publishing: PublicationService, client: CatalogClient) -> None:
         self._publishing, self._client = publishing, client
         self._database, self._blobs = publishing.database, publishing.blobs
 
-    def step(self, now: datetime, advance: Advance = nothing) -> Step:
+    def step(self, now: datetime, advance: Advance = ignore_progress) -> MirrorStep:
         """Bring what is new; nothing of it is seen before all of it is there.
 
         Raises:
@@ -97,21 +97,21 @@ class Mirror:
             ContentMismatch, Unverified, Malformed: what it sends does not fit together; nothing of this step is served.
         """
         timestamp = self._get("timestamp.json")
-        wanted = Described.of(timestamp)
+        wanted = SignedMetadata.of(timestamp)
         with self._database.reading() as connection:
-            before = tuf_store.latest(connection, TIMESTAMP)
+            before = tuf_store.latest_metadata(connection, TIMESTAMP)
             if before is not None and wanted.version <= before.version:
-                return Step(changed=False, version=_version(connection, SNAPSHOT))
+                return MirrorStep(changed=False, version=_version(connection, SNAPSHOT))
             known = tuf_store.bin_versions(connection)
-            newest = tuf_store.latest(connection, ROOT)
+            newest = tuf_store.latest_metadata(connection, ROOT)
         number, digest = named_snapshot(timestamp)
         snapshot = self._get(f"{number}.{SNAPSHOT}.json")
         if digest != hashlib.sha256(snapshot).hexdigest():
             raise Unverified(f"{self._client.url}: its snapshot is not the one that its timestamp names")
-        versions = versions_in(snapshot)
+        versions = role_versions(snapshot)
         roots = list(self._roots(0 if newest is None else newest.version))
         targets = self._get(f"{versions[TARGETS]}.{TARGETS}.json")
-        bits = Described.of(targets).bits
+        bits = SignedMetadata.of(targets).bits
         fresh = [role for role, version in versions.items() if role != TARGETS and known.get(role) != version]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             bins = dict(
@@ -137,7 +137,7 @@ class Mirror:
             _keep(connection, TARGETS, targets, now)
             _keep(connection, SNAPSHOT, snapshot, now)
             _keep(connection, TIMESTAMP, timestamp, now)
-        return Step(True, number, len(bins) + len(roots) + 3, len(images), moved)
+        return MirrorStep(True, number, len(bins) + len(roots) + 3, len(images), moved)
 
     def _get(self, name: str) -> bytes:
         return self._client.freshness_file(f"metadata/{name}", MAX_METADATA)
@@ -149,12 +149,14 @@ class Mirror:
             except NotFound:
                 return
 
-    def _unknown(self, bins: Iterable[bytes]) -> list[Listed]:
+    def _unknown(self, bins: Iterable[bytes]) -> list[ListedTarget]:
         """The targets in these bins that are not here yet."""
         with self._database.reading() as connection:
-            return [one for data in bins for one in listing(data) if not tuf_store.is_listed(connection, one)]
+            return [
+                one for data in bins for one in read_targets(data) if not tuf_store.is_current_target(connection, one)
+            ]
 
-    def _target(self, one: Listed) -> bytes | None:
+    def _target(self, one: ListedTarget) -> bytes | None:
         """A target's content; None for what the catalog keeps from strangers, and a mirror so keeps from everybody."""
         head, _, name = one.path.rpartition("/")
         place = f"{head}/" if head else ""
@@ -172,28 +174,31 @@ class Mirror:
         The image is a pending publication meanwhile, so that what has come survives a death of this process.
         """
         with self._database.writing() as connection:
-            if registry.manifest_of(connection, manifest.image_id) is None:
+            if registry.get_manifest(connection, manifest.image_id) is None:
                 holdings.put_publication(connection, manifest, now + PENDING)
-            missing = list(dict.fromkeys(holdings.missing(connection, manifest.image_id)))
+            missing = list(dict.fromkeys(holdings.missing_contents(connection, manifest.image_id)))
         moved = 0
         for address in missing:
             count, measured = self._content(address, advance)
             moved += count
             with self._database.writing() as connection:
-                holdings.add_blob(connection, address, measured.data_bytes, now)
+                holdings.add_content(connection, address, measured.data_bytes, now)
         return moved
 
-    def _content(self, address: Address, advance: Advance) -> tuple[int, Measured]:
+    def _content(self, address: Address, advance: Advance) -> tuple[int, ContentIndex]:
         """One content, by the catalog's map at first; without it if the map left something out."""
         file = self._blobs.root / "uploads" / f"mirror-{address}"
-        for extents in (list(measuring.extents(self._client.data_map(address), address.size)), [(0, address.size)]):
+        for extents in (
+            list(measuring.decode_data_map(self._client.data_map(address), address.size)),
+            [(0, address.size)],
+        ):
             moved = 0
             with file.open("wb") as out:
                 out.truncate(address.size)
                 for start, length in extents:
-                    for part in range(start, start + length, PART):
+                    for part in range(start, start + length, UPLOAD_PART):
                         out.seek(part)
-                        for piece in self._client.blob_range(address, part, min(part + PART, start + length)):
+                        for piece in self._client.blob_range(address, part, min(part + UPLOAD_PART, start + length)):
                             out.write(piece)
                             moved += len(piece)
                             advance(len(piece))
@@ -205,47 +210,52 @@ class Mirror:
         raise ContentMismatch(f"{self._client.url}: what it sends as {address} is something else")
 
     def _list(
-        self, connection: Transaction, bodies: Mapping[Listed, bytes], bins: Iterable[str], bits: int, now: datetime
+        self,
+        connection: Transaction,
+        bodies: Mapping[ListedTarget, bytes],
+        bins: Iterable[str],
+        bits: int,
+        now: datetime,
     ) -> None:
         """Serve the new targets; what they replace is served for a while longer."""
-        if tuf_store.epoch(connection) is None:
+        if tuf_store.current_epoch(connection) is None:
             tuf_store.add_epoch(connection, MIRRORED, bits, now)
         for one, data in bodies.items():
             body = None if one.path.endswith(MANIFEST) else data
-            tuf_store.put(connection, Content(one, body), bin_number(one.path, bits), now)
-        tuf_store.prune(connection, bins, now - KEEP_METADATA)
+            tuf_store.put_target(connection, TargetContent(one, body), bin_number(one.path, bits), now)
+        tuf_store.prune_metadata(connection, bins, now - KEEP_METADATA)
         tuf_store.forget_targets(connection, now - KEEP_TARGETS)
 
-    def _register(self, connection: Transaction, bodies: Mapping[Listed, bytes], now: datetime) -> None:
+    def _register(self, connection: Transaction, bodies: Mapping[ListedTarget, bytes], now: datetime) -> None:
         """The unsigned answers (lists, names, endorsements) work here too, in the catalog's order."""
         order = {entry.image_id: number for number, entry in enumerate(self._client.images())}
         images = [Manifest.parse(data) for one, data in bodies.items() if one.path.endswith(MANIFEST)]
         for manifest in sorted(images, key=lambda one: order.get(one.image_id, -1), reverse=True):
-            if registry.manifest_of(connection, manifest.image_id) is None:
+            if registry.get_manifest(connection, manifest.image_id) is None:
                 registry.register_vo(connection, manifest.vo, now)
                 registry.add_image(connection, manifest, now)
                 holdings.end_publication(connection, manifest.image_id)
         for one, data in bodies.items():
             if one.path.endswith(ENDORSEMENTS):
-                pairs = [item.pair() for item in parse(EndorsementList, data, one.path, limit=MAX_ANSWER).items]
+                pairs = [item.pair() for item in parse(EndorsementList, data, one.path, limit=MAX_RESPONSE).items]
                 image_id = "sha256:" + one.path.split("/")[1]
                 # Whose they are is for those to find out who read them.
-                registry.add_endorsements(connection, image_id, [Endorsed(*pair, "") for pair in pairs], now)
+                registry.add_endorsements(connection, image_id, [StoredEndorsement(*pair, "") for pair in pairs], now)
 
 
 def _version(connection: Transaction, role: str) -> int:
-    newest = tuf_store.latest(connection, role)
+    newest = tuf_store.latest_metadata(connection, role)
     return 0 if newest is None else newest.version
 
 
 def _keep(connection: Transaction, role: str, data: bytes, now: datetime) -> None:
     """Keep metadata as it came; what is here already stays."""
-    found = Described.of(data)
-    if tuf_store.version(connection, role, found.version) is None:
-        tuf_store.add(connection, role, found.version, data, now, found.expires)
+    found = SignedMetadata.of(data)
+    if tuf_store.metadata_bytes(connection, role, found.version) is None:
+        tuf_store.add_metadata(connection, role, found.version, data, now, found.expires)
 
 
-def keep_mirroring(mirror: Mirror, every: float, ended: threading.Event, now: Callable[[], datetime]) -> None:
+def run_mirror(mirror: Mirror, every: float, ended: threading.Event, now: Callable[[], datetime]) -> None:
     """Step after step until told to end; what fails is tried again, and said once."""
     told = ""
     while not ended.is_set():

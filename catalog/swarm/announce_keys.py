@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}|")
 
 
 @dataclass(frozen=True)
-class Holder:
+class KeyHolder:
     """Whom a key was issued to: the node and its site's label. Both may be empty: a stranger in a public swarm."""
 
     node: str
@@ -42,7 +42,7 @@ class AnnounceKeys:
             raise ValueError(f"the secret of announce keys has at least {MIN_SECRET} bytes, not {len(secret)}")
         self._secret = secret
 
-    def issue(self, holder: Holder, short_hash: bytes, now: datetime, life: timedelta = KEY_LIFE) -> str:
+    def issue(self, holder: KeyHolder, short_hash: bytes, now: datetime, life: timedelta = KEY_LIFE) -> str:
         """A key for one node and one swarm (`short_hash`: the info-hash's first 20 bytes).
 
         Node and site are labels of letters, digits, `_` and `-`, at most 63 characters; ValueError otherwise.
@@ -53,7 +53,7 @@ class AnnounceKeys:
         expiry = int((now + life).timestamp())
         return f"{holder.node}.{holder.site}.{expiry}.{self._mac(holder, short_hash, expiry)}"
 
-    def check(self, key: str, short_hash: bytes, now: datetime) -> Holder:
+    def check(self, key: str, short_hash: bytes, now: datetime) -> KeyHolder:
         """Whom a key was issued to.
 
         Raises:
@@ -62,7 +62,7 @@ class AnnounceKeys:
         parts = key.split(".")
         if len(key) > 256 or len(parts) != 4 or not re.fullmatch(r"[0-9]{1,12}", parts[2]):
             raise NotEntitled("the announce key is not of the form NODE.SITE.EXPIRY.MAC; ask the catalog for one")
-        holder, expiry = Holder(parts[0], parts[1]), int(parts[2])
+        holder, expiry = KeyHolder(parts[0], parts[1]), int(parts[2])
         if not hmac.compare_digest(self._mac(holder, short_hash, expiry).encode(), parts[3].encode()):
             raise NotEntitled("the announce key is not one for this swarm; ask the catalog for one")
         if now.timestamp() >= expiry:
@@ -70,7 +70,7 @@ class AnnounceKeys:
             raise NotEntitled(f"the announce key expired at {ended}; ask the catalog for a new one")
         return holder
 
-    def _mac(self, holder: Holder, short_hash: bytes, expiry: int) -> str:
+    def _mac(self, holder: KeyHolder, short_hash: bytes, expiry: int) -> str:
         # Lengths first, so that no two different tuples are the same bytes.
         fields = (holder.node.encode(), holder.site.encode(), short_hash, b"%d" % expiry)
         message = _DOMAIN + b"".join(len(field).to_bytes(2, "big") + field for field in fields)

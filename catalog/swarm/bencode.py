@@ -4,20 +4,20 @@ from typing import TypeAlias
 
 from catalog.errors import Malformed
 
-Value: TypeAlias = "int | bytes | list[Value] | dict[bytes, Value]"
+BencodeValue: TypeAlias = "int | bytes | list[BencodeValue] | dict[bytes, BencodeValue]"
 
 MAX_DEPTH = 16
 """Lists and dictionaries in each other. Torrents and tracker answers nest half as deep."""
 
 
-def bencode(value: "Value | str") -> bytes:
+def bencode(value: "BencodeValue | str") -> bytes:
     """The one bencoded form of a value; texts become UTF-8."""
     parts: list[bytes] = []
     _write(value, parts)
     return b"".join(parts)
 
 
-def _write(value: "Value | str", parts: list[bytes]) -> None:
+def _write(value: "BencodeValue | str", parts: list[bytes]) -> None:
     match value:
         case bool():
             raise TypeError("bencoding has no booleans")
@@ -40,7 +40,7 @@ def _write(value: "Value | str", parts: list[bytes]) -> None:
             parts.append(b"e")
 
 
-def bdecode(data: bytes, what: str) -> Value:
+def bdecode(data: bytes, what: str) -> BencodeValue:
     """Read a bencoded value.
 
     Args:
@@ -56,21 +56,21 @@ def bdecode(data: bytes, what: str) -> Value:
     return value
 
 
-def _read(data: bytes, at: int, what: str, depth: int) -> tuple[Value, int]:
+def _read(data: bytes, at: int, what: str, depth: int) -> tuple[BencodeValue, int]:
     if depth == 0:
         raise Malformed(f"{what}: byte {at}: is nested more than {MAX_DEPTH} deep")
     match data[at : at + 1]:
         case b"i":
             return _integer(data, at + 1, b"e", what)
         case b"l":
-            items: list[Value] = []
+            items: list[BencodeValue] = []
             at += 1
             while data[at : at + 1] != b"e":
                 item, at = _read(data, at, what, depth - 1)
                 items.append(item)
             return items, at + 1
         case b"d":
-            members: dict[bytes, Value] = {}
+            members: dict[bytes, BencodeValue] = {}
             last: bytes | None = None
             at += 1
             while data[at : at + 1] != b"e":

@@ -28,7 +28,7 @@ MAX_REQUEST = 4096
 
 
 @dataclass(frozen=True)
-class Authority:
+class SwarmCa:
     """Its certificate (PEM) and private key (PEM)."""
 
     certificate: bytes

@@ -10,24 +10,24 @@ from collections.abc import Iterable, Iterator
 
 from catalog.image.address import LARGEST_PIECE
 
-PART = LARGEST_PIECE
+ORIGIN_PART = LARGEST_PIECE
 """Bytes in a part: the smallest size that is whole pieces for every piece length. Smaller parts reach the swarm sooner."""
 
-PATIENCE = 8.0
+REPORT_TIMEOUT = 8.0
 """Seconds until a part that was not reported is given to another node: 256 KiB take as long at 0.25 Mbit/s."""
 
-MAX_OUT = 64 << 20
+MAX_OUTSTANDING = 64 << 20
 """Bytes that one node may hold unreported: a second at half a Gbit/s, and what a dying node can delay."""
 
 _OPEN = 0
 
 
-class FirstCopies:
+class OriginScheduler:
     """The parts of one content. Holders are any hashable name of a node; times are seconds of one clock."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._count = -(-size // PART)
+        self._count = -(-size // ORIGIN_PART)
         self._state = bytearray(self._count)  # 0: nobody was given it; 1: somebody has it or was given it
         self._cursor = 0
         self._out: dict[int, tuple[str, float]] = {}
@@ -37,7 +37,7 @@ class FirstCopies:
         """A node says that it has these ranges of bytes; only whole parts count, others are ignored."""
         kept = self._kept.setdefault(holder, set())
         for start, end in ranges:
-            for part in range(max(0, -(-start // PART)), self._whole_until(end)):
+            for part in range(max(0, -(-start // ORIGIN_PART)), self._whole_until(end)):
                 self._out.pop(part, None)
                 self._state[part] = 1
                 kept.add(part)
@@ -57,15 +57,15 @@ class FirstCopies:
         """
         held = sum(1 for by, _ in self._out.values() if by == holder)
         left = self._state.count(_OPEN)
-        allowed = min(want, MAX_OUT - held * PART) // PART
-        allowed = max(1, min(allowed, left // (2 * max(1, sharers)))) if held * PART < MAX_OUT else 0
+        allowed = min(want, MAX_OUTSTANDING - held * ORIGIN_PART) // ORIGIN_PART
+        allowed = max(1, min(allowed, left // (2 * max(1, sharers)))) if held * ORIGIN_PART < MAX_OUTSTANDING else 0
         given: list[int] = []
         while len(given) < allowed and (part := self._state.find(_OPEN, self._cursor)) >= 0:
             self._state[part] = 1
             self._cursor = part + 1
             given.append(part)
         if not given and allowed:
-            late = [part for part, (by, since) in self._out.items() if by != holder and now - since >= PATIENCE]
+            late = [part for part, (by, since) in self._out.items() if by != holder and now - since >= REPORT_TIMEOUT]
             given = sorted(late)[:allowed]
         for part in given:
             self._out[part] = (holder, now)
@@ -86,7 +86,7 @@ class FirstCopies:
         return self._state.count(_OPEN)
 
     def _whole_until(self, end: int) -> int:
-        return self._count if end >= self._size else max(0, end // PART)
+        return self._count if end >= self._size else max(0, end // ORIGIN_PART)
 
 
 def _joined(parts: list[int], size: int) -> Iterator[tuple[int, int]]:
@@ -94,9 +94,9 @@ def _joined(parts: list[int], size: int) -> Iterator[tuple[int, int]]:
     start = previous = None
     for part in parts:
         if start is not None and previous is not None and part != previous + 1:
-            yield start * PART, min((previous + 1) * PART, size)
+            yield start * ORIGIN_PART, min((previous + 1) * ORIGIN_PART, size)
             start = None
         start = part if start is None else start
         previous = part
     if start is not None and previous is not None:
-        yield start * PART, min((previous + 1) * PART, size)
+        yield start * ORIGIN_PART, min((previous + 1) * ORIGIN_PART, size)

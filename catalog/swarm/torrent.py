@@ -14,20 +14,20 @@ import hashlib
 from functools import lru_cache
 
 from catalog.errors import Malformed
-from catalog.image.address import Address, piece_length, root_of_layer
-from catalog.swarm.bencode import Value, bencode
+from catalog.image.address import Address, layer_root, piece_length
+from catalog.swarm.bencode import BencodeValue, bencode
 
-SWARM_FROM = 16 << 20
+MIN_SWARM_SIZE = 16 << 20
 """Bytes. What is smaller travels over HTTP: connecting, unchoking and slow start of a swarm take 0.3 to 0.5 s, in which
 HTTP has brought this much at 300 Mbit/s, and a catalog sends it to 50 nodes within 8 s at 1 Gbit/s (docs/swarm.md)."""
 
-TRUNCATED = 20
+SHORT_HASH_LENGTH = 20
 """Bytes of a v2 info-hash that trackers and handshakes carry (BEP 52)."""
 
 
 def travels_by_swarm(size: int) -> bool:
     """Whether content of that many bytes goes through the swarm; else it is fetched over HTTP ranges alone."""
-    return size >= SWARM_FROM
+    return size >= MIN_SWARM_SIZE
 
 
 def info_dict(address: Address, authority: bytes = b"") -> bytes:
@@ -48,7 +48,7 @@ def info_hash(address: Address, authority: bytes = b"") -> bytes:
 
 def short_hash(address: Address, authority: bytes = b"") -> bytes:
     """The info-hash as trackers and handshakes carry it: its first 20 bytes."""
-    return info_hash(address, authority)[:TRUNCATED]
+    return info_hash(address, authority)[:SHORT_HASH_LENGTH]
 
 
 def torrent_file(address: Address, layer: bytes, announce: str | None = None) -> bytes:
@@ -63,18 +63,18 @@ def torrent_file(address: Address, layer: bytes, announce: str | None = None) ->
         Malformed: the layer is not the content's.
     """
     try:
-        proved = root_of_layer(layer, address.size) == address.root
+        proved = layer_root(layer, address.size) == address.root
     except ValueError as exc:
         raise Malformed(f"the piece layer of {address}: {exc}") from exc
     if not proved:
         raise Malformed(f"the piece layer of {address}: its root is another; compute it again from the content")
-    return unproved_torrent(address, layer, announce)
+    return unchecked_torrent(address, layer, announce)
 
 
-def unproved_torrent(address: Address, layer: bytes, announce: str | None = None, authority: bytes = b"") -> bytes:
+def unchecked_torrent(address: Address, layer: bytes, announce: str | None = None, authority: bytes = b"") -> bytes:
     """As :func:`torrent_file`, for a layer that has been proved; with an authority, of the restricted swarm."""
     single = address.size <= piece_length(address.size)
-    torrent: dict[bytes, Value] = {
+    torrent: dict[bytes, BencodeValue] = {
         b"info": _info(address, authority),
         b"piece layers": {} if single else {address.root: layer},
     }
@@ -83,9 +83,9 @@ def unproved_torrent(address: Address, layer: bytes, announce: str | None = None
     return bencode(torrent)
 
 
-def _info(address: Address, authority: bytes) -> Value:
+def _info(address: Address, authority: bytes) -> BencodeValue:
     name = address.root.hex().encode()
-    info: dict[bytes, Value] = {
+    info: dict[bytes, BencodeValue] = {
         b"file tree": {name: {b"": {b"length": address.size, b"pieces root": address.root}}},
         b"meta version": 2,
         b"name": name,

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from catalog.errors import Conflict, TooLarge
 from catalog.image.address import Address
-from catalog.swarm.origin_scheduler import FirstCopies
+from catalog.swarm.origin_scheduler import OriginScheduler
 
 LEECHER_INTERVAL = 15.0
 """Seconds between the announces of a node that still fetches."""
@@ -21,7 +21,7 @@ LEECHER_INTERVAL = 15.0
 SEED_INTERVAL = 900.0
 """Seconds between the announces of a node that has everything; it hears of newcomers through `callers`."""
 
-MISSED = 2.5
+MISSED_ANNOUNCES = 2.5
 """Intervals without an announce after which a peer is forgotten."""
 
 DEGREE = 8
@@ -40,7 +40,7 @@ MAX_CALLS = 1024
 """Calls remembered for one peer; a seed's newest are the ones that wait."""
 
 
-class Event(StrEnum):
+class AnnounceEvent(StrEnum):
     """What an announce says beside numbers (BEP 3)."""
 
     UPDATE = ""
@@ -80,7 +80,7 @@ class Announcement:
 
     endpoint: Endpoint
     left: int
-    event: Event = Event.UPDATE
+    event: AnnounceEvent = AnnounceEvent.UPDATE
     site: str = ""
     origin: bool = False
     want: int = 50
@@ -88,7 +88,7 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class SwarmPeer:
     """A member of a swarm as it announced itself last, and when."""
 
     said: Announcement
@@ -106,17 +106,17 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnnounceResult:
     """What the tracker says: peers in the order of preference, the swarm's counts, when to ask again (seconds)."""
 
-    peers: tuple[Peer, ...]
+    peers: tuple[SwarmPeer, ...]
     complete: int
     incomplete: int
     interval: float
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class SwarmCounts:
     """A scrape (BEP 48): members that have everything, that do not, and how often one became complete."""
 
     complete: int
@@ -126,13 +126,13 @@ class Counts:
 
 @dataclass(slots=True)
 class _Swarm:
-    peers: dict[Endpoint, Peer] = field(default_factory=dict)
+    peers: dict[Endpoint, SwarmPeer] = field(default_factory=dict)
     downloaded: int = 0
-    copies: FirstCopies | None = None
+    copies: OriginScheduler | None = None
 
-    def counts(self) -> Counts:
+    def counts(self) -> SwarmCounts:
         complete = sum(peer.complete for peer in self.peers.values())
-        return Counts(complete, len(self.peers) - complete, self.downloaded)
+        return SwarmCounts(complete, len(self.peers) - complete, self.downloaded)
 
 
 class Tracker:
@@ -143,7 +143,7 @@ class Tracker:
         self._calls: dict[Endpoint, dict[tuple[Address, Endpoint], float]] = {}
         self._swept = 0.0
 
-    def announce(self, address: Address, said: Announcement, now: float) -> Answer:
+    def announce(self, address: Address, said: Announcement, now: float) -> AnnounceResult:
         """Take note of a peer and name others to it.
 
         Raises:
@@ -153,20 +153,20 @@ class Tracker:
         swarm = self._swarms.setdefault(address, _Swarm())
         self._expire(swarm, now)
         before = swarm.peers.get(said.endpoint)
-        if said.event is Event.STOPPED:
+        if said.event is AnnounceEvent.STOPPED:
             self._leave(swarm, said.endpoint)
             if not swarm.peers:
                 del self._swarms[address]
             counts = swarm.counts()
-            return Answer((), counts.complete, counts.incomplete, SEED_INTERVAL)
+            return AnnounceResult((), counts.complete, counts.incomplete, SEED_INTERVAL)
         if before is None and len(swarm.peers) >= MAX_PEERS:
             raise TooLarge(f"the swarm of {address} has {MAX_PEERS} members, as many as it may; fetch over HTTP")
-        if said.event is Event.STARTED and swarm.copies is not None:
+        if said.event is AnnounceEvent.STARTED and swarm.copies is not None:
             swarm.copies.gone(str(said.endpoint))  # what it was given before it was restarted is forgotten
-        peer = swarm.peers[said.endpoint] = Peer(said, now)
+        peer = swarm.peers[said.endpoint] = SwarmPeer(said, now)
         if said.left == 0 and before is not None and before.said.left > 0:
             swarm.downloaded += 1
-        chosen = choose(peer, [other for other in swarm.peers.values() if other is not peer])
+        chosen = choose_peers(peer, [other for other in swarm.peers.values() if other is not peer])
         for other in chosen:
             calls = self._calls.setdefault(other.said.endpoint, {})
             calls.pop((address, said.endpoint), None)
@@ -174,7 +174,7 @@ class Tracker:
             if len(calls) > MAX_CALLS:
                 del calls[next(iter(calls))]
         counts = swarm.counts()
-        return Answer(tuple(chosen), counts.complete, counts.incomplete, peer.interval)
+        return AnnounceResult(tuple(chosen), counts.complete, counts.incomplete, peer.interval)
 
     def callers(self, endpoint: Endpoint, now: float) -> list[tuple[Address, Endpoint]]:
         """To whom a peer was named of late, in any swarm: from these it takes connections, and may call them itself."""
@@ -195,16 +195,18 @@ class Tracker:
         if swarm is None or endpoint not in swarm.peers:
             raise Conflict(f"{endpoint} is not in the swarm of {address}; announce first")
         if swarm.copies is None:
-            swarm.copies = FirstCopies(address.size)
+            swarm.copies = OriginScheduler(address.size)
         swarm.copies.have(str(endpoint), have)
         if any(peer.complete and not peer.said.origin for peer in swarm.peers.values()):
             return []
         sharers = sum(not peer.complete for peer in swarm.peers.values())
         return swarm.copies.give(str(endpoint), want, sharers, now)
 
-    def scrape(self, addresses: Sequence[Address]) -> list[Counts]:
+    def scrape(self, addresses: Sequence[Address]) -> list[SwarmCounts]:
         """The counts of some swarms, in order."""
-        return [self._swarms[address].counts() if address in self._swarms else Counts(0, 0, 0) for address in addresses]
+        return [
+            self._swarms[address].counts() if address in self._swarms else SwarmCounts(0, 0, 0) for address in addresses
+        ]
 
     def _sweep(self, now: float) -> None:
         """Once in a while forget everywhere, so that swarms that nobody asks for go too."""
@@ -222,7 +224,7 @@ class Tracker:
                 del self._calls[endpoint]
 
     def _expire(self, swarm: _Swarm, now: float) -> None:
-        for endpoint in [at for at, peer in swarm.peers.items() if now - peer.seen > MISSED * peer.interval]:
+        for endpoint in [at for at, peer in swarm.peers.items() if now - peer.seen > MISSED_ANNOUNCES * peer.interval]:
             self._leave(swarm, endpoint)
 
     @staticmethod
@@ -237,7 +239,7 @@ def degree(members: int) -> int:
     return max(DEGREE, math.ceil(math.log(max(1, members))) + 2)
 
 
-def choose(asker: Peer, others: Sequence[Peer]) -> list[Peer]:
+def choose_peers(asker: SwarmPeer, others: Sequence[SwarmPeer]) -> list[SwarmPeer]:
     """Whom to name to a peer: the same site first, then those who have everything, the origin after other seeds.
 
     Between equals the order is pseudo-random and the asker's own, so that load spreads and the swarm is a random graph.
@@ -246,7 +248,7 @@ def choose(asker: Peer, others: Sequence[Peer]) -> list[Peer]:
     candidates = [other for other in others if not (asker.complete and other.complete)]
     own = asker.said.endpoint.packed
 
-    def rank(other: Peer) -> tuple[bool, int, bytes]:
+    def rank(other: SwarmPeer) -> tuple[bool, int, bytes]:
         said = other.said
         kind = 1 if said.origin else 0 if other.complete else 2
         spread = hashlib.blake2b(own + said.endpoint.packed, digest_size=8).digest()

@@ -12,9 +12,9 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.errors import Malformed
 from catalog.image.address import MAX_SIZE, Address
-from catalog.swarm.bencode import Value, bdecode, bencode
-from catalog.swarm.torrent import TRUNCATED
-from catalog.swarm.tracker import Answer, Counts, Endpoint, Event
+from catalog.swarm.bencode import BencodeValue, bdecode, bencode
+from catalog.swarm.torrent import SHORT_HASH_LENGTH
+from catalog.swarm.tracker import AnnounceEvent, AnnounceResult, Endpoint, SwarmCounts
 from signer.documents import Document
 
 MAX_QUERY = 4 << 10
@@ -23,7 +23,7 @@ MAX_QUERY = 4 << 10
 MAX_SCRAPES = 64
 """Swarms in one scrape: what fits into a query string."""
 
-MAX_ANSWER = 64 << 10
+MAX_TRACKER_RESPONSE = 64 << 10
 """Bytes of a tracker's answer that a node reads: 3000 peers."""
 
 GRANT = "grant"
@@ -38,7 +38,7 @@ class AnnounceQuery:
     peer_id: bytes
     port: int
     left: int
-    event: Event
+    event: AnnounceEvent
     want: int
     compact: bool
     grant: str
@@ -56,11 +56,13 @@ def parse_announce(query: bytes) -> AnnounceQuery:
     if event not in {b"", b"started", b"stopped", b"completed", b"empty", b"paused"}:
         raise Malformed(f"announce: event: {event[:20]!r} is none of started, stopped, completed")
     return AnnounceQuery(
-        short_hash=_exact(fields, "info_hash", TRUNCATED),
+        short_hash=_exact(fields, "info_hash", SHORT_HASH_LENGTH),
         peer_id=_exact(fields, "peer_id", 20),
         port=_number(fields, "port", 1, 65535),
         left=_number(fields, "left", 0, MAX_SIZE),
-        event=Event(event.decode()) if event in {b"started", b"stopped", b"completed"} else Event.UPDATE,
+        event=AnnounceEvent(event.decode())
+        if event in {b"started", b"stopped", b"completed"}
+        else AnnounceEvent.UPDATE,
         # -1 is what some clients say for "as many as you like".
         want=_number(fields, "numwant", -1, 1_000_000, 50) % (1 << 20),
         compact=_one(fields, "compact", b"1") != b"0",
@@ -72,15 +74,17 @@ def parse_announce(query: bytes) -> AnnounceQuery:
 def parse_scrape(query: bytes) -> list[bytes]:
     """The info-hashes of a scrape (BEP 48), 20 bytes each; none means all, which is not answered: Malformed."""
     hashes = _fields(query).get("info_hash", [])
-    if not 1 <= len(hashes) <= MAX_SCRAPES or any(len(one) != TRUNCATED for one in hashes):
-        raise Malformed(f"scrape: info_hash: between 1 and {MAX_SCRAPES} hashes of {TRUNCATED} bytes are answered")
+    if not 1 <= len(hashes) <= MAX_SCRAPES or any(len(one) != SHORT_HASH_LENGTH for one in hashes):
+        raise Malformed(
+            f"scrape: info_hash: between 1 and {MAX_SCRAPES} hashes of {SHORT_HASH_LENGTH} bytes are answered"
+        )
     return hashes
 
 
-def announce_answer(answer: Answer, *, compact: bool) -> bytes:
+def encode_announce(answer: AnnounceResult, *, compact: bool) -> bytes:
     """The bencoded answer: IPv4 peers in `peers` (BEP 23), IPv6 peers in `peers6` (BEP 7), or a list of dicts (BEP 3)."""
     endpoints = [peer.said.endpoint for peer in answer.peers]
-    body: dict[bytes, Value] = {
+    body: dict[bytes, BencodeValue] = {
         b"complete": answer.complete,
         b"incomplete": answer.incomplete,
         b"interval": int(answer.interval),
@@ -91,7 +95,7 @@ def announce_answer(answer: Answer, *, compact: bool) -> bytes:
         if six := b"".join(end.packed for end in endpoints if ":" in end.ip):
             body[b"peers6"] = six
     else:
-        listed: list[Value] = [
+        listed: list[BencodeValue] = [
             {b"ip": peer.said.endpoint.ip.encode(), b"peer id": peer.said.peer_id, b"port": peer.said.endpoint.port}
             for peer in answer.peers
         ]
@@ -99,22 +103,22 @@ def announce_answer(answer: Answer, *, compact: bool) -> bytes:
     return bencode(body)
 
 
-def scrape_answer(hashes: list[bytes], counts: list[Counts]) -> bytes:
+def encode_scrape(hashes: list[bytes], counts: list[SwarmCounts]) -> bytes:
     """The bencoded answer to a scrape (BEP 48)."""
-    files: dict[bytes, Value] = {
+    files: dict[bytes, BencodeValue] = {
         short: {b"complete": count.complete, b"downloaded": count.downloaded, b"incomplete": count.incomplete}
         for short, count in zip(hashes, counts, strict=True)
     }
     return bencode({b"files": files})
 
 
-def failure(reason: str) -> bytes:
+def encode_failure(reason: str) -> bytes:
     """The bencoded answer that refuses (BEP 3)."""
     return bencode({b"failure reason": reason.encode()})
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class AnnounceResponse:
     """A tracker's answer as a node reads it: peers, members with everything, members without, seconds to wait."""
 
     peers: tuple[Endpoint, ...]
@@ -123,14 +127,14 @@ class Heard:
     interval: float
 
 
-def parse_answer(body: bytes) -> Heard:
+def parse_announce_response(body: bytes) -> AnnounceResponse:
     """Read a tracker's answer in its compact form.
 
     Raises:
         Malformed: it is none; or it refuses, and then the message is its reason.
     """
-    if len(body) > MAX_ANSWER:
-        raise Malformed(f"the tracker's answer has more than {MAX_ANSWER} bytes")
+    if len(body) > MAX_TRACKER_RESPONSE:
+        raise Malformed(f"the tracker's answer has more than {MAX_TRACKER_RESPONSE} bytes")
     value = bdecode(body, "the tracker's answer")
     if not isinstance(value, dict):
         raise Malformed("the tracker's answer is no dictionary")
@@ -146,10 +150,10 @@ def parse_answer(body: bytes) -> Heard:
         if not isinstance(packed, bytes) or len(packed) % each:
             raise Malformed(f"the tracker's answer: {name.decode()} is not in the compact form")
         peers += (_endpoint(packed[at : at + each]) for at in range(0, len(packed), each))
-    return Heard(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
+    return AnnounceResponse(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
 
 
-Range = tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], Annotated[int, Field(ge=1, le=MAX_SIZE)]]
+ByteRange = tuple[Annotated[int, Field(ge=0, le=MAX_SIZE)], Annotated[int, Field(ge=1, le=MAX_SIZE)]]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _EXAMPLE = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1073741824"
 
@@ -158,7 +162,7 @@ def _example(**members: JsonValue) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
 
 
-class PartsQuery(Document):
+class OriginRangesQuery(Document):
     """A member of a swarm asks what to fetch from the origin.
 
     Attributes:
@@ -174,19 +178,19 @@ class PartsQuery(Document):
     address: Address
     port: Port
     grant: Annotated[str, Field(max_length=256)] = ""
-    have: Annotated[tuple[Range, ...], Field(max_length=100_000)] = ()
+    have: Annotated[tuple[ByteRange, ...], Field(max_length=100_000)] = ()
     want: Annotated[int, Field(ge=0, le=1 << 40)]
 
 
-class Parts(Document):
+class OriginRanges(Document):
     """The (start, end) byte ranges to fetch from the origin now; none means: the swarm will bring the rest."""
 
     model_config = _example(parts=[[524288, 1048576]])
 
-    parts: tuple[Range, ...]
+    parts: tuple[ByteRange, ...]
 
 
-class Caller(Document):
+class IncomingPeer(Document):
     """Somebody to whom the asking peer was named: in which swarm, and where it listens."""
 
     address: Address
@@ -194,12 +198,12 @@ class Caller(Document):
     port: Port
 
 
-class Callers(Document):
+class IncomingPeers(Document):
     """All of them, of the last minute."""
 
     model_config = _example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
 
-    callers: tuple[Caller, ...]
+    callers: tuple[IncomingPeer, ...]
 
 
 def _endpoint(packed: bytes) -> Endpoint:

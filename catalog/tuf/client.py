@@ -26,7 +26,7 @@ from tuf.api.exceptions import (
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from catalog.errors import CatalogError, Malformed, NotFound, Stale, Unavailable, Unverified
-from catalog.tuf.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, issued
+from catalog.tuf.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, SignedMetadata, issued_at
 from catalog.web.connection import BaseTransport, Connection
 
 SKEW = timedelta(minutes=5)
@@ -52,14 +52,14 @@ logging.getLogger("tuf").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
-class Freshest:
+class TrustedMetadataSet:
     """The metadata that a reader trusts now: version and expiry of each top-level role that it has."""
 
     versions: dict[str, int]
     expires: dict[str, datetime]
 
 
-class Reader:
+class TufClient:
     """What one directory of trusted metadata knows, and what repositories may add to it.
 
     Args:
@@ -89,7 +89,7 @@ class Reader:
         """Give the connections back."""
         self._fetcher.close()
 
-    def refresh(self, metadata_url: str, targets_url: str) -> "Current":
+    def refresh(self, metadata_url: str, targets_url: str) -> "CurrentTargets":
         """Bring the trusted metadata up to what a repository publishes; returns what is current by it.
 
         Raises:
@@ -114,14 +114,14 @@ class Reader:
             updater._trusted_set.reference_time = now  # noqa: SLF001 - there is no public way
             updater.refresh()
         self._check_clock(metadata_url, now)
-        return Current(updater, metadata_url)
+        return CurrentTargets(updater, metadata_url)
 
-    def trusted(self) -> Freshest:
+    def trusted(self) -> TrustedMetadataSet:
         """What is trusted now, whether or not it has expired."""
-        found = Freshest({}, {})
+        found = TrustedMetadataSet({}, {})
         for role in ROLES:
             try:
-                seen = Described.of((self.directory / f"{role}.json").read_bytes())
+                seen = SignedMetadata.of((self.directory / f"{role}.json").read_bytes())
             except (OSError, Malformed):
                 continue
             found.versions[role], found.expires[role] = seen.version, seen.expires
@@ -129,7 +129,7 @@ class Reader:
 
     def _check_clock(self, url: str, now: datetime) -> None:
         """A timestamp says when it was made: a clock that is behind that would believe what has long expired."""
-        said = issued((self.directory / f"{TIMESTAMP}.json").read_bytes())
+        said = issued_at((self.directory / f"{TIMESTAMP}.json").read_bytes())
         if said is not None and (ahead := said - now) > SKEW:
             raise Stale(
                 f"{url}: its timestamp was made {round(ahead.total_seconds())} s from now: this machine's clock is behind, "
@@ -137,7 +137,7 @@ class Reader:
             )
 
 
-class Current:
+class CurrentTargets:
     """What a repository vouches to be current, as of one refresh."""
 
     def __init__(self, updater: Updater, url: str) -> None:
@@ -163,7 +163,7 @@ class Current:
             return Path(found or self._updater.download_target(info))
 
 
-def server_of(url: str) -> str:
+def server_url(url: str) -> str:
     """The server part of a URL, such as http://HOST:PORT."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
@@ -182,7 +182,7 @@ class _Fetcher(FetcherInterface):
             connection.close()
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        server = server_of(url)
+        server = server_url(url)
         if server not in self._connections:
             self._connections[server] = Connection(server, self._transport, credential=self._shown.get(server, ""))
         chunks = self._pieces(self._connections[server], url.removeprefix(server), url)

@@ -26,12 +26,12 @@ MAX_KEY_FILE = 16 << 10
 """Bytes. An Ed25519 key has 120, and 300 with a passphrase."""
 
 
-def generate() -> PrivateKey:
+def generate_key() -> PrivateKey:
     """A fresh key, from the system's randomness."""
     return Ed25519PrivateKey.generate()
 
 
-def save(path: Path, key: PrivateKey, passphrase: str | None = None) -> None:
+def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None:
     """Write a key for its owner alone, durably; Misused if something is there already: a key is never overwritten."""
     protection: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
@@ -50,7 +50,7 @@ def save(path: Path, key: PrivateKey, passphrase: str | None = None) -> None:
         raise Unavailable(f"{path}: the key cannot be written ({exc.strerror})") from exc
 
 
-def load(path: Path, passphrase: str | None = None) -> PrivateKey:
+def load_key(path: Path, passphrase: str | None = None) -> PrivateKey:
     """Read a key; NotFound if there is none, Misused if it is no Ed25519 key or the passphrase does not open it."""
     try:
         with path.open("rb") as file:
@@ -71,6 +71,6 @@ def load(path: Path, passphrase: str | None = None) -> PrivateKey:
     return key
 
 
-def files(directory: Path) -> Sequence[Path]:
+def key_files(directory: Path) -> Sequence[Path]:
     """The key files in a directory, by name; none if it is not there."""
     return sorted(directory.glob("*.pem"))

@@ -44,7 +44,7 @@ BIN = "bin"
 ONLINE = (SNAPSHOT, TIMESTAMP, BINS)
 """Whose keys the service needs while it runs. Stolen, they can hide and freeze, and list targets; not endorse."""
 
-BITS = 12
+DEFAULT_BITS = 12
 """4096 bins. The snapshot lists each, 40 bytes apiece; with 100 000 images a bin has about 100 targets, 20 KB. Fewer bins
 make publishing grow with the number of images, more make every refresh of every site dearer."""
 
@@ -65,7 +65,7 @@ _COMPACT = JSONSerializer(compact=True)
 S = TypeVar("S", Root, Targets)
 
 
-class Signer:
+class MetadataSigner:
     """A private key that signs metadata; `id` is what metadata calls it."""
 
     def __init__(self, key: PrivateKey) -> None:
@@ -83,7 +83,7 @@ class Signer:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedTarget:
     """A target as metadata lists it: path, length in bytes, SHA-256 in hex."""
 
     path: str
@@ -92,7 +92,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Described:
+class SignedMetadata:
     """Signed metadata, looked at: who it is from, which version, until when, and who may sign what.
 
     Attributes:
@@ -146,7 +146,7 @@ def bin_of_role(role: str, bits: int) -> int | None:
 
 
 def root_document(
-    keys: Mapping[str, Sequence[Signer]], thresholds: Mapping[str, int], version: int, expires: datetime
+    keys: Mapping[str, Sequence[MetadataSigner]], thresholds: Mapping[str, int], version: int, expires: datetime
 ) -> bytes:
     """A root that appoints these keys, unsigned; Misused where a role has fewer keys than its threshold."""
     found: dict[str, Key] = {signer.id: signer.public for signers in keys.values() for signer in signers}
@@ -156,7 +156,7 @@ def root_document(
     return _write(Metadata(Root(version, None, expires, public, roles, consistent_snapshot=True)))
 
 
-def changed_root(previous: bytes, changes: Mapping[str, Sequence[Signer]], expires: datetime) -> bytes:
+def next_root(previous: bytes, changes: Mapping[str, Sequence[MetadataSigner]], expires: datetime) -> bytes:
     """The next version of a root, unsigned, in which some roles have other keys; thresholds stay."""
     root = _signed(previous, Root)
     for name, signers in changes.items():
@@ -169,14 +169,14 @@ def changed_root(previous: bytes, changes: Mapping[str, Sequence[Signer]], expir
     return _write(Metadata(root))
 
 
-def targets_document(key: Signer, bits: int, version: int, expires: datetime) -> bytes:
+def targets_document(key: MetadataSigner, bits: int, version: int, expires: datetime) -> bytes:
     """The top-level targets, unsigned: it lists nothing itself and appoints one key for all bins."""
     roles = SuccinctRoles([key.id], 1, bits, BIN)
     delegations = Delegations({key.id: key.public}, succinct_roles=roles)
     return _write(Metadata(Targets(version, None, expires, delegations=delegations)))
 
 
-def changed_targets(previous: bytes, key: Signer | None, expires: datetime) -> bytes:
+def next_targets(previous: bytes, key: MetadataSigner | None, expires: datetime) -> bytes:
     """The next version of the top-level targets, unsigned; with another key for the bins if one is given."""
     targets = _signed(previous, Targets)
     if key is not None and targets.delegations is not None and targets.delegations.succinct_roles is not None:
@@ -186,27 +186,31 @@ def changed_targets(previous: bytes, key: Signer | None, expires: datetime) -> b
     return _write(Metadata(targets))
 
 
-def bin_document(signer: Signer, version: int, targets: Iterable[Listed], expires: datetime) -> bytes:
+def bin_document(signer: MetadataSigner, version: int, targets: Iterable[ListedTarget], expires: datetime) -> bytes:
     """A signed bin."""
     listed = {one.path: TargetFile(one.length, {"sha256": one.digest}, one.path) for one in targets}
     return _sealed(Metadata(Targets(version, None, expires, listed)), signer)
 
 
-def snapshot_document(signer: Signer, version: int, targets: int, bins: Mapping[str, int], expires: datetime) -> bytes:
+def snapshot_document(
+    signer: MetadataSigner, version: int, targets: int, bins: Mapping[str, int], expires: datetime
+) -> bytes:
     """A signed snapshot: the version of the top-level targets, and of every bin by role name."""
     meta = {f"{role}.json": MetaFile(number) for role, number in bins.items()}
     return _sealed(Metadata(Snapshot(version, None, expires, meta | {"targets.json": MetaFile(targets)})), signer)
 
 
-def timestamp_document(signer: Signer, version: int, snapshot: bytes, issued: datetime, expires: datetime) -> bytes:
+def timestamp_document(
+    signer: MetadataSigner, version: int, snapshot: bytes, issued: datetime, expires: datetime
+) -> bytes:
     """A signed timestamp, for a snapshot."""
-    number = Described.of(snapshot).version
+    number = SignedMetadata.of(snapshot).version
     meta = MetaFile(number, len(snapshot), {"sha256": hashlib.sha256(snapshot).hexdigest()})
     fields = {ISSUED: write_instant(issued)}
     return _sealed(Metadata(Timestamp(version, None, expires, meta, fields)), signer)
 
 
-def issued(timestamp: bytes) -> datetime | None:
+def issued_at(timestamp: bytes) -> datetime | None:
     """When a timestamp says that it was made, if it says so."""
     said = _read(timestamp).signed.unrecognized_fields.get(ISSUED)
     try:
@@ -216,12 +220,12 @@ def issued(timestamp: bytes) -> datetime | None:
     return found if found is not None and found.utcoffset() is not None else None
 
 
-def listing(data: bytes) -> list[Listed]:
+def read_targets(data: bytes) -> list[ListedTarget]:
     """The targets that a bin lists; Malformed where one has no SHA-256."""
     targets = _signed(data, Targets).targets
     if any("sha256" not in one.hashes for one in targets.values()):
         raise Malformed("a target is listed without its SHA-256")
-    return [Listed(path, one.length, one.hashes["sha256"]) for path, one in targets.items()]
+    return [ListedTarget(path, one.length, one.hashes["sha256"]) for path, one in targets.items()]
 
 
 def named_snapshot(timestamp: bytes) -> tuple[int, str]:
@@ -232,7 +236,7 @@ def named_snapshot(timestamp: bytes) -> tuple[int, str]:
     return signed.snapshot_meta.version, (signed.snapshot_meta.hashes or {}).get("sha256", "")
 
 
-def versions_in(snapshot: bytes) -> dict[str, int]:
+def role_versions(snapshot: bytes) -> dict[str, int]:
     """The version of each role that a snapshot names."""
     signed = _read(snapshot).signed
     if not isinstance(signed, Snapshot):
@@ -240,14 +244,14 @@ def versions_in(snapshot: bytes) -> dict[str, int]:
     return {name.removesuffix(".json"): meta.version for name, meta in signed.meta.items()}
 
 
-def add_signature(data: bytes, signer: Signer) -> bytes:
+def add_signature(data: bytes, signer: MetadataSigner) -> bytes:
     """The same metadata with one more signature; again by the same key changes nothing."""
     metadata = _read(data)
     signer.add(metadata)
     return _write(metadata)
 
 
-def unsigned_root(data: bytes, previous: bytes | None) -> Mapping[str, int]:
+def missing_root_signatures(data: bytes, previous: bytes | None) -> Mapping[str, int]:
     """How many signatures a root still lacks: under its own keys, and under those of the version before."""
     metadata, before = _read(data), None if previous is None else _signed(previous, Root)
     if not isinstance(metadata.signed, Root):
@@ -260,7 +264,7 @@ def unsigned_root(data: bytes, previous: bytes | None) -> Mapping[str, int]:
     return {who: number for who, number in lacking.items() if number}
 
 
-def unsigned_targets(data: bytes, root: bytes) -> int:
+def missing_targets_signatures(data: bytes, root: bytes) -> int:
     """How many signatures the top-level targets lacks under a root."""
     metadata = _read(data)
     if not isinstance(metadata.signed, Targets):
@@ -292,7 +296,7 @@ def _signed(data: bytes, kind: type[S]) -> S:
     return signed
 
 
-def _sealed(metadata: "Metadata[Any]", signer: Signer) -> bytes:
+def _sealed(metadata: "Metadata[Any]", signer: MetadataSigner) -> bytes:
     signer.add(metadata)
     return _write(metadata)
 

@@ -25,7 +25,7 @@ class Freshness:
     problem: str | None = None
 
 
-def judge(known: Mapping[str, datetime], now: datetime) -> Freshness:
+def assess_freshness(known: Mapping[str, datetime], now: datetime) -> Freshness:
     """How fresh metadata is under a pinned root.
 
     Args:

@@ -18,10 +18,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from catalog.access.rules import Scope
+from catalog.access.rules import ImageScope
 from catalog.image.manifest import ImageId, Name, Version, Vo
 from catalog.schema.images import EndorsementList, SignedStatement
-from catalog.tuf.metadata import Listed
+from catalog.tuf.metadata import ListedTarget
 from signer.documents import Document, canonical
 
 REVOCATIONS = "revocations.json"
@@ -44,7 +44,7 @@ class RevocationPages(Document):
     pages: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class Binding(Document):
+class NameBinding(Document):
     """Which image a name and version stands for.
 
     Attributes:
@@ -111,23 +111,23 @@ def revocation_targets(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, bytes]
     """All targets of these revocations: their number, and the pages."""
     pages = [pairs[start : start + REVOCATIONS_PAGE] for start in range(0, len(pairs), REVOCATIONS_PAGE)]
     index = {REVOCATIONS: canonical(RevocationPages(pages=len(pages)))}
-    return index | {revocation_page(number): statements(list(page)) for number, page in enumerate(pages)}
+    return index | {revocation_page(number): encode_statements(list(page)) for number, page in enumerate(pages)}
 
 
-def statements(pairs: list[tuple[bytes, bytes]]) -> bytes:
+def encode_statements(pairs: list[tuple[bytes, bytes]]) -> bytes:
     """A list of signed statements as a target's content."""
     return canonical(EndorsementList(items=tuple(SignedStatement.of(*pair) for pair in pairs)))
 
 
-def listed(path: str, data: bytes) -> Listed:
+def describe_target(path: str, data: bytes) -> ListedTarget:
     """A target of this content."""
-    return Listed(path, len(data), hashlib.sha256(data).hexdigest())
+    return ListedTarget(path, len(data), hashlib.sha256(data).hexdigest())
 
 
-def image_of_path(path: str) -> Scope | str | None:
+def image_of_path(path: str) -> ImageScope | str | None:
     """What a target says something of: an image's ID or name, as asked for with a digest or without; None: no image."""
     if match := _IMAGE.fullmatch(path):
         return f"sha256:{match[1]}"
     if match := _NAME.fullmatch(path):
-        return Scope(match[1], match[2] or match[3], match[3] if match[2] else "")
+        return ImageScope(match[1], match[2] or match[3], match[3] if match[2] else "")
     return None

@@ -22,16 +22,16 @@ from catalog.tuf.metadata import (
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
-    Described,
-    Signer,
+    MetadataSigner,
+    SignedMetadata,
     add_signature,
-    changed_root,
-    changed_targets,
-    unsigned_root,
-    unsigned_targets,
+    missing_root_signatures,
+    missing_targets_signatures,
+    next_root,
+    next_targets,
 )
-from catalog.tuf_repository.repository import Freshness, write
-from catalog.tuf_repository.status import status
+from catalog.tuf_repository.repository import TufRepository, write_file
+from catalog.tuf_repository.status import list_role_statuses
 
 ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS)
 MAX_PROPOSAL = 512_000
@@ -39,7 +39,7 @@ MAX_PROPOSAL = 512_000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CeremonyResult:
     """What a ceremony came to.
 
     Attributes:
@@ -55,10 +55,10 @@ class Outcome:
     made: tuple[str, ...] = ()
 
 
-class Ceremony:
+class KeyCeremony:
     """The proposals of one catalog."""
 
-    def __init__(self, freshness: Freshness) -> None:
+    def __init__(self, freshness: TufRepository) -> None:
         self._freshness = freshness
 
     def file(self, role: str) -> Path:
@@ -66,8 +66,13 @@ class Ceremony:
         return self._freshness.directory / f"proposed-{role}.json"
 
     def rotate(
-        self, connection: Transaction, role: str, signers: Sequence[Signer], passphrase: str | None, now: datetime
-    ) -> Outcome:
+        self,
+        connection: Transaction,
+        role: str,
+        signers: Sequence[MetadataSigner],
+        passphrase: str | None,
+        now: datetime,
+    ) -> CeremonyResult:
         """Give a role fresh keys, as many as it has, and put them in force if the signers are enough.
 
         Args:
@@ -82,25 +87,27 @@ class Ceremony:
             raise Misused(f"there is no role {role!r}; rotate one of {', '.join(ROLES)}")
         self._nothing_waits()
         number = 1
-        for one in status(self._freshness, connection):
+        for one in list_role_statuses(self._freshness, connection):
             if one.role == role:
                 number = len(one.keys)
         place = self._freshness.online if role in ONLINE else self._freshness.offline
-        keys = [tuf_keys.generate() for _ in range(number)]
-        fresh = [Signer(key) for key in keys]
+        keys = [tuf_keys.generate_key() for _ in range(number)]
+        fresh = [MetadataSigner(key) for key in keys]
         made = [place / f"{role}-{signer.id[:12]}.pem" for signer in fresh]
         for path, key in zip(made, keys, strict=True):
-            tuf_keys.save(path, key, None if role in ONLINE else passphrase)
+            tuf_keys.save_key(path, key, None if role in ONLINE else passphrase)
         root, targets = (self._freshness.latest(connection, name) for name in (ROOT, TARGETS))
         if role != BINS:
-            write(self.file(ROOT), changed_root(root, {role: fresh}, now + LIFETIMES[ROOT]))
+            write_file(self.file(ROOT), next_root(root, {role: fresh}, now + LIFETIMES[ROOT]))
         if role in {BINS, TARGETS}:
             bins = fresh[0] if role == BINS else None
-            write(self.file(TARGETS), changed_targets(targets, bins, now + LIFETIMES[TARGETS]))
+            write_file(self.file(TARGETS), next_targets(targets, bins, now + LIFETIMES[TARGETS]))
         found = self._settle(connection, [*signers, *(fresh if role not in ONLINE else ())], now)
-        return Outcome(found.adopted, found.files, found.lacking, tuple(str(path) for path in made))
+        return CeremonyResult(found.adopted, found.files, found.lacking, tuple(str(path) for path in made))
 
-    def sign(self, connection: Transaction, role: str, signers: Sequence[Signer], now: datetime) -> Outcome:
+    def sign(
+        self, connection: Transaction, role: str, signers: Sequence[MetadataSigner], now: datetime
+    ) -> CeremonyResult:
         """Sign what is proposed for root or targets; where nothing is, propose the same again with a new expiry.
 
         Put in force as soon as there are enough signatures, which may be at once.
@@ -110,8 +117,8 @@ class Ceremony:
         if not self._proposed():
             data = self._freshness.latest(connection, role)
             expires = now + LIFETIMES[role]
-            fresh = changed_root(data, {}, expires) if role == ROOT else changed_targets(data, None, expires)
-            write(self.file(role), fresh)
+            fresh = next_root(data, {}, expires) if role == ROOT else next_targets(data, None, expires)
+            write_file(self.file(role), fresh)
         return self._settle(connection, signers, now)
 
     def drop(self) -> Sequence[str]:
@@ -121,27 +128,29 @@ class Ceremony:
             path.unlink()
         return [str(path) for path in found]
 
-    def _settle(self, connection: Transaction, signers: Sequence[Signer], now: datetime) -> Outcome:
+    def _settle(self, connection: Transaction, signers: Sequence[MetadataSigner], now: datetime) -> CeremonyResult:
         """Add the signatures of those who may sign, and put in force what is complete."""
         proposed = self._proposed()
         before = self._freshness.latest(connection, ROOT)
         for role, data in proposed.items():
             proposed[role] = sign_document(data, signers, self._signers_of(role, proposed, before))
-            write(self.file(role), proposed[role])
+            write_file(self.file(role), proposed[role])
         lacking: list[str] = []
         root = proposed.get(ROOT)
         if root is not None:
-            lacking += [f"{number} signatures by {who}" for who, number in unsigned_root(root, before).items()]
-        if TARGETS in proposed and (number := unsigned_targets(proposed[TARGETS], root or before)):
+            lacking += [
+                f"{number} signatures by {who}" for who, number in missing_root_signatures(root, before).items()
+            ]
+        if TARGETS in proposed and (number := missing_targets_signatures(proposed[TARGETS], root or before)):
             lacking.append(f"{number} signatures by the targets keys")
         if lacking or not proposed:
-            return Outcome((), tuple(str(self.file(role)) for role in proposed), tuple(lacking))
+            return CeremonyResult((), tuple(str(self.file(role)) for role in proposed), tuple(lacking))
         self._freshness.adopt(connection, root, proposed.get(TARGETS), now)
         self.drop()
-        return Outcome(tuple(proposed), (), ())
+        return CeremonyResult(tuple(proposed), (), ())
 
     def _signers_of(self, role: str, proposed: Mapping[str, bytes], before: bytes) -> frozenset[str]:
-        roots = [Described.of(before), *([Described.of(proposed[ROOT])] if ROOT in proposed else [])]
+        roots = [SignedMetadata.of(before), *([SignedMetadata.of(proposed[ROOT])] if ROOT in proposed else [])]
         return frozenset(key for root in roots for key in root.keys[role])
 
     def _proposed(self) -> dict[str, bytes]:
@@ -173,7 +182,7 @@ def read_proposal(path: Path) -> bytes:
     return data
 
 
-def sign_document(data: bytes, signers: Sequence[Signer], entitled: frozenset[str] | None = None) -> bytes:
+def sign_document(data: bytes, signers: Sequence[MetadataSigner], entitled: frozenset[str] | None = None) -> bytes:
     """The metadata with the signatures of those signers who are entitled to sign it; of all if nobody says who is."""
     for signer in signers:
         if entitled is None or signer.id in entitled:

@@ -21,16 +21,16 @@ from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.tuf import keys as tuf_keys
 from catalog.tuf.metadata import (
     BINS,
-    BITS,
+    DEFAULT_BITS,
     LIFETIMES,
     ONLINE,
     ROOT,
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
-    Described,
-    Listed,
-    Signer,
+    ListedTarget,
+    MetadataSigner,
+    SignedMetadata,
     add_signature,
     bin_number,
     bin_of_role,
@@ -39,21 +39,21 @@ from catalog.tuf.metadata import (
 )
 from catalog.tuf.targets import (
     REVOCATIONS,
-    Binding,
     ClusterBinding,
+    NameBinding,
     cluster_endorsements_path,
     cluster_name_path,
     cluster_path,
+    describe_target,
+    encode_statements,
     endorsements_path,
-    listed,
     manifest_path,
     name_path,
     revocation_targets,
-    statements,
 )
 from catalog.tuf_repository import store as tuf_store
-from catalog.tuf_repository.online_signing import Sealing
-from catalog.tuf_repository.store import Content, ImageRow
+from catalog.tuf_repository.online_signing import OnlineSigner
+from catalog.tuf_repository.store import ImageRow, TargetContent
 from signer.documents import canonical
 
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
@@ -69,12 +69,12 @@ KEEP_TARGETS = timedelta(days=1)
 log = logging.getLogger("partita.catalog")
 
 
-class Freshness:
+class TufRepository:
     """The TUF repository of a catalog. Every method takes part in the transaction that it is given."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.sealing = Sealing(directory)
+        self.sealing = OnlineSigner(directory)
 
     @property
     def online(self) -> Path:
@@ -93,7 +93,7 @@ class Freshness:
 
     def is_made(self, connection: Transaction) -> bool:
         """Whether there is a TUF repository."""
-        return tuf_store.epoch(connection) is not None
+        return tuf_store.current_epoch(connection) is not None
 
     def make(
         self,
@@ -102,7 +102,7 @@ class Freshness:
         *,
         root_keys: int = ROOT_KEYS,
         threshold: int = ROOT_THRESHOLD,
-        bits: int = BITS,
+        bits: int = DEFAULT_BITS,
         offline: Path | None = None,
         passphrase: str | None = None,
     ) -> None:
@@ -123,48 +123,48 @@ class Freshness:
                 f"{self.directory}: there is a TUF repository already; `partita catalog tuf status` shows it"
             )
         plan = {ROOT: root_keys, TARGETS: 1, SNAPSHOT: 1, TIMESTAMP: 1, BINS: 1}
-        made = {role: [tuf_keys.generate() for _ in range(number)] for role, number in plan.items()}
-        keys = {role: [Signer(key) for key in found] for role, found in made.items()}
+        made = {role: [tuf_keys.generate_key() for _ in range(number)] for role, number in plan.items()}
+        keys = {role: [MetadataSigner(key) for key in found] for role, found in made.items()}
         root = root_document(keys, {ROOT: threshold}, 1, now + LIFETIMES[ROOT])
         targets = targets_document(keys[BINS][0], bits, 1, now + LIFETIMES[TARGETS])
         for role, found in made.items():
             place = self.online if role in ONLINE else (offline or self.offline)
             for key, signer in zip(found, keys[role], strict=True):
-                tuf_keys.save(place / f"{role}-{signer.id[:12]}.pem", key, None if role in ONLINE else passphrase)
+                tuf_keys.save_key(place / f"{role}-{signer.id[:12]}.pem", key, None if role in ONLINE else passphrase)
         for signer in keys[ROOT]:
             root = add_signature(root, signer)
         targets = add_signature(targets, keys[TARGETS][0])
-        tuf_store.add(connection, ROOT, 1, root, now, now + LIFETIMES[ROOT])
-        tuf_store.add(connection, TARGETS, 1, targets, now, now + LIFETIMES[TARGETS])
+        tuf_store.add_metadata(connection, ROOT, 1, root, now, now + LIFETIMES[ROOT])
+        tuf_store.add_metadata(connection, TARGETS, 1, targets, now, now + LIFETIMES[TARGETS])
         tuf_store.add_epoch(connection, 1, bits, now)
         self.sync(connection, now, seal=True)
-        write(self.root_file, root)
+        write_file(self.root_file, root)
 
     def sync(self, connection: Transaction, now: datetime, *, seal: bool = False) -> int:
         """List whatever the registry holds and the metadata does not; returns how many targets changed.
 
         For a catalog that is older than its TUF repository, or whose database was restored. Takes time for each image.
         """
-        there = tuf_store.paths(connection)
-        rows = tuf_store.image_rows(connection)
+        there = tuf_store.target_paths(connection)
+        rows = tuf_store.list_image_rows(connection)
         new = [row for row in rows if manifest_path(row.image_id) not in there]
         newest = {(row.vo, row.name): row for row in rows}
-        epoch, endorsed = self.sealing.epoch(connection), tuf_store.endorsed(connection)
+        epoch, endorsed = self.sealing.epoch(connection), tuf_store.endorsed_images(connection)
         touched: set[int] = set()
 
-        def numbered() -> Iterator[tuple[Content, int]]:
+        def numbered() -> Iterator[tuple[TargetContent, int]]:
             for row in new:
                 for content in self._of_image(connection, row, endorsed=row.image_id in endorsed):
                     touched.add(number := bin_number(content.listed.path, epoch.bits))
                     yield content, number
 
-        count = tuf_store.put_new(connection, numbered())
+        count = tuf_store.put_new_targets(connection, numbered())
         fresh = {(row.vo, row.name) for row in new}
         names = (_binding(newest[name], name_path(*name)) for name in sorted(fresh))
-        others: list[Content] = []
-        for row in cluster_registry.everything(connection):
+        others: list[TargetContent] = []
+        for row in cluster_registry.all_clusters(connection):
             if cluster_path(row.digest) not in there:
-                newest_cluster = cluster_registry.find(connection, row.vo, row.name, None) or row
+                newest_cluster = cluster_registry.find_cluster(connection, row.vo, row.name, None) or row
                 others += self._of_cluster(connection, row)
                 others.append(_cluster_binding(newest_cluster, cluster_name_path(row.vo, row.name)))
         if REVOCATIONS not in there:
@@ -174,15 +174,15 @@ class Freshness:
 
     def image(self, connection: Transaction, image_id: str, now: datetime) -> None:
         """An image was published, or its endorsements changed. An image that is not published changes nothing."""
-        for row in tuf_store.image_rows(connection, image_id):
-            entry = registry.find(connection, row.vo, row.name, None)
+        for row in tuf_store.list_image_rows(connection, image_id):
+            entry = registry.find_image(connection, row.vo, row.name, None)
             newest = row if entry is None else ImageRow(entry.image_id, row.vo, row.name, entry.version, 0)
             contents = [*self._of_image(connection, row), _binding(newest, name_path(row.vo, row.name))]
             self._revise(connection, contents, now)
 
     def cluster(self, connection: Transaction, row: ClusterRow, now: datetime) -> None:
         """A cluster document was published, or its endorsements changed."""
-        newest = cluster_registry.find(connection, row.vo, row.name, None) or row
+        newest = cluster_registry.find_cluster(connection, row.vo, row.name, None) or row
         contents = [*self._of_cluster(connection, row), _cluster_binding(newest, cluster_name_path(row.vo, row.name))]
         self._revise(connection, contents, now)
 
@@ -219,19 +219,19 @@ class Freshness:
             Unavailable: a key that signs online is not here.
         """
         if root is not None:
-            found = Described.of(root)
-            tuf_store.add(connection, ROOT, found.version, root, now, found.expires)
+            found = SignedMetadata.of(root)
+            tuf_store.add_metadata(connection, ROOT, found.version, root, now, found.expires)
         if targets is not None:
-            before = Described.of(self.sealing.latest(connection, TARGETS).data)
-            found = Described.of(targets)
-            tuf_store.add(connection, TARGETS, found.version, targets, now, found.expires)
+            before = SignedMetadata.of(self.sealing.latest(connection, TARGETS).data)
+            found = SignedMetadata.of(targets)
+            tuf_store.add_metadata(connection, TARGETS, found.version, targets, now, found.expires)
             if found.keys != before.keys:  # every bin is signed by the new key
                 epoch = self.sealing.epoch(connection)
                 tuf_store.add_epoch(connection, epoch.epoch + 1, epoch.bits, now)
                 numbers = [_number(role, epoch.bits) for role in tuf_store.bin_versions(connection)]
                 self.sealing.write_bins(connection, numbers, now)
         self.sealing.seal(connection, now)
-        write(self.root_file, self.sealing.latest(connection, ROOT).data)
+        write_file(self.root_file, self.sealing.latest(connection, ROOT).data)
 
     def metadata(self, connection: Transaction, role: str, version: int | None) -> bytes:
         """Metadata as it is served: a version of a role or, for the timestamp alone, the newest; NotFound."""
@@ -239,8 +239,8 @@ class Freshness:
             if role == TIMESTAMP:
                 return self.sealing.latest(connection, TIMESTAMP).data
             raise NotFound(f"metadata of {role} is served by version only")
-        data = tuf_store.version(connection, role, version)
-        if data is None and (epoch := tuf_store.epoch(connection)) is not None and version == epoch.epoch:
+        data = tuf_store.metadata_bytes(connection, role, version)
+        if data is None and (epoch := tuf_store.current_epoch(connection)) is not None and version == epoch.epoch:
             number = bin_of_role(role, epoch.bits)
             if number is not None:
                 return self.sealing.empty_bin(connection, epoch, role)
@@ -250,9 +250,9 @@ class Freshness:
 
     def target(self, connection: Transaction, path: str, digest: str) -> bytes:
         """A target's content; NotFound."""
-        found, data = tuf_store.target(connection, path, digest)
+        found, data = tuf_store.find_target(connection, path, digest)
         if found and data is None:
-            data = registry.manifest_of(connection, f"sha256:{digest}")
+            data = registry.get_manifest(connection, f"sha256:{digest}")
         if data is None:
             raise NotFound(f"there is no target {path} of that content here, or no more")
         return data
@@ -261,24 +261,25 @@ class Freshness:
         """The newest metadata of a top-level role."""
         return self.sealing.latest(connection, role).data
 
-    def _of_image(self, connection: Transaction, row: ImageRow, *, endorsed: bool = True) -> list[Content]:
+    def _of_image(self, connection: Transaction, row: ImageRow, *, endorsed: bool = True) -> list[TargetContent]:
         """The targets that say something of an image, and of no other."""
         digest = row.image_id.removeprefix("sha256:")
-        found = registry.endorsements_of(connection, row.image_id) if endorsed else ()
+        found = registry.list_endorsements(connection, row.image_id) if endorsed else ()
         pairs = [(one.statement, one.signature) for one in found]
         return [
-            Content(Listed(manifest_path(row.image_id), row.length, digest), None),
-            _content(endorsements_path(row.image_id), statements(pairs)),
+            TargetContent(ListedTarget(manifest_path(row.image_id), row.length, digest), None),
+            _content(endorsements_path(row.image_id), encode_statements(pairs)),
             _binding(row, name_path(row.vo, row.name, row.version)),
         ]
 
-    def _of_cluster(self, connection: Transaction, row: ClusterRow) -> list[Content]:
+    def _of_cluster(self, connection: Transaction, row: ClusterRow) -> list[TargetContent]:
         """The targets that say something of a cluster document, and of no other."""
-        found = registry.endorsements_of(connection, row.digest)
+        found = registry.list_endorsements(connection, row.digest)
         return [
             _content(cluster_path(row.digest), row.data),
             _content(
-                cluster_endorsements_path(row.digest), statements([(one.statement, one.signature) for one in found])
+                cluster_endorsements_path(row.digest),
+                encode_statements([(one.statement, one.signature) for one in found]),
             ),
             _cluster_binding(row, cluster_name_path(row.vo, row.name, row.version)),
         ]
@@ -286,7 +287,7 @@ class Freshness:
     def _revise(
         self,
         connection: Transaction,
-        contents: Iterable[Content],
+        contents: Iterable[TargetContent],
         now: datetime,
         *,
         touched: Collection[int] = (),
@@ -297,7 +298,7 @@ class Freshness:
         changed = [
             number
             for content in contents
-            if tuf_store.put(connection, content, number := bin_number(content.listed.path, epoch.bits), now)
+            if tuf_store.put_target(connection, content, number := bin_number(content.listed.path, epoch.bits), now)
         ]
         if changed or touched:
             self.sealing.write_bins(connection, {*changed, *touched}, now)
@@ -306,7 +307,7 @@ class Freshness:
         return len(changed)
 
 
-def write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
@@ -314,15 +315,15 @@ def write(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-def _content(path: str, data: bytes) -> Content:
-    return Content(listed(path, data), data)
+def _content(path: str, data: bytes) -> TargetContent:
+    return TargetContent(describe_target(path, data), data)
 
 
-def _binding(row: ImageRow, path: str) -> Content:
-    return _content(path, canonical(Binding(vo=row.vo, name=row.name, version=row.version, image_id=row.image_id)))
+def _binding(row: ImageRow, path: str) -> TargetContent:
+    return _content(path, canonical(NameBinding(vo=row.vo, name=row.name, version=row.version, image_id=row.image_id)))
 
 
-def _cluster_binding(row: ClusterRow, path: str) -> Content:
+def _cluster_binding(row: ClusterRow, path: str) -> TargetContent:
     bound = ClusterBinding(vo=row.vo, name=row.name, version=row.version, digest=row.digest)
     return _content(path, canonical(bound))
 

@@ -8,15 +8,25 @@ from datetime import datetime
 from catalog.db.engine import Database, Transaction
 from catalog.errors import Misused
 from catalog.tuf import keys as tuf_keys
-from catalog.tuf.metadata import BINS, LIFETIMES, ONLINE, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, Signer
+from catalog.tuf.metadata import (
+    BINS,
+    LIFETIMES,
+    ONLINE,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    MetadataSigner,
+    SignedMetadata,
+)
 from catalog.tuf_repository import store as tuf_store
-from catalog.tuf_repository.repository import MIRRORED, Freshness
+from catalog.tuf_repository.repository import MIRRORED, TufRepository
 
 log = logging.getLogger("partita.catalog")
 
 
 @dataclass(frozen=True)
-class RoleStatus:
+class TufRoleStatus:
     """How a role's metadata is doing.
 
     Attributes:
@@ -36,14 +46,14 @@ class RoleStatus:
     present: tuple[str, ...]
 
 
-def status(freshness: Freshness, connection: Transaction) -> Sequence[RoleStatus]:
+def list_role_statuses(freshness: TufRepository, connection: Transaction) -> Sequence[TufRoleStatus]:
     """How all roles are doing."""
     epoch = freshness.sealing.epoch(connection)
-    root, targets = (Described.of(freshness.sealing.latest(connection, role).data) for role in (ROOT, TARGETS))
-    here = {Signer(tuf_keys.load(path)).id for path in tuf_keys.files(freshness.online)}
+    root, targets = (SignedMetadata.of(freshness.sealing.latest(connection, role).data) for role in (ROOT, TARGETS))
+    here = {MetadataSigner(tuf_keys.load_key(path)).id for path in tuf_keys.key_files(freshness.online)}
     here |= {
         key
-        for path in tuf_keys.files(freshness.offline)
+        for path in tuf_keys.key_files(freshness.offline)
         for key in root.keys[ROOT] + root.keys[TARGETS]
         if key[:12] in path.name
     }
@@ -58,14 +68,14 @@ def status(freshness: Freshness, connection: Transaction) -> Sequence[RoleStatus
             version, made, expires = newest.version, newest.made, newest.expires
         present = tuple(key for key in keys[role] if key in here)
         due = made + (expires - made) / 2
-        found.append(RoleStatus(role, version, expires, due, keys[role], thresholds[role], present))
+        found.append(TufRoleStatus(role, version, expires, due, keys[role], thresholds[role], present))
     return found
 
 
-def warnings(freshness: Freshness, connection: Transaction, now: datetime) -> Sequence[str]:
+def list_warnings(freshness: TufRepository, connection: Transaction, now: datetime) -> Sequence[str]:
     """What an operator should do something about, well before sites stop: sentences."""
     found = []
-    for one in status(freshness, connection):
+    for one in list_role_statuses(freshness, connection):
         if one.expires <= now:
             found.append(f"{one.role} metadata has expired on {one.expires:%Y-%m-%d %H:%M}: no site starts machines")
         elif one.due <= now and one.role in {ROOT, TARGETS}:
@@ -75,19 +85,19 @@ def warnings(freshness: Freshness, connection: Transaction, now: datetime) -> Se
             )
         if one.role in ONLINE and len(one.present) < one.threshold:
             found.append(f"the key that signs {one.role} is not in {freshness.online}: nothing can be published")
-    if any(one.role == ROOT and len(one.present) >= one.threshold for one in status(freshness, connection)):
+    if any(one.role == ROOT and len(one.present) >= one.threshold for one in list_role_statuses(freshness, connection)):
         found.append(f"the root's keys are in {freshness.offline}: move them to media that are kept offline")
     return found
 
 
-def prepare(freshness: Freshness, database: Database, bits: int, now: datetime) -> bool:
+def prepare_repository(freshness: TufRepository, database: Database, bits: int, now: datetime) -> bool:
     """What a service does when it starts: make a repository if there is none, list what is not listed, renew what is due.
 
     Returns:
         Whether the repository was made now, with the offline keys still beside the service.
     """
     with database.writing() as connection:
-        epoch = tuf_store.epoch(connection)
+        epoch = tuf_store.current_epoch(connection)
         if epoch is not None and epoch.epoch == MIRRORED:
             raise Misused(f"{freshness.directory.parent}: holds a mirror; run `partita catalog mirror` on it")
         if epoch is None:
@@ -101,6 +111,6 @@ def prepare(freshness: Freshness, database: Database, bits: int, now: datetime) 
             return True
         freshness.sync(connection, now)
         freshness.renew(connection, now)
-        for one in warnings(freshness, connection, now):
+        for one in list_warnings(freshness, connection, now):
             log.warning("%s", one)
     return False

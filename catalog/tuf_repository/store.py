@@ -9,11 +9,11 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from catalog.db.tables import endorsements, images, tuf_epochs, tuf_metadata, tuf_targets
-from catalog.tuf.metadata import BIN, SNAPSHOT, TIMESTAMP, Listed
+from catalog.tuf.metadata import BIN, SNAPSHOT, TIMESTAMP, ListedTarget
 
 
 @dataclass(frozen=True)
-class Made:
+class MetadataVersion:
     """Metadata as it is served."""
 
     version: int
@@ -23,7 +23,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class BinEpoch:
     """How the bins were last laid out: 2**bits of them; one without targets is of version `epoch`, made at `begun`."""
 
     epoch: int
@@ -32,10 +32,10 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Content:
+class TargetContent:
     """What a target is to be; `data` is None for a manifest, which the registry has."""
 
-    listed: Listed
+    listed: ListedTarget
     data: bytes | None
 
 
@@ -50,10 +50,10 @@ class ImageRow:
     length: int
 
 
-def epoch(connection: Connection) -> Epoch | None:
+def current_epoch(connection: Connection) -> BinEpoch | None:
     """The present epoch; None where no TUF repository was made yet."""
     row = connection.execute(select(tuf_epochs).order_by(tuf_epochs.c.epoch.desc()).limit(1)).first()
-    return None if row is None else Epoch(row.epoch, row.bits, row.begun)
+    return None if row is None else BinEpoch(row.epoch, row.bits, row.begun)
 
 
 def add_epoch(connection: Connection, number: int, bits: int, now: datetime) -> None:
@@ -61,19 +61,21 @@ def add_epoch(connection: Connection, number: int, bits: int, now: datetime) -> 
     connection.execute(insert(tuf_epochs).values(epoch=number, bits=bits, begun=now))
 
 
-def add(connection: Connection, role: str, version: int, data: bytes, made: datetime, expires: datetime) -> None:
+def add_metadata(
+    connection: Connection, role: str, version: int, data: bytes, made: datetime, expires: datetime
+) -> None:
     """Keep new metadata."""
     connection.execute(insert(tuf_metadata).values(role=role, version=version, data=data, made=made, expires=expires))
 
 
-def latest(connection: Connection, role: str) -> Made | None:
+def latest_metadata(connection: Connection, role: str) -> MetadataVersion | None:
     """The newest metadata of a role."""
     query = select(tuf_metadata).where(tuf_metadata.c.role == role).order_by(tuf_metadata.c.version.desc()).limit(1)
     row = connection.execute(query).first()
-    return None if row is None else Made(row.version, row.data, row.made, row.expires)
+    return None if row is None else MetadataVersion(row.version, row.data, row.made, row.expires)
 
 
-def version(connection: Connection, role: str, number: int) -> bytes | None:
+def metadata_bytes(connection: Connection, role: str, number: int) -> bytes | None:
     """The metadata of a role in one version."""
     query = select(tuf_metadata.c.data).where(tuf_metadata.c.role == role, tuf_metadata.c.version == number)
     return connection.execute(query).scalar()
@@ -100,7 +102,7 @@ def bins_made_before(connection: Connection, instant: datetime) -> Sequence[str]
     return list(connection.execute(query).scalars())
 
 
-def prune(connection: Connection, roles: Iterable[str], until: datetime) -> None:
+def prune_metadata(connection: Connection, roles: Iterable[str], until: datetime) -> None:
     """Forget the versions that a newer one had replaced by then. Roots and top-level targets are never forgotten."""
     for role in {*roles, SNAPSHOT, TIMESTAMP}:
         newest = (
@@ -116,7 +118,7 @@ def forget_targets(connection: Connection, until: datetime) -> None:
     connection.execute(delete(tuf_targets).where(tuf_targets.c.replaced <= until))
 
 
-def put(connection: Connection, content: Content, number: int, now: datetime) -> bool:
+def put_target(connection: Connection, content: TargetContent, number: int, now: datetime) -> bool:
     """Let a target be this; returns whether it was not already. What it was before is served for a while."""
     one = content.listed
     current = (tuf_targets.c.path == one.path, tuf_targets.c.replaced.is_(None))
@@ -134,7 +136,7 @@ def put(connection: Connection, content: Content, number: int, now: datetime) ->
     return True
 
 
-def put_new(connection: Connection, contents: Iterable[tuple[Content, int]]) -> int:
+def put_new_targets(connection: Connection, contents: Iterable[tuple[TargetContent, int]]) -> int:
     """As :func:`put`, for (content, bin) of paths that are not there at all, many at once; returns how many."""
     count = 0
     rows = iter(contents)
@@ -157,29 +159,29 @@ def put_new(connection: Connection, contents: Iterable[tuple[Content, int]]) -> 
     return count
 
 
-def endorsed(connection: Connection) -> set[str]:
+def endorsed_images(connection: Connection) -> set[str]:
     """The IDs of all images that have an endorsement."""
     return set(connection.execute(select(endorsements.c.image_id).distinct()).scalars())
 
 
-def listed(connection: Connection, number: int) -> Iterator[Listed]:
+def targets_in_bin(connection: Connection, number: int) -> Iterator[ListedTarget]:
     """The targets in a bin."""
     query = (
         select(tuf_targets.c.path, tuf_targets.c.length, tuf_targets.c.digest)
         .where(tuf_targets.c.bin == number, tuf_targets.c.replaced.is_(None))
         .order_by(tuf_targets.c.path)
     )
-    return (Listed(row.path, row.length, row.digest) for row in connection.execute(query))
+    return (ListedTarget(row.path, row.length, row.digest) for row in connection.execute(query))
 
 
-def target(connection: Connection, path: str, digest: str) -> tuple[bool, bytes | None]:
+def find_target(connection: Connection, path: str, digest: str) -> tuple[bool, bytes | None]:
     """Whether there is a target of that path and content, and the content unless the registry has it."""
     query = select(tuf_targets.c.data).where(tuf_targets.c.path == path, tuf_targets.c.digest == digest)
     row = connection.execute(query).first()
     return (False, None) if row is None else (True, row.data)
 
 
-def is_listed(connection: Connection, one: Listed) -> bool:
+def is_current_target(connection: Connection, one: ListedTarget) -> bool:
     """Whether a target is that now."""
     query = select(tuf_targets.c.bin).where(
         tuf_targets.c.path == one.path, tuf_targets.c.digest == one.digest, tuf_targets.c.replaced.is_(None)
@@ -187,12 +189,12 @@ def is_listed(connection: Connection, one: Listed) -> bool:
     return connection.execute(query).first() is not None
 
 
-def paths(connection: Connection) -> set[str]:
+def target_paths(connection: Connection) -> set[str]:
     """The path of every target."""
     return set(connection.execute(select(tuf_targets.c.path).where(tuf_targets.c.replaced.is_(None))).scalars())
 
 
-def image_rows(connection: Connection, image_id: str | None = None) -> list[ImageRow]:
+def list_image_rows(connection: Connection, image_id: str | None = None) -> list[ImageRow]:
     """One published image or, in the order of their publication, all."""
     query = select(
         images.c.image_id, images.c.vo, images.c.name, images.c.version, func.length(images.c.manifest).label("length")

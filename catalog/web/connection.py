@@ -11,7 +11,7 @@ from typing import TypeVar
 import httpx
 
 from catalog.errors import CatalogError, Malformed, Misused, Unavailable
-from catalog.schema.images import MAX_ANSWER, Answer
+from catalog.schema.images import MAX_RESPONSE, ResponseModel
 from catalog.schema.problems import MAX_PROBLEM, from_problem
 from signer.documents import parse
 from signer.errors import DocumentError
@@ -28,7 +28,7 @@ DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 BaseTransport = httpx.BaseTransport
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _CREDENTIAL = re.compile(r"[A-Za-z0-9._-]{1,200}")
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=ResponseModel)
 
 
 class Connection:
@@ -92,10 +92,10 @@ class Connection:
     ) -> A:
         """An answer as a document of its type; arguments and errors as in :meth:`attempt`."""
         data = self.attempt(
-            method, path, MAX_ANSWER, content=content, headers=headers, params=params, patience=patience
+            method, path, MAX_RESPONSE, content=content, headers=headers, params=params, patience=patience
         )
         try:
-            return parse(model, data, f"answer of {self.url}{path}", limit=MAX_ANSWER)
+            return parse(model, data, f"answer of {self.url}{path}", limit=MAX_RESPONSE)
         except DocumentError as exc:
             raise Malformed(f"{exc}; is this a catalog?") from exc
 

@@ -27,7 +27,7 @@ END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricFamily:
     """One figure, or one for each of some labels.
 
     Attributes:
@@ -43,19 +43,19 @@ class Figure:
     samples: Sequence[tuple[Mapping[str, str], float]]
 
 
-def gauge(name: str, text: str, value: float) -> Figure:
+def gauge(name: str, text: str, value: float) -> MetricFamily:
     """A plain gauge."""
-    return Figure(name, "gauge", text, [({}, value)])
+    return MetricFamily(name, "gauge", text, [({}, value)])
 
 
-def by(
+def labelled_metric(
     name: str, text: str, label: str, values: Mapping[str, float], kind: Literal["gauge", "counter"] = "gauge"
-) -> Figure:
+) -> MetricFamily:
     """A figure for each value of one label."""
-    return Figure(name, kind, text, [({label: key}, value) for key, value in sorted(values.items())])
+    return MetricFamily(name, kind, text, [({label: key}, value) for key, value in sorted(values.items())])
 
 
-class Requests:
+class RequestMetrics:
     """Counts HTTP requests, and how long their answers took."""
 
     def __init__(self) -> None:
@@ -105,7 +105,9 @@ class Requests:
 
 
 @contextmanager
-def exposing(listen: str, figures: Callable[[], Iterable[Figure]], requests: Requests | None = None) -> Iterator[str]:
+def expose_metrics(
+    listen: str, figures: Callable[[], Iterable[MetricFamily]], requests: RequestMetrics | None = None
+) -> Iterator[str]:
     """Answer `GET /metrics` at an address while the block runs.
 
     Args:
@@ -141,7 +143,7 @@ def exposing(listen: str, figures: Callable[[], Iterable[Figure]], requests: Req
 
 
 class _Figures(Collector):
-    def __init__(self, figures: Callable[[], Iterable[Figure]]) -> None:
+    def __init__(self, figures: Callable[[], Iterable[MetricFamily]]) -> None:
         self._figures = figures
 
     def describe(self) -> Iterable[Metric]:

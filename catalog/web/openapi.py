@@ -7,7 +7,7 @@ from fastapi import FastAPI
 FOREIGN = ("HTTPValidationError", "ValidationError")
 
 
-class Documented(FastAPI):
+class ProblemApi(FastAPI):
     """FastAPI documents its own form of validation errors (422) everywhere; ours are problems, with 400."""
 
     def openapi(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from catalog.errors import CatalogError, Malformed, TooLarge, Unavailable
 from catalog.image.address import Address
 from catalog.schema.images import Problem
-from catalog.schema.problems import MEDIA_TYPE, to_problem
+from catalog.schema.problems import PROBLEM_MEDIA_TYPE, to_problem
 
 DRAINED = 16 << 20
 """Bytes of an oversized body that are read and thrown away, so that its sender gets to see why."""
@@ -44,20 +44,24 @@ _DESCRIPTIONS = {
 }
 
 
-def problems(*kinds: type[CatalogError]) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*kinds: type[CatalogError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may end with these errors, with an example of each."""
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         entry = found.setdefault(
             kind.status,
-            {"model": Problem, "description": _DESCRIPTIONS[kind.status], "content": {MEDIA_TYPE: {"examples": {}}}},
+            {
+                "model": Problem,
+                "description": _DESCRIPTIONS[kind.status],
+                "content": {PROBLEM_MEDIA_TYPE: {"examples": {}}},
+            },
         )
         sentence = (kind.__doc__ or "").strip().splitlines()[0]
-        entry["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": to_problem(kind(sentence))}
+        entry["content"][PROBLEM_MEDIA_TYPE]["examples"][kind.code] = {"value": to_problem(kind(sentence))}
     return found
 
 
-def address_of(text: str) -> Address:
+def parse_address(text: str) -> Address:
     """The address in a path; Malformed if it is none."""
     try:
         return Address.parse(text)
@@ -65,15 +69,15 @@ def address_of(text: str) -> Address:
         raise Malformed(str(exc)) from exc
 
 
-async def body(request: Request, limit: int, what: str) -> bytes:
+async def read_body(request: Request, limit: int, what: str) -> bytes:
     """The whole body of a request, up to `limit` bytes; TooLarge beyond."""
     data = bytearray()
-    async for piece in pieces(request, limit, what):
+    async for piece in stream_body(request, limit, what):
         data += piece
     return bytes(data)
 
 
-async def pieces(request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
+async def stream_body(request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
     """The body as it arrives; never more than `limit` bytes of it.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import uvicorn
 
 
-def config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
+def server_config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
     """A server's settings.
 
     Args:
@@ -30,7 +30,7 @@ def config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
     )
 
 
-def run(server: uvicorn.Server, listening: socket.socket) -> None:
+def run_server(server: uvicorn.Server, listening: socket.socket) -> None:
     """Answer on a socket until SIGTERM or SIGINT, in the main thread; the socket is left open."""
     # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
     before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}

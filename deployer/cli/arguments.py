@@ -11,14 +11,14 @@ import typer
 from catalog.image.manifest import Blank
 from deployer.errors import Misused
 from deployer.machine.user_data import MAX_USER_DATA
-from deployer.protocol.console import readable
+from deployer.protocol.console import sanitize_output
 from deployer.units import parse_size
 from signer.documents import validate
 
-Name = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
+MachineArgument = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
 
 
-def amount(text: str, parse: Callable[[object], int], option: str) -> int:
+def parse_amount(text: str, parse: Callable[[object], int], option: str) -> int:
     """An amount as people write it; Misused if it is none."""
     try:
         return parse(text)
@@ -26,15 +26,15 @@ def amount(text: str, parse: Callable[[object], int], option: str) -> int:
         raise Misused(f"{option}: {exc}") from exc
 
 
-def blank_of(text: str) -> Blank:
+def parse_blank(text: str) -> Blank:
     """SIZE[:FILESYSTEM[:LABEL]] as people write an extra disk; Misused if it is none."""
     size, _, rest = text.partition(":")
     filesystem, _, label = rest.partition(":")
-    wanted = {"size": amount(size, parse_size, "--blank"), "filesystem": filesystem or "none", "label": label}
+    wanted = {"size": parse_amount(size, parse_size, "--blank"), "filesystem": filesystem or "none", "label": label}
     return validate(Blank, wanted, "--blank")
 
 
-def text_file(path: Path) -> str:
+def read_text_file(path: Path) -> str:
     """What a small file of text says; Misused if it cannot be read."""
     try:
         return path.read_text()
@@ -42,7 +42,7 @@ def text_file(path: Path) -> str:
         raise Misused(f"{path}: cannot be read: {exc}") from exc
 
 
-def user_data_of(path: Path | None) -> str | None:
+def encode_user_data(path: Path | None) -> str | None:
     """User-data as orders carry it: base64, one byte more than allowed at most; Misused if it cannot be read."""
     if path is None:
         return None
@@ -54,12 +54,12 @@ def user_data_of(path: Path | None) -> str | None:
     return base64.b64encode(data).decode()
 
 
-def write_serial(chunks: Iterable[bytes], *, raw: bool) -> None:
+def print_console(chunks: Iterable[bytes], *, raw: bool) -> None:
     """What a guest wrote, to standard output: as it is, or without what would control the terminal."""
     for chunk in chunks:
         if raw:
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         else:
-            sys.stdout.write(readable(chunk))
+            sys.stdout.write(sanitize_output(chunk))
             sys.stdout.flush()

@@ -12,9 +12,9 @@ from catalog.settings import CatalogSettings
 from deployer.cli.node.node import node_client as connect
 from deployer.errors import Misused, NodeUnavailable
 from deployer.records.receipt import Receipt, read_receipt, verify_receipt
-from deployer.records.receipt_store import STATEMENT, read_files, remembered
-from deployer.records.recorder import AUDIT
-from signer.audit_log import Entry, Head, Remembered, Report, read, verify
+from deployer.records.receipt_store import STATEMENT, audit_heads, read_receipt_files
+from deployer.records.recorder import AUDIT_FILE
+from signer.audit_log import AuditHead, AuditHeadPin, AuditLogEntry, AuditReport, read_log, verify_log
 from signer.errors import EXIT_UNVERIFIED, ReceiptRefused
 from signer.openpgp.gpg import MAX_KEY
 from signer.runtime import terminal
@@ -40,14 +40,14 @@ OfCatalog = Annotated[bool, typer.Option("--catalog", help="The log of this mach
 def show_receipt(context: typer.Context, file: ReceiptName, as_json: Json = False) -> None:
     """Show a receipt. Its signature is not looked at: `receipt verify` does that."""
     path = _receipt_file(context, file)
-    receipt = read_receipt(read_files(path)[0], str(path))
+    receipt = read_receipt(read_receipt_files(path)[0], str(path))
     terminal.show(
         json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True)), _told(receipt), as_json=as_json
     )
 
 
 @receipt_app.command("verify")
-def verify_command(
+def verify_receipt_file(
     context: typer.Context,
     file: ReceiptName,
     key: Annotated[
@@ -65,7 +65,7 @@ def verify_command(
             armored = opened.read(MAX_KEY + 1)
     except OSError as exc:
         raise Misused(f"{given}: the node's key cannot be read: {exc.strerror}; name it with --key") from exc
-    receipt = verify_receipt(*read_files(path), armored, datetime.now(UTC), str(path), node)
+    receipt = verify_receipt(*read_receipt_files(path), armored, datetime.now(UTC), str(path), node)
     terminal.show(
         {"verified": True, "key": receipt.deployment.key, "node": receipt.node}
         | {"receipt": json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True))},
@@ -85,8 +85,8 @@ def show_audit(
 ) -> None:
     """Show the last entries of a log."""
     path = _log_file(context, log, catalog=catalog)
-    found: list[Entry] = []
-    for entry in read(path):
+    found: list[AuditLogEntry] = []
+    for entry in read_log(path):
         if not kind or entry.kind == kind:
             found.append(entry)
             if len(found) > 2 * last:
@@ -121,10 +121,10 @@ def verify_audit(
     path = _log_file(context, log, catalog=catalog)
     # Asked before the file is read: what is written meanwhile comes after.
     kept = _running(context) if not (log or catalog) else []
-    kept += [Remembered(_head(text), f"the head {text[:20]}") for text in head or ()]
+    kept += [AuditHeadPin(_head(text), f"the head {text[:20]}") for text in head or ()]
     if receipts or not (log or catalog):
-        kept += remembered(receipts or path.parent / "receipts")
-    report = verify(path, kept)
+        kept += audit_heads(receipts or path.parent / "receipts")
+    report = verify_log(path, kept)
     terminal.show(_as_json(report, len(kept)), _report(path, report, len(kept)), as_json=as_json)
     if not report.intact:
         raise typer.Exit(EXIT_UNVERIFIED)
@@ -145,20 +145,20 @@ def _log_file(context: typer.Context, named: Path | None, *, catalog: bool) -> P
         return named
     if catalog:
         return terminal.section(context, CatalogSettings).directory / "audit.jsonl"
-    return terminal.section(context, NodeSettings).directory / AUDIT
+    return terminal.section(context, NodeSettings).directory / AUDIT_FILE
 
 
-def _running(context: typer.Context) -> list[Remembered]:
+def _running(context: typer.Context) -> list[AuditHeadPin]:
     """The end of the log as the running node knows it, if one runs."""
     with suppress(NodeUnavailable, Misused), connect(context) as client:
         if audit := client.status().audit:
-            return [Remembered(_head(audit), "the running node")]
+            return [AuditHeadPin(_head(audit), "the running node")]
     return []
 
 
-def _head(text: str) -> Head:
+def _head(text: str) -> AuditHead:
     try:
-        return Head.parse(text)
+        return AuditHead.parse(text)
     except ValueError as exc:
         raise Misused(
             f"{text[:80]!r} is no head of an audit log; write NUMBER:SHA256, as `audit verify` gives it"
@@ -175,15 +175,15 @@ def _told(receipt: Receipt) -> str:
         *(f"endorser  {one.endorser} as {one.role}" for one in it.endorsers),
     ]
     for disk in it.disks:
-        lines.append(f"disk      {disk.target} {disk.table} {terminal.size(disk.size)}, writes: {disk.writes}")
+        lines.append(f"disk      {disk.target} {disk.table} {terminal.format_size(disk.size)}, writes: {disk.writes}")
         lines += [
-            f"          {part.label or '-'} {terminal.size(part.size)} at {part.offset}: {part.content or f'blank {part.blank}'}"
+            f"          {part.label or '-'} {terminal.format_size(part.size)} at {part.offset}: {part.content or f'blank {part.blank}'}"
             for part in disk.partitions
         ]
     return terminal.printable("\n".join(lines))
 
 
-def _facts(entry: Entry) -> str:
+def _facts(entry: AuditLogEntry) -> str:
     """The facts in a line: texts and numbers as they are, the rest by its size."""
     shown = []
     for name, value in entry.data.items():
@@ -194,7 +194,7 @@ def _facts(entry: Entry) -> str:
     return " ".join(shown)
 
 
-def _as_json(report: Report, heads: int) -> dict[str, object]:
+def _as_json(report: AuditReport, heads: int) -> dict[str, object]:
     return {
         "intact": report.intact,
         "entries": report.entries,
@@ -206,7 +206,7 @@ def _as_json(report: Report, heads: int) -> dict[str, object]:
     }
 
 
-def _report(path: Path, report: Report, heads: int) -> str:
+def _report(path: Path, report: AuditReport, heads: int) -> str:
     lines = list(report.faults)
     if report.torn:
         lines.append(f"the last {report.torn} bytes are half an entry: whoever wrote it died, or is writing now")

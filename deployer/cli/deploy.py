@@ -17,10 +17,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from deployer.cli.arguments import amount, blank_of, text_file, user_data_of
+from deployer.cli.arguments import encode_user_data, parse_amount, parse_blank, read_text_file
 from deployer.cli.node.node import node_client
 from deployer.errors import Refused
-from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.runtime import terminal
@@ -64,7 +64,7 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the policy decides.")] = False,
     site: Annotated[
         str | None,
-        typer.Option(help="Order at a site instead of on this node: its URL, or `here` for the settings' one."),
+        typer.Option(help="MachineOrder at a site instead of on this node: its URL, or `here` for the settings' one."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -77,22 +77,22 @@ def deploy(
         lifetime=_amount(lifetime, parse_duration, "--lifetime"),
         hostname=hostname,
         network=network,
-        user_data=user_data_of(user_data),
-        public_keys=[text_file(path).strip() for path in public_key or ()],
-        blanks=[blank_of(text).model_dump(mode="json") for text in blank or ()],
+        user_data=encode_user_data(user_data),
+        public_keys=[read_text_file(path).strip() for path in public_key or ()],
+        blanks=[parse_blank(text).model_dump(mode="json") for text in blank or ()],
         granted_memory=_amount(max_memory, parse_size, "--max-memory"),
         granted_cores=max_cores,
         verify=verify,
     )
     if site is not None:
-        from deployer.cli.site.deployment import order_at
+        from deployer.cli.site.deployment import order_at_site
 
-        order_at(context, order, "" if site == "here" else site, dry_run=dry_run, json=json)
+        order_at_site(context, order, "" if site == "here" else site, dry_run=dry_run, json=json)
         return
     with node_client(context) as node:
         if dry_run:
             decision = node.decide(order)
-            terminal.show(decision, decision_text(decision), as_json=json)
+            terminal.show(decision, format_decision(decision), as_json=json)
             if not decision["accepted"]:
                 raise typer.Exit(Refused.exit_code)
             return
@@ -101,12 +101,12 @@ def deploy(
                 result = node.deploy(order, watch)
         except Refused as refused:
             if refused.decision is not None:
-                terminal.show(dict(refused.decision), decision_text(dict(refused.decision)), as_json=json)
+                terminal.show(dict(refused.decision), format_decision(dict(refused.decision)), as_json=json)
             raise
     terminal.show(result.model_dump(mode="json", exclude_none=True), _deployed(result), as_json=json)
 
 
-def decision_text(decision: dict[str, Any]) -> Group:
+def format_decision(decision: dict[str, Any]) -> Group:
     """A decision for people: every rule with its verdict, and what would have to change."""
     rows = [
         ("passed" if rule["passed"] else "FAILED", rule["name"], rule["reason"], rule.get("change", ""))
@@ -120,7 +120,7 @@ def decision_text(decision: dict[str, Any]) -> Group:
 class _watch:  # noqa: N801 - used as a function
     """Shows the steps of a deployment on standard error, where that is a terminal; silent elsewhere."""
 
-    def __enter__(self) -> Callable[[Step], None]:
+    def __enter__(self) -> Callable[[DeploymentStep], None]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -136,7 +136,7 @@ class _watch:  # noqa: N801 - used as a function
     def __exit__(self, *exc: object) -> None:
         self._bars.stop()
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: DeploymentStep) -> None:
         machine = step.machine or ""
         if step.step == "staging":
             if machine not in self._tasks:
@@ -150,24 +150,24 @@ class _watch:  # noqa: N801 - used as a function
             terminal.say(f"{step.milliseconds / 1000:6.2f} s  {where}{step.text}")
 
 
-def _order(**values: Any) -> Order:
-    return validate(Order, {name: value for name, value in values.items() if value is not None}, "order")
+def _order(**values: Any) -> MachineOrder:
+    return validate(MachineOrder, {name: value for name, value in values.items() if value is not None}, "order")
 
 
 def _amount(text: str | None, parse: Callable[[object], int], option: str) -> int | None:
-    return None if text is None else amount(text, parse, option)
+    return None if text is None else parse_amount(text, parse, option)
 
 
-def _deployed(result: Deployed) -> Group:
+def _deployed(result: DeploymentResult) -> Group:
     lines = [Text(terminal.printable(f"{result.title} ({result.image_id}) runs; {result.accelerator.reason}"))]
     rows = [
         (
             record.uuid[:8],
             record.name,
             record.hostname,
-            terminal.size(record.from_network),
-            terminal.size(record.from_cache),
-            terminal.size(record.written),
+            terminal.format_size(record.from_network),
+            terminal.format_size(record.from_cache),
+            terminal.format_size(record.written),
             record.ends.strftime("%Y-%m-%d %H:%M UTC"),
         )
         for record in result.machines

@@ -12,9 +12,9 @@ import typer
 
 from catalog.image.reference import Reference
 from deployer.ec2.model.accounts import Accounts
-from deployer.ec2.model.boot_mapping import bootable
-from deployer.ec2.model.hibernation import hindrance, with_room
-from deployer.ec2.model.pricing import estimate
+from deployer.ec2.model.boot_mapping import map_boot
+from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
+from deployer.ec2.model.pricing import estimate_cost
 from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused
 from deployer.policy.store import PolicyStore
@@ -26,7 +26,7 @@ from signer.runtime.terminal import Json
 if TYPE_CHECKING:  # they load the AWS library, which no other command should wait for
     from deployer.ec2.account.cleanup import Removal
     from deployer.ec2.account.open_account import OpenAccount
-    from deployer.ec2.images.image_upload import Imaging
+    from deployer.ec2.images.image_upload import ImageUploader
     from deployer.ec2.pool.deployment import Ec2Deployer
 
 ec2_app = typer.Typer(name="ec2", no_args_is_help=True, help="A site's images and machines at Amazon EC2.")
@@ -53,13 +53,13 @@ def _accounts(context: typer.Context, name: str | None) -> Iterator["list[OpenAc
 
 
 @contextmanager
-def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2Deployer, Imaging, OpenAccount]"]:
+def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2Deployer, ImageUploader, OpenAccount]"]:
     """What uploads, for one account, without a pool, beside the site's service, should that be at work."""
-    from deployer.ec2.account.open_account import staging
-    from deployer.ec2.images.image_upload import Imaging
-    from deployer.ec2.images.upload_cache import Beside
-    from deployer.ec2.pool.deployment import Ec2Deployer, Unrecorded
-    from deployer.site.operations.revocations import Withdrawing
+    from deployer.ec2.account.open_account import staging_settings
+    from deployer.ec2.images.image_upload import ImageUploader
+    from deployer.ec2.images.upload_cache import UploadCache
+    from deployer.ec2.pool.deployment import Ec2Deployer, NullRecorder
+    from deployer.site.operations.revocations import RevocationService
     from stager.factory import open_catalog
 
     settings, site = terminal.section(context, Ec2Settings), terminal.section(context, SiteSettings)
@@ -68,13 +68,13 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
             names = ", ".join(each.account.name for each in accounts)
             raise Misused(f"the site has the accounts {names}; say which with --account")
         found = accounts[0]
-        host = staging(settings, site)
+        host = staging_settings(settings, site)
         catalog = stack.enter_context(open_catalog(host, lambda: _clock().timestamp()))
-        beside = stack.enter_context(Beside(host, catalog, lambda: _clock().timestamp()))
+        beside = stack.enter_context(UploadCache(host, catalog, lambda: _clock().timestamp()))
         rules = PolicyStore(site.policy).current
-        withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, _clock)
-        imaging = Imaging(found, beside, beside)
-        yield Ec2Deployer(found, catalog, imaging, Unrecorded(), rules, withdrawing.current, _clock), imaging, found
+        withdrawing = RevocationService(catalog, settings.directory, site.blocked, rules, _clock)
+        imaging = ImageUploader(found, beside, beside)
+        yield Ec2Deployer(found, catalog, imaging, NullRecorder(), rules, withdrawing.current, _clock), imaging, found
 
 
 @ec2_app.command("images")
@@ -134,13 +134,13 @@ def upload_command(
     json: Json = False,
 ) -> None:
     """Make an image's snapshots and AMI now, so that the first machine need not wait for them. The policy must accept it."""
-    from deployer.ec2.images.image_upload import Progress
+    from deployer.ec2.images.image_upload import MachineProgress
 
     with _deployer(context, account) as (deployer, imaging, found):
         manifest = deployer.accepted(Reference.parse(image))
-        progress = Progress()
+        progress = MachineProgress()
         entry, snapshots = imaging.image(
-            manifest, bootable(manifest), progress, drivers=found.account.drivers and not ignore_drivers
+            manifest, map_boot(manifest), progress, drivers=found.account.drivers and not ignore_drivers
         )
     result = {
         "image": manifest.image_id,
@@ -175,11 +175,15 @@ def estimate_command(
         raise Misused(str(exc)) from exc
     with _deployer(context, account) as (deployer, _, found):
         manifest = deployer.accepted(Reference.parse(image))
-        boots = bootable(manifest)
+        boots = map_boot(manifest)
         kind = deployer.choose(cores or manifest.needs.cores, size or manifest.needs.memory, boots)
-        volumes = boots.volumes if hindrance(found.account, kind, boots) else with_room(boots.volumes, kind.memory)
+        volumes = (
+            boots.volumes
+            if hibernation_obstacle(found.account, kind, boots)
+            else add_memory_space(boots.volumes, kind.memory)
+        )
         gib = sum(volume.size for volume in volumes)
-        dollars = estimate(found.account.prices, kind.name, gib, seconds, count)
+        dollars = estimate_cost(found.account.prices, kind.name, gib, seconds, count)
     result = {"type": kind.name, "gib": gib, "usd": str(dollars), "count": count, "seconds": seconds}
     text = f"{count} x {kind.name} with {gib} GiB for {lifetime}: {dollars} USD by the table of {found.account.name}"
     terminal.show(result, text, as_json=json)
@@ -196,7 +200,7 @@ def clean_command(
     json: Json = False,
 ) -> None:
     """Show, and with --apply remove, what the site has at EC2 and nothing uses any more; the oldest first."""
-    from deployer.ec2.account.cleanup import clean, look, plan
+    from deployer.ec2.account.cleanup import list_resources, plan_cleanup, remove_resources
 
     settings = terminal.section(context, Ec2Settings)
     try:
@@ -206,13 +210,13 @@ def clean_command(
     rows: list[dict[str, str]] = []
     with _accounts(context, account) as accounts:
         for found in accounts:
-            removals = plan(look(found.aws, found.owner, found.books), found.owner, _clock(), age)
+            removals = plan_cleanup(list_resources(found.aws, found.owner, found.books), found.owner, _clock(), age)
 
             def tell(removal: "Removal", became: str, name: str = found.account.name) -> None:
                 rows.append(_row(removal, name, became))
 
             if apply:
-                clean(removals, found.aws, found.books, found.ledger, tell)
+                remove_resources(removals, found.aws, found.books, found.ledger, tell)
             else:
                 for removal in removals:
                     tell(removal, "would be removed")

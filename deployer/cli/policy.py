@@ -13,13 +13,13 @@ from deployer.machine.spec import Network
 from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
 from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import Case, current, verified
+from deployer.policy.evaluation import EvaluationInput, check_endorsements, check_revocation
 from deployer.policy.explanation import Situation
-from deployer.policy.explanation import explain as explain_situation
+from deployer.policy.explanation import explain_decision as explain_situation
 from deployer.policy.model import Policy
 from deployer.policy.store import RuleSet
-from deployer.trials.replay import case_of
-from deployer.trials.request_log import find
+from deployer.trials.replay import replay_input
+from deployer.trials.request_log import find_request
 from deployer.units import duration_text, parse_duration, parse_size, size_text
 from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp.keyring import read_keys
@@ -31,7 +31,7 @@ from stager.settings import NodeSettings
 policy_app = typer.Typer(name="policy", help="What this site accepts, and why.", no_args_is_help=True)
 
 
-def option(read: Callable[[str], Any]) -> Callable[[Any], Any]:
+def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
     """A reader of a value (raising ValueError) as the parser of an option, so that its sentence reaches the user."""
 
     def parse(text: Any) -> Any:
@@ -49,20 +49,26 @@ PolicyFile = Annotated[Path, typer.Argument(help="The policy, a TOML file.", met
 Memory = Annotated[
     int | None,
     typer.Option(
-        help="Per machine, such as 2GiB; what the image needs by default.", parser=option(parse_size), metavar="SIZE"
+        help="Per machine, such as 2GiB; what the image needs by default.",
+        parser=option_parser(parse_size),
+        metavar="SIZE",
     ),
 ]
 Cores = Annotated[int | None, typer.Option(help="Per machine; what the image needs by default.")]
 Lifetime = Annotated[
     int,
-    typer.Option(help="Such as 30m, 12h, 7d.", parser=option(parse_duration), metavar="DURATION", show_default="1h"),
+    typer.Option(
+        help="Such as 30m, 12h, 7d.", parser=option_parser(parse_duration), metavar="DURATION", show_default="1h"
+    ),
 ]
 UserData = Annotated[
     Path | None, typer.Option("--user-data", help="A file for the guest's first boot.", metavar="FILE")
 ]
 NetworkChoice = Annotated[
     Network,
-    typer.Option(help="none, user, network:NAME or bridge:NAME.", parser=option(Network.parse), metavar="NETWORK"),
+    typer.Option(
+        help="none, user, network:NAME or bridge:NAME.", parser=option_parser(Network.parse), metavar="NETWORK"
+    ),
 ]
 
 
@@ -90,7 +96,7 @@ def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None
 
 
 @policy_app.command("check")
-def check(file: PolicyFile, as_json: Json = False) -> None:
+def check_policy(file: PolicyFile, as_json: Json = False) -> None:
     """Read a policy as a node would, and warn of what is probably not meant."""
     rules = RuleSet.load(file)
     policy = rules.policy
@@ -105,7 +111,7 @@ def check(file: PolicyFile, as_json: Json = False) -> None:
 
 
 @policy_app.command("show")
-def show(file: PolicyFile, as_json: Json = False) -> None:
+def show_policy(file: PolicyFile, as_json: Json = False) -> None:
     """Show what a policy says, defaults included."""
     rules_set = RuleSet.load(file)
     policy = rules_set.policy
@@ -136,7 +142,7 @@ def show(file: PolicyFile, as_json: Json = False) -> None:
 
 
 @policy_app.command("explain")
-def explain(
+def explain_request(
     context: typer.Context,
     file: PolicyFile,
     bundle: Annotated[
@@ -161,10 +167,10 @@ def explain(
     """
     rules, now = RuleSet.load(file), datetime.now(UTC)
     if bundle is None and request is not None:
-        found = find(requests_file(context, requests), request)
+        found = find_request(requests_file(context, requests), request)
         if found is None:
             raise Misused(f"there is no request {request}; `partita policy requests` lists those that are kept")
-        case, now = case_of(found), found.at
+        case, now = replay_input(found), found.at
     elif bundle is not None:
         image = Bundle.open(bundle)
         asked = Request(
@@ -175,10 +181,10 @@ def explain(
             user_data=read_user_data(user_data)[1],
             network=network,
         )
-        case = Case(image.manifest, image.endorsements(), asked, running)
+        case = EvaluationInput(image.manifest, image.endorsements(), asked, running)
     else:
         raise Misused("name an image with --bundle DIR, or a past request with --request N")
-    checks = verified(rules, case, now)
+    checks = check_endorsements(rules, case, now)
     found_out = explain_situation(
         Situation(
             rules,
@@ -188,7 +194,7 @@ def explain(
             now,
             case.running,
             case.requester,
-            current(rules.policy, case, now),
+            check_revocation(rules.policy, case, now),
         )
     )
     decision = found_out.decision
@@ -202,7 +208,7 @@ def explain(
 
 
 @policy_app.command("anchor")
-def anchor(
+def show_anchor(
     key: Annotated[Path, typer.Argument(help="An exported public key.", metavar="KEY.asc")],
     vo: Annotated[str, typer.Option(help="For whose images the key may vouch.")],
     role: Annotated[str, typer.Option(help="In what role.")] = DEFAULT_ROLE,

@@ -9,9 +9,9 @@ import typer
 from deployer.cli.policy import PolicyFile, RequestFile, policy_app, requests_file
 from deployer.policy.cedar_schema import SCHEMA
 from deployer.policy.store import RuleSet
-from deployer.trials.expectations import read_cases, run
-from deployer.trials.replay import difference
-from deployer.trials.request_log import KEPT, recorded
+from deployer.trials.expectations import read_cases, run_cases
+from deployer.trials.replay import compare_policies
+from deployer.trials.request_log import MAX_REQUESTS, read_requests
 from signer.errors import EXIT_FAILED
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -19,7 +19,7 @@ from signer.statements.endorsement import write_instant
 
 __all__ = ["policy_app"]
 
-Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=KEPT)]
+Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=MAX_REQUESTS)]
 
 
 @policy_app.command("test")
@@ -30,7 +30,7 @@ def try_cases(
 ) -> None:
     """Decide a site's own cases; ends with exit code 1 where a decision is not the one that is expected."""
     rules = RuleSet.load(file)
-    results = run(rules, read_cases(cases).case, datetime.now(UTC))
+    results = run_cases(rules, read_cases(cases).case, datetime.now(UTC))
     wrong = [result for result in results if result.fault]
     lines = [
         f"{'FAILED' if result.fault else 'passed'}  {result.case.name}{result.fault and ': ' + result.fault}"
@@ -51,17 +51,17 @@ def try_cases(
 
 
 @policy_app.command("diff")
-def diff(
+def diff_policies(
     context: typer.Context,
     old: Annotated[Path, typer.Argument(help="A policy, such as the one in force.", metavar="OLD")],
     new: Annotated[Path, typer.Argument(help="The policy that is to replace it.", metavar="NEW")],
-    last: Last = KEPT,
+    last: Last = MAX_REQUESTS,
     requests: RequestFile = None,
     as_json: Json = False,
 ) -> None:
     """Say which of the node's last requests another policy would decide otherwise; exit code 1 where there are any."""
-    records = recorded(requests_file(context, requests), last)
-    found = difference(RuleSet.load(old), RuleSet.load(new), records)
+    records = read_requests(requests_file(context, requests), last)
+    found = compare_policies(RuleSet.load(old), RuleSet.load(new), records)
     turned = [one for one in found if one.turned]
     lines = [one.sentence() for one in found]
     lines.append(
@@ -77,7 +77,7 @@ def diff(
 @policy_app.command("requests")
 def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False) -> None:
     """List the last requests that the node decided, and what the policy in the shadow said."""
-    records = recorded(requests_file(context, requests), last)
+    records = read_requests(requests_file(context, requests), last)
     rows = [
         (
             record.number,
@@ -96,6 +96,6 @@ def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile
 
 
 @policy_app.command("schema")
-def schema(as_json: Json = False) -> None:
+def show_schema(as_json: Json = False) -> None:
     """Print what Cedar rules may speak of, in Cedar's schema language."""
     terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"), as_json=as_json)

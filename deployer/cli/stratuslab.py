@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deployer.errors import Misused
-from deployer.policy.stratuslab import MAX_FILE, translate
+from deployer.policy.stratuslab import MAX_FILE, translate_policy
 from signer.openpgp.gpg import MAX_KEY
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -28,7 +28,7 @@ def import_stratuslab(
 ) -> None:
     """Print a policy of ours that allows no more than a StratusLab policy does."""
     given = {email: _read(Path(name), MAX_KEY) for email, name in _pairs(keys, "--key EMAIL=FILE").items()}
-    made = translate(_read(file, MAX_FILE), str(file), vo, role, given, _pairs(images, "--image OLD=NEW"))
+    made = translate_policy(_read(file, MAX_FILE), str(file), vo, role, given, _pairs(images, "--image OLD=NEW"))
     for note in made.notes:
         terminal.say(note)
     terminal.show({"policy": made.text, "notes": list(made.notes)}, made.text, as_json=as_json)

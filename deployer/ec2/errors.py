@@ -58,7 +58,7 @@ class SnapshotGone(SnapshotFailed):
     code = "snapshot-gone"
 
 
-class LedgerUnusable(DeployerError):
+class Ec2RecordsUnusable(DeployerError):
     """What this site remembers of its snapshots cannot be read or written."""
 
     code, status = "ec2-ledger-unusable", 500

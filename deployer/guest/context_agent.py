@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from deployer.errors import Misused
 from deployer.machine.user_data import check_user_data
-from deployer.protocol.desired_state import Context
+from deployer.protocol.desired_state import BrokerAccess
 
 PARAMETERS = "partita-context"
 AGENT = "partita-context.sh"
@@ -23,7 +23,7 @@ MAX_VENDOR_DATA = 64 << 10
 
 
 def seed_extras(
-    context: Context | None, machine: str, vendor_data: bytes | str | None = None
+    context: BrokerAccess | None, machine: str, vendor_data: bytes | str | None = None
 ) -> tuple[dict[str, bytes], bytes | None]:
     """The files that a seed gets beside its own, and its vendor-data.
 
@@ -50,11 +50,13 @@ def seed_extras(
     if any(not value.isprintable() for value in lines.values()):
         raise Misused("the context of a machine holds what cannot stand in one line")
     parameters = "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
-    return {PARAMETERS: parameters, AGENT: agent()}, agent() if own is None else _both(own, agent())
+    return {PARAMETERS: parameters, AGENT: agent_script()}, agent_script() if own is None else _both(
+        own, agent_script()
+    )
 
 
 @cache
-def agent() -> bytes:
+def agent_script() -> bytes:
     """The agent: a script for any POSIX shell."""
     return (files("deployer.guest") / "partita-context").read_bytes()
 

@@ -54,7 +54,7 @@ class _Remembered(Document):
     answer: Accelerator
 
 
-def choose(wanted: Literal["auto", "kvm", "tcg"], architecture: str, memory: Path) -> Accelerator:
+def choose_accelerator(wanted: Literal["auto", "kvm", "tcg"], architecture: str, memory: Path) -> Accelerator:
     """The accelerator for a node.
 
     Args:
@@ -70,13 +70,13 @@ def choose(wanted: Literal["auto", "kvm", "tcg"], architecture: str, memory: Pat
     if architecture != platform.machine():
         answer = Accelerator(virt="qemu", reason=f"software emulation: the guest is {architecture}, the host is not")
     else:
-        answer = _remembered(emulator(architecture), memory)
+        answer = _remembered(emulator_path(architecture), memory)
     if wanted == "kvm" and answer.virt != "kvm":
         raise BackendFailed(f"deploy.accelerator insists on KVM and there is none: {answer.reason}; set it to auto")
     return answer
 
 
-def emulator(architecture: str) -> Path:
+def emulator_path(architecture: str) -> Path:
     """The QEMU for an architecture; BackendFailed where it is not installed."""
     name = f"qemu-system-{architecture}"
     found = shutil.which(name)
@@ -94,7 +94,7 @@ def emulator_version(qemu: Path) -> str:
     return re.sub(r" \(.*", "", said.stdout.partition("\n")[0])
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def processor_digest(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """A digest of what a guest sees of this computer's processor when it is handed through: model and flags (hex, 32 digits).
 
     Empty where nobody says. Microcode and clock do not count.
@@ -113,7 +113,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 _SEEN = frozenset({"vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU part", "CPU variant"})
 
 
-def probe(qemu: Path, *, device: Path = DEVICE, deadline: float = DEADLINE) -> Accelerator:
+def probe_kvm(qemu: Path, *, device: Path = DEVICE, deadline: float = DEADLINE) -> Accelerator:
     """Run a guest under KVM and say what came of it; takes at most `deadline` seconds."""
     if platform.machine() != "x86_64":
         return Accelerator(virt="qemu", reason="software emulation: KVM is only tried out on x86_64")
@@ -166,7 +166,7 @@ def _remembered(qemu: Path, memory: Path) -> Accelerator:
             return kept.answer
     except (OSError, DocumentError):
         pass  # nothing kept, or nothing usable: the probe answers again
-    answer = probe(qemu)
+    answer = probe_kvm(qemu)
     fresh = memory.with_suffix(".new")
     fresh.write_bytes(canonical(_Remembered(key=key, answer=answer)))
     fresh.replace(memory)

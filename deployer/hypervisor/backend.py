@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from deployer.machine.spec import Happening, MachineSpec, State, Tag
+from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState
 
-Tell = Callable[[str, Happening, str], None]
+EventListener = Callable[[str, MachineEvent, str], None]
 """What a backend calls when something happened to a machine: its UUID, what, and a reason or an empty text.
 
 It is called from a thread of the backend's own, may come late or twice, and must return at once.
@@ -55,13 +55,13 @@ class Backend(Protocol):
     def addresses(self, uuid: str) -> tuple[str, ...]:
         """The IP addresses that the hypervisor's network or the guest's agent reports; none where nobody knows."""
 
-    def state(self, uuid: str) -> State | None:
+    def state(self, uuid: str) -> MachineState | None:
         """RUNNING or PAUSED as the hypervisor has it now; None where there is no such machine."""
 
     def destroy(self, uuid: str) -> None:
         """End a machine now; one that is not there is ended already."""
 
-    def found(self) -> Mapping[str, Tag]:
+    def found(self) -> Mapping[str, DomainTag]:
         """The machines that run now and carry this node's tag, by UUID."""
 
     def close(self) -> None:

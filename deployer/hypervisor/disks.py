@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from catalog.disk.layout import extents, source_of
+from catalog.disk.layout import disk_extents, partition_content
 from catalog.image.address import Address
 from catalog.image.manifest import BareDisk, Blank, DirectBoot, Disk, GptDisk, Manifest, MbrDisk
 from deployer.errors import AssemblyFailed
-from deployer.hypervisor.vmdk_descriptor import descriptor, serials
+from deployer.hypervisor.vmdk_descriptor import build_descriptor, disk_serials
 from deployer.machine.spec import (
     BiosBoot,
     Descriptor,
@@ -27,7 +27,7 @@ from deployer.machine.spec import (
     Overlay,
     RawFile,
     UefiBoot,
-    target,
+    disk_target,
 )
 
 QEMU_IMG_TIMEOUT = 30.0
@@ -43,8 +43,8 @@ FIRMWARE: Final[dict[str, tuple[tuple[Path, Path], ...]]] = {
 """UEFI code and the template of its variables, where Debian and Ubuntu keep them, in order of preference."""
 
 
-class Contents(Protocol):
-    """Where the parts of an image are on this node; `stager.staging.Staged` is one."""
+class ImageContents(Protocol):
+    """Where the parts of an image are on this node; `stager.staging.StagedImage` is one."""
 
     def path(self, address: Address) -> Path:
         """The file that holds exactly this content."""
@@ -54,7 +54,7 @@ class Contents(Protocol):
 
 
 @dataclass(frozen=True)
-class Assembled:
+class AssembledDisks:
     """A machine's disks and how it boots.
 
     Attributes:
@@ -68,7 +68,9 @@ class Assembled:
     written: int
 
 
-def assemble(manifest: Manifest, contents: Contents, directory: Path, extra: Sequence[Blank] = ()) -> Assembled:
+def assemble_disks(
+    manifest: Manifest, contents: ImageContents, directory: Path, extra: Sequence[Blank] = ()
+) -> AssembledDisks:
     """Make the disks of one machine.
 
     Args:
@@ -82,7 +84,7 @@ def assemble(manifest: Manifest, contents: Contents, directory: Path, extra: Seq
     """
     try:
         with ThreadPoolExecutor(max_workers=4) as pool:  # qemu-img is a process: as many as disks, within reason
-            names = serials(manifest.disks)
+            names = disk_serials(manifest.disks)
             made = [
                 pool.submit(_disk, disk, contents, directory, index, names[index])
                 for index, disk in enumerate(manifest.disks)
@@ -98,14 +100,14 @@ def assemble(manifest: Manifest, contents: Contents, directory: Path, extra: Seq
         raise AssemblyFailed(
             f"{exc.filename or directory}: {exc.strerror}; the machine's disks cannot be made"
         ) from exc
-    return Assembled(disks, boot, written)
+    return AssembledDisks(disks, boot, written)
 
 
-def _disk(disk: Disk, contents: Contents, directory: Path, index: int, serial: str) -> DiskSpec:
+def _disk(disk: Disk, contents: ImageContents, directory: Path, index: int, serial: str) -> DiskSpec:
     base: RawFile | Descriptor
     if isinstance(disk, BareDisk):
         size = disk.partition.size
-        base = RawFile(path=_part(source_of(disk.partition), contents, size))
+        base = RawFile(path=_part(partition_content(disk.partition), contents, size))
         shared = disk.partition.access == "read-only"
     else:
         size = disk.size
@@ -118,22 +120,22 @@ def _disk(disk: Disk, contents: Contents, directory: Path, index: int, serial: s
         overlay = directory / f"disk{index}.qcow2"
         _make_overlay(overlay, base, size)
         source = Overlay(path=overlay, base=base)
-    return DiskSpec(target=target(index), source=source, serial=serial)
+    return DiskSpec(target=disk_target(index), source=source, serial=serial)
 
 
-def _extra(blank: Blank, contents: Contents, directory: Path, index: int) -> DiskSpec:
+def _extra(blank: Blank, contents: ImageContents, directory: Path, index: int) -> DiskSpec:
     base = RawFile(path=_part(blank, contents, blank.size))
     overlay = directory / f"disk{index}.qcow2"
     _make_overlay(overlay, base, blank.size)
-    return DiskSpec(target=target(index), source=Overlay(path=overlay, base=base), serial=f"disk{index}")
+    return DiskSpec(target=disk_target(index), source=Overlay(path=overlay, base=base), serial=f"disk{index}")
 
 
-def _describe(disk: GptDisk | MbrDisk, contents: Contents, directory: Path, index: int) -> Path:
+def _describe(disk: GptDisk | MbrDisk, contents: ImageContents, directory: Path, index: int) -> Path:
     """Write the descriptor of a disk with a table, and the files that belong to this disk alone."""
     runs: list[tuple[int, Path]] = []
     zeros = directory / f"disk{index}.zeros"
     longest = 0
-    for extent in extents(disk):
+    for extent in disk_extents(disk):
         match extent.source:
             case None:
                 longest = max(longest, extent.length)
@@ -149,11 +151,11 @@ def _describe(disk: GptDisk | MbrDisk, contents: Contents, directory: Path, inde
         with zeros.open("wb") as file_of_zeros:
             file_of_zeros.truncate(longest)
     path = directory / f"disk{index}.vmdk"
-    path.write_bytes(descriptor(runs))
+    path.write_bytes(build_descriptor(runs))
     return path
 
 
-def _part(source: Address | Blank, contents: Contents, size: int) -> Path:
+def _part(source: Address | Blank, contents: ImageContents, size: int) -> Path:
     path = contents.path(source) if isinstance(source, Address) else contents.blank(source)
     if path.stat().st_size != size:
         # QEMU would let the next extent slide into the place of what is missing.
@@ -166,7 +168,7 @@ def _make_overlay(path: Path, base: RawFile | Descriptor, size: int) -> None:
     _run([*command, str(size)], f"the overlay {path.name}")
 
 
-def rebase(overlay: Path, base: RawFile | Descriptor) -> None:
+def rebase_overlay(overlay: Path, base: RawFile | Descriptor) -> None:
     """Write into an overlay's head what it lies above; nothing of either is read. AssemblyFailed."""
     command = ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", base.kind, "-b", str(base.path), str(overlay)]
     _run(command, f"the overlay {overlay.name}")
@@ -186,18 +188,18 @@ def _run(command: Sequence[str], what: str) -> None:
         raise AssemblyFailed(f"{what} cannot be made: {reason}") from exc
 
 
-def _boot(manifest: Manifest, contents: Contents, directory: Path) -> MachineBoot:
+def _boot(manifest: Manifest, contents: ImageContents, directory: Path) -> MachineBoot:
     boot = manifest.boot
     if isinstance(boot, DirectBoot):
         initrd = None if boot.initrd is None else contents.path(boot.initrd)
         return KernelBoot(kernel=contents.path(boot.kernel), initrd=initrd, cmdline=boot.cmdline)
     if boot.mode == "bios":
         return BiosBoot()
-    loader, template = firmware(manifest.architecture)
+    loader, template = find_firmware(manifest.architecture)
     return UefiBoot(loader=loader, template=template, variables=directory / "uefi-variables.fd")
 
 
-def firmware(architecture: str) -> tuple[Path, Path]:
+def find_firmware(architecture: str) -> tuple[Path, Path]:
     """UEFI code and template of variables for an architecture; AssemblyFailed where the host has none."""
     for loader, template in FIRMWARE[architecture]:
         if loader.exists() and template.exists():

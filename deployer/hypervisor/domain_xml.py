@@ -10,15 +10,15 @@ from xml.etree import ElementTree as ET
 
 from deployer.machine.spec import (
     DiskSpec,
+    DomainTag,
     KernelBoot,
     MachineSpec,
     Network,
     Overlay,
     RawFile,
-    Tag,
     UefiBoot,
+    disk_target,
     mac_of,
-    target,
 )
 
 NAMESPACE = "urn:partita:domain:v1"
@@ -30,7 +30,7 @@ GUEST_AGENT = "org.qemu.guest_agent.0"
 """The name of the port by which a guest's agent is found (QEMU guest agent)."""
 
 
-def domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
+def build_domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     """The domain of a machine, for defining or creating it.
 
     Args:
@@ -63,7 +63,7 @@ def domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     for index, disk in enumerate(spec.disks):
         _disk(devices, disk, boots=index == 0 and not isinstance(spec.boot, KernelBoot))
     if spec.seed is not None:
-        seed = DiskSpec(target=target(len(spec.disks)), source=RawFile(path=spec.seed), serial="seed")
+        seed = DiskSpec(target=disk_target(len(spec.disks)), source=RawFile(path=spec.seed), serial="seed")
         _disk(devices, seed, boots=False)
     _network(devices, spec.network, mac_of(spec.uuid))
     _console(devices, spec)
@@ -79,11 +79,11 @@ def domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     return ET.tostring(domain, encoding="unicode") + "\n"
 
 
-def as_saved(xml: str, saved: str) -> str:
+def restore_domain_xml(xml: str, saved: str) -> str:
     """The domain of a machine with what its memory was saved with: QEMU's machine type in full, and what it had just then.
 
     Args:
-        xml: of `domain_xml`.
+        xml: of `build_domain_xml`.
         saved: the domain that stands beside the memory, which may be another node's: nothing but those values is taken.
     """
     ours = ET.fromstring(xml)  # noqa: S314 - written above
@@ -102,17 +102,17 @@ def as_saved(xml: str, saved: str) -> str:
 
 def _found(domain: ET.Element, path: str) -> ET.Element:
     found = domain.find(path)
-    assert found is not None  # noqa: S101 - `domain_xml` writes it
+    assert found is not None  # noqa: S101 - `build_domain_xml` writes it
     return found
 
 
-def tag_of(xml: str) -> Tag | None:
+def tag_of(xml: str) -> DomainTag | None:
     """The tag in a domain's XML as libvirt gives it back; None where the domain is not ours or its tag is not whole."""
     try:
         machine = ET.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}machine")  # noqa: S314 - written by libvirt itself
         if machine is None:
             return None
-        return Tag(owner=machine.get("owner", ""), image=machine.get("image", ""))
+        return DomainTag(owner=machine.get("owner", ""), image=machine.get("image", ""))
     except (ET.ParseError, ValueError):
         return None
 
@@ -123,7 +123,7 @@ def _text(parent: ET.Element, name: str, text: str, **attributes: str) -> ET.Ele
     return element
 
 
-def _metadata(domain: ET.Element, tag: Tag) -> None:
+def _metadata(domain: ET.Element, tag: DomainTag) -> None:
     metadata = ET.SubElement(domain, "metadata")
     ET.SubElement(metadata, f"{{{NAMESPACE}}}machine", owner=tag.owner, image=tag.image)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deployer.errors import BackendFailed
-from deployer.hypervisor.backend import Tell
-from deployer.hypervisor.domain_xml import as_saved, domain_xml, tag_of
-from deployer.hypervisor.neighbor_table import neighbours
-from deployer.hypervisor.qemu_monitor import Monitor
-from deployer.machine.spec import MACHINE_TYPE, Happening, MachineSpec, State, Tag, mac_of
+from deployer.hypervisor.backend import EventListener
+from deployer.hypervisor.domain_xml import build_domain_xml, restore_domain_xml, tag_of
+from deployer.hypervisor.neighbor_table import read_neighbors
+from deployer.hypervisor.qemu_monitor import QemuMonitor
+from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineEvent, MachineSpec, MachineState, mac_of
 
 MAX_ROOT = 50
 """Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock
@@ -86,7 +86,7 @@ class LibvirtBackend:
     """
 
     def __init__(
-        self, uri: str, owner: str, tell: Tell, *, log: Path | None = None, agents: Path | None = None
+        self, uri: str, owner: str, tell: EventListener, *, log: Path | None = None, agents: Path | None = None
     ) -> None:
         self._libvirt = _libvirt(log)
         self._agents = agents
@@ -96,7 +96,7 @@ class LibvirtBackend:
         self._connection = self._open()
 
     @classmethod
-    def embedded(cls, root: Path, owner: str, tell: Tell) -> "LibvirtBackend":
+    def embedded(cls, root: Path, owner: str, tell: EventListener) -> "LibvirtBackend":
         """The driver inside this process, with its state under `root`, which is made if absent.
 
         Raises:
@@ -133,7 +133,8 @@ class LibvirtBackend:
         """See Backend."""
         agent = self._agents / spec.uuid if self._agents else None
         self._ask(
-            lambda connection: connection.createXML(domain_xml(spec, agent), 0), f"machine {spec.name} does not start"
+            lambda connection: connection.createXML(build_domain_xml(spec, agent), 0),
+            f"machine {spec.name} does not start",
         )
 
     def shutdown(self, uuid: str) -> None:
@@ -157,7 +158,7 @@ class LibvirtBackend:
         """See Backend."""
 
         def act(domain: Any) -> None:
-            Monitor(domain).mend()  # it may have been left half suspended
+            QemuMonitor(domain).mend()  # it may have been left half suspended
             domain.resume()
 
         self._domain(uuid, act, f"machine {uuid} cannot go on", strict=True)
@@ -170,7 +171,7 @@ class LibvirtBackend:
             ran = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
             if ran:
                 domain.suspend()
-            monitor = Monitor(domain)
+            monitor = QemuMonitor(domain)
             try:
                 monitor.part()
                 domain.saveFlags(str(place), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
@@ -197,7 +198,7 @@ class LibvirtBackend:
 
         def act(connection: Any) -> None:
             saved = connection.saveImageGetXMLDesc(str(place), 0)
-            connection.saveImageDefineXML(str(place), as_saved(domain_xml(spec, agent), saved), flag)
+            connection.saveImageDefineXML(str(place), restore_domain_xml(build_domain_xml(spec, agent), saved), flag)
 
         self._ask(act, f"machine {spec.name} cannot go on with what another node saved of it")
 
@@ -239,16 +240,16 @@ class LibvirtBackend:
                 continue  # no agent in the guest, or another driver: the next source may know
             if found:
                 return tuple(found)
-        return tuple(_reachable(neighbours().get(mac_of(uuid), ())))
+        return tuple(_reachable(read_neighbors().get(mac_of(uuid), ())))
 
-    def state(self, uuid: str) -> State | None:
+    def state(self, uuid: str) -> MachineState | None:
         """See Backend."""
-        found: list[State] = []
+        found: list[MachineState] = []
 
         def look(domain: Any) -> None:
             if domain.isActive():
                 paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
-                found.append(State.PAUSED if paused else State.RUNNING)
+                found.append(MachineState.PAUSED if paused else MachineState.RUNNING)
 
         self._domain(uuid, look, f"nobody knows how machine {uuid} is")
         return found[0] if found else None
@@ -259,10 +260,10 @@ class LibvirtBackend:
         if self._agents:
             (self._agents / uuid).unlink(missing_ok=True)
 
-    def found(self) -> Mapping[str, Tag]:
+    def found(self) -> Mapping[str, DomainTag]:
         """See Backend."""
 
-        def ours(connection: Any) -> dict[str, Tag]:
+        def ours(connection: Any) -> dict[str, DomainTag]:
             tags = {}
             for domain in connection.listAllDomains():
                 try:
@@ -332,27 +333,30 @@ class LibvirtBackend:
     def _happened(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
         """libvirt's lifecycle events as ours; runs in the event loop's thread."""
         libvirt = self._libvirt
-        told: tuple[Happening, str] | None = None
+        told: tuple[MachineEvent, str] | None = None
         if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN:
-                told = Happening.POWERED_OFF, "the guest powered off"
+                told = MachineEvent.POWERED_OFF, "the guest powered off"
             elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED:
-                told = Happening.DESTROYED, "the machine was ended from outside the guest"
+                told = MachineEvent.DESTROYED, "the machine was ended from outside the guest"
             elif detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
-                told = Happening.SUSPENDED, "its memory was saved"
+                told = MachineEvent.SUSPENDED, "its memory was saved"
             else:
-                told = Happening.CRASHED, "the emulator ended by itself; its log in the node's directory has the reason"
+                told = (
+                    MachineEvent.CRASHED,
+                    "the emulator ended by itself; its log in the node's directory has the reason",
+                )
         elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
-            told = Happening.CRASHED, "the guest crashed"
+            told = MachineEvent.CRASHED, "the guest crashed"
         elif event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
-            told = Happening.PAUSED, "the machine was paused"
+            told = MachineEvent.PAUSED, "the machine was paused"
         elif event == libvirt.VIR_DOMAIN_EVENT_RESUMED:
-            told = Happening.RESUMED, ""
+            told = MachineEvent.RESUMED, ""
         if told is not None:
             self._tell(domain.UUIDString(), *told)
 
     def _rebooted(self, _connection: Any, domain: Any, _opaque: object) -> None:
-        self._tell(domain.UUIDString(), Happening.REBOOTED, "")
+        self._tell(domain.UUIDString(), MachineEvent.REBOOTED, "")
 
 
 def _forget_unborn(place: Path) -> None:

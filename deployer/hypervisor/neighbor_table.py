@@ -31,7 +31,7 @@ _BELIEVED = 0x02 | 0x04 | 0x08 | 0x10 | 0x80
 _STALE = 0x04
 
 
-def neighbours() -> Mapping[str, tuple[str, ...]]:
+def read_neighbors() -> Mapping[str, tuple[str, ...]]:
     """IP addresses by MAC address (`52:54:00:..`), those of which the kernel was sure last before the others.
 
     Raises:
@@ -48,7 +48,7 @@ def neighbours() -> Mapping[str, tuple[str, ...]]:
             while more and total < MAX_ANSWER:
                 datagram = kernel.recv(1 << 20)
                 total += len(datagram)
-                more = parse(datagram, found)
+                more = parse_datagram(datagram, found)
     except (OSError, struct.error) as exc:
         raise BackendFailed(f"the host's neighbour table cannot be read: {exc}") from exc
     by_mac: dict[str, dict[str, None]] = {}
@@ -57,7 +57,7 @@ def neighbours() -> Mapping[str, tuple[str, ...]]:
     return {mac: tuple(addresses) for mac, addresses in by_mac.items()}
 
 
-def parse(datagram: bytes, found: list[tuple[bool, str, str]]) -> bool:
+def parse_datagram(datagram: bytes, found: list[tuple[bool, str, str]]) -> bool:
     """Add what a datagram of the answer tells: (whether it is stale, MAC, IP address). Returns whether more is to come.
 
     Raises:

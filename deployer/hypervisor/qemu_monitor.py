@@ -16,7 +16,7 @@ PREFIX = "partita-none-"
 most 31 characters (QEMU, BLOCK_NODE_NAME)."""
 
 
-class Monitor:
+class QemuMonitor:
     """The monitor of one machine.
 
     Args:

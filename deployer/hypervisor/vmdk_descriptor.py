@@ -13,7 +13,7 @@ from pathlib import Path
 
 from catalog.image.manifest import SECTOR, BareDisk, Disk
 from deployer.errors import AssemblyFailed
-from deployer.machine.spec import MAX_SERIAL
+from deployer.machine.spec import MAX_DISK_SERIAL
 
 MAX_EXTENT_PATH = 500
 """Bytes. QEMU keeps at most 511 of an extent's file name (block/vmdk.c) and cuts the rest off without a word."""
@@ -22,10 +22,10 @@ MAX_DESCRIPTOR = (1 << 20) - 1
 """Bytes. QEMU reads no more of a descriptor (block/vmdk.c, vmdk_read_desc)."""
 
 _UNSAFE = re.compile(r'["\\\x00-\x1f\x7f]')
-_SERIAL = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_SERIAL}}}")
+_SERIAL = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_DISK_SERIAL}}}")
 
 
-def descriptor(runs: Sequence[tuple[int, Path]]) -> bytes:
+def build_descriptor(runs: Sequence[tuple[int, Path]]) -> bytes:
     """The text of a VMDK descriptor.
 
     Args:
@@ -59,7 +59,7 @@ def descriptor(runs: Sequence[tuple[int, Path]]) -> bytes:
     return text
 
 
-def serials(disks: Iterable[Disk]) -> tuple[str, ...]:
+def disk_serials(disks: Iterable[Disk]) -> tuple[str, ...]:
     """What a guest may find each disk by: a bare partition's label where it fits and is the first of its name."""
     found: dict[str, None] = {}
     for index, disk in enumerate(disks):

@@ -22,7 +22,7 @@ MAX_DISKS = 24
 MEMORY_UNIT = 1 << 20
 """Bytes. Machines get memory in whole MiB: what hypervisors take everywhere without rounding."""
 
-MAX_SERIAL = 20
+MAX_DISK_SERIAL = 20
 """Characters that virtio-blk has for a disk's serial number (VIRTIO 1.2, section 5.2.6.1)."""
 
 
@@ -34,7 +34,7 @@ def _plain_path(path: Path) -> Path:
     return path
 
 
-Place = Annotated[Path, AfterValidator(_plain_path)]
+HostPath = Annotated[Path, AfterValidator(_plain_path)]
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Architecture = Literal["x86_64", "aarch64"]
 Virt = Literal["kvm", "qemu"]
@@ -45,21 +45,21 @@ class RawFile(Document):
     """A raw file, shared by machines and only ever read: a cached partition, a blank, a seed."""
 
     kind: Literal["raw"] = "raw"
-    path: Place
+    path: HostPath
 
 
 class Descriptor(Document):
     """A VMDK text file whose FLAT extents are raw files: a whole disk made of cached partitions. Only ever read."""
 
     kind: Literal["vmdk"] = "vmdk"
-    path: Place
+    path: HostPath
 
 
 class Overlay(Document):
     """A qcow2 file that takes one machine's writes, above something that is only read."""
 
     kind: Literal["qcow2"] = "qcow2"
-    path: Place
+    path: HostPath
     base: Annotated[RawFile | Descriptor, Field(discriminator="kind")]
 
 
@@ -77,7 +77,7 @@ class DiskSpec(Document):
 
     target: Annotated[str, Field(pattern=r"^vd[a-y]$")]
     source: DiskSource
-    serial: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_SERIAL}}}$")] | None = None
+    serial: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_.-]{{1,{MAX_DISK_SERIAL}}}$")] | None = None
 
     @property
     def read_only(self) -> bool:
@@ -89,8 +89,8 @@ class KernelBoot(Document):
     """The hypervisor loads kernel and initrd itself."""
 
     mode: Literal["direct"] = "direct"
-    kernel: Place
-    initrd: Place | None = None
+    kernel: HostPath
+    initrd: HostPath | None = None
     cmdline: Annotated[str, Field(max_length=2048, pattern=r"^[\x20-\x7e]*$")] = ""
 
 
@@ -104,9 +104,9 @@ class UefiBoot(Document):
     """UEFI firmware: its read-only code, and the variables, a raw file of the machine's own made from the template."""
 
     mode: Literal["uefi"] = "uefi"
-    loader: Place
-    template: Place
-    variables: Place
+    loader: HostPath
+    template: HostPath
+    variables: HostPath
 
 
 MachineBoot = Annotated[KernelBoot | BiosBoot | UefiBoot, Field(discriminator="mode")]
@@ -143,7 +143,7 @@ class Network(Document):
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
-class Tag(Document):
+class DomainTag(Document):
     """What a machine carries with it in the hypervisor, so that whoever finds it knows whose it is and what it runs."""
 
     owner: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")]
@@ -178,10 +178,10 @@ class MachineSpec(Document):
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+_-]{0,63}$")]
     boot: MachineBoot
     disks: Annotated[tuple[DiskSpec, ...], Field(max_length=MAX_DISKS)]
-    seed: Place | None = None
+    seed: HostPath | None = None
     network: Network
-    console: Place
-    tag: Tag
+    console: HostPath
+    tag: DomainTag
 
     @property
     def most_memory(self) -> int:
@@ -195,7 +195,7 @@ class MachineSpec(Document):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if [disk.target for disk in self.disks] != [target(index) for index in range(len(self.disks))]:
+        if [disk.target for disk in self.disks] != [disk_target(index) for index in range(len(self.disks))]:
             raise ValueError("the targets of a machine's disks are vda, vdb and so on, in order")
         written = [disk.source.path for disk in self.disks if isinstance(disk.source, Overlay)]
         if len(set(written)) != len(written):
@@ -211,7 +211,7 @@ MACHINE_TYPE: Final[dict[str, str]] = {"x86_64": "q35", "aarch64": "virt"}
 """QEMU's machine type per architecture: of those that its security policy covers."""
 
 
-def target(index: int) -> str:
+def disk_target(index: int) -> str:
     """The target of the disk at that place, from 0: vda, vdb, ..."""
     return f"vd{chr(ord('a') + index)}"
 
@@ -240,7 +240,7 @@ def check_hostname(text: str) -> str:
     return text
 
 
-class State(StrEnum):
+class MachineState(StrEnum):
     """Where a machine is in its life. `paused` is in memory, `suspended` on disk, `stopped` has only its disks."""
 
     PENDING = "pending"
@@ -256,10 +256,10 @@ class State(StrEnum):
     @property
     def final(self) -> bool:
         """Whether nothing more can happen."""
-        return self in {State.ENDED, State.FAILED}
+        return self in {MachineState.ENDED, MachineState.FAILED}
 
 
-class Happening(StrEnum):
+class MachineEvent(StrEnum):
     """What can happen to a machine. `suspended` is: its memory was saved and the emulator ended."""
 
     ACCEPTED = "accepted"
@@ -276,34 +276,37 @@ class Happening(StrEnum):
     BROKE = "broke"
 
 
-class Event(Document):
+class RecordedEvent(Document):
     """Something that happened to a machine, when, and why (a sentence, or empty)."""
 
     machine: Uuid
-    happening: Happening
+    happening: MachineEvent
     at: datetime
     reason: str = ""
 
 
-_LIVE: Final = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
-_AT_REST: Final = frozenset({State.STOPPED, State.SUSPENDED})
-_MOVES: Final[dict[Happening, tuple[frozenset[State], State]]] = {
-    Happening.ACCEPTED: (frozenset({State.PENDING}), State.STAGING),
-    Happening.STAGED: (frozenset({State.STAGING}), State.BOOTING),
-    Happening.STARTED: (_AT_REST | {State.BOOTING}, State.RUNNING),
-    Happening.PAUSED: (frozenset({State.RUNNING}), State.PAUSED),
-    Happening.RESUMED: (frozenset({State.PAUSED}), State.RUNNING),
-    Happening.SUSPENDED: (frozenset({State.RUNNING, State.PAUSED}), State.SUSPENDED),
-    Happening.REBOOTED: (frozenset({State.RUNNING}), State.RUNNING),
-    Happening.POWERED_OFF: (_LIVE | {State.SUSPENDED}, State.STOPPED),
-    Happening.CRASHED: (_LIVE, State.FAILED),
-    Happening.EXPIRED: (_LIVE | _AT_REST, State.ENDED),
-    Happening.DESTROYED: (_LIVE | _AT_REST | {State.PENDING, State.STAGING}, State.ENDED),
-    Happening.BROKE: (frozenset({State.PENDING, State.STAGING, State.BOOTING}), State.FAILED),
+_LIVE: Final = frozenset({MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})
+_AT_REST: Final = frozenset({MachineState.STOPPED, MachineState.SUSPENDED})
+_MOVES: Final[dict[MachineEvent, tuple[frozenset[MachineState], MachineState]]] = {
+    MachineEvent.ACCEPTED: (frozenset({MachineState.PENDING}), MachineState.STAGING),
+    MachineEvent.STAGED: (frozenset({MachineState.STAGING}), MachineState.BOOTING),
+    MachineEvent.STARTED: (_AT_REST | {MachineState.BOOTING}, MachineState.RUNNING),
+    MachineEvent.PAUSED: (frozenset({MachineState.RUNNING}), MachineState.PAUSED),
+    MachineEvent.RESUMED: (frozenset({MachineState.PAUSED}), MachineState.RUNNING),
+    MachineEvent.SUSPENDED: (frozenset({MachineState.RUNNING, MachineState.PAUSED}), MachineState.SUSPENDED),
+    MachineEvent.REBOOTED: (frozenset({MachineState.RUNNING}), MachineState.RUNNING),
+    MachineEvent.POWERED_OFF: (_LIVE | {MachineState.SUSPENDED}, MachineState.STOPPED),
+    MachineEvent.CRASHED: (_LIVE, MachineState.FAILED),
+    MachineEvent.EXPIRED: (_LIVE | _AT_REST, MachineState.ENDED),
+    MachineEvent.DESTROYED: (_LIVE | _AT_REST | {MachineState.PENDING, MachineState.STAGING}, MachineState.ENDED),
+    MachineEvent.BROKE: (
+        frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING}),
+        MachineState.FAILED,
+    ),
 }
 
 
-def after(state: State, happening: Happening) -> State:
+def next_state(state: MachineState, happening: MachineEvent) -> MachineState:
     """The state that follows. What cannot happen in a state leaves it as it is: events of the hypervisor come late,
     twice, or after the machine was ended from another side."""
     begins, follows = _MOVES[happening]

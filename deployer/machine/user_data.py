@@ -33,7 +33,7 @@ UserDataKind = Literal[
     "mime",
     "gzip",
 ]
-KINDS: Final[tuple[UserDataKind, ...]] = get_args(UserDataKind)
+USER_DATA_KINDS: Final[tuple[UserDataKind, ...]] = get_args(UserDataKind)
 
 _BEGINNINGS: Final[tuple[tuple[bytes, UserDataKind], ...]] = (
     (b"#cloud-config-archive", "cloud-config-archive"),

@@ -12,12 +12,21 @@ from urllib.parse import quote
 import httpx
 
 from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.schema.exposure import ExposureList
-from deployer.node.schema.machines import Lasting, SavedImage, SaveOrder, Sized, Verb
-from deployer.node.schema.orders import MAX_STEP, MAX_WAIT, VERSION, Deployed, MachineList, NodeStatus, Order, Step
-from deployer.node.schema.staging import Prefetched, PrefetchOrder, PrefetchStep, StagingStatus, Unpinned
-from deployer.protocol.console import OFFSET, STATE
+from deployer.node.schema.machines import ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
+from deployer.node.schema.orders import (
+    MAX_STEP,
+    MAX_WAIT,
+    NODE_API_VERSION,
+    DeploymentResult,
+    DeploymentStep,
+    MachineList,
+    MachineOrder,
+    NodeStatus,
+)
+from deployer.node.schema.staging import PrefetchOrder, PrefetchResult, PrefetchStep, StagingStatus, UnpinResult
+from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER
 from deployer.records.machine_store import MachineRecord
 from deployer.web.problems import from_problem, read_problem
 from signer.documents import Document, canonical, parse, read_json
@@ -63,12 +72,12 @@ class NodeClient:
         """How the node is doing; NodeUnavailable if it does not answer."""
         return self._get(NodeStatus, "GET", "status")
 
-    def decide(self, order: Order) -> dict[str, Any]:
+    def decide(self, order: MachineOrder) -> dict[str, Any]:
         """What the policy would say to an order: a Decision as JSON."""
         found: dict[str, Any] = read_json(self._ask("POST", "decisions", content=canonical(order)), "decision")
         return found
 
-    def deploy(self, order: Order, watch: Callable[[Step], None]) -> Deployed:
+    def deploy(self, order: MachineOrder, watch: Callable[[DeploymentStep], None]) -> DeploymentResult:
         """Carry out an order; `watch` sees each step. Leaving this call early cancels the deployment.
 
         Raises:
@@ -76,7 +85,7 @@ class NodeClient:
         """
         with closing(self._lines("deployments", canonical(order))) as lines:
             for line in lines:
-                step = parse(Step, line, "step of a deployment", limit=MAX_STEP)
+                step = parse(DeploymentStep, line, "step of a deployment", limit=MAX_STEP)
                 if step.problem is not None:
                     raise from_problem(step.problem) or BackendFailed("the node failed; its log has the reason")
                 watch(step)
@@ -90,7 +99,7 @@ class NodeClient:
         """What is arriving, and how full the cache is."""
         return self._get(StagingStatus, "GET", "staging")
 
-    def prefetch(self, order: PrefetchOrder, advance: Callable[[int, int], None]) -> Prefetched:
+    def prefetch(self, order: PrefetchOrder, advance: Callable[[int, int], None]) -> PrefetchResult:
         """Have an image on the node; `advance` hears bytes settled of all. The node goes on when this call is left early.
 
         Raises:
@@ -108,9 +117,9 @@ class NodeClient:
             f"{self.socket}: the node ended while it fetched; what came is kept: fetch again to go on"
         )
 
-    def unpin(self, image: str) -> Unpinned:
+    def unpin(self, image: str) -> UnpinResult:
         """Let go of an image that was pinned."""
-        return self._get(Unpinned, "DELETE", f"pins/{_part(image)}")
+        return self._get(UnpinResult, "DELETE", f"pins/{_part(image)}")
 
     def machines(self) -> list[MachineRecord]:
         """All machines, the oldest first."""
@@ -129,10 +138,14 @@ class NodeClient:
         while True:
             params = {"offset": str(offset), "wait": str(MAX_WAIT / 2 if follow else 0)}
             answer = self._request("GET", f"machines/{_part(name)}/console", params=params)
-            offset = int(answer.headers.get(OFFSET, offset)) + len(answer.content)
+            offset = int(answer.headers.get(OFFSET_HEADER, offset)) + len(answer.content)
             if answer.content:
                 yield answer.content
-            elif not follow or answer.headers.get(STATE) not in {State.BOOTING, State.RUNNING, State.PAUSED}:
+            elif not follow or answer.headers.get(STATE_HEADER) not in {
+                MachineState.BOOTING,
+                MachineState.RUNNING,
+                MachineState.PAUSED,
+            }:
                 return
 
     def shutdown(self, name: str, wait: float = 0.0) -> MachineRecord:
@@ -142,26 +155,26 @@ class NodeClient:
         """
         until = time.monotonic() + wait
         record = self._get(MachineRecord, "POST", f"machines/{_part(name)}/shutdown")
-        while (left := until - time.monotonic()) > 0 and record.state in {State.RUNNING, State.PAUSED}:
+        while (left := until - time.monotonic()) > 0 and record.state in {MachineState.RUNNING, MachineState.PAUSED}:
             params = {"wait": f"{min(left, ASK_AGAIN):.3f}", "ask": "false"}
             record = self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown", params=params)
-            if record.state is State.RUNNING:
+            if record.state is MachineState.RUNNING:
                 with suppress(MachineConflict):  # it powered off between the two requests
                     self._get(MachineRecord, "POST", f"machines/{record.uuid}/shutdown")
         return record
 
-    def do(self, name: str, verb: Verb) -> MachineRecord:
+    def do(self, name: str, verb: OperationName) -> MachineRecord:
         """Pause, resume, suspend, reactivate, stop or reboot a machine; returns its record when that is done."""
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/do/{verb}", timeout=LONG)
 
-    def resize(self, name: str, sized: Sized) -> MachineRecord:
+    def resize(self, name: str, sized: ResizeRequest) -> MachineRecord:
         """Give a machine other amounts, within what was granted."""
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/resize", content=canonical(sized))
 
     def extend(self, name: str, lifetime: int) -> MachineRecord:
         """Let a machine live so many seconds from now."""
         return self._get(
-            MachineRecord, "POST", f"machines/{_part(name)}/extend", content=canonical(Lasting(lifetime=lifetime))
+            MachineRecord, "POST", f"machines/{_part(name)}/extend", content=canonical(ExtendRequest(lifetime=lifetime))
         )
 
     def save(self, name: str, order: SaveOrder) -> SavedImage:
@@ -201,7 +214,7 @@ class NodeClient:
     def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         self._reach()
         try:
-            answer = self._http.request(method, f"/{VERSION}/{path}", **options)
+            answer = self._http.request(method, f"/{NODE_API_VERSION}/{path}", **options)
         except httpx.HTTPError as exc:
             raise self._unavailable(exc) from exc
         _raise_problem(answer)
@@ -212,7 +225,7 @@ class NodeClient:
         rest = b""
         self._reach()
         try:
-            with self._http.stream("POST", f"/{VERSION}/{path}", content=content) as answer:
+            with self._http.stream("POST", f"/{NODE_API_VERSION}/{path}", content=content) as answer:
                 if answer.is_error:
                     answer.read()
                     _raise_problem(answer)

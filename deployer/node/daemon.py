@@ -10,26 +10,26 @@ from types import FrameType
 import uvicorn
 
 from catalog.web import server as answering
-from catalog.web.metrics import Requests, exposing
+from catalog.web.metrics import RequestMetrics, expose_metrics
 from deployer.errors import BackendFailed
-from deployer.node.api.app import create_app
+from deployer.node.api.app import create_node_app
 from deployer.node.schema.orders import NodeStatus
 from deployer.node.service.gauges import figures
 from deployer.node.service.node import Node
 from deployer.node.settings import DeploySettings
-from deployer.web.socket_paths import MAX_SOCKET, short_place
+from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from stager.settings import NodeSettings
 
 END_SECONDS = 5
 """How long an answer that is being given may go on when the service is told to end."""
 
 
-def socket_of(settings: NodeSettings, deploy: DeploySettings) -> Path:
+def node_socket(settings: NodeSettings, deploy: DeploySettings) -> Path:
     """Where a node with these settings listens, and where commands look for it."""
-    return deploy.socket or short_place(settings.directory, "node.sock", MAX_SOCKET)
+    return deploy.socket or short_socket_path(settings.directory, "node.sock", MAX_SOCKET)
 
 
-def serve(
+def serve_node(
     settings: NodeSettings,
     deploy: DeploySettings,
     ready: Callable[[Path, NodeStatus], None],
@@ -48,10 +48,10 @@ def serve(
     """
     node = Node.open(settings, deploy)
     try:
-        path = socket_of(settings, deploy)
-        requests = Requests()
+        path = node_socket(settings, deploy)
+        requests = RequestMetrics()
         with (
-            exposing(deploy.metrics, lambda: figures(node.status(), node.stager.cache), requests),
+            expose_metrics(deploy.metrics, lambda: figures(node.status(), node.stager.cache), requests),
             closing(_listen(path)) as listening,
         ):
             _run(node, requests, listening, lambda: ready(path, node.status()))
@@ -62,9 +62,9 @@ def serve(
         node.close()
 
 
-def _run(node: Node, requests: Requests, listening: socket.socket, ready: Callable[[], None]) -> None:
-    config = answering.config(requests.watching(create_app(node)), ending=END_SECONDS)
-    answering.run(_Server(config, ready, node.cancel), listening)
+def _run(node: Node, requests: RequestMetrics, listening: socket.socket, ready: Callable[[], None]) -> None:
+    config = answering.server_config(requests.watching(create_node_app(node)), ending=END_SECONDS)
+    answering.run_server(_Server(config, ready, node.cancel), listening)
 
 
 class _Server(uvicorn.Server):

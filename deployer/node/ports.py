@@ -5,14 +5,14 @@ from typing import Literal, Protocol
 
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
-from deployer.hypervisor.disks import Contents
+from deployer.hypervisor.disks import ImageContents
 from deployer.machine.spec import MachineSpec
-from deployer.policy.evaluation import Case, Judged
-from deployer.records.receipt import CameFrom
+from deployer.policy.evaluation import Evaluation, EvaluationInput
+from deployer.records.receipt import PreviousReceipt
 from signer.runtime.progress import Advance
 
 
-class StagedContents(Contents, Protocol):
+class StagedContents(ImageContents, Protocol):
     """All parts of an image on this node, and what it took to get them there."""
 
     @property
@@ -24,7 +24,7 @@ class StagedContents(Contents, Protocol):
         """Bytes that were transferred."""
 
 
-class Stages(Protocol):
+class ContentStager(Protocol):
     """What brings contents to the node; `stager.staging.Stager` is one."""
 
     def stage(
@@ -33,18 +33,20 @@ class Stages(Protocol):
         """Make all parts of an image and extra blanks present, leased to the holder for `ttl` seconds."""
 
 
-class Entries(Protocol):
+class ContentCache(Protocol):
     """The node's cache; `stager.cache.cache.Cache` is one."""
 
     def check(self, thing: Address | Blank, *, full: bool = False) -> object:
         """Raise stager.errors.EntryChanged unless an entry is the one that was verified."""
 
 
-class Records(Protocol):
+class DeploymentRecorder(Protocol):
     """Where decisions and deployments are put on record before they take effect; `recording.Recorder` is one."""
 
-    def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
+    def decided(self, case: EvaluationInput, judged: Evaluation, stage: Literal["request", "boot"]) -> None:
         """A request was decided."""
 
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged, origin: CameFrom | None = None) -> object:
+    def deploying(
+        self, spec: MachineSpec, case: EvaluationInput, judged: Evaluation, origin: PreviousReceipt | None = None
+    ) -> object:
         """A machine is about to boot."""

@@ -27,7 +27,7 @@ AUTHORITY_LIFE = timedelta(days=3650)
 SKEW = timedelta(hours=1)
 """How far another machine's clock may be behind ours."""
 
-MAX_REQUEST = 4096
+MAX_SIGNING_REQUEST = 4096
 """Characters of a certificate request; one for a P-256 key has 500."""
 
 NODE = "node"
@@ -41,7 +41,7 @@ _CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
 
 @dataclass(frozen=True)
-class Pair:
+class CertificateKeyPair:
     """A certificate and its private key, both PEM."""
 
     certificate: bytes
@@ -49,7 +49,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Authority:
+class CertificateAuthority:
     """The CA: its certificate (PEM) and private key (PEM)."""
 
     certificate: bytes
@@ -106,11 +106,13 @@ class Authority:
         """A guest's certificate (PEM), for exactly these host names and addresses; CN is its UUID. Errors as `node`."""
         return self._issue(_asked(request), _name(HOST, machine), names, now, life, (*_SERVER, *_CLIENT))
 
-    def server(self, names: Sequence[str], now: datetime, life: timedelta) -> Pair:
+    def server(self, names: Sequence[str], now: datetime, life: timedelta) -> CertificateKeyPair:
         """A key and certificate for the service itself, under these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        return Pair(self._issue(key.public_key(), name, names, now, life, _SERVER).encode(), _private(key))
+        return CertificateKeyPair(
+            self._issue(key.public_key(), name, names, now, life, _SERVER).encode(), _private(key)
+        )
 
     def _issue(
         self,
@@ -166,7 +168,7 @@ class Authority:
         return names[0] if units == [NODE] and len(names) == 1 else None
 
 
-def new_request() -> tuple[bytes, str]:
+def create_request() -> tuple[bytes, str]:
     """A new private key (PEM), and a request for a certificate for it (PKCS #10, PEM)."""
     key = _private(ec.generate_private_key(ec.SECP256R1()))
     return key, request_for(key)
@@ -194,7 +196,7 @@ def fingerprint(certificates: bytes) -> str:
     return hashlib.sha256(b"".join(one.public_bytes(serialization.Encoding.DER) for one in found)).hexdigest()
 
 
-def anchor_of(chain: bytes) -> bytes:
+def last_certificate(chain: bytes) -> bytes:
     """The last certificate of a chain (PEM) that a server shows, by which the others are believed; Misused if none."""
     try:
         return x509.load_pem_x509_certificates(chain)[-1].public_bytes(serialization.Encoding.PEM)
@@ -202,7 +204,7 @@ def anchor_of(chain: bytes) -> bytes:
         raise Misused("the site's certificate is none (PEM)") from exc
 
 
-def first_of(chain: bytes) -> bytes:
+def first_certificate(chain: bytes) -> bytes:
     """The first certificate of a chain (PEM): a server's own. Misused if none."""
     try:
         return x509.load_pem_x509_certificates(chain)[0].public_bytes(serialization.Encoding.PEM)
@@ -210,13 +212,13 @@ def first_of(chain: bytes) -> bytes:
         raise Misused("the site's certificate is none (PEM)") from exc
 
 
-def due(certificate: bytes, now: datetime) -> bool:
+def needs_renewal(certificate: bytes, now: datetime) -> bool:
     """Whether it is time for a fresh certificate instead of this one (PEM): a third of its time, or less, is left."""
-    begins, ends = period(certificate)
+    begins, ends = validity_period(certificate)
     return ends - now <= (ends - begins) / 3
 
 
-def serves(certificate: bytes) -> bool:
+def is_server_certificate(certificate: bytes) -> bool:
     """Whether a node can listen with a certificate (PEM): one that was given by an older site says who asks, and no more."""
     try:
         found = x509.load_pem_x509_certificate(certificate)
@@ -225,7 +227,7 @@ def serves(certificate: bytes) -> bool:
         return False
 
 
-def period(certificate: bytes) -> tuple[datetime, datetime]:
+def validity_period(certificate: bytes) -> tuple[datetime, datetime]:
     """From when to when a certificate (PEM) holds, UTC; Misused if it is none."""
     try:
         found = x509.load_pem_x509_certificate(certificate)
@@ -236,7 +238,7 @@ def period(certificate: bytes) -> tuple[datetime, datetime]:
 
 def _asked(request: str) -> ec.EllipticCurvePublicKey:
     try:
-        asked = x509.load_pem_x509_csr(request[:MAX_REQUEST].encode())
+        asked = x509.load_pem_x509_csr(request[:MAX_SIGNING_REQUEST].encode())
         public = asked.public_key()
         right = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
         right = right and asked.is_signature_valid

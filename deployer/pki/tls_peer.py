@@ -26,7 +26,7 @@ MAX_CHAIN = 16
 
 
 @dataclass(frozen=True)
-class Peer:
+class TlsPeer:
     """The other end.
 
     Attributes:
@@ -41,10 +41,10 @@ class Peer:
     address: str = ""
 
 
-def peer_of(request: HTTPConnection) -> Peer:
+def peer_of(request: HTTPConnection) -> TlsPeer:
     """Who sends a request; somebody of whom nothing is known where no protocol looked."""
     found = request.scope.get("extensions", {}).get(EXTENSION)
-    return found if isinstance(found, Peer) else Peer()
+    return found if isinstance(found, TlsPeer) else TlsPeer()
 
 
 class PeerProtocol(H11Protocol):
@@ -65,7 +65,7 @@ class PeerProtocol(H11Protocol):
             self.loop.call_later(GOODBYE_SECONDS, self.transport.abort)
 
 
-def _with(app: Any, peer: Peer) -> ASGIApp:
+def _with(app: Any, peer: TlsPeer) -> ASGIApp:
     async def known(scope: Scope, receive: Receive, send: Send) -> None:
         extensions = {**scope.get("extensions", {}), EXTENSION: peer}
         await app({**scope, "extensions": extensions}, receive, send)
@@ -73,17 +73,17 @@ def _with(app: Any, peer: Peer) -> ASGIApp:
     return known
 
 
-def _peer(transport: asyncio.Transport) -> Peer:
+def _peer(transport: asyncio.Transport) -> TlsPeer:
     secure = transport.get_extra_info("ssl_object")
     name = transport.get_extra_info("peername")
     address = str(name[0]) if isinstance(name, tuple) and name else ""
     if secure is not None:
-        return Peer(chain_of(secure), address=address)
+        return TlsPeer(peer_chain(secure), address=address)
     # By the kind of socket, never by a name that is missing: a TCP peer that has gone away has none either.
-    return Peer(local=transport.get_extra_info("socket").family == socket.AF_UNIX, address=address)
+    return TlsPeer(local=transport.get_extra_info("socket").family == socket.AF_UNIX, address=address)
 
 
-def chain_of(secure: ssl.SSLObject) -> tuple[bytes, ...]:
+def peer_chain(secure: ssl.SSLObject) -> tuple[bytes, ...]:
     """The certificates (DER) of a connection's verified peer, its own first; none where it showed none."""
     if secure.getpeercert(binary_form=True) is None:
         return ()

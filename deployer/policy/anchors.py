@@ -111,7 +111,7 @@ def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str
     return names, f"\n[[anchor]]\n{said}certificate = '''\n{pem}\n'''\n"
 
 
-def held_key(anchor: TrustedKey, place: str, key_file: Callable[[str], bytes] | None) -> str:
+def load_anchor_key(anchor: TrustedKey, place: str, key_file: Callable[[str], bytes] | None) -> str:
     """The key of an anchor itself, in the form that verifiers take, read from the file that the anchor names if it does.
 
     Args:

@@ -16,7 +16,7 @@ import cedarpy
 
 from deployer.errors import PolicyUnusable
 from deployer.policy.cedar_schema import SCHEMA
-from deployer.policy.decision import Rule
+from deployer.policy.decision import RuleResult
 
 MAX_FILE = 1 << 20
 """Bytes of a Cedar file; one of 200 rules has some 40 KB."""
@@ -87,7 +87,7 @@ class CedarRules:
             )
         return cls(rules)
 
-    def judge(self, question: dict[str, Any], facts: list[dict[str, Any]]) -> list[Rule]:
+    def judge(self, question: dict[str, Any], facts: list[dict[str, Any]]) -> list[RuleResult]:
         """What the rules say, each as a rule of a decision; one more where anything could not be evaluated.
 
         Args:
@@ -113,12 +113,14 @@ class CedarRules:
                 judged.append(_failed(rule, rule.reason or f"the rule {rule.name!r} of {rule.file} forbids it"))
             else:
                 judged.append(
-                    Rule(name=PREFIX + rule.name, passed=True, reason=f"{rule.file} does not forbid it by this rule")
+                    RuleResult(
+                        name=PREFIX + rule.name, passed=True, reason=f"{rule.file} does not forbid it by this rule"
+                    )
                 )
         if errors:
             said = "; ".join(f"{name}: {why}" if name else why for name, why in sorted(errors.items()))
             judged.append(
-                Rule(
+                RuleResult(
                     name=PREFIX + ERRORS,
                     passed=False,
                     reason=f"rules could not be evaluated, and what cannot be evaluated refuses: {said}",
@@ -127,10 +129,10 @@ class CedarRules:
             )
         return judged
 
-    def _permit(self, permitting: set[str]) -> Rule:
+    def _permit(self, permitting: set[str]) -> RuleResult:
         names = ", ".join(repr(rule.name) for rule in self._permits)
         hints = [rule.change for rule in self._permits if rule.change]
-        return Rule(
+        return RuleResult(
             name=PREFIX + PERMIT,
             passed=bool(permitting),
             reason=f"permitted by {', '.join(map(repr, sorted(permitting)))}"
@@ -158,11 +160,11 @@ class CedarRules:
         return {names[reason] for reason in said.diagnostics.reasons if reason in names}, errors
 
 
-def _failed(rule: CedarRule, reason: str) -> Rule:
+def _failed(rule: CedarRule, reason: str) -> RuleResult:
     change = (
         rule.change or f"ask for what the rule {rule.name!r} does not forbid, or the site changes it in {rule.file}"
     )
-    return Rule(name=PREFIX + rule.name, passed=False, reason=reason, change=change)
+    return RuleResult(name=PREFIX + rule.name, passed=False, reason=reason, change=change)
 
 
 def _read(name: str, data: bytes) -> list[CedarRule]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from catalog.image.manifest import Manifest, Partition, PlacedPartition
 from deployer.policy.decision import Request
-from deployer.policy.rules import blank_size, disk_size
+from deployer.policy.rules import total_blank_size, total_disk_size
 from signer.verification.trust import EndorsementCheck
 
 SCHEMA: Final = """\
@@ -66,7 +66,7 @@ class Requester:
     roles: tuple[str, ...] = ()
 
 
-def authorization(requester: Requester, image_id: str) -> dict[str, Any]:
+def authorization_request(requester: Requester, image_id: str) -> dict[str, Any]:
     """The question, as the engine takes it."""
     return {
         "principal": _uid("Requester", requester.name),
@@ -76,7 +76,7 @@ def authorization(requester: Requester, image_id: str) -> dict[str, Any]:
     }
 
 
-def entities(
+def build_entities(
     requester: Requester,
     request: Request,
     manifest: Manifest,
@@ -141,8 +141,8 @@ def _image(manifest: Manifest, parts: Sequence[Partition], counted: Sequence[End
         "boot": manifest.boot.mode,
         "contextualization": manifest.contextualization,
         "disks": len(manifest.disks),
-        "diskSize": disk_size(manifest),
-        "blankSize": blank_size(manifest),
+        "diskSize": total_disk_size(manifest),
+        "blankSize": total_blank_size(manifest),
         "needsMemory": manifest.needs.memory,
         "needsCores": manifest.needs.cores,
         "partitions": [_ref("Partition", f"{image_id}/{number}") for number in range(len(parts))],

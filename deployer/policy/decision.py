@@ -7,7 +7,7 @@ from deployer.errors import Refused
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
 from signer.documents import Document
-from signer.openpgp.keys import printable
+from signer.openpgp.keys import escape_unprintable
 from signer.statements.endorsement import Instant
 
 
@@ -34,7 +34,7 @@ class Request:
     blanks: tuple[Blank, ...] = ()
 
 
-class Rule(Document):
+class RuleResult(Document):
     """One rule's verdict: its name, whether it passed, why, and (where it did not) what would have to change."""
 
     name: str
@@ -58,7 +58,7 @@ class Decision(Document):
     title: str
     at: Instant
     policy: str
-    rules: tuple[Rule, ...]
+    rules: tuple[RuleResult, ...]
 
     @property
     def accepted(self) -> bool:
@@ -66,7 +66,7 @@ class Decision(Document):
         return bool(self.rules) and all(rule.passed for rule in self.rules)
 
     @property
-    def failed(self) -> tuple[Rule, ...]:
+    def failed(self) -> tuple[RuleResult, ...]:
         """The rules that refuse."""
         return tuple(rule for rule in self.rules if not rule.passed)
 
@@ -79,9 +79,11 @@ class Decision(Document):
         width = max((len(rule.name) for rule in self.rules), default=0)
         lines = [f"{self.title} is {'accepted' if self.accepted else 'refused'} by the policy {self.policy}"]
         for rule in self.rules:
-            lines.append(f"  {'passed' if rule.passed else 'FAILED'}  {rule.name:{width}}  {printable(rule.reason)}")
+            lines.append(
+                f"  {'passed' if rule.passed else 'FAILED'}  {rule.name:{width}}  {escape_unprintable(rule.reason)}"
+            )
             if rule.change:
-                lines.append(f"  {'':6}  {'':{width}}  -> {printable(rule.change)}")
+                lines.append(f"  {'':6}  {'':{width}}  -> {escape_unprintable(rule.change)}")
         return "\n".join(lines)
 
     def refusal(self) -> Refused:

@@ -12,22 +12,22 @@ from datetime import datetime
 from catalog.image.manifest import Manifest
 from deployer.errors import DeployerError
 from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request, Rule
+from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy
-from deployer.policy.revocations import Withdrawn
-from deployer.policy.rules import counted
+from deployer.policy.revocations import RevocationState
+from deployer.policy.rules import counted_endorsements
 from deployer.policy.store import RuleSet
 from signer.errors import SignerError
 from signer.verification.endorsements import verify_endorsements
-from signer.verification.revocations import Withdrawal, verify_revocations, withdraw
-from signer.verification.signature_cache import Memory
+from signer.verification.revocations import EffectiveRevocation, apply_revocations, verify_revocations
+from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import EndorsementCheck
 
 log = logging.getLogger("partita.node")
 
 
 @dataclass(frozen=True)
-class Case:
+class EvaluationInput:
     """What is to be judged, and by which facts.
 
     Attributes:
@@ -46,11 +46,11 @@ class Case:
     running: int = 0
     requester: Requester = field(default_factory=Requester)
     node: str = ""
-    withdrawn: Withdrawn = field(default_factory=Withdrawn)
+    withdrawn: RevocationState = field(default_factory=RevocationState)
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """What came of it: the decision, the endorsements that counted (each with its statement), the shadow's decision.
 
     `checks` is what all endorsements were worth, those of partitions too.
@@ -62,7 +62,7 @@ class Judged:
     checks: tuple[EndorsementCheck, ...] = ()
 
 
-def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> Judged:
+def evaluate(rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None) -> Evaluation:
     """Judge a case.
 
     Args:
@@ -76,7 +76,7 @@ def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = Non
         KeyUnusable: an anchor's key is none.
     """
     decision, checks = _decide(rules, case, now, memory)
-    vouching = {id(check) for check in counted(rules.policy, case.manifest, checks, now)}
+    vouching = {id(check) for check in counted_endorsements(rules.policy, case.manifest, checks, now)}
     pairs = [(check, pair[0]) for check, pair in zip(checks, case.pairs, strict=True) if id(check) in vouching]
     shadow = None
     if rules.shadow is not None:
@@ -84,16 +84,22 @@ def judge(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = Non
             shadow, _ = _decide(rules.shadow, case, now, memory)
         except (DeployerError, SignerError) as exc:
             log.warning("the policy in the shadow could not decide: %s", exc)
-    return Judged(decision, tuple(pairs), shadow, tuple(checks))
+    return Evaluation(decision, tuple(pairs), shadow, tuple(checks))
 
 
-def verified(rules: RuleSet, case: Case, now: datetime, memory: Memory | None = None) -> list[EndorsementCheck]:
+def check_endorsements(
+    rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
+) -> list[EndorsementCheck]:
     """What each endorsement of a case is worth by the anchors of a set, less what was withdrawn; errors as in `judge`."""
-    return _verified(rules, case, withdrawals(rules.policy, case.withdrawn, now, memory), now, memory)
+    return _verified(rules, case, effective_revocations(rules.policy, case.withdrawn, now, memory), now, memory)
 
 
 def _verified(
-    rules: RuleSet, case: Case, held: Sequence[Withdrawal], now: datetime, memory: Memory | None
+    rules: RuleSet,
+    case: EvaluationInput,
+    held: Sequence[EffectiveRevocation],
+    now: datetime,
+    memory: SignatureCache | None,
 ) -> list[EndorsementCheck]:
     manifest = case.manifest
     checks = verify_endorsements(
@@ -106,10 +112,12 @@ def _verified(
         x509=rules.policy.x509_rules,
         addresses={str(part.content) for part in manifest.partitions() if part.content},
     )
-    return withdraw(case.withdrawn.blocks.void(checks), held)
+    return apply_revocations(case.withdrawn.blocks.void(checks), held)
 
 
-def withdrawals(policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Memory | None = None) -> list[Withdrawal]:
+def effective_revocations(
+    policy: Policy, withdrawn: RevocationState, now: datetime, memory: SignatureCache | None = None
+) -> list[EffectiveRevocation]:
     """The revocations that hold by the anchors of a policy; errors as in `judge`."""
     if not withdrawn.pairs:
         return []
@@ -118,9 +126,9 @@ def withdrawals(policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Mem
 
 
 def _decide(
-    rules: RuleSet, case: Case, now: datetime, memory: Memory | None
+    rules: RuleSet, case: EvaluationInput, now: datetime, memory: SignatureCache | None
 ) -> tuple[Decision, list[EndorsementCheck]]:
-    held = withdrawals(rules.policy, case.withdrawn, now, memory)
+    held = effective_revocations(rules.policy, case.withdrawn, now, memory)
     checks = _verified(rules, case, held, now, memory)
     decision = rules.decide(
         case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
@@ -128,22 +136,24 @@ def _decide(
     return decision.model_copy(update={"rules": (*_current(case, held), *decision.rules)}), checks
 
 
-def current(policy: Policy, case: Case, now: datetime, memory: Memory | None = None) -> tuple[Rule, Rule]:
+def check_revocation(
+    policy: Policy, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
+) -> tuple[RuleResult, RuleResult]:
     """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
-    return _current(case, withdrawals(policy, case.withdrawn, now, memory))
+    return _current(case, effective_revocations(policy, case.withdrawn, now, memory))
 
 
-def _current(case: Case, held: Sequence[Withdrawal]) -> tuple[Rule, Rule]:
+def _current(case: EvaluationInput, held: Sequence[EffectiveRevocation]) -> tuple[RuleResult, RuleResult]:
     manifest = case.manifest
     entry = case.withdrawn.blocks.blocks(manifest)
     by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
-    blocked = Rule(
+    blocked = RuleResult(
         name="not-blocked",
         passed=not entry,
         reason=f"the site's block list has {entry!r}" if entry else "the site's block list does not name it",
         change="choose another image, or the site takes that out of its block list" if entry else "",
     )
-    revoked = Rule(
+    revoked = RuleResult(
         name="not-revoked",
         passed=by is None,
         reason=f"{manifest.title} was {by.text}" if by else "no security officer has revoked it",

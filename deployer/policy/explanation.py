@@ -16,12 +16,12 @@ from catalog.image.manifest import Manifest
 from deployer.machine.spec import MEMORY_UNIT, Network
 from deployer.policy.anchors import TrustedKey
 from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request, Rule
+from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.patterns import matches_image, matches_vo
-from deployer.policy.rules import blank_size, counted, disk_size
+from deployer.policy.rules import counted_endorsements, total_blank_size, total_disk_size
 from deployer.policy.store import RuleSet
 from deployer.units import duration_text, size_text
-from signer.openpgp.keys import printable
+from signer.openpgp.keys import escape_unprintable
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import EndorsementCheck
 
@@ -42,7 +42,7 @@ class Situation:
     now: datetime
     running: int = 0
     requester: Requester | None = None
-    before: tuple[Rule, ...] = ()
+    before: tuple[RuleResult, ...] = ()
     """Rules that no change here touches: what is revoked or blocked."""
 
     def decide(self) -> Decision:
@@ -58,7 +58,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Move:
+class PolicyChange:
     """A change: who can make it, what it is (after "if"), and what it makes of a situation."""
 
     who: Who
@@ -67,7 +67,7 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class DecisionExplanation:
     """A decision and the way out of it.
 
     Attributes:
@@ -77,8 +77,8 @@ class Explanation:
     """
 
     decision: Decision
-    moves: tuple[Move, ...]
-    stuck: tuple[Rule, ...]
+    moves: tuple[PolicyChange, ...]
+    stuck: tuple[RuleResult, ...]
 
     def sentence(self) -> str:
         """What a site's administrator would say."""
@@ -94,7 +94,7 @@ class Explanation:
                 f"{rule.reason} ({rule.change})" if rule.change else rule.reason for rule in self.stuck
             )
             said += "."
-        return printable(said)
+        return escape_unprintable(said)
 
     def as_json(self) -> dict[str, object]:
         """For programs."""
@@ -105,11 +105,11 @@ class Explanation:
         }
 
 
-def explain(situation: Situation) -> Explanation:
+def explain_decision(situation: Situation) -> DecisionExplanation:
     """Find the nearest change that would make a request pass."""
     decision = situation.decide()
-    moves: list[Move] = []
-    stuck: dict[str, Rule] = {}
+    moves: list[PolicyChange] = []
+    stuck: dict[str, RuleResult] = {}
     now = situation
     for _ in range(MAX_MOVES):
         failed = {rule.name: rule for rule in now.decide().failed}
@@ -134,10 +134,10 @@ def explain(situation: Situation) -> Explanation:
                 without = other.apply(without)
         if {rule.name for rule in without.decide().failed} <= left:
             moves.remove(move)
-    return Explanation(decision, tuple(moves), tuple(stuck.values()))
+    return DecisionExplanation(decision, tuple(moves), tuple(stuck.values()))
 
 
-def _helps(now: Situation, rule: Rule, failed: set[str]) -> Move | None:
+def _helps(now: Situation, rule: RuleResult, failed: set[str]) -> PolicyChange | None:
     """The first change after which this rule passes and none fails that passed."""
     for move in _moves(now, rule):
         after = {one.name for one in move.apply(now).decide().failed}
@@ -146,7 +146,7 @@ def _helps(now: Situation, rule: Rule, failed: set[str]) -> Move | None:
     return None
 
 
-def _moves(now: Situation, rule: Rule) -> Iterator[Move]:
+def _moves(now: Situation, rule: RuleResult) -> Iterator[PolicyChange]:
     """What may help against a rule, the nearest first."""
     policy, manifest = now.rules.policy, now.manifest
     match rule.name:
@@ -194,15 +194,15 @@ def _moves(now: Situation, rule: Rule) -> Iterator[Move]:
             yield from _endorsed(now, trusting=False)
 
 
-def _ask(text: str, **changes: Any) -> Move:
-    return Move("requester", f"you {text}", lambda now: replace(now, request=replace(now.request, **changes)))
+def _ask(text: str, **changes: Any) -> PolicyChange:
+    return PolicyChange("requester", f"you {text}", lambda now: replace(now, request=replace(now.request, **changes)))
 
 
-def _site(text: str, **changes: Any) -> Move:
-    return Move("site", f"the site {text}", lambda now: now.with_policy(**changes))
+def _site(text: str, **changes: Any) -> PolicyChange:
+    return PolicyChange("site", f"the site {text}", lambda now: now.with_policy(**changes))
 
 
-def _both(name: str, wanted: int, text: Callable[[int], str]) -> Move:
+def _both(name: str, wanted: int, text: Callable[[int], str]) -> PolicyChange:
     """What the image needs is more than the site gives: both have to move."""
 
     def apply(now: Situation) -> Situation:
@@ -210,10 +210,10 @@ def _both(name: str, wanted: int, text: Callable[[int], str]) -> Move:
         limits = now.rules.policy.limits.model_copy(update=change)
         return replace(now.with_policy(limits=limits), request=replace(now.request, **change))
 
-    return Move("site", f"the site raised limits.{name} to {text(wanted)} and you asked for as much", apply)
+    return PolicyChange("site", f"the site raised limits.{name} to {text(wanted)} and you asked for as much", apply)
 
 
-def _amounts(now: Situation) -> Iterator[Move]:
+def _amounts(now: Situation) -> Iterator[PolicyChange]:
     """As much as the image needs and no more than the limits give."""
     asked, needs, limits = now.request, now.manifest.needs, now.rules.policy.limits
     least = -(-needs.memory // MEMORY_UNIT) * MEMORY_UNIT
@@ -232,7 +232,7 @@ def _amounts(now: Situation) -> Iterator[Move]:
         yield _ask("asked for one machine", count=1)
 
 
-def _fewer(now: Situation) -> Iterator[Move]:
+def _fewer(now: Situation) -> Iterator[PolicyChange]:
     asked, limits = now.request, now.rules.policy.limits
     if asked.blanks:
         yield _ask("asked for no scratch disks", blanks=())
@@ -242,14 +242,14 @@ def _fewer(now: Situation) -> Iterator[Move]:
             yield _ask(f"asked for {_of(count, 'machine')} instead of {asked.count}", count=count)
     if 0 < asked.count <= limits.machines and free < asked.count:
         running = limits.machines - asked.count
-        yield Move(
+        yield PolicyChange(
             "requester",
             f"you asked again when {_of(now.running - running, 'machine')} here {'has' if now.running - running == 1 else 'have'} ended",
             lambda now: replace(now, running=running),
         )
 
 
-def _plainer(now: Situation) -> Iterator[Move]:
+def _plainer(now: Situation) -> Iterator[PolicyChange]:
     asked = now.request
     if asked.user_data is not None:
         yield _ask(f"gave no user-data instead of {asked.user_data}", user_data=None)
@@ -262,14 +262,14 @@ def _plainer(now: Situation) -> Iterator[Move]:
             )
 
 
-def _limits(now: Situation) -> Iterator[Move]:
+def _limits(now: Situation) -> Iterator[PolicyChange]:
     asked, limits, manifest = now.request, now.rules.policy.limits, now.manifest
     extra = sum(blank.size for blank in asked.blanks)
     for name, wanted, text in (
         ("memory", max(asked.memory, manifest.needs.memory), size_text),
         ("cores", max(asked.cores, manifest.needs.cores), str),
-        ("disk", disk_size(manifest) + extra, size_text),
-        ("blank", blank_size(manifest) + extra, size_text),
+        ("disk", total_disk_size(manifest) + extra, size_text),
+        ("blank", total_blank_size(manifest) + extra, size_text),
         ("lifetime", asked.lifetime, duration_text),
         ("machines", now.running + asked.count, str),
     ):
@@ -280,10 +280,10 @@ def _limits(now: Situation) -> Iterator[Move]:
             )
 
 
-def _endorsed(now: Situation, *, trusting: bool = True) -> Iterator[Move]:
+def _endorsed(now: Situation, *, trusting: bool = True) -> Iterator[PolicyChange]:
     """One more who vouches; then several at once; then somebody whom the site does not trust yet."""
     policy, manifest = now.rules.policy, now.manifest
-    have = {(check.fingerprint, check.role) for check in counted(policy, manifest, now.checks, now.now)}
+    have = {(check.fingerprint, check.role) for check in counted_endorsements(policy, manifest, now.checks, now.now)}
     able = [
         (key.fingerprint, key.role)
         for key in policy.trusted(manifest.vo)
@@ -305,7 +305,7 @@ def _endorsed(now: Situation, *, trusting: bool = True) -> Iterator[Move]:
         yield _trusted(manifest, able, roles[-many:])
 
 
-def _parts_endorsed(now: Situation) -> Iterator[Move]:
+def _parts_endorsed(now: Situation) -> Iterator[PolicyChange]:
     """Those who may vouch for single partitions do."""
     policy, manifest = now.rules.policy, now.manifest
     for rule in policy.partition_rules(manifest):
@@ -320,24 +320,24 @@ def _parts_endorsed(now: Situation) -> Iterator[Move]:
             for many in range(1, len(able) + 1):
                 for who in [[one] for one in able] if many == 1 else [able[:many]]:
                     text = _and([f"{fingerprint} as {role} of {rule.vo}" for fingerprint, role in who])
-                    yield Move(
+                    yield PolicyChange(
                         "endorser",
                         f"its partition {part.label!r} were endorsed by {text}",
                         partial(_add, who=who, vo=rule.vo, address=str(part.content)),
                     )
 
 
-def _vouched(who: Sequence[tuple[str, str]]) -> Move:
+def _vouched(who: Sequence[tuple[str, str]]) -> PolicyChange:
     text = _and([f"{fingerprint} as {role}" for fingerprint, role in who])
-    return Move("endorser", f"it were endorsed by {text}", lambda now: _add(now, who))
+    return PolicyChange("endorser", f"it were endorsed by {text}", lambda now: _add(now, who))
 
 
-def _trusted(manifest: Manifest, able: Sequence[tuple[str, str]], roles: Sequence[str]) -> Move:
+def _trusted(manifest: Manifest, able: Sequence[tuple[str, str]], roles: Sequence[str]) -> PolicyChange:
     fresh = [(f"{number:040X}", role) for number, role in enumerate(roles)]
     keys = tuple(TrustedKey(vo=manifest.vo, role=role, fingerprint=fingerprint, key="-") for fingerprint, role in fresh)
     wanted = _and([f"{_of(roles.count(role), 'endorser')} as {role}" for role in dict.fromkeys(roles)])
     more = f", and it were endorsed by {_and([one for one, _ in able])} too" if able else ""
-    return Move(
+    return PolicyChange(
         "site",
         f"the site trusted {wanted} of {manifest.vo} who {'vouches' if len(roles) == 1 else 'vouch'} for it{more}",
         lambda now: _add(now.with_policy(anchor=(*now.rules.policy.anchor, *keys)), [*fresh, *able]),

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from catalog.image.manifest import Manifest, Vo
 from deployer.errors import PolicyUnusable
 from deployer.machine.user_data import UserDataKind
-from deployer.policy.anchors import MAX_KEY, TrustedKey, held_key
+from deployer.policy.anchors import MAX_KEY, TrustedKey, load_anchor_key
 from deployer.policy.patterns import (
     FileName,
     Fingerprint,
@@ -30,7 +30,7 @@ from signer.errors import DocumentError
 from signer.statements.endorsement import Role
 from signer.verification.trust import Anchor
 from signer.x509.cms_verifier import X509Rules
-from signer.x509.path_validation import Crls
+from signer.x509.path_validation import CrlPolicy
 
 MAX_POLICY = 4 << 20
 """Bytes of a policy file: room for some hundred anchors with their keys inside."""
@@ -60,7 +60,7 @@ class Quorum(Document):
     roles: dict[Role, Count] = Field(default_factory=dict)
 
 
-class Endorsements(Quorum):
+class EndorsementRules(Quorum):
     """The quorum for all VOs, and those of VOs with rules of their own (which then replace the general one whole)."""
 
     vo: dict[Vo, Quorum] = Field(default_factory=dict)
@@ -81,7 +81,7 @@ class PartitionRule(Quorum):
     images: Annotated[tuple[ImagePattern, ...], Field(min_length=1, max_length=MAX_ENTRIES)] = ("*/*",)
 
 
-class Certificates(Document):
+class CertificateRules(Document):
     """By which CAs certificates are judged.
 
     Attributes:
@@ -90,10 +90,10 @@ class Certificates(Document):
     """
 
     directory: Annotated[str, Field(pattern=r"^/[^\x00]*$")] = "/etc/grid-security/certificates"
-    crls: Crls = "required"
+    crls: CrlPolicy = "required"
 
 
-class Revocations(Document):
+class RevocationRules(Document):
     """What happens to machines whose image no longer passes, because of a revocation or the block list.
 
     Attributes:
@@ -124,7 +124,7 @@ class EndorserLists(Document):
     deny: Annotated[tuple[Fingerprint, ...], Field(max_length=MAX_ENTRIES)] = ()
 
 
-class Limits(Document):
+class MachineLimits(Document):
     """The most that is given; memory, cores, disk and blank per machine. Sizes are bytes, the lifetime seconds.
 
     Attributes:
@@ -159,7 +159,7 @@ class CedarFiles(Document):
     files: Annotated[tuple[FileName, ...], Field(min_length=1, max_length=64)]
 
 
-class Shadow(Document):
+class ShadowPolicy(Document):
     """A policy that decides beside this one, on the record only: a file, relative to this one."""
 
     policy: FileName
@@ -169,18 +169,18 @@ class Policy(Document):
     """A whole policy, with its keys inside."""
 
     anchor: Annotated[tuple[TrustedKey, ...], Field(max_length=MAX_ANCHORS)] = ()
-    endorsements: Endorsements = Endorsements()
+    endorsements: EndorsementRules = EndorsementRules()
     partition: Annotated[tuple[PartitionRule, ...], Field(max_length=MAX_ENTRIES)] = ()
-    x509: Certificates | None = None
-    revocations: Revocations = Revocations()
+    x509: CertificateRules | None = None
+    revocations: RevocationRules = RevocationRules()
     vos: VoLists = VoLists()
     images: ImageLists = ImageLists()
     endorsers: EndorserLists = EndorserLists()
-    limits: Limits = Limits()
+    limits: MachineLimits = MachineLimits()
     user_data: UserDataRules = UserDataRules()
     networks: NetworkRules = NetworkRules()
     cedar: CedarFiles | None = None
-    shadow: Shadow | None = None
+    shadow: ShadowPolicy | None = None
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -208,7 +208,7 @@ class Policy(Document):
         except DocumentError as exc:
             raise PolicyUnusable(str(exc)) from exc
         anchors = tuple(
-            anchor.model_copy(update={"key": held_key(anchor, f"{what}: $.anchor[{index}]", key_file)})
+            anchor.model_copy(update={"key": load_anchor_key(anchor, f"{what}: $.anchor[{index}]", key_file)})
             for index, anchor in enumerate(read.anchor)
         )
         return read.model_copy(update={"anchor": anchors})
@@ -242,7 +242,7 @@ class Policy(Document):
         """How certificates are judged; None where neither the policy nor an anchor speaks of any."""
         if self.x509 is None and all(anchor.scheme == "openpgp" for anchor in self.anchor):
             return None
-        said = self.x509 or Certificates()
+        said = self.x509 or CertificateRules()
         return X509Rules(Path(said.directory), said.crls)
 
     def partition_rules(self, manifest: Manifest) -> tuple[PartitionRule, ...]:

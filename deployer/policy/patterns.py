@@ -16,7 +16,7 @@ _IMAGE_PATTERN = re.compile(
 _NETWORK_PATTERN = re.compile(r"user|(network|bridge):[A-Za-z0-9*][A-Za-z0-9*_.-]{0,63}")
 
 
-def matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
+def pattern_validator(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
     """A validator: text of that form, or a ValueError that says what would be one."""
 
     def check(text: str) -> str:
@@ -27,11 +27,13 @@ def matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
     return check
 
 
-VoPattern = Annotated[str, AfterValidator(matching(_VO_PATTERN, "the name of a VO, in which * stands for anything"))]
+VoPattern = Annotated[
+    str, AfterValidator(pattern_validator(_VO_PATTERN, "the name of a VO, in which * stands for anything"))
+]
 ImagePattern = Annotated[
     str,
     AfterValidator(
-        matching(
+        pattern_validator(
             _IMAGE_PATTERN,
             "an image ID (sha256:<64 hex digits>), VO/NAME or VO/NAME@VERSION, in which * stands for anything",
         )
@@ -39,12 +41,14 @@ ImagePattern = Annotated[
 ]
 NetworkPattern = Annotated[
     str,
-    AfterValidator(matching(_NETWORK_PATTERN, "user, network:NAME or bridge:NAME, in which * stands for anything")),
+    AfterValidator(
+        pattern_validator(_NETWORK_PATTERN, "user, network:NAME or bridge:NAME, in which * stands for anything")
+    ),
 ]
 Fingerprint = Annotated[
     str,
     AfterValidator(
-        matching(
+        pattern_validator(
             re.compile(r"[0-9A-F]{40}|/.{1,1023}"),
             "a primary key's fingerprint: 40 hex digits in capitals, without spaces",
         )
@@ -52,7 +56,10 @@ Fingerprint = Annotated[
 ]
 """Of a key, or the subject of a certificate, as `openssl x509 -noout -subject -nameopt compat` writes it."""
 FileName = Annotated[
-    str, AfterValidator(matching(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy"))
+    str,
+    AfterValidator(
+        pattern_validator(re.compile(r"[^\x00/][^\x00]{0,254}"), "the name of a file, relative to the policy")
+    ),
 ]
 
 

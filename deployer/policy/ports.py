@@ -5,10 +5,10 @@ from typing import Protocol
 
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.policy.revocations import Pair
+from deployer.policy.revocations import StatementPair
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """Where images are looked up; `catalog.client.client.CatalogClient` is one."""
 
     def resolve(self, reference: Reference) -> str:
@@ -21,8 +21,8 @@ class Images(Protocol):
         """(statement, signature) of each endorsement."""
 
 
-class Revocations(Protocol):
+class RevocationSource(Protocol):
     """Where revocations come from; `catalog.client.trusted.TrustedCatalog` is one."""
 
-    def revocations(self) -> Sequence[Pair]:
+    def revocations(self) -> Sequence[StatementPair]:
         """(statement, signature) of every revocation that is listed now."""

@@ -28,7 +28,7 @@ MAX_FILE = 256 << 20
 MAX_BLOCK_LIST = 4 << 20
 """Bytes. A block list is written by people in a hurry, and stays short."""
 
-Pair = tuple[bytes, bytes]
+StatementPair = tuple[bytes, bytes]
 
 
 def _key(text: str) -> str:
@@ -95,10 +95,10 @@ class BlockList(Document):
 
 
 @dataclass(frozen=True)
-class Withdrawn:
+class RevocationState:
     """All that has been withdrawn: signed revocations, not verified yet, and the block list."""
 
-    pairs: Sequence[Pair] = ()
+    pairs: Sequence[StatementPair] = ()
     blocks: BlockList = field(default_factory=BlockList)
 
 
@@ -116,17 +116,17 @@ class RevocationStore:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
-            self._pairs: dict[Pair, None] = {}
+            self._pairs: dict[StatementPair, None] = {}
         else:
             kept = parse(_Kept, data, str(self._path), limit=MAX_FILE)
             self._pairs = dict.fromkeys(one.pair() for one in kept.revocations)
 
-    def pairs(self) -> tuple[Pair, ...]:
+    def pairs(self) -> tuple[StatementPair, ...]:
         """All of them, in the order in which they were first seen."""
         with self._lock:
             return tuple(self._pairs)
 
-    def add(self, pairs: Iterable[Pair]) -> int:
+    def add(self, pairs: Iterable[StatementPair]) -> int:
         """Keep what is new, durably; returns how many that were. Beyond MAX_REVOCATIONS nothing more is taken."""
         with self._lock:
             fresh = [pair for pair in dict.fromkeys(pairs) if pair not in self._pairs]

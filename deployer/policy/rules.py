@@ -12,14 +12,14 @@ from fnmatch import fnmatchcase
 
 from catalog.image.manifest import BareDisk, Manifest
 from deployer.machine.spec import MEMORY_UNIT
-from deployer.policy.decision import Decision, Request, Rule
+from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy, Quorum
 from deployer.policy.patterns import matches_image, matches_vo
 from deployer.units import duration_text, size_text
 from signer.openpgp.status_lines import SKEW
 from signer.verification.trust import EndorsementCheck
 
-__all__ = ["Decision", "Request", "Rule", "blank_size", "counted", "decide", "disk_size"]
+__all__ = ["Decision", "Request", "RuleResult", "counted_endorsements", "decide", "total_blank_size", "total_disk_size"]
 
 MAX_SHOWN = 8
 """Endorsements that do not count whose reasons a rule repeats: a catalog may send many, to bury the one that matters."""
@@ -62,7 +62,7 @@ def decide(
     )
 
 
-def counted(
+def counted_endorsements(
     policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
 ) -> list[EndorsementCheck]:
     """The endorsements that count by this policy, in their order; arguments as for `decide`."""
@@ -74,18 +74,18 @@ def counted(
     ]
 
 
-def endorsed(
+def endorsement_results(
     policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
-) -> tuple[Rule, ...]:
+) -> tuple[RuleResult, ...]:
     """The rules about endorsements alone, of the image and of its partitions; arguments as for `decide`."""
     return (*_endorsed(policy, manifest, endorsements, now), *_partitions(policy, manifest, endorsements, now))
 
 
-def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> Rule:
-    return Rule(name=name, passed=passed, reason=reason if passed else otherwise, change="" if passed else change)
+def _rule(name: str, passed: bool, reason: str, otherwise: str, change: str) -> RuleResult:
+    return RuleResult(name=name, passed=passed, reason=reason if passed else otherwise, change="" if passed else change)
 
 
-def _trusted(policy: Policy, manifest: Manifest) -> Rule:
+def _trusted(policy: Policy, manifest: Manifest) -> RuleResult:
     count = len({anchor.fingerprint for anchor in policy.trusted(manifest.vo)})
     return _rule(
         "anchors",
@@ -96,7 +96,7 @@ def _trusted(policy: Policy, manifest: Manifest) -> Rule:
     )
 
 
-def _vo_allowed(policy: Policy, manifest: Manifest) -> Rule:
+def _vo_allowed(policy: Policy, manifest: Manifest) -> RuleResult:
     found = matches_vo(policy.vos.allow, manifest.vo)
     return _rule(
         "vo-allowed",
@@ -107,7 +107,7 @@ def _vo_allowed(policy: Policy, manifest: Manifest) -> Rule:
     )
 
 
-def _vo_denied(policy: Policy, manifest: Manifest) -> Rule:
+def _vo_denied(policy: Policy, manifest: Manifest) -> RuleResult:
     found = matches_vo(policy.vos.deny, manifest.vo)
     return _rule(
         "vo-not-denied",
@@ -118,7 +118,7 @@ def _vo_denied(policy: Policy, manifest: Manifest) -> Rule:
     )
 
 
-def _image_allowed(policy: Policy, manifest: Manifest) -> Rule:
+def _image_allowed(policy: Policy, manifest: Manifest) -> RuleResult:
     found = matches_image(policy.images.allow, manifest)
     return _rule(
         "image-allowed",
@@ -129,7 +129,7 @@ def _image_allowed(policy: Policy, manifest: Manifest) -> Rule:
     )
 
 
-def _image_denied(policy: Policy, manifest: Manifest) -> Rule:
+def _image_denied(policy: Policy, manifest: Manifest) -> RuleResult:
     found = matches_image(policy.images.deny, manifest)
     return _rule(
         "image-not-denied",
@@ -142,7 +142,7 @@ def _image_denied(policy: Policy, manifest: Manifest) -> Rule:
 
 def _endorsed(
     policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
-) -> Iterator[Rule]:
+) -> Iterator[RuleResult]:
     """Distinct keys count, not signatures; a key may hold several roles, and then counts once in each."""
     quorum = policy.quorum(manifest.vo)
     mine = [check for check in endorsements if not check.address]
@@ -151,12 +151,12 @@ def _endorsed(
 
 def _partitions(
     policy: Policy, manifest: Manifest, endorsements: Sequence[EndorsementCheck], now: datetime
-) -> Iterator[Rule]:
+) -> Iterator[RuleResult]:
     """What the policy demands for single partitions. Whoever vouches for the bytes does so in every image."""
     for rule in policy.partition_rules(manifest):
         found = [part for part in manifest.partitions() if part.content and fnmatchcase(part.label, rule.label)]
         if not found:
-            yield Rule(
+            yield RuleResult(
                 name=f"partition-{rule.label}",
                 passed=False,
                 reason=f"{manifest.title} has no partition {rule.label!r} with content, and one must be endorsed",
@@ -175,7 +175,7 @@ def _quorum(
     checks: Sequence[EndorsementCheck],
     image: tuple[str, str] | None,
     now: datetime,
-) -> Iterator[Rule]:
+) -> Iterator[RuleResult]:
     """A rule for the threshold, and one for each role; `image` (ID, title) None where they are about a partition."""
     roles: dict[str, set[str]] = defaultdict(set)
     not_counted: list[str] = []
@@ -236,7 +236,7 @@ def _quorum_rule(
     what: str,
     *,
     role: str | None,
-) -> Rule:
+) -> RuleResult:
     could = {anchor.fingerprint for anchor in policy.trusted(vo) if role in {None, anchor.role}}
     could -= counted | set(policy.endorsers.deny)
     missing = least - len(counted)
@@ -267,7 +267,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_SHOWN]) + more
 
 
-def _needs(manifest: Manifest, request: Request) -> Iterator[Rule]:
+def _needs(manifest: Manifest, request: Request) -> Iterator[RuleResult]:
     yield _rule(
         "enough-memory",
         request.memory >= manifest.needs.memory,
@@ -284,20 +284,20 @@ def _needs(manifest: Manifest, request: Request) -> Iterator[Rule]:
     )
 
 
-def disk_size(manifest: Manifest) -> int:
+def total_disk_size(manifest: Manifest) -> int:
     """Bytes of all disks of a machine of the image, as its guest sees them."""
     return sum(disk.partition.size if isinstance(disk, BareDisk) else disk.size for disk in manifest.disks)
 
 
-def blank_size(manifest: Manifest) -> int:
+def total_blank_size(manifest: Manifest) -> int:
     """Bytes of all blanks of the image."""
     return sum(part.size for part in manifest.partitions() if part.blank is not None)
 
 
-def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) -> Iterator[Rule]:
+def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) -> Iterator[RuleResult]:
     limits = policy.limits
     extra = sum(blank.size for blank in request.blanks)
-    disk, blank = disk_size(manifest) + extra, blank_size(manifest) + extra
+    disk, blank = total_disk_size(manifest) + extra, total_blank_size(manifest) + extra
     yield _limit("memory", request.memory, limits.memory, "ask for at most {} of memory", size_text)
     yield _limit("cores", request.cores, limits.cores, "ask for at most {} cores", str)
     yield _limit("disk", disk, limits.disk, "choose an image whose disks have at most {} in all", size_text)
@@ -310,7 +310,7 @@ def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) 
     yield machines
 
 
-def _request(request: Request) -> Rule:
+def _request(request: Request) -> RuleResult:
     """Whether it asks for anything that there is."""
     wrong = [
         (name, f"a {name} of at least 1")
@@ -332,7 +332,7 @@ def _request(request: Request) -> Rule:
     )
 
 
-def _limit(name: str, asked: int, most: int, change: str, text: Callable[[int], str]) -> Rule:
+def _limit(name: str, asked: int, most: int, change: str, text: Callable[[int], str]) -> RuleResult:
     return _rule(
         f"limit-{name}",
         asked <= most,
@@ -342,10 +342,10 @@ def _limit(name: str, asked: int, most: int, change: str, text: Callable[[int], 
     )
 
 
-def _user_data(policy: Policy, manifest: Manifest, request: Request) -> Rule:
+def _user_data(policy: Policy, manifest: Manifest, request: Request) -> RuleResult:
     kind = request.user_data
     if kind is not None and manifest.contextualization == "none":
-        return Rule(
+        return RuleResult(
             name="user-data",
             passed=False,
             reason=f"{manifest.title} reads no user-data",
@@ -362,7 +362,7 @@ def _user_data(policy: Policy, manifest: Manifest, request: Request) -> Rule:
     )
 
 
-def _network(policy: Policy, request: Request) -> Rule:
+def _network(policy: Policy, request: Request) -> RuleResult:
     wanted = str(request.network)
     allowed = policy.networks.allow
     return _rule(

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Self
 from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import MAX_KEY
-from deployer.policy.cedar_schema import Requester, authorization, entities
+from deployer.policy.cedar_schema import Requester, authorization_request, build_entities
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import MAX_POLICY, Policy
-from deployer.policy.rules import counted, decide
+from deployer.policy.rules import counted_endorsements, decide
 from signer.documents import canonical
 from signer.verification.trust import EndorsementCheck
 
@@ -36,7 +36,7 @@ SETTLED = 0.02
 TRIES = 50
 """Such pairs of readings, before the files are taken to be always changing."""
 
-Reader = Callable[[Path, int], bytes]
+FileReader = Callable[[Path, int], bytes]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RuleSet:
         return cls.read(path, read_file)
 
     @classmethod
-    def read(cls, path: Path, read: Reader, *, shadowing: bool = True) -> Self:
+    def read(cls, path: Path, read: FileReader, *, shadowing: bool = True) -> Self:
         """As `load`, with whatever reads files (path, limit in bytes); `shadowing` off leaves the shadow alone."""
         data = _usable(read, path, MAX_POLICY, "policy")
         what = f"policy {path}"
@@ -108,9 +108,9 @@ class RuleSet:
         if self.cedar is None:
             return decision
         who = requester or Requester()
-        vouching = counted(self.policy, manifest, checks, now)
-        facts = entities(who, request, manifest, vouching, now, running, node)
-        more = self.cedar.judge(authorization(who, manifest.image_id), facts)
+        vouching = counted_endorsements(self.policy, manifest, checks, now)
+        facts = build_entities(who, request, manifest, vouching, now, running, node)
+        more = self.cedar.judge(authorization_request(who, manifest.image_id), facts)
         return decision.model_copy(update={"rules": (*decision.rules, *more), "policy": self.digest})
 
 
@@ -200,7 +200,7 @@ def _quietly(path: Path) -> bytes | None:
         return None
 
 
-def _usable(read: Reader, path: Path, limit: int, what: str) -> bytes:
+def _usable(read: FileReader, path: Path, limit: int, what: str) -> bytes:
     try:
         data = read(path, limit)
     except OSError as exc:

@@ -27,14 +27,14 @@ _ADVICE = {"endorsers": "--key {}=FILE gives the key", "images": "--image {}=VO/
 
 
 @dataclass(frozen=True)
-class Translation:
+class TranslatedPolicy:
     """A policy of ours in TOML, and sentences about what the site should look at."""
 
     text: str
     notes: tuple[str, ...]
 
 
-def read_policy(data: bytes, what: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+def parse_policy(data: bytes, what: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """The lists of a policy.cfg: for each section what is allowed and what is denied, in the file's order.
 
     Raises:
@@ -61,9 +61,9 @@ def read_policy(data: bytes, what: str) -> dict[str, tuple[tuple[str, ...], tupl
     return found
 
 
-def translate(
+def translate_policy(
     data: bytes, what: str, vo: str, role: str, keys: Mapping[str, bytes], images: Mapping[str, str]
-) -> Translation:
+) -> TranslatedPolicy:
     """A policy of ours that allows no more than a StratusLab policy does.
 
     Args:
@@ -76,7 +76,7 @@ def translate(
     Raises:
         PolicyUnusable: a black list has something that has no counterpart here; or the file is none, or a key.
     """
-    found = read_policy(data, what)
+    found = parse_policy(data, what)
     fingerprints = {email: _fingerprint(email, key) for email, key in keys.items()}
     notes = []
     for section in LISTS:
@@ -104,7 +104,7 @@ def translate(
     Policy.parse(text.encode(), what)
     if not trusted:
         notes.append("no endorser is trusted, so nothing is accepted")
-    return Translation(text, tuple(notes))
+    return TranslatedPolicy(text, tuple(notes))
 
 
 def _values(text: str) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 import re
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from signer.runtime.terminal import printable
 
-WRITES = frozenset({State.STAGING, State.BOOTING, State.RUNNING, State.PAUSED})
+WRITING_STATES = frozenset({MachineState.STAGING, MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})
 """States in which a guest may write (again)."""
 
 
@@ -13,14 +13,14 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """What guests colour their consoles with; left out, so that nothing a guest writes moves a reader's cursor."""
 
 
-def readable(data: bytes) -> str:
+def sanitize_output(data: bytes) -> str:
     """A guest's output for people: colours left out, other control characters shown and not obeyed."""
     return printable(_COLOURS.sub("", data.decode(errors="replace")).replace("\r", ""))
 
 
-OFFSET = "Partita-Offset"
+OFFSET_HEADER = "Partita-Offset"
 """Header of a console answer: where the bytes begin, which is later than asked where old ones were given up."""
 
 
-STATE = "Partita-State"
+STATE_HEADER = "Partita-State"
 """Header of a console answer: the state of the machine."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Defaults:
+class RequestDefaults:
     """What an order that is silent gets: network as in `Network.parse`, lifetime as people write it."""
 
     network: str

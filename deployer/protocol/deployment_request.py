@@ -19,11 +19,11 @@ MAX_REQUEST = 128 << 10
 MAX_BLANKS = 8
 """Extra disks of one machine."""
 
-Label = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
-Where = Literal["local", "ec2", "local-then-ec2"]
+NodeLabel = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
+PlacementLocation = Literal["local", "ec2", "local-then-ec2"]
 
 
-def base64_text(text: str) -> str:
+def check_base64(text: str) -> str:
     """A text that is base64; ValueError if it is none."""
     try:
         base64.b64decode(text, validate=True)
@@ -32,7 +32,7 @@ def base64_text(text: str) -> str:
     return text
 
 
-class Wishes(Document):
+class PlacementOptions(Document):
     """Where machines should run.
 
     Attributes:
@@ -44,8 +44,8 @@ class Wishes(Document):
 
     strategy: Literal["pack", "spread"] = "pack"
     whole: bool = True
-    labels: Annotated[dict[Label, Label], Field(max_length=16)] = Field(default_factory=dict)
-    where: Where = "local"
+    labels: Annotated[dict[NodeLabel, NodeLabel], Field(max_length=16)] = Field(default_factory=dict)
+    where: PlacementLocation = "local"
 
 
 class DeploymentRequest(Document):
@@ -79,11 +79,11 @@ class DeploymentRequest(Document):
     hostname: Annotated[str, Field(max_length=64)] | None = None
     hostnames: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=MAX_COUNT)] = ()
     network: Annotated[str, Field(max_length=80)] | None = None
-    user_data: Annotated[str, Field(max_length=64 << 10), AfterValidator(base64_text)] | None = None
+    user_data: Annotated[str, Field(max_length=64 << 10), AfterValidator(check_base64)] | None = None
     public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
     verify: Literal["sample", "full"] = "sample"
-    wishes: Wishes = Wishes()
+    wishes: PlacementOptions = PlacementOptions()
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catalog.image.manifest import Blank, ImageId
-from deployer.machine.spec import MEMORY_UNIT, State, Uuid
-from deployer.protocol.deployment_request import Label, base64_text
-from deployer.protocol.migration import Arrival, Giving, Movable
-from deployer.protocol.save import Saved, SaveWish
+from deployer.machine.spec import MEMORY_UNIT, MachineState, Uuid
+from deployer.protocol.deployment_request import NodeLabel, check_base64
+from deployer.protocol.migration import MigrationProgress, MigrationSupport, OutgoingMigration
+from deployer.protocol.save import DesiredSave, SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
 from signer.documents import Document
 from signer.statements.endorsement import Instant
@@ -22,11 +22,11 @@ MAX_REPORT = 16 << 20
 """Bytes of a report, and of a desired state: some thousand machines and contents."""
 
 
-MAX_SERIAL = 1 << 20
+MAX_CONSOLE_CHUNK = 1 << 20
 """Bytes of a console in one answer."""
 
 
-class Want(StrEnum):
+class DesiredStatus(StrEnum):
     """How a machine should be."""
 
     RUNNING = "running"
@@ -36,7 +36,7 @@ class Want(StrEnum):
     ENDED = "ended"
 
 
-class Context(Document):
+class BrokerAccess(Document):
     """How a machine reaches its site's context broker.
 
     Attributes:
@@ -74,7 +74,7 @@ class DesiredMachine(Document):
 
     uuid: Uuid
     deployment: Uuid
-    want: Want
+    want: DesiredStatus
     reason: str = ""
     image_id: ImageId
     hostname: str
@@ -90,14 +90,14 @@ class DesiredMachine(Document):
     ends: Instant
     reboots: Annotated[int, Field(ge=0)] = 0
     role: str = ""
-    context: Context | None = None
+    context: BrokerAccess | None = None
     vendor_data: str | None = None
-    save: SaveWish | None = None
-    giving: Giving | None = None
+    save: DesiredSave | None = None
+    giving: OutgoingMigration | None = None
     moved: int | None = None
 
 
-class Incoming(Document):
+class IncomingMigration(Document):
     """A machine that is to be brought here from another node, and is that node's until the site says otherwise.
 
     Attributes:
@@ -113,7 +113,7 @@ class Incoming(Document):
     machine: DesiredMachine
 
 
-class SerialAsk(Document):
+class ConsoleRequest(Document):
     """A question for what a machine's guest wrote to its serial console.
 
     Attributes:
@@ -126,12 +126,12 @@ class SerialAsk(Document):
 
     id: Uuid
     machine: Uuid
-    most: Annotated[int, Field(ge=1, le=MAX_SERIAL)]
+    most: Annotated[int, Field(ge=1, le=MAX_CONSOLE_CHUNK)]
     after: Annotated[int, Field(ge=0)] | None = None
     wait: Annotated[float, Field(ge=0, le=60)] = 0.0
 
 
-class SerialAnswer(Document):
+class ConsoleResponse(Document):
     """What a guest wrote.
 
     Attributes:
@@ -142,9 +142,9 @@ class SerialAnswer(Document):
     """
 
     id: Uuid
-    state: State | None = None
+    state: MachineState | None = None
     start: Annotated[int, Field(ge=0)] = 0
-    data: Annotated[str, Field(max_length=MAX_SERIAL // 3 * 4 + 4), AfterValidator(base64_text)] = ""
+    data: Annotated[str, Field(max_length=MAX_CONSOLE_CHUNK // 3 * 4 + 4), AfterValidator(check_base64)] = ""
 
 
 class DesiredState(Document):
@@ -162,8 +162,8 @@ class DesiredState(Document):
     revision: Annotated[int, Field(ge=0)]
     draining: bool = False
     machines: tuple[DesiredMachine, ...] = ()
-    serials: tuple[SerialAsk, ...] | None = None
-    incoming: tuple[Incoming, ...] | None = None
+    serials: tuple[ConsoleRequest, ...] | None = None
+    incoming: tuple[IncomingMigration, ...] | None = None
 
 
 class ObservedMachine(Document):
@@ -183,7 +183,7 @@ class ObservedMachine(Document):
     """
 
     uuid: Uuid
-    state: State
+    state: MachineState
     reason: str = ""
     changed: Instant
     addresses: tuple[str, ...] = ()
@@ -196,10 +196,10 @@ class ObservedMachine(Document):
     from_cache: int = 0
     virt: str = ""
     suspends: bool = True
-    saved: Saved | None = None
+    saved: SaveStatus | None = None
 
 
-class Lease(Document):
+class LeaseTerms(Document):
     """For how long machines of a site run on a node that hears nothing of it (docs/adr/0018-fencing-of-lost-nodes.md).
 
     Attributes:
@@ -211,10 +211,10 @@ class Lease(Document):
     then: Literal["pause", "end"] = "pause"
 
 
-class Heard(Document):
+class ReportResponse(Document):
     """What a site answers a report: the lease on machines that the node has of it from now on, if it needs one."""
 
-    lease: Lease | None = None
+    lease: LeaseTerms | None = None
 
 
 class Capacity(Document):
@@ -250,12 +250,12 @@ class NodeReport(Document):
     architecture: str
     accelerator: str = ""
     capacity: Capacity
-    labels: dict[Label, Label] = Field(default_factory=dict)
+    labels: dict[NodeLabel, NodeLabel] = Field(default_factory=dict)
     cached: tuple[str, ...] = ()
     machines: tuple[ObservedMachine, ...] = ()
     problem: str = ""
     swarm: SwarmReport | None = None
     complete: bool = True
     lease: Annotated[int, Field(ge=1)] | None = None
-    movable: Movable | None = None
-    arrivals: tuple[Arrival, ...] | None = None
+    movable: MigrationSupport | None = None
+    arrivals: tuple[MigrationProgress, ...] | None = None

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from deployer.errors import Misused
 from deployer.machine.spec import Uuid
-from deployer.protocol.deployment_request import Label
+from deployer.protocol.deployment_request import NodeLabel
 from signer.documents import Document
 
 
@@ -35,10 +35,10 @@ class JoinRequest(Document):
     token: Annotated[str, Field(min_length=20, max_length=200)]
     request: Annotated[str, Field(max_length=4096)]
     name: Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
-    labels: Annotated[dict[Label, Label], Field(max_length=32)] = Field(default_factory=dict)
+    labels: Annotated[dict[NodeLabel, NodeLabel], Field(max_length=32)] = Field(default_factory=dict)
 
 
-class Joined(Document):
+class JoinResponse(Document):
     """What a node gets: who it is, and how it shows that (PEM)."""
 
     node: Uuid
@@ -46,7 +46,7 @@ class Joined(Document):
     certificate: str
 
 
-class Certificate(Document):
+class NodeCertificate(Document):
     """A certificate (PEM)."""
 
     certificate: str

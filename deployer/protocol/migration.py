@@ -7,7 +7,7 @@ from pydantic import Field
 from deployer.machine.spec import Uuid
 from signer.documents import Document
 
-Number = Annotated[int, Field(ge=1)]
+MigrationNumber = Annotated[int, Field(ge=1)]
 """Of a machine's move: each attempt has a greater one, so that no word about an earlier one is taken for one about this."""
 
 
@@ -40,7 +40,7 @@ class Platform(Document):
         return ""
 
 
-class Movable(Document):
+class MigrationSupport(Document):
     """What a node says of moving.
 
     Attributes:
@@ -52,14 +52,14 @@ class Movable(Document):
     platform: Platform
 
 
-class Giving(Document):
+class OutgoingMigration(Document):
     """That a machine is given to another node: it is locked until its site says otherwise."""
 
-    number: Number
+    number: MigrationNumber
     to: Uuid
 
 
-class Arrival(Document):
+class MigrationProgress(Document):
     """How far a node has come with a machine that is being brought to it.
 
     Attributes:
@@ -70,7 +70,7 @@ class Arrival(Document):
     """
 
     uuid: Uuid
-    number: Number
+    number: MigrationNumber
     held: bool = False
     failed: str = ""
     done: int = 0

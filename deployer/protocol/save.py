@@ -8,7 +8,7 @@ from catalog.image.manifest import ImageId, Version
 from signer.documents import Document
 
 
-class SaveWish(Document):
+class DesiredSave(Document):
     """A machine should be saved.
 
     Attributes:
@@ -20,7 +20,7 @@ class SaveWish(Document):
     version: Version
 
 
-class Saved(Document):
+class SaveStatus(Document):
     """How far a save is.
 
     Attributes:

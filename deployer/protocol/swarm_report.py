@@ -12,9 +12,9 @@ from pydantic import Field
 
 from deployer.machine.spec import Uuid
 from signer.documents import Document
-from stager.content.peer_stats import MAX_NAME, MOST, Feeder
+from stager.content.peer_stats import MAX_NAME, MAX_PEERS_SHOWN, PeerStats
 
-ORIGIN = "the catalog"
+CATALOG_SOURCE = "the catalog"
 
 
 class ContentFeed(Document):
@@ -35,7 +35,7 @@ class ContentFeed(Document):
     from_peers: Annotated[int, Field(ge=0)]
     from_origin: Annotated[int, Field(ge=0)]
     origin_rate: Annotated[int, Field(ge=0)] = 0
-    feeders: Annotated[tuple[Feeder, ...], Field(max_length=MOST)] = ()
+    feeders: Annotated[tuple[PeerStats, ...], Field(max_length=MAX_PEERS_SHOWN)] = ()
 
 
 class SwarmReport(Document):
@@ -74,7 +74,7 @@ class Feed(Document):
     rate: int = 0
 
 
-def feeds(reports: Mapping[str, SwarmReport], names: Mapping[str, str]) -> tuple[Feed, ...]:
+def list_feeds(reports: Mapping[str, SwarmReport], names: Mapping[str, str]) -> tuple[Feed, ...]:
     """Who feeds whom: what is arriving first, and of that the fastest.
 
     Args:
@@ -114,7 +114,7 @@ def _feeds(to: str, content: ContentFeed, called: Mapping[str, str], names: Mapp
         )
 
     if content.from_origin:
-        yield feed("origin", ORIGIN, content.from_origin, content.origin_rate)
+        yield feed("origin", CATALOG_SOURCE, content.from_origin, content.origin_rate)
     for one in content.feeders:
         source = called.get(one.peer) if one.peer else None
         if source is None:

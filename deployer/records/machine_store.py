@@ -15,20 +15,20 @@ from pathlib import Path
 
 from catalog.image.manifest import Blank
 from deployer.errors import MachineNotFound, Misused
-from deployer.machine.spec import MachineSpec, State, Uuid
-from deployer.protocol.migration import Giving
-from deployer.protocol.save import Saved
+from deployer.machine.spec import MachineSpec, MachineState, Uuid
+from deployer.protocol.migration import OutgoingMigration
+from deployer.protocol.save import SaveStatus
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
 
 RECORD = "machine.json"
-CONSOLE = "console.log"
-MEMORY = "memory"
+CONSOLE_FILE = "console.log"
+MEMORY_FILE = "memory"
 _REMOVED = ".removed-"
 _HOLDER = "machine:"
 
 
-class Origin(Document):
+class MachineOrigin(Document):
     """Where a machine was before it was brought here.
 
     Attributes:
@@ -70,7 +70,7 @@ class MachineRecord(Document):
     hostname: str
     image_id: str
     title: str
-    state: State
+    state: MachineState
     reason: str = ""
     created: datetime
     changed: datetime
@@ -94,10 +94,10 @@ class MachineRecord(Document):
     deployment: str = ""
     role: str = ""
     wanted: str = ""
-    saved: Saved | None = None
-    giving: Giving | None = None
+    saved: SaveStatus | None = None
+    giving: OutgoingMigration | None = None
     arriving: int | None = None
-    origin: Origin | None = None
+    origin: MachineOrigin | None = None
 
     @property
     def locked(self) -> str:
@@ -160,11 +160,11 @@ class MachineStore:
 
     def console(self, uuid: str) -> Path:
         """The file that holds what the guest wrote."""
-        return self._root / uuid / CONSOLE
+        return self._root / uuid / CONSOLE_FILE
 
     def memory(self, uuid: str) -> Path:
         """The file that holds a suspended machine's memory."""
-        return self._root / uuid / MEMORY
+        return self._root / uuid / MEMORY_FILE
 
     def untouched(self, uuid: str) -> bool:
         """Whether no disk was written since the machine's memory was saved; with another disk it would be ruinous."""
@@ -236,7 +236,7 @@ class MachineStore:
     def strip(self, uuid: str) -> None:
         """Remove what a machine boots from; record and console stay."""
         for path in self._files(uuid):
-            if path.name not in {RECORD, CONSOLE}:
+            if path.name not in {RECORD, CONSOLE_FILE}:
                 path.unlink(missing_ok=True)
 
     def remove(self, uuid: str) -> None:

@@ -13,11 +13,11 @@ from pydantic import Field
 
 from deployer.machine.spec import Uuid
 from deployer.policy.decision import Decision
-from signer.audit_log import Head, Sha256Hex
+from signer.audit_log import AuditHead, Sha256Hex
 from signer.documents import Document, parse_canonical
 from signer.errors import DocumentError, ReceiptRefused, SignatureError
 from signer.openpgp.keyring import examine
-from signer.statements.endorsement import Digest, Instant, Subject
+from signer.statements.endorsement import DigestSubject, Instant, Sha256Digest
 
 SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 LEVEL = "PARTITA_ENDORSED"
@@ -34,10 +34,10 @@ class Verifier(Document):
     id: Annotated[str, Field(pattern=r"^urn:partita:node:[0-9a-f-]{36}$")]
 
 
-class Digested(Document):
+class DigestReference(Document):
     """Something by the SHA-256 of its bytes."""
 
-    digest: Digest
+    digest: Sha256Digest
 
 
 class ReceiptEndorser(Document):
@@ -95,7 +95,7 @@ class CloudVolume(Document):
     checksum: str | None = None
 
 
-class Cloud(Document):
+class CloudPlacement(Document):
     """Where a machine runs that is rented, and what of.
 
     Attributes:
@@ -114,14 +114,14 @@ class Cloud(Document):
     volumes: tuple[CloudVolume, ...]
 
 
-class CameFrom(Document):
+class PreviousReceipt(Document):
     """The node that a machine was brought from, and the SHA-256 of the receipt that it had there."""
 
     node: Uuid
     receipt: Sha256Hex
 
 
-class Deployment(Document):
+class DeploymentDetails(Document):
     """What a verification summary has no member for.
 
     Attributes:
@@ -144,31 +144,31 @@ class Deployment(Document):
     disks: tuple[ReceiptDisk, ...]
     memory: int
     cores: int
-    audit: Head
-    cloud: Cloud | None = None
-    origin: CameFrom | None = None
+    audit: AuditHead
+    cloud: CloudPlacement | None = None
+    origin: PreviousReceipt | None = None
 
 
-class Summary(Document):
+class VerificationSummary(Document):
     """The predicate."""
 
     verifier: Verifier
     time_verified: Annotated[Instant, Field(alias="timeVerified")]
     resource_uri: Annotated[str, Field(alias="resourceUri", pattern=r"^urn:partita:image:sha256:[0-9a-f]{64}$")]
-    policy: Digested
-    input_attestations: Annotated[tuple[Digested, ...], Field(alias="inputAttestations")]
+    policy: DigestReference
+    input_attestations: Annotated[tuple[DigestReference, ...], Field(alias="inputAttestations")]
     verification_result: Annotated[Literal["PASSED", "FAILED"], Field(alias="verificationResult")]
     verified_levels: Annotated[tuple[str, ...], Field(alias="verifiedLevels")]
-    deployment: Annotated[Deployment, Field(alias="urn:partita:deployment:v1")]
+    deployment: Annotated[DeploymentDetails, Field(alias="urn:partita:deployment:v1")]
 
 
 class Receipt(Document):
     """The whole statement."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
+    subject: Annotated[tuple[DigestSubject, ...], Field(min_length=1, max_length=1)]
     predicate_type: Annotated[Literal["https://slsa.dev/verification_summary/v1"], Field(alias="predicateType")]
-    predicate: Summary
+    predicate: VerificationSummary
 
     @property
     def image_id(self) -> str:
@@ -176,7 +176,7 @@ class Receipt(Document):
         return f"sha256:{self.subject[0].digest.sha256}"
 
     @property
-    def deployment(self) -> Deployment:
+    def deployment(self) -> DeploymentDetails:
         """What is ours in it."""
         return self.predicate.deployment
 

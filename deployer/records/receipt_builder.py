@@ -10,20 +10,20 @@ from deployer.policy.decision import Decision
 from deployer.records.receipt import (
     LEVEL,
     SUMMARY_TYPE,
-    CameFrom,
-    Cloud,
-    Deployment,
+    CloudPlacement,
+    DeploymentDetails,
+    PreviousReceipt,
     Receipt,
     ReceiptDisk,
     ReceiptEndorser,
     ReceiptPartition,
 )
-from signer.audit_log import Head
+from signer.audit_log import AuditHead
 from signer.documents import canonical
 from signer.verification.trust import EndorsementCheck
 
 
-class Described(Protocol):
+class BootedDisk(Protocol):
     """A disk as whoever boots it gives it to the guest; `deployer.machine.spec.DiskSpec` is one."""
 
     @property
@@ -35,7 +35,7 @@ class Described(Protocol):
         """Whether the guest is kept from writing."""
 
 
-class Booted(Protocol):
+class BootedMachine(Protocol):
     """What is about to boot; `deployer.machine.spec.MachineSpec` is one."""
 
     @property
@@ -55,21 +55,21 @@ class Booted(Protocol):
         """Virtual processors."""
 
     @property
-    def disks(self) -> Sequence[Described]:
+    def disks(self) -> Sequence[BootedDisk]:
         """At least those of the manifest, in its order."""
 
 
-def write_receipt(
+def build_receipt(
     node: str,
     key: str,
-    spec: Booted,
+    spec: BootedMachine,
     manifest: Manifest,
     decision: Decision,
     counted: Sequence[tuple[EndorsementCheck, bytes]],
-    audit: Head,
+    audit: AuditHead,
     now: datetime,
-    cloud: Cloud | None = None,
-    origin: CameFrom | None = None,
+    cloud: CloudPlacement | None = None,
+    origin: PreviousReceipt | None = None,
 ) -> bytes:
     """The statement for a machine that is about to boot: canonical bytes, ready to be signed.
 
@@ -97,7 +97,7 @@ def write_receipt(
             "inputAttestations": [{"digest": {"sha256": digest}} for digest in digests],
             "verificationResult": "PASSED" if decision.accepted else "FAILED",
             "verifiedLevels": [LEVEL] if decision.accepted else [],
-            "urn:partita:deployment:v1": Deployment(
+            "urn:partita:deployment:v1": DeploymentDetails(
                 machine=spec.uuid,
                 name=spec.name,
                 key=key,
@@ -118,7 +118,7 @@ def write_receipt(
     return canonical(Receipt.model_validate(receipt, strict=False))
 
 
-def _disk(spec: Described, disk: Disk) -> ReceiptDisk:
+def _disk(spec: BootedDisk, disk: Disk) -> ReceiptDisk:
     parts = (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions
     return ReceiptDisk(
         target=spec.target,

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from deployer.records.receipt import MAX_RECEIPT, read_receipt
-from signer.audit_log import Remembered
+from signer.audit_log import AuditHeadPin
 from signer.errors import KeyUnusable, ReceiptRefused
 from signer.openpgp.keyring import Keyring
 
@@ -74,12 +74,12 @@ class ReceiptStore:
     def files(self, machine: str) -> tuple[bytes, bytes] | None:
         """Statement and signature of a machine's receipt, if there is one."""
         try:
-            return read_files(self.directory / f"{machine}{STATEMENT}")
+            return read_receipt_files(self.directory / f"{machine}{STATEMENT}")
         except ReceiptRefused:
             return None
 
 
-def read_files(file: Path) -> tuple[bytes, bytes]:
+def read_receipt_files(file: Path) -> tuple[bytes, bytes]:
     """Statement and signature of the receipt in that file; the signature lies beside it."""
     try:
         with file.open("rb") as one, Path(f"{file}.sig").open("rb") as other:
@@ -88,13 +88,13 @@ def read_files(file: Path) -> tuple[bytes, bytes]:
         raise ReceiptRefused(f"{exc.filename}: cannot be read: {exc.strerror}") from exc
 
 
-def remembered(directory: Path) -> list[Remembered]:
+def audit_heads(directory: Path) -> list[AuditHeadPin]:
     """The heads of the audit log that the receipts in a directory name; those that are none are left out."""
     found = []
     for file in sorted(directory.glob(f"*{STATEMENT}")):
         try:
             found.append(
-                Remembered(read_receipt(file.read_bytes(), str(file)).deployment.audit, f"receipt {file.name}")
+                AuditHeadPin(read_receipt(file.read_bytes(), str(file)).deployment.audit, f"receipt {file.name}")
             )
         except (OSError, ReceiptRefused):
             continue

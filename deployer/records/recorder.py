@@ -12,22 +12,29 @@ from typing import Any, Literal, Protocol
 
 from deployer.machine.spec import MachineSpec
 from deployer.policy.decision import Decision
-from deployer.policy.evaluation import Case, Judged
+from deployer.policy.evaluation import Evaluation, EvaluationInput
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
-from deployer.records.receipt import CameFrom, Cloud
-from deployer.records.receipt_builder import Booted, write_receipt
+from deployer.records.receipt import CloudPlacement, PreviousReceipt
+from deployer.records.receipt_builder import BootedMachine, build_receipt
 from deployer.records.receipt_store import ReceiptStore
-from deployer.trials.request_log import Asked, Outcome, Pair, Recorded, RequestLog, kept_revocations
+from deployer.trials.request_log import (
+    EncodedStatement,
+    LoggedRequest,
+    PolicyOutcome,
+    RequestLog,
+    RequestRecord,
+    encode_revocations,
+)
 from signer.audit_log import AuditLog, read_entry
 from signer.errors import SignerError
 
-AUDIT, REQUESTS = "audit.jsonl", "requests.jsonl"
+AUDIT_FILE, REQUESTS = "audit.jsonl", "requests.jsonl"
 
 log = logging.getLogger("partita.node")
 
 
-class Running(Protocol):
+class RunningMachine(Protocol):
     """A machine that runs, here or elsewhere; `deployer.records.machine_store.MachineRecord` is one."""
 
     @property
@@ -57,7 +64,7 @@ class Recorder:
 
     def __init__(self, directory: Path, node: str, clock: Callable[[], datetime]) -> None:
         self._node, self._clock = node, clock
-        self.audit = AuditLog(directory / AUDIT, clock())
+        self.audit = AuditLog(directory / AUDIT_FILE, clock())
         self.receipts = ReceiptStore(directory, node)
         self.requests = RequestLog(directory / REQUESTS)
 
@@ -72,11 +79,11 @@ class Recorder:
             "policy", {"policy": rules.digest, "anchors": len(rules.policy.anchor)} | shadow, self._clock()
         )
 
-    def decided(self, case: Case, judged: Judged, stage: Literal["request", "boot"]) -> None:
+    def decided(self, case: EvaluationInput, judged: Evaluation, stage: Literal["request", "boot"]) -> None:
         """A request was decided when it came in, or once more right before a machine boots."""
         data = _decision(judged.decision) | {
             "stage": stage,
-            "asked": Asked.of(case.request).model_dump(mode="json", exclude_none=True),
+            "asked": LoggedRequest.of(case.request).model_dump(mode="json", exclude_none=True),
             "running": case.running,
             "requester": case.requester.name,
             "endorsers": sorted({check.fingerprint for check, _ in judged.counted}),
@@ -86,37 +93,39 @@ class Recorder:
         self.audit.append("decision", data, self._clock())
         if stage == "request":
             self.requests.append(
-                Recorded(
+                RequestRecord(
                     number=1,
                     at=judged.decision.at,
-                    asked=Asked.of(case.request),
+                    asked=LoggedRequest.of(case.request),
                     running=case.running,
                     image=judged.decision.image,
                     manifest=case.manifest.canonical().decode(),
-                    endorsements=tuple(Pair.of(pair) for pair in case.pairs),
-                    revocations=kept_revocations(case.withdrawn.pairs),
+                    endorsements=tuple(EncodedStatement.of(pair) for pair in case.pairs),
+                    revocations=encode_revocations(case.withdrawn.pairs),
                     blocks=case.withdrawn.blocks,
-                    outcome=Outcome.of(judged.decision),
-                    shadow=Outcome.of(judged.shadow) if judged.shadow else None,
+                    outcome=PolicyOutcome.of(judged.decision),
+                    shadow=PolicyOutcome.of(judged.shadow) if judged.shadow else None,
                 )
             )
 
-    def deploying(self, spec: MachineSpec, case: Case, judged: Judged, origin: CameFrom | None = None) -> None:
+    def deploying(
+        self, spec: MachineSpec, case: EvaluationInput, judged: Evaluation, origin: PreviousReceipt | None = None
+    ) -> None:
         """A machine is about to boot: its receipt is signed, and both are on record."""
         self.booting(spec, case, judged, origin=origin)
 
     def booting(
         self,
-        spec: Booted,
-        case: Case,
-        judged: Judged,
-        cloud: Cloud | None = None,
+        spec: BootedMachine,
+        case: EvaluationInput,
+        judged: Evaluation,
+        cloud: CloudPlacement | None = None,
         *,
-        origin: CameFrom | None = None,
+        origin: PreviousReceipt | None = None,
     ) -> str:
         """The same for one that may run elsewhere; returns the SHA-256 of the receipt."""
         now = self._clock()
-        statement = write_receipt(
+        statement = build_receipt(
             self._node,
             self.receipts.key,
             spec,
@@ -144,7 +153,7 @@ class Recorder:
         self.audit.append("deployment", data, now)
         return receipt
 
-    def exposed(self, record: Running, reason: str, action: str) -> None:
+    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
         """A machine runs what was withdrawn, and something is about to be done about it."""
         data = {"machine": record.uuid, "name": record.name, "image": record.image_id, "reason": reason}
         self.audit.append("exposure", data | {"action": action}, self._clock())

@@ -14,15 +14,15 @@ from types import FrameType
 import uvicorn
 
 from catalog.web import server as answering
-from catalog.web.metrics import Requests, exposing
+from catalog.web.metrics import RequestMetrics, expose_metrics
 from deployer.errors import Misused, SiteUnavailable
 from deployer.pki.tls_peer import PeerProtocol
-from deployer.site.api.app import create_app
+from deployer.site.api.app import create_site_app
 from deployer.site.broker import server as broker_serving
-from deployer.site.broker.api import create_broker_app, guest_rates
-from deployer.site.client.discovery import socket_of
+from deployer.site.broker.api import create_broker_app, make_guest_limiter
+from deployer.site.client.discovery import operator_socket
 from deployer.site.console.app import console_routes
-from deployer.site.gauges import figures
+from deployer.site.gauges import site_figures
 from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
 
@@ -43,7 +43,7 @@ Extension = Callable[[Site], AbstractContextManager[None]]
 """What works beside a site for as long as its block runs, such as accounts at EC2."""
 
 
-def serve(
+def serve_site(
     settings: SiteSettings, ready: Callable[[str, Path, Site], None], extensions: Sequence[Extension] = ()
 ) -> None:
     """Serve until SIGTERM or SIGINT. Machines go on after that.
@@ -59,33 +59,35 @@ def serve(
     with ExitStack() as ending:
         listening = ending.enter_context(_listen(settings.listen))
         host, port = listening.getsockname()[:2]
-        site = Site.open(settings, url_of(settings, host, port))
+        site = Site.open(settings, site_url(settings, host, port))
         ending.callback(site.close)
         if settings.broker_listen:
             ending.enter_context(_brokering(site))
         for extension in extensions:
             ending.enter_context(extension(site))
-        place = socket_of(settings)
+        place = operator_socket(settings)
         local = ending.enter_context(_listen_local(place))
-        requests = Requests()
-        ending.enter_context(exposing(settings.metrics, lambda: figures(site.status(), site.store), requests))
+        requests = RequestMetrics()
+        ending.enter_context(
+            expose_metrics(settings.metrics, lambda: site_figures(site.status(), site.store), requests)
+        )
         config = _config(site, requests)
         server = _Server(config, local, lambda: ready(site.url, place, site), site.bell.end)
-        answering.run(server, listening)
+        answering.run_server(server, listening)
 
 
 @contextmanager
 def _brokering(site: Site) -> Iterator[None]:
     """The context broker on its own address, with TLS where its URL says so."""
-    listening = broker_serving.listen(site.settings.broker_listen)
-    url = site.settings.broker_url or broker_serving.url_of(listening, tls=False)
-    app = create_broker_app(site.invite(url), guest_rates(), site.broker_bell)
+    listening = broker_serving.open_broker_listener(site.settings.broker_listen)
+    url = site.settings.broker_url or broker_serving.listener_url(listening, tls=False)
+    app = create_broker_app(site.invite(url), make_guest_limiter(), site.broker_bell)
     tls = (lambda: site.tls.context) if url.startswith("https:") else None
-    with broker_serving.serving(app, listening, site.broker_bell, tls):
+    with broker_serving.serve_broker(app, listening, site.broker_bell, tls):
         yield
 
 
-def url_of(settings: SiteSettings, host: str, port: int) -> str:
+def site_url(settings: SiteSettings, host: str, port: int) -> str:
     """What the site calls itself: as set, else by its first name and the port that it listens on."""
     if settings.url:
         return settings.url.rstrip("/")
@@ -93,9 +95,9 @@ def url_of(settings: SiteSettings, host: str, port: int) -> str:
     return f"https://[{name}]:{port}" if ":" in name else f"https://{name}:{port}"
 
 
-def _config(site: Site, requests: Requests) -> uvicorn.Config:
-    return answering.config(
-        requests.watching(create_app(site, (console_routes,))),
+def _config(site: Site, requests: RequestMetrics) -> uvicorn.Config:
+    return answering.server_config(
+        requests.watching(create_site_app(site, (console_routes,))),
         ending=END_SECONDS,
         http=PeerProtocol,
         limit_concurrency=CONNECTIONS,

@@ -2,36 +2,36 @@
 
 from collections.abc import Iterator
 
-from catalog.web.metrics import Figure, by, gauge
-from deployer.machine.spec import State
+from catalog.web.metrics import MetricFamily, gauge, labelled_metric
+from deployer.machine.spec import MachineState
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.schema.messages import SiteStatus
 from deployer.site.store.store import SiteStore
 
 
-def figures(status: SiteStatus, store: SiteStore) -> Iterator[Figure]:
+def site_figures(status: SiteStatus, store: SiteStore) -> Iterator[MetricFamily]:
     """The figures of a site, as they are now."""
-    machines = dict.fromkeys((state.value for state in State), 0.0) | status.machines
-    yield by("site_machines", "Machines of the site, by state.", "state", machines)
+    machines = dict.fromkeys((state.value for state in MachineState), 0.0) | status.machines
+    yield labelled_metric("site_machines", "Machines of the site, by state.", "state", machines)
     states = dict.fromkeys((state.value for state in NodeState), 0.0) | status.nodes
-    yield by("site_nodes", "Nodes of the site, by state.", "state", states)
+    yield labelled_metric("site_nodes", "Nodes of the site, by state.", "state", states)
     nodes = [one for one in store.read(list_nodes, contents=False) if one.state is not NodeState.LEFT]
     yield _room(nodes, "cores", "cores", "Processor cores")
     yield _room(nodes, "memory_bytes", "memory", "Memory")
-    yield by(
+    yield labelled_metric(
         "site_node_report_timestamp_seconds",
         "When a node last reported, Unix time.",
         "node",
         {one.name: one.reported.timestamp() for one in nodes if one.reported},
     )
-    yield Figure("site_events_total", "counter", "Events of the site's story.", [({}, status.events)])
+    yield MetricFamily("site_events_total", "counter", "Events of the site's story.", [({}, status.events)])
     yield gauge(
         "site_problems", "What keeps the site from its work, or soon will; `partita site status`.", len(status.problems)
     )
 
 
-def _room(nodes: list[SiteNode], name: str, field: str, what: str) -> Figure:
+def _room(nodes: list[SiteNode], name: str, field: str, what: str) -> MetricFamily:
     samples = []
     for one in nodes:
         taken = getattr(one.capacity, f"taken_{field}")
@@ -39,6 +39,6 @@ def _room(nodes: list[SiteNode], name: str, field: str, what: str) -> Figure:
             ({"node": one.name, "part": "all"}, float(getattr(one.capacity, field))),
             ({"node": one.name, "part": "taken_by_others"}, float(taken)),
         ]
-    return Figure(
+    return MetricFamily(
         f"site_node_{name}", "gauge", f"{what} of a node: all, and what machines that are not the site's take.", samples
     )

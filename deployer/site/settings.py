@@ -12,7 +12,7 @@ from deployer.units import parse_duration
 from signer.documents import Document
 from signer.runtime.settings import default_file, state_directory
 
-Share = Annotated[float, Field(ge=0.1, le=64.0)]
+OvercommitFactor = Annotated[float, Field(ge=0.1, le=64.0)]
 """How much of a node's cores or memory may be promised: 1.0 is what it has."""
 
 PerSecond = Annotated[float, Field(gt=0, le=1e6)]
@@ -47,7 +47,7 @@ def _whole_second(text: str) -> str:
     return text
 
 
-Duration = Annotated[str, AfterValidator(_duration)]
+DurationText = Annotated[str, AfterValidator(_duration)]
 
 
 class SiteSettings(Document):
@@ -126,20 +126,20 @@ class SiteSettings(Document):
     address_rate: PerSecond = 100.0
     failure_rate: PerSecond = 0.5
     network: Annotated[str, AfterValidator(_network)] = "user"
-    lifetime: Duration = "1h"
-    overcommit_cores: Share = 1.0
-    overcommit_memory: Share = 1.0
-    lost_after: Duration = "2m"
+    lifetime: DurationText = "1h"
+    overcommit_cores: OvercommitFactor = 1.0
+    overcommit_memory: OvercommitFactor = 1.0
+    lost_after: DurationText = "2m"
     lost_machines: Literal["wait", "fail", "replace"] = "wait"
-    fence_after: Annotated[Duration, AfterValidator(_whole_second)] = "1m"
-    fence_margin: Duration = "30s"
+    fence_after: Annotated[DurationText, AfterValidator(_whole_second)] = "1m"
+    fence_margin: DurationText = "30s"
     fence_then: Literal["pause", "end"] = "pause"
     fence_command: tuple[str, ...] = ()
-    fence_timeout: Duration = "1m"
-    keep: Duration = "90d"
-    keep_audit: Duration = "730d"
-    warn_before: Duration = "10m"
-    node_certificates: Duration = "90d"
+    fence_timeout: DurationText = "1m"
+    keep: DurationText = "90d"
+    keep_audit: DurationText = "730d"
+    warn_before: DurationText = "10m"
+    node_certificates: DurationText = "90d"
     metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     broker_listen: Annotated[str, Field(pattern=rf"{LISTEN[:-1]}$|^$")] = ""
     broker_url: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from catalog.image.address import Address
-from catalog.image.manifest import TYPE, Manifest
+from catalog.image.manifest import MANIFEST_TYPE, Manifest
 from deployer.errors import PolicyUnusable
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
@@ -35,7 +35,7 @@ NEVER_MADE = "0" * 64
 """Root of the content of images that are only supposed."""
 
 
-class Vouched(Document):
+class CaseEndorsement(Document):
     """Somebody vouches for the image: a fingerprint, in a role, so long ago, for so much longer."""
 
     by: str
@@ -44,7 +44,7 @@ class Vouched(Document):
     left: Duration = 30 * 86400
 
 
-class Asks(Document):
+class CaseRequest(Document):
     """The request; what is left out is what the image needs, one machine, an hour, no user-data and no network."""
 
     count: int = 1
@@ -55,7 +55,7 @@ class Asks(Document):
     network: str = "none"
 
 
-class Asker(Document):
+class CaseRequester(Document):
     """Who asks, for rules in Cedar."""
 
     name: str = "local"
@@ -63,7 +63,7 @@ class Asker(Document):
     roles: tuple[str, ...] = ()
 
 
-class Case(Document):
+class ExpectedCase(Document):
     """One expected decision.
 
     Attributes:
@@ -88,10 +88,10 @@ class Case(Document):
     contextualization: Literal["nocloud", "none"] = "nocloud"
     label: str = "root"
     links: tuple[str, ...] = ()
-    endorsed: tuple[Vouched, ...] = ()
-    ask: Asks = Asks()
+    endorsed: tuple[CaseEndorsement, ...] = ()
+    ask: CaseRequest = CaseRequest()
     running: Annotated[int, Field(ge=0)] = 0
-    requester: Asker = Asker()
+    requester: CaseRequester = CaseRequester()
     at: Instant | None = None
 
     def manifest(self) -> Manifest:
@@ -102,7 +102,7 @@ class Case(Document):
         if self.blank:
             disks.append(_disk(2, "scratch", blank={"size": self.blank, "filesystem": "none", "label": ""}))
         document = {
-            "type": TYPE,
+            "type": MANIFEST_TYPE,
             "vo": vo,
             "name": name,
             "version": version,
@@ -148,14 +148,14 @@ class Case(Document):
 class CaseFile(Document):
     """A file of cases; no case at all tests nothing and is refused."""
 
-    case: Annotated[tuple[Case, ...], Field(min_length=1, max_length=10000)]
+    case: Annotated[tuple[ExpectedCase, ...], Field(min_length=1, max_length=10000)]
 
 
 @dataclass(frozen=True)
-class Result:
+class CaseResult:
     """What a policy says to a case; `fault` is empty where that was expected."""
 
-    case: Case
+    case: ExpectedCase
     decision: Decision
     fault: str
 
@@ -177,24 +177,24 @@ def read_cases(path: Path) -> CaseFile:
     return found
 
 
-def run(rules: RuleSet, cases: Sequence[Case], now: datetime) -> list[Result]:
+def run_cases(rules: RuleSet, cases: Sequence[ExpectedCase], now: datetime) -> list[CaseResult]:
     """Decide every case; `now` is for those that name no time."""
     return [_result(case, case.situation(rules, now).decide()) for case in cases]
 
 
-def _result(case: Case, decision: Decision) -> Result:
+def _result(case: ExpectedCase, decision: Decision) -> CaseResult:
     said = "accepted" if decision.accepted else "refused"
     reasons = "; ".join(f"{rule.name}: {rule.reason}" for rule in decision.failed)
     if said != case.expect:
-        return Result(case, decision, f"it is {said}, not {case.expect}" + (f" ({reasons})" if reasons else ""))
+        return CaseResult(case, decision, f"it is {said}, not {case.expect}" + (f" ({reasons})" if reasons else ""))
     failed = {rule.name for rule in decision.failed}
     if case.because is not None and failed != set(case.because):
-        return Result(
+        return CaseResult(
             case,
             decision,
             f"it is refused by {', '.join(sorted(failed)) or 'no rule'}, not by {', '.join(sorted(case.because)) or 'none'}",
         )
-    return Result(case, decision, "")
+    return CaseResult(case, decision, "")
 
 
 def _disk(number: int, label: str, **what: Any) -> dict[str, Any]:

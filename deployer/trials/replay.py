@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deployer.policy.decision import Decision
-from deployer.policy.evaluation import Case, judge
+from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.store import RuleSet
-from deployer.trials.request_log import Recorded
-from signer.verification.signature_cache import Memory
+from deployer.trials.request_log import RequestRecord
+from signer.verification.signature_cache import SignatureCache
 
 
 @dataclass(frozen=True)
-class Difference:
+class DecisionDifference:
     """A request about which two policies do not say the same."""
 
-    record: Recorded
+    record: RequestRecord
     old: Decision
     new: Decision
 
@@ -45,7 +45,7 @@ class Difference:
         }
 
 
-def difference(old: RuleSet, new: RuleSet, records: Iterable[Recorded]) -> list[Difference]:
+def compare_policies(old: RuleSet, new: RuleSet, records: Iterable[RequestRecord]) -> list[DecisionDifference]:
     """The requests about which two policies differ, in their order.
 
     Args:
@@ -55,19 +55,21 @@ def difference(old: RuleSet, new: RuleSet, records: Iterable[Recorded]) -> list[
     Raises:
         SignatureError, KeyUnusable: see `judging.judge`.
     """
-    memory, found = Memory(), []
+    memory, found = SignatureCache(), []
     for record in records:
-        case = case_of(record)
-        before = judge(old, case, record.at, memory).decision
-        after = judge(new, case, record.at, memory).decision
+        case = replay_input(record)
+        before = evaluate(old, case, record.at, memory).decision
+        after = evaluate(new, case, record.at, memory).decision
         if {rule.name for rule in before.failed} != {rule.name for rule in after.failed}:
-            found.append(Difference(record, before, after))
+            found.append(DecisionDifference(record, before, after))
     return found
 
 
-def case_of(record: Recorded) -> Case:
+def replay_input(record: RequestRecord) -> EvaluationInput:
     """A recorded request as a case to be judged."""
-    return Case(record.parsed(), record.pairs(), record.asked.request(), record.running, withdrawn=record.withdrawn())
+    return EvaluationInput(
+        record.parsed(), record.pairs(), record.asked.request(), record.running, withdrawn=record.withdrawn()
+    )
 
 
 def _reasons(decision: Decision) -> str:

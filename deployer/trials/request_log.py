@@ -18,12 +18,12 @@ from catalog.image.manifest import Blank, ImageId, Manifest
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
 from deployer.policy.decision import Decision, Request
-from deployer.policy.revocations import BlockList, Withdrawn
+from deployer.policy.revocations import BlockList, RevocationState
 from signer.documents import Document, parse
 from signer.errors import DocumentError
 from signer.statements.endorsement import Instant
 
-KEPT = 1000
+MAX_REQUESTS = 1000
 """Requests that are kept: some weeks of a busy node, and little enough to be judged again within a minute."""
 
 MAX_LINE = 16 << 20
@@ -38,7 +38,7 @@ MAX_REVOCATIONS_KEPT = 256 << 10
 log = logging.getLogger("partita.node")
 
 
-class Pair(Document):
+class EncodedStatement(Document):
     """A statement and its signature, in base64: strangers sent them, and they may be anything."""
 
     statement: str
@@ -54,14 +54,14 @@ class Pair(Document):
         return base64.b64decode(self.statement), base64.b64decode(self.signature)
 
 
-def kept_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[Pair, ...] | None:
+def encode_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[EncodedStatement, ...] | None:
     """Revocations in the form that is kept; None where they are too many."""
     if sum(len(statement) + len(signature) for statement, signature in pairs) > MAX_REVOCATIONS_KEPT:
         return None
-    return tuple(Pair.of(pair) for pair in pairs)
+    return tuple(EncodedStatement.of(pair) for pair in pairs)
 
 
-class Asked(Document):
+class LoggedRequest(Document):
     """A request, in the form that is kept; sizes in bytes, lifetime in seconds."""
 
     count: int
@@ -98,7 +98,7 @@ class Asked(Document):
         )
 
 
-class Outcome(Document):
+class PolicyOutcome(Document):
     """What a policy said: its digest, and the names of the rules that refuse."""
 
     policy: str
@@ -113,7 +113,7 @@ class Outcome(Document):
         )
 
 
-class Recorded(Document):
+class RequestRecord(Document):
     """One request with its facts, and what came of it.
 
     Attributes:
@@ -131,15 +131,15 @@ class Recorded(Document):
 
     number: Annotated[int, Field(ge=1)]
     at: Instant
-    asked: Asked
+    asked: LoggedRequest
     running: int
     image: ImageId
     manifest: str
-    endorsements: tuple[Pair, ...]
-    revocations: tuple[Pair, ...] | None = ()
+    endorsements: tuple[EncodedStatement, ...]
+    revocations: tuple[EncodedStatement, ...] | None = ()
     blocks: BlockList = BlockList()
-    outcome: Outcome
-    shadow: Outcome | None = None
+    outcome: PolicyOutcome
+    shadow: PolicyOutcome | None = None
 
     def parsed(self) -> Manifest:
         """The manifest."""
@@ -149,21 +149,21 @@ class Recorded(Document):
         """The endorsements' bytes."""
         return [pair.bytes() for pair in self.endorsements]
 
-    def withdrawn(self) -> Withdrawn:
+    def withdrawn(self) -> RevocationState:
         """What had been revoked or blocked."""
-        return Withdrawn(tuple(pair.bytes() for pair in self.revocations or ()), self.blocks)
+        return RevocationState(tuple(pair.bytes() for pair in self.revocations or ()), self.blocks)
 
 
 class RequestLog:
     """The file of one node, which alone writes it. Safe to use from several threads."""
 
-    def __init__(self, path: Path, kept: int = KEPT) -> None:
+    def __init__(self, path: Path, kept: int = MAX_REQUESTS) -> None:
         self.path, self._kept = path, kept
         self._lock = threading.Lock()
         numbers = [record.number for record, _ in _read(path)]
         self._next, self._count = (numbers[-1] if numbers else 0) + 1, len(numbers)
 
-    def append(self, record: Recorded) -> int:
+    def append(self, record: RequestRecord) -> int:
         """Keep a request under the next number, which is returned; what cannot be kept is logged and let go."""
         with self._lock:
             number = self._next
@@ -194,23 +194,23 @@ class RequestLog:
         self._count = len(kept)
 
 
-def recorded(path: Path, last: int = KEPT) -> list[Recorded]:
+def read_requests(path: Path, last: int = MAX_REQUESTS) -> list[RequestRecord]:
     """The last requests of a node's file, the oldest first; lines that are damaged are left out."""
     return [record for record, _ in _read(path)][-last:] if last > 0 else []
 
 
-def find(path: Path, number: int) -> Recorded | None:
+def find_request(path: Path, number: int) -> RequestRecord | None:
     """One of them, by number."""
-    return next((record for record in recorded(path) if record.number == number), None)
+    return next((record for record in read_requests(path) if record.number == number), None)
 
 
-def _read(path: Path) -> Iterator[tuple[Recorded, bytes]]:
+def _read(path: Path) -> Iterator[tuple[RequestRecord, bytes]]:
     """Each line that is a record, and its bytes."""
     try:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE + 1):
                 try:
-                    yield parse(Recorded, line, str(path), limit=MAX_LINE + 1), line
+                    yield parse(RequestRecord, line, str(path), limit=MAX_LINE + 1), line
                 except DocumentError:
                     continue
     except FileNotFoundError:

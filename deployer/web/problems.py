@@ -51,7 +51,7 @@ def _tree(kind: type[Exception]) -> Iterator[type[Exception]]:
         yield from _tree(below)
 
 
-def kinds() -> dict[str, type[Exception]]:
+def error_classes() -> dict[str, type[Exception]]:
     """Every error that crosses, by its code."""
     found: dict[str, type[Exception]] = {code: kind for kind, (code, _) in _SIGNER.items()}
     for base in (CatalogError, StagerError, DeployerError):
@@ -86,7 +86,7 @@ def from_problem(problem: object) -> Exception | None:
     if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
         return None
     code = str(problem.get("type", "")).removeprefix(PREFIX)
-    kind = kinds().get(code)
+    kind = error_classes().get(code)
     if kind is None:
         return None
     # Not through the constructor: it makes the sentence from attributes, and here the sentence is already made.

@@ -15,11 +15,11 @@ START_SECONDS = 30.0
 
 
 @contextmanager
-def beside(config: uvicorn.Config, listening: socket.socket, name: str, otherwise: str) -> Iterator[None]:
+def serve_in_thread(config: uvicorn.Config, listening: socket.socket, name: str, otherwise: str) -> Iterator[None]:
     """Answer requests while the block runs.
 
     Args:
-        config: see `catalog.web.server.config`.
+        config: see `catalog.web.server.server_config`.
         listening: closed in the end.
         name: of the thread.
         otherwise: what to say if it does not start.

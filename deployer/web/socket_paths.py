@@ -13,7 +13,7 @@ MAX_SOCKET = 107
 """Bytes in the path of a Unix socket: sun_path has 108, one of them a zero."""
 
 
-def short_place(directory: Path, name: str, room: int) -> Path:
+def short_socket_path(directory: Path, name: str, room: int) -> Path:
     """`directory/name` if that has at most `room` bytes, else a place of its own for this directory in the runtime one.
 
     The same directory always gives the same place, so that whoever comes back finds what was left there. Nothing is made.

@@ -7,7 +7,7 @@ the event loop, and the thread that watches the store rings for all of them; eac
 import asyncio
 
 
-class Bell:
+class Wakeup:
     """Rings on one event loop. A ring between looking and waiting is not lost: one waits for a ring after a count."""
 
     def __init__(self) -> None:

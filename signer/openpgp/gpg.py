@@ -22,7 +22,7 @@ from typing import Any
 import gnupg
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.openpgp.keys import Key, printable, read_listing
+from signer.openpgp.keys import Key, escape_unprintable, read_listing
 
 MAX_KEY = 1 << 20
 """Bytes of a public key file. A key has some hundred; anybody may append signatures to it (certificate flooding)."""
@@ -30,7 +30,7 @@ MAX_KEY = 1 << 20
 TIMEOUT = 60.0
 """Seconds for one run of gpg. Verifying takes a hundredth of one, making an RSA key some seconds."""
 
-LIMITS = {
+GPG_LIMITS = {
     resource.RLIMIT_CPU: 30,  # seconds
     resource.RLIMIT_AS: 1 << 30,  # bytes; gpg takes some 20 MiB, its agent some 100
     resource.RLIMIT_FSIZE: 64 << 20,  # bytes of any file written; a keyring has some thousand
@@ -48,7 +48,7 @@ MAX_LOG = 4096
 logging.getLogger("gnupg").setLevel(logging.ERROR)  # it warns of exit codes, which mean nothing here
 
 
-class Said(gnupg.StatusHandler):  # type: ignore[misc]
+class GpgResult(gnupg.StatusHandler):  # type: ignore[misc]
     """All status lines of one run, in order, uninterpreted."""
 
     data = b""
@@ -71,7 +71,7 @@ class Said(gnupg.StatusHandler):  # type: ignore[misc]
 class Gpg(gnupg.GPG):  # type: ignore[misc]
     """python-gnupg with a status pipe of its own, resource limits, a deadline and lines that end at line feeds only."""
 
-    result_map = dict.fromkeys(gnupg.GPG.result_map, Said)
+    result_map = dict.fromkeys(gnupg.GPG.result_map, GpgResult)
 
     def __init__(self, home: Path, *options: str) -> None:
         env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
@@ -82,9 +82,9 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
         except ValueError as exc:
             raise KeyUnusable(f"gpg does not start in {home}: {exc}") from exc
 
-    def run(self, args: Sequence[str], data: bytes = b"", passphrase: str | None = None) -> Said:
+    def run(self, args: Sequence[str], data: bytes = b"", passphrase: str | None = None) -> GpgResult:
         """Run gpg with these arguments and that input. A run that was stopped raises SignatureError."""
-        said = Said(self)
+        said = GpgResult(self)
         # gpg may refuse its arguments and go before it has read its input.
         with suppress(BrokenPipeError):
             self._handle_io(list(args), BytesIO(data), said, passphrase=passphrase, binary=True)
@@ -109,7 +109,7 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
             os.close(write)
         process.stderr = os.fdopen(status, "rb")
         with suppress(ProcessLookupError):  # it may be done already
-            for limit, value in LIMITS.items():
+            for limit, value in GPG_LIMITS.items():
                 resource.prlimit(process.pid, limit, (value, value))
         self._deadline = Timer(TIMEOUT, process.kill)
         self._deadline.daemon = True
@@ -123,7 +123,7 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
             self._deadline.cancel()
             with self._log as log:
                 log.seek(0)
-                result.stderr = printable(log.read(MAX_LOG).decode("utf-8", "backslashreplace").strip())
+                result.stderr = escape_unprintable(log.read(MAX_LOG).decode("utf-8", "backslashreplace").strip())
 
     def _read_response(self, stream: Any, result: Any) -> None:
         # GnuPG escapes line feeds in what it quotes, and no other character that ends a line for Python's readers.
@@ -136,7 +136,7 @@ class Gpg(gnupg.GPG):  # type: ignore[misc]
 def list_keys(gpg: Gpg, kind: str = "--list-keys", *, now: datetime | None = None) -> list[Key]:
     """The keys of a home; with kind `--list-secret-keys` those whose private part is there."""
     return read_listing(
-        gpg.run([*dated(now), "--with-fingerprint", "--with-fingerprint", "--fixed-list-mode", kind]).data
+        gpg.run([*clock_options(now), "--with-fingerprint", "--with-fingerprint", "--fixed-list-mode", kind]).data
     )
 
 
@@ -145,7 +145,7 @@ def import_keys(gpg: Gpg, key: bytes, now: datetime) -> list[str]:
     if len(key) > MAX_KEY:
         raise KeyUnusable(f"the key file has {len(key)} bytes, more than the {MAX_KEY} allowed; export it minimally")
     # The agent is never asked: a private key in the file is an accident that must not be repeated here.
-    said = gpg.run([*dated(now), "--no-autostart", "--import-options", "self-sigs-only", "--import"], key)
+    said = gpg.run([*clock_options(now), "--no-autostart", "--import-options", "self-sigs-only", "--import"], key)
     counts = (said.values("IMPORT_RES") or [""])[0].split(" ")
     if len(counts) > 9 and counts[9] != "0":
         raise KeyUnusable("the key file holds a private key; give the public one (`partita key export`)")
@@ -155,12 +155,12 @@ def import_keys(gpg: Gpg, key: bytes, now: datetime) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def dated(now: datetime | None) -> list[str]:
+def clock_options(now: datetime | None) -> list[str]:
     """Options that make gpg work at that time; none leaves it its own clock."""
     return [] if now is None else ["--faked-system-time", f"{int(now.timestamp())}!"]
 
 
-def answering(passphrase: str) -> list[str]:
+def passphrase_options(passphrase: str) -> list[str]:
     """How gpg gets its passphrase. Without a passphrase gpg is told that it is empty, lest it ask somebody; with one, python-gnupg hands it over."""
     return [] if passphrase else ["--pinentry-mode", "loopback", "--passphrase", ""]
 

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from signer.errors import KeyUnusable
-from signer.openpgp.gpg import Gpg, Said, answering, dated, end_agent, import_keys, list_keys
-from signer.openpgp.keys import Key, normal_fingerprint
+from signer.openpgp.gpg import Gpg, GpgResult, clock_options, end_agent, import_keys, list_keys, passphrase_options
+from signer.openpgp.keys import Key, normalize_fingerprint
 from signer.openpgp.packets import split_signatures
 from signer.openpgp.status_lines import SKEW, SignatureCheck, check_signature
 
@@ -31,7 +31,7 @@ _SOCKET_LIMIT = 107
 """Bytes of a unix socket's path (unix(7)); the agent's longest socket name in a home has 20."""
 
 
-class Examiner:
+class OpenPgpExaminer:
     """A private, short-lived GnuPG home that holds the allowed public keys and nothing else. A context manager.
 
     Raises:
@@ -79,20 +79,20 @@ class Examiner:
         for each in signatures:
             detached.write_bytes(each)
             # gpg judges by the caller's time; a key as young as a signature may be is not from the future.
-            said = self._gpg.run([*dated(now + SKEW), "--verify", "--", str(detached), str(signed)])
+            said = self._gpg.run([*clock_options(now + SKEW), "--verify", "--", str(detached), str(signed)])
             checks.append(check_signature(said.lines, self.keys, now))
         return tuple(checks)
 
 
 def examine(data: bytes, signature: bytes, allowed_keys: Sequence[bytes], now: datetime) -> tuple[SignatureCheck, ...]:
-    """Examine one signature file with a fresh private home; errors as in :class:`Examiner`."""
-    with Examiner(allowed_keys) as examiner:
+    """Examine one signature file with a fresh private home; errors as in :class:`OpenPgpExaminer`."""
+    with OpenPgpExaminer(allowed_keys) as examiner:
         return examiner.examine(data, signature, now)
 
 
 def read_keys(data: bytes) -> list[Key]:
     """The public keys in a file (armoured or binary), without keeping them; KeyUnusable if there is none."""
-    with Examiner([data]) as examiner:
+    with OpenPgpExaminer([data]) as examiner:
         return list(examiner.keys.values())
 
 
@@ -133,8 +133,8 @@ class Keyring:
             said = gpg.run(
                 [
                     "--yes",
-                    *dated(now),
-                    *answering(passphrase),
+                    *clock_options(now),
+                    *passphrase_options(passphrase),
                     "--quick-generate-key",
                     "--",
                     user_id,
@@ -158,12 +158,12 @@ class Keyring:
 
     def export(self, fingerprint: str) -> bytes:
         """The public key, armoured, without other people's signatures on it."""
-        wanted = normal_fingerprint(fingerprint)
+        wanted = normalize_fingerprint(fingerprint)
         with self._opened() as gpg:
             key = bytes(
                 gpg.run(
                     [
-                        *dated(utc_now() + SKEW),
+                        *clock_options(utc_now() + SKEW),
                         "--armor",
                         "--export-options",
                         "export-minimal",
@@ -194,12 +194,12 @@ class Keyring:
         Raises:
             KeyUnusable: it is not here, cannot sign (any more), or the passphrase is wrong.
         """
-        wanted = normal_fingerprint(fingerprint)
+        wanted = normalize_fingerprint(fingerprint)
         with self._opened() as gpg:
             said = gpg.run(
                 [
-                    *dated(now),
-                    *answering(passphrase),
+                    *clock_options(now),
+                    *passphrase_options(passphrase),
                     "--digest-algo",
                     "SHA512",
                     "--local-user",
@@ -215,7 +215,7 @@ class Keyring:
         return bytes(said.data)
 
     def _unusable(
-        self, fingerprint: str, held: Sequence[Key], said: Said, now: datetime, *, protected: bool
+        self, fingerprint: str, held: Sequence[Key], said: GpgResult, now: datetime, *, protected: bool
     ) -> KeyUnusable:
         if not held:
             return self._missing(fingerprint)

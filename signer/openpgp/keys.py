@@ -71,7 +71,7 @@ class Key:
         return primary or ("" if "" in faults else faults[0])
 
 
-def normal_fingerprint(text: str) -> str:
+def normalize_fingerprint(text: str) -> str:
     """A fingerprint as people type it (spaces, lower case, `openpgp:`), as 40 upper-case hex digits.
 
     Raises:
@@ -80,12 +80,12 @@ def normal_fingerprint(text: str) -> str:
     digits = text.removeprefix("openpgp:").replace(" ", "").upper()
     if not _FINGERPRINT.fullmatch(digits):
         raise KeyUnusable(
-            f"{printable(text[:80])!r} is no fingerprint; give the 40 hex digits that `partita key list` shows"
+            f"{escape_unprintable(text[:80])!r} is no fingerprint; give the 40 hex digits that `partita key list` shows"
         )
     return digits
 
 
-def only_own(keys: Sequence[Key], now: datetime) -> str:
+def sole_signing_key(keys: Sequence[Key], now: datetime) -> str:
     """The fingerprint of the one key of one's own that may sign; KeyUnusable says what to do where that is not one."""
     own = [key.fingerprint for key in keys if key.secret and not key.fault(now)]
     if not own:
@@ -95,14 +95,14 @@ def only_own(keys: Sequence[Key], now: datetime) -> str:
     return own[0]
 
 
-def read_span(text: str) -> timedelta:
+def parse_lifetime(text: str) -> timedelta:
     """A time span as people type it: 90d, 4w, 2y (a year has 365 days); ValueError otherwise."""
     if not (match := _SPAN.fullmatch(text)):
         raise ValueError(f"{text[:40]!r} is no time span; write 90d, 4w or 2y")
     return timedelta(days=int(match[1]) * _DAYS[match[2]])
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Control, invisible and direction-changing characters as escapes: names from strangers must not drive terminals."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
@@ -154,4 +154,4 @@ def _with_fingerprint(key: Key, fingerprint: str) -> Key:
 def _user_id(text: str) -> str:
     """Undo the listing's own escapes (\\x3a), then escape whatever must not reach a terminal."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
-    return printable(raw.decode("utf-8", "backslashreplace"))
+    return escape_unprintable(raw.decode("utf-8", "backslashreplace"))

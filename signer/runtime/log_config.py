@@ -8,7 +8,7 @@ from typing import Literal
 
 from signer.documents import Document
 
-TALKATIVE = ("uvicorn", "httpx", "alembic", "botocore", "urllib3")
+VERBOSE_LOGGERS = ("uvicorn", "httpx", "alembic", "botocore", "urllib3")
 """Libraries that tell of every step: only what they warn of is kept."""
 
 
@@ -24,7 +24,7 @@ class LogSettings(Document):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One object a line: `at` (RFC 3339, UTC), `level`, `logger`, `message`, and `error` with its trace if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -41,10 +41,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(value, ensure_ascii=False)
 
 
-def configure(settings: LogSettings) -> None:
+def configure_logging(settings: LogSettings) -> None:
     """Write the log of this process as the settings say, once it is a service."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if settings.format == "json" else logging.Formatter("%(levelname).1s %(message)s"))
+    handler.setFormatter(
+        JsonFormatter() if settings.format == "json" else logging.Formatter("%(levelname).1s %(message)s")
+    )
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for name in TALKATIVE:
+    for name in VERBOSE_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -46,7 +46,7 @@ class Settings:
         return next(value for value in self.sections.values() if isinstance(value, model))
 
 
-def load(
+def load_settings(
     models: Mapping[str, type[Document]],
     *,
     file: Path,

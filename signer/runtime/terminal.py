@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from signer.documents import Document
-from signer.runtime.progress import Advance, nothing
+from signer.runtime.progress import Advance, ignore_progress
 from signer.runtime.settings import Settings
 
 WIDE = 240
@@ -72,7 +72,7 @@ def say(text: str) -> None:
 def progress(label: str, total: int | None) -> Iterator[Advance]:
     """A progress bar in bytes with rate and time left; yields the function to advance it. Silent without a terminal."""
     if not err.is_terminal:
-        yield nothing
+        yield ignore_progress
         return
     columns = (
         TextColumn("{task.description}"),
@@ -86,7 +86,7 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
         yield lambda done: bars.advance(task, done)
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """A number of bytes as people read it, binary units: 1536 is `1.5 KiB`."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):

@@ -46,7 +46,7 @@ Instant = Annotated[datetime, PlainValidator(_instant), PlainSerializer(write_in
 """A point in time in a document: UTC, whole seconds, one spelling."""
 
 
-def plain(text: str) -> str:
+def check_plain_text(text: str) -> str:
     """Return a text without control or invisible characters, or raise ValueError."""
     if not all(char.isprintable() for char in text):
         raise ValueError("has control or invisible characters; plain text only")
@@ -59,7 +59,7 @@ Role = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Endorser = Annotated[
     str,
     Field(pattern=r"^(openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+)$", max_length=1024),
-    AfterValidator(plain),
+    AfterValidator(check_plain_text),
 ]
 """Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
 subject of an X.509 certificate as `signer.x509.certificates` writes it."""
@@ -67,10 +67,10 @@ subject of an X.509 certificate as `signer.x509.certificates` writes it."""
 Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}$")]
 """VO/name@version."""
 
-Comment = Annotated[str, Field(max_length=1024), AfterValidator(plain)]
+Comment = Annotated[str, Field(max_length=1024), AfterValidator(check_plain_text)]
 
 
-class Digest(Document):
+class Sha256Digest(Document):
     """The SHA-256 of the manifest's bytes, 64 lower-case hex digits: the image ID without its prefix."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -82,19 +82,19 @@ class PartitionDigest(Document):
     pieces_root: Annotated[str, Field(alias="piecesRoot", pattern=r"^[0-9a-f]{64}$")]
 
 
-class Named(Document):
+class NamedSubject(Document):
     """What a statement is about, as far as all kinds agree: what the endorser calls it."""
 
     name: Title
 
 
-class Subject(Named):
+class DigestSubject(NamedSubject):
     """An image or a cluster document, named by the SHA-256 of its bytes."""
 
-    digest: Digest
+    digest: Sha256Digest
 
 
-class PartitionSubject(Named):
+class PartitionSubject(NamedSubject):
     """A partition, named by its Merkle root."""
 
     digest: PartitionDigest
@@ -122,11 +122,11 @@ class PartitionEndorsement(Endorsement):
     size: Annotated[int, Field(ge=1)]
 
 
-class Vouching(Document):
+class VouchingStatement(Document):
     """The one shape of all endorsements: an in-toto Statement about one subject. Each kind narrows the last three members."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[tuple[Named, ...], Field(min_length=1, max_length=1)]
+    subject: Annotated[tuple[NamedSubject, ...], Field(min_length=1, max_length=1)]
     predicate_type: Annotated[str, Field(alias="predicateType")]
     predicate: Endorsement
 
@@ -161,10 +161,10 @@ class Vouching(Document):
         return self.predicate.endorser.partition(":")[2]
 
 
-class DigestStatement(Vouching):
+class DigestStatement(VouchingStatement):
     """A statement about something that the SHA-256 of its bytes names."""
 
-    subject: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=1)]
+    subject: Annotated[tuple[DigestSubject, ...], Field(min_length=1, max_length=1)]
 
     @property
     def image_id(self) -> str:
@@ -184,7 +184,7 @@ class ClusterStatement(DigestStatement):
     predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
 
 
-class PartitionStatement(Vouching):
+class PartitionStatement(VouchingStatement):
     """A statement whose predicate is the endorsement of one partition, in whatever image it is used."""
 
     subject: Annotated[tuple[PartitionSubject, ...], Field(min_length=1, max_length=1)]
@@ -197,7 +197,7 @@ class PartitionStatement(Vouching):
         return f"{self.subject[0].digest.pieces_root}-{self.predicate.size}"
 
 
-def endorse_statement(
+def endorsement_statement(
     image_id: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
     """The canonical bytes of an endorsement, ready to be signed.
@@ -271,7 +271,7 @@ def _predicate(endorser: str, role: str, issued: datetime, expires: datetime, co
 
 
 def _written(
-    kind: type[Vouching], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
+    kind: type[VouchingStatement], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
 ) -> bytes:
     """The canonical bytes of one kind of statement; `what` is how errors call it."""
     statement = {
@@ -288,7 +288,7 @@ def parse_cluster_endorsement(data: bytes) -> ClusterStatement:
     return parse_canonical(ClusterStatement, data, "endorsement of a cluster", limit=MAX_STATEMENT)
 
 
-def parse_vouching(data: bytes) -> EndorsementStatement | PartitionStatement:
+def parse_any_endorsement(data: bytes) -> EndorsementStatement | PartitionStatement:
     """Read an endorsement of either kind, of an image or a partition; anything else raises DocumentError."""
     value = read_json(data, "endorsement", limit=MAX_STATEMENT)
     if isinstance(value, dict) and value.get("predicateType") == PARTITION_TYPE:

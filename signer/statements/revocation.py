@@ -16,11 +16,11 @@ from signer.statements.endorsement import (
     MAX_STATEMENT,
     STATEMENT_TYPE,
     Comment,
-    Digest,
     Endorser,
     Instant,
     Role,
-    plain,
+    Sha256Digest,
+    check_plain_text,
     write_instant,
 )
 
@@ -28,8 +28,8 @@ REVOCATION_TYPE = "urn:partita:revocation:v1"
 SECURITY_OFFICER = "security-officer"
 """The role that may withdraw what others of its VO vouched for."""
 
-Kind = Literal["endorsement", "image", "key"]
-Reason = Literal["compromised", "superseded", "retired"]
+RevocationKind = Literal["endorsement", "image", "key"]
+RevocationReason = Literal["compromised", "superseded", "retired"]
 """Why: the key is in other hands, and whatever it signed is void; or there is a successor, or none is needed any more,
 and only what came after `since` is void."""
 
@@ -37,12 +37,12 @@ _TITLE = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Z
 _KEY = re.compile(r"openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+", re.ASCII)
 
 
-class Revoked(Document):
+class RevocationSubject(Document):
     """What is withdrawn: VO/name@version with the SHA-256 of the endorsement's statement or of the manifest; or a key's
     name (`openpgp:FINGERPRINT`, `x509:SUBJECT`) with the SHA-256 of that text."""
 
-    name: Annotated[str, Field(max_length=1024), AfterValidator(plain)]
-    digest: Digest
+    name: Annotated[str, Field(max_length=1024), AfterValidator(check_plain_text)]
+    digest: Sha256Digest
 
 
 class Revocation(Document):
@@ -56,11 +56,11 @@ class Revocation(Document):
         serial: of one certificate of the subject, lower-case hex; None means all of them.
     """
 
-    kind: Kind
+    kind: RevocationKind
     revoker: Endorser
     vo: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     role: Role
-    reason: Reason
+    reason: RevocationReason
     issued: Instant
     since: Instant
     serial: Annotated[str, Field(pattern=r"^[0-9a-f]{1,40}$")] | None = None
@@ -71,7 +71,7 @@ class RevocationStatement(Document):
     """An in-toto Statement whose predicate is a revocation."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
-    subject: Annotated[tuple[Revoked, ...], Field(min_length=1, max_length=1)]
+    subject: Annotated[tuple[RevocationSubject, ...], Field(min_length=1, max_length=1)]
     predicate_type: Annotated[Literal["urn:partita:revocation:v1"], Field(alias="predicateType")]
     predicate: Revocation
 
@@ -111,12 +111,12 @@ class RevocationStatement(Document):
 
 
 def revocation_statement(
-    kind: Kind,
+    kind: RevocationKind,
     target: str,
     revoker: str,
     vo: str,
     role: str,
-    reason: Reason,
+    reason: RevocationReason,
     issued: datetime,
     *,
     digest: str = "",
@@ -131,7 +131,7 @@ def revocation_statement(
         target: VO/name@version, or `openpgp:FINGERPRINT` or `x509:SUBJECT` for a key.
         revoker: `openpgp:FINGERPRINT` or `x509:SUBJECT` of whoever signs.
         vo, role: for which VO, in what function.
-        reason: see `Reason`.
+        reason: see `RevocationReason`.
         issued: now.
         digest: of the endorsement's statement, or of the manifest: 64 hex digits, `sha256:` before them or not.
         since: from when on; `issued` if not given.

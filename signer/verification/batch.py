@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from signer.errors import SignatureError
-from signer.openpgp.keyring import Examiner
-from signer.verification.signature_cache import Memory
-from signer.verification.trust import Examined
+from signer.openpgp.keyring import OpenPgpExaminer
+from signer.verification.signature_cache import SignatureCache
+from signer.verification.trust import ExaminedStatement
 from signer.x509.cms_verifier import CmsExaminer, X509Rules
 
 SCHEMES = ("openpgp", "x509")
@@ -19,9 +19,9 @@ def examine_all(
     keys: Sequence[bytes],
     known: bytes,
     now: datetime,
-    memory: Memory | None,
+    memory: SignatureCache | None,
     x509: X509Rules | None,
-) -> Iterator[tuple[int, Examined]]:
+) -> Iterator[tuple[int, ExaminedStatement]]:
     """Steps 5 and 6 of verification: the signatures on each statement, by the places of the pairs.
 
     Args:
@@ -37,27 +37,27 @@ def examine_all(
         if scheme == "x509":
             known += _judging(x509).state()
     except SignatureError as exc:
-        yield from ((at, Examined(pair[0], problem=str(exc))) for at, pair in pairs.items())
+        yield from ((at, ExaminedStatement(pair[0], problem=str(exc))) for at, pair in pairs.items())
         return
     left = dict(pairs)
     for at, pair in pairs.items() if memory is not None else ():
         if memory is not None and (found := memory.get(*pair, known, now)) is not None:
-            yield at, Examined(pair[0], found)
+            yield at, ExaminedStatement(pair[0], found)
             del left[at]
     if not left:
         return
     # 5. A fresh private home, with the keys of the anchors that are named and no other.
     allowed = list(dict.fromkeys(keys))
-    with Examiner(allowed) if scheme == "openpgp" else CmsExaminer(allowed, _judging(x509)) as private:
+    with OpenPgpExaminer(allowed) if scheme == "openpgp" else CmsExaminer(allowed, _judging(x509)) as private:
         for at, pair in left.items():
             # 6. Every signature of the file by itself.
             try:
                 found = private.examine(*pair, now)
                 if memory is not None:
                     memory.put(*pair, known, now, found)
-                yield at, Examined(pair[0], found)
+                yield at, ExaminedStatement(pair[0], found)
             except SignatureError as exc:
-                yield at, Examined(pair[0], problem=str(exc))
+                yield at, ExaminedStatement(pair[0], problem=str(exc))
 
 
 def _judging(x509: X509Rules | None) -> X509Rules:

@@ -5,26 +5,26 @@ from datetime import datetime, timedelta
 
 from signer.errors import SignatureError
 from signer.openpgp.keyring import Keyring
-from signer.statements.endorsement import MAX_STATEMENT, cluster_statement, endorse_statement, partition_statement
+from signer.statements.endorsement import MAX_STATEMENT, cluster_statement, endorsement_statement, partition_statement
 from signer.verification.batch import SCHEMES, examine_all
-from signer.verification.signature_cache import Memory, anchors_digest
+from signer.verification.signature_cache import SignatureCache, anchors_digest
 from signer.verification.signers import KeySigner, Signer
 from signer.verification.trust import (
     Anchor,
     Claim,
     EndorsementCheck,
     Verdict,
+    count_endorsers,
+    evaluate_claim,
     read_claim,
     read_cluster_claim,
-    tally,
-    weigh,
 )
 from signer.x509.cms_verifier import X509Rules
 
 MAX_ENDORSEMENTS = 64
 """Endorsements of one image that are looked at; a catalog that sends more is broken or hostile."""
 
-DEFAULT_LIFETIME = timedelta(days=365)
+ENDORSEMENT_LIFETIME = timedelta(days=365)
 DEFAULT_ROLE = "image-administrator"
 
 
@@ -36,7 +36,7 @@ def endorse(
     now: datetime,
     *,
     role: str = DEFAULT_ROLE,
-    lifetime: timedelta = DEFAULT_LIFETIME,
+    lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
     passphrase: str = "",
 ) -> tuple[bytes, bytes]:
@@ -69,11 +69,11 @@ def endorse_as(
     now: datetime,
     *,
     role: str = DEFAULT_ROLE,
-    lifetime: timedelta = DEFAULT_LIFETIME,
+    lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
     """Vouch for an image as whoever signs; arguments, result and errors otherwise as in :func:`endorse`."""
-    statement = endorse_statement(image_id, title, signer.endorser, role, now, now + lifetime, comment)
+    statement = endorsement_statement(image_id, title, signer.endorser, role, now, now + lifetime, comment)
     return statement, signer.sign(statement, now)
 
 
@@ -84,7 +84,7 @@ def endorse_partition(
     now: datetime,
     *,
     role: str = DEFAULT_ROLE,
-    lifetime: timedelta = DEFAULT_LIFETIME,
+    lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
     """Vouch for one partition, in whatever image it is used.
@@ -106,7 +106,7 @@ def endorse_cluster(
     now: datetime,
     *,
     role: str = DEFAULT_ROLE,
-    lifetime: timedelta = DEFAULT_LIFETIME,
+    lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
     """Vouch for a cluster document.
@@ -129,7 +129,7 @@ def verify_endorsements(
     *,
     title: str | None = None,
     max_age: timedelta | None = None,
-    memory: Memory | None = None,
+    memory: SignatureCache | None = None,
     x509: X509Rules | None = None,
     addresses: Collection[str] = (),
 ) -> list[EndorsementCheck]:
@@ -172,7 +172,7 @@ def verify_cluster(
     now: datetime,
     *,
     max_age: timedelta | None = None,
-    memory: Memory | None = None,
+    memory: SignatureCache | None = None,
     x509: X509Rules | None = None,
 ) -> list[EndorsementCheck]:
     """What each endorsement of a cluster document is worth; otherwise as :func:`verify_endorsements`.
@@ -195,7 +195,7 @@ def _weighed(
     anchors: Sequence[Anchor],
     now: datetime,
     max_age: timedelta | None,
-    memory: Memory | None,
+    memory: SignatureCache | None,
     x509: X509Rules | None,
 ) -> list[EndorsementCheck]:
     """Steps 5 to 9 of those that claim something."""
@@ -212,11 +212,11 @@ def _weighed(
             keys = [anchor.key for claim in wanted.values() for anchor in claim.anchors]
             for at, examined in examine_all(scheme, offered, keys, known, now, memory, x509):
                 # 7 to 9.
-                checks[at] = weigh(wanted[at], examined, now, max_age=max_age)
+                checks[at] = evaluate_claim(wanted[at], examined, now, max_age=max_age)
     return [check for check in checks if check is not None]
 
 
-def verify(
+def verify_image(
     image_id: str,
     pairs: Sequence[tuple[bytes, bytes]],
     anchors: Sequence[Anchor],
@@ -229,4 +229,4 @@ def verify(
 ) -> Verdict:
     """Whether enough distinct endorsers vouch (step 10); arguments and errors as in :func:`verify_endorsements`."""
     checks = verify_endorsements(image_id, pairs, anchors, now, title=title, max_age=max_age, x509=x509)
-    return tally(checks, anchors, threshold)
+    return count_endorsers(checks, anchors, threshold)

@@ -15,16 +15,16 @@ from signer.openpgp.status_lines import SKEW, SignatureCheck
 from signer.statements.endorsement import MAX_STATEMENT
 from signer.statements.revocation import (
     SECURITY_OFFICER,
-    Kind,
-    Reason,
+    RevocationKind,
+    RevocationReason,
     RevocationStatement,
     parse_revocation,
     revocation_statement,
 )
 from signer.verification.batch import SCHEMES, examine_all
-from signer.verification.signature_cache import Memory, anchors_digest
+from signer.verification.signature_cache import SignatureCache, anchors_digest
 from signer.verification.signers import Signer
-from signer.verification.trust import Anchor, EndorsementCheck, Examined
+from signer.verification.trust import Anchor, EndorsementCheck, ExaminedStatement
 from signer.x509.cms_verifier import X509Rules
 
 MAX_REVOCATIONS = 65536
@@ -32,7 +32,7 @@ MAX_REVOCATIONS = 65536
 
 
 @dataclass(frozen=True)
-class Withdrawal:
+class EffectiveRevocation:
     """A revocation that holds.
 
     Attributes:
@@ -80,7 +80,7 @@ class Withdrawal:
 class RevocationCheck:
     """What a signed revocation is worth: the withdrawal, or why it does not count (a sentence)."""
 
-    withdrawal: Withdrawal | None
+    withdrawal: EffectiveRevocation | None
     reason: str
 
     @property
@@ -91,12 +91,12 @@ class RevocationCheck:
 
 def revoke(
     signer: Signer,
-    kind: Kind,
+    kind: RevocationKind,
     target: str,
     vo: str,
     now: datetime,
     *,
-    reason: Reason,
+    reason: RevocationReason,
     role: str = SECURITY_OFFICER,
     digest: str = "",
     since: datetime | None = None,
@@ -131,7 +131,7 @@ def verify_revocations(
     now: datetime,
     *,
     x509: X509Rules | None = None,
-    memory: Memory | None = None,
+    memory: SignatureCache | None = None,
 ) -> list[RevocationCheck]:
     """What each revocation is worth, in the order given; arguments as for endorsements.
 
@@ -164,7 +164,9 @@ def verify_revocations(
     return [check for check in checks if check is not None]
 
 
-def withdraw(checks: Iterable[EndorsementCheck], withdrawals: Sequence[Withdrawal]) -> list[EndorsementCheck]:
+def apply_revocations(
+    checks: Iterable[EndorsementCheck], withdrawals: Sequence[EffectiveRevocation]
+) -> list[EndorsementCheck]:
     """The endorsements after withdrawals: those that are void do not count, and say why. Pure."""
     found = []
     for check in checks:
@@ -194,7 +196,7 @@ def _claim(data: bytes, anchors: Sequence[Anchor], now: datetime) -> tuple[Revoc
     return said, named
 
 
-def _signers(examined: Examined, said: RevocationStatement, named: Sequence[Anchor]) -> list[Anchor]:
+def _signers(examined: ExaminedStatement, said: RevocationStatement, named: Sequence[Anchor]) -> list[Anchor]:
     """The anchors whose holder signed: of namesakes with certificates by different CAs only the one who did."""
     good = {check.names for check in examined.signatures if _by_whom_it_says(check, said)}
     return [anchor for anchor in named if anchor.names in good]
@@ -204,9 +206,9 @@ def _by_whom_it_says(check: SignatureCheck, said: RevocationStatement) -> bool:
     return check.good and (check.scheme, check.fingerprint) == (said.scheme, said.fingerprint)
 
 
-def _checked(said: RevocationStatement, by: Sequence[Anchor], examined: Examined) -> RevocationCheck:
+def _checked(said: RevocationStatement, by: Sequence[Anchor], examined: ExaminedStatement) -> RevocationCheck:
     if not by:
         reasons = examined.problem or ", ".join(check.reason for check in examined.signatures if check.reason)
         return RevocationCheck(None, f"The signature does not count: {reasons or 'it is by somebody else'}.")
-    withdrawal = Withdrawal(said, officer=any(anchor.role == SECURITY_OFFICER for anchor in by))
+    withdrawal = EffectiveRevocation(said, officer=any(anchor.role == SECURITY_OFFICER for anchor in by))
     return RevocationCheck(withdrawal, f"{said.target} was {withdrawal.text}.")

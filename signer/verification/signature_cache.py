@@ -14,10 +14,10 @@ from datetime import datetime
 from signer.openpgp.status_lines import SignatureCheck
 from signer.verification.trust import Anchor
 
-MAX_REMEMBERED = 16384
+MAX_CACHED = 16384
 """Signature files that are remembered, the least recently used forgotten first: some hundred bytes each."""
 
-Key = tuple[bytes, bytes, bytes]
+SignatureKey = tuple[bytes, bytes, bytes]
 
 
 def anchors_digest(anchors: Sequence[Anchor]) -> bytes:
@@ -28,17 +28,17 @@ def anchors_digest(anchors: Sequence[Anchor]) -> bytes:
     return hashlib.sha256(repr(parts).encode()).digest()
 
 
-class Memory:
+class SignatureCache:
     """What was found out. Safe to use from several threads; it lives as long as its process.
 
     Attributes:
         examined: how often something was examined because it was not remembered.
     """
 
-    def __init__(self, most: int = MAX_REMEMBERED) -> None:
+    def __init__(self, most: int = MAX_CACHED) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._known: OrderedDict[Key, tuple[datetime, datetime, tuple[SignatureCheck, ...]]] = OrderedDict()
+        self._known: OrderedDict[SignatureKey, tuple[datetime, datetime, tuple[SignatureCheck, ...]]] = OrderedDict()
         self.examined = 0
 
     def get(
@@ -75,5 +75,5 @@ class Memory:
                 self._known.popitem(last=False)
 
 
-def _key(statement: bytes, signature: bytes, anchors: bytes) -> Key:
+def _key(statement: bytes, signature: bytes, anchors: bytes) -> SignatureKey:
     return hashlib.sha256(statement).digest(), hashlib.sha256(signature).digest(), anchors

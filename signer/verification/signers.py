@@ -9,13 +9,13 @@ from typing import Protocol
 
 from signer.errors import KeyUnusable, SignatureError
 from signer.openpgp.keyring import Keyring, examine, read_keys
-from signer.openpgp.keys import normal_fingerprint
+from signer.openpgp.keys import normalize_fingerprint
 from signer.openpgp.status_lines import SKEW
 from signer.verification.trust import Anchor
 from signer.x509.certificates import Credential
 from signer.x509.cms_parser import read_signed_data
 from signer.x509.cms_verifier import CmsExaminer, X509Rules
-from signer.x509.path_validation import unfit
+from signer.x509.path_validation import signing_faults
 
 
 class Signer(Protocol):
@@ -42,7 +42,7 @@ class KeySigner:
 
     def __post_init__(self) -> None:
         """Bring the fingerprint into its one form; KeyUnusable if it is none."""
-        object.__setattr__(self, "fingerprint", normal_fingerprint(self.fingerprint))
+        object.__setattr__(self, "fingerprint", normalize_fingerprint(self.fingerprint))
 
     @property
     def endorser(self) -> str:
@@ -81,7 +81,7 @@ class CertificateSigner:
     def sign(self, data: bytes, now: datetime) -> bytes:
         """A detached CMS signature in DER."""
         certificate = self.credential.certificate
-        for fault in unfit(certificate):
+        for fault in signing_faults(certificate):
             raise KeyUnusable(f"the certificate of {certificate.subject} {fault}")
         if not certificate.not_before <= now <= certificate.not_after:
             until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"

@@ -30,7 +30,7 @@ _LINE_END = re.compile(rb"\r?\n")
 
 
 @dataclass(frozen=True)
-class Message:
+class SignedMessage:
     """A signed message, taken apart; nothing of it is believed yet.
 
     Attributes:
@@ -61,7 +61,7 @@ def sign_message(signer: CertificateSigner, text: bytes, now: datetime) -> bytes
     )
 
 
-def read_message(data: bytes) -> Message:
+def read_message(data: bytes) -> SignedMessage:
     """Take a signed message apart.
 
     Raises:
@@ -89,10 +89,10 @@ def read_message(data: bytes) -> Message:
     except binascii.Error as exc:
         raise SignatureError("the signature of the S/MIME message is no base64") from exc
     headed = part.lstrip()[:8].lower() == b"content-"
-    return Message(part, _split(part, "the signed part")[1] if headed else part, signature)
+    return SignedMessage(part, _split(part, "the signed part")[1] if headed else part, signature)
 
 
-def verify_message(message: Message, rules: X509Rules, now: datetime) -> Certificate:
+def verify_message(message: SignedMessage, rules: X509Rules, now: datetime) -> Certificate:
     """Whose signature a message bears; whether that person may say it is for the caller to judge.
 
     Raises:

@@ -10,9 +10,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from signer.errors import DocumentError, KeyUnusable
-from signer.openpgp.keys import normal_fingerprint
+from signer.openpgp.keys import normalize_fingerprint
 from signer.openpgp.status_lines import SKEW, SignatureCheck
-from signer.statements.endorsement import PartitionStatement, Vouching, parse_cluster_endorsement, parse_vouching
+from signer.statements.endorsement import (
+    PartitionStatement,
+    VouchingStatement,
+    parse_any_endorsement,
+    parse_cluster_endorsement,
+)
 from signer.x509.certificates import read_certificate
 
 
@@ -45,8 +50,8 @@ class Anchor:
         if self.scheme == "x509":
             if (subject := read_certificate(self.key).subject) != self.fingerprint:
                 raise KeyUnusable(f"the certificate is that of {subject}, not of {self.fingerprint}")
-        elif normal_fingerprint(self.fingerprint) != self.fingerprint:
-            raise KeyUnusable(f"write the fingerprint as {normal_fingerprint(self.fingerprint)}")
+        elif normalize_fingerprint(self.fingerprint) != self.fingerprint:
+            raise KeyUnusable(f"write the fingerprint as {normalize_fingerprint(self.fingerprint)}")
 
     @property
     def names(self) -> str:
@@ -89,13 +94,13 @@ class Claim:
         digest: the SHA-256 of the statement's bytes.
     """
 
-    statement: Vouching
+    statement: VouchingStatement
     anchors: tuple[Anchor, ...]
     digest: str = ""
 
 
 @dataclass(frozen=True)
-class Examined:
+class ExaminedStatement:
     """A statement's bytes with the signatures found on exactly them; `problem` says why there are none to look at."""
 
     statement: bytes
@@ -142,7 +147,7 @@ def read_claim(
     digest = hashlib.sha256(data).hexdigest()
     # 2. The statement is an endorsement, strictly parsed from its canonical bytes.
     try:
-        statement = parse_vouching(data)
+        statement = parse_any_endorsement(data)
     except DocumentError as exc:
         return EndorsementCheck(counts=False, reason=f"{exc}.")
     # 3. Its only subject is this very image.
@@ -177,7 +182,7 @@ def read_cluster_claim(
     return _anchored(statement, anchors, hashlib.sha256(data).hexdigest())
 
 
-def _anchored(statement: Vouching, anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
+def _anchored(statement: VouchingStatement, anchors: Sequence[Anchor], digest: str) -> Claim | EndorsementCheck:
     # 4. Its endorser is an anchor, for that VO and in that role.
     who = f"{statement.fingerprint} is not trusted"
     named = [anchor for anchor in anchors if (anchor.scheme, anchor.fingerprint) == _endorser(statement)]
@@ -195,7 +200,9 @@ def _anchored(statement: Vouching, anchors: Sequence[Anchor], digest: str) -> Cl
     return Claim(statement, tuple(fitting), digest)
 
 
-def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta | None = None) -> EndorsementCheck:
+def evaluate_claim(
+    claim: Claim, examined: ExaminedStatement, now: datetime, *, max_age: timedelta | None = None
+) -> EndorsementCheck:
     """Steps 7 to 9: whether the claim holds, given the signatures on its bytes (steps 5 and 6)."""
     statement, says = claim.statement, claim.statement.predicate
     # 5, 6. At least one signature, each judged by itself.
@@ -227,7 +234,7 @@ def weigh(claim: Claim, examined: Examined, now: datetime, *, max_age: timedelta
     return replace(_check(statement, reason, counts=True), digest=claim.digest, signer=by.signer)
 
 
-def tally(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], threshold: int) -> Verdict:
+def count_endorsers(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], threshold: int) -> Verdict:
     """Step 10: whether enough distinct endorsers count. No anchors or no threshold is a refusal."""
     signers: dict[str, EndorsementCheck] = {}
     others = []
@@ -246,9 +253,9 @@ def tally(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], thresho
     return Verdict(tuple(signers.values()), tuple(others), threshold, reason, enough)
 
 
-def judge(
+def evaluate_endorsements(
     image_id: str,
-    examined: Sequence[Examined],
+    examined: Sequence[ExaminedStatement],
     anchors: Sequence[Anchor],
     now: datetime,
     *,
@@ -270,19 +277,19 @@ def judge(
     checks = []
     for each in examined:
         claim = read_claim(image_id, each.statement, anchors, title=title)
-        checks.append(weigh(claim, each, now, max_age=max_age) if isinstance(claim, Claim) else claim)
-    return tally(checks, anchors, threshold)
+        checks.append(evaluate_claim(claim, each, now, max_age=max_age) if isinstance(claim, Claim) else claim)
+    return count_endorsers(checks, anchors, threshold)
 
 
-def _endorser(statement: Vouching) -> tuple[str, str]:
+def _endorser(statement: VouchingStatement) -> tuple[str, str]:
     return statement.scheme, statement.fingerprint
 
 
-def _refused(statement: Vouching, reason: str) -> EndorsementCheck:
+def _refused(statement: VouchingStatement, reason: str) -> EndorsementCheck:
     return _check(statement, reason, counts=False)
 
 
-def _check(statement: Vouching, reason: str, *, counts: bool) -> EndorsementCheck:
+def _check(statement: VouchingStatement, reason: str, *, counts: bool) -> EndorsementCheck:
     says = statement.predicate
     return EndorsementCheck(
         counts=counts,

@@ -34,7 +34,7 @@ _NAMED = re.compile(r"([0-9a-f]{8})\.(?:([0-9])|(signing_policy)|r([0-9]))", re.
 
 
 @dataclass(frozen=True)
-class Authority:
+class TrustedCa:
     """A CA that the directory names: its certificate, the namespaces it may sign, its lists (newest first).
 
     Attributes:
@@ -53,12 +53,12 @@ class Authority:
 
 
 @dataclass(frozen=True)
-class Authorities:
+class TrustStore:
     """All CAs of a directory, by the bytes of their subjects."""
 
-    by_subject: Mapping[bytes, tuple[Authority, ...]] = field(default_factory=dict)
+    by_subject: Mapping[bytes, tuple[TrustedCa, ...]] = field(default_factory=dict)
 
-    def issuers(self, certificate: Certificate) -> tuple[Authority, ...]:
+    def issuers(self, certificate: Certificate) -> tuple[TrustedCa, ...]:
         """The CAs whose name the certificate gives as its issuer."""
         return self.by_subject.get(certificate.issuer_der, ())
 
@@ -89,7 +89,7 @@ class CaDirectory:
             raise SignatureError(f"{self.path}: the CAs cannot be read: {exc.strerror}") from exc
         return hashlib.sha256(repr((str(self.path.absolute()), seen)).encode()).digest()
 
-    def authorities(self) -> Authorities:
+    def authorities(self) -> TrustStore:
         """The CAs in it; a file that cannot be read takes its own CA out and no other."""
         return _load(self.path.absolute(), self.state())
 
@@ -102,12 +102,12 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, state: bytes) -> Authorities:  # noqa: ARG001 - what is remembered is remembered of this state
+def _load(path: Path, state: bytes) -> TrustStore:  # noqa: ARG001 - what is remembered is remembered of this state
     stems: dict[str, list[Path]] = {}
     for entry in sorted(path.iterdir()):
         if match := _NAMED.fullmatch(entry.name):
             stems.setdefault(match[1], []).append(entry)
-    found: dict[bytes, dict[bytes, Authority]] = {}
+    found: dict[bytes, dict[bytes, TrustedCa]] = {}
     for files in stems.values():
         for authority in _authorities(files):
             same = found.setdefault(authority.certificate.subject_der, {})
@@ -115,10 +115,10 @@ def _load(path: Path, state: bytes) -> Authorities:  # noqa: ARG001 - what is re
             known = same.get(authority.certificate.der)
             if known is None or (known.problem and not authority.problem) or not known.namespaces:
                 same[authority.certificate.der] = authority
-    return Authorities({subject: tuple(each.values()) for subject, each in found.items()})
+    return TrustStore({subject: tuple(each.values()) for subject, each in found.items()})
 
 
-def _authorities(files: list[Path]) -> list[Authority]:
+def _authorities(files: list[Path]) -> list[TrustedCa]:
     certificates: list[Certificate] = []
     namespaces: tuple[Namespace, ...] = ()
     lists: list[RevocationList] = []
@@ -142,7 +142,7 @@ def _authorities(files: list[Path]) -> list[Authority]:
         except OSError as exc:
             problem = f"{file.name}: cannot be read: {exc.strerror}"
     lists.sort(key=lambda one: one.last_update, reverse=True)
-    return [Authority(certificate, namespaces, tuple(lists), problem) for certificate in certificates]
+    return [TrustedCa(certificate, namespaces, tuple(lists), problem) for certificate in certificates]
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -25,7 +25,7 @@ MAX_CERTIFICATE = 64 << 10
 MIN_RSA = 2048
 """Bits. Shorter ones are refused by every grid CA since 2014 and by OpenSSL's own levels since."""
 
-STRONG = ("sha256", "sha384", "sha512")
+STRONG_DIGESTS = ("sha256", "sha384", "sha512")
 """Hashes that count in a certificate's or a list's signature."""
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")

@@ -16,7 +16,7 @@ from signer.x509.ca_directory import DEFAULT_DIRECTORY, CaDirectory
 from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.cms_parser import SignedData, read_signed_data
 from signer.x509.openssl import verify_cms
-from signer.x509.path_validation import Chain, Crls, find_chain
+from signer.x509.path_validation import CertificateChain, CrlPolicy, find_chain
 
 SCHEME = "x509"
 
@@ -31,7 +31,7 @@ class X509Rules:
     """
 
     directory: Path = DEFAULT_DIRECTORY
-    crls: Crls = "required"
+    crls: CrlPolicy = "required"
     _held: CaDirectory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class CmsExaminer(AbstractContextManager["CmsExaminer"]):
         return (_check(signed, chain, now),)
 
 
-def _trusted(chain: Chain) -> tuple[list[bytes], list[bytes]]:
+def _trusted(chain: CertificateChain) -> tuple[list[bytes], list[bytes]]:
     whole = len(chain.lists) == len(chain.certificates) - 1
     return [one.pem() for one in chain.certificates[1:]], [one.pem() for one in chain.lists] if whole else []
 
@@ -98,7 +98,7 @@ def _same(found: bytes, signer: Certificate) -> None:
         raise SignatureError("OpenSSL takes another certificate of the file for the signer's")
 
 
-def _check(signed: SignedData, chain: Chain, now: datetime) -> SignatureCheck:
+def _check(signed: SignedData, chain: CertificateChain, now: datetime) -> SignatureCheck:
     signer, reason = signed.signer, ""
     if signed.made is not None and signed.made > now + SKEW:
         reason = f"it is dated {signed.made:%Y-%m-%d %H:%M} UTC, in the future"

@@ -12,18 +12,18 @@ from typing import Literal
 
 from signer.errors import SignatureError
 from signer.openpgp.status_lines import ALWAYS, SKEW
-from signer.x509.ca_directory import Authorities, Authority
-from signer.x509.certificates import STRONG, Certificate, RevocationList
+from signer.x509.ca_directory import TrustedCa, TrustStore
+from signer.x509.certificates import STRONG_DIGESTS, Certificate, RevocationList
 
 MAX_DEPTH = 6
 """CAs in a chain; grids have one to three."""
 
-Crls = Literal["required", "if-present"]
+CrlPolicy = Literal["required", "if-present"]
 """Whether a CA without a current revocation list counts. What any list says counts in either case."""
 
 
 @dataclass(frozen=True)
-class Chain:
+class CertificateChain:
     """A chain that holds, the signer's certificate first.
 
     Attributes:
@@ -39,13 +39,15 @@ class Chain:
     until: datetime
 
 
-def find_chain(signer: Certificate, authorities: Authorities, now: datetime, crls: Crls = "required") -> Chain:
+def find_chain(
+    signer: Certificate, authorities: TrustStore, now: datetime, crls: CrlPolicy = "required"
+) -> CertificateChain:
     """The chain of a signer's certificate at a time.
 
     Raises:
         SignatureError: there is none that holds; says which certificate fails which rule.
     """
-    for fault in unfit(signer):
+    for fault in signing_faults(signer):
         raise SignatureError(f"the certificate of {signer.subject} {fault}")
     chain: list[Certificate] = [signer]
     lists: list[RevocationList] = []
@@ -61,10 +63,10 @@ def find_chain(signer: Certificate, authorities: Authorities, now: datetime, crl
     turns = [one.not_before for one in chain] + [one.not_after for one in chain]
     turns += [turn for one in lists for turn in (one.next_update, one.last_update) if turn is not None]
     until = min((turn for turn in turns if turn > now), default=ALWAYS)
-    return Chain(tuple(chain), tuple(lists), max(one.not_before for one in chain), until)
+    return CertificateChain(tuple(chain), tuple(lists), max(one.not_before for one in chain), until)
 
 
-def unfit(signer: Certificate) -> Sequence[str]:
+def signing_faults(signer: Certificate) -> Sequence[str]:
     """What keeps a certificate from signing endorsements, whoever issued it."""
     faults = []
     if signer.authority or signer.self_issued:
@@ -78,11 +80,11 @@ def unfit(signer: Certificate) -> Sequence[str]:
     return faults
 
 
-def _issuer(certificate: Certificate, authorities: Authorities, now: datetime) -> Authority:
+def _issuer(certificate: Certificate, authorities: TrustStore, now: datetime) -> TrustedCa:
     """The CA that issued a certificate and may have; of one that was renewed under the same key, what is valid now."""
     if certificate.weak:
         raise SignatureError(f"the certificate of {certificate.subject} has {certificate.weak}")
-    if certificate.digest and certificate.digest not in STRONG:
+    if certificate.digest and certificate.digest not in STRONG_DIGESTS:
         raise SignatureError(
             f"the certificate of {certificate.subject} is signed with {certificate.digest}; that is too weak"
         )
@@ -104,13 +106,13 @@ def _issuer(certificate: Certificate, authorities: Authorities, now: datetime) -
     return authority
 
 
-def _listed(authority: Authority, certificate: Certificate, now: datetime, crls: Crls) -> list[RevocationList]:
+def _listed(authority: TrustedCa, certificate: Certificate, now: datetime, crls: CrlPolicy) -> list[RevocationList]:
     """The CA's current list, having looked the certificate up in all of its lists."""
     name = authority.certificate.subject
     own = [
         one
         for one in authority.lists
-        if one.digest in {"", *STRONG} and not one.partial and one.by(authority.certificate)
+        if one.digest in {"", *STRONG_DIGESTS} and not one.partial and one.by(authority.certificate)
     ]
     for each in own:
         if (when := each.revoked(certificate.serial)) is not None:

@@ -11,17 +11,17 @@ from catalog.errors import CatalogError
 from catalog.image.address import Address
 from signer.documents import canonical
 from stager.cache import sidecars as beside
-from stager.cache.disk import Disk
-from stager.cache.entries import Entry, Wanted
-from stager.cache.index import Ledger
-from stager.cache.partial_file import Incoming, read_back
-from stager.cache.recovery import describe, place
-from stager.content.blanks import digest_of
-from stager.content.piece_map import Guide
+from stager.cache.disk import DiskOperations
+from stager.cache.entries import CacheEntry, CacheItem
+from stager.cache.index import CacheIndex
+from stager.cache.partial_file import PartialFile, read_back
+from stager.cache.recovery import entry_path, make_entry
+from stager.content.blanks import blank_digest
+from stager.content.piece_map import PieceMap
 from stager.errors import CacheDegraded, ContentCorrupt
 
 
-class Committing:
+class Committer:
     """What gives files their names in one cache.
 
     Args:
@@ -31,11 +31,11 @@ class Committing:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, root: Path, ledger: Ledger, disk: Disk, clock: Callable[[], float]) -> None:
+    def __init__(self, root: Path, ledger: CacheIndex, disk: DiskOperations, clock: Callable[[], float]) -> None:
         self._root, self._ledger, self._disk, self._clock = root, ledger, disk, clock
         self._degraded: str | None = None
 
-    def commit(self, incoming: Incoming, thing: Wanted, guide: Guide | None = None) -> Entry:
+    def commit(self, incoming: PartialFile, thing: CacheItem, guide: PieceMap | None = None) -> CacheEntry:
         """Verify a filled file and give it its name.
 
         Args:
@@ -52,16 +52,16 @@ class Committing:
         digest, what, proved, data_bytes = b"", incoming.key, None, 0
         if isinstance(thing, Address):
             try:
-                proved = read_back(incoming, guide if guide is not None else Guide.of(thing))
+                proved = read_back(incoming, guide if guide is not None else PieceMap.of(thing))
                 data_bytes = proved.data_bytes
             except CatalogError as exc:
                 incoming.empty()
                 raise ContentCorrupt(f"what was staged as {thing} is something else: {exc}") from exc
         else:
             what = canonical(thing).decode()
-            digest = digest_of(incoming.descriptor)
-        target = place(self._root, incoming.key)
-        entry = describe(
+            digest = blank_digest(incoming.descriptor)
+        target = entry_path(self._root, incoming.key)
+        entry = make_entry(
             incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=self._clock()
         )
         if not target.parent.is_dir():
@@ -72,10 +72,10 @@ class Committing:
         with self._ledger.transaction():
             self._ledger.put_entry(entry)
         if proved is not None:
-            beside.keep(self._disk, self._root, incoming.key, proved.layer, proved.hints)
+            beside.write_sidecars(self._disk, self._root, incoming.key, proved.layer, proved.hints)
         return entry
 
-    def _seal(self, incoming: Incoming) -> None:
+    def _seal(self, incoming: PartialFile) -> None:
         self._disk.seal(incoming.descriptor)
         self._disk.sync(incoming.descriptor)
 

@@ -18,7 +18,7 @@ SEALED = 0o444
 OPEN = 0o600
 
 
-class Disk:
+class DiskOperations:
     """The steps of the write protocol. All raise OSError."""
 
     def create(self, path: Path, size: int) -> int:
@@ -99,7 +99,7 @@ class Disk:
             path.unlink(missing_ok=True)
 
 
-def allocated(path: Path) -> int:
+def allocated_bytes(path: Path) -> int:
     """Bytes that a file takes on its disk; 0 if it is not there."""
     try:
         return path.lstat().st_blocks * 512

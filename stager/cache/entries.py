@@ -15,10 +15,10 @@ from catalog.image.address import LEAF, Address
 from catalog.image.manifest import Blank
 from signer.documents import canonical
 
-Wanted = Address | Blank
+CacheItem = Address | Blank
 """What can be asked of a cache."""
 
-Key = str
+CacheKey = str
 
 MAKER = 1
 """Counts the changes to how blanks are made (`stager.content.blanks`): a new way must not find what the old one left."""
@@ -27,18 +27,18 @@ SAMPLE_LEAVES = 62
 """Leaves sampled besides the first and the last: with them, 1 MiB is read whatever the size of the entry."""
 
 
-def key_of(wanted: Wanted) -> Key:
+def cache_key(wanted: CacheItem) -> CacheKey:
     """The key of content or of a blank."""
     return str(wanted) if isinstance(wanted, Address) else blank_key(wanted)
 
 
-def blank_key(blank: Blank) -> Key:
+def blank_key(blank: Blank) -> CacheKey:
     """The key of a blank: equal recipes, equal keys."""
     return "blank-" + hashlib.sha256(canonical(blank) + b"\0%d" % MAKER).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """A verified file in the cache.
 
     Attributes:
@@ -48,11 +48,11 @@ class Entry:
         data_bytes: bytes in leaves that are not zero: what a transfer would have to move.
         allocated: bytes that it takes on the disk.
         inode, mtime_ns, sample: what it was when it was verified.
-        digest: of a blank, :func:`stager.content.blanks.digest_of` its bytes; of content empty, for its key has the root.
+        digest: of a blank, :func:`stager.content.blanks.blank_digest` its bytes; of content empty, for its key has the root.
         verified_at, last_used: seconds since the epoch.
     """
 
-    key: Key
+    key: CacheKey
     what: str
     size: int
     data_bytes: int
@@ -66,7 +66,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Trashed:
+class TrashedEntry:
     """An entry that has left and whose file is still there.
 
     Attributes:
@@ -76,7 +76,7 @@ class Trashed:
     """
 
     name: str
-    entry: Entry
+    entry: CacheEntry
     since: float
     reason: str
 
@@ -89,25 +89,25 @@ PIN = "pin:"
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class CacheLease:
     """A holder's claim on an entry (or on what is about to become one) until an instant, in seconds since the epoch."""
 
     holder: str
-    key: Key
+    key: CacheKey
     expires_at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Acquired:
+class AcquireResult:
     """The answer to "I need these": leased are all; `fresh` are those that the holder had no lease on before."""
 
-    present: tuple[Wanted, ...]
-    missing: tuple[Wanted, ...]
-    fresh: tuple[Wanted, ...]
+    present: tuple[CacheItem, ...]
+    missing: tuple[CacheItem, ...]
+    fresh: tuple[CacheItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class CacheUsage:
     """Bytes: the quota, what entries take, what is reserved for entries to come, what of the entries is leased, and what
     lies in the trash."""
 
@@ -118,7 +118,7 @@ class Usage:
     trash: int = 0
 
 
-def sample_offsets(key: Key, size: int) -> tuple[int, ...]:
+def sample_offsets(key: CacheKey, size: int) -> tuple[int, ...]:
     """Where an entry is sampled, in bytes: first leaf, last leaf, and places that follow from its key."""
     leaves = -(-size // LEAF)
     seeds = (hashlib.sha256(f"{key} {number}".encode()).digest() for number in range(SAMPLE_LEAVES))
@@ -126,7 +126,7 @@ def sample_offsets(key: Key, size: int) -> tuple[int, ...]:
     return tuple(leaf * LEAF for leaf in sorted(chosen))
 
 
-def sample(descriptor: int, key: Key, size: int) -> bytes:
+def sample(descriptor: int, key: CacheKey, size: int) -> bytes:
     """XXH3-128 over the sampled leaves of an open file. It finds accidents and careless hands, not an attacker."""
     digest = xxhash.xxh3_128()
     for offset in sample_offsets(key, size):
@@ -134,7 +134,7 @@ def sample(descriptor: int, key: Key, size: int) -> bytes:
     return bytes(digest.digest())
 
 
-def difference(descriptor: int, entry: Entry) -> str | None:
+def find_difference(descriptor: int, entry: CacheEntry) -> str | None:
     """Why an open file is not the one that was verified, or None if it seems to be: size, inode, mtime, sample."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):

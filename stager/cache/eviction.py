@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EvictionCandidate:
     """Something that takes room in the cache.
 
     Attributes:
@@ -33,7 +33,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EvictionPlan:
     """What to evict. `freed` is less than what was needed when even everything that nobody holds is too little; then
     there are no victims, for evicting them would help nobody. `held` is what cannot go, in bytes."""
 
@@ -43,8 +43,12 @@ class Choice:
 
 
 def choose_victims(
-    candidates: Iterable[Candidate], need: int, now: float, shares: Mapping[str, int] | None = None, vo: str = ""
-) -> Choice:
+    candidates: Iterable[EvictionCandidate],
+    need: int,
+    now: float,
+    shares: Mapping[str, int] | None = None,
+    vo: str = "",
+) -> EvictionPlan:
     """Trash first, then the least recently used of what nobody holds, as many as it takes to free `need` bytes, no more.
 
     Args:
@@ -75,4 +79,4 @@ def choose_victims(
         used.subtract(dict.fromkeys(owners, one.allocated))
         available += one.allocated
     # Evicting what does not do helps nobody.
-    return Choice(tuple(victims), freed, held) if available >= need else Choice((), available, held)
+    return EvictionPlan(tuple(victims), freed, held) if available >= need else EvictionPlan((), available, held)

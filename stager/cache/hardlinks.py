@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from catalog.image.address import Address
-from stager.cache.recovery import make_directories, place
+from stager.cache.recovery import entry_path, make_directories
 from stager.errors import CacheUnusable
 
 
-def lend(lender: Path, borrower: Path, wanted: Iterable[Address]) -> int:
+def link_contents(lender: Path, borrower: Path, wanted: Iterable[Address]) -> int:
     """Link contents that one cache has into the directory of another, for whoever opens that next; returns how many.
 
     What the lender has not, or has no longer, is left out, and so is what the borrower has.
@@ -27,10 +27,10 @@ def lend(lender: Path, borrower: Path, wanted: Iterable[Address]) -> int:
     try:
         make_directories(borrower)
         for address in dict.fromkeys(wanted):
-            target = place(borrower, str(address))
+            target = entry_path(borrower, str(address))
             target.parent.mkdir(exist_ok=True)
             with suppress(FileNotFoundError, FileExistsError):
-                os.link(place(lender, str(address)), target, follow_symlinks=False)
+                os.link(entry_path(lender, str(address)), target, follow_symlinks=False)
                 lent += 1
     except OSError as exc:
         raise CacheUnusable(f"{borrower}: cannot be used as a cache: {exc.strerror}") from exc

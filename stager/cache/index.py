@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, fields
 from pathlib import Path
 
-from stager.cache.entries import Entry, Key, Lease, Trashed
+from stager.cache.entries import CacheEntry, CacheKey, CacheLease, TrashedEntry
 from stager.errors import CacheUnusable, DiskFull, StagerError
 
 VERSION = 2
@@ -40,19 +40,19 @@ PRAGMA user_version = 2;
 """
 
 
-def _pack(entry: Entry) -> str:
+def _pack(entry: CacheEntry) -> str:
     return json.dumps([value.hex() if isinstance(value, bytes) else value for value in astuple(entry)])
 
 
-def _unpack(text: str) -> Entry:
-    values = dict(zip((field.name for field in fields(Entry)), json.loads(text), strict=True))
-    return Entry(**values | {name: bytes.fromhex(values[name]) for name in ("sample", "digest")})
+def _unpack(text: str) -> CacheEntry:
+    values = dict(zip((field.name for field in fields(CacheEntry)), json.loads(text), strict=True))
+    return CacheEntry(**values | {name: bytes.fromhex(values[name]) for name in ("sample", "digest")})
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Entry))
+_COLUMNS = ", ".join(field.name for field in fields(CacheEntry))
 
 
-class Ledger:
+class CacheIndex:
     """One connection to the file, shared by the threads of the process that owns the cache."""
 
     def __init__(self, path: Path) -> None:
@@ -123,83 +123,83 @@ class Ledger:
             f"{self._path}: {exc}; if it stays so, move the file aside: the cache then re-hashes what it holds"
         )
 
-    def entry(self, key: Key) -> Entry | None:
+    def entry(self, key: CacheKey) -> CacheEntry | None:
         """The entry of a key."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - our own column names
-        return Entry(*row) if row else None
+        return CacheEntry(*row) if row else None
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CacheEntry]:
         """All entries, by key."""
-        return [Entry(*row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY key")]  # noqa: S608 - our own column names
+        return [CacheEntry(*row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY key")]  # noqa: S608 - our own column names
 
-    def put_entry(self, entry: Entry) -> None:
+    def put_entry(self, entry: CacheEntry) -> None:
         """Add or replace an entry; what was reserved for it is now taken."""
-        marks = ", ".join("?" * len(fields(Entry)))
+        marks = ", ".join("?" * len(fields(CacheEntry)))
         self._db.execute(f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({marks})", astuple(entry))  # noqa: S608 - our own column names
         self.drop_reservation(entry.key)
 
-    def drop_entry(self, key: Key) -> None:
+    def drop_entry(self, key: CacheKey) -> None:
         """Forget an entry."""
         self._db.execute("DELETE FROM entries WHERE key = ?", (key,))
         self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
 
-    def put_trash(self, one: Trashed) -> None:
+    def put_trash(self, one: TrashedEntry) -> None:
         """Note what lies in the trash."""
         self._db.execute(
             "INSERT OR REPLACE INTO trash VALUES (?, ?, ?, ?, ?)",
             (one.name, _pack(one.entry), one.entry.allocated, one.since, one.reason),
         )
 
-    def trash(self) -> list[Trashed]:
+    def trash(self) -> list[TrashedEntry]:
         """What lies in the trash, the oldest first."""
         rows = self._db.execute("SELECT name, entry, since, reason FROM trash ORDER BY since, name")
-        return [Trashed(name, _unpack(entry), since, reason) for name, entry, since, reason in rows]
+        return [TrashedEntry(name, _unpack(entry), since, reason) for name, entry, since, reason in rows]
 
-    def trashed(self, name: str) -> Trashed | None:
+    def trashed(self, name: str) -> TrashedEntry | None:
         """One thing in the trash."""
         row = self._db.execute("SELECT name, entry, since, reason FROM trash WHERE name = ?", (name,)).fetchone()
-        return Trashed(row[0], _unpack(row[1]), row[2], row[3]) if row else None
+        return TrashedEntry(row[0], _unpack(row[1]), row[2], row[3]) if row else None
 
     def drop_trash(self, name: str) -> None:
         """It has left the trash."""
         self._db.execute("DELETE FROM trash WHERE name = ?", (name,))
 
-    def claim(self, vo: str, keys: Iterable[Key]) -> None:
+    def claim(self, vo: str, keys: Iterable[CacheKey]) -> None:
         """Note that a VO's images have those."""
         self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", [(vo, key) for key in keys])
 
-    def claims(self) -> dict[Key, frozenset[str]]:
+    def claims(self) -> dict[CacheKey, frozenset[str]]:
         """For each key that was claimed, the VOs that did."""
-        found: dict[Key, set[str]] = {}
+        found: dict[CacheKey, set[str]] = {}
         for vo, key in self._db.execute("SELECT vo, key FROM claims"):
             found.setdefault(key, set()).add(vo)
         return {key: frozenset(vos) for key, vos in found.items()}
 
-    def drop_claims(self, key: Key) -> None:
+    def drop_claims(self, key: CacheKey) -> None:
         """Nobody's images need it here any more."""
         self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
 
-    def scrubbed(self, key: Key) -> int:
+    def scrubbed(self, key: CacheKey) -> int:
         """How far the scrubber is in an entry, in bytes."""
         row = self._db.execute("SELECT position FROM scrubbing WHERE key = ?", (key,)).fetchone()
         return int(row[0]) if row else 0
 
-    def put_scrubbed(self, key: Key, position: int) -> None:
+    def put_scrubbed(self, key: CacheKey, position: int) -> None:
         """Note how far the scrubber is; 0 is at the beginning."""
         if position:
             self._db.execute("INSERT OR REPLACE INTO scrubbing VALUES (?, ?)", (key, position))
         else:
             self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
 
-    def used(self, key: Key, now: float) -> None:
+    def used(self, key: CacheKey, now: float) -> None:
         """Note that an entry was asked for."""
         self._db.execute("UPDATE entries SET last_used = max(last_used, ?) WHERE key = ?", (now, key))
 
-    def verified(self, key: Key, now: float) -> None:
+    def verified(self, key: CacheKey, now: float) -> None:
         """Note that an entry was hashed again and found right."""
         self._db.execute("UPDATE entries SET verified_at = ? WHERE key = ?", (now, key))
 
-    def lease(self, holder: str, key: Key, expires_at: float) -> bool:
+    def lease(self, holder: str, key: CacheKey, expires_at: float) -> bool:
         """Lease a key or prolong the lease; tells whether it is new."""
         known = self._db.execute("SELECT 1 FROM leases WHERE holder = ? AND key = ?", (holder, key)).fetchone()
         self._db.execute(
@@ -213,7 +213,7 @@ class Ledger:
         """Set the end of all of a holder's leases; returns how many there are."""
         return self._db.execute("UPDATE leases SET expires_at = ? WHERE holder = ?", (expires_at, holder)).rowcount
 
-    def release(self, holder: str, keys: list[Key] | None = None) -> int:
+    def release(self, holder: str, keys: list[CacheKey] | None = None) -> int:
         """End a holder's leases, all or those on some keys; returns how many there were."""
         if keys is None:
             return self._db.execute("DELETE FROM leases WHERE holder = ?", (holder,)).rowcount
@@ -225,23 +225,25 @@ class Ledger:
         """Delete leases that have ended; returns how many."""
         return self._db.execute("DELETE FROM leases WHERE expires_at <= ?", (now,)).rowcount
 
-    def leases(self) -> list[Lease]:
+    def leases(self) -> list[CacheLease]:
         """All leases, ended ones included, by holder and key."""
-        return [Lease(*row) for row in self._db.execute("SELECT holder, key, expires_at FROM leases ORDER BY 1, 2")]
+        return [
+            CacheLease(*row) for row in self._db.execute("SELECT holder, key, expires_at FROM leases ORDER BY 1, 2")
+        ]
 
-    def leased_until(self) -> dict[Key, float]:
+    def leased_until(self) -> dict[CacheKey, float]:
         """For each leased key, when its last lease ends."""
         return dict(self._db.execute("SELECT key, max(expires_at) FROM leases GROUP BY key").fetchall())
 
-    def reserved(self) -> dict[Key, tuple[int, float]]:
+    def reserved(self) -> dict[CacheKey, tuple[int, float]]:
         """For each key that is being filled, or was, the bytes reserved and when that was last touched."""
         rows = self._db.execute("SELECT key, reserved, last_used FROM reservations ORDER BY key")
         return {key: (count, last_used) for key, count, last_used in rows}
 
-    def put_reservation(self, key: Key, reserved: int, now: float) -> None:
+    def put_reservation(self, key: CacheKey, reserved: int, now: float) -> None:
         """Set what is reserved for a key."""
         self._db.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?, ?)", (key, reserved, now))
 
-    def drop_reservation(self, key: Key) -> None:
+    def drop_reservation(self, key: CacheKey) -> None:
         """Nothing is reserved for that key any more."""
         self._db.execute("DELETE FROM reservations WHERE key = ?", (key,))

@@ -18,7 +18,7 @@ def check_quota(root: Path, quota: int) -> None:
         )
 
 
-def own(root: Path) -> int:
+def lock_cache(root: Path) -> int:
     """Make the directories and take the lock that makes this process the owner; returns its descriptor."""
     try:
         make_directories(root)

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from stager.errors import CacheUnusable, DiskFull, StagerError
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a disk that is full, for everybody, for this user, or for one file."""
 
 
-def failure(root: Path, exc: OSError) -> StagerError:
+def to_stager_error(root: Path, exc: OSError) -> StagerError:
     """The error to raise for a cache in that directory."""
-    if exc.errno in FULL:
+    if exc.errno in DISK_FULL_ERRNOS:
         return DiskFull(f"{root}: the disk is full ({exc.strerror}); free some of it and stage again")
     return CacheUnusable(f"{root}: {exc.strerror or exc}; look at the directory and its disk")
 
 
 @contextmanager
-def translated(root: Path) -> Iterator[None]:
+def translate_os_errors(root: Path) -> Iterator[None]:
     """Within the block the system's errors become a cache's: DiskFull or CacheUnusable."""
     try:
         yield
     except OSError as exc:
-        raise failure(root, exc) from exc
+        raise to_stager_error(root, exc) from exc

@@ -8,23 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.content.indexing import HINT_BLOCK, hints_of, verify
+from catalog.content.indexing import HINT_BLOCK, compute_hints, verify_content
 from catalog.errors import ContentMismatch
-from stager.cache.disk import Disk
-from stager.cache.entries import Key
-from stager.content.piece_map import Guide, parts
+from stager.cache.disk import DiskOperations
+from stager.cache.entries import CacheKey
+from stager.content.piece_map import PieceMap, piece_runs
 
-READ = 4 << 20
+READ_SIZE = 4 << 20
 """Bytes read back at once."""
 
 READERS = 2
 """Threads that read back and hash: what two cores do for SHA-256, and no more than a busy node can spare."""
 
 
-class Incoming:
+class PartialFile:
     """An open file below `incoming/`. Threads may write to it at once, each to its own place."""
 
-    def __init__(self, disk: Disk, key: Key, path: Path, size: int) -> None:
+    def __init__(self, disk: DiskOperations, key: CacheKey, path: Path, size: int) -> None:
         self.key, self.path, self.size = key, path, size
         self._disk = disk
         self.descriptor = disk.create(path, size)
@@ -65,7 +65,7 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Proved:
+class ReadBackResult:
     """What reading back found: bytes in leaves that are not zero, the piece layer, the hints."""
 
     data_bytes: int
@@ -73,7 +73,7 @@ class Proved:
     hints: bytes
 
 
-def read_back(incoming: Incoming, guide: Guide) -> Proved:
+def read_back(incoming: PartialFile, guide: PieceMap) -> ReadBackResult:
     """Read the whole file again and demand that its content has the address.
 
     With a proved piece layer, pieces are hashed in parallel and holes need only be holes; without one the file is
@@ -83,23 +83,24 @@ def read_back(incoming: Incoming, guide: Guide) -> Proved:
         ContentMismatch: it has not.
     """
     if guide.layer is None:
-        measured = verify(incoming.path, guide.address)
-        return Proved(measured.data_bytes, measured.layer, measured.hints)
+        measured = verify_content(incoming.path, guide.address)
+        return ReadBackResult(measured.data_bytes, measured.layer, measured.hints)
     if (size := os.fstat(incoming.descriptor).st_size) != guide.address.size:
         raise ContentMismatch(f"{incoming.path}: has {size} bytes, and its address says {guide.address.size}")
     data_bytes = 0
     hints = array("Q", bytes(8)) * -(-size // HINT_BLOCK)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-back") as pool:
         for count in pool.map(
-            lambda run: _read_run(incoming, guide, run, hints), parts(range(guide.count), max(1, READ // guide.piece))
+            lambda run: _read_run(incoming, guide, run, hints),
+            piece_runs(range(guide.count), max(1, READ_SIZE // guide.piece)),
         ):
             data_bytes += count
     if sys.byteorder == "big":
         hints.byteswap()
-    return Proved(data_bytes, guide.layer, hints.tobytes())
+    return ReadBackResult(data_bytes, guide.layer, hints.tobytes())
 
 
-def _read_run(incoming: Incoming, guide: Guide, run: tuple[int, int], hints: "array[int]") -> int:
+def _read_run(incoming: PartialFile, guide: PieceMap, run: tuple[int, int], hints: "array[int]") -> int:
     """Prove a run of pieces and note their hints; returns bytes of data in it."""
     first, last = run
     start, end = guide.bounds(first)[0], guide.bounds(last)[1]
@@ -114,6 +115,6 @@ def _read_run(incoming: Incoming, guide: Guide, run: tuple[int, int], hints: "ar
             raise ContentMismatch(f"{incoming.path}: piece {piece} (bytes {low}-{high}) is not what its address says")
         for offset, bytes_ in runs:
             data += len(bytes_)
-            numbers = hints_of(bytes_)
+            numbers = compute_hints(bytes_)
             hints[offset // HINT_BLOCK : offset // HINT_BLOCK + len(numbers)] = numbers
     return data

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from stager.cache import sidecars as beside
-from stager.cache.disk import Disk, allocated
-from stager.cache.entries import Entry, Key, Trashed, difference
-from stager.cache.eviction import Candidate, Choice, choose_victims
-from stager.cache.index import Ledger
-from stager.cache.recovery import INCOMING, TRASH, place
+from stager.cache.disk import DiskOperations, allocated_bytes
+from stager.cache.entries import CacheEntry, CacheKey, TrashedEntry, find_difference
+from stager.cache.eviction import EvictionCandidate, EvictionPlan, choose_victims
+from stager.cache.index import CacheIndex
+from stager.cache.recovery import INCOMING, TRASH, entry_path
 from stager.errors import DiskFull, QuotaExceeded, StagerError
 
 _THROWN = "trash/"
@@ -25,28 +25,28 @@ RESERVE = 8 << 20
 """Bytes of the filesystem that are never promised to content: the ledger and the directories need some."""
 
 
-class Allowance:
+class CacheQuota:
     """The quota of one cache, and who of this process works with what."""
 
     def __init__(
         self,
         root: Path,
         quota: int,
-        ledger: Ledger,
-        disk: Disk,
+        ledger: CacheIndex,
+        disk: DiskOperations,
         clock: Callable[[], float],
         shares: Mapping[str, int] | None = None,
     ) -> None:
         self._root, self._quota, self._ledger, self._disk, self._clock = root, quota, ledger, disk, clock
         self._shares = dict(shares or {})
-        self._users: Counter[Key] = Counter()
-        self.gone: Callable[[Key], None] = _nobody
+        self._users: Counter[CacheKey] = Counter()
+        self.gone: Callable[[CacheKey], None] = _nobody
 
-    def enter(self, keys: Iterable[Key]) -> None:
+    def enter(self, keys: Iterable[CacheKey]) -> None:
         """This process begins to work with those: they are not evicted, leased or not."""
         self._users.update(list(keys))  # of a mapping, a Counter would add the values
 
-    def leave(self, keys: Iterable[Key]) -> None:
+    def leave(self, keys: Iterable[CacheKey]) -> None:
         """It no longer does; what came to nothing keeps only the room that it takes."""
         keys = list(keys)
         self._users.subtract(keys)
@@ -56,18 +56,18 @@ class Allowance:
                 continue
             del self._users[key]
             if key in reserved:
-                taken = allocated(self._root / INCOMING / key)
+                taken = allocated_bytes(self._root / INCOMING / key)
                 if taken:
                     self._ledger.put_reservation(key, taken, reserved[key][1])
                 else:
                     self._disk.remove(self._root / INCOMING / key)
                     self._ledger.drop_reservation(key)
 
-    def busy(self, key: Key) -> bool:
+    def busy(self, key: CacheKey) -> bool:
         """Whether this process works with it."""
         return self._users[key] > 0
 
-    def make_room(self, wants: Mapping[Key, int], vo: str = "") -> None:
+    def make_room(self, wants: Mapping[CacheKey, int], vo: str = "") -> None:
         """Reserve for each key as many bytes as wanted (never less than now), evicting what it takes, for a VO's need.
 
         Raises:
@@ -82,7 +82,9 @@ class Allowance:
                 for key, count in wants.items():
                     self._ledger.put_reservation(key, count, now)
 
-    def _decide(self, wants: Mapping[Key, int], now: float, vo: str) -> tuple[dict[Key, int], tuple[Key, ...]]:
+    def _decide(
+        self, wants: Mapping[CacheKey, int], now: float, vo: str
+    ) -> tuple[dict[CacheKey, int], tuple[CacheKey, ...]]:
         """What each key is to have reserved, and what has to go for it."""
         entries = {entry.key: entry for entry in self._ledger.entries()}
         reserved = {key: count for key, (count, _) in self._ledger.reserved().items()}
@@ -92,7 +94,7 @@ class Allowance:
             return rows, ()
         trash = sum(one.entry.allocated for one in self._ledger.trash())
         used = sum(entry.allocated for entry in entries.values()) + sum(reserved.values()) + trash
-        unwritten = sum(max(0, count - allocated(self._root / INCOMING / key)) for key, count in reserved.items())
+        unwritten = sum(max(0, count - allocated_bytes(self._root / INCOMING / key)) for key, count in reserved.items())
         over_quota = used + extra - self._quota
         over_disk = unwritten + extra + RESERVE - _free(self._root)
         need = max(over_quota, over_disk)
@@ -103,19 +105,20 @@ class Allowance:
             raise self._no_room(extra, choice, over_disk=over_disk > choice.freed)
         return rows, choice.victims
 
-    def _candidates(self, entries: list[Entry]) -> list[Candidate]:
+    def _candidates(self, entries: list[CacheEntry]) -> list[EvictionCandidate]:
         until, claims = self._ledger.leased_until(), self._ledger.claims()
         thrown = [
-            Candidate(_THROWN + one.name, one.entry.allocated, one.since, trashed=True) for one in self._ledger.trash()
+            EvictionCandidate(_THROWN + one.name, one.entry.allocated, one.since, trashed=True)
+            for one in self._ledger.trash()
         ]
         rows = [(entry.key, entry.allocated, entry.last_used) for entry in entries]
         rows += [(key, count, last_used) for key, (count, last_used) in self._ledger.reserved().items()]
         return thrown + [
-            Candidate(key, count, last_used, until.get(key), self.busy(key), claims.get(key, frozenset()))
+            EvictionCandidate(key, count, last_used, until.get(key), self.busy(key), claims.get(key, frozenset()))
             for key, count, last_used in rows
         ]
 
-    def _no_room(self, extra: int, choice: Choice, *, over_disk: bool) -> StagerError:
+    def _no_room(self, extra: int, choice: EvictionPlan, *, over_disk: bool) -> StagerError:
         if over_disk:
             return DiskFull(
                 f"{self._root}: {extra} bytes are needed; the filesystem has {_free(self._root)} bytes free, some of them "
@@ -126,7 +129,7 @@ class Allowance:
             f"being written or within another VO's share, and {choice.freed} could be evicted; end machines, or raise the setting node.cache_quota"
         )
 
-    def remove(self, keys: Iterable[Key]) -> None:
+    def remove(self, keys: Iterable[CacheKey]) -> None:
         """Out of the ledger, then into the trash and off the disk. To be called outside a transaction: a row must be gone
         before its file is. Killed in between, the next start finds the file, and keeps or removes it.
 
@@ -144,7 +147,7 @@ class Allowance:
             for name in thrown:
                 self._ledger.drop_trash(name)
         failure: OSError | None = None
-        paths = [path for key in keys for path in (place(self._root, key), self._root / INCOMING / key)]
+        paths = [path for key in keys for path in (entry_path(self._root, key), self._root / INCOMING / key)]
         for path in paths + [self._root / TRASH / name for name in thrown]:
             try:
                 if os.path.lexists(path):
@@ -157,19 +160,19 @@ class Allowance:
         for key in keys:
             self.gone(key)
             with suppress(OSError):
-                beside.forget(self._disk, self._root, key)
+                beside.remove_sidecars(self._disk, self._root, key)
         if failure is not None:
             raise failure
 
-    def throw(self, entry: Entry, name: str, reason: str) -> None:
+    def throw(self, entry: CacheEntry, name: str, reason: str) -> None:
         """Into the trash under a name: out of the entries first, then the file moves; errors and crashes as :meth:`remove`."""
         with self._ledger.transaction():
             self._ledger.drop_entry(entry.key)
-            self._ledger.put_trash(Trashed(name, entry, self._clock(), reason))
+            self._ledger.put_trash(TrashedEntry(name, entry, self._clock(), reason))
         self.gone(entry.key)
-        self._disk.rename(place(self._root, entry.key), self._root / TRASH / name)
+        self._disk.rename(entry_path(self._root, entry.key), self._root / TRASH / name)
 
-    def restore(self, key: Key) -> bool:
+    def restore(self, key: CacheKey) -> bool:
         """Take something out of the trash again if it is there and the file that was verified; part of a transaction."""
         one = self._ledger.trashed(key)
         path = self._root / TRASH / key
@@ -179,11 +182,11 @@ class Allowance:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                right = difference(descriptor, one.entry) is None
+                right = find_difference(descriptor, one.entry) is None
             finally:
                 os.close(descriptor)
             if right:
-                self._disk.rename(path, place(self._root, key))
+                self._disk.rename(path, entry_path(self._root, key))
             else:
                 self._disk.remove(path)
         except OSError:
@@ -201,7 +204,7 @@ class Allowance:
         return len(old)
 
 
-def _nobody(_key: Key) -> None:
+def _nobody(_key: CacheKey) -> None:
     """Nobody wants to know."""
 
 

@@ -15,15 +15,17 @@ from catalog.image.reference import Reference
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from stager.cache.cache import Cache
-from stager.cache.entries import Entry, Lease
+from stager.cache.entries import CacheEntry, CacheLease
 from stager.errors import EntryChanged, NotCached
-from stager.factory import open_cache, opened
+from stager.factory import open_cache, open_stager
 from stager.settings import NodeSettings
-from stager.staging import total
+from stager.staging import total_size
 
 cache_app = typer.Typer(no_args_is_help=True, help="The node's cache, while no node service runs.")
 
-Key = Annotated[str, typer.Argument(metavar="ADDRESS", help="An address, or the key of a blank, as `list` shows them.")]
+KeyArgument = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="An address, or the key of a blank, as `list` shows them.")
+]
 
 
 @cache_app.command("list")
@@ -37,8 +39,8 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
         [
             (
                 entry.what,
-                terminal.size(entry.size),
-                terminal.size(entry.allocated),
+                terminal.format_size(entry.size),
+                terminal.format_size(entry.allocated),
                 row["verified"],
                 row["last_used"],
                 ", ".join(sorted({lease.holder for lease in leases if lease.key == entry.key})),
@@ -61,9 +63,9 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
     if not as_json:
         terminal.show(
             None,
-            f"{terminal.size(usage.allocated)} of {terminal.size(usage.quota)} in use, "
-            f"{terminal.size(usage.leased)} of it leased, {terminal.size(usage.reserved)} reserved, "
-            f"{terminal.size(usage.trash)} in the trash",
+            f"{terminal.format_size(usage.allocated)} of {terminal.format_size(usage.quota)} in use, "
+            f"{terminal.format_size(usage.leased)} of it leased, {terminal.format_size(usage.reserved)} reserved, "
+            f"{terminal.format_size(usage.trash)} in the trash",
             as_json=False,
         )
 
@@ -99,12 +101,12 @@ def verify(
 
 
 @cache_app.command()
-def evict(context: typer.Context, key: Key, *, as_json: Json = False) -> None:
+def evict(context: typer.Context, key: KeyArgument, *, as_json: Json = False) -> None:
     """Remove an entry that nothing holds."""
     with _cache(context) as cache:
         entry = _find(cache, key)
         freed = cache.evict_key(entry.key)
-    terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.size(freed)}", as_json=as_json)
+    terminal.show({"evicted": entry.key, "freed": freed}, f"freed {terminal.format_size(freed)}", as_json=as_json)
 
 
 @cache_app.command()
@@ -118,7 +120,7 @@ def trash(
     with _cache(context) as cache:
         lying = cache.trash()
         removed = cache.tidy(everything=True) if empty else 0
-    rows = [(one.name, terminal.size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
+    rows = [(one.name, terminal.format_size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
     terminal.show(
         {
             "removed": removed,
@@ -149,10 +151,10 @@ def stage(
 ) -> None:
     """Bring an image into the cache ahead of its use. No policy is asked: nothing boots by this."""
     wanted = Reference.parse(reference)
-    with opened(terminal.section(context, NodeSettings), time.time) as (stager, client):
+    with open_stager(terminal.section(context, NodeSettings), time.time) as (stager, client):
         image_id = client.resolve(wanted)
         manifest = client.manifest(image_id)
-        with terminal.progress(manifest.title, total(manifest)) as advance:
+        with terminal.progress(manifest.title, total_size(manifest)) as advance:
             staged = stager.stage(manifest, holder, ttl, advance)
     terminal.show(
         {
@@ -164,8 +166,8 @@ def stage(
             "resumed": staged.resumed,
             "blanks_made": staged.made,
         },
-        f"{manifest.title} is here: {terminal.size(staged.from_network)} from the network, "
-        f"{terminal.size(staged.from_cache + staged.resumed + staged.copied)} were here already, {staged.made} blanks made",
+        f"{manifest.title} is here: {terminal.format_size(staged.from_network)} from the network, "
+        f"{terminal.format_size(staged.from_cache + staged.resumed + staged.copied)} were here already, {staged.made} blanks made",
         as_json=as_json,
     )
 
@@ -174,7 +176,7 @@ def _cache(context: typer.Context) -> Cache:
     return open_cache(terminal.section(context, NodeSettings), time.time)
 
 
-def _find(cache: Cache, text: str) -> Entry:
+def _find(cache: Cache, text: str) -> CacheEntry:
     """The entry that a person named, by its whole key."""
     for entry in cache.entries():
         if entry.key == text:
@@ -187,7 +189,7 @@ def _find(cache: Cache, text: str) -> Entry:
     raise NotCached(f"{cache.root}: does not hold {text}; `partita node cache list` shows what it holds")
 
 
-def _row(entry: Entry, leases: list[Lease]) -> dict[str, object]:
+def _row(entry: CacheEntry, leases: list[CacheLease]) -> dict[str, object]:
     return {
         "key": entry.key,
         "what": entry.what,

@@ -30,8 +30,8 @@ def seed(
     as_json: Json = False,
 ) -> None:
     """Share everything that the catalog has published with BitTorrent peers, beside its service, until interrupted."""
-    from stager.swarm.catalog_seeder import seed
-    from stager.swarm.options import Options
+    from stager.swarm.catalog_seeder import seed_catalog
+    from stager.swarm.options import SwarmOptions
 
     settings = terminal.section(context, CatalogSettings)
     host, _, port = listen.rpartition(":")
@@ -46,10 +46,10 @@ def seed(
         )
 
     try:
-        seed(
+        seed_catalog(
             directory or settings.directory,
             catalog or settings.url,
-            Options(listen=listen, upload_limit=upload_limit),
+            SwarmOptions(listen=listen, upload_limit=upload_limit),
             now=lambda: datetime.now(UTC),
             clock=time.monotonic,
             ready=ready,

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from catalog.errors import BlankFailed as NotMade
 from catalog.image import blanks
-from catalog.image.blanks import SYSTEM_PATH, digest_of, identity, room
+from catalog.image.blanks import SYSTEM_PATH, blank_digest, filesystem_uuid, reserved_size
 from catalog.image.manifest import Blank
 from stager.errors import BlankFailed
 
-__all__ = ["SYSTEM_PATH", "digest_of", "identity", "make_blank", "room"]
+__all__ = ["SYSTEM_PATH", "blank_digest", "filesystem_uuid", "make_blank", "reserved_size"]
 
 
 def make_blank(blank: Blank, path: Path) -> None:

@@ -18,7 +18,7 @@ Hints = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class BlockCopy:
     """A run of blocks to copy: from which donor (its number), from where, to where, how many; in blocks."""
 
     donor: int
@@ -27,9 +27,9 @@ class Copy:
     count: int
 
 
-def match(
+def match_blocks(
     wanted: Hints, blocks: Iterable[int], donors: Sequence[Callable[[], Hints]], *, window: int = WINDOW
-) -> list[Copy]:
+) -> list[BlockCopy]:
     """Where to find blocks.
 
     Args:
@@ -42,7 +42,7 @@ def match(
         Runs in the order of their targets. A block that follows its predecessor in a donor too is taken from there, then
         one at the same offset, then any: so that runs are long.
     """
-    found: list[Copy] = []
+    found: list[BlockCopy] = []
     for part in _windows((block for block in blocks if block < len(wanted) and wanted[block]), window):
         places = _look_up(wanted, part, donors)
         found += _runs((block, *places[block]) for block in part if block in places)
@@ -82,16 +82,16 @@ def _look_up(wanted: Hints, part: list[int], donors: Sequence[Callable[[], Hints
     return places
 
 
-def _runs(found: Iterable[tuple[int, int, int]]) -> Iterator[Copy]:
+def _runs(found: Iterable[tuple[int, int, int]]) -> Iterator[BlockCopy]:
     """(target, donor, source) of single blocks, put together."""
-    run: Copy | None = None
+    run: BlockCopy | None = None
     for target, donor, source in found:
         if run is not None and (donor, source, target) == (run.donor, run.source + run.count, run.target + run.count):
-            run = Copy(run.donor, run.source, run.target, run.count + 1)
+            run = BlockCopy(run.donor, run.source, run.target, run.count + 1)
             continue
         if run is not None:
             yield run
-        run = Copy(donor, source, target, 1)
+        run = BlockCopy(donor, source, target, 1)
     if run is not None:
         yield run
 
@@ -107,7 +107,7 @@ def _windows(blocks: Iterable[int], window: int) -> Iterator[list[int]]:
         yield part
 
 
-def lacking(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:
+def missing_runs(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:
     """(start, end) in bytes of each run of blocks between two offsets (`start` on a block) that is not here."""
     runs: list[tuple[int, int]] = []
     for block in range(start // HINT_BLOCK, -(-end // HINT_BLOCK)):

@@ -13,7 +13,7 @@ _TO_DIGITS = bytes.maketrans(b"\x00\x01", b"01")
 _FROM_DIGITS = bytes.maketrans(b"01", b"\x00\x01")
 
 
-class Leaves:
+class LeafSet:
     """The leaves of one content that are here."""
 
     def __init__(self, address: Address) -> None:
@@ -114,9 +114,9 @@ class Leaves:
         return have, unfinished
 
 
-def union(first: Leaves, others: Iterable[tuple[int, int]]) -> Leaves:
+def union(first: LeafSet, others: Iterable[tuple[int, int]]) -> LeafSet:
     """The leaves of one, and those wholly covered by (start, end) ranges."""
-    both = Leaves.of_bits(first.address, first.bits())
+    both = LeafSet.of_bits(first.address, first.bits())
     for start, end in others:
         both.add(start, end)
     return both

@@ -12,17 +12,17 @@ from pydantic import Field
 
 from signer.documents import Document
 
-MOST = 8
+MAX_PEERS_SHOWN = 8
 """Feeders of a content that are told: with more of them nobody wants to know each."""
 
-MOST_KEPT = 256
+MAX_PEERS_KEPT = 256
 """Peers of a content that are counted one by one; whoever calls itself something new each time is counted with the rest."""
 
 MAX_NAME = 20
 """Characters of a peer's name: its peer ID (BEP 3) has that many bytes."""
 
 
-class Feeder(Document):
+class PeerStats(Document):
     """A peer that sent something of a content.
 
     Attributes:
@@ -39,8 +39,8 @@ class Feeder(Document):
     rate: Annotated[int, Field(ge=0)] = 0
 
 
-class Seen(NamedTuple):
-    """A connected peer at one look: as `Feeder`, with what came over this connection."""
+class PeerSample(NamedTuple):
+    """A connected peer at one look: as `PeerStats`, with what came over this connection."""
 
     peer: str
     at: str
@@ -48,16 +48,16 @@ class Seen(NamedTuple):
     rate: int
 
 
-class Feeding:
+class PeerStatsRecorder:
     """The counts of one content in one session."""
 
     def __init__(self) -> None:
-        self._now: dict[tuple[str, str], Seen] = {}
+        self._now: dict[tuple[str, str], PeerSample] = {}
         self._earlier: dict[str, int] = {}
         self._left: dict[str, int] = {}
         self._at: dict[str, str] = {}
 
-    def look(self, present: Iterable[Seen]) -> None:
+    def look(self, present: Iterable[PeerSample]) -> None:
         """The peers that are connected now."""
         found = {(one.peer, one.at): one for one in present}
         for key, before in self._now.items():
@@ -66,8 +66,8 @@ class Feeding:
                 self._gone(before)
         self._now = found
 
-    def told(self, total: int) -> tuple[Feeder, ...]:
-        """Who has sent what, the most first; at most `MOST`.
+    def told(self, total: int) -> tuple[PeerStats, ...]:
+        """Who has sent what, the most first; at most `MAX_PEERS_SHOWN`.
 
         Args:
             total: payload bytes that came from all peers.
@@ -82,33 +82,33 @@ class Feeding:
         for one in self._now.values():
             rates[one.peer] = rates.get(one.peer, 0) + one.rate
             places[one.peer] = one.at
-        return most(
-            Feeder(peer=peer, at=places[peer], received=count, rate=rates.get(peer, 0))
+        return top_peers(
+            PeerStats(peer=peer, at=places[peer], received=count, rate=rates.get(peer, 0))
             for peer, count in counts.items()
             if count
         )
 
-    def _gone(self, last: Seen) -> None:
-        peer = last.peer if last.peer in self._earlier or len(self._earlier) < MOST_KEPT else ""
+    def _gone(self, last: PeerSample) -> None:
+        peer = last.peer if last.peer in self._earlier or len(self._earlier) < MAX_PEERS_KEPT else ""
         self._at[peer] = last.at
         self._earlier[peer] = self._earlier.get(peer, 0) + last.received
         self._left[peer] = self._left.get(peer, 0) + max(1, last.rate)
 
 
-def most(feeders: Iterable[Feeder]) -> tuple[Feeder, ...]:
-    """Those who sent the most, in that order; at most `MOST`."""
-    return tuple(sorted(feeders, key=lambda one: (-one.received, one.peer))[:MOST])
+def top_peers(feeders: Iterable[PeerStats]) -> tuple[PeerStats, ...]:
+    """Those who sent the most, in that order; at most `MAX_PEERS_SHOWN`."""
+    return tuple(sorted(feeders, key=lambda one: (-one.received, one.peer))[:MAX_PEERS_SHOWN])
 
 
-def together(*several: Sequence[Feeder]) -> tuple[Feeder, ...]:
+def merge_peer_stats(*several: Sequence[PeerStats]) -> tuple[PeerStats, ...]:
     """Counts of several sessions, the newest last; rates and places are of the last that knows them."""
-    found: dict[str, Feeder] = {}
+    found: dict[str, PeerStats] = {}
     for one in (feeder for feeders in several for feeder in feeders):
         before = found.get(one.peer)
         found[one.peer] = one.model_copy(update={"received": one.received + before.received}) if before else one
-    return most(found.values())
+    return top_peers(found.values())
 
 
-def idle(feeders: Iterable[Feeder]) -> tuple[Feeder, ...]:
+def idle_peer_stats(feeders: Iterable[PeerStats]) -> tuple[PeerStats, ...]:
     """The same when nothing comes any more."""
     return tuple(one.model_copy(update={"rate": 0}) for one in feeders)

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from catalog.content.indexing import ZERO_LEAF, ZERO_LEAF_HASH, extents
-from catalog.image.address import LEAF, Address, merkle_root, piece_length, root_of_layer
+from catalog.content.indexing import ZERO_LEAF, ZERO_LEAF_HASH, decode_data_map
+from catalog.image.address import LEAF, Address, layer_root, merkle_root, piece_length
 
 _PAD = bytes(32)
 
 
 @dataclass(frozen=True)
-class Guide:
+class PieceMap:
     """An address with what helps to fetch it.
 
     Attributes:
         address: what is fetched.
         layer: the piece layer, proved by the root; None if there is none to trust.
-        data_map: one bit per leaf as in `catalog.content.indexing.Measured`; None if there is none. Unproved.
+        data_map: one bit per leaf as in `catalog.content.indexing.ContentIndex`; None if there is none. Unproved.
     """
 
     address: Address
@@ -38,16 +38,16 @@ class Guide:
             layer = address.root
         if layer is not None:
             try:
-                layer = layer if root_of_layer(layer, address.size) == address.root else None
+                layer = layer if layer_root(layer, address.size) == address.root else None
             except ValueError:
                 layer = None
         if data_map is not None and len(data_map) != -(-address.leaves // 8):
             data_map = None
         return cls(address, layer, data_map)
 
-    def without_map(self) -> "Guide":
+    def without_map(self) -> "PieceMap":
         """The same without the data map."""
-        return Guide(self.address, self.layer, None)
+        return PieceMap(self.address, self.layer, None)
 
     @cached_property
     def piece(self) -> int:
@@ -121,7 +121,7 @@ class Guide:
                 elif not any(self._maps(leaf) for leaf in leaves):
                     for leaf in leaves:
                         mapped[leaf >> 3] |= 0x80 >> (leaf & 7)
-            return tuple(extents(bytes(mapped), self.address.size))
+            return tuple(decode_data_map(bytes(mapped), self.address.size))
         merged: list[tuple[int, int]] = []
         for start, end in wanted:
             if merged and sum(merged[-1]) == start:
@@ -186,7 +186,7 @@ class Guide:
         return self._root(hashes)
 
 
-def parts(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:
+def piece_runs(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:
     """(first, last) of each run of neighbouring pieces, no run longer than `per_part` pieces."""
     first = last = None
     for piece in pieces:

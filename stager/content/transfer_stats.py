@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from catalog.image.address import Address
-from stager.content.peer_stats import Feeder, idle, together
+from stager.content.peer_stats import PeerStats, idle_peer_stats, merge_peer_stats
 
 MEMORY = 5.0
 """Seconds over which a rate is taken: long enough to be calm, short enough to be current."""
@@ -17,14 +17,14 @@ SPACING = 0.25
 """Seconds between the samples for it."""
 
 
-LATELY = 600.0
+RECENT_SECONDS = 600.0
 """Seconds for which it is told what came, and from whom: long enough to be looked at after a wave of machines."""
 
-MOST_LATELY = 32
+MAX_RECENT = 32
 """Contents of which that is told: the parts of some images."""
 
 
-class Stage(StrEnum):
+class TransferStage(StrEnum):
     """What is being done for a content."""
 
     PREPARING = "preparing"
@@ -35,17 +35,17 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TransferTraffic:
     """Payload bytes that came from peers and from the origin so far, peers connected now, and which of them sent what."""
 
     from_peers: int = 0
     from_origin: int = 0
     peers: int = 0
-    feeders: tuple[Feeder, ...] = ()
+    feeders: tuple[PeerStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Arriving:
+class TransferProgress:
     """How one content stands; bytes, bytes per second, seconds.
 
     Attributes:
@@ -59,7 +59,7 @@ class Arriving:
 
     address: Address
     image: str
-    stage: Stage
+    stage: TransferStage
     size: int
     have: int
     from_cache: int
@@ -68,13 +68,13 @@ class Arriving:
     rate: float
     left: float | None
     peers: int
-    feeders: tuple[Feeder, ...] = ()
+    feeders: tuple[PeerStats, ...] = ()
     origin_rate: float = 0.0
     ended: float | None = None
 
 
 @dataclass(eq=False)
-class Arrival:
+class TransferInProgress:
     """One content on its way; changed by whoever brings it, looked at by anybody.
 
     Attributes:
@@ -86,17 +86,17 @@ class Arrival:
     address: Address
     image: str
     clock: Callable[[], float]
-    stage: Stage = Stage.PREPARING
+    stage: TransferStage = TransferStage.PREPARING
     have: int = 0
     resumed: int = 0
     copied: int = 0
-    _earlier: Traffic = Traffic()
-    _live: Callable[[], Traffic] | None = None
+    _earlier: TransferTraffic = TransferTraffic()
+    _live: Callable[[], TransferTraffic] | None = None
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def counting(self, live: Callable[[], Traffic]) -> Iterator[None]:
+    def counting(self, live: Callable[[], TransferTraffic]) -> Iterator[None]:
         """While the block runs, `live` tells what has come in it; what it tells at the end stays."""
         self._live = live
         try:
@@ -106,7 +106,7 @@ class Arrival:
                 self._earlier, self._live = _sum(self._earlier, live()), None
 
     @property
-    def traffic(self) -> Traffic:
+    def traffic(self) -> TransferTraffic:
         """What has come in all."""
         with self._lock:
             return _sum(self._earlier, self._live()) if self._live else self._earlier
@@ -122,7 +122,7 @@ class Arrival:
                 while now - self._samples[0][0] > MEMORY:
                     self._samples.popleft()
 
-    def look(self) -> Arriving:
+    def look(self) -> TransferProgress:
         """How it stands."""
         now, traffic = self.clock(), self.traffic
         with self._lock:
@@ -130,7 +130,7 @@ class Arrival:
             rate = max(0.0, (self.have - settled) / (now - at)) if now > at else 0.0
             origin_rate = max(0.0, (traffic.from_origin - came) / (now - at)) if now > at else 0.0
             have = min(self.have, self.address.size)
-        return Arriving(
+        return TransferProgress(
             self.address,
             self.image,
             self.stage,
@@ -147,48 +147,48 @@ class Arrival:
         )
 
 
-class Arrivals:
+class TransferRegistry:
     """All that is on its way, and what came lately."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._now: list[Arrival] = []
-        self._ended: deque[tuple[float, Arriving]] = deque(maxlen=MOST_LATELY)
+        self._now: list[TransferInProgress] = []
+        self._ended: deque[tuple[float, TransferProgress]] = deque(maxlen=MAX_RECENT)
 
     @contextmanager
-    def begin(self, address: Address, image: str) -> Iterator[Arrival]:
+    def begin(self, address: Address, image: str) -> Iterator[TransferInProgress]:
         """A content is on its way while the block runs."""
-        arrival = Arrival(address, image, self._clock)
+        arrival = TransferInProgress(address, image, self._clock)
         with self._lock:
             self._now.append(arrival)
         try:
             yield arrival
         finally:
             last = replace(arrival.look(), rate=0.0, left=None, peers=0, origin_rate=0.0)
-            last = replace(last, feeders=idle(last.feeders))
+            last = replace(last, feeders=idle_peer_stats(last.feeders))
             with self._lock:
                 self._now.remove(arrival)
                 self._ended.append((self._clock(), last))
 
-    def look(self) -> tuple[Arriving, ...]:
+    def look(self) -> tuple[TransferProgress, ...]:
         """How all of them stand, in the order in which they began."""
         with self._lock:
             now = list(self._now)
         return tuple(arrival.look() for arrival in now)
 
-    def lately(self) -> tuple[Arriving, ...]:
-        """What came to an end within `LATELY` and had come over the network, the last first; at most `MOST_LATELY`."""
+    def lately(self) -> tuple[TransferProgress, ...]:
+        """What came to an end within `RECENT_SECONDS` and had come over the network, the last first; at most `MAX_RECENT`."""
         now = self._clock()
         with self._lock:
-            ended = [(now - at, one) for at, one in self._ended if now - at < LATELY]
+            ended = [(now - at, one) for at, one in self._ended if now - at < RECENT_SECONDS]
         return tuple(replace(one, ended=age) for age, one in reversed(ended) if one.from_peers or one.from_origin)
 
 
-def _sum(first: Traffic, second: Traffic) -> Traffic:
-    return Traffic(
+def _sum(first: TransferTraffic, second: TransferTraffic) -> TransferTraffic:
+    return TransferTraffic(
         first.from_peers + second.from_peers,
         first.from_origin + second.from_origin,
         second.peers,
-        together(idle(first.feeders), second.feeders),
+        merge_peer_stats(idle_peer_stats(first.feeders), second.feeders),
     )

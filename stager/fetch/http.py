@@ -11,13 +11,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from catalog.content.multipart_ranges import MAX_RANGES
-from signer.runtime.progress import Advance, nothing
-from stager.cache.partial_file import Incoming
-from stager.content.block_matching import lacking
-from stager.content.piece_map import Guide
+from signer.runtime.progress import Advance, ignore_progress
+from stager.cache.partial_file import PartialFile
+from stager.content.block_matching import missing_runs
+from stager.content.piece_map import PieceMap
 from stager.errors import ContentCorrupt
-from stager.fetch.local_reuse import Reused
-from stager.fetch.sources import Range, Resuming, Source
+from stager.fetch.local_reuse import ReuseResult
+from stager.fetch.sources import ByteRange, ContentSource, ResumingSource
 
 CORRUPT_TRIES = 3
 """How often a wrong piece is asked for again. Chance does not hit the same piece thrice."""
@@ -28,7 +28,7 @@ def unlimited(_count: int) -> None:
 
 
 @dataclass(frozen=True)
-class Pace:
+class FetchLimits:
     """How a source is used: requests in parallel, bytes per request, how to wait, and what holds up bytes that come too
     fast (called with their number)."""
 
@@ -39,7 +39,7 @@ class Pace:
 
 
 @dataclass
-class Fetched:
+class FetchStats:
     """Bytes that came over the network, wasted ones included."""
 
     received: int = 0
@@ -56,7 +56,7 @@ class _Piece:
     """A piece to bring and what of it must be fetched; `mixed` when the rest of it is in the file, unproved."""
 
     number: int
-    ranges: list[Range]
+    ranges: list[ByteRange]
     mixed: bool
 
     @property
@@ -64,7 +64,7 @@ class _Piece:
         return sum(end - start for start, end in self.ranges)
 
 
-def missing_pieces(guide: Guide, incoming: Incoming) -> list[int]:
+def missing_pieces(guide: PieceMap, incoming: PartialFile) -> list[int]:
     """The pieces with data that are not in the file: what an earlier attempt left counts when it proves itself."""
     if guide.layer is None:
         return list(guide.needed)
@@ -76,7 +76,7 @@ def missing_pieces(guide: Guide, incoming: Incoming) -> list[int]:
     return missing
 
 
-class Fetching:
+class HttpFetch:
     """One fetch: a guide, a source, the file to fill.
 
     Args:
@@ -88,24 +88,29 @@ class Fetching:
 
     def __init__(
         self,
-        source: Source,
-        guide: Guide,
-        incoming: Incoming,
+        source: ContentSource,
+        guide: PieceMap,
+        incoming: PartialFile,
         pieces: Sequence[int],
         *,
-        pace: Pace,
+        pace: FetchLimits,
         grow: Callable[[int], None],
-        advance: Advance = nothing,
-        reused: Reused | None = None,
+        advance: Advance = ignore_progress,
+        reused: ReuseResult | None = None,
     ) -> None:
-        self._source, self._guide, self._incoming, self._pace = Resuming(source, pace.sleep), guide, incoming, pace
+        self._source, self._guide, self._incoming, self._pace = (
+            ResumingSource(source, pace.sleep),
+            guide,
+            incoming,
+            pace,
+        )
         self._grow, self._advance, self._reused = grow, advance, reused
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._wrong: list[int] = []
         self._pieces = [self._plan(piece) for piece in pieces]
-        self.fetched = Fetched()
+        self.fetched = FetchStats()
 
-    def run(self) -> Fetched:
+    def run(self) -> FetchStats:
         """Fill the file; returns the counts.
 
         Raises:
@@ -139,12 +144,12 @@ class Fetching:
         ranges, reused = self._guide.ranges(piece), self._reused
         if reused is None:
             return _Piece(piece, ranges, mixed=False)
-        short = [run for start, end in ranges for run in lacking(start, end, reused.has)]
+        short = [run for start, end in ranges for run in missing_runs(start, end, reused.has)]
         return _Piece(piece, short, mixed=short != ranges)
 
     def _request(self, pieces: list[_Piece]) -> None:
         """Fetch what is missing of some pieces in one request."""
-        ranges = joined(run for piece in pieces for run in piece.ranges)
+        ranges = join_ranges(run for piece in pieces for run in piece.ranges)
         waiting = iter(pieces)
         piece: _Piece | None = next(waiting)
         buffer = bytearray()
@@ -213,9 +218,9 @@ class Fetching:
         )
 
 
-def joined(runs: Iterable[Range]) -> list[Range]:
+def join_ranges(runs: Iterable[ByteRange]) -> list[ByteRange]:
     """Ranges in order, with those that touch put together."""
-    found: list[Range] = []
+    found: list[ByteRange] = []
     for start, end in runs:
         if found and found[-1][1] == start:
             found[-1] = (found[-1][0], end)

@@ -14,11 +14,11 @@ from pathlib import Path
 from catalog.content.indexing import HINT_BLOCK
 from stager.cache import sidecars as beside
 from stager.cache.entries import Donor
-from stager.cache.partial_file import Incoming
-from stager.content.block_matching import match
-from stager.content.piece_map import Guide
+from stager.cache.partial_file import PartialFile
+from stager.content.block_matching import match_blocks
+from stager.content.piece_map import PieceMap
 
-LEAST = 256 << 10
+MIN_REUSE = 256 << 10
 """Bytes of a content below which nothing is looked up: asking for its hints takes as long as fetching it."""
 
 
@@ -26,7 +26,7 @@ ZERO, COPIED = 1, 2
 
 
 @dataclass(frozen=True)
-class Reused:
+class ReuseResult:
     """What was found.
 
     Attributes:
@@ -42,9 +42,9 @@ class Reused:
         return bool(self.blocks[block])
 
 
-def reuse(
-    root: Path, guide: Guide, stored: bytes, pieces: Iterable[int], donors: Sequence[Donor], incoming: Incoming
-) -> Reused:
+def reuse_blocks(
+    root: Path, guide: PieceMap, stored: bytes, pieces: Iterable[int], donors: Sequence[Donor], incoming: PartialFile
+) -> ReuseResult:
     """Copy what is here.
 
     Args:
@@ -59,7 +59,7 @@ def reuse(
         OSError: the disk fails. What cannot be read of a donor is left out.
     """
     size = guide.address.size
-    wanted = beside.as_numbers(stored, size)
+    wanted = beside.decode_hints(stored, size)
     blocks = bytearray(-(-size // HINT_BLOCK))
     candidates = [
         block for piece in pieces for low, high in [guide.bounds(piece)]
@@ -71,7 +71,9 @@ def reuse(
     copied = 0
     with ExitStack() as files:
         opened: dict[int, int] = {}
-        for run in match(wanted, candidates, [partial(beside.hints, root, donor.address) for donor in donors]):
+        for run in match_blocks(
+            wanted, candidates, [partial(beside.read_hints, root, donor.address) for donor in donors]
+        ):
             if run.donor not in opened:
                 opened[run.donor] = _open(donors[run.donor].path, files)
             if opened[run.donor] < 0:
@@ -80,7 +82,7 @@ def reuse(
             if incoming.copy(opened[run.donor], run.source * HINT_BLOCK, run.target * HINT_BLOCK, length):
                 blocks[run.target : run.target + run.count] = bytes([COPIED]) * run.count
                 copied += length
-    return Reused(blocks, copied)
+    return ReuseResult(blocks, copied)
 
 
 def _open(path: Path, files: ExitStack) -> int:

@@ -8,7 +8,7 @@ BURST = 0.25
 """Seconds of the rate that may come at once."""
 
 
-class Throttle:
+class RateLimit:
     """A limit of bytes per second over all threads that call it; called with bytes that came, it waits as long as needed."""
 
     def __init__(

@@ -11,34 +11,34 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from catalog.image.address import LEAF
-from stager.content.leaf_set import Leaves
-from stager.content.piece_map import Guide
+from stager.content.leaf_set import LeafSet
+from stager.content.piece_map import PieceMap
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def boot_id() -> str:
+def read_boot_id() -> str:
     """What names this boot of the machine."""
     return BOOT_ID.read_text().strip()
 
 
-def write_journal(journal: Path, leaves: Leaves, boot: str) -> None:
+def write_journal(journal: Path, leaves: LeafSet, boot: str) -> None:
     """Put the state of leaves beside the file, in one step."""
     new = journal.with_name(journal.name + ".new")
     new.write_bytes(boot.encode() + b"\n" + leaves.bits())
     new.replace(journal)
 
 
-def read_journal(journal: Path, guide: Guide, boot: str) -> Leaves:
+def read_journal(journal: Path, guide: PieceMap, boot: str) -> LeafSet:
     """What the journal says; no leaf when there is none, or it is another boot's or another content's."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         written_in, _, bits = journal.read_bytes().partition(b"\n")
         if written_in == boot.encode():
-            return Leaves.of_bits(guide.address, bits)
-    return Leaves(guide.address)
+            return LeafSet.of_bits(guide.address, bits)
+    return LeafSet(guide.address)
 
 
-def proved(guide: Guide, descriptor: int, pieces: Iterable[int]) -> list[int]:
+def verified_pieces(guide: PieceMap, descriptor: int, pieces: Iterable[int]) -> list[int]:
     """Those of the pieces whose bytes in the file are right. Holes are not read: a piece that is no hole must be stored."""
     right = []
     for piece in pieces:
@@ -51,7 +51,7 @@ def proved(guide: Guide, descriptor: int, pieces: Iterable[int]) -> list[int]:
     return right
 
 
-def found(guide: Guide, path: Path, journal: Path | None, boot: str) -> Leaves:
+def find_leaves(guide: PieceMap, path: Path, journal: Path | None, boot: str) -> LeafSet:
     """What is here of a content: its zero pieces, the pieces in the file that prove themselves, the journal's leaves.
 
     Args:
@@ -60,7 +60,7 @@ def found(guide: Guide, path: Path, journal: Path | None, boot: str) -> Leaves:
         journal: where `write_journal` wrote, or None.
         boot: this boot's name.
     """
-    here = Leaves(guide.address)
+    here = LeafSet(guide.address)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         if os.fstat(descriptor).st_size != guide.address.size:
@@ -70,7 +70,7 @@ def found(guide: Guide, path: Path, journal: Path | None, boot: str) -> Leaves:
             if piece not in needed and not _stored(descriptor, *guide.bounds(piece)):
                 here.add_piece(piece)
         # A zero piece that something was written into is proved as any other.
-        for piece in proved(guide, descriptor, here.missing_pieces()):
+        for piece in verified_pieces(guide, descriptor, here.missing_pieces()):
             here.add_piece(piece)
         if journal is not None:
             for start, end in read_journal(journal, guide, boot).ranges():

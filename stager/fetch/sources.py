@@ -10,14 +10,14 @@ from typing import Protocol, runtime_checkable
 
 from catalog.errors import CatalogError, Malformed, NotFound, RangeRefused
 from catalog.image.address import Address
-from stager.content.piece_map import Guide
+from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable, StagerError
 
-Range = tuple[int, int]
+ByteRange = tuple[int, int]
 """(start, end) in bytes, end exclusive."""
 
 
-class Source(Protocol):
+class ContentSource(Protocol):
     """Reads ranges of content. Called from several threads at once."""
 
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class GuidedSource(Source, Protocol):
+class GuidedSource(ContentSource, Protocol):
     """A source that also has the unsigned accelerators of content; None where it has one not."""
 
     def layer(self, address: Address) -> bytes | None:
@@ -44,16 +44,16 @@ class GuidedSource(Source, Protocol):
 
 
 @runtime_checkable
-class ScatteredSource(Source, Protocol):
+class MultiRangeSource(ContentSource, Protocol):
     """A source that gives several ranges in one answer."""
 
-    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """The bytes of at most MAX_RANGES ranges, in order and with gaps between them, one after the other; as `read`."""
         ...
 
 
 @runtime_checkable
-class HintingSource(Source, Protocol):
+class HintSource(ContentSource, Protocol):
     """A source that has the hints of content; None where it has not."""
 
     def hints(self, address: Address) -> bytes | None:
@@ -61,18 +61,18 @@ class HintingSource(Source, Protocol):
         ...
 
 
-def read_ranges(source: Source, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
-    """The bytes of ranges, in one request where the source can; errors as `Source.read`."""
-    if len(ranges) > 1 and isinstance(source, ScatteredSource):
+def read_ranges(source: ContentSource, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+    """The bytes of ranges, in one request where the source can; errors as `ContentSource.read`."""
+    if len(ranges) > 1 and isinstance(source, MultiRangeSource):
         yield from source.read_many(address, ranges)
         return
     for start, end in ranges:
         yield from source.read(address, start, end)
 
 
-def beyond(ranges: Sequence[Range], count: int) -> list[Range]:
+def remaining_ranges(ranges: Sequence[ByteRange], count: int) -> list[ByteRange]:
     """What is left of ranges after their first `count` bytes."""
-    left: list[Range] = []
+    left: list[ByteRange] = []
     for start, end in ranges:
         skipped = min(count, end - start)
         count -= skipped
@@ -91,23 +91,23 @@ FIRST_PAUSE = 0.05
 """Seconds before the first new attempt after a cut; each further pause is twice as long: 0.05 to 0.8."""
 
 
-class Resuming:
+class ResumingSource:
     """A source that goes on where another was cut, at the very byte, and never gives more or less than was asked for."""
 
-    def __init__(self, source: Source, sleep: Callable[[float], None]) -> None:
+    def __init__(self, source: ContentSource, sleep: Callable[[float], None]) -> None:
         self._source, self._sleep = source, sleep
 
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See Source; SourceUnavailable when cuts leave no hope."""
         yield from self.read_many(address, [(start, end)])
 
-    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """See ScatteredSource; SourceUnavailable when cuts leave no hope."""
         size = sum(end - start for start, end in ranges)
         position = mark = cuts = 0
         while True:
             try:
-                for chunk in read_ranges(self._source, address, beyond(ranges, position)):
+                for chunk in read_ranges(self._source, address, remaining_ranges(ranges, position)):
                     if len(chunk) > size - position:
                         yield chunk[: size - position]
                         position = size
@@ -128,24 +128,24 @@ class Resuming:
             self._sleep(FIRST_PAUSE * 2 ** (cuts - 1))
 
 
-class Throttled:
+class ThrottledSource:
     """A source that gives no faster than a limit lets it; see `Pace.throttle`."""
 
-    def __init__(self, source: Source, throttle: Callable[[int], None]) -> None:
+    def __init__(self, source: ContentSource, throttle: Callable[[int], None]) -> None:
         self._source, self._throttle = source, throttle
 
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See Source."""
         return self.read_many(address, [(start, end)])
 
-    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """See ScatteredSource."""
         for chunk in read_ranges(self._source, address, ranges):
             self._throttle(len(chunk))
             yield chunk
 
 
-def _said(ranges: Sequence[Range]) -> str:
+def _said(ranges: Sequence[ByteRange]) -> str:
     start, end = ranges[0][0], ranges[-1][1]
     return f"the range {start}-{end}" if len(ranges) == 1 else f"{len(ranges)} ranges within {start}-{end}"
 
@@ -154,16 +154,16 @@ SINGLE = 64 << 10
 """Bytes of the smallest piece: what is no longer is proved by its root alone, and asking for its map costs a round trip."""
 
 
-def guide_for(source: Source, address: Address) -> Guide:
+def load_piece_map(source: ContentSource, address: Address) -> PieceMap:
     """What a source says of content, as far as it proves itself or is harmless when wrong.
 
     Raises:
         SourceUnavailable, SourceLacks: from the source; a missing accelerator alone is no error.
     """
     if not isinstance(source, GuidedSource) or address.size <= SINGLE:
-        return Guide.of(address)
+        return PieceMap.of(address)
     layer = data_map = None
-    if Guide.of(address).layer is None:
+    if PieceMap.of(address).layer is None:
         try:
             layer = source.layer(address)
         except SourceLacks:
@@ -172,17 +172,17 @@ def guide_for(source: Source, address: Address) -> Guide:
         data_map = source.data_map(address)
     except SourceLacks:
         data_map = None
-    return Guide.of(address, layer, data_map)
+    return PieceMap.of(address, layer, data_map)
 
 
-class Blobs(Protocol):
+class ContentClient(Protocol):
     """What of `catalog.client.client.CatalogClient` a node needs; errors are catalog.errors."""
 
     def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """The bytes from start up to end."""
         ...
 
-    def blob_ranges(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def blob_ranges(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """The bytes of several ranges."""
         ...
 
@@ -202,7 +202,7 @@ class Blobs(Protocol):
 class HttpSource:
     """A catalog, over HTTP ranges."""
 
-    def __init__(self, client: Blobs) -> None:
+    def __init__(self, client: ContentClient) -> None:
         self._client = client
         self._scattered = True
 
@@ -211,7 +211,7 @@ class HttpSource:
         with _translated(address):
             yield from self._client.blob_range(address, start, end)
 
-    def read_many(self, address: Address, ranges: Sequence[Range]) -> Iterator[bytes]:
+    def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """See ScatteredSource. What is no catalog of ours may not know several ranges: then they are asked for singly."""
         came = 0
         if self._scattered:
@@ -226,7 +226,7 @@ class HttpSource:
                 self._scattered = False
             else:
                 return
-        for start, end in beyond(ranges, came):
+        for start, end in remaining_ranges(ranges, came):
             yield from self.read(address, start, end)
 
     def hints(self, address: Address) -> bytes | None:

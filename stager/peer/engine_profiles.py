@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
-Settings = Mapping[str, int | bool | str]
+EngineSettings = Mapping[str, int | bool | str]
 
 
-class Profile(StrEnum):
+class EngineProfile(StrEnum):
     """How deep queues are.
 
     BULK: few peers and a fast link; deep queues keep one connection full.
@@ -22,7 +22,7 @@ class Profile(StrEnum):
     SWARM = "swarm"
 
 
-COMMON: Settings = MappingProxyType(
+COMMON_SETTINGS: EngineSettings = MappingProxyType(
     {
         # Nothing is found, and nobody is told, but through the tracker.
         "enable_dht": False,
@@ -78,9 +78,9 @@ COMMON: Settings = MappingProxyType(
     }
 )
 
-PROFILES: Mapping[Profile, Settings] = MappingProxyType(
+PROFILES: Mapping[EngineProfile, EngineSettings] = MappingProxyType(
     {
-        Profile.BULK: MappingProxyType(
+        EngineProfile.BULK: MappingProxyType(
             {
                 "send_buffer_watermark": 4 << 20,
                 "send_buffer_low_watermark": 512 << 10,
@@ -89,7 +89,7 @@ PROFILES: Mapping[Profile, Settings] = MappingProxyType(
                 "request_queue_time": 3,
             }
         ),
-        Profile.SWARM: MappingProxyType(
+        EngineProfile.SWARM: MappingProxyType(
             {
                 "send_buffer_watermark": 256 << 10,
                 "send_buffer_low_watermark": 32 << 10,
@@ -105,23 +105,27 @@ CROWD = 2
 """Leechers from which on a swarm is a crowd: from then on peers get more from each other than from any seed."""
 
 
-def choose_profile(complete: int, incomplete: int) -> Profile:
+def choose_profile(complete: int, incomplete: int) -> EngineProfile:
     """The profile for a swarm of which the tracker reports so many members with and without everything.
 
     A crowd that has at least as many seeds as leechers needs no exchange between leechers: deep queues serve it best.
     """
-    return Profile.SWARM if incomplete >= CROWD and complete < incomplete else Profile.BULK
+    return EngineProfile.SWARM if incomplete >= CROWD and complete < incomplete else EngineProfile.BULK
 
 
-def choose_for_all(crowds: Iterable[tuple[int, int]]) -> Profile:
+def choose_common_profile(crowds: Iterable[tuple[int, int]]) -> EngineProfile:
     """The profile for a session with several contents, of whose swarms the tracker reports so many members with and without
     everything: shallow queues as soon as one has a crowd.
     """
-    return Profile.SWARM if any(choose_profile(*crowd) is Profile.SWARM for crowd in crowds) else Profile.BULK
+    return (
+        EngineProfile.SWARM
+        if any(choose_profile(*crowd) is EngineProfile.SWARM for crowd in crowds)
+        else EngineProfile.BULK
+    )
 
 
-def settings(
-    profile: Profile, listen: str, upload_limit: int, download_limit: int, name: str = ""
+def session_settings(
+    profile: EngineProfile, listen: str, upload_limit: int, download_limit: int, name: str = ""
 ) -> dict[str, int | bool | str]:
     """All settings of a session.
 
@@ -133,7 +137,7 @@ def settings(
         name: our peer ID; empty for one that is made up for each connection.
     """
     return {
-        **COMMON,
+        **COMMON_SETTINGS,
         **PROFILES[profile],
         "listen_interfaces": listen,
         "upload_rate_limit": upload_limit,

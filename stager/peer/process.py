@@ -21,36 +21,36 @@ from typing import Any, cast
 import libtorrent as lt
 
 from catalog.image.address import LEAF, Address, piece_length
-from catalog.swarm.torrent import info_hash, unproved_torrent
-from stager.content.leaf_set import Leaves
-from stager.content.peer_stats import idle
-from stager.peer.engine_profiles import settings
+from catalog.swarm.torrent import info_hash, unchecked_torrent
+from stager.content.leaf_set import LeafSet
+from stager.content.peer_stats import idle_peer_stats
+from stager.peer.engine_profiles import session_settings
 from stager.peer.protocol import (
-    Add,
-    Allow,
-    Banned,
-    Beat,
-    Blocked,
-    Command,
-    Complete,
-    Connect,
-    Event,
-    Failed,
-    Frames,
-    Moved,
-    Pieces,
-    Poison,
-    Progress,
-    Quit,
-    Ready,
-    Remove,
-    Start,
-    Tune,
-    Wrote,
-    command,
-    frame,
+    AddContent,
+    AddressBlocked,
+    AllowAddresses,
+    ConnectPeers,
+    ContentComplete,
+    ContentProgress,
+    CorruptPiece,
+    FileMoved,
+    FrameReader,
+    Heartbeat,
+    PeerBanned,
+    PeerCommand,
+    PeerEvent,
+    PeerFailure,
+    PiecesReceived,
+    PiecesWritten,
+    QuitSession,
+    RemoveContent,
+    SessionReady,
+    StartSession,
+    TuneSession,
+    encode_frame,
+    parse_command,
 )
-from stager.peer.torrent import Torrent, take, text_of, unfinished
+from stager.peer.torrent import PeerTorrent, add_pieces, endpoint_text, unfinished_pieces
 
 BEAT = 0.25
 """Seconds between signs of life, which are also when progress is looked at."""
@@ -83,58 +83,58 @@ _IP_FILTER = 0
 _EVERYBODY = (("0.0.0.0", "255.255.255.255"), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"))  # noqa: S104 - a range
 
 
-class Peer:
+class PeerSession:
     """The session and what it is doing. `events` collects what is to be said."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[PeerEvent] = []
         self._session: Any = None
         self._mask = 0
-        self._torrents: dict[bytes, tuple[Address, Torrent]] = {}
+        self._torrents: dict[bytes, tuple[Address, PeerTorrent]] = {}
         self._hashes: dict[Address, bytes] = {}
         self.alerts_waiting, self._alert_end = socket.socketpair()
         self.alerts_waiting.setblocking(False)
         self._alert_end.setblocking(False)
 
-    def obey(self, order: Command, attached: bytes) -> None:
+    def obey(self, order: PeerCommand, attached: bytes) -> None:
         """Carry out one command."""
         match order:
-            case Start():
+            case StartSession():
                 self._start(order)
-            case Add():
+            case AddContent():
                 self._add(order, attached)
-            case Allow():
+            case AllowAddresses():
                 self._session.set_ip_filter(_only(order.ips))
-            case Tune():
-                tuned = settings(order.profile, "", order.upload_limit, order.download_limit)
+            case TuneSession():
+                tuned = session_settings(order.profile, "", order.upload_limit, order.download_limit)
                 self._session.apply_settings({name: tuned[name] for name in tuned if name != "listen_interfaces"})
-            case Quit():
+            case QuitSession():
                 raise SystemExit(0)
-            case Connect() | Wrote() | Moved() | Remove():
+            case ConnectPeers() | PiecesWritten() | FileMoved() | RemoveContent():
                 entry = self._torrents.get(self._hashes.get(order.address, b""))
                 if entry is not None:
                     self._obey_for(order, entry[1])
 
-    def _obey_for(self, order: Connect | Wrote | Moved | Remove, torrent: Torrent) -> None:
+    def _obey_for(self, order: ConnectPeers | PiecesWritten | FileMoved | RemoveContent, torrent: PeerTorrent) -> None:
         """Carry out a command about one content that is in the session."""
         match order:
-            case Connect():
+            case ConnectPeers():
                 for peer in order.peers:
                     torrent.handle.connect_peer(peer)
-            case Wrote():
+            case PiecesWritten():
                 try:
-                    take(torrent, order)
+                    add_pieces(torrent, order)
                 except OSError as exc:
-                    self.events.append(Failed(address=order.address, reason=f"{torrent.path}: {exc.strerror}"))
-            case Moved():
+                    self.events.append(PeerFailure(address=order.address, reason=f"{torrent.path}: {exc.strerror}"))
+            case FileMoved():
                 torrent.path = Path(order.path)
                 torrent.handle.rename_file(0, order.path)
-            case Remove():
+            case RemoveContent():
                 del self._torrents[self._hashes.pop(order.address)]
                 self._session.remove_torrent(torrent.handle)
 
-    def _start(self, order: Start) -> None:
-        chosen = settings(order.profile, order.listen, order.upload_limit, order.download_limit, order.name)
+    def _start(self, order: StartSession) -> None:
+        chosen = session_settings(order.profile, order.listen, order.upload_limit, order.download_limit, order.name)
         category = lt.alert.category_t
         self._mask = chosen["alert_mask"] = int(
             category.error_notification
@@ -155,11 +155,11 @@ class Peer:
             everybody.add_rule(first, last, 1 << self._session.global_peer_class_id)
         self._session.set_peer_class_filter(everybody)
 
-    def _add(self, order: Add, attached: bytes) -> None:
+    def _add(self, order: AddContent, attached: bytes) -> None:
         authority = order.authority.encode()
         key = self._hashes[order.address] = info_hash(order.address, authority)
         layer, bits = attached[: order.layer], attached[order.layer :]
-        params = lt.load_torrent_buffer(unproved_torrent(order.address, layer, authority=authority))
+        params = lt.load_torrent_buffer(unchecked_torrent(order.address, layer, authority=authority))
         path = Path(order.path)
         params.save_path, params.renamed_files = str(path.parent), {0: path.name}
         params.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
@@ -169,11 +169,11 @@ class Peer:
             params.flags |= lt.torrent_flags.seed_mode
             params.verified_pieces = [True] * -(-order.address.size // piece_length(order.address.size))
         else:
-            params.have_pieces, params.unfinished_pieces = Leaves.of_bits(order.address, bits).as_pieces()
+            params.have_pieces, params.unfinished_pieces = LeafSet.of_bits(order.address, bits).as_pieces()
         handle = self._session.add_torrent(params)
         if authority:
             handle.set_ssl_certificate_buffer(order.certificate, order.key, FFDHE2048)
-        self._torrents[key] = (order.address, Torrent(handle, path, order.complete, fed=order.complete))
+        self._torrents[key] = (order.address, PeerTorrent(handle, path, order.complete, fed=order.complete))
 
     def listen(self) -> None:
         """Copy what libtorrent has to say."""
@@ -187,21 +187,21 @@ class Peer:
                 torrent.glance(time.monotonic())
             self._tell_fresh(address, torrent)
 
-    def _tell_fresh(self, address: Address, torrent: Torrent) -> None:
+    def _tell_fresh(self, address: Address, torrent: PeerTorrent) -> None:
         if torrent.fresh:
-            self.events.append(Pieces(address=address, pieces=tuple(torrent.fresh)))
+            self.events.append(PiecesReceived(address=address, pieces=tuple(torrent.fresh)))
             torrent.fresh = []
 
     def _hear(self, alert: Any) -> None:
         match alert:
             case lt.listen_succeeded_alert():
                 if alert.socket_type in (lt.socket_type_t.tcp, lt.socket_type_t.tcp_ssl):
-                    self.events.append(Ready(port=alert.port, tls=alert.socket_type == lt.socket_type_t.tcp_ssl))
+                    self.events.append(SessionReady(port=alert.port, tls=alert.socket_type == lt.socket_type_t.tcp_ssl))
             case lt.listen_failed_alert():
-                self.events.append(Failed(reason=f"cannot listen: {alert.message()}"))
+                self.events.append(PeerFailure(reason=f"cannot listen: {alert.message()}"))
             case lt.peer_blocked_alert():
                 if int(alert.reason) == _IP_FILTER:
-                    self.events.append(Blocked(ip=alert.endpoint[0]))
+                    self.events.append(AddressBlocked(ip=alert.endpoint[0]))
             case lt.state_update_alert():
                 for status in alert.status:
                     self._progress(status)
@@ -229,7 +229,7 @@ class Peer:
         match alert:
             case lt.block_finished_alert():
                 blocks = torrent.sources.setdefault(int(alert.piece_index), {})
-                blocks[int(alert.block_index)] = text_of(alert.endpoint)
+                blocks[int(alert.block_index)] = endpoint_text(alert.endpoint)
             case lt.piece_finished_alert():
                 torrent.fresh.append(int(alert.piece_index))
                 torrent.sources.pop(int(alert.piece_index), None)
@@ -242,17 +242,17 @@ class Peer:
                     torrent.complete = True
                     self._tell_fresh(address, torrent)
                     self._progress(torrent.handle.status(lt.torrent_handle.query_accurate_download_counters))
-                    self.events.append(Complete(address=address))
+                    self.events.append(ContentComplete(address=address))
             case lt.hash_failed_alert():
                 self._poisoned(address, torrent, int(alert.piece_index))
             case lt.peer_ban_alert():
-                self.events.append(Banned(address=address, peer=text_of(alert.endpoint)))
+                self.events.append(PeerBanned(address=address, peer=endpoint_text(alert.endpoint)))
             case lt.file_error_alert() | lt.torrent_error_alert():
                 # What is right in memory may be missing on disk from now on; libtorrent does not tell.
                 torrent.broken = True
-                self.events.append(Failed(address=address, reason=alert.message()))
+                self.events.append(PeerFailure(address=address, reason=alert.message()))
 
-    def _poisoned(self, address: Address, torrent: Torrent, piece: int) -> None:
+    def _poisoned(self, address: Address, torrent: PeerTorrent, piece: int) -> None:
         """A piece was wrong. Who did it is certain only when one peer alone sent all of it.
 
         libtorrent bans on weaker evidence, and now and then the wrong peer. So from the first wrong piece on we take note
@@ -266,13 +266,15 @@ class Peer:
         blocks = -(-min(length, size - piece * length) // LEAF)
         alone = set(sources.values())
         culprit = alone.pop() if len(sources) == blocks and len(alone) == 1 else None
-        suspects = {text_of(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails}
+        suspects = {endpoint_text(peer.ip) for peer in torrent.handle.get_peer_info() if peer.num_hashfails}
         suspects |= set(sources.values())
-        self.events.append(Poison(address=address, piece=piece, culprit=culprit, suspects=tuple(sorted(suspects))))
+        self.events.append(
+            CorruptPiece(address=address, piece=piece, culprit=culprit, suspects=tuple(sorted(suspects)))
+        )
 
     def beat(self) -> None:
         """Show life, and ask for what has changed."""
-        self.events.append(Beat())
+        self.events.append(Heartbeat())
         if self._session is not None:
             self._session.post_torrent_updates(lt.torrent_handle.query_accurate_download_counters)
 
@@ -286,12 +288,12 @@ class Peer:
             torrent.flush_at = began + FLUSH
             torrent.flush()
         if torrent.complete and not torrent.fed:
-            torrent.feeders, torrent.fed = idle(torrent.fed_by(status)), True
+            torrent.feeders, torrent.fed = idle_peer_stats(torrent.fed_by(status)), True
         if began >= torrent.look_at and not torrent.complete:
-            torrent.partial = tuple(unfinished(torrent.handle))
+            torrent.partial = tuple(unfinished_pieces(torrent.handle))
             torrent.feeders = torrent.fed_by(status)
             torrent.look_at = began + max(LOOK, (time.monotonic() - began) / LOOK_SHARE)
-        now = Progress(
+        now = ContentProgress(
             address=address,
             partial=torrent.partial,
             from_peers=status.total_payload_download,
@@ -327,7 +329,7 @@ def _only(ips: tuple[str, ...]) -> Any:
 
 def main() -> None:
     """Obey until standard input ends."""
-    peer, frames = Peer(), Frames()
+    peer, frames = PeerSession(), FrameReader()
     waiting = selectors.DefaultSelector()
     waiting.register(0, selectors.EVENT_READ)
     waiting.register(peer.alerts_waiting, selectors.EVENT_READ)
@@ -345,7 +347,7 @@ def main() -> None:
                     # The node is gone: so are we, at once and without a farewell to libtorrent's threads.
                     os._exit(0)
                 for line, attached in frames.feed(data):
-                    peer.obey(command(line), attached)
+                    peer.obey(parse_command(line), attached)
             now = time.monotonic()
             if now >= heard:
                 heard = never
@@ -354,7 +356,7 @@ def main() -> None:
             if now >= beat:
                 beat = now + BEAT
                 peer.beat()
-            said, peer.events = b"".join(frame(event) for event in peer.events), []
+            said, peer.events = b"".join(encode_frame(event) for event in peer.events), []
             while said:
                 said = said[os.write(1, said) :]
     except BrokenPipeError:

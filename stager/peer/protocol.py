@@ -12,8 +12,8 @@ from pydantic import Field
 
 from catalog.image.address import Address
 from signer.documents import Document, canonical, parse
-from stager.content.peer_stats import MAX_NAME, Feeder
-from stager.peer.engine_profiles import Profile
+from stager.content.peer_stats import MAX_NAME, PeerStats
+from stager.peer.engine_profiles import EngineProfile
 
 MAX_LINE = 4 << 20
 """Bytes of one line."""
@@ -22,18 +22,18 @@ MAX_ATTACHED = 16 << 30
 """Bytes attached to one line: the piece layer and leaf bits of the largest content, 64 TiB."""
 
 
-class Start(Document):
+class StartSession(Document):
     """Open the session. Must be first, and once. `name` is what we call ourselves to peers: a peer ID; empty for any."""
 
     do: Literal["start"] = "start"
     listen: str
     name: Annotated[str, Field(max_length=MAX_NAME)] = ""
-    profile: Profile
+    profile: EngineProfile
     upload_limit: Annotated[int, Field(ge=0)] = 0
     download_limit: Annotated[int, Field(ge=0)] = 0
 
 
-class Add(Document):
+class AddContent(Document):
     """Take part in the swarm of a content whose file is at `path`. Attached: the piece layer, then the leaf bits.
 
     Attributes:
@@ -52,7 +52,7 @@ class Add(Document):
     key: str = ""
 
 
-class Connect(Document):
+class ConnectPeers(Document):
     """Peers of a content to call, as (address, port)."""
 
     do: Literal["connect"] = "connect"
@@ -60,14 +60,14 @@ class Connect(Document):
     peers: tuple[tuple[str, int], ...]
 
 
-class Allow(Document):
+class AllowAddresses(Document):
     """All addresses that connections are taken from and made to. Before the first one there are none."""
 
     do: Literal["allow"] = "allow"
     ips: tuple[str, ...]
 
 
-class Wrote(Document):
+class PiecesWritten(Document):
     """Pieces that the node has put into the file by itself: to be checked, kept and offered to peers."""
 
     do: Literal["wrote"] = "wrote"
@@ -75,7 +75,7 @@ class Wrote(Document):
     pieces: tuple[int, ...]
 
 
-class Moved(Document):
+class FileMoved(Document):
     """The file has another path now."""
 
     do: Literal["moved"] = "moved"
@@ -83,32 +83,42 @@ class Moved(Document):
     path: str
 
 
-class Remove(Document):
+class RemoveContent(Document):
     """Leave the swarm; the file stays."""
 
     do: Literal["remove"] = "remove"
     address: Address
 
 
-class Tune(Document):
+class TuneSession(Document):
     """Another profile or other limits (bytes per second, 0 is none), at once."""
 
     do: Literal["tune"] = "tune"
-    profile: Profile
+    profile: EngineProfile
     upload_limit: Annotated[int, Field(ge=0)] = 0
     download_limit: Annotated[int, Field(ge=0)] = 0
 
 
-class Quit(Document):
+class QuitSession(Document):
     """End, with everything written."""
 
     do: Literal["quit"] = "quit"
 
 
-Command: TypeAlias = Start | Add | Connect | Allow | Wrote | Moved | Remove | Tune | Quit
+PeerCommand: TypeAlias = (
+    StartSession
+    | AddContent
+    | ConnectPeers
+    | AllowAddresses
+    | PiecesWritten
+    | FileMoved
+    | RemoveContent
+    | TuneSession
+    | QuitSession
+)
 
 
-class Ready(Document):
+class SessionReady(Document):
     """The session listens; `tls`: for the peers of restricted contents, on a port of their own."""
 
     event: Literal["ready"] = "ready"
@@ -116,13 +126,13 @@ class Ready(Document):
     tls: bool = False
 
 
-class Beat(Document):
+class Heartbeat(Document):
     """The process lives and its loop turns."""
 
     event: Literal["beat"] = "beat"
 
 
-class Pieces(Document):
+class PiecesReceived(Document):
     """Pieces that have come and are right."""
 
     event: Literal["pieces"] = "pieces"
@@ -130,7 +140,7 @@ class Pieces(Document):
     pieces: tuple[int, ...]
 
 
-class Progress(Document):
+class ContentProgress(Document):
     """How a content stands; sent when something changed.
 
     Attributes:
@@ -153,17 +163,17 @@ class Progress(Document):
     up: int
     peers: int
     seeds: int
-    feeders: tuple[Feeder, ...] = ()
+    feeders: tuple[PeerStats, ...] = ()
 
 
-class Complete(Document):
+class ContentComplete(Document):
     """Everything is here, right, and written."""
 
     event: Literal["complete"] = "complete"
     address: Address
 
 
-class Poison(Document):
+class CorruptPiece(Document):
     """A piece was wrong.
 
     Attributes:
@@ -178,7 +188,7 @@ class Poison(Document):
     suspects: tuple[str, ...]
 
 
-class Banned(Document):
+class PeerBanned(Document):
     """libtorrent talks to a peer no more, since it thinks that it sent wrong bytes. It is not always right."""
 
     event: Literal["banned"] = "banned"
@@ -186,14 +196,14 @@ class Banned(Document):
     peer: str
 
 
-class Blocked(Document):
+class AddressBlocked(Document):
     """A connection from, or to, an address that was not allowed."""
 
     event: Literal["blocked"] = "blocked"
     ip: str
 
 
-class Failed(Document):
+class PeerFailure(Document):
     """Something failed: of one content, or (None) of the process as a whole."""
 
     event: Literal["failed"] = "failed"
@@ -201,18 +211,49 @@ class Failed(Document):
     reason: str
 
 
-Event: TypeAlias = Ready | Beat | Pieces | Progress | Complete | Poison | Banned | Blocked | Failed
+PeerEvent: TypeAlias = (
+    SessionReady
+    | Heartbeat
+    | PiecesReceived
+    | ContentProgress
+    | ContentComplete
+    | CorruptPiece
+    | PeerBanned
+    | AddressBlocked
+    | PeerFailure
+)
 
-COMMANDS: dict[str, type[Command]] = {
-    kind.model_fields["do"].default: kind for kind in (Start, Add, Connect, Allow, Wrote, Moved, Remove, Tune, Quit)
+COMMANDS: dict[str, type[PeerCommand]] = {
+    kind.model_fields["do"].default: kind
+    for kind in (
+        StartSession,
+        AddContent,
+        ConnectPeers,
+        AllowAddresses,
+        PiecesWritten,
+        FileMoved,
+        RemoveContent,
+        TuneSession,
+        QuitSession,
+    )
 }
-EVENTS: dict[str, type[Event]] = {
+EVENTS: dict[str, type[PeerEvent]] = {
     kind.model_fields["event"].default: kind
-    for kind in (Ready, Beat, Pieces, Progress, Complete, Poison, Banned, Blocked, Failed)
+    for kind in (
+        SessionReady,
+        Heartbeat,
+        PiecesReceived,
+        ContentProgress,
+        ContentComplete,
+        CorruptPiece,
+        PeerBanned,
+        AddressBlocked,
+        PeerFailure,
+    )
 }
 
 
-def frame(message: Document, attached: bytes = b"") -> bytes:
+def encode_frame(message: Document, attached: bytes = b"") -> bytes:
     """A message as it goes over the pipe."""
     line = canonical(message)
     if attached:
@@ -220,7 +261,7 @@ def frame(message: Document, attached: bytes = b"") -> bytes:
     return line + b"\n" + attached
 
 
-class Frames:
+class FrameReader:
     """Cuts a stream of bytes into messages."""
 
     def __init__(self) -> None:
@@ -246,11 +287,11 @@ class Frames:
             raise ValueError(f"a line has more than {MAX_LINE} bytes")
 
 
-def command(line: bytes) -> Command:
+def parse_command(line: bytes) -> PeerCommand:
     """Read a command."""
     return parse(COMMANDS[json.loads(line)["do"]], line, "command", limit=MAX_LINE)
 
 
-def event(line: bytes) -> Event:
+def parse_event(line: bytes) -> PeerEvent:
     """Read an event."""
     return parse(EVENTS[json.loads(line)["event"]], line, "event", limit=MAX_LINE)

@@ -14,7 +14,7 @@ from pathlib import Path
 from signer.documents import Document
 from signer.errors import DocumentError
 from stager.errors import PeerFailed
-from stager.peer.protocol import Beat, Event, Frames, event, frame
+from stager.peer.protocol import FrameReader, Heartbeat, PeerEvent, encode_frame, parse_event
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -38,7 +38,7 @@ class PeerProcess:
     """
 
     def __init__(
-        self, hear: Callable[[Event], None], clock: Callable[[], float] = time.monotonic, log: Path | None = None
+        self, hear: Callable[[PeerEvent], None], clock: Callable[[], float] = time.monotonic, log: Path | None = None
     ) -> None:
         self._hear, self._clock = hear, clock
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -97,7 +97,7 @@ class PeerProcess:
 
     def send(self, message: Document, attached: bytes = b"") -> None:
         """Queue a command. Never waits; to a process that is gone it says nothing."""
-        self._outbox.put(frame(message, attached))
+        self._outbox.put(encode_frame(message, attached))
 
     def end(self, *, kill: bool = False) -> None:
         """End it and wait until it is gone: its input is closed, or it is killed."""
@@ -130,11 +130,11 @@ class PeerProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        frames = Frames()
+        frames = FrameReader()
         with contextlib.suppress(DocumentError, ValueError):  # nonsense: it is not heard again, and is found silent
             while data := os.read(self._process.stdout.fileno(), 1 << 16):
                 for line, _ in frames.feed(data):
-                    heard = event(line)
+                    heard = parse_event(line)
                     self._beaten = self._clock()
-                    if not isinstance(heard, Beat):
+                    if not isinstance(heard, Heartbeat):
                         self._hear(heard)

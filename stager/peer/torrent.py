@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from catalog.image.address import piece_length
-from stager.content.peer_stats import Feeder, Feeding, Seen
-from stager.peer.protocol import Progress, Wrote
+from stager.content.peer_stats import PeerSample, PeerStats, PeerStatsRecorder
+from stager.peer.protocol import ContentProgress, PiecesWritten
 
 _WRITTEN = 3
 """`block_info::finished`: the block is on disk."""
@@ -22,7 +22,7 @@ GLANCE_SHARE = 0.01
 
 
 @dataclass
-class Torrent:
+class PeerTorrent:
     """One content in the session, and what of it has not been said yet."""
 
     handle: Any
@@ -30,15 +30,15 @@ class Torrent:
     complete: bool
     broken: bool = False
     fresh: list[int] = field(default_factory=list)
-    said: Progress | None = None
+    said: ContentProgress | None = None
     partial: tuple[tuple[int, tuple[int, ...]], ...] = ()
     look_at: float = 0.0
     flush_at: float = 0.0
     flushing: int = 0
     finished: bool = False
     sources: dict[int, dict[int, str]] = field(default_factory=dict)
-    feeding: Feeding = field(default_factory=Feeding)
-    feeders: tuple[Feeder, ...] = ()
+    feeding: PeerStatsRecorder = field(default_factory=PeerStatsRecorder)
+    feeders: tuple[PeerStats, ...] = ()
     fed: bool = False
     glance_at: float = 0.0
 
@@ -48,7 +48,7 @@ class Torrent:
             self.flushing += 1
             self.handle.flush_cache()
 
-    def fed_by(self, status: Any) -> tuple[Feeder, ...]:
+    def fed_by(self, status: Any) -> tuple[PeerStats, ...]:
         """Who has sent what, by libtorrent's status of the torrent; asked for only while something is to come."""
         if not status.total_payload_download:
             return ()
@@ -64,14 +64,14 @@ class Torrent:
 
     def _look(self) -> None:
         seen = (
-            Seen(name, text_of(peer.ip), int(peer.total_download), int(peer.payload_down_speed))
+            PeerSample(name, endpoint_text(peer.ip), int(peer.total_download), int(peer.payload_down_speed))
             for peer in self.handle.get_peer_info()
-            if (name := name_of(peer.pid))
+            if (name := peer_name(peer.pid))
         )
         self.feeding.look(seen)
 
 
-def take(torrent: Torrent, order: Wrote) -> None:
+def add_pieces(torrent: PeerTorrent, order: PiecesWritten) -> None:
     """Hand pieces that are in the file to libtorrent, which checks them and writes the same bytes once more."""
     length, size = piece_length(order.address.size), order.address.size
     with torrent.path.open("rb", buffering=0) as file:
@@ -80,7 +80,7 @@ def take(torrent: Torrent, order: Wrote) -> None:
             torrent.handle.add_piece(piece, content, 0)
 
 
-def unfinished(handle: Any) -> list[tuple[int, tuple[int, ...]]]:
+def unfinished_pieces(handle: Any) -> list[tuple[int, tuple[int, ...]]]:
     """What is on disk of unfinished pieces."""
     found = []
     for piece in handle.get_download_queue():
@@ -90,11 +90,11 @@ def unfinished(handle: Any) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-def name_of(peer_id: Any) -> str:
+def peer_name(peer_id: Any) -> str:
     """A peer ID as text, without what cannot be printed; empty for one that has not said it yet."""
     return "".join(chr(byte) for byte in peer_id.to_bytes() if 0x20 < byte < 0x7F)
 
 
-def text_of(endpoint: tuple[str, int]) -> str:
+def endpoint_text(endpoint: tuple[str, int]) -> str:
     ip, port = endpoint
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"

@@ -4,10 +4,10 @@ import logging
 import threading
 from collections.abc import Callable
 
+from catalog.swarm.tracker import AnnounceEvent as Announced
 from catalog.swarm.tracker import Endpoint
-from catalog.swarm.tracker import Event as Announced
 from stager.errors import TrackerRefuses, TrackerUnavailable
-from stager.swarm.torrent_state import Member
+from stager.swarm.torrent_state import SwarmTorrent
 from stager.swarm.tracker_client import TrackerClient
 
 log = logging.getLogger("partita.swarm")
@@ -23,7 +23,7 @@ LAST_PAUSE = 30.0
 """Seconds until a tracker that did not answer is asked again: doubling from the first to the last."""
 
 
-class Meeting:
+class Announcer:
     """Keeps all contents announced.
 
     Args:
@@ -37,9 +37,9 @@ class Meeting:
     def __init__(
         self,
         tracker: TrackerClient,
-        port: Callable[[Member], int],
-        members: Callable[[], list[Member]],
-        introduce: Callable[[Member, set[Endpoint]], None],
+        port: Callable[[SwarmTorrent], int],
+        members: Callable[[], list[SwarmTorrent]],
+        introduce: Callable[[SwarmTorrent, set[Endpoint]], None],
         clock: Callable[[], float],
     ) -> None:
         self._tracker, self._port, self._members, self._introduce, self._clock = (
@@ -71,7 +71,7 @@ class Meeting:
         self._knocked |= knocked
         self._look.set()
 
-    def leave(self, member: Member) -> bool:
+    def leave(self, member: SwarmTorrent) -> bool:
         """Say that we leave one swarm; returns whether the tracker answered."""
         try:
             if member.announced is None:
@@ -98,7 +98,7 @@ class Meeting:
             if len(due) <= AT_ONCE:
                 self._look.wait(BREATH)
 
-    def _announce(self, member: Member) -> None:
+    def _announce(self, member: SwarmTorrent) -> None:
         now, event = self._clock(), member.announced or Announced.UPDATE
         try:
             heard = self._tracker.announce(member.address, self._port(member), member.leaves.missing, event)

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from catalog.access.authorizer import Readers
-from catalog.content.blob_store import Blobs
+from catalog.access.authorizer import CatalogAuthorizer
+from catalog.content.blob_store import ContentStore
 from catalog.errors import CatalogError
 from catalog.image.address import Address
 from catalog.publication.state_directory import open_database
 from catalog.schema.swarms import SwarmGrant
-from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, Holder
-from stager.content.piece_map import Guide
-from stager.fetch.resume import boot_id
-from stager.swarm.grants import Passes
-from stager.swarm.options import Options
+from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
+from stager.content.piece_map import PieceMap
+from stager.fetch.resume import read_boot_id
+from stager.swarm.grants import CatalogCredentialsProvider
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
@@ -31,10 +31,10 @@ LOOK = 2.0
 log = logging.getLogger("partita.swarm")
 
 
-class OwnGrants:
-    """Passes from the catalog's own secrets, for the place of the origin; see `stager.swarm.grants.Granting`."""
+class OriginGrants:
+    """Passes from the catalog's own secrets, for the place of the origin; see `stager.swarm.grants.GrantIssuer`."""
 
-    def __init__(self, readers: Readers, now: Callable[[], datetime]) -> None:
+    def __init__(self, readers: CatalogAuthorizer, now: Callable[[], datetime]) -> None:
         self._readers, self._now = readers, now
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
@@ -44,17 +44,17 @@ class OwnGrants:
         if authority:
             certificate = self._readers.authority.issue(request or "", address.root.hex(), node, now, KEY_LIFE)
         return SwarmGrant(
-            grant=self._readers.keys.issue(Holder(ORIGIN, ""), self._readers.swarm_hash(address), now),
+            grant=self._readers.keys.issue(KeyHolder(ORIGIN, ""), self._readers.swarm_hash(address), now),
             expires=(now + KEY_LIFE).replace(microsecond=0),
             authority=authority.decode("ascii") or None,
             certificate=certificate,
         )
 
 
-def seed(
+def seed_catalog(
     directory: Path,
     url: str,
-    options: Options,
+    options: SwarmOptions,
     *,
     now: Callable[[], datetime],
     clock: Callable[[], float],
@@ -76,17 +76,17 @@ def seed(
         PeerFailed: the peer process cannot listen.
         CatalogError: the database cannot be read.
     """
-    database, blobs = open_database(directory), Blobs(directory)
+    database, blobs = open_database(directory), ContentStore(directory)
     try:
-        readers = Readers(database, now, clock)
-        passes = Passes(OwnGrants(readers, now), ORIGIN, now)
+        readers = CatalogAuthorizer(database, now, clock)
+        passes = CatalogCredentialsProvider(OriginGrants(readers, now), ORIGIN, now)
         tracker = TrackerClient(
             url.rstrip("/") + "/v1",
             peer_id=secrets.token_bytes(20),
             grants=lambda address: passes(address).grant,
             authorities=lambda address: passes(address).authority,
         )
-        with tracker, Swarm(tracker, options, boot=boot_id(), clock=clock, admission=passes) as swarm:
+        with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, admission=passes) as swarm:
             shared: dict[Address, bytes] = {}
             first = True
             while first or not ending.wait(LOOK):
@@ -100,7 +100,12 @@ def seed(
 
 
 def _share(
-    swarm: Swarm, readers: Readers, passes: Passes, blobs: Blobs, address: Address, shared: dict[Address, bytes]
+    swarm: Swarm,
+    readers: CatalogAuthorizer,
+    passes: CatalogCredentialsProvider,
+    blobs: ContentStore,
+    address: Address,
+    shared: dict[Address, bytes],
 ) -> None:
     """Share a content in the swarm that it has now: restricting or opening it makes that another one."""
     authority = readers.authority_of(address)
@@ -110,7 +115,7 @@ def _share(
         swarm.leave(address)
         passes.forget(address)
     try:
-        guide = Guide.of(address, blobs.beside(address, "layer"))
+        guide = PieceMap.of(address, blobs.beside(address, "layer"))
     except CatalogError as exc:
         log.warning("%s is not shared: %s", address, exc)
         return

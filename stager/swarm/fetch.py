@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.content.multipart_ranges import MAX_RANGES
-from catalog.swarm.origin_scheduler import PART
-from signer.runtime.progress import Advance, nothing
-from stager.content.leaf_set import Leaves
-from stager.content.peer_stats import Feeder
-from stager.content.piece_map import Guide, parts
+from catalog.swarm.origin_scheduler import ORIGIN_PART
+from signer.runtime.progress import Advance, ignore_progress
+from stager.content.leaf_set import LeafSet
+from stager.content.peer_stats import PeerStats
+from stager.content.piece_map import PieceMap, piece_runs
 from stager.errors import (
     ContentCorrupt,
     SourceLacks,
@@ -27,12 +27,12 @@ from stager.errors import (
     TrackerRefuses,
     TrackerUnavailable,
 )
-from stager.fetch.http import joined
-from stager.fetch.resume import found
-from stager.fetch.sources import Source, read_ranges
-from stager.swarm.stall_policy import Action, History, decide_rescue
+from stager.fetch.http import join_ranges
+from stager.fetch.resume import find_leaves
+from stager.fetch.sources import ContentSource, read_ranges
+from stager.swarm.stall_policy import RescueAction, StallHistory, decide_rescue
 from stager.swarm.swarm import Swarm
-from stager.swarm.torrent_state import Member
+from stager.swarm.torrent_state import SwarmTorrent
 from stager.swarm.tracker_client import TrackerClient
 
 PULLERS = 2
@@ -64,7 +64,7 @@ LOOK = 0.25
 
 
 @dataclass
-class Brought:
+class FetchResult:
     """Where the bytes of one content came from.
 
     Attributes:
@@ -84,11 +84,11 @@ class Brought:
     poisoners: tuple[str, ...] = ()
     suspects: tuple[str, ...] = ()
     rescues: tuple[str, ...] = ()
-    feeders: tuple[Feeder, ...] = ()
+    feeders: tuple[PeerStats, ...] = ()
     seconds: float = field(default=0.0, compare=False)
 
 
-class SwarmFetching:
+class SwarmFetch:
     """One fetch.
 
     Args:
@@ -109,17 +109,17 @@ class SwarmFetching:
         self,
         swarm: Swarm,
         tracker: TrackerClient | None,
-        source: Source,
-        guide: Guide,
+        source: ContentSource,
+        guide: PieceMap,
         path: Path,
         *,
         journal: Path | None,
         boot: str,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
-        advance: Advance = nothing,
+        advance: Advance = ignore_progress,
         patience: float = PATIENCE,
-        here: Leaves | None = None,
+        here: LeafSet | None = None,
     ) -> None:
         self._swarm, self._tracker, self._source, self._guide = swarm, tracker, source, guide
         self._path, self._journal, self._boot = path, journal, boot
@@ -133,9 +133,9 @@ class SwarmFetching:
         self._wrong: dict[int, int] = {}
         self._rate = 0.0
         self._trouble: StagerError | None = None
-        self.brought = Brought()
+        self.brought = FetchResult()
 
-    def run(self) -> Brought:
+    def run(self) -> FetchResult:
         """Fill the file; returns where its bytes came from.
 
         Raises:
@@ -146,7 +146,7 @@ class SwarmFetching:
         began = self._clock()
         leaves = self._here
         if leaves is None:
-            leaves = found(self._guide, self._path, self._journal, self._boot)
+            leaves = find_leaves(self._guide, self._path, self._journal, self._boot)
         self.brought.resumed = self._guide.address.size - leaves.missing
         self._advance(self.brought.resumed)
         member = self._swarm.join(self._guide, self._path, leaves, self._journal)
@@ -169,9 +169,9 @@ class SwarmFetching:
             self._journal.unlink(missing_ok=True)
         return self.brought
 
-    def _watch(self, member: Member, pullers: list[Future[None]]) -> None:
+    def _watch(self, member: SwarmTorrent, pullers: list[Future[None]]) -> None:
         """Until everything is here: tell of progress, and do something when there is none."""
-        taken: list[tuple[Action, float]] = []
+        taken: list[tuple[RescueAction, float]] = []
         missing, progress_at = member.leaves.missing, member.progress_at
         while not self._swarm.wait(lambda: _done(member), LOOK):
             now = self._clock()
@@ -184,7 +184,7 @@ class SwarmFetching:
                 self._http = True
             if member.progress_at != progress_at:
                 progress_at = member.progress_at
-                taken = [step for step in taken if step[0] is Action.HTTP]
+                taken = [step for step in taken if step[0] is RescueAction.HTTP]
             if self._http and member.failure is None and member.from_peers - self._before_http > RECOVERED:
                 self._http, taken = False, []
             if now - progress_at > self._patience:
@@ -192,18 +192,18 @@ class SwarmFetching:
                     f"nothing right has come of {member.address} for {self._patience:.0f} s; what came is kept: "
                     f"stage again to go on ({self._trouble or 'no peer has the rest'})"
                 )
-            action = decide_rescue(History(progress_at, member.connected, tuple(taken)), now)
-            if action is Action.KEEP or self._http:
+            action = decide_rescue(StallHistory(progress_at, member.connected, tuple(taken)), now)
+            if action is RescueAction.KEEP or self._http:
                 continue
             taken.append((action, now))
             self.brought.rescues += (str(action),)
-            if action is Action.HTTP:
+            if action is RescueAction.HTTP:
                 self._http, self._before_http = True, member.from_peers
             else:
-                self._swarm.readd(member, forget=action is Action.DROP_PEERS)
+                self._swarm.readd(member, forget=action is RescueAction.DROP_PEERS)
         self._advance(missing)
 
-    def _pull(self, member: Member, descriptor: int) -> None:
+    def _pull(self, member: SwarmTorrent, descriptor: int) -> None:
         """Fetch from the origin what the tracker gives us, or in a rescue what is missing, until everything is here."""
         while not self._stop.is_set() and not _done(member):
             ranges = self._again_ranges() or self._given(member) or (self._lacking(member) if self._http else [])
@@ -225,9 +225,9 @@ class SwarmFetching:
 
     @property
     def _want(self) -> int:
-        return int(min(MOST, max(PART, self._rate * AHEAD)))
+        return int(min(MOST, max(ORIGIN_PART, self._rate * AHEAD)))
 
-    def _given(self, member: Member) -> list[tuple[int, int]]:
+    def _given(self, member: SwarmTorrent) -> list[tuple[int, int]]:
         """Parts that the tracker gives us; it is told what we have that it does not know of."""
         if self._tracker is None or self._clock() < self._deaf_until:
             return []
@@ -244,17 +244,17 @@ class SwarmFetching:
             return []
         return given
 
-    def _lacking(self, member: Member) -> list[tuple[int, int]]:
+    def _lacking(self, member: SwarmTorrent) -> list[tuple[int, int]]:
         """Some of what is missing and nobody here is fetching, from a random place on."""
         with self._lock:
             missing = [piece for piece in member.leaves.missing_pieces() if piece not in self._pulling]
             if not missing:
                 return []
             at = self._rng.randrange(len(missing))
-            first, last = next(parts(missing[at:], max(1, self._want // self._guide.piece)))
+            first, last = next(piece_runs(missing[at:], max(1, self._want // self._guide.piece)))
             return [(self._guide.bounds(first)[0], self._guide.bounds(last)[1])]
 
-    def _fetch(self, member: Member, descriptor: int, start: int, end: int) -> None:
+    def _fetch(self, member: SwarmTorrent, descriptor: int, start: int, end: int) -> None:
         """Fetch a range of whole pieces; each is proved, written and shared as it comes. Pieces that are here are not."""
         guide = self._guide
         wanted = [
@@ -269,7 +269,7 @@ class SwarmFetching:
                 waiting = iter(request)
                 buffer, now = bytearray(), next(waiting, None)
                 for chunk in read_ranges(
-                    self._source, guide.address, joined(run for _, runs in request for run in runs)
+                    self._source, guide.address, join_ranges(run for _, runs in request for run in runs)
                 ):
                     if self._stop.is_set():
                         return
@@ -295,12 +295,12 @@ class SwarmFetching:
             if self._untold is not None:
                 self._untold.append((start, end))
 
-    def _lacks(self, member: Member, piece: int) -> list[tuple[int, int]]:
+    def _lacks(self, member: SwarmTorrent, piece: int) -> list[tuple[int, int]]:
         """What to ask the origin for of a piece: the leaves that are missing; all of it when that came out wrong."""
         return [self._guide.bounds(piece)] if piece in self._wrong else member.leaves.lacking(piece)
 
     def _arrived(
-        self, member: Member, descriptor: int, piece: int, ranges: list[tuple[int, int]], content: bytes
+        self, member: SwarmTorrent, descriptor: int, piece: int, ranges: list[tuple[int, int]], content: bytes
     ) -> bool:
         """Prove a piece and write it, unless the swarm was faster; returns whether it was written."""
         start, end = self._guide.bounds(piece)
@@ -328,7 +328,7 @@ class SwarmFetching:
             os.pwrite(descriptor, data, place)
         return True
 
-    def _count(self, member: Member) -> None:
+    def _count(self, member: SwarmTorrent) -> None:
         brought = self.brought
         brought.from_peers, brought.wasted, brought.feeders = member.from_peers, member.wasted, member.feeders
         brought.poisoners, brought.suspects = tuple(sorted(member.poisoners)), tuple(sorted(member.suspects))
@@ -352,6 +352,6 @@ def _requests(
         yield group
 
 
-def _done(member: Member) -> bool:
+def _done(member: SwarmTorrent) -> bool:
     """Everything is here; written by the peer process, or by us after it failed."""
     return member.complete or (member.failure is not None and member.leaves.complete)

@@ -22,7 +22,7 @@ from catalog.image.address import Address
 from catalog.schema.swarms import SwarmGrant
 from stager.errors import TrackerRefuses, TrackerUnavailable
 
-AWAY = timedelta(seconds=10)
+CATALOG_RETRY = timedelta(seconds=10)
 """For how long a catalog that did not answer is not asked again: a node may have a thousand contents to ask for."""
 
 RENEW = timedelta(hours=6)
@@ -30,7 +30,7 @@ RENEW = timedelta(hours=6)
 
 
 @dataclass(frozen=True)
-class Pass:
+class SwarmCredentials:
     """What a node shows in the swarm of one content; empty members where the content is public.
 
     Attributes:
@@ -47,19 +47,19 @@ class Pass:
     expires: datetime | None = None
 
 
-PUBLIC = Pass()
+PUBLIC_CREDENTIALS = SwarmCredentials()
 """Of contents that everybody may read."""
 
-Admission = Callable[[Address], Pass]
+CredentialsProvider = Callable[[Address], SwarmCredentials]
 """Gives the pass for a content; raises TrackerRefuses where this node may not have it, TrackerUnavailable if unknown now."""
 
 
-def everything_is_public(_: Address) -> Pass:
+def public_credentials(_: Address) -> SwarmCredentials:
     """The admission of a stranger."""
-    return PUBLIC
+    return PUBLIC_CREDENTIALS
 
 
-class Granting(Protocol):
+class GrantIssuer(Protocol):
     """What of `catalog.client.client.CatalogClient` is needed; errors are catalog.errors."""
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
@@ -72,7 +72,7 @@ def node_label() -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:63] or "node"
 
 
-class Passes:
+class CatalogCredentialsProvider:
     """An Admission that asks the catalog, and remembers. Safe to use from several threads.
 
     Args:
@@ -81,10 +81,12 @@ class Passes:
         now: the time, UTC.
     """
 
-    def __init__(self, catalog: Granting, node: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, catalog: GrantIssuer, node: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self._catalog, self._node, self._now = catalog, node, now
         self._lock = threading.Lock()
-        self._held: dict[Address, Pass] = {}
+        self._held: dict[Address, SwarmCredentials] = {}
         self._away: datetime | None = None
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
@@ -98,7 +100,7 @@ class Passes:
         with self._lock:
             self._held.pop(address, None)
 
-    def __call__(self, address: Address) -> Pass:
+    def __call__(self, address: Address) -> SwarmCredentials:
         """The pass for a content.
 
         Raises:
@@ -110,7 +112,7 @@ class Passes:
             held = self._held.get(address)
         if held is not None and held.expires is not None and now < held.expires - RENEW:
             return held
-        resting = self._away is not None and now < self._away + AWAY
+        resting = self._away is not None and now < self._away + CATALOG_RETRY
         try:
             granted = None if resting else self._catalog.grant(address, self._node, self._request)
             reason = "the catalog did not answer just now"
@@ -123,7 +125,7 @@ class Passes:
                 return held
             raise TrackerUnavailable(f"no pass for the swarm of {address}: {reason}")
         authority = (granted.authority or "").encode("ascii")
-        got = Pass(
+        got = SwarmCredentials(
             granted.grant,
             authority,
             (granted.certificate or "") if authority else "",

@@ -8,7 +8,7 @@ MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
-class Options:
+class SwarmOptions:
     """How a node takes part.
 
     Attributes:

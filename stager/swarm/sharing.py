@@ -15,19 +15,19 @@ from catalog.swarm.torrent import travels_by_swarm
 from signer.runtime.progress import Advance
 from stager.cache import sidecars as beside
 from stager.cache.cache import Cache
-from stager.cache.entries import Key
-from stager.content.leaf_set import Leaves
-from stager.content.piece_map import Guide
-from stager.content.transfer_stats import Arrival, Traffic
-from stager.fetch.local_reuse import Reused
-from stager.fetch.resume import found
-from stager.fetch.sources import Source
-from stager.swarm.fetch import SwarmFetching
+from stager.cache.entries import CacheKey
+from stager.content.leaf_set import LeafSet
+from stager.content.piece_map import PieceMap
+from stager.content.transfer_stats import TransferInProgress, TransferTraffic
+from stager.fetch.local_reuse import ReuseResult
+from stager.fetch.resume import find_leaves
+from stager.fetch.sources import ContentSource
+from stager.swarm.fetch import SwarmFetch
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
 
-class Sharing:
+class CacheSharing:
     """The node's part in swarms, for its cache. A context manager; the swarm is opened before and closed after it.
 
     Args:
@@ -39,7 +39,7 @@ class Sharing:
         self, cache: Cache, swarm: Swarm, tracker: TrackerClient | None, *, boot: str, rng: random.Random
     ) -> None:
         self._cache, self._swarm, self._tracker, self._boot, self._rng = cache, swarm, tracker, boot, rng
-        self._gone: queue.SimpleQueue[Key | None] = queue.SimpleQueue()
+        self._gone: queue.SimpleQueue[CacheKey | None] = queue.SimpleQueue()
         self._leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
 
     @property
@@ -71,7 +71,7 @@ class Sharing:
         """Payload bytes that went to peers since the start, for what is still offered."""
         return sum(member.sent for member in self._swarm.members)
 
-    def __enter__(self) -> "Sharing":
+    def __enter__(self) -> "CacheSharing":
         """Begin to watch the cache."""
         self._cache.on_gone(self._gone.put)
         self._leaving.start()
@@ -88,14 +88,14 @@ class Sharing:
         offered = 0
         for donor in self._cache.donors():
             if travels_by_swarm(donor.address.size):
-                layer = beside.layer(self._cache.root, donor.address)
-                guide = Guide.of(donor.address, layer)
+                layer = beside.read_layer(self._cache.root, donor.address)
+                guide = PieceMap.of(donor.address, layer)
                 if guide.layer is not None:
                     self._swarm.join(guide, donor.path)
                     offered += 1
         return offered
 
-    def offer(self, guide: Guide) -> None:
+    def offer(self, guide: PieceMap) -> None:
         """Offer what was just committed; if it came through its swarm, connections stay."""
         path = self._cache.path(guide.address)
         if any(member.address == guide.address for member in self._swarm.members):
@@ -108,19 +108,25 @@ class Sharing:
         self._swarm.leave(address)
 
     def fetch(
-        self, guide: Guide, path: Path, reused: Reused | None, source: Source, arrival: Arrival, advance: Advance
+        self,
+        guide: PieceMap,
+        path: Path,
+        reused: ReuseResult | None,
+        source: ContentSource,
+        arrival: TransferInProgress,
+        advance: Advance,
     ) -> None:
         """Fetch what is missing of a content through its swarm, and from the origin where that does better.
 
         Raises:
             As SwarmFetching.run.
         """
-        journal = beside.journal(self._cache.root, str(guide.address))
-        here = found(guide, path, journal, self._boot)
+        journal = beside.journal_path(self._cache.root, str(guide.address))
+        here = find_leaves(guide, path, journal, self._boot)
         claim_zeros(here, guide)
         if reused is not None:
             claim_copies(here, reused)
-        fetching = SwarmFetching(
+        fetching = SwarmFetch(
             self._swarm,
             self._tracker,
             source,
@@ -133,12 +139,12 @@ class Sharing:
             here=here,
         )
 
-        def live() -> Traffic:
+        def live() -> TransferTraffic:
             members = [one for one in self._swarm.members if one.address == guide.address]
             peers = members[0].connected if members else 0
             from_peers = members[0].from_peers if members else fetching.brought.from_peers
             feeders = members[0].feeders if members else fetching.brought.feeders
-            return Traffic(from_peers, fetching.brought.from_origin, peers, feeders)
+            return TransferTraffic(from_peers, fetching.brought.from_origin, peers, feeders)
 
         with arrival.counting(live):
             fetching.run()
@@ -149,7 +155,7 @@ class Sharing:
                 self._swarm.leave(Address.parse(key))
 
 
-def claim_zeros(leaves: Leaves, guide: Guide) -> None:
+def claim_zeros(leaves: LeafSet, guide: PieceMap) -> None:
     """Count the leaves that the data map calls zero as here. When it lies, the piece comes out wrong and comes again."""
     if guide.data_map is None:
         return
@@ -160,7 +166,7 @@ def claim_zeros(leaves: Leaves, guide: Guide) -> None:
         at = offset + length
 
 
-def claim_copies(leaves: Leaves, reused: Reused) -> None:
+def claim_copies(leaves: LeafSet, reused: ReuseResult) -> None:
     """Count the leaves that were copied whole as here, unproved as they are: as above."""
     blocks = LEAF // HINT_BLOCK
     size = leaves.address.size

@@ -9,11 +9,11 @@ origin over HTTP, while the swarm stays open.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-STALL = 3.0
+STALL_SECONDS = 3.0
 """Seconds without a right piece after which something is done, and after which the next thing is done."""
 
 
-class Action(StrEnum):
+class RescueAction(StrEnum):
     """The steps of a rescue, in order."""
 
     KEEP = "keep"
@@ -23,7 +23,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
-class History:
+class StallHistory:
     """What has happened to one content.
 
     Attributes:
@@ -34,19 +34,19 @@ class History:
 
     progress_at: float
     connected: int
-    taken: tuple[tuple[Action, float], ...] = field(default=())
+    taken: tuple[tuple[RescueAction, float], ...] = field(default=())
 
 
-def decide_rescue(history: History, now: float) -> Action:
+def decide_rescue(history: StallHistory, now: float) -> RescueAction:
     """The step to take now; KEEP for none."""
     since = max([history.progress_at, *(at for _, at in history.taken)])
     steps = [action for action, _ in history.taken]
-    if Action.HTTP in steps:
-        return Action.KEEP
-    if now - since < STALL:
-        return Action.KEEP
+    if RescueAction.HTTP in steps:
+        return RescueAction.KEEP
+    if now - since < STALL_SECONDS:
+        return RescueAction.KEEP
     if history.connected == 0:  # there is nobody to forget
-        return Action.HTTP
-    if Action.READD not in steps:
-        return Action.READD
-    return Action.DROP_PEERS if Action.DROP_PEERS not in steps else Action.HTTP
+        return RescueAction.HTTP
+    if RescueAction.READD not in steps:
+        return RescueAction.READD
+    return RescueAction.DROP_PEERS if RescueAction.DROP_PEERS not in steps else RescueAction.HTTP

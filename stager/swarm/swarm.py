@@ -16,34 +16,34 @@ from typing import Self
 
 from catalog.image.address import Address
 from catalog.swarm.tracker import Endpoint
-from stager.content.leaf_set import Leaves
-from stager.content.piece_map import Guide
+from stager.content.leaf_set import LeafSet
+from stager.content.piece_map import PieceMap
 from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
-from stager.peer.engine_profiles import Profile, choose_for_all
+from stager.peer.engine_profiles import EngineProfile, choose_common_profile
 from stager.peer.protocol import (
-    Add,
-    Allow,
-    Banned,
-    Blocked,
-    Complete,
-    Connect,
-    Event,
-    Failed,
-    Moved,
-    Pieces,
-    Poison,
-    Progress,
-    Ready,
-    Remove,
-    Start,
-    Tune,
-    Wrote,
+    AddContent,
+    AddressBlocked,
+    AllowAddresses,
+    ConnectPeers,
+    ContentComplete,
+    ContentProgress,
+    CorruptPiece,
+    FileMoved,
+    PeerBanned,
+    PeerEvent,
+    PeerFailure,
+    PiecesReceived,
+    PiecesWritten,
+    RemoveContent,
+    SessionReady,
+    StartSession,
+    TuneSession,
 )
 from stager.peer.supervisor import PeerProcess
-from stager.swarm.announcer import Meeting
-from stager.swarm.grants import PUBLIC, Admission, everything_is_public
-from stager.swarm.options import Options
-from stager.swarm.torrent_state import Member
+from stager.swarm.announcer import Announcer
+from stager.swarm.grants import PUBLIC_CREDENTIALS, CredentialsProvider, public_credentials
+from stager.swarm.options import SwarmOptions
+from stager.swarm.torrent_state import SwarmTorrent
 from stager.swarm.tracker_client import TrackerClient
 
 log = logging.getLogger("partita.swarm")
@@ -75,25 +75,25 @@ class Swarm:
     def __init__(
         self,
         tracker: TrackerClient | None,
-        options: Options,
+        options: SwarmOptions,
         *,
         boot: str,
         clock: Callable[[], float] = time.monotonic,
-        admission: Admission = everything_is_public,
+        admission: CredentialsProvider = public_credentials,
     ) -> None:
         self._options, self._boot, self._clock, self._admission = options, boot, clock, admission
-        self._members: dict[Address, Member] = {}
+        self._members: dict[Address, SwarmTorrent] = {}
         self._changed = threading.Condition(threading.RLock())
         self._allowed: frozenset[str] = frozenset()
         self._refused: set[str] = set()
         self._ending = threading.Event()
-        self._profile = Profile.BULK
+        self._profile = EngineProfile.BULK
         self._restarts: list[float] = []
         self._process: PeerProcess | None = None
         self.port = self.tls_port = 0
         self.failure: str | None = None
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
-        self._meeting = tracker and Meeting(tracker, self.port_for, lambda: self.members, self._named, clock)
+        self._meeting = tracker and Announcer(tracker, self.port_for, lambda: self.members, self._named, clock)
 
     def __enter__(self) -> Self:
         """Start the peer process and wait until it listens."""
@@ -124,7 +124,9 @@ class Swarm:
 
     # What the node asks for.
 
-    def join(self, guide: Guide, path: Path, leaves: Leaves | None = None, journal: Path | None = None) -> Member:
+    def join(
+        self, guide: PieceMap, path: Path, leaves: LeafSet | None = None, journal: Path | None = None
+    ) -> SwarmTorrent:
         """Take part in a content's swarm.
 
         Args:
@@ -138,17 +140,17 @@ class Swarm:
         if guide.layer is None:
             raise ValueError(f"{guide.address} has no proved piece layer; without one nothing is checked as it arrives")
         if leaves is None or leaves.complete:
-            leaves = Leaves(guide.address)
+            leaves = LeafSet(guide.address)
             leaves.add(0, guide.address.size)
-        refusal, admission = None, PUBLIC
+        refusal, admission = None, PUBLIC_CREDENTIALS
         try:
             admission = self._admission(guide.address)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             refusal = str(exc)
         with self._changed:
-            member = Member(guide, path, leaves, leaves.complete, self._clock(), journal, admission=admission)
+            member = SwarmTorrent(guide, path, leaves, leaves.complete, self._clock(), journal, admission=admission)
             if guide.address in self._members:
-                self._send(Remove(address=guide.address))
+                self._send(RemoveContent(address=guide.address))
             self._members[guide.address] = member
             if refusal is not None:
                 log.info("%s", refusal)
@@ -157,7 +159,7 @@ class Swarm:
         self._announce()
         return member
 
-    def port_for(self, member: Member) -> int:
+    def port_for(self, member: SwarmTorrent) -> int:
         """Where we listen for the peers of a content."""
         return self.tls_port if member.admission.authority else self.port
 
@@ -165,7 +167,7 @@ class Swarm:
         """Take part no more; the file stays as it is."""
         with self._changed:
             member = self._members.pop(address, None)
-            self._send(Remove(address=address))
+            self._send(RemoveContent(address=address))
         if member and self._meeting:
             self._meeting.leave(member)
 
@@ -174,15 +176,15 @@ class Swarm:
         with self._changed:
             if member := self._members.get(address):
                 member.path = path
-                self._send(Moved(address=address, path=str(path)))
+                self._send(FileMoved(address=address, path=str(path)))
 
-    def wrote(self, member: Member, pieces: list[int]) -> None:
+    def wrote(self, member: SwarmTorrent, pieces: list[int]) -> None:
         """Pieces that were proved and written into the file from elsewhere: now the swarm may have them from us."""
         with self._changed:
             self._came(member, pieces)
-            self._send(Wrote(address=member.address, pieces=tuple(pieces)))
+            self._send(PiecesWritten(address=member.address, pieces=tuple(pieces)))
 
-    def introduce(self, member: Member, peers: set[Endpoint]) -> None:
+    def introduce(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
         """Peers to call, and to let in."""
         with self._changed:
             new = peers - member.named
@@ -191,12 +193,12 @@ class Swarm:
             if new:
                 self._connect(member, new)
 
-    def readd(self, member: Member, *, forget: bool = False) -> None:
+    def readd(self, member: SwarmTorrent, *, forget: bool = False) -> None:
         """Leave the swarm and join it again, which forgets bans and dead connections; `forget` drops the peers too."""
         with self._changed:
             if member.kept_out:
                 return
-            self._send(Remove(address=member.address))
+            self._send(RemoveContent(address=member.address))
             if forget:
                 member.named = set()
                 member.announce_at = 0.0
@@ -209,7 +211,7 @@ class Swarm:
         """Limit what all contents together send and receive, in bytes per second, from now on; 0 is no limit."""
         with self._changed:
             self._options = replace(self._options, upload_limit=upload, download_limit=download)
-            self._send(Tune(profile=self._profile, upload_limit=upload, download_limit=download))
+            self._send(TuneSession(profile=self._profile, upload_limit=upload, download_limit=download))
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition over members; returns whether it holds."""
@@ -217,7 +219,7 @@ class Swarm:
             return self._changed.wait_for(until, seconds)
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[SwarmTorrent]:
         """All contents, as they stand."""
         with self._changed:
             return list(self._members.values())
@@ -239,18 +241,18 @@ class Swarm:
 
     # What the peer process says.
 
-    def _hear(self, process: list[PeerProcess], event: Event) -> None:
+    def _hear(self, process: list[PeerProcess], event: PeerEvent) -> None:
         with self._changed:
             if not process or process[0] is not self._process:
                 return  # the last words of one that was replaced
             match event:
-                case Ready(tls=True):
+                case SessionReady(tls=True):
                     self.tls_port = event.port
-                case Ready():
+                case SessionReady():
                     self.port = event.port
-                case Blocked():
+                case AddressBlocked():
                     self._announce(knocked=True)
-                case Failed(address=None):
+                case PeerFailure(address=None):
                     self.failure = event.reason
                     log.warning("peer process: %s", event.reason)
                 case _:
@@ -258,35 +260,35 @@ class Swarm:
                         self._hear_of(member, event)
             self._changed.notify_all()
 
-    def _hear_of(self, member: Member, event: Event) -> None:
+    def _hear_of(self, member: SwarmTorrent, event: PeerEvent) -> None:
         match event:
-            case Pieces() if member.failure is None:
+            case PiecesReceived() if member.failure is None:
                 self._came(member, event.pieces)
-            case Progress():
+            case ContentProgress():
                 member.progress = event
                 member.keep_journal(self._boot, self._clock())
-            case Complete():
+            case ContentComplete():
                 member.completed()
                 self._announce()
-            case Poison():
+            case CorruptPiece():
                 self._poisoned(member, event)
-            case Banned():
+            case PeerBanned():
                 member.suspects.add(event.peer)
-            case Failed() if member.failure is None:  # one cause has many effects
+            case PeerFailure() if member.failure is None:  # one cause has many effects
                 member.failure = event.reason
                 log.warning("%s: %s", member.address, event.reason)
                 # Pieces are said to be here when they are right, which may be before they are written.
-                self._send(Remove(address=member.address))
+                self._send(RemoveContent(address=member.address))
                 member.reprove()
 
-    def _poisoned(self, member: Member, event: Poison) -> None:
+    def _poisoned(self, member: SwarmTorrent, event: CorruptPiece) -> None:
         """Who is certain to have sent a wrong piece is let in no more, from whatever port."""
         if member.poisoned(event) and event.culprit:
             log.warning("%s: piece %d from %s was wrong; it is refused", member.address, event.piece, event.culprit)
             self._refused.add(event.culprit.rpartition(":")[0].strip("[]"))
             self._let_in()
 
-    def _came(self, member: Member, pieces: list[int] | tuple[int, ...]) -> None:
+    def _came(self, member: SwarmTorrent, pieces: list[int] | tuple[int, ...]) -> None:
         new = [piece for piece in pieces if member.leaves.add_piece(piece)]
         if new:
             member.progress_at = self._clock()
@@ -305,7 +307,7 @@ class Swarm:
         known.append(self._process)
         limits = self._options
         self._send(
-            Start(
+            StartSession(
                 listen=listen,
                 profile=self._profile,
                 upload_limit=limits.upload_limit,
@@ -348,7 +350,7 @@ class Swarm:
                 member.reprove()
             self._start()
 
-    def _add(self, member: Member) -> None:
+    def _add(self, member: SwarmTorrent) -> None:
         if member.kept_out:
             return
         self._send(*member.order())
@@ -356,33 +358,42 @@ class Swarm:
             self._connect(member, member.named)
 
     def _send(
-        self, message: Add | Allow | Connect | Moved | Remove | Start | Tune | Wrote, attached: bytes = b""
+        self,
+        message: AddContent
+        | AllowAddresses
+        | ConnectPeers
+        | FileMoved
+        | RemoveContent
+        | StartSession
+        | TuneSession
+        | PiecesWritten,
+        attached: bytes = b"",
     ) -> None:
         if self._process:
             self._process.send(message, attached)
 
-    def _connect(self, member: Member, peers: set[Endpoint]) -> None:
+    def _connect(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
         places = tuple((peer.ip, peer.port) for peer in sorted(peers, key=str))
-        self._send(Connect(address=member.address, peers=places))
+        self._send(ConnectPeers(address=member.address, peers=places))
 
     def _let_in(self) -> None:
         allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) - self._refused
         if allowed != self._allowed:
             self._allowed = allowed
-            self._send(Allow(ips=tuple(sorted(allowed))))
+            self._send(AllowAddresses(ips=tuple(sorted(allowed))))
 
     def _announce(self, *, knocked: bool = False) -> None:
         if self._meeting:
             self._meeting.look(knocked=knocked)
 
-    def _named(self, member: Member, peers: set[Endpoint]) -> None:
+    def _named(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
         """The tracker named peers, and has said how large the swarm is."""
         self._renew(member)
         with self._changed:
             self.introduce(member, peers)
             self._choose_profile()
 
-    def _renew(self, member: Member) -> None:
+    def _renew(self, member: SwarmTorrent) -> None:
         """A certificate that nears its end is replaced; announcing does the same for announce keys."""
         if not member.admission.authority:
             return
@@ -394,7 +405,7 @@ class Swarm:
 
     def _choose_profile(self) -> None:
         """Shallow queues as soon as one content has a crowd."""
-        profile = choose_for_all(member.crowd for member in self._members.values())
+        profile = choose_common_profile(member.crowd for member in self._members.values())
         if profile is not self._profile:
             self._profile = profile
             self.limit(self._options.upload_limit, self._options.download_limit)

@@ -5,21 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.image.address import LEAF, Address
+from catalog.swarm.tracker import AnnounceEvent as Announced
 from catalog.swarm.tracker import Endpoint
-from catalog.swarm.tracker import Event as Announced
-from stager.content.leaf_set import Leaves
-from stager.content.peer_stats import Feeder, idle, together
-from stager.content.piece_map import Guide
-from stager.fetch.resume import proved, write_journal
-from stager.peer.protocol import Add, Poison, Progress
-from stager.swarm.grants import PUBLIC, Pass
+from stager.content.leaf_set import LeafSet
+from stager.content.peer_stats import PeerStats, idle_peer_stats, merge_peer_stats
+from stager.content.piece_map import PieceMap
+from stager.fetch.resume import verified_pieces, write_journal
+from stager.peer.protocol import AddContent, ContentProgress, CorruptPiece
+from stager.swarm.grants import PUBLIC_CREDENTIALS, SwarmCredentials
 
 JOURNAL = 0.5
 """Seconds between entries in a journal: what a node that is killed fetches again, at most."""
 
 
 @dataclass
-class Member:
+class SwarmTorrent:
     """One content in its swarm. Fields change under the swarm's lock.
 
     Attributes:
@@ -38,25 +38,25 @@ class Member:
         fresh: pieces that came since the peer process was told what is here.
     """
 
-    guide: Guide
+    guide: PieceMap
     path: Path
-    leaves: Leaves
+    leaves: LeafSet
     complete: bool
     progress_at: float
     journal: Path | None = None
     failure: str | None = None
     named: set[Endpoint] = field(default_factory=set)
-    progress: Progress | None = None
+    progress: ContentProgress | None = None
     poisoners: set[str] = field(default_factory=set)
     suspects: set[str] = field(default_factory=set)
     crowd: tuple[int, int] = (0, 0)
     announce_at: float = 0.0
     announced: Announced | None = Announced.STARTED
     pause: float = 0.0
-    admission: Pass = PUBLIC
+    admission: SwarmCredentials = PUBLIC_CREDENTIALS
     kept_out: bool = False
     _before: tuple[int, int, int] = (0, 0, 0)
-    _fed_before: tuple[Feeder, ...] = ()
+    _fed_before: tuple[PeerStats, ...] = ()
     _journalled: float = 0.0
     fresh: set[int] = field(default_factory=set)
 
@@ -85,9 +85,9 @@ class Member:
         return self._total(2)
 
     @property
-    def feeders(self) -> tuple[Feeder, ...]:
+    def feeders(self) -> tuple[PeerStats, ...]:
         """From whom how much of `from_peers` came, the most first."""
-        return together(self._fed_before, self.progress.feeders if self.progress else ())
+        return merge_peer_stats(self._fed_before, self.progress.feeders if self.progress else ())
 
     @property
     def connected(self) -> int:
@@ -96,15 +96,15 @@ class Member:
 
     def restarted(self) -> None:
         """The session's counters begin again."""
-        self._fed_before = idle(self.feeders)
+        self._fed_before = idle_peer_stats(self.feeders)
         self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
 
-    def order(self) -> tuple[Add, bytes]:
+    def order(self) -> tuple[AddContent, bytes]:
         """What a peer process is told so that it takes part, and what is attached to that."""
         layer = self.guide.layer or b""
         if not self.complete and self.leaves.complete:
             self.complete, self.announced, self.announce_at = True, Announced.COMPLETED, 0.0
-        order = Add(
+        order = AddContent(
             address=self.address,
             path=str(self.path),
             layer=len(layer),
@@ -129,12 +129,12 @@ class Member:
         try:
             needed = set(self.guide.needed)
             here = [piece for piece in self.fresh if piece in needed]
-            for piece in set(here) - set(proved(self.guide, descriptor, here)):
+            for piece in set(here) - set(verified_pieces(self.guide, descriptor, here)):
                 self.leaves.drop_piece(piece)
         finally:
             os.close(descriptor)
 
-    def poisoned(self, event: Poison) -> bool:
+    def poisoned(self, event: CorruptPiece) -> bool:
         """A piece was wrong, and is missing again; tells whether it is certain of a peer, for the first time, that it sent it."""
         self.suspects |= set(event.suspects)
         self.leaves.drop_piece(event.piece)
@@ -149,7 +149,7 @@ class Member:
         if self.journal is None or self.complete or now - self._journalled < JOURNAL:
             return
         self._journalled = now
-        leaves = Leaves.of_bits(self.address, self.leaves.bits())
+        leaves = LeafSet.of_bits(self.address, self.leaves.bits())
         for piece, numbers in self.progress.partial if self.progress else ():
             start = self.guide.bounds(piece)[0]
             for number in numbers:

@@ -14,8 +14,16 @@ import httpx
 from catalog.errors import Malformed
 from catalog.image.address import Address
 from catalog.swarm.torrent import short_hash
-from catalog.swarm.tracker import Event
-from catalog.swarm.tracker_protocol import GRANT, MAX_ANSWER, Callers, Heard, Parts, PartsQuery, parse_answer
+from catalog.swarm.tracker import AnnounceEvent
+from catalog.swarm.tracker_protocol import (
+    GRANT,
+    MAX_TRACKER_RESPONSE,
+    AnnounceResponse,
+    IncomingPeers,
+    OriginRanges,
+    OriginRangesQuery,
+    parse_announce_response,
+)
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from stager.errors import TrackerRefuses, TrackerUnavailable
@@ -23,11 +31,11 @@ from stager.errors import TrackerRefuses, TrackerUnavailable
 TIMEOUT = httpx.Timeout(4.0, connect=2.0)
 """Seconds. An announce takes milliseconds; a swarm goes on without its tracker, so nothing waits for it."""
 
-Grants = Callable[[Address], str]
+GrantProvider = Callable[[Address], str]
 """The announce key for a content, or "" where none is needed."""
 
 
-D = TypeVar("D", Parts, Callers)
+D = TypeVar("D", OriginRanges, IncomingPeers)
 
 
 class TrackerClient:
@@ -47,7 +55,7 @@ class TrackerClient:
         *,
         peer_id: bytes,
         site: str = "",
-        grants: Grants = lambda _: "",
+        grants: GrantProvider = lambda _: "",
         authorities: Callable[[Address], bytes] = lambda _: b"",
         timeout: httpx.Timeout = TIMEOUT,
     ) -> None:
@@ -70,7 +78,9 @@ class TrackerClient:
         """Give the connections back."""
         self._http.close()
 
-    def announce(self, address: Address, port: int, left: int, event: Event = Event.UPDATE) -> Heard:
+    def announce(
+        self, address: Address, port: int, left: int, event: AnnounceEvent = AnnounceEvent.UPDATE
+    ) -> AnnounceResponse:
         """Say that we are in a swarm, and hear who else is.
 
         Raises:
@@ -84,7 +94,7 @@ class TrackerClient:
         )
         status, body = self._ask("GET", f"/announce?{query}")
         try:
-            return parse_answer(body)
+            return parse_announce_response(body)
         except Malformed as exc:
             if 400 <= status < 500:
                 raise TrackerRefuses(f"{self.url}: {exc}") from exc
@@ -98,24 +108,24 @@ class TrackerClient:
         Raises:
             TrackerUnavailable, TrackerRefuses: as `announce`.
         """
-        asked = PartsQuery(address=address, port=port, grant=self._grants(address), have=tuple(have), want=want)
+        asked = OriginRangesQuery(address=address, port=port, grant=self._grants(address), have=tuple(have), want=want)
         status, body = self._ask("POST", "/swarms/parts", canonical(asked))
         if status == httpx.codes.CONFLICT:
             return None
-        parts = list(self._document(Parts, status, body).parts)
+        parts = list(self._document(OriginRanges, status, body).parts)
         if any(not start < end <= address.size for start, end in parts):
             raise TrackerUnavailable(f"{self.url}: gave a part that lies beyond the content {address}")
         return parts
 
-    def callers(self, port: int) -> Callers:
+    def callers(self, port: int) -> IncomingPeers:
         """To whom we were named in the last minute; errors as `announce`."""
-        return self._document(Callers, *self._ask("GET", f"/swarms/callers?port={port}"))
+        return self._document(IncomingPeers, *self._ask("GET", f"/swarms/callers?port={port}"))
 
     def _document(self, kind: type[D], status: int, body: bytes) -> D:
         if 400 <= status < 500:
             raise TrackerRefuses(f"{self.url}: answered {status}: {body[:200].decode(errors='replace')}")
         try:
-            return parse(kind, body, f"the answer of {self.url}", limit=MAX_ANSWER)
+            return parse(kind, body, f"the answer of {self.url}", limit=MAX_TRACKER_RESPONSE)
         except DocumentError as exc:
             raise TrackerUnavailable(f"{self.url}: answered {status}: {exc}") from exc
 
@@ -126,7 +136,7 @@ class TrackerClient:
                 received = bytearray()
                 for chunk in answer.iter_raw():
                     received += chunk
-                    if len(received) > MAX_ANSWER:
+                    if len(received) > MAX_TRACKER_RESPONSE:
                         break
                 return answer.status_code, bytes(received)
         except (httpx.HTTPError, httpx.InvalidURL) as exc:

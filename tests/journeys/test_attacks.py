@@ -14,8 +14,8 @@ import pytest
 
 from catalog.errors import CatalogError, Equivocation, Stale, Unverified
 from catalog.hepix.image_list import ImageList, ListedImage, write_list
-from catalog.hepix.importer import Order, open_list
-from catalog.hepix.subscriptions import Endorser, Subscriptions
+from catalog.hepix.importer import ImportRequest, open_list
+from catalog.hepix.subscriptions import ListEndorser, Subscriptions
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
@@ -328,7 +328,7 @@ def _(scene: Scene) -> None:
         creator="Bob", images=(image,),
     )  # fmt: skip
     message = sign_message(ann.signer(), write_list(named), grid.now)
-    order = Order("site", Endorser("/DC=org/CN=Bob", "/DC=org/CN=CA"), every=True)
+    order = ImportRequest("site", ListEndorser("/DC=org/CN=Bob", "/DC=org/CN=CA"), every=True)
     with pytest.raises(Unverified, match="CN=Ann signed it"):
         open_list(message, Subscriptions(scene.root / "state"), order, grid.rules, grid.now)
 

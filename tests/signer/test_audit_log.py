@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from signer.audit_log import FIRST, MARK_EVERY, AuditLog, Head, Remembered, read, verify
+from signer.audit_log import MARK_EVERY, ZERO_HASH, AuditHead, AuditHeadPin, AuditLog, read_log, verify_log
 from signer.documents import canonical
 from signer.errors import AuditBroken, AuditUnwritable
 
@@ -37,10 +37,10 @@ def test_the_form_is_the_documented_one(tmp_path: Path) -> None:
 
     line = (
         b'{"at":"2026-11-22T12:00:00Z","data":{"title":"star/worker@1.0"},"kind":"publish",'
-        b'"prev":"' + FIRST.encode() + b'","seq":1}\n'
+        b'"prev":"' + ZERO_HASH.encode() + b'","seq":1}\n'
     )
     assert (tmp_path / "log").read_bytes() == line
-    assert head == Head(seq=1, sha256=hashlib.sha256(line).hexdigest())
+    assert head == AuditHead(seq=1, sha256=hashlib.sha256(line).hexdigest())
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
     command = ["bash", "-c", 'tail -n 1 "$1" | sha256sum', "bash", str(tmp_path / "log")]
     stock = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -50,9 +50,9 @@ def test_the_form_is_the_documented_one(tmp_path: Path) -> None:
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log")
 
-    assert [entry.data["number"] for entry in read(path)] == list(range(6))
-    assert next(read(path)).data == {"number": 0, "nothing": None, "texts": ["ä", "\n"]}
-    report = verify(path)
+    assert [entry.data["number"] for entry in read_log(path)] == list(range(6))
+    assert next(read_log(path)).data == {"number": 0, "nothing": None, "texts": ["ä", "\n"]}
+    report = verify_log(path)
     assert (report.intact, report.entries, report.torn, report.repairs) == (True, 6, 0, 0)
 
 
@@ -62,7 +62,7 @@ def lines(path: Path) -> list[bytes]:
 
 def rechained(found: list[bytes]) -> list[bytes]:
     """What a careful forger does: every hash and number after the change made right again."""
-    last, made = FIRST, []
+    last, made = ZERO_HASH, []
     for number, line in enumerate(found, 1):
         entry = json.loads(line) | {"prev": last, "seq": number}
         made.append(canonical(entry) + b"\n")
@@ -99,13 +99,13 @@ def test_the_past_cannot_be_changed_unseen(
     attack: str, change: Callable[[list[bytes]], list[bytes]], says: str, tmp_path: Path
 ) -> None:
     path = log_of(tmp_path / "log")
-    head = verify(path).head
+    head = verify_log(path).head
     assert head is not None
     changed = change(lines(path))
     assert changed != lines(path), attack
     path.write_bytes(b"".join(changed))
 
-    report = verify(path, [Remembered(head, "a receipt")])
+    report = verify_log(path, [AuditHeadPin(head, "a receipt")])
 
     assert not report.intact
     assert any(says in fault for fault in report.faults), report.faults
@@ -116,24 +116,24 @@ def test_an_end_that_nobody_remembers_is_the_limit(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log")
     path.write_bytes(b"".join(lines(path)[:4]))
 
-    assert verify(path).intact
+    assert verify_log(path).intact
 
 
 def test_a_torn_line_is_cut_off_and_told(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log", 3)
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"at":"2026')
-    assert verify(path).torn == 11
+    assert verify_log(path).torn == 11
 
     log = AuditLog(path, NOW)
     log.append("end", {}, NOW)
     log.close()
 
     assert path.read_bytes().startswith(whole)
-    assert [entry.kind for entry in read(path)][3:] == ["repaired", "end"]
-    repaired = list(read(path))[3]
+    assert [entry.kind for entry in read_log(path)][3:] == ["repaired", "end"]
+    repaired = list(read_log(path))[3]
     assert repaired.data == {"bytes": 11, "sha256": hashlib.sha256(b'{"at":"2026').hexdigest()}
-    report = verify(path)
+    report = verify_log(path)
     assert (report.intact, report.entries, report.repairs, report.torn) == (True, 5, 1, 0)
 
 
@@ -144,8 +144,8 @@ def test_a_log_of_nothing_but_a_torn_line(cut: int, tmp_path: Path) -> None:
 
     AuditLog(path, NOW).close()
 
-    assert [entry.kind for entry in read(path)] == ["repaired"]
-    assert verify(path).intact
+    assert [entry.kind for entry in read_log(path)] == ["repaired"]
+    assert verify_log(path).intact
 
 
 def test_a_changed_end_is_not_written_on(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_threads_and_processes_write_one_chain(tmp_path: Path) -> None:
     for log in logs:
         log.close()
 
-    report = verify(path)
+    report = verify_log(path)
     assert report.intact, report.faults
     assert report.entries == 100
 
@@ -211,7 +211,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(after: float, tmp_path: Path
 
     AuditLog(path, NOW).close()
 
-    report = verify(path)
+    report = verify_log(path)
     assert report.intact, report.faults
     assert report.entries >= max(acknowledged, default=1)
 
@@ -233,7 +233,7 @@ def test_a_full_disk_leaves_the_log_whole(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(tmp_path / "log")], capture_output=True, text=True, check=True
     )
     assert "the audit log cannot be written: File too large" in said.stdout
-    report = verify(tmp_path / "log")
+    report = verify_log(tmp_path / "log")
     assert (report.intact, report.entries, report.torn) == (True, 2, 0)
 
 
@@ -246,8 +246,8 @@ def test_what_no_reader_would_take_is_not_written(kind: str, data: dict[str, obj
         log.append(kind, data, NOW)
     log.append("end", {}, NOW)
     log.close()
-    assert verify(tmp_path / "log").intact
-    assert [entry.kind for entry in read(tmp_path / "log")] == ["end"]
+    assert verify_log(tmp_path / "log").intact
+    assert [entry.kind for entry in read_log(tmp_path / "log")] == ["end"]
 
 
 def test_pages_are_found_from_the_middle(tmp_path: Path) -> None:
@@ -266,11 +266,11 @@ def test_pages_are_found_from_the_middle(tmp_path: Path) -> None:
 
 
 def test_heads_are_written_and_read() -> None:
-    head = Head(seq=12, sha256="ab" * 32)
-    assert Head.parse(str(head)) == head
+    head = AuditHead(seq=12, sha256="ab" * 32)
+    assert AuditHead.parse(str(head)) == head
     for text in ("", "12", "12:xyz", "x:" + "ab" * 32, "-1:" + "ab" * 32, "²:" + "ab" * 32):
         with pytest.raises(ValueError, match=r".+"):
-            Head.parse(text)
+            AuditHead.parse(text)
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -278,4 +278,4 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(AuditUnwritable, match="cannot be opened"):
         AuditLog(tmp_path / "file" / "log", NOW)
     with pytest.raises(AuditUnwritable, match="cannot be read"):
-        verify(tmp_path / "none")
+        verify_log(tmp_path / "none")

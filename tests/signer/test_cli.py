@@ -11,7 +11,7 @@ from signer.cli import key_app, read_passphrase
 from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring, read_keys
 from signer.openpgp.keys import SignerSettings
-from signer.runtime.settings import Settings, load
+from signer.runtime.settings import Settings, load_settings
 from tests.support.openpgp_people import FORGED, People
 
 
@@ -123,6 +123,6 @@ def test_the_first_line_is_the_passphrase(tmp_path: Path, keys: Keys) -> None:
 
 def test_the_home_is_a_setting(tmp_path: Path) -> None:
     environ = {"PARTITA_SIGNER_HOME": str(tmp_path / "mine")}
-    settings = load({"signer": SignerSettings}, file=tmp_path / "none.toml", environ=environ)
+    settings = load_settings({"signer": SignerSettings}, file=tmp_path / "none.toml", environ=environ)
     assert settings.section(SignerSettings).home == tmp_path / "mine"
     assert settings.origins["signer.home"] == "environment PARTITA_SIGNER_HOME"

@@ -9,7 +9,7 @@ from catalog.client import transfer
 from catalog.errors import CatalogError
 from catalog.image.reference import Reference
 from signer.openpgp.keyring import Keyring
-from stager.factory import opened
+from stager.factory import open_stager
 from stager.settings import NodeSettings
 from tests.support import commands, factories
 from tests.support.catalog.service_process import Service, Vo, first_root
@@ -30,7 +30,7 @@ def test_the_credential_of_a_site_opens_what_is_restricted_to_it(tmp_path: Path)
         partita("catalog", "site", "register", "lyon", "-o", str(credential))
         partita("image", "restrict", "star", "--site", "lyon")
         with service.client() as client:
-            transfer.publish(client, secret)
+            transfer.publish_image(client, secret)
         root = tmp_path / "root.json"
         root.write_bytes(first_root(service.url))
 
@@ -39,13 +39,13 @@ def test_the_credential_of_a_site_opens_what_is_restricted_to_it(tmp_path: Path)
                 directory=tmp_path / name, catalog=service.url, tuf_root=root, credential=file, cache_quota=1 << 30
             )
 
-        with opened(node("stranger", None), time.time, service=True) as (_, catalog):
+        with open_stager(node("stranger", None), time.time, service=True) as (_, catalog):
             # Signed metadata is for everybody and lists it; what it lists is not given out.
             with pytest.raises(CatalogError):
                 catalog.manifest(secret.manifest.image_id)
             with pytest.raises(CatalogError):
                 catalog.resolve(Reference.parse("star/secret"))
-        with opened(node("lyon", credential), time.time, service=True) as (stager, catalog):
+        with open_stager(node("lyon", credential), time.time, service=True) as (stager, catalog):
             manifest = catalog.manifest(catalog.resolve(Reference.parse("star/secret")))
             staged = stager.stage(manifest, "test", 60)
             for address in manifest.blobs():

@@ -11,8 +11,8 @@ from catalog.image.address import LEAF, Address
 from catalog.image.manifest import Blank
 from stager import scrubber as scrubbing
 from stager.cache.cache import Cache
-from stager.content.blanks import make_blank, room
-from stager.fetch.rate_limit import Throttle
+from stager.content.blanks import make_blank, reserved_size
+from stager.fetch.rate_limit import RateLimit
 from stager.scrubber import Scrubber, choose_next
 from tests.stager.cache.test_trash import put
 from tests.support.stager.fakes import Clock
@@ -80,7 +80,7 @@ def test_zeros_are_not_read(cache: Cache, clock: Clock) -> None:
 
 def test_it_goes_on_where_it_was_left(cache: Cache, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubbing, "STEP", 4 * LEAF)
-    monkeypatch.setattr(scrubbing, "READ", 4 * LEAF)
+    monkeypatch.setattr(scrubbing, "READ_SIZE", 4 * LEAF)
     address = put(cache, CONTENT)
     clock.now += DAY
     job = Job(cache, clock)
@@ -141,7 +141,7 @@ def test_a_hole_where_data_belongs_is_found(cache: Cache, clock: Clock) -> None:
 
 def test_blanks_are_checked_too(cache: Cache, clock: Clock) -> None:
     blank = Blank(size=1 << 20, filesystem="swap", label="")
-    with cache.reserve({blank: room(blank)}), cache.fill(blank) as incoming:
+    with cache.reserve({blank: reserved_size(blank)}), cache.fill(blank) as incoming:
         assert incoming is not None
         make_blank(blank, incoming.path)
         cache.commit(incoming, blank)
@@ -175,7 +175,7 @@ def test_a_throttle_lets_through_its_rate_and_a_burst() -> None:
         slept.append(seconds)
         clock.now += seconds
 
-    throttle = Throttle(1000, clock, sleep)
+    throttle = RateLimit(1000, clock, sleep)
     for _ in range(100):
         throttle(100)
     assert clock.now == pytest.approx(10.0, abs=0.3)
@@ -184,5 +184,5 @@ def test_a_throttle_lets_through_its_rate_and_a_burst() -> None:
     for _ in range(10):
         throttle(100)
     assert clock.now - before >= 0.7
-    Throttle(0, clock, sleep)(1 << 40)
+    RateLimit(0, clock, sleep)(1 << 40)
     assert clock.now - before < 1.1

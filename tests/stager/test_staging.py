@@ -13,9 +13,9 @@ from catalog.image.manifest import Blank, Manifest
 from catalog.image.reference import Reference
 from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached, QuotaExceeded, SourceLacks, SourceUnavailable, StagerError
-from stager.fetch.http import CORRUPT_TRIES, Pace
-from stager.fetch.sources import CUT_TRIES, HttpSource, Source
-from stager.staging import Stager, State, total, wanted_of
+from stager.fetch.http import CORRUPT_TRIES, FetchLimits
+from stager.fetch.sources import CUT_TRIES, ContentSource, HttpSource
+from stager.staging import ItemState, Stager, required_items, total_size
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE, Served, without_blanks
 from tests.support.stager.fakes import MIB, Clock, MemorySource, Unguided, no_sleep
@@ -55,9 +55,9 @@ def test_an_image_is_staged_and_staging_it_again_moves_nothing(cache: Cache, ima
     assert (second.from_cache, second.from_network, second.made) == (data_bytes(source), 0, 0)
     assert len(source.reads) == asked
     assert second.held == first.held
-    assert {held.state for held in second.held.values()} == {State.VERIFIED}
+    assert {held.state for held in second.held.values()} == {ItemState.VERIFIED}
     assert set(cache.holders()) == {"machine:1", "machine:2"}
-    assert len(cache.leases()) == 2 * len(wanted_of(manifest))
+    assert len(cache.leases()) == 2 * len(required_items(manifest))
 
 
 def test_paths_are_those_of_the_cache_and_only_of_the_image(cache: Cache, image: Image) -> None:
@@ -65,7 +65,7 @@ def test_paths_are_those_of_the_cache_and_only_of_the_image(cache: Cache, image:
     staged = Stager(cache, source, PACE).stage(manifest, "m", 60)
     for address in manifest.blobs():
         assert staged.path(address) == cache.path(address)
-    (blank,) = (thing for thing in wanted_of(manifest) if isinstance(thing, Blank))
+    (blank,) = (thing for thing in required_items(manifest) if isinstance(thing, Blank))
     assert staged.blank(blank) == cache.path(blank)
     assert staged.blank(blank).stat().st_size == blank.size
     with pytest.raises(NotCached, match="no part of the image"):
@@ -89,7 +89,7 @@ def test_progress_adds_up(cache: Cache, image: Image, twice: bool) -> None:
         stager.stage(manifest, "m", 60)
     steps: list[int] = []
     stager.stage(manifest, "m", 60, steps.append)
-    assert sum(steps) == total(manifest)
+    assert sum(steps) == total_size(manifest)
     assert all(step >= 0 for step in steps)
 
 
@@ -130,7 +130,7 @@ def test_staging_survives_a_source_that(
     steps: list[int] = []
     Stager(cache, source, PACE).stage(manifest, "m", 60, steps.append)
     check_staged(cache, manifest, source)
-    assert sum(steps) == total(manifest), what
+    assert sum(steps) == total_size(manifest), what
 
 
 def without_layer_and_wrong(source: MemorySource, address: Address) -> None:
@@ -175,7 +175,7 @@ def test_staging_fails_clearly_from_a_source_that(
 
 def test_a_source_that_only_reads_is_enough(cache: Cache, image: Image) -> None:
     manifest, source = image
-    lowest: Source = Unguided(source)
+    lowest: ContentSource = Unguided(source)
     Stager(cache, lowest, PACE).stage(manifest, "m", 60)
     check_staged(cache, manifest, source)
 
@@ -207,7 +207,7 @@ def test_a_cut_staging_goes_on_from_what_is_verified(root: Path, clock: Clock, i
     breaking = Breaking(source.contents, {})
     breaking.maps, breaking.layers = source.maps, source.layers
     with Cache(root, 1 << 30, clock) as cache, pytest.raises(SourceUnavailable, match="kept"):
-        Stager(cache, breaking, Pace(1, PIECE, no_sleep)).stage(manifest, "m", 60)
+        Stager(cache, breaking, FetchLimits(1, PIECE, no_sleep)).stage(manifest, "m", 60)
     with Cache(root, 1 << 30, clock) as cache:
         staged = Stager(cache, source, PACE).stage(manifest, "m", 60)
         check_staged(cache, manifest, source)

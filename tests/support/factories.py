@@ -4,10 +4,10 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import TYPE, Manifest
+from catalog.image.manifest import MANIFEST_TYPE, Manifest
 from signer.documents import validate
 
 MIB = 1 << 20
@@ -24,7 +24,7 @@ def content(
                 file.seek(start)
                 file.write(bytes_of.randbytes(min(MIB, size - start)))
         file.truncate(size)
-    return measure(path).address
+    return index_file(path).address
 
 
 def manifest(
@@ -58,7 +58,7 @@ def manifest(
         }
     )
     document: dict[str, object] = {
-        "type": TYPE,
+        "type": MANIFEST_TYPE,
         "vo": vo,
         "name": name,
         "version": version,

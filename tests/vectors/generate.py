@@ -16,7 +16,7 @@ from typing import Any
 
 import libtorrent
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.disk.gpt import write_gpt
 from catalog.image.address import LEAF, piece_length
 from catalog.image.manifest import GptDisk, Manifest
@@ -95,7 +95,7 @@ def addresses(creator: dict[str, Any] | None, peers: bool = True) -> dict[str, A
         for name, runs in CONTENTS.items():
             path = Path(directory) / "content"
             write(path, name)
-            found = measure(path)
+            found = index_file(path)
             made[name] = {
                 "runs": [list(run) for run in runs]
                 if len(runs) < 8

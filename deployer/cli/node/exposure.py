@@ -11,7 +11,7 @@ from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
 
-def add_commands(node_client: Callable[[typer.Context], NodeClient]) -> None:
+def add_exposure_commands(node_client: Callable[[typer.Context], NodeClient]) -> None:
     """Add the commands, given how a node is reached."""
 
     @site_app.command("exposure")

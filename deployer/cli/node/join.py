@@ -20,15 +20,15 @@ def node_join(
     json: Json = False,
 ) -> None:
     """Let this node work for a site: it gets a certificate, and machines from there. A running node takes note."""
-    from deployer.pki.ca import period
-    from deployer.site.client.node_join import PLACE, enter
+    from deployer.pki.ca import validity_period
+    from deployer.site.client.node_join import CREDENTIALS_DIRECTORY, join_site
 
     settings = terminal.section(context, NodeSettings)
-    place = settings.directory / PLACE
+    place = settings.directory / CREDENTIALS_DIRECTORY
     if place.exists() and not again:
         raise Misused(f"{place}: this node belongs to a site already; give --again to leave that and join another")
-    joined = enter(place, url, token, name, settings.labels)
-    until = period(joined.certificate.encode())[1].astimezone(UTC)
+    joined = join_site(place, url, token, name, settings.labels)
+    until = validity_period(joined.certificate.encode())[1].astimezone(UTC)
     value = {"node": joined.node, "name": joined.name, "url": url, "certificate_until": until.isoformat()}
     text = f"joined {url} as {joined.name} ({joined.node}); the certificate holds until {until:%Y-%m-%d} and is renewed"
     terminal.show(value, text, as_json=json)

@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from deployer.cli.arguments import Name, amount
+from deployer.cli.arguments import MachineArgument, parse_amount
 from deployer.errors import Misused
 from deployer.node.client import NodeClient
-from deployer.node.schema.machines import SaveOrder, Sized, Verb
+from deployer.node.schema.machines import OperationName, ResizeRequest, SaveOrder
 from deployer.records.machine_store import MachineRecord
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
-VERBS: dict[Verb, tuple[str, str]] = {
+VERBS: dict[OperationName, tuple[str, str]] = {
     "pause": ("Halt a machine, which stays in memory.", "paused"),
     "resume": ("Let a paused machine go on.", "goes on"),
     "suspend": ("Save a machine's memory on disk, and free what it takes of the node.", "suspended"),
@@ -26,7 +26,7 @@ VERBS: dict[Verb, tuple[str, str]] = {
 }
 
 
-def add_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]) -> None:
+def add_machine_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]) -> None:
     """Mount the commands; `client` makes a client of the node that the settings name."""
     for verb, (text, done) in VERBS.items():
         app.command(verb, help=text)(_verb(verb, done, client))
@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]
     @app.command("resize")
     def resize(
         context: typer.Context,
-        name: Name,
+        name: MachineArgument,
         memory: Annotated[str | None, typer.Option(help="Such as 2GiB.")] = None,
         cores: Annotated[int | None, typer.Option(min=1)] = None,
         json: Json = False,
@@ -42,29 +42,31 @@ def add_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]
         """Give a machine other amounts, within what it was granted: at once if it runs."""
         if memory is None and cores is None:
             raise Misused("give --memory, --cores, or both")
-        wanted = {"memory": None if memory is None else amount(memory, parse_size, "--memory"), "cores": cores}
-        sized = validate(Sized, {key: value for key, value in wanted.items() if value is not None}, "request")
+        wanted = {"memory": None if memory is None else parse_amount(memory, parse_size, "--memory"), "cores": cores}
+        sized = validate(ResizeRequest, {key: value for key, value in wanted.items() if value is not None}, "request")
         with client(context) as node:
             record = node.resize(name, sized)
-        text = f"{record.name}: {terminal.size(record.memory)}, {record.cores} cores"
-        terminal.show(brief(record), text, as_json=json)
+        text = f"{record.name}: {terminal.format_size(record.memory)}, {record.cores} cores"
+        terminal.show(record_summary(record), text, as_json=json)
 
     @app.command("extend")
     def extend(
         context: typer.Context,
-        name: Name,
+        name: MachineArgument,
         lifetime: Annotated[str, typer.Argument(help="How long it lives from now on, such as 2h; less is fine.")],
         json: Json = False,
     ) -> None:
         """Let a machine's time end later, or sooner."""
         with client(context) as node:
-            record = node.extend(name, amount(lifetime, parse_duration, "LIFETIME"))
-        terminal.show(brief(record), f"{record.name}: ends at {record.ends:%Y-%m-%d %H:%M:%S} UTC", as_json=json)
+            record = node.extend(name, parse_amount(lifetime, parse_duration, "LIFETIME"))
+        terminal.show(
+            record_summary(record), f"{record.name}: ends at {record.ends:%Y-%m-%d %H:%M:%S} UTC", as_json=json
+        )
 
     @app.command("save")
     def save(
         context: typer.Context,
-        name: Name,
+        name: MachineArgument,
         directory: Annotated[Path, typer.Argument(help="The image directory to make.")],
         version: Annotated[str, typer.Option(help="Of the new image.")],
         json: Json = False,
@@ -74,27 +76,27 @@ def add_commands(app: typer.Typer, client: Callable[[typer.Context], NodeClient]
         with client(context) as node:
             saved = node.save(name, order)
         changed = ", ".join(saved.changed) or "nothing"
-        text = f"{saved.title} ({saved.image_id}) in {saved.directory}; changed: {changed} ({terminal.size(saved.written)})"
+        text = f"{saved.title} ({saved.image_id}) in {saved.directory}; changed: {changed} ({terminal.format_size(saved.written)})"
         terminal.show(saved.model_dump(mode="json"), text, as_json=json)
 
     @app.command("addresses")
-    def addresses(context: typer.Context, name: Name, json: Json = False) -> None:
+    def addresses(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
         """Show a machine's IP addresses, as the hypervisor's network or the guest's agent reports them."""
         with client(context) as node:
             found = node.addresses(name)
         terminal.show(found, "\n".join(found) or "nobody knows any", as_json=json)
 
 
-def _verb(verb: Verb, done: str, client: Callable[[typer.Context], NodeClient]) -> Callable[..., None]:
-    def command(context: typer.Context, name: Name, json: Json = False) -> None:
+def _verb(verb: OperationName, done: str, client: Callable[[typer.Context], NodeClient]) -> Callable[..., None]:
+    def command(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
         with client(context) as node:
             record = node.do(name, verb)
-        terminal.show(brief(record), f"{record.name}: {done}", as_json=json)
+        terminal.show(record_summary(record), f"{record.name}: {done}", as_json=json)
 
     return command
 
 
-def brief(record: MachineRecord) -> dict[str, Any]:
+def record_summary(record: MachineRecord) -> dict[str, Any]:
     """A record for programs, without what the hypervisor was told."""
     value = record.model_dump(mode="json", exclude_none=True)
     value.pop("spec", None)

@@ -8,20 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from catalog.settings import CatalogSettings
-from deployer.cli.arguments import Name, write_serial
+from deployer.cli.arguments import MachineArgument, print_console
 from deployer.cli.node import exposure as cli_site
 from deployer.cli.node import machine as cli_machine
-from deployer.cli.node.machine import brief
-from deployer.cli.node.staging import add_commands, staging_text, watch_staging
+from deployer.cli.node.machine import record_summary
+from deployer.cli.node.staging import add_staging_commands, format_staging, watch_staging
 from deployer.errors import Misused
 from deployer.node.client import NodeClient
 from deployer.node.schema.orders import NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.records.machine_store import MachineRecord
 from deployer.site.settings import SiteSettings
-from deployer.web.socket_paths import MAX_SOCKET, short_place
+from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from signer.runtime import terminal
-from signer.runtime.log_config import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 from stager.cli.cache import cache_app
 from stager.settings import NodeSettings
@@ -34,24 +34,24 @@ node_app.add_typer(cache_app, name="cache")
 def node_client(context: typer.Context) -> NodeClient:
     """A client of the node that the settings name."""
     settings, deploy_settings = terminal.section(context, NodeSettings), terminal.section(context, DeploySettings)
-    return NodeClient(deploy_settings.socket or short_place(settings.directory, "node.sock", MAX_SOCKET))
+    return NodeClient(deploy_settings.socket or short_socket_path(settings.directory, "node.sock", MAX_SOCKET))
 
 
-add_commands(node_app, node_client)
-cli_machine.add_commands(machine_app, node_client)
-cli_site.add_commands(node_client)
+add_staging_commands(node_app, node_client)
+cli_machine.add_machine_commands(machine_app, node_client)
+cli_site.add_exposure_commands(node_client)
 
 
 @machine_app.command("list")
-def machine_list(context: typer.Context, json: Json = False) -> None:
+def list_node_machines(context: typer.Context, json: Json = False) -> None:
     """List the node's machines, the oldest first."""
     with node_client(context) as node:
         machines = node.machines()
-    terminal.show([brief(record) for record in machines], _table(machines), as_json=json)
+    terminal.show([record_summary(record) for record in machines], _table(machines), as_json=json)
 
 
 @machine_app.command("show")
-def machine_show(context: typer.Context, name: Name, json: Json = False) -> None:
+def show_node_machine(context: typer.Context, name: MachineArgument, json: Json = False) -> None:
     """Show all that the node knows of a machine."""
     with node_client(context) as node:
         record = node.machine(name)
@@ -61,9 +61,9 @@ def machine_show(context: typer.Context, name: Name, json: Json = False) -> None
 
 
 @machine_app.command("console")
-def machine_console(
+def print_node_console(
     context: typer.Context,
-    name: Name,
+    name: MachineArgument,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the machine has ended.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="The guest's very bytes, terminal control included.")] = False,
     json: Json = False,
@@ -74,13 +74,13 @@ def machine_console(
             text = b"".join(node.console(name)).decode(errors="replace")
             terminal.show({"console": text}, "", as_json=True)
             return
-        write_serial(node.console(name, follow=follow), raw=raw)
+        print_console(node.console(name, follow=follow), raw=raw)
 
 
 @machine_app.command("shutdown")
-def machine_shutdown(
+def shut_down_machine(
     context: typer.Context,
-    name: Name,
+    name: MachineArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Until the guest has powered off.")] = False,
     timeout: Annotated[int, typer.Option(help="Seconds to wait at most.", min=1)] = 60,
     json: Json = False,
@@ -89,13 +89,13 @@ def machine_shutdown(
     with node_client(context) as node:
         record = node.shutdown(name, float(timeout) if wait else 0.0)
     done = record.state.value if wait else "asked to power off"
-    terminal.show(brief(record), f"{record.name}: {done}", as_json=json)
+    terminal.show(record_summary(record), f"{record.name}: {done}", as_json=json)
     if wait and record.state.value == "running":
         raise typer.Exit(1)
 
 
 @machine_app.command("destroy")
-def machine_destroy(
+def destroy_machine(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Machines, by UUID, its beginning, or name.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All machines of the node.")] = False,
@@ -108,7 +108,7 @@ def machine_destroy(
         wanted = [record.uuid for record in node.machines()] if every else names or []
         gone = [node.destroy(name) for name in wanted]
     text = "\n".join(f"{record.name}: destroyed" for record in gone) or "there is no machine"
-    terminal.show([brief(record) for record in gone], text, as_json=json)
+    terminal.show([record_summary(record) for record in gone], text, as_json=json)
 
 
 @node_app.command("serve")
@@ -123,9 +123,9 @@ def node_serve(
     json: Json = False,
 ) -> None:
     """Run the node's service until it is told to end."""
-    from deployer.node.daemon import serve  # loads libvirt and all four packages: only here
+    from deployer.node.daemon import serve_node  # loads libvirt and all four packages: only here
 
-    configure(terminal.section(context, LogSettings))
+    configure_logging(terminal.section(context, LogSettings))
 
     def ready(socket: Path, status: NodeStatus) -> None:
         text = f"node ready at {socket}; {status.hypervisor}; {status.accelerator.reason}"
@@ -138,7 +138,7 @@ def node_serve(
             fresh.write_text(f"{socket}\n")
             fresh.replace(ready_file)
 
-    serve(
+    serve_node(
         terminal.section(context, NodeSettings),
         terminal.section(context, DeploySettings),
         ready,
@@ -155,14 +155,14 @@ def node_trust_root(
     json: Json = False,
 ) -> None:
     """Pin the root that says what is current; the node believes its catalog by nothing else. A running node takes note."""
-    from catalog.client.trusted import pin  # loads the TUF library: only here
+    from catalog.client.trusted import pin_root  # loads the TUF library: only here
 
     settings = terminal.section(context, NodeSettings)
     try:
         data = file.read_bytes()
     except OSError as exc:
         raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
-    digest = pin(settings.freshness / "root.json", data)
+    digest = pin_root(settings.freshness / "root.json", data)
     text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
     terminal.show({"root": str(settings.freshness / "root.json"), "sha256": digest}, text, as_json=json)
 
@@ -193,7 +193,7 @@ def node_status(
         ("accelerator", status.accelerator.reason),
         *([("site", status.site_problem or status.site)] if status.site_problem or status.site else []),
         ("machines", ", ".join(f"{count} {state}" for state, count in status.machines.items()) or "none"),
-        *staging_text(staging),
+        *format_staging(staging),
     ]
     value = status.model_dump(mode="json", exclude_none=True) | {
         "staging": staging.model_dump(mode="json", exclude_none=True)
@@ -236,16 +236,16 @@ def up(
 
     def join(url: str) -> None:
         """The node joins the site of the same terminal, unless it belongs to one."""
-        from deployer.site.client.discovery import reach
-        from deployer.site.client.node_join import PLACE, enter
-        from deployer.site.schema.messages import TokenRequest
+        from deployer.site.client.discovery import open_site_client
+        from deployer.site.client.node_join import CREDENTIALS_DIRECTORY, join_site
+        from deployer.site.schema.messages import JoinTokenRequest
 
-        if (node / PLACE).exists():
+        if (node / CREDENTIALS_DIRECTORY).exists():
             return
         place = Path(environment.get("PARTITA_SITE_DIRECTORY") or site_settings.directory)
-        with reach(site_settings.model_copy(update={"directory": place, "url": ""}), environment) as asked:
-            token = asked.token(TokenRequest()).token
-        enter(node / PLACE, url, token, labels=node_settings.labels)
+        with open_site_client(site_settings.model_copy(update={"directory": place, "url": ""}), environment) as asked:
+            token = asked.token(JoinTokenRequest()).token
+        join_site(node / CREDENTIALS_DIRECTORY, url, token, labels=node_settings.labels)
 
     given: dict[str, Any] = context.parent.params if context.parent else {}
     sets, config = list(given.get("settings") or ()), given.get("config")
@@ -259,7 +259,7 @@ def _table(machines: list[MachineRecord]) -> object:
             record.name,
             record.state.value,
             record.title,
-            f"{record.cores} x {terminal.size(record.memory)}",
+            f"{record.cores} x {terminal.format_size(record.memory)}",
             record.ends.strftime("%Y-%m-%d %H:%M UTC"),
             record.reason,
         )

@@ -9,7 +9,7 @@ import typer
 from rich.live import Live
 
 from deployer.node.client import NodeClient
-from deployer.node.schema.staging import ContentStatus, Prefetched, PrefetchOrder, StagingStatus
+from deployer.node.schema.staging import ContentStatus, PrefetchOrder, PrefetchResult, StagingStatus
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -20,7 +20,7 @@ LOOK = 0.5
 Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
 
 
-def add_commands(app: typer.Typer, connect: Callable[[typer.Context], NodeClient]) -> None:
+def add_staging_commands(app: typer.Typer, connect: Callable[[typer.Context], NodeClient]) -> None:
     """Add the commands to `partita node`; `connect` reaches the node that the settings name."""
 
     @app.command("prefetch")
@@ -49,11 +49,11 @@ def add_commands(app: typer.Typer, connect: Callable[[typer.Context], NodeClient
         terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
 
 
-def staging_text(status: StagingStatus) -> list[tuple[str, str]]:
+def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
     """What a node's status says of its contents: (what, is), one line for each content that is arriving."""
     cache = (
-        f"{terminal.size(status.allocated)} of {terminal.size(status.quota)}, {terminal.size(status.leased)} leased, "
-        f"{terminal.size(status.reserved)} arriving, {terminal.size(status.trash)} in the trash"
+        f"{terminal.format_size(status.allocated)} of {terminal.format_size(status.quota)}, {terminal.format_size(status.leased)} leased, "
+        f"{terminal.format_size(status.reserved)} arriving, {terminal.format_size(status.trash)} in the trash"
     )
     rows = [("cache", cache)]
     if status.pins:
@@ -63,23 +63,23 @@ def staging_text(status: StagingStatus) -> list[tuple[str, str]]:
     else:
         swarm = status.swarm
         offered = f"{swarm.contents} contents offered on port {swarm.port}, {swarm.peers} peers, "
-        rows.append(("swarm", offered + f"{terminal.size(swarm.sent)} sent"))
+        rows.append(("swarm", offered + f"{terminal.format_size(swarm.sent)} sent"))
     for one in status.arriving:
         left = "unknown time" if one.left is None else f"{one.left} s"
         text = (
-            f"{one.stage}: {terminal.size(one.have)} of {terminal.size(one.size)}; from the cache "
-            f"{terminal.size(one.from_cache)}, peers {terminal.size(one.from_peers)}, origin "
-            f"{terminal.size(one.from_origin)}; {terminal.size(one.rate)}/s, {left} left, {one.peers} peers"
+            f"{one.stage}: {terminal.format_size(one.have)} of {terminal.format_size(one.size)}; from the cache "
+            f"{terminal.format_size(one.from_cache)}, peers {terminal.format_size(one.from_peers)}, origin "
+            f"{terminal.format_size(one.from_origin)}; {terminal.format_size(one.rate)}/s, {left} left, {one.peers} peers"
         )
         rows.append((f"{one.image} {str(one.address)[:12]}", text + _fed_by(one)))
     for one in status.lately:
-        came = f"came {one.ended} s ago: origin {terminal.size(one.from_origin)}, peers {terminal.size(one.from_peers)}"
+        came = f"came {one.ended} s ago: origin {terminal.format_size(one.from_origin)}, peers {terminal.format_size(one.from_peers)}"
         rows.append((f"{one.image} {str(one.address)[:12]}", came + _fed_by(one)))
     return rows
 
 
 def _fed_by(one: ContentStatus) -> str:
-    fed = ", ".join(f"{peer.at} {terminal.size(peer.received)}" for peer in one.feeders)
+    fed = ", ".join(f"{peer.at} {terminal.format_size(peer.received)}" for peer in one.feeders)
     return f" ({fed})" if fed else ""
 
 
@@ -88,7 +88,7 @@ def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], N
     live = Live(console=terminal.out, transient=True) if terminal.out.is_terminal and not as_json else None
     with live or nullcontext():
         while (status := node.staging()).arriving:
-            shown = terminal.table(("WHAT", "IS"), staging_text(status))
+            shown = terminal.table(("WHAT", "IS"), format_staging(status))
             if live is not None:
                 live.update(shown)
             else:
@@ -112,9 +112,9 @@ def _fetch(
     terminal.show(result.model_dump(mode="json"), _text(result, pinned=order.pin), as_json=as_json)
 
 
-def _text(result: Prefetched, *, pinned: bool) -> str:
+def _text(result: PrefetchResult, *, pinned: bool) -> str:
     return (
-        f"{result.title} is {'pinned' if pinned else 'here'}: {terminal.size(result.from_cache)} from the cache, "
-        f"{terminal.size(result.from_peers)} from peers, {terminal.size(result.from_origin)} from the origin, "
+        f"{result.title} is {'pinned' if pinned else 'here'}: {terminal.format_size(result.from_cache)} from the cache, "
+        f"{terminal.format_size(result.from_peers)} from peers, {terminal.format_size(result.from_origin)} from the origin, "
         f"{result.blanks_made} blanks made"
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deployer.cli.site.site import At, client, site_app
+from deployer.cli.site.site import SiteOption, open_client, site_app
 from deployer.errors import Misused
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -20,8 +20,8 @@ def site_audit(
     machine: Annotated[str, typer.Option(help="Only of this machine.")] = "",
     since: Annotated[str, typer.Option(help="Not before, such as 2026-11-22T12:00:00Z.")] = "",
     until: Annotated[str, typer.Option(help="Not after.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the last ones.")] = 100,
-    site: At = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="SiteOption most so many, the last ones.")] = 100,
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Tell what was done at a site, by whom, and to whose things; the last first. For those with the action `audit`."""
@@ -31,7 +31,7 @@ def site_audit(
             wanted[name] = datetime.fromisoformat(text).isoformat() if text else ""
         except ValueError as exc:
             raise Misused(f"--{name} {text}: write it as 2026-11-22T12:00:00Z") from exc
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = list(asked.audit(limit, **wanted))
     rows = [
         (

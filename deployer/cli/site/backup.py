@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from catalog.service.backup import dump_sqlite, place_sqlite, restoring, write_backup
+from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
 from deployer.errors import Conflict, Misused, SiteUnavailable
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
@@ -50,9 +50,9 @@ def restore(
     """Restore a site into a directory and a database that hold none. Its nodes believe it as before."""
     settings = terminal.section(context, SiteSettings)
     url = settings.database_url
-    with restoring(file, "site", settings.directory) as (found, dumped):
+    with restore_backup(file, "site", settings.directory) as (found, dumped):
         if found.engine == "sqlite" and url.startswith(SQLITE):
-            place_sqlite(dumped, Path(url.removeprefix(SQLITE)))
+            restore_sqlite(dumped, Path(url.removeprefix(SQLITE)))
         elif found.engine == "postgresql" and not url.startswith(SQLITE):
             _pg_restore(url, dumped)
         else:
@@ -89,9 +89,9 @@ def _pg_restore(url: str, dumped: Path) -> None:
 
 def _run(command: list[str], url: str, *, named: bool = False) -> str:
     """Run one of PostgreSQL's tools; the password goes by the environment, never by the command line."""
-    from deployer.site.db.engine import libpq  # loads SQLAlchemy: only here
+    from deployer.site.db.engine import libpq_environment  # loads SQLAlchemy: only here
 
-    environment = libpq(url)
+    environment = libpq_environment(url)
     if named:
         command = [command[0], f"--dbname={environment['PGDATABASE']}", *command[1:]]
     try:

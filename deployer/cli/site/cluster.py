@@ -12,7 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from deployer.cli.site.site import At, Why, client
+from deployer.cli.site.site import ReasonOption, SiteOption, open_client
 from deployer.errors import Misused
 from deployer.units import parse_duration
 from signer.documents import Document, validate
@@ -22,15 +22,17 @@ from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
     from deployer.site.model.records import SiteMachine
-    from deployer.site.schema.clusters import ClusterSummary, ClusterTrial, ClusterView
+    from deployer.site.schema.clusters import ClusterDryRun, ClusterSummary, ClusterView
 
 LOOK_EVERY = 1.0
 """Seconds between two looks at a cluster that is waited for: as often as the site itself looks after it."""
 
 cluster_app = typer.Typer(no_args_is_help=True, help="Clusters: machines with roles that come up together.")
 
-Name = Annotated[str, typer.Argument(help="A cluster's name, its UUID, or the beginning of that.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is as asked, and show how it gets there.")]
+ClusterName = Annotated[str, typer.Argument(help="A cluster's name, its UUID, or the beginning of that.")]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Wait until it is as asked, and show how it gets there.")
+]
 Timeout = Annotated[str, typer.Option(help="How long to wait at most, such as 30m; the cluster goes on after that.")]
 
 
@@ -74,19 +76,19 @@ def deploy(
     name: Annotated[str, typer.Option(help="Its name, instead of the document's.")] = "",
     key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same cluster.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")] = False,
-    wait: Wait = True,
+    wait: WaitOption = True,
     timeout: Timeout = "1h",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Order a cluster, and wait until it is ready. Ends with 1 if it failed."""
-    from deployer.site.client.clusters import Clusters
-    from deployer.site.schema.clusters import ClusterOrder
+    from deployer.site.client.clusters import ClusterClient
+    from deployer.site.schema.clusters import ClusterRequest
 
     seconds = _seconds(timeout)
-    order = validate(ClusterOrder, _wanted(what) | ({"name": name} if name else {}), "order")
-    with client(context, site) as asked:
-        clusters = Clusters(asked)
+    order = validate(ClusterRequest, _wanted(what) | ({"name": name} if name else {}), "order")
+    with open_client(context, site) as asked:
+        clusters = ClusterClient(asked)
         if dry_run:
             _show_trial(clusters.try_out(order), as_json=json)
             return
@@ -103,30 +105,30 @@ def list_clusters(
     context: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
     vo: Annotated[str, typer.Option(help="Only of people of this VO.")] = "",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """List clusters, the newest first: those that you may see."""
-    from deployer.site.client.clusters import Clusters
+    from deployer.site.client.clusters import ClusterClient
 
-    with client(context, site) as asked:
-        found = list(Clusters(asked).all(vo=vo, active="" if every else "true"))
+    with open_client(context, site) as asked:
+        found = list(ClusterClient(asked).all(vo=vo, active="" if every else "true"))
     terminal.show([_value(one) for one in found], _table(found), as_json=json)
 
 
 @cluster_app.command("status")
 def status(
     context: typer.Context,
-    cluster: Name,
+    cluster: ClusterName,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until it is ready, or has failed or ended.")] = False,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Show how a cluster is doing: its roles, its members, and what it waits for."""
-    from deployer.site.client.clusters import Clusters
+    from deployer.site.client.clusters import ClusterClient
 
-    with client(context, site) as asked:
-        clusters = Clusters(asked)
+    with open_client(context, site) as asked:
+        clusters = ClusterClient(asked)
         found = clusters.get(cluster)
         if watch:
             found = _until(lambda: clusters.get(found.uuid), _settled, float("inf"))
@@ -136,28 +138,28 @@ def status(
 @cluster_app.command("scale")
 def scale(
     context: typer.Context,
-    cluster: Name,
+    cluster: ClusterName,
     role: Annotated[str, typer.Argument(help="Which of its roles.")],
     count: Annotated[int, typer.Argument(help="How many members it should have.", min=0)],
-    reason: Why = "",
-    wait: Wait = True,
+    reason: ReasonOption = "",
+    wait: WaitOption = True,
     timeout: Timeout = "1h",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Have more or fewer members in a role; those that leave are asked to power off, the last numbers first."""
-    from deployer.site.client.clusters import Clusters
-    from deployer.site.schema.clusters import Scaling
+    from deployer.site.client.clusters import ClusterClient
+    from deployer.site.schema.clusters import ScaleRequest
 
     seconds = _seconds(timeout)
-    wanted = validate(Scaling, {"role": role, "count": count, "reason": reason}, "scaling")
+    wanted = validate(ScaleRequest, {"role": role, "count": count, "reason": reason}, "scaling")
 
     def there(one: "ClusterView") -> bool:
         living = sum(machine.role == role and not machine.state.final for machine in one.members)
         return _settled(one) and living <= count
 
-    with client(context, site) as asked:
-        clusters = Clusters(asked)
+    with open_client(context, site) as asked:
+        clusters = ClusterClient(asked)
         found = clusters.scale(cluster, wanted)
         if wait:
             found = _until(lambda: clusters.get(found.uuid), there, seconds)
@@ -167,22 +169,22 @@ def scale(
 @cluster_app.command("replace")
 def replace(
     context: typer.Context,
-    cluster: Name,
+    cluster: ClusterName,
     member: Annotated[str, typer.Argument(help="A member's host name, its machine's UUID, or the beginning of that.")],
-    reason: Why = "",
-    wait: Wait = True,
+    reason: ReasonOption = "",
+    wait: WaitOption = True,
     timeout: Timeout = "1h",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Have another machine in a member's place; how often it failed is forgotten."""
-    from deployer.site.client.clusters import Clusters
-    from deployer.site.schema.clusters import Replacing
+    from deployer.site.client.clusters import ClusterClient
+    from deployer.site.schema.clusters import ReplaceRequest
 
     seconds = _seconds(timeout)
-    wanted = validate(Replacing, {"member": member, "reason": reason}, "replacing")
-    with client(context, site) as asked:
-        clusters = Clusters(asked)
+    wanted = validate(ReplaceRequest, {"member": member, "reason": reason}, "replacing")
+    with open_client(context, site) as asked:
+        clusters = ClusterClient(asked)
         found = clusters.replace(cluster, wanted)
         if wait:
             found = _until(lambda: clusters.get(found.uuid), _settled, seconds)
@@ -192,19 +194,19 @@ def replace(
 @cluster_app.command("destroy")
 def destroy(
     context: typer.Context,
-    cluster: Name,
-    reason: Why = "",
-    wait: Wait = True,
+    cluster: ClusterName,
+    reason: ReasonOption = "",
+    wait: WaitOption = True,
     timeout: Timeout = "10m",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """End all members of a cluster now, and remove all that is left of them."""
-    from deployer.site.client.clusters import Clusters
+    from deployer.site.client.clusters import ClusterClient
 
     seconds = _seconds(timeout)
-    with client(context, site) as asked:
-        clusters = Clusters(asked)
+    with open_client(context, site) as asked:
+        clusters = ClusterClient(asked)
         found = clusters.destroy(cluster, reason)
         if wait:
             found = _until(lambda: clusters.get(found.uuid), lambda one: one.phase != "ending", seconds)
@@ -282,12 +284,14 @@ def _member(machine: "SiteMachine", failed: str) -> tuple[str, ...]:
     state = "waits for others" if machine.withheld else machine.state.value
     if machine.ready is not None and not machine.state.final:
         state += f", {machine.ready}"
-    staged = f"{terminal.size(machine.fetched)} of {terminal.size(machine.total)}" if machine.total else ""
+    staged = (
+        f"{terminal.format_size(machine.fetched)} of {terminal.format_size(machine.total)}" if machine.total else ""
+    )
     reason = failed or machine.reason or machine.want_reason
     return (machine.hostname, machine.uuid[:8], state, ", ".join(machine.known), staged, reason)
 
 
-def _show_trial(one: "ClusterTrial", *, as_json: bool) -> None:
+def _show_trial(one: "ClusterDryRun", *, as_json: bool) -> None:
     """What would come of a cluster; ends with 3 where the policy refuses it, and with 5 where it has no room now."""
     rows = [
         (
@@ -300,7 +304,7 @@ def _show_trial(one: "ClusterTrial", *, as_json: bool) -> None:
         )
         for name, role in one.roles.items()
     ]
-    size = terminal.size(sum(one.fetch.values()))
+    size = terminal.format_size(sum(one.fetch.values()))
     words = [
         f"cluster {one.name}: {' -> '.join(', '.join(step) for step in one.order)}",
         f"{size} to fetch on {len(one.fetch)} node{'' if len(one.fetch) == 1 else 's'}; ready {_in(one.seconds)}",

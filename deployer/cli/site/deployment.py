@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployer.cli.arguments import blank_of, text_file, user_data_of
-from deployer.cli.site.site import At, client, machine_table
+from deployer.cli.arguments import encode_user_data, parse_blank, read_text_file
+from deployer.cli.site.site import SiteOption, machine_table, open_client
 from deployer.errors import Misused, Refused
-from deployer.node.schema.orders import Order
+from deployer.node.schema.orders import MachineOrder
 from deployer.units import parse_duration, parse_size
 from signer.documents import Document, validate
 from signer.runtime import terminal
@@ -19,7 +19,7 @@ from signer.runtime.terminal import Json
 if TYPE_CHECKING:
     from deployer.protocol.deployment_request import DeploymentRequest
     from deployer.site.model.records import Deployment
-    from deployer.site.schema.messages import Ordered, Trial
+    from deployer.site.schema.messages import DeploymentCreated, DryRunResult
 
 deployment_app = typer.Typer(no_args_is_help=True, help="Machines ordered at a site, several at once.")
 
@@ -57,7 +57,7 @@ def create(
     where: Annotated[str, typer.Option(help="local, ec2 or local-then-ec2.")] = "local",
     key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same machines.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")] = False,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Order machines of an image at a site."""
@@ -73,9 +73,9 @@ def create(
         "lifetime": _amount(parse_duration, lifetime, "--lifetime"),
         "hostname": hostname or None,
         "network": network or None,
-        "user_data": user_data_of(user_data),
-        "public_keys": [text_file(path).strip() for path in public_key or ()],
-        "blanks": [blank_of(text).model_dump(mode="json") for text in blank or ()],
+        "user_data": encode_user_data(user_data),
+        "public_keys": [read_text_file(path).strip() for path in public_key or ()],
+        "blanks": [parse_blank(text).model_dump(mode="json") for text in blank or ()],
         "verify": verify,
         "wishes": {
             "strategy": "spread" if spread else "pack",
@@ -88,7 +88,7 @@ def create(
     _ask(context, request, site, key, dry_run=dry_run, json=json)
 
 
-def order_at(context: typer.Context, order: Order, site: str, *, dry_run: bool, json: bool) -> None:
+def order_at_site(context: typer.Context, order: MachineOrder, site: str, *, dry_run: bool, json: bool) -> None:
     """Order at a site what would be ordered on this node."""
     from deployer.protocol.deployment_request import DeploymentRequest
 
@@ -102,7 +102,7 @@ def order_at(context: typer.Context, order: Order, site: str, *, dry_run: bool, 
 def _ask(
     context: typer.Context, request: "DeploymentRequest", site: str, key: str, *, dry_run: bool, json: bool
 ) -> None:
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         if dry_run:
             trial = asked.trial(request)
             terminal.show(_value(trial), _trial_text(trial), as_json=json)
@@ -123,44 +123,44 @@ def _ask(
 def list_deployments(
     context: typer.Context,
     vo: Annotated[str, typer.Option(help="Only of people of this VO.")] = "",
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """List deployments, the newest first: those that you may see."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = list(asked.deployments(vo=vo))
     terminal.show([_value(one) for one in found], _table(found), as_json=json)
 
 
 @deployment_app.command("show")
-def show(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
+def show(context: typer.Context, deployment: Uuid, site: SiteOption = "", json: Json = False) -> None:
     """Show a deployment and its machines."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         ordered = asked.deployment(deployment)
     terminal.show(_value(ordered), _ordered_text(ordered), as_json=json)
 
 
 @deployment_app.command("explain")
-def explain(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
+def explain(context: typer.Context, deployment: Uuid, site: SiteOption = "", json: Json = False) -> None:
     """Say why a deployment was admitted, rule by rule, and why its machines run where they do."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.explain(deployment)
     rows = [("policy", found.policy), *_rules(found.decision), *(("placement", line) for line in found.placement)]
     terminal.show(_value(found), terminal.table(("WHAT", "WHY"), rows), as_json=json)
 
 
 @deployment_app.command("hosts")
-def hosts(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
+def hosts(context: typer.Context, deployment: Uuid, site: SiteOption = "", json: Json = False) -> None:
     """Print the SSH host keys of a deployment's machines, as lines for known_hosts."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.known_hosts(deployment)
     terminal.show({"known_hosts": found.splitlines()}, terminal.printable(found.rstrip()), as_json=json)
 
 
 @deployment_app.command("destroy")
-def destroy(context: typer.Context, deployment: Uuid, site: At = "", json: Json = False) -> None:
+def destroy(context: typer.Context, deployment: Uuid, site: SiteOption = "", json: Json = False) -> None:
     """End all machines of a deployment now, and remove all that is left of them."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         ordered = asked.destroy_deployment(deployment)
     text = f"{ordered.deployment.uuid}: {len(ordered.machines)} machines are being ended"
     terminal.show(_value(ordered), text, as_json=json)
@@ -173,7 +173,7 @@ def _rules(decision: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _trial_text(trial: "Trial") -> object:
+def _trial_text(trial: "DryRunResult") -> object:
     seconds = "nothing is known yet" if trial.seconds is None else f"about {trial.seconds:.0f} s"
     rows = [
         ("image", f"{trial.title} ({trial.image_id})"),
@@ -181,13 +181,13 @@ def _trial_text(trial: "Trial") -> object:
         *_rules(trial.decision),
         ("room", "yes" if trial.placed else "no"),
         *(("placement", line) for line in trial.placement),
-        *(("to fetch", f"{terminal.size(count)} by {node[:8]}") for node, count in trial.fetch.items()),
+        *(("to fetch", f"{terminal.format_size(count)} by {node[:8]}") for node, count in trial.fetch.items()),
         ("until they run", seconds),
     ]
     return terminal.table(("WHAT", "IS"), rows)
 
 
-def _ordered_text(ordered: "Ordered") -> object:
+def _ordered_text(ordered: "DeploymentCreated") -> object:
     from rich.console import Group
     from rich.text import Text
 

@@ -7,9 +7,18 @@ from typing import Annotated
 import typer
 
 from deployer.errors import Misused, NotAuthenticated
-from deployer.site.auth.grants import CAPABILITIES, OWNED, TOKEN_MEANS, Action, Rights, explain, may, quota
+from deployer.site.auth.grants import (
+    CAPABILITIES,
+    OWNER_ACTIONS,
+    TOKEN_MEANS,
+    SiteAction,
+    SiteGrants,
+    authorize,
+    explain_denial,
+    quota_of,
+)
 from deployer.site.model.principal import Capability, Principal
-from deployer.site.model.quota import Allowance
+from deployer.site.model.quota import QuotaLimits
 from deployer.site.settings import SiteSettings
 from deployer.units import duration_text, size_text
 from signer.documents import validate
@@ -27,7 +36,7 @@ File = Annotated[
 MAX_FILE = 256 << 10
 """Bytes of a token's or a proxy's file."""
 
-ANYBODY = Principal(issuer="somebody else", subject="somebody else", means="local")
+UNKNOWN_PRINCIPAL = Principal(issuer="somebody else", subject="somebody else", means="local")
 
 
 @rights_app.command("check")
@@ -63,7 +72,7 @@ def rights_explain(
         list[Capability] | None, typer.Option("--capability", help="with which capabilities.")
     ] = None,
     action: Annotated[
-        Action | None, typer.Option(help="Only this, grant by grant; exit code 3 where it is denied.")
+        SiteAction | None, typer.Option(help="Only this, grant by grant; exit code 3 where it is denied.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -79,14 +88,14 @@ def rights_explain(
     if action is not None:
         _one(rights, who, action, as_json=json)
         return
-    same_vo = ANYBODY.model_copy(update={"vo": who.vo}) if who.vo else None
+    same_vo = UNKNOWN_PRINCIPAL.model_copy(update={"vo": who.vo}) if who.vo else None
     rows = []
-    for each in (each for each in Action if each is not Action.AGENT):
-        own = may(rights, who, each, who).allowed
-        ours = each in OWNED and same_vo is not None and may(rights, who, each, same_vo).allowed
-        everything = each in OWNED and may(rights, who, each, ANYBODY).allowed
+    for each in (each for each in SiteAction if each is not SiteAction.AGENT):
+        own = authorize(rights, who, each, who).allowed
+        ours = each in OWNER_ACTIONS and same_vo is not None and authorize(rights, who, each, same_vo).allowed
+        everything = each in OWNER_ACTIONS and authorize(rights, who, each, UNKNOWN_PRINCIPAL).allowed
         rows.append((each.value, own, ours, everything))
-    found = quota(rights, who)
+    found = quota_of(rights, who)
     shares = [] if found.unlimited else [(each.grant, _most(each.each), _most(each.together)) for each in found.shares]
     value = {
         "principal": who.model_dump(mode="json", exclude_none=True),
@@ -101,7 +110,7 @@ def rights_explain(
         said.append(f"capabilities: {', '.join(sorted(who.capabilities)) or 'none of use here'}; groups do not count")
     terminal.show(None, terminal.printable("\n".join(said)), as_json=False)
     cells = [
-        (name, _yes(own), _yes(ours) if name in OWNED else "", _yes(every) if name in OWNED else "")
+        (name, _yes(own), _yes(ours) if name in OWNER_ACTIONS else "", _yes(every) if name in OWNER_ACTIONS else "")
         for name, own, ours, every in rows
     ]
     terminal.show(None, terminal.table(("MAY", "OWN", "THE VO'S", "EVERYBODY'S"), cells), as_json=False)
@@ -111,9 +120,9 @@ def rights_explain(
         )
 
 
-def _one(rights: Rights, who: Principal, action: Action, *, as_json: bool) -> None:
-    said = may(rights, who, action, who)
-    rows = explain(rights, who, action, who)
+def _one(rights: SiteGrants, who: Principal, action: SiteAction, *, as_json: bool) -> None:
+    said = authorize(rights, who, action, who)
+    rows = explain_denial(rights, who, action, who)
     value = {
         "allowed": said.allowed,
         "by": said.grant if said.allowed else None,
@@ -130,11 +139,11 @@ def _one(rights: Rights, who: Principal, action: Action, *, as_json: bool) -> No
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _load(context: typer.Context, file: Path | None) -> Rights:
+def _load(context: typer.Context, file: Path | None) -> SiteGrants:
     path = file or terminal.section(context, SiteSettings).rights
     if not path.exists():
         raise Misused(f"{path}: there is no rights file, so nobody but the operator may do anything")
-    return Rights.load(path)
+    return SiteGrants.load(path)
 
 
 def _read(file: Path) -> str:
@@ -169,9 +178,9 @@ def _described(
 def _of_token(settings: SiteSettings, text: str) -> Principal:
     from deployer.site.auth.claims import read_claims
     from deployer.site.auth.issuers import Issuers
-    from deployer.site.auth.tokens import peek
+    from deployer.site.auth.tokens import peek_token
 
-    claims = peek(text).claims
+    claims = peek_token(text).claims
     issuer = Issuers.load(settings.issuers).find(claims.get("iss"))
     if issuer is None:
         raise NotAuthenticated(f"{settings.issuers}: the token's issuer {claims.get('iss')!r} is not in it")
@@ -187,14 +196,14 @@ def _audiences(found: object) -> tuple[str, ...]:
 
 
 def _of_proxy(settings: SiteSettings, text: str) -> Principal:
-    from deployer.site.auth.grid_identity import GridTrust, pem_chain, person
+    from deployer.site.auth.grid_identity import GridTrust, authenticate_chain, parse_pem_chain
     from deployer.site.auth.voms import VomsDirectory
     from signer.x509.ca_directory import CaDirectory
 
     if settings.grid_certificates is None:
         raise Misused("site.grid_certificates is not set: certificates of people do not count at this site")
     trust = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
-    return person(pem_chain(text.encode("ascii")), trust, datetime.now(UTC))
+    return authenticate_chain(parse_pem_chain(text.encode("ascii")), trust, datetime.now(UTC))
 
 
 def _who(grant: dict[str, object]) -> str:
@@ -206,7 +215,7 @@ def _who(grant: dict[str, object]) -> str:
     return "; ".join(parts) + (" (or by capability)" if grant.get("capabilities") else "")
 
 
-def _most(allowance: Allowance | None) -> str:
+def _most(allowance: QuotaLimits | None) -> str:
     if allowance is None:
         return ""
     return (

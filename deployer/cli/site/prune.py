@@ -19,12 +19,14 @@ def prune(
 ) -> None:
     """Remove what has been over for long from a site's database now, as its service does by itself; it may run meanwhile."""
     from deployer.site.db.engine import SiteDatabase  # loads SQLAlchemy: only here
-    from deployer.site.operations.retention import Pruner, keeping
+    from deployer.site.operations.retention import Pruner, retention_periods
 
     settings = terminal.section(context, SiteSettings)
     database = SiteDatabase(settings.database_url)
     try:
-        found = Pruner(database, keeping(settings), dry=dry_run).everything(datetime.now(UTC).replace(microsecond=0))
+        found = Pruner(database, retention_periods(settings), dry=dry_run).everything(
+            datetime.now(UTC).replace(microsecond=0)
+        )
     finally:
         database.close()
     shown = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind]) or "nothing"

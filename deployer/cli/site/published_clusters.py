@@ -11,11 +11,11 @@ from catalog.image.reference import Reference
 from catalog.settings import CatalogSettings
 from deployer.cli.site.cluster import cluster_app
 from deployer.errors import Misused
-from signer.cli import Certificate, CertificateKey, OwnKey, PassphraseFile, chosen_signer
+from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.documents import canonical
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
-from signer.verification.endorsements import DEFAULT_LIFETIME, DEFAULT_ROLE, endorse_cluster
+from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_cluster
 from signer.verification.signers import Signer
 
 __all__ = ["cluster_app"]
@@ -34,10 +34,10 @@ def publish(
     file: File,
     title: Title,
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     role: InRole = DEFAULT_ROLE,
-    days: Days = DEFAULT_LIFETIME.days,
+    days: Days = ENDORSEMENT_LIFETIME.days,
     comment: CommentText = "",
     passphrase_file: PassphraseFile = None,
     catalog: Url = None,
@@ -45,7 +45,7 @@ def publish(
 ) -> None:
     """Publish a cluster document in a catalog, vouching for it. Everybody can read it: keep passwords out of it."""
     data, digest = _read(file, title)
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     pair = _endorsed(signer, digest, title, role, days, comment)
     with _catalog(context, catalog) as asked:
         entry = asked.publish_cluster(data, [pair])
@@ -58,10 +58,10 @@ def endorse(
     file: File,
     title: Title,
     key: OwnKey = None,
-    certificate: Certificate = None,
-    certificate_key: CertificateKey = None,
+    certificate: CertificateFile = None,
+    certificate_key: CertificateKeyFile = None,
     role: InRole = DEFAULT_ROLE,
-    days: Days = DEFAULT_LIFETIME.days,
+    days: Days = ENDORSEMENT_LIFETIME.days,
     comment: CommentText = "",
     passphrase_file: PassphraseFile = None,
     catalog: Url = None,
@@ -69,7 +69,7 @@ def endorse(
 ) -> None:
     """Vouch for a cluster document that is published: for the very one in the file, which you have read."""
     _, digest = _read(file, title)
-    signer = chosen_signer(context, key, certificate, certificate_key, passphrase_file)
+    signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     pair = _endorsed(signer, digest, title, role, days, comment)
     with _catalog(context, catalog) as asked:
         asked.endorse_cluster(digest, [pair])

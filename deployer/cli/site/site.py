@@ -15,7 +15,7 @@ from deployer.errors import Misused
 from deployer.site.settings import SiteSettings
 from signer.documents import Document, validate
 from signer.runtime import terminal
-from signer.runtime.log_config import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:  # it loads httpx and cryptography: only whoever asks a site pays for that
@@ -24,21 +24,23 @@ if TYPE_CHECKING:  # it loads httpx and cryptography: only whoever asks a site p
 
 __all__ = ["site_app"]
 
-machine_app = typer.Typer(no_args_is_help=True, help="Machines of a site: list, look at, pause, extend, end.")
-site_app.add_typer(machine_app, name="machine")
+site_machine_app = typer.Typer(no_args_is_help=True, help="Machines of a site: list, look at, pause, extend, end.")
+site_app.add_typer(site_machine_app, name="machine")
 site_app.add_typer(rights_app)
 
-At = Annotated[str, typer.Option("--site", help="The site's URL, instead of the one in the settings.", metavar="URL")]
-Why = Annotated[str, typer.Option("--reason", help="Why; kept with the event.")]
+SiteOption = Annotated[
+    str, typer.Option("--site", help="The site's URL, instead of the one in the settings.", metavar="URL")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the event.")]
 NodeName = Annotated[str, typer.Argument(help="A node's name, its UUID, or the beginning of one.")]
 MachineName = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its host name.")]
 
 
-def client(context: typer.Context, url: str = "") -> "SiteClient":
+def open_client(context: typer.Context, url: str = "") -> "SiteClient":
     """A client of the site that the settings name."""
-    from deployer.site.client.discovery import reach
+    from deployer.site.client.discovery import open_site_client
 
-    return reach(terminal.section(context, SiteSettings), os.environ, url)
+    return open_site_client(terminal.section(context, SiteSettings), os.environ, url)
 
 
 @site_app.command("serve")
@@ -50,10 +52,12 @@ def site_serve(
     json: Json = False,
 ) -> None:
     """Run the site's service until it is told to end. Machines go on without it."""
-    from deployer.ec2.site.extension import working  # loads the server, the database and all four packages: only here
-    from deployer.site.daemon import serve
+    from deployer.ec2.site.extension import (
+        run_accounts,  # loads the server, the database and all four packages: only here
+    )
+    from deployer.site.daemon import serve_site
 
-    configure(terminal.section(context, LogSettings))
+    configure_logging(terminal.section(context, LogSettings))
 
     def ready(url: str, socket: Path, site: Any) -> None:
         status = site.status()
@@ -68,7 +72,7 @@ def site_serve(
             fresh.replace(ready_file)
 
     accounts = terminal.section(context, Ec2Settings)
-    serve(terminal.section(context, SiteSettings), ready, (lambda site: working(accounts, site),))
+    serve_site(terminal.section(context, SiteSettings), ready, (lambda site: run_accounts(accounts, site),))
 
 
 @site_app.command("trust-root")
@@ -80,22 +84,22 @@ def site_trust_root(
     json: Json = False,
 ) -> None:
     """Pin the root that says what is current; the site believes its catalog by nothing else."""
-    from catalog.client.trusted import pin  # loads the TUF library: only here
+    from catalog.client.trusted import pin_root  # loads the TUF library: only here
 
     place = terminal.section(context, SiteSettings).pinned_root
     try:
         data = file.read_bytes()
     except OSError as exc:
         raise Misused(f"{file}: cannot be read: {exc.strerror}") from exc
-    digest = pin(place, data)
+    digest = pin_root(place, data)
     text = f"pinned; compare this with the catalog's operator: SHA-256 {digest}"
     terminal.show({"root": str(place), "sha256": digest}, text, as_json=json)
 
 
 @site_app.command("status")
-def site_status(context: typer.Context, site: At = "", json: Json = False) -> None:
+def site_status(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
     """Show how a site is doing: its policy, its nodes and machines, and what is wrong."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         status = asked.status()
     rows = [
         ("url", status.url),
@@ -115,14 +119,14 @@ def site_token(
     context: typer.Context,
     name: Annotated[str, typer.Option(help="What the node will be called; else it says so itself.")] = "",
     minutes: Annotated[int, typer.Option(min=1, max=1440, help="How long the token is good.")] = 60,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Get a token with which one node may join, once."""
-    from deployer.site.schema.messages import TokenRequest
+    from deployer.site.schema.messages import JoinTokenRequest
 
-    wanted = validate(TokenRequest, {"name": name, "minutes": minutes}, "request for a token")
-    with client(context, site) as asked:
+    wanted = validate(JoinTokenRequest, {"name": name, "minutes": minutes}, "request for a token")
+    with open_client(context, site) as asked:
         made = asked.token(wanted)
     text = f"on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
     terminal.show(_value(made), text, as_json=json)
@@ -131,23 +135,23 @@ def site_token(
 @site_app.command("login")
 def site_login(context: typer.Context, json: Json = False) -> None:
     """Print a link by which this site's operator logs in on the console: good once, for a minute."""
-    with client(context) as asked:
+    with open_client(context) as asked:
         made = asked.login_link()
     terminal.show(_value(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
 
 
 @site_app.command("nodes")
-def site_nodes(context: typer.Context, site: At = "", json: Json = False) -> None:
+def site_nodes(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
     """List the site's nodes."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         nodes = asked.nodes()
     terminal.show([_value(one) for one in nodes], _node_table(nodes), as_json=json)
 
 
 @site_app.command("node")
-def site_node(context: typer.Context, node: NodeName, site: At = "", json: Json = False) -> None:
+def site_node(context: typer.Context, node: NodeName, site: SiteOption = "", json: Json = False) -> None:
     """Show all that the site knows of a node."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.node(node)
     value = _value(found)
     rows = [(key, entry) for key, entry in value.items()]
@@ -159,8 +163,8 @@ def site_drain(
     context: typer.Context,
     node: NodeName,
     move: Annotated[bool, typer.Option("--move", help="Machines that rest there go to other nodes.")] = False,
-    reason: Why = "",
-    site: At = "",
+    reason: ReasonOption = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Give a node no more machines; those that it has go on."""
@@ -168,13 +172,17 @@ def site_drain(
 
 
 @site_app.command("undrain")
-def site_undrain(context: typer.Context, node: NodeName, reason: Why = "", site: At = "", json: Json = False) -> None:
+def site_undrain(
+    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
+) -> None:
     """Use a node again."""
     _act_node(context, node, "undrain", reason, site, as_json=json)
 
 
 @site_app.command("remove")
-def site_remove(context: typer.Context, node: NodeName, reason: Why = "", site: At = "", json: Json = False) -> None:
+def site_remove(
+    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
+) -> None:
     """Take a node out for good: its certificate is worth nothing any more."""
     _act_node(context, node, "remove", reason, site, as_json=json)
 
@@ -185,11 +193,11 @@ def site_events(
     after: Annotated[int, typer.Option(min=0, help="Only events after the one of this number.")] = 0,
     deployment: Annotated[str, typer.Option(help="Only of this deployment.")] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Tell what happened: the whole story, or what happens from now on. With --json a line for each event."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         while True:
             page = asked.events(after, deployment=deployment)
             for one in page.items:
@@ -202,7 +210,7 @@ def site_events(
                 _tell(one, as_json=json)
 
 
-@machine_app.command("list")
+@site_machine_app.command("list")
 def machine_list(
     context: typer.Context,
     deployment: Annotated[str, typer.Option(help="Only of this deployment.")] = "",
@@ -210,11 +218,11 @@ def machine_list(
     vo: Annotated[str, typer.Option(help="Only of people of this VO.")] = "",
     state: Annotated[str, typer.Option(help="Only in this state.")] = "",
     every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """List machines, the newest first: those that you may see."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         uuid = asked.node(node).uuid if node else ""
         found = [
             one
@@ -224,25 +232,29 @@ def machine_list(
     terminal.show([_value(one) for one in found], machine_table(found), as_json=json)
 
 
-@machine_app.command("show")
-def machine_show(context: typer.Context, machine: MachineName, site: At = "", json: Json = False) -> None:
+@site_machine_app.command("show")
+def machine_show(context: typer.Context, machine: MachineName, site: SiteOption = "", json: Json = False) -> None:
     """Show all that the site knows of a machine."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         value = _value(asked.machine(machine))
     terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())), as_json=json)
 
 
 def _verb(verb: str, about: str) -> None:
     def command(
-        context: typer.Context, machine: MachineName, reason: Why = "", site: At = "", json: Json = False
+        context: typer.Context,
+        machine: MachineName,
+        reason: ReasonOption = "",
+        site: SiteOption = "",
+        json: Json = False,
     ) -> None:
-        with client(context, site) as asked:
+        with open_client(context, site) as asked:
             found = asked.do(machine, verb, reason)
         text = f"{found.hostname}: is {found.state.value}, will be {found.want.value}"
         terminal.show(_value(found), text, as_json=json)
 
     command.__doc__ = about
-    machine_app.command(verb)(command)
+    site_machine_app.command(verb)(command)
 
 
 for _name, _about in (
@@ -256,18 +268,18 @@ for _name, _about in (
     _verb(_name, _about)
 
 
-@machine_app.command("reactivate")
+@site_machine_app.command("reactivate")
 def machine_reactivate(
     context: typer.Context,
     machine: MachineName,
     node: Annotated[str, typer.Option(help="On this node, with all that it has, instead of where it is.")] = "",
     elsewhere: Annotated[bool, typer.Option("--elsewhere", help="On another node, whichever can.")] = False,
-    reason: Why = "",
-    site: At = "",
+    reason: ReasonOption = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Let a suspended or stopped machine run again, where it is or on another node."""
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.do(machine, "reactivate", reason, node=node, elsewhere=elsewhere)
     text = f"{found.hostname}: is {found.state.value}, will be {found.want.value}"
     if found.moving is not None:
@@ -275,14 +287,14 @@ def machine_reactivate(
     terminal.show(_value(found), text, as_json=json)
 
 
-@machine_app.command("change")
+@site_machine_app.command("change")
 def machine_change(
     context: typer.Context,
     machine: MachineName,
     lifetime: Annotated[str, typer.Option(help="How long it lives from now on, such as 12h.")] = "",
     memory: Annotated[str, typer.Option(help="Memory, such as 1GiB, within what was granted.")] = "",
     cores: Annotated[int | None, typer.Option(min=1, help="Cores, within what was granted.")] = None,
-    site: At = "",
+    site: SiteOption = "",
     json: Json = False,
 ) -> None:
     """Give a machine more or less time, memory or cores."""
@@ -299,9 +311,11 @@ def machine_change(
         raise Misused(str(exc)) from exc
     if not any(value is not None for value in wanted.values()):
         raise Misused("say what should be otherwise: --lifetime, --memory or --cores")
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.change(machine, validate(MachineChange, wanted, "change"))
-    text = f"{found.hostname}: {found.cores} x {terminal.size(found.memory)}, ends {found.ends:%Y-%m-%d %H:%M} UTC"
+    text = (
+        f"{found.hostname}: {found.cores} x {terminal.format_size(found.memory)}, ends {found.ends:%Y-%m-%d %H:%M} UTC"
+    )
     terminal.show(_value(found), text, as_json=json)
 
 
@@ -313,7 +327,7 @@ def machine_table(machines: "list[SiteMachine]") -> object:
             one.hostname,
             one.state.value + ("" if one.ready is None else f", {one.ready}"),
             one.title,
-            f"{one.cores} x {terminal.size(one.memory)}",
+            f"{one.cores} x {terminal.format_size(one.memory)}",
             ", ".join(one.known),
             one.ends.strftime("%Y-%m-%d %H:%M UTC"),
             one.reason or one.want_reason,
@@ -330,7 +344,7 @@ def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
             one.name,
             one.uuid[:8],
             one.state.value,
-            f"{one.capacity.cores} cores, {terminal.size(one.capacity.memory)}, {terminal.size(one.capacity.disk)} disk",
+            f"{one.capacity.cores} cores, {terminal.format_size(one.capacity.memory)}, {terminal.format_size(one.capacity.disk)} disk",
             ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items())),
             one.reported.strftime("%Y-%m-%d %H:%M:%S UTC") if one.reported else "never",
             one.problem,
@@ -344,7 +358,7 @@ def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
 def _act_node(
     context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool, move: bool = False
 ) -> None:
-    with client(context, site) as asked:
+    with open_client(context, site) as asked:
         found = asked.do_node(node, verb, reason, move=move)
     terminal.show(_value(found), f"{found.name}: {found.state.value}", as_json=as_json)
 

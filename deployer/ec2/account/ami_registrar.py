@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any, Final
 
 from catalog.image.manifest import Manifest
-from deployer.ec2.account.bookkeeping import Books, ImageEntry
-from deployer.ec2.aws.client import Aws
-from deployer.ec2.aws.tags import CATALOG, IMAGE, KEY, Owner, specification
+from deployer.ec2.account.bookkeeping import AmiEntry, Bookkeeping
+from deployer.ec2.aws.client import AwsClient
+from deployer.ec2.aws.tags import CATALOG_TAG, IMAGE_TAG, KEY_TAG, Owner, tag_specifications
 from deployer.ec2.errors import AwsFailed, AwsMissing
-from deployer.ec2.model.boot_mapping import Bootable
-from deployer.ec2.model.instances import MAX_TAG, mappings
+from deployer.ec2.model.boot_mapping import BootMapping
+from deployer.ec2.model.instances import MAX_TAG, block_device_mappings
 from signer.documents import canonical
 
 KEY_TYPE: Final = "urn:partita:ec2-image:v1"
@@ -31,7 +31,7 @@ LOOK_EVERY = 2.0
 log = logging.getLogger("partita.ec2")
 
 
-def image_key(found: Bootable, contents: Mapping[str, str]) -> str:
+def image_key(found: BootMapping, contents: Mapping[str, str]) -> str:
     """What an AMI is known by: 64 hex digits over how it boots and what it is made of.
 
     Args:
@@ -47,7 +47,7 @@ def image_key(found: Bootable, contents: Mapping[str, str]) -> str:
 
 
 def register_request(
-    name: str, manifest: Manifest, found: Bootable, snapshots: Mapping[str, str], tags: Mapping[str, str]
+    name: str, manifest: Manifest, found: BootMapping, snapshots: Mapping[str, str], tags: Mapping[str, str]
 ) -> dict[str, Any]:
     """The parameters of RegisterImage."""
     return {
@@ -60,12 +60,12 @@ def register_request(
         "SriovNetSupport": "simple",
         "ImdsSupport": "v2.0",
         "RootDeviceName": found.volumes[0].device,
-        "BlockDeviceMappings": mappings(found.volumes, snapshots),
-        "TagSpecifications": specification(("image",), tags),
+        "BlockDeviceMappings": block_device_mappings(found.volumes, snapshots),
+        "TagSpecifications": tag_specifications(("image",), tags),
     }
 
 
-def difference(described: Mapping[str, Any], found: Bootable, snapshots: Mapping[str, str]) -> str:
+def ami_difference(described: Mapping[str, Any], found: BootMapping, snapshots: Mapping[str, str]) -> str:
     """How an AMI differs from what would be registered, in a few words; empty if it does not."""
     wanted = {
         "Architecture": found.architecture,
@@ -96,7 +96,7 @@ def difference(described: Mapping[str, Any], found: Bootable, snapshots: Mapping
     return f"it has one more device, {min(there)}" if there else ""
 
 
-class Registrar:
+class AmiRegistrar:
     """Registers images in one account.
 
     Args:
@@ -110,8 +110,8 @@ class Registrar:
 
     def __init__(
         self,
-        aws: Aws,
-        books: Books,
+        aws: AwsClient,
+        books: Bookkeeping,
         owner: Owner,
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str],
@@ -121,8 +121,8 @@ class Registrar:
         self._clock, self._new_nonce, self._sleep = clock, new_nonce, sleep
 
     def register(
-        self, manifest: Manifest, found: Bootable, contents: Mapping[str, str], snapshots: Mapping[str, str]
-    ) -> ImageEntry:
+        self, manifest: Manifest, found: BootMapping, contents: Mapping[str, str], snapshots: Mapping[str, str]
+    ) -> AmiEntry:
         """The AMI of an image, registered now or before.
 
         Args:
@@ -145,7 +145,7 @@ class Registrar:
             entry = None
         if entry is None or entry.ami:  # one that EC2 has lost gets a new name
             now = self._clock().replace(microsecond=0)
-            entry = ImageEntry(
+            entry = AmiEntry(
                 key=key,
                 name=f"partita-{manifest.image_id[7:23]}-{self._new_nonce()}",
                 image_id=manifest.image_id,
@@ -157,9 +157,9 @@ class Registrar:
             )
             self._books.put_image(entry)
         tags = self._owner.tags | {
-            KEY: key,
-            IMAGE: manifest.image_id,
-            CATALOG: manifest.title[:MAX_TAG],
+            KEY_TAG: key,
+            IMAGE_TAG: manifest.image_id,
+            CATALOG_TAG: manifest.title[:MAX_TAG],
             "Name": manifest.title[:MAX_TAG],
         }
         request = register_request(entry.name, manifest, found, snapshots, tags)
@@ -176,7 +176,7 @@ class Registrar:
             raise AwsFailed(f"AMI {described['ImageId']} is not what was registered: {wrong}")
         return self._keep(entry, described)
 
-    def forget(self, entry: ImageEntry) -> None:
+    def forget(self, entry: AmiEntry) -> None:
         """Take an AMI away, at EC2 and out of the books; one that is not there is away already."""
         try:
             if entry.ami:
@@ -186,13 +186,13 @@ class Registrar:
                 raise
         self._books.forget("image", entry.key)
 
-    def _keep(self, entry: ImageEntry, described: Mapping[str, Any]) -> ImageEntry:
+    def _keep(self, entry: AmiEntry, described: Mapping[str, Any]) -> AmiEntry:
         now = self._clock().replace(microsecond=0)
         entry = entry.model_copy(update={"ami": str(described["ImageId"]), "used": now})
         self._books.put_image(entry)
         return entry
 
-    def _described(self, entry: ImageEntry) -> dict[str, Any] | None:
+    def _described(self, entry: AmiEntry) -> dict[str, Any] | None:
         """What EC2 says of an AMI, by its ID or by its name; None if there is none, or it is no longer usable."""
         wanted: dict[str, Any] = {"Owners": ["self"]}
         wanted |= {"ImageIds": [entry.ami]} if entry.ami else {"Filters": [{"Name": "name", "Values": [entry.name]}]}
@@ -205,7 +205,7 @@ class Registrar:
         usable = [image for image in images if image.get("State") in {"available", "pending"}]
         return usable[0] if usable else None
 
-    def _await(self, entry: ImageEntry) -> dict[str, Any]:
+    def _await(self, entry: AmiEntry) -> dict[str, Any]:
         left = AVAILABLE
         while True:
             described = self._described(entry)
@@ -216,8 +216,8 @@ class Registrar:
             self._sleep(LOOK_EVERY)
             left -= LOOK_EVERY
 
-    def _difference(self, described: Mapping[str, Any], found: Bootable, snapshots: Mapping[str, str]) -> str:
-        if wrong := difference(described, found, snapshots):
+    def _difference(self, described: Mapping[str, Any], found: BootMapping, snapshots: Mapping[str, str]) -> str:
+        if wrong := ami_difference(described, found, snapshots):
             return wrong
         if found.boot_mode == "uefi":  # variables of the firmware could name another boot loader
             answer = self._aws.ec2("describe_image_attribute", ImageId=described["ImageId"], Attribute="uefiData")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from catalog.image.manifest import ImageId
-from deployer.ec2.errors import LedgerUnusable
+from deployer.ec2.errors import Ec2RecordsUnusable
 from deployer.machine.spec import Uuid
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
@@ -27,7 +27,7 @@ WAIT = 30.0
 D = TypeVar("D", bound=Document)
 
 
-class ImageEntry(Document):
+class AmiEntry(Document):
     """An AMI.
 
     Attributes:
@@ -76,7 +76,7 @@ class MachineEntry(Document):
     receipt: str = ""
 
 
-class Books:
+class Bookkeeping:
     """The books of one account. Safe to use from several threads and processes.
 
     Args:
@@ -98,7 +98,7 @@ class Books:
                 "PRIMARY KEY (account, kind, key)) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as exc:
-            raise LedgerUnusable(f"{path}: the books of machines at EC2 cannot be opened: {exc}") from exc
+            raise Ec2RecordsUnusable(f"{path}: the books of machines at EC2 cannot be opened: {exc}") from exc
         self._path = path
 
     def close(self) -> None:
@@ -106,17 +106,17 @@ class Books:
         with self._lock, suppress(sqlite3.Error):
             self._connection.close()
 
-    def put_image(self, entry: ImageEntry) -> None:
+    def put_image(self, entry: AmiEntry) -> None:
         """Write down an AMI, or that one is about to be registered."""
         self._put("image", entry.key, entry)
 
-    def image(self, key: str) -> ImageEntry | None:
+    def image(self, key: str) -> AmiEntry | None:
         """An AMI by its key."""
-        return self._get("image", key, ImageEntry)
+        return self._get("image", key, AmiEntry)
 
-    def images(self) -> list[ImageEntry]:
+    def images(self) -> list[AmiEntry]:
         """All AMIs."""
-        return self._all("image", ImageEntry)
+        return self._all("image", AmiEntry)
 
     def put_machine(self, entry: MachineEntry) -> None:
         """Write down a machine."""
@@ -164,7 +164,9 @@ class Books:
                     raise
                 self._connection.execute("COMMIT")
             except sqlite3.Error as exc:
-                raise LedgerUnusable(f"{self._path}: the books of machines at EC2 cannot be written: {exc}") from exc
+                raise Ec2RecordsUnusable(
+                    f"{self._path}: the books of machines at EC2 cannot be written: {exc}"
+                ) from exc
 
     def _put(self, kind: str, key: str, document: Document) -> None:
         with self._writing():
@@ -189,10 +191,10 @@ class Books:
             try:
                 return [row[0] for row in self._connection.execute(query, values)]
             except sqlite3.Error as exc:
-                raise LedgerUnusable(f"{self._path}: the books of machines at EC2 cannot be read: {exc}") from exc
+                raise Ec2RecordsUnusable(f"{self._path}: the books of machines at EC2 cannot be read: {exc}") from exc
 
     def _read(self, model: type[D], data: bytes) -> D:
         try:
             return parse(model, data, f"an entry of {self._path}")
         except DocumentError as exc:
-            raise LedgerUnusable(str(exc)) from exc
+            raise Ec2RecordsUnusable(str(exc)) from exc

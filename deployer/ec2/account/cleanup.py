@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from deployer.ec2.account.bookkeeping import Books
-from deployer.ec2.aws.client import Aws
-from deployer.ec2.aws.tags import ENDS, PARENT, Owner, Tags, read_instant, read_tags
+from deployer.ec2.account.bookkeeping import Bookkeeping
+from deployer.ec2.aws.client import AwsClient
+from deployer.ec2.aws.tags import END_TAG, PARENT_TAG, Owner, Tags, read_instant, read_tags
 from deployer.ec2.errors import AwsFailed, AwsMissing
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 
 OVERDUE: Final = timedelta(hours=1)
 """How long after the end of its time a machine is taken to be forgotten by its site."""
@@ -27,7 +27,7 @@ UPLOADING: Final = timedelta(days=2)
 _IN_USE: Final = frozenset({"InvalidSnapshot.InUse", "VolumeInUse", "ResourceInUse"})
 
 
-class Kind(StrEnum):
+class ResourceKind(StrEnum):
     """What can be left, in the order in which it is removed: users before what they use."""
 
     INSTANCE = "instance"
@@ -36,11 +36,11 @@ class Kind(StrEnum):
     SNAPSHOT = "snapshot"
 
 
-ORDER: Final = tuple(Kind)
+REMOVAL_ORDER: Final = tuple(ResourceKind)
 
 
 @dataclass(frozen=True)
-class Thing:
+class CloudResource:
     """Something at EC2.
 
     Attributes:
@@ -49,7 +49,7 @@ class Thing:
         uses: IDs of what it needs: an instance its AMI, an AMI its snapshots, a snapshot its parent.
     """
 
-    kind: Kind
+    kind: ResourceKind
     id: str
     since: datetime
     active: bool = False
@@ -62,11 +62,13 @@ class Thing:
 class Removal:
     """Something that is to be removed, and why."""
 
-    thing: Thing
+    thing: CloudResource
     reason: str
 
 
-def plan(things: Sequence[Thing], owner: Owner, now: datetime, older_than: timedelta) -> tuple[Removal, ...]:
+def plan_cleanup(
+    things: Sequence[CloudResource], owner: Owner, now: datetime, older_than: timedelta
+) -> tuple[Removal, ...]:
     """What is to be removed, in order.
 
     Args:
@@ -82,7 +84,7 @@ def plan(things: Sequence[Thing], owner: Owner, now: datetime, older_than: timed
 
 
 def _freed(
-    things: Sequence[Thing], chosen: Mapping[str, Removal], owner: Owner, now: datetime, older_than: timedelta
+    things: Sequence[CloudResource], chosen: Mapping[str, Removal], owner: Owner, now: datetime, older_than: timedelta
 ) -> dict[str, Removal]:
     """What nothing uses any more once the chosen are gone."""
     used = {name for thing in things if thing.id not in chosen and _holds(thing) for name in thing.uses}
@@ -90,27 +92,27 @@ def _freed(
         thing.id: Removal(thing, reason)
         for thing in things
         if thing.id not in chosen
-        and (thing.id not in used or thing.kind is Kind.INSTANCE)
+        and (thing.id not in used or thing.kind is ResourceKind.INSTANCE)
         and owner.owns(thing.tags)
         and (reason := _reason(thing, now, older_than))
     }
 
 
-def _holds(thing: Thing) -> bool:
+def _holds(thing: CloudResource) -> bool:
     """Whether something holds what it uses: a terminated instance holds nothing."""
-    return thing.kind is not Kind.INSTANCE or thing.active
+    return thing.kind is not ResourceKind.INSTANCE or thing.active
 
 
-def _reason(thing: Thing, now: datetime, older_than: timedelta) -> str:
+def _reason(thing: CloudResource, now: datetime, older_than: timedelta) -> str:
     """Why it may go, if nothing uses it; empty if it stays."""
     age = now - thing.since
-    if thing.kind is Kind.INSTANCE:
-        ends = read_instant(thing.tags.get(ENDS, ""))
+    if thing.kind is ResourceKind.INSTANCE:
+        ends = read_instant(thing.tags.get(END_TAG, ""))
         overdue = thing.active and ends is not None and now >= ends + OVERDUE
         return "its time is over, and its site has not ended it" if overdue else ""
-    if thing.kind is Kind.VOLUME:
+    if thing.kind is ResourceKind.VOLUME:
         return "" if thing.active or age < older_than else "no machine has it"
-    if thing.kind is Kind.IMAGE:
+    if thing.kind is ResourceKind.IMAGE:
         return "no machine uses it" if age >= older_than else ""
     if thing.active:
         return "its upload was given up" if age >= max(UPLOADING, older_than) else ""
@@ -120,7 +122,7 @@ def _reason(thing: Thing, now: datetime, older_than: timedelta) -> str:
 def _in_order(removals: Iterable[Removal]) -> Iterable[Removal]:
     """By kind, the oldest first; a snapshot after those that build on it."""
     found = list(removals)
-    for kind in ORDER:
+    for kind in REMOVAL_ORDER:
         own = {removal.thing.id: removal for removal in found if removal.thing.kind is kind}
         left = dict.fromkeys(own, 0)
         for removal in own.values():
@@ -137,7 +139,7 @@ def _in_order(removals: Iterable[Removal]) -> Iterable[Removal]:
                     heapq.heappush(heap, (own[below].thing.since, below))
 
 
-def look(aws: Aws, owner: Owner, books: Books) -> list[Thing]:
+def list_resources(aws: AwsClient, owner: Owner, books: Bookkeeping) -> list[CloudResource]:
     """Everything in the account that the plan has to know; errors as of AWS."""
     used = {entry.ami: entry.used for entry in books.images()}
     found = []
@@ -151,8 +153,12 @@ def look(aws: Aws, owner: Owner, books: Books) -> list[Thing]:
     return found
 
 
-def clean(
-    removals: Sequence[Removal], aws: Aws, books: Books, ledger: Ledger, tell: Callable[[Removal, str], None]
+def remove_resources(
+    removals: Sequence[Removal],
+    aws: AwsClient,
+    books: Bookkeeping,
+    ledger: SnapshotRecords,
+    tell: Callable[[Removal, str], None],
 ) -> int:
     """Remove what was planned; returns how much of it.
 
@@ -177,26 +183,26 @@ def clean(
     return count
 
 
-def _remove(thing: Thing, aws: Aws, books: Books, ledger: Ledger) -> None:
+def _remove(thing: CloudResource, aws: AwsClient, books: Bookkeeping, ledger: SnapshotRecords) -> None:
     match thing.kind:
-        case Kind.INSTANCE:
+        case ResourceKind.INSTANCE:
             aws.ec2("terminate_instances", InstanceIds=[thing.id])
-        case Kind.VOLUME:
+        case ResourceKind.VOLUME:
             aws.ec2("delete_volume", VolumeId=thing.id)
-        case Kind.IMAGE:
+        case ResourceKind.IMAGE:
             aws.ec2("deregister_image", ImageId=thing.id)
             for entry in [entry for entry in books.images() if entry.ami == thing.id]:
                 books.forget("image", entry.key)
-        case Kind.SNAPSHOT:
+        case ResourceKind.SNAPSHOT:
             aws.ec2("delete_snapshot", SnapshotId=thing.id)
             for record in [record for record in ledger.records() if record.snapshot_id == thing.id]:
                 ledger.forget(record.content)
 
 
-def _instance(described: Mapping[str, Any]) -> Thing:
+def _instance(described: Mapping[str, Any]) -> CloudResource:
     volumes = (each.get("Ebs", {}).get("VolumeId", "") for each in described.get("BlockDeviceMappings", ()))
-    return Thing(
-        Kind.INSTANCE,
+    return CloudResource(
+        ResourceKind.INSTANCE,
         str(described["InstanceId"]),
         _aware(described.get("LaunchTime")),
         active=described["State"]["Name"] != "terminated",
@@ -206,11 +212,11 @@ def _instance(described: Mapping[str, Any]) -> Thing:
     )
 
 
-def _image(described: Mapping[str, Any], used: Mapping[str, datetime]) -> Thing:
+def _image(described: Mapping[str, Any], used: Mapping[str, datetime]) -> CloudResource:
     snapshots = (each.get("Ebs", {}).get("SnapshotId", "") for each in described.get("BlockDeviceMappings", ()))
     name = str(described["ImageId"])
-    return Thing(
-        Kind.IMAGE,
+    return CloudResource(
+        ResourceKind.IMAGE,
         name,
         max(_aware(described.get("CreationDate")), used.get(name, datetime.min.replace(tzinfo=UTC))),
         uses=frozenset(snapshot for snapshot in snapshots if snapshot),
@@ -219,22 +225,22 @@ def _image(described: Mapping[str, Any], used: Mapping[str, datetime]) -> Thing:
     )
 
 
-def _snapshot(described: Mapping[str, Any]) -> Thing:
+def _snapshot(described: Mapping[str, Any]) -> CloudResource:
     tags = read_tags(described.get("Tags"))
-    return Thing(
-        Kind.SNAPSHOT,
+    return CloudResource(
+        ResourceKind.SNAPSHOT,
         str(described["SnapshotId"]),
         _aware(described.get("StartTime")),
         active=described.get("State") != "completed",
-        uses=frozenset({tags[PARENT]} if tags.get(PARENT) else ()),
+        uses=frozenset({tags[PARENT_TAG]} if tags.get(PARENT_TAG) else ()),
         tags=tags,
         title=str(described.get("Description", "")),
     )
 
 
-def _volume(described: Mapping[str, Any]) -> Thing:
-    return Thing(
-        Kind.VOLUME,
+def _volume(described: Mapping[str, Any]) -> CloudResource:
+    return CloudResource(
+        ResourceKind.VOLUME,
         str(described["VolumeId"]),
         _aware(described.get("CreateTime")),
         active=described.get("State") != "available",

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from deployer.ec2.aws.client import Aws
-from deployer.ec2.aws.tags import POOL, REBOOTS, SITE, Owner, write_tags
+from deployer.ec2.aws.client import AwsClient
+from deployer.ec2.aws.tags import POOL_TAG, REBOOTS_TAG, SITE_TAG, Owner, write_tags
 from deployer.ec2.errors import AwsFailed, AwsMissing
-from deployer.ec2.model.instance_types import InstanceType, read_types
-from deployer.ec2.model.instances import Instance, read_instance
+from deployer.ec2.model.instance_types import InstanceType, parse_types
+from deployer.ec2.model.instances import Instance, parse_instance
 
 _YOUNG: Final = frozenset({"InvalidInstanceID.NotFound"})
 """What EC2 says of an instance for some seconds after it was made."""
@@ -16,7 +16,7 @@ _YOUNG: Final = frozenset({"InvalidInstanceID.NotFound"})
 class Ec2Machines:
     """The machines of one pool in one account; for any number of threads. All methods raise AwsFailed and its kinds."""
 
-    def __init__(self, aws: Aws, owner: Owner) -> None:
+    def __init__(self, aws: AwsClient, owner: Owner) -> None:
         self._aws, self.owner = aws, owner
 
     def all(self) -> list[Instance]:
@@ -35,7 +35,7 @@ class Ec2Machines:
             if begun is None:
                 raise
             return begun
-        return read_instance(answer["Instances"][0])
+        return parse_instance(answer["Instances"][0])
 
     def begun(self, token: str) -> Instance | None:
         """The machine that was begun with a client token, if EC2 lists it already."""
@@ -54,7 +54,7 @@ class Ec2Machines:
     def reboot(self, instance: str, count: int) -> None:
         """Reboot one, and note in its tags how often that was done."""
         self._aws.ec2("reboot_instances", again=_YOUNG, InstanceIds=[instance])
-        self.tag(instance, {REBOOTS: str(count)})
+        self.tag(instance, {REBOOTS_TAG: str(count)})
 
     def retype(self, instance: str, instance_type: str, tags: Mapping[str, str]) -> None:
         """Give one that is stopped another type, then note what it was chosen for."""
@@ -74,15 +74,15 @@ class Ec2Machines:
 
     def types(self, names: tuple[str, ...]) -> tuple[InstanceType, ...]:
         """What EC2 says of instance types."""
-        return read_types(self._aws.ec2_list("describe_instance_types", "InstanceTypes", InstanceTypes=list(names)))
+        return parse_types(self._aws.ec2_list("describe_instance_types", "InstanceTypes", InstanceTypes=list(names)))
 
     def _mine(self) -> list[dict[str, Any]]:
         return [
-            {"Name": f"tag:{SITE}", "Values": [self.owner.site]},
-            {"Name": f"tag:{POOL}", "Values": [self.owner.pool]},
+            {"Name": f"tag:{SITE_TAG}", "Values": [self.owner.site]},
+            {"Name": f"tag:{POOL_TAG}", "Values": [self.owner.pool]},
         ]
 
     def _described(self, filters: list[dict[str, Any]]) -> Iterator[Instance]:
         for reservation in self._aws.ec2_list("describe_instances", "Reservations", Filters=filters):
             for described in reservation.get("Instances", ()):
-                yield read_instance(described)
+                yield parse_instance(described)

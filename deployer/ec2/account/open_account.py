@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from deployer.ec2.account.ami_registrar import Registrar
-from deployer.ec2.account.bookkeeping import Books
+from deployer.ec2.account.ami_registrar import AmiRegistrar
+from deployer.ec2.account.bookkeeping import Bookkeeping
 from deployer.ec2.account.instance_operations import Ec2Machines
-from deployer.ec2.aws.client import Access, Aws
+from deployer.ec2.aws.client import AwsAccess, AwsClient
 from deployer.ec2.aws.tags import Owner
-from deployer.ec2.errors import LedgerUnusable
+from deployer.ec2.errors import Ec2RecordsUnusable
 from deployer.ec2.model.accounts import Account
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.snapshots.buffer_pool import Buffers
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.buffer_pool import BufferPool
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.site.settings import SiteSettings
 from stager.settings import NodeSettings
@@ -39,11 +39,11 @@ class OpenAccount:
     account: Account
     owner: Owner
     directory: Path
-    aws: Aws
-    books: Books
-    ledger: Ledger
+    aws: AwsClient
+    books: Bookkeeping
+    ledger: SnapshotRecords
     snapshots: Snapshots
-    registrar: Registrar
+    registrar: AmiRegistrar
     machines: Ec2Machines
 
 
@@ -52,8 +52,8 @@ def open_account(
     settings: Ec2Settings,
     account: Account,
     clock: Callable[[], datetime],
-    aws: Aws | None = None,
-    buffers: Buffers | None = None,
+    aws: AwsClient | None = None,
+    buffers: BufferPool | None = None,
 ) -> Iterator[OpenAccount]:
     """Open an account; nothing is asked of AWS yet. LedgerUnusable if the site's books cannot be used.
 
@@ -66,16 +66,16 @@ def open_account(
     """
     owner = Owner(site_id(settings.directory), account.name)
     directory = settings.directory / "accounts" / account.name
-    access = Access(
+    access = AwsAccess(
         region=account.region,
         profile=account.profile,
         role=account.role_arn,
         external_id=account.external_id,
         endpoint=settings.endpoint,
     )
-    aws = aws or Aws(access, connections=settings.workers)
-    ledger = Ledger(directory / "snapshots")
-    books = Books(settings.directory / "books.db", account.name)
+    aws = aws or AwsClient(access, connections=settings.workers)
+    ledger = SnapshotRecords(directory / "snapshots")
+    books = Bookkeeping(settings.directory / "books.db", account.name)
     try:
         yield OpenAccount(
             account=account,
@@ -85,7 +85,7 @@ def open_account(
             books=books,
             ledger=ledger,
             snapshots=Snapshots(aws, ledger, workers=settings.workers, buffers=buffers),
-            registrar=Registrar(aws, books, owner, clock, lambda: secrets.token_hex(16)),
+            registrar=AmiRegistrar(aws, books, owner, clock, lambda: secrets.token_hex(16)),
             machines=Ec2Machines(aws, owner),
         )
     finally:
@@ -105,10 +105,10 @@ def site_id(directory: Path) -> str:
             fresh.unlink()
         return str(uuid.UUID(path.read_text().strip()))
     except (OSError, ValueError) as exc:
-        raise LedgerUnusable(f"{path}: the site's identity at EC2 cannot be kept: {exc}") from exc
+        raise Ec2RecordsUnusable(f"{path}: the site's identity at EC2 cannot be kept: {exc}") from exc
 
 
-def staging(settings: Ec2Settings, site: SiteSettings) -> NodeSettings:
+def staging_settings(settings: Ec2Settings, site: SiteSettings) -> NodeSettings:
     """How the site's host stages what it uploads: from the site's catalog, into a cache of its own, over HTTP."""
     return NodeSettings(
         directory=settings.directory,

@@ -8,7 +8,7 @@ SETTLE = 1.0
 """Seconds in which the window is cut once at most: what was under way then is throttled together."""
 
 
-class Pace:
+class AdaptiveConcurrency:
     """A window of requests: halved when throttled, one wider after each full window that was not ("additive increase,
     multiplicative decrease", Chiu and Jain, 1989). For any number of threads."""
 

@@ -20,7 +20,7 @@ import botocore.parsers
 import botocore.session
 from pydantic import Field
 
-from deployer.ec2.aws.retry import Patience
+from deployer.ec2.aws.retry import RetryPolicy
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
 from signer.documents import Document
 
@@ -102,7 +102,7 @@ for _name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(_name).setLevel(logging.INFO)
 
 
-class Access(Document):
+class AwsAccess(Document):
     """Where, and as whom.
 
     Attributes:
@@ -126,14 +126,14 @@ def _unheard() -> None:
     """For callers who do not adapt to throttling."""
 
 
-class Aws:
+class AwsClient:
     """One account in one region; for any number of threads."""
 
     def __init__(
         self,
-        access: Access,
+        access: AwsAccess,
         *,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         connections: int = CONNECTIONS,
         read_timeout: float = READ_TIMEOUT,
         sleep: Callable[[float], object] = time.sleep,
@@ -149,7 +149,7 @@ class Aws:
             sleep, chance: for the pauses between attempts.
         """
         self.access = access
-        self._patience = patience or Patience()
+        self._patience = patience or RetryPolicy()
         self._sleep, self._chance = sleep, chance
         self._config = botocore.config.Config(
             region_name=access.region,

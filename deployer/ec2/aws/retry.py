@@ -16,7 +16,7 @@ half of it on average: long enough for "there is no such snapshot" of one that w
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """What one request may cost.
 
     Attributes:

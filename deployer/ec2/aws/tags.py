@@ -11,18 +11,18 @@ from typing import Any, Final
 
 from signer.statements.endorsement import write_instant
 
-SITE: Final = "partita:site"
-POOL: Final = "partita:pool"
-MACHINE: Final = "partita:machine"
-DEPLOYMENT: Final = "partita:deployment"
-CATALOG: Final = "partita:catalog"
-IMAGE: Final = "partita:image"
-ENDS: Final = "partita:ends"
-SIZE: Final = "partita:size"
-REBOOTS: Final = "partita:reboots"
-RECEIPT: Final = "partita:receipt"
-KEY: Final = "partita:key"
-PARENT: Final = "partita:parent"
+SITE_TAG: Final = "partita:site"
+POOL_TAG: Final = "partita:pool"
+MACHINE_TAG: Final = "partita:machine"
+DEPLOYMENT_TAG: Final = "partita:deployment"
+CATALOG_TAG: Final = "partita:catalog"
+IMAGE_TAG: Final = "partita:image"
+END_TAG: Final = "partita:ends"
+SIZE_TAG: Final = "partita:size"
+REBOOTS_TAG: Final = "partita:reboots"
+RECEIPT_TAG: Final = "partita:receipt"
+KEY_TAG: Final = "partita:key"
+PARENT_TAG: Final = "partita:parent"
 
 Tags = dict[str, str]
 
@@ -37,11 +37,11 @@ class Owner:
     @property
     def tags(self) -> Tags:
         """As tags."""
-        return {SITE: self.site, POOL: self.pool}
+        return {SITE_TAG: self.site, POOL_TAG: self.pool}
 
     def owns(self, tags: Mapping[str, str]) -> bool:
         """Whether tags say so."""
-        return tags.get(SITE) == self.site and tags.get(POOL) == self.pool
+        return tags.get(SITE_TAG) == self.site and tags.get(POOL_TAG) == self.pool
 
 
 def read_tags(described: Iterable[Mapping[str, Any]] | None) -> Tags:
@@ -54,12 +54,12 @@ def write_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-def specification(kinds: Sequence[str], tags: Mapping[str, str]) -> list[dict[str, Any]]:
+def tag_specifications(kinds: Sequence[str], tags: Mapping[str, str]) -> list[dict[str, Any]]:
     """Tags for what a request makes, for each kind of resource in it."""
     return [{"ResourceType": kind, "Tags": write_tags(tags)} for kind in kinds]
 
 
-def size_tag(cores: int, memory: int) -> str:
+def size_tag_value(cores: int, memory: int) -> str:
     """What a type was chosen for: it is changed only when something else is asked for."""
     return f"{cores}x{memory >> 20}"
 
@@ -73,6 +73,6 @@ def read_instant(text: str) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def ends_tag(ends: datetime) -> str:
+def end_tag_value(ends: datetime) -> str:
     """The end of a machine's time as its tag has it; the guest's own timer reads it too."""
     return write_instant(ends.astimezone(UTC))

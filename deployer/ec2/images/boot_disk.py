@@ -22,11 +22,11 @@ from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.snapshots.blocks import Layout, Run
 from deployer.ec2.snapshots.disk_reader import OpenDisk
 from deployer.errors import CannotBoot
-from deployer.hypervisor.disks import Contents
+from deployer.hypervisor.disks import ImageContents
 
 GRUB: Final = Path("/usr/lib/grub/i386-pc")
 MODULES: Final = ("biosdisk", "linux")
-FIRST: Final = 1 << 20
+FIRST_OFFSET: Final = 1 << 20
 """Bytes before the kernel: room for GRUB, and where partitions begin nowadays."""
 
 BOOT_AREA: Final = 440
@@ -36,23 +36,23 @@ MAKING = 60.0
 """Seconds for grub-mkimage, which takes a tenth of one."""
 
 
-def places(boot: DirectBoot) -> tuple[tuple[int, Address], ...]:
+def file_offsets(boot: DirectBoot) -> tuple[tuple[int, Address], ...]:
     """Where kernel and initrd begin, in bytes, each in whole MiB."""
-    initrd = FIRST + _whole_mib(boot.kernel.size)
-    return ((FIRST, boot.kernel), *(((initrd, boot.initrd),) if boot.initrd is not None else ()))
+    initrd = FIRST_OFFSET + _whole_mib(boot.kernel.size)
+    return ((FIRST_OFFSET, boot.kernel), *(((initrd, boot.initrd),) if boot.initrd is not None else ()))
 
 
-def configuration(boot: DirectBoot) -> str:
+def grub_config(boot: DirectBoot) -> str:
     """What GRUB does at once: load both by block numbers and start the kernel. No word can leave its quotes."""
     commands = []
-    for name, (offset, address) in zip(("linux", "initrd"), places(boot), strict=False):
+    for name, (offset, address) in zip(("linux", "initrd"), file_offsets(boot), strict=False):
         words = [f"(hd0){offset // SECTOR}+{-(-address.size // SECTOR)}"]
         words += boot.cmdline.split() if name == "linux" else []
         commands.append(" ".join([name, *(f"'{word}'" for word in words)]))
     return "\n".join([*commands, "boot", ""])
 
 
-def make_head(boot: DirectBoot) -> bytes:
+def build_head(boot: DirectBoot) -> bytes:
     """The sectors before the kernel.
 
     Raises:
@@ -60,7 +60,7 @@ def make_head(boot: DirectBoot) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="partita-grub-") as name:
         scratch = Path(name)
-        (scratch / "load.cfg").write_text(configuration(boot))
+        (scratch / "load.cfg").write_text(grub_config(boot))
         command = ["grub-mkimage", "-O", "i386-pc", "-d", str(GRUB), "-p", "/", "-c", str(scratch / "load.cfg")]
         command += ["-o", str(scratch / "core.img"), *MODULES]
         try:
@@ -77,14 +77,14 @@ def make_head(boot: DirectBoot) -> bytes:
             reason = exc.stderr.decode(errors="replace").strip()[-500:]
             raise CannotBoot(f"the image cannot be given a boot loader: {reason}") from exc
     head = code[:BOOT_AREA].ljust(SECTOR - 2, b"\0") + b"\x55\xaa" + core
-    if len(head) > FIRST:
-        raise CannotBoot(f"GRUB takes {len(head)} bytes, and {FIRST} are there for it")
+    if len(head) > FIRST_OFFSET:
+        raise CannotBoot(f"GRUB takes {len(head)} bytes, and {FIRST_OFFSET} are there for it")
     return head
 
 
-def layout_of_boot(boot: DirectBoot, head: bytes) -> Layout:
+def boot_layout(boot: DirectBoot, head: bytes) -> Layout:
     """The layout of a boot disk; its digest is the content key, as of every other disk."""
-    parts = places(boot)
+    parts = file_offsets(boot)
     runs = [Run(offset=0, length=len(head), source=f"bytes:{sha256(head).hexdigest()}")]
     runs += [Run(offset=offset, length=address.size, source=str(address)) for offset, address in parts]
     offset, last = parts[-1]
@@ -92,16 +92,16 @@ def layout_of_boot(boot: DirectBoot, head: bytes) -> Layout:
 
 
 @contextmanager
-def opened_boot(boot: DirectBoot, head: bytes, contents: Contents) -> Iterator[OpenDisk]:
+def open_boot_disk(boot: DirectBoot, head: bytes, contents: ImageContents) -> Iterator[OpenDisk]:
     """A boot disk whose kernel and initrd are here, open while the block runs; SnapshotFailed if one is not usable."""
     sources: list[bytes | int] = [head]
     try:
-        for _, address in places(boot):
+        for _, address in file_offsets(boot):
             path = contents.path(address)
             sources.append(descriptor := os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
             if os.fstat(descriptor).st_size != address.size:
                 raise SnapshotFailed(f"{path}: has not the {address.size} bytes that the image says; stage it again")
-        yield OpenDisk(layout_of_boot(boot, head), sources)
+        yield OpenDisk(boot_layout(boot, head), sources)
     except OSError as exc:
         raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
     finally:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from catalog.disk.sandbox import Limits, confined, python
+from catalog.disk.sandbox import ResourceLimits, python_command, run_confined
 from catalog.errors import CatalogError
 from catalog.image.manifest import DirectBoot, Manifest
 from deployer.ec2.images import driver_check_child as drivers_child
-from deployer.hypervisor.disks import Contents
+from deployer.hypervisor.disks import ImageContents
 from signer.documents import Document, parse
 from signer.errors import DocumentError
 
@@ -31,7 +31,7 @@ _PACKED: Final = (b"07070", b"\x1f\x8b", b"\xfd7zXZ", b"\x5d\0\0", b"BZh", b"\x2
 """How an initrd begins; any other is not worth a child."""
 
 
-class Kernel(Document):
+class KernelDrivers(Document):
     """What was found of one kernel's drivers.
 
     Attributes:
@@ -51,12 +51,12 @@ class Kernel(Document):
 
 
 class _Answer(Document):
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[KernelDrivers, ...]
     trouble: str = ""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DriverVerdict:
     """Whether the drivers are there, and why it is believed: the end of a sentence, empty for a plain yes."""
 
     answer: Literal["yes", "no", "unknown"]
@@ -66,7 +66,7 @@ class Verdict:
         return f"{self.answer}: {self.reason}" if self.reason else self.answer
 
 
-def judge(root: Sequence[Kernel], early: Kernel | None, *, direct: bool) -> Verdict:
+def evaluate_drivers(root: Sequence[KernelDrivers], early: KernelDrivers | None, *, direct: bool) -> DriverVerdict:
     """Decide. Pure.
 
     Args:
@@ -77,22 +77,22 @@ def judge(root: Sequence[Kernel], early: Kernel | None, *, direct: bool) -> Verd
     return _direct(root, early) if direct else _loaded(root)
 
 
-def _loaded(root: Sequence[Kernel]) -> Verdict:
+def _loaded(root: Sequence[KernelDrivers]) -> DriverVerdict:
     """The boot loader chooses a kernel: which, nobody sees from here."""
     if not root:
-        return Verdict("unknown", "no kernel modules were found in a filesystem that is read here (ext)")
+        return DriverVerdict("unknown", "no kernel modules were found in a filesystem that is read here (ext)")
     bad = [kernel for kernel in root if kernel.lacks()]
     if not bad:
-        return Verdict("yes")
+        return DriverVerdict("yes")
     said = "; ".join(f"{one.version} has no driver for {_named(one.lacks())}" for one in bad)
     if len(bad) < len(root):
-        return Verdict("unknown", f"{said}; its other kernels have all, and nobody sees which one boots")
+        return DriverVerdict("unknown", f"{said}; its other kernels have all, and nobody sees which one boots")
     if not all(kernel.listed for kernel in bad):
-        return Verdict("unknown", f"{said} among its modules, and what is in the kernel itself it does not list")
-    return Verdict("no", said)
+        return DriverVerdict("unknown", f"{said} among its modules, and what is in the kernel itself it does not list")
+    return DriverVerdict("no", said)
 
 
-def _direct(root: Sequence[Kernel], early: Kernel | None) -> Verdict:
+def _direct(root: Sequence[KernelDrivers], early: KernelDrivers | None) -> DriverVerdict:
     """The initrd finds the root, so it or the kernel must have the disks' driver; the network's may come from the root."""
     first = [early] if early is not None else []
     builtin = {name for kernel in (*first, *root) for name in kernel.builtin}
@@ -104,21 +104,21 @@ def _direct(root: Sequence[Kernel], early: Kernel | None) -> Verdict:
         if name not in builtin | there
     ]
     if not lacking:
-        return Verdict("yes")
+        return DriverVerdict("yes")
     where = "its initrd" if early is not None else "what can be read of it"
     if listed and early is not None:
-        return Verdict("no", f"{where} has no driver for {_named(lacking)}, and its kernel has none built in")
-    return Verdict(
+        return DriverVerdict("no", f"{where} has no driver for {_named(lacking)}, and its kernel has none built in")
+    return DriverVerdict(
         "unknown",
         f"{where} has no driver for {_named(lacking)}, and whether its kernel has it built in is not to be seen",
     )
 
 
-def look(manifest: Manifest, contents: Contents) -> Verdict:
+def check_drivers(manifest: Manifest, contents: ImageContents) -> DriverVerdict:
     """Look into an image whose contents are all here. Raises nothing: what cannot be looked into is unknown."""
     direct = isinstance(manifest.boot, DirectBoot)
-    root: list[Kernel] = []
-    early: Kernel | None = None
+    root: list[KernelDrivers] = []
+    early: KernelDrivers | None = None
     troubles: list[str] = []
     if isinstance(manifest.boot, DirectBoot) and manifest.boot.initrd is not None:
         found, trouble = _kernels("initrd", contents.path(manifest.boot.initrd))
@@ -129,19 +129,19 @@ def look(manifest: Manifest, contents: Contents) -> Verdict:
             found, trouble = _kernels("ext", path)
             root += found
             troubles += [f"partition {part.label} cannot be read ({trouble})"] if trouble else []
-    verdict = judge(root, early, direct=direct)
+    verdict = evaluate_drivers(root, early, direct=direct)
     if verdict.answer == "unknown" and troubles:
-        return Verdict("unknown", "; ".join([*troubles, verdict.reason]))
+        return DriverVerdict("unknown", "; ".join([*troubles, verdict.reason]))
     return verdict
 
 
-def _kernels(kind: str, path: Path) -> tuple[tuple[Kernel, ...], str]:
+def _kernels(kind: str, path: Path) -> tuple[tuple[KernelDrivers, ...], str]:
     if kind == "initrd" and not _begins(path, _PACKED):
         return (), "it is no archive that is known here"
-    command, reads = python(Path(drivers_child.__file__), kind, "/found")
-    limits = Limits(scratch=SCRATCH, file_size=SCRATCH)
+    command, reads = python_command(Path(drivers_child.__file__), kind, "/found")
+    limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
     try:
-        outcome = confined(command, reads={**reads, "/found": path}, limits=limits)
+        outcome = run_confined(command, reads={**reads, "/found": path}, limits=limits)
         answer = parse(_Answer, outcome.output, f"what was found in {path.name}")
     except (CatalogError, DocumentError) as exc:
         return (), str(exc)

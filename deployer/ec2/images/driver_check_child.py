@@ -74,13 +74,13 @@ class Stream:
         self._held = data + self._held
 
 
-def drivers(lines: str) -> list[str]:
+def find_drivers(lines: str) -> list[str]:
     """Which drivers a list of modules has: a line each, a module's own path before a colon."""
     found = (_DRIVER.search(line.partition(":")[0].strip()) for line in lines.splitlines())
     return sorted({match[1] for match in found if match})
 
 
-def archive(stream: Stream, found: dict[str, Any]) -> None:
+def read_archive(stream: Stream, found: dict[str, Any]) -> None:
     """One cpio archive: note what it has of drivers and lists."""
     while True:
         header = stream.read(HEADER)
@@ -96,14 +96,14 @@ def archive(stream: Stream, found: dict[str, Any]) -> None:
         if match := _DRIVER.search(name):
             found["modules"].append(match[1])
         if name.endswith("/modules.builtin") and size <= MAX_LIST:
-            found["builtin"] += drivers(stream.read(size).decode("utf-8", "replace"))
+            found["builtin"] += find_drivers(stream.read(size).decode("utf-8", "replace"))
             found["listed"] = True
         else:
             stream.skip(size)
         stream.skip(-size % 4)
 
 
-def unpacked(outer: Stream, decompressor: Any) -> Stream:
+def decompress(outer: Stream, decompressor: Any) -> Stream:
     """The bytes of one compressed stream; what comes after it is given back to the outer one."""
 
     def more() -> bytes:
@@ -122,7 +122,7 @@ def unpacked(outer: Stream, decompressor: Any) -> Stream:
     return Stream(more)
 
 
-def archives(stream: Stream, found: dict[str, Any]) -> None:
+def read_archives(stream: Stream, found: dict[str, Any]) -> None:
     """All archives of an initrd."""
     while True:
         while stream.peek(1) == b"\0":
@@ -132,23 +132,23 @@ def archives(stream: Stream, found: dict[str, Any]) -> None:
         if not magic:
             return
         if magic[:5] == b"07070":
-            archive(stream, found)
+            read_archive(stream, found)
             continue
         if magic[:2] == b"\x1f\x8b":
-            inner = unpacked(stream, zlib.decompressobj(31))
+            inner = decompress(stream, zlib.decompressobj(31))
         elif magic == b"\xfd7zXZ\0" or magic[:3] == b"\x5d\0\0":
-            inner = unpacked(stream, lzma.LZMADecompressor())
+            inner = decompress(stream, lzma.LZMADecompressor())
         elif magic[:3] == b"BZh":
-            inner = unpacked(stream, bz2.BZ2Decompressor())
+            inner = decompress(stream, bz2.BZ2Decompressor())
         elif magic[:4] == b"\x28\xb5\x2f\xfd":
-            zstd(stream, found)
+            decompress_zstd(stream, found)
             return
         else:
             raise ValueError(f"it is packed in a way that is not read here (it begins with {magic.hex()})")
-        archives(inner, found)
+        read_archives(inner, found)
 
 
-def zstd(stream: Stream, found: dict[str, Any]) -> None:
+def decompress_zstd(stream: Stream, found: dict[str, Any]) -> None:
     """What is packed with Zstandard, through its own tool, from a file in memory; nothing is expected behind it."""
     scratch = "/scratch/packed" if os.path.isdir("/scratch") else "/dev/null"  # noqa: PTH112 - nothing else is here
     with open(scratch, "wb") as packed:  # noqa: PTH123
@@ -156,34 +156,38 @@ def zstd(stream: Stream, found: dict[str, Any]) -> None:
             packed.write(piece)
     with subprocess.Popen(["zstd", "-dcq", scratch], stdout=subprocess.PIPE) as tool:
         output = tool.stdout
-        archives(Stream(lambda: output.read(CHUNK) if output else b""), found)
+        read_archives(Stream(lambda: output.read(CHUNK) if output else b""), found)
 
 
-def initrd(path: str) -> list[dict[str, Any]]:
+def inspect_initrd(path: str) -> list[dict[str, Any]]:
     """What an initrd has, as one kernel's."""
     found: dict[str, Any] = {"version": "", "modules": [], "builtin": [], "listed": False}
     with open(path, "rb") as source:  # noqa: PTH123
-        archives(Stream(lambda: source.read(CHUNK)), found)
+        read_archives(Stream(lambda: source.read(CHUNK)), found)
     return [found]
 
 
-def ext(path: str) -> list[dict[str, Any]]:
+def inspect_ext(path: str) -> list[dict[str, Any]]:
     """What the kernels of an ext filesystem have."""
     kernels = []
     for place in ("/lib/modules", "/usr/lib/modules"):
-        names = [line.split("/")[5] for line in ask(path, f"ls -p {place}").splitlines() if line.count("/") >= 6]
+        names = [
+            line.split("/")[5] for line in run_debugfs(path, f"ls -p {place}").splitlines() if line.count("/") >= 6
+        ]
         for version in sorted(name for name in names if _VERSION.fullmatch(name))[:MAX_KERNELS]:
-            builtin, modules = (ask(path, f"cat {place}/{version}/modules.{name}") for name in ("builtin", "dep"))
+            builtin, modules = (
+                run_debugfs(path, f"cat {place}/{version}/modules.{name}") for name in ("builtin", "dep")
+            )
             if not builtin and not modules:
                 continue
-            there = {"version": version, "modules": drivers(modules), "builtin": drivers(builtin)}
+            there = {"version": version, "modules": find_drivers(modules), "builtin": find_drivers(builtin)}
             kernels.append({**there, "listed": bool(builtin)})
         if kernels:
             break
     return kernels
 
 
-def ask(path: str, request: str) -> str:
+def run_debugfs(path: str, request: str) -> str:
     """What debugfs answers."""
     done = subprocess.run(["debugfs", "-R", request, path], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     return done.stdout[:MAX_LIST].decode("utf-8", "replace")
@@ -192,7 +196,7 @@ def ask(path: str, request: str) -> str:
 def main() -> None:
     """Print what a file of a kind has, or what is wrong with it."""
     try:
-        answer = {"kernels": {"initrd": initrd, "ext": ext}[sys.argv[1]](sys.argv[2]), "trouble": ""}
+        answer = {"kernels": {"initrd": inspect_initrd, "ext": inspect_ext}[sys.argv[1]](sys.argv[2]), "trouble": ""}
     except (EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as exc:
         answer = {"kernels": [], "trouble": str(exc)[:200] or "it ends in the middle"}
     json.dump(answer, sys.stdout)

@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from catalog.image.manifest import Blank, Manifest
-from deployer.ec2.account.bookkeeping import ImageEntry
+from deployer.ec2.account.bookkeeping import AmiEntry
 from deployer.ec2.account.open_account import OpenAccount
-from deployer.ec2.aws.tags import CATALOG, IMAGE, PARENT
-from deployer.ec2.errors import LedgerUnusable
-from deployer.ec2.images.boot_disk import make_head, opened_boot
-from deployer.ec2.images.driver_check import Verdict, look
-from deployer.ec2.model.boot_mapping import Bootable
+from deployer.ec2.aws.tags import CATALOG_TAG, IMAGE_TAG, PARENT_TAG
+from deployer.ec2.errors import Ec2RecordsUnusable
+from deployer.ec2.images.boot_disk import build_head, open_boot_disk
+from deployer.ec2.images.driver_check import DriverVerdict, check_drivers
+from deployer.ec2.model.boot_mapping import BootMapping
 from deployer.ec2.model.instances import MAX_TAG
-from deployer.ec2.snapshots.disk_reader import opened
+from deployer.ec2.snapshots.disk_reader import open_disk
 from deployer.ec2.snapshots.snapshots import Snapshot
 from deployer.errors import Cancelled, CannotBoot
-from deployer.node.ports import Entries
+from deployer.node.ports import ContentCache
 from signer.runtime.progress import Advance
-from stager.staging import Staged, total, wanted_of
+from stager.staging import StagedImage, required_items, total_size
 
 log = logging.getLogger("partita.ec2")
 
@@ -42,16 +42,16 @@ HOLDER: Final = "ec2:"
 """Who holds the leases of an image while it is uploaded: this, and its ID."""
 
 
-class Stages(Protocol):
+class HostStager(Protocol):
     """What brings contents to the site's host; `stager.staging.Stager` is one."""
 
     def stage(
         self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
-    ) -> Staged:
+    ) -> StagedImage:
         """Make all parts of an image present, leased to the holder for `ttl` seconds."""
 
 
-class Cache(Entries, Protocol):
+class HostCache(ContentCache, Protocol):
     """The host's cache; `stager.cache.cache.Cache` is one."""
 
     def release(self, holder: str) -> object:
@@ -59,7 +59,7 @@ class Cache(Entries, Protocol):
 
 
 @dataclass
-class Progress:
+class MachineProgress:
     """How far a machine is that is being made: for whoever looks, from any thread.
 
     Attributes:
@@ -75,7 +75,7 @@ class Progress:
     from_network: int = 0
     from_cache: int = 0
     sent: int = 0
-    drivers: Verdict | None = None
+    drivers: DriverVerdict | None = None
     note: str = ""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -86,7 +86,7 @@ class Progress:
             raise Cancelled("nobody wants this machine any more; what was begun of it is undone")
 
 
-class Imaging:
+class ImageUploader:
     """Brings images to one account. Safe to use from several threads: of two that want the same image one waits.
 
     Args:
@@ -94,14 +94,20 @@ class Imaging:
         stages, cache: of the site's host.
     """
 
-    def __init__(self, account: OpenAccount, stages: Stages, cache: Cache) -> None:
+    def __init__(self, account: OpenAccount, stages: HostStager, cache: HostCache) -> None:
         self._account, self._stages, self._cache = account, stages, cache
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._locking = threading.Lock()
 
     def image(
-        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool = False, drivers: bool = True
-    ) -> tuple[ImageEntry, Mapping[str, Snapshot]]:
+        self,
+        manifest: Manifest,
+        found: BootMapping,
+        progress: MachineProgress,
+        *,
+        full: bool = False,
+        drivers: bool = True,
+    ) -> tuple[AmiEntry, Mapping[str, Snapshot]]:
         """The AMI of an image and its snapshots by device: those that there are, or made now.
 
         Args:
@@ -130,12 +136,12 @@ class Imaging:
         return None
 
     def _upload(
-        self, manifest: Manifest, found: Bootable, progress: Progress, *, full: bool, drivers: bool
+        self, manifest: Manifest, found: BootMapping, progress: MachineProgress, *, full: bool, drivers: bool
     ) -> dict[str, Snapshot]:
         progress.at("contents are staged")
-        head = make_head(found.boot_disk) if found.boot_disk is not None else b""
+        head = build_head(found.boot_disk) if found.boot_disk is not None else b""
         holder = HOLDER + manifest.image_id
-        progress.total = total(manifest)
+        progress.total = total_size(manifest)
 
         def advance(count: int) -> None:
             progress.fetched += count
@@ -148,7 +154,7 @@ class Imaging:
         except BaseException:
             self._cache.release(holder)
             raise
-        tags = self._account.owner.tags | {CATALOG: manifest.title[:MAX_TAG], IMAGE: manifest.image_id}
+        tags = self._account.owner.tags | {CATALOG_TAG: manifest.title[:MAX_TAG], IMAGE_TAG: manifest.image_id}
         made: dict[str, Snapshot] = {}
         try:
             for volume in found.snapshots:
@@ -156,9 +162,9 @@ class Imaging:
                 with ExitStack() as opening:
                     if volume.disk is None:
                         assert found.boot_disk is not None  # noqa: S101 - only the boot disk is none of the manifest's
-                        disk = opening.enter_context(opened_boot(found.boot_disk, head, staged))
+                        disk = opening.enter_context(open_boot_disk(found.boot_disk, head, staged))
                     else:
-                        disk = opening.enter_context(opened(manifest.disks[volume.disk], staged))
+                        disk = opening.enter_context(open_disk(manifest.disks[volume.disk], staged))
                     # Of one disk of the image: what another disk had would have to be overwritten with zeros.
                     family = f"{manifest.vo}/{manifest.name}/{'boot' if volume.disk is None else volume.disk}"
                     made[volume.device] = self._account.snapshots.ensure(
@@ -166,17 +172,19 @@ class Imaging:
                     )
                 progress.sent += made[volume.device].sent
                 if parent := made[volume.device].parent:  # so that nobody removes what this builds on
-                    self._account.machines.tag(made[volume.device].snapshot_id, {PARENT: parent})
-            for wanted in wanted_of(manifest):
+                    self._account.machines.tag(made[volume.device].snapshot_id, {PARENT_TAG: parent})
+            for wanted in required_items(manifest):
                 self._cache.check(wanted, full=full)
         finally:
             self._cache.release(holder)
         return made
 
-    def _look_for_drivers(self, manifest: Manifest, staged: Staged, progress: Progress, *, demanded: bool) -> None:
+    def _look_for_drivers(
+        self, manifest: Manifest, staged: StagedImage, progress: MachineProgress, *, demanded: bool
+    ) -> None:
         """Before anything is uploaded: CannotBoot if the image surely has not the drivers that EC2's machines need."""
         progress.at("its drivers are looked for")
-        progress.drivers = look(manifest, staged)
+        progress.drivers = check_drivers(manifest, staged)
         if progress.drivers.answer == "no" and demanded:
             raise CannotBoot(
                 f"{manifest.title} does not run on EC2's machines: {progress.drivers.reason}; build it with them, or, if the "
@@ -191,14 +199,14 @@ class Imaging:
             return self._locks[image_id]
 
     @contextmanager
-    def _one_process(self, image_id: str, progress: Progress) -> Iterator[None]:
+    def _one_process(self, image_id: str, progress: MachineProgress) -> Iterator[None]:
         """Of one image, too: `partita ec2 upload` works beside the site's service. The lock ends with its process."""
         path = self._account.directory / "images" / f"{image_id.removeprefix('sha256:')}.lock"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise LedgerUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
+            raise Ec2RecordsUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
         try:
             while True:
                 try:

@@ -15,14 +15,14 @@ from typing import Final, Self
 from catalog.image.manifest import Blank, Manifest
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
-from stager.cache.entries import Wanted
-from stager.cache.hardlinks import lend
+from stager.cache.entries import CacheItem
+from stager.cache.hardlinks import link_contents
 from stager.errors import CacheBusy
-from stager.factory import quota
-from stager.fetch.http import Pace
-from stager.fetch.sources import Blobs, HttpSource
+from stager.factory import quota_bytes
+from stager.fetch.http import FetchLimits
+from stager.fetch.sources import ContentClient, HttpSource
 from stager.settings import NodeSettings
-from stager.staging import Staged, Stager
+from stager.staging import StagedImage, Stager
 
 UPLOADS: Final = "uploads"
 
@@ -30,7 +30,7 @@ MOST: Final = 16
 """Commands at one time: each may fill a cache. More are a mistake."""
 
 
-class Beside:
+class UploadCache:
     """Stages and keeps images for one command; does what `imaging.Stages` and `imaging.Cache` ask for. For one thread.
 
     Nothing is opened before the first image is staged.
@@ -41,7 +41,7 @@ class Beside:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, settings: NodeSettings, catalog: Blobs, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: NodeSettings, catalog: ContentClient, clock: Callable[[], float]) -> None:
         self._settings, self._catalog, self._clock = settings, catalog, clock
         self._open = ExitStack()
         self._cache: Cache | None = None
@@ -57,15 +57,15 @@ class Beside:
 
     def stage(
         self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
-    ) -> Staged:
+    ) -> StagedImage:
         """See `imaging.Stages`; errors as of `stager.staging.Stager`, and CacheBusy where too many commands are at work."""
         if self._cache is None:
             self._cache = self._open.enter_context(self._take(manifest))
-        pace = Pace(connections=self._settings.connections, part_bytes=self._settings.part_bytes)
+        pace = FetchLimits(connections=self._settings.connections, part_bytes=self._settings.part_bytes)
         stager = Stager(self._cache, HttpSource(self._catalog), pace)
         return stager.stage(manifest, holder, ttl, advance, extra=extra)
 
-    def check(self, thing: Wanted, *, full: bool = False) -> None:
+    def check(self, thing: CacheItem, *, full: bool = False) -> None:
         """See `stager.cache.cache.Cache`."""
         assert self._cache is not None  # noqa: S101 - what is checked was staged
         self._cache.check(thing, full=full)
@@ -76,11 +76,11 @@ class Beside:
 
     def _take(self, manifest: Manifest) -> Cache:
         """The first cache that nobody uses, with what the service has of an image."""
-        room = quota(self._settings)
+        room = quota_bytes(self._settings)
         for number in range(1, MOST + 1):
             root: Path = self._settings.directory / UPLOADS / str(number)
             try:
-                lend(self._settings.cache, root, manifest.blobs())
+                link_contents(self._settings.cache, root, manifest.blobs())
                 return Cache(root, room, self._clock)
             except CacheBusy:
                 continue

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from catalog.image.manifest import Vo
 from deployer.ec2.model.pricing import Dollars, Prices
 from deployer.errors import NoAccount, PolicyUnusable
-from deployer.site.auth.file_in_force import read_if_there
+from deployer.site.auth.file_in_force import read_if_present
 from deployer.site.model.principal import Group, Principal
 from deployer.units import Size
 from signer.documents import Document, parse_toml
@@ -83,7 +83,7 @@ class Account(Document):
         return self
 
 
-class Rule(Document):
+class AccountRule(Document):
     """Who gets an account.
 
     Attributes:
@@ -114,7 +114,7 @@ class Accounts(Document):
     """The whole file: accounts, and the rules that lead to them; the first rule that matches counts."""
 
     account: Annotated[tuple[Account, ...], Field(min_length=1, max_length=1000)]
-    rule: Annotated[tuple[Rule, ...], Field(max_length=10_000)] = ()
+    rule: Annotated[tuple[AccountRule, ...], Field(max_length=10_000)] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -135,7 +135,7 @@ class Accounts(Document):
     @classmethod
     def find(cls, path: Path) -> Self | None:
         """The same; None where there is no file."""
-        if (data := read_if_there(path, MAX_ACCOUNTS_FILE, "accounts")) is None:
+        if (data := read_if_present(path, MAX_ACCOUNTS_FILE, "accounts")) is None:
             return None
         try:
             return parse_toml(cls, data, f"accounts {path}", limit=MAX_ACCOUNTS_FILE)

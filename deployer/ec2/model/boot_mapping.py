@@ -53,7 +53,7 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Bootable:
+class BootMapping:
     """How EC2 boots an image.
 
     Attributes:
@@ -73,7 +73,7 @@ class Bootable:
         return tuple(volume for volume in self.volumes if volume.blank is None)
 
 
-def bootable(manifest: Manifest) -> Bootable:
+def map_boot(manifest: Manifest) -> BootMapping:
     """Say how EC2 boots an image.
 
     Raises:
@@ -97,10 +97,10 @@ def bootable(manifest: Manifest) -> Bootable:
             f"{manifest.title} has {len(manifest.disks)} disks and a machine at EC2 takes {MAX_VOLUMES}; join some"
         )
     volumes += [_volume(manifest, DEVICES[at], index, disk) for at, (index, disk) in enumerate(rest)]
-    return Bootable(mode, architecture, tuple(volumes), boot if isinstance(boot, DirectBoot) else None)
+    return BootMapping(mode, architecture, tuple(volumes), boot if isinstance(boot, DirectBoot) else None)
 
 
-def with_blanks(found: Bootable, blanks: tuple[Blank, ...]) -> tuple[Volume, ...]:
+def add_blanks(found: BootMapping, blanks: tuple[Blank, ...]) -> tuple[Volume, ...]:
     """The volumes of a machine that asked for more blank disks; CannotBoot if there are too many."""
     free = DEVICES[len(found.volumes) - 1 :]
     if len(blanks) > len(free):

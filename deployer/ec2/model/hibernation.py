@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from deployer.ec2.model.accounts import Account
-from deployer.ec2.model.boot_mapping import GIB, Bootable, Volume
+from deployer.ec2.model.boot_mapping import GIB, BootMapping, Volume
 from deployer.ec2.model.instance_types import InstanceType
 
 MOST_MEMORY: Final = 150 * GIB
@@ -21,11 +21,11 @@ MOST_MEMORY: Final = 150 * GIB
 DAYS: Final = 60
 """For which EC2 keeps a machine hibernated."""
 
-NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
-LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
+MEMORY_NOT_KEPT: Final = "EC2 keeps no memory of it while it rests, so it goes on running"
+MEMORY_LOST: Final = "EC2 stopped it and did not hibernate it: its disks are kept, its memory is not"
 
 
-def hindrance(account: Account, kind: InstanceType, found: Bootable) -> str:
+def hibernation_obstacle(account: Account, kind: InstanceType, found: BootMapping) -> str:
     """Why a machine is not begun so that it can be hibernated; empty if it is."""
     if not account.hibernation:
         return f"the account {account.name} has no hibernation"
@@ -38,7 +38,7 @@ def hindrance(account: Account, kind: InstanceType, found: Bootable) -> str:
     return ""
 
 
-def with_room(volumes: tuple[Volume, ...], memory: int) -> tuple[Volume, ...]:
+def add_memory_space(volumes: tuple[Volume, ...], memory: int) -> tuple[Volume, ...]:
     """Volumes of which the first, the root device, has room for so many bytes of memory beside its own."""
     root, *rest = volumes
     return (replace(root, size=root.size - (-memory // GIB)), *rest)

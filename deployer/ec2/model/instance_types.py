@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.ec2.model.boot_mapping import Arch, BootMode
-from deployer.ec2.model.pricing import Prices, cheapest
+from deployer.ec2.model.pricing import Prices, cheapest_types
 from deployer.errors import CannotBoot
 
 MIB = 1 << 20
@@ -27,7 +27,7 @@ class InstanceType:
     hibernates: bool = False
 
 
-def read_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ...]:
+def parse_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ...]:
     """Types as DescribeInstanceTypes answers them."""
     return tuple(
         InstanceType(
@@ -42,7 +42,7 @@ def read_types(described: Iterable[Mapping[str, Any]]) -> tuple[InstanceType, ..
     )
 
 
-def choose(
+def choose_type(
     types: Sequence[InstanceType], prices: Prices, cores: int, memory: int, architecture: Arch, mode: BootMode
 ) -> InstanceType:
     """The cheapest type that is large enough and boots the image.
@@ -66,7 +66,7 @@ def choose(
         raise CannotBoot(
             f"none of the allowed instance types ({_names(fitting)}) has {cores} cores and {memory // MIB} MiB of memory"
         )
-    priced = cheapest(prices.per_hour, large)
+    priced = cheapest_types(prices.per_hour, large)
     if not priced:
         raise CannotBoot(
             f"none of the instance types that fit ({_names(large.values())}) has a price in the site's table"

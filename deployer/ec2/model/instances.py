@@ -6,26 +6,26 @@ from datetime import datetime
 from typing import Any, Final
 
 from deployer.ec2.aws.tags import (
-    CATALOG,
-    DEPLOYMENT,
-    ENDS,
-    IMAGE,
-    MACHINE,
-    REBOOTS,
-    RECEIPT,
-    SIZE,
+    CATALOG_TAG,
+    DEPLOYMENT_TAG,
+    END_TAG,
+    IMAGE_TAG,
+    MACHINE_TAG,
+    REBOOTS_TAG,
+    RECEIPT_TAG,
+    SIZE_TAG,
     Owner,
     Tags,
-    ends_tag,
+    end_tag_value,
     read_instant,
     read_tags,
-    size_tag,
-    specification,
+    size_tag_value,
+    tag_specifications,
 )
 from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.boot_mapping import Volume
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import DesiredMachine, Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredMachine, DesiredStatus
 
 GONE: Final = frozenset({"shutting-down", "terminated"})
 MAX_TAG = 256
@@ -36,7 +36,7 @@ HIBERNATED: Final = "Client.UserInitiatedHibernate"
 
 VOLUME_TYPE: Final = "gp3"
 
-_STOPPED: Final = {Want.PAUSED: State.PAUSED, Want.SUSPENDED: State.SUSPENDED}
+_STOPPED: Final = {DesiredStatus.PAUSED: MachineState.PAUSED, DesiredStatus.SUSPENDED: MachineState.SUSPENDED}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Instance:
     @property
     def machine(self) -> str:
         """The UUID that its tags name, or an empty text."""
-        return self.tags.get(MACHINE, "")
+        return self.tags.get(MACHINE_TAG, "")
 
     @property
     def live(self) -> bool:
@@ -80,16 +80,16 @@ class Instance:
     @property
     def ends(self) -> datetime | None:
         """When its time is over, as its tags say."""
-        return read_instant(self.tags.get(ENDS, ""))
+        return read_instant(self.tags.get(END_TAG, ""))
 
     @property
     def reboots(self) -> int:
         """How many reboots were done."""
-        text = self.tags.get(REBOOTS, "0")
+        text = self.tags.get(REBOOTS_TAG, "0")
         return int(text) if text.isascii() and text.isdigit() else 0
 
 
-def read_instance(described: Mapping[str, Any]) -> Instance:
+def parse_instance(described: Mapping[str, Any]) -> Instance:
     """An instance as DescribeInstances and RunInstances answer it."""
     addresses: dict[str, None] = {}
     for card in described.get("NetworkInterfaces", ()):
@@ -113,31 +113,31 @@ def read_instance(described: Mapping[str, Any]) -> Instance:
     )
 
 
-def state_of(instance: Instance, want: Want) -> State:
+def machine_state(instance: Instance, want: DesiredStatus) -> MachineState:
     """Our state of an instance. EC2 has one way to rest, so what a stopped one is called follows from what was asked."""
     match instance.state:
         case "pending":
-            return State.BOOTING
+            return MachineState.BOOTING
         case "running" | "stopping":
-            return State.RUNNING
+            return MachineState.RUNNING
         case "stopped":
-            return _STOPPED.get(want, State.STOPPED)
+            return _STOPPED.get(want, MachineState.STOPPED)
         case _:
-            return State.ENDED
+            return MachineState.ENDED
 
 
 def machine_tags(owner: Owner, machine: DesiredMachine, title: str, receipt: str) -> Tags:
     """What an instance and its volumes are tagged with."""
     return owner.tags | {
         "Name": machine.hostname,
-        MACHINE: machine.uuid,
-        DEPLOYMENT: machine.deployment,
-        CATALOG: title[:MAX_TAG],
-        IMAGE: machine.image_id,
-        ENDS: ends_tag(machine.ends),
-        SIZE: size_tag(machine.cores, machine.memory),
-        REBOOTS: str(machine.reboots),
-        RECEIPT: receipt,
+        MACHINE_TAG: machine.uuid,
+        DEPLOYMENT_TAG: machine.deployment,
+        CATALOG_TAG: title[:MAX_TAG],
+        IMAGE_TAG: machine.image_id,
+        END_TAG: end_tag_value(machine.ends),
+        SIZE_TAG: size_tag_value(machine.cores, machine.memory),
+        REBOOTS_TAG: str(machine.reboots),
+        RECEIPT_TAG: receipt,
     }
 
 
@@ -177,11 +177,11 @@ def run_request(
             "HttpEndpoint": "enabled",
             "InstanceMetadataTags": "enabled",
         },
-        "TagSpecifications": specification(("instance", "volume"), tags),
+        "TagSpecifications": tag_specifications(("instance", "volume"), tags),
     }
-    changed = mappings(more, {})
+    changed = block_device_mappings(more, {})
     if hibernating is not None:  # what is on it comes from the AMI
-        (root,) = mappings((hibernating,), {})
+        (root,) = block_device_mappings((hibernating,), {})
         changed.insert(0, {**root, "Ebs": {**root["Ebs"], "Encrypted": True}})
         request["HibernationOptions"] = {"Configured": True}
     if changed:
@@ -191,7 +191,7 @@ def run_request(
     return request
 
 
-def mappings(volumes: Sequence[Volume], snapshots: Mapping[str, str]) -> list[dict[str, Any]]:
+def block_device_mappings(volumes: Sequence[Volume], snapshots: Mapping[str, str]) -> list[dict[str, Any]]:
     """Block device mappings: volumes with the snapshots that they begin with, by device; blanks begin with nothing."""
     found = []
     for volume in volumes:

@@ -38,7 +38,7 @@ class Prices(Document):
 
 
 @dataclass(frozen=True)
-class Spend:
+class Charge:
     """What one machine costs: its type, the GiB of its volumes, and from when until when."""
 
     instance_type: str
@@ -47,7 +47,7 @@ class Spend:
     until: datetime
 
 
-def cost(prices: Prices, spend: Spend) -> Decimal:
+def machine_cost(prices: Prices, spend: Charge) -> Decimal:
     """USD of one machine; OverBudget if its type has no price, since what has no price has no bound."""
     try:
         hourly = Decimal(prices.per_hour[spend.instance_type])
@@ -59,27 +59,27 @@ def cost(prices: Prices, spend: Spend) -> Decimal:
     return hours * (hourly + Decimal(spend.gib) * Decimal(prices.storage) / MONTH_HOURS)
 
 
-def estimate(prices: Prices, instance_type: str, gib: int, lifetime: int, count: int) -> Decimal:
+def estimate_cost(prices: Prices, instance_type: str, gib: int, lifetime: int, count: int) -> Decimal:
     """USD of `count` machines for `lifetime` seconds, rounded up to the cent; OverBudget without a price."""
     now = datetime.fromtimestamp(0, UTC)
-    one = cost(prices, Spend(instance_type, gib, now, datetime.fromtimestamp(lifetime, UTC)))
+    one = machine_cost(prices, Charge(instance_type, gib, now, datetime.fromtimestamp(lifetime, UTC)))
     return _cents(one * count)
 
 
-def dues(booked: Mapping[str, Spend], promised: Mapping[str, Spend]) -> list[Spend]:
+def list_charges(booked: Mapping[str, Charge], promised: Mapping[str, Charge]) -> list[Charge]:
     """What machines cost, each counted once, by UUID: what was promised to one that has not ended, else what is booked."""
     return list({**booked, **promised}.values())
 
 
-def this_month(now: datetime) -> datetime:
+def month_start(now: datetime) -> datetime:
     """When the month of a cap began: UTC, as EC2 bills."""
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def committed(prices: Prices, spends: Iterable[Spend], now: datetime) -> Decimal:
+def committed_cost(prices: Prices, spends: Iterable[Charge], now: datetime) -> Decimal:
     """USD that machines have cost since this month began and will cost until their ends; types that have lost their
     price count at the dearest that there is, since nothing must become free by being taken out of a table."""
-    since = this_month(now)
+    since = month_start(now)
     dearest = max((Decimal(price) for price in prices.per_hour.values()), default=Decimal(0))
     known = dict(prices.per_hour)
     total = Decimal(0)
@@ -89,7 +89,7 @@ def committed(prices: Prices, spends: Iterable[Spend], now: datetime) -> Decimal
         table = Prices(
             per_hour=known | {spend.instance_type: known.get(spend.instance_type, str(dearest))}, storage=prices.storage
         )
-        total += cost(table, Spend(spend.instance_type, spend.gib, max(spend.begins, since), spend.until))
+        total += machine_cost(table, Charge(spend.instance_type, spend.gib, max(spend.begins, since), spend.until))
     return _cents(total)
 
 
@@ -122,7 +122,7 @@ def _over(account: str, cap: str, already: Decimal, more: Decimal) -> OverBudget
     )
 
 
-def cheapest(prices: Mapping[str, Dollars], types: Iterable[str]) -> list[str]:
+def cheapest_types(prices: Mapping[str, Dollars], types: Iterable[str]) -> list[str]:
     """Types that have a price, the cheapest first, equal ones by name."""
     return sorted((name for name in types if name in prices), key=lambda name: (Decimal(prices[name]), name))
 

@@ -15,62 +15,66 @@ from typing import Literal, Protocol
 
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.ec2.account.bookkeeping import ImageEntry, MachineEntry
+from deployer.ec2.account.bookkeeping import AmiEntry, MachineEntry
 from deployer.ec2.account.open_account import OpenAccount
-from deployer.ec2.aws.tags import RECEIPT
-from deployer.ec2.images.image_upload import Imaging, Progress
+from deployer.ec2.aws.tags import RECEIPT_TAG
+from deployer.ec2.images.image_upload import ImageUploader, MachineProgress
 from deployer.ec2.model.accounts import Account
-from deployer.ec2.model.boot_mapping import Bootable, Volume, bootable, with_blanks
-from deployer.ec2.model.hibernation import hindrance, with_room
-from deployer.ec2.model.instance_types import InstanceType, choose
+from deployer.ec2.model.boot_mapping import BootMapping, Volume, add_blanks, map_boot
+from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
+from deployer.ec2.model.instance_types import InstanceType, choose_type
 from deployer.ec2.model.instances import Instance, machine_tags, run_request
-from deployer.ec2.model.pricing import Spend, check_within, committed
-from deployer.ec2.pool.user_data import guest_data
+from deployer.ec2.model.pricing import Charge, check_within, committed_cost
+from deployer.ec2.pool.user_data import build_user_data
 from deployer.ec2.snapshots.snapshots import Snapshot
 from deployer.machine.spec import MEMORY_UNIT, Network
 from deployer.machine.user_data import check_user_data
-from deployer.node.machines.exposure import Facts, affected
+from deployer.node.machines.exposure import BootFacts, exposure_reason
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import Case, Judged, judge, withdrawals
-from deployer.policy.ports import Images
-from deployer.policy.revocations import Withdrawn
+from deployer.policy.evaluation import Evaluation, EvaluationInput, effective_revocations, evaluate
+from deployer.policy.ports import ImageSource
+from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredMachine
-from deployer.records.receipt import Cloud, CloudVolume
-from deployer.records.receipt_builder import Booted
-from deployer.records.recorder import Running
-from signer.verification.signature_cache import Memory
+from deployer.records.receipt import CloudPlacement, CloudVolume
+from deployer.records.receipt_builder import BootedMachine
+from deployer.records.recorder import RunningMachine
+from signer.verification.signature_cache import SignatureCache
 
 MOST_MACHINES = 65536
 """What a policy's limit of machines may say at most."""
 
-Stage = Literal["request", "boot"]
+DecisionStage = Literal["request", "boot"]
 
 
-class Records(Protocol):
+class Ec2Recorder(Protocol):
     """Where decisions and machines are put on record; `deployer.records.recorder.Recorder` is one."""
 
-    def decided(self, case: Case, judged: Judged, stage: Stage) -> None:
+    def decided(self, case: EvaluationInput, judged: Evaluation, stage: DecisionStage) -> None:
         """A request was decided."""
 
-    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+    def booting(
+        self, spec: BootedMachine, case: EvaluationInput, judged: Evaluation, cloud: CloudPlacement | None = None
+    ) -> str:
         """A machine is about to begin; returns the SHA-256 of its receipt."""
 
-    def exposed(self, record: Running, reason: str, action: str) -> None:
+    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
         """A machine runs what was withdrawn, and something is about to be done about it."""
 
 
-class Unrecorded:
+class NullRecorder:
     """Records of what is only tried out: none. No machine begins without one."""
 
-    def decided(self, case: Case, judged: Judged, stage: Stage) -> None:
+    def decided(self, case: EvaluationInput, judged: Evaluation, stage: DecisionStage) -> None:
         """Not written down."""
 
-    def booting(self, spec: Booted, case: Case, judged: Judged, cloud: Cloud | None = None) -> str:
+    def booting(
+        self, spec: BootedMachine, case: EvaluationInput, judged: Evaluation, cloud: CloudPlacement | None = None
+    ) -> str:
         """Never asked for."""
         raise NotImplementedError
 
-    def exposed(self, record: Running, reason: str, action: str) -> None:
+    def exposed(self, record: RunningMachine, reason: str, action: str) -> None:
         """Never asked for."""
         raise NotImplementedError
 
@@ -93,7 +97,7 @@ class _Spec:
 
 
 @dataclass(frozen=True)
-class Exposed:
+class Ec2RunningMachine:
     """A machine that runs, for the record."""
 
     uuid: str
@@ -106,7 +110,7 @@ class _Job:
     machine: DesiredMachine
     manifest: Manifest
     pairs: Sequence[tuple[bytes, bytes]]
-    found: Bootable
+    found: BootMapping
     volumes: tuple[Volume, ...]
     user_data: bytes
     type: InstanceType
@@ -134,21 +138,21 @@ class Ec2Deployer:
     def __init__(
         self,
         account: OpenAccount,
-        images: Images,
-        imaging: Imaging,
-        records: Records,
+        images: ImageSource,
+        imaging: ImageUploader,
+        records: Ec2Recorder,
         rules: Callable[[], RuleSet],
-        withdrawn: Callable[[], Withdrawn],
+        withdrawn: Callable[[], RevocationState],
         clock: Callable[[], datetime],
     ) -> None:
         self.account, self._machines, self._books = account.account, account.machines, account.books
         self._directory = account.directory
         self._images, self._imaging, self._records = images, imaging, records
         self._rules, self._withdrawn, self._clock = rules, withdrawn, clock
-        self._memory = Memory()
+        self._memory = SignatureCache()
         self._types: tuple[InstanceType, ...] = ()
 
-    def make(self, machine: DesiredMachine, running: int, progress: Progress) -> Instance:
+    def make(self, machine: DesiredMachine, running: int, progress: MachineProgress) -> Instance:
         """Make a machine, or find it made.
 
         Args:
@@ -192,11 +196,14 @@ class Ec2Deployer:
                 hibernating=job.volumes[0] if job.hibernates else None,
             )
             progress.at("the machine is begun")
-            Facts(job.manifest, judged.checks).write(self._facts(machine.uuid))
-            self._note(machine, ami=entry.ami, receipt=tags[RECEIPT], began=self._now())
+            BootFacts(job.manifest, judged.checks).write(self._facts(machine.uuid))
+            self._note(machine, ami=entry.ami, receipt=tags[RECEIPT_TAG], began=self._now())
             instance = self._machines.run(request)
-            if instance.tags.get(RECEIPT) not in {None, tags[RECEIPT]}:  # one that was begun before, and not listed yet
-                self._machines.tag(instance.instance, {RECEIPT: tags[RECEIPT]})
+            if instance.tags.get(RECEIPT_TAG) not in {
+                None,
+                tags[RECEIPT_TAG],
+            }:  # one that was begun before, and not listed yet
+                self._machines.tag(instance.instance, {RECEIPT_TAG: tags[RECEIPT_TAG]})
         except Exception:
             self._unbook(machine)
             raise
@@ -213,21 +220,21 @@ class Ec2Deployer:
         """Whether one that was at rest may run again, decided as if it were new; Refused by the policy."""
         self._judge(self._look_up(machine), running, "boot")
 
-    def exposed(self, machines: Sequence[Exposed]) -> dict[str, str]:
+    def exposed(self, machines: Sequence[Ec2RunningMachine]) -> dict[str, str]:
         """Why machines that run should not go on, by UUID: what they run was withdrawn since they began.
 
         Errors of the catalog, PolicyUnusable, SignerError: nobody can say now.
         """
         rules, withdrawn, now = self._rules(), self._withdrawn(), self._clock()
-        held = withdrawals(rules.policy, withdrawn, now, self._memory)
+        held = effective_revocations(rules.policy, withdrawn, now, self._memory)
         found: dict[str, str] = {}
         for machine in machines:
-            facts, entry = Facts.read(self._facts(machine.uuid)), self._books.machine(machine.uuid)
+            facts, entry = BootFacts.read(self._facts(machine.uuid)), self._books.machine(machine.uuid)
             if facts is not None and entry is not None:
-                found[machine.uuid] = affected(rules.policy, facts, entry.began, held, withdrawn.blocks)
+                found[machine.uuid] = exposure_reason(rules.policy, facts, entry.began, held, withdrawn.blocks)
         return {uuid: reason for uuid, reason in found.items() if reason}
 
-    def act_on(self, machine: Exposed, reason: str) -> str:
+    def act_on(self, machine: Ec2RunningMachine, reason: str) -> str:
         """What the policy does about a machine that runs what was withdrawn; it is on record before it is done."""
         action = self._rules().policy.revocations.running
         self._records.exposed(machine, reason, action)
@@ -235,7 +242,7 @@ class Ec2Deployer:
 
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets now; CannotBoot if there is none."""
-        found = bootable(self._images.manifest(machine.image_id))
+        found = map_boot(self._images.manifest(machine.image_id))
         return self.choose(machine.cores, machine.memory, found)
 
     def accepted(self, reference: Reference) -> Manifest:
@@ -249,8 +256,8 @@ class Ec2Deployer:
 
     def _look_up(self, machine: DesiredMachine) -> _Job:
         manifest = self._images.manifest(machine.image_id)
-        found = bootable(manifest)
-        volumes = with_blanks(found, machine.blanks)
+        found = map_boot(manifest)
+        volumes = add_blanks(found, machine.blanks)
         given = base64.b64decode(machine.user_data) if machine.user_data else b""
         left = int((machine.ends - self._clock()).total_seconds())
         request = Request(
@@ -262,23 +269,23 @@ class Ec2Deployer:
             network=Network.parse(machine.network),
             blanks=machine.blanks,
         )
-        data = guest_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
+        data = build_user_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
         pairs = self._images.endorsements(machine.image_id)
         kind = self.choose(machine.cores, machine.memory, found)
         largest = self.choose(machine.granted_cores, machine.granted_memory, found)
-        hibernates = not hindrance(self.account, kind, found)
+        hibernates = not hibernation_obstacle(self.account, kind, found)
         if hibernates:
-            volumes = with_room(volumes, max(kind.memory, largest.memory))
+            volumes = add_memory_space(volumes, max(kind.memory, largest.memory))
         return _Job(machine, manifest, pairs, found, volumes, data, kind, request, hibernates)
 
-    def choose(self, cores: int, memory: int, found: Bootable) -> InstanceType:
+    def choose(self, cores: int, memory: int, found: BootMapping) -> InstanceType:
         """The cheapest allowed type for an image with so many cores and bytes of memory; CannotBoot if there is none."""
         account = self.account
         types = self._types or self._machines.types(account.instance_types)
         self._types = types if account.instance_types == self.account.instance_types else ()
-        return choose(types, account.prices, cores, memory, found.architecture, found.boot_mode)
+        return choose_type(types, account.prices, cores, memory, found.architecture, found.boot_mode)
 
-    def _judge(self, job: _Job, running: int, stage: Stage) -> tuple[Case, Judged]:
+    def _judge(self, job: _Job, running: int, stage: DecisionStage) -> tuple[EvaluationInput, Evaluation]:
         return self._decide(job.manifest, job.pairs, job.request, running, stage)
 
     def _decide(
@@ -287,11 +294,11 @@ class Ec2Deployer:
         pairs: Sequence[tuple[bytes, bytes]],
         request: Request,
         running: int,
-        stage: Stage,
-    ) -> tuple[Case, Judged]:
+        stage: DecisionStage,
+    ) -> tuple[EvaluationInput, Evaluation]:
         owner, rules = self._machines.owner.pool, self._rules()
-        case = Case(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
-        judged = judge(_for_a_pool(rules), case, self._clock(), self._memory)
+        case = EvaluationInput(manifest, pairs, request, running, node=owner, withdrawn=self._withdrawn())
+        judged = evaluate(_for_a_pool(rules), case, self._clock(), self._memory)
         digest = rules.digest or rules.policy.digest
         judged = replace(judged, decision=judged.decision.model_copy(update={"policy": digest}))
         self._records.decided(case, judged, stage)
@@ -304,14 +311,14 @@ class Ec2Deployer:
         only where the site's file has another cap or other prices since."""
         machine, now, account = job.machine, self._now(), self.account
         with self._books.booking():
-            others = [spend_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
-            mine = Spend(job.type.name, job.gib, now, max(now, machine.ends))
+            others = [charge_of(entry) for entry in self._books.machines() if entry.machine != machine.uuid]
+            mine = Charge(job.type.name, job.gib, now, max(now, machine.ends))
             prices = account.prices
             check_within(
                 account.name,
                 account.cap,
-                committed(prices, others, now),
-                committed(prices, [*others, mine], now),
+                committed_cost(prices, others, now),
+                committed_cost(prices, [*others, mine], now),
             )
             if self._books.machine(machine.uuid) is None:
                 self._books.put_machine(
@@ -338,7 +345,7 @@ class Ec2Deployer:
             if entry is not None:
                 self._books.put_machine(entry.model_copy(update=values))
 
-    def _cloud(self, job: _Job, entry: ImageEntry, snapshots: Mapping[str, Snapshot]) -> Cloud:
+    def _cloud(self, job: _Job, entry: AmiEntry, snapshots: Mapping[str, Snapshot]) -> CloudPlacement:
         volumes = []
         for volume in job.volumes:
             begins = snapshots.get(volume.device)
@@ -351,7 +358,7 @@ class Ec2Deployer:
                     checksum=begins.checksum if begins else None,
                 )
             )
-        return Cloud(
+        return CloudPlacement(
             account=self.account.name,
             region=self.account.region,
             ami=entry.ami,
@@ -370,9 +377,9 @@ class Ec2Deployer:
         return self._clock().replace(microsecond=0)
 
 
-def spend_of(entry: MachineEntry) -> Spend:
+def charge_of(entry: MachineEntry) -> Charge:
     """What a machine in the books costs."""
-    return Spend(entry.instance_type, entry.gib, entry.began, entry.until)
+    return Charge(entry.instance_type, entry.gib, entry.began, entry.until)
 
 
 def _for_a_pool(rules: RuleSet) -> RuleSet:

@@ -14,19 +14,26 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from catalog.errors import CatalogError
-from deployer.ec2.account.bookkeeping import Books, MachineEntry
+from deployer.ec2.account.bookkeeping import Bookkeeping, MachineEntry
 from deployer.ec2.account.instance_operations import Ec2Machines
-from deployer.ec2.aws.tags import ENDS, IMAGE, SIZE, ends_tag, size_tag
+from deployer.ec2.aws.tags import END_TAG, IMAGE_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.errors import AwsFailed
-from deployer.ec2.images.image_upload import Progress
+from deployer.ec2.images.image_upload import MachineProgress
 from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.instance_types import InstanceType
 from deployer.ec2.model.instances import Instance
-from deployer.ec2.pool.deployment import Exposed
-from deployer.ec2.pool.reconciler import Do, Step, observe, steps
+from deployer.ec2.pool.deployment import Ec2RunningMachine
+from deployer.ec2.pool.reconciler import ActionKind, InstanceAction, observe_machine, plan_instance_actions
 from deployer.errors import Cancelled, DeployerError
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import (
+    Capacity,
+    DesiredMachine,
+    DesiredState,
+    DesiredStatus,
+    NodeReport,
+    ObservedMachine,
+)
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, SignerError
 from stager.errors import StagerError
 
@@ -52,10 +59,10 @@ SETTLING: Final = timedelta(minutes=5)
 log = logging.getLogger("partita.ec2")
 
 
-class Makes(Protocol):
+class Ec2Maker(Protocol):
     """What makes machines; `deployer.ec2.pool.deployment.Ec2Deployer` is one."""
 
-    def make(self, machine: DesiredMachine, running: int, progress: Progress) -> Instance:
+    def make(self, machine: DesiredMachine, running: int, progress: MachineProgress) -> Instance:
         """Make one, or find it made."""
 
     def readmit(self, machine: DesiredMachine, running: int) -> None:
@@ -67,16 +74,16 @@ class Makes(Protocol):
     def type_for(self, machine: DesiredMachine) -> InstanceType:
         """The type that a machine of that size gets."""
 
-    def exposed(self, machines: Sequence[Exposed]) -> Mapping[str, str]:
+    def exposed(self, machines: Sequence[Ec2RunningMachine]) -> Mapping[str, str]:
         """Why machines that run should not go on: what they run was withdrawn."""
 
-    def act_on(self, machine: Exposed, reason: str) -> str:
+    def act_on(self, machine: Ec2RunningMachine, reason: str) -> str:
         """What the policy does about one: "notify", "pause", "drain" or "destroy"."""
 
 
 @dataclass
 class _Making:
-    progress: Progress
+    progress: MachineProgress
     future: "Future[Instance]"
 
 
@@ -104,8 +111,8 @@ class Ec2Pool:
         self,
         account: Account,
         machines: Ec2Machines,
-        books: Books,
-        makes: Makes,
+        books: Bookkeeping,
+        makes: Ec2Maker,
         clock: Callable[[], datetime],
         workers: int = WORKERS,
     ) -> None:
@@ -161,7 +168,7 @@ class Ec2Pool:
         if acted:
             instances = self._machines.all()
             books = {entry.machine: entry for entry in self._books.machines()}
-        for step in steps(desired, instances, books, now):
+        for step in plan_instance_actions(desired, instances, books, now):
             acted |= self._do(step, wanted.get(step.machine), instances)
         return self._report(desired, self._machines.all() if acted else instances)
 
@@ -171,7 +178,7 @@ class Ec2Pool:
             return False
         self._watched, acted = now, False
         live = {
-            each.machine: Exposed(each.machine, each.tags.get("Name", ""), each.tags.get(IMAGE, ""))
+            each.machine: Ec2RunningMachine(each.machine, each.tags.get("Name", ""), each.tags.get(IMAGE_TAG, ""))
             for each in instances
             if each.state == "running"
         }
@@ -184,7 +191,9 @@ class Ec2Pool:
                 action = self._makes.act_on(live[each.machine], reason)
                 log.warning("machine %s runs what was withdrawn (%s): %s", each.machine, action, reason)
                 if action in {"drain", "destroy"}:
-                    acted |= self._do(Step(Do.TERMINATE, each.machine, each.instance, reason), None, instances)
+                    acted |= self._do(
+                        InstanceAction(ActionKind.TERMINATE, each.machine, each.instance, reason), None, instances
+                    )
                 elif action == "pause":  # it is not started again, since the policy would have to accept it
                     self._machines.stop(each.instance, hibernate=each.hibernates)
                     self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
@@ -203,7 +212,7 @@ class Ec2Pool:
                 self._brought[uuid] = _staging(making.progress)
                 self._came_to(uuid, making.future)
         now = self._clock().replace(microsecond=0)
-        wanted = {machine.uuid for machine in desired.machines if machine.want is not Want.ENDED}
+        wanted = {machine.uuid for machine in desired.machines if machine.want is not DesiredStatus.ENDED}
         for uuid, making in self._making.items():
             if uuid not in wanted:
                 making.progress.cancelled.set()
@@ -246,12 +255,12 @@ class Ec2Pool:
         else:
             self._failures.pop(uuid, None)
 
-    def _do(self, step: Step, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
+    def _do(self, step: InstanceAction, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
         """Do one step; True if something at EC2 was changed by it. One that fails is no reason to leave out others."""
-        if step.do is not Do.TERMINATE and self._waits(step.machine):
+        if step.do is not ActionKind.TERMINATE and self._waits(step.machine):
             return False
         try:
-            if step.do is Do.MAKE:
+            if step.do is ActionKind.MAKE:
                 assert machine is not None  # noqa: S101 - what is made is desired
                 self._make(machine, instances)
                 return False
@@ -272,9 +281,9 @@ class Ec2Pool:
         failure = self._failures.get(uuid)
         return failure is not None and (failure.again is None or self._clock() < failure.again)
 
-    def _change(self, step: Step, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
+    def _change(self, step: InstanceAction, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
         log.info("machine %s at %s: %s %s", step.machine, step.instance, step.do.value, step.reason)
-        if step.do is Do.TERMINATE:
+        if step.do is ActionKind.TERMINATE:
             self._machines.terminate(step.instance)
             entry = self._books.machine(step.machine) if step.machine else None
             if entry is not None and entry.instance in {"", step.instance}:
@@ -282,19 +291,21 @@ class Ec2Pool:
             return True
         assert machine is not None  # noqa: S101 - only the end comes to what nobody wants
         match step.do:
-            case Do.STOP | Do.HIBERNATE:
-                self._machines.stop(step.instance, hibernate=step.do is Do.HIBERNATE)
-            case Do.START:
+            case ActionKind.STOP | ActionKind.HIBERNATE:
+                self._machines.stop(step.instance, hibernate=step.do is ActionKind.HIBERNATE)
+            case ActionKind.START:
                 self._makes.readmit(machine, self._running(instances))
                 self._machines.start(step.instance)
-            case Do.REBOOT:
+            case ActionKind.REBOOT:
                 self._machines.reboot(step.instance, machine.reboots)
-            case Do.PROLONG:
-                self._machines.tag(step.instance, {ENDS: ends_tag(machine.ends)})
+            case ActionKind.PROLONG:
+                self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.ends)})
                 self._rebook(machine, until=machine.ends)
-            case Do.RETYPE:
+            case ActionKind.RETYPE:
                 kind = self._makes.type_for(machine)
-                self._machines.retype(step.instance, kind.name, {SIZE: size_tag(machine.cores, machine.memory)})
+                self._machines.retype(
+                    step.instance, kind.name, {SIZE_TAG: size_tag_value(machine.cores, machine.memory)}
+                )
                 self._rebook(machine, instance_type=kind.name)
         self._failures.pop(step.machine, None)
         return True
@@ -308,7 +319,7 @@ class Ec2Pool:
     def _make(self, machine: DesiredMachine, instances: Sequence[Instance]) -> None:
         if machine.uuid in self._making:
             return
-        progress, running = Progress(), self._running(instances) + len(self._making)
+        progress, running = MachineProgress(), self._running(instances) + len(self._making)
         future = self._threads.submit(self._makes.make, machine, running, progress)
         self._making[machine.uuid] = _Making(progress, future)
         future.add_done_callback(lambda _: self._changed.set())
@@ -341,14 +352,16 @@ class Ec2Pool:
         now: datetime,
     ) -> ObservedMachine | None:
         own = [each for each in instances if each.machine == machine.uuid]
-        seen = observe(machine, own, books.get(machine.uuid), now)
+        seen = observe_machine(machine, own, books.get(machine.uuid), now)
         making, failure = self._making.get(machine.uuid), self._failures.get(machine.uuid)
         if seen is None and making is not None:
-            seen = _blank(machine, State.STAGING, making.progress.note, now)
+            seen = _blank(machine, MachineState.STAGING, making.progress.note, now)
         elif seen is None and failure is not None:
-            seen = _blank(machine, State.FAILED if failure.again is None else State.STAGING, failure.reason, now)
-        elif seen is None and (machine.want is Want.ENDED or now >= machine.ends):
-            seen = _blank(machine, State.ENDED, machine.reason or "it was ended before it was begun", now)
+            seen = _blank(
+                machine, MachineState.FAILED if failure.again is None else MachineState.STAGING, failure.reason, now
+            )
+        elif seen is None and (machine.want is DesiredStatus.ENDED or now >= machine.ends):
+            seen = _blank(machine, MachineState.ENDED, machine.reason or "it was ended before it was begun", now)
         elif seen is not None and failure is not None and not seen.state.final:
             seen = seen.model_copy(update={"reason": failure.reason})
         if seen is None:
@@ -368,13 +381,13 @@ def _final(error: DeployerError | SignerError | CatalogError | StagerError, atte
     return error.exit_code in {EXIT_REFUSED, EXIT_USAGE} or attempts >= ATTEMPTS
 
 
-def _blank(machine: DesiredMachine, state: State, reason: str, now: datetime) -> ObservedMachine:
+def _blank(machine: DesiredMachine, state: MachineState, reason: str, now: datetime) -> ObservedMachine:
     return ObservedMachine(
         uuid=machine.uuid, state=state, reason=reason, changed=now.replace(microsecond=0), virt="ec2"
     )
 
 
-def _staging(progress: Progress) -> dict[str, int]:
+def _staging(progress: MachineProgress) -> dict[str, int]:
     return {
         "fetched": progress.fetched,
         "total": progress.total,

@@ -12,14 +12,14 @@ from datetime import datetime
 from enum import StrEnum
 
 from deployer.ec2.account.bookkeeping import MachineEntry
-from deployer.ec2.aws.tags import ENDS, SIZE, ends_tag, size_tag
-from deployer.ec2.model.hibernation import LOST, NOT_KEPT
-from deployer.ec2.model.instances import Instance, state_of
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, ObservedMachine, Want
+from deployer.ec2.aws.tags import END_TAG, SIZE_TAG, end_tag_value, size_tag_value
+from deployer.ec2.model.hibernation import MEMORY_LOST, MEMORY_NOT_KEPT
+from deployer.ec2.model.instances import Instance, machine_state
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, ObservedMachine
 
 
-class Do(StrEnum):
+class ActionKind(StrEnum):
     """What can be done."""
 
     MAKE = "make"
@@ -33,7 +33,7 @@ class Do(StrEnum):
 
 
 @dataclass(frozen=True)
-class Step:
+class InstanceAction:
     """One thing to be done.
 
     Attributes:
@@ -42,19 +42,19 @@ class Step:
         reason: why, in a sentence.
     """
 
-    do: Do
+    do: ActionKind
     machine: str
     instance: str = ""
     reason: str = ""
 
 
-_WITH_MEMORY = frozenset({Want.PAUSED, Want.SUSPENDED})
-_RESTING = frozenset({Want.SUSPENDED, Want.STOPPED})
+_WITH_MEMORY = frozenset({DesiredStatus.PAUSED, DesiredStatus.SUSPENDED})
+_RESTING = frozenset({DesiredStatus.SUSPENDED, DesiredStatus.STOPPED})
 
 
-def steps(
+def plan_instance_actions(
     desired: DesiredState, instances: Sequence[Instance], books: Mapping[str, MachineEntry], now: datetime
-) -> tuple[Step, ...]:
+) -> tuple[InstanceAction, ...]:
     """What is to be done next.
 
     Args:
@@ -68,7 +68,7 @@ def steps(
         if instance.live:
             found[instance.machine].append(instance)
     wanted = {machine.uuid: machine for machine in desired.machines}
-    decided: list[Step] = []
+    decided: list[InstanceAction] = []
     for uuid in sorted(found.keys() - wanted.keys()):
         decided += [_end(each, "nobody wants this machine any more") for each in _oldest_first(found[uuid])]
     for machine in desired.machines:
@@ -78,49 +78,57 @@ def steps(
     return tuple(decided)
 
 
-def _for_one(machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime) -> list[Step]:
+def _for_one(
+    machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime
+) -> list[InstanceAction]:
     if here is None:
-        return [Step(Do.MAKE, machine.uuid)] if _may_be_made(machine, entry, now) else []
-    if machine.want is Want.ENDED or now >= machine.ends:
+        return [InstanceAction(ActionKind.MAKE, machine.uuid)] if _may_be_made(machine, entry, now) else []
+    if machine.want is DesiredStatus.ENDED or now >= machine.ends:
         return [_end(here, machine.reason or "its time has come")]
     todo = []
-    if here.tags.get(ENDS) != ends_tag(machine.ends):
-        todo.append(Step(Do.PROLONG, machine.uuid, here.instance, "its end was changed"))
+    if here.tags.get(END_TAG) != end_tag_value(machine.ends):
+        todo.append(InstanceAction(ActionKind.PROLONG, machine.uuid, here.instance, "its end was changed"))
     if (step := _next(machine, here)) is not None:
         todo.append(step)
     return todo
 
 
-def _next(machine: DesiredMachine, here: Instance) -> Step | None:
+def _next(machine: DesiredMachine, here: Instance) -> InstanceAction | None:
     """What the state of one that exists asks for; None while EC2 is at it, or all is as it should be."""
-    other_size = here.tags.get(SIZE) != size_tag(machine.cores, machine.memory)
+    other_size = here.tags.get(SIZE_TAG) != size_tag_value(machine.cores, machine.memory)
     if here.state == "stopped":
         if other_size:
-            return Step(Do.RETYPE, machine.uuid, here.instance, "other cores or memory were asked for")
-        return Step(Do.START, machine.uuid, here.instance) if machine.want is Want.RUNNING else None
+            return InstanceAction(
+                ActionKind.RETYPE, machine.uuid, here.instance, "other cores or memory were asked for"
+            )
+        return (
+            InstanceAction(ActionKind.START, machine.uuid, here.instance)
+            if machine.want is DesiredStatus.RUNNING
+            else None
+        )
     if here.state != "running":
         return None
     if machine.want in _WITH_MEMORY and here.hibernates:
-        return Step(Do.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
-    if machine.want is Want.PAUSED:  # a pause that costs the memory is none
+        return InstanceAction(ActionKind.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
+    if machine.want is DesiredStatus.PAUSED:  # a pause that costs the memory is none
         return None
     if machine.want in _RESTING:
-        return Step(Do.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
+        return InstanceAction(ActionKind.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
     if other_size:
-        return Step(Do.STOP, machine.uuid, here.instance, "it gets other cores or memory")
+        return InstanceAction(ActionKind.STOP, machine.uuid, here.instance, "it gets other cores or memory")
     if here.reboots < machine.reboots:
-        return Step(Do.REBOOT, machine.uuid, here.instance)
+        return InstanceAction(ActionKind.REBOOT, machine.uuid, here.instance)
     return None
 
 
 def _may_be_made(machine: DesiredMachine, entry: MachineEntry | None, now: datetime) -> bool:
     """A machine is made once. One whose instance the books know was made; without it, it may have come to nothing."""
-    if machine.want is Want.ENDED or machine.want is Want.STOPPED or now >= machine.ends:
+    if machine.want is DesiredStatus.ENDED or machine.want is DesiredStatus.STOPPED or now >= machine.ends:
         return False
     return entry is None or (not entry.instance and not entry.ended)
 
 
-def observe(
+def observe_machine(
     machine: DesiredMachine, instances: Sequence[Instance], entry: MachineEntry | None, now: datetime
 ) -> ObservedMachine | None:
     """A machine as it is reported; None where nothing is known of it.
@@ -133,11 +141,11 @@ def observe(
     live = _oldest_first([each for each in instances if each.live])
     here = live[0] if live else None
     if here is not None:
-        state = state_of(here, machine.want)
+        state = machine_state(here, machine.want)
     elif instances or (entry is not None and entry.ended):
-        state = State.ENDED
+        state = MachineState.ENDED
     elif entry is not None and entry.instance:
-        state = State.BOOTING  # lists at EC2 are late; the pool notes its end when they can no longer be
+        state = MachineState.BOOTING  # lists at EC2 are late; the pool notes its end when they can no longer be
     else:
         return None
     return ObservedMachine(
@@ -159,8 +167,12 @@ def _reason(
 ) -> str:
     if here is not None:
         if machine.want in _WITH_MEMORY and here.state == "stopped" and not here.hibernated:
-            return LOST
-        return NOT_KEPT if machine.want is Want.PAUSED and here.state == "running" and not here.hibernates else ""
+            return MEMORY_LOST
+        return (
+            MEMORY_NOT_KEPT
+            if machine.want is DesiredStatus.PAUSED and here.state == "running" and not here.hibernates
+            else ""
+        )
     if entry is not None and entry.reason:
         return entry.reason
     told = next((each.reason for each in instances if each.reason), "")
@@ -169,8 +181,8 @@ def _reason(
     return told or "EC2 has no such machine any more"
 
 
-def _end(instance: Instance, reason: str) -> Step:
-    return Step(Do.TERMINATE, instance.machine, instance.instance, reason)
+def _end(instance: Instance, reason: str) -> InstanceAction:
+    return InstanceAction(ActionKind.TERMINATE, instance.machine, instance.instance, reason)
 
 
 def _oldest_first(instances: Sequence[Instance]) -> list[Instance]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import yaml
 
-from deployer.ec2.aws.tags import ENDS
+from deployer.ec2.aws.tags import END_TAG
 from deployer.ec2.model.boot_mapping import Volume
 from deployer.errors import UserDataRefused
 from deployer.guest.context_agent import AGENT, PARAMETERS, seed_extras
@@ -75,7 +75,7 @@ while :; do
   sleep "$left"
 done
 shutdown -h now || poweroff -f
-""".replace("TAG", ENDS)
+""".replace("TAG", END_TAG)
 """Looks once a minute: often enough for an extension, too rare to be noticed."""
 
 BLANKS: Final = """\
@@ -131,7 +131,7 @@ fi
 {blanks}"""
 
 
-def guest_data(
+def build_user_data(
     machine: DesiredMachine,
     volumes: Sequence[Volume],
 ) -> bytes:

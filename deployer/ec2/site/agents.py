@@ -14,28 +14,28 @@ from typing import Final, Protocol, Self
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
-from deployer.ec2.account.open_account import OpenAccount, open_account, staging
-from deployer.ec2.images.image_upload import Imaging
+from deployer.ec2.account.open_account import OpenAccount, open_account, staging_settings
+from deployer.ec2.images.image_upload import ImageUploader
 from deployer.ec2.model.accounts import Account, Accounts
-from deployer.ec2.model.pricing import Spend, check_within, committed, dues
-from deployer.ec2.pool.deployment import Ec2Deployer, spend_of
+from deployer.ec2.model.pricing import Charge, check_within, committed_cost, list_charges
+from deployer.ec2.pool.deployment import Ec2Deployer, charge_of
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.placement import Place, Quoted, bursting, spends_of
-from deployer.ec2.snapshots.buffer_pool import Buffers
+from deployer.ec2.site.placement import CachedAccountInfo, Placer, burst_placer, promised_charges
+from deployer.ec2.snapshots.buffer_pool import BufferPool
 from deployer.errors import DeployerError, NoAccount
 from deployer.policy.store import RuleSet
-from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport
+from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, ReportResponse
 from deployer.records.recorder import Recorder
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
-from deployer.site.operations.revocations import Withdrawing
-from deployer.site.scheduling.placement import Promised
+from deployer.site.operations.revocations import RevocationService
+from deployer.site.scheduling.placement import MachineReservation
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.settings import SiteSettings
 from signer.errors import SignerError
 from stager.errors import StagerError
-from stager.factory import opened
+from stager.factory import open_stager
 
 EVERY: Final = 5.0
 """Seconds between two looks at an account when nobody asks for anything: EC2 allows some requests a second."""
@@ -48,13 +48,13 @@ END_SECONDS = 30.0
 log = logging.getLogger("partita.ec2")
 
 
-class Site(Protocol):
+class PoolSiteConnection(Protocol):
     """The other side, as for `deployer.node.agent.agent.Agent`."""
 
     def desired(self, after: int, wait: float) -> DesiredState | None:
         """What the pool should have, when its revision is another than `after`; perhaps None when nothing is new."""
 
-    def report(self, report: NodeReport) -> Heard | None:
+    def report(self, report: NodeReport) -> ReportResponse | None:
         """Say how the pool is; what the site answers is for nodes that have machines themselves."""
 
 
@@ -65,7 +65,9 @@ class PoolAgent:
         account: as the site's file had it last.
     """
 
-    def __init__(self, pool: Ec2Pool, site: Site, account: Account, every: float = EVERY, busy: float = BUSY) -> None:
+    def __init__(
+        self, pool: Ec2Pool, site: PoolSiteConnection, account: Account, every: float = EVERY, busy: float = BUSY
+    ) -> None:
         self._pool, self._site, self.account = pool, site, account
         self._every, self._busy = every, busy
         self._ended = threading.Event()
@@ -133,8 +135,8 @@ def _moving(last: NodeReport | None) -> bool:
     return last is not None and any(machine.state in {"booting", "staging"} for machine in last.machines)
 
 
-class Pools:
-    """All accounts of a site at work: open with `Pools.open`, close when done. Machines go on without it.
+class AccountAgents:
+    """All accounts of a site at work: open with `AccountAgents.open`, close when done. Machines go on without it.
 
     `follow` is called by one thread; all else by any.
     """
@@ -150,7 +152,7 @@ class Pools:
         self._agents: dict[str, PoolAgent] = {}
         self._there: dict[str, OpenAccount] = {}
         self._names: dict[str, str] = {}
-        self._known = Quoted(
+        self._known = CachedAccountInfo(
             lambda account: self._opened(account.name).machines.types(account.instance_types), self._committed
         )
         self.problems: tuple[str, ...] = ()
@@ -162,7 +164,7 @@ class Pools:
         settings: Ec2Settings,
         site: SiteSettings,
         rules: Callable[[], RuleSet],
-        connect: Callable[[Account], tuple[str, Site]],
+        connect: Callable[[Account], tuple[str, PoolSiteConnection]],
         clock: Callable[[], datetime],
     ) -> Self:
         """Open what all accounts share; `follow` opens the accounts.
@@ -177,16 +179,18 @@ class Pools:
             LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
         """
         with ExitStack() as undo:
-            stager, catalog = undo.enter_context(opened(staging(settings, site), lambda: clock().timestamp()))
-            withdrawing = Withdrawing(catalog, settings.directory, site.blocked, rules, clock)
-            buffers = Buffers()
+            stager, catalog = undo.enter_context(
+                open_stager(staging_settings(settings, site), lambda: clock().timestamp())
+            )
+            withdrawing = RevocationService(catalog, settings.directory, site.blocked, rules, clock)
+            buffers = BufferPool()
 
             def open_pool(account: Account, closing: ExitStack) -> tuple[str, OpenAccount, PoolAgent]:
                 found = closing.enter_context(open_account(settings, account, clock, buffers=buffers))
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
                 closing.callback(records.close)
-                imaging = Imaging(found, stager, stager.cache)
+                imaging = ImageUploader(found, stager, stager.cache)
                 makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
                 pool = Ec2Pool(account, found.machines, found.books, makes, clock)
                 return node, found, PoolAgent(pool, link, account)
@@ -220,14 +224,16 @@ class Pools:
                 log.error("%s", problem)
         self.problems = tuple(problems)
 
-    def burst(self, place: Place, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+    def burst(
+        self, place: Placer, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal
+    ) -> Placer:
         """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
         ask = proposal.ask
-        return bursting(
+        return burst_placer(
             place, accounts, self._known, who, manifest, proposal.request, ask.cores, ask.memory, proposal.lifetime
         )
 
-    def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+    def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
         """Refuse, with OverBudget, a machine as it is among what is promised, where its account may not spend so much."""
         name = self._names.get(machine.node or "", "")
         account = next((one for one in accounts.account if one.name == name), None)
@@ -235,7 +241,7 @@ class Pools:
             raise NoAccount(
                 f"the site's file has no account any more for machine {machine.hostname}; it cannot be prolonged"
             )
-        spends = spends_of(promised)
+        spends = promised_charges(promised)
         after = self._committed(account, spends)
         before = self._committed(account, {uuid: one for uuid, one in spends.items() if uuid != machine.uuid})
         check_within(account.name, account.cap, before, after)
@@ -260,6 +266,6 @@ class Pools:
         except KeyError:
             raise NoAccount(f"the account {name} is not worked by this site yet; try again in some seconds") from None
 
-    def _committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
-        booked = {one.machine: spend_of(one) for one in self._opened(account.name).books.machines()}
-        return committed(account.prices, dues(booked, promised), self._clock())
+    def _committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
+        booked = {one.machine: charge_of(one) for one in self._opened(account.name).books.machines()}
+        return committed_cost(account.prices, list_charges(booked, promised), self._clock())

@@ -11,14 +11,14 @@ from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.placement import nowhere
+from deployer.ec2.site.placement import placer_without_accounts
 from deployer.errors import Conflict, DeployerError, NoAccount, PolicyUnusable
-from deployer.protocol.desired_state import DesiredState, Heard, NodeReport
-from deployer.site.auth.file_in_force import FileInForce
+from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
+from deployer.site.auth.file_in_force import ReloadingFile
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
-from deployer.site.scheduling.placement import EC2, Place, Promised
+from deployer.site.scheduling.placement import EC2, MachineReservation, Placer
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site
 from deployer.site.store.changes import add_node
@@ -26,7 +26,7 @@ from signer.errors import SignerError
 from stager.errors import StagerError
 
 if TYPE_CHECKING:
-    from deployer.ec2.site.agents import Pools
+    from deployer.ec2.site.agents import AccountAgents
 
 EVERY = 5.0
 """Seconds between two looks at the file of accounts: a new account is worked so soon. What is allowed counts at once."""
@@ -34,7 +34,7 @@ EVERY = 5.0
 log = logging.getLogger("partita.ec2")
 
 
-class Link:
+class LocalSiteConnection:
     """A node's way to its site within one process: what `site_client.SiteClient` is over HTTPS."""
 
     def __init__(self, site: Site, node: str) -> None:
@@ -47,27 +47,27 @@ class Link:
         state = self._site.desired(self._node)
         return None if state.revision == after else state
 
-    def report(self, report: NodeReport) -> Heard:
+    def report(self, report: NodeReport) -> ReportResponse:
         """Say how the node is."""
         return self._site.absorb(self._node, report)
 
 
-def connect(site: Site) -> Callable[[Account], tuple[str, Link]]:
+def connect_account(site: Site) -> Callable[[Account], tuple[str, LocalSiteConnection]]:
     """Has a site know an account as a node of its own: the one of its name, or a new one."""
 
-    def found(account: Account) -> tuple[str, Link]:
+    def found(account: Account) -> tuple[str, LocalSiteConnection]:
         for node in site.store.read(list_nodes, contents=False):
             if node.name == account.name and node.state is not NodeState.LEFT:
                 if node.kind != EC2:
                     raise Conflict(f"the account {account.name} is called as a node of the site; name it otherwise")
-                return node.uuid, Link(site, node.uuid)
+                return node.uuid, LocalSiteConnection(site, node.uuid)
         uuid = site.store.write(add_node, account.name, {}, EC2).uuid
-        return uuid, Link(site, uuid)
+        return uuid, LocalSiteConnection(site, uuid)
 
     return found
 
 
-class Keeping:
+class AccountSupervisor:
     """Works the accounts of a site's file, as the file is now: it is read again when it has changed.
 
     What cannot be used of it is not in force: what was before stays, and `problems` says what is wrong. Without a file there
@@ -77,8 +77,8 @@ class Keeping:
     def __init__(self, settings: Ec2Settings, site: Site, clock: Callable[[], datetime], every: float = EVERY) -> None:
         """Args: of the site; itself; the present, UTC; seconds between two looks at the file."""
         self._settings, self._site, self._clock, self._every = settings, site, clock, every
-        self._file = FileInForce[Accounts | None](settings.accounts, Accounts.find, None)
-        self._pools: Pools | None = None
+        self._file = ReloadingFile[Accounts | None](settings.accounts, Accounts.find, None)
+        self._pools: AccountAgents | None = None
         self._problem = ""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="ec2-accounts", daemon=True)
@@ -96,10 +96,14 @@ class Keeping:
         if accounts is None:
             return
         if self._pools is None:
-            from deployer.ec2.site.agents import Pools  # loads AWS's library: only where there is an account
+            from deployer.ec2.site.agents import AccountAgents  # loads AWS's library: only where there is an account
 
-            self._pools = Pools.open(
-                self._settings, self._site.settings, self._site.policies.current, connect(self._site), self._clock
+            self._pools = AccountAgents.open(
+                self._settings,
+                self._site.settings,
+                self._site.policies.current,
+                connect_account(self._site),
+                self._clock,
             )
         self._pools.follow(accounts)
 
@@ -114,14 +118,14 @@ class Keeping:
         found += [self._problem] if self._problem else []
         return [*found, *(self._pools.problems if self._pools is not None else ())]
 
-    def burst(self, place: Place, who: Principal, manifest: Manifest, proposal: Proposal) -> Place:
+    def burst(self, place: Placer, who: Principal, manifest: Manifest, proposal: Proposal) -> Placer:
         """A way to place somebody's machines that minds EC2 as well, by the file as it is now."""
         accounts = self._file.current()
         if accounts is None or self._pools is None:
-            return nowhere(place, proposal.request)
+            return placer_without_accounts(place, proposal.request)
         return self._pools.burst(place, accounts, who, manifest, proposal)
 
-    def afford(self, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+    def afford(self, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
         """Refuse a machine that costs more than its account may spend by the file as it is now; OverBudget, NoAccount."""
         accounts = self._file.current()
         if accounts is None or self._pools is None:
@@ -150,13 +154,13 @@ class Keeping:
 
 
 @contextmanager
-def working(settings: Ec2Settings, site: Site, every: float = EVERY) -> Iterator[None]:
+def run_accounts(settings: Ec2Settings, site: Site, every: float = EVERY) -> Iterator[None]:
     """Work all accounts of the settings' file while the block runs; without such a file there is nothing to do yet.
 
     Raises:
-        What `Keeping.start` raises.
+        What `AccountSupervisor.start` raises.
     """
-    keeping = Keeping(settings, site, lambda: datetime.now(UTC), every)
+    keeping = AccountSupervisor(settings, site, lambda: datetime.now(UTC), every)
     try:
         keeping.start()
         site.admitting.burst, site.changing.afford = keeping.burst, keeping.afford

@@ -13,34 +13,34 @@ from typing import Final, Protocol
 
 from catalog.image.manifest import Manifest
 from deployer.ec2.model.accounts import Account, Accounts
-from deployer.ec2.model.boot_mapping import bootable, with_blanks
-from deployer.ec2.model.hibernation import hindrance, with_room
-from deployer.ec2.model.instance_types import InstanceType, choose
-from deployer.ec2.model.pricing import Spend, check_cap, estimate
-from deployer.errors import DeployerError, NoAccount, NoRoom, OverBudget
+from deployer.ec2.model.boot_mapping import add_blanks, map_boot
+from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
+from deployer.ec2.model.instance_types import InstanceType, choose_type
+from deployer.ec2.model.pricing import Charge, check_cap, estimate_cost
+from deployer.errors import DeployerError, NoAccount, NoCapacity, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.model.records import Promise
-from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, Promised
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
+from deployer.site.model.records import CostReservation
+from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity, Placement, PlacementRequest
 
 ACCOUNT: Final = "account"
 """The label by which a pool's node names its account."""
 
-Place = Callable[[Sequence[NodeRoom], Ask], Placed]
+Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 
 
-class Known(Protocol):
+class AccountInfo(Protocol):
     """What is known of accounts without asking EC2 each time."""
 
     def types(self, account: Account) -> Sequence[InstanceType]:
         """The allowed types, as EC2 describes them; errors of AWS."""
 
-    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
         """USD that are spent or promised in this month; `promised` by the UUIDs of machines that have not ended."""
 
 
 @dataclass(frozen=True)
-class Offer:
+class Ec2Offer:
     """What machines at EC2 would be: the account, the type of each, its volumes in GiB, and seconds."""
 
     account: Account
@@ -50,19 +50,19 @@ class Offer:
 
     def usd(self, count: int) -> Decimal:
         """What so many of them are estimated at."""
-        return estimate(self.account.prices, self.type.name, self.gib, self.seconds, count)
+        return estimate_cost(self.account.prices, self.type.name, self.gib, self.seconds, count)
 
 
-def offer(
+def find_offer(
     accounts: Accounts,
-    known: Known,
+    known: AccountInfo,
     who: Principal,
     manifest: Manifest,
     request: DeploymentRequest,
     cores: int,
     memory: int,
     seconds: int,
-) -> Offer:
+) -> Ec2Offer:
     """What somebody would get at EC2.
 
     Raises:
@@ -70,29 +70,31 @@ def offer(
         CannotBoot: the image cannot boot there, or no type fits.
         Errors of AWS: it does not say which types there are.
     """
-    if who.means == LOCAL.means:  # the operator has every account: the one that the request names, or the first
+    if (
+        who.means == LOCAL_OPERATOR.means
+    ):  # the operator has every account: the one that the request names, or the first
         account = accounts.named(request.wishes.labels.get(ACCOUNT, accounts.account[0].name))
     else:
         account = accounts.of(who)
-    found = bootable(manifest)
-    kind = choose(known.types(account), account.prices, cores, memory, found.architecture, found.boot_mode)
-    volumes = with_blanks(found, request.blanks)
-    if not hindrance(account, kind, found):
-        volumes = with_room(volumes, kind.memory)
-    return Offer(account, kind, sum(volume.size for volume in volumes), seconds)
+    found = map_boot(manifest)
+    kind = choose_type(known.types(account), account.prices, cores, memory, found.architecture, found.boot_mode)
+    volumes = add_blanks(found, request.blanks)
+    if not hibernation_obstacle(account, kind, found):
+        volumes = add_memory_space(volumes, kind.memory)
+    return Ec2Offer(account, kind, sum(volume.size for volume in volumes), seconds)
 
 
-def bursting(
-    place: Place,
+def burst_placer(
+    place: Placer,
     accounts: Accounts,
-    known: Known,
+    known: AccountInfo,
     who: Principal,
     manifest: Manifest,
     request: DeploymentRequest,
     cores: int,
     memory: int,
     seconds: int,
-) -> Place:
+) -> Placer:
     """A way to place machines for one request that minds EC2 as well.
 
     Args:
@@ -106,13 +108,13 @@ def bursting(
     """
     if request.wishes.where == "local":
         return place
-    offered: Offer | DeployerError
+    offered: Ec2Offer | DeployerError
     try:  # here, and not where rooms are chosen among: nobody waits for EC2 while the site's memory is held
-        offered = offer(accounts, known, who, manifest, request, cores, memory, seconds)
+        offered = find_offer(accounts, known, who, manifest, request, cores, memory, seconds)
     except DeployerError as exc:
         offered = exc
 
-    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
         if isinstance(offered, DeployerError):
             return _without(place, rooms, ask, offered)
         mine = [_only(room, offered.account) for room in rooms]
@@ -124,39 +126,39 @@ def bursting(
         try:
             more = offered.usd(count)
             there = [room for room in rooms if room.kind == EC2 and room.labels.get(ACCOUNT) == offered.account.name]
-            promised = spends_of([one for room in there for one in room.promised])
+            promised = promised_charges([one for room in there for one in room.promised])
             check_cap(offered.account.name, offered.account.cap, known.committed(offered.account, promised), more)
         except OverBudget as exc:
             return _without(place, mine, ask, exc)
         machines = "1 machine" if count == 1 else f"{count} machines"
         said = f"{machines} at EC2 as {offered.type.name} with {offered.gib} GiB are estimated at {more} USD until their end."
-        promise = Promise(instance_type=offered.type.name, gib=offered.gib)
+        promise = CostReservation(instance_type=offered.type.name, gib=offered.gib)
         promises = {node: promise for node in chosen.nodes if node in pools}
         return replace(chosen, sentences=(*chosen.sentences, said), promises=promises)
 
     return placed
 
 
-def spends_of(promised: Sequence[Promised]) -> dict[str, Spend]:
+def promised_charges(promised: Sequence[MachineReservation]) -> dict[str, Charge]:
     """What promises cost, by the UUIDs of their machines."""
-    return {one.machine: Spend(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
+    return {one.machine: Charge(one.promise.instance_type, one.promise.gib, one.begins, one.until) for one in promised}
 
 
-def nowhere(place: Place, request: DeploymentRequest) -> Place:
+def placer_without_accounts(place: Placer, request: DeploymentRequest) -> Placer:
     """A way to place machines of a site without accounts: its own nodes, whatever pools it had before."""
     if request.wishes.where == "local":
         return place
     return lambda rooms, ask: _without(place, rooms, ask, NoAccount("the site has no accounts at EC2 now"))
 
 
-def _only(room: NodeRoom, account: Account) -> NodeRoom:
+def _only(room: NodeCapacity, account: Account) -> NodeCapacity:
     """The pools of other accounts are none for this requester."""
     if room.kind != EC2 or room.labels.get(ACCOUNT) == account.name:
         return room
     return replace(room, ready=False, problem="the site's rules lead to another account")
 
 
-def _without(place: Place, rooms: Sequence[NodeRoom], ask: Ask, why: DeployerError) -> Placed:
+def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest, why: DeployerError) -> Placement:
     """Place on the site's own nodes alone; where that was not asked for, or is not enough, say why EC2 is left out.
 
     Raises:
@@ -167,11 +169,11 @@ def _without(place: Place, rooms: Sequence[NodeRoom], ask: Ask, why: DeployerErr
     left = [replace(room, ready=False, problem=str(why)) if room.kind == EC2 else room for room in rooms]
     try:
         return place(left, ask)
-    except NoRoom as exc:
-        raise NoRoom(f"{exc}; and EC2 is left out: {why}") from exc
+    except NoCapacity as exc:
+        raise NoCapacity(f"{exc}; and EC2 is left out: {why}") from exc
 
 
-class Quoted:
+class CachedAccountInfo:
     """What is known of accounts, for a site: types are asked for once, what is committed is read from the books.
 
     Args:
@@ -182,18 +184,18 @@ class Quoted:
     def __init__(
         self,
         types: Callable[[Account], Sequence[InstanceType]],
-        committed: Callable[[Account, Mapping[str, Spend]], Decimal],
+        committed: Callable[[Account, Mapping[str, Charge]], Decimal],
     ) -> None:
         self._ask, self._committed = types, committed
         self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
 
     def types(self, account: Account) -> Sequence[InstanceType]:
-        """See `Known`."""
+        """See `AccountInfo`."""
         key = (account.name, account.instance_types)
         if key not in self._types:
             self._types = {**self._types, key: self._ask(account)}
         return self._types[key]
 
-    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
-        """See `Known`."""
+    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
+        """See `AccountInfo`."""
         return self._committed(account, promised)

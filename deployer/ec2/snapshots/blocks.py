@@ -14,21 +14,21 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from catalog.disk.layout import Extent, extents, source_of
+from catalog.disk.layout import DiskExtent, disk_extents, partition_content
 from catalog.image.address import Address
 from catalog.image.manifest import BareDisk, Blank, Disk
 from signer.documents import Document, canonical
 
-BLOCK = 512 << 10
+BLOCK_SIZE = 512 << 10
 """Bytes: what EBS direct APIs call a block (PutSnapshotBlock takes exactly so many)."""
 
 GIB = 1 << 30
 """Bytes. Volumes have whole GiB."""
 
-MAX_VOLUME = 64 << 40
+MAX_EBS_VOLUME = 64 << 40
 """Bytes: StartSnapshot takes 65536 GiB."""
 
-ZERO_DIGEST = hashlib.sha256(bytes(BLOCK)).digest()
+ZERO_DIGEST = hashlib.sha256(bytes(BLOCK_SIZE)).digest()
 """SHA-256 of a block of zeros: sent only where a parent has something else."""
 
 Digests = Mapping[int, bytes]
@@ -57,7 +57,7 @@ class Layout(Document):
     """
 
     type: Literal["urn:partita:ec2-disk:v1"] = "urn:partita:ec2-disk:v1"
-    size: Annotated[int, Field(gt=0, le=MAX_VOLUME)]
+    size: Annotated[int, Field(gt=0, le=MAX_EBS_VOLUME)]
     runs: tuple[Run, ...]
 
     @property
@@ -68,7 +68,7 @@ class Layout(Document):
     @property
     def blocks(self) -> int:
         """How many blocks the disk has, the last perhaps in part."""
-        return -(-self.size // BLOCK)
+        return -(-self.size // BLOCK_SIZE)
 
     @property
     def gib(self) -> int:
@@ -76,11 +76,11 @@ class Layout(Document):
         return -(-self.size // GIB)
 
 
-def runs_of(disk: Disk) -> tuple[Extent, ...]:
+def runs_of(disk: Disk) -> tuple[DiskExtent, ...]:
     """The runs of a disk that are not simply zeros, in order, whatever kind of disk it is."""
     if isinstance(disk, BareDisk):
-        return (Extent(0, disk.partition.size, source_of(disk.partition)),)
-    return tuple(extent for extent in extents(disk) if extent.source is not None)
+        return (DiskExtent(0, disk.partition.size, partition_content(disk.partition)),)
+    return tuple(extent for extent in disk_extents(disk) if extent.source is not None)
 
 
 def layout_of(disk: Disk, blank: Callable[[Blank], bytes]) -> Layout:
@@ -88,7 +88,7 @@ def layout_of(disk: Disk, blank: Callable[[Blank], bytes]) -> Layout:
 
     Args:
         disk: of a manifest.
-        blank: the digest of a blank's bytes as they are on this host (`catalog.image.blanks.digest_of`): a blank has no
+        blank: the digest of a blank's bytes as they are on this host (`catalog.image.blanks.blank_digest`): a blank has no
             address, and tools of another version may make it otherwise.
     """
     size = disk.partition.size if isinstance(disk, BareDisk) else disk.size
@@ -108,7 +108,7 @@ def _name(source: bytes | Address | Blank | None, blank: Callable[[Blank], bytes
             raise AssertionError
 
 
-class Piece(NamedTuple):
+class BlockPiece(NamedTuple):
     """Where a part of a block comes from: the number of the run, the place in it, the place in the block, and bytes."""
 
     run: int
@@ -117,16 +117,16 @@ class Piece(NamedTuple):
     length: int
 
 
-class Map:
+class BlockMap:
     """A layout, made quick to ask which runs a block consists of."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._starts = [run.offset for run in layout.runs]
 
-    def pieces(self, index: int) -> list[Piece]:
+    def pieces(self, index: int) -> list[BlockPiece]:
         """The pieces of a block, in order; what they leave out is zero."""
-        begin, end = index * BLOCK, (index + 1) * BLOCK
+        begin, end = index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE
         found = []
         for number in range(max(bisect_right(self._starts, begin) - 1, 0), len(self._starts)):
             run = self.layout.runs[number]
@@ -134,7 +134,7 @@ class Map:
                 break
             low, high = max(begin, run.offset), min(end, run.offset + run.length)
             if low < high:
-                found.append(Piece(number, low - run.offset, low - begin, high - low))
+                found.append(BlockPiece(number, low - run.offset, low - begin, high - low))
         return found
 
     def origin(self, index: int) -> list[tuple[str, int, int, int]]:
@@ -143,7 +143,7 @@ class Map:
 
 
 @dataclass(frozen=True)
-class Parent:
+class ParentSnapshot:
     """What a snapshot has that another may build on.
 
     Attributes:
@@ -157,7 +157,7 @@ class Parent:
     digests: Digests
 
 
-class What(Enum):
+class BlockAction(Enum):
     """What is to be done about a block."""
 
     READ = "read"
@@ -168,7 +168,9 @@ class What(Enum):
     """The parent has it: known without reading."""
 
 
-def steps(layout: Layout, solid: Iterable[int], parent: Parent | None) -> Iterator[tuple[int, What]]:
+def plan_blocks(
+    layout: Layout, solid: Iterable[int], parent: ParentSnapshot | None
+) -> Iterator[tuple[int, BlockAction]]:
     """What is to be done about each block that is not known to be zero in both.
 
     Args:
@@ -180,9 +182,9 @@ def steps(layout: Layout, solid: Iterable[int], parent: Parent | None) -> Iterat
         Numbers, growing. What is left out is zero, and zero in the parent too.
     """
     if parent is None:
-        yield from ((index, What.READ) for index in solid)
+        yield from ((index, BlockAction.READ) for index in solid)
         return
-    mine, theirs = Map(layout), Map(parent.layout)
+    mine, theirs = BlockMap(layout), BlockMap(parent.layout)
     solid_ones = iter(solid)
     old_ones = iter(sorted(parent.digests))
     new, old = next(solid_ones, None), next(old_ones, None)
@@ -190,23 +192,23 @@ def steps(layout: Layout, solid: Iterable[int], parent: Parent | None) -> Iterat
         if old is None or (new is not None and new < old):
             assert new is not None  # noqa: S101 - one of the two is a number
             if mine.origin(new) != theirs.origin(new):  # else it is zero: the same bytes are zero in the parent
-                yield new, What.READ
+                yield new, BlockAction.READ
             new = next(solid_ones, None)
         elif new is None or old < new:
-            yield old, What.ZERO
+            yield old, BlockAction.ZERO
             old = next(old_ones, None)
         else:
-            yield new, What.SAME if mine.origin(new) == theirs.origin(new) else What.READ
+            yield new, BlockAction.SAME if mine.origin(new) == theirs.origin(new) else BlockAction.READ
             new, old = next(solid_ones, None), next(old_ones, None)
 
 
-def shared(layout: Layout, other: Layout) -> int:
+def shared_bytes(layout: Layout, other: Layout) -> int:
     """Bytes that two disks have from the same source at the same place: what a parent is chosen by."""
     theirs = {(run.source, run.offset, run.length) for run in other.runs}
     return sum(run.length for run in layout.runs if (run.source, run.offset, run.length) in theirs)
 
 
-def aggregate(digests: Digests) -> str:
+def linear_checksum(digests: Digests) -> str:
     """The linear checksum over the blocks that were sent (CompleteSnapshot): base64 of the SHA-256 over their SHA-256
     in the order of their numbers."""
     total = hashlib.sha256()

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from deployer.ec2.snapshots.blocks import BLOCK
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE
 
 IN_FLIGHT: Final = 64 << 20
 """Bytes of blocks under way: 128 of them. AWS takes 500 MB/s from an account; at 60 ms a block that is 30 MB."""
 
 
-class Buffers:
+class BufferPool:
     """Buffers of one block each; for any number of threads.
 
     Args:
@@ -22,7 +22,7 @@ class Buffers:
     """
 
     def __init__(self, most: int = IN_FLIGHT) -> None:
-        self.most = max(1, most // BLOCK)
+        self.most = max(1, most // BLOCK_SIZE)
         self._taken = 0
         self._free: list[bytearray] = []
         self._given = threading.Condition()
@@ -37,7 +37,7 @@ class Buffers:
         """A buffer with anything in it, when there is one, for as long as the block runs."""
         with self.room():
             with self._given:
-                buffer = self._free.pop() if self._free else bytearray(BLOCK)
+                buffer = self._free.pop() if self._free else bytearray(BLOCK_SIZE)
             try:
                 yield buffer
             finally:

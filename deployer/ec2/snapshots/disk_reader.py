@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
-from catalog.content.sparse_files import stored
+from catalog.content.sparse_files import data_runs
 from catalog.image.address import Address
-from catalog.image.blanks import digest_of
+from catalog.image.blanks import blank_digest
 from catalog.image.manifest import Blank, Disk
 from deployer.ec2.errors import SnapshotFailed
-from deployer.ec2.snapshots.blocks import BLOCK, Layout, Map, layout_of, runs_of
-from deployer.hypervisor.disks import Contents
-from signer.runtime.progress import Advance, nothing
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, BlockMap, Layout, layout_of, runs_of
+from deployer.hypervisor.disks import ImageContents
+from signer.runtime.progress import Advance, ignore_progress
 
 THREADS = 2
 """That hash. One keeps a core busy; a site that uploads has others to do."""
@@ -27,10 +27,10 @@ THREADS = 2
 TAKEN = 8
 """Blocks that a thread takes at a time, so that threads seldom meet."""
 
-_ZERO = bytes(BLOCK)
+_ZERO = bytes(BLOCK_SIZE)
 
 
-class Blocks(Protocol):
+class BlockReader(Protocol):
     """A disk whose blocks can be read; for any number of threads."""
 
     layout: Layout
@@ -49,22 +49,22 @@ class OpenDisk:
         """Args: the layout, and the bytes or the open file of each of its runs."""
         self.layout = layout
         self._sources = sources
-        self._map = Map(layout)
+        self._map = BlockMap(layout)
 
     def solid(self) -> Iterator[int]:
-        """See `Blocks`: everything but the holes of the files, and the room between the runs."""
+        """See `BlockReader`: everything but the holes of the files, and the room between the runs."""
         following = 0
         for run, source in zip(self.layout.runs, self._sources, strict=True):
-            places = ((0, run.length),) if isinstance(source, bytes) else stored(source, 0, run.length)
+            places = ((0, run.length),) if isinstance(source, bytes) else data_runs(source, 0, run.length)
             for low, high in places:
-                first, last = (run.offset + low) // BLOCK, (run.offset + high - 1) // BLOCK
+                first, last = (run.offset + low) // BLOCK_SIZE, (run.offset + high - 1) // BLOCK_SIZE
                 yield from range(max(first, following), last + 1)
                 following = max(following, last + 1)
 
     def read(self, index: int, buffer: bytearray) -> None:
-        """See `Blocks`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
+        """See `BlockReader`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
         pieces = self._map.pieces(index)
-        if sum(piece.length for piece in pieces) < BLOCK:
+        if sum(piece.length for piece in pieces) < BLOCK_SIZE:
             buffer[:] = _ZERO
         view = memoryview(buffer)
         for piece in pieces:
@@ -88,7 +88,7 @@ class OpenDisk:
 
 
 @contextmanager
-def opened(disk: Disk, contents: Contents) -> Iterator[OpenDisk]:
+def open_disk(disk: Disk, contents: ImageContents) -> Iterator[OpenDisk]:
     """A disk of an image whose contents are all here, open while the block runs; SnapshotFailed if one is not usable."""
     sources: list[bytes | int] = []
     blanks: dict[Blank, bytes] = {}
@@ -105,7 +105,7 @@ def opened(disk: Disk, contents: Contents) -> Iterator[OpenDisk]:
                             f"{path}: has not the {run.length} bytes that the image says; stage it again"
                         )
                     if isinstance(run.source, Blank):
-                        blanks[run.source] = digest_of(descriptor)
+                        blanks[run.source] = blank_digest(descriptor)
         yield OpenDisk(layout_of(disk, blanks.__getitem__), sources)
     except OSError as exc:
         raise SnapshotFailed(f"{exc.filename}: {exc.strerror}; stage the image again") from exc
@@ -115,13 +115,17 @@ def opened(disk: Disk, contents: Contents) -> Iterator[OpenDisk]:
                 os.close(source)
 
 
-def digest(buffer: bytearray) -> bytes | None:
+def block_digest(buffer: bytearray) -> bytes | None:
     """SHA-256 of a block; None where it is zero."""
     return None if buffer == _ZERO else hashlib.sha256(buffer).digest()
 
 
-def digests(
-    disk: Blocks, wanted: Iterable[int] | None = None, *, threads: int = THREADS, advance: Advance = nothing
+def block_digests(
+    disk: BlockReader,
+    wanted: Iterable[int] | None = None,
+    *,
+    threads: int = THREADS,
+    advance: Advance = ignore_progress,
 ) -> dict[int, bytes]:
     """SHA-256 of the blocks of a disk that are not zero.
 
@@ -135,7 +139,7 @@ def digests(
     lock, found = threading.Lock(), dict[int, bytes]()
 
     def work() -> None:
-        buffer = bytearray(BLOCK)
+        buffer = bytearray(BLOCK_SIZE)
         while True:
             with lock:
                 taken = list(islice(numbers, TAKEN))
@@ -143,9 +147,9 @@ def digests(
                 return
             for index in taken:
                 disk.read(index, buffer)
-                if (value := digest(buffer)) is not None:
+                if (value := block_digest(buffer)) is not None:
                     found[index] = value
-                advance(BLOCK)
+                advance(BLOCK_SIZE)
 
     with ThreadPoolExecutor(threads) as pool:
         for done in [pool.submit(work) for _ in range(threads)]:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from deployer.ec2.aws.client import Aws
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import SnapshotFailed
-from deployer.ec2.snapshots.blocks import BLOCK, GIB, ZERO_DIGEST, Digests
-from deployer.ec2.snapshots.buffer_pool import Buffers
-from signer.runtime.progress import Advance, nothing
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, GIB, ZERO_DIGEST, Digests
+from deployer.ec2.snapshots.buffer_pool import BufferPool
+from signer.runtime.progress import Advance, ignore_progress
 
 WORKERS = 64
 """Requests under way, each with a block in memory, within the budget of whoever reads (`buffers`)."""
@@ -20,18 +20,18 @@ WORKERS = 64
 BATCH = 4096
 """Blocks that are asked for before the next page of the list is: a list need not fit into memory."""
 
-Take = Callable[[int, bytes], None]
+BlockSink = Callable[[int, bytes], None]
 """What a block is given to: its number and its bytes, from any thread."""
 
 
 def read_snapshot(
-    aws: Aws,
+    aws: AwsClient,
     snapshot_id: str,
-    take: Take,
+    take: BlockSink,
     *,
     workers: int = WORKERS,
-    buffers: Buffers | None = None,
-    advance: Advance = nothing,
+    buffers: BufferPool | None = None,
+    advance: Advance = ignore_progress,
 ) -> int:
     """Read all blocks that a snapshot has; those that it has not are zero.
 
@@ -51,16 +51,19 @@ def read_snapshot(
     """
     listed = aws.ebs_list("list_snapshot_blocks", "Blocks", SnapshotId=snapshot_id, MaxResults=BATCH)
 
-    held = buffers or Buffers()
+    held = buffers or BufferPool()
 
     def one(index: int, token: str) -> None:
         with held.room():
             answer = aws.ebs("get_snapshot_block", SnapshotId=snapshot_id, BlockIndex=index, BlockToken=token)
             data: bytes = answer["BlockData"]
-            if len(data) != BLOCK or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]:
+            if (
+                len(data) != BLOCK_SIZE
+                or base64.b64encode(hashlib.sha256(data).digest()).decode() != answer["Checksum"]
+            ):
                 raise SnapshotFailed(f"{snapshot_id}: block {index} is not what its checksum says")
             take(index, data)
-        advance(BLOCK)
+        advance(BLOCK_SIZE)
 
     count = 0
     with ThreadPoolExecutor(workers, thread_name_prefix="ebs") as pool:
@@ -75,14 +78,14 @@ def read_snapshot(
     return count
 
 
-def same(
-    aws: Aws,
+def snapshot_matches(
+    aws: AwsClient,
     snapshot_id: str,
     wanted: Digests,
     *,
     workers: int = WORKERS,
-    buffers: Buffers | None = None,
-    advance: Advance = nothing,
+    buffers: BufferPool | None = None,
+    advance: Advance = ignore_progress,
 ) -> bool:
     """Whether a snapshot has exactly these blocks that are not zero; read to the first that is another one.
 
@@ -110,7 +113,9 @@ class _Other(Exception):
     """A block is another one than it should be."""
 
 
-def digests_of(aws: Aws, snapshot_id: str, *, workers: int = WORKERS, advance: Advance = nothing) -> dict[int, bytes]:
+def snapshot_digests(
+    aws: AwsClient, snapshot_id: str, *, workers: int = WORKERS, advance: Advance = ignore_progress
+) -> dict[int, bytes]:
     """SHA-256 of a snapshot's blocks that are not zero, of bytes that were read; errors as in :func:`read_snapshot`."""
     found: dict[int, bytes] = {}
 
@@ -122,7 +127,7 @@ def digests_of(aws: Aws, snapshot_id: str, *, workers: int = WORKERS, advance: A
     return found
 
 
-def write_snapshot(aws: Aws, snapshot_id: str, gib: int, path: Path, *, workers: int = WORKERS) -> int:
+def write_snapshot(aws: AwsClient, snapshot_id: str, gib: int, path: Path, *, workers: int = WORKERS) -> int:
     """Write a snapshot to a new, sparse file as large as its volume; returns how many blocks it has.
 
     Errors as in :func:`read_snapshot`; nothing is left of the file then.
@@ -132,7 +137,7 @@ def write_snapshot(aws: Aws, snapshot_id: str, gib: int, path: Path, *, workers:
         os.ftruncate(descriptor, gib * GIB)
 
         def take(index: int, data: bytes) -> None:
-            view, offset = memoryview(data), index * BLOCK
+            view, offset = memoryview(data), index * BLOCK_SIZE
             while view:
                 done = os.pwrite(descriptor, view, offset)
                 view, offset = view[done:], offset + done

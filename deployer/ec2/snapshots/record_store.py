@@ -17,8 +17,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from deployer.ec2.errors import LedgerUnusable
-from deployer.ec2.snapshots.blocks import Digests, Layout, Parent
+from deployer.ec2.errors import Ec2RecordsUnusable
+from deployer.ec2.snapshots.blocks import Digests, Layout, ParentSnapshot
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
 from signer.statements.endorsement import Instant
@@ -29,7 +29,7 @@ MAX_RECORD = 1 << 20
 _ENTRY = struct.Struct(">I32s")
 
 
-class Record(Document):
+class SnapshotRecord(Document):
     """A snapshot that is what it should be.
 
     Attributes:
@@ -54,7 +54,7 @@ class Record(Document):
         return self.layout.key
 
 
-class Ledger:
+class SnapshotRecords:
     """The records of one account in one region; for any number of threads and processes."""
 
     def __init__(self, directory: Path) -> None:
@@ -65,17 +65,17 @@ class Ledger:
         """Where the upload of a content has its journal."""
         return self.directory / f"{content}.upload"
 
-    def get(self, content: str) -> Record | None:
+    def get(self, content: str) -> SnapshotRecord | None:
         """The record of a content; None if there is none, or none that can be read."""
         path = self.directory / f"{content}.json"
         try:
-            return parse(Record, path.read_bytes(), str(path), limit=MAX_RECORD)
+            return parse(SnapshotRecord, path.read_bytes(), str(path), limit=MAX_RECORD)
         except (FileNotFoundError, DocumentError):
             return None
         except OSError as exc:
             raise _failed(path, exc) from exc
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[SnapshotRecord]:
         """All of them, in no order."""
         try:
             names = sorted(path.stem for path in self.directory.glob("*.json"))
@@ -85,12 +85,12 @@ class Ledger:
             if (record := self.get(name)) is not None:
                 yield record
 
-    def put(self, record: Record, digests: Digests) -> None:
+    def put(self, record: SnapshotRecord, digests: Digests) -> None:
         """Note a snapshot. `record.checksum` is that of `packed(digests)`."""
         path = self.directory / f"{record.content}.json"
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(path.with_suffix(".digests"), packed(digests))
+            _write(path.with_suffix(".digests"), pack_digests(digests))
             _write(path, canonical(record))
         except OSError as exc:
             raise _failed(path, exc) from exc
@@ -104,7 +104,7 @@ class Ledger:
         except OSError as exc:
             raise _failed(path, exc) from exc
 
-    def parent(self, record: Record) -> Parent | None:
+    def parent(self, record: SnapshotRecord) -> ParentSnapshot | None:
         """A record with its digests; None where they are not the record's."""
         path = self.directory / f"{record.content}.digests"
         try:
@@ -115,10 +115,10 @@ class Ledger:
             raise _failed(path, exc) from exc
         if hashlib.sha256(data).hexdigest() != record.checksum:
             return None
-        return Parent(record.snapshot_id, record.layout, dict(_ENTRY.iter_unpack(data)))
+        return ParentSnapshot(record.snapshot_id, record.layout, dict(_ENTRY.iter_unpack(data)))
 
 
-def packed(digests: Digests) -> bytes:
+def pack_digests(digests: Digests) -> bytes:
     """Digests as they lie in a file."""
     return b"".join(_ENTRY.pack(index, digests[index]) for index in sorted(digests))
 
@@ -138,5 +138,5 @@ def _write(path: Path, data: bytes) -> None:
         os.close(directory)
 
 
-def _failed(path: Path, exc: OSError) -> LedgerUnusable:
-    return LedgerUnusable(f"{path}: what is known of the snapshots cannot be kept: {exc.strerror}")
+def _failed(path: Path, exc: OSError) -> Ec2RecordsUnusable:
+    return Ec2RecordsUnusable(f"{path}: what is known of the snapshots cannot be kept: {exc.strerror}")

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from deployer.ec2.aws.client import Aws
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotGone
-from deployer.ec2.snapshots.blocks import Digests, Layout, Parent, shared
-from deployer.ec2.snapshots.buffer_pool import Buffers
-from deployer.ec2.snapshots.disk_reader import Blocks, digests
-from deployer.ec2.snapshots.reader import same
-from deployer.ec2.snapshots.record_store import Ledger, Record, packed
-from deployer.ec2.snapshots.upload_journal import Journal
-from deployer.ec2.snapshots.uploader import WORKERS, Uploaded, Uploading, client_token
-from signer.runtime.progress import Advance, nothing
+from deployer.ec2.snapshots.blocks import Digests, Layout, ParentSnapshot, shared_bytes
+from deployer.ec2.snapshots.buffer_pool import BufferPool
+from deployer.ec2.snapshots.disk_reader import BlockReader, block_digests
+from deployer.ec2.snapshots.reader import snapshot_matches
+from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
+from deployer.ec2.snapshots.upload_journal import UploadJournal
+from deployer.ec2.snapshots.uploader import WORKERS, SnapshotUploader, UploadResult, client_token
+from signer.runtime.progress import Advance, ignore_progress
 
 CONTENT_TAG = "partita:content"
 """The tag with the content key."""
@@ -67,11 +67,11 @@ class Snapshots:
 
     def __init__(
         self,
-        aws: Aws,
-        ledger: Ledger,
+        aws: AwsClient,
+        ledger: SnapshotRecords,
         *,
         workers: int = WORKERS,
-        buffers: Buffers | None = None,
+        buffers: BufferPool | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
@@ -81,17 +81,17 @@ class Snapshots:
         what is never the same."""
         self._aws, self._ledger, self._workers = aws, ledger, workers
         self._now, self._nonce = now, nonce
-        self._buffers = buffers or Buffers()
-        self._uploading = Uploading(aws, workers=workers, buffers=self._buffers, clock=clock, sleep=sleep)
+        self._buffers = buffers or BufferPool()
+        self._uploading = SnapshotUploader(aws, workers=workers, buffers=self._buffers, clock=clock, sleep=sleep)
 
     def ensure(
         self,
-        disk: Blocks,
+        disk: BlockReader,
         *,
         family: str = "",
         tags: Mapping[str, str] | None = None,
         description: str = "",
-        advance: Advance = nothing,
+        advance: Advance = ignore_progress,
     ) -> Snapshot:
         """A snapshot of a disk: the one that there is, or a new one.
 
@@ -110,7 +110,7 @@ class Snapshots:
         # Whoever died between the ledger's note and the journal's end left a journal of what is done.
         if (known := self._known(content)) is not None and not place.exists():
             return known
-        with Journal(place) as journal:
+        with UploadJournal(place) as journal:
             if (known := self._known(content)) is not None:  # somebody here made it while we waited for the journal
                 journal.finish()
                 return known
@@ -133,7 +133,7 @@ class Snapshots:
         self._ledger.forget(content)
         return None
 
-    def _theirs(self, disk: Blocks, family: str, refused: set[str], mine: str) -> Snapshot | None:
+    def _theirs(self, disk: BlockReader, family: str, refused: set[str], mine: str) -> Snapshot | None:
         """A completed snapshot of this content that is not ours, right when it was read back; it is noted then.
 
         Args:
@@ -143,9 +143,9 @@ class Snapshots:
         found = [one for one in self._completed(disk.layout, mine) if one not in refused]
         if not found:
             return None
-        expected = digests(disk)
+        expected = block_digests(disk)
         for snapshot_id in found[:CANDIDATES]:
-            if same(self._aws, snapshot_id, expected, workers=self._workers, buffers=self._buffers):
+            if snapshot_matches(self._aws, snapshot_id, expected, workers=self._workers, buffers=self._buffers):
                 return replace(self._note(snapshot_id, disk.layout, family, expected), read_back=True)
             refused.add(snapshot_id)
             _log.warning("%s bears the tag of %s and has other blocks; it is not used", snapshot_id, disk.layout.key)
@@ -164,8 +164,8 @@ class Snapshots:
 
     def _make(
         self,
-        disk: Blocks,
-        journal: Journal,
+        disk: BlockReader,
+        journal: UploadJournal,
         family: str,
         tags: dict[str, str],
         description: str,
@@ -205,7 +205,13 @@ class Snapshots:
         raise AssertionError
 
     def _keep(
-        self, disk: Blocks, journal: Journal, family: str, made: Uploaded, parent: Parent | None, refused: set[str]
+        self,
+        disk: BlockReader,
+        journal: UploadJournal,
+        family: str,
+        made: UploadResult,
+        parent: ParentSnapshot | None,
+        refused: set[str],
     ) -> Snapshot:
         """Ours is completed: keep it, unless somebody's was before."""
         theirs = self._theirs(disk, family, refused, journal.snapshot_id)
@@ -217,18 +223,18 @@ class Snapshots:
         return replace(kept, sent=made.sent, resumed=made.resumed, parent=parent.snapshot_id if parent else "")
 
     def _note(self, snapshot_id: str, layout: Layout, family: str, known: Digests) -> Snapshot:
-        record = Record(
+        record = SnapshotRecord(
             snapshot_id=snapshot_id,
             layout=layout,
             family=family,
             blocks=len(known),
-            checksum=sha256(packed(known)).hexdigest(),
+            checksum=sha256(pack_digests(known)).hexdigest(),
             noted=self._now().replace(microsecond=0),
         )
         self._ledger.put(record, known)
         return _snapshot(record)
 
-    def _undo(self, journal: Journal, *, begin_again: bool = False) -> None:
+    def _undo(self, journal: UploadJournal, *, begin_again: bool = False) -> None:
         """Delete the snapshot that was begun, and its journal; what cannot be deleted AWS cancels by itself."""
         if journal.snapshot_id:
             try:
@@ -242,14 +248,14 @@ class Snapshots:
         else:
             journal.finish()
 
-    def _parent(self, layout: Layout, family: str, journal: Journal) -> Parent | None:
+    def _parent(self, layout: Layout, family: str, journal: UploadJournal) -> ParentSnapshot | None:
         """What to build on: what the journal builds on, else the best that this site knows and AWS still has."""
         if journal.heading is not None and journal.heading.content == layout.key:
             if not journal.heading.parent:
                 return None
             known = [one for one in self._ledger.records() if one.snapshot_id == journal.heading.parent]
         else:
-            known = candidates(layout, family, self._ledger.records())
+            known = find_parents(layout, family, self._ledger.records())
         for record in known:
             parent = self._ledger.parent(record)
             if parent is not None and self._uploading.state(record.snapshot_id) == "completed":
@@ -257,19 +263,19 @@ class Snapshots:
         return None
 
 
-def candidates(layout: Layout, family: str, records: Iterable[Record]) -> list[Record]:
+def find_parents(layout: Layout, family: str, records: Iterable[SnapshotRecord]) -> list[SnapshotRecord]:
     """Snapshots that a new one may build on, the best first: with the most bytes from the same places, then the latest
     of the same family. One that has nothing to do with it is none, nor one of a larger volume."""
     scored = []
     for record in records:
-        common = shared(layout, record.layout)
+        common = shared_bytes(layout, record.layout)
         kin = bool(family) and record.family == family
         if (common or kin) and record.layout.gib <= layout.gib:
             scored.append(((common, kin, record.noted, record.snapshot_id), record))
     return [record for _, record in sorted(scored, key=lambda one: one[0], reverse=True)]
 
 
-def _snapshot(record: Record) -> Snapshot:
+def _snapshot(record: SnapshotRecord) -> Snapshot:
     return Snapshot(record.snapshot_id, record.content, record.layout.gib, record.checksum)
 
 

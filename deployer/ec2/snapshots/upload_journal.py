@@ -15,7 +15,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from deployer.ec2.errors import LedgerUnusable
+from deployer.ec2.errors import Ec2RecordsUnusable
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
 
@@ -26,7 +26,7 @@ _SNAPSHOT = re.compile(rb"snapshot (snap-[0-9a-f]{8,40})")
 _BLOCK = re.compile(rb"block (0|[1-9][0-9]{0,8}) ([0-9a-f]{64})")
 
 
-class Heading(Document):
+class JournalHeader(Document):
     """What is uploaded.
 
     Attributes:
@@ -40,7 +40,7 @@ class Heading(Document):
     token: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Journal:
+class UploadJournal:
     """One open journal; for any number of threads, closed by `close` or at the end of a `with` block.
 
     Attributes:
@@ -56,7 +56,7 @@ class Journal:
             LedgerUnusable: it cannot be read or written.
         """
         self.path = path
-        self.heading: Heading | None = None
+        self.heading: JournalHeader | None = None
         self.snapshot_id = ""
         self.blocks: dict[int, bytes] = {}
         self._writing, self._syncing = threading.Lock(), threading.Lock()
@@ -91,7 +91,7 @@ class Journal:
             raise self._failed(exc) from exc
         self.heading, self.snapshot_id, self.blocks = None, "", {}
 
-    def begin(self, heading: Heading) -> None:
+    def begin(self, heading: JournalHeader) -> None:
         """Note what is to be uploaded now, instead of whatever was."""
         self.forget()
         self.heading = heading
@@ -154,7 +154,7 @@ class Journal:
         """Whether a line says what it can say at its place."""
         if number == 0:
             try:
-                self.heading = parse(Heading, line, str(self.path), limit=MAX_HEADING)
+                self.heading = parse(JournalHeader, line, str(self.path), limit=MAX_HEADING)
             except DocumentError:
                 return False
             return True
@@ -181,5 +181,5 @@ class Journal:
         except OSError as exc:
             raise self._failed(exc) from exc
 
-    def _failed(self, exc: OSError) -> LedgerUnusable:
-        return LedgerUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}")
+    def _failed(self, exc: OSError) -> Ec2RecordsUnusable:
+        return Ec2RecordsUnusable(f"{self.path}: the upload's journal cannot be kept: {exc.strerror}")

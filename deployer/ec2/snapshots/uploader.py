@@ -14,14 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from deployer.ec2.aws.adaptive_concurrency import Pace
-from deployer.ec2.aws.client import Aws
+from deployer.ec2.aws.adaptive_concurrency import AdaptiveConcurrency
+from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotFailed, SnapshotGone
-from deployer.ec2.snapshots.blocks import BLOCK, ZERO_DIGEST, Digests, Parent, What, aggregate, steps
-from deployer.ec2.snapshots.buffer_pool import Buffers
-from deployer.ec2.snapshots.disk_reader import Blocks, digest
-from deployer.ec2.snapshots.upload_journal import Heading, Journal
-from signer.runtime.progress import Advance, nothing
+from deployer.ec2.snapshots.blocks import (
+    BLOCK_SIZE,
+    ZERO_DIGEST,
+    BlockAction,
+    Digests,
+    ParentSnapshot,
+    linear_checksum,
+    plan_blocks,
+)
+from deployer.ec2.snapshots.buffer_pool import BufferPool
+from deployer.ec2.snapshots.disk_reader import BlockReader, block_digest
+from deployer.ec2.snapshots.upload_journal import JournalHeader, UploadJournal
+from signer.runtime.progress import Advance, ignore_progress
 
 WORKERS = 64
 """Requests under way. AWS takes some 500 MB/s from one account (1000 blocks a second); at 60 ms each that is 64."""
@@ -48,7 +56,7 @@ _CONFLICT = frozenset({"ValidationException.CONFLICTING_BLOCK_UPDATE"})
 
 
 @dataclass(frozen=True)
-class Uploaded:
+class UploadResult:
     """A snapshot that AWS has completed.
 
     Attributes:
@@ -66,36 +74,36 @@ class Uploaded:
     resumed: int
 
 
-class Uploading:
+class SnapshotUploader:
     """Uploads of one account; each has workers of its own. For any number of threads."""
 
     def __init__(
         self,
-        aws: Aws,
+        aws: AwsClient,
         *,
         workers: int = WORKERS,
-        buffers: Buffers | None = None,
+        buffers: BufferPool | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """Args: the account; requests under way; what holds blocks, if others share it; seconds that only grow, and
         waiting for some."""
         self._aws, self._workers = aws, min(max(workers, 1), MAX_WORKERS)
-        self._buffers = buffers or Buffers()
+        self._buffers = buffers or BufferPool()
         self._clock, self._sleep = clock, sleep
 
     def upload(
         self,
-        disk: Blocks,
-        journal: Journal,
+        disk: BlockReader,
+        journal: UploadJournal,
         *,
         token: str,
-        parent: Parent | None = None,
+        parent: ParentSnapshot | None = None,
         tags: Mapping[str, str] | None = None,
         description: str = "",
         before: Callable[[], bool] = lambda: True,
-        advance: Advance = nothing,
-    ) -> Uploaded | None:
+        advance: Advance = ignore_progress,
+    ) -> UploadResult | None:
         """Upload a disk, or go on where the journal says that an earlier attempt ended.
 
         Args:
@@ -117,25 +125,25 @@ class Uploading:
         self._start(disk, journal, token, parent, tags or {}, description)
         resumed = len(journal.blocks)
         known = self._put_all(disk, journal, parent, advance)
-        snapshot_id, checksum = journal.snapshot_id, aggregate(journal.blocks)
+        snapshot_id, checksum = journal.snapshot_id, linear_checksum(journal.blocks)
         if not before():
             return None
         self._complete(snapshot_id, len(journal.blocks), checksum)
-        return Uploaded(snapshot_id, known, checksum, len(journal.blocks) - resumed, resumed)
+        return UploadResult(snapshot_id, known, checksum, len(journal.blocks) - resumed, resumed)
 
     def _start(
         self,
-        disk: Blocks,
-        journal: Journal,
+        disk: BlockReader,
+        journal: UploadJournal,
         token: str,
-        parent: Parent | None,
+        parent: ParentSnapshot | None,
         tags: Mapping[str, str],
         description: str,
     ) -> None:
         content, below = disk.layout.key, parent.snapshot_id if parent else ""
         heading = journal.heading
         if heading is None or (heading.content, heading.parent) != (content, below):
-            heading = Heading(content=content, parent=below, token=token)
+            heading = JournalHeader(content=content, parent=below, token=token)
             journal.begin(heading)
         if journal.snapshot_id:
             return
@@ -149,15 +157,17 @@ class Uploading:
             Tags=[{"Key": key, "Value": value} for key, value in sorted(tags.items())],
             **wanted,
         )
-        if answer["BlockSize"] != BLOCK:
+        if answer["BlockSize"] != BLOCK_SIZE:
             raise SnapshotFailed(
-                f"{answer['SnapshotId']}: has blocks of {answer['BlockSize']} bytes, and all have {BLOCK}"
+                f"{answer['SnapshotId']}: has blocks of {answer['BlockSize']} bytes, and all have {BLOCK_SIZE}"
             )
         journal.started(answer["SnapshotId"])
 
-    def _put_all(self, disk: Blocks, journal: Journal, parent: Parent | None, advance: Advance) -> dict[int, bytes]:
+    def _put_all(
+        self, disk: BlockReader, journal: UploadJournal, parent: ParentSnapshot | None, advance: Advance
+    ) -> dict[int, bytes]:
         """Send what is new; returns the digests of all blocks that are not zero."""
-        pace = Pace(self._workers, self._clock)
+        pace = AdaptiveConcurrency(self._workers, self._clock)
         sending = _Sending(self._aws, disk, journal, parent, pace, self._buffers, advance)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="ebs") as pool:
             try:
@@ -234,12 +244,12 @@ class _Sending:
 
     def __init__(
         self,
-        aws: Aws,
-        disk: Blocks,
-        journal: Journal,
-        parent: Parent | None,
-        pace: Pace,
-        buffers: Buffers,
+        aws: AwsClient,
+        disk: BlockReader,
+        journal: UploadJournal,
+        parent: ParentSnapshot | None,
+        pace: AdaptiveConcurrency,
+        buffers: BufferPool,
         advance: Advance,
     ) -> None:
         self.known: dict[int, bytes] = {}
@@ -247,7 +257,7 @@ class _Sending:
         self._buffers = buffers
         self._old: Digests = parent.digests if parent else {}
         self._acknowledged = dict(journal.blocks)
-        self._todo = steps(disk.layout, disk.solid(), parent)
+        self._todo = plan_blocks(disk.layout, disk.solid(), parent)
         self._taking, self._stopped = threading.Lock(), threading.Event()
 
     def stop(self) -> None:
@@ -267,26 +277,26 @@ class _Sending:
                             self._put(index, buffer, value)
                 if value != ZERO_DIGEST:
                     self.known[index] = value
-                self._advance(BLOCK)
+                self._advance(BLOCK_SIZE)
         except BaseException:
             self.stop()
             raise
 
-    def _take(self) -> tuple[int, What] | None:
+    def _take(self) -> tuple[int, BlockAction] | None:
         if self._stopped.is_set():
             return None
         with self._taking:
             return next(self._todo, None)
 
-    def _without_reading(self, index: int, what: What) -> bytes | None:
-        return self._old[index] if what is What.SAME else self._acknowledged.get(index)
+    def _without_reading(self, index: int, what: BlockAction) -> bytes | None:
+        return self._old[index] if what is BlockAction.SAME else self._acknowledged.get(index)
 
-    def _read(self, index: int, what: What, buffer: bytearray) -> bytes:
-        if what is What.ZERO:
-            buffer[:] = bytes(BLOCK)
+    def _read(self, index: int, what: BlockAction, buffer: bytearray) -> bytes:
+        if what is BlockAction.ZERO:
+            buffer[:] = bytes(BLOCK_SIZE)
             return ZERO_DIGEST
         self._disk.read(index, buffer)
-        return digest(buffer) or ZERO_DIGEST
+        return block_digest(buffer) or ZERO_DIGEST
 
     def _put(self, index: int, buffer: bytearray, value: bytes) -> None:
         checksum, snapshot_id = base64.b64encode(value).decode(), self._journal.snapshot_id
@@ -298,7 +308,7 @@ class _Sending:
                 SnapshotId=snapshot_id,
                 BlockIndex=index,
                 BlockData=buffer,
-                DataLength=BLOCK,
+                DataLength=BLOCK_SIZE,
                 Checksum=checksum,
                 ChecksumAlgorithm="SHA256",
             )

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from deployer.errors import SiteUnavailable
-from deployer.node.agent.executor import Doing, Makes
-from deployer.node.agent.lease import Fence, Guard
-from deployer.node.agent.migration_runner import Moving
-from deployer.node.agent.reconciler import Action, actions
-from deployer.node.agent.reporter import Facts, Reporter
-from deployer.node.backoff import LONGEST_DELAY, delay
-from deployer.node.images.candidate_upload import Offering
-from deployer.node.machines.console import SerialReader
-from deployer.node.machines.operations import Verbs
-from deployer.node.machines.supervisor import Keeper
-from deployer.protocol.desired_state import DesiredState, Heard, NodeReport, SerialAnswer
+from deployer.node.agent.executor import ActionExecutor, MachineMaker
+from deployer.node.agent.lease import LeaseGuard, NodeLease
+from deployer.node.agent.migration_runner import MigrationRunner
+from deployer.node.agent.reconciler import MachineAction, plan_actions
+from deployer.node.agent.reporter import NodeFacts, Reporter
+from deployer.node.backoff import LONGEST_DELAY, retry_delay
+from deployer.node.images.candidate_upload import CandidateUploader
+from deployer.node.machines.console import ConsoleReader
+from deployer.node.machines.operations import MachineOperations
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.protocol.desired_state import ConsoleResponse, DesiredState, NodeReport, ReportResponse
 from deployer.records.machine_store import MachineRecord
 
 WAIT = 20.0
@@ -35,16 +35,16 @@ LOOK_EVERY = 1.0
 log = logging.getLogger("partita.node")
 
 
-class Site(Protocol):
+class SiteConnection(Protocol):
     """The other side; `site_client.SiteClient` is one. All raise SiteUnavailable."""
 
     def desired(self, after: int, wait: float) -> DesiredState | None:
         """What this node should have, when its revision is another than `after`; perhaps None when nothing is new."""
 
-    def report(self, report: NodeReport) -> Heard | None:
+    def report(self, report: NodeReport) -> ReportResponse | None:
         """Say how the node is; what the site answers, if anything."""
 
-    def serial(self, answer: SerialAnswer) -> None:
+    def serial(self, answer: ConsoleResponse) -> None:
         """Tell a part of a console that it asked for."""
 
 
@@ -64,16 +64,16 @@ class Agent:
 
     def __init__(
         self,
-        site: Site,
+        site: SiteConnection,
         identity: str,
-        keeper: Keeper,
-        verbs: Verbs,
-        make: Makes,
-        facts: Callable[[], Facts],
+        keeper: MachineSupervisor,
+        verbs: MachineOperations,
+        make: MachineMaker,
+        facts: Callable[[], NodeFacts],
         clock: Callable[[], float] = time.monotonic,
-        offers: Offering | None = None,
-        fence: Fence | None = None,
-        moving: Moving | None = None,
+        offers: CandidateUploader | None = None,
+        fence: NodeLease | None = None,
+        moving: MigrationRunner | None = None,
     ) -> None:
         self._moving = moving
         self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
@@ -81,13 +81,13 @@ class Agent:
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
-        self._fence = fence or Fence(None)
-        self._doing = Doing(identity, keeper, verbs, make, clock, self._changed, self._news.set, moving)
-        self._guard = Guard(self._fence, keeper, self.records, self._doing.cancel)
+        self._fence = fence or NodeLease(None)
+        self._doing = ActionExecutor(identity, keeper, verbs, make, clock, self._changed, self._news.set, moving)
+        self._guard = LeaseGuard(self._fence, keeper, self.records, self._doing.cancel)
         self._reporter = Reporter(
             site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence, moving
         )
-        self._serial = SerialReader(site, identity, keeper, clock)
+        self._serial = ConsoleReader(site, identity, keeper, clock)
         self._offers = offers
         if offers is not None:
             self._reporter.saving = offers.progress
@@ -137,7 +137,7 @@ class Agent:
                 work()
             except Exception:
                 log.exception("the site's agent (%s) failed; it goes on", name)
-                self._ended.wait(delay(1))
+                self._ended.wait(retry_delay(1))
 
     def _report(self) -> None:
         self._reporter.run(self._news, self._ended)
@@ -157,7 +157,7 @@ class Agent:
                 if str(exc) != self.problem:
                     log.warning("%s; machines go on meanwhile", exc)
                 self.problem = str(exc)
-                self._ended.wait(delay(tries))
+                self._ended.wait(retry_delay(tries))
                 continue
             if self.problem:
                 log.info("the site answers again")
@@ -166,8 +166,8 @@ class Agent:
             if not (found and found.serials) and self._fence.confirmed(asked):
                 log.info("the site is heard again; machines go on as it wants")
                 self._changed()
-            if not fresh and self._clock() - began < delay(1):
-                self._ended.wait(delay(1))  # it answered at once, with nothing new
+            if not fresh and self._clock() - began < retry_delay(1):
+                self._ended.wait(retry_delay(1))  # it answered at once, with nothing new
 
     def _accept(self, found: DesiredState) -> bool:
         """Act on it from now on, unless it is late: what is older than what is known counts no more."""
@@ -202,8 +202,8 @@ class Agent:
         if desired is None or self._ended.is_set() or self._fence.frozen:
             return
         busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
-        groups: dict[str, tuple[Action, ...]] = {}
-        todo = actions(desired, self.records())
+        groups: dict[str, tuple[MachineAction, ...]] = {}
+        todo = plan_actions(desired, self.records())
         for action in self._moving.undone(todo) if self._moving is not None else todo:
             groups[action.uuid] = (*groups.get(action.uuid, ()), action)
         self._doing.hand_out(groups, busy)

@@ -12,34 +12,34 @@ from typing import Protocol
 
 from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, MachineConflict, NodeUnavailable
-from deployer.machine.spec import State
-from deployer.node.agent.order_mapping import assigned_of, order_of, unmade
+from deployer.machine.spec import MachineState
+from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
 from deployer.node.agent.reconciler import (
-    Action,
-    End,
+    Adopt,
+    CancelMigration,
+    ChangeEnd,
+    Create,
+    Destroy,
     Forget,
-    Give,
-    Make,
-    Miss,
-    Moves,
-    Note,
-    Own,
+    MachineAction,
+    MigrationAction,
     Pause,
-    Prolong,
+    PrepareMigration,
     Reactivate,
     Reboot,
+    ReceiveMigration,
+    RecordDesired,
+    ReportLost,
     Resize,
     Resume,
-    Retain,
     Stop,
     Suspend,
-    Take,
 )
-from deployer.node.backoff import delay
-from deployer.node.machines.deployment import Assigned
-from deployer.node.machines.operations import Verbs
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.node.backoff import retry_delay
+from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.machines.operations import MachineOperations
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, SignerError
 from stager.errors import StagerError
@@ -51,23 +51,23 @@ MAKES, VERBS = 4, 8
 log = logging.getLogger("partita.node")
 
 
-class Makes(Protocol):
+class MachineMaker(Protocol):
     """What makes machines; `Node.deploy` is one."""
 
     def __call__(
         self,
-        order: Order,
-        tell: Callable[[Step], None],
+        order: MachineOrder,
+        tell: Callable[[DeploymentStep], None],
         cancelled: threading.Event,
-        assigned: Assigned | None = None,
-    ) -> Deployed:
+        assigned: SiteAssignment | None = None,
+    ) -> DeploymentResult:
         """See `deploying.Deployer.deploy`."""
 
 
-class DoesMoves(Protocol):
+class MigrationExecutor(Protocol):
     """What moves machines between nodes; `moving_doing.Moving` is one."""
 
-    def do(self, action: Moves, cancelled: threading.Event, news: Callable[[], None]) -> None:
+    def do(self, action: MigrationAction, cancelled: threading.Event, news: Callable[[], None]) -> None:
         """One step."""
 
 
@@ -84,7 +84,7 @@ class Job:
 class _Later:
     """What could not be done, when it is tried again, and why it could not."""
 
-    what: tuple[Action, ...]
+    what: tuple[MachineAction, ...]
     at: float
     tries: int
     reason: str
@@ -94,7 +94,7 @@ class _NotYet(Exception):
     """It will be done by itself."""
 
 
-class Doing:
+class ActionExecutor:
     """The hands of one site's agent. Safe to use from several threads; one of them hands out.
 
     Args:
@@ -109,13 +109,13 @@ class Doing:
     def __init__(
         self,
         site: str,
-        keeper: Keeper,
-        verbs: Verbs,
-        make: Makes,
+        keeper: MachineSupervisor,
+        verbs: MachineOperations,
+        make: MachineMaker,
         clock: Callable[[], float],
         changed: Callable[[], None],
         news: Callable[[], None],
-        moving: DoesMoves | None = None,
+        moving: MigrationExecutor | None = None,
     ) -> None:
         self._site, self._keeper, self._verbs, self._make = site, keeper, verbs, make
         self._clock, self._changed, self._news, self._moving = clock, changed, news, moving
@@ -152,7 +152,7 @@ class Doing:
         with self._lock:
             return {uuid: job.progress for uuid, job in self._jobs.items() if job.making}
 
-    def hand_out(self, groups: Mapping[str, tuple[Action, ...]], busy: Mapping[str, Job]) -> None:
+    def hand_out(self, groups: Mapping[str, tuple[MachineAction, ...]], busy: Mapping[str, Job]) -> None:
         """Begin what is to be done and not under way, nor to be tried later; an end cancels what is under way.
 
         Args:
@@ -165,19 +165,19 @@ class Doing:
         for uuid, group in groups.items():
             self._begin(uuid, group, busy.get(uuid), now)
 
-    def _begin(self, uuid: str, group: tuple[Action, ...], job: Job | None, now: float) -> None:
+    def _begin(self, uuid: str, group: tuple[MachineAction, ...], job: Job | None, now: float) -> None:
         if job is not None:
-            if any(isinstance(action, End) for action in group):
+            if any(isinstance(action, Destroy) for action in group):
                 job.cancelled.set()
             return
         with self._lock:
             later = self._later.get(uuid)
             if later is not None and later.what == group and now < later.at:
                 return
-            self._jobs[uuid] = job = Job(making=isinstance(group[0], Make | Take))
+            self._jobs[uuid] = job = Job(making=isinstance(group[0], Create | ReceiveMigration))
         (self._makers if job.making else self._hands).submit(self._run, uuid, group, job)
 
-    def _run(self, uuid: str, group: tuple[Action, ...], job: Job) -> None:
+    def _run(self, uuid: str, group: tuple[MachineAction, ...], job: Job) -> None:
         trouble: tuple[str, bool] | None = None
         try:
             for action in group:
@@ -197,14 +197,14 @@ class Doing:
             if trouble is not None:
                 reason, grows = trouble
                 tries = known.tries + 1 if known and known.what == group and grows else 1
-                self._later[uuid] = _Later(group, self._clock() + delay(tries), tries, reason)
+                self._later[uuid] = _Later(group, self._clock() + retry_delay(tries), tries, reason)
             del self._jobs[uuid]
         self._changed()
 
-    def _do(self, action: Action, job: Job) -> None:
+    def _do(self, action: MachineAction, job: Job) -> None:
         keeper, verbs, uuid = self._keeper, self._verbs, action.uuid
         match action:
-            case Make():
+            case Create():
                 self._make_one(action, job)
             case Pause() | Resume() | Suspend() | Reactivate() | Stop():
                 getattr(verbs, type(action).__name__.lower())(uuid)
@@ -212,40 +212,40 @@ class Doing:
                 verbs.reboot(uuid, number)
             case Resize(memory=memory, cores=cores):
                 verbs.resize(uuid, memory, cores)
-            case Prolong(ends=ends):
+            case ChangeEnd(ends=ends):
                 verbs.until(uuid, ends)
-            case Note(want=want):
+            case RecordDesired(want=want):
                 keeper.change(uuid, wanted=want.value)
-            case End(reason=reason):
+            case Destroy(reason=reason):
                 self._end(keeper.store.get(uuid), reason)
             case Forget():
                 keeper.forget(uuid)
-            case Give() | Retain() | Take() | Own() | Miss():
+            case PrepareMigration() | CancelMigration() | ReceiveMigration() | Adopt() | ReportLost():
                 if self._moving is not None:
                     self._moving.do(action, job.cancelled, self._news)
 
     def _end(self, record: MachineRecord, reason: str) -> None:
         """One whose time is over gets its grace: the keeper is asking its guest to power off."""
         now = self._keeper.now()
-        if record.state is State.RUNNING and record.ends <= now < record.ends + self._keeper.grace:
+        if record.state is MachineState.RUNNING and record.ends <= now < record.ends + self._keeper.grace:
             raise _NotYet
         self._keeper.end(record.uuid, reason)
 
-    def _make_one(self, action: Make, job: Job) -> None:
+    def _make_one(self, action: Create, job: Job) -> None:
         """What cannot be had for now is tried again; what fails otherwise has failed, and its record says so."""
         machine = action.machine
 
-        def tell(step: Step) -> None:
+        def tell(step: DeploymentStep) -> None:
             if step.step == "staging" and step.total:
                 job.progress = step.done or 0, step.total
                 self._news()
 
         try:
-            self._make(order_of(machine), tell, job.cancelled, assigned_of(machine, self._site))
+            self._make(order_of(machine), tell, job.cancelled, assignment_of(machine, self._site))
         except (Cancelled, NodeUnavailable):
             raise Cancelled from None
         except (DeployerError, StagerError, CatalogError, SignerError) as exc:
             if exc.exit_code == EXIT_UNAVAILABLE:
                 raise
             log.warning("machine %s cannot be made: %s", machine.uuid, exc)
-            self._keeper.failed(unmade(machine, self._site, str(exc), self._keeper.now()))
+            self._keeper.failed(failed_record(machine, self._site, str(exc), self._keeper.now()))

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Final
 
 from deployer.errors import DeployerError
-from deployer.machine.spec import Happening, State
-from deployer.node.machines.supervisor import Keeper
-from deployer.protocol.desired_state import Heard, Lease
+from deployer.machine.spec import MachineEvent, MachineState
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.protocol.desired_state import LeaseTerms, ReportResponse
 from deployer.records.machine_store import MachineRecord
 
 GUARD_EVERY: Final = 0.5
@@ -39,7 +39,7 @@ REPORTS_IN_A_LEASE: Final = 4
 HANDS: Final = 8
 """Machines that are stopped side by side: one whose emulator hangs does not keep others running."""
 
-LEASE: Final = "lease"
+LEASE_FILE: Final = "lease"
 """The file in DIR/site of a node."""
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -57,7 +57,7 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip()
 
 
-class Fence:
+class NodeLease:
     """The lease, as a node has it. Safe to use from several threads.
 
     Args:
@@ -69,7 +69,7 @@ class Fence:
     def __init__(self, file: Path | None, clock: Callable[[], float] = since_boot, boot: str = "") -> None:
         self._file, self.now, self._boot = file, clock, boot
         self._lock = threading.Lock()
-        self._told: Lease | None = None
+        self._told: LeaseTerms | None = None
         self._said: int | None = None
         self._then = "pause"
         self._sent = self._answered = 0.0
@@ -103,7 +103,7 @@ class Fence:
         """Seconds between two reports at the most, though nothing is new: the lease must not end over that."""
         return self.patience * TRIES_IN_A_LEASE / REPORTS_IN_A_LEASE
 
-    def heard(self, sent: float, said: int | None, answer: Heard | None) -> None:
+    def heard(self, sent: float, said: int | None, answer: ReportResponse | None) -> None:
         """A report was answered.
 
         Args:
@@ -165,7 +165,7 @@ class Fence:
             log.warning("%s: the site's lease cannot be kept: %s", self._file, exc.strerror)
 
 
-class Guard:
+class LeaseGuard:
     """Stops what runs when the lease is over.
 
     Args:
@@ -176,7 +176,11 @@ class Guard:
     """
 
     def __init__(
-        self, fence: Fence, keeper: Keeper, records: Callable[[], list[MachineRecord]], cancel: Callable[[], None]
+        self,
+        fence: NodeLease,
+        keeper: MachineSupervisor,
+        records: Callable[[], list[MachineRecord]],
+        cancel: Callable[[], None],
     ) -> None:
         self._fence, self._keeper, self._records, self._cancel = fence, keeper, records, cancel
         self._busy: set[str] = set()
@@ -203,7 +207,7 @@ class Guard:
             )
         self._cancel()
         for record in self._records():
-            if record.state is State.RUNNING:
+            if record.state is MachineState.RUNNING:
                 with self._lock:
                     if record.uuid in self._busy:
                         continue
@@ -215,18 +219,18 @@ class Guard:
         try:
             if self._fence.then == "end":
                 keeper.backend.destroy(uuid)  # first: a record that has ended is looked at no more
-                keeper.end(uuid, REASON)
+                keeper.end(uuid, LEASE_REASON)
                 keeper.forget(uuid)  # should the site still want it here, it is made anew
                 return
             keeper.backend.pause(uuid)
-            record = keeper.happened(uuid, Happening.PAUSED, REASON) or record
-            if not record.state.final and record.reason != REASON:  # the hypervisor's own words came first
-                keeper.change(uuid, reason=REASON)
+            record = keeper.happened(uuid, MachineEvent.PAUSED, LEASE_REASON) or record
+            if not record.state.final and record.reason != LEASE_REASON:  # the hypervisor's own words came first
+                keeper.change(uuid, reason=LEASE_REASON)
         except DeployerError as exc:
             log.warning("machine %s cannot be paused, and is ended instead: %s", uuid, exc)
             with suppress(DeployerError):  # then it is tried again, for as long as it runs
                 keeper.backend.destroy(uuid)
-                keeper.end(uuid, f"{REASON}, and it could not be paused")
+                keeper.end(uuid, f"{LEASE_REASON}, and it could not be paused")
         except Exception:
             log.exception("machine %s", uuid)
         finally:
@@ -234,4 +238,4 @@ class Guard:
                 self._busy.discard(uuid)
 
 
-REASON: Final = "its node has not heard of the site for too long"
+LEASE_REASON: Final = "its node has not heard of the site for too long"

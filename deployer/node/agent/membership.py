@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.node.agent.agent import Agent, Site
-from deployer.node.membership.credentials import CERTIFICATE, KEY, Membership
-from deployer.node.membership.site_client import SiteClient
-from deployer.pki.ca import due, period, request_for, serves
+from deployer.node.agent.agent import Agent, SiteConnection
+from deployer.node.membership.credentials import CERTIFICATE_FILE, KEY_FILE, SiteMembership
+from deployer.node.membership.site_client import NodeSiteClient
+from deployer.pki.ca import is_server_certificate, needs_renewal, request_for, validity_period
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the files."""
@@ -26,7 +26,7 @@ RENEW_EVERY = 3600.0
 log = logging.getLogger("partita.node")
 
 
-class Member:
+class MembershipService:
     """A node's membership of a site, for as long as its service runs.
 
     Args:
@@ -39,7 +39,7 @@ class Member:
     def __init__(
         self,
         directory: Path,
-        work_for: Callable[[Site, Membership], Agent],
+        work_for: Callable[[SiteConnection, SiteMembership], Agent],
         now: Callable[[], datetime],
         *,
         listens: bool = False,
@@ -48,7 +48,7 @@ class Member:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="membership")
         self._stamp: tuple[int, ...] | None = None
-        self._working: tuple[Agent, SiteClient, Membership] | None = None
+        self._working: tuple[Agent, NodeSiteClient, SiteMembership] | None = None
         self._problem = ""
         self._tried = 0.0
 
@@ -89,14 +89,14 @@ class Member:
             self._ended.wait(LOOK_EVERY)
 
     def _look(self) -> None:
-        found = Membership.read(self._directory)
+        found = SiteMembership.read(self._directory)
         if found is None:
             if self._working is not None:
                 log.warning("%s: is gone; this node works for no site any more", self._directory)
             self._stop()
         elif self._working is None or found.stamp != self._working[2].stamp:
             self._stop()
-            client = SiteClient(found)
+            client = NodeSiteClient(found)
             agent = self._work_for(client, found)
             self._working = agent, client, found
             agent.start()
@@ -111,17 +111,17 @@ class Member:
             agent.close()
             client.close()
 
-    def _renew(self, client: SiteClient, found: Membership) -> None:
+    def _renew(self, client: NodeSiteClient, found: SiteMembership) -> None:
         """Have a fresh certificate for the same key when the present one's time is running out."""
-        place = found.directory / CERTIFICATE
+        place = found.directory / CERTIFICATE_FILE
         with suppress(Misused, FileNotFoundError):
             now = self._now()
-            fit = serves(place.read_bytes()) or not self._listens
-            if (fit and not due(place.read_bytes(), now)) or now.timestamp() < self._tried + RENEW_EVERY:
+            fit = is_server_certificate(place.read_bytes()) or not self._listens
+            if (fit and not needs_renewal(place.read_bytes(), now)) or now.timestamp() < self._tried + RENEW_EVERY:
                 return
             self._tried = now.timestamp()
-            fresh = client.renew(request_for((found.directory / KEY).read_bytes()))
-            until = period(fresh.encode())[1]
+            fresh = client.renew(request_for((found.directory / KEY_FILE).read_bytes()))
+            until = validity_period(fresh.encode())[1]
             new = place.with_name(place.name + ".new")
             new.write_text(fresh)
             new.replace(place)

@@ -8,18 +8,26 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from catalog.errors import CatalogError
-from deployer.errors import Cancelled, DeployerError, MoveFailed, SiteUnavailable
-from deployer.node.agent.order_mapping import unmade
-from deployer.node.agent.reconciler import Action, Give, Miss, Moves, Own, Retain, Take
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.membership.credentials import CERTIFICATE, Membership
-from deployer.node.migration.client import GiverClient
-from deployer.node.migration.server import create_moving_app, listen, serving, tls_of
-from deployer.node.migration.source import AT_REST, Giver
-from deployer.node.migration.target import Taker
-from deployer.pki.ca import serves
-from deployer.protocol.desired_state import DesiredState, Incoming
-from deployer.protocol.migration import Arrival, Movable, Platform
+from deployer.errors import Cancelled, DeployerError, MigrationFailed, SiteUnavailable
+from deployer.node.agent.order_mapping import failed_record
+from deployer.node.agent.reconciler import (
+    Adopt,
+    CancelMigration,
+    MachineAction,
+    MigrationAction,
+    PrepareMigration,
+    ReceiveMigration,
+    ReportLost,
+)
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.membership.credentials import CERTIFICATE_FILE, SiteMembership
+from deployer.node.migration.client import MigrationClient
+from deployer.node.migration.server import create_migration_app, open_migration_socket, serve_migrations, tls_context
+from deployer.node.migration.source import MIGRATABLE, MigrationSource
+from deployer.node.migration.target import MigrationTarget
+from deployer.pki.ca import is_server_certificate
+from deployer.protocol.desired_state import DesiredState, IncomingMigration
+from deployer.protocol.migration import MigrationProgress, MigrationSupport, Platform
 from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, SignerError
 from stager.errors import StagerError
@@ -50,7 +58,7 @@ class _Try:
     failed: str = ""
 
 
-class Moving:
+class MigrationRunner:
     """Moves of one node that works for one site. Safe to use from several threads.
 
     Args:
@@ -64,10 +72,10 @@ class Moving:
 
     def __init__(
         self,
-        membership: Membership,
-        keeper: Keeper,
-        giver: Giver,
-        taker: Taker,
+        membership: SiteMembership,
+        keeper: MachineSupervisor,
+        giver: MigrationSource,
+        taker: MigrationTarget,
         platform: Callable[[], Platform],
         where: str,
         url: str,
@@ -85,12 +93,12 @@ class Moving:
         if not self._where:
             return
         try:
-            if not serves((self._membership.directory / CERTIFICATE).read_bytes()):
+            if not is_server_certificate((self._membership.directory / CERTIFICATE_FILE).read_bytes()):
                 log.warning("this node gives no machines away until it has a certificate that says that it may listen")
                 return
-            context, authority = tls_of(self._membership)
-            app = create_moving_app(self._giver, authority)
-            reached = self._serving.enter_context(serving(app, listen(self._where), context))
+            context, authority = tls_context(self._membership)
+            app = create_migration_app(self._giver, authority)
+            reached = self._serving.enter_context(serve_migrations(app, open_migration_socket(self._where), context))
             self._reached = self._url or reached
         except (SiteUnavailable, OSError) as exc:
             log.warning("this node gives no machines away: %s", exc)
@@ -101,39 +109,39 @@ class Moving:
         self._serving.close()
 
     @property
-    def movable(self) -> Movable:
+    def movable(self) -> MigrationSupport:
         """What the site is told of this node."""
-        return Movable(url=self._reached, platform=self._platform())
+        return MigrationSupport(url=self._reached, platform=self._platform())
 
-    def do(self, action: Moves, cancelled: threading.Event, news: Callable[[], None]) -> None:
+    def do(self, action: MigrationAction, cancelled: threading.Event, news: Callable[[], None]) -> None:
         """One step; errors are those of the step, to be tried again."""
         match action:
-            case Give(uuid=uuid, giving=giving):
+            case PrepareMigration(uuid=uuid, giving=giving):
                 self._giver.give(uuid, giving)
-            case Retain(uuid=uuid):
+            case CancelMigration(uuid=uuid):
                 self._giver.retain(uuid)
-            case Own(uuid=uuid):
+            case Adopt(uuid=uuid):
                 log.info("machine %s is this node's now", uuid)
                 self._keeper.change(uuid, arriving=None, reason="")
-            case Miss(machine=machine):
-                self._keeper.failed(unmade(machine, self._membership.identity, LOST, self._keeper.now()))
-            case Take(incoming=incoming):
+            case ReportLost(machine=machine):
+                self._keeper.failed(failed_record(machine, self._membership.identity, LOST, self._keeper.now()))
+            case ReceiveMigration(incoming=incoming):
                 self._take(incoming, cancelled, news)
 
-    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[Arrival, ...] | None:
+    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[MigrationProgress, ...] | None:
         """How far this node has come with what is to be brought to it; None if nothing is."""
         here = {record.uuid: record for record in records}
         found = tuple(self._arrival(incoming, here.get(incoming.machine.uuid)) for incoming in desired.incoming or ())
         return found or None
 
-    def undone(self, actions: Sequence[Action]) -> tuple[Action, ...]:
+    def undone(self, actions: Sequence[MachineAction]) -> tuple[MachineAction, ...]:
         """What is to be done, less what was tried and will not come to anything."""
         with self._lock:
             failed = {(uuid, known.number) for uuid, known in self._tries.items() if known.failed}
         return tuple(
             action
             for action in actions
-            if not (isinstance(action, Take) and (action.uuid, action.incoming.number) in failed)
+            if not (isinstance(action, ReceiveMigration) and (action.uuid, action.incoming.number) in failed)
         )
 
     def tidy(self, desired: DesiredState, busy: Collection[str]) -> None:
@@ -145,16 +153,16 @@ class Moving:
             }
         self._taker.tidy(wanted, busy)
 
-    def _arrival(self, incoming: Incoming, record: MachineRecord | None) -> Arrival:
+    def _arrival(self, incoming: IncomingMigration, record: MachineRecord | None) -> MigrationProgress:
         uuid, number = incoming.machine.uuid, incoming.number
         with self._lock:
             known = self._tries.get(uuid)
         known = known if known is not None and known.number == number else _Try(number, 0.0)
-        held = record is not None and record.arriving == number and record.state in AT_REST
+        held = record is not None and record.arriving == number and record.state in MIGRATABLE
         failed = "" if held else known.failed
-        return Arrival(uuid=uuid, number=number, held=held, failed=failed, done=known.done, total=known.total)
+        return MigrationProgress(uuid=uuid, number=number, held=held, failed=failed, done=known.done, total=known.total)
 
-    def _take(self, incoming: Incoming, cancelled: threading.Event, news: Callable[[], None]) -> None:
+    def _take(self, incoming: IncomingMigration, cancelled: threading.Event, news: Callable[[], None]) -> None:
         uuid = incoming.machine.uuid
         with self._lock:
             known = self._tries.get(uuid)
@@ -166,12 +174,12 @@ class Moving:
             news()
 
         try:
-            with GiverClient(self._membership, incoming.url, incoming.source) as client:
+            with MigrationClient(self._membership, incoming.url, incoming.source) as client:
                 self._taker.take(incoming, client, cancelled, advance)
         except Cancelled:
             raise
         except (DeployerError, StagerError, CatalogError, SignerError, OSError) as exc:
-            again = exc.again if isinstance(exc, MoveFailed) else getattr(exc, "exit_code", 0) == EXIT_UNAVAILABLE
+            again = exc.again if isinstance(exc, MigrationFailed) else getattr(exc, "exit_code", 0) == EXIT_UNAVAILABLE
             if again and self._clock() - known.since < PATIENCE:
                 raise
             log.warning("machine %s cannot be brought here: %s", uuid, exc)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import DesiredState, ObservedMachine, Want
-from deployer.protocol.save import Saved
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredState, DesiredStatus, ObservedMachine
+from deployer.protocol.save import SaveStatus
 from deployer.records.machine_store import MachineRecord
 
 MAX_REASON = 500
@@ -14,7 +14,7 @@ MAX_REASON = 500
 
 
 @dataclass(frozen=True)
-class Beside:
+class LiveFacts:
     """What is known of machines and stands in no record.
 
     Attributes:
@@ -29,11 +29,11 @@ class Beside:
     trouble: Mapping[str, str] = field(default_factory=dict)
     progress: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    saving: Mapping[str, Saved] = field(default_factory=dict)
+    saving: Mapping[str, SaveStatus] = field(default_factory=dict)
 
 
-def observed(
-    desired: DesiredState, here: Sequence[MachineRecord], beside: Beside, now: datetime
+def observe_machines(
+    desired: DesiredState, here: Sequence[MachineRecord], beside: LiveFacts, now: datetime
 ) -> tuple[ObservedMachine, ...]:
     """All machines of a site on a node: those that have a record, and those that it has not begun to make yet.
 
@@ -48,17 +48,17 @@ def observed(
     found += [
         ObservedMachine(
             uuid=machine.uuid,
-            state=State.PENDING,
+            state=MachineState.PENDING,
             reason=beside.trouble.get(machine.uuid, "")[:MAX_REASON],
             changed=beside.begun.get(machine.uuid, now),
         )
         for machine in desired.machines
-        if machine.uuid not in known and machine.want is not Want.ENDED
+        if machine.uuid not in known and machine.want is not DesiredStatus.ENDED
     ]
     return tuple(found)
 
 
-def _recorded(record: MachineRecord, beside: Beside) -> ObservedMachine:
+def _recorded(record: MachineRecord, beside: LiveFacts) -> ObservedMachine:
     fetched, total = beside.progress.get(record.uuid, (0, 0))
     reason = record.reason if record.state.final else beside.trouble.get(record.uuid) or record.reason
     return ObservedMachine(
@@ -66,7 +66,7 @@ def _recorded(record: MachineRecord, beside: Beside) -> ObservedMachine:
         state=record.state,
         reason=reason[:MAX_REASON],
         changed=record.changed,
-        addresses=beside.addresses.get(record.uuid, ()) if record.state is State.RUNNING else (),
+        addresses=beside.addresses.get(record.uuid, ()) if record.state is MachineState.RUNNING else (),
         memory=record.memory,
         cores=record.cores,
         reboots=record.reboots,

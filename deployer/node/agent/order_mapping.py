@@ -3,15 +3,15 @@
 import base64
 from datetime import datetime
 
-from deployer.machine.spec import State
-from deployer.node.machines.deployment import Assigned
-from deployer.node.schema.orders import Order
+from deployer.machine.spec import MachineState
+from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.schema.orders import MachineOrder
 from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.machine_store import MachineRecord
 from signer.documents import validate
 
 
-def order_of(machine: DesiredMachine) -> Order:
+def order_of(machine: DesiredMachine) -> MachineOrder:
     """The order. The image is named by its ID, so that nobody has to be asked what it means.
 
     Raises:
@@ -30,12 +30,14 @@ def order_of(machine: DesiredMachine) -> Order:
         "granted_cores": machine.granted_cores,
         "verify": machine.verify,
     }
-    return validate(Order, {name: value for name, value in wanted.items() if value is not None}, "what the site wants")
+    return validate(
+        MachineOrder, {name: value for name, value in wanted.items() if value is not None}, "what the site wants"
+    )
 
 
-def assigned_of(machine: DesiredMachine, site: str) -> Assigned:
+def assignment_of(machine: DesiredMachine, site: str) -> SiteAssignment:
     """What the site has settled already; `site` is its identity."""
-    return Assigned(
+    return SiteAssignment(
         uuid=machine.uuid,
         site=site,
         deployment=machine.deployment,
@@ -47,7 +49,7 @@ def assigned_of(machine: DesiredMachine, site: str) -> Assigned:
     )
 
 
-def unmade(machine: DesiredMachine, site: str, reason: str, now: datetime) -> MachineRecord:
+def failed_record(machine: DesiredMachine, site: str, reason: str, now: datetime) -> MachineRecord:
     """The record of a machine that could not be made: it says why until the site has read it."""
     return MachineRecord(
         uuid=machine.uuid,
@@ -55,7 +57,7 @@ def unmade(machine: DesiredMachine, site: str, reason: str, now: datetime) -> Ma
         hostname=machine.hostname,
         image_id=machine.image_id,
         title="",
-        state=State.FAILED,
+        state=MachineState.FAILED,
         reason=reason,
         created=now,
         changed=now,

@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from deployer.errors import DeployerError, SiteUnavailable
-from deployer.machine.spec import State
-from deployer.node.agent.executor import Doing
-from deployer.node.agent.lease import Fence
-from deployer.node.agent.observed_state import Beside, observed
-from deployer.node.backoff import delay
-from deployer.node.machines.supervisor import Keeper
-from deployer.protocol.deployment_request import Label
-from deployer.protocol.desired_state import Capacity, DesiredState, Heard, NodeReport
-from deployer.protocol.migration import Arrival, Movable
-from deployer.protocol.save import Saved
+from deployer.machine.spec import MachineState
+from deployer.node.agent.executor import ActionExecutor
+from deployer.node.agent.lease import NodeLease
+from deployer.node.agent.observed_state import LiveFacts, observe_machines
+from deployer.node.backoff import retry_delay
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.protocol.deployment_request import NodeLabel
+from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, ReportResponse
+from deployer.protocol.migration import MigrationProgress, MigrationSupport
+from deployer.protocol.save import SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.records.machine_store import MachineRecord
 
@@ -40,26 +40,26 @@ log = logging.getLogger("partita.node")
 
 
 @dataclass(frozen=True)
-class Facts:
+class NodeFacts:
     """How a node is, apart from its machines: the members of NodeReport."""
 
     architecture: str
     accelerator: str
     capacity: Capacity
-    labels: dict[Label, Label] = field(default_factory=dict)
+    labels: dict[NodeLabel, NodeLabel] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     problem: str = ""
     swarm: SwarmReport | None = None
 
 
-class TellsOfMoves(Protocol):
+class MigrationStatus(Protocol):
     """What knows of machines that move; `moving_doing.Moving` is one."""
 
     @property
-    def movable(self) -> Movable:
+    def movable(self) -> MigrationSupport:
         """What the site is told of this node."""
 
-    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[Arrival, ...] | None:
+    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[MigrationProgress, ...] | None:
         """How far this node has come with what is to be brought to it."""
 
 
@@ -80,15 +80,15 @@ class Reporter:
 
     def __init__(
         self,
-        send: Callable[[NodeReport], Heard | None],
-        keeper: Keeper,
-        doing: Doing,
+        send: Callable[[NodeReport], ReportResponse | None],
+        keeper: MachineSupervisor,
+        doing: ActionExecutor,
         records: Callable[[], list[MachineRecord]],
         desired: Callable[[], DesiredState | None],
-        facts: Callable[[], Facts],
+        facts: Callable[[], NodeFacts],
         clock: Callable[[], float],
-        fence: Fence,
-        moving: TellsOfMoves | None = None,
+        fence: NodeLease,
+        moving: MigrationStatus | None = None,
     ) -> None:
         self._moving = moving
         self._send, self._keeper, self._doing = send, keeper, doing
@@ -97,7 +97,7 @@ class Reporter:
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.begun: dict[str, datetime] = {}
         """Since when machines that have no record yet are known."""
-        self.saving: Callable[[], Mapping[str, Saved]] = dict
+        self.saving: Callable[[], Mapping[str, SaveStatus]] = dict
         """How far saves are."""
 
     def run(self, news: threading.Event, ended: threading.Event) -> None:
@@ -122,20 +122,20 @@ class Reporter:
             except SiteUnavailable as exc:
                 tries += 1
                 log.info("a report did not get through: %s", exc)
-                ended.wait(min(delay(tries), self._fence.patience))
+                ended.wait(min(retry_delay(tries), self._fence.patience))
                 last = None
             else:
                 self._fence.heard(asked, report.lease, heard)
                 last, sent, tries = report, self._clock(), 0
             ended.wait(TELL_EVERY)
 
-    def report(self, facts: Facts) -> NodeReport:
+    def report(self, facts: NodeFacts) -> NodeReport:
         """All that there is to tell now."""
         desired = self._desired() or DesiredState(revision=0)
         # First: what is under way now may be settled in the records that are read next.
         trouble, progress = self._doing.trouble(), self._doing.progress()
         records = self._records()
-        beside = Beside(self.begun, trouble, progress, self._addresses, self.saving())
+        beside = LiveFacts(self.begun, trouble, progress, self._addresses, self.saving())
         return NodeReport(
             revision=desired.revision,
             architecture=facts.architecture,
@@ -143,7 +143,7 @@ class Reporter:
             capacity=facts.capacity,
             labels=facts.labels,
             cached=facts.cached,
-            machines=observed(desired, records, beside, self._keeper.now()),
+            machines=observe_machines(desired, records, beside, self._keeper.now()),
             problem=facts.problem,
             swarm=facts.swarm,
             lease=self._fence.said,
@@ -154,7 +154,7 @@ class Reporter:
     def _look_at_addresses(self) -> None:
         found = {}
         for record in self._records():
-            if record.state is State.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
+            if record.state is MachineState.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
                 try:
                     found[record.uuid] = self._keeper.backend.addresses(record.uuid)
                 except DeployerError as exc:

@@ -2,14 +2,14 @@
 
 from catalog.image.address import Address
 from deployer.protocol.swarm_report import ContentFeed, SwarmReport
-from stager.content.transfer_stats import Arriving
+from stager.content.transfer_stats import TransferProgress
 from stager.staging import Stager
 
-MOST = 16
+MAX_REPORTED = 16
 """Contents that are told of: those that are arriving, then those that came last. A report stays within some kilobytes."""
 
 
-def swarm_report(stager: Stager) -> SwarmReport | None:
+def build_swarm_report(stager: Stager) -> SwarmReport | None:
     """What there is to tell now; None of a node that takes part in no swarm and fetched nothing lately.
 
     It is the same from one look to the next while nothing arrives, so that an idle node's reports stay the same.
@@ -17,12 +17,12 @@ def swarm_report(stager: Stager) -> SwarmReport | None:
     name = stager.sharing.name if stager.sharing is not None else ""
     contents: dict[Address, ContentFeed] = {}
     for one in (*stager.arrivals.look(), *stager.arrivals.lately()):
-        if (one.from_peers or one.from_origin) and len(contents) < MOST:
+        if (one.from_peers or one.from_origin) and len(contents) < MAX_REPORTED:
             contents.setdefault(one.address, _feed(one))
     return SwarmReport(name=name, contents=tuple(contents.values())) if name or contents else None
 
 
-def _feed(one: Arriving) -> ContentFeed:
+def _feed(one: TransferProgress) -> ContentFeed:
     return ContentFeed(
         address=str(one.address),
         image=one.image,

@@ -15,14 +15,22 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, Misused
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
-from deployer.node.machines.console import read_from
+from deployer.node.machines.console import read_console_from
 from deployer.node.schema.exposure import ExposureList
-from deployer.node.schema.orders import MAX_ORDER, MAX_WAIT, VERSION, MachineList, NodeStatus, Order, Step
+from deployer.node.schema.orders import (
+    MAX_ORDER,
+    MAX_WAIT,
+    NODE_API_VERSION,
+    DeploymentStep,
+    MachineList,
+    MachineOrder,
+    NodeStatus,
+)
 from deployer.node.service.node import Node
-from deployer.protocol.console import OFFSET, STATE, WRITES
+from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.records.machine_store import MachineRecord
 from deployer.web.problems import MEDIA_TYPE, to_problem
 from signer.documents import Document, parse
@@ -39,7 +47,7 @@ LOOK_EVERY = 0.1
 log = logging.getLogger("partita.node")
 
 
-def create_app(node: Node) -> FastAPI:
+def create_node_app(node: Node) -> FastAPI:
     """The application over a node."""
     app = FastAPI(
         title="Partita node",
@@ -50,10 +58,10 @@ def create_app(node: Node) -> FastAPI:
     )
     for kind in (DeployerError, StagerError, CatalogError, SignerError, Exception):
         app.add_exception_handler(kind, _problem)
-    app.include_router(_node_routes(node), prefix=f"/{VERSION}")
-    app.include_router(_machine_routes(node), prefix=f"/{VERSION}")
-    app.include_router(verb_routes(node), prefix=f"/{VERSION}")
-    app.include_router(staging_routes(node.stager, node.images), prefix=f"/{VERSION}")
+    app.include_router(_node_routes(node), prefix=f"/{NODE_API_VERSION}")
+    app.include_router(_machine_routes(node), prefix=f"/{NODE_API_VERSION}")
+    app.include_router(verb_routes(node), prefix=f"/{NODE_API_VERSION}")
+    app.include_router(staging_routes(node.stager, node.images), prefix=f"/{NODE_API_VERSION}")
     return app
 
 
@@ -114,12 +122,14 @@ def _machine_routes(node: Node) -> APIRouter:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         while True:
-            start, data = await run_in_threadpool(read_from, store.console(record.uuid), offset, MAX_CONSOLE_READ)
-            over = store.get(record.uuid).state not in WRITES
+            start, data = await run_in_threadpool(
+                read_console_from, store.console(record.uuid), offset, MAX_CONSOLE_READ
+            )
+            over = store.get(record.uuid).state not in WRITING_STATES
             if data or over or loop.time() >= until:
                 break
             await asyncio.sleep(LOOK_EVERY)
-        headers = {OFFSET: str(start), STATE: store.get(record.uuid).state.value}
+        headers = {OFFSET_HEADER: str(start), STATE_HEADER: store.get(record.uuid).state.value}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
     @routes.post("/machines/{name}/shutdown", summary="Ask the guest to power off", response_model=MachineRecord)
@@ -132,7 +142,9 @@ def _machine_routes(node: Node) -> APIRouter:
         if ask:
             record = node.keeper.shutdown(record.uuid)
         if wait:
-            record = node.keeper.wait(record.uuid, frozenset({State.STOPPED, State.ENDED, State.FAILED}), wait)
+            record = node.keeper.wait(
+                record.uuid, frozenset({MachineState.STOPPED, MachineState.ENDED, MachineState.FAILED}), wait
+            )
         return _document(record)
 
     @routes.delete(
@@ -144,26 +156,26 @@ def _machine_routes(node: Node) -> APIRouter:
     return routes
 
 
-async def _steps(node: Node, order: Order, request: Request) -> AsyncIterator[bytes]:
+async def _steps(node: Node, order: MachineOrder, request: Request) -> AsyncIterator[bytes]:
     """The lines of a deployment. A client that goes away cancels it."""
     loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[Step | None] = asyncio.Queue()
+    lines: asyncio.Queue[DeploymentStep | None] = asyncio.Queue()
     cancelled = threading.Event()
 
-    def tell(step: Step | None) -> None:
+    def tell(step: DeploymentStep | None) -> None:
         loop.call_soon_threadsafe(lines.put_nowait, step)
 
     def work() -> None:
         try:
             result = node.deploy(order, tell, cancelled)
-            tell(Step(step="done", text=f"{len(result.machines)} running", result=result))
+            tell(DeploymentStep(step="done", text=f"{len(result.machines)} running", result=result))
         except Cancelled as exc:
             log.info("%s", exc)
-            tell(Step(step="failed", problem=to_problem(exc)))
+            tell(DeploymentStep(step="failed", problem=to_problem(exc)))
         except Exception as exc:
             if not isinstance(exc, DeployerError | StagerError | CatalogError | SignerError):
                 log.exception("a deployment failed")
-            tell(Step(step="failed", text=str(exc), problem=to_problem(exc)))
+            tell(DeploymentStep(step="failed", text=str(exc), problem=to_problem(exc)))
         finally:
             tell(None)
 
@@ -184,13 +196,13 @@ async def _steps(node: Node, order: Order, request: Request) -> AsyncIterator[by
         cancelled.set()
 
 
-async def _order(request: Request) -> Order:
+async def _order(request: Request) -> MachineOrder:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_ORDER:
             raise Misused(f"the order has more than the {MAX_ORDER} bytes allowed")
-    return parse(Order, bytes(body), "order", limit=MAX_ORDER)
+    return parse(MachineOrder, bytes(body), "order", limit=MAX_ORDER)
 
 
 def _document(value: Document) -> Response:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from deployer.errors import Misused
-from deployer.node.schema.machines import MAX_ASKED, Lasting, SavedImage, SaveOrder, Sized, Verb
+from deployer.node.schema.machines import MAX_ASKED, ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
 from deployer.node.service.node import Node
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, parse
@@ -24,14 +24,14 @@ def verb_routes(node: Node) -> APIRouter:
         "/machines/{name}/resize", summary="Other amounts, within what was granted", response_model=MachineRecord
     )
     async def resize(name: str, request: Request) -> Response:
-        sized = await _asked(request, Sized)
+        sized = await _asked(request, ResizeRequest)
         record = store.find(name)
         memory, cores = sized.memory or record.memory, sized.cores or record.cores
         return _document(await run_in_threadpool(verbs.resize, record.uuid, memory, cores))
 
     @routes.post("/machines/{name}/extend", summary="Another end of its time", response_model=MachineRecord)
     async def extend(name: str, request: Request) -> Response:
-        lasting = await _asked(request, Lasting)
+        lasting = await _asked(request, ExtendRequest)
         ends = node.keeper.now() + timedelta(seconds=lasting.lifetime)
         return _document(await run_in_threadpool(verbs.until, store.find(name).uuid, ends))
 
@@ -45,7 +45,7 @@ def verb_routes(node: Node) -> APIRouter:
         return node.keeper.backend.addresses(store.find(name).uuid)
 
     @routes.post("/machines/{name}/do/{verb}", summary="Pause, resume, suspend, reactivate, stop or reboot it")
-    def do(name: str, verb: Verb) -> Response:
+    def do(name: str, verb: OperationName) -> Response:
         return _document(getattr(verbs, verb)(store.find(name).uuid))
 
     return routes

@@ -16,21 +16,21 @@ from deployer.node.schema.orders import MAX_ORDER
 from deployer.node.schema.staging import (
     ContentStatus,
     PinStatus,
-    Prefetched,
     PrefetchOrder,
+    PrefetchResult,
     PrefetchStep,
     StagingStatus,
     SwarmStatus,
-    Unpinned,
+    UnpinResult,
 )
-from deployer.policy.ports import Images
+from deployer.policy.ports import ImageSource
 from deployer.web.problems import to_problem
 from signer.documents import parse
 from signer.errors import SignerError
 from stager.cache.entries import PIN
-from stager.content.transfer_stats import Arriving
+from stager.content.transfer_stats import TransferProgress
 from stager.errors import StagerError
-from stager.staging import Staged, Stager, total
+from stager.staging import StagedImage, Stager, total_size
 
 log = logging.getLogger("partita.node")
 
@@ -66,7 +66,7 @@ def staging_status(stager: Stager) -> StagingStatus:
     )
 
 
-def _content(one: Arriving) -> ContentStatus:
+def _content(one: TransferProgress) -> ContentStatus:
     return ContentStatus(
         address=one.address,
         image=one.image,
@@ -85,7 +85,7 @@ def _content(one: Arriving) -> ContentStatus:
     )
 
 
-def staging_routes(stager: Stager, images: Images) -> APIRouter:
+def staging_routes(stager: Stager, images: ImageSource) -> APIRouter:
     """The routes over a node's stager and its catalog."""
     routes = APIRouter()
 
@@ -108,15 +108,15 @@ def staging_routes(stager: Stager, images: Images) -> APIRouter:
         manifest = await run_in_threadpool(_look_up, images, order.image)
         return StreamingResponse(_lines(stager, manifest, order), media_type="application/x-ndjson")
 
-    @routes.delete("/pins/{image:path}", summary="Let go of an image that was pinned", response_model=Unpinned)
+    @routes.delete("/pins/{image:path}", summary="Let go of an image that was pinned", response_model=UnpinResult)
     def unpin(image: str) -> Response:
         image_id = images.resolve(Reference.parse(image))
-        return _document(Unpinned(image_id=image_id, released=stager.unpin(image_id)))
+        return _document(UnpinResult(image_id=image_id, released=stager.unpin(image_id)))
 
     return routes
 
 
-def _look_up(images: Images, image: str) -> Manifest:
+def _look_up(images: ImageSource, image: str) -> Manifest:
     return images.manifest(images.resolve(Reference.parse(image)))
 
 
@@ -124,7 +124,7 @@ async def _lines(stager: Stager, manifest: Manifest, order: PrefetchOrder) -> As
     """The lines of a prefetch. It goes on when the client goes away: what is here is here."""
     lock, done = threading.Lock(), [0]
     ended: asyncio.Future[PrefetchStep] = asyncio.get_running_loop().create_future()
-    loop, whole = asyncio.get_running_loop(), total(manifest)
+    loop, whole = asyncio.get_running_loop(), total_size(manifest)
 
     def advance(count: int) -> None:
         with lock:
@@ -155,8 +155,8 @@ async def _lines(stager: Stager, manifest: Manifest, order: PrefetchOrder) -> As
     yield _line(ended.result())
 
 
-def _result(manifest: Manifest, staged: Staged) -> Prefetched:
-    return Prefetched(
+def _result(manifest: Manifest, staged: StagedImage) -> PrefetchResult:
+    return PrefetchResult(
         image_id=manifest.image_id,
         title=manifest.title,
         from_cache=staged.from_cache + staged.resumed + staged.copied,
@@ -170,5 +170,5 @@ def _line(step: PrefetchStep) -> bytes:
     return step.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
-def _document(value: StagingStatus | Unpinned) -> Response:
+def _document(value: StagingStatus | UnpinResult) -> Response:
     return Response(value.model_dump_json(exclude_none=True), media_type="application/json")

@@ -24,10 +24,10 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import Cancelled, DeployerError, MachineNotFound
-from deployer.node.backoff import delay
-from deployer.node.machines.supervisor import Keeper
+from deployer.node.backoff import retry_delay
+from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import DesiredState
-from deployer.protocol.save import Saved, SaveWish
+from deployer.protocol.save import DesiredSave, SaveStatus
 from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, SignerError
 from signer.runtime.progress import Advance
@@ -38,18 +38,18 @@ SIDE_BY_SIDE = 1
 
 log = logging.getLogger("partita.node")
 
-Read = Callable[[str, Path, str], None]
+WriteDraft = Callable[[str, Path, str], None]
 """Makes the image directory of a machine: UUID, directory, version. `Node.draft` is one; errors of `saving.save`."""
 
-Contents = Callable[[Manifest], Mapping[Address, Path]]
+LocateContents = Callable[[Manifest], Mapping[Address, Path]]
 """Where the contents of an image are on this node."""
 
-Offer = Callable[[Bundle, Advance], object]
-"""Sends an image directory to the catalog; errors of `catalog.client.transfer.offer`."""
+UploadCandidate = Callable[[Bundle, Advance], object]
+"""Sends an image directory to the catalog; errors of `catalog.client.transfer.offer_candidate`."""
 
 
 @dataclass(frozen=True)
-class Backed(Bundle):
+class CandidateBundle(Bundle):
     """An image directory without the contents that did not change: those are in the node's cache, under a lease."""
 
     contents: Mapping[Address, Path] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class Backed(Bundle):
 class _Job:
     """A save that is under way."""
 
-    wish: SaveWish
-    seen: Saved
+    wish: DesiredSave
+    seen: SaveStatus
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
-class Offering:
+class CandidateUploader:
     """Sees to the saves that one site wants. Safe to use from several threads; one of them looks.
 
     Args:
@@ -87,11 +87,11 @@ class Offering:
     def __init__(
         self,
         place: Path,
-        keeper: Keeper,
-        read: Read,
+        keeper: MachineSupervisor,
+        read: WriteDraft,
         parents: Callable[[str], Manifest | None],
-        contents: Contents,
-        offer: Offer,
+        contents: LocateContents,
+        offer: UploadCandidate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place, self._keeper, self._clock = place, keeper, clock
@@ -108,12 +108,12 @@ class Offering:
                 job.cancelled.set()
         self._hands.shutdown(cancel_futures=True)
 
-    def progress(self) -> Mapping[str, Saved]:
+    def progress(self) -> Mapping[str, SaveStatus]:
         """How far saves are that are not over, by machine."""
         with self._lock:
             found = {uuid: job.seen for uuid, job in self._jobs.items()}
             for uuid, (number, _, _, reason) in self._later.items():
-                found.setdefault(uuid, Saved(number=number, state="reading", reason=reason))
+                found.setdefault(uuid, SaveStatus(number=number, state="reading", reason=reason))
             return found
 
     def look(self, desired: DesiredState, here: Iterable[MachineRecord]) -> None:
@@ -134,7 +134,7 @@ class Offering:
             for uuid, wish in due.items():
                 if uuid in self._jobs or (uuid in self._later and now < self._later[uuid][2]):
                     continue
-                self._jobs[uuid] = job = _Job(wish, Saved(number=wish.number, state="reading"))
+                self._jobs[uuid] = job = _Job(wish, SaveStatus(number=wish.number, state="reading"))
                 self._hands.submit(self._run, uuid, job)
             busy = {f"{uuid}.{job.wish.number}" for uuid, job in self._jobs.items()}
         self._sweep(busy | {f"{uuid}.{wish.number}" for uuid, wish in due.items()})
@@ -149,7 +149,7 @@ class Offering:
             log.warning("machine %s cannot be saved: %s", uuid, exc)
             reason = str(exc)[:500]
             if exc.exit_code != EXIT_UNAVAILABLE:
-                last, reason = Saved(number=job.wish.number, state="failed", reason=reason), ""
+                last, reason = SaveStatus(number=job.wish.number, state="failed", reason=reason), ""
         except Exception as exc:
             log.exception("saving machine %s", uuid)
             reason = f"the node failed ({type(exc).__name__}); its log has the reason"
@@ -161,11 +161,11 @@ class Offering:
             number, tries, _, _ = self._later.pop(uuid, (0, 0, 0.0, ""))
             if reason:
                 tries = tries + 1 if number == job.wish.number else 1
-                self._later[uuid] = job.wish.number, tries, self._clock() + delay(tries), reason
+                self._later[uuid] = job.wish.number, tries, self._clock() + retry_delay(tries), reason
             del self._jobs[uuid]
         self._keeper.tell()
 
-    def _save(self, uuid: str, job: _Job) -> Saved:
+    def _save(self, uuid: str, job: _Job) -> SaveStatus:
         place = self._directory(uuid, job.wish)
         parent = self._parents(uuid)
         if not (place / "manifest.json").exists():
@@ -174,12 +174,12 @@ class Offering:
         bundle = Bundle.open(place)
         contents = {} if parent is None else self._contents(parent)
         total = sum(address.size for address in bundle.manifest.blobs())
-        seen = Saved(
+        seen = SaveStatus(
             number=job.wish.number,
             state="sending",
             image_id=bundle.manifest.image_id,
             title=bundle.manifest.title,
-            changed=() if parent is None else changed(parent, bundle.manifest),
+            changed=() if parent is None else changed_partitions(parent, bundle.manifest),
             total=total,
         )
         job.seen = seen
@@ -190,10 +190,10 @@ class Offering:
                 raise Cancelled("nobody wants the save any more, or the node is ending")
             job.seen = job.seen.model_copy(update={"done": min(total, job.seen.done + count)})
 
-        self._offer(Backed(bundle.root, bundle.manifest, contents), advance)
+        self._offer(CandidateBundle(bundle.root, bundle.manifest, contents), advance)
         return seen.model_copy(update={"state": "saved", "done": total})
 
-    def _directory(self, uuid: str, wish: SaveWish) -> Path:
+    def _directory(self, uuid: str, wish: DesiredSave) -> Path:
         return self._place / f"{uuid}.{wish.number}"
 
     def _sweep(self, wanted: Iterable[str]) -> None:
@@ -208,7 +208,7 @@ class Offering:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def changed(parent: Manifest, fresh: Manifest) -> tuple[str, ...]:
+def changed_partitions(parent: Manifest, fresh: Manifest) -> tuple[str, ...]:
     """The labels of the partitions that hold other content than the parent's, or content where that has a blank."""
     return tuple(
         now.label

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from catalog.builder.bundle_writer import Draft, drafting
+from catalog.builder.bundle_writer import BundleDraft, draft_bundle
 from catalog.disk.gpt import write_gpt
-from catalog.disk.sandbox import Limits, confined
+from catalog.disk.sandbox import ResourceLimits, run_confined
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, Blank, GptDisk, Manifest, MbrDisk, Partition
 from deployer.errors import AssemblyFailed, MachineConflict
-from deployer.machine.spec import Descriptor, Overlay, RawFile, State
+from deployer.machine.spec import Descriptor, MachineState, Overlay, RawFile
 from deployer.records.machine_store import MachineRecord
 from signer.documents import validate
 
-AT_REST: Final = frozenset({State.STOPPED, State.PAUSED, State.SUSPENDED})
+AT_REST: Final = frozenset({MachineState.STOPPED, MachineState.PAUSED, MachineState.SUSPENDED})
 """States in which nothing is written. QEMU writes out all that it holds back when it pauses a machine."""
 
 MIN_SPEED: Final = 5e6
@@ -36,7 +36,7 @@ _EXTENT = re.compile(rb'^RW [0-9]+ FLAT "([^"]+)" 0$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Saved:
+class WrittenImage:
     """A saved machine.
 
     Attributes:
@@ -50,7 +50,7 @@ class Saved:
     written: int
 
 
-def save(
+def write_image(
     record: MachineRecord,
     manifest: Manifest,
     contents: Mapping[Address, Path],
@@ -58,7 +58,7 @@ def save(
     version: str,
     *,
     whole: bool = True,
-) -> Saved:
+) -> WrittenImage:
     """Make an image directory of a machine that is at rest.
 
     Args:
@@ -79,7 +79,7 @@ def save(
         raise MachineConflict(f"machine {record.name} is {record.state.value}; stop, pause or suspend it to save it")
     if version == manifest.version:
         raise MachineConflict(f"{manifest.title} is what machine {record.name} was made of; give another version")
-    with drafting(target) as draft:
+    with draft_bundle(target) as draft:
         job = _Saving(manifest, contents, draft)
         disks = [
             job.disk(disk, spec.source)
@@ -91,13 +91,13 @@ def save(
         for address in fresh.blobs():
             if whole and not draft.blob(address).exists():
                 draft.add_file(contents[address])
-        return Saved(draft.finish(fresh), tuple(job.changed), job.written)
+        return WrittenImage(draft.finish(fresh), tuple(job.changed), job.written)
 
 
 class _Saving:
     """The saving of one machine into a draft."""
 
-    def __init__(self, manifest: Manifest, contents: Mapping[Address, Path], draft: Draft) -> None:
+    def __init__(self, manifest: Manifest, contents: Mapping[Address, Path], draft: BundleDraft) -> None:
         self.changed: list[str] = []
         self.written = 0
         self._manifest, self._contents, self._draft = manifest, contents, draft
@@ -158,7 +158,7 @@ class _Saving:
 def _written(source: Overlay) -> list[tuple[int, int]]:
     """(offset, length) of what an overlay itself holds, in bytes."""
     asked = ["qemu-img", "map", "--force-share", "--output=json", "--image-opts", "--", _options(source.path)]
-    found = json.loads(_run(asked, source, {}, Limits(), "what the machine wrote cannot be found").decode())
+    found = json.loads(_run(asked, source, {}, ResourceLimits(), "what the machine wrote cannot be found").decode())
     return [(entry["start"], entry["length"]) for entry in found if entry["depth"] == 0 and entry.get("present", True)]
 
 
@@ -170,7 +170,7 @@ def _read(source: Overlay, offset: int, size: int, place: Path) -> None:
     """Bytes of a disk as the guest sees it, into a new sparse file in a directory of ours."""
     options = f"driver=raw,offset={offset},size={size},{_options(source.path, 'file.')}"
     seconds = 60 + size / MIN_SPEED
-    limits = Limits(cpu=int(seconds), wall=seconds, file_size=size)
+    limits = ResourceLimits(cpu=int(seconds), wall=seconds, file_size=size)
     asked = ["qemu-img", "convert", "--force-share", "--image-opts", "-t", "writeback", "-O", "raw", "--"]
     out = f"/out/{place.name}"
     _run([*asked, options, out], source, {"/out": place.parent}, limits, "what the machine wrote cannot be read")
@@ -184,9 +184,11 @@ def _options(path: Path, prefix: str = "") -> str:
     return f"{prefix}driver=qcow2,{prefix}file.driver=file,{prefix}file.filename={name}"
 
 
-def _run(command: Sequence[str], source: Overlay, writes: Mapping[str, Path], limits: Limits, failing: str) -> bytes:
+def _run(
+    command: Sequence[str], source: Overlay, writes: Mapping[str, Path], limits: ResourceLimits, failing: str
+) -> bytes:
     reads = {str(path): path for path in _files(source)}
-    done = confined(command, reads=reads, writes=writes, limits=limits)
+    done = run_confined(command, reads=reads, writes=writes, limits=limits)
     if done.code:
         raise AssemblyFailed(f"{source.path}: {failing}: {done.complaint[-500:] or f'qemu-img ended with {done.code}'}")
     return done.output

@@ -5,22 +5,22 @@ from pathlib import Path
 
 from catalog.client.client import CatalogClient
 from catalog.client.credential_file import read_credential
-from catalog.client.transfer import offer
+from catalog.client.transfer import offer_candidate
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import MachineConflict
-from deployer.node.images.candidate_upload import Offering
-from deployer.node.images.image_writer import Saved, save
-from deployer.node.machines.exposure import Facts
-from deployer.node.machines.supervisor import Keeper
+from deployer.node.images.candidate_upload import CandidateUploader
+from deployer.node.images.image_writer import WrittenImage, write_image
+from deployer.node.machines.exposure import BootFacts
+from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.schema.machines import SavedImage, SaveOrder
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
 from stager.settings import NodeSettings
 
 
-class Saver:
+class MachineSaver:
     """Safe to use from several threads.
 
     Args:
@@ -29,7 +29,7 @@ class Saver:
         cache: where the contents of their images are.
     """
 
-    def __init__(self, settings: NodeSettings, keeper: Keeper, cache: Cache) -> None:
+    def __init__(self, settings: NodeSettings, keeper: MachineSupervisor, cache: Cache) -> None:
         self._settings, self._keeper, self._cache = settings, keeper, cache
 
     def save(self, uuid: str, order: SaveOrder) -> SavedImage:
@@ -48,26 +48,26 @@ class Saver:
             written=saved.written,
         )
 
-    def offering(self) -> Offering:
+    def offering(self) -> CandidateUploader:
         """What sees to the saves that a site wants."""
 
         def read(uuid: str, target: Path, version: str) -> None:
             self._save(uuid, target, version, whole=False)
 
         place = self._settings.directory / "saves"
-        return Offering(place, self._keeper, read, self._made_of, self._contents, self._offer)
+        return CandidateUploader(place, self._keeper, read, self._made_of, self._contents, self._offer)
 
-    def _save(self, uuid: str, target: Path, version: str, *, whole: bool) -> tuple[Saved, str]:
+    def _save(self, uuid: str, target: Path, version: str, *, whole: bool) -> tuple[WrittenImage, str]:
         with self._keeper.alone(uuid) as record:
             manifest = self._made_of(uuid)
             if manifest is None:
                 raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
-            saved = save(record, manifest, self._contents(manifest), target, version, whole=whole)
+            saved = write_image(record, manifest, self._contents(manifest), target, version, whole=whole)
             return saved, manifest.image_id
 
     def _made_of(self, uuid: str) -> Manifest | None:
         """The manifest of the image that a machine was made of."""
-        facts = Facts.read(self._keeper.store.directory(uuid))
+        facts = BootFacts.read(self._keeper.store.directory(uuid))
         return None if facts is None else facts.manifest
 
     def _contents(self, manifest: Manifest) -> Mapping[Address, Path]:
@@ -77,4 +77,4 @@ class Saver:
         """Send what a machine was saved as to the catalog, by the credential that the node has there."""
         credential = read_credential(self._settings.credential)
         with CatalogClient(self._settings.catalog, credential=credential) as client:
-            offer(client, bundle, advance)
+            offer_candidate(client, bundle, advance)

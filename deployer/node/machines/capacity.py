@@ -5,19 +5,21 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.settings import DeploySettings
 from deployer.protocol.desired_state import Capacity
 from deployer.records.machine_store import MachineRecord
 
-STEP = 64 << 20
+MEMORY_STEP = 64 << 20
 """Bytes: free space is told in multiples of this, so that not every log line of a guest is news."""
 
-_TAKING = frozenset({State.PENDING, State.STAGING, State.BOOTING, State.RUNNING, State.PAUSED})
+_TAKING = frozenset(
+    {MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED}
+)
 """States of machines that take cores and memory."""
 
 
-def capacity(
+def measure_capacity(
     settings: DeploySettings, machines: Path, records: Sequence[MachineRecord], site: str, memory: int
 ) -> Capacity:
     """What there is for machines.
@@ -37,7 +39,7 @@ def capacity(
     return Capacity(
         cores=len(os.sched_getaffinity(0)) if settings.cores is None else settings.cores,
         memory=has,
-        disk=free // STEP * STEP,
+        disk=free // MEMORY_STEP * MEMORY_STEP,
         taken_cores=sum(record.most_cores for record in taking),
         taken_memory=sum(record.most_memory for record in taking),
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from deployer.errors import DeployerError
-from deployer.node.machines.supervisor import Keeper
-from deployer.protocol.console import WRITES
-from deployer.protocol.desired_state import SerialAnswer, SerialAsk
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.protocol.console import WRITING_STATES
+from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at consoles that somebody waits for."""
@@ -28,14 +28,14 @@ MAX_WAITING = 64
 log = logging.getLogger("partita.node")
 
 
-class Answers(Protocol):
+class ConsoleSink(Protocol):
     """The other side; `site_client.SiteClient` is one."""
 
-    def serial(self, answer: SerialAnswer) -> None:
+    def serial(self, answer: ConsoleResponse) -> None:
         """Tell the site what it asked for; raises SiteUnavailable."""
 
 
-def read_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:
+def read_console_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:
     """Where the bytes begin, and at most so many of them; what was given up at the beginning is left out."""
     try:
         with file.open("rb") as opened:
@@ -52,16 +52,16 @@ def read_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:
         return offset, b""
 
 
-def read_end(file: Path, most: int) -> tuple[int, bytes]:
+def read_console_end(file: Path, most: int) -> tuple[int, bytes]:
     """The last bytes of a console, at most so many, and where they begin."""
     try:
         size = file.stat().st_size
     except FileNotFoundError:
         return 0, b""
-    return read_from(file, max(0, size - most), most)
+    return read_console_from(file, max(0, size - most), most)
 
 
-class SerialReader:
+class ConsoleReader:
     """Answers one site's questions, from a thread of its own that lives as long as there are any.
 
     Args:
@@ -72,15 +72,15 @@ class SerialReader:
     """
 
     def __init__(
-        self, site: Answers, identity: str, keeper: Keeper, clock: Callable[[], float] = time.monotonic
+        self, site: ConsoleSink, identity: str, keeper: MachineSupervisor, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
-        self._waiting: list[tuple[SerialAsk, float]] = []
+        self._waiting: list[tuple[ConsoleRequest, float]] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
 
-    def asked(self, questions: Iterable[SerialAsk]) -> None:
+    def asked(self, questions: Iterable[ConsoleRequest]) -> None:
         """Answer these, each as soon as there is something to tell, or its time is over. Returns at once."""
         now = self._clock()
         with self._lock:
@@ -110,26 +110,26 @@ class SerialReader:
                         self._waiting.remove(one)
             self._ended.wait(LOOK_EVERY)
 
-    def _answer(self, ask: SerialAsk, until: float) -> SerialAnswer | None:
+    def _answer(self, ask: ConsoleRequest, until: float) -> ConsoleResponse | None:
         """What there is to tell; None while there may be something soon."""
         try:
             record = self._keeper.store.get(ask.machine)
             if record.site != self._identity:
-                return SerialAnswer(id=ask.id)
+                return ConsoleResponse(id=ask.id)
             file = self._keeper.store.console(ask.machine)
             state = record.state  # before the file: what is written after the end of a machine is none
             if ask.after is None:
-                start, data = read_end(file, ask.most)
+                start, data = read_console_end(file, ask.most)
             else:
-                start, data = read_from(file, ask.after, ask.most)
+                start, data = read_console_from(file, ask.after, ask.most)
         except (DeployerError, OSError) as exc:
             log.info("the console of machine %s cannot be read: %s", ask.machine, exc)
-            return SerialAnswer(id=ask.id)
-        if not data and ask.after is not None and state in WRITES and self._clock() < until:
+            return ConsoleResponse(id=ask.id)
+        if not data and ask.after is not None and state in WRITING_STATES and self._clock() < until:
             return None
-        return SerialAnswer(id=ask.id, state=state, start=start, data=base64.b64encode(data).decode("ascii"))
+        return ConsoleResponse(id=ask.id, state=state, start=start, data=base64.b64encode(data).decode("ascii"))
 
-    def _tell(self, answer: SerialAnswer) -> None:
+    def _tell(self, answer: ConsoleResponse) -> None:
         try:
             self._site.serial(answer)
         except DeployerError as exc:  # whoever asked waits in vain, and may ask again

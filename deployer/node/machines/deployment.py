@@ -27,26 +27,34 @@ from deployer.errors import Cancelled, DeployerError, Misused
 from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id, write_seed
 from deployer.hypervisor.accelerator import Accelerator
-from deployer.hypervisor.disks import assemble
-from deployer.machine.spec import MACHINE_TYPE, Happening, MachineSpec, Network, State, Tag, check_hostname
+from deployer.hypervisor.disks import assemble_disks
+from deployer.machine.spec import (
+    MACHINE_TYPE,
+    DomainTag,
+    MachineEvent,
+    MachineSpec,
+    MachineState,
+    Network,
+    check_hostname,
+)
 from deployer.machine.user_data import UserDataKind, check_user_data
-from deployer.node.machines.exposure import Facts
-from deployer.node.machines.supervisor import MARGIN, Keeper
-from deployer.node.ports import Entries, Records, Stages
-from deployer.node.schema.orders import Deployed, Order, Step
+from deployer.node.machines.exposure import BootFacts
+from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
+from deployer.node.ports import ContentCache, ContentStager, DeploymentRecorder
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.policy.decision import Decision, Request
-from deployer.policy.evaluation import Case, Judged, judge
-from deployer.policy.ports import Images
-from deployer.policy.revocations import Withdrawn
+from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
+from deployer.policy.ports import ImageSource
+from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
-from deployer.protocol.defaults import Defaults
-from deployer.protocol.desired_state import Context
-from deployer.records.machine_store import CONSOLE, MachineRecord, holder_of
+from deployer.protocol.defaults import RequestDefaults
+from deployer.protocol.desired_state import BrokerAccess
+from deployer.records.machine_store import CONSOLE_FILE, MachineRecord, holder_of
 from deployer.units import parse_duration
 from signer.runtime.progress import Advance
-from signer.verification.signature_cache import Memory
-from stager.staging import total as total_of
-from stager.staging import wanted_of
+from signer.verification.signature_cache import SignatureCache
+from stager.staging import required_items
+from stager.staging import total_size as total_of
 
 FRESH = timedelta(seconds=5)
 """A decision younger than this is "right before boot"; an older one is made again."""
@@ -54,11 +62,11 @@ FRESH = timedelta(seconds=5)
 TELL_EVERY = 0.1
 """Seconds between two reports of staging: what an eye can follow."""
 
-SEED = "seed.iso"
+SEED_FILE = "seed.iso"
 
 
 @dataclass(frozen=True)
-class Assigned:
+class SiteAssignment:
     """What a site has settled about a machine that it wants made.
 
     Attributes:
@@ -77,15 +85,15 @@ class Assigned:
     role: str = ""
     reboots: int = 0
     vendor_data: bytes | None = None
-    context: Context | None = None
+    context: BrokerAccess | None = None
 
 
 @dataclass(frozen=True)
 class _Job:
     """An order that has been looked at: what is to run, for whom to judge it, and what each machine gets."""
 
-    order: Order
-    assigned: Assigned | None
+    order: MachineOrder
+    assigned: SiteAssignment | None
     manifest: Manifest
     image_id: str
     pairs: Sequence[tuple[bytes, bytes]]
@@ -112,37 +120,37 @@ class Deployer:
 
     def __init__(
         self,
-        images: Images,
-        stages: Stages,
-        entries: Entries,
-        keeper: Keeper,
+        images: ImageSource,
+        stages: ContentStager,
+        entries: ContentCache,
+        keeper: MachineSupervisor,
         rules: Callable[[], RuleSet],
-        records: Records,
+        records: DeploymentRecorder,
         accelerator: Callable[[str], Accelerator],
         owner: str,
-        defaults: Defaults,
+        defaults: RequestDefaults,
         clock: Callable[[], datetime],
         new_uuid: Callable[[], str] = lambda: str(uuids.uuid4()),
-        withdrawn: Callable[[], Withdrawn] = Withdrawn,
+        withdrawn: Callable[[], RevocationState] = RevocationState,
     ) -> None:
         self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
         self._rules, self._records = rules, records
         self._accelerator, self._owner, self._defaults = accelerator, owner, defaults
         self._clock, self._new_uuid, self._withdrawn = clock, new_uuid, withdrawn
-        self._memory = Memory()
+        self._memory = SignatureCache()
 
-    def dry_run(self, order: Order) -> Decision:
+    def dry_run(self, order: MachineOrder) -> Decision:
         """What the policy would say to an order now. Nothing is staged, nothing is kept."""
         job = self._look_up(order, None)
         return self._judge(job, len(self._keeper.present()))[1].decision
 
     def deploy(
         self,
-        order: Order,
-        tell: Callable[[Step], None],
+        order: MachineOrder,
+        tell: Callable[[DeploymentStep], None],
         cancelled: threading.Event,
-        assigned: Assigned | None = None,
-    ) -> Deployed:
+        assigned: SiteAssignment | None = None,
+    ) -> DeploymentResult:
         """Carry out an order.
 
         Args:
@@ -158,18 +166,18 @@ class Deployer:
         """
         began = time.monotonic()
 
-        def report(step: Step) -> None:
+        def report(step: DeploymentStep) -> None:
             tell(step.model_copy(update={"milliseconds": round((time.monotonic() - began) * 1000)}))
             if cancelled.is_set():
                 raise Cancelled("nobody waits for this deployment any more; it has been undone")
 
         job = self._look_up(order, assigned)
-        report(Step(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
+        report(DeploymentStep(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
         accelerator = self._accelerator(job.manifest.architecture)
         case, judged, records = self._admit(job, accelerator)
         made = list(records)
         try:
-            report(Step(step="decided", text=_verdict(judged.decision), decision=judged.decision.as_json()))
+            report(DeploymentStep(step="decided", text=_verdict(judged.decision), decision=judged.decision.as_json()))
             for index, record in enumerate(records):
                 case, judged = self._make(job, record, (case, judged), accelerator, report)
                 made[index] = self._keeper.store.get(record.uuid)
@@ -178,9 +186,11 @@ class Deployer:
                 with suppress(DeployerError):
                     self._keeper.undo(record.uuid)
             raise
-        return Deployed(image_id=job.image_id, title=job.manifest.title, machines=tuple(made), accelerator=accelerator)
+        return DeploymentResult(
+            image_id=job.image_id, title=job.manifest.title, machines=tuple(made), accelerator=accelerator
+        )
 
-    def _look_up(self, order: Order, assigned: Assigned | None) -> _Job:
+    def _look_up(self, order: MachineOrder, assigned: SiteAssignment | None) -> _Job:
         """Steps 1: everything about the image, and the order in the policy's terms."""
         user_data = order.user_data_bytes()
         kind: UserDataKind | None = check_user_data(user_data) if user_data else None
@@ -213,11 +223,13 @@ class Deployer:
         pairs = self._images.endorsements(image_id)
         return _Job(order, assigned, manifest, image_id, pairs, request, user_data, memory, cores)
 
-    def _judge(self, job: _Job, running: int) -> tuple[Case, Judged]:
-        case = Case(job.manifest, job.pairs, job.request, running, node=self._owner, withdrawn=self._withdrawn())
-        return case, judge(self._rules(), case, self._clock(), self._memory)
+    def _judge(self, job: _Job, running: int) -> tuple[EvaluationInput, Evaluation]:
+        case = EvaluationInput(
+            job.manifest, job.pairs, job.request, running, node=self._owner, withdrawn=self._withdrawn()
+        )
+        return case, evaluate(self._rules(), case, self._clock(), self._memory)
 
-    def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[Case, Judged, list[MachineRecord]]:
+    def _admit(self, job: _Job, accelerator: Accelerator) -> tuple[EvaluationInput, Evaluation, list[MachineRecord]]:
         """Step 2. Decision and records in one: two orders at once never both take the last place."""
         with self._keeper.admission:
             case, judged = self._judge(job, len(self._keeper.present()))
@@ -237,7 +249,7 @@ class Deployer:
                         hostname=_hostname(job.order, name, number),
                         image_id=job.image_id,
                         title=job.manifest.title,
-                        state=State.STAGING,
+                        state=MachineState.STAGING,
                         created=now,
                         changed=now,
                         ends=assigned.ends if assigned else now + timedelta(seconds=job.request.lifetime),
@@ -268,27 +280,33 @@ class Deployer:
         self,
         job: _Job,
         record: MachineRecord,
-        admitted: tuple[Case, Judged],
+        admitted: tuple[EvaluationInput, Evaluation],
         accelerator: Accelerator,
-        report: Callable[[Step], None],
-    ) -> tuple[Case, Judged]:
+        report: Callable[[DeploymentStep], None],
+    ) -> tuple[EvaluationInput, Evaluation]:
         """Steps 3 to 5 for one machine; returns the case and the decision that it was booted by."""
         keeper, manifest, name, blanks = self._keeper, job.manifest, record.name, job.order.blanks
         total = total_of(manifest, blanks)
-        ttl = float(job.request.lifetime + MARGIN)
+        ttl = float(job.request.lifetime + LEASE_MARGIN)
         advance = _staging(report, name, total)
         staged = self._stages.stage(manifest, holder_of(record.uuid), ttl, advance, extra=blanks)
         moved, here = staged.from_network, staged.from_cache
         report(
-            Step(step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here")
+            DeploymentStep(
+                step="staged", machine=name, done=moved, total=total, text=f"{moved} bytes moved, {here} were here"
+            )
         )
-        keeper.happened(record.uuid, Happening.STAGED, "", from_network=moved, from_cache=here)
+        keeper.happened(record.uuid, MachineEvent.STAGED, "", from_network=moved, from_cache=here)
         case, judged = self._again(job, *admitted)
-        for entry in wanted_of(manifest, blanks):
+        for entry in required_items(manifest, blanks):
             self._entries.check(entry, full=job.order.verify == "full")
-        report(Step(step="verified", machine=name, text="endorsements, policy and contents verified right before boot"))
+        report(
+            DeploymentStep(
+                step="verified", machine=name, text="endorsements, policy and contents verified right before boot"
+            )
+        )
         directory = keeper.store.directory(record.uuid)
-        assembled = assemble(manifest, staged, directory, blanks)
+        assembled = assemble_disks(manifest, staged, directory, blanks)
         seed = self._write_seed(job, record, directory)
         spec = MachineSpec(
             uuid=record.uuid,
@@ -304,23 +322,27 @@ class Deployer:
             disks=assembled.disks,
             seed=seed,
             network=job.request.network,
-            console=directory / CONSOLE,
-            tag=Tag(owner=self._owner, image=job.image_id),
+            console=directory / CONSOLE_FILE,
+            tag=DomainTag(owner=self._owner, image=job.image_id),
         )
         keeper.store.change(
             record.uuid, keeper.now(), spec=spec, written=assembled.written, policy=judged.decision.policy
         )
-        report(Step(step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"))
-        Facts(manifest, judged.checks).write(directory)
+        report(
+            DeploymentStep(
+                step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"
+            )
+        )
+        BootFacts(manifest, judged.checks).write(directory)
         self._records.deploying(spec, case, judged)
         keeper.backend.start(spec)
         # A site's machine ends when the site says, which may have been changed since the record was begun.
         ends = keeper.now() + timedelta(seconds=job.request.lifetime)
         keeper.started(record.uuid, keeper.store.get(record.uuid).ends if job.assigned else ends)
-        report(Step(step="running", machine=name, text=f"host name {record.hostname}"))
+        report(DeploymentStep(step="running", machine=name, text=f"host name {record.hostname}"))
         return case, judged
 
-    def _again(self, job: _Job, case: Case, judged: Judged) -> tuple[Case, Judged]:
+    def _again(self, job: _Job, case: EvaluationInput, judged: Evaluation) -> tuple[EvaluationInput, Evaluation]:
         """Step 4, first half: the present decision. This order's own machines are among those present already."""
         if timedelta(0) <= self._clock() - judged.decision.at < FRESH:
             return case, judged
@@ -343,11 +365,11 @@ class Deployer:
             vendor_data=more,
             extras=extras,
         )
-        write_seed(directory / SEED, seed)
-        return directory / SEED
+        write_seed(directory / SEED_FILE, seed)
+        return directory / SEED_FILE
 
 
-def _staging(report: Callable[[Step], None], machine: str, total: int) -> Advance:
+def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int) -> Advance:
     """Reports staging, not too often; safe to call from several threads."""
     lock = threading.Lock()
     done, told = 0, 0.0
@@ -361,7 +383,7 @@ def _staging(report: Callable[[Step], None], machine: str, total: int) -> Advanc
                 return
             told = now
             so_far = done
-        report(Step(step="staging", machine=machine, done=so_far, total=total))
+        report(DeploymentStep(step="staging", machine=machine, done=so_far, total=total))
 
     return advance
 
@@ -371,7 +393,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name)[:40].strip("-") or "machine"
 
 
-def _hostname(order: Order, name: str, number: int) -> str:
+def _hostname(order: MachineOrder, name: str, number: int) -> str:
     if order.hostname is None:
         return name
     return order.hostname if order.count == 1 else f"{order.hostname}-{number}"

@@ -13,15 +13,15 @@ from pathlib import Path
 from pydantic import Field
 
 from catalog.image.manifest import Manifest
-from deployer.node.schema.exposure import Exposed
+from deployer.node.schema.exposure import ExposedMachine
 from deployer.policy.model import Policy
 from deployer.policy.revocations import BlockList
-from deployer.policy.rules import endorsed
+from deployer.policy.rules import endorsement_results
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
 from signer.statements.endorsement import Instant
-from signer.verification.revocations import Withdrawal, withdraw
+from signer.verification.revocations import EffectiveRevocation, apply_revocations
 from signer.verification.trust import EndorsementCheck
 
 FACTS = "facts.json"
@@ -53,7 +53,7 @@ class _Facts(Document):
 
 
 @dataclass(frozen=True)
-class Facts:
+class BootFacts:
     """What a machine was booted by."""
 
     manifest: Manifest
@@ -66,7 +66,7 @@ class Facts:
         (directory / FACTS).write_bytes(canonical(_Facts(manifest=self.manifest.canonical().decode(), checks=kept)))
 
     @classmethod
-    def read(cls, directory: Path) -> "Facts | None":
+    def read(cls, directory: Path) -> "BootFacts | None":
         """Those in a machine's directory; None where there are none that can be read."""
         try:
             kept = parse(_Facts, (directory / FACTS).read_bytes(), FACTS)
@@ -83,8 +83,8 @@ class Facts:
         return target in {manifest.image_id, manifest.title, f"{manifest.vo}/{manifest.name}", manifest.vo}
 
 
-def affected(
-    policy: Policy, facts: Facts, booted: datetime, withdrawals: Sequence[Withdrawal], blocks: BlockList
+def exposure_reason(
+    policy: Policy, facts: BootFacts, booted: datetime, withdrawals: Sequence[EffectiveRevocation], blocks: BlockList
 ) -> str:
     """Why a machine should not go on, as a sentence; empty if it may.
 
@@ -102,18 +102,18 @@ def affected(
     for each in mine:
         if each.stops(manifest.image_id, manifest.vo):
             return f"{manifest.title} was {each.text}."
-    left = withdraw(blocks.void(facts.checks), mine)
+    left = apply_revocations(blocks.void(facts.checks), mine)
     gone = [check for check in left if not check.counts]
-    if not gone or not all(rule.passed for rule in endorsed(policy, manifest, facts.checks, booted)):
+    if not gone or not all(rule.passed for rule in endorsement_results(policy, manifest, facts.checks, booted)):
         return ""  # nothing is void, or it is the policy that has changed
-    lacking = [rule for rule in endorsed(policy, manifest, left, booted) if not rule.passed]
+    lacking = [rule for rule in endorsement_results(policy, manifest, left, booted) if not rule.passed]
     return f"{lacking[0].reason}." if lacking else ""
 
 
-def exposed(record: MachineRecord, facts: Facts, reason: str) -> Exposed:
+def exposed_machine(record: MachineRecord, facts: BootFacts, reason: str) -> ExposedMachine:
     """What is told of a machine."""
     endorsers = dict.fromkeys(f"{check.scheme}:{check.fingerprint}" for check in facts.checks)
-    return Exposed(
+    return ExposedMachine(
         uuid=record.uuid,
         name=record.name,
         state=record.state,
@@ -126,7 +126,7 @@ def exposed(record: MachineRecord, facts: Facts, reason: str) -> Exposed:
     )
 
 
-def _reaches(withdrawal: Withdrawal, booted: datetime) -> bool:
+def _reaches(withdrawal: EffectiveRevocation, booted: datetime) -> bool:
     """Whether a withdrawal concerns machines of that time. What is superseded was good for what came before."""
     says = withdrawal.statement.predicate
     return says.kind == "key" or says.reason == "compromised" or booted >= says.since

@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Protocol
 
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound, Misused
-from deployer.machine.spec import Happening, State
-from deployer.node.machines.supervisor import Keeper
+from deployer.machine.spec import MachineEvent, MachineState
+from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord
 
 ASK_AGAIN = 5.0
@@ -24,7 +24,7 @@ ASK_AGAIN = 5.0
 log = logging.getLogger("partita.node")
 
 
-class Admits(Protocol):
+class RestartCheck(Protocol):
     """Who says whether a machine may run (again); `readmitting.Readmission` is one."""
 
     def __call__(self, record: MachineRecord, *, boots: bool) -> AbstractContextManager[None]:
@@ -34,7 +34,7 @@ class Admits(Protocol):
         """
 
 
-class Verbs:
+class MachineOperations:
     """The verbs of one node. Safe to use from several threads.
 
     Args:
@@ -43,23 +43,25 @@ class Verbs:
         clock: seconds that only grow.
     """
 
-    def __init__(self, keeper: Keeper, admits: Admits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, keeper: MachineSupervisor, admits: RestartCheck, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._keeper, self._admits, self._clock = keeper, admits, clock
 
     def pause(self, uuid: str) -> MachineRecord:
         """Halt a machine, which stays in memory; MachineConflict if it does not run."""
         with self._keeper.alone(uuid) as record:
-            _demand(record, {State.RUNNING}, "paused")
+            _demand(record, {MachineState.RUNNING}, "paused")
             self._keeper.backend.pause(uuid)
-            return self._now(uuid, Happening.PAUSED, "paused on request")
+            return self._now(uuid, MachineEvent.PAUSED, "paused on request")
 
     def resume(self, uuid: str) -> MachineRecord:
         """Let a paused machine go on. Refused where the node paused it, and the policy still does not accept it."""
         with self._keeper.alone(uuid) as record:
-            _demand(record, {State.PAUSED}, "resumed")
+            _demand(record, {MachineState.PAUSED}, "resumed")
             with self._admits(record, boots=False) if record.held else nullcontext():
                 self._keeper.backend.resume(uuid)
-                return self._now(uuid, Happening.RESUMED, "", held="")
+                return self._now(uuid, MachineEvent.RESUMED, "", held="")
 
     def suspend(self, uuid: str) -> MachineRecord:
         """Save a machine's memory beside its disks, and free what it takes of the node.
@@ -69,7 +71,7 @@ class Verbs:
             BackendFailed: the hypervisor's reason; it goes on then.
         """
         with self._keeper.alone(uuid) as record:
-            _demand(record, {State.RUNNING, State.PAUSED}, "suspended")
+            _demand(record, {MachineState.RUNNING, MachineState.PAUSED}, "suspended")
             place = self._keeper.store.memory(uuid)
             place.unlink(missing_ok=True)
             try:
@@ -78,7 +80,7 @@ class Verbs:
                 place.unlink(missing_ok=True)
                 raise
             _durably(place)
-            return self._now(uuid, Happening.SUSPENDED, "suspended on request")
+            return self._now(uuid, MachineEvent.SUSPENDED, "suspended on request")
 
     def reactivate(self, uuid: str) -> MachineRecord:
         """Let a suspended machine go on, and a stopped one boot again from its own disks.
@@ -90,11 +92,11 @@ class Verbs:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            _demand(record, {State.SUSPENDED, State.STOPPED}, "reactivated")
+            _demand(record, {MachineState.SUSPENDED, MachineState.STOPPED}, "reactivated")
             _demand_own(record)
-            suspended, place = record.state is State.SUSPENDED, keeper.store.memory(uuid)
+            suspended, place = record.state is MachineState.SUSPENDED, keeper.store.memory(uuid)
             if suspended and not keeper.store.untouched(uuid):
-                keeper.happened(uuid, Happening.POWERED_OFF, "its memory is not of its disks any more")
+                keeper.happened(uuid, MachineEvent.POWERED_OFF, "its memory is not of its disks any more")
                 raise MachineConflict(f"the memory of machine {record.name} was lost; reactivate it to boot it again")
             if record.spec is None:
                 raise MachineConflict(f"machine {record.name} was never put together")
@@ -104,8 +106,8 @@ class Verbs:
                 else:
                     sized = {"memory": record.memory, "cores": record.cores}
                     keeper.backend.start(record.spec.model_copy(update=sized))
-                last = self._now(uuid, Happening.STARTED, "", held="")
-            if last.state is not State.RUNNING:  # somebody ended it meanwhile
+                last = self._now(uuid, MachineEvent.STARTED, "", held="")
+            if last.state is not MachineState.RUNNING:  # somebody ended it meanwhile
                 keeper.backend.destroy(uuid)
             with suppress(OSError):
                 place.unlink(missing_ok=True)
@@ -118,18 +120,18 @@ class Verbs:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            _demand(record, {State.RUNNING, State.PAUSED, State.SUSPENDED}, "stopped")
+            _demand(record, {MachineState.RUNNING, MachineState.PAUSED, MachineState.SUSPENDED}, "stopped")
             _demand_own(record)
-            if record.state is State.SUSPENDED:
+            if record.state is MachineState.SUSPENDED:
                 keeper.store.memory(uuid).unlink(missing_ok=True)
-                return self._now(uuid, Happening.POWERED_OFF, "stopped while it was suspended")
-            if record.state is State.PAUSED and not record.held:
+                return self._now(uuid, MachineEvent.POWERED_OFF, "stopped while it was suspended")
+            if record.state is MachineState.PAUSED and not record.held:
                 keeper.backend.resume(uuid)
             until = self._clock() + (keeper.grace.total_seconds() if deadline is None else deadline)
             if not record.held:
                 record = self._ask(uuid, until)
-            if record.state in {State.RUNNING, State.PAUSED}:
-                record = self._now(uuid, Happening.POWERED_OFF, "its power was cut: the guest did not power off")
+            if record.state in {MachineState.RUNNING, MachineState.PAUSED}:
+                record = self._now(uuid, MachineEvent.POWERED_OFF, "its power was cut: the guest did not power off")
                 keeper.backend.destroy(uuid)
             return record
 
@@ -140,8 +142,10 @@ class Verbs:
         while (left := until - self._clock()) > 0:
             if asking is None or not asking.is_alive():
                 asking = _aside(keeper.backend.shutdown, uuid)
-            record = keeper.wait(uuid, frozenset(State) - {State.RUNNING, State.PAUSED}, min(left, ASK_AGAIN))
-            if record.state not in {State.RUNNING, State.PAUSED}:
+            record = keeper.wait(
+                uuid, frozenset(MachineState) - {MachineState.RUNNING, MachineState.PAUSED}, min(left, ASK_AGAIN)
+            )
+            if record.state not in {MachineState.RUNNING, MachineState.PAUSED}:
                 return record
         return keeper.store.get(uuid)
 
@@ -154,7 +158,7 @@ class Verbs:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            _demand(record, {State.RUNNING}, "rebooted")
+            _demand(record, {MachineState.RUNNING}, "rebooted")
             seen = keeper.boots(uuid)
             asking = _aside(keeper.backend.reboot, uuid)
             if not keeper.wait_boot(uuid, seen, keeper.grace.total_seconds()):
@@ -174,13 +178,13 @@ class Verbs:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            _demand(record, {State.RUNNING, State.PAUSED, State.STOPPED}, "resized")
+            _demand(record, {MachineState.RUNNING, MachineState.PAUSED, MachineState.STOPPED}, "resized")
             if not (0 < memory <= record.most_memory and 0 < cores <= record.most_cores) or memory % (1 << 20):
                 raise Misused(
                     f"machine {record.name} was granted {record.most_memory >> 20} MiB and {record.most_cores} cores; "
                     "ask for whole MiB within that"
                 )
-            if record.state is not State.STOPPED:
+            if record.state is not MachineState.STOPPED:
                 keeper.backend.resize(uuid, memory, cores)
             return keeper.change(uuid, memory=memory, cores=cores)
 
@@ -192,12 +196,12 @@ class Verbs:
             MachineConflict: it has ended.
         """
         with self._keeper.alone(uuid) as record:
-            _demand(record, [state for state in State if not state.final], "given another end")
+            _demand(record, [state for state in MachineState if not state.final], "given another end")
             longer = record.model_copy(update={"ends": ends})
             with self._admits(longer, boots=False) if ends > record.ends else nullcontext():
                 return self._keeper.until(uuid, ends)
 
-    def _now(self, uuid: str, happening: Happening, reason: str, **values: object) -> MachineRecord:
+    def _now(self, uuid: str, happening: MachineEvent, reason: str, **values: object) -> MachineRecord:
         record = self._keeper.happened(uuid, happening, reason, **values)
         if record is None:
             raise MachineNotFound(f"machine {uuid} was removed meanwhile")
@@ -220,7 +224,7 @@ def _aside(ask: Callable[[str], None], uuid: str) -> threading.Thread:
     return thread
 
 
-def _demand(record: MachineRecord, states: Iterable[State], done: str) -> None:
+def _demand(record: MachineRecord, states: Iterable[MachineState], done: str) -> None:
     if record.state not in states:
         raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be {done}")
 

@@ -13,44 +13,44 @@ from typing import Final, cast
 from catalog.image.manifest import Manifest
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
-from deployer.node.machines.exposure import Facts
-from deployer.node.machines.supervisor import MARGIN, Keeper
-from deployer.node.ports import Entries, Records, Stages
+from deployer.node.machines.exposure import BootFacts
+from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
+from deployer.node.ports import ContentCache, ContentStager, DeploymentRecorder
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import Case, judge
-from deployer.policy.ports import Images
-from deployer.policy.revocations import Withdrawn
+from deployer.policy.evaluation import EvaluationInput, evaluate
+from deployer.policy.ports import ImageSource
+from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
-from deployer.records.receipt import CameFrom
-from signer.runtime.progress import nothing
-from signer.verification.signature_cache import Memory
+from deployer.records.receipt import PreviousReceipt
+from signer.runtime.progress import ignore_progress
+from signer.verification.signature_cache import SignatureCache
 from stager.errors import EntryChanged
-from stager.staging import wanted_of
+from stager.staging import required_items
 
 TRIES: Final = 2
 """A content that was found damaged is dropped, and brought again once."""
 
 
-class Readmission:
+class RestartAdmission:
     """Admits machines of one node again; arguments as for `deploying.Deployer`. Safe to use from several threads."""
 
     def __init__(
         self,
-        images: Images,
-        stages: Stages,
-        entries: Entries,
-        keeper: Keeper,
+        images: ImageSource,
+        stages: ContentStager,
+        entries: ContentCache,
+        keeper: MachineSupervisor,
         rules: Callable[[], RuleSet],
-        records: Records,
+        records: DeploymentRecorder,
         owner: str,
         clock: Callable[[], datetime],
-        withdrawn: Callable[[], Withdrawn],
+        withdrawn: Callable[[], RevocationState],
     ) -> None:
         self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
         self._rules, self._records, self._owner = rules, records, owner
         self._clock, self._withdrawn = clock, withdrawn
-        self._memory = Memory()
+        self._memory = SignatureCache()
 
     @contextmanager
     def __call__(self, record: MachineRecord, *, boots: bool) -> Iterator[None]:
@@ -81,8 +81,8 @@ class Readmission:
         pairs, withdrawn = self._images.endorsements(record.image_id), self._withdrawn()
         with self._keeper.admission:
             others = sum(other.uuid != record.uuid for other in self._keeper.present())
-            case = Case(manifest, pairs, request, others, node=self._owner, withdrawn=withdrawn)
-            judged = judge(self._rules(), case, self._clock(), self._memory)
+            case = EvaluationInput(manifest, pairs, request, others, node=self._owner, withdrawn=withdrawn)
+            judged = evaluate(self._rules(), case, self._clock(), self._memory)
             self._records.decided(case, judged, "boot")
             if not judged.decision.accepted:
                 raise judged.decision.refusal()
@@ -90,18 +90,18 @@ class Readmission:
             entering.__enter__()
         try:
             if boots and record.spec is not None:
-                Facts(manifest, judged.checks).write(self._keeper.store.directory(record.uuid))
+                BootFacts(manifest, judged.checks).write(self._keeper.store.directory(record.uuid))
                 self._records.deploying(record.spec, case, judged, _came_from(record))
             yield
         finally:
             entering.__exit__(None, None, None)
 
     def _bring(self, record: MachineRecord, manifest: Manifest) -> None:
-        ttl = max(0.0, (record.ends - self._clock()).total_seconds()) + MARGIN
+        ttl = max(0.0, (record.ends - self._clock()).total_seconds()) + LEASE_MARGIN
         for left in reversed(range(TRIES)):
-            self._stages.stage(manifest, record.holder, ttl, nothing, extra=record.blanks)
+            self._stages.stage(manifest, record.holder, ttl, ignore_progress, extra=record.blanks)
             changed: EntryChanged | None = None
-            for entry in wanted_of(manifest, record.blanks):
+            for entry in required_items(manifest, record.blanks):
                 try:
                     self._entries.check(entry)
                 except EntryChanged as exc:
@@ -112,7 +112,7 @@ class Readmission:
                 raise changed
 
 
-def _came_from(record: MachineRecord) -> CameFrom | None:
+def _came_from(record: MachineRecord) -> PreviousReceipt | None:
     """What a receipt says of where a machine was before."""
     origin = record.origin
-    return CameFrom(node=origin.node, receipt=origin.receipt) if origin is not None and origin.receipt else None
+    return PreviousReceipt(node=origin.node, receipt=origin.receipt) if origin is not None and origin.receipt else None

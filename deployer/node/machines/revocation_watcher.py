@@ -8,25 +8,25 @@ from pathlib import Path
 
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError
-from deployer.machine.spec import State
-from deployer.node.machines.exposure import Facts, affected, exposed
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.schema.exposure import Exposed, ExposureList
-from deployer.policy.evaluation import withdrawals
-from deployer.policy.ports import Revocations
-from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
+from deployer.machine.spec import MachineState
+from deployer.node.machines.exposure import BootFacts, exposed_machine, exposure_reason
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.schema.exposure import ExposedMachine, ExposureList
+from deployer.policy.evaluation import effective_revocations
+from deployer.policy.ports import RevocationSource
+from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
 from signer.errors import SignerError
 from signer.verification.revocations import verify_revocations
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 
-LIVE = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+LIVE = frozenset({MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})
 
 log = logging.getLogger("partita.node")
 
 
-class Watcher:
+class RevocationWatcher:
     """Knows what has been withdrawn, and sees that it takes effect. Safe to use from several threads.
 
     Args:
@@ -41,26 +41,26 @@ class Watcher:
 
     def __init__(
         self,
-        source: Revocations,
+        source: RevocationSource,
         directory: Path,
         blocked: Path,
         rules: Callable[[], RuleSet],
-        keeper: Keeper,
+        keeper: MachineSupervisor,
         acted: Callable[[MachineRecord, str, str], None],
         clock: Callable[[], datetime],
     ) -> None:
         self._source, self._blocked, self._rules = source, blocked, rules
         self._store = RevocationStore(directory)
         self._keeper, self._acted, self._clock = keeper, acted, clock
-        self._memory = Memory()
+        self._memory = SignatureCache()
         self._done: dict[str, tuple[str, str]] = {}
         self._lock = threading.Lock()
 
-    def known(self) -> Withdrawn:
+    def known(self) -> RevocationState:
         """What is known, without asking anybody; PolicyUnusable if the block list cannot be read."""
-        return Withdrawn(self._store.pairs(), BlockList.load(self._blocked))
+        return RevocationState(self._store.pairs(), BlockList.load(self._blocked))
 
-    def current(self) -> Withdrawn:
+    def current(self) -> RevocationState:
         """What has been withdrawn until now, for a decision.
 
         Raises:
@@ -99,26 +99,26 @@ class Watcher:
     def exposure(self, target: str) -> ExposureList:
         """The machines that run an image, or one that a key vouched for; all that run for an empty target."""
         rules, withdrawn, now = self._rules(), self.known(), self._clock()
-        held = withdrawals(rules.policy, withdrawn, now, self._memory)
-        machines: list[Exposed] = []
+        held = effective_revocations(rules.policy, withdrawn, now, self._memory)
+        machines: list[ExposedMachine] = []
         for record in self._keeper.store.all():
             if record.state not in LIVE:
                 continue
-            facts = Facts.read(self._keeper.store.directory(record.uuid))
+            facts = BootFacts.read(self._keeper.store.directory(record.uuid))
             if facts is None or (target and not facts.names(target)):
                 continue
-            reason = affected(rules.policy, facts, record.created, held, withdrawn.blocks)
-            machines.append(exposed(record, facts, reason))
+            reason = exposure_reason(rules.policy, facts, record.created, held, withdrawn.blocks)
+            machines.append(exposed_machine(record, facts, reason))
         return ExposureList(machines=tuple(machines), action=rules.policy.revocations.running)
 
-    def _deal_with(self, machine: Exposed, action: str) -> None:
+    def _deal_with(self, machine: ExposedMachine, action: str) -> None:
         try:
             record = self._keeper.store.get(machine.uuid)
-            if record.state is State.BOOTING:
+            if record.state is MachineState.BOOTING:
                 return  # soon
             log.warning("machine %s runs what was withdrawn (%s): %s", machine.name, action, machine.reason)
             self._acted(record, machine.reason, action)
-            if action == "pause" and record.state is State.RUNNING:
+            if action == "pause" and record.state is MachineState.RUNNING:
                 self._keeper.hold(machine.uuid, machine.reason)
             elif action == "drain":
                 self._keeper.drain(machine.uuid)

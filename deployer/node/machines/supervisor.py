@@ -16,30 +16,32 @@ from typing import Final, Protocol
 
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
 from deployer.hypervisor.backend import Backend
-from deployer.machine.spec import Happening, State, after
+from deployer.machine.spec import MachineEvent, MachineState, next_state
 from deployer.records.machine_store import MachineRecord, MachineStore, holder_of, is_holder
 
 KEPT = timedelta(days=7)
 """How long record and console of a machine that has ended are kept for whoever wants to know why."""
 
-MARGIN = 86400
+LEASE_MARGIN = 86400
 """Seconds that a lease outlives its machine: room for staging, and for a node that is down for a while."""
 
 MAX_CONSOLE = 16 << 20
 KEPT_CONSOLE = 1 << 20
 """Bytes on storage that a console may take, and what is kept of its end when it has taken more."""
 
-_LIVE: Final = frozenset({State.RUNNING, State.PAUSED})
-_AT_REST: Final = frozenset({State.STOPPED, State.SUSPENDED})
-_MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
-_RAN: Final = _LIVE | {State.BOOTING}
-_ENDS: Final = frozenset({Happening.POWERED_OFF, Happening.CRASHED, Happening.DESTROYED, Happening.SUSPENDED})
-_CONTRADICTS: Final = {Happening.PAUSED: State.RUNNING, Happening.RESUMED: State.PAUSED}
+_LIVE: Final = frozenset({MachineState.RUNNING, MachineState.PAUSED})
+_AT_REST: Final = frozenset({MachineState.STOPPED, MachineState.SUSPENDED})
+_MAKING: Final = frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING})
+_RAN: Final = _LIVE | {MachineState.BOOTING}
+_ENDS: Final = frozenset(
+    {MachineEvent.POWERED_OFF, MachineEvent.CRASHED, MachineEvent.DESTROYED, MachineEvent.SUSPENDED}
+)
+_CONTRADICTS: Final = {MachineEvent.PAUSED: MachineState.RUNNING, MachineEvent.RESUMED: MachineState.PAUSED}
 
 log = logging.getLogger("partita.node")
 
 
-class Leases(Protocol):
+class ContentLeases(Protocol):
     """What keeps the contents of machines in the cache; `stager.cache.cache.Cache` is one."""
 
     def release(self, holder: str) -> object:
@@ -52,7 +54,7 @@ class Leases(Protocol):
         """Who holds leases now."""
 
 
-class Keeper:
+class MachineSupervisor:
     """The machines of one node.
 
     Args:
@@ -66,7 +68,7 @@ class Keeper:
     def __init__(
         self,
         store: MachineStore,
-        leases: Leases,
+        leases: ContentLeases,
         clock: Callable[[], datetime],
         grace: timedelta,
         ended: Callable[[MachineRecord], None] = lambda _: None,
@@ -140,7 +142,7 @@ class Keeper:
             record = next((record for record in self.store.all() if record.uuid == uuid), None)
             if record is not None and record.state in _AT_REST:
                 # The service died after it had let it go on, and before it had said so.
-                self.happened(uuid, Happening.STARTED, "")
+                self.happened(uuid, MachineEvent.STARTED, "")
             elif record is None or record.state not in _LIVE:
                 log.warning("machine %s runs without a record that says so; it is ended", uuid)
                 backend.destroy(uuid)
@@ -168,17 +170,17 @@ class Keeper:
     def _ended_unseen(self, record: MachineRecord) -> None:
         """A machine that ran is not there. Perhaps its memory had just been saved, and nobody lived to say so."""
         if self.backend.saved(self.store.memory(record.uuid)) and self.store.untouched(record.uuid):
-            self.happened(record.uuid, Happening.SUSPENDED, "its memory was saved")
+            self.happened(record.uuid, MachineEvent.SUSPENDED, "its memory was saved")
         else:
-            self.happened(record.uuid, Happening.POWERED_OFF, "it ended while the node's service was not running")
+            self.happened(record.uuid, MachineEvent.POWERED_OFF, "it ended while the node's service was not running")
 
     def _follow(self, record: MachineRecord) -> None:
         """It may have been paused, or have gone on, while nobody listened."""
         now = self.backend.state(record.uuid)
-        if now is State.PAUSED:
-            self.happened(record.uuid, Happening.PAUSED, "the machine was paused")
-        elif now is State.RUNNING:
-            self.happened(record.uuid, Happening.RESUMED, "")
+        if now is MachineState.PAUSED:
+            self.happened(record.uuid, MachineEvent.PAUSED, "the machine was paused")
+        elif now is MachineState.RUNNING:
+            self.happened(record.uuid, MachineEvent.RESUMED, "")
 
     def begin(self, record: MachineRecord) -> Path:
         """A machine is being made; returns its directory."""
@@ -196,18 +198,18 @@ class Keeper:
     def started(self, uuid: str, ends: datetime) -> MachineRecord:
         """The hypervisor runs a machine. One that has ended already, faster than we could say so, stays ended."""
         with self._changed:
-            if self.store.get(uuid).state is State.BOOTING:
-                self.happened(uuid, Happening.STARTED, "", ends=ends)
+            if self.store.get(uuid).state is MachineState.BOOTING:
+                self.happened(uuid, MachineEvent.STARTED, "", ends=ends)
             return self.store.get(uuid)
 
-    def told(self, uuid: str, happening: Happening, reason: str) -> None:
+    def told(self, uuid: str, happening: MachineEvent, reason: str) -> None:
         """What the hypervisor tells, which may be of an earlier life of the machine: what it says now counts."""
         try:
             record = self.store.get(uuid)
             now = self.backend.state(uuid)
         except MachineNotFound:
             return
-        if happening is Happening.REBOOTED:
+        if happening is MachineEvent.REBOOTED:
             with self._changed:
                 self._boots[uuid] += 1
                 self._changed.notify_all()
@@ -216,7 +218,7 @@ class Keeper:
         elif happening not in _CONTRADICTS or now is not _CONTRADICTS[happening]:
             self.happened(uuid, happening, reason)
 
-    def happened(self, uuid: str, happening: Happening, reason: str, **values: object) -> MachineRecord | None:
+    def happened(self, uuid: str, happening: MachineEvent, reason: str, **values: object) -> MachineRecord | None:
         """Something happened to a machine: its record follows, and what it no longer needs is given back.
 
         Safe to call late, twice, and for machines that are gone; returns the record as it now is, if there is one.
@@ -226,7 +228,7 @@ class Keeper:
                 record = self.store.get(uuid)
             except MachineNotFound:
                 return None
-            before, state = record.state, after(record.state, happening)
+            before, state = record.state, next_state(record.state, happening)
             if state is not record.state or values:
                 told = {"reason": reason} if state is not record.state else {}
                 record = self.store.change(uuid, self.now(), state=state, **told, **values) or record
@@ -251,7 +253,7 @@ class Keeper:
         record = self.store.get(uuid)
         if record.state.final:
             raise MachineConflict(f"machine {record.name} is {record.state.value}; its time is over")
-        self._leases.renew(record.holder, max(0.0, (ends - self._clock()).total_seconds()) + MARGIN)
+        self._leases.renew(record.holder, max(0.0, (ends - self._clock()).total_seconds()) + LEASE_MARGIN)
         return self.change(uuid, ends=ends.replace(microsecond=0))
 
     def boots(self, uuid: str) -> int:
@@ -263,7 +265,7 @@ class Keeper:
         with self._changed:
             return self._changed.wait_for(lambda: self._boots[uuid] > seen, seconds)
 
-    def wait(self, uuid: str, states: frozenset[State], seconds: float) -> MachineRecord:
+    def wait(self, uuid: str, states: frozenset[MachineState], seconds: float) -> MachineRecord:
         """The record once it is in one of the states, or after that many seconds."""
         with self._changed:
             self._changed.wait_for(lambda: self.store.get(uuid).state in states, seconds)
@@ -272,7 +274,7 @@ class Keeper:
     def shutdown(self, uuid: str) -> MachineRecord:
         """Ask the guest to power off; MachineConflict if it does not run."""
         record = self.store.get(uuid)
-        if record.state is not State.RUNNING:
+        if record.state is not MachineState.RUNNING:
             raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be asked to power off")
         self.backend.shutdown(uuid)
         return record
@@ -286,7 +288,7 @@ class Keeper:
         if record.state in _MAKING:
             raise MachineConflict(f"machine {record.name} is still being made; end the command that deploys it")
         self.backend.destroy(uuid)
-        last = self.happened(uuid, Happening.DESTROYED, "destroyed on request") or record
+        last = self.happened(uuid, MachineEvent.DESTROYED, "destroyed on request") or record
         if not record.site:  # a site learns of it first
             self._forget(uuid)
         return last
@@ -307,12 +309,12 @@ class Keeper:
         record = self.store.get(uuid)
         if record.state in _MAKING:
             raise MachineConflict(f"machine {record.name} is still being made; cancel that")
-        self.happened(uuid, Happening.DESTROYED, reason)  # first the record, as when its time has come
+        self.happened(uuid, MachineEvent.DESTROYED, reason)  # first the record, as when its time has come
         self.backend.destroy(uuid)
 
     def failed(self, record: MachineRecord) -> None:
         """Keep the record of a machine that could not be made, for its site to read."""
-        self.begin(record.model_copy(update={"state": State.FAILED, "spec": None}))
+        self.begin(record.model_copy(update={"state": MachineState.FAILED, "spec": None}))
 
     def forget(self, uuid: str) -> None:
         """Remove the record of a machine that has ended; one that has not is left alone."""
@@ -345,13 +347,13 @@ class Keeper:
             if now >= record.ends:
                 self._expire(record, now)
         elif record.state in _AT_REST and now >= record.ends:
-            self.happened(record.uuid, Happening.EXPIRED, "its time has come")
+            self.happened(record.uuid, MachineEvent.EXPIRED, "its time has come")
         elif record.state.final and not record.site and now >= record.changed + KEPT:
             self._forget(record.uuid)
 
     def _expire(self, record: MachineRecord, now: datetime) -> None:
         asked = self._asked.get(record.uuid)
-        if asked is None and record.state is State.RUNNING and now < record.ends + self._grace:
+        if asked is None and record.state is MachineState.RUNNING and now < record.ends + self._grace:
             self._asked[record.uuid] = now
             log.info("machine %s has reached the end of its time and is asked to power off", record.uuid)
             # An emulator that hangs does not answer: it must not hold up who looks after the other machines.
@@ -359,7 +361,7 @@ class Keeper:
         elif asked is None or now >= asked + self._grace:
             # First the record, so that the event of the end finds it said already.
             self.happened(
-                record.uuid, Happening.EXPIRED, "its time has come, and the guest did not power off by itself"
+                record.uuid, MachineEvent.EXPIRED, "its time has come, and the guest did not power off by itself"
             )
             self.backend.destroy(record.uuid)
 
@@ -372,7 +374,7 @@ class Keeper:
     def _unmade(self, record: MachineRecord, reason: str) -> None:
         """A machine that was about to boot, and is said to have been deployed, has come to nothing."""
         if record.spec is not None:
-            self._ended(record.model_copy(update={"state": State.FAILED, "reason": reason}))
+            self._ended(record.model_copy(update={"state": MachineState.FAILED, "reason": reason}))
 
     def _forget(self, uuid: str) -> None:
         self.store.remove(uuid)

@@ -7,11 +7,11 @@ from typing import Self
 from deployer.errors import Misused, SiteUnavailable
 from deployer.pki.ca import fingerprint
 
-URL, CA, CERTIFICATE, KEY = "url", "site.pem", "certificate.pem", "key.pem"
+URL_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE = "url", "site.pem", "certificate.pem", "key.pem"
 
 
 @dataclass(frozen=True)
-class Membership:
+class SiteMembership:
     """That a node belongs to a site: what `partita node join` left.
 
     Attributes:
@@ -29,11 +29,11 @@ class Membership:
     @classmethod
     def read(cls, directory: Path) -> Self | None:
         """What lies there; None where the node belongs to no site. SiteUnavailable if it cannot be used."""
-        names = (URL, CA, CERTIFICATE, KEY)
+        names = (URL_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE)
         try:
             stamp = tuple((directory / name).stat().st_mtime_ns for name in names)
-            url = (directory / URL).read_text().strip()
-            own, end, _ = (directory / CA).read_bytes().partition(b"-----END CERTIFICATE-----")
+            url = (directory / URL_FILE).read_text().strip()
+            own, end, _ = (directory / CA_FILE).read_bytes().partition(b"-----END CERTIFICATE-----")
             identity = fingerprint(own + end + b"\n")
         except FileNotFoundError:
             return None

@@ -12,9 +12,9 @@ import ssl
 import httpx
 
 from deployer.errors import SiteUnavailable
-from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
-from deployer.protocol.desired_state import MAX_REPORT, DesiredState, Heard, NodeReport, SerialAnswer
-from deployer.protocol.joining import Certificate
+from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
+from deployer.protocol.desired_state import MAX_REPORT, ConsoleResponse, DesiredState, NodeReport, ReportResponse
+from deployer.protocol.joining import NodeCertificate
 from deployer.web.problems import read_problem
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
@@ -26,16 +26,16 @@ TIMEOUT = 20.0
 """Seconds that the site may be silent beyond what it was asked to wait."""
 
 
-class SiteClient:
+class NodeSiteClient:
     """A connection to a site, closed by `close`. One thread may wait for what is desired while another reports."""
 
-    def __init__(self, membership: Membership) -> None:
+    def __init__(self, membership: SiteMembership) -> None:
         self._url = membership.url
         place = membership.directory
         try:
-            context = ssl.create_default_context(cafile=str(place / CA))
+            context = ssl.create_default_context(cafile=str(place / CA_FILE))
             if membership.url.startswith("https:"):
-                context.load_cert_chain(place / CERTIFICATE, place / KEY)
+                context.load_cert_chain(place / CERTIFICATE_FILE, place / KEY_FILE)
         except (OSError, ssl.SSLError) as exc:
             raise SiteUnavailable(f"{place}: the site's or the node's certificate cannot be used: {exc}") from exc
         self._http = httpx.Client(base_url=membership.url, verify=context, trust_env=False, timeout=TIMEOUT)
@@ -59,18 +59,18 @@ class SiteClient:
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
-    def report(self, report: NodeReport) -> Heard:
+    def report(self, report: NodeReport) -> ReportResponse:
         """Say how the node is; errors as in `desired`."""
         headers = {"Content-Type": "application/json"}
         answer = self._ask("POST", "report", content=canonical(report), headers=headers)
         if answer.status_code == httpx.codes.NO_CONTENT:  # a site of before there were leases
-            return Heard()
+            return ReportResponse()
         try:
-            return parse(Heard, answer.content, "what the site answers a report", limit=MAX_CERTIFICATE)
+            return parse(ReportResponse, answer.content, "what the site answers a report", limit=MAX_CERTIFICATE)
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}; is the site of another version?") from exc
 
-    def serial(self, answer: SerialAnswer) -> None:
+    def serial(self, answer: ConsoleResponse) -> None:
         """Tell a part of a console that the site asked for; errors as in `desired`."""
         self._ask("POST", "console", content=canonical(answer), headers={"Content-Type": "application/json"})
 
@@ -78,7 +78,7 @@ class SiteClient:
         """A fresh certificate for this node (PEM) for a request (PKCS #10, PEM); errors as in `desired`."""
         answer = self._ask("POST", "certificate", json={"request": request})
         try:
-            return parse(Certificate, answer.content, "certificate", limit=MAX_CERTIFICATE).certificate
+            return parse(NodeCertificate, answer.content, "certificate", limit=MAX_CERTIFICATE).certificate
         except DocumentError as exc:
             raise SiteUnavailable(f"{self._url}: {exc}") from exc
 

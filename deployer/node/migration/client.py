@@ -11,9 +11,9 @@ from typing import Self
 
 import httpx
 
-from deployer.errors import MoveFailed
-from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
-from deployer.node.migration.manifest import MAX_OFFER, Offer, Piece
+from deployer.errors import MigrationFailed
+from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
+from deployer.node.migration.manifest import MAX_MIGRATION_MANIFEST, MigrationFile, MigrationManifest
 from deployer.web.problems import read_problem
 from signer.documents import parse
 from signer.errors import DocumentError
@@ -28,7 +28,7 @@ MAX_REFUSAL = 64 << 10
 """Bytes of a refusal that are read."""
 
 
-class GiverClient:
+class MigrationClient:
     """A connection to a node that gives machines away.
 
     Args:
@@ -41,15 +41,15 @@ class GiverClient:
         MoveFailed: the node's own certificate cannot be used.
     """
 
-    def __init__(self, membership: Membership, url: str, node: str, silence: float = SILENCE) -> None:
+    def __init__(self, membership: SiteMembership, url: str, node: str, silence: float = SILENCE) -> None:
         place = membership.directory
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.load_verify_locations(cafile=str(place / CA))
-            context.load_cert_chain(place / CERTIFICATE, place / KEY)
+            context.load_verify_locations(cafile=str(place / CA_FILE))
+            context.load_cert_chain(place / CERTIFICATE_FILE, place / KEY_FILE)
         except (OSError, ssl.SSLError) as exc:
-            raise MoveFailed(f"{place}: the node's certificate cannot be used: {exc}", again=True) from exc
+            raise MigrationFailed(f"{place}: the node's certificate cannot be used: {exc}", again=True) from exc
         self._url, self._named = url, {"sni_hostname": node}
         timeout = httpx.Timeout(silence, connect=min(silence, CONNECT))
         self._http = httpx.Client(base_url=url, verify=context, trust_env=False, timeout=timeout)
@@ -62,21 +62,21 @@ class GiverClient:
     ) -> None:
         self._http.close()
 
-    def offer(self, machine: str, number: int) -> Offer:
+    def offer(self, machine: str, number: int) -> MigrationManifest:
         """What is offered to this node; MoveFailed, mostly to be tried again."""
         with self._stream(f"/v1/moves/{machine}/{number}") as answer:
             data = bytearray()
             for portion in answer.iter_bytes():
                 data += portion
-                if len(data) > MAX_OFFER:
-                    raise MoveFailed(f"{self._url}: offers more than {MAX_OFFER} bytes can say")
+                if len(data) > MAX_MIGRATION_MANIFEST:
+                    raise MigrationFailed(f"{self._url}: offers more than {MAX_MIGRATION_MANIFEST} bytes can say")
         try:
-            return parse(Offer, bytes(data), f"offer of {self._url}", limit=MAX_OFFER)
+            return parse(MigrationManifest, bytes(data), f"offer of {self._url}", limit=MAX_MIGRATION_MANIFEST)
         except DocumentError as exc:
-            raise MoveFailed(f"{exc}; is that node of another version?") from exc
+            raise MigrationFailed(f"{exc}; is that node of another version?") from exc
 
     @contextmanager
-    def runs(self, machine: str, number: int, piece: Piece, start: int) -> Iterator[Iterator[bytes]]:
+    def runs(self, machine: str, number: int, piece: MigrationFile, start: int) -> Iterator[Iterator[bytes]]:
         """A file as it travels, from an offset on; errors as above."""
         with self._stream(f"/v1/moves/{machine}/{number}/{piece.name}", {"start": str(start)}) as answer:
             yield answer.iter_bytes()
@@ -88,9 +88,9 @@ class GiverClient:
                 if answer.status_code != httpx.codes.OK:
                     said = read_problem(next(answer.iter_bytes(MAX_REFUSAL), b""))
                     reason = said or f"it answers {answer.status_code}"
-                    raise MoveFailed(f"{self._url}: does not give the machine: {reason}", again=True)
+                    raise MigrationFailed(f"{self._url}: does not give the machine: {reason}", again=True)
                 yield answer
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise MoveFailed(
+            raise MigrationFailed(
                 f"{self._url}: the node that has the machine does not answer ({exc or type(exc).__name__})", again=True
             ) from exc

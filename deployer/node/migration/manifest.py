@@ -5,7 +5,7 @@ Contents of the image do not: the other node stages them as ever. Blanks lie ben
 travel only where the other node makes other bytes of a recipe.
 
 A file travels as runs, each of them two big-endian numbers of eight bytes (offset, length) and so many bytes; a run of no bytes
-says that there are no more. Holes and zeros do not travel. Its digest is that of blanks (`catalog.image.blanks.digest_of`): SHA-256
+says that there are no more. Holes and zeros do not travel. Its digest is that of blanks (`catalog.image.blanks.blank_digest`): SHA-256
 over the offset and bytes of each 4 KiB that are not all zero, and over the size.
 """
 
@@ -17,15 +17,15 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from catalog.image.blanks import digest_of
+from catalog.image.blanks import blank_digest
 from catalog.image.manifest import ImageId
-from deployer.errors import MoveFailed
+from deployer.errors import MigrationFailed
 from deployer.machine.spec import Uuid, Virt
-from deployer.protocol.migration import Number, Platform
+from deployer.protocol.migration import MigrationNumber, Platform
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
-MAX_OFFER: Final = 16 << 20
+MAX_MIGRATION_MANIFEST: Final = 16 << 20
 """Bytes of an offer: a receipt, and some dozen files."""
 
 MAX_RUN: Final = 1 << 20
@@ -34,15 +34,15 @@ MAX_RUN: Final = 1 << 20
 MAX_FILES: Final = 64
 """Files of a machine: 24 disks, as many blanks, and five more."""
 
-OFFER = "offer.json"
-HEADER: Final = struct.Struct(">QQ")
+MANIFEST_NAME = "offer.json"
+RUN_HEADER: Final = struct.Struct(">QQ")
 _BLOCK: Final = 4096
 _ZERO: Final = bytes(_BLOCK)
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Piece(Document):
+class MigrationFile(Document):
     """A file that is offered.
 
     Attributes:
@@ -56,7 +56,7 @@ class Piece(Document):
     digest: Digest
 
 
-class Offer(Document):
+class MigrationManifest(Document):
     """All that a node needs beside an image to go on with another node's machine.
 
     Attributes:
@@ -74,7 +74,7 @@ class Offer(Document):
         receipt, signature: of its last boot there, base64, or None.
     """
 
-    number: Number
+    number: MigrationNumber
     machine: Uuid
     state: Literal["suspended", "stopped"]
     image_id: ImageId
@@ -85,23 +85,23 @@ class Offer(Document):
     virt: Virt
     platform: Platform
     firmware: str = ""
-    pieces: Annotated[tuple[Piece, ...], Field(max_length=MAX_FILES)]
-    blanks: Annotated[tuple[Piece, ...], Field(max_length=MAX_FILES)] = ()
+    pieces: Annotated[tuple[MigrationFile, ...], Field(max_length=MAX_FILES)]
+    blanks: Annotated[tuple[MigrationFile, ...], Field(max_length=MAX_FILES)] = ()
     receipt: str | None = None
     signature: str | None = None
 
 
-def piece_of(path: Path, name: str = "") -> Piece:
+def describe_file(path: Path, name: str = "") -> MigrationFile:
     """A file as it is offered; OSError if it cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         size = os.fstat(descriptor).st_size
-        return Piece(name=name or path.name, size=size, digest=digest_of(descriptor).hex())
+        return MigrationFile(name=name or path.name, size=size, digest=blank_digest(descriptor).hex())
     finally:
         os.close(descriptor)
 
 
-def runs(path: Path, start: int = 0) -> Iterator[bytes]:
+def read_runs(path: Path, start: int = 0) -> Iterator[bytes]:
     """A file as it travels, from an offset on; OSError if it cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -116,9 +116,9 @@ def runs(path: Path, start: int = 0) -> Iterator[bytes]:
             if not data:
                 break
             for offset, some in _filled(data):
-                yield HEADER.pack(position + offset, len(some)) + some
+                yield RUN_HEADER.pack(position + offset, len(some)) + some
             position += len(data)
-        yield HEADER.pack(size, 0)
+        yield RUN_HEADER.pack(size, 0)
     finally:
         os.close(descriptor)
 
@@ -138,7 +138,7 @@ def _filled(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield begin, data[begin:]
 
 
-def write_runs(descriptor: int, piece: Piece, stream: Iterable[bytes], advance: Callable[[int], None]) -> None:
+def write_runs(descriptor: int, piece: MigrationFile, stream: Iterable[bytes], advance: Callable[[int], None]) -> None:
     """Write a file as it comes, in order and within its size.
 
     Args:
@@ -156,10 +156,10 @@ def write_runs(descriptor: int, piece: Piece, stream: Iterable[bytes], advance: 
         held += portion
         while True:
             if header is None:
-                if len(held) < HEADER.size:
+                if len(held) < RUN_HEADER.size:
                     break
-                header = HEADER.unpack_from(held)
-                del held[: HEADER.size]
+                header = RUN_HEADER.unpack_from(held)
+                del held[: RUN_HEADER.size]
                 _demand(header, at, piece)
                 if header[1] == 0:
                     return
@@ -170,19 +170,19 @@ def write_runs(descriptor: int, piece: Piece, stream: Iterable[bytes], advance: 
             del held[:length]
             at, header = offset + length, None
             advance(length)
-    raise MoveFailed(f"{piece.name}: came to an end before its end; the move is tried again", again=True)
+    raise MigrationFailed(f"{piece.name}: came to an end before its end; the move is tried again", again=True)
 
 
-def _demand(header: tuple[int, int], at: int, piece: Piece) -> None:
+def _demand(header: tuple[int, int], at: int, piece: MigrationFile) -> None:
     offset, length = header
     if offset < at or length > MAX_RUN or offset + length > piece.size:
-        raise MoveFailed(f"{piece.name}: its node sends what is no part of a file of {piece.size} bytes")
+        raise MigrationFailed(f"{piece.name}: its node sends what is no part of a file of {piece.size} bytes")
 
 
-def check(path: Path, piece: Piece) -> None:
+def verify_file(path: Path, piece: MigrationFile) -> None:
     """MoveFailed unless a file is exactly what was offered."""
-    found = piece_of(path, piece.name)
+    found = describe_file(path, piece.name)
     if found != piece:
-        raise MoveFailed(
+        raise MigrationFailed(
             f"{piece.name}: what came is not what was offered (SHA-256 differs); the move is tried again", again=True
         )

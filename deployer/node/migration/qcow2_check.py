@@ -7,18 +7,18 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from deployer.errors import MoveFailed
+from deployer.errors import MigrationFailed
 
 _QCOW2: Final = struct.Struct(">4sIQIIQIIQQIIQQQQ")
 """The head of a qcow2 file, version 3 (QEMU, docs/interop/qcow2.txt), up to its feature bits."""
 
 
-def demand_size(path: Path) -> int:
+def overlay_size(path: Path) -> int:
     """The virtual size of an overlay of our own making, in bytes."""
     return _head(path)[5]
 
 
-def demand_plain(path: Path, size: int) -> None:
+def check_overlay(path: Path, size: int) -> None:
     """MoveFailed unless an overlay that another node wrote is one such as we make, and holds nothing that leads outside itself.
 
     A qcow2 file can name an external data file, or a key; this one may have neither (compare CVE-2024-32498). What it names
@@ -27,12 +27,12 @@ def demand_plain(path: Path, size: int) -> None:
     head = _head(path)
     magic, version, length, crypt, snapshots, incompatible = head[0], head[1], head[5], head[6], head[11], head[13]
     if magic != b"QFI\xfb" or version != 3 or length != size or crypt or snapshots or incompatible:
-        raise MoveFailed(f"{path.name}: is no overlay such as nodes make of a disk of {size} bytes")
+        raise MigrationFailed(f"{path.name}: is no overlay such as nodes make of a disk of {size} bytes")
 
 
 def _head(path: Path) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int]:
     with path.open("rb") as file:
         data = file.read(_QCOW2.size)
     if len(data) < _QCOW2.size:
-        raise MoveFailed(f"{path.name}: is no overlay")
+        raise MigrationFailed(f"{path.name}: is no overlay")
     return _QCOW2.unpack(data)

@@ -18,13 +18,13 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from catalog.web import server as answering
-from deployer.errors import DeployerError, MoveFailed, NotAuthenticated, SiteUnavailable
-from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, Membership
-from deployer.node.migration.source import Giver
-from deployer.pki.ca import Authority, first_of
+from deployer.errors import DeployerError, MigrationFailed, NotAuthenticated, SiteUnavailable
+from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
+from deployer.node.migration.source import MigrationSource
+from deployer.pki.ca import CertificateAuthority, first_certificate
 from deployer.pki.tls_peer import PeerProtocol, peer_of
 from deployer.web.problems import MEDIA_TYPE, to_problem
-from deployer.web.server_thread import beside
+from deployer.web.server_thread import serve_in_thread
 from signer.documents import canonical
 
 CONNECTIONS = 64
@@ -39,7 +39,7 @@ NUMBER = Annotated[int, Path(ge=1, le=1 << 31)]
 log = logging.getLogger("partita.node")
 
 
-def create_moving_app(giver: Giver, authority: Authority) -> FastAPI:
+def create_migration_app(giver: MigrationSource, authority: CertificateAuthority) -> FastAPI:
     """The application: `authority` is the site's CA, by which nodes are known; its key is not needed."""
     app = FastAPI(title="Partita: machines that move", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -50,7 +50,7 @@ def create_moving_app(giver: Giver, authority: Authority) -> FastAPI:
     @app.exception_handler(OSError)
     def unread(_request: Request, error: OSError) -> Response:
         log.warning("what is given away cannot be read: %s", error)
-        return failed(_request, MoveFailed("the node cannot read what it gives away; its log has the reason"))
+        return failed(_request, MigrationFailed("the node cannot read what it gives away; its log has the reason"))
 
     def who(request: Request) -> str:
         node = authority.node_of(peer_of(request).chain, datetime.now(UTC))
@@ -76,22 +76,22 @@ def create_moving_app(giver: Giver, authority: Authority) -> FastAPI:
     return app
 
 
-def tls_of(membership: Membership) -> tuple[ssl.SSLContext, Authority]:
+def tls_context(membership: SiteMembership) -> tuple[ssl.SSLContext, CertificateAuthority]:
     """What a node shakes hands with, and by whose CA it knows others; SiteUnavailable where its files cannot be used."""
     place = membership.directory
     try:
-        authority = Authority(first_of((place / CA).read_bytes()), b"")
+        authority = CertificateAuthority(first_certificate((place / CA_FILE).read_bytes()), b"")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=authority.certificate.decode("ascii"))
-        context.load_cert_chain(place / CERTIFICATE, place / KEY)
+        context.load_cert_chain(place / CERTIFICATE_FILE, place / KEY_FILE)
     except (OSError, ssl.SSLError) as exc:
         raise SiteUnavailable(f"{place}: the node cannot listen with what the site gave it: {exc}") from exc
     return context, authority
 
 
-def listen(where: str) -> socket.socket:
+def open_migration_socket(where: str) -> socket.socket:
     """A socket at ADDRESS:PORT; SiteUnavailable where it cannot be had."""
     host, _, port = where.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -104,9 +104,9 @@ def listen(where: str) -> socket.socket:
 
 
 @contextmanager
-def serving(app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> Iterator[str]:
+def serve_migrations(app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> Iterator[str]:
     """Answer in a thread while the block runs; gives the URL."""
-    config = answering.config(
+    config = answering.server_config(
         app,
         ending=END_SECONDS,
         http=PeerProtocol,
@@ -117,5 +117,5 @@ def serving(app: FastAPI, listening: socket.socket, context: ssl.SSLContext) -> 
     )
     host, port = listening.getsockname()[:2]
     otherwise = "where machines are given away nobody answers; the node's log has the reason"
-    with beside(config, listening, "moving", otherwise):
+    with serve_in_thread(config, listening, "moving", otherwise):
         yield f"https://{f'[{host}]' if ':' in host else host}:{port}"

@@ -14,30 +14,36 @@ from pathlib import Path
 from typing import Protocol
 
 from catalog.image.manifest import Blank, Manifest
-from deployer.errors import MachineConflict, MachineNotFound, MoveFailed
-from deployer.machine.spec import Happening, Overlay, State, UefiBoot
-from deployer.node.machines.exposure import Facts
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.migration.manifest import MAX_OFFER, OFFER, Offer, piece_of, runs
-from deployer.protocol.migration import Giving, Platform
-from deployer.records.machine_store import CONSOLE, MEMORY, MachineRecord
+from deployer.errors import MachineConflict, MachineNotFound, MigrationFailed
+from deployer.machine.spec import MachineEvent, MachineState, Overlay, UefiBoot
+from deployer.node.machines.exposure import BootFacts
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.migration.manifest import (
+    MANIFEST_NAME,
+    MAX_MIGRATION_MANIFEST,
+    MigrationManifest,
+    describe_file,
+    read_runs,
+)
+from deployer.protocol.migration import OutgoingMigration, Platform
+from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineRecord
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
-from stager.staging import wanted_of
+from stager.staging import required_items
 
-AT_REST = frozenset({State.SUSPENDED, State.STOPPED})
+MIGRATABLE = frozenset({MachineState.SUSPENDED, MachineState.STOPPED})
 
 log = logging.getLogger("partita.node")
 
 
-class Blanks(Protocol):
+class BlankStore(Protocol):
     """Where blanks lie; `stager.cache.cache.Cache` is one."""
 
     def path(self, thing: Blank) -> Path:
         """The file of a blank."""
 
 
-class Giver:
+class MigrationSource:
     """Gives machines of one node away. Safe to use from several threads.
 
     Args:
@@ -50,8 +56,8 @@ class Giver:
 
     def __init__(
         self,
-        keeper: Keeper,
-        blanks: Blanks,
+        keeper: MachineSupervisor,
+        blanks: BlankStore,
         manifest: Callable[[str], Manifest],
         platform: Callable[[], Platform],
         receipt: Callable[[str], tuple[bytes, bytes] | None],
@@ -59,7 +65,7 @@ class Giver:
         self._keeper, self._blanks, self._manifest = keeper, blanks, manifest
         self._platform, self._receipt = platform, receipt
 
-    def give(self, uuid: str, giving: Giving) -> None:
+    def give(self, uuid: str, giving: OutgoingMigration) -> None:
         """Lock a machine for a node, and write down what that gets.
 
         Raises:
@@ -68,10 +74,10 @@ class Giver:
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
-            if record.state not in AT_REST or record.spec is None or record.arriving is not None:
+            if record.state not in MIGRATABLE or record.spec is None or record.arriving is not None:
                 raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be given away")
-            if record.state is State.SUSPENDED and not keeper.store.untouched(uuid):
-                keeper.happened(uuid, Happening.POWERED_OFF, "its memory is not of its disks any more")
+            if record.state is MachineState.SUSPENDED and not keeper.store.untouched(uuid):
+                keeper.happened(uuid, MachineEvent.POWERED_OFF, "its memory is not of its disks any more")
                 raise MachineConflict(f"the memory of machine {record.name} was lost; it is stopped now")
             self._place(uuid).unlink(missing_ok=True)
             record = keeper.change(uuid, giving=giving)
@@ -85,39 +91,41 @@ class Giver:
             self._place(uuid).unlink(missing_ok=True)
             self._keeper.change(uuid, giving=None)
 
-    def offer(self, uuid: str, number: int, to: str) -> Offer:
+    def offer(self, uuid: str, number: int, to: str) -> MigrationManifest:
         """What is offered to a node; MoveFailed where it is none of that node's business, or not ready yet."""
         try:
             giving = self._keeper.store.get(uuid).giving
-            offer = parse(Offer, self._place(uuid).read_bytes(), OFFER, limit=MAX_OFFER)
+            offer = parse(
+                MigrationManifest, self._place(uuid).read_bytes(), MANIFEST_NAME, limit=MAX_MIGRATION_MANIFEST
+            )
         except (MachineNotFound, OSError, DocumentError):
             giving = None
         if giving is None or giving.to != to or giving.number != number or offer.number != number:
-            raise MoveFailed(f"machine {uuid} is not offered to this node now", again=True)
+            raise MigrationFailed(f"machine {uuid} is not offered to this node now", again=True)
         return offer
 
     def runs(self, uuid: str, number: int, name: str, to: str, start: int) -> Iterator[bytes]:
         """A file of what is offered, as it travels; MoveFailed as in `offer`, or where it has no such file."""
         offer = self.offer(uuid, number, to)
         if name in {piece.name for piece in offer.pieces}:
-            return runs(self._keeper.store.directory(uuid) / name, start)
+            return read_runs(self._keeper.store.directory(uuid) / name, start)
         record = self._keeper.store.get(uuid)
         for blank, there in self._beneath(record):
             if there == name:
-                return runs(self._blank(record, blank), start)
-        raise MoveFailed(f"machine {uuid} has no file {name!r} that is offered")
+                return read_runs(self._blank(record, blank), start)
+        raise MigrationFailed(f"machine {uuid} has no file {name!r} that is offered")
 
-    def _describe(self, record: MachineRecord, number: int) -> Offer:
+    def _describe(self, record: MachineRecord, number: int) -> MigrationManifest:
         spec, directory = record.spec, self._keeper.store.directory(record.uuid)
         assert spec is not None  # noqa: S101 - `give`
         files = [disk.source.path for disk in spec.disks if isinstance(disk.source, Overlay)]
         files += [spec.boot.variables] if isinstance(spec.boot, UefiBoot) else []
         files += [spec.seed] if spec.seed is not None else []
-        files += [place for place in (directory / CONSOLE,) if place.exists()]
-        suspended = record.state is State.SUSPENDED
-        files += [directory / MEMORY] if suspended else []
+        files += [place for place in (directory / CONSOLE_FILE,) if place.exists()]
+        suspended = record.state is MachineState.SUSPENDED
+        files += [directory / MEMORY_FILE] if suspended else []
         receipt = self._receipt(record.uuid)
-        return Offer(
+        return MigrationManifest(
             number=number,
             machine=record.uuid,
             state="suspended" if suspended else "stopped",
@@ -129,17 +137,17 @@ class Giver:
             virt=spec.virt,
             platform=self._platform(),
             firmware=firmware_digest(spec.boot.loader) if isinstance(spec.boot, UefiBoot) else "",
-            pieces=tuple(map(piece_of, files)),
-            blanks=tuple(piece_of(self._blank(record, blank), name) for blank, name in self._beneath(record)),
+            pieces=tuple(map(describe_file, files)),
+            blanks=tuple(describe_file(self._blank(record, blank), name) for blank, name in self._beneath(record)),
             receipt=base64.b64encode(receipt[0]).decode() if receipt else None,
             signature=base64.b64encode(receipt[1]).decode() if receipt else None,
         )
 
     def _beneath(self, record: MachineRecord) -> Iterator[tuple[Blank, str]]:
         """The blanks beneath a machine's overlays, and their names."""
-        facts = Facts.read(self._keeper.store.directory(record.uuid))
+        facts = BootFacts.read(self._keeper.store.directory(record.uuid))
         manifest = facts.manifest if facts is not None else self._manifest(record.image_id)
-        for thing in wanted_of(manifest, record.blanks):
+        for thing in required_items(manifest, record.blanks):
             if isinstance(thing, Blank):
                 yield thing, blank_name(thing)
 
@@ -149,7 +157,7 @@ class Giver:
         return own if own.exists() else self._blanks.path(blank)
 
     def _place(self, uuid: str) -> Path:
-        return self._keeper.store.directory(uuid) / OFFER
+        return self._keeper.store.directory(uuid) / MANIFEST_NAME
 
 
 def blank_name(blank: Blank) -> str:

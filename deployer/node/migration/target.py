@@ -22,28 +22,28 @@ from typing import Final, Protocol
 
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
-from deployer.errors import Cancelled, DeployerError, MoveFailed
+from deployer.errors import Cancelled, DeployerError, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.backend import Backend
-from deployer.hypervisor.disks import Contents, assemble, firmware, rebase
-from deployer.machine.spec import MACHINE_TYPE, MachineSpec, Network, Overlay, State, Tag, UefiBoot
+from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
+from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, MachineState, Network, Overlay, UefiBoot
 from deployer.machine.user_data import check_user_data
-from deployer.node.machines.deployment import SEED
-from deployer.node.machines.operations import Admits
-from deployer.node.machines.supervisor import MARGIN, Keeper
-from deployer.node.migration.client import GiverClient
-from deployer.node.migration.manifest import Offer, Piece, check, piece_of, write_runs
-from deployer.node.migration.qcow2_check import demand_plain, demand_size
+from deployer.node.machines.deployment import SEED_FILE
+from deployer.node.machines.operations import RestartCheck
+from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
+from deployer.node.migration.client import MigrationClient
+from deployer.node.migration.manifest import MigrationFile, MigrationManifest, describe_file, verify_file, write_runs
+from deployer.node.migration.qcow2_check import check_overlay, overlay_size
 from deployer.node.migration.source import blank_name, firmware_digest
-from deployer.node.ports import Stages
-from deployer.policy.ports import Images
-from deployer.protocol.desired_state import Incoming
+from deployer.node.ports import ContentStager
+from deployer.policy.ports import ImageSource
+from deployer.protocol.desired_state import IncomingMigration
 from deployer.protocol.migration import Platform
-from deployer.records.machine_store import CONSOLE, MEMORY, MachineRecord, Origin
+from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineOrigin, MachineRecord
 from deployer.records.receipt import read_receipt
 from signer.errors import SignerError
-from signer.runtime.progress import nothing
-from stager.staging import wanted_of
+from signer.runtime.progress import ignore_progress
+from stager.staging import required_items
 
 SMALL: Final = 64 << 20
 """Bytes of a seed, and of a firmware's variables, at most."""
@@ -60,7 +60,7 @@ LOOK_EVERY: Final = 64 << 20
 log = logging.getLogger("partita.node")
 
 
-class Receipts(Protocol):
+class ReceiptArchive(Protocol):
     """Where the receipt of a machine's earlier node is kept; `receipts.ReceiptStore` is one."""
 
     def keep_origin(self, machine: str, statement: bytes, signature: bytes) -> str:
@@ -68,7 +68,7 @@ class Receipts(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class TargetNode:
     """What a node is, for a machine that is to go on there.
 
     Attributes:
@@ -86,7 +86,7 @@ class Here:
     policy: Callable[[], str]
 
 
-class Taker:
+class MigrationTarget:
     """Brings machines to one node. Safe to use from several threads.
 
     Args:
@@ -96,13 +96,24 @@ class Taker:
     """
 
     def __init__(
-        self, keeper: Keeper, images: Images, stages: Stages, admits: Admits, receipts: Receipts, here: Here, root: Path
+        self,
+        keeper: MachineSupervisor,
+        images: ImageSource,
+        stages: ContentStager,
+        admits: RestartCheck,
+        receipts: ReceiptArchive,
+        here: TargetNode,
+        root: Path,
     ) -> None:
         self._keeper, self._images, self._stages, self._admits = keeper, images, stages, admits
         self._receipts, self._here, self._root = receipts, here, root
 
     def take(
-        self, incoming: Incoming, client: GiverClient, cancelled: threading.Event, advance: Callable[[int, int], None]
+        self,
+        incoming: IncomingMigration,
+        client: MigrationClient,
+        cancelled: threading.Event,
+        advance: Callable[[int, int], None],
     ) -> MachineRecord:
         """Bring a machine; returns its record, which says that it rests here and waits for the site's word.
 
@@ -132,7 +143,7 @@ class Taker:
             self._keeper.begin(record)
             try:
                 made = self._assemble(record, manifest, offer, contents, place)
-                state = State(offer.state)
+                state = MachineState(offer.state)
                 # From here on it is a machine of this node that waits; before, a crash leaves what is removed at the start.
                 record = self._keeper.change(record.uuid, spec=made, state=state, reason="brought from another node")
             except BaseException:
@@ -151,28 +162,28 @@ class Taker:
             if entry.name not in keep and entry.name.partition(".")[0] not in busy:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def _place(self, incoming: Incoming) -> Path:
+    def _place(self, incoming: IncomingMigration) -> Path:
         return self._root / f"{incoming.machine.uuid}.{incoming.number}"
 
-    def _compare(self, offer: Offer, incoming: Incoming, manifest: Manifest) -> None:
+    def _compare(self, offer: MigrationManifest, incoming: IncomingMigration, manifest: Manifest) -> None:
         """The offer is of the machine that the site speaks of, and this node can go on with it."""
         wanted, here = incoming.machine, self._here
         said = (offer.machine, offer.number, offer.image_id)
         if said != (wanted.uuid, incoming.number, wanted.image_id):
-            raise MoveFailed("the other node offers another machine than the site speaks of")
+            raise MigrationFailed("the other node offers another machine than the site speaks of")
         if offer.memory > wanted.granted_memory or offer.cores > wanted.granted_cores:
-            raise MoveFailed("the machine has more memory or cores than it was granted")
+            raise MigrationFailed("the machine has more memory or cores than it was granted")
         if offer.state == "stopped":
             return
         virt = here.accelerator(manifest.architecture).virt
         if offer.virt != virt:
-            raise MoveFailed(f"its memory was saved on {offer.virt}, and this node runs machines on {virt}")
+            raise MigrationFailed(f"its memory was saved on {offer.virt}, and this node runs machines on {virt}")
         if lacks := here.platform().lacks(offer.platform):
-            raise MoveFailed(f"its memory cannot go on here: {lacks}")
-        if offer.firmware and offer.firmware != firmware_digest(firmware(manifest.architecture)[0]):
-            raise MoveFailed("its memory cannot go on here: this node's UEFI firmware is another")
+            raise MigrationFailed(f"its memory cannot go on here: {lacks}")
+        if offer.firmware and offer.firmware != firmware_digest(find_firmware(manifest.architecture)[0]):
+            raise MigrationFailed("its memory cannot go on here: this node's UEFI firmware is another")
 
-    def _record(self, offer: Offer, incoming: Incoming, manifest: Manifest) -> MachineRecord:
+    def _record(self, offer: MigrationManifest, incoming: IncomingMigration, manifest: Manifest) -> MachineRecord:
         wanted = incoming.machine
         user_data = base64.b64decode(wanted.user_data) if wanted.user_data else None
         return MachineRecord(
@@ -181,7 +192,7 @@ class Taker:
             hostname=wanted.hostname,
             image_id=wanted.image_id,
             title=manifest.title,
-            state=State.STAGING,
+            state=MachineState.STAGING,
             created=offer.created,
             changed=self._keeper.now(),
             ends=wanted.ends,
@@ -200,26 +211,31 @@ class Taker:
             reboots=wanted.reboots,
             wanted=wanted.want.value,
             arriving=incoming.number,
-            origin=Origin(node=incoming.source),
+            origin=MachineOrigin(node=incoming.source),
         )
 
-    def _contents(self, record: MachineRecord, manifest: Manifest, offer: Offer) -> "_Contents":
+    def _contents(self, record: MachineRecord, manifest: Manifest, offer: MigrationManifest) -> "_Contents":
         """The image on this node, and which of the blanks have to come along since they are made differently here."""
-        ttl = max(0.0, (record.ends - self._keeper.now()).total_seconds()) + MARGIN
-        staged = self._stages.stage(manifest, record.holder, ttl, nothing, extra=record.blanks)
+        ttl = max(0.0, (record.ends - self._keeper.now()).total_seconds()) + LEASE_MARGIN
+        staged = self._stages.stage(manifest, record.holder, ttl, ignore_progress, extra=record.blanks)
         offered = {piece.name: piece for piece in offer.blanks}
         missing = []
-        for thing in wanted_of(manifest, record.blanks):
+        for thing in required_items(manifest, record.blanks):
             if isinstance(thing, Blank):
                 name = blank_name(thing)
                 if name not in offered or offered[name].size != thing.size:
-                    raise MoveFailed("the other node does not offer a blank that lies beneath the machine's disks")
-                if piece_of(staged.blank(thing), name) != offered[name]:
+                    raise MigrationFailed("the other node does not offer a blank that lies beneath the machine's disks")
+                if describe_file(staged.blank(thing), name) != offered[name]:
                     missing.append(offered[name])
         return _Contents(staged, self._keeper.store.directory(record.uuid), tuple(missing))
 
     def _fetch(
-        self, client: GiverClient, offer: Offer, blanks: tuple[Piece, ...], place: Path, progress: "_Progress"
+        self,
+        client: MigrationClient,
+        offer: MigrationManifest,
+        blanks: tuple[MigrationFile, ...],
+        place: Path,
+        progress: "_Progress",
     ) -> None:
         for piece in (*offer.pieces, *blanks):
             final, part = place / piece.name, place / f"{piece.name}.part"
@@ -236,13 +252,13 @@ class Taker:
             finally:
                 os.close(descriptor)
             try:
-                check(part, piece)
-            except MoveFailed:
+                verify_file(part, piece)
+            except MigrationFailed:
                 part.unlink()
                 raise
             part.rename(final)
 
-    def _with_receipt(self, record: MachineRecord, offer: Offer) -> MachineRecord:
+    def _with_receipt(self, record: MachineRecord, offer: MigrationManifest) -> MachineRecord:
         """The receipt of its earlier node is kept, and named by the one that it gets here."""
         if offer.receipt is None or offer.signature is None or record.origin is None:
             return record
@@ -250,19 +266,19 @@ class Taker:
         try:
             found = read_receipt(statement, "the receipt of the machine's earlier node")
         except SignerError as exc:
-            raise MoveFailed(str(exc)) from exc
+            raise MigrationFailed(str(exc)) from exc
         if found.deployment.machine != record.uuid or found.image_id != record.image_id:
-            raise MoveFailed("the receipt of the machine's earlier node is of another machine")
+            raise MigrationFailed("the receipt of the machine's earlier node is of another machine")
         digest = self._receipts.keep_origin(record.uuid, statement, signature)
         return record.model_copy(update={"origin": record.origin.model_copy(update={"receipt": digest})})
 
     def _assemble(
-        self, record: MachineRecord, manifest: Manifest, offer: Offer, contents: "_Contents", place: Path
+        self, record: MachineRecord, manifest: Manifest, offer: MigrationManifest, contents: "_Contents", place: Path
     ) -> MachineSpec:
         directory = self._keeper.store.directory(record.uuid)
         for piece in contents.missing:
             (place / piece.name).replace(directory / piece.name)
-        assembled = assemble(manifest, contents, directory, record.blanks)
+        assembled = assemble_disks(manifest, contents, directory, record.blanks)
         spec = MachineSpec(
             uuid=record.uuid,
             name=record.name,
@@ -275,29 +291,31 @@ class Taker:
             machine=MACHINE_TYPE[manifest.architecture],
             boot=assembled.boot,
             disks=assembled.disks,
-            seed=None if manifest.contextualization == "none" else directory / SEED,
+            seed=None if manifest.contextualization == "none" else directory / SEED_FILE,
             network=Network.parse(record.network),
-            console=directory / CONSOLE,
-            tag=Tag(owner=self._here.owner, image=record.image_id),
+            console=directory / CONSOLE_FILE,
+            tag=DomainTag(owner=self._here.owner, image=record.image_id),
         )
         pieces = {piece.name: piece for piece in offer.pieces}
         for path, limit, size in list(self._expected(spec, record, suspended=offer.state == "suspended")):
             found = pieces.pop(path.name, None)
             if found is None and path != spec.console:
-                raise MoveFailed(f"the other node does not offer {path.name}, and the machine needs it")
+                raise MigrationFailed(f"the other node does not offer {path.name}, and the machine needs it")
             if found is not None:
                 if found.size > limit:
-                    raise MoveFailed(f"{path.name}: has {found.size} bytes, and may have {limit}")
+                    raise MigrationFailed(f"{path.name}: has {found.size} bytes, and may have {limit}")
                 (place / found.name).replace(path)
                 if size is not None:
-                    demand_plain(path, size)
+                    check_overlay(path, size)
         if pieces:
-            raise MoveFailed(f"the other node offers {', '.join(sorted(pieces))}, and this machine has no such file")
+            raise MigrationFailed(
+                f"the other node offers {', '.join(sorted(pieces))}, and this machine has no such file"
+            )
         for disk in spec.disks:
             if isinstance(disk.source, Overlay):
-                rebase(disk.source.path, disk.source.base)
+                rebase_overlay(disk.source.path, disk.source.base)
         if offer.state == "suspended":
-            memory = directory / MEMORY
+            memory = directory / MEMORY_FILE
             self._backend.adopt(memory, spec)
             os.utime(memory)  # it is of these disks, as they are now
         _durably(directory)
@@ -309,7 +327,7 @@ class Taker:
         """The files that are the machine's own, how large each may be, and of overlays the size of the disk."""
         for disk in spec.disks:
             if isinstance(disk.source, Overlay):
-                size = demand_size(disk.source.path)
+                size = overlay_size(disk.source.path)
                 yield disk.source.path, size + size // 8 + SMALL, size
         if isinstance(spec.boot, UefiBoot):
             yield spec.boot.variables, SMALL, None
@@ -328,9 +346,9 @@ class Taker:
 class _Contents:
     """An image on this node, with blanks that came along where this node makes other bytes of a recipe."""
 
-    staged: Contents
+    staged: ImageContents
     directory: Path
-    missing: tuple[Piece, ...]
+    missing: tuple[MigrationFile, ...]
 
     def path(self, address: Address) -> Path:
         return self.staged.path(address)
@@ -344,7 +362,7 @@ class _Progress:
     """How far a fetch has come; gives up when nobody wants it, or the storage gets full."""
 
     def __init__(
-        self, offer: Offer, place: Path, cancelled: threading.Event, advance: Callable[[int, int], None]
+        self, offer: MigrationManifest, place: Path, cancelled: threading.Event, advance: Callable[[int, int], None]
     ) -> None:
         self._place, self._cancelled, self._advance = place, cancelled, advance
         self._total = sum(piece.size for piece in offer.pieces)
@@ -362,7 +380,7 @@ class _Progress:
     def _look(self) -> None:
         self._looked = self._done
         if shutil.disk_usage(self._place).free < LEAST_FREE:
-            raise MoveFailed("this node's storage is full; make room on it, or move the machine elsewhere")
+            raise MigrationFailed("this node's storage is full; make room on it, or move the machine elsewhere")
 
 
 def _durably(directory: Path) -> None:

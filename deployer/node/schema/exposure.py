@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-from deployer.machine.spec import State, Uuid
+from deployer.machine.spec import MachineState, Uuid
 from signer.documents import Document
 
 
-class Exposed(Document):
+class ExposedMachine(Document):
     """A machine that runs.
 
     Attributes:
@@ -18,7 +18,7 @@ class Exposed(Document):
 
     uuid: Uuid
     name: str
-    state: State
+    state: MachineState
     image_id: str
     title: str
     since: datetime
@@ -30,5 +30,5 @@ class Exposed(Document):
 class ExposureList(Document):
     """Machines that run something, the oldest first; `action` is what the policy does to those that are affected."""
 
-    machines: tuple[Exposed, ...]
+    machines: tuple[ExposedMachine, ...]
     action: str

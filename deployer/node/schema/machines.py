@@ -5,24 +5,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from catalog.image.manifest import ImageId, Version
-from deployer.machine.spec import MEMORY_UNIT, Place
+from deployer.machine.spec import MEMORY_UNIT, HostPath
 from signer.documents import Document
 
-Verb = Literal["pause", "resume", "suspend", "reactivate", "stop", "reboot"]
+OperationName = Literal["pause", "resume", "suspend", "reactivate", "stop", "reboot"]
 """What needs no more said than to which machine."""
 
 MAX_ASKED = 16 << 10
 """Bytes of each of these."""
 
 
-class Sized(Document):
+class ResizeRequest(Document):
     """How large a machine should be; what is left out stays. Memory in bytes."""
 
     memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class Lasting(Document):
+class ExtendRequest(Document):
     """For how many seconds from now a machine should live."""
 
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)]
@@ -31,7 +31,7 @@ class Lasting(Document):
 class SaveOrder(Document):
     """Where on this computer a machine should be saved, and as which version of its image."""
 
-    directory: Place
+    directory: HostPath
     version: Version
 
 

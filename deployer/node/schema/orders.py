@@ -12,7 +12,7 @@ from deployer.records.machine_store import MachineRecord
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
-VERSION = "v1"
+NODE_API_VERSION = "v1"
 
 MAX_ORDER = 64 << 10
 """Bytes of an order: user-data of 16 KiB in base64, and some names."""
@@ -39,7 +39,7 @@ def _base64(text: str) -> str:
     return text
 
 
-class Order(Document):
+class MachineOrder(Document):
     """What a requester asks a node for. What is left out is what the image needs, or the node's default.
 
     Attributes:
@@ -75,7 +75,7 @@ class Order(Document):
         return None if self.user_data is None else base64.b64decode(self.user_data)
 
 
-class Deployed(Document):
+class DeploymentResult(Document):
     """What came of an order: the machines that run, and the bytes that it took to get there."""
 
     image_id: ImageId
@@ -87,7 +87,7 @@ class Deployed(Document):
 StepName = Literal["resolved", "decided", "staging", "staged", "verified", "assembled", "running", "done", "failed"]
 
 
-class Step(Document):
+class DeploymentStep(Document):
     """One line of a deployment's progress.
 
     Attributes:
@@ -108,7 +108,7 @@ class Step(Document):
     total: int | None = None
     milliseconds: int = 0
     decision: dict[str, Any] | None = None
-    result: Deployed | None = None
+    result: DeploymentResult | None = None
     problem: dict[str, Any] | None = None
 
 

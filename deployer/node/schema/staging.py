@@ -7,7 +7,7 @@ from pydantic import Field
 from catalog.image.address import Address
 from catalog.image.manifest import ImageId
 from signer.documents import Document
-from stager.content.peer_stats import Feeder
+from stager.content.peer_stats import PeerStats
 
 
 class ContentStatus(Document):
@@ -37,7 +37,7 @@ class ContentStatus(Document):
     rate: int
     left: int | None = None
     peers: int = 0
-    feeders: tuple[Feeder, ...] = ()
+    feeders: tuple[PeerStats, ...] = ()
     origin_rate: int = 0
     ended: int | None = None
 
@@ -66,7 +66,7 @@ class StagingStatus(Document):
 
     Attributes:
         arriving: in the order in which they began.
-        quota, allocated, reserved, leased, trash: bytes of the cache, as `stager.cache.entries.Usage`.
+        quota, allocated, reserved, leased, trash: bytes of the cache, as `stager.cache.entries.CacheUsage`.
         pins: by image ID.
         swarm: absent where the node takes part in none.
         lately: what came over the network within the last minutes, the last first.
@@ -101,7 +101,7 @@ class PrefetchOrder(Document):
     keep: Annotated[int, Field(ge=0, le=MAX_KEEP)] = 86400
 
 
-class Prefetched(Document):
+class PrefetchResult(Document):
     """What came of it: bytes by where they came from, and blanks made."""
 
     image_id: ImageId
@@ -117,11 +117,11 @@ class PrefetchStep(Document):
 
     done: int = 0
     total: int = 0
-    result: Prefetched | None = None
+    result: PrefetchResult | None = None
     problem: dict[str, Any] | None = None
 
 
-class Unpinned(Document):
+class UnpinResult(Document):
     """How many things of an image were held by its pin."""
 
     image_id: ImageId

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator
 
-from catalog.web.metrics import Figure, by, gauge
-from deployer.machine.spec import State
+from catalog.web.metrics import MetricFamily, gauge, labelled_metric
+from deployer.machine.spec import MachineState
 from deployer.node.schema.orders import NodeStatus
 from stager.cache.cache import Cache
 
 
-def figures(status: NodeStatus, cache: Cache) -> Iterator[Figure]:
+def figures(status: NodeStatus, cache: Cache) -> Iterator[MetricFamily]:
     """The figures of a node, as they are now."""
-    machines = dict.fromkeys((state.value for state in State), 0.0) | status.machines
-    yield by("node_machines", "Machines that the node keeps, by state.", "state", machines)
+    machines = dict.fromkeys((state.value for state in MachineState), 0.0) | status.machines
+    yield labelled_metric("node_machines", "Machines that the node keeps, by state.", "state", machines)
     used = cache.usage()
-    yield by(
+    yield labelled_metric(
         "node_cache_bytes",
         "The cache: its quota, what entries take, what is reserved for those to come, leased, and in the trash.",
         "part",
@@ -32,7 +32,7 @@ def figures(status: NodeStatus, cache: Cache) -> Iterator[Figure]:
             "When what the node knows to be current expires, Unix time; nothing new starts after that.",
             status.fresh_until.timestamp(),
         )
-    yield by(
+    yield labelled_metric(
         "node_problems",
         "1 where something keeps machines from starting, or soon will.",
         "part",

@@ -25,38 +25,44 @@ from typing import Self
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
-from deployer.hypervisor.accelerator import Accelerator, choose, emulator, emulator_version, processor
+from deployer.hypervisor.accelerator import (
+    Accelerator,
+    choose_accelerator,
+    emulator_path,
+    emulator_version,
+    processor_digest,
+)
 from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend
-from deployer.machine.spec import Happening, State
-from deployer.node.agent.agent import Agent, Site
-from deployer.node.agent.lease import LEASE, Fence, boot_id
-from deployer.node.agent.membership import Member
-from deployer.node.agent.migration_runner import Moving
-from deployer.node.agent.reporter import Facts
-from deployer.node.agent.swarm_report import swarm_report
-from deployer.node.images.saver import Saver
-from deployer.node.machines.capacity import capacity, total_memory
-from deployer.node.machines.deployment import Assigned, Deployer
-from deployer.node.machines.operations import Verbs
-from deployer.node.machines.restart_admission import Readmission
-from deployer.node.machines.revocation_watcher import Watcher
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.membership.credentials import Membership
-from deployer.node.migration.source import Giver
-from deployer.node.migration.target import Here, Taker
+from deployer.machine.spec import MachineEvent, MachineState
+from deployer.node.agent.agent import Agent, SiteConnection
+from deployer.node.agent.lease import LEASE_FILE, NodeLease, boot_id
+from deployer.node.agent.membership import MembershipService
+from deployer.node.agent.migration_runner import MigrationRunner
+from deployer.node.agent.reporter import NodeFacts
+from deployer.node.agent.swarm_report import build_swarm_report
+from deployer.node.images.saver import MachineSaver
+from deployer.node.machines.capacity import measure_capacity, total_memory
+from deployer.node.machines.deployment import Deployer, SiteAssignment
+from deployer.node.machines.operations import MachineOperations
+from deployer.node.machines.restart_admission import RestartAdmission
+from deployer.node.machines.revocation_watcher import RevocationWatcher
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.membership.credentials import SiteMembership
+from deployer.node.migration.source import MigrationSource
+from deployer.node.migration.target import MigrationTarget, TargetNode
 from deployer.node.schema.machines import SavedImage, SaveOrder
-from deployer.node.schema.orders import Deployed, NodeStatus, Order, Step
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder, NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.policy.rules import Decision
 from deployer.policy.store import PolicyStore
-from deployer.protocol.defaults import Defaults
+from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
-from deployer.web.socket_paths import short_place
+from deployer.web.socket_paths import short_socket_path
 from signer.errors import SignerError
-from stager.factory import opened
+from stager.factory import open_stager
 from stager.settings import NodeSettings
 from stager.staging import Stager
 
@@ -71,7 +77,7 @@ PATIENCE = 60.0
 
 NATIVE = "x86_64"
 
-HOLDING = frozenset({State.BOOTING, State.RUNNING, State.PAUSED})
+HOLDING = frozenset({MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})
 """States of machines that have been deployed and have not ended."""
 
 log = logging.getLogger("partita.node")
@@ -93,16 +99,16 @@ class Node:
         self._identity = identity
         self._records = Recorder(settings.directory, identity, clock)
         self._policies = PolicyStore(deploy.policy, self._records.policy)
-        self._happenings: queue.SimpleQueue[tuple[str, Happening, str] | None] = queue.SimpleQueue()
+        self._happenings: queue.SimpleQueue[tuple[str, MachineEvent, str] | None] = queue.SimpleQueue()
         grace = timedelta(seconds=parse_duration(deploy.grace))
-        self.keeper = Keeper(
+        self.keeper = MachineSupervisor(
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
         self._catalog, self._clock = client, clock
         client.alarm = self._alarm
         self.stager, self.images = stager, client
         self._ended = threading.Event()
-        self.watcher = Watcher(
+        self.watcher = RevocationWatcher(
             client,
             settings.directory,
             deploy.blocked,
@@ -120,11 +126,11 @@ class Node:
             records=self._records,
             accelerator=self.accelerator,
             owner=identity,
-            defaults=Defaults(deploy.network, deploy.lifetime),
+            defaults=RequestDefaults(deploy.network, deploy.lifetime),
             clock=clock,
             withdrawn=self.watcher.current,
         )
-        self._admits = Readmission(
+        self._admits = RestartAdmission(
             client,
             stager,
             stager.cache,
@@ -135,15 +141,17 @@ class Node:
             clock,
             self.watcher.current,
         )
-        self.verbs = Verbs(self.keeper, self._admits)
-        self._saver = Saver(settings, self.keeper, stager.cache)
+        self.verbs = MachineOperations(self.keeper, self._admits)
+        self._saver = MachineSaver(settings, self.keeper, stager.cache)
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
         self._policy_problem = ""
         self._probing = threading.Lock()
         self._under_way: dict[threading.Event, threading.Event] = {}
         self._under_way_lock = threading.Lock()
         self._ending = False
-        self._member = Member(settings.directory / "site", self._work_for, clock, listens=bool(deploy.moving_listen))
+        self._member = MembershipService(
+            settings.directory / "site", self._work_for, clock, listens=bool(deploy.moving_listen)
+        )
         self._saved_by: Platform | None = None
         self._closing = ExitStack()
         self._keeping = threading.Thread(target=self._keep, name="keeper")
@@ -165,7 +173,7 @@ class Node:
         directory = settings.directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as undo:
-            stager, client = undo.enter_context(opened(settings, lambda: clock().timestamp(), service=True))
+            stager, client = undo.enter_context(open_stager(settings, lambda: clock().timestamp(), service=True))
             node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
             backend = node._open_backend(directory)
             undo.callback(backend.close)
@@ -200,11 +208,11 @@ class Node:
 
     def deploy(
         self,
-        order: Order,
-        tell: Callable[[Step], None],
+        order: MachineOrder,
+        tell: Callable[[DeploymentStep], None],
         cancelled: threading.Event,
-        assigned: Assigned | None = None,
-    ) -> Deployed:
+        assigned: SiteAssignment | None = None,
+    ) -> DeploymentResult:
         """See Deployer.deploy; NodeUnavailable when the node is about to end."""
         finished = threading.Event()
         with self._under_way_lock:
@@ -218,18 +226,18 @@ class Node:
                 del self._under_way[cancelled]
             finished.set()
 
-    def decide(self, order: Order) -> Decision:
+    def decide(self, order: MachineOrder) -> Decision:
         """See Deployer.dry_run."""
         return self._deployer.dry_run(order)
 
     def save(self, uuid: str, order: SaveOrder) -> SavedImage:
-        """See `Saver.save`."""
+        """See `MachineSaver.save`."""
         return self._saver.save(uuid, order)
 
     def accelerator(self, architecture: str) -> Accelerator:
         """What machines of that architecture run on; the first time, this takes some seconds where KVM hangs."""
         with self._probing:
-            return choose(self._deploy.accelerator, architecture, self.settings.directory / "kvm.json")
+            return choose_accelerator(self._deploy.accelerator, architecture, self.settings.directory / "kvm.json")
 
     def status(self) -> NodeStatus:
         """How the node is doing."""
@@ -250,7 +258,7 @@ class Node:
             policy_problem=problem or self._policies.problem or (rules.shadow_problem if rules else None) or None,
             shadow_digest=rules.shadow.digest if rules and rules.shadow else None,
             audit=str(self._records.audit.head),
-            hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator(NATIVE))}",
+            hypervisor=f"{self._hypervisor.version}, {emulator_version(emulator_path(NATIVE))}",
             accelerator=self.accelerator(NATIVE),
             site=self._member.site,
             site_problem=self._member.problem,
@@ -263,13 +271,13 @@ class Node:
             with suppress(DeployerError):
                 self.keeper.destroy(record.uuid)
 
-    def _work_for(self, site: Site, member: Membership) -> Agent:
+    def _work_for(self, site: SiteConnection, member: SiteMembership) -> Agent:
         """What works for the site that the node belongs to."""
 
-        def facts() -> Facts:
+        def facts() -> NodeFacts:
             return self._facts(member.identity)
 
-        fence, moving = Fence(self.settings.directory / "site" / LEASE, boot=boot_id()), self._moving(member)
+        fence, moving = NodeLease(self.settings.directory / "site" / LEASE_FILE, boot=boot_id()), self._moving(member)
         return Agent(
             site,
             member.identity,
@@ -282,35 +290,35 @@ class Node:
             moving=moving,
         )
 
-    def _moving(self, member: Membership) -> Moving:
+    def _moving(self, member: SiteMembership) -> MigrationRunner:
         """What brings machines from other nodes of the site, and gives them away."""
         keeper, stager, images, receipts = self.keeper, self.stager, self.images, self._records.receipts
         policy = lambda: self._policies.current().digest  # noqa: E731 - one of five
-        here = Here(self._identity, member.identity, self._platform, self.accelerator, policy)
-        giver = Giver(keeper, stager.cache, images.manifest, self._platform, receipts.files)
+        here = TargetNode(self._identity, member.identity, self._platform, self.accelerator, policy)
+        giver = MigrationSource(keeper, stager.cache, images.manifest, self._platform, receipts.files)
         incoming = self.settings.directory.absolute() / "incoming"
-        taker = Taker(keeper, images, stager, self._admits, receipts, here, incoming)
+        taker = MigrationTarget(keeper, images, stager, self._admits, receipts, here, incoming)
         where, url = self._deploy.moving_listen, self._deploy.moving_url
-        return Moving(member, keeper, giver, taker, self._platform, where, url)
+        return MigrationRunner(member, keeper, giver, taker, self._platform, where, url)
 
     def _platform(self) -> Platform:
         """What memory is saved by here."""
         with self._probing:
             if self._saved_by is None:
-                virt = choose(self._deploy.accelerator, NATIVE, self.settings.directory / "kvm.json").virt
+                virt = choose_accelerator(self._deploy.accelerator, NATIVE, self.settings.directory / "kvm.json").virt
                 self._saved_by = Platform(
-                    emulator=emulator_version(emulator(NATIVE)),
+                    emulator=emulator_version(emulator_path(NATIVE)),
                     libvirt=self._hypervisor.version,
-                    processor=processor() if virt == "kvm" else "",
+                    processor=processor_digest() if virt == "kvm" else "",
                 )
             return self._saved_by
 
-    def _facts(self, site: str) -> Facts:
+    def _facts(self, site: str) -> NodeFacts:
         """How the node is, for its site."""
-        return Facts(
+        return NodeFacts(
             architecture=NATIVE,
             accelerator=self.accelerator(NATIVE).virt,
-            capacity=capacity(
+            capacity=measure_capacity(
                 self._deploy,
                 self.settings.directory / "machines",
                 self.keeper.store.all(),
@@ -320,7 +328,7 @@ class Node:
             labels=self.settings.labels,
             cached=tuple(entry.key for entry in self.stager.cache.entries() if not entry.digest),
             problem=self._hindrance(),
-            swarm=swarm_report(self.stager),
+            swarm=build_swarm_report(self.stager),
         )
 
     def _hindrance(self) -> str:
@@ -335,13 +343,13 @@ class Node:
         return ""
 
     def _open_backend(self, directory: Path) -> LibvirtBackend:
-        def tell(uuid: str, happening: Happening, reason: str) -> None:
+        def tell(uuid: str, happening: MachineEvent, reason: str) -> None:
             self._happenings.put((uuid, happening, reason))
 
         if self._deploy.libvirt:
             self._hypervisor = LibvirtBackend(self._deploy.libvirt, self._identity, tell)
         else:
-            root = short_place(directory, "libvirt", MAX_ROOT)
+            root = short_socket_path(directory, "libvirt", MAX_ROOT)
             self._hypervisor = LibvirtBackend.embedded(root, self._identity, tell)
         return self._hypervisor
 

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from catalog.errors import Malformed
 from deployer.errors import Forbidden, MachineNotFound, Misused
-from deployer.site.api.deployments import ASKING
-from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, told
-from deployer.site.auth.grants import Action
+from deployer.site.api.deployments import AUTH_ERRORS
+from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, answer, openapi_extra, problem_responses
+from deployer.site.auth.grants import SiteAction
 from deployer.site.db.audit import list_audit_entries
-from deployer.site.db.machines import find_machine, sequence
+from deployer.site.db.machines import find_machine, parse_cursor
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import AuditFilter
 from deployer.site.schema.messages import AuditPage
@@ -20,21 +20,23 @@ from deployer.site.service.site import Site
 MAX_IDENTITY = 2100
 """Characters of an issuer, a space and a subject."""
 
-BY = Annotated[
+ActorQuery = Annotated[
     str,
     Query(max_length=MAX_IDENTITY, description="Only what this person did: issuer and subject, with a space between."),
 ]
-OWNER = Annotated[str, Query(max_length=MAX_IDENTITY, description="Only what was done to this person's things.")]
-VO = Annotated[str, Query(max_length=63, description="Only what was done to things of people of this VO.")]
-OF = Annotated[
+AuditOwnerQuery = Annotated[
+    str, Query(max_length=MAX_IDENTITY, description="Only what was done to this person's things.")
+]
+AuditVoQuery = Annotated[str, Query(max_length=63, description="Only what was done to things of people of this VO.")]
+AuditMachineQuery = Annotated[
     str,
     Query(
         max_length=255,
         description="Only of this machine (UUID, its beginning, or host name), or of what has this UUID.",
     ),
 ]
-SINCE = Annotated[datetime | None, Query(description="Not before.", examples=["2026-11-22T00:00:00Z"])]
-UNTIL = Annotated[datetime | None, Query(description="Not after.", examples=["2026-11-23T00:00:00Z"])]
+SinceQuery = Annotated[datetime | None, Query(description="Not before.", examples=["2026-11-22T00:00:00Z"])]
+UntilQuery = Annotated[datetime | None, Query(description="Not after.", examples=["2026-11-23T00:00:00Z"])]
 
 
 def audit_routes(site: Site) -> APIRouter:
@@ -44,34 +46,34 @@ def audit_routes(site: Site) -> APIRouter:
     @routes.get(
         "",
         response_model=AuditPage,
-        responses=problems(Malformed, Misused, Forbidden, *ASKING),
-        openapi_extra=told(Action.AUDIT),
+        responses=problem_responses(Malformed, Misused, Forbidden, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.AUDIT),
         summary="What was done, by whom, and to whose things",
     )
     def audit(
         request: Request,
         who: Annotated[Principal, Depends(site.access.who)],
-        by: BY = "",
-        owner: OWNER = "",
-        vo: VO = "",
-        machine: OF = "",
-        since: SINCE = None,
-        until: UNTIL = None,
-        limit: LIMIT = DEFAULT_PAGE,
-        after: AFTER = None,
+        by: ActorQuery = "",
+        owner: AuditOwnerQuery = "",
+        vo: AuditVoQuery = "",
+        machine: AuditMachineQuery = "",
+        since: SinceQuery = None,
+        until: UntilQuery = None,
+        limit: LimitQuery = DEFAULT_PAGE,
+        after: AfterQuery = None,
     ) -> Response:
         """The last first. Follow `next` for what was done before. What the site did by itself has no `by`."""
-        site.access.demand(who, Action.AUDIT)
-        wanted = wanted_of(site, by=by, owner=owner, vo=vo, machine=machine, since=since, until=until)
+        site.access.demand(who, SiteAction.AUDIT)
+        wanted = audit_filter(site, by=by, owner=owner, vo=vo, machine=machine, since=since, until=until)
         items, following = site.store.read(
-            list_audit_entries, wanted, limit, None if after is None else sequence(after)
+            list_audit_entries, wanted, limit, None if after is None else parse_cursor(after)
         )
         return answer(request, AuditPage(items=items, next=None if following is None else str(following)))
 
     return routes
 
 
-def wanted_of(
+def audit_filter(
     site: Site,
     *,
     by: str = "",

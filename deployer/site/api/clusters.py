@@ -15,34 +15,43 @@ from deployer.errors import (
     MachineConflict,
     MachineNotFound,
     Misused,
-    NoRoom,
+    NoCapacity,
     OverQuota,
     Refused,
 )
-from deployer.site.api.deployments import ASKING, OWNER, VO, shown_machine
-from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, answer, problems, read, read_reason, told
-from deployer.site.auth.authorizer import narrowed
-from deployer.site.auth.grants import Action
-from deployer.site.clusters.members import RoleStatus, lacking
-from deployer.site.clusters.members import status as cluster_status
-from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
-from deployer.site.model.current_actor import acting
-from deployer.site.model.principal import Principal
-from deployer.site.model.records import Filter, SiteMachine
-from deployer.site.schema.clusters import (
-    ClusterOrder,
-    ClusterPage,
-    ClusterSummary,
-    ClusterTrial,
-    ClusterView,
-    Replacing,
-    RoleView,
-    Scaling,
+from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery, redact_machine
+from deployer.site.api.parameters import (
+    DEFAULT_PAGE,
+    AfterQuery,
+    LimitQuery,
+    answer,
+    openapi_extra,
+    problem_responses,
+    read_document,
+    read_reason,
 )
-from deployer.site.schema.messages import MAX_KEY, Reason
+from deployer.site.auth.authorizer import restrict_filter
+from deployer.site.auth.grants import SiteAction
+from deployer.site.clusters.members import ClusterRoleStatus, unmet_roles
+from deployer.site.clusters.members import role_statuses as cluster_status
+from deployer.site.model.cluster import MAX_CLUSTER, Cluster, ClusterDocument
+from deployer.site.model.current_actor import acting_as
+from deployer.site.model.principal import Principal
+from deployer.site.model.records import ListFilter, SiteMachine
+from deployer.site.schema.clusters import (
+    ClusterDryRun,
+    ClusterPage,
+    ClusterRequest,
+    ClusterSummary,
+    ClusterView,
+    ReplaceRequest,
+    RoleView,
+    ScaleRequest,
+)
+from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, ReasonRequest
 from deployer.site.service.site import Site
 
-CLUSTER = Annotated[
+ClusterParameter = Annotated[
     str,
     Path(
         max_length=64,
@@ -50,7 +59,7 @@ CLUSTER = Annotated[
         examples=["0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"],
     ),
 ]
-ACTIVE = Annotated[bool | None, Query(description="Only those that have not ended, or only those that have.")]
+ActiveQuery = Annotated[bool | None, Query(description="Only those that have not ended, or only those that have.")]
 
 
 def cluster_routes(site: Site) -> APIRouter:
@@ -69,14 +78,16 @@ def _ordering(site: Site) -> APIRouter:
         "",
         response_model=ClusterView,
         status_code=201,
-        responses=problems(Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoRoom, Conflict, *ASKING)
+        responses=problem_responses(
+            Malformed, Misused, TooLarge, Forbidden, Refused, OverQuota, NoCapacity, Conflict, *AUTH_ERRORS
+        )
         | {
             200: {
-                "model": ClusterView | ClusterTrial,
+                "model": ClusterView | ClusterDryRun,
                 "description": "It had been ordered before; or, of a dry run, the answer.",
             }
         },
-        openapi_extra=told(Action.DEPLOY, ClusterOrder),
+        openapi_extra=openapi_extra(SiteAction.DEPLOY, ClusterRequest),
         summary="Order a cluster",
     )
     async def create(
@@ -86,7 +97,7 @@ def _ordering(site: Site) -> APIRouter:
             str,
             Header(
                 alias="Idempotency-Key",
-                max_length=MAX_KEY,
+                max_length=MAX_IDEMPOTENCY_KEY,
                 pattern=r"^[!-~]*$",
                 description="Whoever asks again with the same key and document gets the same cluster.",
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
@@ -102,12 +113,12 @@ def _ordering(site: Site) -> APIRouter:
 
         def work() -> tuple[ClusterView, bool]:
             title, document = wanted()
-            with acting(who):
+            with acting_as(who):
                 cluster, new = site.clusters.create(document, who, key, title)
             return _whole(site, cluster, who, new=new), new
 
-        await run_in_threadpool(site.access.demand, who, Action.DEPLOY)
-        order = await read(request, ClusterOrder, "cluster", MAX_CLUSTER)
+        await run_in_threadpool(site.access.demand, who, SiteAction.DEPLOY)
+        order = await read_document(request, ClusterRequest, "cluster", MAX_CLUSTER)
         if dry_run:
             return answer(request, await run_in_threadpool(lambda: site.try_cluster(wanted()[1], who)))
         view, new = await run_in_threadpool(work)
@@ -127,37 +138,37 @@ def _looking(site: Site) -> APIRouter:
     @routes.get(
         "",
         response_model=ClusterPage,
-        responses=problems(Malformed, Forbidden, *ASKING),
-        openapi_extra=told(Action.READ),
+        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="List clusters",
     )
     def clusters(
         request: Request,
         who: who_asks,
-        vo: VO = None,
-        owner: OWNER = None,
-        active: ACTIVE = None,
-        limit: LIMIT = DEFAULT_PAGE,
-        after: AFTER = None,
+        vo: VoQuery = None,
+        owner: OwnerQuery = None,
+        active: ActiveQuery = None,
+        limit: LimitQuery = DEFAULT_PAGE,
+        after: AfterQuery = None,
     ) -> Response:
         """The newest first, those that you may see. Follow `next` for older ones."""
-        access.demand(who, Action.READ)
-        wanted = narrowed(Filter(owner=owner, vo=vo), access.reach(who))
+        access.demand(who, SiteAction.READ)
+        wanted = restrict_filter(ListFilter(owner=owner, vo=vo), access.reach(who))
         if wanted is None:
             return answer(request, ClusterPage(items=()))
         items, following = keeper.page(wanted, limit, after, active=active)
-        return answer(request, ClusterPage(items=tuple(summary(one) for one in items), next=following))
+        return answer(request, ClusterPage(items=tuple(cluster_summary(one) for one in items), next=following))
 
     @routes.get(
         "/{cluster}",
         response_model=ClusterView,
-        responses=problems(Malformed, Misused, ClusterNotFound, *ASKING),
-        openapi_extra=told(Action.READ),
+        responses=problem_responses(Malformed, Misused, ClusterNotFound, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="Get a cluster and its members",
     )
-    def cluster(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+    def cluster(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """How far it is, role by role, and its machines."""
-        return answer(request, _whole(site, permitted_cluster(site, who, cluster, Action.READ), who))
+        return answer(request, _whole(site, permitted_cluster(site, who, cluster, SiteAction.READ), who))
 
     return routes
 
@@ -170,54 +181,58 @@ def _changing(site: Site) -> APIRouter:
     @routes.post(
         "/{cluster}/scale",
         response_model=ClusterView,
-        responses=problems(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, MachineConflict, *ASKING),
-        openapi_extra=told(Action.MODIFY, Scaling) | {"x-action": "modify, and deploy for more"},
+        responses=problem_responses(
+            Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
+        ),
+        openapi_extra=openapi_extra(SiteAction.MODIFY, ScaleRequest) | {"x-action": "modify, and deploy for more"},
         summary="Have more or fewer members in a role",
     )
-    async def scale(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+    async def scale(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """More come as there is room; those that leave are asked to power off, the last numbers first."""
 
         def work() -> ClusterView:
-            one = permitted_cluster(site, who, cluster, Action.MODIFY)
+            one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
             if wanted.count > one.state.counts.get(wanted.role, 0):
-                access.demand(who, Action.DEPLOY)
-            return _whole(site, keeper.scale(one.uuid, wanted.role, wanted.count, by(who, wanted.reason)), who)
+                access.demand(who, SiteAction.DEPLOY)
+            return _whole(
+                site, keeper.scale(one.uuid, wanted.role, wanted.count, reason_with_actor(who, wanted.reason)), who
+            )
 
-        wanted = await read(request, Scaling, "scaling")
+        wanted = await read_document(request, ScaleRequest, "scaling")
         return answer(request, await run_in_threadpool(work))
 
     @routes.post(
         "/{cluster}/replace",
         response_model=ClusterView,
-        responses=problems(
-            Malformed, Misused, TooLarge, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict, *ASKING
+        responses=problem_responses(
+            Malformed, Misused, TooLarge, ClusterNotFound, MachineNotFound, Forbidden, MachineConflict, *AUTH_ERRORS
         ),
-        openapi_extra=told(Action.MODIFY, Replacing),
+        openapi_extra=openapi_extra(SiteAction.MODIFY, ReplaceRequest),
         summary="Have another machine in a member's place",
     )
-    async def replace(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+    async def replace(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """The old one ends, and how often the member failed is forgotten."""
 
         def work() -> ClusterView:
-            one = permitted_cluster(site, who, cluster, Action.MODIFY)
-            return _whole(site, keeper.replace(one.uuid, wanted.member, by(who, wanted.reason)), who)
+            one = permitted_cluster(site, who, cluster, SiteAction.MODIFY)
+            return _whole(site, keeper.replace(one.uuid, wanted.member, reason_with_actor(who, wanted.reason)), who)
 
-        wanted = await read(request, Replacing, "replacing")
+        wanted = await read_document(request, ReplaceRequest, "replacing")
         return answer(request, await run_in_threadpool(work))
 
     @routes.delete(
         "/{cluster}",
         response_model=ClusterView,
-        responses=problems(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, *ASKING),
-        openapi_extra=told(Action.CANCEL, Reason, required=False),
+        responses=problem_responses(Malformed, Misused, TooLarge, ClusterNotFound, Forbidden, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.CANCEL, ReasonRequest, required=False),
         summary="End a cluster",
     )
-    async def destroy(request: Request, who: who_asks, cluster: CLUSTER) -> Response:
+    async def destroy(request: Request, who: who_asks, cluster: ClusterParameter) -> Response:
         """All members, at once. As often as you like: what has ended stays ended."""
 
         def work() -> ClusterView:
-            one = permitted_cluster(site, who, cluster, Action.CANCEL)
-            return _whole(site, keeper.end(one.uuid, by(who, reason)), who)
+            one = permitted_cluster(site, who, cluster, SiteAction.CANCEL)
+            return _whole(site, keeper.end(one.uuid, reason_with_actor(who, reason)), who)
 
         reason = await read_reason(request)
         return answer(request, await run_in_threadpool(work))
@@ -225,7 +240,7 @@ def _changing(site: Site) -> APIRouter:
     return routes
 
 
-def permitted_cluster(site: Site, who: Principal, name: str, action: Action) -> Cluster:
+def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction) -> Cluster:
     """The cluster that a name means to somebody who wants to do something to it; one's own goes before others'.
 
     Raises:
@@ -247,10 +262,10 @@ def permitted_cluster(site: Site, who: Principal, name: str, action: Action) -> 
 
 
 def _whole(site: Site, cluster: Cluster, who: Principal, *, new: bool = False) -> ClusterView:
-    return view(cluster, site.clusters.members(cluster.uuid), site.now(), who, new=new)
+    return cluster_view(cluster, site.clusters.members(cluster.uuid), site.now(), who, new=new)
 
 
-def view(
+def cluster_view(
     cluster: Cluster, members: Sequence[SiteMachine], now: datetime, who: Principal, *, new: bool = False
 ) -> ClusterView:
     """A cluster as somebody sees it, with all of its members that are there or have failed."""
@@ -272,15 +287,15 @@ def view(
         created=cluster.created,
         ends=cluster.ends,
         roles=state.counts,
-        document=shown(cluster.document, private=who.identity != cluster.owner.identity),
+        document=redact_cluster(cluster.document, private=who.identity != cluster.owner.identity),
         status={name: _role(cluster, name, status) for name in status},
-        members=tuple(shown_machine(one) for one in there),
+        members=tuple(redact_machine(one) for one in there),
         failed=failed,
         new=new,
     )
 
 
-def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> RoleView:
+def _role(cluster: Cluster, name: str, status: Mapping[str, ClusterRoleStatus]) -> RoleView:
     one = status[name]
     return RoleView(
         image_id=cluster.state.images.get(name),
@@ -289,12 +304,12 @@ def _role(cluster: Cluster, name: str, status: Mapping[str, RoleStatus]) -> Role
         ready=one.ready,
         up=one.up,
         there=one.there,
-        waits_for=lacking(cluster, name, status),
+        waits_for=unmet_roles(cluster, name, status),
         why=one.why,
     )
 
 
-def summary(cluster: Cluster) -> ClusterSummary:
+def cluster_summary(cluster: Cluster) -> ClusterSummary:
     """A cluster as a list shows it."""
     state = cluster.state
     return ClusterSummary(
@@ -311,7 +326,7 @@ def summary(cluster: Cluster) -> ClusterSummary:
     )
 
 
-def shown(document: ClusterDocument, *, private: bool) -> ClusterDocument:
+def redact_cluster(document: ClusterDocument, *, private: bool) -> ClusterDocument:
     """A document as somebody sees it: user-data holds what its owner put there, passwords too, and is for them alone."""
     if not private:
         return document
@@ -319,6 +334,6 @@ def shown(document: ClusterDocument, *, private: bool) -> ClusterDocument:
     return document.model_copy(update={"roles": roles})
 
 
-def by(who: Principal, reason: str) -> str:
+def reason_with_actor(who: Principal, reason: str) -> str:
     """Why something was done, and by whom."""
     return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

@@ -10,38 +10,38 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, SiteUnavailable
-from deployer.machine.spec import State
-from deployer.protocol.console import OFFSET, STATE, WRITES
-from deployer.protocol.desired_state import MAX_SERIAL, SerialAnswer
-from deployer.site.api.deployments import ASKING
+from deployer.machine.spec import MachineState
+from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
+from deployer.protocol.desired_state import MAX_CONSOLE_CHUNK, ConsoleResponse
+from deployer.site.api.deployments import AUTH_ERRORS
 from deployer.site.api.events import MAX_STREAM, STREAM
 from deployer.site.api.machines import permitted_machine
-from deployer.site.api.nodes import AGENTS
-from deployer.site.api.parameters import MACHINE, gone, problems, read, told
-from deployer.site.auth.grants import Action
+from deployer.site.api.nodes import AGENT_ERRORS
+from deployer.site.api.parameters import MachineParameter, no_content, openapi_extra, problem_responses, read_document
+from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.placement import EC2
-from deployer.site.schema.messages import HEARTBEAT, SerialPiece
+from deployer.site.schema.messages import HEARTBEAT, ConsoleChunk
 from deployer.site.service.site import Site
 from signer.documents import canonical
 
 DEFAULT = 64 << 10
 """Bytes of a console's end that are told unless somebody asks for more: some hundred lines, a boot with all its messages."""
 
-MAX_ANSWER = 2 * MAX_SERIAL
+MAX_ANSWER = 2 * MAX_CONSOLE_CHUNK
 """Bytes of a node's answer: in base64, with its few other members."""
 
 
-def serial_routes(site: Site) -> APIRouter:
+def console_output_routes(site: Site) -> APIRouter:
     """Under /v1/machines/{machine}/console."""
     routes = APIRouter(prefix="/machines", tags=["machines"])
     who_asks = Annotated[Principal, Depends(site.access.who)]
 
     @routes.get(
         "/{machine}/console",
-        responses=problems(Malformed, MachineNotFound, Forbidden, MachineConflict, *ASKING)
+        responses=problem_responses(Malformed, MachineNotFound, Forbidden, MachineConflict, *AUTH_ERRORS)
         | {
             200: {
                 "content": {
@@ -51,13 +51,15 @@ def serial_routes(site: Site) -> APIRouter:
             }
         },
         response_class=Response,
-        openapi_extra=told(Action.CONSOLE),
+        openapi_extra=openapi_extra(SiteAction.CONSOLE),
         summary="What a machine's guest wrote to its serial console",
     )
     async def console(
         who: who_asks,
-        machine: MACHINE,
-        most: Annotated[int, Query(alias="bytes", ge=1, le=MAX_SERIAL, description="Of its end, at most.")] = DEFAULT,
+        machine: MachineParameter,
+        most: Annotated[
+            int, Query(alias="bytes", ge=1, le=MAX_CONSOLE_CHUNK, description="Of its end, at most.")
+        ] = DEFAULT,
         follow: Annotated[bool, Query(description="Go on as it is written (server-sent events).")] = False,
         last: Annotated[
             str | None,
@@ -65,21 +67,25 @@ def serial_routes(site: Site) -> APIRouter:
         ] = None,
     ) -> Response:
         """The very bytes, escape sequences too: do not print them unseen. `Partita-Offset` says where they begin."""
-        found = await run_in_threadpool(permitted_machine, site, who, machine, Action.CONSOLE)
-        node = await run_in_threadpool(node_of, site, found)
+        found = await run_in_threadpool(permitted_machine, site, who, machine, SiteAction.CONSOLE)
+        node = await run_in_threadpool(console_node, site, found)
         after = int(last) if last is not None and follow else None
-        answer = await ask(site, node, found.uuid, most, after)
+        answer = await request_console_output(site, node, found.uuid, most, after)
         if follow:
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(_pieces(site, node, found.uuid, answer), media_type=STREAM, headers=headers)
-        headers = {OFFSET: str(answer.start), STATE: (answer.state or found.state).value, "Cache-Control": "no-store"}
+        headers = {
+            OFFSET_HEADER: str(answer.start),
+            STATE_HEADER: (answer.state or found.state).value,
+            "Cache-Control": "no-store",
+        }
         headers["X-Content-Type-Options"] = "nosniff"
-        return Response(bytes_of(answer), media_type="application/octet-stream", headers=headers)
+        return Response(decode_output(answer), media_type="application/octet-stream", headers=headers)
 
     return routes
 
 
-def serial_answers(site: Site) -> APIRouter:
+def console_answer_routes(site: Site) -> APIRouter:
     """Under /v1/agent: where nodes tell what they were asked."""
     routes = APIRouter(prefix="/agent", tags=["agents"])
     node_asks = Annotated[str, Depends(site.access.node)]
@@ -87,20 +93,20 @@ def serial_answers(site: Site) -> APIRouter:
     @routes.post(
         "/console",
         status_code=204,
-        responses=problems(Malformed, TooLarge, *AGENTS),
-        openapi_extra=told(Action.AGENT, SerialAnswer),
+        responses=problem_responses(Malformed, TooLarge, *AGENT_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.AGENT, ConsoleResponse),
         response_class=Response,
         summary="A part of a console that the site asked for",
     )
     async def answered(request: Request, node: node_asks) -> Response:
         """What nobody waits for any more is dropped."""
-        site.serials.answered(node, await read(request, SerialAnswer, "answer", MAX_ANSWER))
-        return gone()
+        site.serials.answered(node, await read_document(request, ConsoleResponse, "answer", MAX_ANSWER))
+        return no_content()
 
     return routes
 
 
-def node_of(site: Site, machine: SiteMachine) -> str:
+def console_node(site: Site, machine: SiteMachine) -> str:
     """The node that has a machine's console.
 
     Raises:
@@ -108,7 +114,7 @@ def node_of(site: Site, machine: SiteMachine) -> str:
     """
     if machine.gone or (machine.state.final and machine.node is None):
         raise MachineConflict(f"machine {machine.hostname} has ended, and its console went with it")
-    if machine.node is None or machine.withheld or machine.state is State.PENDING:
+    if machine.node is None or machine.withheld or machine.state is MachineState.PENDING:
         raise MachineConflict(f"machine {machine.hostname} has no console yet: no node has begun to make it")
     node = site.store.read(get_node, machine.node, contents=False)
     if node.kind == EC2:
@@ -120,9 +126,9 @@ def node_of(site: Site, machine: SiteMachine) -> str:
     return machine.node
 
 
-async def ask(
+async def request_console_output(
     site: Site, node: str, machine: str, most: int, after: int | None = None, wait: float = 0.0
-) -> SerialAnswer:
+) -> ConsoleResponse:
     """What a node says of a machine's console; MachineConflict where it has none, SiteUnavailable where it says nothing."""
     answer = await site.serials.ask(node, machine, most, after, wait)
     if answer.state is None:
@@ -130,28 +136,28 @@ async def ask(
     return answer
 
 
-def bytes_of(answer: SerialAnswer) -> bytes:
+def decode_output(answer: ConsoleResponse) -> bytes:
     """What the guest wrote."""
     return base64.b64decode(answer.data)
 
 
-async def _pieces(site: Site, node: str, machine: str, answer: SerialAnswer) -> AsyncIterator[bytes]:
+async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) -> AsyncIterator[bytes]:
     """The console as it is written, until the machine writes no more, the service ends, or the time of a stream is over."""
     until = site.bell.time() + MAX_STREAM
     yield b"retry: 2000\n\n"
     while True:
-        end = answer.start + len(bytes_of(answer))
+        end = answer.start + len(decode_output(answer))
         if answer.data:
-            piece = SerialPiece(start=answer.start, data=answer.data, state=answer.state or State.ENDED)
+            piece = ConsoleChunk(start=answer.start, data=answer.data, state=answer.state or MachineState.ENDED)
             yield f"id: {end}\nevent: console\ndata: ".encode() + canonical(piece) + b"\n\n"
         else:
             yield f": alive\nid: {end}\n\n".encode()
-            if answer.state not in WRITES:
+            if answer.state not in WRITING_STATES:
                 yield b"event: end\ndata: {}\n\n"
                 return
         if site.bell.ended or site.bell.time() >= until:
             return
         try:
-            answer = await ask(site, node, machine, DEFAULT, end, HEARTBEAT)
+            answer = await request_console_output(site, node, machine, DEFAULT, end, HEARTBEAT)
         except (MachineConflict, SiteUnavailable):
             return  # whoever follows comes again, and is told why

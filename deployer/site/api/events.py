@@ -9,10 +9,10 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed
 from deployer.errors import Forbidden
-from deployer.site.api.deployments import ASKING, OF
-from deployer.site.api.parameters import DEFAULT_PAGE, LIMIT, answer, problems, told
-from deployer.site.auth.authorizer import Access
-from deployer.site.auth.grants import Action, Reach
+from deployer.site.api.deployments import AUTH_ERRORS, DeploymentQuery
+from deployer.site.api.parameters import DEFAULT_PAGE, LimitQuery, answer, openapi_extra, problem_responses
+from deployer.site.auth.authorizer import SiteAuthorizer
+from deployer.site.auth.grants import Reach, SiteAction
 from deployer.site.db.events import last_event, list_events
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteEvent
@@ -39,42 +39,46 @@ def event_routes(site: Site) -> APIRouter:
     @routes.get(
         "",
         response_model=EventPage,
-        responses=problems(Malformed, Forbidden, *ASKING),
-        openapi_extra=told(Action.READ),
+        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="List events",
     )
     def events(
-        request: Request, who: who_asks, after: NUMBER = 0, deployment: OF = None, limit: LIMIT = DEFAULT_PAGE
+        request: Request,
+        who: who_asks,
+        after: NUMBER = 0,
+        deployment: DeploymentQuery = None,
+        limit: LimitQuery = DEFAULT_PAGE,
     ) -> Response:
         """The oldest first, those that concern what you may see. Ask again with `last`."""
-        access.demand(who, Action.READ)
-        return answer(request, page_of(site, who, after, limit, deployment))
+        access.demand(who, SiteAction.READ)
+        return answer(request, read_event_page(site, who, after, limit, deployment))
 
     @routes.get(
         "/stream",
-        responses=problems(Malformed, Forbidden, *ASKING)
+        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS)
         | {200: {"content": {STREAM: {"example": 'id: 41\nevent: machine\ndata: {"what":"running"}\n\n'}}}},
         response_class=StreamingResponse,
-        openapi_extra=told(Action.READ),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="Follow events as they happen",
     )
     async def stream(
         who: who_asks,
         after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1, description="Begin after this one.")] = None,
-        deployment: OF = None,
+        deployment: DeploymentQuery = None,
         last: Annotated[
             str | None,
             Header(alias="Last-Event-ID", max_length=18, pattern=r"^[0-9]+$", description="Goes before `after`."),
         ] = None,
     ) -> Response:
         """Server-sent events (WHATWG HTML, section 9.2): `id` is the number, `event` the kind, `data` the event."""
-        await run_in_threadpool(access.demand, who, Action.READ)
+        await run_in_threadpool(access.demand, who, SiteAction.READ)
         if last is not None:
             position = int(last)
         else:
             position = await run_in_threadpool(store.read, last_event) if after is None else after
         return StreamingResponse(
-            lines(site, who, position, deployment),
+            event_stream(site, who, position, deployment),
             media_type=STREAM,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
@@ -82,17 +86,17 @@ def event_routes(site: Site) -> APIRouter:
     return routes
 
 
-def page_of(site: Site, who: Principal, after: int, limit: int, deployment: str | None = None) -> EventPage:
+def read_event_page(site: Site, who: Principal, after: int, limit: int, deployment: str | None = None) -> EventPage:
     """What somebody may see of the next events, and how far that has looked."""
     access = site.access
     reach = access.reach(who)
-    nodes = access.allows(who, Action.NODES)
+    nodes = access.allows(who, SiteAction.NODES)
     found = site.store.read(list_events, after, limit, deployment)
     items = tuple(one for one in found if _visible(access, reach, one, nodes=nodes))
     return EventPage(items=items, last=found[-1].number if found else after, more=len(found) == limit)
 
 
-async def lines(
+async def event_stream(
     site: Site, who: Principal, position: int, deployment: str | None, seconds: float = MAX_STREAM
 ) -> AsyncIterator[bytes]:
     """The stream of what somebody may see after an event, for so many seconds at most."""
@@ -101,10 +105,10 @@ async def lines(
     yield b"retry: 2000\n\n"
     while not bell.ended and bell.time() < until:
         count = bell.count
-        found = await run_in_threadpool(page_of, site, who, position, MAX_PAGE, deployment)
+        found = await run_in_threadpool(read_event_page, site, who, position, MAX_PAGE, deployment)
         position = found.last
         for one in found.items:
-            yield written(one)
+            yield sse_event(one)
         if found.more:
             continue
         before = bell.time()
@@ -113,12 +117,12 @@ async def lines(
             yield f": alive\nid: {position}\n\n".encode()
 
 
-def written(event: SiteEvent) -> bytes:
+def sse_event(event: SiteEvent) -> bytes:
     """An event as a stream carries it."""
     return f"id: {event.number}\nevent: {event.kind}\ndata: ".encode() + canonical(event) + b"\n\n"
 
 
-def _visible(access: Access, reach: Reach, event: SiteEvent, *, nodes: bool) -> bool:
+def _visible(access: SiteAuthorizer, reach: Reach, event: SiteEvent, *, nodes: bool) -> bool:
     if event.deployment is not None:
         return access.sees(reach, event.deployment)
     if event.kind == "cluster":

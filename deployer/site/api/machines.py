@@ -12,30 +12,50 @@ from deployer.errors import (
     MachineNotFound,
     Misused,
     NoAccount,
+    NoCapacity,
     NodeNotFound,
-    NoRoom,
     OverBudget,
     OverQuota,
 )
-from deployer.site.api.deployments import ASKING, CLUSTER, IMAGE, OF, ON, OWNER, STATES, VO, shown_machine
-from deployer.site.api.parameters import AFTER, DEFAULT_PAGE, LIMIT, MACHINE, answer, problems, read, read_small, told
-from deployer.site.auth.authorizer import narrowed
-from deployer.site.auth.grants import Action
+from deployer.site.api.deployments import (
+    AUTH_ERRORS,
+    ClusterQuery,
+    DeploymentQuery,
+    ImageQuery,
+    NodeQuery,
+    OwnerQuery,
+    StatesQuery,
+    VoQuery,
+    redact_machine,
+)
+from deployer.site.api.parameters import (
+    DEFAULT_PAGE,
+    AfterQuery,
+    LimitQuery,
+    MachineParameter,
+    answer,
+    openapi_extra,
+    problem_responses,
+    read_document,
+    read_optional_body,
+)
+from deployer.site.auth.authorizer import restrict_filter
+from deployer.site.auth.grants import SiteAction
 from deployer.site.db.machines import find_machine, list_machines
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange, MachinePage, VerbRequest
 from deployer.site.service.site import Site
 
 ACTIONS = {
-    Verb.PAUSE: Action.HOLD,
-    Verb.SUSPEND: Action.HOLD,
-    Verb.RESUME: Action.MODIFY,
-    Verb.REACTIVATE: Action.MODIFY,
-    Verb.REBOOT: Action.MODIFY,
-    Verb.SHUTDOWN: Action.CANCEL,
-    Verb.DESTROY: Action.CANCEL,
+    Verb.PAUSE: SiteAction.HOLD,
+    Verb.SUSPEND: SiteAction.HOLD,
+    Verb.RESUME: SiteAction.MODIFY,
+    Verb.REACTIVATE: SiteAction.MODIFY,
+    Verb.REBOOT: SiteAction.MODIFY,
+    Verb.SHUTDOWN: SiteAction.CANCEL,
+    Verb.DESTROY: SiteAction.CANCEL,
 }
 """What somebody must be allowed for each verb."""
 
@@ -46,32 +66,32 @@ def machine_routes(site: Site) -> APIRouter:
     store, access = site.store, site.access
     who_asks = Annotated[Principal, Depends(access.who)]
 
-    def found(who: Principal, name: str, action: Action) -> SiteMachine:
+    def found(who: Principal, name: str, action: SiteAction) -> SiteMachine:
         return permitted_machine(site, who, name, action)
 
     @routes.get(
         "",
         response_model=MachinePage,
-        responses=problems(Malformed, Forbidden, *ASKING),
-        openapi_extra=told(Action.READ),
+        responses=problem_responses(Malformed, Forbidden, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="List machines",
     )
     def machines(
         request: Request,
         who: who_asks,
-        vo: VO = None,
-        owner: OWNER = None,
-        image: IMAGE = None,
-        node: ON = None,
-        deployment: OF = None,
-        cluster: CLUSTER = None,
-        state: STATES = None,
-        limit: LIMIT = DEFAULT_PAGE,
-        after: AFTER = None,
+        vo: VoQuery = None,
+        owner: OwnerQuery = None,
+        image: ImageQuery = None,
+        node: NodeQuery = None,
+        deployment: DeploymentQuery = None,
+        cluster: ClusterQuery = None,
+        state: StatesQuery = None,
+        limit: LimitQuery = DEFAULT_PAGE,
+        after: AfterQuery = None,
     ) -> Response:
         """The newest first, those that you may see. Follow `next` for older ones."""
-        access.demand(who, Action.READ)
-        asked = Filter(
+        access.demand(who, SiteAction.READ)
+        asked = ListFilter(
             owner=owner,
             vo=vo,
             image_id=image,
@@ -80,36 +100,44 @@ def machine_routes(site: Site) -> APIRouter:
             cluster=cluster,
             states=tuple(state) if state else None,
         )
-        wanted = narrowed(asked, access.reach(who))
+        wanted = restrict_filter(asked, access.reach(who))
         if wanted is None:
             return answer(request, MachinePage(items=()))
         items, following = store.read(list_machines, wanted, limit, after)
-        return answer(request, MachinePage(items=tuple(shown_machine(one) for one in items), next=following))
+        return answer(request, MachinePage(items=tuple(redact_machine(one) for one in items), next=following))
 
     @routes.get(
         "/{machine}",
         response_model=SiteMachine,
-        responses=problems(Malformed, MachineNotFound, MachineConflict, *ASKING),
-        openapi_extra=told(Action.READ),
+        responses=problem_responses(Malformed, MachineNotFound, MachineConflict, *AUTH_ERRORS),
+        openapi_extra=openapi_extra(SiteAction.READ),
         summary="Get a machine",
     )
-    def machine(request: Request, who: who_asks, machine: MACHINE) -> Response:
+    def machine(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """How it should be (`want`), and how it is."""
-        return answer(request, shown_machine(found(who, machine, Action.READ)))
+        return answer(request, redact_machine(found(who, machine, SiteAction.READ)))
 
     @routes.post(
         "/{machine}/{verb}",
         response_model=SiteMachine,
-        responses=problems(
-            Malformed, Misused, TooLarge, MachineNotFound, NodeNotFound, Forbidden, MachineConflict, NoRoom, *ASKING
+        responses=problem_responses(
+            Malformed,
+            Misused,
+            TooLarge,
+            MachineNotFound,
+            NodeNotFound,
+            Forbidden,
+            MachineConflict,
+            NoCapacity,
+            *AUTH_ERRORS,
         ),
-        openapi_extra=told(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
+        openapi_extra=openapi_extra(None, VerbRequest, required=False) | {"x-action": "hold, modify or cancel"},
         summary="Pause, resume, suspend, reactivate, reboot, shut down or destroy a machine",
     )
     async def act(
         request: Request,
         who: who_asks,
-        machine: MACHINE,
+        machine: MachineParameter,
         verb: Annotated[Verb, Path(description="What should be done.")],
     ) -> Response:
         """The answer says how the machine should be from now on; its node sees to it, and events tell of it.
@@ -123,17 +151,17 @@ def machine_routes(site: Site) -> APIRouter:
                 return site.changing.reactivate(one.uuid, asked.node, who, asked.reason)
             return site.changing.act(one.uuid, verb, who, asked.reason)
 
-        asked = await read_small(request, VerbRequest, "a reason")
+        asked = await read_optional_body(request, VerbRequest, "a reason")
         if (asked.node or asked.elsewhere) and verb is not Verb.REACTIVATE:
             raise Misused("only reactivate takes a node: a machine that runs does not move; suspend it first")
         if asked.node and asked.elsewhere:
             raise Misused("say either on which node, or elsewhere")
-        return answer(request, shown_machine(await run_in_threadpool(work)))
+        return answer(request, redact_machine(await run_in_threadpool(work)))
 
     @routes.patch(
         "/{machine}",
         response_model=SiteMachine,
-        responses=problems(
+        responses=problem_responses(
             Malformed,
             TooLarge,
             MachineNotFound,
@@ -142,25 +170,25 @@ def machine_routes(site: Site) -> APIRouter:
             NoAccount,
             OverBudget,
             MachineConflict,
-            *ASKING,
+            *AUTH_ERRORS,
         ),
-        openapi_extra=told(Action.MODIFY, MachineChange),
+        openapi_extra=openapi_extra(SiteAction.MODIFY, MachineChange),
         summary="Change a machine's end, memory or cores",
     )
-    async def change(request: Request, who: who_asks, machine: MACHINE) -> Response:
+    async def change(request: Request, who: who_asks, machine: MachineParameter) -> Response:
         """A later end within your quotas; memory and cores within what was granted when it was ordered."""
 
         def work() -> SiteMachine:
-            one = found(who, machine, Action.MODIFY)
+            one = found(who, machine, SiteAction.MODIFY)
             return site.changing.change(one.uuid, wanted, who)
 
-        wanted = await read(request, MachineChange, "change")
-        return answer(request, shown_machine(await run_in_threadpool(work)))
+        wanted = await read_document(request, MachineChange, "change")
+        return answer(request, redact_machine(await run_in_threadpool(work)))
 
     return routes
 
 
-def permitted_machine(site: Site, who: Principal, name: str, action: Action) -> SiteMachine:
+def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction) -> SiteMachine:
     """The machine that a name means to somebody who wants to do something to it; one's own goes before others'.
 
     Raises:

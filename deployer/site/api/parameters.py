@@ -6,11 +6,11 @@ from fastapi import Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 
 from catalog.errors import CatalogError, TooLarge
-from catalog.web.parameters import body
-from catalog.web.responses import document as answer
+from catalog.web.parameters import read_body
+from catalog.web.responses import document_response as answer
 from deployer.errors import DeployerError
-from deployer.site.auth.grants import Action
-from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE, Problem, Reason
+from deployer.site.auth.grants import SiteAction
+from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE_SIZE, Problem, ReasonRequest
 from deployer.web.problems import MEDIA_TYPE, to_problem
 from signer.documents import Document, parse
 
@@ -22,12 +22,12 @@ BEARER = HTTPBearer(
     description="A token of an issuer that the site believes. Instead, a certificate may be shown in the TLS handshake.",
 )
 
-LIMIT = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]
-AFTER = Annotated[
+LimitQuery = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]
+AfterQuery = Annotated[
     str | None,
     Query(max_length=64, pattern=r"^[0-9]{1,18}$", description="`next` of the page before.", examples=["41"]),
 ]
-DEPLOYMENT = Annotated[
+DeploymentParameter = Annotated[
     str,
     Path(
         max_length=36,
@@ -36,7 +36,7 @@ DEPLOYMENT = Annotated[
         examples=["0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"],
     ),
 ]
-MACHINE = Annotated[
+MachineParameter = Annotated[
     str,
     Path(
         max_length=255,
@@ -44,11 +44,11 @@ MACHINE = Annotated[
         examples=["7d1f0a3c-0d55-4b1e-8a8e-2f6f0b1c9d77"],
     ),
 ]
-NODE = Annotated[
+NodeParameter = Annotated[
     str,
     Path(max_length=63, description="UUID of a node, its beginning, or its name.", examples=["worker07"]),
 ]
-DEFAULT_PAGE = PAGE
+DEFAULT_PAGE = PAGE_SIZE
 
 _DESCRIPTIONS = {
     400: "The request is malformed; the detail gives the place.",
@@ -66,7 +66,7 @@ _DESCRIPTIONS = {
 D = TypeVar("D", bound=Document)
 
 
-def problems(*kinds: type[DeployerError | CatalogError]) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*kinds: type[DeployerError | CatalogError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may end with these errors, with an example of each."""
     found: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
@@ -79,7 +79,7 @@ def problems(*kinds: type[DeployerError | CatalogError]) -> dict[int | str, dict
     return found
 
 
-def told(action: Action | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:
+def openapi_extra(action: SiteAction | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:
     """What OpenAPI says beside the rest: the action that a route is (`x-action`), and what its body has to be."""
     extra: dict[str, Any] = {"x-action": action.value if action else "none"}
     for model in takes:
@@ -93,27 +93,27 @@ def told(action: Action | None, *takes: type[Document], required: bool = True) -
     return extra
 
 
-async def read(request: Request, model: type[D], what: str, limit: int = MAX_SMALL) -> D:
+async def read_document(request: Request, model: type[D], what: str, limit: int = MAX_SMALL) -> D:
     """The body of a request as a document of its type.
 
     Raises:
         TooLarge: it has more than `limit` bytes. DocumentError: it is none; says where.
     """
-    return parse(model, await body(request, limit, what), what, limit=limit)
+    return parse(model, await read_body(request, limit, what), what, limit=limit)
 
 
-async def read_small(request: Request, model: type[D], what: str) -> D:
+async def read_optional_body(request: Request, model: type[D], what: str) -> D:
     """A document that need not be sent at all, and then says nothing."""
-    data = await body(request, MAX_SMALL, what)
+    data = await read_body(request, MAX_SMALL, what)
     return parse(model, data or b"{}", what, limit=MAX_SMALL)
 
 
 async def read_reason(request: Request) -> str:
     """Why somebody wants something, which need not be said at all."""
-    return (await read_small(request, Reason, "reason")).reason
+    return (await read_optional_body(request, ReasonRequest, "reason")).reason
 
 
-def gone() -> Response:
+def no_content() -> Response:
     """Nothing more to say."""
     return Response(status_code=204)
 

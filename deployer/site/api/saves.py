@@ -7,38 +7,40 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
 from deployer.errors import Conflict, Forbidden, MachineConflict, MachineNotFound
-from deployer.site.api.deployments import ASKING, shown_machine
+from deployer.site.api.deployments import AUTH_ERRORS, redact_machine
 from deployer.site.api.machines import permitted_machine
-from deployer.site.api.parameters import MACHINE, answer, problems, read, told
-from deployer.site.auth.grants import Action
+from deployer.site.api.parameters import MachineParameter, answer, openapi_extra, problem_responses, read_document
+from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import EC2
-from deployer.site.schema.messages import MAX_KEY, SaveRequest
+from deployer.site.schema.messages import MAX_IDEMPOTENCY_KEY, SaveRequest
 from deployer.site.service.site import Site
 
 
-def saving_routes(site: Site) -> APIRouter:
+def save_routes(site: Site) -> APIRouter:
     """Under /v1/machines/{machine}/save; before the verbs, which have the same form."""
     routes = APIRouter(prefix="/machines", tags=["machines"])
 
     @routes.post(
         "/{machine}/save",
         response_model=SiteMachine,
-        responses=problems(Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *ASKING),
-        openapi_extra=told(Action.SAVE, SaveRequest),
+        responses=problem_responses(
+            Malformed, TooLarge, MachineNotFound, Forbidden, MachineConflict, Conflict, *AUTH_ERRORS
+        ),
+        openapi_extra=openapi_extra(SiteAction.SAVE, SaveRequest),
         summary="Save a machine that rests as a new, unendorsed version of its image",
     )
     async def save(
         request: Request,
         who: Annotated[Principal, Depends(site.access.who)],
-        machine: MACHINE,
+        machine: MachineParameter,
         key: Annotated[
             str,
             Header(
                 alias="Idempotency-Key",
-                max_length=MAX_KEY,
+                max_length=MAX_IDEMPOTENCY_KEY,
                 pattern=r"^[!-~]*$",
                 description="Whoever asks again with the same key and version gets the same answer.",
             ),
@@ -50,12 +52,12 @@ def saving_routes(site: Site) -> APIRouter:
         """
 
         def work() -> SiteMachine:
-            found = permitted_machine(site, who, machine, Action.SAVE)
+            found = permitted_machine(site, who, machine, SiteAction.SAVE)
             if found.node is not None and site.store.read(get_node, found.node, contents=False).kind == EC2:
                 raise MachineConflict(f"machine {found.hostname} runs at EC2, and its disks are not read from there")
             return site.changing.save(found.uuid, wanted, key, who)
 
-        wanted = await read(request, SaveRequest, "request to save")
-        return answer(request, shown_machine(await run_in_threadpool(work)))
+        wanted = await read_document(request, SaveRequest, "request to save")
+        return answer(request, redact_machine(await run_in_threadpool(work)))
 
     return routes

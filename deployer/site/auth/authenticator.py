@@ -11,16 +11,16 @@ from datetime import datetime
 from pathlib import Path
 
 from deployer.errors import NotAuthenticated, SiteUnavailable
-from deployer.pki.ca import Authority
-from deployer.site.auth.file_in_force import FileInForce
+from deployer.pki.ca import CertificateAuthority
+from deployer.site.auth.file_in_force import ReloadingFile
 from deployer.site.auth.grants import NODE_MEANS, TOKEN_MEANS
-from deployer.site.auth.grid_identity import GridTrust, People
+from deployer.site.auth.grid_identity import GridIdentities, GridTrust
 from deployer.site.auth.issuers import Issuers
-from deployer.site.auth.jwks import Keys
-from deployer.site.auth.rate_limits import BURSTS, Rate, Rates
+from deployer.site.auth.jwks import IssuerKeys
+from deployer.site.auth.rate_limits import BURSTS, RequestLimiter, RequestRate
 from deployer.site.auth.tokens import KeySource, verify_token
 from deployer.site.auth.voms import VomsDirectory
-from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
 from signer.x509.ca_directory import CaDirectory
 
@@ -53,16 +53,16 @@ class Authenticator:
         issuers: Callable[[], Issuers],
         audience: str,
         keys: KeySource,
-        authority: Authority,
+        authority: CertificateAuthority,
         now: Callable[[], datetime],
-        rates: Rates,
+        rates: RequestLimiter,
         grid: GridTrust | None = None,
         problems: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.problems = problems
         self._issuers, self._audience, self._keys = issuers, audience, keys
         self._authority, self._now, self._rates = authority, now, rates
-        self._people = People(grid) if grid is not None else None
+        self._people = GridIdentities(grid) if grid is not None else None
 
     def authenticate(
         self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
@@ -102,7 +102,7 @@ class Authenticator:
         except SiteUnavailable as exc:
             log.warning("%s cannot be known: %s", address or "somebody", exc)
             raise
-        if found.means != LOCAL.means:
+        if found.means != LOCAL_OPERATOR.means:
             self._rates.ask(found.identity)
         return found
 
@@ -114,7 +114,7 @@ class Authenticator:
             TooManyRequests: that was too often.
         """
         self._rates.knock(address)
-        if who is None or who.means == LOCAL.means:
+        if who is None or who.means == LOCAL_OPERATOR.means:
             return
         if who.means == TOKEN_MEANS and self._issuers().find(who.issuer) is None:
             raise NotAuthenticated("your token's issuer is not believed any more")
@@ -129,7 +129,7 @@ class Authenticator:
                 raise NotAuthenticated("the Authorization header is no bearer token")
             return verify_token(match[1], self._issuers(), self._audience, self._now(), self._keys)
         if local:
-            return LOCAL
+            return LOCAL_OPERATOR
         if self._people is None:
             raise NotAuthenticated("certificates of people do not count here: site.grid_certificates is not set")
         return self._people.person(chain, self._now())
@@ -137,7 +137,7 @@ class Authenticator:
 
 def make_authenticator(
     settings: SiteSettings,
-    authority: Authority,
+    authority: CertificateAuthority,
     url: str,
     now: Callable[[], datetime],
     clock: Callable[[], float],
@@ -154,8 +154,8 @@ def make_authenticator(
     Raises:
         PolicyUnusable: the file with the CAs of issuers' servers cannot be used.
     """
-    issuers = FileInForce(settings.issuers, Issuers.load, Issuers())
-    keys = Keys(keys_directory(settings.directory), now, settings.issuers_ca)
+    issuers = ReloadingFile(settings.issuers, Issuers.load, Issuers())
+    keys = IssuerKeys(keys_directory(settings.directory), now, settings.issuers_ca)
     grid = None
     if settings.grid_certificates is not None:
         grid = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
@@ -165,23 +165,23 @@ def make_authenticator(
         keys,
         authority,
         now,
-        rates_of(settings, clock),
+        make_request_limiter(settings, clock),
         grid,
         lambda: _problems(issuers, keys),
     )
 
 
-def _problems(issuers: FileInForce[Issuers], keys: Keys) -> list[str]:
+def _problems(issuers: ReloadingFile[Issuers], keys: IssuerKeys) -> list[str]:
     believed = {each.issuer for each in issuers.current().issuer}
     found = [f"the issuers are not in force as their file is: {issuers.problem}"] if issuers.problem else []
     asked = [(issuer, why) for issuer, why in sorted(keys.problems.items()) if issuer in believed]
     return found + [f"the keys of {issuer} cannot be fetched: {why}" for issuer, why in asked]
 
 
-def rates_of(settings: SiteSettings, clock: Callable[[], float]) -> Rates:
+def make_request_limiter(settings: SiteSettings, clock: Callable[[], float]) -> RequestLimiter:
     """How often people may ask, as the settings say."""
     said = (settings.person_rate, settings.address_rate, settings.failure_rate)
-    return Rates(clock, *map(Rate.steady, said, BURSTS))
+    return RequestLimiter(clock, *map(RequestRate.steady, said, BURSTS))
 
 
 def keys_directory(directory: Path) -> Path:

@@ -12,16 +12,16 @@ from fastapi import Request
 
 from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
 from deployer.pki.tls_peer import peer_of
-from deployer.site.auth.grants import NODE_MEANS, Action, Denied, Reach, Rights, may, reach
-from deployer.site.model.current_actor import note
+from deployer.site.auth.grants import NODE_MEANS, Denied, Reach, SiteAction, SiteGrants, authorize, reach_of
+from deployer.site.model.current_actor import set_actor
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Deployment, Filter, SiteCluster
+from deployer.site.model.records import Deployment, ListFilter, SiteCluster
 
 MAX_OWNERS = 10_000
 """Deployments whose owners are remembered: they never change."""
 
 
-class Authenticates(Protocol):
+class SupportsAuthentication(Protocol):
     """What tells who asks; `authenticating.Authenticator` is one."""
 
     def authenticate(
@@ -33,7 +33,7 @@ class Authenticates(Protocol):
         """Somebody asks who was known before, or of whom nothing is known yet; raises the same."""
 
 
-class Access:
+class SiteAuthorizer:
     """Safe to use from several threads.
 
     Args:
@@ -45,8 +45,8 @@ class Access:
 
     def __init__(
         self,
-        authenticator: Authenticates,
-        rights: Callable[[], Rights],
+        authenticator: SupportsAuthentication,
+        rights: Callable[[], SiteGrants],
         node_is_in: Callable[[str], None],
         deployment: Callable[[str], Deployment],
         cluster: Callable[[str], SiteCluster],
@@ -85,33 +85,33 @@ class Access:
             NotAuthenticated: it showed none. Forbidden: it is somebody else, or has left.
         """
         who = self.who(request)
-        self.demand(who, Action.AGENT)
+        self.demand(who, SiteAction.AGENT)
         self._node_is_in(who.subject)
         return who.subject
 
-    def demand(self, who: Principal, action: Action, owner: Principal | None = None) -> None:
+    def demand(self, who: Principal, action: SiteAction, owner: Principal | None = None) -> None:
         """Raise Forbidden unless somebody may do that, to what belongs to an owner. They are who acts from now on."""
-        said = may(self.rights(), who, action, owner)
+        said = authorize(self.rights(), who, action, owner)
         if isinstance(said, Denied):
             raise Forbidden(said.reason)
-        note(who)
+        set_actor(who)
 
-    def demand_of(self, who: Principal, action: Action, owner: Principal, missing: DeployerError) -> None:
+    def demand_of(self, who: Principal, action: SiteAction, owner: Principal, missing: DeployerError) -> None:
         """As :meth:`demand`, but raises `missing` where they may not even see it."""
         rights = self.rights()
-        if isinstance(may(rights, who, Action.READ, owner), Denied):
+        if isinstance(authorize(rights, who, SiteAction.READ, owner), Denied):
             raise missing
-        if isinstance(said := may(rights, who, action, owner), Denied):
+        if isinstance(said := authorize(rights, who, action, owner), Denied):
             raise Forbidden(said.reason)
-        note(who)
+        set_actor(who)
 
-    def reach(self, who: Principal, action: Action = Action.READ) -> Reach:
+    def reach(self, who: Principal, action: SiteAction = SiteAction.READ) -> Reach:
         """Whose machines somebody may see, or do something to."""
-        return reach(self.rights(), who, action)
+        return reach_of(self.rights(), who, action)
 
-    def allows(self, who: Principal, action: Action) -> bool:
+    def allows(self, who: Principal, action: SiteAction) -> bool:
         """Whether somebody may do what is nobody's in particular."""
-        return not isinstance(may(self.rights(), who, action), Denied)
+        return not isinstance(authorize(self.rights(), who, action), Denied)
 
     def owner(self, deployment: str) -> Principal:
         """Whose a deployment is; DeploymentNotFound."""
@@ -147,7 +147,7 @@ class Access:
         return known
 
 
-def narrowed(wanted: Filter, found: Reach) -> Filter | None:
+def restrict_filter(wanted: ListFilter, found: Reach) -> ListFilter | None:
     """What of a list is within reach; None for nothing."""
     if found.everything:
         return wanted

@@ -22,7 +22,7 @@ MAX_GROUPS = 1000
 
 MAX_SCOPES = 1000
 
-ANYBODY = {"wlcg": "https://wlcg.cern.ch/jwt/v1/any", "scitokens": "ANY"}
+ANY_AUDIENCE = {"wlcg": "https://wlcg.cern.ch/jwt/v1/any", "scitokens": "ANY"}
 """The audience of tokens that are for everybody, by profile."""
 
 REQUIRED = ("iss", "sub", "aud", "exp", "iat", "jti")
@@ -156,7 +156,7 @@ def _check_audience(found: object, issuer: Issuer, audience: str, profile: str) 
     named = [found] if isinstance(found, str) else found
     if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
         raise NotAuthenticated("the token's aud is neither a text nor a list of texts")
-    ours = {audience, *issuer.audiences, *([ANYBODY[profile]] if issuer.any_audience else [])} - {""}
+    ours = {audience, *issuer.audiences, *([ANY_AUDIENCE[profile]] if issuer.any_audience else [])} - {""}
     if not ours & set(named):
         raise NotAuthenticated(f"the token is for {', '.join(named)[:200]} and not for {audience or 'us'}")
 

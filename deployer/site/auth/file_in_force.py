@@ -21,12 +21,12 @@ TRIES = 50
 """Such pairs of looks, before the file is taken to be always changing."""
 
 T = TypeVar("T")
-Mark = tuple[int, int, int] | None
+FileVersion = tuple[int, int, int] | None
 
 log = logging.getLogger("partita.site")
 
 
-def read_if_there(path: Path, limit: int, what: str) -> bytes | None:
+def read_if_present(path: Path, limit: int, what: str) -> bytes | None:
     """The bytes of a site's file, one more than `limit` if it is longer; None if it is not there.
 
     Raises:
@@ -41,7 +41,7 @@ def read_if_there(path: Path, limit: int, what: str) -> bytes | None:
         raise PolicyUnusable(f"{what} {path}: cannot be read: {exc.strerror}") from exc
 
 
-class FileInForce(Generic[T]):
+class ReloadingFile(Generic[T]):
     """What a file says now, or last said. Safe to use from several threads.
 
     Args:
@@ -55,7 +55,7 @@ class FileInForce(Generic[T]):
         self._load = load
         self._lock = threading.Lock()
         self._good = nothing
-        self._mark: Mark = (-1, -1, -1)
+        self._mark: FileVersion = (-1, -1, -1)
         self.problem = ""
         """Why what the file says now is not in force; empty where it is."""
 
@@ -86,7 +86,7 @@ class FileInForce(Generic[T]):
         self._good = found
 
 
-def _mark(path: Path) -> Mark:
+def _mark(path: Path) -> FileVersion:
     """What tells a file from what was there before: its inode, size and time."""
     try:
         found = path.stat()

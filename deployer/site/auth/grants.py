@@ -19,10 +19,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.manifest import Manifest, Vo
 from deployer.errors import PolicyUnusable
-from deployer.policy.patterns import ImagePattern, matches_image, matching
-from deployer.site.auth.file_in_force import read_if_there
+from deployer.policy.patterns import ImagePattern, matches_image, pattern_validator
+from deployer.site.auth.file_in_force import read_if_present
 from deployer.site.model.principal import Capability, Principal
-from deployer.site.model.quota import UNLIMITED, Allowance, Quota, Share
+from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
 
@@ -41,7 +41,7 @@ LIMITED_MEANS = "limited-proxy"
 """What a principal's `means` can be. A limited proxy (Globus) lets its holder look, and start or change nothing."""
 
 
-class Action(StrEnum):
+class SiteAction(StrEnum):
     """What can be done at a site. Every route of the site's interface is one of these."""
 
     DEPLOY = "deploy"
@@ -68,16 +68,18 @@ class Action(StrEnum):
     """Speak for a node. No grant gives this: a node's own certificate does, and allows nothing else."""
 
 
-OWNED = frozenset({Action.READ, Action.MODIFY, Action.HOLD, Action.CANCEL, Action.SAVE, Action.CONSOLE})
+OWNER_ACTIONS = frozenset(
+    {SiteAction.READ, SiteAction.MODIFY, SiteAction.HOLD, SiteAction.CANCEL, SiteAction.SAVE, SiteAction.CONSOLE}
+)
 """Actions on somebody's machines: these ask whose."""
 
 CAPABILITIES = {
-    Action.DEPLOY: Capability.CREATE,
-    Action.READ: Capability.READ,
-    Action.CONSOLE: Capability.READ,
-    Action.MODIFY: Capability.MODIFY,
-    Action.HOLD: Capability.MODIFY,
-    Action.CANCEL: Capability.CANCEL,
+    SiteAction.DEPLOY: Capability.CREATE,
+    SiteAction.READ: Capability.READ,
+    SiteAction.CONSOLE: Capability.READ,
+    SiteAction.MODIFY: Capability.MODIFY,
+    SiteAction.HOLD: Capability.MODIFY,
+    SiteAction.CANCEL: Capability.CANCEL,
 }
 """What a token's capabilities let its holder do. Nothing else is ever done with a token that carries any."""
 
@@ -87,16 +89,20 @@ _ROLE = re.compile(r"[a-zA-Z0-9*?][a-zA-Z0-9_.*?-]*")
 GroupPattern = Annotated[
     str,
     Field(max_length=255),
-    AfterValidator(matching(_GROUP, "a group such as /vo/group, in which * stands for anything within one name")),
+    AfterValidator(
+        pattern_validator(_GROUP, "a group such as /vo/group, in which * stands for anything within one name")
+    ),
 ]
 RolePattern = Annotated[
-    str, Field(max_length=255), AfterValidator(matching(_ROLE, "a role's name, in which * stands for anything"))
+    str,
+    Field(max_length=255),
+    AfterValidator(pattern_validator(_ROLE, "a role's name, in which * stands for anything")),
 ]
-Subject = Annotated[str, Field(min_length=1, max_length=1024)]
+SubjectName = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-def _grantable(action: Action) -> Action:
-    if action is Action.AGENT:
+def _grantable(action: SiteAction) -> SiteAction:
+    if action is SiteAction.AGENT:
         raise ValueError("agent cannot be granted: a node speaks for itself, by its own certificate")
     return action
 
@@ -125,13 +131,15 @@ class Grant(Document):
     vo: Vo | None = None
     groups: Annotated[tuple[GroupPattern, ...], Field(max_length=MAX_ENTRIES)] = ()
     roles: Annotated[tuple[RolePattern, ...], Field(max_length=MAX_ENTRIES)] = ()
-    subjects: Annotated[tuple[Subject, ...], Field(max_length=MAX_ENTRIES)] = ()
+    subjects: Annotated[tuple[SubjectName, ...], Field(max_length=MAX_ENTRIES)] = ()
     capabilities: bool = False
-    actions: Annotated[tuple[Annotated[Action, AfterValidator(_grantable)], ...], Field(min_length=1, max_length=16)]
+    actions: Annotated[
+        tuple[Annotated[SiteAction, AfterValidator(_grantable)], ...], Field(min_length=1, max_length=16)
+    ]
     over: Literal["own", "vo", "all"] = "own"
     images: Annotated[tuple[ImagePattern, ...], Field(min_length=1, max_length=MAX_ENTRIES)] = ("*/*",)
-    each: Allowance | None = None
-    together: Allowance | None = None
+    each: QuotaLimits | None = None
+    together: QuotaLimits | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -139,13 +147,13 @@ class Grant(Document):
             raise ValueError(f"the grant {self.name!r} says of nobody who they are; give it an issuer, a vo or groups")
         if self.subjects and self.issuer is None:
             raise ValueError(f"the grant {self.name!r} names subjects and not whose; give it their issuer")
-        if Action.DEPLOY in self.actions and self.each is None:
+        if SiteAction.DEPLOY in self.actions and self.each is None:
             raise ValueError(f"the grant {self.name!r} lets people deploy; say how much, in [grant.each]")
-        if Action.DEPLOY not in self.actions and (self.each or self.together):
+        if SiteAction.DEPLOY not in self.actions and (self.each or self.together):
             raise ValueError(f"the grant {self.name!r} says how much, and does not let anybody deploy")
         return self
 
-    def fault(self, principal: Principal, action: Action, owner: Principal | None) -> str:
+    def fault(self, principal: Principal, action: SiteAction, owner: Principal | None) -> str:
         """Why the grant does not let a principal do that; empty if it does."""
         if action not in self.actions:
             return f"is not about {action}"
@@ -168,19 +176,19 @@ class Grant(Document):
         roles = f"the role {' or '.join(self.roles)}" if self.roles else ""
         return f"is for {' in '.join(filter(None, (roles, ' or '.join(self.groups))))}"
 
-    def _foreign(self, principal: Principal, action: Action, owner: Principal | None) -> str:
+    def _foreign(self, principal: Principal, action: SiteAction, owner: Principal | None) -> str:
         """Why the grant does not reach the owner's machines, or the token not that far."""
         if principal.capabilities is not None and CAPABILITIES.get(action) not in principal.capabilities:
             needed = CAPABILITIES.get(action)
             return f"allows it, and the token lacks {needed}" if needed else "cannot be used with capabilities"
-        if action not in OWNED or owner is None or self.over == "all" or owner.identity == principal.identity:
+        if action not in OWNER_ACTIONS or owner is None or self.over == "all" or owner.identity == principal.identity:
             return ""
         if self.over == "vo":
             return "" if principal.vo and owner.vo == principal.vo else "reaches the machines of one's own VO"
         return "reaches one's own machines"
 
 
-class Rights(Document):
+class SiteGrants(Document):
     """All grants of a site."""
 
     grant: Annotated[tuple[Grant, ...], Field(max_length=MAX_GRANTS)] = ()
@@ -203,7 +211,7 @@ class Rights(Document):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file of grants; without a file there are none. Errors as in `parse`."""
-        data = read_if_there(path, MAX_RIGHTS, "rights")
+        data = read_if_present(path, MAX_RIGHTS, "rights")
         return cls() if data is None else cls.parse(data, f"rights {path}")
 
     @property
@@ -226,7 +234,7 @@ class Rights(Document):
                 found.append(f"{grant.name}: together counts by VO, and no VO is named")
             if grant.over == "all" and not (grant.subjects or grant.groups or grant.roles):
                 found.append(f"{grant.name}: every member of {grant.vo or grant.issuer} reaches everybody's machines")
-            if grant.over == "own" and not OWNED & set(grant.actions) and Action.DEPLOY in grant.actions:
+            if grant.over == "own" and not OWNER_ACTIONS & set(grant.actions) and SiteAction.DEPLOY in grant.actions:
                 found.append(f"{grant.name}: whoever deploys by it cannot see or end what they have deployed")
         return found
 
@@ -266,7 +274,9 @@ class Reach:
         return self.everything or owner.identity == self.owner or (bool(owner.vo) and owner.vo in self.vos)
 
 
-def may(rights: Rights, principal: Principal, action: Action, owner: Principal | None = None) -> Allowed | Denied:
+def authorize(
+    rights: SiteGrants, principal: Principal, action: SiteAction, owner: Principal | None = None
+) -> Allowed | Denied:
     """Whether somebody may do something.
 
     Args:
@@ -290,15 +300,15 @@ def may(rights: Rights, principal: Principal, action: Action, owner: Principal |
     return Denied(f"no grant of this site lets {principal.subject} {_done(action)}{nearest and ': ' + nearest}")
 
 
-def explain(
-    rights: Rights, principal: Principal, action: Action, owner: Principal | None = None
+def explain_denial(
+    rights: SiteGrants, principal: Principal, action: SiteAction, owner: Principal | None = None
 ) -> Sequence[tuple[str, str]]:
     """Each grant's name, and why it does not let somebody do something (empty where it does)."""
     by_means = _by_means(principal, action)
     return [(grant.name, by_means or grant.fault(principal, action, owner)) for grant in rights.grant]
 
 
-def reach(rights: Rights, principal: Principal, action: Action) -> Reach:
+def reach_of(rights: SiteGrants, principal: Principal, action: SiteAction) -> Reach:
     """Whose machines somebody may do something to."""
     if _by_means(principal, action):
         return Reach()
@@ -312,7 +322,7 @@ def reach(rights: Rights, principal: Principal, action: Action) -> Reach:
     )
 
 
-def quota(rights: Rights, principal: Principal, manifest: Manifest | None = None) -> Quota:
+def quota_of(rights: SiteGrants, principal: Principal, manifest: Manifest | None = None) -> Quota:
     """How much somebody may have running at a time.
 
     Args:
@@ -320,29 +330,29 @@ def quota(rights: Rights, principal: Principal, manifest: Manifest | None = None
         principal: the owner.
         manifest: of the image that is to run; None where that does not matter any more (an extension, say).
     """
-    denied = may(rights, principal, Action.DEPLOY)
+    denied = authorize(rights, principal, SiteAction.DEPLOY)
     if isinstance(denied, Denied):
         return Quota(reason=denied.reason)
     if principal.means == LOCAL_MEANS:
         return UNLIMITED
     shares = tuple(
-        Share(grant.name, grant.each, grant.together)
+        QuotaShare(grant.name, grant.each, grant.together)
         for grant in rights.grant
         if grant.each is not None
-        and not grant.fault(principal, Action.DEPLOY, None)
+        and not grant.fault(principal, SiteAction.DEPLOY, None)
         and (manifest is None or matches_image(grant.images, manifest))
     )
     what = "an image" if manifest is None else f"{manifest.vo}/{manifest.name}@{manifest.version}"
     return Quota(shares, reason=f"no grant of this site lets {principal.subject} deploy {what}")
 
 
-def _by_means(principal: Principal, action: Action) -> str:
+def _by_means(principal: Principal, action: SiteAction) -> str:
     """What the way in which somebody proved who they are rules out, whatever grants say."""
-    if action is Action.AGENT:
+    if action is SiteAction.AGENT:
         return "" if principal.means == NODE_MEANS else "only a node speaks for itself, by its own certificate"
     if principal.means == NODE_MEANS:
         return "a node's certificate is good for the node's own business alone"
-    if principal.means == LIMITED_MEANS and action is not Action.READ:
+    if principal.means == LIMITED_MEANS and action is not SiteAction.READ:
         return "a limited proxy lets its holder look and nothing else; make a full one"
     return ""
 
@@ -368,15 +378,15 @@ def _matches(path: str, pattern: str) -> bool:
     return len(names) == len(wanted) and all(map(fnmatchcase, names, wanted))
 
 
-def _done(action: Action) -> str:
+def _done(action: SiteAction) -> str:
     match action:
-        case Action.NODES:
+        case SiteAction.NODES:
             return "see its nodes"
-        case Action.MANAGE_NODES:
+        case SiteAction.MANAGE_NODES:
             return "manage its nodes"
-        case Action.AUDIT:
+        case SiteAction.AUDIT:
             return "read its audit"
-        case Action.READ | Action.CONSOLE:
+        case SiteAction.READ | SiteAction.CONSOLE:
             return f"{action} that"
         case _:
-            return f"{action} there" if action is Action.DEPLOY else f"{action} that machine"
+            return f"{action} there" if action is SiteAction.DEPLOY else f"{action} that machine"

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
 from deployer.site.auth.grants import CERTIFICATE_MEANS, LIMITED_MEANS
 from deployer.site.auth.proxy_certificates import find_holder
-from deployer.site.auth.voms import Membership, VomsDirectory, read_membership
+from deployer.site.auth.voms import VomsDirectory, VomsMembership, read_membership
 from deployer.site.model.principal import Principal
 from signer.errors import SignatureError
 from signer.x509.ca_directory import CaDirectory
-from signer.x509.path_validation import Crls
+from signer.x509.path_validation import CrlPolicy
 
 REMEMBERED = timedelta(seconds=10)
 """How long a chain that was good is not judged again: a thousand files of a grid's CAs are looked at each time. A
@@ -44,10 +44,10 @@ class GridTrust:
     authorities: CaDirectory
     servers: VomsDirectory
     targets: tuple[str, ...] = ()
-    crls: Crls = "required"
+    crls: CrlPolicy = "required"
 
 
-def person(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal:
+def authenticate_chain(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal:
     """Whom a chain of certificates speaks for.
 
     Args:
@@ -65,7 +65,7 @@ def person(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal
         log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
         raise SiteUnavailable("the site's directory of CAs cannot be read now") from exc
     holder = find_holder(chain, authorities, now, trust.crls)
-    member: Membership | None = None
+    member: VomsMembership | None = None
     if holder.attributes is not None:
         member = read_membership(
             holder.attributes, holder.certificate, authorities, trust.servers, trust.targets, now, trust.crls
@@ -82,7 +82,7 @@ def person(chain: Sequence[bytes], trust: GridTrust, now: datetime) -> Principal
         raise NotAuthenticated("the names in the certificate are longer than anything here may be") from exc
 
 
-class People:
+class GridIdentities:
     """Who people are, judged again every ten seconds. Safe to use from several threads.
 
     Args:
@@ -101,7 +101,7 @@ class People:
             known = self._known.get(key)
         if known is not None and timedelta(0) <= now - known[0] < REMEMBERED:
             return known[1]
-        found = person(chain, self._trust, now)
+        found = authenticate_chain(chain, self._trust, now)
         with self._lock:
             self._known[key] = (now, found)
             while len(self._known) > MOST:
@@ -109,7 +109,7 @@ class People:
         return found
 
 
-def pem_chain(data: bytes) -> list[bytes]:
+def parse_pem_chain(data: bytes) -> list[bytes]:
     """The certificates (DER) of a proxy's file, in its order; Misused if there are none."""
     try:
         found = x509.load_pem_x509_certificates(data)

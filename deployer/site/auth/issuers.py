@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.manifest import Vo
 from deployer.errors import PolicyUnusable
-from deployer.policy.patterns import matching
-from deployer.site.auth.file_in_force import read_if_there
+from deployer.policy.patterns import pattern_validator
+from deployer.site.auth.file_in_force import read_if_present
 from deployer.units import Duration
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
@@ -23,13 +23,13 @@ DEFAULT_LIFETIME = 6 * 3600
 Algorithm = Literal["RS256", "ES256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES384", "ES512", "EdDSA"]
 """Asymmetric ones only: with a shared secret, whoever can check a token can make one."""
 
-Profile = Literal["wlcg", "scitokens"]
+TokenProfile = Literal["wlcg", "scitokens"]
 
 _URL = re.compile(r"https://[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?")
 IssuerUrl = Annotated[
     str,
     Field(max_length=1024),
-    AfterValidator(matching(_URL, "an issuer: https://HOST[:PORT][/PATH], without query or fragment")),
+    AfterValidator(pattern_validator(_URL, "an issuer: https://HOST[:PORT][/PATH], without query or fragment")),
 ]
 
 
@@ -48,7 +48,7 @@ class Issuer(Document):
 
     issuer: IssuerUrl
     vo: Vo
-    profiles: Annotated[tuple[Profile, ...], Field(min_length=1)] = ("wlcg",)
+    profiles: Annotated[tuple[TokenProfile, ...], Field(min_length=1)] = ("wlcg",)
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
     max_lifetime: Duration = DEFAULT_LIFETIME
     any_audience: bool = True
@@ -82,5 +82,5 @@ class Issuers(Document):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the file; without one there are no issuers. Errors as in `parse`."""
-        data = read_if_there(path, MAX_ISSUERS, "issuers")
+        data = read_if_present(path, MAX_ISSUERS, "issuers")
         return cls() if data is None else cls.parse(data, f"issuers {path}")

@@ -25,7 +25,7 @@ from signer.documents import Document, canonical, parse, read_json
 from signer.errors import DocumentError
 from signer.statements.endorsement import Instant
 
-FRESH = timedelta(hours=6)
+KEYS_FRESH_FOR = timedelta(hours=6)
 """Age after which keys are fetched again (WLCG Common JWT Profile: key cache 6 h, from 1 h to 4 days)."""
 
 STALE = timedelta(days=4)
@@ -47,7 +47,7 @@ _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-A
 _WELL_KNOWN = ("openid-configuration", "oauth-authorization-server")
 
 
-class KeptKeys(Document):
+class CachedKeys(Document):
     """An issuer's keys as they were fetched: what is on disk."""
 
     issuer: str
@@ -63,7 +63,7 @@ class _Refused(Exception):
     """Why keys could not be fetched."""
 
 
-class Keys:
+class IssuerKeys:
     """The keys of issuers. Safe to use from several threads.
 
     Args:
@@ -91,7 +91,7 @@ class Keys:
         self._http = httpx.Client(verify=trust, timeout=TIMEOUT, follow_redirects=False)
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._kept: dict[str, KeptKeys] = {}
+        self._kept: dict[str, CachedKeys] = {}
         self._tried: dict[str, datetime] = {}
         self.problems: dict[str, str] = {}
         """Why an issuer's keys could not be fetched the last time, by issuer; empty for those that could."""
@@ -126,18 +126,18 @@ class Keys:
     def _look(self, issuer: str, kid: str) -> tuple[Mapping[str, Any] | None, bool]:
         """The key, where it is kept and good, and whether it is time to fetch again."""
         kept = self._good(issuer)
-        return (None, False) if kept is None else (kept.find(kid), self._age(kept) < FRESH)
+        return (None, False) if kept is None else (kept.find(kid), self._age(kept) < KEYS_FRESH_FOR)
 
     def _lock(self, issuer: str) -> threading.Lock:
         with self._guard:
             return self._locks.setdefault(issuer, threading.Lock())
 
-    def _age(self, kept: KeptKeys) -> timedelta:
+    def _age(self, kept: CachedKeys) -> timedelta:
         """A clock that was set back makes keys old, not young for ever."""
         age = self._now() - kept.fetched
         return age if age >= timedelta(0) else STALE
 
-    def _good(self, issuer: str) -> KeptKeys | None:
+    def _good(self, issuer: str) -> CachedKeys | None:
         kept = self._kept.get(issuer)
         if kept is None:
             kept = self._read(issuer)
@@ -156,7 +156,7 @@ class Keys:
             self.problems[issuer] = str(exc)
             return
         self.problems.pop(issuer, None)
-        kept = KeptKeys(issuer=issuer, fetched=now.replace(microsecond=0), keys=keys)
+        kept = CachedKeys(issuer=issuer, fetched=now.replace(microsecond=0), keys=keys)
         self._kept[issuer] = kept
         with contextlib.suppress(OSError):  # a full disk must not keep people out; the keys are known now
             self._write(kept)
@@ -219,14 +219,14 @@ class Keys:
     def _path(self, issuer: str) -> Path:
         return self._directory / f"{hashlib.sha256(issuer.encode()).hexdigest()}.json"
 
-    def _read(self, issuer: str) -> KeptKeys | None:
+    def _read(self, issuer: str) -> CachedKeys | None:
         try:
-            kept = parse(KeptKeys, self._path(issuer).read_bytes(), "kept keys", limit=2 * MAX_DOCUMENT)
+            kept = parse(CachedKeys, self._path(issuer).read_bytes(), "kept keys", limit=2 * MAX_DOCUMENT)
         except (OSError, DocumentError):
             return None
         return kept if kept.issuer == issuer else None
 
-    def _write(self, kept: KeptKeys) -> None:
+    def _write(self, kept: CachedKeys) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._path(kept.issuer)
         partial = path.with_suffix(".new")

@@ -14,10 +14,10 @@ from cryptography.x509.oid import ExtensionOID
 
 from deployer.errors import NotAuthenticated
 from signer.errors import KeyUnusable, SignatureError
-from signer.x509.ca_directory import Authorities
-from signer.x509.certificates import STRONG, Certificate, read_certificate
+from signer.x509.ca_directory import TrustStore
+from signer.x509.certificates import STRONG_DIGESTS, Certificate, read_certificate
 from signer.x509.der import OID, SEQUENCE, SET, Element, read_der
-from signer.x509.path_validation import Crls, find_chain
+from signer.x509.path_validation import CrlPolicy, find_chain
 
 MAX_PROXIES = 8
 """Proxies below one certificate; a job that was handed on three times has four."""
@@ -33,7 +33,7 @@ _COMMON_NAME = "2.5.4.3"
 
 
 @dataclass(frozen=True)
-class Holder:
+class CertificateHolder:
     """Somebody, as a chain of certificates proves them.
 
     Attributes:
@@ -47,7 +47,9 @@ class Holder:
     attributes: bytes | None = None
 
 
-def find_holder(chain: Sequence[bytes], authorities: Authorities, now: datetime, crls: Crls = "required") -> Holder:
+def find_holder(
+    chain: Sequence[bytes], authorities: TrustStore, now: datetime, crls: CrlPolicy = "required"
+) -> CertificateHolder:
     """The holder behind a chain.
 
     Args:
@@ -87,7 +89,7 @@ def find_holder(chain: Sequence[bytes], authorities: Authorities, now: datetime,
         if isinstance(carried, x509.UnrecognizedExtension):
             found = carried.value
         issuer = proxy
-    return Holder(certificate, limited, found)
+    return CertificateHolder(certificate, limited, found)
 
 
 def _read(der: bytes) -> Certificate:
@@ -114,7 +116,7 @@ def _check_proxy(proxy: Certificate, issuer: Certificate, now: datetime) -> None
         raise NotAuthenticated(f"the name of {name} is not that of its issuer and one common name")
     if proxy.weak:
         raise NotAuthenticated(f"{name} has {proxy.weak}")
-    if proxy.digest and proxy.digest not in STRONG:
+    if proxy.digest and proxy.digest not in STRONG_DIGESTS:
         raise NotAuthenticated(f"{name} is signed with {proxy.digest}; that is too weak")
     if not proxy.not_before <= now <= proxy.not_after:
         raise NotAuthenticated(f"{name} is good from {proxy.not_before:%Y-%m-%d %H:%M} to {proxy.not_after:%H:%M} UTC")

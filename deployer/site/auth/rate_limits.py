@@ -17,14 +17,14 @@ REMEMBERED = 20_000
 
 
 @dataclass(frozen=True)
-class Rate:
+class RequestRate:
     """So many requests at once, and so many more each second after that."""
 
     burst: float
     per_second: float
 
     @classmethod
-    def steady(cls, per_second: float, seconds: float) -> "Rate":
+    def steady(cls, per_second: float, seconds: float) -> "RequestRate":
         """That many each second, and those of so many seconds at once; one at least."""
         return cls(max(1.0, per_second * seconds), per_second)
 
@@ -34,11 +34,11 @@ BURSTS = 5.0, 4.0, 40.0
 it), of one address (several people behind one router; nodes behind one, too), and of failures to say who one is (a wrong
 file by accident, not a search)."""
 
-PER_PERSON, PER_ADDRESS, PER_FAILURE = Rate(100, 20), Rate(400, 100), Rate(20, 0.5)
+PER_PERSON, PER_ADDRESS, PER_FAILURE = RequestRate(100, 20), RequestRate(400, 100), RequestRate(20, 0.5)
 """Unless the site's settings say otherwise. Others at an address from which failures come do not suffer."""
 
 
-class Buckets:
+class TokenBuckets:
     """Buckets of one kind, by whatever they are for. Safe to use from several threads.
 
     Args:
@@ -47,7 +47,7 @@ class Buckets:
         most: buckets that are kept.
     """
 
-    def __init__(self, rate: Rate, clock: Callable[[], float], most: int = REMEMBERED) -> None:
+    def __init__(self, rate: RequestRate, clock: Callable[[], float], most: int = REMEMBERED) -> None:
         self._rate, self._clock, self._most = rate, clock, most
         self._lock = threading.Lock()
         self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -69,7 +69,7 @@ class Buckets:
             return wait
 
 
-class Rates:
+class RequestLimiter:
     """What a site asks before it answers anybody.
 
     Args:
@@ -80,12 +80,12 @@ class Rates:
     def __init__(
         self,
         clock: Callable[[], float],
-        person: Rate = PER_PERSON,
-        address: Rate = PER_ADDRESS,
-        failure: Rate = PER_FAILURE,
+        person: RequestRate = PER_PERSON,
+        address: RequestRate = PER_ADDRESS,
+        failure: RequestRate = PER_FAILURE,
     ) -> None:
-        self._persons, self._addresses = Buckets(person, clock), Buckets(address, clock)
-        self._failures = Buckets(failure, clock)
+        self._persons, self._addresses = TokenBuckets(person, clock), TokenBuckets(address, clock)
+        self._failures = TokenBuckets(failure, clock)
 
     def knock(self, address: str) -> None:
         """Somebody is there, at this address; TooManyRequests where that is too often."""

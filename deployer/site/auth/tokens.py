@@ -53,14 +53,14 @@ class KeySource(Protocol):
 
 
 @dataclass(frozen=True)
-class Unverified:
+class UnverifiedToken:
     """What a token says of itself; nobody has vouched for it."""
 
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
 
 
-def peek(text: str) -> Unverified:
+def peek_token(text: str) -> UnverifiedToken:
     """Look into a token without believing it; NotAuthenticated if it is none."""
     if len(text) > MAX_TOKEN:
         raise NotAuthenticated(f"the token has {len(text)} characters, more than the {MAX_TOKEN} allowed")
@@ -70,7 +70,7 @@ def peek(text: str) -> Unverified:
         found = jwt.decode_complete(text, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError) as exc:
         raise NotAuthenticated("what was shown is no signed token that can be read") from exc
-    return Unverified(found["header"], found["payload"])
+    return UnverifiedToken(found["header"], found["payload"])
 
 
 def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys: KeySource) -> Principal:
@@ -87,7 +87,7 @@ def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys
         NotAuthenticated: it does not count; says why, which is for the log alone.
         SiteUnavailable: its issuer is believed, and the issuer's keys cannot be had.
     """
-    seen = peek(text)
+    seen = peek_token(text)
     issuer = issuers.find(seen.claims.get("iss"))
     if issuer is None:
         raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))} is not believed here")

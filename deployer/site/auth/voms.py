@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from deployer.errors import NotAuthenticated
 from signer.errors import KeyUnusable, SignatureError
-from signer.x509.ca_directory import Authorities
+from signer.x509.ca_directory import TrustStore
 from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.der import Element, read_der
-from signer.x509.path_validation import Chain, Crls, find_chain
+from signer.x509.path_validation import CertificateChain, CrlPolicy, find_chain
 
 SKEW = timedelta(minutes=5)
 """By which a VOMS server's clock may be ahead of ours: what its own clients assume."""
@@ -73,7 +73,7 @@ class _Lists(core.SequenceOf):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Membership:
+class VomsMembership:
     """What a VOMS server says of somebody.
 
     Attributes:
@@ -141,12 +141,12 @@ def parse_lsc(text: str) -> tuple[tuple[str, ...], ...]:
 def read_membership(
     extension: bytes,
     holder: Certificate,
-    authorities: Authorities,
+    authorities: TrustStore,
     servers: VomsDirectory,
     targets: Collection[str],
     now: datetime,
-    crls: Crls = "required",
-) -> Membership:
+    crls: CrlPolicy = "required",
+) -> VomsMembership:
     """What a proxy's attribute certificates say; the first of them counts, and others are not looked at.
 
     Args:
@@ -181,7 +181,7 @@ def read_membership(
     if not _believed(chain, servers.chains(vo, host)):
         raise NotAuthenticated(f"{server.subject}, issued by {server.issuer}, is no VOMS server of {vo} on {host} here")
     _check_signature(said, server)
-    return Membership(vo, groups, said.not_after)
+    return VomsMembership(vo, groups, said.not_after)
 
 
 def _read(extension: bytes) -> _Said:
@@ -292,7 +292,7 @@ def _server(said: _Said) -> Certificate:
     return server
 
 
-def _believed(chain: Chain, allowed: Sequence[tuple[str, ...]]) -> bool:
+def _believed(chain: CertificateChain, allowed: Sequence[tuple[str, ...]]) -> bool:
     """Whether the names of a chain are, from its first on, those of one that is allowed."""
     # Host certificates of grids are called host/NAME; the value of a name can hold no further structure then.
     subjects = tuple(_SERVICE.sub(r"CN=\1/\2", each.subject) for each in chain.certificates)

@@ -19,34 +19,34 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from catalog.errors import CatalogError, Malformed, NotFound
-from catalog.web.parameters import body
+from catalog.web.parameters import read_body
 from deployer.errors import DeployerError, NotAuthenticated, TooManyRequests
-from deployer.pki.ca import MAX_REQUEST
-from deployer.site.auth.rate_limits import Rate, Rates
+from deployer.pki.ca import MAX_SIGNING_REQUEST
+from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
 from deployer.site.broker.broker import Broker
-from deployer.site.broker.rules import MAX_DATA, MAX_REASON
+from deployer.site.broker.rules import MAX_DATA, MAX_FAILURE_REASON
 from deployer.site.broker.schema import (
-    Identity,
-    Knock,
-    Peers,
-    Session,
-    Standing,
+    ClusterPeers,
+    ContextRequest,
+    ContextSession,
+    GuestIdentity,
+    PeerReadiness,
     hosts_lines,
     identity_text,
     known_hosts_lines,
     peers_text,
     session_text,
-    tagged,
+    with_tag,
 )
 from deployer.site.model.records import SiteMachine
 from deployer.web.problems import MEDIA_TYPE, to_problem
-from deployer.web.wakeup import Bell
+from deployer.web.wakeup import Wakeup
 from signer.documents import Document, parse
 from signer.errors import SignerError
 
 PREFIX = "/context/v1"
 
-MAX_KNOCK = 2048
+MAX_CONTEXT_REQUEST = 2048
 """Bytes of a machine's first request."""
 
 MAX_WAIT = 30.0
@@ -61,10 +61,10 @@ WATCH_EVERY = 5.0
 PAUSE = 0.2
 """Seconds before the next look when something was heard: a cluster that starts says a thousand things in a row."""
 
-PER_GUEST = Rate(burst=100, per_second=5)
+PER_GUEST = RequestRate(burst=100, per_second=5)
 """Requests of one machine: some dozens while it finds its peers."""
 
-PER_SOURCE = Rate(burst=4000, per_second=500)
+PER_SOURCE = RequestRate(burst=4000, per_second=500)
 """Requests from one address, behind which all guests of a node may be: none of them should be able to silence the others.
 A secret has 256 bits; what is bounded here is work, not guessing."""
 
@@ -91,17 +91,17 @@ D = TypeVar("D", bound=Document)
 log = logging.getLogger("partita.site")
 
 
-def guest_rates(clock: Callable[[], float] = time.monotonic) -> Rates:
+def make_guest_limiter(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
     """How often guests may ask."""
-    return Rates(clock, person=PER_GUEST, address=PER_SOURCE, failure=PER_SOURCE)
+    return RequestLimiter(clock, person=PER_GUEST, address=PER_SOURCE, failure=PER_SOURCE)
 
 
-def create_broker_app(broker: Broker, rates: Rates, bell: Bell) -> FastAPI:
+def create_broker_app(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> FastAPI:
     """An application of the broker alone, for an address of its own.
 
     Args:
         broker: see there.
-        rates: see `guest_rates`.
+        rates: see `make_guest_limiter`.
         bell: is hung on the loop that runs the application; the broker's `news` rings it.
     """
 
@@ -119,7 +119,7 @@ def create_broker_app(broker: Broker, rates: Rates, bell: Bell) -> FastAPI:
     return app
 
 
-def context_routes(broker: Broker, rates: Rates, bell: Bell) -> APIRouter:
+def context_routes(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> APIRouter:
     """The routes, without their prefix; `bell` hangs on the loop that they run on."""
     routes = APIRouter(tags=["context"])
 
@@ -141,14 +141,21 @@ def context_routes(broker: Broker, rates: Rates, bell: Bell) -> APIRouter:
     return routes
 
 
-def _of_identity(routes: APIRouter, broker: Broker, rates: Rates, me: SiteMachine) -> None:
+def _of_identity(routes: APIRouter, broker: Broker, rates: RequestLimiter, me: SiteMachine) -> None:
     @routes.post(
-        "/identity", summary="Show the one-shot secret: a session, and who the machine is", response_model=Session
+        "/identity",
+        summary="Show the one-shot secret: a session, and who the machine is",
+        response_model=ContextSession,
     )
     async def knock(request: Request) -> Response:
         source = _source(request)
         rates.knock(source)
-        shown = parse(Knock, await body(request, MAX_KNOCK, "the request"), "request", limit=MAX_KNOCK)
+        shown = parse(
+            ContextRequest,
+            await read_body(request, MAX_CONTEXT_REQUEST, "the request"),
+            "request",
+            limit=MAX_CONTEXT_REQUEST,
+        )
         try:
             session = await run_in_threadpool(broker.admit, shown)
         except DeployerError:
@@ -156,18 +163,18 @@ def _of_identity(routes: APIRouter, broker: Broker, rates: Rates, me: SiteMachin
             raise
         return _answer(request, session, session_text)
 
-    @routes.get("/identity", summary="Who the machine is, as its site says now", response_model=Identity)
+    @routes.get("/identity", summary="Who the machine is, as its site says now", response_model=GuestIdentity)
     def identity(request: Request, machine: SiteMachine = me) -> Response:
         return _answer(request, broker.identity(machine), identity_text)
 
-    @routes.post("/session", summary="Renew the session", response_model=Session)
+    @routes.post("/session", summary="Renew the session", response_model=ContextSession)
     def renew(request: Request, _machine: SiteMachine = me) -> Response:
         return _answer(request, broker.renew(_session(request)), session_text)
 
 
 def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
     async def publish(request: Request, key: KEY, machine: SiteMachine = me) -> Response:
-        data = await body(request, MAX_DATA, "a published value")
+        data = await read_body(request, MAX_DATA, "a published value")
         await run_in_threadpool(broker.publish, machine, key, data)
         return Response(status_code=204)
 
@@ -182,7 +189,7 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
 
     @routes.post("/failed", summary="Say that it is not, and why (plain text)", status_code=204)
     async def failed(request: Request, machine: SiteMachine = me) -> Response:
-        reason = await body(request, 16 * MAX_REASON, "a reason")
+        reason = await read_body(request, 16 * MAX_FAILURE_REASON, "a reason")
         await run_in_threadpool(broker.failed, machine, reason)
         return Response(status_code=204)
 
@@ -192,16 +199,16 @@ def _of_publishing(routes: APIRouter, broker: Broker, me: SiteMachine) -> None:
         response_class=Response,
     )
     async def certificate(request: Request, machine: SiteMachine = me) -> Response:
-        asked = await body(request, MAX_REQUEST, "a certificate request")
+        asked = await read_body(request, MAX_SIGNING_REQUEST, "a certificate request")
         issued = await run_in_threadpool(broker.certificate, machine, asked.decode("ascii", "replace"))
         return Response(issued, media_type=PEM)
 
 
-def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) -> None:
+def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) -> None:
     @routes.get(
         "/peers",
         summary="The peers that the machine requires, once there are as many as it requires",
-        response_model=Peers,
+        response_model=ClusterPeers,
     )
     async def peers(
         request: Request,
@@ -222,29 +229,29 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Bell, me: SiteMachine) ->
 
     @routes.get("/hosts", summary="The peers as lines of /etc/hosts", response_class=Response)
     def hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
-        found = broker.peers(machine, role, Standing(standing) if standing else None)
+        found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(hosts_lines(found.peers))
 
     @routes.get("/known_hosts", summary="The peers' SSH host keys as lines of known_hosts", response_class=Response)
     def known_hosts(role: ROLE = None, standing: STANDING = None, machine: SiteMachine = me) -> Response:
-        found = broker.peers(machine, role, Standing(standing) if standing else None)
+        found = broker.peers(machine, role, PeerReadiness(standing) if standing else None)
         return _lines(
             [line for peer in found.peers for line in known_hosts_lines(peer.hostname, peer.addresses, peer.host_keys)]
         )
 
 
 async def _changed(
-    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
-) -> Peers:
+    broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float, known: str
+) -> ClusterPeers:
     """The peers once they are others than those known, or when the time is over."""
-    least = Standing(standing) if standing else None
+    least = PeerReadiness(standing) if standing else None
     until, seen = time.monotonic() + wait, None
     while True:
         count = bell.count
         stamp = await run_in_threadpool(broker.stamp, machine)
         if stamp != seen:
             seen = stamp
-            found = tagged(await run_in_threadpool(partial(broker.peers, machine, role, least, patient=True)))
+            found = with_tag(await run_in_threadpool(partial(broker.peers, machine, role, least, patient=True)))
         left = until - time.monotonic()
         if found.tag != known or left <= 0 or bell.ended:
             return found
@@ -253,10 +260,10 @@ async def _changed(
 
 
 async def _complete(
-    broker: Broker, bell: Bell, machine: SiteMachine, role: str | None, standing: str | None, wait: float
-) -> Peers:
+    broker: Broker, bell: Wakeup, machine: SiteMachine, role: str | None, standing: str | None, wait: float
+) -> ClusterPeers:
     """The peers once there are enough, or when the time is over."""
-    least = Standing(standing) if standing else None
+    least = PeerReadiness(standing) if standing else None
     until = time.monotonic() + wait
     while True:
         count = bell.count

@@ -11,40 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticated, SiteUnavailable
-from deployer.pki.ca import Authority
-from deployer.protocol.desired_state import Context, DesiredMachine, DesiredState, Want
-from deployer.site.broker.guest_certificates import host_certificate
-from deployer.site.broker.peers import FRESH_FOR, Meeting
+from deployer.pki.ca import CertificateAuthority
+from deployer.protocol.desired_state import BrokerAccess, DesiredMachine, DesiredState, DesiredStatus
+from deployer.site.broker.guest_certificates import issue_guest_certificate
+from deployer.site.broker.peers import FRESH_FOR, PeerDirectory
 from deployer.site.broker.rules import (
-    ADDRESS,
+    ADDRESS_KEY,
     FAILED,
-    HOST_KEYS,
+    HOST_KEYS_KEY,
     MAX_PUBLISHED,
     READY,
     SESSION_LIFE,
-    Answer,
-    answer_to,
+    ContextDecision,
+    assigned_addresses,
     check_published,
     clean_reason,
-    digest,
-    given_addresses,
-    gone,
-    holds,
+    derive_secret,
+    derive_session,
+    evaluate_context_request,
+    is_over,
+    is_session_valid,
     parse_addresses,
     parse_host_keys,
-    secret_of,
-    session_of,
+    secret_digest,
 )
-from deployer.site.broker.schema import Identity, Knock, Peers, Session, Standing
+from deployer.site.broker.schema import ClusterPeers, ContextRequest, ContextSession, GuestIdentity, PeerReadiness
 from deployer.site.db import contexts as book
 from deployer.site.db.machines import get_machine
-from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.model.cluster import Cluster
-from deployer.site.model.contact import Contact
+from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 
 KEY_BYTES = 32
 KEEP = timedelta(days=1)
@@ -108,7 +108,7 @@ class Broker:
         self,
         store: SiteStore,
         cluster: Callable[[str], Cluster],
-        authority: Authority,
+        authority: CertificateAuthority,
         key: bytes,
         url: str,
         fingerprint: Callable[[], str],
@@ -119,7 +119,7 @@ class Broker:
         fresh_for: float = FRESH_FOR,
     ) -> None:
         self._store, self._database, self._authority = store, store.database, authority
-        self._meeting = Meeting(store, cluster, monotonic, fresh_for)
+        self._meeting = PeerDirectory(store, cluster, monotonic, fresh_for)
         self._key, self._url, self._fingerprint = key, url.rstrip("/"), fingerprint
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
@@ -129,14 +129,14 @@ class Broker:
         A machine that comes to another node starts anew there, so it is invited again; on the same node it is told the
         same, however often the node asks.
         """
-        guests = [machine for machine in state.machines if machine.want is not Want.ENDED]
+        guests = [machine for machine in state.machines if machine.want is not DesiredStatus.ENDED]
         if not guests:
             return state
         uuids = [machine.uuid for machine in guests]
-        known = self._store.read(book.contacts, uuids)
+        known = self._store.read(book.get_contacts, uuids)
         if any(machine.uuid not in known or known[machine.uuid].node != node for machine in guests):
             with self._database.writing() as connection:
-                known = book.contacts(connection, uuids)
+                known = book.get_contacts(connection, uuids)
                 for machine in guests:
                     known[machine.uuid] = self._invited(connection, known.get(machine.uuid), machine, node)
         introduced = tuple(
@@ -147,21 +147,23 @@ class Broker:
         )
         return state.model_copy(update={"machines": introduced})
 
-    def _invited(self, connection: Any, contact: Contact | None, machine: DesiredMachine, node: str) -> Contact:
+    def _invited(
+        self, connection: Any, contact: BrokerContact | None, machine: DesiredMachine, node: str
+    ) -> BrokerContact:
         if contact is not None and contact.node == node:
             return contact
         generation = contact.generation + 1 if contact else 1
-        secret = digest(secret_of(self._key, machine.uuid, generation))
-        fresh = Contact(machine.uuid, node, generation, secret)
-        book.withdraw(connection, machine.uuid)
-        book.keep(connection, fresh, machine.ends + KEEP)
+        secret = secret_digest(derive_secret(self._key, machine.uuid, generation))
+        fresh = BrokerContact(machine.uuid, node, generation, secret)
+        book.delete_values(connection, machine.uuid)
+        book.put_contact(connection, fresh, machine.ends + KEEP)
         return fresh
 
-    def _context(self, contact: Contact) -> Context:
-        secret = secret_of(self._key, contact.machine, contact.generation)
-        return Context(url=self._url, secret=secret, fingerprint=self._fingerprint())
+    def _context(self, contact: BrokerContact) -> BrokerAccess:
+        secret = derive_secret(self._key, contact.machine, contact.generation)
+        return BrokerAccess(url=self._url, secret=secret, fingerprint=self._fingerprint())
 
-    def admit(self, knock: Knock) -> Session:
+    def admit(self, knock: ContextRequest) -> ContextSession:
         """Let a machine in that shows its secret.
 
         Raises:
@@ -170,23 +172,27 @@ class Broker:
         """
         now = self._now()
         with self._database.writing() as connection:
-            contact = book.contact(connection, knock.machine)
-            answer = answer_to(contact, knock, now)
+            contact = book.get_contact(connection, knock.machine)
+            answer = evaluate_context_request(contact, knock, now)
             nonce = knock.nonce or self._new_nonce()
-            if contact is not None and answer in (Answer.ADMIT, Answer.REPEAT):
-                session = session_of(self._key, contact, nonce)
+            if contact is not None and answer in (ContextDecision.ADMIT, ContextDecision.REPEAT):
+                session = derive_session(self._key, contact, nonce)
                 expires = now + SESSION_LIFE
                 used = contact.used or now
-                admitted = replace(contact, used=used, nonce=digest(nonce), session=digest(session), expires=expires)
-                book.change(connection, admitted)
-            elif contact is not None and answer is Answer.ALARM:
-                book.change(connection, replace(contact, alarmed=contact.alarmed or now, session="", expires=None))
+                admitted = replace(
+                    contact, used=used, nonce=secret_digest(nonce), session=secret_digest(session), expires=expires
+                )
+                book.update_contact(connection, admitted)
+            elif contact is not None and answer is ContextDecision.ALARM:
+                book.update_contact(
+                    connection, replace(contact, alarmed=contact.alarmed or now, session="", expires=None)
+                )
         match answer:
-            case Answer.ADMIT | Answer.REPEAT:
+            case ContextDecision.ADMIT | ContextDecision.REPEAT:
                 machine = self._live(knock.machine)
-                machine = self._anew(machine) if answer is Answer.ADMIT else machine
-                return Session(session=session, expires=expires, identity=self.identity(machine))
-            case Answer.ALARM:
+                machine = self._anew(machine) if answer is ContextDecision.ADMIT else machine
+                return ContextSession(session=session, expires=expires, identity=self.identity(machine))
+            case ContextDecision.ALARM:
                 self._alarm(knock.machine)
                 raise Forbidden(
                     "this secret has been used; the site has been told, and believes nothing that this machine says"
@@ -203,14 +209,14 @@ class Broker:
         return self._store.write(
             change_machine,
             machine.uuid,
-            lambda found: Change(found.model_copy(update=update), ((what, reason),)),
+            lambda found: MachineTransition(found.model_copy(update=update), ((what, reason),)),
         )
 
     def _alarm(self, uuid: str) -> None:
         log.warning("machine %s: its one-shot secret was shown a second time", uuid)
         machine = self._store.read(get_machine, uuid)
         self._store.write(
-            Work.tell,
+            UnitOfWork.tell,
             "machine",
             uuid,
             "alarm",
@@ -222,32 +228,32 @@ class Broker:
     def recognise(self, session: str) -> SiteMachine:
         """The machine whose session this is; NotAuthenticated if it is none, or over."""
         uuid = session.partition(".")[0]
-        contact = self._store.read(book.contact, uuid[:36])
-        if not holds(contact, session, self._now()):
+        contact = self._store.read(book.get_contact, uuid[:36])
+        if not is_session_valid(contact, session, self._now()):
             raise NotAuthenticated("this session is unknown or over; sessions are renewed in time, or gone")
         return self._live(uuid)
 
-    def renew(self, session: str) -> Session:
+    def renew(self, session: str) -> ContextSession:
         """The same session for another hour."""
         machine = self.recognise(session)
         expires = self._now() + SESSION_LIFE
         with self._database.writing() as connection:
-            contact = book.contact(connection, machine.uuid)
-            if contact is None or not holds(contact, session, self._now()):
+            contact = book.get_contact(connection, machine.uuid)
+            if contact is None or not is_session_valid(contact, session, self._now()):
                 raise NotAuthenticated("this session is over")
-            book.change(connection, replace(contact, expires=expires))
-        return Session(session=session, expires=expires, identity=self.identity(machine))
+            book.update_contact(connection, replace(contact, expires=expires))
+        return ContextSession(session=session, expires=expires, identity=self.identity(machine))
 
-    def identity(self, machine: SiteMachine) -> Identity:
+    def identity(self, machine: SiteMachine) -> GuestIdentity:
         """Who a machine is."""
         cluster, needs = self._meeting.needs(machine)
-        return Identity(
+        return GuestIdentity(
             machine=machine.uuid,
             deployment=machine.deployment,
             hostname=machine.hostname,
             role=machine.role,
             cluster=cluster,
-            addresses=given_addresses(machine),
+            addresses=assigned_addresses(machine),
             requires={role: need.count for role, need in needs.items()},
             ends=machine.ends,
         )
@@ -260,17 +266,17 @@ class Broker:
         """
         check_published(key, data)
         with self._database.writing() as connection:
-            present = book.sizes(connection, [machine.uuid]).get(machine.uuid, {})
+            present = book.published_sizes(connection, [machine.uuid]).get(machine.uuid, {})
             if key not in present and len(present) >= MAX_PUBLISHED:
                 raise Misused(f"a machine publishes at most {MAX_PUBLISHED} values")
-            book.publish(connection, machine.uuid, key, data, self._now())
-        if key == HOST_KEYS:
+            book.put_value(connection, machine.uuid, key, data, self._now())
+        if key == HOST_KEYS_KEY:
             keys = parse_host_keys(data)
             if keys != machine.host_keys:
                 self._change(
                     machine, {"host_keys": keys}, "host-keys", f"the guest published {len(keys)} SSH host keys"
                 )
-        elif key == ADDRESS:
+        elif key == ADDRESS_KEY:
             said = parse_addresses(data)
             if said != machine.said:
                 self._change(
@@ -282,21 +288,26 @@ class Broker:
         self.news()
 
     def peers(
-        self, machine: SiteMachine, role: str | None = None, least: Standing | None = None, *, patient: bool = False
-    ) -> Peers:
-        """The peers that a machine requires and that have come far enough; see `Meeting.peers`."""
+        self,
+        machine: SiteMachine,
+        role: str | None = None,
+        least: PeerReadiness | None = None,
+        *,
+        patient: bool = False,
+    ) -> ClusterPeers:
+        """The peers that a machine requires and that have come far enough; see `PeerDirectory.peers`."""
         return self._meeting.peers(machine, role, least, patient=patient)
 
     def stamp(self, machine: SiteMachine) -> int:
-        """The same for as long as a machine's peers are; see `Meeting.stamp`."""
+        """The same for as long as a machine's peers are; see `PeerDirectory.stamp`."""
         return self._meeting.stamp(machine)
 
     def read(self, machine: SiteMachine, hostname: str, key: str) -> bytes:
-        """What a peer published under a key; see `Meeting.read`."""
+        """What a peer published under a key; see `PeerDirectory.read`."""
         return self._meeting.read(machine, hostname, key)
 
     def known_hosts(self, deployment: str) -> list[str]:
-        """Lines of known_hosts for a deployment's machines; see `Meeting.known_hosts`."""
+        """Lines of known_hosts for a deployment's machines; see `PeerDirectory.known_hosts`."""
         return self._meeting.known_hosts(deployment)
 
     def ready(self, machine: SiteMachine) -> None:
@@ -314,10 +325,10 @@ class Broker:
             self.news()
 
     def certificate(self, machine: SiteMachine, request: str) -> str:
-        """A certificate for exactly the name and addresses that the site gave; errors as `host_certificate`."""
-        issued = host_certificate(self._authority, machine, request, self._now())
+        """A certificate for exactly the name and addresses that the site gave; errors as `issue_guest_certificate`."""
+        issued = issue_guest_certificate(self._authority, machine, request, self._now())
         self._store.write(
-            Work.tell,
+            UnitOfWork.tell,
             "machine",
             machine.uuid,
             "certified",
@@ -329,7 +340,7 @@ class Broker:
     def tidy(self) -> int:
         """Forget machines that are long over; returns how many. Cheap when there is nothing to do."""
         now, forgotten = self._now(), 0
-        past = self._store.read(book.past, now, TIDY_AT_ONCE)
+        past = self._store.read(book.expired_contacts, now, TIDY_AT_ONCE)
         for uuid in past:
             try:
                 machine = self._store.read(get_machine, uuid)
@@ -337,11 +348,11 @@ class Broker:
             except MachineNotFound:
                 machine = None
             with self._database.writing() as connection:
-                if machine is None or gone(machine):
-                    book.forget(connection, uuid)
+                if machine is None or is_over(machine):
+                    book.delete_contact(connection, uuid)
                     forgotten += 1
                 else:
-                    book.postpone(connection, uuid, until)
+                    book.postpone_expiry(connection, uuid, until)
         return forgotten
 
     def _now(self) -> datetime:
@@ -353,6 +364,6 @@ class Broker:
             machine = self._store.read(get_machine, uuid)
         except MachineNotFound as exc:
             raise NotAuthenticated("this machine is over") from exc
-        if gone(machine):
+        if is_over(machine):
             raise NotAuthenticated("this machine is over")
         return machine

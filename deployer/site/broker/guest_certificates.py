@@ -3,20 +3,20 @@
 from datetime import datetime, timedelta
 
 from deployer.errors import MachineConflict
-from deployer.pki.ca import Authority
-from deployer.site.broker.rules import given_addresses
+from deployer.pki.ca import CertificateAuthority
+from deployer.site.broker.rules import assigned_addresses
 from deployer.site.model.records import SiteMachine
 
 LIFE = timedelta(days=30)
 """The longest that a guest's certificate holds; it asks for another. One never outlives its machine's time."""
 
 
-def names_of(machine: SiteMachine) -> tuple[str, ...]:
+def certificate_names(machine: SiteMachine) -> tuple[str, ...]:
     """What a guest's certificate is for: its host name, and the addresses that the site gave it or sees it use."""
-    return (machine.hostname, *given_addresses(machine))
+    return (machine.hostname, *assigned_addresses(machine))
 
 
-def host_certificate(authority: Authority, machine: SiteMachine, request: str, now: datetime) -> str:
+def issue_guest_certificate(authority: CertificateAuthority, machine: SiteMachine, request: str, now: datetime) -> str:
     """A guest's certificate, and that of the site's CA after it (PEM).
 
     Args:
@@ -29,5 +29,5 @@ def host_certificate(authority: Authority, machine: SiteMachine, request: str, n
     left = machine.ends - now
     if left <= timedelta(0):
         raise MachineConflict(f"the time of {machine.hostname} is over; it gets no certificate any more")
-    issued = authority.host(request, machine.uuid, names_of(machine), now, min(left, LIFE))
+    issued = authority.host(request, machine.uuid, certificate_names(machine), now, min(left, LIFE))
     return issued + authority.certificate.decode("ascii")

@@ -11,21 +11,21 @@ from functools import cached_property
 
 from deployer.errors import DeployerError, Forbidden
 from deployer.site.broker.rules import (
-    ADDRESS,
-    Member,
-    Need,
+    ADDRESS_KEY,
+    BrokerMember,
+    RoleRequirement,
+    assigned_addresses,
     check_key,
-    given_addresses,
-    gone,
-    meet,
-    needs_of,
+    find_peers,
+    is_over,
     parse_addresses,
+    requirements_of,
 )
-from deployer.site.broker.schema import Peers, Standing, known_hosts_lines
+from deployer.site.broker.schema import ClusterPeers, PeerReadiness, known_hosts_lines
 from deployer.site.db import contexts as book
 from deployer.site.db.machines import get_deployment, list_machines
 from deployer.site.model.cluster import Cluster
-from deployer.site.model.records import Filter, SiteMachine
+from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.store.store import SiteStore
 
 PAGE = 1000
@@ -42,7 +42,7 @@ class _Circle:
     """A cluster and its members, and when (monotonic seconds) they were read."""
 
     cluster: Cluster
-    members: tuple[Member, ...]
+    members: tuple[BrokerMember, ...]
     read: float
 
     @cached_property
@@ -53,7 +53,7 @@ class _Circle:
                 (
                     one.machine.uuid,
                     one.standing,
-                    gone(one.machine),
+                    is_over(one.machine),
                     one.machine.state,
                     one.addresses,
                     one.machine.host_keys,
@@ -64,7 +64,7 @@ class _Circle:
         )
 
 
-class Meeting:
+class PeerDirectory:
     """Safe to use from several threads.
 
     Args:
@@ -87,14 +87,19 @@ class Meeting:
         self._circles: OrderedDict[str, _Circle] = OrderedDict()
         self._homes: OrderedDict[str, str] = OrderedDict()
 
-    def needs(self, machine: SiteMachine) -> tuple[str, dict[str, Need]]:
+    def needs(self, machine: SiteMachine) -> tuple[str, dict[str, RoleRequirement]]:
         """A machine's cluster (or an empty text), and what its role needs of others."""
         cluster = self._home(machine.deployment)
-        return cluster, needs_of(self._cluster(cluster), machine.role) if cluster else {}
+        return cluster, requirements_of(self._cluster(cluster), machine.role) if cluster else {}
 
     def peers(
-        self, machine: SiteMachine, role: str | None = None, least: Standing | None = None, *, patient: bool = False
-    ) -> Peers:
+        self,
+        machine: SiteMachine,
+        role: str | None = None,
+        least: PeerReadiness | None = None,
+        *,
+        patient: bool = False,
+    ) -> ClusterPeers:
         """The peers that a machine requires and that have come far enough.
 
         Args:
@@ -107,9 +112,9 @@ class Meeting:
         """
         cluster = self._home(machine.deployment)
         if not cluster:
-            return meet(machine, (), {}, role, least)
+            return find_peers(machine, (), {}, role, least)
         circle = self._circle(cluster, self._fresh_for if patient else 0.0)
-        return meet(machine, circle.members, needs_of(circle.cluster, machine.role), role, least)
+        return find_peers(machine, circle.members, requirements_of(circle.cluster, machine.role), role, least)
 
     def stamp(self, machine: SiteMachine) -> int:
         """What is the same for as long as nothing changed in a machine's cluster that its peers are told: cheap to ask again."""
@@ -126,28 +131,28 @@ class Meeting:
         check_key(key)
         found = [
             peer
-            for peer in self.peers(machine, least=Standing.PRESENT).peers
+            for peer in self.peers(machine, least=PeerReadiness.PRESENT).peers
             if hostname in (peer.hostname, peer.machine)
         ]
         if not found:
             raise Forbidden(f"no peer {hostname[:80]!r} is here that this machine requires")
-        value = self._store.read(book.values, [found[0].machine], key).get(found[0].machine)
+        value = self._store.read(book.published_values, [found[0].machine], key).get(found[0].machine)
         if value is None:
             raise Forbidden(f"{hostname[:80]} has published nothing under {key!r}")
         return value
 
     def known_hosts(self, deployment: str) -> list[str]:
         """Lines of known_hosts for a deployment's machines: of those whose secret exactly one party showed."""
-        machines = self._all(Filter(deployment=deployment))
+        machines = self._all(ListFilter(deployment=deployment))
         uuids = [machine.uuid for machine in machines]
         with self._store.database.reading() as connection:
-            known = book.contacts(connection, uuids)
-            said = book.values(connection, uuids, ADDRESS)
+            known = book.get_contacts(connection, uuids)
+            said = book.published_values(connection, uuids, ADDRESS_KEY)
         lines: list[str] = []
         for machine in machines:
             contact = known.get(machine.uuid)
-            if contact is not None and contact.sound and not gone(machine):
-                addresses = given_addresses(machine) or _parsed(said.get(machine.uuid))
+            if contact is not None and contact.sound and not is_over(machine):
+                addresses = assigned_addresses(machine) or _parsed(said.get(machine.uuid))
                 lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
         return lines
 
@@ -178,19 +183,19 @@ class Meeting:
 
     def _read(self, cluster: str) -> _Circle:
         began = self._monotonic()
-        machines = self._all(Filter(cluster=cluster))
+        machines = self._all(ListFilter(cluster=cluster))
         uuids = [machine.uuid for machine in machines]
         with self._store.database.reading() as connection:
-            known = book.contacts(connection, uuids)
-            sizes = book.sizes(connection, uuids)
-            said = book.values(connection, uuids, ADDRESS)
+            known = book.get_contacts(connection, uuids)
+            sizes = book.published_sizes(connection, uuids)
+            said = book.published_values(connection, uuids, ADDRESS_KEY)
         members = tuple(
-            Member(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
+            BrokerMember(machine, known.get(machine.uuid), sizes.get(machine.uuid, {}), _parsed(said.get(machine.uuid)))
             for machine in machines
         )
         return _Circle(self._cluster(cluster), members, began)
 
-    def _all(self, which: Filter) -> list[SiteMachine]:
+    def _all(self, which: ListFilter) -> list[SiteMachine]:
         found: list[SiteMachine] = []
         after: str | None = None
         while True:

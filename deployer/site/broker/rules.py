@@ -19,11 +19,11 @@ from typing import Final
 
 from deployer.errors import Forbidden, Misused
 from deployer.guest.nocloud_seed import check_public_key
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.site.broker.schema import Knock, Peer, Peers, Standing
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.broker.schema import ClusterPeer, ClusterPeers, ContextRequest, PeerReadiness
 from deployer.site.model.cluster import Cluster
-from deployer.site.model.contact import Contact
+from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 
 SESSION_LIFE = timedelta(hours=1)
@@ -44,13 +44,13 @@ MAX_HOST_KEYS = 8
 MAX_ADDRESSES = 16
 """Addresses of one machine."""
 
-MAX_REASON = 300
+MAX_FAILURE_REASON = 300
 """Characters of the reason with which a machine says that it failed: a script's name and its last line."""
 
-ADDRESS: Final = "address"
+ADDRESS_KEY: Final = "address"
 """The key under which a machine publishes its own addresses, one a line."""
 
-HOST_KEYS: Final = "ssh-host-keys"
+HOST_KEYS_KEY: Final = "ssh-host-keys"
 """The key under which a machine publishes its SSH host keys, one a line, as in ssh_host_ed25519_key.pub."""
 
 READY: Final = "ready"
@@ -61,7 +61,7 @@ _KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class RoleRequirement:
     """What a machine needs of a role: so many members, and how far they must have come.
 
     Attributes:
@@ -69,11 +69,11 @@ class Need:
     """
 
     count: int
-    least: Standing = Standing.READY
+    least: PeerReadiness = PeerReadiness.READY
     silent: bool = False
 
 
-def needs_of(cluster: Cluster, role: str) -> dict[str, Need]:
+def requirements_of(cluster: Cluster, role: str) -> dict[str, RoleRequirement]:
     """What the members of a role need of others, by role.
 
     Of roles that are only watched it needs nobody. Members of one's own role need only be present: if each waited for the others to be ready, none ever would be.
@@ -85,20 +85,20 @@ def needs_of(cluster: Cluster, role: str) -> dict[str, Need]:
     found = {}
     for name in document.providers(role):
         own = name == role
-        least = Standing.PRESENT if own or early else Standing.READY
+        least = PeerReadiness.PRESENT if own or early else PeerReadiness.READY
         count = max(0, cluster.need(name) - own)
-        found[name] = Need(count, least, document.roles[name].ready == "running")
+        found[name] = RoleRequirement(count, least, document.roles[name].ready == "running")
     for name in document.watched(role):
-        found[name] = Need(0, Standing.READY, document.roles[name].ready == "running")
+        found[name] = RoleRequirement(0, PeerReadiness.READY, document.roles[name].ready == "running")
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class BrokerMember:
     """A machine, what the broker remembers of it, and what it published (key to size), with its own word on addresses."""
 
     machine: SiteMachine
-    contact: Contact | None
+    contact: BrokerContact | None
     published: Mapping[str, int]
     said: tuple[str, ...] = ()
 
@@ -108,30 +108,30 @@ class Member:
         return self.contact is not None and self.contact.sound
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> PeerReadiness:
         """See there. Whose secret was shown by two parties has not come at all."""
         if not self.sound:
-            return Standing.ABSENT
+            return PeerReadiness.ABSENT
         if self.machine.ready == READY:
-            return Standing.READY
+            return PeerReadiness.READY
         if self.machine.ready is not None:
-            return Standing.FAILED
-        return Standing.PRESENT if self.addresses else Standing.ABSENT
+            return PeerReadiness.FAILED
+        return PeerReadiness.PRESENT if self.addresses else PeerReadiness.ABSENT
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Those of the site, else its own word."""
-        return given_addresses(self.machine) or (self.said if self.sound else ())
+        return assigned_addresses(self.machine) or (self.said if self.sound else ())
 
-    def enough(self, need: Need) -> bool:
+    def enough(self, need: RoleRequirement) -> bool:
         """Whether it has come as far as is needed."""
         if need.silent and not self.sound:
-            return self.machine.state is State.RUNNING and bool(self.addresses)
-        return self.standing is Standing.READY or self.standing is need.least
+            return self.machine.state is MachineState.RUNNING and bool(self.addresses)
+        return self.standing is PeerReadiness.READY or self.standing is need.least
 
-    def as_peer(self) -> Peer:
+    def as_peer(self) -> ClusterPeer:
         """As its peers are told."""
-        return Peer(
+        return ClusterPeer(
             machine=self.machine.uuid,
             hostname=self.machine.hostname,
             role=self.machine.role,
@@ -142,17 +142,17 @@ class Member:
         )
 
 
-def digest(text: str) -> str:
+def secret_digest(text: str) -> str:
     """SHA-256, hex, of a secret's text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def secret_of(key: bytes, machine: str, generation: int) -> str:
+def derive_secret(key: bytes, machine: str, generation: int) -> str:
     """The secret of a machine's n-th invitation: it can be told to a node again after a crash, and need not be stored."""
     return _derived(key, "secret", machine, str(generation))
 
 
-def session_of(key: bytes, contact: Contact, nonce: str) -> str:
+def derive_session(key: bytes, contact: BrokerContact, nonce: str) -> str:
     """The session for a machine that showed its secret together with a nonce (or something random in its place)."""
     return f"{contact.machine}.{_derived(key, 'session', contact.machine, str(contact.generation), nonce)}"
 
@@ -162,7 +162,7 @@ def _derived(key: bytes, *parts: str) -> str:
     return base64.urlsafe_b64encode(made).decode("ascii").rstrip("=")
 
 
-class Answer(StrEnum):
+class ContextDecision(StrEnum):
     """What a knock deserves."""
 
     ADMIT = "admit"
@@ -171,31 +171,31 @@ class Answer(StrEnum):
     REFUSE = "refuse"
 
 
-def answer_to(contact: Contact | None, knock: Knock, now: datetime) -> Answer:
+def evaluate_context_request(contact: BrokerContact | None, knock: ContextRequest, now: datetime) -> ContextDecision:
     """Whether a secret lets a machine in. Compares in constant time, also where there is no such machine.
 
     The right secret shown a second time is an alarm: one of the two was not the machine.
     """
-    right = hmac.compare_digest(contact.secret if contact else "0" * 64, digest(knock.secret))
+    right = hmac.compare_digest(contact.secret if contact else "0" * 64, secret_digest(knock.secret))
     if contact is None or not right:
-        return Answer.REFUSE
+        return ContextDecision.REFUSE
     if contact.used is None:
-        return Answer.ADMIT
-    same = knock.nonce is not None and hmac.compare_digest(contact.nonce, digest(knock.nonce))
+        return ContextDecision.ADMIT
+    same = knock.nonce is not None and hmac.compare_digest(contact.nonce, secret_digest(knock.nonce))
     if same and contact.alarmed is None and now - contact.used <= RETRY_LIFE:
-        return Answer.REPEAT
-    return Answer.ALARM
+        return ContextDecision.REPEAT
+    return ContextDecision.ALARM
 
 
-def holds(contact: Contact | None, session: str, now: datetime) -> bool:
+def is_session_valid(contact: BrokerContact | None, session: str, now: datetime) -> bool:
     """Whether a session is that of a machine, and holds now."""
-    right = hmac.compare_digest(contact.session if contact and contact.session else "0" * 64, digest(session))
+    right = hmac.compare_digest(contact.session if contact and contact.session else "0" * 64, secret_digest(session))
     return right and contact is not None and contact.sound and contact.expires is not None and now < contact.expires
 
 
-def gone(machine: SiteMachine) -> bool:
+def is_over(machine: SiteMachine) -> bool:
     """Whether a machine is over, or should be: the broker does not speak with it any more."""
-    return machine.want is Want.ENDED or machine.state.final
+    return machine.want is DesiredStatus.ENDED or machine.state.final
 
 
 def check_key(key: str) -> str:
@@ -212,15 +212,15 @@ def check_published(key: str, data: bytes) -> None:
     check_key(key)
     if len(data) > MAX_DATA:
         raise Misused(f"{key} has {len(data)} bytes, more than the {MAX_DATA} that a machine may publish")
-    if key == ADDRESS:
+    if key == ADDRESS_KEY:
         parse_addresses(data)
-    elif key == HOST_KEYS:
+    elif key == HOST_KEYS_KEY:
         parse_host_keys(data)
 
 
 def parse_addresses(data: bytes) -> tuple[str, ...]:
     """The addresses that a guest says it has, one a line; Misused if one is none by which others could reach it."""
-    lines = _lines(ADDRESS, data, MAX_ADDRESSES)
+    lines = _lines(ADDRESS_KEY, data, MAX_ADDRESSES)
     for line in lines:
         if (found := usable_address(line)) is None or found != line:
             raise Misused(f"{line[:60]!r} is no address by which other machines reach one; write it as 192.0.2.7")
@@ -230,7 +230,7 @@ def parse_addresses(data: bytes) -> tuple[str, ...]:
 def parse_host_keys(data: bytes) -> tuple[str, ...]:
     """The host keys that a guest says it has: type and blob, one a line, comments dropped; Misused if one is none."""
     found = []
-    for line in _lines(HOST_KEYS, data, MAX_HOST_KEYS):
+    for line in _lines(HOST_KEYS_KEY, data, MAX_HOST_KEYS):
         kind, blob = check_public_key(line).split(" ")[:2]
         found.append(f"{kind} {blob}")
     return tuple(dict.fromkeys(found))
@@ -259,7 +259,7 @@ def usable_address(text: str) -> str | None:
     return None if "%" in str(found) else str(found)
 
 
-def given_addresses(machine: SiteMachine) -> tuple[str, ...]:
+def assigned_addresses(machine: SiteMachine) -> tuple[str, ...]:
     """The addresses that the site gave a machine, or sees it use."""
     found = (usable_address(text) for text in machine.addresses[:MAX_ADDRESSES])
     return tuple(dict.fromkeys(text for text in found if text))
@@ -267,17 +267,17 @@ def given_addresses(machine: SiteMachine) -> tuple[str, ...]:
 
 def clean_reason(data: bytes) -> str:
     """A guest's reason as one line of printable text, at most MAX_REASON characters: it goes to people and to logs."""
-    text = " ".join(data[: 4 * MAX_REASON].decode("utf-8", "replace").split())
-    return "".join(char if char.isprintable() else "?" for char in text)[:MAX_REASON] or "no reason given"
+    text = " ".join(data[: 4 * MAX_FAILURE_REASON].decode("utf-8", "replace").split())
+    return "".join(char if char.isprintable() else "?" for char in text)[:MAX_FAILURE_REASON] or "no reason given"
 
 
-def meet(
+def find_peers(
     me: SiteMachine,
-    members: Iterable[Member],
-    needs: Mapping[str, Need],
+    members: Iterable[BrokerMember],
+    needs: Mapping[str, RoleRequirement],
     role: str | None = None,
-    least: Standing | None = None,
-) -> Peers:
+    least: PeerReadiness | None = None,
+) -> ClusterPeers:
     """The peers that a machine may know, of those in its own cluster.
 
     Args:
@@ -293,7 +293,7 @@ def meet(
     if role is not None and role not in needs:
         raise Forbidden(f"the role {role[:63]!r} is not among those that this machine's own requires")
     wanted = {
-        name: need if least is None else Need(need.count, least, need.silent)
+        name: need if least is None else RoleRequirement(need.count, least, need.silent)
         for name, need in needs.items()
         if role in (None, name)
     }
@@ -301,11 +301,11 @@ def meet(
         member.as_peer()
         for member in members
         if member.machine.uuid != me.uuid
-        and not gone(member.machine)
+        and not is_over(member.machine)
         and (need := wanted.get(member.machine.role)) is not None
         and member.enough(need)
     ]
     found.sort(key=lambda peer: (peer.role, peer.hostname, peer.machine))
     counts = {name: sum(peer.role == name for peer in found) for name in wanted}
     missing = {name: need.count - counts[name] for name, need in wanted.items() if counts[name] < need.count}
-    return Peers(complete=not missing, missing=missing, peers=tuple(found))
+    return ClusterPeers(complete=not missing, missing=missing, peers=tuple(found))

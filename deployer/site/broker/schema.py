@@ -14,7 +14,7 @@ from signer.statements.endorsement import Instant
 _NONCE = r"^[A-Za-z0-9_-]{32,128}$"
 
 
-class Knock(Document):
+class ContextRequest(Document):
     """The first request of a machine.
 
     Attributes:
@@ -29,7 +29,7 @@ class Knock(Document):
     nonce: Annotated[str, Field(pattern=_NONCE)] | None = None
 
 
-class Identity(Document):
+class GuestIdentity(Document):
     """Who a machine is, as its site says.
 
     Attributes:
@@ -48,15 +48,15 @@ class Identity(Document):
     ends: Instant
 
 
-class Session(Document):
+class ContextSession(Document):
     """A session, its end unless it is renewed, and the identity that it stands for."""
 
     session: str
     expires: Instant
-    identity: Identity
+    identity: GuestIdentity
 
 
-class Standing(StrEnum):
+class PeerReadiness(StrEnum):
     """How far a machine has come, as its peers see it."""
 
     ABSENT = "absent"
@@ -65,7 +65,7 @@ class Standing(StrEnum):
     FAILED = "failed"
 
 
-class Peer(Document):
+class ClusterPeer(Document):
     """A machine that another's role requires.
 
     Attributes:
@@ -77,13 +77,13 @@ class Peer(Document):
     machine: Uuid
     hostname: str
     role: str
-    standing: Standing
+    standing: PeerReadiness
     addresses: tuple[str, ...] = ()
     host_keys: tuple[str, ...] = ()
     published: dict[str, int] = Field(default_factory=dict)
 
 
-class Peers(Document):
+class ClusterPeers(Document):
     """The peers that have come far enough, and whether there are as many as are required.
 
     Attributes:
@@ -93,15 +93,15 @@ class Peers(Document):
     complete: bool
     tag: str | None = None
     missing: dict[str, int] = Field(default_factory=dict)
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[ClusterPeer, ...] = ()
 
 
-def tagged(peers: Peers) -> Peers:
+def with_tag(peers: ClusterPeers) -> ClusterPeers:
     """With its tag."""
     return peers.model_copy(update={"tag": hashlib.sha256(canonical(peers)).hexdigest()[:32]})
 
 
-def hosts_lines(peers: Iterable[Peer]) -> list[str]:
+def hosts_lines(peers: Iterable[ClusterPeer]) -> list[str]:
     """Lines for /etc/hosts."""
     return [f"{address} {peer.hostname}" for peer in peers for address in peer.addresses]
 
@@ -112,14 +112,14 @@ def known_hosts_lines(hostname: str, addresses: Sequence[str], host_keys: Sequen
     return [f"{names} {key}" for key in host_keys]
 
 
-def session_text(session: Session) -> str:
+def session_text(session: ContextSession) -> str:
     """A session as lines of `name=value`, for guests that have a shell and no reader of JSON."""
     return f"session={session.session}\nexpires={session.expires:%Y-%m-%dT%H:%M:%SZ}\n" + identity_text(
         session.identity
     )
 
 
-def identity_text(identity: Identity) -> str:
+def identity_text(identity: GuestIdentity) -> str:
     """An identity as lines of `name=value`; lists are joined by commas."""
     requires = ",".join(f"{role}:{count}" for role, count in sorted(identity.requires.items()))
     values = {
@@ -135,7 +135,7 @@ def identity_text(identity: Identity) -> str:
     return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
-def peers_text(peers: Peers) -> str:
+def peers_text(peers: ClusterPeers) -> str:
     """Peers as lines: whether they are complete, `tag TAG`, `missing ROLE COUNT`, `peer HOSTNAME ROLE STANDING ADDRESSES`, `data HOSTNAME KEY SIZE`.
 
     Addresses are joined by commas, and `-` where there are none.

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 
 from catalog.web import server as answering
 from deployer.errors import Misused, SiteUnavailable
-from deployer.web.server_thread import beside
-from deployer.web.wakeup import Bell
+from deployer.web.server_thread import serve_in_thread
+from deployer.web.wakeup import Wakeup
 
 CONNECTIONS = 4096
 """Connections at once: each guest that waits for its peers holds one. More are answered 503 at once."""
@@ -25,7 +25,7 @@ END_SECONDS = 5
 """How long an answer that is being given may go on when the service ends."""
 
 
-def listen(where: str) -> socket.socket:
+def open_broker_listener(where: str) -> socket.socket:
     """A socket that listens at ADDRESS:PORT (port 0 takes a free one).
 
     Raises:
@@ -44,15 +44,15 @@ def listen(where: str) -> socket.socket:
         ) from exc
 
 
-def url_of(listening: socket.socket, *, tls: bool) -> str:
+def listener_url(listening: socket.socket, *, tls: bool) -> str:
     """How a socket is reached."""
     host, port = listening.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextmanager
-def serving(
-    app: FastAPI, listening: socket.socket, bell: Bell, tls: Callable[[], ssl.SSLContext] | None = None
+def serve_broker(
+    app: FastAPI, listening: socket.socket, bell: Wakeup, tls: Callable[[], ssl.SSLContext] | None = None
 ) -> Iterator[None]:
     """Answer requests in a thread while the block runs.
 
@@ -62,14 +62,16 @@ def serving(
         bell: ends long polls when the block ends.
         tls: what to shake hands with, if at all.
     """
-    config = answering.config(
+    config = answering.server_config(
         app,
         ending=END_SECONDS,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls(),
     )
-    with beside(config, listening, "broker", "the context broker does not start; the service's log has the reason"):
+    with serve_in_thread(
+        config, listening, "broker", "the context broker does not start; the service's log has the reason"
+    ):
         try:
             yield
         finally:

@@ -20,29 +20,29 @@ import httpx
 from deployer.errors import Misused, SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.joining import Joined, JoinRequest
-from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.protocol.joining import JoinRequest, JoinResponse
+from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.schema.messages import (
     MAX_ANSWER,
     MAX_PAGE,
-    Anchors,
     AuditPage,
+    ConsoleChunk,
+    DeploymentCreated,
+    DeploymentExplanation,
     DeploymentPage,
+    DryRunResult,
     EventPage,
-    Explanation,
     JoinToken,
+    JoinTokenRequest,
     LoginLink,
     MachineChange,
     MachinePage,
     NodeList,
     NodeVerbRequest,
-    Ordered,
     SaveRequest,
-    SerialPiece,
+    SiteAnchors,
     SiteStatus,
     SwarmMap,
-    TokenRequest,
-    Trial,
     VerbRequest,
 )
 from deployer.web.problems import read_problem
@@ -67,7 +67,7 @@ D = TypeVar("D", bound=Document)
 
 
 @dataclass(frozen=True)
-class Way:
+class SiteEndpoint:
     """How a site is reached, and what is shown to it.
 
     Attributes:
@@ -91,7 +91,7 @@ class SiteClient:
 
     def __init__(
         self,
-        way: Way,
+        way: SiteEndpoint,
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -132,36 +132,41 @@ class SiteClient:
         """How the site is doing."""
         return self.ask(SiteStatus, "GET", "status")
 
-    def create(self, request: DeploymentRequest, key: str) -> Ordered:
+    def create(self, request: DeploymentRequest, key: str) -> DeploymentCreated:
         """Order machines. Whoever asks again with the same key and request gets the same answer and no second machines."""
         return self.ask(
-            Ordered, "POST", "deployments", content=canonical(request), headers={"Idempotency-Key": key}, again=True
+            DeploymentCreated,
+            "POST",
+            "deployments",
+            content=canonical(request),
+            headers={"Idempotency-Key": key},
+            again=True,
         )
 
-    def trial(self, request: DeploymentRequest) -> Trial:
+    def trial(self, request: DeploymentRequest) -> DryRunResult:
         """What would come of an order; nothing is done."""
-        return self.ask(Trial, "POST", "deployments", content=canonical(request), params={"dry_run": "true"})
+        return self.ask(DryRunResult, "POST", "deployments", content=canonical(request), params={"dry_run": "true"})
 
     def deployments(self, **wanted: str) -> Iterator[Deployment]:
         """Deployments that one may see, the newest first, read page by page; filters as the API has them."""
         for page in self._pages(DeploymentPage, "deployments", wanted):
             yield from page.items
 
-    def deployment(self, uuid: str) -> Ordered:
+    def deployment(self, uuid: str) -> DeploymentCreated:
         """One deployment with its machines."""
-        return self.ask(Ordered, "GET", f"deployments/{_part(uuid)}")
+        return self.ask(DeploymentCreated, "GET", f"deployments/{_part(uuid)}")
 
-    def explain(self, uuid: str) -> Explanation:
+    def explain(self, uuid: str) -> DeploymentExplanation:
         """Why it was admitted and runs where it does."""
-        return self.ask(Explanation, "GET", f"deployments/{_part(uuid)}/explain")
+        return self.ask(DeploymentExplanation, "GET", f"deployments/{_part(uuid)}/explain")
 
     def known_hosts(self, uuid: str) -> str:
         """The SSH host keys of a deployment's machines, as lines of known_hosts."""
         return self._attempt("GET", f"deployments/{_part(uuid)}/known_hosts", again=True).decode()
 
-    def destroy_deployment(self, uuid: str) -> Ordered:
+    def destroy_deployment(self, uuid: str) -> DeploymentCreated:
         """End all machines of a deployment."""
-        return self.ask(Ordered, "DELETE", f"deployments/{_part(uuid)}", again=True)
+        return self.ask(DeploymentCreated, "DELETE", f"deployments/{_part(uuid)}", again=True)
 
     def machines(self, **wanted: str) -> Iterator[SiteMachine]:
         """Machines that one may see, the newest first, read page by page; filters as the API has them."""
@@ -213,7 +218,7 @@ class SiteClient:
                     elif field == "data" and kind == "end":
                         return
                     elif field == "data":
-                        yield base64.b64decode(parse(SerialPiece, value.encode(), "console", limit=MAX_LINE).data)
+                        yield base64.b64decode(parse(ConsoleChunk, value.encode(), "console", limit=MAX_LINE).data)
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
@@ -240,7 +245,7 @@ class SiteClient:
         asked = NodeVerbRequest(reason=reason, move=move)
         return self.ask(SiteNode, "POST", f"nodes/{_part(name)}/{_part(verb)}", content=canonical(asked))
 
-    def token(self, wanted: TokenRequest) -> JoinToken:
+    def token(self, wanted: JoinTokenRequest) -> JoinToken:
         """A token for a node that is to join."""
         return self.ask(JoinToken, "POST", "nodes/tokens", content=canonical(wanted))
 
@@ -248,16 +253,16 @@ class SiteClient:
         """A link by which the operator logs in on the console, once."""
         return self.ask(LoginLink, "POST", "login-links")
 
-    def join(self, wanted: JoinRequest) -> Joined:
+    def join(self, wanted: JoinRequest) -> JoinResponse:
         """Join as a node."""
-        return self.ask(Joined, "POST", "join", content=canonical(wanted))
+        return self.ask(JoinResponse, "POST", "join", content=canonical(wanted))
 
     def events(self, after: int, limit: int = MAX_PAGE, deployment: str = "") -> EventPage:
         """The story after an event's number."""
         params = {"after": str(after), "limit": str(limit)} | ({"deployment": deployment} if deployment else {})
         return self.ask(EventPage, "GET", "events", params=params)
 
-    def audit(self, most: int, **wanted: str) -> Iterator[AuditEntry]:
+    def audit(self, most: int, **wanted: str) -> Iterator[AuditRecord]:
         """What was done, the last first, read page by page; filters as the API has them."""
         for page in self._pages(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted):
             yield from page.items[:most]
@@ -365,7 +370,7 @@ class SiteClient:
         return SiteUnavailable(f"{self.place}: the site does not answer ({exc or type(exc).__name__})")
 
 
-def first_contact(url: str, wanted: str) -> Anchors:
+def fetch_anchors(url: str, wanted: str) -> SiteAnchors:
     """By what a site is believed: fetched from itself, and compared with the fingerprint that came another way.
 
     Raises:
@@ -382,13 +387,13 @@ def first_contact(url: str, wanted: str) -> Anchors:
         raise SiteUnavailable(f"{url}: the site does not answer ({exc or type(exc).__name__})") from exc
     if answer.is_error:
         raise _error(answer)
-    found = parse(Anchors, answer.content, f"answer of {url}", limit=MAX_ANSWER)
+    found = parse(SiteAnchors, answer.content, f"answer of {url}", limit=MAX_ANSWER)
     if fingerprint(found.certificates.encode()) != wanted:
         raise Misused(f"{url}: this is not the site that the token is from; ask its operator for the right URL")
     return found
 
 
-def _context(way: Way) -> ssl.SSLContext | bool:
+def _context(way: SiteEndpoint) -> ssl.SSLContext | bool:
     if way.socket is not None or not way.url.startswith("https:"):
         return True
     try:

@@ -5,19 +5,19 @@ from urllib.parse import quote
 
 from deployer.site.client.client import SiteClient
 from deployer.site.schema.clusters import (
-    ClusterOrder,
+    ClusterDryRun,
     ClusterPage,
+    ClusterRequest,
     ClusterSummary,
-    ClusterTrial,
     ClusterView,
-    Replacing,
-    Scaling,
+    ReplaceRequest,
+    ScaleRequest,
 )
-from deployer.site.schema.messages import MAX_PAGE, Reason
+from deployer.site.schema.messages import MAX_PAGE, ReasonRequest
 from signer.documents import canonical
 
 
-class Clusters:
+class ClusterClient:
     """The clusters of one site.
 
     Args:
@@ -27,17 +27,17 @@ class Clusters:
     def __init__(self, client: SiteClient) -> None:
         self._client = client
 
-    def create(self, order: ClusterOrder, key: str) -> ClusterView:
+    def create(self, order: ClusterRequest, key: str) -> ClusterView:
         """Order a cluster. Whoever asks again with the same key and document gets the same one."""
         headers = {"Idempotency-Key": key}
         return self._client.ask(
             ClusterView, "POST", "clusters", content=canonical(order), headers=headers, again=bool(key)
         )
 
-    def try_out(self, order: ClusterOrder) -> ClusterTrial:
+    def try_out(self, order: ClusterRequest) -> ClusterDryRun:
         """What would come of an order."""
         return self._client.ask(
-            ClusterTrial, "POST", "clusters", content=canonical(order), params={"dry_run": "true"}, again=True
+            ClusterDryRun, "POST", "clusters", content=canonical(order), params={"dry_run": "true"}, again=True
         )
 
     def all(self, **wanted: str) -> Iterator[ClusterSummary]:
@@ -54,18 +54,18 @@ class Clusters:
         """One cluster, by UUID, the beginning of one, or an active one's name."""
         return self._client.ask(ClusterView, "GET", _path(name))
 
-    def scale(self, name: str, wanted: Scaling) -> ClusterView:
+    def scale(self, name: str, wanted: ScaleRequest) -> ClusterView:
         """Have more or fewer members in a role."""
         return self._client.ask(ClusterView, "POST", f"{_path(name)}/scale", content=canonical(wanted), again=True)
 
-    def replace(self, name: str, wanted: Replacing) -> ClusterView:
+    def replace(self, name: str, wanted: ReplaceRequest) -> ClusterView:
         """Have another machine in a member's place."""
         return self._client.ask(ClusterView, "POST", f"{_path(name)}/replace", content=canonical(wanted))
 
     def destroy(self, name: str, reason: str = "") -> ClusterView:
         """End all of a cluster."""
         return self._client.ask(
-            ClusterView, "DELETE", _path(name), content=canonical(Reason(reason=reason)), again=True
+            ClusterView, "DELETE", _path(name), content=canonical(ReasonRequest(reason=reason)), again=True
         )
 
 

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deployer.errors import Misused
-from deployer.site.client.client import SiteClient, Way
+from deployer.site.client.client import SiteClient, SiteEndpoint
 from deployer.site.settings import SiteSettings
-from deployer.web.socket_paths import MAX_SOCKET, short_place
+from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 
-MAX_TOKEN = 64 << 10
+MAX_TOKEN_FILE = 64 << 10
 """Bytes of a token's file."""
 
 
-def socket_of(settings: SiteSettings) -> Path:
+def operator_socket(settings: SiteSettings) -> Path:
     """Where the operator's socket is, and where commands look for it."""
-    return settings.socket or short_place(settings.directory, "site.sock", MAX_SOCKET)
+    return settings.socket or short_socket_path(settings.directory, "site.sock", MAX_SOCKET)
 
 
-def reach(settings: SiteSettings, environ: Mapping[str, str], url: str = "") -> SiteClient:
+def open_site_client(settings: SiteSettings, environ: Mapping[str, str], url: str = "") -> SiteClient:
     """A client of the site that the settings (or a URL beside them) name: without any, of the one on this machine.
 
     Raises:
@@ -30,18 +30,18 @@ def reach(settings: SiteSettings, environ: Mapping[str, str], url: str = "") -> 
     """
     url = url or settings.url
     if not url:
-        return SiteClient(Way(socket=socket_of(settings)))
+        return SiteClient(SiteEndpoint(socket=operator_socket(settings)))
     ca = _text(settings.ca) if settings.ca is not None else None
     if settings.client_certificate is not None:
         key = settings.client_key or settings.client_certificate
-        return SiteClient(Way(url=url, ca=ca, certificate=settings.client_certificate, key=key))
-    token = _one_line(_text(settings.token)) if settings.token is not None else discover(environ, os.geteuid())
+        return SiteClient(SiteEndpoint(url=url, ca=ca, certificate=settings.client_certificate, key=key))
+    token = _one_line(_text(settings.token)) if settings.token is not None else discover_token(environ, os.geteuid())
     if token and not url.startswith("https:"):
         raise Misused(f"{url}: a token is shown over https only; everybody on the way could use it")
-    return SiteClient(Way(url=url, ca=ca, token=token))
+    return SiteClient(SiteEndpoint(url=url, ca=ca, token=token))
 
 
-def discover(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp")) -> str:  # noqa: S108 - as the document says
+def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp")) -> str:  # noqa: S108 - as the document says
     """The bearer token of this user, or an empty text.
 
     Args:
@@ -72,9 +72,9 @@ def discover(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp")) ->
 def _text(file: Path) -> str:
     try:
         with file.open("rb") as opened:
-            data = opened.read(MAX_TOKEN + 1)
-        if len(data) > MAX_TOKEN:
-            raise Misused(f"{file}: has more than {MAX_TOKEN} bytes")
+            data = opened.read(MAX_TOKEN_FILE + 1)
+        if len(data) > MAX_TOKEN_FILE:
+            raise Misused(f"{file}: has more than {MAX_TOKEN_FILE} bytes")
         return data.decode("ascii")
     except (OSError, UnicodeDecodeError) as exc:
         raise Misused(f"{file}: cannot be read: {exc}") from exc

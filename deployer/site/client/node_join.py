@@ -14,16 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deployer.errors import Misused
-from deployer.pki.ca import new_request
-from deployer.protocol.joining import Joined, JoinRequest, parse_token
-from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.pki.ca import create_request
+from deployer.protocol.joining import JoinRequest, JoinResponse, parse_token
+from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
 from signer.documents import validate
 
-PLACE = "site"
+CREDENTIALS_DIRECTORY = "site"
 CERTIFICATE, KEY, ANCHORS, URL = "certificate.pem", "key.pem", "site.pem", "url"
 
 
-def enter(place: Path, url: str, token: str, name: str = "", labels: Mapping[str, str] | None = None) -> Joined:
+def join_site(
+    place: Path, url: str, token: str, name: str = "", labels: Mapping[str, str] | None = None
+) -> JoinResponse:
     """Let a node join a site.
 
     Args:
@@ -40,16 +42,16 @@ def enter(place: Path, url: str, token: str, name: str = "", labels: Mapping[str
     secret, fingerprint = parse_token(token)
     if not url.startswith("https://"):
         raise Misused(f"{url}: a node joins over https only; give the URL that came with the token")
-    anchors = first_contact(url, fingerprint).certificates
-    key, request = new_request()
+    anchors = fetch_anchors(url, fingerprint).certificates
+    key, request = create_request()
     wanted = {"token": secret, "request": request, "name": name or _host_name(), "labels": dict(labels or {})}
-    with SiteClient(Way(url=url, ca=anchors)) as site:
+    with SiteClient(SiteEndpoint(url=url, ca=anchors)) as site:
         joined = site.join(validate(JoinRequest, wanted, "request to join"))
-    keep(place, joined.certificate, key, anchors, url)
+    write_credentials(place, joined.certificate, key, anchors, url)
     return joined
 
 
-def keep(place: Path, certificate: str, key: bytes, anchors: str, url: str) -> None:
+def write_credentials(place: Path, certificate: str, key: bytes, anchors: str, url: str) -> None:
     """Write what a node knows of its site: all of it or nothing.
 
     Raises:

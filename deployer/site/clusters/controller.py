@@ -22,20 +22,20 @@ from catalog.errors import CatalogError
 from deployer.errors import ClusterNotFound, Conflict, DeployerError, MachineConflict, MachineNotFound, Misused
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.clusters import planner as clustering
-from deployer.site.clusters.members import RoleStatus
-from deployer.site.clusters.members import status as status_of
-from deployer.site.clusters.planner import End, Order, Plan, Release, Step, Stop
+from deployer.site.clusters.members import ClusterRoleStatus
+from deployer.site.clusters.members import role_statuses as status_of
+from deployer.site.clusters.planner import ClusterPlan, ClusterStep, EndMember, OrderMembers, ReleaseMember, StopMember
 from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.lifecycle.verb_rules import Verb
-from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Filter, SiteCluster, SiteMachine
-from deployer.site.operations.admission import ALONE, Belonging
-from deployer.site.schema.messages import Ordered
+from deployer.site.model.records import ListFilter, SiteCluster, SiteMachine
+from deployer.site.operations.admission import NO_CLUSTER, ClusterMembership
+from deployer.site.schema.messages import DeploymentCreated
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical
@@ -51,41 +51,41 @@ AT_LEAST_EVERY = timedelta(seconds=5)
 PAGE = 1000
 """Machines or clusters that are read at a time."""
 
-NotHad = (DeployerError, CatalogError, SignerError, StagerError)
+ADMISSION_ERRORS = (DeployerError, CatalogError, SignerError, StagerError)
 """What may keep members from being had."""
 
 log = logging.getLogger("partita.site")
 
 
-class Admits(Protocol):
-    """What admits a request as any other; `deployer.site.operations.admission.Admitting.admit` is one."""
+class SupportsAdmission(Protocol):
+    """What admits a request as any other; `deployer.site.operations.admission.AdmissionService.admit` is one."""
 
     def __call__(
-        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
-    ) -> Ordered:
+        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
+    ) -> DeploymentCreated:
         """Admit it by image, policy, rights, quotas and room; whatever refuses it leaves nothing."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class MemberBatch:
     """Members of one deployment that are released, or ended, in one transaction: a thousand of them take a second."""
 
     deployment: str
-    steps: Mapping[str, Release | End]
+    steps: Mapping[str, ReleaseMember | EndMember]
 
-    def rule(self, machine: SiteMachine, now: datetime) -> Change | None:
+    def rule(self, machine: SiteMachine, now: datetime) -> MachineTransition | None:
         """What becomes of a machine of the deployment."""
         step = self.steps.get(machine.uuid)
         if step is None:
             return None
         return (
-            lifecycle.act(machine, Verb.DESTROY, step.reason, now)
-            if isinstance(step, End)
-            else lifecycle.release(machine)
+            lifecycle.apply_verb(machine, Verb.DESTROY, step.reason, now)
+            if isinstance(step, EndMember)
+            else lifecycle.release_machine(machine)
         )
 
 
-class ClusterKeeper:
+class ClusterController:
     """The clusters of a site. Safe to use from several threads.
 
     Args:
@@ -97,7 +97,12 @@ class ClusterKeeper:
     """
 
     def __init__(
-        self, store: SiteStore, admit: Admits, lifetime: int, broker: Callable[[], bool], now: Callable[[], datetime]
+        self,
+        store: SiteStore,
+        admit: SupportsAdmission,
+        lifetime: int,
+        broker: Callable[[], bool],
+        now: Callable[[], datetime],
     ) -> None:
         self._store, self._admit, self._lifetime, self._broker, self._now = store, admit, lifetime, broker, now
         self._creating = threading.Lock()
@@ -113,7 +118,7 @@ class ClusterKeeper:
         return Cluster.of(self._store.read(find_cluster, text, owner))
 
     def page(
-        self, which: Filter, limit: int, after: str | None, *, active: bool | None = None
+        self, which: ListFilter, limit: int, after: str | None, *, active: bool | None = None
     ) -> tuple[tuple[Cluster, ...], str | None]:
         """Clusters, the last made first, and what the next page comes after."""
         found, more = self._store.read(list_clusters, which, limit, after, active=active)
@@ -124,12 +129,12 @@ class ClusterKeeper:
         found = list[SiteMachine]()
         after: str | None = None
         while True:
-            machines, after = self._store.read(list_machines, Filter(cluster=uuid), PAGE, after)
+            machines, after = self._store.read(list_machines, ListFilter(cluster=uuid), PAGE, after)
             found += machines
             if after is None:
                 return tuple(reversed(found))
 
-    def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, RoleStatus]:
+    def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, ClusterRoleStatus]:
         """How each role is doing."""
         return status_of(cluster, members, self._now())
 
@@ -150,7 +155,7 @@ class ClusterKeeper:
         Raises:
             Misused: a role waits for reports that nobody can make here.
             Conflict: there is another active cluster of that name.
-            Whatever `Admits` raises: nothing is left then but the story.
+            Whatever `SupportsAdmission` raises: nothing is left then but the story.
         """
         self.check(document)
         with self._creating:
@@ -170,7 +175,7 @@ class ClusterKeeper:
         self._change(
             cluster.uuid,
             lambda one: one.state.model_copy(
-                update={"phase": Phase.STARTING, "changed": self._now(), "images": images}
+                update={"phase": ClusterPhase.STARTING, "changed": self._now(), "images": images}
             ),
         )
         self._look_at(cluster.uuid)
@@ -191,11 +196,13 @@ class ClusterKeeper:
             return 0
         taken, after = 0, None
         while True:
-            found, after = self._store.read(list_clusters, Filter(), PAGE, after, active=True)
+            found, after = self._store.read(list_clusters, ListFilter(), PAGE, after, active=True)
             for one in found:
                 try:
                     taken += self._look_at(one.uuid)
-                except NotHad as exc:  # one cluster that cannot be looked after is no reason to neglect the others
+                except (
+                    ADMISSION_ERRORS
+                ) as exc:  # one cluster that cannot be looked after is no reason to neglect the others
                     log.warning("cluster %s: %s", one.uuid, exc)
             if after is None:
                 break
@@ -206,9 +213,11 @@ class ClusterKeeper:
         """Have a role's members so many.
 
         Raises:
-            ClusterNotFound, MachineConflict, Misused: see `clustering.scaled`.
+            ClusterNotFound, MachineConflict, Misused: see `clustering.scale_role`.
         """
-        self._change(uuid, lambda one: clustering.scaled(one, role, count), "scaled", f"{role} to {count}; {reason}")
+        self._change(
+            uuid, lambda one: clustering.scale_role(one, role, count), "scaled", f"{role} to {count}; {reason}"
+        )
         self._look_at(uuid)
         return self.get(uuid)
 
@@ -221,14 +230,14 @@ class ClusterKeeper:
             reason: why, and by whom.
 
         Raises:
-            ClusterNotFound, MachineConflict: see `clustering.excused`.
+            ClusterNotFound, MachineConflict: see `clustering.forget_failures`.
             MachineNotFound: the cluster has no such member.
             Misused: it has several.
         """
         machine = self._member(uuid, member)
         self._change(
             uuid,
-            lambda one: clustering.excused(one, self.members(uuid), machine),
+            lambda one: clustering.forget_failures(one, self.members(uuid), machine),
             "replacing",
             f"{machine.hostname}; {reason}",
         )
@@ -238,7 +247,7 @@ class ClusterKeeper:
 
     def end(self, uuid: str, reason: str) -> Cluster:
         """End all of a cluster; one that has ended stays so. ClusterNotFound."""
-        self._change(uuid, lambda one: clustering.ending(one, self._now(), reason), "ending", reason)
+        self._change(uuid, lambda one: clustering.end_cluster(one, self._now(), reason), "ending", reason)
         self._look_at(uuid)
         return self.get(uuid)
 
@@ -269,7 +278,7 @@ class ClusterKeeper:
     def _add(self, document: ClusterDocument, who: Principal, key: str, reference: str) -> SiteCluster:
         now = self._now()
         state = ClusterState(
-            phase=Phase.ADMITTING,
+            phase=ClusterPhase.ADMITTING,
             changed=now,
             ends=now + timedelta(seconds=document.lifetime or self._lifetime),
             reference=reference,
@@ -285,7 +294,7 @@ class ClusterKeeper:
         hostnames = tuple(cluster.document.hostname(role, slot) for slot in range(1, count + 1))
         request = known.request(known.image, cluster.remaining(role, self._now()), hostnames, whole=True)
         key = f"cluster:{cluster.uuid}:{role}:first"
-        part = Belonging(cluster.uuid, role, held=True)
+        part = ClusterMembership(cluster.uuid, role, held=True)
         return self._admit(request, cluster.owner, key, part).deployment.image_id
 
     def _undo(self, cluster: Cluster, why: str) -> None:
@@ -293,8 +302,10 @@ class ClusterKeeper:
         with suppress(DeployerError):  # what is not undone now is undone by the next look
             self._change(
                 cluster.uuid,
-                lambda one: one.state.model_copy(update={"phase": Phase.FAILED, "changed": self._now(), "reason": why}),
-                Phase.FAILED.value,
+                lambda one: one.state.model_copy(
+                    update={"phase": ClusterPhase.FAILED, "changed": self._now(), "reason": why}
+                ),
+                ClusterPhase.FAILED.value,
                 why,
             )
             self._look_at(cluster.uuid)
@@ -305,7 +316,7 @@ class ClusterKeeper:
         now = self._now()
         members = self.members(uuid)
         cluster = self.get(uuid)
-        plan = clustering.plan(cluster, members, now)
+        plan = clustering.plan_cluster(cluster, members, now)
         if plan.state != cluster.state:
             plan = self._write_down(uuid, members, now)
         deployments = {one.uuid: one.deployment for one in members}
@@ -313,18 +324,18 @@ class ClusterKeeper:
             self._take(uuid, step, now)
         return len(plan.steps)
 
-    def _write_down(self, uuid: str, members: tuple[SiteMachine, ...], now: datetime) -> Plan:
+    def _write_down(self, uuid: str, members: tuple[SiteMachine, ...], now: datetime) -> ClusterPlan:
         """The plan is made again inside the transaction that writes its state: somebody may have scaled meanwhile."""
-        made = list[Plan]()
+        made = list[ClusterPlan]()
         kept = self._store.read(get_cluster, uuid)
         before = Cluster.of(kept).state
 
         def change(kept: SiteCluster) -> SiteCluster:
             cluster = Cluster.of(kept)
-            made.append(clustering.plan(cluster, members, now))
+            made.append(clustering.plan_cluster(cluster, members, now))
             return _kept(kept, made[-1].state)
 
-        after = clustering.plan(Cluster.of(kept), members, now).state
+        after = clustering.plan_cluster(Cluster.of(kept), members, now).state
         what = after.phase.value if after.phase is not before.phase else ""
         self._store.write(change_cluster, uuid, change, what, after.reason)
         return made[-1]
@@ -332,15 +343,15 @@ class ClusterKeeper:
     def _change(self, uuid: str, change: Callable[[Cluster], ClusterState], what: str = "", reason: str = "") -> None:
         self._store.write(change_cluster, uuid, lambda kept: _kept(kept, change(Cluster.of(kept))), what, reason)
 
-    def _take(self, uuid: str, step: Order | Stop | Batch, now: datetime) -> None:
-        if isinstance(step, Order):
+    def _take(self, uuid: str, step: OrderMembers | StopMember | MemberBatch, now: datetime) -> None:
+        if isinstance(step, OrderMembers):
             self._order(self.get(uuid), step, now)
-        elif isinstance(step, Stop):
-            self._apply(step.machine, lambda one: lifecycle.act(one, Verb.SHUTDOWN, step.reason, now))
+        elif isinstance(step, StopMember):
+            self._apply(step.machine, lambda one: lifecycle.apply_verb(one, Verb.SHUTDOWN, step.reason, now))
         else:
             self._store.write(change_machines, step.deployment, lambda one: step.rule(one, now))
 
-    def _order(self, cluster: Cluster, order: Order, now: datetime) -> None:
+    def _order(self, cluster: Cluster, order: OrderMembers, now: datetime) -> None:
         """Have members that are not there; where that cannot be now, say why and ask again later."""
         role = cluster.document.roles[order.role]
         hostnames = tuple(cluster.document.hostname(order.role, slot) for slot in order.slots)
@@ -351,24 +362,24 @@ class ClusterKeeper:
             whole=order.whole,
         )
         try:
-            self._admit(request, cluster.owner, order.key, Belonging(cluster.uuid, order.role))
+            self._admit(request, cluster.owner, order.key, ClusterMembership(cluster.uuid, order.role))
         except Conflict:
             return  # somebody else met the same need at the same moment; the next look sees the members
-        except NotHad as exc:
+        except ADMISSION_ERRORS as exc:
             why = str(exc)
             before = cluster.state.waits.get(order.role)
             self._change(
                 cluster.uuid,
-                lambda one: clustering.refused(one, order.role, why, now + RETRY),
+                lambda one: clustering.record_refusal(one, order.role, why, now + RETRY),
                 "" if before is not None and before.why == why else "waiting",
                 f"{', '.join(hostnames[:3])}{' and more' if len(hostnames) > 3 else ''}: {why}",
             )
 
     def _end(self, machine: str, reason: str) -> None:
         now = self._now()
-        self._apply(machine, lambda one: lifecycle.act(one, Verb.DESTROY, reason, now))
+        self._apply(machine, lambda one: lifecycle.apply_verb(one, Verb.DESTROY, reason, now))
 
-    def _apply(self, machine: str, rule: Callable[[SiteMachine], Change | None]) -> None:
+    def _apply(self, machine: str, rule: Callable[[SiteMachine], MachineTransition | None]) -> None:
         """A machine that meanwhile is such that a step cannot be taken is seen so at the next look."""
         with suppress(MachineConflict, MachineNotFound):
             self._store.write(change_machine, machine, rule)
@@ -382,14 +393,16 @@ class ClusterKeeper:
         return next((one for one in found if not one.state.final), found[-1])
 
 
-def _gathered(steps: Sequence[Step], deployments: Mapping[str, str]) -> Iterator[Order | Stop | Batch]:
+def _gathered(
+    steps: Sequence[ClusterStep], deployments: Mapping[str, str]
+) -> Iterator[OrderMembers | StopMember | MemberBatch]:
     """Steps in order, those that end and release machines of one deployment together and first: they make room."""
-    batches = defaultdict[str, dict[str, Release | End]](dict)
+    batches = defaultdict[str, dict[str, ReleaseMember | EndMember]](dict)
     for step in steps:
-        if isinstance(step, End | Release):
+        if isinstance(step, EndMember | ReleaseMember):
             batches[deployments[step.machine]][step.machine] = step
-    yield from (Batch(deployment, found) for deployment, found in batches.items())
-    yield from (step for step in steps if isinstance(step, Order | Stop))
+    yield from (MemberBatch(deployment, found) for deployment, found in batches.items())
+    yield from (step for step in steps if isinstance(step, OrderMembers | StopMember))
 
 
 def _begins(uuid: str, text: str) -> bool:

@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from deployer.errors import NoRoom
+from deployer.errors import NoCapacity
 from deployer.policy.decision import Decision
 from deployer.site.model.cluster import ClusterDocument, ClusterRole
-from deployer.site.model.quota import Usage
-from deployer.site.scheduling.boot_estimate import Past, Settling, estimate
-from deployer.site.scheduling.node_capacity import capped
-from deployer.site.scheduling.placement import NodeRoom, Place, Placed
+from deployer.site.model.quota import ResourceUsage
+from deployer.site.scheduling.boot_estimate import BootHistory, ReadinessSample, estimate_boot
+from deployer.site.scheduling.node_capacity import cap_machines
+from deployer.site.scheduling.placement import NodeCapacity, Placement, Placer
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.schema.clusters import ClusterTrial, RoleTrial
+from deployer.site.schema.clusters import ClusterDryRun, RoleDryRun
 
 
 @dataclass(frozen=True, slots=True)
-class Proposed:
+class RoleProposal:
     """What a role would be admitted as: for all members that are taken room for at once, and what the policy says of it."""
 
     proposal: Proposal
@@ -37,25 +37,25 @@ class _Room:
     fault: str = ""
 
 
-def first_count(document: ClusterDocument, role: ClusterRole) -> int:
+def initial_count(document: ClusterDocument, role: ClusterRole) -> int:
     """How many of a role's members have room taken for them at once: all, or the quorum."""
     return role.count if document.start == "all" else role.quorum or role.count
 
 
-def try_cluster(
+def dry_run_cluster(
     document: ClusterDocument,
-    proposed: Mapping[str, Proposed],
-    rooms: Sequence[NodeRoom],
-    place: Place,
-    usage: tuple[Usage, Usage],
-    past: Past,
+    proposed: Mapping[str, RoleProposal],
+    rooms: Sequence[NodeCapacity],
+    place: Placer,
+    usage: tuple[ResourceUsage, ResourceUsage],
+    past: BootHistory,
     problems: Sequence[str] = (),
-) -> ClusterTrial:
+) -> ClusterDryRun:
     """What would come of it.
 
     Args:
         document: the cluster.
-        proposed: each role's, asked for `first_count` members.
+        proposed: each role's, asked for `initial_count` members.
         rooms: the nodes now, with what they cache of all the roles' images.
         place: chooses nodes where a proposal has no way of its own.
         usage: what the owner has now, and all of their VO.
@@ -70,13 +70,13 @@ def try_cluster(
     for name, role in document.roles.items():
         one, room = proposed[name], found[name]
         begins, ready = times[name]
-        roles[name] = RoleTrial(
+        roles[name] = RoleDryRun(
             accepted=one.decision.accepted,
             image_id=one.proposal.image_id,
             title=one.proposal.title,
             decision=one.decision.as_json(),
             wanted=role.count,
-            need=first_count(document, role),
+            need=initial_count(document, role),
             placed=len(room.nodes),
             nodes=dict(Counter(room.nodes)),
             placement=room.sentences,
@@ -89,7 +89,7 @@ def try_cluster(
     total = Counter[str]()
     for there in fetch.values():
         total.update(there)
-    return ClusterTrial(
+    return ClusterDryRun(
         name=document.name,
         accepted=all(role.accepted for role in roles.values()),
         placed=all(role.placed >= role.need and not role.problem for role in roles.values()),
@@ -103,33 +103,33 @@ def try_cluster(
 
 def _take_room(
     document: ClusterDocument,
-    proposed: Mapping[str, Proposed],
-    rooms: dict[str, NodeRoom],
-    place: Place,
-    usage: tuple[Usage, Usage],
+    proposed: Mapping[str, RoleProposal],
+    rooms: dict[str, NodeCapacity],
+    place: Placer,
+    usage: tuple[ResourceUsage, ResourceUsage],
 ) -> dict[str, _Room]:
     """First all roles' members that are needed, as admission does; then, as far as there is room, the rest."""
     found: dict[str, _Room] = {}
     mine, together = usage
     for name, role in document.roles.items():
-        proposal, count = proposed[name].proposal, first_count(document, role)
+        proposal, count = proposed[name].proposal, initial_count(document, role)
         more = proposal.usage(count)
         fault = proposal.limit(mine, more, together) if proposal.limit is not None else None
         try:
             chosen = _place(proposal, count, rooms, place, whole=True)
-        except NoRoom as exc:
+        except NoCapacity as exc:
             found[name] = _Room((), (str(exc),), fault or str(exc))
             continue
         found[name] = _Room(chosen.nodes, chosen.sentences, fault or "")
         mine, together = _and(mine, more), _and(together, more)
         _taken(rooms, proposal, chosen)
     for name, role in document.roles.items():
-        more_wanted = role.count - first_count(document, role)
+        more_wanted = role.count - initial_count(document, role)
         if more_wanted and not found[name].fault:
             proposal = proposed[name].proposal
             try:
                 chosen = _place(proposal, more_wanted, rooms, place, whole=False)
-            except NoRoom:
+            except NoCapacity:
                 continue
             before = found[name]
             found[name] = _Room((*before.nodes, *chosen.nodes), (*before.sentences, *chosen.sentences))
@@ -137,13 +137,15 @@ def _take_room(
     return found
 
 
-def _place(proposal: Proposal, count: int, rooms: Mapping[str, NodeRoom], place: Place, *, whole: bool) -> Placed:
+def _place(
+    proposal: Proposal, count: int, rooms: Mapping[str, NodeCapacity], place: Placer, *, whole: bool
+) -> Placement:
     ask = proposal.ask
     ask = replace(ask, count=count, wishes=ask.wishes.model_copy(update={"whole": whole}))
-    return (proposal.place or place)([capped(room, proposal.most, ask.cores) for room in rooms.values()], ask)
+    return (proposal.place or place)([cap_machines(room, proposal.most, ask.cores) for room in rooms.values()], ask)
 
 
-def _taken(rooms: dict[str, NodeRoom], proposal: Proposal, chosen: Placed) -> None:
+def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement) -> None:
     ask = proposal.ask
     for uuid, number in Counter(chosen.nodes).items():
         room = rooms[uuid]
@@ -156,7 +158,7 @@ def _taken(rooms: dict[str, NodeRoom], proposal: Proposal, chosen: Placed) -> No
         )
 
 
-def _and(have: Usage, more: Usage) -> Usage:
+def _and(have: ResourceUsage, more: ResourceUsage) -> ResourceUsage:
     return replace(
         have,
         machines=have.machines + more.machines,
@@ -193,7 +195,7 @@ def _steps(document: ClusterDocument, order: Sequence[str]) -> tuple[tuple[str, 
 
 def _fetch(
     order: Sequence[str],
-    proposed: Mapping[str, Proposed],
+    proposed: Mapping[str, RoleProposal],
     found: Mapping[str, _Room],
     cached: Mapping[str, frozenset[str]],
 ) -> dict[str, dict[str, int]]:
@@ -212,10 +214,10 @@ def _fetch(
 def _times(
     document: ClusterDocument,
     order: Sequence[str],
-    proposed: Mapping[str, Proposed],
+    proposed: Mapping[str, RoleProposal],
     found: Mapping[str, _Room],
     fetch: Mapping[str, Mapping[str, int]],
-    past: Past,
+    past: BootHistory,
 ) -> dict[str, tuple[float | None, float | None]]:
     """For each role, seconds until its first member is started, and until the last one is ready; None: nothing is known."""
     times: dict[str, tuple[float | None, float | None]] = {}
@@ -224,7 +226,7 @@ def _times(
         role = document.roles[name]
         waits = [(times[one][1] if role.starts == "ready" else runs[one]) for one in document.before(name)]
         begins = _latest(waits)
-        boot = estimate(past.boots, fetch[name]) if found[name].nodes else None
+        boot = estimate_boot(past.boots, fetch[name]) if found[name].nodes else None
         settles = _settles(proposed[name].proposal.image_id, past.settled) if role.ready == "reported" else 0.0
         runs[name] = None if begins is None or boot is None else round(begins + boot, 1)
         run = runs[name]
@@ -237,7 +239,7 @@ def _latest(times: Sequence[float | None]) -> float | None:
     return None if len(known) < len(times) else max(known, default=0.0)
 
 
-def _settles(image_id: str, settled: Sequence[Settling]) -> float | None:
+def _settles(image_id: str, settled: Sequence[ReadinessSample]) -> float | None:
     """Seconds from running to ready: of the image's own guests, else of any."""
     own = [one.seconds for one in settled if one.image_id == image_id]
     every = own or [one.seconds for one in settled]

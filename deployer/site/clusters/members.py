@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.model.cluster import Cluster, ClusterRole
 from deployer.site.model.records import SiteMachine
 
-_UP = frozenset({State.BOOTING, State.RUNNING})
+_UP = frozenset({MachineState.BOOTING, MachineState.RUNNING})
 
 
 @dataclass(frozen=True, slots=True)
-class RoleStatus:
+class ClusterRoleStatus:
     """How a role is doing.
 
     Attributes:
@@ -44,7 +44,7 @@ class RoleStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class MemberSlot:
     """A member: its machine now, if there is one, and what became of those before.
 
     Attributes:
@@ -66,23 +66,23 @@ class Slot:
     over: bool
 
 
-def failure(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
+def failure_reason(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
     """Why a member has failed, as a sentence's end; empty if it has not, or was ended or stopped by somebody's will."""
     if (known := cluster.state.failed.get(member.uuid)) is not None:
         return known
     role = cluster.document.roles.get(member.role)
     if role is None or member.uuid in cluster.state.draining:
         return ""
-    if member.state is State.FAILED:
+    if member.state is MachineState.FAILED:
         return member.reason or "it failed"
-    if member.want is Want.ENDED:
+    if member.want is DesiredStatus.ENDED:
         return ""
-    if member.state is State.STOPPED and _by_itself(member):
+    if member.state is MachineState.STOPPED and _by_itself(member):
         return member.want_reason
     if member.ready is not None and member.ready != "ready":
         return member.ready
     late = now - member.changed > timedelta(seconds=role.ready_within)
-    if member.state is State.RUNNING and late and not ready(role, member):
+    if member.state is MachineState.RUNNING and late and not is_ready(role, member):
         return f"it was not ready within {role.ready_within} s"
     return ""
 
@@ -90,20 +90,20 @@ def failure(cluster: Cluster, member: SiteMachine, now: datetime) -> str:
 def _by_itself(member: SiteMachine) -> bool:
     """Whether a guest powered off without being asked: the site then takes the node's reason over as its own
     (`absorbing`), and else keeps that of whoever asked."""
-    return member.want is Want.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
+    return member.want is DesiredStatus.STOPPED and bool(member.want_reason) and member.want_reason == member.reason
 
 
-def ready(role: ClusterRole, member: SiteMachine) -> bool:
+def is_ready(role: ClusterRole, member: SiteMachine) -> bool:
     """Whether a member does what it is there for."""
-    return member.state is State.RUNNING and (role.ready == "running" or member.ready == "ready")
+    return member.state is MachineState.RUNNING and (role.ready == "running" or member.ready == "ready")
 
 
-def status(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Mapping[str, RoleStatus]:
+def role_statuses(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Mapping[str, ClusterRoleStatus]:
     """How each role is doing."""
-    return {role: status_of(cluster, role, slots_of(cluster, role, members, now)) for role in cluster.document.roles}
+    return {role: role_status(cluster, role, slots_of(cluster, role, members, now)) for role in cluster.document.roles}
 
 
-def lacking(cluster: Cluster, role: str, told: Mapping[str, RoleStatus]) -> tuple[str, ...]:
+def unmet_roles(cluster: Cluster, role: str, told: Mapping[str, ClusterRoleStatus]) -> tuple[str, ...]:
     """The roles that this one waits for: those that it requires and of which not enough are there."""
     booting = cluster.document.roles[role].starts == "booting"
     return tuple(
@@ -113,7 +113,7 @@ def lacking(cluster: Cluster, role: str, told: Mapping[str, RoleStatus]) -> tupl
     )
 
 
-def slots_of(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: datetime) -> list[Slot]:
+def slots_of(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: datetime) -> list[MemberSlot]:
     """A role's members by number: those wanted, and those that are there beyond."""
     machines = defaultdict[int, list[SiteMachine]](list)
     for one in members:
@@ -123,39 +123,43 @@ def slots_of(cluster: Cluster, role: str, members: Sequence[SiteMachine], now: d
     return [_slot(cluster, number, machines[number], now) for number in sorted(numbers)]
 
 
-def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datetime) -> Slot:
+def _slot(cluster: Cluster, number: int, machines: list[SiteMachine], now: datetime) -> MemberSlot:
     state = cluster.state
     machines = sorted(machines, key=lambda one: (one.created, one.uuid))
     living = [one for one in machines if not one.state.final]
-    going = [one for one in living if one.want is Want.ENDED or one.uuid in state.failed or one.uuid in state.draining]
+    going = [
+        one
+        for one in living
+        if one.want is DesiredStatus.ENDED or one.uuid in state.failed or one.uuid in state.draining
+    ]
     staying = [one for one in living if one not in going]
     last = machines[-1] if machines else None
-    return Slot(
+    return MemberSlot(
         number,
         staying[0] if staying else None,
         going[0] if going else None,
         (*going[1:], *staying[1:]),
         len(machines),
         tuple(why for one in machines if (why := state.failed.get(one.uuid))),
-        last is not None and last.state is State.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
+        last is not None and last.state is MachineState.ENDED and not state.failed.get(last.uuid) and now >= last.ends,
     )
 
 
-def status_of(cluster: Cluster, role: str, slots: Sequence[Slot]) -> RoleStatus:
+def role_status(cluster: Cluster, role: str, slots: Sequence[MemberSlot]) -> ClusterRoleStatus:
     """How a role is doing, by its slots."""
     count = cluster.state.counts[role]
     known = cluster.document.roles[role]
     wanted = [slot for slot in slots if slot.number <= count]
     there = [slot.now for slot in wanted if slot.now is not None]
     over = sum(slot.over for slot in wanted if slot.now is None)
-    lost = [slot for slot in wanted if slot.now is None and slot.failures and given_up(cluster, role, slot)]
-    why = why_lost(cluster, role, lost[0]) if lost else ""
+    lost = [slot for slot in wanted if slot.now is None and slot.failures and is_given_up(cluster, role, slot)]
+    why = loss_reason(cluster, role, lost[0]) if lost else ""
     if len(there) < count - over - len(lost) and role in cluster.state.waits:
         why = cluster.state.waits[role].why
-    return RoleStatus(
+    return ClusterRoleStatus(
         count,
         cluster.need(role),
-        sum(ready(known, one) for one in there),
+        sum(is_ready(known, one) for one in there),
         sum(one.state in _UP for one in there),
         len(there),
         over,
@@ -163,12 +167,12 @@ def status_of(cluster: Cluster, role: str, slots: Sequence[Slot]) -> RoleStatus:
     )
 
 
-def given_up(cluster: Cluster, role: str, slot: Slot) -> bool:
+def is_given_up(cluster: Cluster, role: str, slot: MemberSlot) -> bool:
     """Whether nothing comes into a slot any more by itself."""
     return slot.over or len(slot.failures) > cluster.document.roles[role].replace
 
 
-def why_lost(cluster: Cluster, role: str, slot: Slot) -> str:
+def loss_reason(cluster: Cluster, role: str, slot: MemberSlot) -> str:
     """Why nothing comes into a slot any more."""
     host = cluster.document.hostname(role, slot.number)
     if not slot.failures:

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from deployer.errors import MachineConflict, Misused
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import MAX_COUNT
-from deployer.protocol.desired_state import Want
-from deployer.site.clusters.members import RoleStatus, Slot, failure, given_up, lacking, slots_of, status_of, why_lost
-from deployer.site.model.cluster import Cluster, ClusterState, Phase, Wait
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.clusters.members import (
+    ClusterRoleStatus,
+    MemberSlot,
+    failure_reason,
+    is_given_up,
+    loss_reason,
+    role_status,
+    slots_of,
+    unmet_roles,
+)
+from deployer.site.model.cluster import AdmissionRetry, Cluster, ClusterPhase, ClusterState
 from deployer.site.model.records import SiteMachine
 
 ADMITTED_WITHIN = timedelta(minutes=5)
@@ -26,7 +35,7 @@ DRAINED_WITHIN = timedelta(seconds=90)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class OrderMembers:
     """Members of a role are wanted that are not there.
 
     Attributes:
@@ -42,14 +51,14 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseMember:
     """What a held member's role requires is there: its node may be told of it."""
 
     machine: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopMember:
     """A member is asked to power off; it is ended when it has, or has not for too long."""
 
     machine: str
@@ -57,18 +66,18 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class EndMember:
     """A member is to end now."""
 
     machine: str
     reason: str
 
 
-Step = Order | Release | Stop | End
+ClusterStep = OrderMembers | ReleaseMember | StopMember | EndMember
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ClusterPlan:
     """What follows from how a cluster is.
 
     Attributes:
@@ -77,10 +86,10 @@ class Plan:
     """
 
     state: ClusterState
-    steps: tuple[Step, ...] = ()
+    steps: tuple[ClusterStep, ...] = ()
 
 
-def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Plan:
+def plan_cluster(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> ClusterPlan:
     """What to do next.
 
     Args:
@@ -89,44 +98,48 @@ def plan(cluster: Cluster, members: Sequence[SiteMachine], now: datetime) -> Pla
     """
     state = cluster.state
     living = [one for one in members if not one.state.final]
-    if state.phase is Phase.ADMITTING:
+    if state.phase is ClusterPhase.ADMITTING:
         if now - state.changed < ADMITTED_WITHIN:
-            return Plan(state)
+            return ClusterPlan(state)
         return _give_up(state, living, now, "the site's service ended while room was taken for the members")
-    if state.phase in {Phase.ENDED, Phase.ENDING} or (state.phase is Phase.FAILED and not state.was_ready):
+    if state.phase in {ClusterPhase.ENDED, ClusterPhase.ENDING} or (
+        state.phase is ClusterPhase.FAILED and not state.was_ready
+    ):
         if living:
-            return Plan(state, tuple(_ends(living, state.reason or "its cluster was ended on request")))
-        phase = Phase.FAILED if state.phase is Phase.FAILED else Phase.ENDED
-        return Plan(_moved(state, phase, state.reason, now, over=True))
+            return ClusterPlan(state, tuple(_ends(living, state.reason or "its cluster was ended on request")))
+        phase = ClusterPhase.FAILED if state.phase is ClusterPhase.FAILED else ClusterPhase.ENDED
+        return ClusterPlan(_moved(state, phase, state.reason, now, over=True))
     if now >= cluster.ends:  # the members' own time is over then, too
         if not living:
-            return Plan(_moved(state, Phase.ENDED, "its time is over", now, over=True))
-        return Plan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
-    failed = {one.uuid: why for one in members if (why := failure(cluster, one, now)) or one.uuid in state.failed}
+            return ClusterPlan(_moved(state, ClusterPhase.ENDED, "its time is over", now, over=True))
+        return ClusterPlan(state, tuple(_ends([one for one in living if one.held], "its cluster's time is over")))
+    failed = {
+        one.uuid: why for one in members if (why := failure_reason(cluster, one, now)) or one.uuid in state.failed
+    }
     cluster = _with(cluster, failed=failed)
     roles = {role: slots_of(cluster, role, members, now) for role in cluster.document.roles}
     if not cluster.state.was_ready and (why := _hopeless(cluster, roles, now)):
         return _give_up(cluster.state, living, now, why)
-    told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
+    told = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
     state = _phase(cluster, roles, told, now)
     cluster = cluster.model_copy(update={"state": state})
-    steps = list[Step]()
+    steps = list[ClusterStep]()
     draining = dict[str, datetime]()
     for role, slots in roles.items():
         steps += _leave(cluster, role, slots, draining, now)
-        if not lacking(cluster, role, told):
+        if not unmet_roles(cluster, role, told):
             steps += _come(cluster, role, slots, now)
-    return Plan(state.model_copy(update={"draining": draining}), tuple(steps))
+    return ClusterPlan(state.model_copy(update={"draining": draining}), tuple(steps))
 
 
-def scaled(cluster: Cluster, role: str, count: int) -> ClusterState:
+def scale_role(cluster: Cluster, role: str, count: int) -> ClusterState:
     """The state in which that role is wanted that many times.
 
     Raises:
         Misused: there is no such role, or the number is none that the document allows.
         MachineConflict: the cluster ends, or has ended.
     """
-    check_lives(cluster)
+    check_active(cluster)
     known = cluster.document.roles.get(role)
     if known is None:
         raise Misused(
@@ -143,53 +156,57 @@ def scaled(cluster: Cluster, role: str, count: int) -> ClusterState:
     return cluster.state.model_copy(update={"counts": counts, "waits": waits})
 
 
-def excused(cluster: Cluster, members: Sequence[SiteMachine], member: SiteMachine) -> ClusterState:
+def forget_failures(cluster: Cluster, members: Sequence[SiteMachine], member: SiteMachine) -> ClusterState:
     """The state in which the failures of a member are forgotten, because somebody has it replaced.
 
     Raises:
         MachineConflict: the cluster ends, or has ended.
     """
-    check_lives(cluster)
+    check_active(cluster)
     same = [one.uuid for one in members if (one.role, one.hostname) == (member.role, member.hostname)]
     failed = cluster.state.failed | dict.fromkeys(same, "")
     waits = {name: at for name, at in cluster.state.waits.items() if name != member.role}
     return cluster.state.model_copy(update={"failed": failed, "waits": waits})
 
 
-def refused(cluster: Cluster, role: str, why: str, until: datetime) -> ClusterState:
+def record_refusal(cluster: Cluster, role: str, why: str, until: datetime) -> ClusterState:
     """The state in which members of that role could not be had, and are asked for again then."""
-    return cluster.state.model_copy(update={"waits": cluster.state.waits | {role: Wait(until=until, why=why)}})
+    return cluster.state.model_copy(
+        update={"waits": cluster.state.waits | {role: AdmissionRetry(until=until, why=why)}}
+    )
 
 
-def ending(cluster: Cluster, now: datetime, reason: str) -> ClusterState:
+def end_cluster(cluster: Cluster, now: datetime, reason: str) -> ClusterState:
     """The state of a cluster that is to end; one that has ended stays so."""
-    if cluster.state.phase in {Phase.ENDED, Phase.ENDING}:
+    if cluster.state.phase in {ClusterPhase.ENDED, ClusterPhase.ENDING}:
         return cluster.state
-    return _moved(cluster.state, Phase.ENDING, reason, now)
+    return _moved(cluster.state, ClusterPhase.ENDING, reason, now)
 
 
-def check_lives(cluster: Cluster) -> None:
+def check_active(cluster: Cluster) -> None:
     """Raise MachineConflict when a cluster ends, has ended, or is only being admitted."""
     phase = cluster.state.phase
-    if phase in {Phase.ENDED, Phase.ENDING, Phase.ADMITTING} or (phase is Phase.FAILED and not cluster.state.was_ready):
+    if phase in {ClusterPhase.ENDED, ClusterPhase.ENDING, ClusterPhase.ADMITTING} or (
+        phase is ClusterPhase.FAILED and not cluster.state.was_ready
+    ):
         raise MachineConflict(f"cluster {cluster.name} is {phase.value} and takes no changes")
 
 
-def _hopeless(cluster: Cluster, roles: Mapping[str, list[Slot]], now: datetime) -> str:
+def _hopeless(cluster: Cluster, roles: Mapping[str, list[MemberSlot]], now: datetime) -> str:
     """Why a cluster that has not been of use yet never will be; empty while it may."""
     for role, slots in roles.items():
         wanted = [slot for slot in slots if slot.number <= cluster.state.counts[role]]
-        lost = [slot for slot in wanted if slot.now is None and given_up(cluster, role, slot)]
+        lost = [slot for slot in wanted if slot.now is None and is_given_up(cluster, role, slot)]
         if len(wanted) - len(lost) < cluster.need(role):
-            return why_lost(cluster, role, lost[0])
+            return loss_reason(cluster, role, lost[0])
     if now - cluster.created >= timedelta(seconds=cluster.document.start_within):
-        told = {role: status_of(cluster, role, slots) for role, slots in roles.items()}
+        told = {role: role_status(cluster, role, slots) for role, slots in roles.items()}
         late = _missing(told) or "its members"
         return f"it was not ready within {cluster.document.start_within} s: {late}"
     return ""
 
 
-def _missing(told: Mapping[str, RoleStatus]) -> str:
+def _missing(told: Mapping[str, ClusterRoleStatus]) -> str:
     return ", ".join(
         f"{role} has {it.ready} of {it.wanted} ready{it.why and f' ({it.why})'}"
         for role, it in told.items()
@@ -198,69 +215,72 @@ def _missing(told: Mapping[str, RoleStatus]) -> str:
 
 
 def _phase(
-    cluster: Cluster, roles: Mapping[str, list[Slot]], told: Mapping[str, RoleStatus], now: datetime
+    cluster: Cluster, roles: Mapping[str, list[MemberSlot]], told: Mapping[str, ClusterRoleStatus], now: datetime
 ) -> ClusterState:
     state = cluster.state
     if all(not it.left for it in told.values()):
-        return _moved(state, Phase.ENDED, "the time of all its members is over", now)
+        return _moved(state, ClusterPhase.ENDED, "the time of all its members is over", now)
     if all(it.ready >= it.left for it in told.values()):
-        return _moved(state, Phase.READY, "", now, was_ready=True)
+        return _moved(state, ClusterPhase.READY, "", now, was_ready=True)
     if all(it.ready >= min(it.need, it.left) for it in told.values()):
-        return _moved(state, Phase.DEGRADED, _missing(told), now, was_ready=True)
+        return _moved(state, ClusterPhase.DEGRADED, _missing(told), now, was_ready=True)
     if not state.was_ready:
-        return _moved(state, Phase.STARTING, _missing(told), now)
+        return _moved(state, ClusterPhase.STARTING, _missing(told), now)
     for role, slots in roles.items():
-        lost = [slot for slot in slots if slot.now is None and not slot.over and given_up(cluster, role, slot)]
+        lost = [slot for slot in slots if slot.now is None and not slot.over and is_given_up(cluster, role, slot)]
         lost = [slot for slot in lost if slot.number <= told[role].wanted]
         if lost and told[role].left - len(lost) < told[role].need:
-            return _moved(state, Phase.FAILED, why_lost(cluster, role, lost[0]), now)
-    return _moved(state, Phase.DEGRADED, _missing(told), now)
+            return _moved(state, ClusterPhase.FAILED, loss_reason(cluster, role, lost[0]), now)
+    return _moved(state, ClusterPhase.DEGRADED, _missing(told), now)
 
 
 def _leave(
-    cluster: Cluster, role: str, slots: list[Slot], draining: dict[str, datetime], now: datetime
-) -> Iterable[Step]:
+    cluster: Cluster, role: str, slots: list[MemberSlot], draining: dict[str, datetime], now: datetime
+) -> Iterable[ClusterStep]:
     """Steps for the members that should not be there; fills in who is being drained."""
     state = cluster.state
     for slot in slots:
         yield from _ends(slot.doubles, "another machine is this member of its cluster")
-        if (one := slot.leaving) is not None and one.want is not Want.ENDED:
+        if (one := slot.leaving) is not None and one.want is not DesiredStatus.ENDED:
             if why := state.failed.get(one.uuid):
                 if cluster.document.roles[role].replace or slot.number > state.counts[role]:  # else it is left as it is
-                    yield End(one.uuid, f"failed: {why}")
-            elif one.state is State.RUNNING and now - (since := state.draining.get(one.uuid, now)) < DRAINED_WITHIN:
+                    yield EndMember(one.uuid, f"failed: {why}")
+            elif (
+                one.state is MachineState.RUNNING
+                and now - (since := state.draining.get(one.uuid, now)) < DRAINED_WITHIN
+            ):
                 draining[one.uuid] = since
                 yield from _stop(one)  # again where the first time was lost
             else:
-                yield End(one.uuid, f"the role {role} was scaled down")
+                yield EndMember(one.uuid, f"the role {role} was scaled down")
         if (one := slot.now) is not None and slot.number > state.counts[role]:
-            if one.state is State.RUNNING:
+            if one.state is MachineState.RUNNING:
                 draining[one.uuid] = now
                 yield from _stop(one)
             else:
-                yield End(one.uuid, f"the role {role} was scaled down")
+                yield EndMember(one.uuid, f"the role {role} was scaled down")
 
 
-def _stop(one: SiteMachine) -> Iterable[Step]:
-    if one.want is not Want.STOPPED:
-        yield Stop(one.uuid, "its role was scaled down")
+def _stop(one: SiteMachine) -> Iterable[ClusterStep]:
+    if one.want is not DesiredStatus.STOPPED:
+        yield StopMember(one.uuid, "its role was scaled down")
 
 
-def _come(cluster: Cluster, role: str, slots: list[Slot], now: datetime) -> Iterable[Step]:
+def _come(cluster: Cluster, role: str, slots: list[MemberSlot], now: datetime) -> Iterable[ClusterStep]:
     """Steps for the members that should be there, once what they require is."""
     wanted = cluster.state.counts[role]
-    vacant = list[Slot]()
+    vacant = list[MemberSlot]()
     for slot in slots:
         if slot.number > wanted:
             continue
         if slot.now is not None and slot.now.held:
-            yield Release(slot.now.uuid)
-        elif slot.now is None and slot.leaving is None and not given_up(cluster, role, slot):
+            yield ReleaseMember(slot.now.uuid)
+        elif slot.now is None and slot.leaving is None and not is_given_up(cluster, role, slot):
             vacant.append(slot)
     wait = cluster.state.waits.get(role)
     if vacant and (wait is None or wait.until <= now) and cluster.remaining(role, now) > 0:
         need = ",".join(f"{slot.number}.{slot.ever}" for slot in vacant)
-        yield Order(
+        yield OrderMembers(
             role,
             tuple(slot.number for slot in vacant),
             cluster.document.start == "all" and not cluster.state.was_ready,
@@ -268,17 +288,19 @@ def _come(cluster: Cluster, role: str, slots: list[Slot], now: datetime) -> Iter
         )
 
 
-def _ends(machines: Iterable[SiteMachine], reason: str) -> Iterable[Step]:
+def _ends(machines: Iterable[SiteMachine], reason: str) -> Iterable[ClusterStep]:
     for one in machines:
-        if one.want is not Want.ENDED:
-            yield End(one.uuid, reason)
+        if one.want is not DesiredStatus.ENDED:
+            yield EndMember(one.uuid, reason)
 
 
-def _give_up(state: ClusterState, living: Iterable[SiteMachine], now: datetime, reason: str) -> Plan:
-    return Plan(_moved(state, Phase.FAILED, reason, now), tuple(_ends(living, f"its cluster was given up: {reason}")))
+def _give_up(state: ClusterState, living: Iterable[SiteMachine], now: datetime, reason: str) -> ClusterPlan:
+    return ClusterPlan(
+        _moved(state, ClusterPhase.FAILED, reason, now), tuple(_ends(living, f"its cluster was given up: {reason}"))
+    )
 
 
-def _moved(state: ClusterState, phase: Phase, reason: str, now: datetime, **values: object) -> ClusterState:
+def _moved(state: ClusterState, phase: ClusterPhase, reason: str, now: datetime, **values: object) -> ClusterState:
     changed = state.changed if phase is state.phase else now
     return state.model_copy(update={"phase": phase, "reason": reason, "changed": changed, **values})
 

@@ -13,19 +13,19 @@ from typing import Protocol
 from catalog.errors import Misused as BadReference
 from catalog.image.reference import Reference
 from deployer.errors import Misused, Refused
-from deployer.policy.evaluation import withdrawals
+from deployer.policy.evaluation import effective_revocations
 from deployer.policy.model import Policy
-from deployer.policy.revocations import Withdrawn
+from deployer.policy.revocations import RevocationState
 from deployer.site.model.cluster import MAX_CLUSTER, ClusterDocument
 from signer.documents import parse_canonical
 from signer.errors import DocumentError
 from signer.verification.endorsements import verify_cluster
-from signer.verification.revocations import withdraw
-from signer.verification.signature_cache import Memory
+from signer.verification.revocations import apply_revocations
+from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import EndorsementCheck
 
 
-class Clusters(Protocol):
+class ClusterCatalog(Protocol):
     """Where published documents are; `catalog.client.trusted.TrustedCatalog` is one."""
 
     def cluster(self, reference: Reference) -> tuple[str, bytes]:
@@ -35,8 +35,13 @@ class Clusters(Protocol):
         """(statement, signature) of each endorsement of a document."""
 
 
-def published(
-    catalog: Clusters, text: str, policy: Policy, withdrawn: Withdrawn, now: datetime, memory: Memory | None = None
+def resolve_published(
+    catalog: ClusterCatalog,
+    text: str,
+    policy: Policy,
+    withdrawn: RevocationState,
+    now: datetime,
+    memory: SignatureCache | None = None,
 ) -> tuple[str, ClusterDocument]:
     """The document that a reference means now, and its full name.
 
@@ -70,9 +75,9 @@ def published(
         memory=memory,
         x509=policy.x509_rules,
     )
-    held = withdrawals(policy, withdrawn, now, memory)
-    checks = withdraw(withdrawn.blocks.void(checks), held)
-    if why := lacking(policy, vo, checks):
+    held = effective_revocations(policy, withdrawn, now, memory)
+    checks = apply_revocations(withdrawn.blocks.void(checks), held)
+    if why := missing_endorsement(policy, vo, checks):
         raise Refused(f"the site's policy does not take the cluster {title}: {why}")
     try:
         return title, parse_canonical(ClusterDocument, data, f"cluster {title}", limit=MAX_CLUSTER)
@@ -80,7 +85,7 @@ def published(
         raise Misused(str(exc)) from exc
 
 
-def lacking(policy: Policy, vo: str, checks: Sequence[EndorsementCheck]) -> str:
+def missing_endorsement(policy: Policy, vo: str, checks: Sequence[EndorsementCheck]) -> str:
     """What keeps a document of a VO from being taken, as a sentence; empty if nothing does."""
     quorum = policy.quorum(vo)
     counted = [check for check in checks if check.counts and check.fingerprint not in policy.endorsers.deny]

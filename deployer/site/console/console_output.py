@@ -5,27 +5,27 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from starlette.concurrency import run_in_threadpool
 
-from deployer.protocol.console import readable
-from deployer.site.api.console_output import DEFAULT, ask, bytes_of, node_of
-from deployer.site.api.deployments import shown_machine
+from deployer.protocol.console import sanitize_output
+from deployer.site.api.console_output import DEFAULT, console_node, decode_output, request_console_output
+from deployer.site.api.deployments import redact_machine
 from deployer.site.api.machines import permitted_machine
-from deployer.site.auth.grants import Action
-from deployer.site.console.request import Console, Page, Visit
-from deployer.site.console.templates import PREFIX
+from deployer.site.auth.grants import SiteAction
+from deployer.site.console.request import Console, PageRequest, PageRoute
+from deployer.site.console.templates import CONSOLE_PREFIX
 
 
-def serial_pages(console: Console) -> APIRouter:
+def console_output_pages(console: Console) -> APIRouter:
     """Below a machine."""
-    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site = console.site
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/machines/{machine}/console")
     async def serial(visit: visiting, machine: str) -> Response:
-        found = await run_in_threadpool(permitted_machine, site, visit.who, machine, Action.CONSOLE)
-        node = await run_in_threadpool(node_of, site, found)
-        data = bytes_of(await ask(site, node, found.uuid, DEFAULT))
-        values = {"machine": shown_machine(found), "text": readable(data), "size": len(data)}
+        found = await run_in_threadpool(permitted_machine, site, visit.who, machine, SiteAction.CONSOLE)
+        node = await run_in_threadpool(console_node, site, found)
+        data = decode_output(await request_console_output(site, node, found.uuid, DEFAULT))
+        values = {"machine": redact_machine(found), "text": sanitize_output(data), "size": len(data)}
         return await run_in_threadpool(lambda: console.show(visit, "serial.html", **values))
 
     return routes

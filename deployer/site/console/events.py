@@ -8,11 +8,11 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from deployer.errors import DeploymentNotFound
-from deployer.site.api.audit import BY, OF, OWNER, VO, wanted_of
-from deployer.site.api.events import STREAM, lines, page_of
-from deployer.site.auth.grants import Action
-from deployer.site.console.request import Console, Page, Visit
-from deployer.site.console.templates import HEADERS, PREFIX
+from deployer.site.api.audit import ActorQuery, AuditMachineQuery, AuditOwnerQuery, AuditVoQuery, audit_filter
+from deployer.site.api.events import STREAM, event_stream, read_event_page
+from deployer.site.auth.grants import SiteAction
+from deployer.site.console.request import Console, PageRequest, PageRoute
+from deployer.site.console.templates import CONSOLE_PREFIX, HEADERS
 from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.machines import get_deployment
@@ -27,27 +27,27 @@ ROWS = 100
 WINDOW = 500
 """Events that are looked at for a page at a time, while somebody may see few of them."""
 
-MOST_WINDOWS = 20
+MAX_WINDOWS = 20
 """How far one page looks back: whoever may see none of ten thousand events gets a link to go on."""
 
 BEFORE = Annotated[int | None, Query(ge=1, le=(1 << 53) - 1)]
 
 
-def story_pages(console: Console) -> APIRouter:
+def event_pages(console: Console) -> APIRouter:
     """Events, their stream, and the audit."""
-    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/events")
     def events(visit: visiting, before: BEFORE = None) -> Response:
-        access.demand(visit.who, Action.READ)
-        found, older = newest(site, visit.who, ROWS, before)
+        access.demand(visit.who, SiteAction.READ)
+        found, older = newest_events(site, visit.who, ROWS, before)
         return console.show(visit, "events.html", events=found, older=older, live=before is None)
 
     @routes.get("/stream")
     async def stream(visit: visiting, after: Annotated[int | None, Query(ge=0, le=(1 << 53) - 1)] = None) -> Response:
-        await run_in_threadpool(access.demand, visit.who, Action.READ)
+        await run_in_threadpool(access.demand, visit.who, SiteAction.READ)
         last = visit.request.headers.get("last-event-id", "")
         if last.isascii() and last.isdigit() and len(last) <= 16:
             position = int(last)
@@ -55,7 +55,7 @@ def story_pages(console: Console) -> APIRouter:
             position = await run_in_threadpool(site.store.read, last_event) if after is None else after
         left = (visit.session.expires - site.now()).total_seconds()
         return StreamingResponse(
-            lines(site, visit.who, position, None, left),
+            event_stream(site, visit.who, position, None, left),
             media_type=STREAM,
             headers=HEADERS | {"X-Accel-Buffering": "no"},
         )
@@ -64,14 +64,14 @@ def story_pages(console: Console) -> APIRouter:
     def audit(
         visit: visiting,
         before: BEFORE = None,
-        by: BY = "",
-        owner: OWNER = "",
-        vo: VO = "",
-        machine: OF = "",
+        by: ActorQuery = "",
+        owner: AuditOwnerQuery = "",
+        vo: AuditVoQuery = "",
+        machine: AuditMachineQuery = "",
     ) -> Response:
-        access.demand(visit.who, Action.AUDIT)
+        access.demand(visit.who, SiteAction.AUDIT)
         asked = {"by": by.strip(), "owner": owner.strip(), "vo": vo.strip(), "machine": machine.strip()}
-        wanted = wanted_of(site, by=asked["by"], owner=asked["owner"], vo=asked["vo"], machine=asked["machine"])
+        wanted = audit_filter(site, by=asked["by"], owner=asked["owner"], vo=asked["vo"], machine=asked["machine"])
         found, older = site.store.read(list_audit_entries, wanted, ROWS, before)
         events = [one.event for one in found]
         deployments = {one.deployment: _deployment(site, one.deployment) for one in events if one.deployment}
@@ -83,13 +83,15 @@ def story_pages(console: Console) -> APIRouter:
     return routes
 
 
-def newest(site: Site, who: Principal, rows: int, before: int | None = None) -> tuple[list[SiteEvent], int | None]:
+def newest_events(
+    site: Site, who: Principal, rows: int, before: int | None = None
+) -> tuple[list[SiteEvent], int | None]:
     """The last events that somebody may see, newest first, and before which number older ones are looked for."""
     end = (site.store.read(last_event) if before is None else before - 1) + 1
     found: list[SiteEvent] = []
-    for _ in range(MOST_WINDOWS):
+    for _ in range(MAX_WINDOWS):
         begin = max(1, end - WINDOW)
-        items = page_of(site, who, begin - 1, end - begin).items if end > begin else ()
+        items = read_event_page(site, who, begin - 1, end - begin).items if end > begin else ()
         found += [one for one in items if one.number < end][::-1]
         end = begin
         if len(found) >= rows or begin == 1:
@@ -99,7 +101,7 @@ def newest(site: Site, who: Principal, rows: int, before: int | None = None) -> 
     return found, end if end > 1 else None
 
 
-def story(
+def events_about(
     site: Site, *, owner: str | None = None, vo: str | None = None, subject: str | None = None
 ) -> list[SiteEvent]:
     """All that was told of a person's things, of a VO's, or of one thing."""

@@ -11,11 +11,11 @@ from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry
 from deployer.errors import DeployerError, Misused
-from deployer.policy.decision import Decision, Rule
+from deployer.policy.decision import Decision, RuleResult
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.auth.grants import Action, Denied, may, quota
-from deployer.site.console.request import Console, Page, Visit
-from deployer.site.console.templates import PREFIX
+from deployer.site.auth.grants import Denied, SiteAction, authorize, quota_of
+from deployer.site.console.request import Console, PageRequest, PageRoute
+from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.nodes import list_nodes
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
@@ -33,7 +33,7 @@ _AMOUNT = Query(max_length=20)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageListing:
     """An image in the list, and what the policy says of one machine of it, or why nothing can be said."""
 
     entry: ImageEntry
@@ -44,15 +44,15 @@ class Shown:
 
 def image_pages(console: Console) -> APIRouter:
     """The images of the catalog, and the form that explains."""
-    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/images")
     def images(visit: visiting) -> Response:
-        everything = access.allows(visit.who, Action.NODES)
+        everything = access.allows(visit.who, SiteAction.NODES)
         if not everything:
-            access.demand(visit.who, Action.DEPLOY)
+            access.demand(visit.who, SiteAction.DEPLOY)
         found, fault = [], ""
         try:
             found = [
@@ -73,13 +73,13 @@ def image_pages(console: Console) -> APIRouter:
         memory: Annotated[str, _AMOUNT] = "",
         lifetime: Annotated[str, _AMOUNT] = "",
     ) -> Response:
-        access.demand(visit.who, Action.DEPLOY)
+        access.demand(visit.who, SiteAction.DEPLOY)
         asked = {"image": image, "count": count or 1, "cores": cores, "memory": memory, "lifetime": lifetime}
         trial, fault = None, ""
         checks: tuple[EndorsementCheck, ...] = ()
         if image:
             try:
-                wanted = request_of(asked)
+                wanted = parse_request_form(asked)
                 _, judged = site.admitting.examine(wanted, visit.who)
                 checks = judged.checks
                 trial = site.try_out(wanted, visit.who)
@@ -90,18 +90,18 @@ def image_pages(console: Console) -> APIRouter:
             "explain.html",
             asked=asked,
             trial=trial,
-            decision=rules_of(trial.decision) if trial else (),
+            decision=parse_rules(trial.decision) if trial else (),
             checks=checks,
             fault=fault,
             nodes={one.uuid: one.name for one in site.store.read(list_nodes, contents=False)}
-            if access.allows(visit.who, Action.NODES)
+            if access.allows(visit.who, SiteAction.NODES)
             else {},
         )
 
     return routes
 
 
-def request_of(asked: Mapping[str, Any]) -> DeploymentRequest:
+def parse_request_form(asked: Mapping[str, Any]) -> DeploymentRequest:
     """A request as the form has it; Misused, DocumentError where it cannot be understood."""
     given = {name: value for name, value in asked.items() if value not in (None, "")}
     for name, parse in (("memory", parse_size), ("lifetime", parse_duration)):
@@ -113,27 +113,29 @@ def request_of(asked: Mapping[str, Any]) -> DeploymentRequest:
     return validate(DeploymentRequest, given, "the request")
 
 
-def rules_of(decision: Mapping[str, Any]) -> tuple[Rule, ...]:
+def parse_rules(decision: Mapping[str, Any]) -> tuple[RuleResult, ...]:
     """The rules of a decision that was kept as JSON."""
-    return tuple(Rule.model_validate(rule) for rule in decision.get("rules", ()))
+    return tuple(RuleResult.model_validate(rule) for rule in decision.get("rules", ()))
 
 
-def _judged(console: Console, visit: Visit, entry: ImageEntry, *, everything: bool) -> Shown | None:
+def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everything: bool) -> ImageListing | None:
     """What is said of an image of the list; None where it is nothing to whoever looks."""
     site = console.site
     try:
         request = DeploymentRequest(image=f"{entry.vo}/{entry.name}@{entry.version}")
         manifest, judged = site.admitting.examine(request, visit.who)
     except (DeployerError, StagerError, CatalogError, SignerError) as exc:
-        return Shown(entry, fault=str(exc)) if everything else None
+        return ImageListing(entry, fault=str(exc)) if everything else None
     if not everything and not _within(console, visit, manifest):
         return None
     fault = "" if manifest.image_id == entry.image_id else "the catalog's list has another image under this name"
-    return Shown(entry.model_copy(update={"image_id": manifest.image_id}), judged.checks, judged.decision, fault)
+    return ImageListing(entry.model_copy(update={"image_id": manifest.image_id}), judged.checks, judged.decision, fault)
 
 
-def _within(console: Console, visit: Visit, manifest: Manifest) -> bool:
+def _within(console: Console, visit: PageRequest, manifest: Manifest) -> bool:
     """Whether any grant lets somebody deploy that image."""
     rights = console.site.access.rights()
-    allowed = quota(rights, visit.who, manifest)
-    return allowed.unlimited or (bool(allowed.shares) and not isinstance(may(rights, visit.who, Action.DEPLOY), Denied))
+    allowed = quota_of(rights, visit.who, manifest)
+    return allowed.unlimited or (
+        bool(allowed.shares) and not isinstance(authorize(rights, visit.who, SiteAction.DEPLOY), Denied)
+    )

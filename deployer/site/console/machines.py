@@ -7,23 +7,39 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from deployer.errors import MachineConflict, Misused
-from deployer.machine.spec import State
-from deployer.site.api.clusters import summary
-from deployer.site.api.deployments import CLUSTER, IMAGE, OF, ON, STATES, permitted_deployment, shown, shown_machine
+from deployer.machine.spec import MachineState
+from deployer.site.api.clusters import cluster_summary
+from deployer.site.api.deployments import (
+    ClusterQuery,
+    DeploymentQuery,
+    ImageQuery,
+    NodeQuery,
+    StatesQuery,
+    permitted_deployment,
+    redact_deployment,
+    redact_machine,
+)
 from deployer.site.api.machines import ACTIONS, permitted_machine
-from deployer.site.api.parameters import AFTER
-from deployer.site.auth.authorizer import narrowed
-from deployer.site.auth.grants import Action, Denied, may
-from deployer.site.console.events import newest, story
-from deployer.site.console.images import rules_of
-from deployer.site.console.request import Console, Page, Visit, back, following_page, reason_of
-from deployer.site.console.templates import PREFIX
+from deployer.site.api.parameters import AfterQuery
+from deployer.site.auth.authorizer import restrict_filter
+from deployer.site.auth.grants import Denied, SiteAction, authorize
+from deployer.site.console.events import events_about, newest_events
+from deployer.site.console.images import parse_rules
+from deployer.site.console.request import (
+    Console,
+    PageRequest,
+    PageRoute,
+    next_page_url,
+    read_form_reason,
+    redirect_back,
+)
+from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_deployments, list_machines, machines_of
 from deployer.site.db.nodes import list_nodes
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Deployment, Filter, SiteMachine
+from deployer.site.model.records import Deployment, ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange
 from deployer.units import parse_duration
 from signer.documents import validate
@@ -37,25 +53,25 @@ FEW = 8
 
 def machine_pages(console: Console) -> APIRouter:
     """The first page, machines and deployments."""
-    routes = APIRouter(prefix=PREFIX, route_class=Page)
+    routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
     for part in (_overview, _machines, _machine, _deployments):
         routes.include_router(part(console))
     return routes
 
 
 def _overview(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=Page)
+    routes = APIRouter(route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/")
     def overview(visit: visiting) -> Response:
         who = visit.who
-        status = site.status() if access.allows(who, Action.NODES) else None
-        reads = access.allows(who, Action.READ)
-        wanted = narrowed(Filter(), access.reach(who)) if reads else None
+        status = site.status() if access.allows(who, SiteAction.NODES) else None
+        reads = access.allows(who, SiteAction.READ)
+        wanted = restrict_filter(ListFilter(), access.reach(who)) if reads else None
         clusters = site.clusters.page(wanted, FEW, None, active=True)[0] if wanted else ()
-        alive = tuple(one for one in State if not one.final)
+        alive = tuple(one for one in MachineState if not one.final)
         return console.show(
             visit,
             "overview.html",
@@ -63,70 +79,70 @@ def _overview(console: Console) -> APIRouter:
             machines=site.store.read(list_machines, wanted.model_copy(update={"states": alive}), FEW)[0]
             if wanted
             else (),
-            clusters=[summary(one) for one in clusters],
-            events=newest(site, who, FEW)[0] if reads else (),
-            nodes=names(console, visit),
+            clusters=[cluster_summary(one) for one in clusters],
+            events=newest_events(site, who, FEW)[0] if reads else (),
+            nodes=node_names(console, visit),
         )
 
     return routes
 
 
 def _machines(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=Page)
+    routes = APIRouter(route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/machines")
     def machines(
         visit: visiting,
-        state: STATES = None,
-        image: IMAGE = None,
-        node: ON = None,
-        deployment: OF = None,
-        cluster: CLUSTER = None,
-        after: AFTER = None,
+        state: StatesQuery = None,
+        image: ImageQuery = None,
+        node: NodeQuery = None,
+        deployment: DeploymentQuery = None,
+        cluster: ClusterQuery = None,
+        after: AfterQuery = None,
         all: Annotated[bool, Query()] = False,  # noqa: A002 - as it stands in the address
     ) -> Response:
-        access.demand(visit.who, Action.READ)
-        living = tuple(one for one in State if not one.final)
+        access.demand(visit.who, SiteAction.READ)
+        living = tuple(one for one in MachineState if not one.final)
         states = tuple(state) if state else (None if all else living)
-        asked = Filter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
-        wanted = narrowed(asked, access.reach(visit.who))
+        asked = ListFilter(image_id=image, node=node, deployment=deployment, cluster=cluster, states=states)
+        wanted = restrict_filter(asked, access.reach(visit.who))
         items, following = site.store.read(list_machines, wanted, ROWS, after) if wanted else ((), None)
         return console.show(
             visit,
             "machines.html",
             machines=items,
-            next=following_page(visit.request, following),
+            next=next_page_url(visit.request, following),
             everything=all or bool(state),
-            nodes=names(console, visit),
+            nodes=node_names(console, visit),
         )
 
     return routes
 
 
 def _machine(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=Page)
+    routes = APIRouter(route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/machines/{machine}")
     def machine(visit: visiting, machine: str) -> Response:
-        found = shown_machine(permitted_machine(site, visit.who, machine, Action.READ))
+        found = redact_machine(permitted_machine(site, visit.who, machine, SiteAction.READ))
         owner = access.owner(found.deployment)
         extends = not found.state.final and not isinstance(
-            may(access.rights(), visit.who, Action.MODIFY, owner), Denied
+            authorize(access.rights(), visit.who, SiteAction.MODIFY, owner), Denied
         )
         return console.show(
             visit,
             "machine.html",
             machine=found,
             owner=owner,
-            verbs=verbs(console, visit, found),
+            verbs=available_verbs(console, visit, found),
             extends=extends,
             serial=_has_serial(console, visit, found, owner),
-            events=story(site, subject=found.uuid)[::-1][:ROWS],
-            nodes=names(console, visit),
+            events=events_about(site, subject=found.uuid)[::-1][:ROWS],
+            nodes=node_names(console, visit),
         )
 
     @routes.post("/machines/{machine}/extend")
@@ -139,41 +155,41 @@ def _machine(console: Console) -> APIRouter:
         wanted = validate(MachineChange, {"lifetime": seconds}, "the time from now")
 
         def work() -> SiteMachine:
-            found = permitted_machine(site, visit.who, machine, Action.MODIFY)
+            found = permitted_machine(site, visit.who, machine, SiteAction.MODIFY)
             return site.changing.change(found.uuid, wanted, visit.who)
 
-        return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+        return redirect_back(f"/machines/{(await run_in_threadpool(work)).uuid}")
 
     @routes.post("/machines/{machine}/{verb}")
     async def act(request: Request, machine: str, verb: Verb) -> Response:
         visit, fields = await console.sent(request)
-        reason = reason_of(fields)
+        reason = read_form_reason(fields)
 
         def work() -> SiteMachine:
             found = permitted_machine(site, visit.who, machine, ACTIONS[verb])
             return site.changing.act(found.uuid, verb, visit.who, reason)
 
-        return back(f"/machines/{(await run_in_threadpool(work)).uuid}")
+        return redirect_back(f"/machines/{(await run_in_threadpool(work)).uuid}")
 
     return routes
 
 
 def _deployments(console: Console) -> APIRouter:
-    routes = APIRouter(route_class=Page)
+    routes = APIRouter(route_class=PageRoute)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/deployments")
-    def deployments(visit: visiting, after: AFTER = None) -> Response:
-        access.demand(visit.who, Action.READ)
-        wanted = narrowed(Filter(), access.reach(visit.who))
+    def deployments(visit: visiting, after: AfterQuery = None) -> Response:
+        access.demand(visit.who, SiteAction.READ)
+        wanted = restrict_filter(ListFilter(), access.reach(visit.who))
         items, following = site.store.read(list_deployments, wanted, ROWS, after) if wanted else ((), None)
-        return console.show(visit, "deployments.html", deployments=items, next=following_page(visit.request, following))
+        return console.show(visit, "deployments.html", deployments=items, next=next_page_url(visit.request, following))
 
     @routes.get("/deployments/{deployment}")
     def deployment(visit: visiting, deployment: str) -> Response:
-        found = shown(permitted_deployment(site, visit.who, deployment, Action.READ), visit.who)
-        ends = not isinstance(may(access.rights(), visit.who, Action.CANCEL, found.owner), Denied)
+        found = redact_deployment(permitted_deployment(site, visit.who, deployment, SiteAction.READ), visit.who)
+        ends = not isinstance(authorize(access.rights(), visit.who, SiteAction.CANCEL, found.owner), Denied)
         machines = site.store.read(machines_of, found.uuid)
         return console.show(
             visit,
@@ -181,8 +197,8 @@ def _deployments(console: Console) -> APIRouter:
             deployment=found,
             machines=machines,
             ends=ends and not all(one.state.final for one in machines),
-            nodes=names(console, visit),
-            decision=rules_of(found.decision),
+            nodes=node_names(console, visit),
+            decision=parse_rules(found.decision),
             hosts=site.broker.known_hosts(found.uuid) if site.broker is not None else [],
         )
 
@@ -191,25 +207,25 @@ def _deployments(console: Console) -> APIRouter:
         visit, _ = await console.sent(request)
 
         def work() -> Deployment:
-            found = permitted_deployment(site, visit.who, deployment, Action.CANCEL)
+            found = permitted_deployment(site, visit.who, deployment, SiteAction.CANCEL)
             site.changing.end_deployment(found.uuid, visit.who)
             return found
 
-        return back(f"/deployments/{(await run_in_threadpool(work)).uuid}")
+        return redirect_back(f"/deployments/{(await run_in_threadpool(work)).uuid}")
 
     return routes
 
 
-def verbs(console: Console, visit: Visit, machine: SiteMachine) -> list[Verb]:
+def available_verbs(console: Console, visit: PageRequest, machine: SiteMachine) -> list[Verb]:
     """What somebody may do to a machine, and what would change anything of it as it is now."""
     access, now = console.site.access, console.site.now()
     owner, rights = access.owner(machine.deployment), access.rights()
     found = []
     for verb in Verb:
-        if isinstance(may(rights, visit.who, ACTIONS[verb], owner), Denied):
+        if isinstance(authorize(rights, visit.who, ACTIONS[verb], owner), Denied):
             continue
         try:
-            change = lifecycle.act(machine, verb, "", now)
+            change = lifecycle.apply_verb(machine, verb, "", now)
         except MachineConflict:
             continue
         if change is not None:
@@ -217,14 +233,14 @@ def verbs(console: Console, visit: Visit, machine: SiteMachine) -> list[Verb]:
     return found
 
 
-def _has_serial(console: Console, visit: Visit, machine: SiteMachine, owner: Principal) -> bool:
+def _has_serial(console: Console, visit: PageRequest, machine: SiteMachine, owner: Principal) -> bool:
     """Whether there may be something to read of a guest's serial console, and somebody may."""
-    denied = isinstance(may(console.site.access.rights(), visit.who, Action.CONSOLE, owner), Denied)
-    return not (denied or machine.gone or machine.node is None or machine.state is State.PENDING)
+    denied = isinstance(authorize(console.site.access.rights(), visit.who, SiteAction.CONSOLE, owner), Denied)
+    return not (denied or machine.gone or machine.node is None or machine.state is MachineState.PENDING)
 
 
-def names(console: Console, visit: Visit) -> Mapping[str, str]:
+def node_names(console: Console, visit: PageRequest) -> Mapping[str, str]:
     """What nodes are called, by UUID; nothing for whoever may not see them."""
-    if not console.site.access.allows(visit.who, Action.NODES):
+    if not console.site.access.allows(visit.who, SiteAction.NODES):
         return {}
     return {one.uuid: one.name for one in console.site.store.read(list_nodes, contents=False)}

@@ -13,22 +13,22 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry
-from deployer.machine.spec import State
-from deployer.site.api.nodes import STATES
-from deployer.site.auth.authorizer import narrowed
-from deployer.site.auth.grants import Action
-from deployer.site.console.events import story
-from deployer.site.console.request import Console, Page, Visit, back, reason_of
-from deployer.site.console.templates import PREFIX
+from deployer.machine.spec import MachineState
+from deployer.site.api.nodes import VERB_STATES
+from deployer.site.auth.authorizer import restrict_filter
+from deployer.site.auth.grants import SiteAction
+from deployer.site.console.events import events_about
+from deployer.site.console.request import Console, PageRequest, PageRoute, read_form_reason, redirect_back
+from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.machines import list_machines
 from deployer.site.db.nodes import find_node, list_nodes
-from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
-from deployer.site.model.swarm_map import draw, site_feeds
+from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
+from deployer.site.model.swarm_map import draw_swarm, site_feeds
 
 ROWS = 50
 """Rows of a page."""
 
-MOST_IMAGES = 200
+MAX_CATALOG_IMAGES = 200
 """Images in which the contents of a cache are looked for."""
 
 REUSE, RETRY = 60.0, 5.0
@@ -36,29 +36,29 @@ REUSE, RETRY = 60.0, 5.0
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class ImagePart:
     """What a content is: a part of that image (VO/NAME@VERSION), called so there."""
 
     image: str
     label: str
 
 
-Parts = Mapping[str, Sequence[Part]]
+PartsByAddress = Mapping[str, Sequence[ImagePart]]
 """What contents are, by their addresses."""
 
 
 @dataclass(frozen=True)
-class Held:
+class CachedContent:
     """A content, what it is a part of as far as that is known, and the nodes that have it whole."""
 
     address: str
     size: int
-    parts: tuple[Part, ...]
+    parts: tuple[ImagePart, ...]
     nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Arriving:
+class IncomingContents:
     """A machine whose contents come to its node, and the nodes that have any of them whole: its swarm's other seeds."""
 
     machine: SiteMachine
@@ -68,14 +68,14 @@ class Arriving:
 
 def node_pages(console: Console) -> APIRouter:
     """Nodes."""
-    routes = APIRouter(prefix=PREFIX, route_class=Page)
-    contents = Contents(console.site.catalog.listed, console.site.catalog.manifest)
+    routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
+    contents = ImagePartIndex(console.site.catalog.listed, console.site.catalog.manifest)
     site, access = console.site, console.site.access
-    visiting = Annotated[Visit, Depends(console.visit)]
+    visiting = Annotated[PageRequest, Depends(console.visit)]
 
     @routes.get("/nodes")
     def nodes(visit: visiting) -> Response:
-        access.demand(visit.who, Action.NODES)
+        access.demand(visit.who, SiteAction.NODES)
         found = [one for one in site.store.read(list_nodes) if one.state is not NodeState.LEFT]
         parts, fault = contents.parts()
         fed = site_feeds(found)
@@ -83,10 +83,10 @@ def node_pages(console: Console) -> APIRouter:
             visit,
             "nodes.html",
             nodes=found,
-            held=holdings(found, parts),
+            held=cached_contents(found, parts),
             arriving=_arriving(console, visit, found, parts),
             feeds=fed[:ROWS],
-            picture=draw(fed, found),
+            picture=draw_swarm(fed, found),
             names={one.uuid: one.name for one in found},
             parts=parts,
             fault=fault,
@@ -94,13 +94,15 @@ def node_pages(console: Console) -> APIRouter:
 
     @routes.get("/nodes/{node}")
     def node(visit: visiting, node: str) -> Response:
-        access.demand(visit.who, Action.NODES)
+        access.demand(visit.who, SiteAction.NODES)
         found = site.store.read(find_node, node)
         parts, fault = contents.parts()
         everybody = site.store.read(list_nodes)
         fed = site_feeds(everybody)
         reads = access.reach(visit.who)
-        wanted = narrowed(Filter(node=found.uuid, states=tuple(one for one in State if not one.final)), reads)
+        wanted = restrict_filter(
+            ListFilter(node=found.uuid, states=tuple(one for one in MachineState if not one.final)), reads
+        )
         return console.show(
             visit,
             "node.html",
@@ -108,38 +110,38 @@ def node_pages(console: Console) -> APIRouter:
             fed_by=[one for one in fed if one.to == found.uuid][:ROWS],
             feeding=[one for one in fed if one.source == found.uuid][:ROWS],
             parts=parts,
-            held=holdings([found], parts),
+            held=cached_contents([found], parts),
             fault=fault,
             machines=site.store.read(list_machines, wanted, ROWS)[0] if wanted else (),
-            events=story(site, subject=found.uuid)[::-1][:ROWS],
+            events=events_about(site, subject=found.uuid)[::-1][:ROWS],
             nodes={one.uuid: one.name for one in everybody},
         )
 
     @routes.post("/nodes/{node}/{verb}")
     async def act(request: Request, node: str, verb: Literal["drain", "undrain", "remove"]) -> Response:
         visit, fields = await console.sent(request)
-        reason = reason_of(fields)
+        reason = read_form_reason(fields)
 
         def work() -> SiteNode:
-            access.demand(visit.who, Action.MANAGE_NODES)
-            return site.changing.set_node(site.store.read(find_node, node), STATES[verb], visit.who, reason)
+            access.demand(visit.who, SiteAction.MANAGE_NODES)
+            return site.changing.set_node(site.store.read(find_node, node), VERB_STATES[verb], visit.who, reason)
 
-        return back(f"/nodes/{(await run_in_threadpool(work)).uuid}")
+        return redirect_back(f"/nodes/{(await run_in_threadpool(work)).uuid}")
 
     return routes
 
 
-def holdings(nodes: Sequence[SiteNode], parts: Parts) -> list[Held]:
+def cached_contents(nodes: Sequence[SiteNode], parts: PartsByAddress) -> list[CachedContent]:
     """What the nodes have in their caches: what most of them have first."""
     holders = defaultdict[str, list[str]](list)
     for node in nodes:
         for address in node.cached:
             holders[address].append(node.name)
     found = [
-        Held(address, _size(address), tuple(parts.get(address, ())), tuple(sorted(names)))
+        CachedContent(address, _size(address), tuple(parts.get(address, ())), tuple(sorted(names)))
         for address, names in holders.items()
     ]
-    return sorted(found, key=lambda one: (-len(one.nodes), one.parts or (Part("~", ""),), one.address))
+    return sorted(found, key=lambda one: (-len(one.nodes), one.parts or (ImagePart("~", ""),), one.address))
 
 
 def _size(address: str) -> int:
@@ -148,7 +150,7 @@ def _size(address: str) -> int:
     return int(size) if size.isdecimal() else 0
 
 
-class Contents:
+class ImagePartIndex:
     """What contents are a part of, by the catalog's images; asked for at most once in a while. Safe to use from several threads.
 
     Args:
@@ -166,10 +168,10 @@ class Contents:
         self._listed, self._manifest, self._clock = listed, manifest, clock
         self._lock = threading.Lock()
         self._manifests: dict[str, Manifest] = {}
-        self._known: tuple[Parts, str] = ({}, "")
+        self._known: tuple[PartsByAddress, str] = ({}, "")
         self._until = float("-inf")
 
-    def parts(self) -> tuple[Parts, str]:
+    def parts(self) -> tuple[PartsByAddress, str]:
         """What contents are; and why that is not known in full, if it is not."""
         with self._lock:
             if self._clock() >= self._until:
@@ -177,27 +179,29 @@ class Contents:
                 self._until = self._clock() + (RETRY if self._known[1] else REUSE)
             return self._known
 
-    def _ask(self) -> tuple[Parts, str]:
-        found = defaultdict[str, list[Part]](list)
+    def _ask(self) -> tuple[PartsByAddress, str]:
+        found = defaultdict[str, list[ImagePart]](list)
         before, self._manifests = self._manifests, {}
         try:
-            for entry in self._listed(MOST_IMAGES):
+            for entry in self._listed(MAX_CATALOG_IMAGES):
                 manifest = before.get(entry.image_id) or self._manifest(entry.image_id)
                 self._manifests[entry.image_id] = manifest
                 labels = {one.content: one.label for one in manifest.partitions() if one.content is not None}
                 for address in manifest.blobs():
-                    found[str(address)].append(Part(manifest.title, labels.get(address, "boot")))
+                    found[str(address)].append(ImagePart(manifest.title, labels.get(address, "boot")))
         except CatalogError as exc:
             return found, str(exc)
         return found, ""
 
 
-def _arriving(console: Console, visit: Visit, nodes: Collection[SiteNode], parts: Parts) -> list[Arriving]:
-    wanted = narrowed(Filter(states=(State.STAGING,)), console.site.access.reach(visit.who))
+def _arriving(
+    console: Console, visit: PageRequest, nodes: Collection[SiteNode], parts: PartsByAddress
+) -> list[IncomingContents]:
+    wanted = restrict_filter(ListFilter(states=(MachineState.STAGING,)), console.site.access.reach(visit.who))
     called = {one.uuid: one.name for one in nodes}
     found = []
     for machine in console.site.store.read(list_machines, wanted, ROWS)[0] if wanted else ():
         needed = {address for address, known in parts.items() if any(one.image == machine.title for one in known)}
         feeders = sorted(one.name for one in nodes if one.uuid != machine.node and needed & one.cached)
-        found.append(Arriving(machine, called.get(machine.node or "", ""), tuple(feeders)))
+        found.append(IncomingContents(machine, called.get(machine.node or "", ""), tuple(feeders)))
     return found

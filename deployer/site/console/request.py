@@ -19,14 +19,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from catalog.errors import CatalogError, Malformed
-from catalog.web.parameters import body
+from catalog.web.parameters import read_body
 from deployer.errors import DeployerError, Forbidden, NotAuthenticated, TooManyRequests
-from deployer.site.auth.grants import Action
-from deployer.site.console.sessions import SECRET_BYTES, Session, Sessions
-from deployer.site.console.templates import HEADERS, PREFIX, page
+from deployer.site.auth.grants import SiteAction
+from deployer.site.console.sessions import SESSION_SECRET_BYTES, LoginSession, LoginSessions
+from deployer.site.console.templates import CONSOLE_PREFIX, HEADERS, render_page
 from deployer.site.db.events import last_event
 from deployer.site.model.principal import Principal
-from deployer.site.schema.messages import Reason
+from deployer.site.schema.messages import ReasonRequest
 from deployer.site.service.site import Site
 from deployer.web.problems import to_problem
 from signer.documents import validate
@@ -41,15 +41,15 @@ MAX_FORM = 96 << 10
 
 MAX_FIELDS = 20
 
-LOGIN = f"{PREFIX}/login"
+LOGIN = f"{CONSOLE_PREFIX}/login"
 
 
 @dataclass(frozen=True)
-class Visit:
+class PageRequest:
     """One request of somebody who is logged in."""
 
     request: Request
-    session: Session
+    session: LoginSession
 
     @property
     def who(self) -> Principal:
@@ -67,29 +67,29 @@ class Console:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.sessions = Sessions(lambda: secrets.token_urlsafe(SECRET_BYTES))
+        self.sessions = LoginSessions(lambda: secrets.token_urlsafe(SESSION_SECRET_BYTES))
 
-    def visit(self, request: Request) -> Visit:
+    def visit(self, request: Request) -> PageRequest:
         """Who looks at a page: a dependency of routes. NotAuthenticated, TooManyRequests."""
         session = self.sessions.find(request.cookies.get(COOKIE, ""), self.site.now())
         self.site.access.again(request, session.who)
-        return Visit(request, session)
+        return PageRequest(request, session)
 
-    async def sent(self, request: Request) -> tuple[Visit, dict[str, str]]:
+    async def sent(self, request: Request) -> tuple[PageRequest, dict[str, str]]:
         """Who sends a form, and what is in it.
 
         Raises:
             NotAuthenticated, TooManyRequests. Forbidden: it is no form of this session. Malformed: it is none.
         """
         visit = await run_in_threadpool(self.visit, request)
-        fields = await form(request)
+        fields = await read_form(request)
         if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
             raise Forbidden("this form is none of your session's; load the page again and send it from there")
         return visit, fields
 
-    def show(self, visit: Visit, template: str, **values: Any) -> Response:
+    def show(self, visit: PageRequest, template: str, **values: Any) -> Response:
         """A page, with what all pages have."""
-        may = {action.value for action in Action if self.site.access.allows(visit.who, action)}
+        may = {action.value for action in SiteAction if self.site.access.allows(visit.who, action)}
         shared = {
             "who": visit.who,
             "form": visit.session.form,
@@ -97,10 +97,10 @@ class Console:
             "here": visit.request.url.path,
             "last": self.site.store.read(last_event),
         }
-        return page(template, shared | values)
+        return render_page(template, shared | values)
 
 
-class Page(APIRoute):
+class PageRoute(APIRoute):
     """A route whose errors are pages, too; who is not logged in is asked to."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -112,24 +112,26 @@ class Page(APIRoute):
                 return await handle(request)
             except NotAuthenticated as exc:
                 if request.url.path == LOGIN:
-                    return page("login.html", {"problem": str(exc), "code": "", "next": "", "certificate": False}, 401)
+                    return render_page(
+                        "login.html", {"problem": str(exc), "code": "", "next": "", "certificate": False}, 401
+                    )
                 where = request.url.path + (f"?{request.url.query}" if request.url.query else "")
                 back = f"?next={quote(where, safe='')}" if request.method == "GET" else ""
-                return to(f"{LOGIN}{back}")
+                return redirect(f"{LOGIN}{back}")
             except RequestValidationError as exc:
                 fault: dict[str, Any] = exc.errors()[0]
                 place = ".".join(str(part) for part in fault.get("loc", ()))
-                return problem(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
+                return problem_page(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
             except (DeployerError, StagerError, CatalogError, SignerError) as exc:
-                return problem(exc)
+                return problem_page(exc)
 
         return handled
 
 
-def problem(error: Exception) -> Response:
+def problem_page(error: Exception) -> Response:
     """The page that an error is."""
     told = to_problem(error)
-    answered = page(
+    answered = render_page(
         "problem.html",
         {"status": told["status"], "title": HTTPStatus(told["status"]).phrase, "detail": told["detail"]},
         told["status"],
@@ -139,7 +141,7 @@ def problem(error: Exception) -> Response:
     return answered
 
 
-async def form(request: Request) -> dict[str, str]:
+async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form (application/x-www-form-urlencoded).
 
     Raises:
@@ -148,28 +150,28 @@ async def form(request: Request) -> dict[str, str]:
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")):
         raise Forbidden("this form was sent by a page of somebody else's")
-    data = await body(request, MAX_FORM, "a form")
+    data = await read_body(request, MAX_FORM, "a form")
     try:
         return dict(parse_qsl(data.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
     except ValueError as exc:
         raise Malformed("what was sent is no form") from exc
 
 
-def to(where: str) -> Response:
+def redirect(where: str) -> Response:
     """Look there next: by GET, whatever the request was (RFC 9110, section 15.4.4)."""
     return RedirectResponse(where, 303, HEADERS)
 
 
-def back(path: str) -> Response:
+def redirect_back(path: str) -> Response:
     """To a page of the console, when what was asked for is done."""
-    return to(f"{PREFIX}{path}")
+    return redirect(f"{CONSOLE_PREFIX}{path}")
 
 
-def reason_of(fields: Mapping[str, str]) -> str:
+def read_form_reason(fields: Mapping[str, str]) -> str:
     """Why somebody wants something, as far as they say; DocumentError where it is too long."""
-    return validate(Reason, {"reason": fields.get("reason", "").strip()}, "reason").reason
+    return validate(ReasonRequest, {"reason": fields.get("reason", "").strip()}, "reason").reason
 
 
-def following_page(request: Request, after: str | None) -> str:
+def next_page_url(request: Request, after: str | None) -> str:
     """The address of the page that follows; empty where there is none."""
     return str(request.url.include_query_params(after=after).query) if after else ""

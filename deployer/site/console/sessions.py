@@ -20,7 +20,7 @@ MAX_SESSION = timedelta(hours=8)
 LINK_LIFE = timedelta(minutes=1)
 """How long the operator's link is good: from one window to the other."""
 
-SECRET_BYTES = 32
+SESSION_SECRET_BYTES = 32
 """Of what a browser holds: nobody guesses 256 bits."""
 
 MAX_SESSIONS = 10_000
@@ -31,7 +31,7 @@ MAX_LINKS = 100
 
 
 @dataclass(frozen=True)
-class Session:
+class LoginSession:
     """Somebody who is logged in.
 
     Attributes:
@@ -45,7 +45,7 @@ class Session:
     form: str
 
 
-class Sessions:
+class LoginSessions:
     """Safe to use from several threads. Secrets are kept as digests: who reads this memory cannot use them elsewhere.
 
     Args:
@@ -55,10 +55,10 @@ class Sessions:
     def __init__(self, secret: Callable[[], str]) -> None:
         self._secret = secret
         self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, LoginSession] = OrderedDict()
         self._links: OrderedDict[str, tuple[Principal, datetime]] = OrderedDict()
 
-    def open(self, who: Principal, until: datetime, now: datetime) -> tuple[str, Session]:
+    def open(self, who: Principal, until: datetime, now: datetime) -> tuple[str, LoginSession]:
         """Log somebody in, until that time at most; returns what their browser holds, and the session.
 
         Raises:
@@ -67,14 +67,14 @@ class Sessions:
         expires = min(until, now + MAX_SESSION)
         if expires <= now:
             raise NotAuthenticated("what was shown does not count any more")
-        text, session = self._secret(), Session(who, expires, self._secret())
+        text, session = self._secret(), LoginSession(who, expires, self._secret())
         with self._lock:
             self._sessions[_digest(text)] = session
             while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
         return text, session
 
-    def find(self, text: str, now: datetime) -> Session:
+    def find(self, text: str, now: datetime) -> LoginSession:
         """The session that a browser's secret stands for; NotAuthenticated if it stands for none any more."""
         with self._lock:
             found = self._sessions.get(_digest(text))

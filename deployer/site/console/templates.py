@@ -19,7 +19,7 @@ from deployer.units import duration_text
 from signer.runtime.terminal import printable
 from signer.statements.endorsement import write_instant
 
-PREFIX = "/console"
+CONSOLE_PREFIX = "/console"
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
@@ -42,12 +42,12 @@ _KINDS = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg"
 _STATIC = {name: (_HERE / "static" / name).read_bytes() for name in _KINDS}
 
 
-def page(template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+def render_page(template: str, values: Mapping[str, Any], status: int = 200) -> Response:
     """A page from a template."""
     return HTMLResponse(_TEMPLATES.get_template(template).render(values), status, HEADERS)
 
 
-def static(name: str) -> Response | None:
+def static_file(name: str) -> Response | None:
     """A file that pages load, or None. Its address changes with what is in it, so it may be kept."""
     if name not in _STATIC:
         return None
@@ -57,7 +57,7 @@ def static(name: str) -> Response | None:
 
 def _address(name: str) -> str:
     """Where a page finds one of its files."""
-    return f"{PREFIX}/static/{name}?v={hashlib.sha256(_STATIC[name]).hexdigest()[:16]}"
+    return f"{CONSOLE_PREFIX}/static/{name}?v={hashlib.sha256(_STATIC[name]).hexdigest()[:16]}"
 
 
 def _shown(value: object) -> object:
@@ -109,4 +109,4 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters.update(size=_size, when=_when, short=_short, lasts=_lasts, text64=_text64)
-_TEMPLATES.globals.update(prefix=PREFIX, static=_address)
+_TEMPLATES.globals.update(prefix=CONSOLE_PREFIX, static=_address)

@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from deployer.site.db.events import event_of
+from deployer.site.db.events import event_from_row
 from deployer.site.db.tables import clusters, deployments, events
-from deployer.site.model.records import AuditEntry, AuditFilter, SiteEvent
+from deployer.site.model.records import AuditFilter, AuditRecord, SiteEvent
 
 NONE = 1 << 62
 """A number that no event has, nor will have."""
@@ -14,7 +14,7 @@ NONE = 1 << 62
 
 def list_audit_entries(
     connection: Connection, wanted: AuditFilter, limit: int = 100, before: int | None = None
-) -> tuple[tuple[AuditEntry, ...], int | None]:
+) -> tuple[tuple[AuditRecord, ...], int | None]:
     """Up to `limit` entries with numbers below `before`, the last first; and, if there are more, what to go on from.
 
     Times are turned into numbers first, which grow with them: no more of the story is read than is told.
@@ -48,6 +48,6 @@ def list_audit_entries(
     return entries, entries[-1].event.number if len(rows) > limit and entries else None
 
 
-def _entry(row: Row[Any]) -> AuditEntry:
-    event: SiteEvent = event_of(row)
-    return AuditEntry(event=event, by=row.by, owner=row.owner, vo=row.vo)
+def _entry(row: Row[Any]) -> AuditRecord:
+    event: SiteEvent = event_from_row(row)
+    return AuditRecord(event=event, by=row.by, owner=row.owner, vo=row.vo)

@@ -5,11 +5,11 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from deployer.errors import ClusterNotFound, Misused
-from deployer.site.db.machines import sequence
-from deployer.site.db.nodes import prefix
+from deployer.site.db.machines import parse_cursor
+from deployer.site.db.nodes import prefix_condition
 from deployer.site.db.tables import clusters
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Filter, SiteCluster
+from deployer.site.model.records import ListFilter, SiteCluster
 
 
 def insert_cluster(connection: Connection, cluster: SiteCluster) -> None:
@@ -42,7 +42,7 @@ def find_cluster(connection: Connection, text: str, owner: Principal | None = No
         Misused: several.
     """
     whose = () if owner is None else (clusters.c.owner == owner.identity,)
-    for condition in ((clusters.c.name == text, clusters.c.active.is_(True)), prefix(clusters.c.uuid, text)):
+    for condition in ((clusters.c.name == text, clusters.c.active.is_(True)), prefix_condition(clusters.c.uuid, text)):
         uuids = list(connection.execute(select(clusters.c.uuid).where(*condition, *whose).limit(2)).scalars())
         if len(uuids) > 1:
             raise Misused(f"{text[:80]!r} means several clusters; write a UUID, or more of one")
@@ -53,7 +53,7 @@ def find_cluster(connection: Connection, text: str, owner: Principal | None = No
 
 def list_clusters(
     connection: Connection,
-    which: Filter = Filter(),
+    which: ListFilter = ListFilter(),
     limit: int = 100,
     after: str | None = None,
     *,
@@ -70,7 +70,7 @@ def list_clusters(
     if active is not None:
         query = query.where(clusters.c.active.is_(active))
     if after is not None:
-        query = query.where(clusters.c.sequence < sequence(after))
+        query = query.where(clusters.c.sequence < parse_cursor(after))
     rows = connection.execute(query.order_by(clusters.c.sequence.desc()).limit(limit + 1)).all()
     shown = rows[:limit]
     found = tuple(SiteCluster.model_validate_json(row.document) for row in shown)

@@ -9,19 +9,19 @@ from datetime import datetime
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from deployer.site.db.tables import contexts, published
-from deployer.site.model.contact import Contact
+from deployer.site.model.contact import BrokerContact
 
 AT_ONCE = 500
 """UUIDs in one query: below what the oldest SQLite takes as parameters."""
 
 
-def contact(connection: Connection, machine: str) -> Contact | None:
+def get_contact(connection: Connection, machine: str) -> BrokerContact | None:
     """What is remembered of a machine, or None."""
     row = connection.execute(select(contexts).where(contexts.c.machine == machine)).first()
     return None if row is None else _contact(row)
 
 
-def contacts(connection: Connection, machines: Sequence[str]) -> dict[str, Contact]:
+def get_contacts(connection: Connection, machines: Sequence[str]) -> dict[str, BrokerContact]:
     """The same for many, by UUID."""
     found = {}
     for some in _pieces(machines):
@@ -30,7 +30,7 @@ def contacts(connection: Connection, machines: Sequence[str]) -> dict[str, Conta
     return found
 
 
-def keep(connection: Connection, contact: Contact, ends: datetime) -> None:
+def put_contact(connection: Connection, contact: BrokerContact, ends: datetime) -> None:
     """Remember this of a machine, instead of what was; `ends` is when it may be forgotten."""
     row = {
         "node": contact.node,
@@ -48,7 +48,7 @@ def keep(connection: Connection, contact: Contact, ends: datetime) -> None:
         connection.execute(insert(contexts).values(row | {"machine": contact.machine}))
 
 
-def change(connection: Connection, contact: Contact) -> None:
+def update_contact(connection: Connection, contact: BrokerContact) -> None:
     """Remember this of a machine that is remembered already."""
     connection.execute(
         update(contexts)
@@ -63,24 +63,24 @@ def change(connection: Connection, contact: Contact) -> None:
     )
 
 
-def carry(connection: Connection, machine: str, node: str) -> None:
+def reassign_contact(connection: Connection, machine: str, node: str) -> None:
     """A machine goes on, as it was, on another node: its secret, session and what it published stay its own."""
     connection.execute(update(contexts).where(contexts.c.machine == machine).values(node=node))
 
 
-def publish(connection: Connection, machine: str, key: str, value: bytes, now: datetime) -> None:
+def put_value(connection: Connection, machine: str, key: str, value: bytes, now: datetime) -> None:
     """Keep what a machine published, instead of what it published under that key before."""
-    withdraw(connection, machine, key)
+    delete_values(connection, machine, key)
     connection.execute(insert(published).values(machine=machine, key=key, value=value, at=now))
 
 
-def withdraw(connection: Connection, machine: str, key: str | None = None) -> None:
+def delete_values(connection: Connection, machine: str, key: str | None = None) -> None:
     """Forget what a machine published under a key, or all of it."""
     query = delete(published).where(published.c.machine == machine)
     connection.execute(query if key is None else query.where(published.c.key == key))
 
 
-def sizes(connection: Connection, machines: Sequence[str]) -> dict[str, dict[str, int]]:
+def published_sizes(connection: Connection, machines: Sequence[str]) -> dict[str, dict[str, int]]:
     """What machines published: by UUID, key to size in bytes. Those that published nothing are not in it."""
     found: dict[str, dict[str, int]] = {}
     for some in _pieces(machines):
@@ -92,7 +92,7 @@ def sizes(connection: Connection, machines: Sequence[str]) -> dict[str, dict[str
     return found
 
 
-def values(connection: Connection, machines: Sequence[str], key: str) -> Mapping[str, bytes]:
+def published_values(connection: Connection, machines: Sequence[str], key: str) -> Mapping[str, bytes]:
     """What machines published under one key, by UUID."""
     found = {}
     for some in _pieces(machines):
@@ -103,7 +103,7 @@ def values(connection: Connection, machines: Sequence[str], key: str) -> Mapping
     return found
 
 
-def past(connection: Connection, now: datetime, most: int) -> list[str]:
+def expired_contacts(connection: Connection, now: datetime, most: int) -> list[str]:
     """Machines that may be forgotten."""
     return list(
         connection.execute(
@@ -114,19 +114,19 @@ def past(connection: Connection, now: datetime, most: int) -> list[str]:
     )
 
 
-def postpone(connection: Connection, machine: str, ends: datetime) -> None:
+def postpone_expiry(connection: Connection, machine: str, ends: datetime) -> None:
     """Not yet: the machine was given more time."""
     connection.execute(update(contexts).where(contexts.c.machine == machine).values(ends=ends))
 
 
-def forget(connection: Connection, machine: str) -> None:
+def delete_contact(connection: Connection, machine: str) -> None:
     """Remember nothing of a machine."""
-    withdraw(connection, machine)
+    delete_values(connection, machine)
     connection.execute(delete(contexts).where(contexts.c.machine == machine))
 
 
-def _contact(row: Row[tuple[object, ...]]) -> Contact:
-    return Contact(
+def _contact(row: Row[tuple[object, ...]]) -> BrokerContact:
+    return BrokerContact(
         machine=row.machine,
         node=row.node,
         generation=row.generation,

@@ -96,7 +96,7 @@ class SiteDatabase:
             raise SiteUnavailable(f"{self.name}: the site's database is too busy; try again later") from exc
 
 
-def libpq(url: str) -> dict[str, str]:
+def libpq_environment(url: str) -> dict[str, str]:
     """The environment by which PostgreSQL's own tools find a database; SiteUnavailable if the URL is none of one."""
     parsed = _parsed(url)
     host = parsed.host or parsed.query.get("host", "")

@@ -22,7 +22,7 @@ def last_event(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.max(events.c.number), 0))).scalar_one())
 
 
-def append(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
+def append_events(connection: Connection, told: Iterable[SiteEvent], by: str = "") -> tuple[SiteEvent, ...]:
     """Add to the story, in a writing transaction, of which there is one at a time; returns the events with numbers.
 
     Args:
@@ -63,15 +63,15 @@ def list_events(
             query = query.where(deployments.c.owner == owner)
         if vo is not None:
             query = query.where(deployments.c.vo == vo)
-    return tuple(event_of(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
+    return tuple(event_from_row(row) for row in connection.execute(query.order_by(events.c.number).limit(limit)))
 
 
-def event_of(row: Row[Any]) -> SiteEvent:
+def event_from_row(row: Row[Any]) -> SiteEvent:
     """An event from a row that has its columns, and perhaps others."""
     return SiteEvent.model_validate({name: getattr(row, name) for name in SiteEvent.model_fields})
 
 
-def secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
+def get_or_make_secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
     """One of the site's own secrets; made the first time, in this (writing) transaction."""
     found = connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar()
     if found is None:

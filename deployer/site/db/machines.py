@@ -11,22 +11,22 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, select, update
 
 from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
-from deployer.machine.spec import State
-from deployer.protocol.deployment_request import Wishes
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, Incoming, Want
-from deployer.site.db.nodes import get_node, movable_of, prefix
+from deployer.machine.spec import MachineState
+from deployer.protocol.deployment_request import PlacementOptions
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
+from deployer.site.db.nodes import get_node, migration_address, prefix_condition
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
 from deployer.site.model.principal import Principal
-from deployer.site.model.quota import Usage
-from deployer.site.model.records import Deployment, Filter, NodeState, SiteMachine
-from deployer.site.scheduling.boot_estimate import Boot, Past, Settling
-from deployer.site.scheduling.placement import Ask
+from deployer.site.model.quota import ResourceUsage
+from deployer.site.model.records import Deployment, ListFilter, NodeState, SiteMachine
+from deployer.site.scheduling.boot_estimate import BootHistory, BootRecord, ReadinessSample
+from deployer.site.scheduling.placement import PlacementRequest
 
 MAX_DIGITS = 9
 """Of a row's number: what PostgreSQL's integer takes."""
 
 
-def columns(machine: SiteMachine) -> dict[str, Any]:
+def machine_columns(machine: SiteMachine) -> dict[str, Any]:
     """What follows from a machine's document alone: its row but for what never changes."""
     return {
         "node": machine.node,
@@ -37,7 +37,7 @@ def columns(machine: SiteMachine) -> dict[str, Any]:
         "warned": machine.warned,
         "holds": not machine.state.final,
         "told": machine.node is not None and not machine.gone,
-        "over": machine.want is Want.ENDED or machine.state.final,
+        "over": machine.want is DesiredStatus.ENDED or machine.state.final,
         "cores": machine.granted_cores,
         "memory": machine.granted_memory,
         "disk": machine.disk,
@@ -46,8 +46,8 @@ def columns(machine: SiteMachine) -> dict[str, Any]:
     }
 
 
-def add(
-    connection: Connection, deployment: Deployment, ask: Ask, most: int | None, made: Sequence[SiteMachine]
+def add_deployment(
+    connection: Connection, deployment: Deployment, ask: PlacementRequest, most: int | None, made: Sequence[SiteMachine]
 ) -> None:
     """A deployment and its machines; `ask` and `most` are what one of them takes, for when it has to be placed again."""
     owner = deployment.owner
@@ -63,14 +63,14 @@ def add(
     )
     connection.execute(
         insert(machines),
-        [{"uuid": one.uuid, "deployment": one.deployment} | whose | columns(one) for one in made],
+        [{"uuid": one.uuid, "deployment": one.deployment} | whose | machine_columns(one) for one in made],
     )
 
 
-def write(connection: Connection, changed: Sequence[SiteMachine]) -> None:
+def write_machines(connection: Connection, changed: Sequence[SiteMachine]) -> None:
     """Machines as they are now."""
     if changed:
-        rows = [{"key": one.uuid} | columns(one) for one in changed]
+        rows = [{"key": one.uuid} | machine_columns(one) for one in changed]
         names = [name for name in rows[0] if name != "key"]
         statement = update(machines).where(machines.c.uuid == bindparam("key"))
         connection.execute(statement.values({name: bindparam(name) for name in names}), rows)
@@ -83,7 +83,7 @@ def find_order(connection: Connection, owner: str, key: str) -> tuple[str, str] 
     return None if row is None else (row.digest, row.deployment)
 
 
-def note_order(connection: Connection, owner: str, key: str, digest: str, deployment: str) -> None:
+def record_order(connection: Connection, owner: str, key: str, digest: str, deployment: str) -> None:
     """Remember it."""
     connection.execute(insert(orders).values(owner=owner, key=key, digest=digest, deployment=deployment))
 
@@ -98,7 +98,7 @@ def get_deployment(connection: Connection, uuid: str) -> Deployment:
 
 def find_deployment(connection: Connection, text: str) -> Deployment:
     """The deployment that a UUID or the beginning of one means; DeploymentNotFound, or Misused if several."""
-    query = select(deployments.c.uuid).where(*prefix(deployments.c.uuid, text)).limit(2)
+    query = select(deployments.c.uuid).where(*prefix_condition(deployments.c.uuid, text)).limit(2)
     uuids = list(connection.execute(query).scalars())
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several deployments; write more of the UUID")
@@ -113,18 +113,20 @@ def write_deployment(connection: Connection, changed: Deployment) -> None:
     connection.execute(update(deployments).where(deployments.c.uuid == changed.uuid).values(document=document))
 
 
-def follow_ends(connection: Connection, uuid: str) -> None:
+def update_deployment_end(connection: Connection, uuid: str) -> None:
     """Let a deployment end with the last of its machines."""
     last = connection.execute(select(func.max(machines.c.ends)).where(machines.c.deployment == uuid)).scalar_one()
     write_deployment(connection, get_deployment(connection, uuid).model_copy(update={"ends": last}))
 
 
-def ask_of(connection: Connection, uuid: str, wishes: Wishes) -> tuple[Ask, int | None]:
+def placement_request_of(
+    connection: Connection, uuid: str, wishes: PlacementOptions
+) -> tuple[PlacementRequest, int | None]:
     """What one machine of a deployment takes, and how many machines the policy allowed on one node."""
     text = connection.execute(select(deployments.c.ask).where(deployments.c.uuid == uuid)).scalar_one()
     members = json.loads(text)
     most: int | None = members.pop("most")
-    return Ask(count=1, wishes=wishes, **members), most
+    return PlacementRequest(count=1, wishes=wishes, **members), most
 
 
 def get_machine(connection: Connection, uuid: str) -> SiteMachine:
@@ -148,7 +150,7 @@ def find_machine(connection: Connection, text: str, owner: Principal | None = No
     by_name = select(machines.c.uuid).where(machines.c.hostname == text, *whose)
     for query in (
         by_name.where(machines.c.holds.is_(True)),
-        select(machines.c.uuid).where(*prefix(machines.c.uuid, text), *whose),
+        select(machines.c.uuid).where(*prefix_condition(machines.c.uuid, text), *whose),
         by_name,
     ):
         uuids = list(connection.execute(query.limit(2)).scalars())
@@ -160,7 +162,7 @@ def find_machine(connection: Connection, text: str, owner: Principal | None = No
 
 
 def list_deployments(
-    connection: Connection, which: Filter = Filter(), limit: int = 100, after: str | None = None
+    connection: Connection, which: ListFilter = ListFilter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[Deployment, ...], str | None]:
     """Up to `limit` deployments, last admitted first; and, if there are more, what to go on from.
 
@@ -181,7 +183,7 @@ def list_deployments(
 
 
 def list_machines(
-    connection: Connection, which: Filter = Filter(), limit: int = 100, after: str | None = None
+    connection: Connection, which: ListFilter = ListFilter(), limit: int = 100, after: str | None = None
 ) -> tuple[tuple[SiteMachine, ...], str | None]:
     """Up to `limit` machines, last admitted first; and, if there are more, what to go on from."""
     query = _which(select(machines.c.sequence, machines.c.document), machines, which)
@@ -195,7 +197,7 @@ def list_machines(
     return tuple(SiteMachine.model_validate_json(document) for document in found), more
 
 
-def _which(query: Select[Any], table: Any, which: Filter) -> Select[Any]:
+def _which(query: Select[Any], table: Any, which: ListFilter) -> Select[Any]:
     for name in ("owner", "vo", "image_id", "cluster"):
         if (value := getattr(which, name)) is not None:
             query = query.where(table.c[name] == value)
@@ -206,13 +208,13 @@ def _page(
     connection: Connection, query: Select[Any], table: Any, limit: int, after: str | None
 ) -> tuple[list[str], str | None]:
     if after is not None:
-        query = query.where(table.c.sequence < sequence(after))
+        query = query.where(table.c.sequence < parse_cursor(after))
     rows = connection.execute(query.order_by(table.c.sequence.desc()).limit(limit + 1)).all()
     shown = rows[:limit]
     return [row.document for row in shown], str(shown[-1].sequence) if len(rows) > limit and shown else None
 
 
-def sequence(after: str) -> int:
+def parse_cursor(after: str) -> int:
     """Where a list goes on, as an earlier page said; Misused if none did."""
     if not (after.isascii() and after.isdigit() and len(after) <= MAX_DIGITS):
         raise Misused(f"{after[:40]!r} is no place in a list; give what the page before said")
@@ -226,7 +228,7 @@ def machines_of(connection: Connection, deployment: str) -> tuple[SiteMachine, .
     )
 
 
-def told(connection: Connection, node: str) -> tuple[SiteMachine, ...]:
+def machines_on_node(connection: Connection, node: str) -> tuple[SiteMachine, ...]:
     """The machines that a node has, should have, or may have."""
     query = select(machines.c.sequence, machines.c.document).where(machines.c.told.is_(True), machines.c.node == node)
     return _machines(connection, query)
@@ -242,12 +244,12 @@ def desired_state(connection: Connection, node: str) -> DesiredState:
         revision=known.revision,
         draining=known.draining,
         machines=_desired(connection, node),
-        incoming=incoming(connection, node) or None,
+        incoming=incoming_machines(connection, node) or None,
     )
 
 
 def _desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
-    found = [machine for machine in told(connection, node) if not machine.withheld]
+    found = [machine for machine in machines_on_node(connection, node) if not machine.withheld]
     requests = {
         uuid: get_deployment(connection, uuid).request
         for uuid in dict.fromkeys(machine.deployment for machine in found)
@@ -255,7 +257,7 @@ def _desired(connection: Connection, node: str) -> tuple[DesiredMachine, ...]:
     return tuple(machine.desired(requests[machine.deployment]) for machine in found)
 
 
-def beside(connection: Connection, node: str | None = None) -> tuple[SiteMachine, ...]:
+def migrating_machines(connection: Connection, node: str | None = None) -> tuple[SiteMachine, ...]:
     """The machines of which a node has, or may come to have, something although they are another's; of all nodes if None."""
     column = machines.c.beside
     return _machines(
@@ -264,22 +266,22 @@ def beside(connection: Connection, node: str | None = None) -> tuple[SiteMachine
     )
 
 
-def incoming(connection: Connection, node: str) -> tuple[Incoming, ...]:
+def incoming_machines(connection: Connection, node: str) -> tuple[IncomingMigration, ...]:
     """The machines that are to be brought to a node from others that give them."""
     found = []
-    for machine in beside(connection, node):
+    for machine in migrating_machines(connection, node):
         move = machine.moving
         if move is None or move.target != node:
             continue
-        url = movable_of(connection, move.source)
+        url = migration_address(connection, move.source)
         if url:
             wanted = machine.desired(get_deployment(connection, machine.deployment).request)
             bare = wanted.model_copy(update={"giving": None, "moved": None})
-            found.append(Incoming(number=move.number, source=move.source, url=url, machine=bare))
+            found.append(IncomingMigration(number=move.number, source=move.source, url=url, machine=bare))
     return tuple(found)
 
 
-def due(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMachine, ...]:
+def due_machines(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMachine, ...]:
     """The machines whose time has come, or whose owners have to be told by now that it will."""
     ends = machines.c.ends
     wanted = or_(ends <= now, and_(ends <= warn, machines.c.warned.is_(False)))
@@ -288,7 +290,7 @@ def due(connection: Connection, now: datetime, warn: datetime) -> tuple[SiteMach
     return _machines(connection, query.where(machines.c.over.is_(False), ends <= max(now, warn), wanted))
 
 
-def on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:
+def machines_on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that have not ended and whose nodes are lost."""
     query = (
         select(machines.c.sequence, machines.c.document)
@@ -298,7 +300,7 @@ def on_lost_nodes(connection: Connection) -> tuple[SiteMachine, ...]:
     return _machines(connection, query)
 
 
-def unplaced(connection: Connection) -> tuple[SiteMachine, ...]:
+def unplaced_machines(connection: Connection) -> tuple[SiteMachine, ...]:
     """The machines that wait for a node."""
     query = select(machines.c.sequence, machines.c.document).where(
         machines.c.node.is_(None), machines.c.over.is_(False)
@@ -306,7 +308,7 @@ def unplaced(connection: Connection) -> tuple[SiteMachine, ...]:
     return _machines(connection, query)
 
 
-def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> Usage:
+def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> ResourceUsage:
     """What is held by all machines of an owner, or of a VO, that have not ended."""
     table = machines.c
     query = select(func.count(), func.coalesce(func.sum(table.cores), 0), func.coalesce(func.sum(table.memory), 0))
@@ -316,7 +318,7 @@ def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str 
     if vo is not None:
         query = query.where(table.vo == vo)
     number, cores, memory = connection.execute(query).one()
-    return Usage(int(number), int(cores), int(memory))
+    return ResourceUsage(int(number), int(cores), int(memory))
 
 
 def count_machines(connection: Connection) -> dict[str, int]:
@@ -325,51 +327,51 @@ def count_machines(connection: Connection) -> dict[str, int]:
     return {str(state): int(number) for state, number in rows}
 
 
-def boots(connection: Connection, limit: int = 200) -> tuple[Boot, ...]:
+def recent_boots(connection: Connection, limit: int = 200) -> tuple[BootRecord, ...]:
     """What it took the last machines to run, the last admitted first; those of clusters wait for others and do not count."""
     query = select(machines.c.document).where(machines.c.cluster.is_(None), machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
     last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
     ran = connection.execute(
         select(events.c.subject, func.min(events.c.at))
-        .where(events.c.subject.in_(list(last)), events.c.what == State.RUNNING.value)
+        .where(events.c.subject.in_(list(last)), events.c.what == MachineState.RUNNING.value)
         .group_by(events.c.subject)
     )
     at = {str(uuid): instant for uuid, instant in ran}
     return tuple(
-        Boot(one.node, one.from_network, (at[uuid] - one.created).total_seconds())
+        BootRecord(one.node, one.from_network, (at[uuid] - one.created).total_seconds())
         for uuid, one in last.items()
         if uuid in at and one.node is not None
     )
 
 
-def boot_history(connection: Connection, limit: int = 200) -> Past:
+def boot_history(connection: Connection, limit: int = 200) -> BootHistory:
     """What the last machines took to run, those of clusters from when they were released; and these to be ready."""
     members, settled = _members_past(connection, limit)
-    return Past((*boots(connection, limit), *members), settled)
+    return BootHistory((*recent_boots(connection, limit), *members), settled)
 
 
-def _members_past(connection: Connection, limit: int) -> tuple[tuple[Boot, ...], tuple[Settling, ...]]:
+def _members_past(connection: Connection, limit: int) -> tuple[tuple[BootRecord, ...], tuple[ReadinessSample, ...]]:
     """What it took the last members of clusters to run, from when they were released; and then to be ready."""
     query = select(machines.c.document).where(machines.c.cluster.is_not(None), machines.c.node.is_not(None))
     found = connection.execute(query.order_by(machines.c.sequence.desc()).limit(limit)).scalars()
     last = {one.uuid: one for one in map(SiteMachine.model_validate_json, found)}
-    whats = ("released", State.RUNNING.value, "ready")
+    whats = ("released", MachineState.RUNNING.value, "ready")
     rows = connection.execute(
         select(events.c.subject, events.c.what, func.min(events.c.at))
         .where(events.c.subject.in_(list(last)), events.c.what.in_(whats))
         .group_by(events.c.subject, events.c.what)
     )
     at = {(str(uuid), str(what)): instant for uuid, what, instant in rows}
-    boots, settled = list[Boot](), list[Settling]()
+    boots, settled = list[BootRecord](), list[ReadinessSample]()
     for uuid, one in last.items():
-        ran = at.get((uuid, State.RUNNING.value))
+        ran = at.get((uuid, MachineState.RUNNING.value))
         if ran is None or one.node is None:
             continue
         began = at.get((uuid, "released"), one.created)
-        boots.append(Boot(one.node, one.from_network, (ran - began).total_seconds()))
+        boots.append(BootRecord(one.node, one.from_network, (ran - began).total_seconds()))
         if (ready := at.get((uuid, "ready"))) is not None and ready >= ran:
-            settled.append(Settling(one.image_id, (ready - ran).total_seconds()))
+            settled.append(ReadinessSample(one.image_id, (ready - ran).total_seconds()))
     return tuple(boots), tuple(settled)
 
 

@@ -14,12 +14,12 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from deployer.errors import Conflict, Misused, NodeNotFound
 from deployer.protocol.desired_state import Capacity, NodeReport
-from deployer.protocol.migration import Movable
+from deployer.protocol.migration import MigrationSupport
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.site.db.tables import cached, machines, nodes, strays, swarms
 from deployer.site.model.records import NodeState, SiteMachine, SiteNode
-from deployer.site.scheduling.node_capacity import Overcommit, Taken, room_of
-from deployer.site.scheduling.placement import EC2, NodeRoom, Promised
+from deployer.site.scheduling.node_capacity import Overcommit, UsedCapacity, capacity_of
+from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity
 from signer.documents import canonical, parse
 
 MIN_PREFIX = 4
@@ -85,7 +85,9 @@ def find_node(connection: Connection, text: str) -> SiteNode:
     found = connection.execute(select(nodes.c.uuid).where(nodes.c.name == text)).scalar()
     if found is not None:
         return get_node(connection, found)
-    uuids = list(connection.execute(select(nodes.c.uuid).where(*prefix(nodes.c.uuid, text)).limit(2)).scalars())
+    uuids = list(
+        connection.execute(select(nodes.c.uuid).where(*prefix_condition(nodes.c.uuid, text)).limit(2)).scalars()
+    )
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several nodes; write more of the UUID")
     if not uuids:
@@ -93,19 +95,19 @@ def find_node(connection: Connection, text: str) -> SiteNode:
     return get_node(connection, uuids[0])
 
 
-def prefix(column: Any, text: str) -> tuple[Any, ...]:
+def prefix_condition(column: Any, text: str) -> tuple[Any, ...]:
     """The condition that a UUID begins with a text, as a range that an index answers. Too short a text is none."""
     if len(text) < MIN_PREFIX or set(text) - set("0123456789abcdef-"):
         return (column == text[:36],)
     return (column >= text, column < text + "g")  # "g" comes after all that a UUID is written with
 
 
-def set_state(connection: Connection, uuid: str, state: NodeState, *, draining: bool) -> None:
+def write_node_state(connection: Connection, uuid: str, state: NodeState, *, draining: bool) -> None:
     """Let a node's state be that."""
     connection.execute(update(nodes).where(nodes.c.uuid == uuid).values(state=state.value, draining=draining))
 
 
-def bump(connection: Connection, uuids: Iterable[str]) -> dict[str, int]:
+def bump_revisions(connection: Connection, uuids: Iterable[str]) -> dict[str, int]:
     """What these nodes should have is another: the next revision of each."""
     wanted = sorted(set(uuids))
     if not wanted:
@@ -128,7 +130,7 @@ def revisions(connection: Connection) -> dict[str, int]:
     return {row.uuid: row.revision for row in connection.execute(select(nodes.c.uuid, nodes.c.revision))}
 
 
-def reported(connection: Connection, known: SiteNode, report: NodeReport, state: NodeState, now: datetime) -> None:
+def write_report(connection: Connection, known: SiteNode, report: NodeReport, state: NodeState, now: datetime) -> None:
     """A node reported: `reported` is written, and of the rest what is another than was known."""
     said = {
         "state": (known.state.value, state.value),
@@ -164,7 +166,7 @@ def reported(connection: Connection, known: SiteNode, report: NodeReport, state:
     connection.execute(update(nodes).where(nodes.c.uuid == known.uuid).values(reported=now, **changed))
 
 
-def silent(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
+def silent_nodes(connection: Connection, before: datetime) -> tuple[SiteNode, ...]:
     """The nodes that should report and have not since then; one that never did counts from when it joined."""
     heard = func.coalesce(nodes.c.reported, nodes.c.joined)
     states = (NodeState.READY.value, NodeState.DRAINING.value)
@@ -178,7 +180,7 @@ def present_nodes(connection: Connection) -> tuple[SiteNode, ...]:
     return tuple(_node(row, frozenset()) for row in connection.execute(query))
 
 
-def rooms(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeRoom]:
+def node_capacities(connection: Connection, addresses: Collection[str], overcommit: Overcommit) -> list[NodeCapacity]:
     """Every node that has not left as placement sees it; of its contents, those addresses."""
     columns = machines.c
     sums = connection.execute(
@@ -192,32 +194,34 @@ def rooms(connection: Connection, addresses: Collection[str], overcommit: Overco
         .where(columns.told.is_(True))
         .group_by(columns.node)
     )
-    taken = {row.node: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+    taken = {row.node: UsedCapacity(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
     for uuid, more in _beside(connection).items():
-        taken[uuid] = taken.get(uuid, Taken()) + more
+        taken[uuid] = taken.get(uuid, UsedCapacity()) + more
     held = _contents(connection, addresses)
     rows = connection.execute(select(nodes).where(nodes.c.state != NodeState.LEFT.value).order_by(nodes.c.name))
     return [
-        room_of(
+        capacity_of(
             _node(row, frozenset(held.get(row.uuid, ()))),
-            taken.get(row.uuid, Taken()),
+            taken.get(row.uuid, UsedCapacity()),
             overcommit,
-            promised(connection, row.uuid) if row.kind == EC2 else (),
+            list_reservations(connection, row.uuid) if row.kind == EC2 else (),
         )
         for row in rows.all()
     ]
 
 
-def promised(connection: Connection, uuid: str) -> tuple[Promised, ...]:
+def list_reservations(connection: Connection, uuid: str) -> tuple[MachineReservation, ...]:
     """What was promised to the machines of a pool at EC2 that have not ended."""
     query = select(machines.c.document).where(
         machines.c.told.is_(True), machines.c.node == uuid, machines.c.holds.is_(True)
     )
     found = (SiteMachine.model_validate_json(document) for document in connection.execute(query).scalars())
-    return tuple(Promised(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None)
+    return tuple(
+        MachineReservation(one.uuid, one.promise, one.created, one.ends) for one in found if one.promise is not None
+    )
 
 
-def _beside(connection: Connection) -> dict[str, Taken]:
+def _beside(connection: Connection) -> dict[str, UsedCapacity]:
     """What is kept on nodes for machines that are on their way there, or have not wholly gone from there."""
     columns = machines.c
     sums = connection.execute(
@@ -231,16 +235,16 @@ def _beside(connection: Connection) -> dict[str, Taken]:
         .where(columns.beside.is_not(None))
         .group_by(columns.beside)
     )
-    return {row.beside: Taken(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
+    return {row.beside: UsedCapacity(row.number, int(row.cores), int(row.memory), int(row.disk)) for row in sums}
 
 
-def movable_of(connection: Connection, uuid: str) -> str:
+def migration_address(connection: Connection, uuid: str) -> str:
     """Where a node gives machines away; empty where it gives none."""
     found = connection.execute(select(nodes.c.movable).where(nodes.c.uuid == uuid)).scalar()
-    return Movable.model_validate_json(found).url if found else ""
+    return MigrationSupport.model_validate_json(found).url if found else ""
 
 
-def note_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
+def record_strays(connection: Connection, uuid: str, found: Collection[str]) -> list[str]:
     """Remember which machines a node reports that it should not have; returns those that are new."""
     known = set(connection.execute(select(strays.c.machine).where(strays.c.node == uuid)).scalars())
     if gone := known - set(found):
@@ -299,7 +303,7 @@ def _node(row: Row[tuple[Any, ...]], contents: frozenset[str], swarm: SwarmRepor
         swarm=swarm,
         draining=row.draining,
         lease=row.lease,
-        movable=Movable.model_validate_json(row.movable) if row.movable else None,
+        movable=MigrationSupport.model_validate_json(row.movable) if row.movable else None,
     )
 
 

@@ -16,11 +16,13 @@ from deployer.site.db.events import last_event
 from deployer.site.db.tables import clusters, deployments, events, join_tokens, machines, orders
 from deployer.site.model.records import SiteCluster
 
-Age = tuple[datetime, int]
+PruneCursor = tuple[datetime, int]
 """Where a look among machines goes on: an end, and a row's number."""
 
 
-def old_machines(connection: Connection, before: datetime, after: Age | None, limit: int) -> list[tuple[Age, str]]:
+def old_machines(
+    connection: Connection, before: datetime, after: PruneCursor | None, limit: int
+) -> list[tuple[PruneCursor, str]]:
     """Machines that are over and whose time was over before that: where each stands, and its deployment."""
     query = select(machines.c.ends, machines.c.sequence, machines.c.deployment)
     query = query.where(machines.c.over.is_(True), machines.c.ends < before)
@@ -31,7 +33,7 @@ def old_machines(connection: Connection, before: datetime, after: Age | None, li
     return [((row.ends, int(row.sequence)), str(row.deployment)) for row in rows]
 
 
-def removable(connection: Connection, found: Collection[str], before: datetime) -> list[str]:
+def removable_deployments(connection: Connection, found: Collection[str], before: datetime) -> list[str]:
     """Of these deployments, those of which nothing is left: no machine, and no cluster that is active."""
     lives = exists().where(
         machines.c.deployment == deployments.c.uuid,
@@ -58,7 +60,7 @@ def forget_deployments(connection: Connection, found: Sequence[str]) -> dict[str
     if not found:
         return {}
     for machine in machines_in(connection, found):
-        broker_store.forget(connection, machine)
+        broker_store.delete_contact(connection, machine)
     return {
         "keys": _removed(connection, orders, orders.c.deployment.in_(found)),
         "events": _removed(connection, events, and_(events.c.deployment.in_(found), events.c.by == "")),
@@ -67,7 +69,7 @@ def forget_deployments(connection: Connection, found: Sequence[str]) -> dict[str
     }
 
 
-def past_clusters(connection: Connection, after: int, limit: int) -> list[tuple[int, SiteCluster, bool]]:
+def ended_clusters(connection: Connection, after: int, limit: int) -> list[tuple[int, SiteCluster, bool]]:
     """Clusters that nobody has to look after: the row's number, the cluster, and whether something of it is remembered."""
     kept = exists().where(deployments.c.cluster == clusters.c.uuid)
     query = select(clusters.c.sequence, clusters.c.document, kept.label("kept"))

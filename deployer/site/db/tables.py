@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
-from catalog.db.tables import Instant
+from catalog.db.tables import UtcDateTime
 
 metadata = MetaData(
     naming_convention={
@@ -42,8 +42,8 @@ nodes = Table(
     Column("kind", String(16), nullable=False),
     Column("state", String(16), nullable=False),
     Column("draining", Boolean, nullable=False),
-    Column("joined", Instant, nullable=False),
-    Column("reported", Instant, nullable=True),
+    Column("joined", UtcDateTime, nullable=False),
+    Column("reported", UtcDateTime, nullable=True),
     Column("capacity", Text, nullable=False),
     Column("labels", Text, nullable=False),
     Column("architecture", String(32), nullable=False),
@@ -76,8 +76,8 @@ join_tokens = Table(
     metadata,
     Column("digest", String(64), primary_key=True),
     Column("name", String(255), nullable=False),
-    Column("expires", Instant, nullable=False),
-    Column("used", Instant, nullable=True),
+    Column("expires", UtcDateTime, nullable=False),
+    Column("used", UtcDateTime, nullable=True),
 )
 
 deployments = Table(
@@ -121,7 +121,7 @@ machines = Table(
     Column("hostname", Name, nullable=False),
     Column("state", String(16), nullable=False),
     Column("want", String(16), nullable=False),
-    Column("ends", Instant, nullable=False),
+    Column("ends", UtcDateTime, nullable=False),
     Column("warned", Boolean, nullable=False),
     Column("holds", Boolean, nullable=False),  # it counts against its owner's quotas
     Column("told", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
@@ -174,7 +174,7 @@ events = Table(
     "events",  # the story: numbered without a gap, in the order in which it can be read
     metadata,
     Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("at", Instant, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
     Column("kind", String(16), nullable=False),
     Column("subject", Uuid, nullable=False),
     Column("deployment", Uuid, nullable=True),
@@ -201,12 +201,12 @@ contexts = Table(
     Column("node", Uuid, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("secret", String(64), nullable=False),
-    Column("used", Instant, nullable=True),
+    Column("used", UtcDateTime, nullable=True),
     Column("nonce", String(64), nullable=False),
     Column("session", String(64), nullable=False),
-    Column("expires", Instant, nullable=True),
-    Column("alarmed", Instant, nullable=True),
-    Column("ends", Instant, nullable=False),  # when it may be forgotten
+    Column("expires", UtcDateTime, nullable=True),
+    Column("alarmed", UtcDateTime, nullable=True),
+    Column("ends", UtcDateTime, nullable=False),  # when it may be forgotten
     Index(None, "ends"),
 )
 
@@ -216,5 +216,5 @@ published = Table(
     Column("machine", Uuid, primary_key=True),
     Column("key", String(64), primary_key=True),
     Column("value", LargeBinary, nullable=False),
-    Column("at", Instant, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
 )

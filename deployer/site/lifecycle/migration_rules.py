@@ -10,45 +10,45 @@ from datetime import datetime
 from typing import Final
 
 from deployer.errors import MachineConflict
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import NodeReport, Want
-from deployer.protocol.migration import Arrival
-from deployer.site.lifecycle.report_rules import Change
-from deployer.site.model.records import Move, NodeState, SiteMachine, SiteNode
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus, NodeReport
+from deployer.protocol.migration import MigrationProgress
+from deployer.site.lifecycle.report_rules import MachineTransition
+from deployer.site.model.records import Migration, NodeState, SiteMachine, SiteNode
 
-RESTS: Final = {Want.SUSPENDED: State.SUSPENDED, Want.STOPPED: State.STOPPED}
+REST_STATES: Final = {DesiredStatus.SUSPENDED: MachineState.SUSPENDED, DesiredStatus.STOPPED: MachineState.STOPPED}
 """How a machine has to be wanted, and to be, so that it can move."""
 
-GONE: Final = frozenset({NodeState.LOST, NodeState.LEFT})
+LOST_STATES: Final = frozenset({NodeState.LOST, NodeState.LEFT})
 
 
-def demand_rest(machine: SiteMachine) -> None:
+def check_at_rest(machine: SiteMachine) -> None:
     """MachineConflict unless a machine is at rest, and may be taken from where it is."""
-    if machine.state.final or machine.want is Want.ENDED:
+    if machine.state.final or machine.want is DesiredStatus.ENDED:
         raise MachineConflict(f"machine {machine.hostname} is ending or has ended; it cannot be moved")
     if machine.node is None:
         raise MachineConflict(f"machine {machine.hostname} is on no node yet; there is nothing to move")
     if machine.saving is not None:
         raise MachineConflict(f"machine {machine.hostname} is being saved where it is; wait until that is done")
-    if RESTS.get(machine.want) is not machine.state:
+    if REST_STATES.get(machine.want) is not machine.state:
         raise MachineConflict(
             f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
             "suspend it, and wait until that is so, to move it"
         )
 
 
-def giver_fault(machine: SiteMachine, source: SiteNode) -> str:
+def source_fault(machine: SiteMachine, source: SiteNode) -> str:
     """Why a node cannot give a machine away, as a sentence; empty if it can."""
     if source.kind != "libvirt":
         return f"{source.name} is a pool at EC2, and what runs there stays there"
-    if source.state in GONE:
+    if source.state in LOST_STATES:
         return f"{source.name}, which has machine {machine.hostname}, is {source.state.value}"
     if source.movable is None or not source.movable.url:
         return f"{source.name}, which has machine {machine.hostname}, gives no machines away; set deploy.moving_listen there"
     return ""
 
 
-def taker_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> str:
+def target_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> str:
     """Why a node cannot take a machine, as the end of a sentence about it; empty if it can as far as a site knows."""
     if target.uuid == source.uuid:
         return "the machine is there, and is to go elsewhere"
@@ -56,38 +56,40 @@ def taker_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> str
         return "it knows nothing of machines that move"
     if source.movable is None:
         return "nothing is known of what the memory was saved by"
-    if machine.state is not State.SUSPENDED:
+    if machine.state is not MachineState.SUSPENDED:
         return ""  # one that boots again asks for nothing but its architecture
     if target.accelerator != machine.virt:
         return f"it runs machines on {target.accelerator or 'nothing known'}, and this one was saved on {machine.virt}"
     return target.movable.platform.lacks(source.movable.platform)
 
 
-def begin(machine: SiteMachine, target: str, then: Want, reason: str, why: str) -> Change:
+def start_migration(machine: SiteMachine, target: str, then: DesiredStatus, reason: str, why: str) -> MachineTransition:
     """Let a machine go to another node.
 
     Args:
-        machine: at rest; see `demand_rest`.
+        machine: at rest; see `check_at_rest`.
         target: the node's UUID.
         then: how it should be there.
         reason: who wants it, for the event and its node.
         why: the placement's explanation.
     """
-    assert machine.node is not None  # noqa: S101 - `demand_rest`
+    assert machine.node is not None  # noqa: S101 - `check_at_rest`
     number = machine.moves + 1
-    move = Move(number=number, source=machine.node, target=target, then=then, reason=reason)
+    move = Migration(number=number, source=machine.node, target=target, then=then, reason=reason)
     told = f"{why} ({reason})" if reason else why
-    return Change(machine.model_copy(update={"move": move, "moves": number}), (("moving", told),))
+    return MachineTransition(machine.model_copy(update={"move": move, "moves": number}), (("moving", told),))
 
 
-def give_up(machine: SiteMachine, reason: str) -> Change | None:
+def abandon_migration(machine: SiteMachine, reason: str) -> MachineTransition | None:
     """A move comes to nothing: the machine rests where it was."""
     if machine.moving is None:
         return None
-    return Change(machine.model_copy(update={"move": None}), (("move-failed", reason),))
+    return MachineTransition(machine.model_copy(update={"move": None}), (("move-failed", reason),))
 
 
-def hear_target(machine: SiteMachine, arrival: Arrival | None, now: datetime) -> Change | None:
+def apply_target_report(
+    machine: SiteMachine, arrival: MigrationProgress | None, now: datetime
+) -> MachineTransition | None:
     """What the target's report makes of a machine that is on its way to it.
 
     That it is held is the only thing that lets it change hands; the change is one transaction of the site's database.
@@ -96,10 +98,10 @@ def hear_target(machine: SiteMachine, arrival: Arrival | None, now: datetime) ->
     if move is None or arrival is None or arrival.number != move.number:
         return None
     if arrival.failed:
-        return give_up(machine, arrival.failed)
+        return abandon_migration(machine, arrival.failed)
     if not arrival.held:
         seen = {"done": arrival.done, "total": arrival.total}
-        return Change(machine.model_copy(update={"move": move.model_copy(update=seen)}))
+        return MachineTransition(machine.model_copy(update={"move": move.model_copy(update=seen)}))
     moved = move.model_copy(update={"phase": "dropping", "done": arrival.done, "total": arrival.total})
     taken = {
         "node": move.target,
@@ -111,19 +113,23 @@ def hear_target(machine: SiteMachine, arrival: Arrival | None, now: datetime) ->
         "addresses": (),
     }
     told = [("moved", f"{arrival.total} bytes of its own came with it, all verified")]
-    if move.then is Want.RUNNING:
+    if move.then is DesiredStatus.RUNNING:
         told.append(("reactivating", move.reason))
-    return Change(machine.model_copy(update=taken), tuple(told))
+    return MachineTransition(machine.model_copy(update=taken), tuple(told))
 
 
-def hear_source(machine: SiteMachine, has: bool) -> Change | None:
+def apply_source_report(machine: SiteMachine, has: bool) -> MachineTransition | None:
     """What it makes of a machine whether the node that it came from still has a copy of it."""
     if has or machine.move is None or machine.move.phase != "dropping" or not machine.move.seen:
         return None
-    return Change(machine.model_copy(update={"move": None}), (("dropped", "its last node has nothing of it any more"),))
+    return MachineTransition(
+        machine.model_copy(update={"move": None}), (("dropped", "its last node has nothing of it any more"),)
+    )
 
 
-def hear(machine: SiteMachine, node: str, report: NodeReport, has: Container[str], now: datetime) -> Change | None:
+def apply_migration_report(
+    machine: SiteMachine, node: str, report: NodeReport, has: Container[str], now: datetime
+) -> MachineTransition | None:
     """What a report makes of a machine that the node has beside its own.
 
     Args:
@@ -138,22 +144,22 @@ def hear(machine: SiteMachine, node: str, report: NodeReport, has: Container[str
         return None
     if move.phase == "moving" and move.target == node:
         found = next((one for one in report.arrivals or () if one.uuid == machine.uuid), None)
-        return hear_target(machine, found, now)
+        return apply_target_report(machine, found, now)
     if move.phase == "dropping" and move.source == node and report.complete:
-        return hear_source(machine, machine.uuid in has)
+        return apply_source_report(machine, machine.uuid in has)
     return None
 
 
-def abandoned(machine: SiteMachine, nodes: Mapping[str, SiteNode]) -> Change | None:
+def abandon_on_node_loss(machine: SiteMachine, nodes: Mapping[str, SiteNode]) -> MachineTransition | None:
     """What the loss of a node makes of a machine that goes from it, or to it; None if nothing."""
     move = machine.move
     if move is None:
         return None
     source, target = nodes.get(move.source), nodes.get(move.target)
     if move.phase == "dropping":
-        return hear_source(machine, has=source is not None and source.state is not NodeState.LEFT)
+        return apply_source_report(machine, has=source is not None and source.state is not NodeState.LEFT)
     for node, is_what in ((source, "which has it"), (target, "where it was to go")):
-        if node is None or node.state in GONE:
+        if node is None or node.state in LOST_STATES:
             name, state = (node.name, node.state.value) if node else ("a node", "gone")
-            return give_up(machine, f"{name}, {is_what}, is {state}")
+            return abandon_migration(machine, f"{name}, {is_what}, is {state}")
     return None

@@ -9,33 +9,35 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import ObservedMachine, Want
-from deployer.site.lifecycle.save_rules import follow
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus, ObservedMachine
+from deployer.site.lifecycle.save_rules import apply_save_report
 from deployer.site.model.records import SiteMachine
 from signer.statements.endorsement import write_instant
 
 LostPolicy = Literal["wait", "fail", "replace"]
 """What becomes of the machines of a node that is lost: they wait for it, fail, or are placed elsewhere."""
 
-MAKING: Final = frozenset({State.PENDING, State.STAGING, State.BOOTING})
+STARTING_STATES: Final = frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING})
 """States of a machine that has no life of its own yet."""
 
-LASTING: Final = frozenset({State.PAUSED, State.SUSPENDED, State.STOPPED})
+RESTING_STATES: Final = frozenset({MachineState.PAUSED, MachineState.SUSPENDED, MachineState.STOPPED})
 """States in which a machine has something that only its node has, and that its owner counts on."""
 
-TIME_IS_UP = "its time has come"
+EXPIRED = "its time has come"
 
 
 @dataclass(frozen=True)
-class Change:
+class MachineTransition:
     """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
 
     machine: SiteMachine
     told: tuple[tuple[str, str], ...] = ()
 
 
-def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime, *, complete: bool) -> Change | None:
+def apply_report(
+    machine: SiteMachine, observed: ObservedMachine | None, now: datetime, *, complete: bool
+) -> MachineTransition | None:
     """What a report of the node that a machine is on makes of it; None if it says nothing new.
 
     Args:
@@ -65,10 +67,14 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
     if machine.move is not None and machine.move.phase == "dropping":
         seen["move"] = machine.move.model_copy(update={"seen": True})
     if observed.state.final:
-        seen |= {"want": Want.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
-    elif observed.state is State.STOPPED and machine.state is not State.STOPPED and machine.want is Want.RUNNING:
-        seen |= {"want": Want.STOPPED, "want_reason": observed.reason or "its guest powered off"}
-    changed, saved = follow(machine.model_copy(update=seen), observed.saved)
+        seen |= {"want": DesiredStatus.ENDED, "gone": True, "want_reason": machine.want_reason or observed.reason}
+    elif (
+        observed.state is MachineState.STOPPED
+        and machine.state is not MachineState.STOPPED
+        and machine.want is DesiredStatus.RUNNING
+    ):
+        seen |= {"want": DesiredStatus.STOPPED, "want_reason": observed.reason or "its guest powered off"}
+    changed, saved = apply_save_report(machine.model_copy(update=seen), observed.saved)
     if changed == machine:
         return None
     told = list(saved)
@@ -76,61 +82,65 @@ def absorb(machine: SiteMachine, observed: ObservedMachine | None, now: datetime
         told.append((observed.state.value, observed.reason or (machine.want_reason if observed.state.final else "")))
     if observed.addresses and observed.addresses != machine.addresses:
         told.append(("addresses", ", ".join(observed.addresses)))
-    return Change(changed, tuple(told))
+    return MachineTransition(changed, tuple(told))
 
 
-def _missing(machine: SiteMachine, now: datetime) -> Change | None:
+def _missing(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """Its node has told of all its machines, and this one is not among them."""
     if machine.state.final:
         return None if machine.gone else _gone(machine)
-    if machine.want is Want.ENDED:
-        return finish(machine, State.ENDED, machine.want_reason, now, gone=True)
-    if machine.state is State.PENDING:
+    if machine.want is DesiredStatus.ENDED:
+        return finish_machine(machine, MachineState.ENDED, machine.want_reason, now, gone=True)
+    if machine.state is MachineState.PENDING:
         return None
-    if machine.state in MAKING:
+    if machine.state in STARTING_STATES:
         reason = "its node began anew"
-        anew = {"state": State.PENDING, "reason": reason, "changed": now, "fetched": 0}
-        return Change(machine.model_copy(update=anew), ((State.PENDING.value, reason),))
-    return finish(machine, State.FAILED, "its node does not have it any more", now, gone=True)
+        anew = {"state": MachineState.PENDING, "reason": reason, "changed": now, "fetched": 0}
+        return MachineTransition(machine.model_copy(update=anew), ((MachineState.PENDING.value, reason),))
+    return finish_machine(machine, MachineState.FAILED, "its node does not have it any more", now, gone=True)
 
 
-def _gone(machine: SiteMachine) -> Change:
-    return Change(machine.model_copy(update={"gone": True}))
+def _gone(machine: SiteMachine) -> MachineTransition:
+    return MachineTransition(machine.model_copy(update={"gone": True}))
 
 
-def finish(machine: SiteMachine, state: State, reason: str, now: datetime, *, gone: bool) -> Change:
+def finish_machine(
+    machine: SiteMachine, state: MachineState, reason: str, now: datetime, *, gone: bool
+) -> MachineTransition:
     """A machine reaches a final state; `gone` says whether its node has nothing of it any more."""
     over = {
         "state": state,
         "reason": reason,
         "changed": now,
-        "want": Want.ENDED,
+        "want": DesiredStatus.ENDED,
         "want_reason": machine.want_reason or reason,
         "gone": gone,
     }
-    return Change(machine.model_copy(update=over), ((state.value, reason),))
+    return MachineTransition(machine.model_copy(update=over), ((state.value, reason),))
 
 
-def expire(machine: SiteMachine, now: datetime) -> Change | None:
+def expire_machine(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """What a machine becomes whose time has come; None if it has not, or it is ending already."""
-    if machine.want is Want.ENDED or machine.state.final or now < machine.ends:
+    if machine.want is DesiredStatus.ENDED or machine.state.final or now < machine.ends:
         return None
     if machine.node is None:
-        return finish(machine, State.ENDED, TIME_IS_UP, now, gone=True)
-    wanted = {"want": Want.ENDED, "want_reason": TIME_IS_UP}
-    return Change(machine.model_copy(update=wanted), (("expired", TIME_IS_UP),))
+        return finish_machine(machine, MachineState.ENDED, EXPIRED, now, gone=True)
+    wanted = {"want": DesiredStatus.ENDED, "want_reason": EXPIRED}
+    return MachineTransition(machine.model_copy(update=wanted), (("expired", EXPIRED),))
 
 
-def warn(machine: SiteMachine) -> Change | None:
+def warn_of_expiry(machine: SiteMachine) -> MachineTransition | None:
     """Its owner is told, once, when it ends; prolonging it lets them be told again (`lifecycle`)."""
-    if machine.warned or machine.want is Want.ENDED or machine.state.final:
+    if machine.warned or machine.want is DesiredStatus.ENDED or machine.state.final:
         return None
-    return Change(
+    return MachineTransition(
         machine.model_copy(update={"warned": True}), (("warned", f"it ends at {write_instant(machine.ends)}"),)
     )
 
 
-def lose(machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: bool = True) -> Change | None:
+def apply_node_loss(
+    machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: bool = True
+) -> MachineTransition | None:
     """What becomes of a machine whose node is lost; None while it waits.
 
     It may be running there still: the site cannot know. So it is not `gone`, its node is told to end it should it come
@@ -148,18 +158,18 @@ def lose(machine: SiteMachine, policy: LostPolicy, now: datetime, *, fenced: boo
         return None
     if not fenced and machine.role and now < machine.ends:
         return None
-    if machine.want is Want.ENDED:
-        return finish(
-            machine, State.ENDED, f"{machine.want_reason or 'it was to end'}; its node is lost", now, gone=False
+    if machine.want is DesiredStatus.ENDED:
+        return finish_machine(
+            machine, MachineState.ENDED, f"{machine.want_reason or 'it was to end'}; its node is lost", now, gone=False
         )
     if policy == "fail":
-        return finish(machine, State.FAILED, "its node is lost", now, gone=False)
-    if fenced and policy == "replace" and machine.want is Want.RUNNING and machine.state not in LASTING:
-        return Change(unplaced(machine, "its node is lost", now), (("replaced", "its node is lost"),))
+        return finish_machine(machine, MachineState.FAILED, "its node is lost", now, gone=False)
+    if fenced and policy == "replace" and machine.want is DesiredStatus.RUNNING and machine.state not in RESTING_STATES:
+        return MachineTransition(reset_placement(machine, "its node is lost", now), (("replaced", "its node is lost"),))
     return None
 
 
-def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
+def reset_placement(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
     """A machine that has to be placed again: nothing that its last node said of it, or its guest, holds any more.
 
     A copy that an earlier node still has to drop is remembered: no machine that is made anew may find it there.
@@ -167,7 +177,7 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
     dropping = machine.move if machine.move is not None and machine.move.phase == "dropping" else None
     anew = {
         "node": None,
-        "state": State.PENDING,
+        "state": MachineState.PENDING,
         "reason": reason,
         "changed": now,
         "addresses": (),
@@ -188,10 +198,10 @@ def unplaced(machine: SiteMachine, reason: str, now: datetime) -> SiteMachine:
     return machine.model_copy(update=anew)
 
 
-def leave(machine: SiteMachine, now: datetime) -> Change | None:
+def apply_node_removal(machine: SiteMachine, now: datetime) -> MachineTransition | None:
     """What becomes of a machine whose node was removed from the site: it is over, and nobody can be told to end it."""
     if machine.state.final:
         return None if machine.gone else _gone(machine)
-    if machine.want is Want.ENDED:
-        return finish(machine, State.ENDED, machine.want_reason, now, gone=True)
-    return finish(machine, State.FAILED, "its node was removed from the site", now, gone=True)
+    if machine.want is DesiredStatus.ENDED:
+        return finish_machine(machine, MachineState.ENDED, machine.want_reason, now, gone=True)
+    return finish_machine(machine, MachineState.FAILED, "its node was removed from the site", now, gone=True)

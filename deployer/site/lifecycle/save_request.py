@@ -9,18 +9,22 @@ from datetime import datetime
 from typing import Final
 
 from deployer.errors import Conflict, MachineConflict
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.site.lifecycle.report_rules import Change
-from deployer.site.model.records import Save, SiteMachine
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.lifecycle.report_rules import MachineTransition
+from deployer.site.model.records import SaveProgress, SiteMachine
 
 KEPT: Final = 16
 """Saves that a machine remembers: who asks again does so within minutes, and the catalog has the rest."""
 
-AT_REST: Final = {Want.PAUSED: State.PAUSED, Want.SUSPENDED: State.SUSPENDED, Want.STOPPED: State.STOPPED}
+AT_REST: Final = {
+    DesiredStatus.PAUSED: MachineState.PAUSED,
+    DesiredStatus.SUSPENDED: MachineState.SUSPENDED,
+    DesiredStatus.STOPPED: MachineState.STOPPED,
+}
 
 
-def save(machine: SiteMachine, version: str, key: str, reason: str, now: datetime) -> Change | None:
+def request_save(machine: SiteMachine, version: str, key: str, reason: str, now: datetime) -> MachineTransition | None:
     """Let a machine be saved; None if that was asked for before.
 
     Args:
@@ -43,7 +47,7 @@ def save(machine: SiteMachine, version: str, key: str, reason: str, now: datetim
             return None
         if known.version == version and known.state != "failed":
             return None
-    if machine.state.final or machine.want is Want.ENDED:
+    if machine.state.final or machine.want is DesiredStatus.ENDED:
         raise MachineConflict(f"machine {machine.hostname} has ended, or is about to, and cannot be saved")
     if (under_way := machine.saving) is not None:
         raise MachineConflict(
@@ -57,6 +61,6 @@ def save(machine: SiteMachine, version: str, key: str, reason: str, now: datetim
             f"machine {machine.hostname} is {machine.state.value}, and is saved while it rests; {instead}"
         )
     number = machine.saves[-1].number + 1 if machine.saves else 1
-    fresh = Save(number=number, version=version, key=key, asked=now)
+    fresh = SaveProgress(number=number, version=version, key=key, asked=now)
     told = f"as version {version}" + (f": {reason}" if reason else "")
-    return Change(machine.model_copy(update={"saves": (*machine.saves, fresh)[-KEPT:]}), (("saving", told),))
+    return MachineTransition(machine.model_copy(update={"saves": (*machine.saves, fresh)[-KEPT:]}), (("saving", told),))

@@ -3,10 +3,10 @@
 from typing import Final
 
 from deployer.errors import MachineConflict
-from deployer.protocol.save import Saved
-from deployer.site.model.records import Save, SiteMachine
+from deployer.protocol.save import SaveStatus
+from deployer.site.model.records import SaveProgress, SiteMachine
 
-Told = tuple[tuple[str, str], ...]
+EventTexts = tuple[tuple[str, str], ...]
 """(what, reason) of each event, in order."""
 
 _TOLD: Final = {"sending": "sending", "saved": "saved", "failed": "not-saved"}
@@ -15,7 +15,7 @@ _TOLD: Final = {"sending": "sending", "saved": "saved", "failed": "not-saved"}
 _SAID: Final = ("state", "reason", "image_id", "title", "changed", "done", "total")
 
 
-def follow(machine: SiteMachine, said: Saved | None) -> tuple[SiteMachine, Told]:
+def apply_save_report(machine: SiteMachine, said: SaveStatus | None) -> tuple[SiteMachine, EventTexts]:
     """What a node's word about a save makes of its machine, and what there is to tell. What is over stays as it was."""
     known = machine.saving
     if known is None or said is None or said.number != known.number:
@@ -26,7 +26,7 @@ def follow(machine: SiteMachine, said: Saved | None) -> tuple[SiteMachine, Told]
     return _with(machine, fresh), ((_TOLD[fresh.state], fresh.reason or f"{fresh.title} ({fresh.image_id})"),)
 
 
-def give_up(machine: SiteMachine, why: str) -> tuple[SiteMachine, Told]:
+def abandon_save(machine: SiteMachine, why: str) -> tuple[SiteMachine, EventTexts]:
     """A machine that has ended, or lost its node, is saved no more."""
     known = machine.saving
     if known is None:
@@ -34,7 +34,7 @@ def give_up(machine: SiteMachine, why: str) -> tuple[SiteMachine, Told]:
     return _with(machine, known.model_copy(update={"state": "failed", "reason": why})), ((_TOLD["failed"], why),)
 
 
-def demand_read(machine: SiteMachine, done: str) -> None:
+def check_disks_read(machine: SiteMachine, done: str) -> None:
     """Raise MachineConflict where a machine cannot go on yet, since its disks are being read."""
     known = machine.saving
     if known is not None and known.state in {"asked", "reading"}:
@@ -44,6 +44,6 @@ def demand_read(machine: SiteMachine, done: str) -> None:
         )
 
 
-def _with(machine: SiteMachine, fresh: Save) -> SiteMachine:
+def _with(machine: SiteMachine, fresh: SaveProgress) -> SiteMachine:
     saves = tuple(fresh if one.number == fresh.number else one for one in machine.saves)
     return machine.model_copy(update={"saves": saves})

@@ -11,15 +11,15 @@ from enum import StrEnum
 from typing import Final
 
 from deployer.errors import MachineConflict, Misused
-from deployer.machine.spec import MEMORY_UNIT, State
-from deployer.protocol.desired_state import Want
-from deployer.site.lifecycle.report_rules import MAKING, Change, finish
-from deployer.site.lifecycle.save_rules import demand_read
+from deployer.machine.spec import MEMORY_UNIT, MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.lifecycle.report_rules import STARTING_STATES, MachineTransition, finish_machine
+from deployer.site.lifecycle.save_rules import check_disks_read
 from deployer.site.model.records import SiteMachine
 from deployer.units import size_text
 from signer.statements.endorsement import write_instant
 
-LEAST_MEMORY: Final = 16 << 20
+MIN_MEMORY: Final = 16 << 20
 """Bytes: what a machine is given at least (`SiteMachine`, `MachineSpec`)."""
 
 
@@ -45,38 +45,38 @@ _DONE: Final = {
     Verb.DESTROY: "destroyed",
 }
 _LEADS: Final = {
-    Verb.PAUSE: Want.PAUSED,
-    Verb.RESUME: Want.RUNNING,
-    Verb.SUSPEND: Want.SUSPENDED,
-    Verb.REACTIVATE: Want.RUNNING,
-    Verb.SHUTDOWN: Want.STOPPED,
+    Verb.PAUSE: DesiredStatus.PAUSED,
+    Verb.RESUME: DesiredStatus.RUNNING,
+    Verb.SUSPEND: DesiredStatus.SUSPENDED,
+    Verb.REACTIVATE: DesiredStatus.RUNNING,
+    Verb.SHUTDOWN: DesiredStatus.STOPPED,
 }
 _FROM: Final = {
-    Verb.PAUSE: frozenset({Want.RUNNING}),
-    Verb.RESUME: frozenset({Want.PAUSED}),
-    Verb.SUSPEND: frozenset({Want.RUNNING, Want.PAUSED}),
-    Verb.REACTIVATE: frozenset({Want.SUSPENDED, Want.STOPPED}),
-    Verb.REBOOT: frozenset({Want.RUNNING}),
-    Verb.SHUTDOWN: frozenset({Want.RUNNING, Want.PAUSED, Want.SUSPENDED}),
+    Verb.PAUSE: frozenset({DesiredStatus.RUNNING}),
+    Verb.RESUME: frozenset({DesiredStatus.PAUSED}),
+    Verb.SUSPEND: frozenset({DesiredStatus.RUNNING, DesiredStatus.PAUSED}),
+    Verb.REACTIVATE: frozenset({DesiredStatus.SUSPENDED, DesiredStatus.STOPPED}),
+    Verb.REBOOT: frozenset({DesiredStatus.RUNNING}),
+    Verb.SHUTDOWN: frozenset({DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}),
 }
 """How a machine has to be wanted so far."""
 
 _WHILE: Final = {
-    Verb.PAUSE: frozenset({State.RUNNING}),
-    Verb.SUSPEND: frozenset({State.RUNNING, State.PAUSED}),
-    Verb.REBOOT: frozenset({State.RUNNING}),
-    Verb.SHUTDOWN: frozenset({State.RUNNING, State.PAUSED, State.SUSPENDED}),
+    Verb.PAUSE: frozenset({MachineState.RUNNING}),
+    Verb.SUSPEND: frozenset({MachineState.RUNNING, MachineState.PAUSED}),
+    Verb.REBOOT: frozenset({MachineState.RUNNING}),
+    Verb.SHUTDOWN: frozenset({MachineState.RUNNING, MachineState.PAUSED, MachineState.SUSPENDED}),
 }
 """How it has to be; verbs that undo another one follow it at once, however far that has come."""
 
 _INSTEAD: Final = {
-    Want.PAUSED: "resume it first",
-    Want.SUSPENDED: "reactivate it first",
-    Want.STOPPED: "reactivate it first",
+    DesiredStatus.PAUSED: "resume it first",
+    DesiredStatus.SUSPENDED: "reactivate it first",
+    DesiredStatus.STOPPED: "reactivate it first",
 }
 
 
-def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change | None:
+def apply_verb(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> MachineTransition | None:
     """Let a verb be done to a machine; None if it is done already, or on its way.
 
     Args:
@@ -102,20 +102,20 @@ def act(machine: SiteMachine, verb: Verb, reason: str, now: datetime) -> Change 
             "keeps its disks, or ask the site for an account with hibernation before you order the next"
         )
     if verb in {Verb.RESUME, Verb.REACTIVATE}:
-        demand_read(machine, _DONE[verb])
+        check_disks_read(machine, _DONE[verb])
     if machine.want not in _FROM[verb]:
         instead = _INSTEAD.get(machine.want) or f"it is neither {' nor '.join(sorted(_FROM[verb]))}"
         raise MachineConflict(f"machine {machine.hostname} is {_held(machine)} and cannot be {_DONE[verb]}; {instead}")
-    if machine.state not in _WHILE.get(verb, frozenset(State)):
-        instead = "wait until it runs, or destroy it" if machine.state in MAKING else "wait until that is so"
+    if machine.state not in _WHILE.get(verb, frozenset(MachineState)):
+        instead = "wait until it runs, or destroy it" if machine.state in STARTING_STATES else "wait until that is so"
         raise MachineConflict(
             f"machine {machine.hostname} is {machine.state.value} and should be {machine.want.value}; "
             f"it cannot be {_DONE[verb]} now; {instead}"
         )
     if verb is Verb.REBOOT:
-        return Change(machine.model_copy(update={"reboots": machine.reboots + 1}), (("rebooting", reason),))
+        return MachineTransition(machine.model_copy(update={"reboots": machine.reboots + 1}), (("rebooting", reason),))
     wanted = {"want": _LEADS[verb], "want_reason": reason}
-    return Change(machine.model_copy(update=wanted), ((_TOLD[verb], reason),))
+    return MachineTransition(machine.model_copy(update=wanted), ((_TOLD[verb], reason),))
 
 
 _TOLD: Final = {
@@ -131,7 +131,7 @@ _TOLD: Final = {
 def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
     """One that is on its way to another node can be ended, and else waited for; to be reactivated there it goes already."""
     move = machine.moving
-    if move is not None and verb is Verb.REACTIVATE and move.then is Want.RUNNING:
+    if move is not None and verb is Verb.REACTIVATE and move.then is DesiredStatus.RUNNING:
         return
     raise MachineConflict(
         f"machine {machine.hostname} is being moved to another node and cannot be {_DONE[verb]}; "
@@ -139,16 +139,18 @@ def _demand_stay(machine: SiteMachine, verb: Verb) -> None:
     )
 
 
-def _destroy(machine: SiteMachine, reason: str, now: datetime) -> Change | None:
-    if machine.state.final or machine.want is Want.ENDED:
+def _destroy(machine: SiteMachine, reason: str, now: datetime) -> MachineTransition | None:
+    if machine.state.final or machine.want is DesiredStatus.ENDED:
         return None
     why = reason or "destroyed on request"
     if machine.node is None or machine.withheld:
-        return finish(machine, State.ENDED, why, now, gone=True)  # nobody was told of it
-    return Change(machine.model_copy(update={"want": Want.ENDED, "want_reason": why}), (("destroying", why),))
+        return finish_machine(machine, MachineState.ENDED, why, now, gone=True)  # nobody was told of it
+    return MachineTransition(
+        machine.model_copy(update={"want": DesiredStatus.ENDED, "want_reason": why}), (("destroying", why),)
+    )
 
 
-def move_end(machine: SiteMachine, ends: datetime, now: datetime, reason: str = "") -> Change | None:
+def change_expiry(machine: SiteMachine, ends: datetime, now: datetime, reason: str = "") -> MachineTransition | None:
     """Let a machine's time end at another instant, later or earlier; None if it is that already.
 
     Raises:
@@ -162,10 +164,12 @@ def move_end(machine: SiteMachine, ends: datetime, now: datetime, reason: str = 
         return None
     what = "extended" if ends > machine.ends else "shortened"
     told = f"it ends at {write_instant(ends)}" + (f": {reason}" if reason else "")
-    return Change(machine.model_copy(update={"ends": ends, "warned": False}), ((what, told),))
+    return MachineTransition(machine.model_copy(update={"ends": ends, "warned": False}), ((what, told),))
 
 
-def resize(machine: SiteMachine, memory: int | None, cores: int | None, reason: str = "") -> Change | None:
+def resize_machine(
+    machine: SiteMachine, memory: int | None, cores: int | None, reason: str = ""
+) -> MachineTransition | None:
     """Give a machine other amounts within what was granted; None if it has them already.
 
     Args:
@@ -182,43 +186,43 @@ def resize(machine: SiteMachine, memory: int | None, cores: int | None, reason: 
     if machine.moving is not None:
         raise MachineConflict(f"machine {machine.hostname} is being moved to another node; resize it when it is there")
     memory, cores = memory or machine.memory, cores or machine.cores
-    if memory % MEMORY_UNIT or memory < LEAST_MEMORY or cores < 1:
+    if memory % MEMORY_UNIT or memory < MIN_MEMORY or cores < 1:
         raise Misused("a machine has memory in whole MiB, at least 16MiB of it, and at least one core")
     if memory > machine.granted_memory or cores > machine.granted_cores:
         raise MachineConflict(
             f"machine {machine.hostname} was granted {size_text(machine.granted_memory)} of memory and "
             f"{machine.granted_cores} cores when it was ordered; ask for no more, or order another one"
         )
-    if machine.want is Want.SUSPENDED:
+    if machine.want is DesiredStatus.SUSPENDED:
         raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")
     if (memory, cores) == (machine.memory, machine.cores):
         return None
     told = f"{size_text(memory)} of memory, {cores} core{'' if cores == 1 else 's'}" + (f": {reason}" if reason else "")
-    return Change(machine.model_copy(update={"memory": memory, "cores": cores}), (("resized", told),))
+    return MachineTransition(machine.model_copy(update={"memory": memory, "cores": cores}), (("resized", told),))
 
 
-def release(machine: SiteMachine) -> Change | None:
+def release_machine(machine: SiteMachine) -> MachineTransition | None:
     """Let the node of a machine that was held hear of it."""
     if not machine.held or machine.state.final:
         return None
-    return Change(machine.model_copy(update={"held": False}), (("released", ""),))
+    return MachineTransition(machine.model_copy(update={"held": False}), (("released", ""),))
 
 
-Rule = Callable[[SiteMachine], Change | None]
+VerbRule = Callable[[SiteMachine], MachineTransition | None]
 """A verb with everything but its machine."""
 
 
 def _demand_life(machine: SiteMachine, done: str) -> None:
     if machine.state.final:
         raise MachineConflict(f"machine {machine.hostname} has {_END[machine.state]} and cannot be {done}")
-    if machine.want is Want.ENDED:
+    if machine.want is DesiredStatus.ENDED:
         why = f" ({machine.want_reason})" if machine.want_reason else ""
         raise MachineConflict(f"machine {machine.hostname} is being ended{why} and cannot be {done}")
 
 
-_END: Final = {State.ENDED: "ended", State.FAILED: "failed"}
+_END: Final = {MachineState.ENDED: "ended", MachineState.FAILED: "failed"}
 
 
 def _held(machine: SiteMachine) -> str:
     """How it is wanted, for people."""
-    return "meant to run" if machine.want is Want.RUNNING else machine.want.value
+    return "meant to run" if machine.want is DesiredStatus.RUNNING else machine.want.value

@@ -23,7 +23,7 @@ from catalog.image.reference import Reference
 from deployer.errors import Misused, UserDataRefused
 from deployer.machine.spec import MEMORY_UNIT, Network, Uuid
 from deployer.machine.user_data import MAX_USER_DATA, check_user_data
-from deployer.protocol.deployment_request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, Wishes
+from deployer.protocol.deployment_request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, PlacementOptions
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster
 from deployer.units import duration_text, parse_duration, parse_size, size_text
@@ -46,7 +46,7 @@ _SLOT = re.compile(r"[1-9][0-9]{0,3}")
 RoleName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,22}[a-z0-9])?$")]
 """Goes into host names: NAME-ROLE-NUMBER must fit into 63 characters (RFC 1123, section 2.1)."""
 
-Provided = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
 
 def _image(text: str) -> str:
@@ -76,12 +76,12 @@ def _network(text: str) -> str:
     return text
 
 
-Seconds = Annotated[
+DurationSeconds = Annotated[
     int, BeforeValidator(parse_duration), Field(ge=1, le=10 * 365 * 86400), PlainSerializer(duration_text)
 ]
 """A duration as people write it, such as `12h`."""
 
-Memory = Annotated[
+MemorySize = Annotated[
     int,
     BeforeValidator(parse_size),
     AfterValidator(_whole_units),
@@ -119,23 +119,23 @@ class ClusterRole(Document):
     image: Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_image)]
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     quorum: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
-    memory: Memory | None = None
+    memory: MemorySize | None = None
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
-    max_memory: Memory | None = None
+    max_memory: MemorySize | None = None
     max_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
-    lifetime: Seconds | None = None
+    lifetime: DurationSeconds | None = None
     network: Annotated[str, Field(max_length=80), AfterValidator(_network)] | None = None
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_user_data)] | None = None
     public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
-    provides: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
-    requires: Annotated[tuple[Provided, ...], Field(max_length=16)] = ()
-    watches: Annotated[tuple[Provided, ...], Field(max_length=16)] | None = None
+    provides: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
+    requires: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
+    watches: Annotated[tuple[ServiceName, ...], Field(max_length=16)] | None = None
     starts: Literal["ready", "booting"] = "ready"
     ready: Literal["reported", "running"] = "reported"
-    ready_within: Seconds = 900
+    ready_within: DurationSeconds = 900
     replace: Annotated[int, Field(ge=0, le=MAX_REPLACED)] = 3
-    wishes: Wishes = Wishes()
+    wishes: PlacementOptions = PlacementOptions()
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -192,8 +192,8 @@ class ClusterDocument(Document):
 
     name: RoleName
     start: Literal["all", "quorum"] = "all"
-    lifetime: Seconds | None = None
-    start_within: Seconds = 3600
+    lifetime: DurationSeconds | None = None
+    start_within: DurationSeconds = 3600
     roles: Annotated[dict[RoleName, ClusterRole], Field(min_length=1, max_length=MAX_ROLES)]
 
     @model_validator(mode="after")
@@ -266,7 +266,7 @@ def read_cluster(path: Path) -> ClusterDocument:
         raise Misused(str(exc)) from exc
 
 
-class Phase(StrEnum):
+class ClusterPhase(StrEnum):
     """How far a cluster is.
 
     `admitting`: room is being taken for its members, none has started. `starting`: not of use yet. `ready`: all members
@@ -283,7 +283,7 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-class Wait(Document):
+class AdmissionRetry(Document):
     """Members could not be had: why, as a sentence, and when it is tried again."""
 
     until: Instant
@@ -309,7 +309,7 @@ class ClusterState(Document):
         over: nobody has to look after it any more: it has ended, or was given up, and so have all members.
     """
 
-    phase: Phase
+    phase: ClusterPhase
     reason: str = ""
     changed: Instant
     ends: Instant
@@ -320,7 +320,7 @@ class ClusterState(Document):
     was_ready: bool = False
     failed: dict[Uuid, str] = Field(default_factory=dict)
     draining: dict[Uuid, Instant] = Field(default_factory=dict)
-    waits: dict[str, Wait] = Field(default_factory=dict)
+    waits: dict[str, AdmissionRetry] = Field(default_factory=dict)
     over: bool = False
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
+class BrokerContact:
     """What the broker remembers of a machine. Digests are SHA-256, 64 hex digits; of secrets nothing else is kept.
 
     Attributes:

@@ -14,13 +14,13 @@ from deployer.site.model.principal import Principal
 _ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
 
-def note(who: Principal) -> None:
+def set_actor(who: Principal) -> None:
     """Somebody acts, until the present request is over."""
     _ACTOR.set(who.identity)
 
 
 @contextmanager
-def acting(who: Principal) -> Iterator[None]:
+def acting_as(who: Principal) -> Iterator[None]:
     """Somebody acts while the block runs."""
     before = _ACTOR.set(who.identity)
     try:
@@ -29,6 +29,6 @@ def acting(who: Principal) -> Iterator[None]:
         _ACTOR.reset(before)
 
 
-def actor() -> str:
+def get_actor() -> str:
     """The identity of who acts; empty for the site itself."""
     return _ACTOR.get()

@@ -47,5 +47,5 @@ class Principal(Document):
         return f"{self.issuer} {self.subject}"
 
 
-LOCAL = Principal(issuer="local", subject="operator", means="local")
+LOCAL_OPERATOR = Principal(issuer="local", subject="operator", means="local")
 """Whoever can open the site's own Unix socket: its operator."""

@@ -10,7 +10,7 @@ from signer.documents import Document
 
 
 @dataclass(frozen=True)
-class Usage:
+class ResourceUsage:
     """What somebody has, or asks for beside that.
 
     Attributes:
@@ -26,7 +26,7 @@ class Usage:
     lifetime: int = 0
 
 
-class Allowance(Document):
+class QuotaLimits(Document):
     """The most that may run at a time, machines that are on their way included. What is left out is 0: nothing.
 
     Attributes:
@@ -41,7 +41,7 @@ class Allowance(Document):
     memory: Size = 0
     lifetime: Duration = 0
 
-    def fault(self, whose: str, usage: Usage, ask: Usage) -> str:
+    def fault(self, whose: str, usage: ResourceUsage, ask: ResourceUsage) -> str:
         """Why a request does not fit beside what is there already: half a sentence, or empty if it does."""
         if ask.lifetime > self.lifetime:
             return (
@@ -63,7 +63,7 @@ class Allowance(Document):
 
 
 @dataclass(frozen=True)
-class Share:
+class QuotaShare:
     """What one grant allows.
 
     Attributes:
@@ -73,10 +73,10 @@ class Share:
     """
 
     grant: str
-    each: Allowance
-    together: Allowance | None = None
+    each: QuotaLimits
+    together: QuotaLimits | None = None
 
-    def fault(self, usage: Usage, ask: Usage, together: Usage) -> str:
+    def fault(self, usage: ResourceUsage, ask: ResourceUsage, together: ResourceUsage) -> str:
         """Why a request does not fit, in a sentence, or empty if it does."""
         found = self.each.fault("each person", usage, ask)
         if not found and self.together is not None:
@@ -94,11 +94,11 @@ class Quota:
         reason: why there are no shares, in a sentence.
     """
 
-    shares: tuple[Share, ...] = ()
+    shares: tuple[QuotaShare, ...] = ()
     unlimited: bool = False
     reason: str = "no grant of this site lets you deploy that image"
 
-    def check(self, usage: Usage, ask: Usage, together: Usage | None = None) -> str | None:
+    def check(self, usage: ResourceUsage, ask: ResourceUsage, together: ResourceUsage | None = None) -> str | None:
         """Whether something more may be had.
 
         Args:
@@ -114,7 +114,7 @@ class Quota:
             return None
         if not self.shares:
             return self.reason
-        faults = [share.fault(usage, ask, together or Usage()) for share in self.shares]
+        faults = [share.fault(usage, ask, together or ResourceUsage()) for share in self.shares]
         return None if "" in faults else "; ".join(faults)
 
 

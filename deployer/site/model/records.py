@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from catalog.image.manifest import ImageId, Version
-from deployer.machine.spec import State, Uuid
-from deployer.protocol.deployment_request import DeploymentRequest, Label
-from deployer.protocol.desired_state import Capacity, Context, DesiredMachine, Want
-from deployer.protocol.migration import Giving, Movable, Number
-from deployer.protocol.save import SaveWish
+from deployer.machine.spec import MachineState, Uuid
+from deployer.protocol.deployment_request import DeploymentRequest, NodeLabel
+from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus
+from deployer.protocol.migration import MigrationNumber, MigrationSupport, OutgoingMigration
+from deployer.protocol.save import DesiredSave
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.site.model.principal import Principal
 from signer.documents import Document
@@ -50,7 +50,7 @@ class SiteNode(Document):
     joined: Instant
     reported: Instant | None = None
     capacity: Capacity
-    labels: dict[Label, Label] = Field(default_factory=dict)
+    labels: dict[NodeLabel, NodeLabel] = Field(default_factory=dict)
     cached: frozenset[str] = frozenset()
     architecture: str = ""
     accelerator: str = ""
@@ -60,7 +60,7 @@ class SiteNode(Document):
     swarm: SwarmReport | None = None
     draining: bool = False
     lease: int | None = None
-    movable: Movable | None = None
+    movable: MigrationSupport | None = None
 
 
 class Deployment(Document):
@@ -90,14 +90,14 @@ class Deployment(Document):
     role: str = ""
 
 
-class Promise(Document):
+class CostReservation(Document):
     """What a machine at EC2 was admitted as: the type and the GiB of volumes that its cost was estimated by."""
 
     instance_type: str
     gib: int
 
 
-class Save(Document):
+class SaveProgress(Document):
     """That somebody wants a machine saved as a new version of its image, and how far that is.
 
     Attributes:
@@ -105,7 +105,7 @@ class Save(Document):
         version: of the new image.
         key: the idempotency key that it was asked for with, or empty.
         asked: when.
-        state, reason, image_id, title, changed, done, total: as its node last said (`deployer.protocol.save.Saved`); "asked" before.
+        state, reason, image_id, title, changed, done, total: as its node last said (`deployer.protocol.save.SaveStatus`); "asked" before.
     """
 
     number: int
@@ -121,7 +121,7 @@ class Save(Document):
     total: int = 0
 
 
-class Move(Document):
+class Migration(Document):
     """That a machine goes from one node to another.
 
     Attributes:
@@ -134,10 +134,10 @@ class Move(Document):
         reason: why, for the event.
     """
 
-    number: Number
+    number: MigrationNumber
     source: Uuid
     target: Uuid
-    then: Want
+    then: DesiredStatus
     phase: Literal["moving", "dropping"] = "moving"
     seen: bool = False
     done: int = 0
@@ -176,9 +176,9 @@ class SiteMachine(Document):
     image_id: ImageId
     title: str
     network: str
-    want: Want
+    want: DesiredStatus
     want_reason: str = ""
-    state: State = State.PENDING
+    state: MachineState = MachineState.PENDING
     reason: str = ""
     created: Instant
     changed: Instant
@@ -199,37 +199,37 @@ class SiteMachine(Document):
     ready: str | None = None
     host_keys: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
-    context: Context | None = None
+    context: BrokerAccess | None = None
     held: bool = False
     disk: int = 0
     gone: bool = False
-    saves: tuple[Save, ...] = ()
-    promise: Promise | None = None
+    saves: tuple[SaveProgress, ...] = ()
+    promise: CostReservation | None = None
     suspends: bool = True
-    move: Move | None = None
+    move: Migration | None = None
     moves: int = 0
     moved: int | None = None
 
     @property
     def known(self) -> tuple[str, ...]:
         """Its addresses for people: as its node sees them, else as its guest says. No certificate is for the latter."""
-        return self.addresses or (self.said if self.state is State.RUNNING else ())
+        return self.addresses or (self.said if self.state is MachineState.RUNNING else ())
 
     @property
-    def saving(self) -> Save | None:
+    def saving(self) -> SaveProgress | None:
         """The save that is under way, if there is one."""
         return self.saves[-1] if self.saves and self.saves[-1].state not in {"saved", "failed"} else None
 
     @property
     def withheld(self) -> bool:
         """Whether its node is not to know of it yet, and so says nothing of it. One that is to end is held no more."""
-        return self.held and self.want is not Want.ENDED
+        return self.held and self.want is not DesiredStatus.ENDED
 
     @property
-    def moving(self) -> Move | None:
+    def moving(self) -> Migration | None:
         """The move that is under way; None once it is the target's, or it is to end."""
         move = self.move
-        if move is None or move.phase != "moving" or self.state.final or self.want is Want.ENDED:
+        if move is None or move.phase != "moving" or self.state.final or self.want is DesiredStatus.ENDED:
             return None
         return move
 
@@ -262,8 +262,8 @@ class SiteMachine(Document):
             reboots=self.reboots,
             role=self.role,
             context=self.context,
-            save=None if self.saving is None else SaveWish(number=self.saving.number, version=self.saving.version),
-            giving=Giving(number=self.moving.number, to=self.moving.target) if self.moving else None,
+            save=None if self.saving is None else DesiredSave(number=self.saving.number, version=self.saving.version),
+            giving=OutgoingMigration(number=self.moving.number, to=self.moving.target) if self.moving else None,
             moved=self.moved,
         )
 
@@ -290,7 +290,7 @@ class SiteEvent(Document):
     reason: str = ""
 
 
-class AuditEntry(Document):
+class AuditRecord(Document):
     """Something that happened, who did it, and whose the thing is.
 
     Attributes:
@@ -324,7 +324,7 @@ class AuditFilter(Document):
     until: Instant | None = None
 
 
-class Filter(Document):
+class ListFilter(Document):
     """Which machines or deployments a list should have. What is None does not matter."""
 
     owner: str | None = None
@@ -333,7 +333,7 @@ class Filter(Document):
     node: Uuid | None = None
     deployment: Uuid | None = None
     cluster: Uuid | None = None
-    states: tuple[State, ...] | None = None
+    states: tuple[MachineState, ...] | None = None
 
 
 class SiteCluster(Document):

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from deployer.protocol.swarm_report import ORIGIN, Feed, feeds
+from deployer.protocol.swarm_report import CATALOG_SOURCE, Feed, list_feeds
 from deployer.site.model.records import NodeState, SiteNode
 
-MOST_DOTS = 16
+MAX_DIAGRAM_NODES = 16
 """Nodes in a picture: those through which the most went. More are unreadable on a telephone; the table has them all."""
 
 SIZE, RING, DOT = 360.0, 128.0, 9.0
@@ -21,7 +21,7 @@ ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True)
-class Dot:
+class DiagramNode:
     """A node, the catalog or everything else: what it is called, its UUID if it is a node, and where it is."""
 
     name: str
@@ -31,7 +31,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Arrow:
+class DiagramArrow:
     """What one gives another of all contents: from where to where, how wide, and the points of its head."""
 
     source: str
@@ -48,11 +48,11 @@ class Arrow:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SwarmDiagram:
     """A drawing of `SIZE` by `SIZE`; `hidden` is the number of nodes that are not in it."""
 
-    dots: tuple[Dot, ...]
-    arrows: tuple[Arrow, ...]
+    dots: tuple[DiagramNode, ...]
+    arrows: tuple[DiagramArrow, ...]
     hidden: int
     size: float = SIZE
     dot: float = DOT
@@ -62,39 +62,42 @@ def site_feeds(nodes: Iterable[SiteNode]) -> tuple[Feed, ...]:
     """Who feeds whom, by the last reports of the nodes that are heard of."""
     heard = {one.uuid: one for one in nodes if one.state in (NodeState.READY, NodeState.DRAINING)}
     reports = {uuid: one.swarm for uuid, one in heard.items() if one.swarm is not None}
-    return feeds(reports, {uuid: one.name for uuid, one in heard.items()})
+    return list_feeds(reports, {uuid: one.name for uuid, one in heard.items()})
 
 
-def draw(found: Sequence[Feed], nodes: Iterable[SiteNode]) -> Picture | None:
+def draw_swarm(found: Sequence[Feed], nodes: Iterable[SiteNode]) -> SwarmDiagram | None:
     """A picture of who feeds whom; None where nobody does."""
     names = {one.uuid: one.name for one in nodes}
     given = defaultdict[tuple[str, str], list[Feed]](list)
     through = defaultdict[str, int](int)
     for feed in found:
-        source = feed.source or (ORIGIN if feed.kind == "origin" else ELSEWHERE)
+        source = feed.source or (CATALOG_SOURCE if feed.kind == "origin" else ELSEWHERE)
         given[source, feed.to].append(feed)
         for end in (source, feed.to):
             through[end] += feed.received
-    ringed = sorted((one for one in through if one != ORIGIN), key=lambda one: (-through[one], one))
-    hidden, ringed = max(0, len(ringed) - MOST_DOTS), sorted(ringed[:MOST_DOTS], key=lambda one: names.get(one, "~"))
+    ringed = sorted((one for one in through if one != CATALOG_SOURCE), key=lambda one: (-through[one], one))
+    hidden, ringed = (
+        max(0, len(ringed) - MAX_DIAGRAM_NODES),
+        sorted(ringed[:MAX_DIAGRAM_NODES], key=lambda one: names.get(one, "~")),
+    )
     if not through:
         return None
     centre = SIZE / 2
-    dots = {ORIGIN: Dot(ORIGIN, None, centre, centre)} if ORIGIN in through else {}
+    dots = {CATALOG_SOURCE: DiagramNode(CATALOG_SOURCE, None, centre, centre)} if CATALOG_SOURCE in through else {}
     for number, one in enumerate(ringed):
         angle = 2 * math.pi * number / len(ringed) - math.pi / 2
         x, y = centre + RING * math.cos(angle), centre + RING * math.sin(angle)
-        dots[one] = Dot(names.get(one, one), one if one in names else None, round(x, 1), round(y, 1))
+        dots[one] = DiagramNode(names.get(one, one), one if one in names else None, round(x, 1), round(y, 1))
     most = max(sum(feed.received for feed in several) for several in given.values())
     arrows = [
         _arrow(dots[source], dots[to], several, most)
         for (source, to), several in given.items()
         if source in dots and to in dots and source != to
     ]
-    return Picture(tuple(dots.values()), tuple(arrows), hidden)
+    return SwarmDiagram(tuple(dots.values()), tuple(arrows), hidden)
 
 
-def _arrow(source: Dot, to: Dot, several: Sequence[Feed], most: int) -> Arrow:
+def _arrow(source: DiagramNode, to: DiagramNode, several: Sequence[Feed], most: int) -> DiagramArrow:
     length = math.dist((source.x, source.y), (to.x, to.y)) or 1.0
     dx, dy = (to.x - source.x) / length, (to.y - source.y) / length
     aside_x, aside_y = -dy * APART, dx * APART
@@ -107,7 +110,7 @@ def _arrow(source: Dot, to: Dot, several: Sequence[Feed], most: int) -> Arrow:
         (back[0] + dy * HEAD / 2, back[1] - dx * HEAD / 2),
     )
     received = sum(feed.received for feed in several)
-    return Arrow(
+    return DiagramArrow(
         source=source.name,
         to=to.name,
         received=received,

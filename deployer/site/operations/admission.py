@@ -18,42 +18,42 @@ from pydantic import ValidationError
 
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.errors import Misused, NoRoom
+from deployer.errors import Misused, NoCapacity
 from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.machine.spec import MEMORY_UNIT, Network, check_hostname
 from deployer.machine.user_data import UserDataKind, check_user_data
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request
-from deployer.policy.evaluation import Case, Judged, judge
-from deployer.policy.ports import Images
-from deployer.policy.revocations import Withdrawn
+from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
+from deployer.policy.ports import ImageSource
+from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
-from deployer.protocol.defaults import Defaults
+from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.db.machines import boots, usage_of
+from deployer.site.db.machines import recent_boots, usage_of
 from deployer.site.db.nodes import list_nodes
-from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.model.quota import Quota, Usage
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
+from deployer.site.model.quota import Quota, ResourceUsage
 from deployer.site.model.records import NodeState
-from deployer.site.scheduling.boot_estimate import estimate
-from deployer.site.scheduling.placement import Ask, Place, Placed
+from deployer.site.scheduling.boot_estimate import estimate_boot
+from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.schema.messages import Ordered, Trial
-from deployer.site.store.admission import admit, ordered, placed
+from deployer.site.schema.messages import DeploymentCreated, DryRunResult
+from deployer.site.store.admission import admit_request, find_ordered, place_now
 from deployer.site.store.store import SiteStore
 from deployer.units import parse_duration, size_text
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 
 MAX_BASE = 40
 """Characters of an image's name that begin a host name: the rest is for what tells machines apart."""
 
 
-Burst = Callable[[Place, Principal, Manifest, Proposal], Place]
+BurstPlacement = Callable[[Placer, Principal, Manifest, Proposal], Placer]
 """Makes a way to place machines of one that minds EC2: who asks, for which image, and what is proposed."""
 
 
 @dataclass(frozen=True)
-class Belonging:
+class ClusterMembership:
     """What the machines of a request belong to, and whether their nodes hear of them at once."""
 
     cluster: str | None = None
@@ -61,10 +61,10 @@ class Belonging:
     held: bool = False
 
 
-ALONE = Belonging()
+NO_CLUSTER = ClusterMembership()
 
 
-class Admitting:
+class AdmissionService:
     """Admits requests to one site. Safe to use from several threads: requests are looked at side by side.
 
     Args:
@@ -81,23 +81,23 @@ class Admitting:
     def __init__(
         self,
         store: SiteStore,
-        images: Images,
+        images: ImageSource,
         rules: Callable[[], RuleSet],
         quota: Callable[[Principal, Manifest], Quota],
-        place: Place,
-        defaults: Defaults,
+        place: Placer,
+        defaults: RequestDefaults,
         clock: Callable[[], datetime],
-        withdrawn: Callable[[], Withdrawn] = Withdrawn,
+        withdrawn: Callable[[], RevocationState] = RevocationState,
     ) -> None:
         self._store, self._images, self._rules, self._quota = store, images, rules, quota
         self._place, self._defaults, self._clock, self._withdrawn = place, defaults, clock, withdrawn
-        self._memory = Memory()
-        self.burst: Burst | None = None
+        self._memory = SignatureCache()
+        self.burst: BurstPlacement | None = None
         """How somebody's machines are placed at EC2 too; set by whoever works the site's accounts there."""
 
     def admit(
-        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
-    ) -> Ordered:
+        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
+    ) -> DeploymentCreated:
         """Admit a request.
 
         Args:
@@ -115,26 +115,26 @@ class Admitting:
             Errors of catalog and signer: the image is not there, or cannot be verified now.
         """
         if key is not None:
-            done = self._store.read(ordered, who, key, request, part.cluster, part.role)
+            done = self._store.read(find_ordered, who, key, request, part.cluster, part.role)
             if done is not None:
-                return Ordered(deployment=done[0], machines=done[1], new=False)
+                return DeploymentCreated(deployment=done[0], machines=done[1], new=False)
         proposal, decision = self._propose(request, who, part)
         if not decision.accepted:
             raise decision.refusal()
-        deployment, machines, new = self._store.write(admit, who, key, proposal, self._place)
-        return Ordered(deployment=deployment, machines=machines, new=new)
+        deployment, machines, new = self._store.write(admit_request, who, key, proposal, self._place)
+        return DeploymentCreated(deployment=deployment, machines=machines, new=new)
 
-    def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
+    def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """What would come of a request now: nothing is kept, nothing is reserved. Errors as in `admit`, less the refusals."""
-        proposal, decision = self._propose(request, who, ALONE)
+        proposal, decision = self._propose(request, who, NO_CLUSTER)
         fault = self._over(proposal, who)
         try:
             chosen = self._store.read(
-                placed, self._store.overcommit, proposal.ask, proposal.place or self._place, proposal.most
+                place_now, self._store.overcommit, proposal.ask, proposal.place or self._place, proposal.most
             )
-        except NoRoom as exc:
-            chosen = Placed((), (str(exc),), {})
-        return Trial(
+        except NoCapacity as exc:
+            chosen = Placement((), (str(exc),), {})
+        return DryRunResult(
             accepted=decision.accepted,
             image_id=proposal.image_id,
             title=proposal.title,
@@ -142,14 +142,14 @@ class Admitting:
             placement=(fault, *chosen.sentences) if fault else chosen.sentences,
             placed=bool(chosen.nodes) and not fault,
             fetch=dict(chosen.fetch),
-            seconds=estimate(self._store.read(boots), chosen.fetch) if chosen.nodes else None,
+            seconds=estimate_boot(self._store.read(recent_boots), chosen.fetch) if chosen.nodes else None,
         )
 
     def weigh(self, request: DeploymentRequest, who: Principal) -> tuple[Proposal, Decision]:
         """What a request would be admitted as, and what the policy says of it; nothing is kept. Errors as in `try_out`."""
-        return self._propose(request, who, ALONE)
+        return self._propose(request, who, NO_CLUSTER)
 
-    def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Judged]:
+    def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Evaluation]:
         """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
         asked, manifest, _, pairs, _ = self._look_up(request)
         return manifest, self._judge(self._rules(), asked, manifest, pairs, who)
@@ -161,12 +161,14 @@ class Admitting:
         manifest: Manifest,
         pairs: Sequence[tuple[bytes, bytes]],
         who: Principal,
-    ) -> Judged:
+    ) -> Evaluation:
         nodes = sum(node.state is not NodeState.LEFT for node in self._store.read(list_nodes, contents=False))
-        case = Case(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
-        return judge(site_wide(rules, nodes), case, self._clock(), self._memory)
+        case = EvaluationInput(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
+        return evaluate(site_wide_rules(rules, nodes), case, self._clock(), self._memory)
 
-    def _propose(self, request: DeploymentRequest, who: Principal, part: Belonging) -> tuple[Proposal, Decision]:
+    def _propose(
+        self, request: DeploymentRequest, who: Principal, part: ClusterMembership
+    ) -> tuple[Proposal, Decision]:
         asked, manifest, image_id, pairs, begins = self._look_up(request)
         rules = self._rules()
         decision = self._judge(rules, asked, manifest, pairs, who).decision
@@ -175,12 +177,12 @@ class Admitting:
             request=request,
             image_id=image_id,
             title=manifest.title,
-            name=host_base(manifest.name),
-            ask=Ask(
+            name=hostname_base(manifest.name),
+            ask=PlacementRequest(
                 count=asked.count,
                 cores=asked.cores,
                 memory=asked.memory,
-                disk=writable(manifest) + sum(blank.size for blank in asked.blanks),
+                disk=writable_bytes(manifest) + sum(blank.size for blank in asked.blanks),
                 architecture=manifest.architecture,
                 addresses={str(address): address.size for address in manifest.blobs()},
                 wishes=request.wishes,
@@ -203,7 +205,7 @@ class Admitting:
 
     def _look_up(
         self, request: DeploymentRequest
-    ) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]], Usage]:
+    ) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]], ResourceUsage]:
         """The request in the policy's terms, everything about the image, and what each machine begins with.
 
         A policy judges what is granted, not what is used at first: a machine may grow to that without asking again.
@@ -222,7 +224,7 @@ class Admitting:
         build_seed(instance_id("order"), "order", user_data, public_keys=request.public_keys)
         image_id = self._images.resolve(Reference.parse(request.image))
         manifest = self._images.manifest(image_id)
-        begins = Usage(
+        begins = ResourceUsage(
             1,
             request.cores or manifest.needs.cores,
             request.memory or -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT,
@@ -248,18 +250,18 @@ class Admitting:
         if proposal.limit is None:
             return None
         count = proposal.ask.count if proposal.request.wishes.whole else 1
-        together = self._store.read(usage_of, vo=who.vo) if who.vo else Usage()
+        together = self._store.read(usage_of, vo=who.vo) if who.vo else ResourceUsage()
         return proposal.limit(self._store.read(usage_of, owner=who), proposal.usage(count), together)
 
 
 def requester_of(who: Principal) -> Requester:
     """Somebody as Cedar rules speak of them: groups with their roles, whole, so that none is taken for another's."""
-    if who.means == LOCAL.means:
+    if who.means == LOCAL_OPERATOR.means:
         return Requester()
     return Requester(name=who.identity, vos=(who.vo,) if who.vo else (), roles=tuple(who.groups))
 
 
-def site_wide(rules: RuleSet, nodes: int) -> RuleSet:
+def site_wide_rules(rules: RuleSet, nodes: int) -> RuleSet:
     """A policy's rules for a whole site: its limit of machines on one node is that of all its nodes together."""
     limits = rules.policy.limits
     most = min(limits.machines * max(nodes, 1), 65536)
@@ -267,12 +269,12 @@ def site_wide(rules: RuleSet, nodes: int) -> RuleSet:
     return replace(rules, policy=changed)
 
 
-def writable(manifest: Manifest) -> int:
+def writable_bytes(manifest: Manifest) -> int:
     """Bytes that a machine of an image may come to write on its node: all that it does not share with others."""
     return sum(part.size for part in manifest.partitions() if part.access == "copy-on-write")
 
 
-def host_base(name: str) -> str:
+def hostname_base(name: str) -> str:
     """An image's name as the beginning of a host name: letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_BASE].strip("-") or "machine"
 

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable
 
 from deployer.errors import SiteUnavailable
-from deployer.protocol.desired_state import SerialAnswer, SerialAsk
+from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
 
 PATIENCE = 15.0
 """Seconds that a node has for an answer, beyond what it was asked to wait: it may be in the middle of a report."""
@@ -19,17 +19,17 @@ PER_NODE, IN_ALL = 32, 512
 """Questions that may be open at one node, and at all: a person reads one console at a time, a page of 64 KiB each."""
 
 
-class Serials:
+class ConsoleRequestQueue:
     """The questions of one service. On its event loop alone; nothing here is safe to use from other threads."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[str, asyncio.Future[SerialAnswer]]] = {}
-        self._new: dict[str, deque[SerialAsk]] = defaultdict(deque)
+        self._open: dict[str, tuple[str, asyncio.Future[ConsoleResponse]]] = {}
+        self._new: dict[str, deque[ConsoleRequest]] = defaultdict(deque)
         self._listening: dict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     async def ask(
         self, node: str, machine: str, most: int, after: int | None = None, wait: float = 0.0
-    ) -> SerialAnswer:
+    ) -> ConsoleResponse:
         """What a machine's guest wrote.
 
         Args:
@@ -46,7 +46,7 @@ class Serials:
         name = str(uuids.uuid4())
         answer = asyncio.get_running_loop().create_future()
         self._open[name] = node, answer
-        self._new[node].append(SerialAsk(id=name, machine=machine, most=most, after=after, wait=wait))
+        self._new[node].append(ConsoleRequest(id=name, machine=machine, most=most, after=after, wait=wait))
         for one in self._listening[node]:
             if not one.done():
                 one.set_result(None)
@@ -59,7 +59,7 @@ class Serials:
         finally:
             del self._open[name]
 
-    def taken(self, node: str) -> tuple[SerialAsk, ...]:
+    def taken(self, node: str) -> tuple[ConsoleRequest, ...]:
         """What is to be asked of a node, each question once; those that nobody waits for any more are left out."""
         return tuple(one for one in self._new.pop(node, ()) if one.id in self._open)
 
@@ -78,14 +78,14 @@ class Serials:
             if not self._listening[node]:
                 del self._listening[node]
 
-    def answered(self, node: str, answer: SerialAnswer) -> None:
+    def answered(self, node: str, answer: ConsoleResponse) -> None:
         """A node answers. What it was not asked, or nobody waits for any more, is dropped."""
         asked, waiting = self._open.get(answer.id, ("", None))
         if waiting is not None and asked == node and not waiting.done():
             waiting.set_result(answer)
 
 
-async def first(*waits: Awaitable[None]) -> None:
+async def wait_for_first(*waits: Awaitable[None]) -> None:
     """Until one of these is over; the others are given up."""
     tasks = [asyncio.ensure_future(one) for one in waits]
     try:

@@ -11,16 +11,16 @@ from datetime import datetime, timedelta
 
 from deployer.site.db.nodes import present_nodes
 from deployer.site.lifecycle.report_rules import LostPolicy
-from deployer.site.operations.fencing import Fences, nobody
-from deployer.site.scheduling.placement import Place
-from deployer.site.store.deadlines import Demands, meet, place_waiting
+from deployer.site.operations.fencing import FencingMethod, fence_none
+from deployer.site.scheduling.placement import Placer
+from deployer.site.store.deadlines import DueWork, meet_deadlines, place_waiting
 from deployer.site.store.store import SiteStore
 
 log = logging.getLogger("partita.site")
 
 
 @dataclass(frozen=True)
-class Patience:
+class SiteTimeouts:
     """How long is waited for what.
 
     Attributes:
@@ -46,7 +46,12 @@ class Sweeper:
     """
 
     def __init__(
-        self, store: SiteStore, place: Place, patience: Patience, began: datetime, fences: Fences = nobody
+        self,
+        store: SiteStore,
+        place: Placer,
+        patience: SiteTimeouts,
+        began: datetime,
+        fences: FencingMethod = fence_none,
     ) -> None:
         self._store, self._place, self._patience, self._began, self._fences = store, place, patience, began, fences
 
@@ -56,6 +61,8 @@ class Sweeper:
         silent = now - patience.lost_after
         if silent < self._began:
             silent = datetime.min.replace(tzinfo=now.tzinfo)
-        fenced = self._fences(self._store.read(present_nodes)) if self._fences is not nobody else frozenset[str]()
-        done = meet(self._store, Demands(now, now + patience.warn_before, silent, patience.lost_machines, fenced))
+        fenced = self._fences(self._store.read(present_nodes)) if self._fences is not fence_none else frozenset[str]()
+        done = meet_deadlines(
+            self._store, DueWork(now, now + patience.warn_before, silent, patience.lost_machines, fenced)
+        )
         return done + place_waiting(self._store, self._place)

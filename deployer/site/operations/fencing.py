@@ -23,51 +23,51 @@ from datetime import datetime
 from typing import Final, Protocol
 
 from deployer.errors import DeployerError, FencingFailed
-from deployer.protocol.desired_state import Lease
+from deployer.protocol.desired_state import LeaseTerms
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.units import duration_text
 
-RETRY: Final = 30.0
+FENCING_RETRY: Final = 30.0
 """Seconds until a command that failed is run again."""
 
 AT_ONCE: Final = 8
 """Commands that run side by side: a hall that lost its network has many nodes, a management network little patience."""
 
-MAX_SAID: Final = 300
+MAX_COMMAND_OUTPUT: Final = 300
 """Characters of what a command said that are told."""
 
 AGENT_KINDS: Final = frozenset({"libvirt"})
 """Kinds of nodes that have an agent of their own: what runs at EC2 knows nothing of leases and has no plug to pull."""
 
-Tell = Callable[[str, str, str], None]
+FencingReporter = Callable[[str, str, str], None]
 """Tells of a node (UUID): what, and why."""
 
 log = logging.getLogger("partita.site")
 
 
-class Fences(Protocol):
+class FencingMethod(Protocol):
     """A way to be sure."""
 
     def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
         """Of all nodes that have not left, as they are now: the UUIDs of those that surely run nothing, should they be lost."""
 
 
-class ByLease:
+class LeaseFencing:
     """Waits until what nodes promised has come true.
 
     Args:
         margin: seconds beyond that, for what a node needs to stop its machines.
         clock: seconds that only grow.
-        tell: see `Tell`.
+        tell: see `FencingReporter`.
     """
 
-    def __init__(self, margin: float, clock: Callable[[], float], tell: Tell) -> None:
+    def __init__(self, margin: float, clock: Callable[[], float], tell: FencingReporter) -> None:
         self._margin, self._clock, self._tell = margin, clock, tell
         self._heard: dict[str, tuple[datetime | None, float]] = {}
         self._told: dict[str, datetime | None] = {}
 
     def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
-        """See `Fences`."""
+        """See `FencingMethod`."""
         now = self._clock()
         heard, self._heard = self._heard, {}
         found = set[str]()
@@ -106,23 +106,23 @@ class _Try:
     why: str = ""
 
 
-class ByCommand:
+class CommandFencing:
     """Runs a program for each node that is lost, until it ends with 0.
 
     Args:
         run: runs it for a node; raises FencingFailed.
         clock: seconds that only grow.
-        tell: see `Tell`.
+        tell: see `FencingReporter`.
     """
 
-    def __init__(self, run: Callable[[SiteNode], None], clock: Callable[[], float], tell: Tell) -> None:
+    def __init__(self, run: Callable[[SiteNode], None], clock: Callable[[], float], tell: FencingReporter) -> None:
         self._run, self._clock, self._tell = run, clock, tell
         self._tries: dict[str, _Try] = {}
         self._lock = threading.Lock()
         self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fencing")
 
     def __call__(self, nodes: Sequence[SiteNode], /) -> frozenset[str]:
-        """See `Fences`."""
+        """See `FencingMethod`."""
         lost = {node.uuid: node for node in nodes if node.state is NodeState.LOST and node.kind in AGENT_KINDS}
         with self._lock:
             self._tries = {
@@ -153,10 +153,10 @@ class ByCommand:
             log.warning("node %s: %s: %s (%s)", node.name, what, why, exc)
         with self._lock:
             known.running, known.done, known.why = False, what == "fenced", why
-            known.again = self._clock() + RETRY
+            known.again = self._clock() + FENCING_RETRY
 
 
-def command_for(arguments: Sequence[str], timeout: float) -> Callable[[SiteNode], None]:
+def fencing_command(arguments: Sequence[str], timeout: float) -> Callable[[SiteNode], None]:
     """What runs a site's command for a node: its arguments, then the node's name, UUID, and labels as name=value.
 
     Args:
@@ -187,8 +187,8 @@ def command_for(arguments: Sequence[str], timeout: float) -> Callable[[SiteNode]
                 within = duration_text(int(timeout))
                 raise FencingFailed(f"the command {arguments[0]} did not end within {within}, and was ended") from exc
             if code:
-                output.seek(max(0, output.tell() - MAX_SAID))
-                said = " ".join(output.read(MAX_SAID).decode("utf-8", "replace").split())
+                output.seek(max(0, output.tell() - MAX_COMMAND_OUTPUT))
+                said = " ".join(output.read(MAX_COMMAND_OUTPUT).decode("utf-8", "replace").split())
                 shown = "".join(char if char.isprintable() else "?" for char in said)
                 raise FencingFailed(f"the command {arguments[0]} ended with {code}{f': {shown}' if shown else ''}")
 
@@ -202,36 +202,36 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 """Of the command: nothing that the service was started with, its secrets least of all."""
 
 
-def nobody(_nodes: Sequence[SiteNode]) -> frozenset[str]:
+def fence_none(_nodes: Sequence[SiteNode]) -> frozenset[str]:
     """Where lost machines are waited for, nothing has to be sure."""
     return frozenset()
 
 
 @dataclass(frozen=True)
-class Fencing:
+class SiteFencing:
     """A site's way to be sure, and what it tells its nodes of that.
 
     Attributes:
         lease: for each node, with the answer to each report; None where it needs none.
-        look: see `Fences`.
+        look: see `FencingMethod`.
     """
 
-    lease: Lease | None = None
-    look: Fences = nobody
+    lease: LeaseTerms | None = None
+    look: FencingMethod = fence_none
 
 
-def fencing(
+def make_fencing(
     lost_machines: str,
-    lease: Lease,
+    lease: LeaseTerms,
     margin: float,
     command: Sequence[str],
     timeout: float,
-    tell: Tell,
+    tell: FencingReporter,
     clock: Callable[[], float] = time.monotonic,
-) -> Fencing:
+) -> SiteFencing:
     """What a site's settings ask for: nothing where lost machines are waited for, else a command or leases."""
     if lost_machines == "wait":
-        return Fencing()
+        return SiteFencing()
     if command:
-        return Fencing(None, ByCommand(command_for(command, timeout), clock, tell))
-    return Fencing(lease, ByLease(margin, clock, tell))
+        return SiteFencing(None, CommandFencing(fencing_command(command, timeout), clock, tell))
+    return SiteFencing(lease, LeaseFencing(margin, clock, tell))

@@ -5,29 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from deployer.errors import MachineConflict, Misused, NoRoom, OverQuota
-from deployer.machine.spec import State
+from deployer.errors import MachineConflict, Misused, NoCapacity, OverQuota
+from deployer.machine.spec import MachineState
 from deployer.policy.store import RuleSet
-from deployer.protocol.desired_state import Want
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.machines import get_machine, list_machines
 from deployer.site.db.nodes import find_node, get_node
 from deployer.site.lifecycle import save_request as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.lifecycle.verb_rules import Verb
-from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.model.quota import Quota, Usage
-from deployer.site.model.records import Filter, NodeState, SiteMachine, SiteNode
-from deployer.site.scheduling.placement import place
-from deployer.site.scheduling.proposal import Afford
-from deployer.site.schema.messages import PAGE, MachineChange, SaveRequest
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
+from deployer.site.model.quota import Quota, ResourceUsage
+from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
+from deployer.site.scheduling.placement import place_machines
+from deployer.site.scheduling.proposal import CostCheck
+from deployer.site.schema.messages import PAGE_SIZE, MachineChange, SaveRequest
 from deployer.site.store.changes import change_machine, change_machines, set_node_state
 from deployer.site.store.migration import migrate
 from deployer.site.store.store import SiteStore
 from deployer.units import duration_text
 
 
-class Changing:
+class MachineService:
     """Safe to use from several threads. That somebody may do it at all has been seen to.
 
     Args:
@@ -45,21 +45,23 @@ class Changing:
         quota: Callable[[Principal], Quota],
     ) -> None:
         self._store, self._rules, self._owner, self._quota = store, rules, owner, quota
-        self.afford: Afford | None = None
+        self.afford: CostCheck | None = None
         """Refuses what an account at EC2 may not spend; set by whoever works the site's accounts there."""
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
         now = self._store.now()
         return self._store.write(
-            change_machine, machine, lambda found: lifecycle.act(found, verb, by(who, reason), now)
+            change_machine,
+            machine,
+            lambda found: lifecycle.apply_verb(found, verb, reason_with_actor(who, reason), now),
         )
 
     def save(self, machine: str, wanted: SaveRequest, key: str, who: Principal) -> SiteMachine:
         """Have a machine saved as a new version of its image; MachineConflict where that cannot be, Conflict by the key."""
-        now, said = self._store.now(), by(who, wanted.reason)
+        now, said = self._store.now(), reason_with_actor(who, wanted.reason)
         return self._store.write(
-            change_machine, machine, lambda found: saving.save(found, wanted.version, key, said, now)
+            change_machine, machine, lambda found: saving.request_save(found, wanted.version, key, said, now)
         )
 
     def reactivate(self, machine: str, node: str, who: Principal, reason: str) -> SiteMachine:
@@ -76,36 +78,39 @@ class Changing:
             NoRoom: no node, or not that one, may take it.
         """
         return self._move(
-            machine, self._store.read(find_node, node).uuid if node else "", Want.RUNNING, by(who, reason)
+            machine,
+            self._store.read(find_node, node).uuid if node else "",
+            DesiredStatus.RUNNING,
+            reason_with_actor(who, reason),
         )
 
-    def _move(self, machine: str, to: str, then: Want, reason: str) -> SiteMachine:
+    def _move(self, machine: str, to: str, then: DesiredStatus, reason: str) -> SiteMachine:
         found = self._store.read(get_machine, machine)
         move = found.moving
         if move is not None and (to in {"", move.target}) and move.then is then:
             return found  # it is on its way
         if move is not None:
             raise MachineConflict(f"machine {found.hostname} is being moved already; wait until it is there")
-        if to and found.node == to and then is Want.RUNNING:
+        if to and found.node == to and then is DesiredStatus.RUNNING:
             now = self._store.now()
             return self._store.write(
-                change_machine, machine, lambda one: lifecycle.act(one, Verb.REACTIVATE, reason, now)
+                change_machine, machine, lambda one: lifecycle.apply_verb(one, Verb.REACTIVATE, reason, now)
             )
-        return self._store.write(migrate, machine, to, then, reason, place)
+        return self._store.write(migrate, machine, to, then, reason, place_machines)
 
     def clear(self, node: SiteNode, who: Principal, reason: str) -> tuple[SiteMachine, ...]:
         """Let the machines that rest on a node go elsewhere, to rest there; those for which there is no place stay."""
-        which = Filter(node=node.uuid, states=(State.SUSPENDED, State.STOPPED))
+        which = ListFilter(node=node.uuid, states=(MachineState.SUSPENDED, MachineState.STOPPED))
         moved = []
         for found in self._all(which):
-            with suppress(MachineConflict, NoRoom):
-                moved.append(self._move(found.uuid, "", found.want, by(who, reason)))
+            with suppress(MachineConflict, NoCapacity):
+                moved.append(self._move(found.uuid, "", found.want, reason_with_actor(who, reason)))
         return tuple(moved)
 
-    def _all(self, which: Filter) -> Iterator[SiteMachine]:
+    def _all(self, which: ListFilter) -> Iterator[SiteMachine]:
         after = None
         while True:
-            found, after = self._store.read(list_machines, which, PAGE, after)
+            found, after = self._store.read(list_machines, which, PAGE_SIZE, after)
             yield from found
             if after is None:
                 return
@@ -114,12 +119,14 @@ class Changing:
         """End all machines of a deployment."""
         now = self._store.now()
         return self._store.write(
-            change_machines, deployment, lambda found: lifecycle.act(found, Verb.DESTROY, by(who, ""), now)
+            change_machines,
+            deployment,
+            lambda found: lifecycle.apply_verb(found, Verb.DESTROY, reason_with_actor(who, ""), now),
         )
 
     def set_node(self, node: SiteNode, state: NodeState, who: Principal, reason: str) -> SiteNode:
         """Drain a node, use it again, or take it out."""
-        self._store.write(set_node_state, node.uuid, state, by(who, reason))
+        self._store.write(set_node_state, node.uuid, state, reason_with_actor(who, reason))
         return self._store.read(get_node, node.uuid)
 
     def change(self, machine: str, wanted: MachineChange, who: Principal) -> SiteMachine:
@@ -137,16 +144,18 @@ class Changing:
             raise Misused("say what should be otherwise: ends or lifetime, memory, cores")
         now = self._store.now()
         ends = now + timedelta(seconds=wanted.lifetime) if wanted.lifetime is not None else wanted.ends
-        said = by(who, "")
+        said = reason_with_actor(who, "")
 
-        def rule(found: SiteMachine) -> Change | None:
-            moved = lifecycle.move_end(found, ends, now, said) if ends is not None else None
+        def rule(found: SiteMachine) -> MachineTransition | None:
+            moved = lifecycle.change_expiry(found, ends, now, said) if ends is not None else None
             there = moved.machine if moved is not None else found
             sized = None
             if wanted.memory is not None or wanted.cores is not None:
-                sized = lifecycle.resize(there, wanted.memory, wanted.cores, said)
+                sized = lifecycle.resize_machine(there, wanted.memory, wanted.cores, said)
             made = [one for one in (moved, sized) if one is not None]
-            return Change(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
+            return (
+                MachineTransition(made[-1].machine, tuple(told for one in made for told in one.told)) if made else None
+            )
 
         later = False
         if ends is not None:
@@ -157,7 +166,7 @@ class Changing:
 
     def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
         """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""
-        if who.means == LOCAL.means:
+        if who.means == LOCAL_OPERATOR.means:
             return
         seconds = math.ceil((ends - now).total_seconds())
         most = self._rules().policy.limits.lifetime
@@ -165,10 +174,10 @@ class Changing:
             raise OverQuota(f"the site's policy lets machines run for {duration_text(most)} from now, and no longer")
         owner = self._owner(machine.deployment)
         allowed = self._quota(who if who.identity == owner.identity else owner)
-        if said := allowed.check(Usage(), Usage(lifetime=seconds)):
+        if said := allowed.check(ResourceUsage(), ResourceUsage(lifetime=seconds)):
             raise OverQuota(said)
 
 
-def by(who: Principal, reason: str) -> str:
+def reason_with_actor(who: Principal, reason: str) -> str:
     """Why something was done, and by whom."""
     return f"{reason} (by {who.subject})" if reason else f"asked for by {who.subject}"

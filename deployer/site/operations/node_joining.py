@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from deployer.pki.ca import Authority
-from deployer.protocol.joining import Certificate, Joined, JoinRequest
+from deployer.pki.ca import CertificateAuthority
+from deployer.protocol.joining import JoinRequest, JoinResponse, NodeCertificate
 from deployer.site.schema.messages import JoinToken
 from deployer.site.store.changes import add_node, new_join_token, redeem_join_token
 from deployer.site.store.store import SiteStore
@@ -22,7 +22,7 @@ SECRET = 32
 
 
 @dataclass(frozen=True)
-class Joining:
+class NodeJoinService:
     """The use cases.
 
     Attributes:
@@ -35,7 +35,7 @@ class Joining:
     """
 
     store: SiteStore
-    authority: Authority
+    authority: CertificateAuthority
     fingerprint: str
     url: str
     life: timedelta
@@ -45,10 +45,10 @@ class Joining:
         """A token for a node that will have that name; or, with an empty one, the name that it gives itself."""
         secret = "j" + base64.urlsafe_b64encode(self.random(SECRET)).rstrip(b"=").decode("ascii")
         expires = (now + life).replace(microsecond=0)
-        self.store.write(new_join_token, digest(secret), expires, name)
+        self.store.write(new_join_token, join_token_digest(secret), expires, name)
         return JoinToken(token=f"{secret}.{self.fingerprint}", expires=expires, url=self.url)
 
-    def join(self, wanted: JoinRequest, now: datetime) -> Joined:
+    def join(self, wanted: JoinRequest, now: datetime) -> JoinResponse:
         """Let a node in.
 
         Raises:
@@ -56,19 +56,19 @@ class Joining:
             Whatever the store raises about the token.
         """
         self.authority.node(wanted.request, "trial", now, self.life)
-        name = self.store.write(redeem_join_token, digest(wanted.token), now) or wanted.name
+        name = self.store.write(redeem_join_token, join_token_digest(wanted.token), now) or wanted.name
         node = self.store.write(add_node, name, wanted.labels)
-        return Joined(
+        return JoinResponse(
             node=node.uuid,
             name=node.name,
             certificate=self.authority.node(wanted.request, node.uuid, now, self.life),
         )
 
-    def renew(self, request: str, node: str, now: datetime) -> Certificate:
+    def renew(self, request: str, node: str, now: datetime) -> NodeCertificate:
         """A fresh certificate for a node that showed its old one; Misused as in :meth:`join`."""
-        return Certificate(certificate=self.authority.node(request, node, now, self.life))
+        return NodeCertificate(certificate=self.authority.node(request, node, now, self.life))
 
 
-def digest(secret: str) -> str:
+def join_token_digest(secret: str) -> str:
     """What is kept of a token's secret."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -37,17 +37,17 @@ REST: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
-class Keeping:
+class RetentionPeriods:
     """For how long what is kept: of what has ended, and of what people did."""
 
     over: timedelta
     audit: timedelta
 
 
-def keeping(settings: SiteSettings) -> Keeping:
+def retention_periods(settings: SiteSettings) -> RetentionPeriods:
     """What a site's settings say."""
     over, audit = (timedelta(seconds=parse_duration(text)) for text in (settings.keep, settings.keep_audit))
-    return Keeping(over, audit)
+    return RetentionPeriods(over, audit)
 
 
 class Pruner:
@@ -59,7 +59,7 @@ class Pruner:
         dry: only count what would be removed.
     """
 
-    def __init__(self, database: SiteDatabase, keeping: Keeping, *, dry: bool = False) -> None:
+    def __init__(self, database: SiteDatabase, keeping: RetentionPeriods, *, dry: bool = False) -> None:
         self._database, self._keeping, self._dry = database, keeping, dry
         self._steps: Iterator[dict[str, int]] | None = None
         self._rest_until: datetime | None = None
@@ -115,7 +115,7 @@ class Pruner:
         while True:
             with self._database.reading() as connection:
                 rows = store_prune.old_machines(connection, before, after, MACHINES_AT_ONCE)
-                found = store_prune.removable(connection, {uuid for _, uuid in rows} - counted, before)
+                found = store_prune.removable_deployments(connection, {uuid for _, uuid in rows} - counted, before)
                 machines = len(store_prune.machines_in(connection, found)) if self._dry and found else 0
             if not rows:
                 return
@@ -130,13 +130,15 @@ class Pruner:
 
     def _removed_deployments(self, found: list[str], before: datetime) -> dict[str, int]:
         with self._database.writing() as connection:
-            return store_prune.forget_deployments(connection, store_prune.removable(connection, found, before))
+            return store_prune.forget_deployments(
+                connection, store_prune.removable_deployments(connection, found, before)
+            )
 
     def _clusters(self, before: datetime) -> Iterator[dict[str, int]]:
         after = 0
         while True:
             with self._database.reading() as connection:
-                rows = store_prune.past_clusters(connection, after, MACHINES_AT_ONCE)
+                rows = store_prune.ended_clusters(connection, after, MACHINES_AT_ONCE)
             if not rows:
                 return
             after = rows[-1][0]

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from deployer.policy.ports import Revocations
-from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
+from deployer.policy.ports import RevocationSource
+from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from signer.verification.revocations import verify_revocations
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 
 log = logging.getLogger("partita.site")
 
 
-class Withdrawing:
+class RevocationService:
     """Safe to use from several threads.
 
     Args:
@@ -30,7 +30,7 @@ class Withdrawing:
 
     def __init__(
         self,
-        source: Revocations,
+        source: RevocationSource,
         directory: Path,
         blocked: Path,
         rules: Callable[[], RuleSet],
@@ -38,9 +38,9 @@ class Withdrawing:
     ) -> None:
         self._source, self._blocked, self._rules, self._clock = source, blocked, rules, clock
         self._store = RevocationStore(directory)
-        self._memory = Memory()
+        self._memory = SignatureCache()
 
-    def current(self) -> Withdrawn:
+    def current(self) -> RevocationState:
         """What has been withdrawn until now, for a decision.
 
         Raises:
@@ -53,4 +53,4 @@ class Withdrawing:
         # Nothing else is kept: a catalog could fill the store with it.
         if fresh := self._store.add(pair for pair, check in zip(pairs, checks, strict=True) if check.counts):
             log.info("%d new revocations", fresh)
-        return Withdrawn(self._store.pairs(), BlockList.load(self._blocked))
+        return RevocationState(self._store.pairs(), BlockList.load(self._blocked))

@@ -16,7 +16,7 @@ LITTLE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Boot:
+class BootRecord:
     """An earlier boot: on which node, bytes that were fetched for it, and seconds from its admission until it ran."""
 
     node: str
@@ -24,7 +24,7 @@ class Boot:
     seconds: float
 
 
-def estimate(boots: Sequence[Boot], fetch: Mapping[str, int]) -> float | None:
+def estimate_boot(boots: Sequence[BootRecord], fetch: Mapping[str, int]) -> float | None:
     """Seconds until the last machine runs.
 
     Args:
@@ -34,7 +34,7 @@ def estimate(boots: Sequence[Boot], fetch: Mapping[str, int]) -> float | None:
     Returns:
         None where the past says nothing: no boots, or bytes to fetch and none ever fetched.
     """
-    by_node = defaultdict[str, list[Boot]](list)
+    by_node = defaultdict[str, list[BootRecord]](list)
     for boot in boots:
         by_node[boot.node].append(boot)
     rates = {node: _rates(there) for node, there in by_node.items()}
@@ -49,13 +49,13 @@ def estimate(boots: Sequence[Boot], fetch: Mapping[str, int]) -> float | None:
     return round(slowest, 1) if fetch else None
 
 
-def _warm(boots: Sequence[Boot]) -> float | None:
+def _warm(boots: Sequence[BootRecord]) -> float | None:
     """Seconds of a boot with everything cached; where there was none, no boot takes longer than the fastest."""
     warm = [boot.seconds for boot in boots if boot.fetched < LITTLE]
     return median(warm) if warm else min((boot.seconds for boot in boots), default=None)
 
 
-def _rates(boots: Sequence[Boot]) -> list[float]:
+def _rates(boots: Sequence[BootRecord]) -> list[float]:
     """Bytes a second of one node's fetches: what its boots took beyond one with everything cached."""
     warm = _warm(boots)
     return [
@@ -66,7 +66,7 @@ def _rates(boots: Sequence[Boot]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
+class ReadinessSample:
     """How long an earlier guest of an image took from running to being ready: seconds."""
 
     image_id: str
@@ -74,8 +74,8 @@ class Settling:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class BootHistory:
     """What earlier machines took: to run, and then to be ready."""
 
-    boots: tuple[Boot, ...] = ()
-    settled: tuple[Settling, ...] = ()
+    boots: tuple[BootRecord, ...] = ()
+    settled: tuple[ReadinessSample, ...] = ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from deployer.site.model.records import NodeState, SiteNode
-from deployer.site.scheduling.placement import EC2, NodeRoom, Promised
+from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Overcommit:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class UsedCapacity:
     """What the site's own machines on a node were granted, all those that it may still have; bytes."""
 
     machines: int = 0
@@ -23,8 +23,8 @@ class Taken:
     memory: int = 0
     disk: int = 0
 
-    def __add__(self, other: "Taken") -> "Taken":
-        return Taken(
+    def __add__(self, other: "UsedCapacity") -> "UsedCapacity":
+        return UsedCapacity(
             self.machines + other.machines,
             self.cores + other.cores,
             self.memory + other.memory,
@@ -32,14 +32,16 @@ class Taken:
         )
 
 
-def room_of(node: SiteNode, taken: Taken, overcommit: Overcommit, promised: tuple[Promised, ...] = ()) -> NodeRoom:
+def capacity_of(
+    node: SiteNode, taken: UsedCapacity, overcommit: Overcommit, promised: tuple[MachineReservation, ...] = ()
+) -> NodeCapacity:
     """A node as placement sees it.
 
     What the node runs beside the site's machines counts in full. Room may be negative where a node shrank.
     """
     has = node.capacity
     problem = _problem(node)
-    return NodeRoom(
+    return NodeCapacity(
         uuid=node.uuid,
         name=node.name,
         cores=int(has.cores * overcommit.cores) - has.taken_cores - taken.cores,
@@ -68,7 +70,7 @@ def _problem(node: SiteNode) -> str:
     return f"it says: {node.problem}" if node.problem else ""
 
 
-def capped(room: NodeRoom, most: int | None, cores: int) -> NodeRoom:
+def cap_machines(room: NodeCapacity, most: int | None, cores: int) -> NodeCapacity:
     """A room with no more than `most` machines in all, each of so many cores, as the policy's limit on one node has it."""
     if most is None or room.kind == EC2:
         return room

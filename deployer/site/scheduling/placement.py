@@ -19,10 +19,10 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from deployer.errors import NoRoom
-from deployer.protocol.deployment_request import Wishes
-from deployer.site.model.records import Promise
-from signer.runtime.terminal import size
+from deployer.errors import NoCapacity
+from deployer.protocol.deployment_request import PlacementOptions
+from deployer.site.model.records import CostReservation
+from signer.runtime.terminal import format_size
 
 SITE = "site"
 """The label whose equal values say that nodes are near each other."""
@@ -30,7 +30,7 @@ SITE = "site"
 EC2 = "ec2"
 """The kind of a pool at EC2; every other kind is one of the site's own nodes."""
 
-MAX_TOLD = 40
+MAX_NODES_EXPLAINED = 40
 """Nodes that are told of one by one, chosen and left out; more are summed up, since a story of 1000 lines is not read."""
 
 MAX_NAMED = 3
@@ -38,17 +38,17 @@ MAX_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Promised:
+class MachineReservation:
     """What was promised to a machine at EC2 that has not ended: its UUID, as what, and from when until when."""
 
     machine: str
-    promise: Promise
+    promise: CostReservation
     begins: datetime
     until: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class NodeRoom:
+class NodeCapacity:
     """A node as placement sees it.
 
     Attributes:
@@ -76,11 +76,11 @@ class NodeRoom:
     architecture: str = "x86_64"
     ready: bool = True
     problem: str = ""
-    promised: tuple[Promised, ...] = ()
+    promised: tuple[MachineReservation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PlacementRequest:
     """What is to be placed: `count` machines, all alike.
 
     Attributes:
@@ -97,7 +97,7 @@ class Ask:
     disk: int
     architecture: str
     addresses: Mapping[str, int] = field(default_factory=dict)
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: PlacementOptions = field(default_factory=PlacementOptions)
 
     @property
     def machine(self) -> str:
@@ -106,7 +106,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Placement:
     """An answer.
 
     Attributes:
@@ -119,27 +119,27 @@ class Placed:
     nodes: tuple[str, ...]
     sentences: tuple[str, ...]
     fetch: Mapping[str, int]
-    promises: Mapping[str, Promise] = field(default_factory=dict)
+    promises: Mapping[str, CostReservation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Fitting:
     """A node that takes at least one machine."""
 
-    room: NodeRoom
+    room: NodeCapacity
     fits: int
     held: int
     near: int
 
 
-def place(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+def place_machines(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
     """Choose a node for each machine.
 
     Raises:
         NoRoom: the machines do not fit; says how many would, what is lacking, and which node comes nearest.
     """
     near = _near(rooms, ask.addresses)
-    fitting, left = list[_Fitting](), list[tuple[NodeRoom, str, str]]()
+    fitting, left = list[_Fitting](), list[tuple[NodeCapacity, str, str]]()
     for room in rooms:
         kind, why = _left_out(room, ask)
         if why:
@@ -154,9 +154,9 @@ def place(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
         chosen += _choose([one for one in fitting if one.room.kind == EC2], ask, ask.count - at_home)
     found = sum(number for _, number in chosen)
     if found < (ask.count if ask.wishes.whole else 1):
-        raise NoRoom(_lacking(found, left, ask))
+        raise NoCapacity(_lacking(found, left, ask))
     total = sum(ask.addresses.values())
-    return Placed(
+    return Placement(
         tuple(one.room.uuid for one, number in chosen for _ in range(number)),
         tuple(_story(chosen, fitting, left, at_home, found, ask)),
         {one.room.uuid: total - one.held for one, _ in chosen},
@@ -167,7 +167,7 @@ def _bytes(cached: Container[str], addresses: Mapping[str, int]) -> int:
     return sum(count for address, count in addresses.items() if address in cached)
 
 
-def _near(rooms: Sequence[NodeRoom], addresses: Mapping[str, int]) -> dict[str, int]:
+def _near(rooms: Sequence[NodeCapacity], addresses: Mapping[str, int]) -> dict[str, int]:
     """For each value of the label `site`, the bytes of the contents that any node there holds."""
     there = defaultdict[str, set[str]](set)
     for room in rooms:
@@ -176,7 +176,7 @@ def _near(rooms: Sequence[NodeRoom], addresses: Mapping[str, int]) -> dict[str, 
     return {site: _bytes(cached, addresses) for site, cached in there.items()}
 
 
-def _fits(room: NodeRoom, ask: Ask) -> int:
+def _fits(room: NodeCapacity, ask: PlacementRequest) -> int:
     """How many of the machines a node takes; whatever a machine needs none of is no bound."""
     return min(
         (
@@ -188,7 +188,7 @@ def _fits(room: NodeRoom, ask: Ask) -> int:
     )
 
 
-def _left_out(room: NodeRoom, ask: Ask) -> tuple[str, str]:
+def _left_out(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
     """Why a node gets none of the machines: the kind of reason, and the reason; two empty texts if it may."""
     if (room.kind == EC2 and ask.wishes.where == "local") or (room.kind != EC2 and ask.wishes.where == EC2):
         wanted = "EC2" if room.kind != EC2 else "the site's own nodes"
@@ -206,18 +206,18 @@ def _left_out(room: NodeRoom, ask: Ask) -> tuple[str, str]:
     return (f"too little {short[0][0]}", _enumerate([text for _, text in short])) if short else ("", "")
 
 
-def _short(room: NodeRoom, ask: Ask) -> list[tuple[str, str]]:
+def _short(room: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
     short = []
     if room.cores < ask.cores and ask.cores:  # what a machine needs none of may be overdrawn
         short.append(("cores", f"it has {max(room.cores, 0)} of {ask.cores} cores free"))
     if room.memory < ask.memory and ask.memory:
-        short.append(("memory", f"it has {size(max(room.memory, 0))} of {size(ask.memory)} memory free"))
+        short.append(("memory", f"it has {format_size(max(room.memory, 0))} of {format_size(ask.memory)} memory free"))
     if room.disk < ask.disk and ask.disk:
-        short.append(("disk", f"it has {size(max(room.disk, 0))} of {size(ask.disk)} disk free"))
+        short.append(("disk", f"it has {format_size(max(room.disk, 0))} of {format_size(ask.disk)} disk free"))
     return short
 
 
-def _choose(fitting: list[_Fitting], ask: Ask, count: int) -> list[tuple[_Fitting, int]]:
+def _choose(fitting: list[_Fitting], ask: PlacementRequest, count: int) -> list[tuple[_Fitting, int]]:
     """Nodes and how many machines each gets, at most `count` in all, the best first."""
     chosen = list[tuple[_Fitting, int]]()
     if ask.wishes.strategy == "pack":
@@ -245,10 +245,10 @@ def _choose(fitting: list[_Fitting], ask: Ask, count: int) -> list[tuple[_Fittin
 def _story(
     chosen: list[tuple[_Fitting, int]],
     fitting: list[_Fitting],
-    left: list[tuple[NodeRoom, str, str]],
+    left: list[tuple[NodeCapacity, str, str]],
     at_home: int,
     found: int,
-    ask: Ask,
+    ask: PlacementRequest,
 ) -> Iterable[str]:
     total = sum(ask.addresses.values())
     if found < ask.count:
@@ -258,9 +258,9 @@ def _story(
             yield f"The site's own nodes have room for {at_home} of {ask.count} machines; the rest goes to EC2."
         else:
             yield "The site's own nodes have room for all machines; none goes to EC2."
-    for one, number in chosen[:MAX_TOLD]:
+    for one, number in chosen[:MAX_NODES_EXPLAINED]:
         yield f"{one.room.name} gets {_machines(number)}: {_why(one, total, ask)}."
-    if more := chosen[MAX_TOLD:]:
+    if more := chosen[MAX_NODES_EXPLAINED:]:
         yield f"{len(more)} more nodes get {_machines(sum(number for _, number in more))}, for the same reasons."
     taken = {one.room.uuid for one, _ in chosen}
     enough = [
@@ -271,8 +271,8 @@ def _story(
     yield from _omitted(sorted([*left, *enough], key=lambda it: (it[0].name, it[0].uuid)))
 
 
-def _omitted(left: list[tuple[NodeRoom, str, str]]) -> Iterable[str]:
-    if len(left) <= MAX_TOLD:
+def _omitted(left: list[tuple[NodeCapacity, str, str]]) -> Iterable[str]:
+    if len(left) <= MAX_NODES_EXPLAINED:
         for room, _, why in left:
             yield f"{room.name} is left out: {why}."
         return
@@ -284,22 +284,22 @@ def _omitted(left: list[tuple[NodeRoom, str, str]]) -> Iterable[str]:
         yield f"{_nodes(len(names))} left out ({kind}): {shown}."
 
 
-def _why(one: _Fitting, total: int, ask: Ask) -> str:
+def _why(one: _Fitting, total: int, ask: PlacementRequest) -> str:
     if not total:
         holds = "the image has no contents to fetch"
     elif one.held == total:
         holds = "it holds all contents"
     elif one.held:
-        holds = f"it holds {size(one.held)} of {size(total)} of the contents"
+        holds = f"it holds {format_size(one.held)} of {format_size(total)} of the contents"
     elif one.near:
-        holds = f"it holds no contents, its neighbours hold {size(one.near)} of {size(total)}"
+        holds = f"it holds no contents, its neighbours hold {format_size(one.near)} of {format_size(total)}"
     else:
-        holds = f"it holds no contents and fetches {size(total)}"
+        holds = f"it holds no contents and fetches {format_size(total)}"
     order = "the fullest that fits" if ask.wishes.strategy == "pack" else "the emptiest"
     return f"{holds}; among its like it is {order}, with room for {_machines(one.fits)}"
 
 
-def _lacking(found: int, left: list[tuple[NodeRoom, str, str]], ask: Ask) -> str:
+def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: PlacementRequest) -> str:
     """The sentence of a refusal: how many fit, what each machine takes, and the node that comes nearest."""
     where = {"local": "on the site's own nodes", "ec2": "on EC2", "local-then-ec2": "here or on EC2"}[ask.wishes.where]
     said = f"there is room for {found} of {_machines(ask.count)} of {ask.machine} {where}"
@@ -319,13 +319,13 @@ def _lacking(found: int, left: list[tuple[NodeRoom, str, str]], ask: Ask) -> str
     return said
 
 
-def _share(room: NodeRoom, ask: Ask) -> float:
+def _share(room: NodeCapacity, ask: PlacementRequest) -> float:
     pairs = ((room.cores, ask.cores), (room.memory, ask.memory), (room.disk, ask.disk))
     return min(free / each for free, each in pairs if each > 0)
 
 
 def _amounts(cores: int, memory: int, disk: int) -> str:
-    return f"{cores} core{'' if cores == 1 else 's'}, {size(memory)} memory and {size(disk)} disk"
+    return f"{cores} core{'' if cores == 1 else 's'}, {format_size(memory)} memory and {format_size(disk)} disk"
 
 
 def _machines(count: int) -> str:
@@ -340,15 +340,15 @@ def _enumerate(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-Place = Callable[[Sequence[NodeRoom], Ask], Placed]
+Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 """Chooses a node for each machine, or raises NoRoom; `placement.place` is one. Pure: it is called within a transaction."""
 
 
-def at_home(place: Place) -> Place:
+def place_on_site(place: Placer) -> Placer:
     """The same for machines that lost their place: they stay on the site's own nodes, since nobody asks again whose
     account at EC2 they might have."""
 
-    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
         why = "a machine that lost its place is not sent to EC2"
         return place([replace(room, ready=False, problem=why) if room.kind == EC2 else room for room in rooms], ask)
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.model.quota import Usage
+from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import SiteMachine
-from deployer.site.scheduling.placement import Ask, Place, Promised
+from deployer.site.scheduling.placement import MachineReservation, PlacementRequest, Placer
 
-Limit = Callable[[Usage, Usage, Usage], str | None]
+UsageLimit = Callable[[ResourceUsage, ResourceUsage, ResourceUsage], str | None]
 """May so much more be had? Of what the owner has, what is to come, and what all of the owner's VO have: a sentence with
 what is exceeded, or None. `allowances.Quota.check` is one. Called within the transaction, too."""
 
-Afford = Callable[[SiteMachine, Sequence[Promised]], None]
+CostCheck = Callable[[SiteMachine, Sequence[MachineReservation]], None]
 """Raises where a machine at EC2, with all that is promised in its pool, costs too much. Called within the transaction, too."""
 
 
@@ -41,20 +41,20 @@ class Proposal:
     image_id: str
     title: str
     name: str
-    ask: Ask
+    ask: PlacementRequest
     network: str
     lifetime: int
     policy: str
     decision: Mapping[str, Any]
-    limit: Limit | None = None
+    limit: UsageLimit | None = None
     most: int | None = None
     cluster: str | None = None
     role: str = ""
     held: bool = False
-    place: Place | None = None
+    place: Placer | None = None
     memory: int | None = None
     cores: int | None = None
 
-    def usage(self, count: int) -> Usage:
+    def usage(self, count: int) -> ResourceUsage:
         """What so many of its machines add to what their owner holds."""
-        return Usage(count, count * self.ask.cores, count * self.ask.memory, self.lifetime)
+        return ResourceUsage(count, count * self.ask.cores, count * self.ask.memory, self.lifetime)

@@ -7,14 +7,14 @@ from pydantic import ConfigDict, Field, model_validator
 from catalog.image.manifest import ImageId
 from deployer.machine.spec import Uuid
 from deployer.protocol.deployment_request import MAX_COUNT
-from deployer.site.model.cluster import ClusterDocument, Phase, RoleName
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase, RoleName
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
 
-class ClusterOrder(Document):
+class ClusterRequest(Document):
     """A cluster that is wanted: one that is given, or one that was published.
 
     Attributes:
@@ -50,7 +50,7 @@ class ClusterOrder(Document):
         return self
 
 
-class Scaling(Document):
+class ScaleRequest(Document):
     """How many members a role should have."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"role": "worker", "count": 8}]})
@@ -60,7 +60,7 @@ class Scaling(Document):
     reason: Annotated[str, Field(max_length=500)] = ""
 
 
-class Replacing(Document):
+class ReplaceRequest(Document):
     """Which member should be another machine: its host name, its machine's UUID, or the beginning of that."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"member": "star-worker-2", "reason": "it is slow"}]})
@@ -102,7 +102,7 @@ class ClusterSummary(Document):
     owner: Principal
     name: str
     reference: str = ""
-    phase: Phase
+    phase: ClusterPhase
     reason: str = ""
     changed: Instant
     created: Instant
@@ -128,7 +128,7 @@ class ClusterView(ClusterSummary):
     new: bool = False
 
 
-class RoleTrial(Document):
+class RoleDryRun(Document):
     """What would come of a role.
 
     Attributes:
@@ -155,7 +155,7 @@ class RoleTrial(Document):
     ready: float | None = None
 
 
-class ClusterTrial(Document):
+class ClusterDryRun(Document):
     """What would come of a cluster.
 
     Attributes:
@@ -172,7 +172,7 @@ class ClusterTrial(Document):
     placed: bool
     problems: tuple[str, ...] = ()
     order: tuple[tuple[str, ...], ...]
-    roles: dict[str, RoleTrial]
+    roles: dict[str, RoleDryRun]
     fetch: dict[Uuid, int] = Field(default_factory=dict)
     seconds: float | None = None
 

@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.image.manifest import Version
-from deployer.machine.spec import MEMORY_UNIT, State, Uuid
+from deployer.machine.spec import MEMORY_UNIT, MachineState, Uuid
 from deployer.protocol.swarm_report import Feed
-from deployer.site.model.records import AuditEntry, Deployment, SiteEvent, SiteMachine, SiteNode
+from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from signer.documents import Document
 from signer.statements.endorsement import Instant
 
-VERSION = "v1"
+SITE_API_VERSION = "v1"
 
-PAGE = 100
+PAGE_SIZE = 100
 MAX_PAGE = 1000
 """Items on a page: unless asked otherwise, and at most."""
 
@@ -33,7 +33,7 @@ MAX_ANSWER = 64 << 20
 HEARTBEAT = 15.0
 """Seconds between two signs of life of a stream of events: less than what routers forget a connection after."""
 
-MAX_KEY = 200
+MAX_IDEMPOTENCY_KEY = 200
 """Characters of an idempotency key."""
 
 _TIME = "2026-11-22T12:00:00Z"
@@ -68,7 +68,7 @@ class Problem(Document):
     detail: str
 
 
-class TokenRequest(Document):
+class JoinTokenRequest(Document):
     """What an operator asks for a node that is to join.
 
     Attributes:
@@ -104,7 +104,7 @@ class CertificateRequest(Document):
     request: Annotated[str, Field(max_length=4096)]
 
 
-class Anchors(Document):
+class SiteAnchors(Document):
     """By what a site is believed.
 
     Attributes:
@@ -128,7 +128,7 @@ class LoginLink(Document):
     expires: Instant
 
 
-class Reason(Document):
+class ReasonRequest(Document):
     """Why somebody wants something done; kept with the event."""
 
     model_config = _example(reason="maintenance of the storage")
@@ -193,7 +193,7 @@ class MachineChange(Document):
     cores: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
-class SerialPiece(Document):
+class ConsoleChunk(Document):
     """A part of a guest's serial console, as a stream carries it.
 
     Attributes:
@@ -204,10 +204,10 @@ class SerialPiece(Document):
 
     start: int
     data: str
-    state: State
+    state: MachineState
 
 
-class Ordered(Document):
+class DeploymentCreated(Document):
     """What somebody was given for a request.
 
     Attributes:
@@ -221,7 +221,7 @@ class Ordered(Document):
     new: bool = True
 
 
-class Trial(Document):
+class DryRunResult(Document):
     """What would come of a request.
 
     Attributes:
@@ -244,7 +244,7 @@ class Trial(Document):
     seconds: float | None = None
 
 
-class Explanation(Document):
+class DeploymentExplanation(Document):
     """Why a deployment was admitted, and why its machines run where they do."""
 
     deployment: Uuid
@@ -298,7 +298,7 @@ class EventPage(Document):
 class AuditPage(Document):
     """What was done, the last first; `next` as for deployments."""
 
-    items: tuple[AuditEntry, ...]
+    items: tuple[AuditRecord, ...]
     next: str | None = None
 
 

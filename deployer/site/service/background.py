@@ -11,7 +11,7 @@ from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError, SiteUnavailable
 from deployer.site.store.store import SiteStore, newest
-from deployer.web.wakeup import Bell
+from deployer.web.wakeup import Wakeup
 
 TICK = 1.0
 """Seconds between two looks at what has to be done in time."""
@@ -27,13 +27,13 @@ FRESHNESS_SECONDS = 600.0
 
 END_SECONDS = 10.0
 
-Duty = Callable[[datetime], object]
+PeriodicTask = Callable[[datetime], object]
 """Something that has to be done in time, called each second; twice does no harm."""
 
 log = logging.getLogger("partita.site")
 
 
-class Upkeep:
+class BackgroundThreads:
     """The threads.
 
     Args:
@@ -46,9 +46,9 @@ class Upkeep:
         revisions: of each node's desired state, as of the last ring of the bells.
     """
 
-    def __init__(self, store: SiteStore, catalog: TrustedCatalog, bells: Sequence[Bell]) -> None:
+    def __init__(self, store: SiteStore, catalog: TrustedCatalog, bells: Sequence[Wakeup]) -> None:
         self._store, self._catalog, self._bells = store, catalog, bells
-        self.duties: list[Duty] = []
+        self.duties: list[PeriodicTask] = []
         self.revisions: Mapping[str, int] = {}
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -118,7 +118,7 @@ class Upkeep:
             told = problem
 
 
-def seldom(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> Duty:
+def run_every(seconds: float, work: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> PeriodicTask:
     """A duty that is done only so often; the first time after as many seconds."""
     last = clock()
 

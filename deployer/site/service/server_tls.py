@@ -11,7 +11,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from deployer.errors import Misused
-from deployer.pki.ca import Authority, Pair, anchor_of, due, fingerprint, first_of
+from deployer.pki.ca import (
+    CertificateAuthority,
+    CertificateKeyPair,
+    fingerprint,
+    first_certificate,
+    last_certificate,
+    needs_renewal,
+)
 from deployer.site.settings import SiteSettings
 
 SERVER_LIFE = timedelta(days=365)
@@ -32,7 +39,7 @@ class ServerTls:
         Misused: a file that the settings name cannot be used.
     """
 
-    def __init__(self, settings: SiteSettings, authority: Authority, now: datetime) -> None:
+    def __init__(self, settings: SiteSettings, authority: CertificateAuthority, now: datetime) -> None:
         if (settings.certificate is None) != (settings.key is None):
             raise Misused("site.certificate and site.key belong together: set both, or neither")
         self._settings, self._authority = settings, authority
@@ -53,7 +60,7 @@ class ServerTls:
         """Show a fresh certificate if it is time, or the one from elsewhere as its files are now. Connections go on."""
         if self._settings.certificate is not None and self._settings.key is not None:
             self._shown = _load(self.context, self._settings.certificate, self._settings.key)
-        elif not self._shown or due(self._shown, now):
+        elif not self._shown or needs_renewal(self._shown, now):
             pair = self._authority.server(self._settings.names, now, SERVER_LIFE)
             place = self._settings.directory / FILE
             _write(place, pair)
@@ -62,14 +69,14 @@ class ServerTls:
     @property
     def shown(self) -> str:
         """SHA-256 of the certificate that is shown now, 64 hex digits."""
-        return fingerprint(first_of(self._shown))
+        return fingerprint(first_certificate(self._shown))
 
     @property
     def anchors(self) -> bytes:
         """By what nodes believe the service (PEM): the site's CA and, of a certificate from elsewhere, the last of its chain."""
         if self._settings.certificate is None:
             return self._authority.certificate
-        return self._authority.certificate + anchor_of(self._shown)
+        return self._authority.certificate + last_certificate(self._shown)
 
 
 def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:
@@ -83,7 +90,7 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:
     return shown
 
 
-def _write(place: Path, pair: Pair) -> None:
+def _write(place: Path, pair: CertificateKeyPair) -> None:
     """For this user alone; the library takes keys from files only."""
     fresh = place.with_suffix(".new")
     fresh.unlink(missing_ok=True)

@@ -24,51 +24,51 @@ from typing import Self
 from catalog.client.credential_file import read_credential
 from catalog.client.trusted import TrustedCatalog
 from deployer.errors import DeployerError, JoinRefused, SiteUnavailable
-from deployer.pki.ca import Authority, fingerprint
+from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.policy.store import PolicyStore
-from deployer.protocol.defaults import Defaults
+from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.desired_state import DesiredState, Heard, Lease, NodeReport
+from deployer.protocol.desired_state import DesiredState, LeaseTerms, NodeReport, ReportResponse
 from deployer.site.auth.authenticator import make_authenticator
-from deployer.site.auth.authorizer import Access
-from deployer.site.auth.file_in_force import FileInForce
-from deployer.site.auth.grants import Rights, quota
+from deployer.site.auth.authorizer import SiteAuthorizer
+from deployer.site.auth.file_in_force import ReloadingFile
+from deployer.site.auth.grants import SiteGrants, quota_of
 from deployer.site.broker.broker import Broker, broker_key
-from deployer.site.clusters.controller import ClusterKeeper
-from deployer.site.clusters.dry_run import Proposed, first_count, try_cluster
-from deployer.site.clusters.published import published
+from deployer.site.clusters.controller import ClusterController
+from deployer.site.clusters.dry_run import RoleProposal, dry_run_cluster, initial_count
+from deployer.site.clusters.published import resolve_published
 from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import boot_history, count_machines, desired_state, get_deployment, usage_of
-from deployer.site.db.nodes import get_node, list_nodes, rooms
+from deployer.site.db.nodes import get_node, list_nodes, node_capacities
 from deployer.site.model.cluster import Cluster, ClusterDocument
-from deployer.site.model.current_actor import acting
+from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import Principal
-from deployer.site.model.quota import Usage
+from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import NodeState
-from deployer.site.operations.admission import Admitting
-from deployer.site.operations.console_requests import Serials
-from deployer.site.operations.expiry import Patience, Sweeper
-from deployer.site.operations.fencing import Fencing, fencing
-from deployer.site.operations.machine_changes import Changing
-from deployer.site.operations.node_joining import Joining
-from deployer.site.operations.retention import LOOK_SECONDS, Pruner, keeping
-from deployer.site.operations.revocations import Withdrawing
+from deployer.site.operations.admission import AdmissionService
+from deployer.site.operations.console_requests import ConsoleRequestQueue
+from deployer.site.operations.expiry import SiteTimeouts, Sweeper
+from deployer.site.operations.fencing import SiteFencing, make_fencing
+from deployer.site.operations.machine_changes import MachineService
+from deployer.site.operations.node_joining import NodeJoinService
+from deployer.site.operations.retention import LOOK_SECONDS, Pruner, retention_periods
+from deployer.site.operations.revocations import RevocationService
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import at_home, place
-from deployer.site.schema.clusters import ClusterTrial
-from deployer.site.schema.messages import Anchors, Ordered, SiteStatus, Trial
-from deployer.site.service.background import Upkeep, seldom
+from deployer.site.scheduling.placement import place_machines, place_on_site
+from deployer.site.schema.clusters import ClusterDryRun
+from deployer.site.schema.messages import DeploymentCreated, DryRunResult, SiteAnchors, SiteStatus
+from deployer.site.service.background import BackgroundThreads, run_every
 from deployer.site.service.server_tls import ServerTls
 from deployer.site.settings import SiteSettings
 from deployer.site.store.changes import secret
 from deployer.site.store.migration import give_up_migrations
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 from deployer.units import parse_duration
-from deployer.web.wakeup import Bell
+from deployer.web.wakeup import Wakeup
 
 RENEW_SECONDS = 3600.0
 """How often it is looked whether the service's certificate is due."""
@@ -95,11 +95,13 @@ class Site:
     ) -> None:
         self.settings, self.url, self.store, self.catalog, self._clock = settings, url, store, catalog, clock
         now = clock()
-        self.authority = Authority.parse(store.write(secret, "authority", lambda: Authority.make(now).joined()))
+        self.authority = CertificateAuthority.parse(
+            store.write(secret, "authority", lambda: CertificateAuthority.make(now).joined())
+        )
         self.tls = ServerTls(settings, self.authority, now)
         anchors = self.tls.anchors
-        self.anchors = Anchors(certificates=anchors.decode("ascii"), fingerprint=fingerprint(anchors))
-        self.joining = Joining(
+        self.anchors = SiteAnchors(certificates=anchors.decode("ascii"), fingerprint=fingerprint(anchors))
+        self.joining = NodeJoinService(
             store,
             self.authority,
             self.anchors.fingerprint,
@@ -108,50 +110,52 @@ class Site:
             secrets.token_bytes,
         )
         self.policies = PolicyStore(settings.policy)
-        self.rights = FileInForce(settings.rights, Rights.load, Rights())
-        self.bell, self.broker_bell, self.serials = Bell(), Bell(), Serials()
+        self.rights = ReloadingFile(settings.rights, SiteGrants.load, SiteGrants())
+        self.bell, self.broker_bell, self.serials = Wakeup(), Wakeup(), ConsoleRequestQueue()
         self.broker: Broker | None = None
-        self.upkeep = Upkeep(store, catalog, (self.bell, self.broker_bell))
+        self.upkeep = BackgroundThreads(store, catalog, (self.bell, self.broker_bell))
         self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)
-        self.access = Access(
+        self.access = SiteAuthorizer(
             self._authenticator,
             self.rights.current,
             self._node_is_in,
             lambda uuid: store.read(get_deployment, uuid),
             lambda uuid: store.read(get_cluster, uuid),
         )
-        self._withdrawing = Withdrawing(catalog, settings.directory, settings.blocked, self.policies.current, clock)
-        self.admitting = Admitting(
+        self._withdrawing = RevocationService(
+            catalog, settings.directory, settings.blocked, self.policies.current, clock
+        )
+        self.admitting = AdmissionService(
             store,
             catalog,
             self.policies.current,
-            lambda who, manifest: quota(self.rights.current(), who, manifest),
-            place,
-            Defaults(settings.network, settings.lifetime),
+            lambda who, manifest: quota_of(self.rights.current(), who, manifest),
+            place_machines,
+            RequestDefaults(settings.network, settings.lifetime),
             clock,
             self._withdrawing.current,
         )
-        self.clusters = ClusterKeeper(
+        self.clusters = ClusterController(
             store,
             self.admitting.admit,
             parse_duration(settings.lifetime),
             lambda: self.broker is not None,
             self.now,
         )
-        self.changing = Changing(
+        self.changing = MachineService(
             store,
             self.policies.current,
             self.access.owner,
-            lambda who: quota(self.rights.current(), who),
+            lambda who: quota_of(self.rights.current(), who),
         )
         self._fencing = self._fences()
-        self.pruner = Pruner(store.database, keeping(settings))
+        self.pruner = Pruner(store.database, retention_periods(settings))
         self.upkeep.duties += [
             self._sweeper().look,
             self.clusters.look,
             lambda _now: give_up_migrations(store),
-            seldom(RENEW_SECONDS, lambda: self.tls.renew(clock())),
-            seldom(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
+            run_every(RENEW_SECONDS, lambda: self.tls.renew(clock())),
+            run_every(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
         ]
         self.told_of: list[Callable[[], Sequence[str]]] = []
         """Ask what else keeps the site from its work; `status` says it."""
@@ -189,7 +193,7 @@ class Site:
             self._clock,
             news=self.broker_bell.ring,
         )
-        self.upkeep.duties.append(seldom(TIDY_SECONDS, self.broker.tidy))
+        self.upkeep.duties.append(run_every(TIDY_SECONDS, self.broker.tidy))
         return self.broker
 
     def desired(self, node: str) -> DesiredState:
@@ -244,42 +248,42 @@ class Site:
         self.store.read(last_event)
         self.upkeep.check()
 
-    def absorb(self, node: str, report: NodeReport) -> Heard:
+    def absorb(self, node: str, report: NodeReport) -> ReportResponse:
         """Take in what a node reports, and answer it."""
-        self.store.write(absorb, node, report)
-        return Heard(lease=self._fencing.lease)
+        self.store.write(store_report, node, report)
+        return ReportResponse(lease=self._fencing.lease)
 
-    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> Ordered:
-        """Order machines; errors as `Admitting.admit` has them."""
-        with acting(who):
+    def admit(self, request: DeploymentRequest, who: Principal, key: str | None) -> DeploymentCreated:
+        """Order machines; errors as `AdmissionService.admit` has them."""
+        with acting_as(who):
             return self.admitting.admit(request, who, key)
 
     def published_cluster(self, reference: str) -> tuple[str, ClusterDocument]:
         """The cluster document that a catalog has published under that name, if the policy takes it; errors as there."""
         policy = self.policies.current().policy
-        return published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
+        return resolve_published(self.catalog, reference, policy, self._withdrawing.current(), self._clock())
 
-    def try_cluster(self, document: ClusterDocument, who: Principal) -> ClusterTrial:
-        """What would come of a cluster; nothing is done. Errors as `Admitting.try_out` has them for each of its roles."""
+    def try_cluster(self, document: ClusterDocument, who: Principal) -> ClusterDryRun:
+        """What would come of a cluster; nothing is done. Errors as `AdmissionService.try_out` has them for each of its roles."""
         self.clusters.check(document)
         lifetime = document.lifetime or parse_duration(self.settings.lifetime)
         proposed = {
-            name: Proposed(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
+            name: RoleProposal(*self.admitting.weigh(_first(document, name, lifetime), who)) for name in document.roles
         }
         addresses = {one for role in proposed.values() for one in role.proposal.ask.addresses}
-        together = self.store.read(usage_of, vo=who.vo) if who.vo else Usage()
+        together = self.store.read(usage_of, vo=who.vo) if who.vo else ResourceUsage()
         clash = self.clusters.clash(document, who)
-        return try_cluster(
+        return dry_run_cluster(
             document,
             proposed,
-            self.store.read(rooms, addresses, self.store.overcommit),
-            place,
+            self.store.read(node_capacities, addresses, self.store.overcommit),
+            place_machines,
             (self.store.read(usage_of, owner=who), together),
             self.store.read(boot_history),
             (clash,) if clash else (),
         )
 
-    def try_out(self, request: DeploymentRequest, who: Principal) -> Trial:
+    def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
         """What would come of an order; nothing is done."""
         return self.admitting.try_out(request, who)
 
@@ -292,14 +296,14 @@ class Site:
         lost_after, warn_before = (
             timedelta(seconds=parse_duration(text)) for text in (settings.lost_after, settings.warn_before)
         )
-        patience = Patience(lost_after, warn_before, settings.lost_machines)
-        return Sweeper(self.store, at_home(place), patience, self.now(), self._fencing.look)
+        patience = SiteTimeouts(lost_after, warn_before, settings.lost_machines)
+        return Sweeper(self.store, place_on_site(place_machines), patience, self.now(), self._fencing.look)
 
-    def _fences(self) -> Fencing:
+    def _fences(self) -> SiteFencing:
         settings = self.settings
-        return fencing(
+        return make_fencing(
             settings.lost_machines,
-            Lease(seconds=parse_duration(settings.fence_after), then=settings.fence_then),
+            LeaseTerms(seconds=parse_duration(settings.fence_after), then=settings.fence_then),
             parse_duration(settings.fence_margin),
             settings.fence_command,
             parse_duration(settings.fence_timeout),
@@ -307,13 +311,13 @@ class Site:
         )
 
     def _tell_of_node(self, uuid: str, what: str, why: str) -> None:
-        self.store.write(Work.tell, "node", uuid, what, why)
+        self.store.write(UnitOfWork.tell, "node", uuid, what, why)
 
 
 def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentRequest:
     """The order for the members of a role that have room taken for them at once."""
     role = document.roles[name]
-    hostnames = tuple(document.hostname(name, slot) for slot in range(1, first_count(document, role) + 1))
+    hostnames = tuple(document.hostname(name, slot) for slot in range(1, initial_count(document, role) + 1))
     return role.request(role.image, min(lifetime, role.lifetime or lifetime), hostnames, whole=True)
 
 

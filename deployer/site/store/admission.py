@@ -10,27 +10,27 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from deployer.errors import Conflict, NoRoom, OverQuota
-from deployer.machine.spec import State
+from deployer.errors import Conflict, NoCapacity, OverQuota
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.desired_state import Want
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import Change
+from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.model.principal import Principal
-from deployer.site.model.quota import Usage
-from deployer.site.model.records import Deployment, Promise, SiteMachine
-from deployer.site.scheduling.node_capacity import Overcommit, capped
-from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
+from deployer.site.model.quota import ResourceUsage
+from deployer.site.model.records import CostReservation, Deployment, SiteMachine
+from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
+from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
 
 WAITS = "there is no room for it on any node now; it waits"
 
 
-def ordered(
+def find_ordered(
     connection: Transaction,
     owner: Principal,
     key: str,
@@ -50,8 +50,8 @@ def ordered(
     return store_machines.get_deployment(connection, uuid), store_machines.machines_of(connection, uuid)
 
 
-def admit(
-    work: Work, owner: Principal, key: str | None, proposal: Proposal, place: Place
+def admit_request(
+    work: UnitOfWork, owner: Principal, key: str | None, proposal: Proposal, place: Placer
 ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
     """Admit a request: idempotency, quotas, room, machines with their nodes and the story, in one transaction.
 
@@ -72,12 +72,12 @@ def admit(
     """
     connection = work.connection
     if key is not None:
-        done = ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
+        done = find_ordered(connection, owner, key, proposal.request, proposal.cluster, proposal.role)
         if done is not None:
             return *done, False
     whole = proposal.request.wishes.whole
     _check(connection, owner, proposal, proposal.ask.count if whole else 1)
-    chosen = placed(connection, work.overcommit, proposal.ask, place, proposal.most)
+    chosen = place_now(connection, work.overcommit, proposal.ask, place, proposal.most)
     if not whole:
         _check(connection, owner, proposal, len(chosen.nodes))
     deployment = Deployment(
@@ -98,80 +98,86 @@ def admit(
         _machine(deployment, proposal, work.new_uuid(), node, number, chosen.promises.get(node))
         for number, node in enumerate(chosen.nodes, 1)
     )
-    store_machines.add(connection, deployment, proposal.ask, proposal.most, made)
+    store_machines.add_deployment(connection, deployment, proposal.ask, proposal.most, made)
     if key is not None:
         digest = _digest(proposal.request, proposal.cluster, proposal.role)
-        store_machines.note_order(connection, owner.identity, key, digest, deployment.uuid)
+        store_machines.record_order(connection, owner.identity, key, digest, deployment.uuid)
     work.tell("deployment", deployment.uuid, "admitted", proposal.title, deployment.uuid)
     work.made(made)
     return deployment, made, True
 
 
-def placed(connection: Transaction, overcommit: Overcommit, ask: Ask, place: Place, most: int | None = None) -> Placed:
+def place_now(
+    connection: Transaction, overcommit: Overcommit, ask: PlacementRequest, place: Placer, most: int | None = None
+) -> Placement:
     """Where machines would run by the room that there is now; nothing is kept. NoRoom as `place` says."""
-    rooms = store_nodes.rooms(connection, ask.addresses.keys(), overcommit)
-    return place([capped(room, most, ask.cores) for room in rooms], ask)
+    rooms = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
+    return place([cap_machines(room, most, ask.cores) for room in rooms], ask)
 
 
-def fitting(connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Place) -> set[str]:
+def fitting_deployments(
+    connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Placer
+) -> set[str]:
     """Of machines without a node, the deployments of which one would have room now."""
     asks = {uuid: _ask_again(connection, uuid) for uuid in dict.fromkeys(machine.deployment for machine in waiting)}
     addresses = {address for ask, _ in asks.values() for address in ask.addresses}
-    rooms = store_nodes.rooms(connection, addresses, overcommit)
+    rooms = store_nodes.node_capacities(connection, addresses, overcommit)
     found = set()
     for uuid, (ask, most) in asks.items():
-        with suppress(NoRoom):
-            place([capped(room, most, ask.cores) for room in rooms], ask)
+        with suppress(NoCapacity):
+            place([cap_machines(room, most, ask.cores) for room in rooms], ask)
             found.add(uuid)
     return found
 
 
-def placed_again(connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Place) -> Change:
+def place_again(
+    connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Placer
+) -> MachineTransition:
     """A machine without a node gets one, or goes on waiting."""
     ask, most = _ask_again(connection, machine.deployment)
     try:
-        chosen = placed(connection, overcommit, ask, _apart(place, machine.beside), most)
-    except NoRoom:
-        return waits(machine)
-    return Change(
+        chosen = place_now(connection, overcommit, ask, _apart(place, machine.beside), most)
+    except NoCapacity:
+        return mark_waiting(machine)
+    return MachineTransition(
         machine.model_copy(update={"node": chosen.nodes[0], "reason": ""}), (("placed", "; ".join(chosen.sentences)),)
     )
 
 
-def _apart(place: Place, node: str | None) -> Place:
+def _apart(place: Placer, node: str | None) -> Placer:
     """The same, without a node that has an older copy of the machine to drop first."""
     if node is None:
         return place
     why = "it has an older copy of the machine, and is to drop that first"
 
-    def placed(rooms: Sequence[NodeRoom], ask: Ask) -> Placed:
+    def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
         return place([replace(room, ready=False, problem=why) if room.uuid == node else room for room in rooms], ask)
 
     return placed
 
 
-def waits(machine: SiteMachine) -> Change:
+def mark_waiting(machine: SiteMachine) -> MachineTransition:
     """A machine for which there is no room says so."""
-    return Change(machine.model_copy(update={"reason": WAITS}))
+    return MachineTransition(machine.model_copy(update={"reason": WAITS}))
 
 
-def _ask_again(connection: Transaction, deployment: str) -> tuple[Ask, int | None]:
+def _ask_again(connection: Transaction, deployment: str) -> tuple[PlacementRequest, int | None]:
     """What one machine of a deployment takes, and how many of them the policy allowed on one node."""
     wishes = store_machines.get_deployment(connection, deployment).request.wishes
-    return store_machines.ask_of(connection, deployment, wishes)
+    return store_machines.placement_request_of(connection, deployment, wishes)
 
 
 def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
     if proposal.limit is None:
         return
     mine = store_machines.usage_of(connection, owner=owner)
-    together = store_machines.usage_of(connection, vo=owner.vo) if owner.vo else Usage()
+    together = store_machines.usage_of(connection, vo=owner.vo) if owner.vo else ResourceUsage()
     if fault := proposal.limit(mine, proposal.usage(count), together):
         raise OverQuota(fault)
 
 
 def _machine(
-    deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int, promise: Promise | None
+    deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int, promise: CostReservation | None
 ) -> SiteMachine:
     ask, request = proposal.ask, proposal.request
     return SiteMachine(
@@ -179,12 +185,12 @@ def _machine(
         deployment=deployment.uuid,
         node=node,
         number=number,
-        hostname=hostname(request, proposal.name, uuid, number),
+        hostname=make_hostname(request, proposal.name, uuid, number),
         image_id=proposal.image_id,
         title=proposal.title,
         network=proposal.network,
-        want=Want.RUNNING,
-        state=State.PENDING,
+        want=DesiredStatus.RUNNING,
+        state=MachineState.PENDING,
         created=deployment.created,
         changed=deployment.created,
         ends=deployment.ends,
@@ -199,7 +205,7 @@ def _machine(
     )
 
 
-def hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
+def make_hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
     """What a machine's guest is told it is called."""
     if request.hostnames:
         return request.hostnames[number - 1]

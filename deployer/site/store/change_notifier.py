@@ -10,14 +10,14 @@ LOOK_EVERY = 1.0
 
 
 @dataclass(frozen=True)
-class Newest:
+class ChangePosition:
     """How far the story has come: the last event's number, and each node's revision."""
 
     event: int = 0
     revisions: Mapping[str, int] = field(default_factory=dict)
 
 
-class News:
+class ChangeNotifier:
     """What is newest, and those who wait for more. Safe to use from many threads.
 
     Args:
@@ -25,14 +25,14 @@ class News:
         monotonic: seconds.
     """
 
-    def __init__(self, look: Callable[[], Newest], monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, look: Callable[[], ChangePosition], monotonic: Callable[[], float] = time.monotonic) -> None:
         self._look, self._monotonic = look, monotonic
         self._changed = threading.Condition()
         self._event = 0
         self._revisions: dict[str, int] = {}
         self._looked = float("-inf")
 
-    def told(self, newest: Newest) -> None:
+    def told(self, newest: ChangePosition) -> None:
         """This much is committed. Late and partial news never take anything back."""
         with self._changed:
             self._event = max(self._event, newest.event)

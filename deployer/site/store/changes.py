@@ -11,11 +11,11 @@ from deployer.site.db import nodes as store_nodes
 from deployer.site.lifecycle import report_rules as absorbing
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteCluster, SiteMachine, SiteNode
-from deployer.site.scheduling.proposal import Afford
-from deployer.site.store.unit_of_work import Changes, Work
+from deployer.site.scheduling.proposal import CostCheck
+from deployer.site.store.unit_of_work import TransitionRule, UnitOfWork
 
 
-def add_node(work: Work, name: str, labels: Mapping[str, str], kind: str = "libvirt") -> SiteNode:
+def add_node(work: UnitOfWork, name: str, labels: Mapping[str, str], kind: str = "libvirt") -> SiteNode:
     """A new node, which has not reported yet; Conflict if there is one of that name that has not left."""
     uuid = work.new_uuid()
     store_nodes.insert_node(work.connection, uuid, name, labels, kind, work.now)
@@ -23,7 +23,7 @@ def add_node(work: Work, name: str, labels: Mapping[str, str], kind: str = "libv
     return store_nodes.get_node(work.connection, uuid)
 
 
-def set_node_state(work: Work, uuid: str, state: NodeState, reason: str) -> None:
+def set_node_state(work: UnitOfWork, uuid: str, state: NodeState, reason: str) -> None:
     """Drain a node, let it work again, say that it is lost, or remove it.
 
     A node that is lost stays so until it reports; draining and its end are remembered meanwhile. The machines of a node
@@ -39,13 +39,13 @@ def set_node_state(work: Work, uuid: str, state: NodeState, reason: str) -> None
     demand_member(node)
     draining = state is NodeState.DRAINING or (node.draining and state is not NodeState.READY)
     lost = node.state is NodeState.LOST and state is not NodeState.LEFT
-    store_nodes.set_state(work.connection, uuid, NodeState.LOST if lost else state, draining=draining)
+    store_nodes.write_node_state(work.connection, uuid, NodeState.LOST if lost else state, draining=draining)
     if draining is not node.draining:
         work.touched.add(uuid)
     work.tell("node", uuid, state.value, reason)
     if state is NodeState.LEFT:
-        here = store_machines.told(work.connection, uuid)
-        work.change(here, lambda machine: absorbing.leave(machine, work.now))
+        here = store_machines.machines_on_node(work.connection, uuid)
+        work.change(here, lambda machine: absorbing.apply_node_removal(machine, work.now))
 
 
 def demand_member(node: SiteNode) -> None:
@@ -54,7 +54,7 @@ def demand_member(node: SiteNode) -> None:
         raise JoinRefused(f"the node {node.name} has left the site; it has to join again")
 
 
-def change_machine(work: Work, uuid: str, rule: Changes, afford: Afford | None = None) -> SiteMachine:
+def change_machine(work: UnitOfWork, uuid: str, rule: TransitionRule, afford: CostCheck | None = None) -> SiteMachine:
     """Change a machine by a rule and tell of it; its node hears of what concerns it. Returns what it has become.
 
     Args:
@@ -66,32 +66,32 @@ def change_machine(work: Work, uuid: str, rule: Changes, afford: Afford | None =
     work.change([store_machines.get_machine(work.connection, uuid)], rule)
     after = store_machines.get_machine(work.connection, uuid)
     if afford is not None and after.node is not None and after.promise is not None:
-        afford(after, store_nodes.promised(work.connection, after.node))
+        afford(after, store_nodes.list_reservations(work.connection, after.node))
     return after
 
 
-def change_machines(work: Work, deployment: str, rule: Changes) -> tuple[SiteMachine, ...]:
+def change_machines(work: UnitOfWork, deployment: str, rule: TransitionRule) -> tuple[SiteMachine, ...]:
     """The same for all machines of a deployment, all or none of them; returns them by number."""
     work.change(store_machines.machines_of(work.connection, deployment), rule)
     return store_machines.machines_of(work.connection, deployment)
 
 
-def new_join_token(work: Work, digest: str, expires: datetime, name: str = "") -> None:
+def new_join_token(work: UnitOfWork, digest: str, expires: datetime, name: str = "") -> None:
     """Remember a join token by the SHA-256 of its text, for a node that will have that name (or may choose)."""
     store_story.add_token(work.connection, digest, name, expires)
 
 
-def redeem_join_token(work: Work, digest: str, now: datetime) -> str:
+def redeem_join_token(work: UnitOfWork, digest: str, now: datetime) -> str:
     """Use a join token up, once and for all; returns the name that it was made for. JoinRefused if it is not good."""
     return store_story.use_token(work.connection, digest, now)
 
 
-def secret(work: Work, name: str, make: Callable[[], bytes]) -> bytes:
+def secret(work: UnitOfWork, name: str, make: Callable[[], bytes]) -> bytes:
     """One of the site's own secrets, made the first time and the same ever after."""
-    return store_story.secret(work.connection, name, make)
+    return store_story.get_or_make_secret(work.connection, name, make)
 
 
-def add_cluster(work: Work, owner: Principal, name: str, document: str, state: str = "") -> SiteCluster:
+def add_cluster(work: UnitOfWork, owner: Principal, name: str, document: str, state: str = "") -> SiteCluster:
     """A new cluster; what the texts say is the caller's own."""
     cluster = SiteCluster(
         uuid=work.new_uuid(), owner=owner, name=name, document=document, state=state, created=work.now
@@ -102,7 +102,7 @@ def add_cluster(work: Work, owner: Principal, name: str, document: str, state: s
 
 
 def change_cluster(
-    work: Work, uuid: str, change: Callable[[SiteCluster], SiteCluster], what: str = "", reason: str = ""
+    work: UnitOfWork, uuid: str, change: Callable[[SiteCluster], SiteCluster], what: str = "", reason: str = ""
 ) -> SiteCluster:
     """Change a cluster, and tell of it if `what` says something; ClusterNotFound. No change is not told of."""
     before = store_clusters.get_cluster(work.connection, uuid)

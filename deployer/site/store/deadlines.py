@@ -7,17 +7,23 @@ from datetime import datetime
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import Change, LostPolicy, expire, lose, warn
+from deployer.site.lifecycle.report_rules import (
+    LostPolicy,
+    MachineTransition,
+    apply_node_loss,
+    expire_machine,
+    warn_of_expiry,
+)
 from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import Place
+from deployer.site.scheduling.placement import Placer
 from deployer.site.store import admission as store_admission
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 
 
 @dataclass(frozen=True)
-class Demands:
+class DueWork:
     """What a look is about.
 
     Attributes:
@@ -34,61 +40,61 @@ class Demands:
     policy: LostPolicy
     fenced: Container[str] | None = None
 
-    def lose(self, machine: SiteMachine) -> Change | None:
+    def lose(self, machine: SiteMachine) -> MachineTransition | None:
         """What becomes of a machine of a lost node."""
         fenced = self.fenced is None or machine.node in self.fenced
-        return lose(machine, self.policy, self.now, fenced=fenced)
+        return apply_node_loss(machine, self.policy, self.now, fenced=fenced)
 
 
-def meet(store: SiteStore, demands: Demands) -> int:
+def meet_deadlines(store: SiteStore, demands: DueWork) -> int:
     """Do what time demands: expiry, warnings, nodes that are silent for too long; returns how many changes it made."""
     return store.write(_meet, demands) if store.read(_is_due, demands) else 0
 
 
-def _is_due(connection: Transaction, demands: Demands) -> bool:
+def _is_due(connection: Transaction, demands: DueWork) -> bool:
     """Whether there is anything to do."""
     return bool(
-        store_nodes.silent(connection, demands.lost_before)
-        or store_machines.due(connection, demands.now, demands.warn_until)
-        or any(demands.lose(one) for one in store_machines.on_lost_nodes(connection))
+        store_nodes.silent_nodes(connection, demands.lost_before)
+        or store_machines.due_machines(connection, demands.now, demands.warn_until)
+        or any(demands.lose(one) for one in store_machines.machines_on_lost_nodes(connection))
     )
 
 
-def _meet(work: Work, demands: Demands) -> int:
+def _meet(work: UnitOfWork, demands: DueWork) -> int:
     """Nodes are lost first, since that decides what an end means for their machines."""
     now = demands.now
-    for node in store_nodes.silent(work.connection, demands.lost_before):
-        store_nodes.set_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
+    for node in store_nodes.silent_nodes(work.connection, demands.lost_before):
+        store_nodes.write_node_state(work.connection, node.uuid, NodeState.LOST, draining=node.draining)
         work.tell("node", node.uuid, "lost", "it has not reported for too long")
     work.change(
-        store_machines.due(work.connection, now, demands.warn_until),
-        lambda machine: expire(machine, now) or warn(machine),
+        store_machines.due_machines(work.connection, now, demands.warn_until),
+        lambda machine: expire_machine(machine, now) or warn_of_expiry(machine),
     )
-    work.change(store_machines.on_lost_nodes(work.connection), demands.lose)
+    work.change(store_machines.machines_on_lost_nodes(work.connection), demands.lose)
     return len(work.events)
 
 
-def place_waiting(store: SiteStore, place: Place) -> int:
+def place_waiting(store: SiteStore, place: Placer) -> int:
     """Find nodes for machines that have none; returns how many found one. The others say, once, that they wait."""
     fits = store.read(_fitting, store.overcommit, place)
     return 0 if fits is None else store.write(_place_waiting, place, fits)
 
 
-def _fitting(connection: Transaction, overcommit: Overcommit, place: Place) -> set[str] | None:
+def _fitting(connection: Transaction, overcommit: Overcommit, place: Placer) -> set[str] | None:
     """The deployments whose waiting machines would have room now; None if there is nothing to write, not even that."""
-    waiting = store_machines.unplaced(connection)
-    found = store_admission.fitting(connection, overcommit, waiting, place) if waiting else set[str]()
-    said = all(store_admission.waits(machine).machine == machine for machine in waiting)
+    waiting = store_machines.unplaced_machines(connection)
+    found = store_admission.fitting_deployments(connection, overcommit, waiting, place) if waiting else set[str]()
+    said = all(store_admission.mark_waiting(machine).machine == machine for machine in waiting)
     return None if said and not found else found
 
 
-def _place_waiting(work: Work, place: Place, fits: set[str]) -> int:
+def _place_waiting(work: UnitOfWork, place: Placer, fits: set[str]) -> int:
     """Place waiting machines of those deployments, as far as there is room; returns how many were placed."""
     placed = 0
-    for machine in store_machines.unplaced(work.connection):
-        change = store_admission.waits(machine)
+    for machine in store_machines.unplaced_machines(work.connection):
+        change = store_admission.mark_waiting(machine)
         if machine.deployment in fits:
-            change = store_admission.placed_again(work.connection, work.overcommit, machine, place)
+            change = store_admission.place_again(work.connection, work.overcommit, machine, place)
         if change.machine.node is None:
             fits.discard(machine.deployment)  # the next one of its like would not fit either
         else:

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from deployer.errors import MachineConflict, NoRoom
-from deployer.protocol.desired_state import Want
+from deployer.errors import MachineConflict, NoCapacity
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
 from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.model.records import SiteMachine, SiteNode
-from deployer.site.scheduling.node_capacity import capped
-from deployer.site.scheduling.placement import Ask, NodeRoom, Place, Placed
+from deployer.site.scheduling.node_capacity import cap_machines
+from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 
 
-def migrate(work: Work, uuid: str, to: str, then: Want, reason: str, place: Place) -> SiteMachine:
+def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: str, place: Placer) -> SiteMachine:
     """Let a machine that rests go to another node; it stays where it is until that one has all of it.
 
     Args:
@@ -32,55 +32,55 @@ def migrate(work: Work, uuid: str, to: str, then: Want, reason: str, place: Plac
         NoRoom: no node may take it; says why of each.
     """
     machine = store_machines.get_machine(work.connection, uuid)
-    moving.demand_rest(machine)
+    moving.check_at_rest(machine)
     assert machine.node is not None  # noqa: S101 - at rest somewhere
     nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
     source = nodes[machine.node]
-    if fault := moving.giver_fault(machine, source):
+    if fault := moving.source_fault(machine, source):
         raise MachineConflict(fault)
     chosen = _placed(work, place, machine, nodes, source, to)
-    change = moving.begin(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
+    change = moving.start_migration(machine, chosen.nodes[0], then, reason, " ".join(chosen.sentences))
     work.change([machine], lambda _: change)
     return store_machines.get_machine(work.connection, uuid)
 
 
 def _placed(
-    work: Work, place: Place, machine: SiteMachine, nodes: dict[str, SiteNode], source: SiteNode, to: str
-) -> Placed:
+    work: UnitOfWork, place: Placer, machine: SiteMachine, nodes: dict[str, SiteNode], source: SiteNode, to: str
+) -> Placement:
     request = store_machines.get_deployment(work.connection, machine.deployment).request
-    ask, most = store_machines.ask_of(work.connection, machine.deployment, request.wishes)
+    ask, most = store_machines.placement_request_of(work.connection, machine.deployment, request.wishes)
     wishes = request.wishes.model_copy(update={"where": "local", "whole": True})
     mine = replace(ask, cores=machine.granted_cores, memory=machine.granted_memory, disk=machine.disk, wishes=wishes)
     rooms = [
-        _fitting(capped(room, most, mine.cores), machine, source, nodes[room.uuid], to)
-        for room in store_nodes.rooms(work.connection, mine.addresses.keys(), work.overcommit)
+        _fitting(cap_machines(room, most, mine.cores), machine, source, nodes[room.uuid], to)
+        for room in store_nodes.node_capacities(work.connection, mine.addresses.keys(), work.overcommit)
     ]
     try:
         return place(rooms, mine)
-    except NoRoom as exc:
-        raise NoRoom(f"machine {machine.hostname} cannot be moved: {_why(rooms, mine, to)}") from exc
+    except NoCapacity as exc:
+        raise NoCapacity(f"machine {machine.hostname} cannot be moved: {_why(rooms, mine, to)}") from exc
 
 
-def _fitting(room: NodeRoom, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeRoom:
+def _fitting(room: NodeCapacity, machine: SiteMachine, source: SiteNode, target: SiteNode, to: str) -> NodeCapacity:
     """A node's room as a machine that moves sees it: none where it cannot go on."""
-    fault = room.problem or moving.taker_fault(machine, source, target)
+    fault = room.problem or moving.target_fault(machine, source, target)
     if to and room.uuid != to:
         fault = "another node was asked for"
     return replace(room, ready=room.ready and not fault, problem=fault)
 
 
-def _why(rooms: Sequence[NodeRoom], ask: Ask, to: str) -> str:
+def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
     """Why none of the nodes takes it, node by node; of one that was asked for, that one alone."""
     shown = [room for room in rooms if not to or room.uuid == to]
-    said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_TOLD]]
+    said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_NODES_SHOWN]]
     return "; ".join(said) or "there is no other node"
 
 
-MAX_TOLD = 8
+MAX_NODES_SHOWN = 8
 """Nodes of which it is told why they cannot take a machine."""
 
 
-def _short(room: NodeRoom, ask: Ask) -> str:
+def _short(room: NodeCapacity, ask: PlacementRequest) -> str:
     if room.architecture != ask.architecture:
         return f"it runs {room.architecture or 'nothing that it has told of'}, and the machine is {ask.architecture}"
     if any(room.labels.get(name) != value for name, value in ask.wishes.labels.items()):
@@ -95,15 +95,17 @@ def give_up_migrations(store: SiteStore) -> int:
 
 def _lapsed(connection: Transaction) -> bool:
     """Whether any move has to be given up; only reads."""
-    there = store_machines.beside(connection)
+    there = store_machines.migrating_machines(connection)
     if not there:
         return False
     nodes = {node.uuid: node for node in store_nodes.list_nodes(connection, contents=False)}
-    return any(moving.abandoned(machine, nodes) is not None for machine in there)
+    return any(moving.abandon_on_node_loss(machine, nodes) is not None for machine in there)
 
 
-def _give_up(work: Work) -> int:
+def _give_up(work: UnitOfWork) -> int:
     """Give up the moves from and to nodes that are lost or have left."""
     nodes = {node.uuid: node for node in store_nodes.list_nodes(work.connection, contents=False)}
-    work.change(store_machines.beside(work.connection), lambda machine: moving.abandoned(machine, nodes))
+    work.change(
+        store_machines.migrating_machines(work.connection), lambda machine: moving.abandon_on_node_loss(machine, nodes)
+    )
     return len(work.events)

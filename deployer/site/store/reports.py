@@ -8,10 +8,10 @@ from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.lifecycle import report_rules as absorbing
 from deployer.site.model.records import NodeState
 from deployer.site.store.changes import demand_member
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 
 
-def absorb(work: Work, uuid: str, report: NodeReport) -> None:
+def store_report(work: UnitOfWork, uuid: str, report: NodeReport) -> None:
     """Take in what a node reports.
 
     A report in which nothing is new writes that it came, and nothing else. One that is older than what was heard already
@@ -29,37 +29,38 @@ def absorb(work: Work, uuid: str, report: NodeReport) -> None:
         work.tell("node", uuid, state.value, "it reports again")
     if report.problem != node.problem:
         work.tell("node", uuid, "problem" if report.problem else "well", report.problem)
-    store_nodes.reported(work.connection, node, report, state, work.now)
+    store_nodes.write_report(work.connection, node, report, state, work.now)
     if report.movable != node.movable:  # who is to be brought from there hears where that is now
-        there = [machine.moving for machine in store_machines.beside(work.connection)]
+        there = [machine.moving for machine in store_machines.migrating_machines(work.connection)]
         work.touched |= {move.target for move in there if move is not None and move.source == uuid}
     if report.revision >= node.seen:
         _absorb_machines(work, uuid, report)
 
 
-def _absorb_machines(work: Work, node: str, report: NodeReport) -> None:
+def _absorb_machines(work: UnitOfWork, node: str, report: NodeReport) -> None:
     seen = {machine.uuid: machine for machine in report.machines}
-    here = store_machines.told(work.connection, node)
+    here = store_machines.machines_on_node(work.connection, node)
     work.change(
-        here, lambda machine: absorbing.absorb(machine, seen.get(machine.uuid), work.now, complete=report.complete)
+        here,
+        lambda machine: absorbing.apply_report(machine, seen.get(machine.uuid), work.now, complete=report.complete),
     )
     known = {machine.uuid for machine in here} | _absorb_beside(work, node, report)
     strays = [uuid for uuid, machine in seen.items() if uuid not in known and not machine.state.final]
-    for uuid in store_nodes.note_strays(work.connection, node, strays):
+    for uuid in store_nodes.record_strays(work.connection, node, strays):
         work.touched.add(node)
         work.tell("machine", uuid, "stray", "a node has it that should not; the node is to end it")
 
 
-def _absorb_beside(work: Work, node: str, report: NodeReport) -> set[str]:
+def _absorb_beside(work: UnitOfWork, node: str, report: NodeReport) -> set[str]:
     """The same for machines that come to the node, or have gone from it and are still there; returns which they were.
 
     One that changes hands keeps what its guest is known by: it does not begin anew there.
     """
-    there = store_machines.beside(work.connection, node)
+    there = store_machines.migrating_machines(work.connection, node)
     has = {machine.uuid for machine in report.machines if not machine.state.final}
     for machine in there:
-        change = moving.hear(machine, node, report, has, work.now)
+        change = moving.apply_migration_report(machine, node, report, has, work.now)
         if change is not None and change.machine.node != machine.node:
-            broker_store.carry(work.connection, machine.uuid, node)
+            broker_store.reassign_contact(work.connection, machine.uuid, node)
         work.change([machine], lambda _, change=change: change)  # type: ignore[misc]
     return {machine.uuid for machine in there}

@@ -11,10 +11,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from deployer.site.db.engine import SiteDatabase, Transaction
 from deployer.site.db.events import last_event
 from deployer.site.db.nodes import revisions
-from deployer.site.model.current_actor import actor
+from deployer.site.model.current_actor import get_actor
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.store.change_notifier import Newest, News
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.change_notifier import ChangeNotifier, ChangePosition
+from deployer.site.store.unit_of_work import UnitOfWork
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class SiteStore:
     ) -> None:
         self.database, self.overcommit = database, overcommit
         self._clock, self._new_uuid = clock, new_uuid
-        self._news = News(lambda: self.read(newest))
+        self._news = ChangeNotifier(lambda: self.read(newest))
 
     def now(self) -> datetime:
         """The present as records carry it: whole seconds."""
@@ -50,17 +50,17 @@ class SiteStore:
         with self.database.reading() as connection:
             return query(connection, *args, **kwargs)
 
-    def write(self, change: Callable[Concatenate[Work, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def write(self, change: Callable[Concatenate[UnitOfWork, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """What a change returns, which is durable then, with its events; whatever it raises leaves all as it was.
 
         Nodes that have to act get their next revision in the same transaction: no order that nobody hears of.
         """
         with self.database.writing() as connection:
-            work = Work(connection, self.now(), self._new_uuid, self.overcommit, by=actor())
+            work = UnitOfWork(connection, self.now(), self._new_uuid, self.overcommit, by=get_actor())
             result = change(work, *args, **kwargs)
             touched = work.finish()
         if work.events or touched:
-            self._news.told(Newest(work.events[-1].number if work.events else 0, touched))
+            self._news.told(ChangePosition(work.events[-1].number if work.events else 0, touched))
         return result
 
     def wait(self, after_event: int | None, node: str | None, after_revision: int, timeout: float) -> bool:
@@ -71,6 +71,6 @@ class SiteStore:
         return self._news.wait(after_event, node, after_revision, timeout)
 
 
-def newest(connection: Transaction) -> Newest:
+def newest(connection: Transaction) -> ChangePosition:
     """How far the story has come, and the revision of each node."""
-    return Newest(last_event(connection), revisions(connection))
+    return ChangePosition(last_event(connection), revisions(connection))

@@ -10,24 +10,24 @@ from deployer.site.db import events as store_story
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import Change
-from deployer.site.lifecycle.save_rules import give_up
+from deployer.site.lifecycle.report_rules import MachineTransition
+from deployer.site.lifecycle.save_rules import abandon_save
 from deployer.site.model.records import SiteEvent, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 
-Changes = Callable[[SiteMachine], Change | None]
+TransitionRule = Callable[[SiteMachine], MachineTransition | None]
 """What a machine becomes; None if it stays as it is."""
 
 _NOTHING_ASKED = DeploymentRequest(image="none")
 
 
-def heard(machine: SiteMachine) -> DesiredMachine | None:
+def visible_to_node(machine: SiteMachine) -> DesiredMachine | None:
     """What its node hears of a machine: where two of these differ, the node has to act."""
     return None if machine.node is None or machine.gone or machine.withheld else machine.desired(_NOTHING_ASKED)
 
 
 @dataclass
-class Work:
+class UnitOfWork:
     """What a writing transaction has done so far.
 
     Attributes:
@@ -62,10 +62,10 @@ class Work:
         """Tell of machines that are new."""
         for machine in machines:
             self.tell("machine", machine.uuid, machine.state.value, "", machine.deployment)
-            if machine.node is not None and heard(machine) is not None:
+            if machine.node is not None and visible_to_node(machine) is not None:
                 self.touched.add(machine.node)
 
-    def change(self, machines: Iterable[SiteMachine], rule: Changes) -> None:
+    def change(self, machines: Iterable[SiteMachine], rule: TransitionRule) -> None:
         """Let machines become what the rule says: those that are another by it are written, and told of."""
         changed = []
         for before in machines:
@@ -74,22 +74,22 @@ class Work:
                 continue
             after, said = change.machine, change.told
             if after.saving is not None and (after.state.final or after.node is None):
-                after, more = give_up(after, "the machine has ended, or lost its node, before it was saved")
+                after, more = abandon_save(after, "the machine has ended, or lost its node, before it was saved")
                 said = (*said, *more)
             for what, reason in said:
                 self.tell("machine", after.uuid, what, reason, after.deployment)
-            if heard(before) != heard(after):
+            if visible_to_node(before) != visible_to_node(after):
                 self.touched |= {node for node in (before.node, after.node) if node is not None}
             if before.beside != after.beside or before.moves != after.moves:
                 self.touched |= {node for node in (before.beside, after.beside) if node is not None}
             if before.ends != after.ends:
                 self.moved.add(after.deployment)
             changed.append(after)
-        store_machines.write(self.connection, changed)
+        store_machines.write_machines(self.connection, changed)
 
     def finish(self) -> dict[str, int]:
         """Write what follows from all that, as the last thing of the transaction; returns the nodes' new revisions."""
         for deployment in self.moved:
-            store_machines.follow_ends(self.connection, deployment)
-        self.events = list(store_story.append(self.connection, self.events, self.by))
-        return store_nodes.bump(self.connection, self.touched)
+            store_machines.update_deployment_end(self.connection, deployment)
+        self.events = list(store_story.append_events(self.connection, self.events, self.by))
+        return store_nodes.bump_revisions(self.connection, self.touched)

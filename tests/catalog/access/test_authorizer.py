@@ -88,8 +88,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Itera
             made.run("catalog", "site", "register", site, "-o", str(made.credentials[site]), *more)
         made.run("image", "restrict", "star/secret", "--site", "bnl", "--vo", "star")  # before it is published
         with made.client("stranger") as client:
-            transfer.publish(client, public)
-            transfer.publish(client, secret)
+            transfer.publish_image(client, public)
+            transfer.publish_image(client, secret)
         yield made
 
 
@@ -150,7 +150,7 @@ def test_lists_show_what_one_may_read(world: World, role: str) -> None:
 
 def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, role: str, tmp_path: Path) -> None:
     with world.client(role) as client:
-        transfer.fetch(client, Reference.parse(PUBLIC), tmp_path / "image")
+        transfer.fetch_image(client, Reference.parse(PUBLIC), tmp_path / "image")
     assert (
         world.get("stranger", f"/v1/blobs/{world.public.manifest.blobs()[0]}")
         .headers["cache-control"]
@@ -161,11 +161,11 @@ def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, rol
 def test_the_entitled_fetch_it_whole(world: World, role: str, tmp_path: Path) -> None:
     with world.client(role) as client:
         if role in ENTITLED:
-            transfer.fetch(client, Reference.parse(SECRET), tmp_path / "image")
+            transfer.fetch_image(client, Reference.parse(SECRET), tmp_path / "image")
             assert Bundle.open(tmp_path / "image").manifest == world.secret.manifest
             return
         with pytest.raises(NotFound):
-            transfer.fetch(client, Reference.parse(SECRET), tmp_path / "image")
+            transfer.fetch_image(client, Reference.parse(SECRET), tmp_path / "image")
         assert b"".join(_quietly(client, world.hidden)) == b""
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.client.client import CatalogClient
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.errors import RangeRefused
 from catalog.image.address import LEAF, Address
-from catalog.image.manifest import MEDIA_TYPE
+from catalog.image.manifest import MANIFEST_MEDIA_TYPE
 from catalog.schema.images import PublicationRequest, parse_content_range, parse_range
-from catalog.schema.problems import KINDS
+from catalog.schema.problems import ERRORS_BY_CODE
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from tests.support.catalog.published_images import NO_ADDRESS, NO_IMAGE, Published, problem
@@ -109,7 +109,7 @@ def test_a_content_is_immutable_and_says_so(published: Published) -> None:
 def test_what_was_measured_is_served_beside_the_content(published: Published) -> None:
     """Map, piece layer and hints, as `measuring` finds them."""
     address, _ = published.content
-    measured = measure(published.images[0].blob(address))
+    measured = index_file(published.images[0].blob(address))
     for kind, wanted in (("map", measured.data_map), ("layer", measured.layer), ("hints", measured.hints)):
         answer = published.http.get(f"/v1/blobs/{address}/{kind}")
         assert answer.content == wanted
@@ -122,7 +122,7 @@ def test_a_manifest_is_served_byte_for_byte(published: Published) -> None:
     url = f"/v1/images/{published.manifest.image_id}"
     answer = published.http.get(url)
     assert answer.content == published.manifest.canonical()
-    assert answer.headers["content-type"] == MEDIA_TYPE
+    assert answer.headers["content-type"] == MANIFEST_MEDIA_TYPE
     assert answer.headers["etag"] == f'"{published.manifest.image_id}"'
     assert published.http.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
     head = published.http.head(url)
@@ -234,7 +234,7 @@ def test_openapi_describes_every_operation(published: Published) -> None:
             examples = answer.get("content", {}).get("application/problem+json", {}).get("examples", {})
             assert status.startswith("2") or examples or path == "/livez", where
             for code, example in examples.items():
-                assert code in KINDS, where
+                assert code in ERRORS_BY_CODE, where
                 assert example["value"]["status"] == int(status)
                 codes.add(code)
         for parameter in one.get("parameters", []):

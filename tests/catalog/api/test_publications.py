@@ -11,7 +11,7 @@ import pytest
 
 from catalog.errors import RangeRefused
 from catalog.image.address import LEAF, Address
-from catalog.schema.images import MAX_PART, SignedStatement, parse_content_range
+from catalog.schema.images import MAX_UPLOAD_PART, SignedStatement, parse_content_range
 from tests.support.catalog.published_images import NO_ADDRESS, Published, problem
 from tests.support.catalog.service_process import files
 
@@ -125,8 +125,8 @@ def test_a_range_larger_than_any_is_refused(published: Published) -> None:
     """Whatever the content's size."""
     address = Address(bytes(32), 1 << 30)
     with pytest.raises(RangeRefused, match="smaller parts"):
-        parse_content_range(f"bytes 0-{MAX_PART + LEAF - 1}/{1 << 30}", MAX_PART + LEAF, address)
-    answer = put(published, bytes(MAX_PART + LEAF), f"bytes 0-{MAX_PART + LEAF - 1}/1048576")
+        parse_content_range(f"bytes 0-{MAX_UPLOAD_PART + LEAF - 1}/{1 << 30}", MAX_UPLOAD_PART + LEAF, address)
+    answer = put(published, bytes(MAX_UPLOAD_PART + LEAF), f"bytes 0-{MAX_UPLOAD_PART + LEAF - 1}/1048576")
     assert problem(answer)[:2] == (413, "too-large")
 
 

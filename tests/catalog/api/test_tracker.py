@@ -10,10 +10,10 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from catalog.api.tracker import Gate, tracker_routes
+from catalog.api.tracker import AnnounceAuthorizer, tracker_routes
 from catalog.errors import CatalogError
 from catalog.image.address import Address
-from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, AnnounceKeys, Holder
+from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, AnnounceKeys, KeyHolder
 from catalog.swarm.bencode import bdecode
 from catalog.swarm.torrent import short_hash
 from catalog.swarm.tracker import Tracker
@@ -30,7 +30,7 @@ class World:
     def __init__(self) -> None:
         self.now = NOW
         known = {short_hash(address): address for address in (PUBLIC, SECRET)}
-        gate = Gate(
+        gate = AnnounceAuthorizer(
             KEYS, known.get, lambda holder, address: address == PUBLIC or holder.node == "good", lambda: self.now
         )
         self.app = FastAPI()
@@ -70,7 +70,7 @@ def world() -> World:
 
 
 def grant(node: str, address: Address = SECRET, now: datetime = NOW) -> str:
-    return KEYS.issue(Holder(node, "lyon"), short_hash(address), now)
+    return KEYS.issue(KeyHolder(node, "lyon"), short_hash(address), now)
 
 
 def test_strangers_share_what_is_public(world: World) -> None:
@@ -132,7 +132,7 @@ def test_a_key_stops_working_while_its_holder_is_in_the_swarm(world: World) -> N
 
 
 def test_the_origins_seed_is_known_by_its_key(world: World) -> None:
-    world.announce(PUBLIC, "192.0.2.1", left=0, grant=KEYS.issue(Holder(ORIGIN, ""), short_hash(PUBLIC), NOW))
+    world.announce(PUBLIC, "192.0.2.1", left=0, grant=KEYS.issue(KeyHolder(ORIGIN, ""), short_hash(PUBLIC), NOW))
     world.announce(PUBLIC, "192.0.2.3", left=0)
     answer = bdecode(world.announce(PUBLIC, "192.0.2.2").content, "answer")
     assert [answer[b"peers"][at + 3] for at in (0, 6)] == [3, 1]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.builder.disk_import import Wishes, import_disk
+from catalog.builder.disk_import import ImportOptions, import_disk
 from catalog.errors import DiskRefused
 from catalog.hepix.image_list import ImageList, ListedImage
-from catalog.hepix.importer import identity_of
+from catalog.hepix.importer import image_identity
 from signer.errors import DocumentError
 from tests.support.catalog.disk_images import LINUX, MIB, gpt_disk, identity, kept_whole, put, qcow2, run, table
 from tests.support.grid_ca import utc_now
@@ -31,7 +31,7 @@ def test_a_decompression_bomb_is_measured_before_it_is_unpacked(tmp_path: Path) 
     made = bomb(tmp_path)
     before = set(tmp_path.iterdir())
     with pytest.raises(DiskRefused, match="more than"):
-        import_disk(made, "qcow2", identity(), tmp_path / "image", Wishes(max_size=128 * MIB))
+        import_disk(made, "qcow2", identity(), tmp_path / "image", ImportOptions(max_size=128 * MIB))
     assert set(tmp_path.iterdir()) == before
 
 
@@ -64,7 +64,7 @@ def test_what_a_list_calls_an_image_is_made_a_name_or_refused(text: str) -> None
         version=text, created=utc_now(), expires=utc_now(), dn=text, ca=text, email=text, creator=text, images=(listed,),
     )  # fmt: skip
     try:
-        made = identity_of(found, listed, "site")
+        made = image_identity(found, listed, "site")
     except DocumentError:
         return
     assert not {os.sep, "$", "%", ":"} & {*made.name, *made.version}

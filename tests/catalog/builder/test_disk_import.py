@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catalog.builder.bundle_writer import drafting
-from catalog.builder.disk_import import Wishes, import_disk
-from catalog.content.indexing import measure, verify
-from catalog.content.sparse_files import merge
+from catalog.builder.bundle_writer import draft_bundle
+from catalog.builder.disk_import import ImportOptions, import_disk
+from catalog.content.indexing import index_file, verify_content
+from catalog.content.sparse_files import merge_runs
 from catalog.errors import Conflict, DiskRefused, Misused, NotFound, Unavailable
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import MAX_GAPS, FirmwareBoot, GptDisk, MbrDisk
@@ -62,7 +62,7 @@ def _worker(here: Path) -> Path:
 
 def test_a_whole_disk(tmp_path: Path) -> None:
     """Content has addresses, blanks have recipes, and the maker is told which is which."""
-    wishes = Wishes(access={"root": "read-only"}, keep=frozenset({"esp"}))
+    wishes = ImportOptions(access={"root": "read-only"}, keep=frozenset({"esp"}))
     made = import_disk(_worker(tmp_path), "raw", identity(os=None), tmp_path / "image", wishes)
     manifest = made.bundle.manifest
     (disk,) = manifest.disks
@@ -80,7 +80,7 @@ def test_a_whole_disk(tmp_path: Path) -> None:
     assert (manifest.os.id, manifest.os.version) == ("debian", "12")
     assert [note.split(" is an unused ")[0] for note in made.notes] == ["partition 3 (swap)", "partition 4 (scratch)"]
     for address in manifest.blobs():
-        verify(made.bundle.blob(address), address)
+        verify_content(made.bundle.blob(address), address)
     assert Bundle.open(tmp_path / "image").manifest == manifest
 
 
@@ -101,7 +101,7 @@ def test_zeros_are_holes(tmp_path: Path) -> None:
     made = import_disk(stored, "raw", identity(), tmp_path / "image")
     data = made.bundle.blob(made.bundle.manifest.blobs()[1])
     assert data.stat().st_size == 16 * MIB
-    assert data.stat().st_blocks * 512 <= measure(data).data_bytes + 64 * 1024 <= 2 * MIB
+    assert data.stat().st_blocks * 512 <= index_file(data).data_bytes + 64 * 1024 <= 2 * MIB
 
 
 def test_boot_code_and_embedded_loader_are_kept(tmp_path: Path) -> None:
@@ -148,10 +148,10 @@ def test_assembling_gives_the_disk_back(
 def test_runs_are_joined_until_they_fit() -> None:
     """Near ones first; never more than asked for."""
     runs = [(0, 10), (15, 20), (100, 110), (1000, 1010)]
-    assert merge(runs, 1, 9) == runs
-    assert merge(runs, 6, 9) == [(0, 20), (100, 110), (1000, 1010)]
-    assert merge(runs, 1, 2) == [(0, 110), (1000, 1010)]
-    assert merge(runs, 1, 1) == [(0, 1010)]
+    assert merge_runs(runs, 1, 9) == runs
+    assert merge_runs(runs, 6, 9) == [(0, 20), (100, 110), (1000, 1010)]
+    assert merge_runs(runs, 1, 2) == [(0, 110), (1000, 1010)]
+    assert merge_runs(runs, 1, 1) == [(0, 1010)]
 
 
 def test_many_gaps_become_few(tmp_path: Path) -> None:
@@ -169,21 +169,28 @@ def test_many_gaps_become_few(tmp_path: Path) -> None:
 WISHES = (
     (
         "no such partition to keep",
-        Wishes(keep=frozenset({"nope"})),
+        ImportOptions(keep=frozenset({"nope"})),
         Misused,
         r"no partition 'nope' .* has 1=boot, 2=data",
     ),
-    ("no such partition to give access", Wishes(access={"9": "read-only"}), Misused, "no partition '9'"),
-    ("no kernel", Wishes(boot="direct"), Misused, "belong together"),
-    ("a kernel too many", Wishes(kernel=Path("x")), Misused, "belong together"),
-    ("a command line for a BIOS", Wishes(boot="bios", cmdline="quiet"), Misused, "belong to --boot direct"),
-    ("a kernel that is not there", Wishes(boot="direct", kernel=Path("/nowhere/vmlinuz")), NotFound, "no such file"),
-    ("UEFI without an ESP", Wishes(boot="uefi"), Misused, "no EFI system partition"),
+    ("no such partition to give access", ImportOptions(access={"9": "read-only"}), Misused, "no partition '9'"),
+    ("no kernel", ImportOptions(boot="direct"), Misused, "belong together"),
+    ("a kernel too many", ImportOptions(kernel=Path("x")), Misused, "belong together"),
+    ("a command line for a BIOS", ImportOptions(boot="bios", cmdline="quiet"), Misused, "belong to --boot direct"),
+    (
+        "a kernel that is not there",
+        ImportOptions(boot="direct", kernel=Path("/nowhere/vmlinuz")),
+        NotFound,
+        "no such file",
+    ),
+    ("UEFI without an ESP", ImportOptions(boot="uefi"), Misused, "no EFI system partition"),
 )
 
 
 @pytest.mark.parametrize(("wishes", "error", "reason"), [pytest.param(*row[1:], id=row[0]) for row in WISHES])
-def test_wishes_that_cannot_be_fulfilled(tmp_path: Path, wishes: Wishes, error: type[Exception], reason: str) -> None:
+def test_wishes_that_cannot_be_fulfilled(
+    tmp_path: Path, wishes: ImportOptions, error: type[Exception], reason: str
+) -> None:
     """Each is said in a sentence, and nothing is left."""
     disk = gpt_disk(tmp_path / "disk")
     (tmp_path / "out").mkdir()
@@ -198,7 +205,7 @@ def test_what_cannot_be_booted_or_named(tmp_path: Path) -> None:
     with pytest.raises(Misused, match="no firmware can boot it; say --boot direct"):
         import_disk(disk, "raw", identity(), tmp_path / "image")
     with pytest.raises(Misused, match="has no boot code"):
-        import_disk(disk, "raw", identity(), tmp_path / "image", Wishes(boot="bios"))
+        import_disk(disk, "raw", identity(), tmp_path / "image", ImportOptions(boot="bios"))
     with pytest.raises(Misused, match="--os debian/12"):
         import_disk(gpt_disk(tmp_path / "boots"), "raw", identity(os=None), tmp_path / "image")
     with pytest.raises(DocumentError, match=r"\$.vo"):
@@ -272,7 +279,7 @@ def test_killed(tmp_path: Path) -> None:
         else:
             run("rm", "-r", tmp_path / "image")
     assert rounds >= 1
-    with drafting(tmp_path / "image"):
+    with draft_bundle(tmp_path / "image"):
         pass
     assert names(tmp_path) == ["disk"]
     import_disk(disk, "raw", identity(), tmp_path / "image")
@@ -283,7 +290,7 @@ def test_two_makers_of_one_target(tmp_path: Path) -> None:
     """One sweeps what the dead left, never what the living make; who is second to finish is refused."""
     disk = gpt_disk(tmp_path / "disk")
     (tmp_path / ".image.deadbeef.draft").mkdir()
-    with drafting(tmp_path / "image") as draft:
+    with draft_bundle(tmp_path / "image") as draft:
         assert not (tmp_path / ".image.deadbeef.draft").exists()
         made = import_disk(disk, "raw", identity(), tmp_path / "image")
         assert draft.root.is_dir()

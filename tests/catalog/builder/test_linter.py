@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from catalog.builder.disk_import import import_disk
 from catalog.builder.filesystem_images import make_erofs, make_ext4
-from catalog.builder.linter import UNREAD, Finding, Lint, lint_bundle, lint_file, lint_tree
+from catalog.builder.linter import UNREADABLE, Finding, LintReport, lint_bundle, lint_file, lint_tree
 from catalog.cli.image import image_app
 from catalog.errors import NotFound
 from catalog.image.bundle import Bundle
@@ -64,7 +64,7 @@ def _fill(root: Path, files: tuple[tuple[str, str], ...]) -> Path:
     return root
 
 
-def _looked(here: Path, tree: Path, how: str) -> Lint:
+def _looked(here: Path, tree: Path, how: str) -> LintReport:
     """The same tree seen as a directory, or through the confined child."""
     target = here / "partition"
     match how:
@@ -122,7 +122,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 def test_what_cannot_be_looked_into_is_said(tmp_path: Path) -> None:
     """Silence would be taken for a clean bill."""
     (finding,) = lint_file(formatted(tmp_path / "xfs", 300 * MIB, "mkfs.xfs", "-q"), "partition 2").findings
-    assert finding.rule == UNREAD
+    assert finding.rule == UNREADABLE
     assert str(finding).startswith("partition 2: is xfs, which is not looked into")
     (finding,) = lint_file(luks(tmp_path / "luks"), "p").findings
     assert "is an encrypted volume" in finding.why
@@ -137,7 +137,7 @@ def test_a_broken_filesystem_is_said(tmp_path: Path, how: str, low: int, high: i
     _looked(tmp_path, tree, how)
     put(tmp_path / "partition", low, random.Random(2).randbytes(high - low))
     findings = lint_file(tmp_path / "partition", "p").findings
-    assert [finding.rule for finding in findings] == [UNREAD]
+    assert [finding.rule for finding in findings] == [UNREADABLE]
 
 
 @pytest.mark.parametrize("how", ["ext4", "erofs"])

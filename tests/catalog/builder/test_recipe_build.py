@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from catalog.builder.filesystem_images import make_erofs, make_ext4
 from catalog.builder.recipe import Recipe, parse_size
-from catalog.builder.recipe_build import build
-from catalog.content.indexing import measure, verify
+from catalog.builder.recipe_build import build_image
+from catalog.content.indexing import index_file, verify_content
 from catalog.errors import CatalogError, DiskRefused, Malformed, Misused, NotFound
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, DirectBoot, GptDisk
@@ -39,7 +39,7 @@ def example(tmp_path: Path) -> Path:
 
 def test_the_example(example: Path, tmp_path: Path) -> None:
     """Builds as its comments say."""
-    made = build(example, tmp_path / "image")
+    made = build_image(example, tmp_path / "image")
     manifest = made.bundle.manifest
     assert manifest.title == "star/worker@2026.11"
     assert manifest.needs.memory == 256 * MIB
@@ -56,29 +56,29 @@ def test_the_example(example: Path, tmp_path: Path) -> None:
     assert (scratch.blank.filesystem, scratch.blank.label, scratch.blank.size) == ("ext4", "scratch", 64 * MIB)
     assert swap.type == "swap"
     for address in manifest.blobs():
-        verify(made.bundle.blob(address), address)
+        verify_content(made.bundle.blob(address), address)
     assert made.findings == ()
     assert Bundle.open(tmp_path / "image").manifest.image_id == manifest.image_id
 
 
 def test_the_table_is_one_that_others_accept(example: Path, tmp_path: Path) -> None:
     """Head, partitions and tail make a disk that sgdisk finds no fault with."""
-    made = build(example, tmp_path / "image")
+    made = build_image(example, tmp_path / "image")
     (tmp_path / "disk").write_bytes(assembled(made.bundle, 1))
     assert b"No problems found" in run("sgdisk", "-v", tmp_path / "disk")
 
 
 def test_same_recipe_same_image(example: Path, tmp_path: Path) -> None:
     """On another day, in another directory, made in another order; a new version keeps the UUIDs."""
-    first = build(example, tmp_path / "a").bundle.manifest
+    first = build_image(example, tmp_path / "a").bundle.manifest
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(example.parent, elsewhere, copy_function=shutil.copyfile)
     (elsewhere / "application/bin/reconstruct").chmod(0o755)
     for path in elsewhere.rglob("*"):
         os.utime(path, (1, 1))
-    assert build(elsewhere / "worker.toml", tmp_path / "b").bundle.manifest.image_id == first.image_id
+    assert build_image(elsewhere / "worker.toml", tmp_path / "b").bundle.manifest.image_id == first.image_id
     (elsewhere / "worker.toml").write_text(example.read_text().replace("2026.11", "2026.12"))
-    newer = build(elsewhere / "worker.toml", tmp_path / "c").bundle.manifest
+    newer = build_image(elsewhere / "worker.toml", tmp_path / "c").bundle.manifest
     assert newer.image_id != first.image_id
     assert [part.uuid for part in newer.partitions()] == [part.uuid for part in first.partitions()]
 
@@ -91,7 +91,7 @@ def test_same_tree_same_address(tmp_path: Path, filesystem: str) -> None:
     def address(root: Path) -> str:
         target = tmp_path / f"{root.name}.img"
         make(root, target, UUID, owner="root")
-        return str(measure(target).address)
+        return str(index_file(target).address)
 
     first = address(tree(tmp_path / "one"))
     other = tree(tmp_path / "two", random.Random(7))
@@ -279,7 +279,7 @@ def test_recipes_that_cannot_be_built(
     _plain(here)
     (here / "recipe.toml").write_text(scenario(here))
     with pytest.raises(error, match=reason):
-        build(here / "recipe.toml", there / "image")
+        build_image(here / "recipe.toml", there / "image")
     assert names(there) == []
 
 
@@ -287,9 +287,9 @@ def test_the_plain_recipe_builds(tmp_path: Path) -> None:
     """What the table above breaks is whole by itself; and a recipe that is not there is said to be."""
     _plain(tmp_path)
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    build(tmp_path / "recipe.toml", tmp_path / "image")
+    build_image(tmp_path / "recipe.toml", tmp_path / "image")
     with pytest.raises(NotFound, match="cannot be read"):
-        build(tmp_path / "no.toml", tmp_path / "other")
+        build_image(tmp_path / "no.toml", tmp_path / "other")
 
 
 def test_a_tree_is_linted(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_tree_is_linted(tmp_path: Path) -> None:
     (tmp_path / "tree/etc/ssh").mkdir(parents=True)
     (tmp_path / "tree/etc/ssh/ssh_host_ed25519_key").write_text("key")
     (tmp_path / "recipe.toml").write_text(RECIPE)
-    (finding,) = build(tmp_path / "recipe.toml", tmp_path / "image").findings
+    (finding,) = build_image(tmp_path / "recipe.toml", tmp_path / "image").findings
     assert (finding.rule, finding.path) == ("host-key", "/etc/ssh/ssh_host_ed25519_key")
 
 

@@ -14,7 +14,7 @@ from catalog.client import transfer
 from catalog.errors import CatalogError, Misused, NotFound, Unverified
 from catalog.settings import CatalogSettings
 from catalog.tuf.targets import manifest_path
-from signer.runtime.settings import load
+from signer.runtime.settings import load_settings
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import Repository
 from tests.support.catalog.service_process import Service, Vo, first_root
@@ -35,7 +35,7 @@ def typed(app: object, arguments: tuple[object, ...], obj: object = None) -> Res
 def tuf(tmp_path: Path) -> Run:
     """`partita catalog tuf ...` on a directory."""
     flags = [f"catalog.directory={tmp_path}/catalog", "catalog.tuf_bits=3"]
-    settings = load({"catalog": CatalogSettings}, file=tmp_path / "none", environ={}, flags=flags)
+    settings = load_settings({"catalog": CatalogSettings}, file=tmp_path / "none", environ={}, flags=flags)
     return lambda *arguments: typed(tuf_app, arguments, settings)
 
 
@@ -100,7 +100,7 @@ def test_a_plain_tuf_client_downloads_and_refuses(service: Service, star: Vo, tm
     """By the conformance protocol: 0 or 1, and nothing else."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     (tmp_path / "root.json").write_bytes(first_root(service.url))
     place = ("--metadata-dir", tmp_path / "meta")
     url = ("--metadata-url", f"{service.url}/tuf/metadata")
@@ -125,11 +125,11 @@ def test_image_fetch_believes_a_pinned_root(
     monkeypatch.setattr("catalog.cli.catalog.state_directory", lambda name: tmp_path / "state" / name)
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     for name, root in (("theirs", Repository().roots[0]), ("ours", first_root(service.url))):
         (tmp_path / name).write_bytes(root)
         flags = [f"catalog.url={service.url}", f"catalog.tuf_root={tmp_path / name}"]
-        settings = load({"catalog": CatalogSettings}, file=tmp_path / "none", environ={}, flags=flags)
+        settings = load_settings({"catalog": CatalogSettings}, file=tmp_path / "none", environ={}, flags=flags)
         arguments = ("fetch", "star/worker", "-o", tmp_path / f"fetched-{name}")
         if name == "theirs":
             with pytest.raises(Unverified):

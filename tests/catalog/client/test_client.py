@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.client.transfer import subtract
-from catalog.content.indexing import measure
+from catalog.client.transfer import subtract_ranges
+from catalog.content.indexing import index_file
 from catalog.errors import CatalogError, Conflict, ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
@@ -271,7 +271,7 @@ def published(service: Service, star: Vo, tmp_path: Path) -> Bundle:
     """An image that the running service has."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1, size=5 * MIB))
     with service.client() as publishing:
-        transfer.publish(publishing, made)
+        transfer.publish_image(publishing, made)
     return made
 
 
@@ -280,11 +280,11 @@ def test_fetching_survives_lies_about_zeros_and_cuts(service: Service, published
     for number, transport in enumerate((LyingMap(), Cutting())):
         with CatalogClient(service.url, transport, sleep=lambda _: None) as fetching:
             done: list[int] = []
-            fetched = transfer.fetch(
+            fetched = transfer.fetch_image(
                 fetching, Reference.parse("star/worker@1.0"), tmp_path / f"fetched{number}", done.append
             )
         for address in published.manifest.blobs():
-            assert measure(fetched.blob(address)).address == address
+            assert index_file(fetched.blob(address)).address == address
         assert sum(done) == sum(address.size for address in published.manifest.blobs())
 
 
@@ -294,14 +294,14 @@ def test_altered_content_is_refused_and_nothing_is_left(service: Service, publis
         CatalogClient(service.url, LyingContent()) as fetching,
         pytest.raises(ContentMismatch, match="is something else; use another"),
     ):
-        transfer.fetch(fetching, Reference.parse("star/worker"), tmp_path / "new" / "fetched")
+        transfer.fetch_image(fetching, Reference.parse("star/worker"), tmp_path / "new" / "fetched")
     assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_directory_that_holds_something_is_not_written_to(service: Service, published: Bundle) -> None:
     """Nor is anything in it touched."""
     with service.client() as fetching, pytest.raises(Misused, match="is there already"):
-        transfer.fetch(fetching, Reference.parse("star/worker"), published.root)
+        transfer.fetch_image(fetching, Reference.parse("star/worker"), published.root)
     assert Bundle.open(published.root) == published
 
 
@@ -331,7 +331,7 @@ def test_what_is_left_to_send(extents: list[tuple[int, int]], received: list[tup
         return runs
 
     wanted, have = apart(extents), apart(received)
-    left = subtract([(start, end - start) for start, end in wanted], tuple(have))
+    left = subtract_ranges([(start, end - start) for start, end in wanted], tuple(have))
     bytes_of = lambda runs: {n for start, end in runs for n in range(start, end)}  # noqa: E731 - a set, twice
     assert bytes_of(left) == bytes_of(wanted) - bytes_of(have)
     assert sum(end - start for start, end in left) == len(bytes_of(left))

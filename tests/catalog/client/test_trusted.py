@@ -10,8 +10,8 @@ import pytest
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError, Equivocation, NotFound, Stale, Unavailable, Unpinned, Unverified
 from catalog.image.reference import Reference
-from catalog.tuf.metadata import ROOT, SNAPSHOT, TIMESTAMP, bin_number, bin_role, changed_root
-from catalog.tuf.targets import endorsements_path, manifest_path, name_path, revocation_targets, statements
+from catalog.tuf.metadata import ROOT, SNAPSHOT, TIMESTAMP, bin_number, bin_role, next_root
+from catalog.tuf.targets import encode_statements, endorsements_path, manifest_path, name_path, revocation_targets
 from tests.support.catalog.fake_tuf_repository import BITS, DAY, NOW, URL, Repository, fresh, signed, targets_of
 
 WORKER = Reference.parse("star/worker")
@@ -89,16 +89,16 @@ def stranger_bin(repository: Repository) -> None:
 
 def stranger_root(repository: Repository) -> None:
     stranger = [fresh() for _ in range(3)]
-    repository.meta("2.root", signed(changed_root(repository.roots[0], {ROOT: stranger}, NOW + DAY), stranger))
+    repository.meta("2.root", signed(next_root(repository.roots[0], {ROOT: stranger}, NOW + DAY), stranger))
 
 
 def one_of_two(repository: Repository) -> None:
-    data = changed_root(repository.roots[0], {TIMESTAMP: [fresh()]}, NOW + DAY)
+    data = next_root(repository.roots[0], {TIMESTAMP: [fresh()]}, NOW + DAY)
     repository.meta("2.root", signed(data, repository.keys[ROOT][:1]))
 
 
 def one_key_twice(repository: Repository) -> None:
-    data = signed(changed_root(repository.roots[0], {TIMESTAMP: [fresh()]}, NOW + DAY), repository.keys[ROOT][:1])
+    data = signed(next_root(repository.roots[0], {TIMESTAMP: [fresh()]}, NOW + DAY), repository.keys[ROOT][:1])
     document = json.loads(data)
     document["signatures"] *= 2
     repository.meta("2.root", json.dumps(document).encode())
@@ -106,17 +106,17 @@ def one_key_twice(repository: Repository) -> None:
 
 def only_the_new_keys(repository: Repository) -> None:
     new = [fresh() for _ in range(3)]
-    data = changed_root(repository.roots[0], {ROOT: new}, NOW + DAY)
+    data = next_root(repository.roots[0], {ROOT: new}, NOW + DAY)
     repository.meta("2.root", signed(data, [*new, repository.keys[ROOT][0]]))
 
 
 def only_the_old_keys(repository: Repository) -> None:
-    data = changed_root(repository.roots[0], {ROOT: [fresh() for _ in range(3)]}, NOW + DAY)
+    data = next_root(repository.roots[0], {ROOT: [fresh() for _ in range(3)]}, NOW + DAY)
     repository.meta("2.root", signed(data, repository.keys[ROOT]))
 
 
 def skipped_root(repository: Repository) -> None:
-    data = changed_root(changed_root(repository.roots[0], {}, NOW + DAY), {}, NOW + DAY)
+    data = next_root(next_root(repository.roots[0], {}, NOW + DAY), {}, NOW + DAY)
     repository.meta("2.root", signed(data, repository.keys[ROOT]))
 
 
@@ -141,7 +141,7 @@ def expired_bin(repository: Repository) -> None:
 
 
 def expired_root(repository: Repository) -> None:
-    data = changed_root(repository.roots[0], {}, NOW - timedelta(seconds=1))
+    data = next_root(repository.roots[0], {}, NOW - timedelta(seconds=1))
     repository.meta("2.root", signed(data, repository.keys[ROOT]))
 
 
@@ -262,7 +262,7 @@ def test_an_expired_root_starts_nothing_until_it_is_renewed(repository: Reposito
         expired_root(repository)
         with pytest.raises(Stale, match=r"root\.json is expired"):
             catalog.resolve(WORKER)
-        third = changed_root(changed_root(repository.roots[0], {}, NOW), {}, NOW + DAY)
+        third = next_root(next_root(repository.roots[0], {}, NOW), {}, NOW + DAY)
         repository.meta("3.root", signed(third, repository.keys[ROOT]))
         assert catalog.resolve(WORKER)
 
@@ -339,7 +339,7 @@ def test_endorsements_and_revocations_are_those_that_are_listed(repository: Repo
         assert catalog.endorsements(image.image_id) == [(b"{}", b"signature")]
         assert catalog.revocations() == []
         many = [(b"{}", str(number).encode()) for number in range(250)]
-        repository.publish(revocation_targets(many) | {endorsements_path(image.image_id): statements([])})
+        repository.publish(revocation_targets(many) | {endorsements_path(image.image_id): encode_statements([])})
         assert catalog.revocations() == many
         assert catalog.endorsements(image.image_id) == []
 

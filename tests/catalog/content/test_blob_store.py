@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.blob_store import KINDS, Blobs, beside_sizes
-from catalog.content.indexing import measure
+from catalog.content.blob_store import ACCELERATORS, ContentStore, accelerator_sizes
+from catalog.content.indexing import index_file
 from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.errors import ContentMismatch, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
-from catalog.publication.images import Publishing
-from catalog.publication.state_directory import Recovery, check, owned
+from catalog.publication.images import PublicationService
+from catalog.publication.state_directory import RecoveryReport, check_contents, own_directory
 from catalog.schema.images import Publication, SignedStatement
 from catalog.settings import CatalogSettings
 from tests.support.catalog.service_process import Vo, files, now
@@ -25,8 +25,8 @@ from tests.support.factories import MIB, bundle, content
 def test_the_sizes_of_accelerators_follow_from_the_address(tmp_path: Path, size: int) -> None:
     """What a client expects is what measuring makes."""
     address = content(tmp_path / "content", size)
-    measured = measure(tmp_path / "content")
-    assert beside_sizes(address) == {
+    measured = index_file(tmp_path / "content")
+    assert accelerator_sizes(address) == {
         "map": len(measured.data_map),
         "layer": len(measured.layer),
         "hints": len(measured.hints),
@@ -41,7 +41,7 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         os.fsync(descriptor)
 
-    blobs = Blobs(tmp_path / "store", sync)
+    blobs = ContentStore(tmp_path / "store", sync)
     file = tmp_path / "store" / "uploads" / "arriving"
     address = content(file, 5 * MIB)
     synced.clear()
@@ -51,7 +51,7 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
     assert path.stat().st_blocks * 512 < 5 * MIB
     assert synced[0] == "arriving"
     assert synced[-1] == path.parent.name
-    assert {f"{address}.{kind}.new" for kind in KINDS} <= set(synced)
+    assert {f"{address}.{kind}.new" for kind in ACCELERATORS} <= set(synced)
     assert blobs.is_whole(address)
     assert blobs.beside(address, "layer") == measured.layer
     descriptor = blobs.open(address)
@@ -61,7 +61,7 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
 
 def test_other_content_does_not_enter(tmp_path: Path) -> None:
     """It stays where it was, and nothing appears."""
-    blobs = Blobs(tmp_path / "store")
+    blobs = ContentStore(tmp_path / "store")
     file = tmp_path / "store" / "uploads" / "arriving"
     content(file, MIB)
     with pytest.raises(ContentMismatch):
@@ -91,12 +91,12 @@ class Store:
         """Take it over, recovering it."""
         return Opened(self.settings)
 
-    def begin(self, publishing: Publishing) -> Publication:
+    def begin(self, publishing: PublicationService) -> Publication:
         """Begin the publication."""
         offered = [SignedStatement.of(*pair) for pair in self.made.endorsements()]
         return publishing.begin(self.made.manifest.canonical().decode(), offered, now())
 
-    def send(self, publishing: Publishing, address: Address) -> None:
+    def send(self, publishing: PublicationService, address: Address) -> None:
         """Send a whole content."""
         data = self.made.blob(address).read_bytes()
         with publishing.arriving(self.made.manifest.image_id, address, 0, len(data)) as arriving:
@@ -104,7 +104,7 @@ class Store:
                 arriving.write(data)
                 publishing.keep(self.made.manifest.image_id, address, arriving)
 
-    def publish(self) -> Recovery:
+    def publish(self) -> RecoveryReport:
         """Publish whatever is still missing; returns what recovery found before."""
         with self.opened() as (publishing, recovery):
             for missing in self.begin(publishing).missing:
@@ -123,9 +123,9 @@ class Opened:
     """A store in use; leaving the block without ceremony is the same as dying."""
 
     def __init__(self, settings: CatalogSettings) -> None:
-        self._owned = owned(settings.directory, settings, now())
+        self._owned = own_directory(settings.directory, settings, now())
 
-    def __enter__(self) -> tuple[Publishing, Recovery]:
+    def __enter__(self) -> tuple[PublicationService, RecoveryReport]:
         return self._owned.__enter__()
 
     def __exit__(self, *_: object) -> None:
@@ -256,9 +256,9 @@ def test_recovery(store: Store, state: Callable[[Store], None], kind: str, aside
         found = {name for name, items in vars(recovery).items() if items}
         assert kind in found, recovery
     with store.opened() as (_, again):
-        assert again == Recovery(), "recovery is done once"
+        assert again == RecoveryReport(), "recovery is done once"
     store.publish()
-    report = check(store.directory)
+    report = check_contents(store.directory)
     assert (report.lost, report.quarantined, len(report.checked)) == ([], [], 2)
     elsewhere = [name for name in files(store.directory) if not name.startswith("blobs/")]
     assert len([name for name in elsewhere if name.startswith("quarantine/")]) == aside == len(elsewhere)
@@ -267,18 +267,18 @@ def test_recovery(store: Store, state: Callable[[Store], None], kind: str, aside
 def test_a_check_finds_one_altered_bit_and_changes_nothing(store: Store) -> None:
     """In a content, and in what lies beside it."""
     store.publish()
-    assert len(check(store.directory).checked) == 2
+    assert len(check_contents(store.directory).checked) == 2
     for path in (store.path(), store.path(".layer")):
         path.chmod(0o644)
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-        report = check(store.directory)
+        report = check_contents(store.directory)
         assert report.lost == [str(store.address)]
         assert len(report.checked) == 1
         data[-1] ^= 1
         path.write_bytes(data)
-    assert check(store.directory).lost == []
+    assert check_contents(store.directory).lost == []
 
 
 def test_a_service_dies_at_every_sync_and_loses_nothing(tmp_path: Path, star: Vo) -> None:
@@ -308,9 +308,9 @@ def test_a_service_dies_at_every_sync_and_loses_nothing(tmp_path: Path, star: Vo
             else:
                 break
             with publishing.database.reading() as connection:
-                held = [one for one in store.made.manifest.blobs() if holdings.has_blob(connection, one)]
+                held = [one for one in store.made.manifest.blobs() if holdings.has_content(connection, one)]
         store.publish()
-        report = check(store.directory)
+        report = check_contents(store.directory)
         assert (report.lost, report.quarantined, len(report.checked)) == ([], [], 2)
         assert [name for name in files(store.directory) if not name.startswith("blobs/")] == []
         assert len(held) <= 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from catalog.content.blob_store import Blobs
-from catalog.content.flat_image import Flattening
+from catalog.content.blob_store import ContentStore
+from catalog.content.flat_image import FlatImageStore
 from catalog.errors import Conflict, NotFound
 from catalog.image.blanks import make_blank
 from catalog.image.bundle import Bundle
@@ -106,7 +106,7 @@ def test_an_image_of_several_disks_has_none(tmp_path: Path) -> None:
     manifest = bundle(tmp_path / "image").manifest
     assert len(manifest.disks) > 1
     with pytest.raises(NotFound, match="disks, and a flat image is one"):
-        Flattening(Blobs(tmp_path / "catalog")).open(manifest)
+        FlatImageStore(ContentStore(tmp_path / "catalog")).open(manifest)
 
 
 def test_a_bare_filesystem_is_its_own_flat_image(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_bare_filesystem_is_its_own_flat_image(tmp_path: Path) -> None:
     document["disks"] = [disk for disk in document["disks"] if "blank" in disk["partition"]]
     document["disks"][0]["partition"]["blank"] = blank.model_dump()
     manifest = Manifest.model_validate_json(json.dumps(document))
-    flattening = Flattening(Blobs(tmp_path / "catalog"))
+    flattening = FlatImageStore(ContentStore(tmp_path / "catalog"))
     said = flattening.measure(manifest, now())
     opened = flattening.open(manifest)
     data = opened.read(2 * MIB, 0)
@@ -125,18 +125,18 @@ def test_a_bare_filesystem_is_its_own_flat_image(tmp_path: Path) -> None:
 
 def test_blanks_that_come_out_differently_are_not_passed_off_as_the_old_ones(tmp_path: Path) -> None:
     manifest = import_of(tmp_path)
-    blobs = Blobs(tmp_path / "catalog")
+    blobs = ContentStore(tmp_path / "catalog")
     for address in manifest.blobs():
         (tmp_path / "image" / "blobs" / str(address)).rename(tmp_path / "catalog" / "uploads" / "one")
         blobs.enter(tmp_path / "catalog" / "uploads" / "one", address)
-    Flattening(blobs).measure(manifest, now())
+    FlatImageStore(blobs).measure(manifest, now())
     (kept,) = (tmp_path / "catalog" / "flat").glob("*.blank")
     kept.chmod(0o644)
     with kept.open("r+b") as file:
         file.seek(1024)
         file.write(b"another mkfs made this")
     with pytest.raises(Conflict, match="come out differently"):
-        Flattening(blobs).open(manifest)
+        FlatImageStore(blobs).open(manifest)
 
 
 def import_of(directory: Path) -> Manifest:

@@ -12,21 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.content import indexing as measuring
-from catalog.content.indexing import HINT_BLOCK, READ, Measured, extents, measure, measure_descriptor, verify
+from catalog.content.indexing import (
+    HINT_BLOCK,
+    READ_SIZE,
+    ContentIndex,
+    decode_data_map,
+    index_descriptor,
+    index_file,
+    verify_content,
+)
 from catalog.errors import ContentMismatch, Malformed, NotFound
-from catalog.image.address import LEAF, Address, root_of_layer
+from catalog.image.address import LEAF, Address, layer_root
 
 MIB = 1 << 20
 
 
-def _by_hand(content: bytes) -> Measured:
+def _by_hand(content: bytes) -> ContentIndex:
     """The same by other means: everything in memory, nothing skipped."""
     leaves = [content[i : i + LEAF] for i in range(0, len(content), LEAF)]
     blocks = [content[i : i + HINT_BLOCK] for i in range(0, len(content), HINT_BLOCK)]
     bits = "".join("1" if any(leaf) else "0" for leaf in leaves)
     bits += "0" * (-len(bits) % 8)
     address = Address.of(content)
-    return Measured(
+    return ContentIndex(
         address=address,
         data_map=int(bits, 2).to_bytes(len(bits) // 8, "big"),
         layer=b"",
@@ -35,18 +43,18 @@ def _by_hand(content: bytes) -> Measured:
     )
 
 
-def _check(found: Measured, content: bytes) -> None:
+def _check(found: ContentIndex, content: bytes) -> None:
     expected = _by_hand(content)
     assert found.address == expected.address
     assert found.data_map == expected.data_map
     assert found.hints == expected.hints
     assert found.data_bytes == expected.data_bytes
-    assert root_of_layer(found.layer, len(content)) == expected.address.root
+    assert layer_root(found.layer, len(content)) == expected.address.root
 
 
 _RUN = st.tuples(
     st.sampled_from(["data", "zeros", "hole", "sprinkled"]),
-    st.sampled_from([1, 100, 4096, 4097, LEAF - 1, LEAF, LEAF + 1, 5 * LEAF, READ, READ + 17]),
+    st.sampled_from([1, 100, 4096, 4097, LEAF - 1, LEAF, LEAF + 1, 5 * LEAF, READ_SIZE, READ_SIZE + 17]),
 )
 
 
@@ -66,7 +74,7 @@ def test_every_mixture_of_data_zeros_and_holes_is_measured(
             else:
                 file.write(source.randbytes(length) if kind == "data" else bytes(length))
         file.truncate(file.tell())
-    _check(measure(path), path.read_bytes())
+    _check(index_file(path), path.read_bytes())
     path.unlink()
 
 
@@ -75,7 +83,7 @@ def test_every_mixture_of_data_zeros_and_holes_is_measured(
 def test_the_last_leaf_may_be_short(tmp_path: Path, tail: int, fill: bytes) -> None:
     path = tmp_path / "content"
     path.write_bytes(b"\1" * LEAF + fill * tail)
-    _check(measure(path), path.read_bytes())
+    _check(index_file(path), path.read_bytes())
 
 
 def test_stored_zeros_and_holes_are_one_content(tmp_path: Path) -> None:
@@ -86,7 +94,7 @@ def test_stored_zeros_and_holes_are_one_content(tmp_path: Path) -> None:
         file.seek(MIB, os.SEEK_CUR)
         file.write(b"y" * 70000)
     assert hollow.stat().st_blocks < stored.stat().st_blocks
-    assert measure(stored) == measure(hollow)
+    assert index_file(stored) == index_file(hollow)
 
 
 def test_holes_smaller_than_a_leaf_do_not_count_it_twice(tmp_path: Path) -> None:
@@ -97,7 +105,7 @@ def test_holes_smaller_than_a_leaf_do_not_count_it_twice(tmp_path: Path) -> None
             file.write(b"d" * 4096)
         file.truncate(40 * 4096)
     steps: list[int] = []
-    found = measure(path, steps.append)
+    found = index_file(path, steps.append)
     _check(found, path.read_bytes())
     assert sum(steps) == 40 * 4096
     assert min(steps) >= 0
@@ -111,7 +119,7 @@ def test_32_gib_of_holes_are_not_read(tmp_path: Path) -> None:
         file.seek(20 << 30)
         file.write(b"data")
     before = time.process_time()
-    found = measure(path)
+    found = index_file(path)
     assert time.process_time() - before < 3
     assert found.data_bytes == LEAF
     assert list(found.extents()) == [(20 << 30, LEAF)]
@@ -124,7 +132,7 @@ def test_progress_adds_up_to_the_size(tmp_path: Path) -> None:
         file.write(b"z" * 700000)
         file.truncate(9 * MIB + 5)
     steps: list[int] = []
-    measure(path, steps.append)
+    index_file(path, steps.append)
     assert sum(steps) == 9 * MIB + 5
     assert min(steps) >= 0
 
@@ -133,16 +141,16 @@ def test_a_block_in_the_middle_has_the_hint_that_any_reader_finds(tmp_path: Path
     content = random.Random(1).randbytes(10 * HINT_BLOCK + 7)
     path = tmp_path / "content"
     path.write_bytes(content)
-    hints = measure(path).hints
+    hints = index_file(path).hints
     assert hints[24:32] == xxhash.xxh3_64_intdigest(content[3 * HINT_BLOCK : 4 * HINT_BLOCK]).to_bytes(8, "little")
     assert len(hints) == 11 * 8
 
 
 def test_extents_are_runs_of_leaves() -> None:
-    assert list(extents(b"\xb0", 5 * LEAF)) == [(0, LEAF), (2 * LEAF, 2 * LEAF)]
-    assert list(extents(b"\x08", 4 * LEAF + 10)) == [(4 * LEAF, 10)]
-    assert list(extents(b"\x00", 5 * LEAF)) == []
-    assert list(extents(b"\xff\x80", 9 * LEAF)) == [(0, 9 * LEAF)]
+    assert list(decode_data_map(b"\xb0", 5 * LEAF)) == [(0, LEAF), (2 * LEAF, 2 * LEAF)]
+    assert list(decode_data_map(b"\x08", 4 * LEAF + 10)) == [(4 * LEAF, 10)]
+    assert list(decode_data_map(b"\x00", 5 * LEAF)) == []
+    assert list(decode_data_map(b"\xff\x80", 9 * LEAF)) == [(0, 9 * LEAF)]
 
 
 @settings(deadline=None)
@@ -150,7 +158,7 @@ def test_extents_are_runs_of_leaves() -> None:
 def test_extents_say_what_the_bits_say(data_map: bytes, missing: int, tail: int) -> None:
     leaves = 8 * len(data_map) - missing
     size = (leaves - 1) * LEAF + tail
-    found = list(extents(data_map, size))
+    found = list(decode_data_map(data_map, size))
     covered = {at // LEAF for start, length in found for at in range(start, start + length, LEAF)}
     assert covered == {i for i in range(leaves) if data_map[i // 8] & (0x80 >> i % 8)}
     assert all(start + length <= size for start, length in found)
@@ -174,33 +182,33 @@ def test_what_is_no_content_is_refused(tmp_path: Path, name: str) -> None:
     make, error, reason = REFUSALS[name]
     make(tmp_path / "x")
     with pytest.raises(error, match=f"{tmp_path}/x: {reason}"):
-        measure(tmp_path / "x")
+        index_file(tmp_path / "x")
 
 
-@pytest.mark.parametrize("fewer", [1, LEAF, READ, 3 * READ - 5])
+@pytest.mark.parametrize("fewer", [1, LEAF, READ_SIZE, 3 * READ_SIZE - 5])
 def test_a_file_that_shrinks_is_refused(tmp_path: Path, fewer: int) -> None:
     path = tmp_path / "content"
-    path.write_bytes(b"x" * 4 * READ)
+    path.write_bytes(b"x" * 4 * READ_SIZE)
 
     def shrink(done: int) -> None:
         if done:
-            os.truncate(path, 4 * READ - fewer)
+            os.truncate(path, 4 * READ_SIZE - fewer)
 
     with pytest.raises(Malformed, match="became shorter"):
-        measure(path, shrink)
+        index_file(path, shrink)
 
 
 def test_a_file_that_grows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "content"
-    path.write_bytes(b"x" * READ)
+    path.write_bytes(b"x" * READ_SIZE)
     with pytest.raises(Malformed, match="became longer"):
-        measure(path, lambda _done: os.truncate(path, 2 * READ))
+        index_file(path, lambda _done: os.truncate(path, 2 * READ_SIZE))
 
 
 def test_short_reads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read may bring less than was asked for, for instance from a network filesystem."""
     path = tmp_path / "content"
-    content = random.Random(2).randbytes(3 * READ + 777)
+    content = random.Random(2).randbytes(3 * READ_SIZE + 777)
     path.write_bytes(content)
     pread = os.pread
     sizes = random.Random(3)
@@ -209,7 +217,7 @@ def test_short_reads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return pread(descriptor, sizes.randint(1, length), offset)
 
     monkeypatch.setattr(measuring.os, "pread", short)
-    found = measure(path)
+    found = index_file(path)
     monkeypatch.undo()
     _check(found, content)
 
@@ -218,13 +226,13 @@ def test_an_open_file_is_measured_too(tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(b"abc")
     with path.open("rb") as file:
-        assert measure_descriptor(file.fileno(), "it").address == Address.of(b"abc")
+        assert index_descriptor(file.fileno(), "it").address == Address.of(b"abc")
 
 
 def test_verifying_gives_what_measuring_gives(tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(b"q" * 100000)
-    assert verify(path, Address.of(b"q" * 100000)) == measure(path)
+    assert verify_content(path, Address.of(b"q" * 100000)) == index_file(path)
 
 
 def test_verifying_refuses_another_size_without_reading(tmp_path: Path) -> None:
@@ -232,7 +240,7 @@ def test_verifying_refuses_another_size_without_reading(tmp_path: Path) -> None:
     path.write_bytes(b"q" * 64)
     steps: list[int] = []
     with pytest.raises(ContentMismatch, match="has 64 bytes, and its address says 65"):
-        verify(path, Address(bytes(32), 65), steps.append)
+        verify_content(path, Address(bytes(32), 65), steps.append)
     assert steps == []
 
 
@@ -244,7 +252,7 @@ def test_verifying_finds_one_wrong_bit(tmp_path: Path, at: int) -> None:
     path = tmp_path / "content"
     path.write_bytes(content)
     with pytest.raises(ContentMismatch, match="has the root .* not " + address.root.hex()):
-        verify(path, address)
+        verify_content(path, address)
 
 
 def test_verifying_finds_the_forgery_that_has_the_same_root(tmp_path: Path) -> None:
@@ -252,6 +260,6 @@ def test_verifying_finds_the_forgery_that_has_the_same_root(tmp_path: Path) -> N
     forged = tmp_path / "forged"
     forged.write_bytes(Address.of(first).root + Address.of(second).root)
     honest = Address.of(first + second)
-    assert measure(forged).address.root == honest.root
+    assert index_file(forged).address.root == honest.root
     with pytest.raises(ContentMismatch, match="has 64 bytes"):
-        verify(forged, honest)
+        verify_content(forged, honest)

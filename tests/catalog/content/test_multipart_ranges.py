@@ -12,8 +12,8 @@ CONTENT = bytes(range(256)) * 16
 
 def body(ranges: list[tuple[int, int]]) -> bytes:
     """What a catalog sends."""
-    parts = (byteranges.part_head(part, len(CONTENT)) + CONTENT[part[0] : part[1]] for part in ranges)
-    return b"".join(parts) + byteranges.closing()
+    parts = (byteranges.part_header(part, len(CONTENT)) + CONTENT[part[0] : part[1]] for part in ranges)
+    return b"".join(parts) + byteranges.closing_delimiter()
 
 
 @given(st.sets(st.integers(0, 4095), min_size=4, max_size=40), st.integers(1, 300))
@@ -21,8 +21,8 @@ def test_parts_are_read_however_the_answer_is_cut(edges: set[int], chunk: int) -
     points = sorted(edges)
     ranges = [(a, b) for a, b in zip(points[::2], points[1::2], strict=False)]
     sent = body(ranges)
-    assert len(sent) == byteranges.length(ranges, len(CONTENT))
-    assert byteranges.parse_ranges(byteranges.ask_for(ranges), len(CONTENT)) == ranges
+    assert len(sent) == byteranges.multipart_length(ranges, len(CONTENT))
+    assert byteranges.parse_ranges(byteranges.format_ranges(ranges), len(CONTENT)) == ranges
     chunks = [sent[at : at + chunk] for at in range(0, len(sent), chunk)]
     read = b"".join(byteranges.read_parts(chunks, byteranges.BOUNDARY.encode(), ranges, len(CONTENT)))
     assert read == b"".join(CONTENT[a:b] for a, b in ranges)
@@ -51,7 +51,7 @@ def test_parts_that_were_not_asked_for_are_refused(sent: bytes, message: str) ->
 
 @pytest.mark.parametrize("text", ["multipart/byteranges; boundary=abc", 'Multipart/ByteRanges; boundary="abc"'])
 def test_the_boundary_is_found(text: str) -> None:
-    assert byteranges.boundary_of(text) == b"abc"
+    assert byteranges.parse_boundary(text) == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_the_boundary_is_found(text: str) -> None:
 )
 def test_another_media_type_is_no_answer_to_several_ranges(text: str) -> None:
     with pytest.raises(Malformed, match="media type"):
-        byteranges.boundary_of(text)
+        byteranges.parse_boundary(text)
 
 
 def test_too_many_ranges_are_refused() -> None:
     ranges = [(2 * at, 2 * at + 1) for at in range(byteranges.MAX_RANGES + 1)]
     with pytest.raises(RangeRefused, match="512 allowed"):
-        byteranges.parse_ranges(byteranges.ask_for(ranges), len(CONTENT))
+        byteranges.parse_ranges(byteranges.format_ranges(ranges), len(CONTENT))
 
 
 def test_one_range_is_left_to_others() -> None:

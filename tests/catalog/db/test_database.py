@@ -174,12 +174,12 @@ def test_a_key_has_one_role_per_vo_and_can_be_removed(database: Database) -> Non
         registry.register_key(connection, Anchor("star", "reviewer", FINGERPRINT, b"old"), NOW)
         registry.register_key(connection, Anchor("star", "image-administrator", FINGERPRINT, b"new"), NOW)
         registry.register_key(connection, Anchor("atlas", "reviewer", FINGERPRINT, b"new"), NOW)
-        (anchor,) = registry.anchors(connection, "star")
+        (anchor,) = registry.list_anchors(connection, "star")
         assert (anchor.role, anchor.key) == ("image-administrator", b"new")
         assert [(vo.name, vo.keys) for vo in registry.list_vos(connection, "", 10)] == [("atlas", 1), ("star", 1)]
         assert registry.remove_key(connection, "star", FINGERPRINT)
-        assert registry.anchors(connection, "star") == []
-        assert len(registry.anchors(connection, "atlas")) == 1
+        assert registry.list_anchors(connection, "star") == []
+        assert len(registry.list_anchors(connection, "atlas")) == 1
     with pytest.raises(Conflict), database.writing() as connection:
         registry.register_key(connection, Anchor("cms", "reviewer", FINGERPRINT, b"new"), NOW)
 
@@ -205,14 +205,14 @@ def test_a_blob_is_served_only_for_a_published_image(database: Database) -> None
     image = manifest([ADDRESS])
     with database.writing() as connection:
         holdings.put_publication(connection, image, NOW)
-        assert holdings.missing(connection, image.image_id) == [ADDRESS]
-        holdings.add_blob(connection, ADDRESS, 5, NOW)
-        assert holdings.missing(connection, image.image_id) == []
+        assert holdings.missing_contents(connection, image.image_id) == [ADDRESS]
+        holdings.add_content(connection, ADDRESS, 5, NOW)
+        assert holdings.missing_contents(connection, image.image_id) == []
         assert not holdings.is_served(connection, ADDRESS)
         registry.add_image(connection, image, NOW)
         holdings.end_publication(connection, image.image_id)
         assert holdings.is_served(connection, ADDRESS)
-        assert holdings.unnamed_blobs(connection) == []
+        assert holdings.unreferenced_contents(connection) == []
         holdings.forget_publication(connection, image.image_id)  # a published image keeps its parts
         assert holdings.is_served(connection, ADDRESS)
 
@@ -227,6 +227,6 @@ def test_received_ranges_are_a_set_of_bytes(database: Database, pieces: list[tup
         for start, length in pieces:
             holdings.add_range(connection, IMAGE, ADDRESS, start, start + length)
             came |= set(range(start, start + length))
-        found = holdings.ranges(connection, IMAGE, ADDRESS)
+        found = holdings.received_ranges(connection, IMAGE, ADDRESS)
     assert {n for start, end in found for n in range(start, end)} == came
     assert all(before[1] < after[0] for before, after in pairwise(found))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.disk.blank_detection import recognise
+from catalog.disk.blank_detection import detect_blank
 from catalog.image.manifest import Blank
 from tests.support.catalog.disk_images import MIB, formatted, put, run
 
@@ -21,7 +21,7 @@ Make = Callable[[Path], Path]
 def look(path: Path) -> Blank | None:
     """What a file is recognised as."""
     with path.open("rb") as file:
-        return recognise(lambda offset, length: os.pread(file.fileno(), length, offset), path.stat().st_size)
+        return detect_blank(lambda offset, length: os.pread(file.fileno(), length, offset), path.stat().st_size)
 
 
 UNUSED: tuple[tuple[str, int, str, str, tuple[str, ...]], ...] = (
@@ -185,6 +185,6 @@ def test_nothing_breaks_the_reader(heads: dict[str, tuple[bytes, int]], name: st
         assert 0 <= offset < offset + length <= size
         return bytes(data[offset : offset + length])
 
-    found = recognise(read, size)
+    found = detect_blank(read, size)
     assert found is None or found.size == size
     assert reads < 10_000

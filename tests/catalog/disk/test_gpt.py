@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from catalog.disk.gpt import ENTRY_SIZE, HEAD_SECTORS, TAIL_SECTORS, GptTable, read_gpt, write_gpt
 from catalog.errors import DiskRefused
 from catalog.image.manifest import SECTOR, GptDisk
-from catalog.image.partition_types import kind_of, standard_protective
+from catalog.image.partition_types import standard_protective, type_name
 from signer.errors import DocumentError
 from tests.support.catalog.partition_tables import (
     MIB,
@@ -286,4 +286,4 @@ def test_a_disk_that_ends_inside_its_table_is_refused() -> None:
 def test_types_keep_their_one_name() -> None:
     disk = whole(sample_disk())
     table = read_gpt(reader(disk), len(disk))
-    assert [kind_of(entry.type) for entry in table.entries] == ["root-x86-64", "linux-generic", "esp"]
+    assert [type_name(entry.type) for entry in table.entries] == ["root-x86-64", "linux-generic", "esp"]

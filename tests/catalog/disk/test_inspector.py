@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from catalog.builder.disk_import import import_disk
-from catalog.disk.inspector import Format, inspect
+from catalog.disk.inspector import DiskFormat, inspect_disk
 from catalog.errors import CatalogError, DiskRefused
 from tests.support.catalog import hostile_formats, hostile_partition_tables
 from tests.support.catalog.disk_images import (
@@ -36,7 +36,7 @@ BAD = [*hostile_formats.bad.rows, *hostile_partition_tables.bad.rows]
     ("named", "scenario", "error", "reason"),
     [pytest.param(*row[1:], id=row[0]) for row in BAD],
 )
-def test_refused(tmp_path: Path, named: Format, scenario: Scenario, error: type[CatalogError], reason: str) -> None:
+def test_refused(tmp_path: Path, named: DiskFormat, scenario: Scenario, error: type[CatalogError], reason: str) -> None:
     """Each bad disk is refused for its own reason, and nothing stays where the image would have been."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -74,7 +74,7 @@ def _odd_name(here: Path) -> Path:
     return gpt_disk(here / 'json:{"file.filename":"x"}')
 
 
-GOOD: list[tuple[str, Format, Scenario]] = [
+GOOD: list[tuple[str, DiskFormat, Scenario]] = [
     ("raw with a GPT", "raw", lambda here: gpt_disk(here / "disk")),
     ("raw with a GPT and no boot code", "raw", lambda here: gpt_disk(here / "disk", boot=False)),
     ("raw with an MBR and logical partitions", "raw", lambda here: mbr_disk(here / "disk")),
@@ -89,7 +89,7 @@ GOOD: list[tuple[str, Format, Scenario]] = [
 
 
 @pytest.mark.parametrize(("named", "scenario"), [pytest.param(*row[1:], id=row[0]) for row in GOOD])
-def test_accepted_and_given_back_byte_for_byte(tmp_path: Path, named: Format, scenario: Scenario) -> None:
+def test_accepted_and_given_back_byte_for_byte(tmp_path: Path, named: DiskFormat, scenario: Scenario) -> None:
     """Each good disk is imported, and its image assembles to the very disk."""
     disk = scenario(tmp_path)
     before = disk.read_bytes()
@@ -103,7 +103,7 @@ def test_accepted_and_given_back_byte_for_byte(tmp_path: Path, named: Format, sc
 def test_the_size_cap_is_an_option(tmp_path: Path) -> None:
     """A site's publisher may demand less."""
     with pytest.raises(DiskRefused, match=r"claims 32.0 MiB, more than the 16.0 MiB allowed; see --max-size"):
-        inspect(gpt_disk(tmp_path / "disk"), "raw", max_size=16 * MIB)
+        inspect_disk(gpt_disk(tmp_path / "disk"), "raw", max_size=16 * MIB)
 
 
 def test_a_report_from_a_child_is_not_believed_blindly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,4 +112,4 @@ def test_a_report_from_a_child_is_not_believed_blindly(tmp_path: Path, monkeypat
     liar.write_text('print(\'{"size": 1, "size": 2}\')')
     monkeypatch.setattr("catalog.disk.inspector_child.__file__", str(liar))
     with pytest.raises(DiskRefused, match="makes no sense"):
-        inspect(gpt_disk(tmp_path / "disk"), "raw")
+        inspect_disk(gpt_disk(tmp_path / "disk"), "raw")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.disk.sandbox import Limits, _prison, confined
+from catalog.disk.sandbox import ResourceLimits, _prison, run_confined
 from catalog.errors import DiskRefused, Unavailable
 from tests.support.catalog.disk_images import MIB, run
 
@@ -38,10 +38,10 @@ def test_what_a_child_that_was_taken_over_cannot_do(tmp_path: Path, attempt: str
     (tmp_path / "disk").write_bytes(bytes(512))
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = attempt.format(port=server.getsockname()[1], secret=str(tmp_path / "secret"))
-        outcome = confined(
+        outcome = run_confined(
             ["/usr/bin/python3", "-c", code],
             reads={"/disk": tmp_path / "disk"},
-            limits=Limits(file_size=4 * MIB, scratch=4 * MIB),
+            limits=ResourceLimits(file_size=4 * MIB, scratch=4 * MIB),
         )
     assert outcome.code != 0
     assert re.search(answer, outcome.complaint), outcome.complaint
@@ -50,10 +50,10 @@ def test_what_a_child_that_was_taken_over_cannot_do(tmp_path: Path, attempt: str
 def test_a_child_that_never_ends_is_ended(tmp_path: Path) -> None:
     """By the clock, by the processor's time, and by the amount that it prints."""
     with pytest.raises(DiskRefused, match="took more than the 1 s allowed"):
-        confined(["sleep", "60"], reads={}, limits=Limits(wall=1))
-    assert confined(["sh", "-c", "while :; do :; done"], reads={}, limits=Limits(cpu=1)).code != 0
+        run_confined(["sleep", "60"], reads={}, limits=ResourceLimits(wall=1))
+    assert run_confined(["sh", "-c", "while :; do :; done"], reads={}, limits=ResourceLimits(cpu=1)).code != 0
     with pytest.raises(DiskRefused, match="takes more than the"):
-        confined(["cat", "/dev/zero"], reads={})
+        run_confined(["cat", "/dev/zero"], reads={})
 
 
 def test_without_confinement_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

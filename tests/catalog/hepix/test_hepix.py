@@ -30,10 +30,10 @@ from catalog.errors import (
     Unavailable,
     Unverified,
 )
-from catalog.hepix.exporter import Wanted, export
-from catalog.hepix.image_list import ImageList, ListedImage, order, read_list, write_list
-from catalog.hepix.importer import Order, open_list, read_source, take
-from catalog.hepix.subscriptions import Endorser, Subscription, Subscriptions
+from catalog.hepix.exporter import ExportRequest, export_list
+from catalog.hepix.image_list import ImageList, ListedImage, read_list, version_order, write_list
+from catalog.hepix.importer import ImportRequest, import_image, open_list, read_source
+from catalog.hepix.subscriptions import ListEndorser, Subscription, Subscriptions
 from catalog.image.bundle import Bundle
 from signer.errors import SignatureError
 from signer.verification.smime import read_message, sign_message, verify_message
@@ -80,7 +80,7 @@ class World:
 
     def open(self, message: bytes, root: Path, **changes: object) -> tuple[ImageList, Subscription]:
         """What a site that believes Ann does with a message."""
-        order = replace(Order("site", Endorser(ANN_DN, CA_DN), every=True), **changes)  # type: ignore[arg-type]
+        order = replace(ImportRequest("site", ListEndorser(ANN_DN, CA_DN), every=True), **changes)  # type: ignore[arg-type]
         return open_list(message, Subscriptions(root), order, self.grid.rules, self.grid.now)
 
 
@@ -232,7 +232,7 @@ def test_an_image_listed_twice_refuses_the_list(world: World) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [("1.9", "1.10"), ("2", "2.1"), ("1.0-a", "1.0-b"), ("1.2", "1.2.0")])
 def test_versions_are_compared_as_people_count(low: str, high: str) -> None:
-    assert order(low) < order(high)
+    assert version_order(low) < version_order(high)
 
 
 @pytest.mark.parametrize(("said", "mib"), [("512", 512), (536870912, 512), ("1024", 1024)])
@@ -348,7 +348,7 @@ def test_a_file_that_is_not_taken(world: World, tmp_path: Path, case: str) -> No
     with files(disk=(code, headers, pieces())) as url:
         listed = world.image(uri=f"{url}/disk")
         with pytest.raises(error, match=reason):
-            take(world.list(listed), listed, tmp_path / "image", Order("site"), world.grid.now)
+            import_image(world.list(listed), listed, tmp_path / "image", ImportRequest("site"), world.grid.now)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -369,7 +369,7 @@ def test_an_image_that_is_not_even_asked_for(world: World, tmp_path: Path, case:
     changes, error, reason = BAD_IMAGES[case]
     listed = world.image(**changes)
     with pytest.raises(error, match=reason):
-        take(world.list(listed), listed, tmp_path / "image", Order("site"), world.grid.now)
+        import_image(world.list(listed), listed, tmp_path / "image", ImportRequest("site"), world.grid.now)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -389,7 +389,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Ite
         service.register(vos["star"].anchor())
         image = published(service, vos["star"], root / "made")
         with service.client() as client:
-            transfer.publish(client, vos["star"].endorse(bundle(root / "direct", name="direct")))
+            transfer.publish_image(client, vos["star"].endorse(bundle(root / "direct", name="direct")))
         yield service, image, root
 
 
@@ -429,11 +429,11 @@ def test_what_is_exported_is_imported_elsewhere(
 
 def test_only_what_counts_is_exported(catalog: tuple[Service, Bundle, Path], world: World, vos: dict[str, Vo]) -> None:
     service, _, _ = catalog
-    wanted = Wanted("star", "https://star.example/list", "t", "d", "-", "Ann")
+    wanted = ExportRequest("star", "https://star.example/list", "t", "d", "-", "Ann")
     with service.client() as client:
         with pytest.raises(Misused, match="no image of star can be listed"):
-            export(client, wanted, [vos["stranger"].anchor(vo="star")], world.ann.signer(), world.grid.now)
-        done = export(client, wanted, [vos["star"].anchor()], world.ann.signer(), utc_now())
+            export_list(client, wanted, [vos["stranger"].anchor(vo="star")], world.ann.signer(), world.grid.now)
+        done = export_list(client, wanted, [vos["star"].anchor()], world.ann.signer(), utc_now())
     (listed,) = done.content.images
     assert listed.size == SIZE
     assert listed.uri.startswith(service.url)

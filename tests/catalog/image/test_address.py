@@ -13,10 +13,10 @@ from catalog.image.address import (
     MAX_SIZE,
     SMALLEST_PIECE,
     Address,
+    layer_root,
     merkle_root,
+    merkle_tree,
     piece_length,
-    root_of_layer,
-    tree,
 )
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
@@ -160,14 +160,14 @@ def test_piece_lengths_never_shrink() -> None:
 )
 def test_the_root_is_that_of_the_book(leaves: list[bytes]) -> None:
     assert merkle_root(leaves) == _by_the_book(leaves)
-    root, layer = tree(leaves, len(leaves) * LEAF)
+    root, layer = merkle_tree(leaves, len(leaves) * LEAF)
     assert root == _by_the_book(leaves)
-    assert root_of_layer(layer, len(leaves) * LEAF) == root
+    assert layer_root(layer, len(leaves) * LEAF) == root
 
 
 def test_the_layer_is_a_row_of_the_tree() -> None:
     leaves = [hashlib.sha256(bytes([index])).digest() for index in range(10)]
-    _, layer = tree(leaves, 10 * LEAF - 5)
+    _, layer = merkle_tree(leaves, 10 * LEAF - 5)
     assert layer[:32] == _by_the_book(leaves[:4])
     assert layer[32:64] == _by_the_book(leaves[4:8])
     assert layer[64:] == _by_the_book([*leaves[8:], bytes(32), bytes(32)])
@@ -176,29 +176,29 @@ def test_the_layer_is_a_row_of_the_tree() -> None:
 def test_content_of_one_piece_has_its_root_for_a_layer() -> None:
     for content in (b"x", bytes(LEAF), b"y" * 4 * LEAF):
         leaves = [hashlib.sha256(content[i : i + LEAF]).digest() for i in range(0, len(content), LEAF)]
-        root, layer = tree(leaves, len(content))
+        root, layer = merkle_tree(leaves, len(content))
         assert layer == root == Address.of(content).root
-        assert root_of_layer(layer, len(content)) == root
+        assert layer_root(layer, len(content)) == root
 
 
 def test_a_layer_of_the_wrong_length_is_refused() -> None:
     for length in (0, 31, 33, 64, 3200):
         with pytest.raises(ValueError, match=f"has 32 bytes, not {length}"):
-            root_of_layer(bytes(length), LEAF)
+            layer_root(bytes(length), LEAF)
 
 
 def test_a_layer_with_one_wrong_bit_has_another_root() -> None:
     leaves = [hashlib.sha256(bytes([index])).digest() for index in range(64)]
-    root, layer = tree(leaves, 64 * LEAF)
+    root, layer = merkle_tree(leaves, 64 * LEAF)
     for at in range(0, len(layer), 32):
         wrong = bytearray(layer)
         wrong[at] ^= 1
-        assert root_of_layer(bytes(wrong), 64 * LEAF) != root
+        assert layer_root(bytes(wrong), 64 * LEAF) != root
 
 
 def test_leaves_must_fit_the_size() -> None:
     with pytest.raises(ValueError, match="16385 bytes have 2 leaves, not 1"):
-        tree([ROOT], LEAF + 1)
+        merkle_tree([ROOT], LEAF + 1)
     with pytest.raises(ValueError, match="without a leaf"):
         merkle_root([])
 

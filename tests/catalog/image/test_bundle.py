@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.errors import Malformed, NotFound
 from catalog.image.address import Address
 from catalog.image.bundle import MAX_SIGNATURE, MAX_STATEMENT, Bundle
@@ -18,7 +18,7 @@ def test_what_was_made_is_opened(tmp_path: Path) -> None:
     opened = Bundle.open(tmp_path / "image")
     assert opened == made
     for address in opened.manifest.blobs():
-        assert measure(opened.blob(address)).address == address
+        assert index_file(opened.blob(address)).address == address
 
 
 @pytest.mark.parametrize("make", ["nothing", "an empty directory", "a file"])

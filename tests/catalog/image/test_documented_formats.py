@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.disk.gpt import write_gpt
 from catalog.image.address import piece_length
 from catalog.image.manifest import GptDisk, Manifest
@@ -37,7 +37,7 @@ def test_content_has_the_address_that_the_page_says(tmp_path: Path, row: list[st
     command, address, data_map, layer, hints = row
     path = tmp_path / "content"
     path.write_bytes(subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout)
-    found = measure(path)
+    found = index_file(path)
     assert str(found.address) == address
     assert found.data_map.hex() == data_map
     assert hashlib.sha256(found.layer).hexdigest()[:16] == layer

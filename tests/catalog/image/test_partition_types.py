@@ -9,33 +9,33 @@ from hypothesis import strategies as st
 
 from catalog.image.partition_types import (
     FLAG_BITS,
-    NAMES,
-    bits_of,
-    check_kind,
-    flags_of,
-    guid_of,
-    kind_of,
+    TYPE_NAMES,
+    bits_from_flags,
+    check_type,
+    flags_from_bits,
     standard_protective,
+    type_guid,
+    type_name,
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TYPE_NAMES)
 def test_a_kind_has_one_way_to_be_written(name: str) -> None:
-    assert kind_of(NAMES[name].upper()) == name
-    assert guid_of(name) == NAMES[name]
-    assert check_kind(name) == name
+    assert type_name(TYPE_NAMES[name].upper()) == name
+    assert type_guid(name) == TYPE_NAMES[name]
+    assert check_type(name) == name
     with pytest.raises(ValueError, match=f"has a name; write '{name}'"):
-        check_kind(NAMES[name])
+        check_type(TYPE_NAMES[name])
 
 
 def test_no_two_names_have_one_guid() -> None:
-    assert len(set(NAMES.values())) == len(NAMES)
+    assert len(set(TYPE_NAMES.values())) == len(TYPE_NAMES)
 
 
 def test_a_kind_without_a_name_is_its_guid() -> None:
     guid = "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"
-    assert kind_of(guid.upper()) == guid_of(guid) == check_kind(guid) == guid
-    assert check_kind("mbr-8e") == "mbr-8e"
+    assert type_name(guid.upper()) == type_guid(guid) == check_type(guid) == guid
+    assert check_type("mbr-8e") == "mbr-8e"
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_a_kind_without_a_name_is_its_guid() -> None:
 )
 def test_no_other_kind_is_known(kind: str) -> None:
     with pytest.raises(ValueError, match="is no partition type; use a Discoverable Partitions name"):
-        check_kind(kind)
+        check_type(kind)
 
 
 @given(st.integers(0, 2**64 - 1))
 def test_every_attribute_word_has_names(bits: int) -> None:
-    flags = flags_of(bits)
-    assert bits_of(flags) == bits
+    flags = flags_from_bits(bits)
+    assert bits_from_flags(flags) == bits
     assert [FLAG_BITS[flag] for flag in flags] == sorted(FLAG_BITS[flag] for flag in flags)
 
 
 def test_the_flags_are_those_of_the_specifications() -> None:
     assert sorted(FLAG_BITS.values()) == list(range(64))
-    assert bits_of(("required", "legacy-bios-bootable")) == 5
-    assert bits_of(("grow-fs", "read-only", "no-auto")) == 1 << 59 | 1 << 60 | 1 << 63
+    assert bits_from_flags(("required", "legacy-bios-bootable")) == 5
+    assert bits_from_flags(("grow-fs", "read-only", "no-auto")) == 1 << 59 | 1 << 60 | 1 << 63
 
 
 @pytest.mark.parametrize(

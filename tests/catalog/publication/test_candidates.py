@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from catalog.access import rule_store as entitlements
-from catalog.access.rules import Site, credential
+from catalog.access.rules import RegisteredSite, format_credential
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.client.transfer import offer
+from catalog.client.transfer import offer_candidate
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
@@ -41,7 +41,7 @@ class World:
 
     def client(self, site: str = "") -> CatalogClient:
         """A connection that shows a site's credential, or none."""
-        return CatalogClient(self.service.url, credential=credential(site, SECRET) if site else "")
+        return CatalogClient(self.service.url, credential=format_credential(site, SECRET) if site else "")
 
     def saved(self, version: str, seed: int = 9, **changes: Any) -> Bundle:
         """What a machine of the parent was saved as: its first content is another."""
@@ -70,10 +70,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         digest = hashlib.sha256(SECRET.encode()).hexdigest()
         with database.writing() as connection:
             for name, vo in (("lyon", "star"), ("bnl", "star"), ("tum", "atlas")):
-                entitlements.register_site(connection, Site(name, frozenset({vo})), digest, now(), renew=False)
+                entitlements.register_site(
+                    connection, RegisteredSite(name, frozenset({vo})), digest, now(), renew=False
+                )
         database.close()
         with service.client() as client:
-            transfer.publish(client, parent)
+            transfer.publish_image(client, parent)
         yield World(service, star, parent, place)
 
 
@@ -82,9 +84,9 @@ def test_what_a_site_offers_becomes_an_image_when_its_vo_endorses_it(world: Worl
     saved = world.saved("1.1")
     image_id = saved.manifest.image_id
     with world.client("lyon") as lyon, world.client("bnl") as bnl, world.client() as stranger:
-        sent = offer(lyon, saved)
+        sent = offer_candidate(lyon, saved)
         assert (sent.image_id, sent.title, sent.sent) == (image_id, "star/worker@1.1", 1 << 20)
-        again = offer(lyon, saved)
+        again = offer_candidate(lyon, saved)
         assert again.sent == 0
         for site in (lyon, bnl):
             (found,) = site.candidates("star")
@@ -102,7 +104,7 @@ def test_what_a_site_offers_becomes_an_image_when_its_vo_endorses_it(world: Worl
         looked = transfer.fetch_candidate(bnl, image_id, tmp_path / "looked")
         assert looked.manifest == saved.manifest
         assert looked.blob(saved.manifest.blobs()[0]).read_bytes() == saved.blob(saved.manifest.blobs()[0]).read_bytes()
-        assert transfer.publish(stranger, world.star.endorse(looked)).sent == 0
+        assert transfer.publish_image(stranger, world.star.endorse(looked)).sent == 0
         assert stranger.resolve(Reference.parse("star/worker@1.1")) == image_id
         assert lyon.candidates() == ()
         assert lyon.offer(saved.manifest.canonical()).state == "published"
@@ -138,29 +140,31 @@ def test_what_is_no_candidate(world: World, attack: str, site: str, changes: dic
 
 def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A VO's people look at so many; one that waits already may go on."""
-    from catalog.access.authorizer import Readers
-    from catalog.content.blob_store import Blobs
-    from catalog.publication.candidates import Candidates
-    from catalog.publication.images import Publishing
+    from catalog.access.authorizer import CatalogAuthorizer
+    from catalog.content.blob_store import ContentStore
+    from catalog.publication.candidates import CandidateService
+    from catalog.publication.images import PublicationService
     from catalog.settings import CatalogSettings
 
     monkeypatch.setattr(limits, "MAX_CANDIDATES", 1)
     database = open_database(world.service.directory)
     try:
         settings = CatalogSettings(directory=world.service.directory, max_image_bytes=4 << 20)
-        publishing = Publishing(database, Blobs(world.service.directory), settings)
-        found = Candidates(publishing, Readers(database, now, lambda: 0.0))
+        publishing = PublicationService(database, ContentStore(world.service.directory), settings)
+        found = CandidateService(publishing, CatalogAuthorizer(database, now, lambda: 0.0))
         first, second = (world.saved("4.0", seed=seed).manifest.canonical().decode() for seed in (40, 41))
         assert found.offer(first, "lyon", now()).state == "pending"
         assert not found.waiting("bnl", "star")[0].complete
         with pytest.raises(TooLarge, match="wait for an endorsement"):
             found.offer(second, "lyon", now())
         assert found.offer(first, "bnl", now()).state == "pending"
-        small = Candidates(
-            Publishing(
-                database, Blobs(world.service.directory), settings.model_copy(update={"max_image_bytes": 2 << 20})
+        small = CandidateService(
+            PublicationService(
+                database,
+                ContentStore(world.service.directory),
+                settings.model_copy(update={"max_image_bytes": 2 << 20}),
             ),
-            Readers(database, now, lambda: 0.0),
+            CatalogAuthorizer(database, now, lambda: 0.0),
         )
         with pytest.raises(TooLarge, match="accepts"):
             small.offer(first, "lyon", now())

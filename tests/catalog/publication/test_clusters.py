@@ -11,7 +11,7 @@ import pytest
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError, Conflict, Equivocation, Malformed, Misused, NotEntitled, NotFound
 from catalog.image.reference import Reference
-from catalog.publication.state_directory import open_database, owned
+from catalog.publication.state_directory import open_database, own_directory
 from catalog.service.mirror import Mirror
 from catalog.settings import CatalogSettings
 from signer.documents import canonical
@@ -190,7 +190,7 @@ def test_a_mirror_has_documents_too(service: Service, star: Vo, tmp_path: Path) 
     with service.client() as client:
         client.publish_cluster(data, [pair])
         settings = CatalogSettings(directory=tmp_path / "copy" / "catalog")
-        with owned(settings.directory, settings, now(), mirror=True) as (publishing, _):
+        with own_directory(settings.directory, settings, now(), mirror=True) as (publishing, _):
             Mirror(publishing, client).step(now())
     with (
         Service(tmp_path / "copy", mirror_of=service.url) as mirror,

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from catalog.client import transfer
-from catalog.content.blob_store import Blobs
+from catalog.content.blob_store import ContentStore
 from catalog.db import images as registry
 from catalog.db.engine import Database
 from catalog.errors import ContentMismatch, Unavailable
 from catalog.publication.history import History
-from catalog.publication.images import Publishing
+from catalog.publication.images import PublicationService
 from catalog.schema.images import SignedStatement
 from catalog.settings import CatalogSettings
-from signer.audit_log import verify
+from signer.audit_log import verify_log
 from signer.openpgp.keyring import Keyring
 from tests.support.catalog.service_process import Service, Vo, now
 from tests.support.factories import MIB, bundle
@@ -40,7 +40,7 @@ def test_what_is_accepted_is_told_once_and_in_order(service: Service, star: Vo, 
     second = star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1))
     with service.client() as client:
         for image in (first, first, second):  # again is no news
-            transfer.publish(client, image)
+            transfer.publish_image(client, image)
         found = list(client.history())
 
     assert [(entry.seq, entry.kind, entry.data["title"]) for entry in found] == [
@@ -60,29 +60,29 @@ def test_a_refused_endorsement_leaves_no_entry(service: Service, star: Vo, tmp_p
     image = rogue.endorse(bundle(tmp_path / "image", size=MIB))
     with service.client() as client:
         with pytest.raises(Exception, match="not trusted"):
-            transfer.publish(client, image)
+            transfer.publish_image(client, image)
         assert list(client.history()) == []
 
 
 def test_the_history_goes_on_after_a_kill(service: Service, star: Vo, tmp_path: Path) -> None:
     with service.client() as client:
-        transfer.publish(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
+        transfer.publish_image(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
     service.kill()
     log = service.directory / "audit.jsonl"
     with log.open("ab") as file:
         file.write(b'{"at":"2026-11')
     service.start()
     with service.client() as client:
-        transfer.publish(client, star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1)))
+        transfer.publish_image(client, star.endorse(bundle(tmp_path / "two", size=MIB, version="2.0", seed=1)))
         kinds = [entry.kind for entry in client.history()]
 
     assert kinds == ["endorse", "publish", "repaired", "endorse", "publish"]
-    assert verify(log).intact
+    assert verify_log(log).intact
 
 
 def test_a_client_sees_that_the_past_was_changed(service: Service, star: Vo, tmp_path: Path) -> None:
     with service.client() as client:
-        transfer.publish(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
+        transfer.publish_image(client, star.endorse(bundle(tmp_path / "one", size=MIB)))
         log = service.directory / "audit.jsonl"
         log.write_bytes(log.read_bytes().replace(b"image-administrator", b"image-adminastrator", 1))
         with pytest.raises(ContentMismatch, match="entry 2 of the catalog's history does not follow"):
@@ -104,7 +104,7 @@ def test_pages_join_without_a_gap(tmp_path: Path) -> None:
 def test_nothing_is_published_that_cannot_be_recorded(star: Vo, tmp_path: Path) -> None:
     database = Database(tmp_path / "catalog.db")
     history = History(tmp_path, now())
-    publishing = Publishing(database, Blobs(tmp_path), CatalogSettings(), history)
+    publishing = PublicationService(database, ContentStore(tmp_path), CatalogSettings(), history)
     with database.writing() as connection:
         registry.register_vo(connection, "star", now())
         registry.register_key(connection, star.anchor(), now())

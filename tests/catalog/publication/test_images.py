@@ -9,16 +9,16 @@ import pytest
 
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.content.blob_store import Blobs
-from catalog.content.indexing import measure
+from catalog.content.blob_store import ContentStore
+from catalog.content.indexing import index_file
 from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.db.engine import Database
 from catalog.errors import Conflict, ContentMismatch, Misused, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from catalog.publication.images import Publishing
-from catalog.publication.state_directory import check, owned
+from catalog.publication.images import PublicationService
+from catalog.publication.state_directory import check_contents, own_directory
 from catalog.schema.images import SignedStatement
 from catalog.settings import CatalogSettings
 from tests.support.catalog.service_process import Service, Vo, files, now
@@ -35,17 +35,17 @@ def test_an_endorsed_image_is_published_and_fetched_again(service: Service, star
     made = star.endorse(bundle(tmp_path / "image"))
     done: list[int] = []
     with service.client() as client:
-        result = transfer.publish(client, made, done.append)
-        fetched = transfer.fetch(client, Reference.parse("star/worker@1.0"), tmp_path / "fetched")
+        result = transfer.publish_image(client, made, done.append)
+        fetched = transfer.fetch_image(client, Reference.parse("star/worker@1.0"), tmp_path / "fetched")
     total = sum(address.size for address in made.manifest.blobs())
     assert result.sent + result.present == total == sum(done)
-    assert result.sent == sum(measure(made.blob(address)).data_bytes for address in made.manifest.blobs())
+    assert result.sent == sum(index_file(made.blob(address)).data_bytes for address in made.manifest.blobs())
     assert fetched.manifest == made.manifest
     assert fetched.endorsements() == made.endorsements()
     for address in made.manifest.blobs():
         assert fetched.blob(address).read_bytes() == made.blob(address).read_bytes()
         assert fetched.blob(address).stat().st_blocks <= made.blob(address).stat().st_blocks
-    report = check(service.directory)
+    report = check_contents(service.directory)
     assert (len(report.checked), report.lost, report.quarantined) == (3, [], [])
     assert names(service) == {"blobs"}
 
@@ -54,8 +54,8 @@ def test_publishing_again_changes_nothing_and_sends_nothing(service: Service, st
     """The same content under the same name@version is no conflict."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     with service.client() as client:
-        transfer.publish(client, made)
-        again = transfer.publish(client, made)
+        transfer.publish_image(client, made)
+        again = transfer.publish_image(client, made)
         assert (again.sent, again.image_id) == (0, made.manifest.image_id)
         assert len(list(client.images())) == 1
         assert len(client.endorsements(again.image_id)) == 1
@@ -66,8 +66,8 @@ def test_content_shared_with_a_published_image_is_not_sent_again(service: Servic
     first = star.endorse(bundle(tmp_path / "first", version="1.0"))
     second = star.endorse(bundle(tmp_path / "second", version="1.1"))
     with service.client() as client:
-        transfer.publish(client, first)
-        assert transfer.publish(client, second).sent == 0
+        transfer.publish_image(client, first)
+        assert transfer.publish_image(client, second).sent == 0
         assert client.resolve(Reference.parse("star/worker")) == second.manifest.image_id
         assert client.resolve(Reference.parse("star/worker@1.0")) == first.manifest.image_id
 
@@ -88,8 +88,8 @@ def test_only_what_is_missing_is_sent_after_a_cut(service: Service, star: Vo, tm
     service.start()
     with service.client() as client:
         assert client.upload_status(image_id, address).received == ((0, 2 * MIB),)
-        result = transfer.publish(client, made)
-        data = sum(measure(made.blob(one)).data_bytes for one in made.manifest.blobs())
+        result = transfer.publish_image(client, made)
+        data = sum(index_file(made.blob(one)).data_bytes for one in made.manifest.blobs())
         assert result.sent == data - 2 * MIB
 
 
@@ -99,13 +99,13 @@ def test_content_of_zeros_is_published_without_sending_any(service: Service, sta
     blobs.mkdir(parents=True)
     with (blobs / "new").open("wb") as file:
         file.truncate(64 * MIB)
-    address = measure(blobs / "new").address
+    address = index_file(blobs / "new").address
     (blobs / "new").rename(blobs / str(address))
     from catalog.image.bundle import Bundle
 
     made = star.endorse(Bundle.create(tmp_path / "image", manifest([address])))
     with service.client() as client:
-        assert transfer.publish(client, made).sent == 0
+        assert transfer.publish_image(client, made).sent == 0
     assert (service.directory / "blobs" / str(address)[:2] / str(address)).stat().st_blocks == 0
 
 
@@ -114,10 +114,10 @@ def test_a_name_and_version_never_change_their_meaning(service: Service, star: V
     first = star.endorse(bundle(tmp_path / "first", partitions=1))
     other = star.endorse(bundle(tmp_path / "other", partitions=1, seed=5))
     with service.client() as client:
-        transfer.publish(client, first)
+        transfer.publish_image(client, first)
         before = files(service.directory)
         with pytest.raises(Conflict, match=r"star/worker@1\.0 is published and names sha256:"):
-            transfer.publish(client, other)
+            transfer.publish_image(client, other)
         assert client.resolve(Reference.parse("star/worker@1.0")) == first.manifest.image_id
     assert files(service.directory) == before
 
@@ -129,12 +129,12 @@ def test_of_two_publications_of_one_name_the_first_to_commit_wins(service: Servi
     with service.client() as client:
         publication = client.begin(other.manifest.canonical(), other.endorsements())
         for one in publication.missing:
-            for offset, length in measure(other.blob(one.address)).extents():
+            for offset, length in index_file(other.blob(one.address)).extents():
                 with other.blob(one.address).open("rb") as file:
                     file.seek(offset)
                     client.send_range(publication.image_id, one.address, offset, file.read(length))
             client.complete(publication.image_id, one.address)
-        transfer.publish(client, first)
+        transfer.publish_image(client, first)
         with pytest.raises(Conflict, match="publish under a new version"):
             client.commit(publication.image_id)
 
@@ -147,7 +147,7 @@ def test_two_clients_publish_the_same_image_at_once(service: Service, star: Vo, 
     def run() -> None:
         try:
             with service.client() as client:
-                transfer.publish(client, made)
+                transfer.publish_image(client, made)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the test shows it
             errors.append(exc)
 
@@ -181,7 +181,7 @@ def test_who_may_not_publish(
     """Nothing is stored for who is not entitled."""
     made = vos[who].endorse(bundle(tmp_path / "image", partitions=1, **identity))
     with service.client() as client, pytest.raises(NotEntitled, match=wanted):
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
     assert files(service.directory) == []
     with service.client() as client, pytest.raises(NotFound):
         client.upload_status(made.manifest.image_id, made.manifest.blobs()[0])
@@ -190,14 +190,14 @@ def test_who_may_not_publish(
 def test_an_image_without_endorsement_is_not_even_offered(service: Service, tmp_path: Path) -> None:
     """Zero signatures are a refusal, before a byte leaves."""
     with service.client() as client, pytest.raises(Misused, match="nobody endorses"):
-        transfer.publish(client, bundle(tmp_path / "image", partitions=1))
+        transfer.publish_image(client, bundle(tmp_path / "image", partitions=1))
 
 
 def test_another_role_than_the_registered_one_does_not_count(service: Service, star: Vo, tmp_path: Path) -> None:
     """A key vouches in the role that the operator registered it with."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1), role="reviewer")
     with service.client() as client, pytest.raises(NotEntitled, match="role reviewer"):
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
 
 
 def test_an_endorsement_of_another_image_does_not_count(service: Service, star: Vo, tmp_path: Path) -> None:
@@ -207,14 +207,14 @@ def test_an_endorsement_of_another_image_does_not_count(service: Service, star: 
     for pair in first.endorsements():
         other.add_endorsement(*pair)
     with service.client() as client, pytest.raises(NotEntitled, match="about another image"):
-        transfer.publish(client, other)
+        transfer.publish_image(client, other)
 
 
 def test_only_endorsements_that_count_are_kept(service: Service, vos: dict[str, Vo], tmp_path: Path) -> None:
     """A stranger's endorsement beside a good one is not passed on under the catalog's name."""
     made = vos["stranger"].endorse(vos["star"].endorse(bundle(tmp_path / "image", partitions=1)))
     with service.client() as client:
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
         assert len(made.endorsements()) == 2
         assert len(client.endorsements(made.manifest.image_id)) == 1
 
@@ -223,7 +223,7 @@ def test_later_endorsements_are_added_all_or_none(service: Service, vos: dict[st
     """The same rule holds after publication."""
     made = vos["star"].endorse(bundle(tmp_path / "image", partitions=1))
     with service.client() as client:
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
         service.register(vos["stranger"].anchor(vo="star"))
         both = vos["stranger"].endorse(vos["atlas"].endorse(made)).endorsements()
         with pytest.raises(NotEntitled):
@@ -251,7 +251,7 @@ def test_content_that_is_not_what_it_says_is_dropped(service: Service, star: Vo,
         assert files(service.directory) == []
         with pytest.raises(Conflict, match="still misses 2 contents"):
             client.commit(image_id)
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
 
 
 def test_a_directory_that_was_altered_is_not_sent(service: Service, star: Vo, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_directory_that_was_altered_is_not_sent(service: Service, star: Vo, tm
     with path.open("r+b") as file:
         file.write(b"altered")
     with service.client() as client, pytest.raises(ContentMismatch, match="its content has the root"):
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
 
 
 def test_an_image_larger_than_the_limit_is_refused_at_once(tmp_path: Path, star: Vo) -> None:
@@ -270,7 +270,7 @@ def test_an_image_larger_than_the_limit_is_refused_at_once(tmp_path: Path, star:
     with Service(tmp_path, limit=5 * MIB - 1) as service:
         service.register(star.anchor())
         with service.client() as client, pytest.raises(TooLarge, match=f"{5 * MIB} bytes of content"):
-            transfer.publish(client, made)
+            transfer.publish_image(client, made)
         assert files(service.directory) == []
 
 
@@ -303,7 +303,7 @@ def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_p
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     kernel, part = made.manifest.blobs()
     settings = CatalogSettings(directory=tmp_path / "catalog")
-    with owned(settings.directory, settings, now()) as (publishing, _):
+    with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
         for address in (kernel, part):
@@ -320,20 +320,20 @@ def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_p
         with pytest.raises(NotFound):
             publishing.status(made.manifest.image_id, part)
         with publishing.database.reading() as connection:
-            assert not holdings.is_part(connection, made.manifest.image_id, part)
-            assert registry.endorsements_of(connection, made.manifest.image_id) == []
+            assert not holdings.image_has_content(connection, made.manifest.image_id, part)
+            assert registry.list_endorsements(connection, made.manifest.image_id) == []
 
 
-def register(publishing: Publishing, vo: Vo) -> None:
+def register(publishing: PublicationService, vo: Vo) -> None:
     """Register a VO in a store that the test owns."""
     with publishing.database.writing() as connection:
         registry.register_vo(connection, vo.name, now())
         registry.register_key(connection, vo.anchor(), now())
 
 
-def copy(publishing: Publishing, path: Path, image: Manifest) -> None:
+def copy(publishing: PublicationService, path: Path, image: Manifest) -> None:
     """Put a whole content where it would arrive."""
-    address = measure(path).address
+    address = index_file(path).address
     publishing.uploads.path(image.image_id, address).write_bytes(path.read_bytes())
 
 
@@ -342,7 +342,7 @@ def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> 
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
     address, image_id = made.manifest.blobs()[0], made.manifest.image_id
     settings = CatalogSettings(directory=tmp_path / "catalog")
-    with owned(settings.directory, settings, now()) as (publishing, _):
+    with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
         with publishing.uploads.sealed(image_id, address):
@@ -379,7 +379,7 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
         os.fsync(descriptor)
 
     database = Database(tmp_path / "catalog.db")
-    publishing = Publishing(database, Blobs(tmp_path / "catalog", sync), CatalogSettings())
+    publishing = PublicationService(database, ContentStore(tmp_path / "catalog", sync), CatalogSettings())
     register(publishing, star)
     publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
     with publishing.arriving(image_id, address, 0, 16384) as arriving:
@@ -401,7 +401,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, star: Vo) -> N
     """The reserve is kept for the database."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
     settings = CatalogSettings(directory=tmp_path / "catalog")
-    with owned(settings.directory, settings, now()) as (publishing, _):
+    with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
         publishing.uploads._free = lambda _: 256 * MIB + 16383
@@ -420,24 +420,27 @@ def test_an_image_that_lost_a_content_is_repaired_by_publishing_it_again(
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
     address = made.manifest.blobs()[1]
     with service.client() as client:
-        transfer.publish(client, made)
+        transfer.publish_image(client, made)
         service.stop()
         (service.directory / "blobs" / str(address)[:2] / str(address)).unlink()
-        assert check(service.directory).lost == [str(address)]
+        assert check_contents(service.directory).lost == [str(address)]
         service.start()
         with pytest.raises(NotFound):
             list(client.blob_range(address, 0, 16))
-        assert check(service.directory).lost == [str(address)]
-        assert transfer.publish(client, made).sent == measure(made.blob(address)).data_bytes
+        assert check_contents(service.directory).lost == [str(address)]
+        assert transfer.publish_image(client, made).sent == index_file(made.blob(address)).data_bytes
         assert b"".join(client.blob_range(address, 0, address.size)) == made.blob(address).read_bytes()
         assert len(list(client.images())) == 1
-    assert check(service.directory).lost == []
+    assert check_contents(service.directory).lost == []
 
 
 def test_a_directory_has_one_service(service: Service) -> None:
     """A second one is refused, and harms nothing."""
     settings = CatalogSettings(directory=service.directory)
-    with pytest.raises(Unavailable, match="another catalog serves it"), owned(service.directory, settings, now()):
+    with (
+        pytest.raises(Unavailable, match="another catalog serves it"),
+        own_directory(service.directory, settings, now()),
+    ):
         pass
     with CatalogClient(service.url) as client:
         assert list(client.images()) == []

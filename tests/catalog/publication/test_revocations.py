@@ -31,7 +31,7 @@ def signer(vo: Vo) -> KeySigner:
 def client(service: Service, star: Vo, tmp_path: Path) -> CatalogClient:
     """Of a catalog with one image of star."""
     with service.client() as client:
-        transfer.publish(client, star.endorse(bundle(tmp_path / "image")))
+        transfer.publish_image(client, star.endorse(bundle(tmp_path / "image")))
         yield client
 
 
@@ -109,7 +109,7 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
     image.add_endorsement(*endorse_partition(rob.signer(), address, "site/base@1", now(), role="site-reviewer"))
     with Service(tmp_path, ca_directory=grid.path) as service, service.client() as client:
         service.register(star.anchor(), ann.anchor("star"), rob.anchor("site", "site-reviewer"))
-        transfer.publish(client, image)
+        transfer.publish_image(client, image)
         assert len(client.endorsements(image.manifest.image_id)) == 2
         pair = revoke(
             ann.signer(), "image", image.manifest.title, "star", now(), reason="retired", digest=image.manifest.image_id
@@ -119,7 +119,7 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
         other = bundle(tmp_path / "other", seed=7, version="2")
         other.add_endorsement(*endorse_partition(rob.signer(), address, "site/base@1", now(), role="site-reviewer"))
         with pytest.raises(NotEntitled):
-            transfer.publish(client, other)
+            transfer.publish_image(client, other)
 
 
 def test_the_commands(client: CatalogClient, star: Vo, tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import CatalogError, Malformed
-from catalog.schema.problems import KINDS, from_problem, status_of, to_problem
+from catalog.schema.problems import ERRORS_BY_CODE, from_problem, status_of, to_problem
 from signer.documents import canonical
 from signer.errors import DocumentError, KeyUnusable
 
 
-@pytest.mark.parametrize("code", sorted(KINDS))
+@pytest.mark.parametrize("code", sorted(ERRORS_BY_CODE))
 def test_every_error_crosses_the_wire(code: str) -> None:
     """The client raises the very class, with the same sentence and the same attributes."""
-    kind = KINDS[code]
+    kind = ERRORS_BY_CODE[code]
     error = DocumentError("manifest", "$.disks[0]", "is wrong") if kind is DocumentError else kind("a sentence")
     back = from_problem(canonical(to_problem(error)))
     assert type(back) is kind

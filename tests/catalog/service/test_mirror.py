@@ -11,12 +11,12 @@ import pytest
 from catalog.api.app import create_app
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.client.transfer import fetch
+from catalog.client.transfer import fetch_image
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import ContentMismatch, Misused, NotFound, Unavailable, Unverified
 from catalog.image.reference import Reference
-from catalog.publication.state_directory import check, owned
-from catalog.service.mirror import Mirror, keep_mirroring
+from catalog.publication.state_directory import check_contents, own_directory
+from catalog.service.mirror import Mirror, run_mirror
 from catalog.settings import CatalogSettings
 from catalog.tuf_repository import store as tuf_store
 from tests.catalog.client.test_trusted import WORKER
@@ -29,7 +29,7 @@ from tests.support.catalog.service_process import Service, Vo, first_root, now
 def mirror_of(client: CatalogClient, directory: Path) -> Iterator[Mirror]:
     """A mirror of a catalog in a directory of its own."""
     settings = CatalogSettings(directory=directory)
-    with owned(directory, settings, now(), mirror=True) as (publishing, _):
+    with own_directory(directory, settings, now(), mirror=True) as (publishing, _):
         yield Mirror(publishing, client)
 
 
@@ -38,7 +38,7 @@ def published(service: Service, star: Vo, tmp_path: Path) -> Service:
     """A catalog with star/worker@1.0."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     return service
 
 
@@ -49,16 +49,16 @@ def test_a_mirror_is_a_complete_copy_and_brings_only_what_is_new(published: Serv
         assert (first.changed, first.images) == (True, 1)
         assert mirror.step(now()) == type(first)(changed=False, version=first.version)
         second = star.endorse(factories.bundle(tmp_path / "second", size=1 << 20, version="2.0", seed=5))
-        transfer.publish(client, second)
+        transfer.publish_image(client, second)
         step = mirror.step(now())
         assert step.images == 1
         assert step.metadata <= 4 + 3
         with mirror._database.reading() as connection:
-            timestamp = tuf_store.latest(connection, "timestamp")
+            timestamp = tuf_store.latest_metadata(connection, "timestamp")
         assert timestamp is not None
         assert timestamp.data == client.freshness_file("metadata/timestamp.json", 1 << 20)
-    assert check(tmp_path / "mirror").lost == []
-    assert len(check(tmp_path / "mirror").checked) == 6
+    assert check_contents(tmp_path / "mirror").lost == []
+    assert len(check_contents(tmp_path / "mirror").checked) == 6
 
 
 def test_a_node_fails_over_to_a_mirror_and_back(published: Service, star: Vo, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_node_fails_over_to_a_mirror_and_back(published: Service, star: Vo, tm
             newer = star.endorse(factories.bundle(tmp_path / "newer", size=1 << 20, version="2.0", seed=9))
             published.kill()
             assert site.resolve(WORKER) == first
-            assert fetch(site, WORKER, tmp_path / "fetched").manifest.image_id == first
+            assert fetch_image(site, WORKER, tmp_path / "fetched").manifest.image_id == first
             with running.client() as reading:
                 assert [one.version for one in reading.images()] == ["1.0"]
                 assert len(reading.endorsements(first)) == 1
@@ -83,7 +83,7 @@ def test_a_node_fails_over_to_a_mirror_and_back(published: Service, star: Vo, tm
                     reading.begin(newer.manifest.canonical(), newer.endorsements())
             published.start()
             with published.client() as client:
-                transfer.publish(client, newer)
+                transfer.publish_image(client, newer)
             assert site.resolve(WORKER) == newer.manifest.image_id
 
 
@@ -139,7 +139,7 @@ def test_a_mirror_takes_nothing_that_does_not_fit_together(published: Service, t
             with pytest.raises(error):
                 mirror.step(now())
             with mirror._database.reading() as connection:
-                assert tuf_store.latest(connection, "timestamp") is None
+                assert tuf_store.latest_metadata(connection, "timestamp") is None
         client.lie = ""
         assert mirror.step(now()).images == 1
 
@@ -148,12 +148,12 @@ def test_a_mirrors_directory_is_not_served_as_a_catalog(published: Service, tmp_
     with published.client() as client, mirror_of(client, tmp_path / "mirror") as mirror:
         mirror.step(now())
     settings = CatalogSettings(directory=tmp_path / "mirror")
-    with pytest.raises(Misused, match="holds a mirror"), owned(tmp_path / "mirror", settings, now()):
+    with pytest.raises(Misused, match="holds a mirror"), own_directory(tmp_path / "mirror", settings, now()):
         pass
 
 
 def test_a_mirror_has_no_routes_of_publishers(tmp_path: Path) -> None:
-    with owned(tmp_path, CatalogSettings(directory=tmp_path), now(), mirror=True) as (publishing, _):
+    with own_directory(tmp_path, CatalogSettings(directory=tmp_path), now(), mirror=True) as (publishing, _):
         paths = create_app(publishing, now, mirror=True).openapi()["paths"]
     assert not [path for path in paths if "publications" in path]
     assert [path for path, methods in paths.items() if "post" in methods and "swarms" not in path] == []
@@ -173,6 +173,6 @@ def test_mirroring_goes_on_when_the_catalog_is_away(tmp_path: Path, caplog: pyte
 
     ended, away = threading.Event(), Away()
     with caplog.at_level(logging.WARNING):
-        keep_mirroring(away, 0.01, ended, now)  # type: ignore[arg-type]
+        run_mirror(away, 0.01, ended, now)  # type: ignore[arg-type]
     assert away.steps == 3
     assert caplog.text.count("the catalog is away") == 1

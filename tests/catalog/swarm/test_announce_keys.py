@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from catalog.errors import NotEntitled
-from catalog.swarm.announce_keys import KEY_LIFE, AnnounceKeys, Holder
+from catalog.swarm.announce_keys import KEY_LIFE, AnnounceKeys, KeyHolder
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SECRET = b"s" * 32
 SWARM = b"h" * 20
-HOLDER = Holder("node-7", "lyon")
+HOLDER = KeyHolder("node-7", "lyon")
 
 
 def test_a_key_names_its_holder_until_it_expires() -> None:
@@ -55,7 +55,7 @@ def test_a_key_of_another_secret_is_refused() -> None:
 @pytest.mark.parametrize("name", ["a.b", "a b", "-a", "a" * 64, "é"])
 def test_names_that_would_blur_the_form_are_not_issued(name: str) -> None:
     with pytest.raises(ValueError, match="is not a label"):
-        AnnounceKeys(SECRET).issue(Holder(name, ""), SWARM, NOW)
+        AnnounceKeys(SECRET).issue(KeyHolder(name, ""), SWARM, NOW)
 
 
 def test_a_short_secret_is_refused() -> None:

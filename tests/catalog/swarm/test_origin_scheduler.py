@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.swarm.origin_scheduler import MAX_OUT, PART, PATIENCE, FirstCopies
+from catalog.swarm.origin_scheduler import MAX_OUTSTANDING, ORIGIN_PART, REPORT_TIMEOUT, OriginScheduler
 
 
-def take_all(copies: FirstCopies, holders: list[str], now: float = 0.0) -> dict[str, list[tuple[int, int]]]:
+def take_all(copies: OriginScheduler, holders: list[str], now: float = 0.0) -> dict[str, list[tuple[int, int]]]:
     """Let holders ask in turn until nothing is left; returns what each was given."""
     given: dict[str, list[tuple[int, int]]] = {holder: [] for holder in holders}
     while sum(len(_fetch(copies, holder, len(holders), given, now)) for holder in holders):
@@ -19,16 +19,16 @@ def take_all(copies: FirstCopies, holders: list[str], now: float = 0.0) -> dict[
 
 
 def _fetch(copies, holder, sharers, given, now):
-    ranges = copies.give(holder, 4 * PART, sharers, now)
+    ranges = copies.give(holder, 4 * ORIGIN_PART, sharers, now)
     copies.have(holder, ranges)
     given[holder] += ranges
     return ranges
 
 
-@given(size=st.integers(1, 40 * PART), holders=st.integers(1, 7))
+@given(size=st.integers(1, 40 * ORIGIN_PART), holders=st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
 def test_together_nodes_are_given_every_byte_exactly_once(size: int, holders: int) -> None:
-    given = take_all(FirstCopies(size), [f"n{number}" for number in range(holders)])
+    given = take_all(OriginScheduler(size), [f"n{number}" for number in range(holders)])
     ranges = sorted(piece for pieces in given.values() for piece in pieces)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == size
@@ -36,73 +36,84 @@ def test_together_nodes_are_given_every_byte_exactly_once(size: int, holders: in
 
 
 def test_nodes_of_equal_speed_get_equal_shares() -> None:
-    given = take_all(FirstCopies(240 * PART), ["a", "b", "c"])
-    shares = [sum(end - start for start, end in ranges) / PART for ranges in given.values()]
+    given = take_all(OriginScheduler(240 * ORIGIN_PART), ["a", "b", "c"])
+    shares = [sum(end - start for start, end in ranges) / ORIGIN_PART for ranges in given.values()]
     assert max(shares) - min(shares) <= 8
 
 
 def test_what_a_node_has_is_not_given_to_anybody() -> None:
-    copies = FirstCopies(10 * PART)
-    copies.have("early", [(0, 6 * PART), (7 * PART + 1, 9 * PART - 1)])  # the second covers no part whole
+    copies = OriginScheduler(10 * ORIGIN_PART)
+    copies.have(
+        "early", [(0, 6 * ORIGIN_PART), (7 * ORIGIN_PART + 1, 9 * ORIGIN_PART - 1)]
+    )  # the second covers no part whole
     given = take_all(copies, ["late"])["late"]
     assert (
-        given == [(6 * PART, 8 * PART), (8 * PART, 9 * PART), (9 * PART, 10 * PART)]
-        or sum(end - start for start, end in given) == 4 * PART
+        given
+        == [(6 * ORIGIN_PART, 8 * ORIGIN_PART), (8 * ORIGIN_PART, 9 * ORIGIN_PART), (9 * ORIGIN_PART, 10 * ORIGIN_PART)]
+        or sum(end - start for start, end in given) == 4 * ORIGIN_PART
     )
 
 
 def test_a_part_that_is_not_reported_goes_to_another_node_after_a_while_and_not_before() -> None:
-    copies = FirstCopies(PART)
-    assert copies.give("slow", PART, 2, 100.0) == [(0, PART)]
-    assert copies.give("other", PART, 2, 100.0 + PATIENCE - 0.1) == []
-    assert copies.give("slow", PART, 2, 100.0 + PATIENCE) == []
-    assert copies.give("other", PART, 2, 100.0 + PATIENCE) == [(0, PART)]
+    copies = OriginScheduler(ORIGIN_PART)
+    assert copies.give("slow", ORIGIN_PART, 2, 100.0) == [(0, ORIGIN_PART)]
+    assert copies.give("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT - 0.1) == []
+    assert copies.give("slow", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == []
+    assert copies.give("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == [(0, ORIGIN_PART)]
 
 
 def test_what_left_with_its_only_holder_is_given_again_and_what_another_has_is_not() -> None:
-    copies = FirstCopies(4 * PART)
-    copies.have("goes", [(0, 3 * PART)])
-    copies.have("stays", [(PART, 2 * PART)])
-    assert copies.give("goes", PART, 2, 0.0) == [(3 * PART, 4 * PART)]
+    copies = OriginScheduler(4 * ORIGIN_PART)
+    copies.have("goes", [(0, 3 * ORIGIN_PART)])
+    copies.have("stays", [(ORIGIN_PART, 2 * ORIGIN_PART)])
+    assert copies.give("goes", ORIGIN_PART, 2, 0.0) == [(3 * ORIGIN_PART, 4 * ORIGIN_PART)]
     copies.gone("goes")
     ranges = take_all(copies, ["stays"])["stays"]
-    assert sorted(part for start, end in ranges for part in range(start // PART, end // PART)) == [0, 2, 3]
+    assert sorted(part for start, end in ranges for part in range(start // ORIGIN_PART, end // ORIGIN_PART)) == [
+        0,
+        2,
+        3,
+    ]
 
 
 def test_one_node_never_holds_more_than_the_bound_unreported() -> None:
-    copies = FirstCopies(4 * MAX_OUT)
+    copies = OriginScheduler(4 * MAX_OUTSTANDING)
     held = 0
     while ranges := copies.give("greedy", 1 << 40, 1, 0.0):
         held += sum(end - start for start, end in ranges)
-    assert held == MAX_OUT
+    assert held == MAX_OUTSTANDING
 
 
 def test_asking_for_nothing_still_brings_one_part() -> None:
-    assert FirstCopies(5 * PART).give("a", 0, 1, 0.0) == [(0, PART)]
+    assert OriginScheduler(5 * ORIGIN_PART).give("a", 0, 1, 0.0) == [(0, ORIGIN_PART)]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nodes_that_die_at_random_lose_nothing(seed: int) -> None:
     rng = random.Random(seed)
-    copies, alive, kept, now = FirstCopies(60 * PART), [f"n{i}" for i in range(6)], {}, 0.0
+    copies, alive, kept, now = OriginScheduler(60 * ORIGIN_PART), [f"n{i}" for i in range(6)], {}, 0.0
     while len(alive) > 1:
         holder = rng.choice(alive)
         now += 1.0
-        ranges = copies.give(holder, 3 * PART, len(alive), now)
+        ranges = copies.give(holder, 3 * ORIGIN_PART, len(alive), now)
         if rng.random() < 0.8:
             copies.have(holder, ranges)
-            kept.setdefault(holder, set()).update(part for s, e in ranges for part in range(s // PART, e // PART))
+            kept.setdefault(holder, set()).update(
+                part for s, e in ranges for part in range(s // ORIGIN_PART, e // ORIGIN_PART)
+            )
         if rng.random() < 0.1:
             alive.remove(holder)
             kept.pop(holder, None)
             copies.gone(holder)
     last = alive[0]
     for _ in range(200):
-        now += PATIENCE
-        ranges = copies.give(last, 3 * PART, 1, now)
+        now += REPORT_TIMEOUT
+        ranges = copies.give(last, 3 * ORIGIN_PART, 1, now)
         copies.have(last, ranges)
-        kept.setdefault(last, set()).update(part for s, e in ranges for part in range(s // PART, e // PART))
+        kept.setdefault(last, set()).update(
+            part for s, e in ranges for part in range(s // ORIGIN_PART, e // ORIGIN_PART)
+        )
     unreported = set(range(60)) - kept[last]
     # What is still missing is only what the last one itself was given and never reported: it fetches that by itself.
-    assert len(unreported) * PART <= MAX_OUT
+    assert len(unreported) * ORIGIN_PART <= MAX_OUTSTANDING
     assert copies.left == 0

@@ -8,19 +8,19 @@ from pathlib import Path
 import libtorrent as lt
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.errors import Malformed
 from catalog.image.address import LEAF, Address, piece_length
 from catalog.swarm.bencode import bdecode
-from catalog.swarm.certificate_authority import Authority
+from catalog.swarm.certificate_authority import SwarmCa
 from catalog.swarm.torrent import (
-    SWARM_FROM,
+    MIN_SWARM_SIZE,
     info_dict,
     info_hash,
     short_hash,
     torrent_file,
     travels_by_swarm,
-    unproved_torrent,
+    unchecked_torrent,
 )
 
 SIZES = [1, LEAF - 1, LEAF, LEAF + 1, 64 << 10, (64 << 10) + 1, 3 * 65536 + 5, (1 << 20) + 16385]
@@ -30,7 +30,7 @@ SIZES = [1, LEAF - 1, LEAF, LEAF + 1, 64 << 10, (64 << 10) + 1, 3 * 65536 + 5, (
 def test_it_is_what_libtorrent_makes_of_the_same_content(size: int, tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(os.urandom(size))
-    measured = measure(path)
+    measured = index_file(path)
     named = path.rename(tmp_path / measured.address.root.hex())
     storage = lt.list_files(str(named))
     made = lt.create_torrent(storage, piece_length(size), lt.create_torrent.v2_only)
@@ -64,7 +64,7 @@ def test_size_tells_swarms_apart() -> None:
 def test_a_layer_of_another_content_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(os.urandom(300_000))
-    measured = measure(path)
+    measured = index_file(path)
     wrong = bytes([measured.layer[0] ^ 1]) + measured.layer[1:]
     with pytest.raises(Malformed, match="its root is another"):
         torrent_file(measured.address, wrong)
@@ -73,17 +73,17 @@ def test_a_layer_of_another_content_is_refused(tmp_path: Path) -> None:
 
 
 def test_small_contents_do_not_travel_by_swarm() -> None:
-    assert not travels_by_swarm(SWARM_FROM - 1)
-    assert travels_by_swarm(SWARM_FROM)
-    assert piece_length(SWARM_FROM) < SWARM_FROM  # so what travels by swarm always has a piece layer
+    assert not travels_by_swarm(MIN_SWARM_SIZE - 1)
+    assert travels_by_swarm(MIN_SWARM_SIZE)
+    assert piece_length(MIN_SWARM_SIZE) < MIN_SWARM_SIZE  # so what travels by swarm always has a piece layer
 
 
 def test_a_restricted_content_has_a_torrent_of_its_own_that_libtorrent_takes_for_a_tls_one() -> None:
     """The info-hash that we compute is the one that it computes; the authority changes it, and is all that does."""
     address = Address(hashlib.sha256(bytes(16384)).digest(), 16384)
-    authority = Authority.make(datetime(2026, 11, 22, tzinfo=UTC)).certificate
-    restricted = lt.load_torrent_buffer(unproved_torrent(address, b"", authority=authority)).ti
-    public = lt.load_torrent_buffer(unproved_torrent(address, b"")).ti
+    authority = SwarmCa.make(datetime(2026, 11, 22, tzinfo=UTC)).certificate
+    restricted = lt.load_torrent_buffer(unchecked_torrent(address, b"", authority=authority)).ti
+    public = lt.load_torrent_buffer(unchecked_torrent(address, b"")).ti
     assert restricted is not None
     assert public is not None
     assert bytes(restricted.info_hashes().v2.to_bytes()) == info_hash(address, authority)

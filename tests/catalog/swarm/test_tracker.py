@@ -6,28 +6,28 @@ import pytest
 
 from catalog.errors import Conflict, TooLarge
 from catalog.image.address import Address
-from catalog.swarm.origin_scheduler import PART
+from catalog.swarm.origin_scheduler import ORIGIN_PART
 from catalog.swarm.tracker import (
     CALL_LIFE,
     DEGREE,
     FAR,
     LEECHER_INTERVAL,
     MAX_PEERS,
-    MISSED,
+    MISSED_ANNOUNCES,
     SEED_INTERVAL,
+    AnnounceEvent,
     Announcement,
-    Counts,
     Endpoint,
-    Event,
+    SwarmCounts,
     Tracker,
-    choose,
+    choose_peers,
     degree,
 )
 
-CONTENT = Address(b"r" * 32, 8 * PART)
+CONTENT = Address(b"r" * 32, 8 * ORIGIN_PART)
 
 
-def said(number: int, *, left: int = CONTENT.size, site: str = "", origin: bool = False, event: Event = Event.STARTED,
+def said(number: int, *, left: int = CONTENT.size, site: str = "", origin: bool = False, event: AnnounceEvent = AnnounceEvent.STARTED,
          want: int = 50) -> Announcement:  # fmt: skip
     return Announcement(Endpoint(f"10.0.{number // 256}.{number % 256}", 6881), left, event, site, origin, want)
 
@@ -42,7 +42,7 @@ def test_two_nodes_hear_of_each_other_and_of_the_counts() -> None:
     answer = tracker.announce(CONTENT, said(2), 1.0)
     assert ips(answer) == ["10.0.0.1"]
     assert (answer.complete, answer.incomplete, answer.interval) == (1, 1, LEECHER_INTERVAL)
-    assert tracker.announce(CONTENT, said(1, left=0, event=Event.UPDATE), 2.0).interval == SEED_INTERVAL
+    assert tracker.announce(CONTENT, said(1, left=0, event=AnnounceEvent.UPDATE), 2.0).interval == SEED_INTERVAL
 
 
 def test_swarms_are_apart() -> None:
@@ -66,20 +66,20 @@ def test_who_leaves_or_is_silent_is_forgotten() -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(1), 0.0)
     tracker.announce(CONTENT, said(2), 0.0)
-    tracker.announce(CONTENT, said(1, event=Event.STOPPED), 1.0)
+    tracker.announce(CONTENT, said(1, event=AnnounceEvent.STOPPED), 1.0)
     assert ips(tracker.announce(CONTENT, said(3), 2.0)) == ["10.0.0.2"]
-    late = MISSED * LEECHER_INTERVAL + 0.1
-    assert ips(tracker.announce(CONTENT, said(3, event=Event.UPDATE), late)) == []
-    assert tracker.scrape([CONTENT]) == [Counts(0, 1, 0)]
+    late = MISSED_ANNOUNCES * LEECHER_INTERVAL + 0.1
+    assert ips(tracker.announce(CONTENT, said(3, event=AnnounceEvent.UPDATE), late)) == []
+    assert tracker.scrape([CONTENT]) == [SwarmCounts(0, 1, 0)]
 
 
 def test_completions_are_counted_once_each() -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(1), 0.0)
     for now in (1.0, 2.0):
-        tracker.announce(CONTENT, said(1, left=0, event=Event.COMPLETED), now)
+        tracker.announce(CONTENT, said(1, left=0, event=AnnounceEvent.COMPLETED), now)
     tracker.announce(CONTENT, said(2, left=0), 3.0)  # began complete: not a download
-    assert tracker.scrape([CONTENT, Address(b"x" * 32, 1)]) == [Counts(2, 0, 1), Counts(0, 0, 0)]
+    assert tracker.scrape([CONTENT, Address(b"x" * 32, 1)]) == [SwarmCounts(2, 0, 1), SwarmCounts(0, 0, 0)]
 
 
 def test_the_same_site_comes_first_then_seeds_then_the_origin_then_the_rest() -> None:
@@ -148,7 +148,7 @@ def test_choosing_is_the_same_each_time() -> None:
         tracker.announce(CONTENT, said(number), 0.0)
     first = tracker.announce(CONTENT, said(77), 0.0)
     assert ips(tracker.announce(CONTENT, said(77), 1.0)) == ips(first)
-    assert choose(first.peers[0], []) == []
+    assert choose_peers(first.peers[0], []) == []
 
 
 def test_a_swarm_has_a_largest_size() -> None:
@@ -168,30 +168,30 @@ def _swarm():
 
 
 def _peer(number: int):
-    from catalog.swarm.tracker import Peer
+    from catalog.swarm.tracker import SwarmPeer
 
-    return Peer(said(number), 0.0)
+    return SwarmPeer(said(number), 0.0)
 
 
 def test_parts_are_for_members_and_stop_when_somebody_has_everything() -> None:
     tracker = Tracker()
     with pytest.raises(Conflict, match="announce first"):
-        tracker.parts(CONTENT, said(1).endpoint, [], PART, 0.0)
+        tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
     tracker.announce(CONTENT, said(1), 0.0)
     tracker.announce(CONTENT, said(2), 0.0)
-    first = tracker.parts(CONTENT, said(1).endpoint, [], 2 * PART, 0.0)
-    second = tracker.parts(CONTENT, said(2).endpoint, [], 2 * PART, 0.0)
-    assert first == [(0, 2 * PART)]
-    assert second[0][0] == 2 * PART
+    first = tracker.parts(CONTENT, said(1).endpoint, [], 2 * ORIGIN_PART, 0.0)
+    second = tracker.parts(CONTENT, said(2).endpoint, [], 2 * ORIGIN_PART, 0.0)
+    assert first == [(0, 2 * ORIGIN_PART)]
+    assert second[0][0] == 2 * ORIGIN_PART
     tracker.announce(CONTENT, said(3, left=0), 1.0)
-    assert tracker.parts(CONTENT, said(1).endpoint, first, PART, 1.0) == []
+    assert tracker.parts(CONTENT, said(1).endpoint, first, ORIGIN_PART, 1.0) == []
 
 
 def test_the_origins_own_seed_does_not_stop_parts() -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(3, left=0, origin=True), 0.0)
     tracker.announce(CONTENT, said(1), 0.0)
-    assert tracker.parts(CONTENT, said(1).endpoint, [], PART, 0.0) == [(0, PART)]
+    assert tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0) == [(0, ORIGIN_PART)]
 
 
 @pytest.mark.parametrize("how", ["stops", "falls silent", "starts again"])
@@ -199,18 +199,18 @@ def test_parts_of_a_node_that_goes_are_given_again(how: str) -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(1), 0.0)
     tracker.announce(CONTENT, said(2), 0.0)
-    lost = tracker.parts(CONTENT, said(1).endpoint, [], PART, 0.0)
+    lost = tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
     now = 1.0
     match how:
         case "stops":
-            tracker.announce(CONTENT, said(1, event=Event.STOPPED), now)
+            tracker.announce(CONTENT, said(1, event=AnnounceEvent.STOPPED), now)
         case "starts again":
             tracker.announce(CONTENT, said(1), now)
         case "falls silent":
-            now = MISSED * LEECHER_INTERVAL + 1.0
-            tracker.announce(CONTENT, said(2, event=Event.UPDATE), now - 1.0)
-            tracker.announce(CONTENT, said(2, event=Event.UPDATE), now)
-    assert tracker.parts(CONTENT, said(2).endpoint, [], PART, now) == lost
+            now = MISSED_ANNOUNCES * LEECHER_INTERVAL + 1.0
+            tracker.announce(CONTENT, said(2, event=AnnounceEvent.UPDATE), now - 1.0)
+            tracker.announce(CONTENT, said(2, event=AnnounceEvent.UPDATE), now)
+    assert tracker.parts(CONTENT, said(2).endpoint, [], ORIGIN_PART, now) == lost
 
 
 def test_memory_is_given_back() -> None:

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from catalog.errors import Malformed
 from catalog.swarm.bencode import bdecode, bencode
-from catalog.swarm.tracker import Announcement, Answer, Counts, Endpoint, Event, Peer
+from catalog.swarm.tracker import AnnounceEvent, Announcement, AnnounceResult, Endpoint, SwarmCounts, SwarmPeer
 from catalog.swarm.tracker_protocol import (
     AnnounceQuery,
-    announce_answer,
-    failure,
+    encode_announce,
+    encode_failure,
+    encode_scrape,
     parse_announce,
-    parse_answer,
+    parse_announce_response,
     parse_scrape,
-    scrape_answer,
 )
 
 HASH = bytes(range(20))
@@ -87,10 +87,16 @@ def test_malformed_bencoding_is_refused_with_its_place(what: str, data: bytes, p
 
 def test_an_announce_is_read() -> None:
     assert parse_announce(query()) == AnnounceQuery(
-        HASH, b"-XX0000-abcdefghijkl", 6881, 77, Event.STARTED, 30, True, "n.s.1.m", "lyon"
+        HASH, b"-XX0000-abcdefghijkl", 6881, 77, AnnounceEvent.STARTED, 30, True, "n.s.1.m", "lyon"
     )
     plain = parse_announce(query(event=None, compact="0", numwant=None, grant=None, site=None, key=None))
-    assert (plain.event, plain.compact, plain.want, plain.grant, plain.site) == (Event.UPDATE, False, 50, "", "")
+    assert (plain.event, plain.compact, plain.want, plain.grant, plain.site) == (
+        AnnounceEvent.UPDATE,
+        False,
+        50,
+        "",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,28 +124,28 @@ def test_a_malformed_announce_is_refused_with_the_parameter(what: str, changes: 
         parse_announce(query(**changes))
 
 
-def peers(*endpoints: Endpoint) -> tuple[Peer, ...]:
-    return tuple(Peer(Announcement(endpoint, 1, peer_id=b"p" * 20), 0.0) for endpoint in endpoints)
+def peers(*endpoints: Endpoint) -> tuple[SwarmPeer, ...]:
+    return tuple(SwarmPeer(Announcement(endpoint, 1, peer_id=b"p" * 20), 0.0) for endpoint in endpoints)
 
 
 def test_an_answer_is_read_as_it_was_written_in_both_families() -> None:
     ends = (Endpoint("192.0.2.1", 6881), Endpoint("2001:db8::7", 51413))
-    body = announce_answer(Answer(peers(*ends), 3, 4, 15.0), compact=True)
-    heard = parse_answer(body)
+    body = encode_announce(AnnounceResult(peers(*ends), 3, 4, 15.0), compact=True)
+    heard = parse_announce_response(body)
     assert heard.peers == ends
     assert (heard.complete, heard.incomplete, heard.interval) == (3, 4, 15.0)
     assert lt.bdecode(body)[b"peers"] == bytes([192, 0, 2, 1, 0x1A, 0xE1])
 
 
 def test_an_answer_in_the_long_form_lists_dictionaries() -> None:
-    body = announce_answer(Answer(peers(Endpoint("192.0.2.1", 6881)), 0, 1, 15.0), compact=False)
+    body = encode_announce(AnnounceResult(peers(Endpoint("192.0.2.1", 6881)), 0, 1, 15.0), compact=False)
     assert lt.bdecode(body)[b"peers"] == [{b"ip": b"192.0.2.1", b"peer id": b"p" * 20, b"port": 6881}]
 
 
 @pytest.mark.parametrize(
     ("what", "body", "reason"),
     [
-        ("a refusal", failure("you may not"), "refuses: you may not"),
+        ("a refusal", encode_failure("you may not"), "refuses: you may not"),
         ("no dictionary", b"le", "no dictionary"),
         ("peers that are cut", bencode({b"peers": b"12345"}), "peers is not in the compact form"),
         ("peers in the long form", bencode({b"peers": [{b"ip": b"1.2.3.4"}]}), "peers is not"),
@@ -151,12 +157,12 @@ def test_an_answer_in_the_long_form_lists_dictionaries() -> None:
 )
 def test_a_bad_answer_is_refused(what: str, body: bytes, reason: str) -> None:
     with pytest.raises(Malformed, match=reason):
-        parse_answer(body)
+        parse_announce_response(body)
 
 
 def test_a_scrape_is_read_and_answered() -> None:
     assert parse_scrape(b"info_hash=" + b"a" * 20 + b"&info_hash=" + b"b" * 20) == [b"a" * 20, b"b" * 20]
-    answer = scrape_answer([b"a" * 20], [Counts(1, 2, 3)])
+    answer = encode_scrape([b"a" * 20], [SwarmCounts(1, 2, 3)])
     assert lt.bdecode(answer) == {b"files": {b"a" * 20: {b"complete": 1, b"downloaded": 3, b"incomplete": 2}}}
 
 

@@ -17,14 +17,14 @@ from catalog.errors import Conflict, Misused, NotFound, Unavailable
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from catalog.publication.state_directory import open_database
-from catalog.tuf.keys import files, load, save
-from catalog.tuf.metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Described, Signer
+from catalog.tuf.keys import key_files, load_key, save_key
+from catalog.tuf.metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, MetadataSigner, SignedMetadata
 from catalog.tuf.targets import endorsements_path, manifest_path, name_path
 from catalog.tuf_repository import store as tuf_store
-from catalog.tuf_repository.key_ceremony import Ceremony, read_proposal, sign_document
+from catalog.tuf_repository.key_ceremony import KeyCeremony, read_proposal, sign_document
 from catalog.tuf_repository.online_signing import KEEP_METADATA
-from catalog.tuf_repository.repository import Freshness
-from catalog.tuf_repository.status import prepare, status, warnings
+from catalog.tuf_repository.repository import TufRepository
+from catalog.tuf_repository.status import list_role_statuses, list_warnings, prepare_repository
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import ADDRESSES, BITS, DAY, NOW
 from tests.support.catalog.service_process import Service, Vo, first_root, now
@@ -41,15 +41,15 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def freshness(tmp_path: Path, database: Database) -> Freshness:
+def freshness(tmp_path: Path, database: Database) -> TufRepository:
     """A repository, made."""
-    found = Freshness(tmp_path / "tuf")
+    found = TufRepository(tmp_path / "tuf")
     with database.writing() as connection:
         found.make(connection, NOW, bits=BITS)
     return found
 
 
-def publish(database: Database, freshness: Freshness, version: str, at: datetime = NOW) -> Manifest:
+def publish(database: Database, freshness: TufRepository, version: str, at: datetime = NOW) -> Manifest:
     """Make an image visible, as a commit does."""
     manifest = factories.manifest(ADDRESSES, version=version)
     with database.writing() as connection:
@@ -62,11 +62,11 @@ def publish(database: Database, freshness: Freshness, version: str, at: datetime
 def versions(database: Database) -> dict[str, int]:
     """The newest version of every role that is stored."""
     with database.reading() as connection:
-        tops = {role: tuf_store.latest(connection, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
+        tops = {role: tuf_store.latest_metadata(connection, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
         return dict(tuf_store.bin_versions(connection)) | {role: one.version for role, one in tops.items() if one}
 
 
-def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(database: Database, freshness: Freshness) -> None:
+def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(database: Database, freshness: TufRepository) -> None:
     """At most four bins, however many images there are; root and targets are never touched."""
     for number in range(20):
         before = versions(database)
@@ -78,7 +78,7 @@ def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(database: Datab
         assert changed.isdisjoint({ROOT, TARGETS})
 
 
-def test_the_same_again_changes_nothing(database: Database, freshness: Freshness) -> None:
+def test_the_same_again_changes_nothing(database: Database, freshness: TufRepository) -> None:
     manifest = publish(database, freshness, "1.0")
     before = versions(database)
     with database.writing() as connection:
@@ -87,7 +87,7 @@ def test_the_same_again_changes_nothing(database: Database, freshness: Freshness
     assert versions(database) == before
 
 
-def test_replaced_metadata_is_served_for_a_while(database: Database, freshness: Freshness) -> None:
+def test_replaced_metadata_is_served_for_a_while(database: Database, freshness: TufRepository) -> None:
     publish(database, freshness, "1.0")
     old = versions(database)[SNAPSHOT]
     publish(database, freshness, "2.0")
@@ -102,12 +102,14 @@ def test_replaced_metadata_is_served_for_a_while(database: Database, freshness: 
         assert freshness.metadata(connection, ROOT, 1)
 
 
-def test_a_bin_without_targets_is_the_same_each_time(tmp_path: Path, database: Database, freshness: Freshness) -> None:
+def test_a_bin_without_targets_is_the_same_each_time(
+    tmp_path: Path, database: Database, freshness: TufRepository
+) -> None:
     """It is not stored; two processes make the same bytes of it."""
     with database.reading() as connection:
         stored = tuf_store.bin_versions(connection)
         empty = next(f"bin-{number}" for number in range(1 << BITS) if f"bin-{number}" not in stored)
-        again = Freshness(tmp_path / "tuf")
+        again = TufRepository(tmp_path / "tuf")
         assert freshness.metadata(connection, empty, 1) == again.metadata(connection, empty, 1)
         for role, version in ((empty, 2), ("bin-9", 1), ("bin-", 1), ("snapshot", None)):
             with pytest.raises(NotFound):
@@ -123,15 +125,15 @@ def test_a_bin_without_targets_is_the_same_each_time(tmp_path: Path, database: D
     ],
 )
 def test_online_metadata_is_renewed_at_half_of_its_lifetime(
-    database: Database, freshness: Freshness, after: timedelta, renewed: set[str]
+    database: Database, freshness: TufRepository, after: timedelta, renewed: set[str]
 ) -> None:
     with database.writing() as connection:
         assert set(freshness.renew(connection, NOW + after)) == renewed
         assert freshness.renew(connection, NOW + after) == []
-        assert Described.of(freshness.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
+        assert SignedMetadata.of(freshness.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
 
 
-def test_bins_are_renewed_too_and_versions_only_grow(database: Database, freshness: Freshness) -> None:
+def test_bins_are_renewed_too_and_versions_only_grow(database: Database, freshness: TufRepository) -> None:
     publish(database, freshness, "1.0")
     before = versions(database)
     later = NOW + LIFETIMES[BINS] / 2 + DAY
@@ -143,46 +145,46 @@ def test_bins_are_renewed_too_and_versions_only_grow(database: Database, freshne
     assert all(after[role] == before[role] + 1 for role in before if role.startswith("bin-"))
 
 
-def test_the_operator_is_told_at_half_of_the_roots_lifetime(database: Database, freshness: Freshness) -> None:
+def test_the_operator_is_told_at_half_of_the_roots_lifetime(database: Database, freshness: TufRepository) -> None:
     def told(at: datetime) -> str:
         with database.reading() as connection:
             # The online metadata has long expired by then: no service renewed it here.
-            found = warnings(freshness, connection, at)
+            found = list_warnings(freshness, connection, at)
             return "; ".join(one for one in found if not one.startswith(("snapshot", "timestamp")))
 
     assert "move them to media that are kept offline" in told(NOW)
-    for path in files(freshness.offline):
+    for path in key_files(freshness.offline):
         path.unlink()
     assert told(NOW + 182 * DAY) == ""
     assert "targets metadata expires on 2027-11-22" in told(NOW + 183 * DAY)
     assert "root metadata expires on 2027-11-22: sign it afresh" in told(NOW + 183 * DAY)
     assert "root metadata has expired" in told(NOW + 366 * DAY)
-    next(path for path in files(freshness.online) if path.name.startswith("timestamp")).unlink()
+    next(path for path in key_files(freshness.online) if path.name.startswith("timestamp")).unlink()
     assert "the key that signs timestamp is not in" in told(NOW)
 
 
-def test_without_its_key_nothing_is_published(tmp_path: Path, database: Database, freshness: Freshness) -> None:
+def test_without_its_key_nothing_is_published(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
     """And nothing of the publication stays: it is one transaction."""
-    next(path for path in files(freshness.online) if path.name.startswith("snapshot")).unlink()
+    next(path for path in key_files(freshness.online) if path.name.startswith("snapshot")).unlink()
     with pytest.raises(Unavailable, match="the key that signs snapshot"):
-        publish(database, Freshness(tmp_path / "tuf"), "1.0")
+        publish(database, TufRepository(tmp_path / "tuf"), "1.0")
     with database.reading() as connection:
-        assert registry.find(connection, "star", "worker", "1.0") is None
+        assert registry.find_image(connection, "star", "worker", "1.0") is None
 
 
 @pytest.mark.parametrize("role", [ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS])
 def test_every_role_can_be_given_fresh_keys(
-    tmp_path: Path, database: Database, freshness: Freshness, role: str
+    tmp_path: Path, database: Database, freshness: TufRepository, role: str
 ) -> None:
     """With the offline keys at hand it is in force at once, and an old node follows."""
     manifest = publish(database, freshness, "1.0")
     with database.writing() as connection:
-        before = {one.role: one.keys for one in status(freshness, connection)}
-        signers = [Signer(load(path)) for path in files(freshness.offline)]
-        outcome = Ceremony(freshness).rotate(connection, role, signers, None, NOW)
+        before = {one.role: one.keys for one in list_role_statuses(freshness, connection)}
+        signers = [MetadataSigner(load_key(path)) for path in key_files(freshness.offline)]
+        outcome = KeyCeremony(freshness).rotate(connection, role, signers, None, NOW)
         assert outcome.lacking == ()
         assert outcome.files == ()
-        after = {one.role: one.keys for one in status(freshness, connection)}
+        after = {one.role: one.keys for one in list_role_statuses(freshness, connection)}
         assert set(after[role]).isdisjoint(before[role])
         assert {name for name in after if after[name] != before[name]} == {role}
         assert freshness.metadata(connection, TIMESTAMP, None)
@@ -191,67 +193,67 @@ def test_every_role_can_be_given_fresh_keys(
         assert freshness.target(connection, manifest_path(manifest.image_id), manifest.image_id.removeprefix("sha256:"))
 
 
-def test_a_ceremony_waits_for_enough_signatures(tmp_path: Path, database: Database, freshness: Freshness) -> None:
+def test_a_ceremony_waits_for_enough_signatures(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
     """One root key on the catalog's machine, the second elsewhere, on the proposal alone."""
-    keys = [path for path in files(freshness.offline) if path.name.startswith(ROOT)]
+    keys = [path for path in key_files(freshness.offline) if path.name.startswith(ROOT)]
     away = tmp_path / "drawer"
     away.mkdir()
-    for path in files(freshness.offline):
+    for path in key_files(freshness.offline):
         path.rename(away / path.name)
-    first, second = (Signer(load(away / path.name)) for path in keys[:2])
-    ceremony = Ceremony(freshness)
+    first, second = (MetadataSigner(load_key(away / path.name)) for path in keys[:2])
+    ceremony = KeyCeremony(freshness)
     with database.writing() as connection:
         outcome = ceremony.rotate(connection, TIMESTAMP, [first], None, NOW)
         assert outcome.adopted == ()
         assert outcome.lacking == ("1 signatures by the present root keys", "1 signatures by the new root keys")
         with pytest.raises(Misused, match="waits for signatures"):
             ceremony.rotate(connection, SNAPSHOT, [first], None, NOW)
-        stranger = Signer(load(next(iter(files(freshness.online)))))
+        stranger = MetadataSigner(load_key(next(iter(key_files(freshness.online)))))
         assert ceremony.sign(connection, ROOT, [first, stranger], NOW).adopted == ()
         proposal = ceremony.file(ROOT)
         proposal.write_bytes(sign_document(read_proposal(proposal), [second]))
         assert ceremony.sign(connection, ROOT, [], NOW).adopted == (ROOT,)
-        assert Described.of(freshness.latest(connection, ROOT)).version == 2
+        assert SignedMetadata.of(freshness.latest(connection, ROOT)).version == 2
         assert freshness.root_file.read_bytes() == freshness.latest(connection, ROOT)
     assert not proposal.exists()
 
 
-def test_root_and_targets_are_renewed_for_another_year(database: Database, freshness: Freshness) -> None:
-    signers = [Signer(load(path)) for path in files(freshness.offline)]
+def test_root_and_targets_are_renewed_for_another_year(database: Database, freshness: TufRepository) -> None:
+    signers = [MetadataSigner(load_key(path)) for path in key_files(freshness.offline)]
     later = NOW + 200 * DAY
     with database.writing() as connection:
         for role in (ROOT, TARGETS):
-            assert Ceremony(freshness).sign(connection, role, signers, later).adopted == (role,)
-            assert Described.of(freshness.latest(connection, role)).expires == later + LIFETIMES[role]
+            assert KeyCeremony(freshness).sign(connection, role, signers, later).adopted == (role,)
+            assert SignedMetadata.of(freshness.latest(connection, role)).expires == later + LIFETIMES[role]
         with pytest.raises(Misused, match="signed by the service itself"):
-            Ceremony(freshness).sign(connection, SNAPSHOT, signers, later)
+            KeyCeremony(freshness).sign(connection, SNAPSHOT, signers, later)
 
 
-def test_a_proposal_can_be_given_up(database: Database, freshness: Freshness) -> None:
+def test_a_proposal_can_be_given_up(database: Database, freshness: TufRepository) -> None:
     with database.writing() as connection:
-        Ceremony(freshness).rotate(connection, TIMESTAMP, [], None, NOW)
-        assert len(Ceremony(freshness).drop()) == 1
-        assert Ceremony(freshness).drop() == []
+        KeyCeremony(freshness).rotate(connection, TIMESTAMP, [], None, NOW)
+        assert len(KeyCeremony(freshness).drop()) == 1
+        assert KeyCeremony(freshness).drop() == []
         with pytest.raises(Misused, match="there is no role"):
-            Ceremony(freshness).rotate(connection, "mirrors", [], None, NOW)
+            KeyCeremony(freshness).rotate(connection, "mirrors", [], None, NOW)
 
 
-def test_keys_are_for_their_owner_alone_and_never_overwritten(tmp_path: Path, freshness: Freshness) -> None:
-    for path in [*files(freshness.online), *files(freshness.offline)]:
+def test_keys_are_for_their_owner_alone_and_never_overwritten(tmp_path: Path, freshness: TufRepository) -> None:
+    for path in [*key_files(freshness.online), *key_files(freshness.offline)]:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
-    key = load(files(freshness.online)[0])
+    key = load_key(key_files(freshness.online)[0])
     with pytest.raises(Misused, match="never overwritten"):
-        save(files(freshness.online)[0], key)
-    save(tmp_path / "locked.pem", key, "a passphrase")
+        save_key(key_files(freshness.online)[0], key)
+    save_key(tmp_path / "locked.pem", key, "a passphrase")
     with pytest.raises(Misused, match="has a passphrase"):
-        load(tmp_path / "locked.pem")
+        load_key(tmp_path / "locked.pem")
     with pytest.raises(Misused, match="the passphrase is another"):
-        load(tmp_path / "locked.pem", "another")
-    assert Signer(load(tmp_path / "locked.pem", "a passphrase")).id == Signer(key).id
+        load_key(tmp_path / "locked.pem", "another")
+    assert MetadataSigner(load_key(tmp_path / "locked.pem", "a passphrase")).id == MetadataSigner(key).id
 
 
-def test_a_repository_is_made_once(tmp_path: Path, database: Database, freshness: Freshness) -> None:
+def test_a_repository_is_made_once(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
     with pytest.raises(Conflict, match="there is a TUF repository already"), database.writing() as connection:
         freshness.make(connection, NOW)
 
@@ -264,12 +266,12 @@ def test_an_older_catalog_is_listed_when_it_starts(tmp_path: Path, caplog: pytes
         registry.register_vo(connection, "star", NOW)
         for manifest in manifests:
             registry.add_image(connection, manifest, NOW)
-    freshness = Freshness(tmp_path / "tuf")
+    freshness = TufRepository(tmp_path / "tuf")
     with caplog.at_level(logging.WARNING):
-        assert prepare(freshness, database, BITS, NOW)
+        assert prepare_repository(freshness, database, BITS, NOW)
     assert "kept offline" in caplog.text
     with database.reading() as connection:
-        listed = tuf_store.paths(connection)
+        listed = tuf_store.target_paths(connection)
     assert listed == {
         "revocations.json",
         name_path("star", "worker"),
@@ -277,7 +279,7 @@ def test_an_older_catalog_is_listed_when_it_starts(tmp_path: Path, caplog: pytes
         *(manifest_path(one.image_id) for one in manifests),
         *(endorsements_path(one.image_id) for one in manifests),
     }
-    assert not prepare(freshness, database, BITS, NOW)
+    assert not prepare_repository(freshness, database, BITS, NOW)
     database.close()
 
 
@@ -285,7 +287,7 @@ def test_a_stock_client_reads_what_a_running_catalog_publishes(service: Service,
     """python-tuf's own client with its own HTTP, nothing of ours; then our own after one more publication."""
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     root = first_root(service.url)
     for place in ("metadata", "targets"):
         (tmp_path / place).mkdir()
@@ -310,7 +312,7 @@ def test_a_stock_client_reads_what_a_running_catalog_publishes(service: Service,
     ):
         assert site.resolve(Reference.parse("star/worker")) == bundle.manifest.image_id
         assert site.endorsements(bundle.manifest.image_id) == bundle.endorsements()
-        transfer.publish(client, second)
+        transfer.publish_image(client, second)
         assert site.resolve(Reference.parse("star/worker")) == second.manifest.image_id
         assert site.resolve(Reference.parse("star/worker@1.0")) == bundle.manifest.image_id
         assert site.manifest(second.manifest.image_id) == second.manifest

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployer.errors import DeployerError
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from partita import app
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, account, accounts_file, working
@@ -54,7 +54,7 @@ def test_an_operator_estimates_uploads_looks_and_cleans_up(host: Ec2Site, images
     with host.open() as site:
         uuid = host.want(images.hello)
         site.settle()
-        assert site.state(uuid) is State.RUNNING
+        assert site.state(uuid) is MachineState.RUNNING
         listed = partita(host, "machines")
         assert [(one["machine"], one["state"], one["ami"]) for one in listed] == [(uuid, "running", first["ami"])]
         assert partita(host, "clean", "--older-than", "0s") == []

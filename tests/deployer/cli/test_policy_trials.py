@@ -15,10 +15,19 @@ from deployer.cli.policy_trials import policy_app
 from deployer.errors import Misused, PolicyUnusable
 from deployer.machine.spec import Network
 from deployer.policy.decision import Request
-from deployer.policy.evaluation import Case, judge
+from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.revocations import BlockList
 from deployer.policy.store import RuleSet
-from deployer.trials.request_log import Asked, Outcome, Pair, Recorded, RequestLog, find, kept_revocations, recorded
+from deployer.trials.request_log import (
+    EncodedStatement,
+    LoggedRequest,
+    PolicyOutcome,
+    RequestLog,
+    RequestRecord,
+    encode_revocations,
+    find_request,
+    read_requests,
+)
 from signer.openpgp.keyring import Keyring
 from signer.runtime.settings import Settings
 from signer.verification.endorsements import endorse
@@ -48,9 +57,9 @@ class Site:
         rules, log = RuleSet.load(self.policy), RequestLog(root / "requests.jsonl")
         for number, memory in enumerate((1, 2, 3, 4, 5)):
             asked = Request(1, memory * GIB, 1, 3600, None, Network(kind="user"))
-            case = Case(manifest, self.image.endorsements(), asked, running=0)
+            case = EvaluationInput(manifest, self.image.endorsements(), asked, running=0)
             at = (now + timedelta(seconds=number)).replace(microsecond=0)
-            log.append(record(case, judge(rules, case, at).decision, at))
+            log.append(record(case, evaluate(rules, case, at).decision, at))
 
     def run(self, *arguments: object) -> Result:
         settings = Settings({"node": NodeSettings(directory=self.root)})
@@ -70,16 +79,16 @@ class Site:
         return file
 
 
-def record(case: Case, decision: Any, at: datetime) -> Recorded:
-    return Recorded(
+def record(case: EvaluationInput, decision: Any, at: datetime) -> RequestRecord:
+    return RequestRecord(
         number=1,
         at=at,
-        asked=Asked.of(case.request),
+        asked=LoggedRequest.of(case.request),
         running=case.running,
         image=case.manifest.image_id,
         manifest=case.manifest.canonical().decode(),
-        endorsements=tuple(Pair.of(pair) for pair in case.pairs),
-        outcome=Outcome.of(decision),
+        endorsements=tuple(EncodedStatement.of(pair) for pair in case.pairs),
+        outcome=PolicyOutcome.of(decision),
     )
 
 
@@ -192,43 +201,43 @@ def test_cedar_rules_are_checked_and_shown(site: Site, tmp_path: Path) -> None:
 
 
 def numbers(path: Path) -> Sequence[int]:
-    return [one.number for one in recorded(path)]
+    return [one.number for one in read_requests(path)]
 
 
 def test_the_record_is_bounded_and_its_numbers_go_on(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
-    sample = recorded(site.root / "requests.jsonl")[0]
+    sample = read_requests(site.root / "requests.jsonl")[0]
     log = RequestLog(path, kept=5)
     for _ in range(23):
         log.append(sample)
-        assert len(recorded(path)) <= 10
+        assert len(read_requests(path)) <= 10
     assert numbers(path)[-1] == 23
     assert RequestLog(path, kept=5).append(sample) == 24
-    assert find(path, 24) is not None
-    assert find(path, 1) is None
+    assert find_request(path, 24) is not None
+    assert find_request(path, 1) is None
 
 
 def test_damaged_lines_are_left_out(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "requests.jsonl"
-    sample = recorded(site.root / "requests.jsonl")[0]
+    sample = read_requests(site.root / "requests.jsonl")[0]
     RequestLog(path).append(sample)
     with path.open("ab") as file:
         file.write(b"nonsense\n" + path.read_bytes()[:100])  # and a line that a kill tore
     log = RequestLog(path)
     log.append(sample)
     assert numbers(path) == [1, 2]
-    assert recorded(tmp_path / "none") == []
+    assert read_requests(tmp_path / "none") == []
 
 
 def test_a_record_that_cannot_be_written_stops_nothing(site: Site, tmp_path: Path) -> None:
-    sample = recorded(site.root / "requests.jsonl")[0]
+    sample = read_requests(site.root / "requests.jsonl")[0]
     log = RequestLog(tmp_path / "requests.jsonl")
     (tmp_path / "requests.jsonl").mkdir()
     assert log.append(sample) == 1
 
 
 def test_what_was_revoked_or_blocked_then_is_so_when_it_is_tried_again(site: Site, tmp_path: Path) -> None:
-    sample = recorded(site.root / "requests.jsonl")[0]
+    sample = read_requests(site.root / "requests.jsonl")[0]
     blocked = sample.model_copy(update={"blocks": BlockList(images=(sample.image,))})
     RequestLog(tmp_path / "requests.jsonl").append(blocked)
     arguments = ("--requests", tmp_path / "requests.jsonl")
@@ -239,5 +248,5 @@ def test_what_was_revoked_or_blocked_then_is_so_when_it_is_tried_again(site: Sit
 
 
 def test_revocations_are_kept_with_a_request_while_they_are_few() -> None:
-    assert kept_revocations([(b"a", b"b")]) == (Pair.of((b"a", b"b")),)
-    assert kept_revocations([(b"a" * 1000, b"b")] * 300) is None
+    assert encode_revocations([(b"a", b"b")]) == (EncodedStatement.of((b"a", b"b")),)
+    assert encode_revocations([(b"a" * 1000, b"b")] * 300) is None

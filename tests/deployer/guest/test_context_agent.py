@@ -14,10 +14,10 @@ from cryptography import x509
 
 from deployer.errors import Misused, UserDataRefused
 from deployer.guest.context_agent import AGENT, PARAMETERS, seed_extras
-from deployer.protocol.desired_state import Context
+from deployer.protocol.desired_state import BrokerAccess
 from deployer.site.broker.rules import SESSION_LIFE
 from deployer.site.db.machines import get_deployment, get_machine
-from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
 from tests.deployer.guest.test_nocloud_seed import public_key
@@ -82,7 +82,9 @@ def world(kind: str, request: pytest.FixtureRequest) -> World:
 class Root:
     """A guest's file system, as far as the agent sees it."""
 
-    def __init__(self, place: Path, context: Context, uuid: str, busybox: Path | None, shell: str = "dash") -> None:
+    def __init__(
+        self, place: Path, context: BrokerAccess, uuid: str, busybox: Path | None, shell: str = "dash"
+    ) -> None:
         self.place, self._busybox, self._shell = place, busybox, shell
         self.scripts = place / "etc/partita/context.d"
         self.scripts.mkdir(parents=True)
@@ -91,7 +93,7 @@ class Root:
         (place / "etc/hosts").write_text("127.0.0.1 localhost\n")
         self.seed(context, uuid)
 
-    def seed(self, context: Context | None, uuid: str) -> None:
+    def seed(self, context: BrokerAccess | None, uuid: str) -> None:
         """Put a seed in."""
         place = self.place / "seed"
         shutil.rmtree(place, ignore_errors=True)
@@ -112,7 +114,7 @@ class Root:
         if self._busybox is not None:
             shell, path = [self._busybox / "sh"], str(self._busybox)
         script = self.place / "agent"
-        script.write_bytes(agent or seed_extras(Context(url="http://x", secret="x" * 20), "x")[0][AGENT])
+        script.write_bytes(agent or seed_extras(BrokerAccess(url="http://x", secret="x" * 20), "x")[0][AGENT])
         environment = {
             "PATH": path,
             "PARTITA_ROOT": str(self.place),
@@ -294,7 +296,7 @@ BAD_SEEDS = [
 def test_a_seed_that_is_damaged_is_not_used(
     plain: tuple[World, Make], tmp_path: Path, seed: str, text: str | None, code: int, said: str
 ) -> None:
-    root = Root(tmp_path / "root", Context(url="http://127.0.0.1:1", secret="x" * 20), "x", None)
+    root = Root(tmp_path / "root", BrokerAccess(url="http://127.0.0.1:1", secret="x" * 20), "x", None)
     (root.place / "seed" / PARAMETERS).unlink()
     if text is not None:
         (root.place / "seed" / PARAMETERS).write_text(text)
@@ -344,7 +346,7 @@ def test_a_broker_that_comes_late_is_waited_for(tmp_path: Path, busybox: Path) -
 
 
 def test_a_sites_own_vendor_data_stands_beside_the_agent() -> None:
-    context = Context(url="https://10.0.0.1:8/", secret="s" * 43, fingerprint="0" * 64)
+    context = BrokerAccess(url="https://10.0.0.1:8/", secret="s" * 43, fingerprint="0" * 64)
     files, alone = seed_extras(context, "m")
     assert files[PARAMETERS] == b"url=https://10.0.0.1:8\nmachine=m\nsecret=%s\nfingerprint=%s\n" % (
         b"s" * 43,
@@ -429,7 +431,7 @@ def test_a_head_that_is_ready_is_told_of_workers_that_come_and_go(
         assert root.run("peers")[1].count("ready 10.0.0.") == 2  # beside the one that watches
         (root.place / "broken").touch()
         world.store.write(
-            change_machine, workers[0].uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now())
+            change_machine, workers[0].uuid, lambda one: apply_verb(one, Verb.DESTROY, "scaled down", world.store.now())
         )
         world.bell.ring()
         assert seen(4)[2:] == ["came , left star-worker-1, 1 in all"] * 2  # what failed is told again

@@ -10,7 +10,7 @@ from catalog.disk.gpt import write_gpt
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, GptDisk, Manifest
 from deployer.errors import AssemblyFailed
-from deployer.hypervisor.disks import Assembled, assemble, firmware
+from deployer.hypervisor.disks import AssembledDisks, assemble_disks, find_firmware
 from deployer.machine.spec import BiosBoot, Descriptor, KernelBoot, Overlay, RawFile, UefiBoot
 from signer.documents import canonical, parse, validate
 from tests.support import factories
@@ -26,11 +26,11 @@ def image(tmp_path: Path) -> Bundle:
     return boot_sector_image(tmp_path / "image")
 
 
-def put_together(image: Bundle, tmp_path: Path, name: str = "machine") -> Assembled:
+def put_together(image: Bundle, tmp_path: Path, name: str = "machine") -> AssembledDisks:
     """Assemble in a directory of its own."""
     directory = tmp_path / name
     directory.mkdir()
-    return assemble(image.manifest, BundleContents(image, tmp_path / "blanks"), directory)
+    return assemble_disks(image.manifest, BundleContents(image, tmp_path / "blanks"), directory)
 
 
 def read_through_qemu(path: Path, format_: str, tmp_path: Path) -> bytes:
@@ -129,7 +129,7 @@ def test_a_part_that_is_shorter_than_the_image_says_is_refused(image: Bundle, tm
 def test_a_full_disk_is_one_sentence(image: Bundle, tmp_path: Path) -> None:
     directory = tmp_path / "gone"
     with pytest.raises(AssemblyFailed, match="No such file"):
-        assemble(image.manifest, BundleContents(image, tmp_path / "blanks"), directory)
+        assemble_disks(image.manifest, BundleContents(image, tmp_path / "blanks"), directory)
 
 
 def test_a_kernel_boots_from_where_it_is_cached(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_uefi_boots_with_variables_of_the_machine_itself(image: Bundle, tmp_path
     uefi = Bundle(image.root, validate(Manifest, document, "manifest"))
     made = put_together(uefi, tmp_path)
     assert isinstance(made.boot, UefiBoot)
-    assert (made.boot.loader, made.boot.template) == firmware("x86_64")
+    assert (made.boot.loader, made.boot.template) == find_firmware("x86_64")
     assert made.boot.variables.parent == tmp_path / "machine"
 
 

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.hypervisor.domain_xml import domain_xml, tag_of
+from deployer.hypervisor.domain_xml import build_domain_xml, tag_of
 from deployer.machine.spec import (
     MAX_DISKS,
     Descriptor,
     DiskSpec,
+    DomainTag,
     KernelBoot,
     Network,
     Overlay,
     RawFile,
-    Tag,
     UefiBoot,
-    target,
+    disk_target,
 )
 from tests.deployer.machine.test_spec import spec
 
@@ -30,7 +30,7 @@ NASTY = """/m/<&'"]]>€ -- ${x} %s"""
 
 
 def read(**changes: Any) -> ET.Element:
-    return ET.fromstring(domain_xml(spec(**changes)))  # noqa: S314 - our own
+    return ET.fromstring(build_domain_xml(spec(**changes)))  # noqa: S314 - our own
 
 
 def test_every_disk_names_its_driver_and_its_whole_backing_chain() -> None:
@@ -115,7 +115,7 @@ def test_text_is_data() -> None:
 
 
 def test_the_tag_is_found_again() -> None:
-    assert tag_of(domain_xml(spec())) == spec().tag
+    assert tag_of(build_domain_xml(spec())) == spec().tag
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ def test_a_domain_without_our_whole_tag_is_not_ours(sentence: str, xml: str) -> 
 
 @given(st.text(alphabet=st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=256))
 def test_any_owner_comes_back(owner: str) -> None:
-    tag = Tag(owner=owner, image="sha256:" + "a" * 64)
+    tag = DomainTag(owner=owner, image="sha256:" + "a" * 64)
 
-    assert tag_of(domain_xml(spec(tag=tag))) == tag
+    assert tag_of(build_domain_xml(spec(tag=tag))) == tag
 
 
 DEFINE = """
@@ -169,7 +169,7 @@ print(json.dumps(answers))
 def test_libvirt_takes_it(tmp_path: Path) -> None:
     """Defined, with validation against libvirt's own schema, by the real QEMU driver."""
     many = tuple(
-        DiskSpec(target=target(i), source=Overlay(path=Path(f"/m/{i}"), base=Descriptor(path=Path("/m/v"))))
+        DiskSpec(target=disk_target(i), source=Overlay(path=Path(f"/m/{i}"), base=Descriptor(path=Path("/m/v"))))
         for i in range(MAX_DISKS)
     )
     direct = KernelBoot(kernel=Path("/k"), initrd=Path("/i"), cmdline="console=ttyS0 a='<&>'")
@@ -186,7 +186,7 @@ def test_libvirt_takes_it(tmp_path: Path) -> None:
         "nasty": spec(disks=(DiskSpec(target="vda", source=RawFile(path=Path(NASTY)), serial="a.b-c_d"),)),
         "arm": spec(architecture="aarch64", machine="virt", boot=direct),
     }
-    texts = {name: domain_xml(value) for name, value in good.items()}
+    texts = {name: build_domain_xml(value) for name, value in good.items()}
     # What libvirt must refuse, so that "it takes ours" means something.
     texts["unknown element"] = texts["bios"].replace("<clock", "<klock")
     texts["no driver"] = texts["bios"].replace('type="raw"', 'type="unheard-of"')

@@ -13,11 +13,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from deployer.errors import BackendFailed
-from deployer.hypervisor.disks import assemble, firmware
-from deployer.hypervisor.domain_xml import domain_xml
+from deployer.hypervisor.disks import assemble_disks, find_firmware
+from deployer.hypervisor.domain_xml import build_domain_xml
 from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend, _advice, _usable
-from deployer.hypervisor.qemu_monitor import Monitor
-from deployer.machine.spec import Happening, MachineSpec, Network, State, Tag, UefiBoot
+from deployer.hypervisor.qemu_monitor import QemuMonitor
+from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState, Network, UefiBoot
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
 from tests.support.node.bundle_contents import BundleContents
 from tests.support.node.service_process import wait_for
@@ -31,7 +31,7 @@ class Site:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.told: list[tuple[str, Happening, str]] = []
+        self.told: list[tuple[str, MachineEvent, str]] = []
         self.image = boot_sector_image(root / "image")
         self.backend = self.open("me")
 
@@ -44,7 +44,7 @@ class Site:
         name = str(uuid.uuid4())
         directory = self.root / name
         directory.mkdir()
-        made = assemble(self.image.manifest, BundleContents(self.image, self.root / "blanks"), directory)
+        made = assemble_disks(self.image.manifest, BundleContents(self.image, self.root / "blanks"), directory)
         return MachineSpec(
             uuid=name,
             name=f"m-{name[:8]}",
@@ -57,10 +57,10 @@ class Site:
             disks=made.disks,
             network=Network(kind="none"),
             console=directory / "console.log",
-            tag=Tag(owner=owner, image=self.image.manifest.image_id),
+            tag=DomainTag(owner=owner, image=self.image.manifest.image_id),
         )
 
-    def happened(self, name: str) -> list[Happening]:
+    def happened(self, name: str) -> list[MachineEvent]:
         """What was told of a machine."""
         return [happening for uuid_, happening, _ in self.told if uuid_ == name]
 
@@ -86,7 +86,7 @@ def test_a_machine_runs_is_found_and_powers_off(site: Site) -> None:
     assert site.backend.found()[spec.uuid] == spec.tag
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
     site.backend.shutdown(spec.uuid)
-    wait_for(lambda: Happening.POWERED_OFF in site.happened(spec.uuid))
+    wait_for(lambda: MachineEvent.POWERED_OFF in site.happened(spec.uuid))
     assert spec.uuid not in site.backend.found()
     site.backend.destroy(spec.uuid)  # what has ended is ended
     site.backend.shutdown(spec.uuid)
@@ -97,7 +97,7 @@ def test_machines_of_others_are_not_seen(site: Site) -> None:
     site.backend.start(spec)
     assert spec.uuid not in site.backend.found()
     site.backend.destroy(spec.uuid)
-    wait_for(lambda: Happening.DESTROYED in site.happened(spec.uuid))
+    wait_for(lambda: MachineEvent.DESTROYED in site.happened(spec.uuid))
 
 
 def test_pausing_and_resuming_is_told(site: Site) -> None:
@@ -106,8 +106,8 @@ def test_pausing_and_resuming_is_told(site: Site) -> None:
     domain = site.backend._connection.lookupByUUIDString(spec.uuid)
     domain.suspend()
     domain.resume()
-    wait_for(lambda: Happening.RESUMED in site.happened(spec.uuid)[-1:])
-    assert Happening.PAUSED in site.happened(spec.uuid)
+    wait_for(lambda: MachineEvent.RESUMED in site.happened(spec.uuid)[-1:])
+    assert MachineEvent.PAUSED in site.happened(spec.uuid)
     site.backend.destroy(spec.uuid)
 
 
@@ -159,7 +159,7 @@ def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path
 def uefi(site: Site) -> MachineSpec:
     """A machine that boots with UEFI, from a disk that holds no boot loader for it."""
     spec = site.machine()
-    loader, template = firmware("x86_64")
+    loader, template = find_firmware("x86_64")
     boot = UefiBoot(loader=loader, template=template, variables=spec.console.parent / "uefi-variables.fd")
     return spec.model_copy(update={"boot": boot, "memory": 128 * MIB})
 
@@ -241,13 +241,13 @@ def test_a_machine_is_suspended_whole_and_goes_on(site: Site) -> None:
     place = spec.console.parent / "memory"
     site.backend.start(spec)
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
-    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert site.backend.state(spec.uuid) is MachineState.RUNNING
     assert not site.backend.saved(place)
     site.backend.suspend(spec.uuid, place)
     assert site.backend.state(spec.uuid) is None
     assert site.backend.saved(place)
     site.backend.restore(place)
-    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert site.backend.state(spec.uuid) is MachineState.RUNNING
     assert spec.uuid in site.backend.found()
     site.backend.shutdown(spec.uuid)
     wait_for(lambda: GOODBYE in spec.console.read_bytes())
@@ -261,7 +261,7 @@ def test_a_machine_that_cannot_be_saved_goes_on_with_its_disks(site: Site) -> No
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
     with pytest.raises(BackendFailed, match="cannot be saved"):
         site.backend.suspend(spec.uuid, site.root / "no such directory" / "memory")
-    assert site.backend.state(spec.uuid) is State.RUNNING
+    assert site.backend.state(spec.uuid) is MachineState.RUNNING
     assert backings(site, spec) == {"disk0.vmdk"}
     site.backend.reset(spec.uuid)  # it reads its disk again
     wait_for(lambda: spec.console.read_bytes().count(SAID[-1]) == 2)
@@ -273,7 +273,7 @@ def test_a_machine_that_was_left_half_suspended_reads_its_disks_when_it_goes_on(
     site.backend.start(spec)
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
     site.backend.pause(spec.uuid)
-    site.backend._domain(spec.uuid, lambda domain: Monitor(domain).part(), "no")
+    site.backend._domain(spec.uuid, lambda domain: QemuMonitor(domain).part(), "no")
     assert backings(site, spec) == set()
     site.backend.close()  # whoever did that died
     site.backend = site.open("me")
@@ -288,7 +288,7 @@ def test_a_machine_that_was_left_half_suspended_reads_its_disks_when_it_goes_on(
 def backings(site: Site, spec: MachineSpec) -> set[str]:
     """The descriptors that lie below a machine's overlays now."""
     found: list[dict[str, Any]] = []
-    site.backend._domain(spec.uuid, lambda domain: found.extend(Monitor(domain)._nodes()), "no")
+    site.backend._domain(spec.uuid, lambda domain: found.extend(QemuMonitor(domain)._nodes()), "no")
     names = {Path(node.get("backing_file", "")).name for node in found}
     return {name for name in names if name.endswith(".vmdk")}
 
@@ -308,10 +308,10 @@ def test_memory_and_cores_are_what_the_machine_was_granted_and_has(site: Site) -
 
 def test_a_guest_s_agent_has_a_port_where_its_addresses_mean_something(site: Site) -> None:
     spec = site.machine()
-    root = ET.fromstring(domain_xml(spec, Path("/a")))  # noqa: S314 - our own
+    root = ET.fromstring(build_domain_xml(spec, Path("/a")))  # noqa: S314 - our own
     assert root.find("devices/channel") is None
     spec = spec.model_copy(update={"network": Network.parse("bridge:br0")})
-    channel = ET.fromstring(domain_xml(spec, Path("/a"))).find("devices/channel")  # noqa: S314 - our own
+    channel = ET.fromstring(build_domain_xml(spec, Path("/a"))).find("devices/channel")  # noqa: S314 - our own
     assert channel is not None
     assert channel.find("target").attrib == {"type": "virtio", "name": "org.qemu.guest_agent.0"}  # type: ignore[union-attr]
     assert channel.find("source").attrib == {"mode": "bind", "path": "/a"}  # type: ignore[union-attr]

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from deployer.hypervisor.neighbor_table import neighbours, parse
+from deployer.hypervisor.neighbor_table import parse_datagram, read_neighbors
 from tests.support.network_namespaces import Network, inside, unavailable
 
 MAC = "52:54:00:aa:bb:cc"
@@ -34,7 +34,7 @@ def test_the_host_s_own_table_is_read() -> None:
             ("10.77.0.6", "52:54:00:aa:bb:ee", "failed"),
         ):
             host.run("ip", "neighbour", "add", address, "lladdr", mac, "nud", state, "dev", "eth0")
-        found = inside(host, neighbours)
+        found = inside(host, read_neighbors)
     assert found[MAC][-1] == "10.77.0.9"
     assert sorted(found[MAC][:2]) == ["10.77.0.7", "fd00::7"]
     assert found["52:54:00:aa:bb:dd"] == ("10.77.0.8",)
@@ -56,7 +56,7 @@ def test_the_host_s_own_table_is_read() -> None:
 )
 def test_what_kernels_answer(what: str, datagrams: list[bytes], expected: list[tuple[bool, str, str]]) -> None:
     found: list[tuple[bool, str, str]] = []
-    assert [parse(datagram, found) for datagram in datagrams] == [True] * (len(datagrams) - 1) + [False], what
+    assert [parse_datagram(datagram, found) for datagram in datagrams] == [True] * (len(datagrams) - 1) + [False], what
     assert found == expected
 
 
@@ -81,4 +81,4 @@ def test_what_kernels_answer(what: str, datagrams: list[bytes], expected: list[t
 )
 def test_an_answer_that_is_none_is_an_error(datagram: bytes) -> None:
     with pytest.raises((OSError, struct.error)):
-        parse(datagram, [])
+        parse_datagram(datagram, [])

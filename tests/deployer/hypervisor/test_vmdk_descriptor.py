@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.disk.gpt import write_gpt
-from catalog.disk.layout import Extent, extents
+from catalog.disk.layout import DiskExtent, disk_extents
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, GptDisk, Manifest, MbrDisk
 from deployer.errors import AssemblyFailed
-from deployer.hypervisor.vmdk_descriptor import MAX_DESCRIPTOR, MAX_EXTENT_PATH, descriptor, serials
+from deployer.hypervisor.vmdk_descriptor import MAX_DESCRIPTOR, MAX_EXTENT_PATH, build_descriptor, disk_serials
 from signer.documents import validate
 
 MIB = 1 << 20
@@ -50,7 +50,7 @@ def gpt(sizes: list[tuple[int, int]]) -> GptDisk:
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 100_000)), min_size=1, max_size=12))
 def test_the_extents_of_a_gpt_disk_cover_it_once(sizes: list[tuple[int, int]]) -> None:
     disk = gpt(sizes)
-    found = extents(disk)
+    found = disk_extents(disk)
     end = 0
     for extent in found:
         assert extent.offset == end
@@ -58,8 +58,8 @@ def test_the_extents_of_a_gpt_disk_cover_it_once(sizes: list[tuple[int, int]]) -
         end += extent.length
     assert end == disk.size
     head, tail = write_gpt(disk)
-    assert found[0] == Extent(0, 17408, head)
-    assert found[-1] == Extent(disk.size - 16896, 16896, tail)
+    assert found[0] == DiskExtent(0, 17408, head)
+    assert found[-1] == DiskExtent(disk.size - 16896, 16896, tail)
     assert [extent.source for extent in found if isinstance(extent.source, Address)] == [
         part.content for part in disk.partitions
     ]
@@ -84,18 +84,18 @@ def test_gaps_blanks_and_zeros_have_their_places() -> None:
         ],
     }
     disk = validate(MbrDisk, document, "disk")
-    assert extents(disk) == (
-        Extent(0, 512, Address.parse(first_sector)),
-        Extent(512, MIB - 512, None),
-        Extent(MIB, 16384, Address.parse(f"{2:064x}-16384")),
-        Extent(MIB + 16384, MIB - 16384, None),
-        Extent(2 * MIB, 40 * 512, Blank(size=40 * 512, filesystem="none")),
-        Extent(2 * MIB + 40 * 512, 2 * MIB - 40 * 512, None),
+    assert disk_extents(disk) == (
+        DiskExtent(0, 512, Address.parse(first_sector)),
+        DiskExtent(512, MIB - 512, None),
+        DiskExtent(MIB, 16384, Address.parse(f"{2:064x}-16384")),
+        DiskExtent(MIB + 16384, MIB - 16384, None),
+        DiskExtent(2 * MIB, 40 * 512, Blank(size=40 * 512, filesystem="none")),
+        DiskExtent(2 * MIB + 40 * 512, 2 * MIB - 40 * 512, None),
     )
 
 
 def test_a_descriptor_is_what_the_format_says() -> None:
-    text = descriptor([(512, Path("/cache/a b")), (1024, Path("/cache/ü"))]).decode()
+    text = build_descriptor([(512, Path("/cache/a b")), (1024, Path("/cache/ü"))]).decode()
     assert text == (
         "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
         'createType="twoGbMaxExtentFlat"\n'
@@ -121,19 +121,19 @@ def test_a_descriptor_is_what_the_format_says() -> None:
 )
 def test_a_path_that_the_format_cannot_carry_is_refused(path: str) -> None:
     with pytest.raises(AssemblyFailed, match="cannot stand in a disk descriptor"):
-        descriptor([(512, Path(path))])
+        build_descriptor([(512, Path(path))])
 
 
 def test_more_than_qemu_reads_of_a_descriptor_is_refused() -> None:
     path = Path("/" + "x" * (MAX_EXTENT_PATH - 1))
     with pytest.raises(AssemblyFailed, match=r"shorter node\.directory"):
-        descriptor([(512, path)] * (MAX_DESCRIPTOR // MAX_EXTENT_PATH))
+        build_descriptor([(512, path)] * (MAX_DESCRIPTOR // MAX_EXTENT_PATH))
 
 
 def test_a_disk_of_all_partitions_that_there_can_be_has_a_descriptor() -> None:
     disk = gpt([(1, 1)] * 128)
     path = Path("/" + "x" * (MAX_EXTENT_PATH - 1))
-    assert len(descriptor([(extent.length, path) for extent in extents(disk)])) < MAX_DESCRIPTOR
+    assert len(build_descriptor([(extent.length, path) for extent in disk_extents(disk)])) < MAX_DESCRIPTOR
 
 
 @pytest.mark.parametrize(
@@ -176,4 +176,4 @@ def test_serials_are_labels_where_they_fit_and_are_never_doubled(labels: list[st
         },
         "manifest",
     )
-    assert serials(manifest.disks) == expected
+    assert disk_serials(manifest.disks) == expected

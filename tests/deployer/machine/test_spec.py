@@ -12,18 +12,18 @@ from deployer.machine.spec import (
     BiosBoot,
     Descriptor,
     DiskSpec,
-    Happening,
+    DomainTag,
     KernelBoot,
+    MachineEvent,
     MachineSpec,
+    MachineState,
     Network,
     Overlay,
     RawFile,
-    State,
-    Tag,
-    after,
     check_hostname,
+    disk_target,
     mac_of,
-    target,
+    next_state,
 )
 from signer.documents import canonical, parse
 
@@ -51,7 +51,7 @@ def spec(**changes: Any) -> MachineSpec:
         "seed": Path("/m/seed.iso"),
         "network": Network.parse("user"),
         "console": Path("/m/console.log"),
-        "tag": Tag(owner="node:a", image="sha256:" + "0" * 64),
+        "tag": DomainTag(owner="node:a", image="sha256:" + "0" * 64),
     }
     return MachineSpec(**fields | changes)
 
@@ -89,7 +89,11 @@ def test_a_description_can_be_kept_beside_its_machine() -> None:
         ),
         (
             "more disks than there are targets",
-            {"disks": tuple(DiskSpec(target=target(min(i, 23)), source=RawFile(path=Path("/a"))) for i in range(25))},
+            {
+                "disks": tuple(
+                    DiskSpec(target=disk_target(min(i, 23)), source=RawFile(path=Path("/a"))) for i in range(25)
+                )
+            },
         ),
     ],
 )
@@ -144,45 +148,45 @@ def test_what_is_no_host_name_is_refused(name: str) -> None:
 
 
 LIFE = [
-    (State.PENDING, Happening.ACCEPTED, State.STAGING),
-    (State.STAGING, Happening.STAGED, State.BOOTING),
-    (State.BOOTING, Happening.STARTED, State.RUNNING),
-    (State.RUNNING, Happening.PAUSED, State.PAUSED),
-    (State.PAUSED, Happening.RESUMED, State.RUNNING),
-    (State.RUNNING, Happening.POWERED_OFF, State.STOPPED),
-    (State.STOPPED, Happening.STARTED, State.RUNNING),
-    (State.RUNNING, Happening.SUSPENDED, State.SUSPENDED),
-    (State.PAUSED, Happening.SUSPENDED, State.SUSPENDED),
-    (State.SUSPENDED, Happening.STARTED, State.RUNNING),
-    (State.SUSPENDED, Happening.POWERED_OFF, State.STOPPED),
-    (State.SUSPENDED, Happening.EXPIRED, State.ENDED),
-    (State.RUNNING, Happening.REBOOTED, State.RUNNING),
-    (State.RUNNING, Happening.CRASHED, State.FAILED),
-    (State.PAUSED, Happening.EXPIRED, State.ENDED),
-    (State.STAGING, Happening.DESTROYED, State.ENDED),
-    (State.STAGING, Happening.BROKE, State.FAILED),
+    (MachineState.PENDING, MachineEvent.ACCEPTED, MachineState.STAGING),
+    (MachineState.STAGING, MachineEvent.STAGED, MachineState.BOOTING),
+    (MachineState.BOOTING, MachineEvent.STARTED, MachineState.RUNNING),
+    (MachineState.RUNNING, MachineEvent.PAUSED, MachineState.PAUSED),
+    (MachineState.PAUSED, MachineEvent.RESUMED, MachineState.RUNNING),
+    (MachineState.RUNNING, MachineEvent.POWERED_OFF, MachineState.STOPPED),
+    (MachineState.STOPPED, MachineEvent.STARTED, MachineState.RUNNING),
+    (MachineState.RUNNING, MachineEvent.SUSPENDED, MachineState.SUSPENDED),
+    (MachineState.PAUSED, MachineEvent.SUSPENDED, MachineState.SUSPENDED),
+    (MachineState.SUSPENDED, MachineEvent.STARTED, MachineState.RUNNING),
+    (MachineState.SUSPENDED, MachineEvent.POWERED_OFF, MachineState.STOPPED),
+    (MachineState.SUSPENDED, MachineEvent.EXPIRED, MachineState.ENDED),
+    (MachineState.RUNNING, MachineEvent.REBOOTED, MachineState.RUNNING),
+    (MachineState.RUNNING, MachineEvent.CRASHED, MachineState.FAILED),
+    (MachineState.PAUSED, MachineEvent.EXPIRED, MachineState.ENDED),
+    (MachineState.STAGING, MachineEvent.DESTROYED, MachineState.ENDED),
+    (MachineState.STAGING, MachineEvent.BROKE, MachineState.FAILED),
     # What comes late, twice or from another side changes nothing.
-    (State.STOPPED, Happening.POWERED_OFF, State.STOPPED),
-    (State.SUSPENDED, Happening.PAUSED, State.SUSPENDED),
-    (State.SUSPENDED, Happening.RESUMED, State.SUSPENDED),
-    (State.RUNNING, Happening.STARTED, State.RUNNING),
-    (State.RUNNING, Happening.BROKE, State.RUNNING),
-    (State.STAGING, Happening.STARTED, State.STAGING),
-    (State.STAGING, Happening.EXPIRED, State.STAGING),
+    (MachineState.STOPPED, MachineEvent.POWERED_OFF, MachineState.STOPPED),
+    (MachineState.SUSPENDED, MachineEvent.PAUSED, MachineState.SUSPENDED),
+    (MachineState.SUSPENDED, MachineEvent.RESUMED, MachineState.SUSPENDED),
+    (MachineState.RUNNING, MachineEvent.STARTED, MachineState.RUNNING),
+    (MachineState.RUNNING, MachineEvent.BROKE, MachineState.RUNNING),
+    (MachineState.STAGING, MachineEvent.STARTED, MachineState.STAGING),
+    (MachineState.STAGING, MachineEvent.EXPIRED, MachineState.STAGING),
 ]
 
 
 @pytest.mark.parametrize(("state", "happening", "follows"), LIFE)
-def test_a_state_follows_another(state: State, happening: Happening, follows: State) -> None:
-    assert after(state, happening) is follows
+def test_a_state_follows_another(state: MachineState, happening: MachineEvent, follows: MachineState) -> None:
+    assert next_state(state, happening) is follows
 
 
-@given(st.sampled_from([State.ENDED, State.FAILED]), st.sampled_from(Happening))
-def test_nothing_follows_the_end(state: State, happening: Happening) -> None:
+@given(st.sampled_from([MachineState.ENDED, MachineState.FAILED]), st.sampled_from(MachineEvent))
+def test_nothing_follows_the_end(state: MachineState, happening: MachineEvent) -> None:
     assert state.final
-    assert after(state, happening) is state
+    assert next_state(state, happening) is state
 
 
-@given(st.sampled_from([state for state in State if not state.final]))
-def test_whatever_is_not_at_its_end_can_be_destroyed(state: State) -> None:
-    assert after(state, Happening.DESTROYED) is State.ENDED
+@given(st.sampled_from([state for state in MachineState if not state.final]))
+def test_whatever_is_not_at_its_end_can_be_destroyed(state: MachineState) -> None:
+    assert next_state(state, MachineEvent.DESTROYED) is MachineState.ENDED

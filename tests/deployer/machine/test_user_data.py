@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import UserDataRefused
-from deployer.machine.user_data import KINDS, MAX_ALIASES, MAX_DEPTH, MAX_USER_DATA, check_user_data
+from deployer.machine.user_data import MAX_ALIASES, MAX_DEPTH, MAX_USER_DATA, USER_DATA_KINDS, check_user_data
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ from deployer.machine.user_data import KINDS, MAX_ALIASES, MAX_DEPTH, MAX_USER_D
 )
 def test_kinds(data: bytes, kind: str) -> None:
     assert check_user_data(data) == kind
-    assert kind in KINDS
+    assert kind in USER_DATA_KINDS
 
 
 CONFIG = b"#cloud-config\n"
@@ -100,7 +100,7 @@ def test_merge_keys_cannot_grow_beyond_bounds() -> None:
 @given(st.binary(max_size=400))
 def test_any_bytes_have_a_kind_or_are_refused(data: bytes) -> None:
     try:
-        said = check_user_data(data) in KINDS
+        said = check_user_data(data) in USER_DATA_KINDS
     except UserDataRefused as refused:
         said = str(refused).isprintable()
     assert said

@@ -10,8 +10,8 @@ from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
 from deployer.machine.spec import Network
 from deployer.policy.cedar import MAX_FILE, CedarRules
-from deployer.policy.cedar_schema import SCHEMA, Requester, authorization, entities
-from deployer.policy.decision import Request, Rule
+from deployer.policy.cedar_schema import SCHEMA, Requester, authorization_request, build_entities
+from deployer.policy.decision import Request, RuleResult
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
 
@@ -37,11 +37,11 @@ def rules(text: str, name: str = "site.cedar") -> CedarRules:
 
 def judge(
     text: str, *, asked: Request | None = None, who: Requester | None = None, running: int = 0
-) -> dict[str, Rule]:
+) -> dict[str, RuleResult]:
     """The rules of a decision, by name."""
     who, asked = who or Requester(), asked or Request(1, 1 << 30, 2, 3600, None, Network(kind="user"))
-    facts = entities(who, asked, IMAGE, [VOUCHED], NOW, running, "here")
-    return {rule.name: rule for rule in rules(text).judge(authorization(who, IMAGE.image_id), facts)}
+    facts = build_entities(who, asked, IMAGE, [VOUCHED], NOW, running, "here")
+    return {rule.name: rule for rule in rules(text).judge(authorization_request(who, IMAGE.image_id), facts)}
 
 
 def forbid(when: str, name: str = "no") -> str:
@@ -129,13 +129,13 @@ def test_a_forbid_that_fails_is_named() -> None:
 
 
 def test_facts_that_do_not_fit_the_schema_refuse() -> None:
-    facts: list[dict[str, Any]] = entities(Requester(), Request(1, 1, 1, 1), IMAGE, [], NOW, 0)
+    facts: list[dict[str, Any]] = build_entities(Requester(), Request(1, 1, 1, 1), IMAGE, [], NOW, 0)
     next(fact for fact in facts if fact["uid"]["type"] == "Site")["attrs"]["hour"] = "three"
 
     found = {
         rule.name: rule
         for rule in rules(ALL + forbid("context.site.hour < 6")).judge(
-            authorization(Requester(), IMAGE.image_id), facts
+            authorization_request(Requester(), IMAGE.image_id), facts
         )
     }
 
@@ -189,9 +189,9 @@ def test_ids_are_told_apart_over_files_and_beyond_ten() -> None:
     """The engine counts its rules; what it counts must be what we named."""
     many = "".join(forbid(f"context.resources.cores == {number}", f"n{number}") for number in range(30))
     found = CedarRules.parse([("a.cedar", ALL.encode()), ("b.cedar", many.encode())])
-    facts = entities(Requester(), Request(1, 1 << 30, 17, 1), IMAGE, [], NOW, 0)
+    facts = build_entities(Requester(), Request(1, 1 << 30, 17, 1), IMAGE, [], NOW, 0)
 
-    judged = found.judge(authorization(Requester(), IMAGE.image_id), facts)
+    judged = found.judge(authorization_request(Requester(), IMAGE.image_id), facts)
 
     assert [rule.name for rule in judged if not rule.passed] == ["cedar-n17"]
     assert "b.cedar" in next(rule.reason for rule in judged if rule.name == "cedar-n17")

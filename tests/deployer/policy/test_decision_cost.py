@@ -5,7 +5,7 @@ import pickle
 
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
-from deployer.policy.model import Limits, Policy
+from deployer.policy.model import MachineLimits, Policy
 from tests.support.factories import manifest
 
 IMAGE = manifest([Address.parse(f"{'ab' * 32}-4096"), Address.parse(f"{'cd' * 32}-65536")])
@@ -27,8 +27,8 @@ def test_a_changed_copy_of_an_image_has_an_id_of_its_own() -> None:
 def test_a_changed_copy_of_a_policy_has_a_digest_of_its_own() -> None:
     policy = Policy()
     before = policy.digest
-    other = policy.model_copy(update={"limits": Limits(cores=1)})
+    other = policy.model_copy(update={"limits": MachineLimits(cores=1)})
 
-    assert other.digest == Policy(limits=Limits(cores=1)).digest != before
+    assert other.digest == Policy(limits=MachineLimits(cores=1)).digest != before
     assert policy.digest == before
     assert policy == Policy()

@@ -10,7 +10,7 @@ from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import anchor_block, certificate_anchor
 from deployer.policy.decision import Decision, Request
-from deployer.policy.evaluation import Case, judge
+from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.model import Policy
 from deployer.policy.store import RuleSet
 from signer.openpgp.keyring import Keyring
@@ -66,7 +66,7 @@ class Site:
 
     def decide(self, policy: Policy, pairs: Sequence[tuple[bytes, bytes]]) -> Decision:
         """What a node with that policy says."""
-        return judge(RuleSet(policy, digest=policy.digest), Case(IMAGE, pairs, ORDER), self.now).decision
+        return evaluate(RuleSet(policy, digest=policy.digest), EvaluationInput(IMAGE, pairs, ORDER), self.now).decision
 
     def image(self, signer: Signer | Holder, role: str = ADMIN, *, days: int = 0) -> tuple[bytes, bytes]:
         """An endorsement of the image, issued so many days ago."""

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from deployer.errors import PolicyUnusable
-from deployer.policy.explanation import Explanation, Situation, explain
+from deployer.policy.explanation import DecisionExplanation, Situation, explain_decision
 from deployer.policy.store import RuleSet
-from deployer.trials.expectations import Case, read_cases, run
+from deployer.trials.expectations import ExpectedCase, read_cases, run_cases
 from signer.documents import validate
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -61,15 +61,15 @@ def rules(tmp_path: Path, text: str = POLICY + TEAM, cedar: str = "") -> RuleSet
     return RuleSet.load(tmp_path / "policy.toml")
 
 
-def case(**values: Any) -> Case:
+def case(**values: Any) -> ExpectedCase:
     document = {"name": "a case", "image": "star/worker@1.0", "expect": "accepted", "endorsed": BOTH} | values
-    return validate(Case, document, "case")
+    return validate(ExpectedCase, document, "case")
 
 
-def explained(ruleset: RuleSet, **values: Any) -> Explanation:
+def explained(ruleset: RuleSet, **values: Any) -> DecisionExplanation:
     """The explanation of a case; whatever it promises is tried again here."""
     situation = case(**values).situation(ruleset, NOW)
-    found = explain(situation)
+    found = explain_decision(situation)
     after: Situation = situation
     for move in found.moves:
         after = move.apply(after)
@@ -256,7 +256,7 @@ because = ["network"]
 endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
 """
     )
-    results = run(rules(tmp_path), read_cases(file).case, NOW)
+    results = run_cases(rules(tmp_path), read_cases(file).case, NOW)
 
     assert [bool(result.fault) for result in results] == [False, False, True, True]
     assert results[2].fault == "it is refused, not accepted (image-not-denied: images.deny has 'star/worker@0.9')"
@@ -286,5 +286,5 @@ def test_cases_that_cannot_be_meant(text: str, says: str, tmp_path: Path) -> Non
 
 def test_situations_are_values(tmp_path: Path) -> None:
     situation = case().situation(rules(tmp_path), NOW)
-    explain(replace(situation, running=100))
+    explain_decision(replace(situation, running=100))
     assert situation.decide().accepted

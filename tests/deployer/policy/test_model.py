@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from catalog.image.address import Address
 from deployer.errors import PolicyUnusable
-from deployer.machine.user_data import KINDS
+from deployer.machine.user_data import USER_DATA_KINDS
 from deployer.policy.anchors import MAX_KEY, anchor_block
 from deployer.policy.decision import Request
 from deployer.policy.model import MAX_POLICY, Policy
@@ -362,7 +362,7 @@ def test_the_vocabulary_is_documented() -> None:
     decision = decide(Policy(), Request(1, 1, 1, 1), IMAGE, [], datetime(2026, 11, 22, tzinfo=UTC))
     missing = [
         name
-        for name in (*names(Policy), *KINDS, *(rule.name for rule in decision.rules))
+        for name in (*names(Policy), *USER_DATA_KINDS, *(rule.name for rule in decision.rules))
         if not re.search(rf"[`\[.]{re.escape(name)}[`\].]", text)
     ]
     assert missing == []

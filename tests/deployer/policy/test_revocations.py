@@ -13,13 +13,13 @@ from catalog.client import transfer
 from catalog.errors import Unavailable
 from catalog.image.bundle import Bundle
 from deployer.errors import PolicyUnusable, Refused
-from deployer.machine.spec import State
-from deployer.node.machines.exposure import Facts, affected
-from deployer.node.machines.revocation_watcher import Watcher
-from deployer.node.machines.supervisor import Keeper
-from deployer.policy.evaluation import Case, judge, verified, withdrawals
+from deployer.machine.spec import MachineState
+from deployer.node.machines.exposure import BootFacts, exposure_reason
+from deployer.node.machines.revocation_watcher import RevocationWatcher
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.policy.evaluation import EvaluationInput, check_endorsements, effective_revocations, evaluate
 from deployer.policy.model import Policy
-from deployer.policy.revocations import BlockList, RevocationStore, Withdrawn
+from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineStore
 from signer.errors import DocumentError
@@ -51,9 +51,9 @@ def rules(site: Site, said: str = "") -> RuleSet:
     return RuleSet(found, digest=found.digest)
 
 
-def case(site: Site, *pairs: Any, **block: Any) -> Case:
+def case(site: Site, *pairs: Any, **block: Any) -> EvaluationInput:
     signed = [site.image(site.ann), site.image(site.bob)]
-    return Case(IMAGE, signed, ORDER, withdrawn=Withdrawn(pairs, BlockList(**block)))
+    return EvaluationInput(IMAGE, signed, ORDER, withdrawn=RevocationState(pairs, BlockList(**block)))
 
 
 def by_officer(site: Site, **more: Any) -> Any:
@@ -67,7 +67,7 @@ def anns_key(site: Site) -> Any:
 
 
 ANN, BOB = "x509:/DC=org/CN=Ann", "x509:/DC=org/CN=Bob O'Neill"
-TABLE: list[tuple[str, Callable[[Site], Case], str, set[str]]] = [
+TABLE: list[tuple[str, Callable[[Site], EvaluationInput], str, set[str]]] = [
     ("nothing", lambda s: case(s), "", set()),
     ("the image, by an officer", lambda s: case(s, by_officer(s)), "", {"not-revoked", "endorsements"}),
     ("one of two keys, where one is enough", lambda s: case(s, anns_key(s)), "", set()),
@@ -89,7 +89,7 @@ TABLE: list[tuple[str, Callable[[Site], Case], str, set[str]]] = [
 def test_decisions(site: Site) -> None:
     wrong = []
     for what, make, said, expected in TABLE:
-        decision = judge(rules(site, said), make(site), site.now).decision
+        decision = evaluate(rules(site, said), make(site), site.now).decision
         if failing(decision) != expected:
             wrong.append((what, decision.text()))
     assert not wrong
@@ -97,8 +97,8 @@ def test_decisions(site: Site) -> None:
 
 def test_a_blocked_endorsement_does_not_count(site: Site) -> None:
     mine = case(site)
-    digest = verified(rules(site), mine, site.now)[0].digest
-    checks = BlockList(endorsements=(f"sha256:{digest}",)).void(verified(rules(site), mine, site.now))
+    digest = check_endorsements(rules(site), mine, site.now)[0].digest
+    checks = BlockList(endorsements=(f"sha256:{digest}",)).void(check_endorsements(rules(site), mine, site.now))
     assert [check.counts for check in checks] == [False, True]
     assert checks[0].reason == f"sha256:{digest} stands in the site's block list."
 
@@ -106,9 +106,9 @@ def test_a_blocked_endorsement_does_not_count(site: Site) -> None:
 def test_which_running_machines_are_affected(site: Site, tmp_path: Path) -> None:
     two = "[endorsements]\nthreshold = 2"
     booted = site.now + timedelta(hours=1)
-    facts = Facts(IMAGE, tuple(verified(rules(site), case(site), site.now)))
+    facts = BootFacts(IMAGE, tuple(check_endorsements(rules(site), case(site), site.now)))
     facts.write(tmp_path)
-    kept = Facts.read(tmp_path)
+    kept = BootFacts.read(tmp_path)
     assert kept is not None
     assert (kept.manifest, len(kept.checks)) == (IMAGE, 2)
     retired_before = by_officer(site, reason="retired", since=booted - DAY)
@@ -127,18 +127,18 @@ def test_which_running_machines_are_affected(site: Site, tmp_path: Path) -> None
     wrong = []
     for what, said, pairs, block, expected in table:
         mine = rules(site, said)
-        held = withdrawals(mine.policy, Withdrawn(pairs), site.now)
-        reason = affected(mine.policy, kept, booted, held, BlockList(**block))
+        held = effective_revocations(mine.policy, RevocationState(pairs), site.now)
+        reason = exposure_reason(mine.policy, kept, booted, held, BlockList(**block))
         if (expected not in reason) if expected else reason:
             wrong.append((what, reason))
     assert not wrong
     # What has expired since was good when it counted.
-    assert affected(rules(site).policy, kept, booted, (), BlockList()) == ""
+    assert exposure_reason(rules(site).policy, kept, booted, (), BlockList()) == ""
 
 
 @pytest.mark.parametrize("target", [IMAGE.image_id, IMAGE.title, "star/worker", ANN, "/DC=org/CN=Ann"])
 def test_machines_are_found_by_image_and_by_key(site: Site, target: str) -> None:
-    facts = Facts(IMAGE, tuple(verified(rules(site), case(site), site.now)))
+    facts = BootFacts(IMAGE, tuple(check_endorsements(rules(site), case(site), site.now)))
     assert facts.names(target)
     assert not facts.names(target + "x")
 
@@ -198,9 +198,9 @@ class NoLeases:
 
 
 def test_only_what_counts_is_kept_and_withholding_brings_nothing_back(site: Site, tmp_path: Path) -> None:
-    keeper = Keeper(MachineStore(tmp_path / "machines"), NoLeases(), lambda: site.now, timedelta(seconds=1))
+    keeper = MachineSupervisor(MachineStore(tmp_path / "machines"), NoLeases(), lambda: site.now, timedelta(seconds=1))
     listing, good = Listing(), by_officer(site)
-    watcher = Watcher(
+    watcher = RevocationWatcher(
         listing,
         tmp_path,
         tmp_path / "blocked.toml",
@@ -226,7 +226,7 @@ def doomed(community: Community, place: Path, version: str) -> Bundle:
     """One more image in the community's catalog, for one test to revoke."""
     image = community.star.endorse(boot_sector_image(place / version, version=version, seed=300))
     with community.service.client() as client:
-        transfer.publish(client, image)
+        transfer.publish_image(client, image)
     return image
 
 
@@ -238,13 +238,18 @@ def withdraw_it(community: Community, image: Bundle) -> None:
         client.revoke(*pair)
 
 
-ENDS = [("notify", State.RUNNING), ("pause", State.PAUSED), ("drain", State.ENDED), ("destroy", State.ENDED)]
+ENDS = [
+    ("notify", MachineState.RUNNING),
+    ("pause", MachineState.PAUSED),
+    ("drain", MachineState.ENDED),
+    ("destroy", MachineState.ENDED),
+]
 
 
 @pytest.mark.guest
 @pytest.mark.parametrize(("action", "expected"), ENDS)
 def test_a_revocation_reaches_a_running_machine(
-    community: Community, make_node: Callable[..., NodeProcess], tmp_path: Path, action: str, expected: State
+    community: Community, make_node: Callable[..., NodeProcess], tmp_path: Path, action: str, expected: MachineState
 ) -> None:
     text = policy(community.star.anchor()) + f'\n[revocations]\nrunning = "{action}"\n'
     node = make_node(text, revocations_every="1s", grace="1s", blocked=str(tmp_path / "blocked.toml"))
@@ -256,10 +261,10 @@ def test_a_revocation_reaches_a_running_machine(
     withdraw_it(community, image)
     wait_for(lambda: "runs what was withdrawn" in node.log.read_text(), 60)
     wait_for(lambda: node.state(machine.uuid) is expected, 60)
-    assert node.state(other.uuid) is State.RUNNING
+    assert node.state(other.uuid) is MachineState.RUNNING
     with pytest.raises(Refused, match="endorsers vouch"):
         node.deploy(image.manifest.title)
-    if expected is not State.ENDED:
+    if expected is not MachineState.ENDED:
         with node.client() as client:
             (found,) = client.exposure(f"openpgp:{community.star.fingerprint}").machines[1:]
             assert (found.uuid, found.affected) == (machine.uuid, True)
@@ -294,7 +299,7 @@ def test_the_block_list_works_without_a_network(
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert machine.name in listed
     blocked.write_text('images = ["star/hello@1.*"]\n')
-    wait_for(lambda: node.state(machine.uuid) is State.ENDED, 60)
+    wait_for(lambda: node.state(machine.uuid) is MachineState.ENDED, 60)
     with pytest.raises(Refused, match="block list"):
         node.deploy()
     blocked.write_text("images = [")

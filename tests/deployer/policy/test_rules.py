@@ -14,7 +14,7 @@ from deployer.errors import Refused
 from deployer.machine.spec import Network
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import Policy
-from deployer.policy.rules import MAX_SHOWN, blank_size, decide, disk_size
+from deployer.policy.rules import MAX_SHOWN, decide, total_blank_size, total_disk_size
 from signer.documents import canonical, parse
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
@@ -298,7 +298,7 @@ def test_a_decision_is_kept_sent_and_shown() -> None:
 
 
 def test_sizes_of_an_image() -> None:
-    assert (disk_size(IMAGE), blank_size(IMAGE)) == (68 * MIB, 64 * MIB)
+    assert (total_disk_size(IMAGE), total_blank_size(IMAGE)) == (68 * MIB, 64 * MIB)
     gpt = manifest(
         [Address(bytes(32), MIB)],
         disks=[
@@ -322,7 +322,7 @@ def test_sizes_of_an_image() -> None:
             }
         ],
     )
-    assert (disk_size(gpt), blank_size(gpt)) == (100 * MIB, 10 * MIB)
+    assert (total_disk_size(gpt), total_blank_size(gpt)) == (100 * MIB, 10 * MIB)
 
 
 def test_a_verdict_says_who_signed_who_did_not_and_who_does_not_count() -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import partita
 from deployer.errors import PolicyUnusable
 from deployer.policy.model import Policy
-from deployer.policy.stratuslab import read_policy, translate
+from deployer.policy.stratuslab import parse_policy, translate_policy
 from signer.openpgp.keyring import Keyring
 
 OLD = "MMZu9WvwKIro-rtBQfDk4PsKO7_"
@@ -39,7 +39,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 def ours(text: str, keys: dict[str, bytes], **images: str) -> tuple[Policy, tuple[str, ...]]:
     """The policy that a file becomes, and the notes."""
-    made = translate(text.encode(), "policy.cfg", "star", "image-administrator", keys, images)
+    made = translate_policy(text.encode(), "policy.cfg", "star", "image-administrator", keys, images)
     return Policy.parse(made.text.encode(), "test"), made.notes
 
 
@@ -100,7 +100,7 @@ def test_a_policy_that_allowed_everybody_allows_nobody() -> None:
 )
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(PolicyUnusable):
-        read_policy(text.encode("latin-1"), "policy.cfg")
+        parse_policy(text.encode("latin-1"), "policy.cfg")
 
 
 def test_the_command(keys: dict[str, bytes], tmp_path: Path) -> None:

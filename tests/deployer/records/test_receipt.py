@@ -18,13 +18,13 @@ from catalog.image.manifest import Manifest
 from catalog.settings import CatalogSettings
 from deployer.cli.audit import audit_app, receipt_app
 from deployer.errors import Misused
-from deployer.machine.spec import DiskSpec, KernelBoot, MachineSpec, Network, Overlay, RawFile, Tag
+from deployer.machine.spec import DiskSpec, DomainTag, KernelBoot, MachineSpec, Network, Overlay, RawFile
 from deployer.node.settings import DeploySettings
-from deployer.policy.decision import Decision, Rule
+from deployer.policy.decision import Decision, RuleResult
 from deployer.records.receipt import read_receipt, verify_receipt
-from deployer.records.receipt_builder import write_receipt
-from deployer.records.receipt_store import ReceiptStore, read_files, remembered
-from signer.audit_log import AuditLog, Head
+from deployer.records.receipt_builder import build_receipt
+from deployer.records.receipt_store import ReceiptStore, audit_heads, read_receipt_files
+from signer.audit_log import AuditHead, AuditLog
 from signer.documents import canonical
 from signer.errors import KeyUnusable, ReceiptRefused
 from signer.openpgp.keyring import Keyring
@@ -63,7 +63,7 @@ def spec() -> MachineSpec:
         ),
         network=Network(kind="none"),
         console=Path("/m/console.log"),
-        tag=Tag(owner=NODE, image=IMAGE.image_id),
+        tag=DomainTag(owner=NODE, image=IMAGE.image_id),
     )
 
 
@@ -73,7 +73,7 @@ def decided(*, passed: bool = True) -> Decision:
         title=IMAGE.title,
         at=NOW,
         policy=POLICY,
-        rules=(Rule(name="endorsements", passed=passed, reason="endorsed", change="" if passed else "ask"),),
+        rules=(RuleResult(name="endorsements", passed=passed, reason="endorsed", change="" if passed else "ask"),),
     )
 
 
@@ -87,7 +87,7 @@ class Kept:
         self.head = log.append("decision", {"accepted": True}, NOW)
         log.append("deployment", {"machine": MACHINE}, NOW)
         log.close()
-        self.statement = write_receipt(
+        self.statement = build_receipt(
             NODE, self.store.key, spec(), IMAGE, decided(), [(VOUCHED, b"statement")], self.head, NOW
         )
         self.digest = self.store.keep(MACHINE, self.statement)
@@ -102,7 +102,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def test_a_receipt_says_all_that_was_verified(kept: Kept) -> None:
-    receipt = verify_receipt(*read_files(kept.file), kept.key, LATER, "receipt", NODE)
+    receipt = verify_receipt(*read_receipt_files(kept.file), kept.key, LATER, "receipt", NODE)
     told = json.loads(kept.statement)
 
     assert kept.file.read_bytes() == kept.statement
@@ -144,7 +144,7 @@ def test_stock_gpg_checks_it_with_nothing_of_ours(kept: Kept, tmp_path: Path) ->
 
 
 def test_a_refusal_is_no_level(kept: Kept) -> None:
-    told = json.loads(write_receipt(NODE, kept.store.key, spec(), IMAGE, decided(passed=False), [], kept.head, NOW))[
+    told = json.loads(build_receipt(NODE, kept.store.key, spec(), IMAGE, decided(passed=False), [], kept.head, NOW))[
         "predicate"
     ]
     assert (told["verificationResult"], told["verifiedLevels"]) == ("FAILED", [])
@@ -189,7 +189,7 @@ def test_what_is_signed_and_no_receipt_is_refused(kept: Kept) -> None:
 def test_a_key_speaks_for_its_own_node(kept: Kept, tmp_path: Path) -> None:
     other = ReceiptStore(tmp_path, MACHINE)
     other.keep("x", kept.statement)  # signs what another node says of itself
-    statement, signature = read_files(tmp_path / "receipts" / "x.json")
+    statement, signature = read_receipt_files(tmp_path / "receipts" / "x.json")
     with pytest.raises(ReceiptRefused, match="names the key"):
         verify_receipt(statement, signature, other.key_file.read_bytes(), LATER, "receipt")
     with pytest.raises(ReceiptRefused, match="its key is not among the allowed ones"):
@@ -245,14 +245,14 @@ def test_receipts_remember_the_audit_log(kept: Kept, tmp_path: Path) -> None:
     good = run(audit_app, kept, "verify")
     assert good.exit_code == 0, good.stdout
     assert "2 entries, every entry is in its place and unchanged; checked against 1 remembered ends" in good.stdout
-    assert [one.head for one in remembered(kept.directory / "receipts")] == [kept.head]
+    assert [one.head for one in audit_heads(kept.directory / "receipts")] == [kept.head]
 
     log = tmp_path / "log"
     log.write_bytes(b"")
     cut = run(audit_app, kept, "verify", "--log", log, "--receipts", kept.directory / "receipts", "--json")
     assert cut.exit_code == 4
     assert "the end was cut off" in json.loads(cut.stdout)["faults"][0]
-    head = run(audit_app, kept, "verify", "--catalog", "--head", Head(seq=2, sha256="00" * 32))
+    head = run(audit_app, kept, "verify", "--catalog", "--head", AuditHead(seq=2, sha256="00" * 32))
     assert head.exit_code == 4
     assert "line 2: is not the entry that the head 2:000" in head.stdout
     assert isinstance(run(audit_app, kept, "verify", "--head", "x").exception, Misused)
@@ -290,7 +290,7 @@ def test_the_documented_vectors_are_what_is_written(tmp_path: Path) -> None:
         counts=True, reason="", fingerprint=it.endorsers[0].endorser, vo="star", role=it.endorsers[0].role
     )
     disk = DiskSpec(target="vda", source=Overlay(path=Path("/m/d"), base=RawFile(path=Path("/c/b"))))
-    made = write_receipt(
+    made = build_receipt(
         receipt.node,
         it.key,
         spec().model_copy(update={"disks": (disk,), "name": it.name}),

@@ -12,17 +12,17 @@ from typer.testing import CliRunner
 
 from deployer.errors import Refused
 from deployer.records.receipt import verify_receipt
-from deployer.records.receipt_store import read_files, remembered
-from deployer.trials.request_log import recorded
+from deployer.records.receipt_store import audit_heads, read_receipt_files
+from deployer.trials.request_log import read_requests
 from partita import app
-from signer.audit_log import Entry, read, verify
+from signer.audit_log import AuditLogEntry, read_log, verify_log
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, policy, wait_for
 
 
-def entries(node: NodeProcess, *kinds: str) -> list[Entry]:
+def entries(node: NodeProcess, *kinds: str) -> list[AuditLogEntry]:
     """The node's audit log, of these kinds."""
-    return [entry for entry in read(node.directory / "n" / "audit.jsonl") if not kinds or entry.kind in kinds]
+    return [entry for entry in read_log(node.directory / "n" / "audit.jsonl") if not kinds or entry.kind in kinds]
 
 
 def test_a_life_is_on_record_from_decision_to_end(node: NodeProcess, tmp_path: Path) -> None:
@@ -40,11 +40,11 @@ def test_a_life_is_on_record_from_decision_to_end(node: NodeProcess, tmp_path: P
     assert {failed["rule"] for failed in refused.data["failed"]} >= {"anchors", "endorsements"}
     (deployment,), (end,) = entries(node, "deployment"), entries(node, "end")
     assert (deployment.data["machine"], end.data["machine"], end.data["state"]) == (record.uuid, record.uuid, "ended")
-    report = verify(home / "audit.jsonl", remembered(home / "receipts"))
+    report = verify_log(home / "audit.jsonl", audit_heads(home / "receipts"))
     assert report.intact
     assert str(report.head) == head
 
-    statement, signature = read_files(home / "receipts" / f"{record.uuid}.json")
+    statement, signature = read_receipt_files(home / "receipts" / f"{record.uuid}.json")
     key = (home / "receipts" / "node-key.asc").read_bytes()
     receipt = verify_receipt(statement, signature, key, datetime.now(UTC), "receipt")
     assert receipt.image_id == record.image_id
@@ -55,7 +55,7 @@ def test_a_life_is_on_record_from_decision_to_end(node: NodeProcess, tmp_path: P
     stock = stock_gpg(tmp_path, home / "receipts" / "node-key.asc", home / "receipts" / f"{record.uuid}.json")
     assert "Good signature" in stock
 
-    first, second = recorded(home / "requests.jsonl")
+    first, second = read_requests(home / "requests.jsonl")
     assert (first.outcome.accepted, second.outcome.accepted) == (True, False)
     assert first.parsed().image_id == record.image_id
 
@@ -121,7 +121,7 @@ def test_the_log_goes_on_after_a_kill(node: NodeProcess) -> None:
     assert kinds.count("repaired") == 1
     wait_for(lambda: entries(node, "end"))
     assert entries(node, "end")[0].data["machine"] == record.uuid
-    assert verify(log, remembered(node.directory / "n" / "receipts")).intact
+    assert verify_log(log, audit_heads(node.directory / "n" / "receipts")).intact
 
 
 def test_what_cannot_be_put_on_record_is_not_done(node: NodeProcess, community: Community) -> None:
@@ -142,7 +142,7 @@ def test_the_shadow_decides_on_the_record_only(make_node: Callable[..., NodeProc
     assert decision.data["accepted"]
     assert decision.data["shadow"]["accepted"] is False
     assert [failed["rule"] for failed in decision.data["shadow"]["failed"]] == ["endorsements"]
-    (request,) = recorded(node.directory / "n" / "requests.jsonl")
+    (request,) = read_requests(node.directory / "n" / "requests.jsonl")
     assert request.shadow is not None
     assert request.shadow.failed == ("endorsements",)
     with node.client() as client:

@@ -7,13 +7,13 @@ import pytest
 from deployer.site.settings import SiteSettings
 from partita import SECTIONS
 from signer.errors import SettingsError
-from signer.runtime.settings import load
+from signer.runtime.settings import load_settings
 
 
 def settings(tmp_path: Path, *flags: str, **environ: str) -> SiteSettings:
     """As a command would have them."""
     variables = {f"PARTITA_SITE_{name.upper()}": value for name, value in environ.items()}
-    found = load(SECTIONS, file=tmp_path / "none.toml", environ=variables, flags=flags)
+    found = load_settings(SECTIONS, file=tmp_path / "none.toml", environ=variables, flags=flags)
     return found.section(SiteSettings)
 
 

@@ -10,15 +10,15 @@ import deployer.ec2.errors  # noqa: F401 - its errors cross too, and are known o
 from catalog.errors import CatalogError, NotFound
 from deployer.errors import DeployerError, Refused
 from deployer.web import problems
-from deployer.web.problems import from_problem, kinds, read_problem, to_problem
-from deployer.web.socket_paths import MAX_SOCKET, short_place
+from deployer.web.problems import error_classes, from_problem, read_problem, to_problem
+from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
 
 
-@pytest.mark.parametrize("code", sorted(kinds()))
+@pytest.mark.parametrize("code", sorted(error_classes()))
 def test_every_error_comes_back_as_itself(code: str) -> None:
-    kind = kinds()[code]
+    kind = error_classes()[code]
     error = kind("policy", "$.x", "is wrong") if kind is DocumentError else kind("one sentence")
     problem = json.loads(json.dumps(to_problem(error)))
     assert 400 <= problem["status"] < 600
@@ -65,8 +65,8 @@ def test_examples_of_the_three_packages() -> None:
 @pytest.mark.parametrize("length", [20, 95, 96, 200])
 def test_sockets_lie_in_the_directory_or_always_in_the_same_short_place(length: int) -> None:
     directory = Path("/" + "d" * (length - 1))
-    place = short_place(directory, "node.sock", MAX_SOCKET)
+    place = short_socket_path(directory, "node.sock", MAX_SOCKET)
     assert len(bytes(place)) <= MAX_SOCKET
     assert (place.parent == directory) == (length + len("/node.sock") <= MAX_SOCKET)
-    assert place == short_place(directory, "node.sock", MAX_SOCKET)
-    assert place != short_place(directory / "other", "node.sock", MAX_SOCKET)
+    assert place == short_socket_path(directory, "node.sock", MAX_SOCKET)
+    assert place != short_socket_path(directory / "other", "node.sock", MAX_SOCKET)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from deployer.site.client.client import SiteClient
-from deployer.site.client.clusters import Clusters
+from deployer.site.client.clusters import ClusterClient
 from deployer.site.model.cluster import ClusterDocument
-from deployer.site.schema.clusters import ClusterOrder, ClusterView, Scaling
+from deployer.site.schema.clusters import ClusterRequest, ClusterView, ScaleRequest
 from signer.documents import validate
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, policy, wait_for
@@ -45,7 +45,7 @@ def test_a_cluster_of_real_guests(
     site.wait(lambda client: any(one.reported is not None for one in client.nodes()))
 
     def view(client: SiteClient) -> ClusterView:
-        return Clusters(client).get("star")
+        return ClusterClient(client).get("star")
 
     def ready(workers: int) -> Callable[[SiteClient], ClusterView | None]:
         def there(client: SiteClient) -> ClusterView | None:
@@ -55,7 +55,7 @@ def test_a_cluster_of_real_guests(
         return there
 
     with site.client() as client:
-        made = Clusters(client).create(ClusterOrder(document=star()), "k")
+        made = ClusterClient(client).create(ClusterRequest(document=star()), "k")
     assert [one.withheld for one in made.members] == [False, True, True]
     first: ClusterView = site.wait(ready(2), LONG)
     assert len(node.guests()) == 3
@@ -75,16 +75,16 @@ def test_a_cluster_of_real_guests(
     wait_for(lambda: len(node.guests()) == 3, LONG)
 
     with site.client() as client:
-        Clusters(client).scale("star", Scaling(role="worker", count=3))
+        ClusterClient(client).scale("star", ScaleRequest(role="worker", count=3))
     site.wait(ready(3), LONG)
     assert len(node.guests()) == 4
     with site.client() as client:
-        Clusters(client).scale("star", Scaling(role="worker", count=1))
+        ClusterClient(client).scale("star", ScaleRequest(role="worker", count=1))
     site.wait(ready(1), LONG)
     wait_for(lambda: len(node.guests()) == 2, LONG)
     with site.client() as client:
         whats = [one.what for one in client.events(0).items if one.subject == living["star-worker-2"]]
         assert whats.index("stopping") < whats.index("stopped") < whats.index("ended")  # asked first, and it obeyed
-        Clusters(client).destroy("star", "done")
-    site.wait(lambda client: Clusters(client).get(made.uuid).phase == "ended", LONG)
+        ClusterClient(client).destroy("star", "done")
+    site.wait(lambda client: ClusterClient(client).get(made.uuid).phase == "ended", LONG)
     wait_for(lambda: not node.guests(), LONG)

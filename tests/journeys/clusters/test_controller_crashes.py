@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from deployer.site.clusters.controller import ClusterKeeper
+from deployer.site.clusters.controller import ClusterController
 from deployer.site.clusters.planner import ADMITTED_WITHIN
 from deployer.site.db.clusters import list_clusters
 from deployer.site.db.engine import SiteDatabase
-from deployer.site.model.cluster import ClusterState, Phase
-from deployer.site.operations.admission import Belonging
+from deployer.site.model.cluster import ClusterPhase, ClusterState
+from deployer.site.operations.admission import ClusterMembership
 from deployer.site.store.changes import add_cluster
 from signer.documents import canonical
 from tests.support.site.cluster_site import Place, sqlite, star
@@ -23,18 +23,18 @@ def test_an_admission_that_was_cut_off_is_undone(place: Place) -> None:
     """A service that ended while it took room: what it had taken is given back."""
     document = star()
     state = ClusterState(
-        phase=Phase.ADMITTING, changed=NOW, ends=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
+        phase=ClusterPhase.ADMITTING, changed=NOW, ends=NOW + timedelta(hours=1), counts={"head": 1, "worker": 2}
     )
     kept = place.world.store.write(add_cluster, ALICE, "star", canonical(document).decode(), canonical(state).decode())
     request = document.roles["worker"].request("star/worker", 3600, ("star-worker-1", "star-worker-2"), whole=True)
-    place.admit(request, ALICE, "k", Belonging(kept.uuid, "worker", held=True))
+    place.admit(request, ALICE, "k", ClusterMembership(kept.uuid, "worker", held=True))
     place.keeper.look(NOW)
     assert len(place.living()) == 2
     place.world.clock.at = NOW + ADMITTED_WITHIN
     place.keeper.look(place.world.clock())
     assert place.living() == {}
     assert place.told() == []
-    assert place.keeper.get(kept.uuid).state.phase is Phase.FAILED
+    assert place.keeper.get(kept.uuid).state.phase is ClusterPhase.FAILED
 
 
 class Cut(BaseException):
@@ -49,14 +49,14 @@ def test_a_service_killed_at_any_step_leaves_nothing_undone(place: Place, count:
     """After so many steps, in each of four situations: the next service takes up where it was."""
     left, cut = [0], list[int]()
 
-    class Killed(ClusterKeeper):
+    class Killed(ClusterController):
         def _take(self, uuid: str, step: Any, now: Any) -> None:
             if not left[0]:
                 raise Cut
             left[0] -= 1
             super()._take(uuid, step, now)
 
-    def dying(act: Callable[[ClusterKeeper], object]) -> None:
+    def dying(act: Callable[[ClusterController], object]) -> None:
         left[0] = count
         try:
             act(place.another(Killed))
@@ -66,7 +66,7 @@ def test_a_service_killed_at_any_step_leaves_nothing_undone(place: Place, count:
     made = place.create()
     dying(place.settle)
     place.settle()
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
     place.broken.add("star-worker-1")
     place.obey()
     place.broken.clear()
@@ -75,7 +75,7 @@ def test_a_service_killed_at_any_step_leaves_nothing_undone(place: Place, count:
     place.settle()
     place.settle()
     assert sorted(place.living()) == ["star-head-1", "star-worker-1"]
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
     dying(lambda keeper: keeper.end(made.uuid, "done"))
     place.settle()
     assert place.living() == {}
@@ -111,7 +111,7 @@ def test_two_services_beside_each_other_do_no_harm(place: Place) -> None:
     place.settle()
     assert faults == []
     assert sorted(place.living()) == ["star-head-1", "star-worker-1", "star-worker-2"]
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
 
 
 @sqlite

@@ -7,11 +7,18 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters import planner as clustering
-from deployer.site.clusters.planner import Order, Plan, Release, Step, Stop, plan
-from deployer.site.model.cluster import Cluster, Phase
+from deployer.site.clusters.planner import (
+    ClusterPlan,
+    ClusterStep,
+    OrderMembers,
+    ReleaseMember,
+    StopMember,
+    plan_cluster,
+)
+from deployer.site.model.cluster import Cluster, ClusterPhase
 from deployer.site.model.records import SiteMachine
 from tests.support.site.cluster_values import HEAD_AND_WORKERS, START, cluster, member, uuid
 
@@ -39,27 +46,27 @@ class World:
     def _start(self) -> None:
         """All members get their room before any starts."""
         for role, count in self.cluster.state.counts.items():
-            self.order(Order(role, tuple(range(1, count + 1)), whole=True, key=f"first:{role}"), held=True)
+            self.order(OrderMembers(role, tuple(range(1, count + 1)), whole=True, key=f"first:{role}"), held=True)
 
-    def order(self, order: Order, *, held: bool = False) -> None:
+    def order(self, order: OrderMembers, *, held: bool = False) -> None:
         """Machines are admitted as far as there is room; the same key gives the same machines."""
         if order.key in self._orders:
             return
         room = self.capacity - len(self.living)
         if room < (len(order.slots) if order.whole else 1):
-            state = clustering.refused(self.cluster, order.role, "no room", self.now + timedelta(seconds=30))
+            state = clustering.record_refusal(self.cluster, order.role, "no room", self.now + timedelta(seconds=30))
             self.cluster = self.cluster.model_copy(update={"state": state})
             return
         self._orders[order.key] = []
         for slot in order.slots[:room]:
             self._made += 1
-            fresh = member(order.role, slot, State.PENDING, None, held=held, uuid=uuid(self._made))
+            fresh = member(order.role, slot, MachineState.PENDING, None, held=held, uuid=uuid(self._made))
             fresh = fresh.model_copy(update={"created": self.now, "changed": self.now})
             self.machines[fresh.uuid] = fresh
 
-    def look(self, *, halfway: bool = False, stale: bool = False) -> Plan:
+    def look(self, *, halfway: bool = False, stale: bool = False) -> ClusterPlan:
         """One look: the plan is made, written down, and taken; by half when the service is killed meanwhile."""
-        found = plan(self.cluster, list(self.machines.values()), self.now)
+        found = plan_cluster(self.cluster, list(self.machines.values()), self.now)
         before = self.cluster
         self.cluster = self.cluster.model_copy(update={"state": found.state})
         todo = found.steps[: self._by.randrange(len(found.steps) + 1)] if halfway else found.steps
@@ -67,22 +74,22 @@ class World:
             self._take(step, before)
         return found
 
-    def _take(self, step: Step, before: Cluster) -> None:
-        if isinstance(step, Order):
+    def _take(self, step: ClusterStep, before: Cluster) -> None:
+        if isinstance(step, OrderMembers):
             self._check_order(step.role, before)
             self.order(step)
             return
         one = self.machines[step.machine]
-        if isinstance(step, Release):
+        if isinstance(step, ReleaseMember):
             if one.held:
                 self._check_order(one.role, before)
             self._put(one, held=False)
-        elif isinstance(step, Stop):
-            self._put(one, want=Want.STOPPED, want_reason=step.reason)
+        elif isinstance(step, StopMember):
+            self._put(one, want=DesiredStatus.STOPPED, want_reason=step.reason)
         else:
-            self._put(one, want=Want.ENDED)
+            self._put(one, want=DesiredStatus.ENDED)
             if one.held:
-                self._put(self.machines[one.uuid], state=State.ENDED)
+                self._put(self.machines[one.uuid], state=MachineState.ENDED)
 
     def _check_order(self, role: str, before: Cluster) -> None:
         """Nothing starts before what it requires."""
@@ -92,11 +99,11 @@ class World:
                 one
                 for one in self.living
                 if one.role == name
-                and one.want is Want.RUNNING
+                and one.want is DesiredStatus.RUNNING
                 and (
-                    one.state in {State.BOOTING, State.RUNNING}
+                    one.state in {MachineState.BOOTING, MachineState.RUNNING}
                     if roles.starts == "booting"
-                    else one.state is State.RUNNING and one.ready == "ready"
+                    else one.state is MachineState.RUNNING and one.ready == "ready"
                 )
             ]
             assert len(there) >= before.need(name), f"{role} started before {name}"
@@ -114,35 +121,39 @@ class World:
                 continue
             if self._by.random() < self.trouble:
                 self._break(one)
-            elif one.want is Want.ENDED:
-                self._put(one, state=State.ENDED)
-            elif one.want is Want.STOPPED and one.state is State.RUNNING:
-                self._put(one, state=State.STOPPED)
+            elif one.want is DesiredStatus.ENDED:
+                self._put(one, state=MachineState.ENDED)
+            elif one.want is DesiredStatus.STOPPED and one.state is MachineState.RUNNING:
+                self._put(one, state=MachineState.STOPPED)
             else:
                 self._forward(one)
 
     def _break(self, one: SiteMachine) -> None:
         what = self._by.randrange(4)
-        if what == 0 and one.state is State.RUNNING:
+        if what == 0 and one.state is MachineState.RUNNING:
             self._put(one, ready="failed: something")
-        elif what == 1 and one.state is State.RUNNING and one.want is Want.RUNNING:
-            self._put(one, state=State.STOPPED, want=Want.STOPPED, reason="off", want_reason="off")
+        elif what == 1 and one.state is MachineState.RUNNING and one.want is DesiredStatus.RUNNING:
+            self._put(one, state=MachineState.STOPPED, want=DesiredStatus.STOPPED, reason="off", want_reason="off")
         elif what == 2:
-            self._put(one, state=State.ENDED, want=Want.ENDED, reason="ended from outside")
+            self._put(one, state=MachineState.ENDED, want=DesiredStatus.ENDED, reason="ended from outside")
         else:
-            self._put(one, state=State.FAILED, want=Want.ENDED, reason="broke")
+            self._put(one, state=MachineState.FAILED, want=DesiredStatus.ENDED, reason="broke")
 
     def _forward(self, one: SiteMachine) -> None:
-        follows = {State.PENDING: State.STAGING, State.STAGING: State.BOOTING, State.BOOTING: State.RUNNING}
+        follows = {
+            MachineState.PENDING: MachineState.STAGING,
+            MachineState.STAGING: MachineState.BOOTING,
+            MachineState.BOOTING: MachineState.RUNNING,
+        }
         if one.state in follows:
             self._put(one, state=follows[one.state])
-        elif one.state is State.RUNNING and one.ready is None and self._by.random() < 0.5:
+        elif one.state is MachineState.RUNNING and one.ready is None and self._by.random() < 0.5:
             self._put(one, ready="ready")
 
     def check(self, allowed: dict[str, int]) -> None:
         """Never two machines for one member that should run, and never more members than were asked for."""
         for role, most in allowed.items():
-            wanted = [one for one in self.living if one.role == role and one.want is Want.RUNNING]
+            wanted = [one for one in self.living if one.role == role and one.want is DesiredStatus.RUNNING]
             assert len(wanted) == len({one.hostname for one in wanted}), f"a member of {role} runs twice"
             everybody = [one for one in self.living if one.role == role]
             assert len(everybody) <= most, f"{role} has {len(everybody)} machines, and {most} were asked for"
@@ -184,10 +195,10 @@ def test_whatever_breaks_the_cluster_converges(
         world.look(halfway=by.random() < 0.2, stale=by.random() < 0.2)
         world.check(allowed)
         state = world.cluster.state
-        if turn % 20 == 10 and state.was_ready and state.phase is not Phase.FAILED:
+        if turn % 20 == 10 and state.was_ready and state.phase is not ClusterPhase.FAILED:
             role = by.choice(sorted(roles))
             count = by.randrange(roles[role].get("quorum", 1), roles[role].get("count", 1) + 3)
-            state = clustering.scaled(world.cluster, role, count)
+            state = clustering.scale_role(world.cluster, role, count)
             world.cluster = world.cluster.model_copy(update={"state": state})
             allowed[role] = max(allowed[role], count)
     world.trouble = 0.0
@@ -198,15 +209,15 @@ def test_whatever_breaks_the_cluster_converges(
     assert world.look().steps == ()
     state = world.cluster.state
     members = {role: [one for one in world.living if one.role == role] for role in roles}
-    if state.phase is Phase.READY:
+    if state.phase is ClusterPhase.READY:
         assert {role: len(there) for role, there in members.items()} == state.counts
         assert all(one.ready == "ready" for one in world.living)
-    elif state.phase is Phase.FAILED and not state.was_ready:
+    elif state.phase is ClusterPhase.FAILED and not state.was_ready:
         assert world.living == []  # all or none
         assert state.over
         assert state.reason
     else:
-        assert state.phase in {Phase.DEGRADED, Phase.FAILED}
+        assert state.phase in {ClusterPhase.DEGRADED, ClusterPhase.FAILED}
         assert state.failed, "nothing failed, and yet it is not ready"
         assert state.reason
 
@@ -219,5 +230,5 @@ def test_without_trouble_every_cluster_gets_ready(roles: dict[str, dict[str, Any
     for _ in range(100):
         world.tick()
         world.look()
-    assert world.cluster.state.phase is Phase.READY
+    assert world.cluster.state.phase is ClusterPhase.READY
     assert world.cluster.state.failed == {}

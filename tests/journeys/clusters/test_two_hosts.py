@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from catalog.builder.recipe_build import build
-from catalog.swarm.torrent import SWARM_FROM
+from catalog.builder.recipe_build import build_image
+from catalog.swarm.torrent import MIN_SWARM_SIZE
 from deployer.site.client.client import SiteClient
-from deployer.site.client.clusters import Clusters
+from deployer.site.client.clusters import ClusterClient
 from deployer.site.model.cluster import ClusterDocument
-from deployer.site.schema.clusters import ClusterOrder, ClusterView
+from deployer.site.schema.clusters import ClusterRequest, ClusterView
 from examples.guest import write_recipe
 from signer.documents import validate
 from tests.support.network_namespaces import unavailable
@@ -44,17 +44,17 @@ def test_a_cluster_finds_itself_across_two_nodes_and_its_image_goes_from_one_to_
         pytest.skip(reason)
     if shutil.which("dnsmasq") is None:
         pytest.skip("dnsmasq missing")
-    bundle = build(
+    bundle = build_image(
         write_recipe(tmp_path / "guest", name="pool", data=DATA, packages=PACKAGES), tmp_path / "image"
     ).bundle
     with estate("one", "two", warm=warm) as found:
         found.publish(bundle)
         sent = {name: host.sent() for name, host in found.hosts.items()}
         with found.site.client() as client:
-            Clusters(client).create(ClusterOrder(document=pool()), "k")
+            ClusterClient(client).create(ClusterRequest(document=pool()), "k")
 
         def ready(client: SiteClient) -> ClusterView | None:
-            view = Clusters(client).get("star")
+            view = ClusterClient(client).get("star")
             logs = [node.log.read_text()[-2000:] for node in found.nodes.values()]
             assert not view.failed, (view.failed, client.events(0).items, logs)
             return view if view.phase == "ready" else None
@@ -80,7 +80,7 @@ def test_a_cluster_finds_itself_across_two_nodes_and_its_image_goes_from_one_to_
             assert "context ended with 0" in said
 
         gone = {name: host.sent() - sent[name] for name, host in found.hosts.items()}
-        small = sum(address.size for address in bundle.manifest.blobs() if address.size < SWARM_FROM)
+        small = sum(address.size for address in bundle.manifest.blobs() if address.size < MIN_SWARM_SIZE)
         print(f"bytes sent: {gone}; twice the small contents: {2 * small}")  # noqa: T201 - for whoever reads the log
         assert DATA < gone["catalog"] < DATA * 1.5 + 2 * small
         assert gone[home] > DATA

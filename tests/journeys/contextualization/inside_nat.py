@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from catalog.builder.recipe_build import build
+from catalog.builder.recipe_build import build_image
 from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.site.client.client import SiteClient
-from deployer.site.client.clusters import Clusters
+from deployer.site.client.clusters import ClusterClient
 from deployer.site.model.cluster import ClusterDocument
-from deployer.site.schema.clusters import ClusterOrder, ClusterView
+from deployer.site.schema.clusters import ClusterRequest, ClusterView
 from examples.guest import write_recipe
 from signer.documents import validate
 from tests.support.node.community import Community
@@ -74,9 +74,9 @@ def nat() -> None:
 def worker(nat: None, community: Community, tmp_path: Path) -> Bundle:
     """The example guest, endorsed and published."""
     recipe = write_recipe(tmp_path / "guest", name="pool", data=1 << 20, packages=PACKAGES)
-    bundle = community.star.endorse(build(recipe, tmp_path / "image").bundle)
+    bundle = community.star.endorse(build_image(recipe, tmp_path / "image").bundle)
     with community.service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     return bundle
 
 
@@ -100,10 +100,10 @@ def test_a_cluster_finds_itself_on_a_nat_network(
     node.policy.write_text(rules)
     site.wait(lambda client: any(one.reported is not None for one in client.nodes()))
     with site.client() as client:
-        Clusters(client).create(ClusterOrder(document=pool()), "k")
+        ClusterClient(client).create(ClusterRequest(document=pool()), "k")
 
     def ready(client: SiteClient) -> ClusterView | None:
-        found = Clusters(client).get("star")
+        found = ClusterClient(client).get("star")
         assert not found.failed, (found.failed, client.events(0).items, node.log.read_text()[-3000:])
         return found if found.phase == "ready" else None
 

@@ -9,8 +9,8 @@ import pycdlib
 import pytest
 
 from deployer.guest.context_agent import AGENT, PARAMETERS
-from deployer.node.machines.deployment import SEED
-from deployer.protocol.desired_state import Context
+from deployer.node.machines.deployment import SEED_FILE
+from deployer.protocol.desired_state import BrokerAccess
 from tests.deployer.guest.test_nocloud_seed import public_key
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, policy
@@ -65,11 +65,11 @@ def test_a_machines_seed_leads_it_to_the_broker_and_its_host_keys_to_its_owner(
     (machine,) = ordered.machines
     site.wait_state(machine.uuid, "running")
 
-    files = seed_files(node.machines / machine.uuid / SEED)
+    files = seed_files(node.machines / machine.uuid / SEED_FILE)
     said = dict(line.split("=", 1) for line in files[PARAMETERS].decode().splitlines())
     assert said["machine"] == machine.uuid
     assert files["vendor-data"] == files[AGENT]
-    guest = Guest(said["url"], machine, Context(url=said["url"], secret=said["secret"])).enter()
+    guest = Guest(said["url"], machine, BrokerAccess(url=said["url"], secret=said["secret"])).enter()
     assert guest.said("/identity")["hostname"] == "lone"
     assert guest.publish("ssh-host-keys", KEY).status == 204
     assert guest.publish("address", "10.0.2.15").status == 204
@@ -89,4 +89,6 @@ def test_a_machines_seed_leads_it_to_the_broker_and_its_host_keys_to_its_owner(
 
     hidden = (said["secret"], guest.session, guest.session.partition(".")[2])
     assert holding(site.place, *hidden) == []
-    assert holding(node.directory, *hidden) == [str((node.machines / machine.uuid / SEED).relative_to(node.directory))]
+    assert holding(node.directory, *hidden) == [
+        str((node.machines / machine.uuid / SEED_FILE).relative_to(node.directory))
+    ]

@@ -10,7 +10,7 @@ from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import get_machine
-from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
 from tests.deployer.guest.test_nocloud_seed import public_key
@@ -141,7 +141,7 @@ def test_a_head_that_is_ready_is_told_of_a_worker_that_is_scaled_up(world: World
         second.wait("guest: agent ended with 0")
         first.wait("guest: told of star-worker-1: 8 at 10.5.0.2 star-worker-1")
         world.store.write(
-            change_machine, worker.uuid, lambda one: act(one, Verb.DESTROY, "scaled down", world.store.now())
+            change_machine, worker.uuid, lambda one: apply_verb(one, Verb.DESTROY, "scaled down", world.store.now())
         )
         world.bell.ring()
         first.wait("guest: told that star-worker-1 left")

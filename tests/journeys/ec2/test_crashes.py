@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.account.cleanup import Kind, look
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
+from deployer.ec2.account.cleanup import ResourceKind, list_resources
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.records.receipt import read_receipt
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, OpenSite, account, working
@@ -16,15 +16,19 @@ from tests.support.aws.site_with_pool import Ec2Site, Images, OpenSite, account,
 def all_is_as_desired(site: OpenSite) -> None:
     """One machine each and no other; no AMI or snapshot beside the books; each machine's receipt is its own."""
     host = site.host
-    running = {one.uuid for one in host.desired.machines if one.want is Want.RUNNING}
+    running = {one.uuid for one in host.desired.machines if one.want is DesiredStatus.RUNNING}
     live = site.live()
     assert sorted(one.machine for one in live) == sorted(running)
     opened = site.opened
-    things = [thing for thing in look(opened.aws, opened.owner, opened.books) if opened.owner.owns(thing.tags)]
-    assert {thing.id for thing in things if thing.kind is Kind.IMAGE} == {entry.ami for entry in opened.books.images()}
+    things = [
+        thing for thing in list_resources(opened.aws, opened.owner, opened.books) if opened.owner.owns(thing.tags)
+    ]
+    assert {thing.id for thing in things if thing.kind is ResourceKind.IMAGE} == {
+        entry.ami for entry in opened.books.images()
+    }
     records = {record.snapshot_id for record in opened.ledger.records()}
-    assert {thing.id for thing in things if thing.kind is Kind.SNAPSHOT} == records
-    assert [thing for thing in things if thing.kind is Kind.VOLUME and not thing.active] == []
+    assert {thing.id for thing in things if thing.kind is ResourceKind.SNAPSHOT} == records
+    assert [thing for thing in things if thing.kind is ResourceKind.VOLUME and not thing.active] == []
     for instance in live:
         path = site.records.receipts.directory / f"{instance.machine}.json"
         cloud = read_receipt(path.read_bytes(), str(path)).deployment.cloud
@@ -42,7 +46,7 @@ def storm(host: Ec2Site, images: Images, kills: int, chance: random.Random) -> N
         if number % 3 == 0:
             wanted.append(host.want(bundles[number // 3 % len(bundles)]))
         elif number % 7 == 6:
-            host.change(wanted[0], want=Want.ENDED, reason="no longer wanted")
+            host.change(wanted[0], want=DesiredStatus.ENDED, reason="no longer wanted")
         with working(host) as process:
             process.join(chance.uniform(0.0, 1.5))
     with host.open() as site:
@@ -50,9 +54,9 @@ def storm(host: Ec2Site, images: Images, kills: int, chance: random.Random) -> N
         all_is_as_desired(site)
         for uuid in wanted:
             want = next(one.want for one in host.desired.machines if one.uuid == uuid)
-            assert site.state(uuid) is (State.RUNNING if want is Want.RUNNING else State.ENDED)
+            assert site.state(uuid) is (MachineState.RUNNING if want is DesiredStatus.RUNNING else MachineState.ENDED)
         for machine in host.desired.machines:
-            host.change(machine.uuid, want=Want.ENDED)
+            host.change(machine.uuid, want=DesiredStatus.ENDED)
         site.settle()
         all_is_as_desired(site)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployer.ec2.settings import Ec2Settings
-from deployer.errors import NoRoom
+from deployer.errors import NoCapacity
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.client.client import SiteClient
 from deployer.site.model.records import SiteNode
@@ -52,7 +52,7 @@ def test_what_the_site_has_no_room_for_goes_to_ec2(site: SiteProcess, world: Aws
     pool = site.wait(_pool)
     assert (pool.name, pool.capacity.cores) == ("burst", 64)
     own = PaperNode(site, "own", cores=1)
-    with site.client() as client, pytest.raises(NoRoom):
+    with site.client() as client, pytest.raises(NoCapacity):
         client.create(_order(count=2, where="local"), "k0")
     with site.client() as client:
         ordered = client.create(_order(count=2, where="local-then-ec2"), "k1")

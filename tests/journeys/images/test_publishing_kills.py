@@ -13,7 +13,7 @@ from catalog.client import transfer as sending
 from catalog.client.client import CatalogClient
 from catalog.errors import NotFound, Unavailable
 from catalog.image.bundle import Bundle
-from catalog.publication.state_directory import check
+from catalog.publication.state_directory import check_contents
 from tests.support.catalog.service_process import PROCESSES, Service, Vo, files
 from tests.support.factories import MIB, bundle
 
@@ -46,7 +46,7 @@ def run_client(url: str, directory: Path, journal: Path) -> None:
     """The publishing process, ending as the command line does."""
     try:
         with CatalogClient(url, Journalled(journal)) as client:
-            sending.publish(client, Bundle.open(directory), part=PART)
+            sending.publish_image(client, Bundle.open(directory), part=PART)
     except Unavailable as exc:
         sys.exit(exc.exit_code)
 
@@ -145,7 +145,7 @@ def test_killing_service_and_client_loses_nothing(
         assert [one.image_id for one in client.images()] == ids[::-1]
     service.kill()
     service.start()
-    report = check(service.directory)
+    report = check_contents(service.directory)
     assert (report.lost, report.quarantined, len(report.checked)) == ([], [], 3 * version)
     left = [name for name in files(service.directory) if not name.startswith("blobs/")]
     assert left == []

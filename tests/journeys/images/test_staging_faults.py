@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import LEAF
 from catalog.image.manifest import Manifest
 from signer.documents import validate
 from stager.cache.cache import Cache
 from stager.errors import CacheDegraded, DiskFull, StagerError
-from stager.fetch.http import Pace
+from stager.fetch.http import FetchLimits
 from stager.staging import Stager
 from tests.support import factories
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.fakes import MIB, Clock, Died, FailingDisk, Hinting, MemorySource, no_sleep
 
 Image = tuple[Manifest, MemorySource]
-ONE_BY_ONE = Pace(connections=1, part_bytes=128 << 10, sleep=no_sleep)
+ONE_BY_ONE = FetchLimits(connections=1, part_bytes=128 << 10, sleep=no_sleep)
 QUOTA = 1 * MIB + 16 * 1024
 """Room for one of the two images and most of the other: staging the second evicts, and copies from what is left."""
 
@@ -51,7 +51,7 @@ def images(tmp_path: Path) -> tuple[Image, Image]:
             path.write_bytes(
                 b"".join(bytes(LEAF) if at % 7 == 5 else sort[at % 3 == 1] for at, sort in enumerate(sorts))
             )
-            one = measure(path)
+            one = index_file(path)
             contents[one.address], measured[one.address] = path.read_bytes(), one
         manifest = factories.manifest(list(contents), name=f"worker{number}")
         document = json.loads(manifest.canonical())

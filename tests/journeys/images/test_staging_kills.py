@@ -16,13 +16,13 @@ import pytest
 from catalog.client.client import CatalogClient
 from catalog.image.manifest import Manifest
 from stager.cache.cache import Cache
-from stager.cache.disk import Disk
-from stager.cache.entries import Entry, Wanted
-from stager.cache.partial_file import Incoming
-from stager.content.piece_map import Guide
-from stager.fetch.http import Pace
+from stager.cache.disk import DiskOperations
+from stager.cache.entries import CacheEntry, CacheItem
+from stager.cache.partial_file import PartialFile
+from stager.content.piece_map import PieceMap
+from stager.fetch.http import FetchLimits
 from stager.fetch.sources import HttpSource
-from stager.staging import Stager, wanted_of
+from stager.staging import Stager, required_items
 from tests.support.forkserver import PROCESSES
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import Served
@@ -43,7 +43,7 @@ class Report:
             self._pipe.send(text)
 
 
-class ReportingDisk(Disk):
+class ReportingDisk(DiskOperations):
     """A disk that tells each step before it is done."""
 
     def __init__(self, report: Report) -> None:
@@ -83,7 +83,7 @@ class ReportingCache(Cache):
 
     report: Report
 
-    def commit(self, incoming: Incoming, thing: Wanted, guide: Guide | None = None) -> Entry:
+    def commit(self, incoming: PartialFile, thing: CacheItem, guide: PieceMap | None = None) -> CacheEntry:
         entry = super().commit(incoming, thing, guide)
         self.report(f"+{entry.key}")
         return entry
@@ -94,7 +94,7 @@ def child(root: Path, url: str, manifest: bytes, pipe: Connection) -> None:
     report = Report(pipe)
     with CatalogClient(url) as client, ReportingCache(root, QUOTA, time.time, ReportingDisk(report)) as cache:
         cache.report = report
-        Stager(cache, HttpSource(client), Pace(2, 256 << 10)).stage(Manifest.parse(manifest), "machine:1", 3600)
+        Stager(cache, HttpSource(client), FetchLimits(2, 256 << 10)).stage(Manifest.parse(manifest), "machine:1", 3600)
 
 
 def run(root: Path, served: Served, kill_after: int | None, pause: float = 0.0) -> list[str]:
@@ -128,7 +128,7 @@ def loop(root: Path, served: Served, kills: int, seed: int) -> Counter[str]:
     whole = run(root, served, None)
     assert {"create", "allocate", "write", "seal", "sync", "rename", "sync_directory"} <= set(whole)
     found: Counter[str] = Counter()
-    everything = set(wanted_of(served.bundle.manifest))
+    everything = set(required_items(served.bundle.manifest))
     while found["kills"] < kills:
         with Cache(root, QUOTA, time.time) as cache:
             left = set(cache.acquire(everything, "machine:1", 3600).missing)

@@ -16,8 +16,8 @@ from typing import Any
 import libtorrent as lt
 import pytest
 
-from catalog.content.indexing import measure
-from catalog.swarm.announce_keys import AnnounceKeys, Holder
+from catalog.content.indexing import index_file
+from catalog.swarm.announce_keys import AnnounceKeys, KeyHolder
 from catalog.swarm.torrent import short_hash, torrent_file
 from tests.support.network_namespaces import Host, Network, inside, unavailable
 from tests.support.stager.swarm_origin import SECRET
@@ -83,7 +83,7 @@ class World:
         self.content = directory / name
         self.data = os.urandom(size)
         self.content.write_bytes(self.data)
-        self.measured = measure(self.content)
+        self.measured = index_file(self.content)
         self.address = self.measured.address
         (directory / "layer").write_bytes(self.measured.layer)
         self.host = network.host("origin", mbit)
@@ -308,7 +308,7 @@ def test_a_cable_that_is_pulled_and_put_back_costs_only_time(world: Callable[...
 
 def test_without_the_right_a_node_gets_nothing_though_it_knows_where_to_ask(world: Callable[..., World]) -> None:
     swarm = world(4 * MIB, name="restricted")
-    key = AnnounceKeys(SECRET).issue(Holder("entitled", ""), short_hash(swarm.address), datetime.now(UTC))
+    key = AnnounceKeys(SECRET).issue(KeyHolder("entitled", ""), short_hash(swarm.address), datetime.now(UTC))
     seed = swarm.seed("seed", grant=key)
     stranger = swarm.network.host("stranger")
     session = inside(stranger, lambda: _plain_client(swarm, stranger, None, [(seed.host.ip, seed.port)]))

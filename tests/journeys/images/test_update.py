@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import update
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 
 SIZE = 96 << 20
 
@@ -29,7 +29,7 @@ def test_little_more_than_the_difference_is_sent(
     images: tuple[Path, Path, Path], tmp_path: Path, made_anew: bool, bound: Callable[[update.Pair], int], times: float
 ) -> None:
     old, new = images[0], images[1 + made_anew]
-    pair = update.Pair(old, new, measure(old), measure(new))
+    pair = update.Pair(old, new, index_file(old), index_file(new))
     wire, _, _ = update.ours(pair, tmp_path)
     assert wire <= times * bound(pair)
     assert wire < new.stat().st_size // 10

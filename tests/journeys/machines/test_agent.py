@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.community import Community
 from tests.support.node.fake_site import SiteDouble
@@ -43,8 +43,8 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     image = community.hello.manifest.image_id
     first = site.want(image_id=image, hostname="head", granted_cores=2)
     second = site.want(image_id=image)
-    assert site.until(first, State.RUNNING).virt == "qemu"
-    site.until(second, State.RUNNING)
+    assert site.until(first, MachineState.RUNNING).virt == "qemu"
+    site.until(second, MachineState.RUNNING)
     wait_for(lambda: site.reports[-1].cached)  # looked at every few seconds
     report = site.reports[-1]
     assert (report.architecture, report.accelerator, report.problem) == ("x86_64", "qemu", "")
@@ -54,26 +54,26 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     assert records[first].hostname == "head"
     member.said(first, SAID[-1])
 
-    site.want(first, want=Want.PAUSED)
-    site.until(first, State.PAUSED)
-    site.want(first, want=Want.RUNNING, cores=2)
-    site.until(first, State.RUNNING)
+    site.want(first, want=DesiredStatus.PAUSED)
+    site.until(first, MachineState.PAUSED)
+    site.want(first, want=DesiredStatus.RUNNING, cores=2)
+    site.until(first, MachineState.RUNNING)
     wait_for(lambda: (seen := site.seen(first)) and seen.cores == 2)
 
-    site.want(first, want=Want.SUSPENDED)
-    site.until(first, State.SUSPENDED)
+    site.want(first, want=DesiredStatus.SUSPENDED)
+    site.until(first, MachineState.SUSPENDED)
     assert len(member.guests()) == 1
-    site.want(first, want=Want.RUNNING)
-    site.until(first, State.RUNNING)
+    site.want(first, want=DesiredStatus.RUNNING)
+    site.until(first, MachineState.RUNNING)
 
-    site.want(first, want=Want.STOPPED)
-    site.until(first, State.STOPPED)
+    site.want(first, want=DesiredStatus.STOPPED)
+    site.until(first, MachineState.STOPPED)
     assert GOODBYE in member.console(first)
-    site.want(first, want=Want.RUNNING, reboots=1)
-    wait_for(lambda: (seen := site.seen(first)) and seen.reboots == 1 and seen.state is State.RUNNING, 60)
+    site.want(first, want=DesiredStatus.RUNNING, reboots=1)
+    wait_for(lambda: (seen := site.seen(first)) and seen.reboots == 1 and seen.state is MachineState.RUNNING, 60)
 
-    site.want(first, want=Want.ENDED, reason="enough of it")
-    assert site.until(first, State.ENDED).reason == "enough of it"
+    site.want(first, want=DesiredStatus.ENDED, reason="enough of it")
+    assert site.until(first, MachineState.ENDED).reason == "enough of it"
     site.forget(first)
     site.until_gone(first)
     assert [record.uuid for record in member.records()] == [second]
@@ -87,24 +87,24 @@ def test_the_site_may_be_away_and_its_word_counts_when_it_is_back(
     kept = site.want(image_id=image)
     ends = (datetime.now(UTC) + timedelta(seconds=15)).replace(microsecond=0)
     short = site.want(image_id=image, ends=ends)
-    site.until(kept, State.RUNNING)
-    site.until(short, State.RUNNING, State.STOPPED, State.ENDED)
+    site.until(kept, MachineState.RUNNING)
+    site.until(short, MachineState.RUNNING, MachineState.STOPPED, MachineState.ENDED)
     with member.client() as client:
         assert (client.status().site, client.status().site_problem) == (site.url, None)
         site.stop()
         wait_for(lambda: "does not answer" in (client.status().site_problem or ""), 60)
-    wait_for(lambda: member.state(short) is State.ENDED, 60)
-    assert member.state(kept) is State.RUNNING
+    wait_for(lambda: member.state(short) is MachineState.ENDED, 60)
+    assert member.state(kept) is MachineState.RUNNING
     assert len(member.guests()) == 1
     member.kill()
     late = site.want(image_id=image)
     site.reports.clear()
     member.start()
-    assert member.state(kept) is State.RUNNING
+    assert member.state(kept) is MachineState.RUNNING
     site.start()
-    site.until(late, State.RUNNING)
-    site.until(short, State.ENDED)
-    assert site.until(kept, State.RUNNING).addresses == ()
+    site.until(late, MachineState.RUNNING)
+    site.until(short, MachineState.ENDED)
+    assert site.until(kept, MachineState.RUNNING).addresses == ()
     assert not site.broken
 
 
@@ -115,13 +115,13 @@ def test_local_orders_stay_untouched_and_count(
     local = node.deploy(memory=48 * MIB, cores=2).machines[0]
     site.take_in(node.directory / "n", life=timedelta(minutes=20))  # of 80 minutes 60 are over
     uuid = site.want(image_id=community.hello.manifest.image_id)
-    site.until(uuid, State.RUNNING)
+    site.until(uuid, MachineState.RUNNING)
     wait_for(lambda: site.renewed == 1)
     capacity = site.reports[-1].capacity
     assert (capacity.taken_cores, capacity.taken_memory) == (2, 48 * MIB)
-    assert node.state(local.uuid) is State.RUNNING
-    site.want(uuid, want=Want.ENDED)
-    site.until(uuid, State.ENDED)
+    assert node.state(local.uuid) is MachineState.RUNNING
+    site.want(uuid, want=DesiredStatus.ENDED)
+    site.until(uuid, MachineState.ENDED)
     with node.client() as client:
         assert client.machine(local.uuid).site == ""
         client.destroy(local.uuid)
@@ -132,12 +132,12 @@ def test_what_nobody_vouches_for_does_not_run_for_a_site_either(
 ) -> None:
     member.policy.write_text(member.policy.read_text().replace("threshold = 1", "threshold = 2"))
     uuid = site.want(image_id=community.hello.manifest.image_id)
-    assert "1 of 2 endorsers" in site.until(uuid, State.FAILED).reason
+    assert "1 of 2 endorsers" in site.until(uuid, MachineState.FAILED).reason
     assert member.guests() == []
 
 
 def test_a_node_that_can_start_nothing_says_so(member: NodeProcess, site: SiteDouble) -> None:
-    site.want(want=Want.STOPPED)
+    site.want(want=DesiredStatus.STOPPED)
     wait_for(lambda: site.reports, 60)
     assert site.reports[-1].problem == ""
     member.policy.unlink()
@@ -157,30 +157,32 @@ def emulators(node: NodeProcess) -> Counter[str]:
     return found
 
 
-RUNS = frozenset({State.RUNNING, State.PAUSED})
+RUNS = frozenset({MachineState.RUNNING, MachineState.PAUSED})
 
 
 def storm(node: NodeProcess, site: SiteDouble, image: str, kills: int, rng: random.Random) -> None:
     """Want this and that, kill the service at any instant, and look from outside at what is there."""
     for _ in range(kills):
-        live = [uuid for uuid, one in site.machines.items() if one.want is not Want.ENDED]
+        live = [uuid for uuid, one in site.machines.items() if one.want is not DesiredStatus.ENDED]
         if len(live) < 4:
-            site.want(image_id=image, want=rng.choice([Want.RUNNING, Want.RUNNING, Want.SUSPENDED]))
+            site.want(
+                image_id=image, want=rng.choice([DesiredStatus.RUNNING, DesiredStatus.RUNNING, DesiredStatus.SUSPENDED])
+            )
         else:
-            site.want(rng.choice(live), want=rng.choice(list(Want)))
+            site.want(rng.choice(live), want=rng.choice(list(DesiredStatus)))
         for uuid, one in list(site.machines.items()):
-            if one.want is Want.ENDED and site.reports and site.seen(uuid) is None:
+            if one.want is DesiredStatus.ENDED and site.reports and site.seen(uuid) is None:
                 site.forget(uuid)
         time.sleep(rng.uniform(0, 1.5))
         node.kill()
         assert max(emulators(node).values(), default=0) <= 1, "two of one machine"
         node.start()
     for uuid, one in list(site.machines.items()):
-        if one.want in {Want.PAUSED, Want.SUSPENDED} and rng.random() < 0.5:
-            site.want(uuid, want=Want.RUNNING)
+        if one.want in {DesiredStatus.PAUSED, DesiredStatus.SUSPENDED} and rng.random() < 0.5:
+            site.want(uuid, want=DesiredStatus.RUNNING)
     settle(site)
     node.kill()
-    seen = {one.uuid: one for one in site.reports[-1].machines if one.state is not State.PENDING}
+    seen = {one.uuid: one for one in site.reports[-1].machines if one.state is not MachineState.PENDING}
     running = {uuid for uuid, one in seen.items() if one.state in RUNS}
     assert emulators(node) == Counter(dict.fromkeys(running, 1))
     assert {path.name for path in node.machines.iterdir()} == set(seen)
@@ -210,9 +212,11 @@ def unsettled(site: SiteDouble) -> list[str]:
     for uuid, one in site.machines.items():
         here = seen.get(uuid)
         if here is None:
-            right = one.want is Want.ENDED
+            right = one.want is DesiredStatus.ENDED
         else:  # what should be stopped before it was made is made when it should run
-            right = here.state.value == one.want.value or (one.want is Want.STOPPED and here.state is State.PENDING)
+            right = here.state.value == one.want.value or (
+                one.want is DesiredStatus.STOPPED and here.state is MachineState.PENDING
+            )
         if not right:
             found.append(f"{uuid} should be {one.want.value} and is {here.state.value if here else 'gone'}: {here}")
     return found

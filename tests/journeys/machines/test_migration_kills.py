@@ -38,7 +38,7 @@ def community() -> Iterator[Community]:
         service.register(star.anchor())
         counter = star.endorse(boot_sector_image(place / "hello", boot_code=COUNTING_CODE))
         with service.client() as client:
-            transfer.publish(client, counter)
+            transfer.publish_image(client, counter)
         yield Community(service, star, star, counter)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deployer.errors import NoRoom
+from deployer.errors import NoCapacity
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy
 from tests.support.site.databases import Postgresql
@@ -36,7 +36,7 @@ def test_two_services_share_a_database(make_site: Make, community: Community, po
         try:
             site.deploy()
             answers.append("admitted")
-        except NoRoom:
+        except NoCapacity:
             answers.append("refused")
 
     threads = [threading.Thread(target=order, args=(sites[number % 2],)) for number in range(10)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import list_machines
@@ -54,7 +54,7 @@ def test_a_killed_service_forgets_nothing_and_halves_nothing(
     for event in events:
         told.setdefault(event.subject, []).append(event.what)
     for machine in machines:
-        states = [what for what in told[machine.uuid] if what in set(State)]
+        states = [what for what in told[machine.uuid] if what in set(MachineState)]
         assert states[0] == "pending"
         assert states[-1] == machine.state.value
         assert ("destroying" in told[machine.uuid]) is (machine.want.value == "ended" and machine.number == 1)

@@ -6,22 +6,22 @@ from random import Random
 
 import pytest
 
-from deployer.errors import MachineConflict, Misused, NoRoom
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import DesiredState, Want
+from deployer.errors import MachineConflict, Misused, NoCapacity
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredState, DesiredStatus
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import desired_state, list_machines
 from deployer.site.lifecycle.report_rules import LostPolicy
-from deployer.site.lifecycle.verb_rules import Verb, act, move_end, release, resize
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb, change_expiry, release_machine, resize_machine
 from deployer.site.model.records import SiteMachine
-from deployer.site.scheduling.placement import place
+from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.changes import change_machine
 from deployer.site.store.deadlines import place_waiting
 from tests.support.site.values import ALICE, BOB, GIB, MIB, World, look, observed, world
 
 CORES = 6
-LIKELY = [*([state for state in State if not state.final] * 3), State.ENDED, State.FAILED]
+LIKELY = [*([state for state in MachineState if not state.final] * 3), MachineState.ENDED, MachineState.FAILED]
 POLICIES: tuple[LostPolicy, ...] = ("wait", "fail", "replace")
 
 
@@ -32,7 +32,7 @@ class Model:
         self.site, self.store, self.random = site, site.store, Random(seed)
         self.nodes = [site.join(f"n{number}", cores=CORES, memory=6 * GIB) for number in range(3)]
         self.desired: dict[str, DesiredState] = {node: self.store.read(desired_state, node) for node in self.nodes}
-        self.states: dict[str, State] = {}
+        self.states: dict[str, MachineState] = {}
         self.seen = 0
 
     def machines(self) -> tuple[SiteMachine, ...]:
@@ -53,10 +53,10 @@ class Model:
         uuid, verb = random.choice(living).uuid, random.choice(list(Verb))
         change = random.choice(
             [
-                lambda machine: act(machine, verb, "", now),
-                lambda machine: move_end(machine, now + timedelta(minutes=random.randint(1, 90)), now),
-                lambda machine: resize(machine, random.choice([512 * MIB, GIB]), None),
-                release,
+                lambda machine: apply_verb(machine, verb, "", now),
+                lambda machine: change_expiry(machine, now + timedelta(minutes=random.randint(1, 90)), now),
+                lambda machine: resize_machine(machine, random.choice([512 * MIB, GIB]), None),
+                release_machine,
             ]
         )
         self.store.write(change_machine, uuid, change)
@@ -75,11 +75,11 @@ class Model:
         """Time goes by."""
         now = self.site.clock.advance(seconds=self.random.choice([1, 60, 600]))
         look(self.store, now + timedelta(minutes=10), now - timedelta(minutes=5), self.random.choice(POLICIES))
-        place_waiting(self.store, place)
+        place_waiting(self.store, place_machines)
 
     def step(self) -> None:
         """Something happens."""
-        with suppress(MachineConflict, Misused, NoRoom):
+        with suppress(MachineConflict, Misused, NoCapacity):
             self.random.choice([self.order, self.ask, self.ask, self.report, self.report, self.wait])()
         self.check_revisions()
         self.check_room()
@@ -99,17 +99,17 @@ class Model:
         for one in self.machines():
             if one.node is not None and not one.gone:
                 sold[one.node] += one.granted_cores
-            assert not one.state.final or one.want is Want.ENDED
+            assert not one.state.final or one.want is DesiredStatus.ENDED
         assert max(sold.values()) <= CORES
 
     def check_story(self) -> None:
         """The events tell how every machine came to be as it is."""
         for told in self.store.read(list_events, self.seen, limit=10_000):
             self.seen = told.number
-            if told.kind == "machine" and told.what in set(State):
-                self.states[told.subject] = State(told.what)
+            if told.kind == "machine" and told.what in set(MachineState):
+                self.states[told.subject] = MachineState(told.what)
             elif told.what == "replaced":
-                self.states[told.subject] = State.PENDING
+                self.states[told.subject] = MachineState.PENDING
         assert {one.uuid: one.state for one in self.machines()} == self.states
 
 

@@ -11,7 +11,7 @@ from secrets import token_hex
 import pytest
 
 from catalog.errors import Conflict, Malformed, NotFound
-from catalog.service.backup import dump_sqlite, restoring, write_backup
+from catalog.service.backup import dump_sqlite, restore_backup, write_backup
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.settings import SiteSettings
 from deployer.site.store.store import SiteStore
@@ -146,23 +146,23 @@ def test_a_backup_that_is_wrong_restores_nothing(case: str, tmp_path: Path) -> N
     file = _backup(tmp_path)
     _rewritten(file, change)
     target = tmp_path / "restored"
-    with pytest.raises(Malformed, match=words), restoring(file, "site", target):
+    with pytest.raises(Malformed, match=words), restore_backup(file, "site", target):
         pass
     assert list(target.iterdir()) == []
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     file = _backup(tmp_path)
-    with pytest.raises(Conflict, match=r"tls\.pem: exists"), restoring(file, "site", tmp_path / "s"):
+    with pytest.raises(Conflict, match=r"tls\.pem: exists"), restore_backup(file, "site", tmp_path / "s"):
         pass
     with pytest.raises(Conflict, match="exists"):
         write_backup(file, "site", "sqlite", lambda _: None, [], tmp_path, now())
-    with pytest.raises(NotFound), restoring(tmp_path / "none", "site", tmp_path / "other"):
+    with pytest.raises(NotFound), restore_backup(tmp_path / "none", "site", tmp_path / "other"):
         pass
 
 
 def test_a_cut_backup_is_said_to_be_one(tmp_path: Path) -> None:
     file = _backup(tmp_path)
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(Malformed), restoring(file, "site", tmp_path / "other"):
+    with pytest.raises(Malformed), restore_backup(file, "site", tmp_path / "other"):
         pass

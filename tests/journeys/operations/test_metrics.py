@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import Misused, Unavailable
-from catalog.web.metrics import Requests, exposing, gauge
+from catalog.web.metrics import RequestMetrics, expose_metrics, gauge
 from tests.support.catalog.service_process import Service
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess
@@ -64,9 +64,9 @@ def test_a_site_and_its_node_tell_of_machines(
 
 
 def test_paths_of_strangers_are_no_labels() -> None:
-    requests = Requests()
+    requests = RequestMetrics()
     requests.answered("GET", "/v1/images", 200, 0.1)
-    with exposing("127.0.0.1:0", lambda: [gauge("things", "Things.", 3)], requests) as url:
+    with expose_metrics("127.0.0.1:0", lambda: [gauge("things", "Things.", 3)], requests) as url:
         text = scraped(url.removeprefix("http://").removesuffix("/metrics"))
     assert "partita_things 3.0" in text
     assert 'route="/v1/images"' in text
@@ -75,14 +75,14 @@ def test_paths_of_strangers_are_no_labels() -> None:
 def test_an_address_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Unavailable, match="metrics cannot be given there"), exposing(listen, list):
+        with pytest.raises(Unavailable, match="metrics cannot be given there"), expose_metrics(listen, list):
             pass
-    with pytest.raises(Misused, match="at most 65535"), exposing("127.0.0.1:70000", list):
+    with pytest.raises(Misused, match="at most 65535"), expose_metrics("127.0.0.1:70000", list):
         pass
 
 
 def test_without_an_address_nothing_listens() -> None:
-    with exposing("", list) as url:
+    with expose_metrics("", list) as url:
         assert url == ""
 
 

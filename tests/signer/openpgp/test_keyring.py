@@ -14,9 +14,9 @@ import gnupg
 import pytest
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.openpgp.gpg import LIMITS, MAX_KEY
-from signer.openpgp.keyring import Examiner, Keyring, examine, read_keys
-from signer.openpgp.keys import normal_fingerprint, read_span
+from signer.openpgp.gpg import GPG_LIMITS, MAX_KEY
+from signer.openpgp.keyring import Keyring, OpenPgpExaminer, examine, read_keys
+from signer.openpgp.keys import normalize_fingerprint, parse_lifetime
 from signer.openpgp.status_lines import SKEW
 from tests.support.openpgp_people import FORGED, People, processes_naming
 
@@ -168,7 +168,7 @@ def test_what_is_no_binary_detached_signature_is_refused(people: People, what: s
 
 def test_a_flipped_bit_anywhere_never_makes_a_good_signature(people: People) -> None:
     signature = sign("ann")(people)
-    with Examiner([people.public["ann"]]) as examiner:
+    with OpenPgpExaminer([people.public["ann"]]) as examiner:
         for at in range(0, len(signature), 5):
             broken = bytearray(signature)
             broken[at] ^= 1 << at % 8
@@ -264,7 +264,7 @@ def test_an_examination_leaves_nothing_and_touches_nothing(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GNUPGHOME", str(tmp_path / "home" / "gnupg"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    with Examiner([people.public["ann"]]) as examiner:
+    with OpenPgpExaminer([people.public["ann"]]) as examiner:
         (private,) = (tmp_path / "tmp").iterdir()
         assert private.stat().st_mode & 0o777 == 0o700
         assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
@@ -292,24 +292,24 @@ def test_a_flooded_key_is_read_without_its_flood(people: People) -> None:
         flooded = there.gpg("--export", people.fingerprints["ann"])
         subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
     assert len(flooded) > len(people.public["ann"]) + 300
-    with Examiner([flooded]) as examiner:
+    with OpenPgpExaminer([flooded]) as examiner:
         assert examiner.examine(DATA, sign("ann")(people), people.now)[0].good
         assert len(examiner._gpg.run(["--export"]).data) == len(people.public["ann"])
 
 
 def test_the_limits_leave_core_dumps_to_gpg() -> None:
     """Lowered from outside while gpg reads and writes that limit back, one run in some thousand dies of it."""
-    assert resource.RLIMIT_CORE not in LIMITS
+    assert resource.RLIMIT_CORE not in GPG_LIMITS
 
 
 def test_gpg_that_writes_too_much_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LIMITS, resource.RLIMIT_FSIZE, 16)
+    monkeypatch.setitem(GPG_LIMITS, resource.RLIMIT_FSIZE, 16)
     with pytest.raises(SignatureError, match=f"stopped by signal {int(signal.SIGXFSZ)}"):
         read_keys(people.public["ann"])
 
 
 def test_gpg_that_takes_too_long_is_stopped(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Examiner([people.public["ann"]]) as examiner:
+    with OpenPgpExaminer([people.public["ann"]]) as examiner:
         monkeypatch.setattr("signer.openpgp.gpg.TIMEOUT", 0.3)
         fifo = examiner._home / "fifo"
         os.mkfifo(fifo)
@@ -423,16 +423,16 @@ class TestKeyring:
 def test_fingerprints_are_read_as_people_type_them(people: People) -> None:
     fingerprint = people.fingerprints["ann"]
     spaced = " ".join(fingerprint[at : at + 4] for at in range(0, 40, 4))
-    assert {normal_fingerprint(text) for text in (fingerprint, spaced.lower(), f"openpgp:{fingerprint}")} == {
+    assert {normalize_fingerprint(text) for text in (fingerprint, spaced.lower(), f"openpgp:{fingerprint}")} == {
         fingerprint
     }
     for text in (fingerprint[-16:], "Ann <ann@star.example>", fingerprint + "0", "", "0x" + fingerprint, "é" * 40):
         with pytest.raises(KeyUnusable, match="is no fingerprint"):
-            normal_fingerprint(text)
+            normalize_fingerprint(text)
 
 
 def test_time_spans_are_read() -> None:
-    assert [read_span(text).days for text in ("90d", "4w", "2y")] == [90, 28, 730]
+    assert [parse_lifetime(text).days for text in ("90d", "4w", "2y")] == [90, 28, 730]
     for text in ("", "2", "-1d", "0d", "1.5y", "2y1d", "99999d", "2 y"):
         with pytest.raises(ValueError, match="is no time span"):
-            read_span(text)
+            parse_lifetime(text)

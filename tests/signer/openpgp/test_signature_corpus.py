@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from signer.errors import SignatureError
-from signer.openpgp.keyring import Examiner
+from signer.openpgp.keyring import OpenPgpExaminer
 from signer.openpgp.status_lines import SKEW
 from tests.signer.openpgp.test_keyring import ALLOWED, DATA, TABLE, Make, made, sign, subkey
 from tests.support.openpgp_people import People
@@ -93,9 +93,9 @@ STRICTER = {
 
 
 @pytest.fixture(scope="module")
-def examiner(people: People) -> Iterator[Examiner]:
+def examiner(people: People) -> Iterator[OpenPgpExaminer]:
     """Ours, with the allowed keys."""
-    with Examiner([people.public[name] for name in ALLOWED]) as found:
+    with OpenPgpExaminer([people.public[name] for name in ALLOWED]) as found:
         yield found
 
 
@@ -106,7 +106,7 @@ def owners(people: People) -> dict[str, str]:
     return {found: people.fingerprints[of.get(name, name)] for name, found in people.fingerprints.items()}
 
 
-def _ours(examiner: Examiner, people: People, signature: bytes) -> set[str]:
+def _ours(examiner: OpenPgpExaminer, people: People, signature: bytes) -> set[str]:
     try:
         return {check.fingerprint for check in examiner.examine(DATA, signature, people.now) if check.good}
     except SignatureError:
@@ -129,7 +129,7 @@ def _theirs(people: People, owners: dict[str, str], signature: bytes, root: Path
 
 @pytest.mark.parametrize("what", CORPUS)
 def test_what_we_accept_a_second_implementation_accepts(
-    people: People, examiner: Examiner, owners: dict[str, str], tmp_path: Path, what: str
+    people: People, examiner: OpenPgpExaminer, owners: dict[str, str], tmp_path: Path, what: str
 ) -> None:
     signature = CORPUS[what](people)
     ours, theirs = _ours(examiner, people, signature), _theirs(people, owners, signature, tmp_path)

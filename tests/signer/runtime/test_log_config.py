@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from signer.runtime.log_config import LogSettings, configure
+from signer.runtime.log_config import LogSettings, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 def test_a_line_is_one_object_whatever_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    configure(LogSettings(format="json"))
+    configure_logging(LogSettings(format="json"))
     logging.getLogger("partita.site").warning("two\nlines and %s", '"quotes"')
     try:
         int("no\nway")
@@ -34,7 +34,7 @@ def test_a_line_is_one_object_whatever_is_said(capsys: pytest.CaptureFixture[str
 
 
 def test_people_get_text_and_no_chatter(capsys: pytest.CaptureFixture[str]) -> None:
-    configure(LogSettings())
+    configure_logging(LogSettings())
     logging.getLogger("partita.catalog").info("ready")
     logging.getLogger("partita.catalog").debug("a detail")
     logging.getLogger("httpx").info("GET /")
@@ -42,6 +42,6 @@ def test_people_get_text_and_no_chatter(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_level_is_kept_to(capsys: pytest.CaptureFixture[str]) -> None:
-    configure(LogSettings(level="error"))
+    configure_logging(LogSettings(level="error"))
     logging.getLogger("partita.catalog").warning("nothing")
     assert capsys.readouterr().err == ""

@@ -6,7 +6,7 @@ import pytest
 
 from signer.documents import Document
 from signer.errors import SettingsError
-from signer.runtime.settings import Settings, default_file, load, state_directory
+from signer.runtime.settings import Settings, default_file, load_settings, state_directory
 
 
 class Site(Document):
@@ -30,11 +30,11 @@ MODELS = {"site": Site, "store": Store}
 def read(tmp_path: Path, toml: str = "", environ: dict[str, str] | None = None, *flags: str) -> Settings:
     file = tmp_path / "settings.toml"
     file.write_text(toml)
-    return load(MODELS, file=file, environ=environ or {}, flags=flags)
+    return load_settings(MODELS, file=file, environ=environ or {}, flags=flags)
 
 
 def test_without_anything_the_defaults_hold(tmp_path: Path) -> None:
-    settings = load(MODELS, file=tmp_path / "none.toml", environ={"HOME": "/x"})
+    settings = load_settings(MODELS, file=tmp_path / "none.toml", environ={"HOME": "/x"})
     assert settings.section(Site) == Site()
     assert settings.section(Store) == Store()
     assert set(settings.origins.values()) == {"default"}
@@ -106,9 +106,9 @@ def test_mistakes_name_their_origin(
 
 def test_a_file_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no such settings file"):
-        load(MODELS, file=tmp_path / "none.toml", environ={}, required=True)
+        load_settings(MODELS, file=tmp_path / "none.toml", environ={}, required=True)
     with pytest.raises(SettingsError, match="cannot be read"):
-        load(MODELS, file=tmp_path, environ={})
+        load_settings(MODELS, file=tmp_path, environ={})
 
 
 def test_places_depend_on_who_runs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

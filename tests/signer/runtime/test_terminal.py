@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from signer.runtime import terminal
-from signer.runtime.progress import nothing
+from signer.runtime.progress import ignore_progress
 
 
 def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_nothing_is_said_without_a_terminal(capsys: pytest.CaptureFixture[str]) 
     terminal.say("working")
     with terminal.progress("upload", 100) as advance:
         advance(50)
-        assert advance is nothing
+        assert advance is ignore_progress
     assert capsys.readouterr() == ("", "")
 
 
@@ -78,4 +78,4 @@ def test_a_terminal_sees_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     ],
 )
 def test_sizes_are_read_by_people(count: int, text: str) -> None:
-    assert terminal.size(count) == text
+    assert terminal.format_size(count) == text

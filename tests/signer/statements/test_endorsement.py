@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from signer.documents import canonical
 from signer.errors import DocumentError
-from signer.statements.endorsement import MAX_STATEMENT, endorse_statement, parse_endorsement
+from signer.statements.endorsement import MAX_STATEMENT, endorsement_statement, parse_endorsement
 
 DOCS = Path(__file__).parents[3] / "docs"
 ISSUED = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
@@ -34,7 +34,7 @@ def make(**changes: object) -> bytes:
         "issued": ISSUED,
         "expires": ISSUED + timedelta(days=365),
     }
-    return endorse_statement(**(values | changes))  # type: ignore[arg-type]
+    return endorsement_statement(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_the_bytes_are_those_of_the_documentation() -> None:

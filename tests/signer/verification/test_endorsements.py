@@ -13,8 +13,8 @@ import pytest
 from signer.documents import canonical
 from signer.errors import DocumentError, KeyUnusable, SignatureError
 from signer.openpgp.keyring import Keyring
-from signer.statements.endorsement import MAX_STATEMENT, endorse_statement, parse_endorsement
-from signer.verification.endorsements import MAX_ENDORSEMENTS, endorse, verify, verify_endorsements
+from signer.statements.endorsement import MAX_STATEMENT, endorsement_statement, parse_endorsement
+from signer.verification.endorsements import MAX_ENDORSEMENTS, endorse, verify_endorsements, verify_image
 from signer.verification.trust import Anchor
 from tests.support.openpgp_people import IMAGE, ROLE, TITLE, People
 
@@ -31,7 +31,7 @@ def stated(people: People, name: str, **changes: object) -> bytes:
         "issued": people.now,
         "expires": people.now + timedelta(days=30),
     }
-    return endorse_statement(**(values | changes))  # type: ignore[arg-type]
+    return endorsement_statement(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_what_is_endorsed_verifies(people: People) -> None:
@@ -125,7 +125,7 @@ def test_two_subkeys_of_one_primary_are_one_endorser(people: People) -> None:
         (first, people.sign(people.fingerprints["first"] + "!", first)),
         (second, people.sign(people.fingerprints["second"] + "!", second)),
     ]
-    verdict = verify(IMAGE, pairs, [people.anchor("subkeys")], people.now, threshold=2)
+    verdict = verify_image(IMAGE, pairs, [people.anchor("subkeys")], people.now, threshold=2)
     assert not verdict
     assert (len(verdict.signers), verdict.missing) == (1, 1)
 
@@ -133,8 +133,8 @@ def test_two_subkeys_of_one_primary_are_one_endorser(people: People) -> None:
 def test_two_of_two(people: People) -> None:
     anchors = [people.anchor("ann"), people.anchor("rsa", role="site-reviewer")]
     pairs = [people.endorse("ann"), people.endorse("rsa", role="site-reviewer")]
-    assert verify(IMAGE, pairs, anchors, people.now, threshold=2, title=TITLE)
-    assert not verify(IMAGE, pairs[:1], anchors, people.now, threshold=2, title=TITLE)
+    assert verify_image(IMAGE, pairs, anchors, people.now, threshold=2, title=TITLE)
+    assert not verify_image(IMAGE, pairs[:1], anchors, people.now, threshold=2, title=TITLE)
 
 
 def test_no_anchors_means_no(people: People) -> None:

@@ -14,8 +14,14 @@ from signer.errors import DocumentError
 from signer.openpgp.keyring import Keyring
 from signer.statements.revocation import SECURITY_OFFICER, parse_revocation, revocation_statement
 from signer.verification.endorsements import endorse_as, verify_endorsements
-from signer.verification.revocations import RevocationCheck, Withdrawal, revoke, verify_revocations, withdraw
-from signer.verification.signature_cache import Memory
+from signer.verification.revocations import (
+    EffectiveRevocation,
+    RevocationCheck,
+    apply_revocations,
+    revoke,
+    verify_revocations,
+)
+from signer.verification.signature_cache import SignatureCache
 from signer.verification.signers import KeySigner, Signer
 from signer.verification.trust import EndorsementCheck
 from tests.support.grid_ca import DAY, Grid, utc_now
@@ -63,7 +69,7 @@ class Vo:
         return found
 
     def verify(
-        self, *pairs: Pair, now: timedelta = timedelta(0), memory: Memory | None = None
+        self, *pairs: Pair, now: timedelta = timedelta(0), memory: SignatureCache | None = None
     ) -> list[RevocationCheck]:
         """What the revocations are worth."""
         return verify_revocations(pairs, self.anchors, self.now + now, x509=self.grid.rules, memory=memory)
@@ -71,7 +77,7 @@ class Vo:
     def left(self, *pairs: Pair) -> set[str]:
         """Whose endorsements still count."""
         held = [check.withdrawal for check in self.verify(*pairs) if check.withdrawal]
-        after = withdraw(self.checks(), held)
+        after = apply_revocations(self.checks(), held)
         return {name for name, check in zip(self.by, after, strict=True) if check.counts}
 
     def digest(self, name: str) -> str:
@@ -170,13 +176,13 @@ def test_what_was_withdrawn_says_why(vo: Vo) -> None:
     assert found.withdrawal.stops(IMAGE, "star")
     assert not found.withdrawal.stops(OTHER, "star")
     assert not found.withdrawal.stops(IMAGE, "atlas")
-    for check in withdraw(vo.checks(), [found.withdrawal]):
+    for check in apply_revocations(vo.checks(), [found.withdrawal]):
         assert check.reason == f"The image was revoked as compromised on {vo.now:%Y-%m-%d} by /DC=org/CN=Ola (log4j)."
 
 
 def test_an_endorser_alone_does_not_stop_an_image(vo: Vo) -> None:
     (found,) = vo.verify(revoked(vo, vo.ann, "image", digest=IMAGE))
-    assert isinstance(found.withdrawal, Withdrawal)
+    assert isinstance(found.withdrawal, EffectiveRevocation)
     assert not found.withdrawal.stops(IMAGE, "star")
 
 
@@ -187,7 +193,7 @@ def test_what_is_withdrawn_stays_so_when_keys_and_lists_expire(vo: Vo) -> None:
 
 
 def test_what_was_examined_is_remembered(vo: Vo) -> None:
-    memory = Memory()
+    memory = SignatureCache()
     pair = revoked(vo, vo.ola, "image", digest=IMAGE)
     for _ in range(3):
         assert vo.verify(pair, memory=memory)[0].counts

@@ -7,7 +7,7 @@ import pytest
 
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse, verify_endorsements
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import Anchor
 
 IMAGE = "sha256:" + "ab" * 32
@@ -33,20 +33,22 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
     return Signed(tmp_path_factory.mktemp("keys"))
 
 
-def counts(signed: Signed, memory: Memory, now: datetime, pairs: list[tuple[bytes, bytes]] | None = None) -> list[bool]:
+def counts(
+    signed: Signed, memory: SignatureCache, now: datetime, pairs: list[tuple[bytes, bytes]] | None = None
+) -> list[bool]:
     checks = verify_endorsements(IMAGE, pairs or signed.pairs, signed.anchors, now, title=TITLE, memory=memory)
     return [check.counts for check in checks]
 
 
 def test_the_same_bytes_are_examined_once(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     for _ in range(3):
         assert counts(signed, memory, now) == [True, True]
     assert memory.examined == 2
 
 
 def test_what_is_remembered_is_what_would_be_found(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
     for days in (0, 1, 3, 400):
         then = now + timedelta(days=days)
@@ -56,21 +58,21 @@ def test_what_is_remembered_is_what_would_be_found(signed: Signed) -> None:
 
 
 def test_a_key_that_expires_ends_what_is_remembered(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     assert counts(signed, memory, now) == [True, True]
     assert counts(signed, memory, now + timedelta(days=3)) == [True, False]
     assert memory.examined == 3
 
 
 def test_a_clock_that_went_back_is_a_reason_to_look_again(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
     counts(signed, memory, now - timedelta(seconds=30))
     assert memory.examined == 4
 
 
 def test_bad_signatures_are_remembered_too(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     crossed = [(signed.pairs[0][0], signed.pairs[1][1])]
     for _ in range(3):
         assert counts(signed, memory, now, crossed) == [False]
@@ -78,7 +80,7 @@ def test_bad_signatures_are_remembered_too(signed: Signed) -> None:
 
 
 def test_one_byte_or_another_anchor_is_another_question(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
     fewer = verify_endorsements(IMAGE, signed.pairs[:1], signed.anchors[:1], now, title=TITLE, memory=memory)
     assert fewer[0].counts
@@ -91,7 +93,7 @@ def test_one_byte_or_another_anchor_is_another_question(signed: Signed) -> None:
 
 
 def test_a_signature_from_the_future_is_looked_at_again_in_its_time(signed: Signed) -> None:
-    memory, now = Memory(), datetime.now(UTC)
+    memory, now = SignatureCache(), datetime.now(UTC)
     statement, _ = signed.pairs[0]
     later = signed.keyring.sign(statement, signed.keys[0], now=now + timedelta(hours=2))
     assert counts(signed, memory, now, [(statement, later)]) == [False]
@@ -99,7 +101,7 @@ def test_a_signature_from_the_future_is_looked_at_again_in_its_time(signed: Sign
 
 
 def test_the_least_used_is_forgotten(signed: Signed) -> None:
-    memory, now = Memory(most=1), datetime.now(UTC)
+    memory, now = SignatureCache(most=1), datetime.now(UTC)
     counts(signed, memory, now)  # the second is remembered, the first was
     counts(signed, memory, now)
     assert memory.examined == 3

@@ -6,8 +6,8 @@ import pytest
 
 from signer.errors import KeyUnusable
 from signer.openpgp.status_lines import SKEW, SignatureCheck
-from signer.statements.endorsement import endorse_statement
-from signer.verification.trust import Anchor, Examined, judge
+from signer.statements.endorsement import endorsement_statement
+from signer.verification.trust import Anchor, ExaminedStatement, evaluate_endorsements
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 IMAGE, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
@@ -30,14 +30,14 @@ def endorsement(
     role: str = ADMIN,
     issued: datetime = NOW - timedelta(days=10),
     expires: datetime = NOW + timedelta(days=10),
-) -> Examined:
+) -> ExaminedStatement:
     """What `signer` is said to have stated, with a good signature by `by` (the same, unless said otherwise)."""
-    statement = endorse_statement(image, title, f"openpgp:{signer}", role, issued, expires, "")
-    return Examined(statement, (SignatureCheck("openpgp", True, by or signer, by or signer, issued),))
+    statement = endorsement_statement(image, title, f"openpgp:{signer}", role, issued, expires, "")
+    return ExaminedStatement(statement, (SignatureCheck("openpgp", True, by or signer, by or signer, issued),))
 
 
 def test_an_anchor_that_vouches_counts() -> None:
-    verdict = judge(IMAGE, [endorsement()], ANCHORS, NOW, threshold=1, title=TITLE)
+    verdict = evaluate_endorsements(IMAGE, [endorsement()], ANCHORS, NOW, threshold=1, title=TITLE)
     assert verdict
     assert [signer.fingerprint for signer in verdict.signers] == [ANN]
     assert (verdict.others, verdict.missing) == ((), 0)
@@ -63,28 +63,38 @@ SECOND = timedelta(seconds=1)
         ("issued in the future", endorsement(issued=NOW + SKEW + SECOND), "in the future"),
         ("expired this second", endorsement(expires=NOW), "It expired on 2026-11-22"),
         ("too old", endorsement(issued=NOW - timedelta(days=31)), "31 days old, more than the 30 allowed"),
-        ("unsigned", Examined(endorsement().statement), "does not count: there is none"),
-        ("not examined", Examined(endorsement().statement, problem="the signature is empty"), "The signature is empty"),
+        ("unsigned", ExaminedStatement(endorsement().statement), "does not count: there is none"),
+        (
+            "not examined",
+            ExaminedStatement(endorsement().statement, problem="the signature is empty"),
+            "The signature is empty",
+        ),
         (
             "badly signed",
-            Examined(endorsement().statement, (SignatureCheck("openpgp", False, ANN, ANN, NOW, "it is of class 01"),)),
+            ExaminedStatement(
+                endorsement().statement, (SignatureCheck("openpgp", False, ANN, ANN, NOW, "it is of class 01"),)
+            ),
             "does not count: it is of class 01",
         ),
         (
             "signed in another scheme",
-            Examined(endorsement().statement, (SignatureCheck("x509", True, ANN, ANN, NOW),)),
+            ExaminedStatement(endorsement().statement, (SignatureCheck("x509", True, ANN, ANN, NOW),)),
             "was signed by",
         ),
-        ("no statement at all", Examined(b"{}"), "endorsement: $"),
+        ("no statement at all", ExaminedStatement(b"{}"), "endorsement: $"),
         (
             "another kind of statement",
-            Examined(endorsement().statement.replace(b":endorsement:v1", b":revocation:v1"), endorsement().signatures),
+            ExaminedStatement(
+                endorsement().statement.replace(b":endorsement:v1", b":revocation:v1"), endorsement().signatures
+            ),
             "endorsement: $.predicateType",
         ),
     ],
 )
-def test_what_does_not_count_says_why(what: str, examined: Examined, says: str) -> None:
-    verdict = judge(IMAGE, [examined], ANCHORS, NOW, threshold=1, max_age=timedelta(days=30), title=TITLE)
+def test_what_does_not_count_says_why(what: str, examined: ExaminedStatement, says: str) -> None:
+    verdict = evaluate_endorsements(
+        IMAGE, [examined], ANCHORS, NOW, threshold=1, max_age=timedelta(days=30), title=TITLE
+    )
     assert not verdict
     assert (verdict.signers, verdict.missing) == ((), 1)
     (other,) = verdict.others
@@ -93,7 +103,7 @@ def test_what_does_not_count_says_why(what: str, examined: Examined, says: str) 
 
 
 def test_a_wrong_vo_does_not_count_even_without_a_title() -> None:
-    (other,) = judge(IMAGE, [endorsement(title="atlas/worker@1.0")], ANCHORS, NOW).others
+    (other,) = evaluate_endorsements(IMAGE, [endorsement(title="atlas/worker@1.0")], ANCHORS, NOW).others
     assert other.reason == f"{ANN} is not trusted for images of VO atlas, only of star."
 
 
@@ -105,8 +115,8 @@ def test_a_wrong_vo_does_not_count_even_without_a_title() -> None:
         ("as old as allowed", endorsement(issued=NOW - timedelta(days=30))),
     ],
 )
-def test_the_edges_count(what: str, examined: Examined) -> None:
-    assert judge(IMAGE, [examined], ANCHORS, NOW, max_age=timedelta(days=30))
+def test_the_edges_count(what: str, examined: ExaminedStatement) -> None:
+    assert evaluate_endorsements(IMAGE, [examined], ANCHORS, NOW, max_age=timedelta(days=30))
 
 
 def test_one_good_signature_among_others_is_enough() -> None:
@@ -114,28 +124,28 @@ def test_one_good_signature_among_others_is_enough() -> None:
     bad = SignatureCheck("openpgp", False, reason="its key was revoked")
     eve = SignatureCheck("openpgp", True, EVE, EVE, NOW)
     for signatures in ((bad, eve, *good.signatures), (*good.signatures, eve, bad)):
-        assert judge(IMAGE, [Examined(good.statement, signatures)], ANCHORS, NOW)
+        assert evaluate_endorsements(IMAGE, [ExaminedStatement(good.statement, signatures)], ANCHORS, NOW)
 
 
 def test_distinct_primaries_are_counted() -> None:
     ann, again = endorsement(), endorsement(issued=NOW - timedelta(days=1))
     bob = endorsement(BOB, role=REVIEWER)
-    verdict = judge(IMAGE, [ann, again, ann], ANCHORS, NOW, threshold=2)
+    verdict = evaluate_endorsements(IMAGE, [ann, again, ann], ANCHORS, NOW, threshold=2)
     assert (bool(verdict), verdict.missing, verdict.reason) == (False, 1, "1 of 2 endorsers vouch.")
-    verdict = judge(IMAGE, [ann, again, bob], ANCHORS, NOW, threshold=2)
+    verdict = evaluate_endorsements(IMAGE, [ann, again, bob], ANCHORS, NOW, threshold=2)
     assert (bool(verdict), verdict.missing, len(verdict.signers)) == (True, 0, 2)
 
 
 @pytest.mark.parametrize("threshold", [0, -1])
 def test_demanding_nothing_is_a_refusal(threshold: int) -> None:
-    verdict = judge(IMAGE, [endorsement()], ANCHORS, NOW, threshold=threshold)
+    verdict = evaluate_endorsements(IMAGE, [endorsement()], ANCHORS, NOW, threshold=threshold)
     assert not verdict
     assert "demand at least one" in verdict.reason
 
 
 def test_no_anchors_and_no_endorsements_are_refusals() -> None:
-    assert not judge(IMAGE, [], ANCHORS, NOW)
-    verdict = judge(IMAGE, [endorsement()], [], NOW)
+    assert not evaluate_endorsements(IMAGE, [], ANCHORS, NOW)
+    verdict = evaluate_endorsements(IMAGE, [endorsement()], [], NOW)
     assert not verdict
     assert verdict.reason.startswith("No endorser is trusted here")
     assert verdict.others[0].reason.startswith("No endorser is trusted here")

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
 from signer.errors import KeyUnusable, SignatureError
-from signer.statements.endorsement import endorse_statement
+from signer.statements.endorsement import endorsement_statement
 from signer.verification.endorsements import endorse_as, verify_endorsements
-from signer.verification.signature_cache import Memory
+from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import Anchor, EndorsementCheck
 from signer.x509.certificates import Credential, read_certificate
 from signer.x509.cms_verifier import X509Rules
@@ -47,7 +47,7 @@ class World:
             "issued": self.grid.now,
             "expires": self.grid.now + 30 * DAY,
         }
-        return endorse_statement(**(values | changes))  # type: ignore[arg-type]
+        return endorsement_statement(**(values | changes))  # type: ignore[arg-type]
 
     def check(
         self,
@@ -55,7 +55,7 @@ class World:
         *anchors: Anchor,
         rules: X509Rules | None = None,
         now: datetime | None = None,
-        memory: Memory | None = None,
+        memory: SignatureCache | None = None,
     ) -> EndorsementCheck:
         """What the verifier says, by default with Ann trusted and the directory as it is."""
         trusted = anchors or (self.ann.anchor(),)
@@ -333,7 +333,7 @@ def test_a_renewed_certificate_stays_trusted(world: World) -> None:
 
 def test_time_passes(world: World) -> None:
     pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now, lifetime=3650 * DAY)
-    memory = Memory()
+    memory = SignatureCache()
     assert world.check(pair, memory=memory).counts
     assert world.check(pair, memory=memory).counts
     assert memory.examined == 1
@@ -345,7 +345,7 @@ def test_time_passes(world: World) -> None:
 
 
 def test_what_was_remembered_is_forgotten_when_the_directory_changes(world: World, tmp_path: Path) -> None:
-    grid, memory = world.grid.copy(tmp_path / "ca"), Memory()
+    grid, memory = world.grid.copy(tmp_path / "ca"), SignatureCache()
     pair = endorse_as(world.ann.signer(grid.rules), IMAGE, TITLE, grid.now)
     assert world.check(pair, rules=grid.rules, memory=memory).counts
     grid.publish_list(Authority(world.people.certificate, world.people.key, [world.ann.certificate.serial_number]))

@@ -12,7 +12,7 @@ import pytest
 from catalog.image.address import LEAF, Address
 from catalog.image.manifest import Blank
 from stager.cache.cache import Cache
-from stager.cache.entries import SAMPLE_LEAVES, Wanted, key_of, sample_offsets
+from stager.cache.entries import SAMPLE_LEAVES, CacheItem, cache_key, sample_offsets
 from stager.errors import (
     CacheBusy,
     CacheDegraded,
@@ -76,7 +76,7 @@ def test_acquiring_leases_what_is_there_and_what_is_not(cache: Cache) -> None:
     assert acquired.present == (there,)
     assert acquired.missing == (missing, BLANK)
     assert acquired.fresh == (there, missing, BLANK)
-    assert {lease.key for lease in cache.leases()} == {key_of(one) for one in (there, missing, BLANK)}
+    assert {lease.key for lease in cache.leases()} == {cache_key(one) for one in (there, missing, BLANK)}
     assert cache.acquire([there], "machine:1", 60).fresh == ()
     assert cache.acquire([there], "machine:2", 60).fresh == (there,)
 
@@ -468,7 +468,7 @@ def test_after_a_failed_fsync_nothing_more_is_taken_until_it_is_opened_again(roo
             put(cache, C)
         cache.check(kept, full=True)
         assert list((root / "incoming").iterdir()) == []
-    wanted: list[Wanted] = [Address.of(B), kept]
+    wanted: list[CacheItem] = [Address.of(B), kept]
     with Cache(root, 1 << 30, clock) as cache:
         assert cache.acquire(wanted, "m", 60).present == (kept,)
         put(cache, B)

@@ -3,13 +3,13 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stager.cache.eviction import Candidate, choose_victims
+from stager.cache.eviction import EvictionCandidate, choose_victims
 
 NOW = 100.0
 
 candidates = st.lists(
     st.builds(
-        Candidate,
+        EvictionCandidate,
         key=st.integers(0, 10_000).map(str),
         allocated=st.integers(0, 50),
         last_used=st.floats(0, 100),
@@ -21,8 +21,10 @@ candidates = st.lists(
 )
 
 
-def one(key: str, allocated: int, last_used: float, *, leased: float | None = None, busy: bool = False) -> Candidate:
-    return Candidate(key, allocated, last_used, leased, busy)
+def one(
+    key: str, allocated: int, last_used: float, *, leased: float | None = None, busy: bool = False
+) -> EvictionCandidate:
+    return EvictionCandidate(key, allocated, last_used, leased, busy)
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -42,7 +44,7 @@ def test_nothing_is_evicted_in_vain() -> None:
 
 
 @given(candidates, st.integers(1, 300))
-def test_what_is_held_stays_and_enough_goes_or_nothing(known: list[Candidate], need: int) -> None:
+def test_what_is_held_stays_and_enough_goes_or_nothing(known: list[EvictionCandidate], need: int) -> None:
     choice = choose_victims(known, need, NOW)
     by_key = {one.key: one for one in known}
     free = [one for one in known if not one.held(NOW)]

@@ -7,8 +7,8 @@ import pytest
 
 from catalog.image.address import Address
 from stager.cache.cache import Cache
-from stager.cache.hardlinks import lend
-from stager.cache.recovery import place
+from stager.cache.hardlinks import link_contents
+from stager.cache.recovery import entry_path
 from stager.errors import CacheUnusable, NotCached
 from tests.support.factories import content
 
@@ -36,8 +36,8 @@ def test_what_is_lent_is_the_same_file_and_stays_when_the_lender_lets_go(tmp_pat
     mine, yours = tmp_path / "mine", tmp_path / "yours"
     address, absent = held(mine, 1), Address.parse("a" * 64 + "-5")
     with cache(mine) as lender:
-        assert lend(mine, yours, (address, absent, address)) == 1
-        assert lend(mine, yours, (address,)) == 0
+        assert link_contents(mine, yours, (address, absent, address)) == 1
+        assert link_contents(mine, yours, (address,)) == 0
         with cache(yours) as borrower:
             assert borrower.recovered.adopted == 1
             assert borrower.path(address).samefile(lender.path(address))
@@ -52,10 +52,10 @@ def test_what_is_lent_is_the_same_file_and_stays_when_the_lender_lets_go(tmp_pat
 def test_what_the_lender_has_under_a_wrong_name_is_not_believed(tmp_path: Path) -> None:
     mine, yours = tmp_path / "mine", tmp_path / "yours"
     address = held(mine, 2)
-    found = place(mine, str(address))
+    found = entry_path(mine, str(address))
     found.chmod(0o600)
     found.write_bytes(bytes(300_000))
-    assert lend(mine, yours, (address,)) == 1
+    assert link_contents(mine, yours, (address,)) == 1
     with cache(yours) as borrower:
         assert borrower.recovered.adopted == 0
         with pytest.raises(NotCached):
@@ -66,4 +66,4 @@ def test_what_the_lender_has_under_a_wrong_name_is_not_believed(tmp_path: Path) 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheUnusable, match="cannot be used as a cache"):
-        lend(tmp_path / "mine", tmp_path / "file", ())
+        link_contents(tmp_path / "mine", tmp_path / "file", ())

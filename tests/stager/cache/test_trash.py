@@ -9,7 +9,7 @@ import pytest
 from catalog.image.address import LEAF, Address
 from stager.cache.cache import Cache
 from stager.cache.entries import FOREVER, PIN
-from stager.cache.eviction import Candidate, choose_victims
+from stager.cache.eviction import EvictionCandidate, choose_victims
 from stager.errors import EntryChanged, InUse, NotCached, QuotaExceeded
 from tests.journeys.images.test_staging_faults import abandon
 from tests.support.stager.fakes import Clock
@@ -156,8 +156,8 @@ def test_a_vo_keeps_its_share_when_others_need_room(root: Path, clock: Clock) ->
             cache.path(star)
 
 
-def one(key: str, size: int, used: float, *vos: str, trashed: bool = False) -> Candidate:
-    return Candidate(key, size, used, vos=frozenset(vos), trashed=trashed)
+def one(key: str, size: int, used: float, *vos: str, trashed: bool = False) -> EvictionCandidate:
+    return EvictionCandidate(key, size, used, vos=frozenset(vos), trashed=trashed)
 
 
 SHARES = {
@@ -172,5 +172,5 @@ SHARES = {
 
 
 @pytest.mark.parametrize(("known", "shares", "vo", "victims"), SHARES.values(), ids=SHARES.keys())
-def test_shares(known: list[Candidate], shares: dict[str, int], vo: str, victims: tuple[str, ...]) -> None:
+def test_shares(known: list[EvictionCandidate], shares: dict[str, int], vo: str, victims: tuple[str, ...]) -> None:
     assert choose_victims(known, 10, 100.0, shares, vo).victims == victims

@@ -11,11 +11,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from catalog.errors import Misused
-from signer.runtime.settings import Settings, load
+from signer.runtime.settings import Settings, load_settings
 from stager.cache.cache import Cache
 from stager.cli.cache import cache_app
 from stager.errors import CacheBusy, CacheUnusable, InUse, NotCached
-from stager.factory import SHARE, quota
+from stager.factory import DEFAULT_QUOTA_SHARE, quota_bytes
 from stager.settings import NodeSettings
 from tests.support.catalog.service_process import first_root
 from tests.support.stager.caches import Served
@@ -25,7 +25,7 @@ Run = Callable[..., Result]
 
 def settings_of(tmp_path: Path, *flags: str) -> Settings:
     given = [f"node.directory={tmp_path}/node", *flags]
-    return load({"node": NodeSettings}, file=tmp_path / "none", environ={}, flags=given)
+    return load_settings({"node": NodeSettings}, file=tmp_path / "none", environ={}, flags=given)
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ def test_a_running_owner_is_named(run: Run, tmp_path: Path) -> None:
 def test_the_default_quota_gives_way_to_a_small_filesystem_and_a_set_one_does_not(tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     total = found.f_blocks * found.f_frsize
-    assert quota(settings_of(tmp_path).section(NodeSettings)) == min(50 << 30, int(total * SHARE))
+    assert quota_bytes(settings_of(tmp_path).section(NodeSettings)) == min(50 << 30, int(total * DEFAULT_QUOTA_SHARE))
     set_to = settings_of(tmp_path, f"node.cache_quota={total + 1}").section(NodeSettings)
-    assert quota(set_to) == total + 1
+    assert quota_bytes(set_to) == total + 1
     with pytest.raises(CacheUnusable, match=r"node\.cache_quota"):
-        Cache(set_to.cache, quota(set_to), time.time)
+        Cache(set_to.cache, quota_bytes(set_to), time.time)

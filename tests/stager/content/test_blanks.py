@@ -8,7 +8,7 @@ import pytest
 
 from catalog.image.manifest import Blank
 from stager.cache.entries import blank_key
-from stager.content.blanks import digest_of, identity, make_blank, room
+from stager.content.blanks import blank_digest, filesystem_uuid, make_blank, reserved_size
 from stager.errors import BlankFailed
 
 MIB = 1 << 20
@@ -48,14 +48,14 @@ def tool(*command: str) -> str:
 
 def digest(path: Path) -> bytes:
     with path.open("rb") as file:
-        return digest_of(file.fileno())
+        return blank_digest(file.fileno())
 
 
 @pytest.mark.parametrize("blank", RECIPES, ids=lambda blank: f"{blank.filesystem}-{blank.size}")
 def test_a_blank_is_what_its_recipe_says(tmp_path: Path, blank: Blank) -> None:
     path = made(tmp_path / "first", blank)
     assert path.stat().st_size == blank.size
-    assert path.stat().st_blocks * 512 <= room(blank)
+    assert path.stat().st_blocks * 512 <= reserved_size(blank)
     if blank.filesystem == "none":
         assert path.stat().st_blocks == 0
         return
@@ -65,7 +65,7 @@ def test_a_blank_is_what_its_recipe_says(tmp_path: Path, blank: Blank) -> None:
     )
     assert found["TYPE"] == blank.filesystem
     assert found.get("LABEL", "") == blank.label
-    own = str(identity(blank))
+    own = str(filesystem_uuid(blank))
     assert found["UUID"] == (f"{own[:4]}-{own[4:8]}".upper() if blank.filesystem == "vfat" else own)
 
 
@@ -78,7 +78,11 @@ def test_equal_recipes_give_equal_bytes(tmp_path: Path, blank: Blank) -> None:
 
 
 def test_other_recipes_give_other_keys_and_identities() -> None:
-    assert len({blank_key(blank) for blank in RECIPES}) == len({identity(blank) for blank in RECIPES}) == len(RECIPES)
+    assert (
+        len({blank_key(blank) for blank in RECIPES})
+        == len({filesystem_uuid(blank) for blank in RECIPES})
+        == len(RECIPES)
+    )
 
 
 def test_the_digest_depends_on_bytes_and_size_and_not_on_holes(tmp_path: Path) -> None:

@@ -7,28 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.content.indexing import HINT_BLOCK
-from stager.content.block_matching import Copy, lacking, match
+from stager.content.block_matching import BlockCopy, match_blocks, missing_runs
 
 
-def found(wanted: list[int], *donors: list[int], window: int = 1 << 19) -> list[Copy]:
-    return match(wanted, range(len(wanted)), [partial(list[int], donor) for donor in donors], window=window)
+def found(wanted: list[int], *donors: list[int], window: int = 1 << 19) -> list[BlockCopy]:
+    return match_blocks(wanted, range(len(wanted)), [partial(list[int], donor) for donor in donors], window=window)
 
 
-CASES: dict[str, tuple[list[int], list[list[int]], list[Copy]]] = {
+CASES: dict[str, tuple[list[int], list[list[int]], list[BlockCopy]]] = {
     "nothing is here": ([1, 2, 3], [[7, 8]], []),
     "no donors": ([1, 2], [], []),
-    "an edit in place": ([1, 2, 9, 4], [[1, 2, 3, 4]], [Copy(0, 0, 0, 2), Copy(0, 3, 3, 1)]),
-    "moved by one": ([9, 1, 2, 3], [[1, 2, 3]], [Copy(0, 0, 1, 3)]),
-    "zeros are never copied": ([0, 1, 0], [[0, 1, 0]], [Copy(0, 1, 1, 1)]),
-    "the same offset wins over an earlier one": ([5, 6], [[6, 6]], [Copy(0, 1, 1, 1)]),
-    "a run goes on rather than begin again": ([9, 4, 5], [[5, 7, 7, 4, 5]], [Copy(0, 3, 1, 2)]),
-    "from two donors": ([1, 2, 3, 4], [[1, 2], [3, 4]], [Copy(0, 0, 0, 2), Copy(1, 0, 2, 2)]),
-    "twice in the new content": ([1, 1], [[1]], [Copy(0, 0, 0, 1), Copy(0, 0, 1, 1)]),
+    "an edit in place": ([1, 2, 9, 4], [[1, 2, 3, 4]], [BlockCopy(0, 0, 0, 2), BlockCopy(0, 3, 3, 1)]),
+    "moved by one": ([9, 1, 2, 3], [[1, 2, 3]], [BlockCopy(0, 0, 1, 3)]),
+    "zeros are never copied": ([0, 1, 0], [[0, 1, 0]], [BlockCopy(0, 1, 1, 1)]),
+    "the same offset wins over an earlier one": ([5, 6], [[6, 6]], [BlockCopy(0, 1, 1, 1)]),
+    "a run goes on rather than begin again": ([9, 4, 5], [[5, 7, 7, 4, 5]], [BlockCopy(0, 3, 1, 2)]),
+    "from two donors": ([1, 2, 3, 4], [[1, 2], [3, 4]], [BlockCopy(0, 0, 0, 2), BlockCopy(1, 0, 2, 2)]),
+    "twice in the new content": ([1, 1], [[1]], [BlockCopy(0, 0, 0, 1), BlockCopy(0, 0, 1, 1)]),
 }
 
 
 @pytest.mark.parametrize(("wanted", "donors", "copies"), CASES.values(), ids=CASES.keys())
-def test_blocks_are_found(wanted: list[int], donors: list[list[int]], copies: list[Copy]) -> None:
+def test_blocks_are_found(wanted: list[int], donors: list[list[int]], copies: list[BlockCopy]) -> None:
     assert found(wanted, *donors) == copies
 
 
@@ -49,10 +49,10 @@ def test_everything_that_is_here_is_found_once_and_is_what_was_wanted(
 
 
 def test_only_wanted_blocks_are_looked_up() -> None:
-    assert match([1, 2, 3, 4], [1, 2, 9], [lambda: [1, 2, 3, 4]]) == [Copy(0, 1, 1, 2)]
+    assert match_blocks([1, 2, 3, 4], [1, 2, 9], [lambda: [1, 2, 3, 4]]) == [BlockCopy(0, 1, 1, 2)]
 
 
 def test_what_is_lacking_is_runs_of_whole_blocks_up_to_the_end() -> None:
     end = 5 * HINT_BLOCK + 100
-    assert lacking(0, end, {0, 3}.__contains__) == [(HINT_BLOCK, 3 * HINT_BLOCK), (4 * HINT_BLOCK, end)]
-    assert lacking(0, end, range(6).__contains__) == []
+    assert missing_runs(0, end, {0, 3}.__contains__) == [(HINT_BLOCK, 3 * HINT_BLOCK), (4 * HINT_BLOCK, end)]
+    assert missing_runs(0, end, range(6).__contains__) == []

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.image.address import LEAF, Address, piece_length
-from stager.content.leaf_set import Leaves, union
+from stager.content.leaf_set import LeafSet, union
 
 
 @st.composite
@@ -15,8 +15,8 @@ def contents(draw: st.DrawFn) -> tuple[Address, set[int]]:
     return address, draw(st.sets(st.integers(0, address.leaves - 1)))
 
 
-def leaves_of(address: Address, numbers: set[int]) -> Leaves:
-    leaves = Leaves(address)
+def leaves_of(address: Address, numbers: set[int]) -> LeafSet:
+    leaves = LeafSet(address)
     for number in numbers:
         leaves.add(number * LEAF, min((number + 1) * LEAF, address.size))
     return leaves
@@ -32,7 +32,7 @@ def test_it_agrees_with_a_set_of_leaves(content: tuple[Address, set[int]]) -> No
     leaves = leaves_of(address, numbers)
     assert leaves.missing == sum(length(address, n) for n in range(address.leaves) if n not in numbers)
     assert leaves.complete == (len(numbers) == address.leaves)
-    assert Leaves.of_bits(address, leaves.bits()).bits() == leaves.bits()
+    assert LeafSet.of_bits(address, leaves.bits()).bits() == leaves.bits()
     assert {n for n in range(address.leaves) if leaves.bits()[n >> 3] & (0x80 >> (n & 7))} == numbers
     covered = {n for start, end in leaves.ranges() for n in range(start // LEAF, -(-end // LEAF))}
     assert covered == numbers
@@ -59,7 +59,7 @@ def test_adding_counts_new_bytes_of_whole_leaves_only(content: tuple[Address, se
 
 
 def test_a_piece_can_be_dropped() -> None:
-    leaves = Leaves(Address(b"r" * 32, 5 * 65536 + 1))
+    leaves = LeafSet(Address(b"r" * 32, 5 * 65536 + 1))
     assert sum(leaves.add_piece(piece) for piece in range(6)) == 5 * 65536 + 1
     leaves.drop_piece(5)
     leaves.drop_piece(2)
@@ -70,4 +70,4 @@ def test_a_piece_can_be_dropped() -> None:
 @pytest.mark.parametrize("bits", [b"", b"\xff\xff", b"\x01"])
 def test_bits_of_another_content_are_refused(bits: bytes) -> None:
     with pytest.raises(ValueError, match="bit"):
-        Leaves.of_bits(Address(b"r" * 32, 3 * LEAF), bits)
+        LeafSet.of_bits(Address(b"r" * 32, 3 * LEAF), bits)

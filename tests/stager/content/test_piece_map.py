@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.content.indexing import Measured, measure
+from catalog.content.indexing import ContentIndex, index_file
 from catalog.image.address import LEAF, Address
-from stager.content.piece_map import Guide, parts
+from stager.content.piece_map import PieceMap, piece_runs
 
 PIECE = 64 << 10
 
 
-def measured(tmp_path: Path, content: bytes) -> Measured:
+def measured(tmp_path: Path, content: bytes) -> ContentIndex:
     path = tmp_path / "content"
     path.write_bytes(content)
-    return measure(path)
+    return index_file(path)
 
 
-def guide_of(one: Measured) -> Guide:
-    return Guide.of(one.address, one.layer, one.data_map)
+def guide_of(one: ContentIndex) -> PieceMap:
+    return PieceMap.of(one.address, one.layer, one.data_map)
 
 
 def leaves(pattern: str, tail: int = 0) -> bytes:
@@ -46,7 +46,7 @@ SHAPES = {
 @pytest.mark.parametrize("known", ["layer and map", "layer", "map", "nothing"])
 def test_every_needed_piece_proves_itself_from_its_span(tmp_path: Path, content: bytes, known: str) -> None:
     one = measured(tmp_path, content)
-    guide = Guide.of(one.address, one.layer if "layer" in known else None, one.data_map if "map" in known else None)
+    guide = PieceMap.of(one.address, one.layer if "layer" in known else None, one.data_map if "map" in known else None)
     rebuilt = bytearray(len(content))
     for piece in guide.needed:
         start, end = guide.span(piece)
@@ -64,7 +64,7 @@ def test_every_needed_piece_proves_itself_from_its_span(tmp_path: Path, content:
 
 def test_zero_pieces_are_known_from_the_layer_alone(tmp_path: Path) -> None:
     one = measured(tmp_path, leaves("abcd....efgh....") + bytes(5000))
-    assert Guide.of(one.address, one.layer).needed == (0, 2)
+    assert PieceMap.of(one.address, one.layer).needed == (0, 2)
 
 
 def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
@@ -96,18 +96,18 @@ def test_a_piece_in_the_place_of_another_is_seen(tmp_path: Path) -> None:
 )
 def test_a_layer_that_does_not_prove_itself_is_not_used(tmp_path: Path, why: str, layer) -> None:
     one = measured(tmp_path, leaves("abcdefghijkl"))
-    assert Guide.of(one.address, layer(one), one.data_map).layer is None, why
+    assert PieceMap.of(one.address, layer(one), one.data_map).layer is None, why
 
 
 def test_a_map_of_another_size_is_not_used(tmp_path: Path) -> None:
     one = measured(tmp_path, leaves("abcdefghijkl"))
-    assert Guide.of(one.address, one.layer, one.data_map + b"\0").data_map is None
-    assert Guide.of(one.address, one.layer, b"").data_map is None
+    assert PieceMap.of(one.address, one.layer, one.data_map + b"\0").data_map is None
+    assert PieceMap.of(one.address, one.layer, b"").data_map is None
 
 
 def test_a_map_that_hides_data_hides_none_from_the_layer(tmp_path: Path) -> None:
     one = measured(tmp_path, leaves("abcdefgh"))
-    guide = Guide.of(one.address, one.layer, bytes(len(one.data_map)))
+    guide = PieceMap.of(one.address, one.layer, bytes(len(one.data_map)))
     assert guide.needed == (0, 1)
     assert guide.span(1) == (PIECE, 2 * PIECE)
     assert guide.data_extents == ((0, 2 * PIECE),)
@@ -115,19 +115,19 @@ def test_a_map_that_hides_data_hides_none_from_the_layer(tmp_path: Path) -> None
 
 def test_a_map_that_invents_data_invents_none_for_the_layer(tmp_path: Path) -> None:
     one = measured(tmp_path, leaves("abcd....efgh"))
-    guide = Guide.of(one.address, one.layer, b"\xff\xff")
+    guide = PieceMap.of(one.address, one.layer, b"\xff\xff")
     assert guide.needed == (0, 2)
     assert guide.data_extents == ((0, PIECE), (2 * PIECE, PIECE))
 
 
 def test_small_content_needs_no_layer() -> None:
-    assert Guide.of(Address.of(b"small")).layer == Address.of(b"small").root
+    assert PieceMap.of(Address.of(b"small")).layer == Address.of(b"small").root
 
 
 @given(st.sets(st.integers(0, 60)), st.integers(1, 9))
 @settings(max_examples=50)
 def test_parts_cover_each_piece_once_and_in_order(pieces: set[int], per_part: int) -> None:
     ordered = sorted(pieces)
-    found = list(parts(ordered, per_part))
+    found = list(piece_runs(ordered, per_part))
     assert [piece for first, last in found for piece in range(first, last + 1)] == ordered
     assert all(last - first < per_part for first, last in found)

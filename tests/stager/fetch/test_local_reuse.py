@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from catalog.client.client import CatalogClient
-from catalog.content.indexing import HINT_BLOCK, Measured, measure
+from catalog.content.indexing import HINT_BLOCK, ContentIndex, index_file
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
@@ -26,11 +26,11 @@ BLOCK = HINT_BLOCK
 
 def hinting(*contents: bytes, tmp: Path) -> Hinting:
     """A source of these contents."""
-    measured: dict[Address, Measured] = {}
+    measured: dict[Address, ContentIndex] = {}
     for number, content in enumerate(contents):
         path = tmp / f"hinted{number}"
         path.write_bytes(content)
-        one = measure(path)
+        one = index_file(path)
         measured[one.address] = one
     return Hinting(dict(zip(measured, contents, strict=True)), measured)
 
@@ -165,10 +165,10 @@ def test_layers_and_hints_are_kept_beside_and_leave_with_the_content(cache: Cach
     source = hinting(b"".join(OLD), tmp=tmp_path)
     (address,) = source.contents
     one(cache, source, address)
-    assert beside.layer(cache.root, address) == source.layers[address]
+    assert beside.read_layer(cache.root, address) == source.layers[address]
     assert (cache.root / "beside" / f"{address}.hints").read_bytes() == source.stored[address]
     (cache.root / "beside" / f"{address}.layer").write_bytes(b"\0" * len(source.layers[address] or b""))
-    assert beside.layer(cache.root, address) is None, "a layer that does not prove itself"
+    assert beside.read_layer(cache.root, address) is None, "a layer that does not prove itself"
     cache.evict(address)
     assert list((cache.root / "beside").iterdir()) == []
 
@@ -185,7 +185,7 @@ def test_an_update_from_a_real_catalog_moves_what_changed(cache: Cache, tmp_path
         content[at : at + BLOCK] = rng.randbytes(BLOCK)
     changed = tmp_path / "changed"
     changed.write_bytes(content)
-    address = measure(changed).address
+    address = index_file(changed).address
     new = factories.bundle(tmp_path / "new", partitions=1, size=6 * MIB)
     changed.rename(new.root / "blobs" / str(address))
     document = manifest.canonical().replace(str(big).encode(), str(address).encode()).replace(b'"1.0"', b'"1.1"')

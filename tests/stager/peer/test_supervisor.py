@@ -11,31 +11,31 @@ from typing import TypeVar
 
 import pytest
 
-from catalog.content.indexing import Measured, measure
+from catalog.content.indexing import ContentIndex, index_file
 from catalog.image.address import LEAF, Address
 from catalog.swarm.torrent import torrent_file
-from stager.content.leaf_set import Leaves
-from stager.peer.engine_profiles import Profile
+from stager.content.leaf_set import LeafSet
+from stager.peer.engine_profiles import EngineProfile
 from stager.peer.protocol import (
-    Add,
-    Allow,
-    Blocked,
-    Complete,
-    Connect,
-    Event,
-    Failed,
-    Frames,
-    Moved,
-    Pieces,
-    Poison,
-    Progress,
-    Quit,
-    Ready,
-    Remove,
-    Start,
-    Tune,
-    Wrote,
-    frame,
+    AddContent,
+    AddressBlocked,
+    AllowAddresses,
+    ConnectPeers,
+    ContentComplete,
+    ContentProgress,
+    CorruptPiece,
+    FileMoved,
+    FrameReader,
+    PeerEvent,
+    PeerFailure,
+    PiecesReceived,
+    PiecesWritten,
+    QuitSession,
+    RemoveContent,
+    SessionReady,
+    StartSession,
+    TuneSession,
+    encode_frame,
 )
 from stager.peer.supervisor import PeerProcess
 
@@ -47,12 +47,12 @@ class Peer:
     """A peer process with its events in a queue."""
 
     def __init__(self) -> None:
-        self.heard: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.all: list[Event] = []
+        self.heard: queue.SimpleQueue[PeerEvent] = queue.SimpleQueue()
+        self.all: list[PeerEvent] = []
         self.process = PeerProcess(self.heard.put)
-        self.process.send(Start(listen="127.0.0.1:0", profile=Profile.BULK))
-        self.port = self.wait(Ready).port
-        self.process.send(Allow(ips=("127.0.0.1",)))
+        self.process.send(StartSession(listen="127.0.0.1:0", profile=EngineProfile.BULK))
+        self.port = self.wait(SessionReady).port
+        self.process.send(AllowAddresses(ips=("127.0.0.1",)))
 
     def wait(self, kind: type[E], when: Callable[[E], bool] = lambda _: True) -> E:
         deadline = time.monotonic() + PATIENCE
@@ -78,18 +78,18 @@ class Peer:
                 return False
         return True
 
-    def seed(self, measured: Measured, path: Path) -> None:
-        order = Add(address=measured.address, path=str(path), layer=len(measured.layer), complete=True)
+    def seed(self, measured: ContentIndex, path: Path) -> None:
+        order = AddContent(address=measured.address, path=str(path), layer=len(measured.layer), complete=True)
         self.process.send(order, measured.layer)
 
-    def fetch(self, measured: Measured, path: Path, *others: "Peer", leaves: Leaves | None = None) -> None:
-        leaves = leaves or Leaves(measured.address)
-        order = Add(address=measured.address, path=str(path), layer=len(measured.layer), complete=False)
+    def fetch(self, measured: ContentIndex, path: Path, *others: "Peer", leaves: LeafSet | None = None) -> None:
+        leaves = leaves or LeafSet(measured.address)
+        order = AddContent(address=measured.address, path=str(path), layer=len(measured.layer), complete=False)
         self.process.send(order, measured.layer + leaves.bits())
         self.connect(measured.address, *(other.port for other in others))
 
     def connect(self, address: Address, *ports: int) -> None:
-        self.process.send(Connect(address=address, peers=tuple(("127.0.0.1", port) for port in ports)))
+        self.process.send(ConnectPeers(address=address, peers=tuple(("127.0.0.1", port) for port in ports)))
 
 
 @pytest.fixture
@@ -105,12 +105,12 @@ def make() -> Iterator[Callable[[], Peer]]:
         peer.process.end(kill=True)
 
 
-def content(path: Path, size: int = (2 << 20) + 12_345) -> Measured:
+def content(path: Path, size: int = (2 << 20) + 12_345) -> ContentIndex:
     path.write_bytes(os.urandom(size))
-    return measure(path)
+    return index_file(path)
 
 
-def blank(path: Path, measured: Measured) -> Path:
+def blank(path: Path, measured: ContentIndex) -> Path:
     with path.open("wb") as file:
         file.truncate(measured.address.size)
     return path
@@ -123,17 +123,17 @@ def test_a_content_goes_from_one_to_another_and_on_to_a_third_after_its_file_was
     first, second = make(), make()
     first.seed(measured, tmp_path / "content")
     second.fetch(measured, blank(tmp_path / "incoming", measured), first)
-    second.wait(Complete)
-    pieces = {piece for event in second.all if isinstance(event, Pieces) for piece in event.pieces}
+    second.wait(ContentComplete)
+    pieces = {piece for event in second.all if isinstance(event, PiecesReceived) for piece in event.pieces}
     assert pieces == set(range(33))
     assert (tmp_path / "incoming").read_bytes() == (tmp_path / "content").read_bytes()
     (tmp_path / "final").mkdir()
     (tmp_path / "incoming").rename(tmp_path / "final" / "partition")
-    second.process.send(Moved(address=measured.address, path=str(tmp_path / "final" / "partition")))
+    second.process.send(FileMoved(address=measured.address, path=str(tmp_path / "final" / "partition")))
     first.process.end(kill=True)
     third = make()
     third.fetch(measured, blank(tmp_path / "third", measured), second)
-    third.wait(Complete)
+    third.wait(ContentComplete)
     assert (tmp_path / "third").read_bytes() == (tmp_path / "content").read_bytes()
     assert not (tmp_path / "incoming").exists()
 
@@ -141,7 +141,7 @@ def test_a_content_goes_from_one_to_another_and_on_to_a_third_after_its_file_was
 def test_only_the_leaves_that_are_missing_are_fetched(make: Callable[[], Peer], tmp_path: Path) -> None:
     measured = content(tmp_path / "content")
     data = bytearray((tmp_path / "content").read_bytes())
-    leaves = Leaves(measured.address)
+    leaves = LeafSet(measured.address)
     lacking = [0, 5, 6, 64, 128]  # alone in a piece, two in one, the only leaf of the short last piece
     for leaf in range(measured.address.leaves):
         start, end = leaf * LEAF, min((leaf + 1) * LEAF, measured.address.size)
@@ -153,9 +153,9 @@ def test_only_the_leaves_that_are_missing_are_fetched(make: Callable[[], Peer], 
     first, second = make(), make()
     first.seed(measured, tmp_path / "content")
     second.fetch(measured, tmp_path / "incoming", first, leaves=leaves)
-    second.wait(Complete)
+    second.wait(ContentComplete)
     assert (tmp_path / "incoming").read_bytes() == (tmp_path / "content").read_bytes()
-    came = second.wait(Progress, lambda event: event.from_peers >= leaves.missing)
+    came = second.wait(ContentProgress, lambda event: event.from_peers >= leaves.missing)
     assert came.from_peers == leaves.missing == 4 * LEAF + 12_345
     assert came.wasted == 0
 
@@ -170,26 +170,26 @@ def test_pieces_from_elsewhere_are_checked_and_shared(make: Callable[[], Peer], 
     wrong = bytearray(data)
     wrong[3 * 65536] ^= 1
     (tmp_path / "one").write_bytes(wrong)
-    first.process.send(Wrote(address=measured.address, pieces=tuple(range(33))))
-    assert first.wait(Poison).piece == 3
-    assert second.silent(Complete, 1.0)
+    first.process.send(PiecesWritten(address=measured.address, pieces=tuple(range(33))))
+    assert first.wait(CorruptPiece).piece == 3
+    assert second.silent(ContentComplete, 1.0)
     (tmp_path / "one").write_bytes(data)
-    first.process.send(Wrote(address=measured.address, pieces=(3,)))
-    second.wait(Complete)
+    first.process.send(PiecesWritten(address=measured.address, pieces=(3,)))
+    second.wait(ContentComplete)
     assert (tmp_path / "two").read_bytes() == data
 
 
 def test_nobody_is_let_in_whom_nobody_named(make: Callable[[], Peer], tmp_path: Path) -> None:
     measured = content(tmp_path / "content")
     first, stranger = make(), make()
-    first.process.send(Allow(ips=("192.0.2.1",)))
+    first.process.send(AllowAddresses(ips=("192.0.2.1",)))
     first.seed(measured, tmp_path / "content")
     stranger.fetch(measured, blank(tmp_path / "stolen", measured), first)
-    assert first.wait(Blocked).ip == "127.0.0.1"
-    assert stranger.silent(Pieces, 1.5)
+    assert first.wait(AddressBlocked).ip == "127.0.0.1"
+    assert stranger.silent(PiecesReceived, 1.5)
     assert not any((tmp_path / "stolen").read_bytes())
-    first.process.send(Allow(ips=("127.0.0.1",)))  # the same address named: nothing else stood in the way
-    stranger.wait(Complete)
+    first.process.send(AllowAddresses(ips=("127.0.0.1",)))  # the same address named: nothing else stood in the way
+    stranger.wait(ContentComplete)
 
 
 @pytest.mark.parametrize("poisoners", [1, 3])
@@ -220,17 +220,17 @@ def test_wrong_bytes_are_never_accepted_and_who_sends_them_is_named(
         victim, honest = make(), make()
         victim.fetch(measured, blank(tmp_path / "incoming", measured))
         evil_peers = tuple((f"127.0.0.{number + 2}", port) for number, port in enumerate(ports))
-        victim.process.send(Allow(ips=("127.0.0.1", *(ip for ip, _ in evil_peers))))
-        victim.process.send(Connect(address=measured.address, peers=evil_peers))
-        poison = victim.wait(Poison)
+        victim.process.send(AllowAddresses(ips=("127.0.0.1", *(ip for ip, _ in evil_peers))))
+        victim.process.send(ConnectPeers(address=measured.address, peers=evil_peers))
+        poison = victim.wait(CorruptPiece)
         honest.seed(measured, tmp_path / "content")
         victim.connect(measured.address, honest.port)
-        victim.wait(Complete)
+        victim.wait(ContentComplete)
     finally:
         for process in bad:
             process.communicate()
     assert (tmp_path / "incoming").read_bytes() == data
-    certain = {event.culprit for event in victim.all if isinstance(event, Poison) and event.culprit}
+    certain = {event.culprit for event in victim.all if isinstance(event, CorruptPiece) and event.culprit}
     assert certain
     assert {peer.rpartition(":")[0] for peer in certain} <= {ip for ip, _ in evil_peers}
     assert poison.address == measured.address
@@ -240,21 +240,21 @@ def test_what_was_removed_is_shared_no_more(make: Callable[[], Peer], tmp_path: 
     measured = content(tmp_path / "content")
     first, second = make(), make()
     first.seed(measured, tmp_path / "content")
-    first.process.send(Remove(address=measured.address))
+    first.process.send(RemoveContent(address=measured.address))
     second.fetch(measured, blank(tmp_path / "incoming", measured), first)
-    assert second.silent(Pieces, 1.5)
+    assert second.silent(PiecesReceived, 1.5)
     first.seed(measured, tmp_path / "content")
-    second.wait(Complete)
+    second.wait(ContentComplete)
 
 
 def test_a_rate_limit_holds_on_the_local_network_too(make: Callable[[], Peer], tmp_path: Path) -> None:
     measured = content(tmp_path / "content", 3 << 20)
     first, second = make(), make()
-    first.process.send(Tune(profile=Profile.SWARM, upload_limit=1 << 20))
+    first.process.send(TuneSession(profile=EngineProfile.SWARM, upload_limit=1 << 20))
     first.seed(measured, tmp_path / "content")
     began = time.monotonic()
     second.fetch(measured, blank(tmp_path / "incoming", measured), first)
-    second.wait(Complete)
+    second.wait(ContentComplete)
     assert time.monotonic() - began > 1.5  # 3 MiB at 1 MiB/s, of which a first burst is free
 
 
@@ -264,12 +264,12 @@ def test_a_disk_that_refuses_is_reported(make: Callable[[], Peer], tmp_path: Pat
     first.seed(measured, tmp_path / "content")
     (tmp_path / "incoming").mkdir()  # a directory where the file should be
     second.fetch(measured, tmp_path / "incoming", first)
-    assert second.wait(Failed).address == measured.address
+    assert second.wait(PeerFailure).address == measured.address
 
 
 def test_it_ends_with_its_input_and_when_told(make: Callable[[], Peer]) -> None:
     told = make()
-    told.process.send(Quit())
+    told.process.send(QuitSession())
     deadline = time.monotonic() + 60
     while told.process.alive and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -281,11 +281,11 @@ def test_it_ends_with_its_input_and_when_told(make: Callable[[], Peer]) -> None:
 
 def test_messages_are_cut_wherever_the_pipe_cuts_them() -> None:
     address = Address(b"r" * 32, 5)
-    stream = frame(Wrote(address=address, pieces=(1, 2))) + frame(
-        Add(address=address, path="/x", layer=3, complete=True), b"a\nb"
-    ) + frame(Quit())  # fmt: skip
+    stream = encode_frame(PiecesWritten(address=address, pieces=(1, 2))) + encode_frame(
+        AddContent(address=address, path="/x", layer=3, complete=True), b"a\nb"
+    ) + encode_frame(QuitSession())  # fmt: skip
     for step in (1, 2, 7, len(stream)):
-        frames = Frames()
+        frames = FrameReader()
         got = [piece for at in range(0, len(stream), step) for piece in frames.feed(stream[at : at + step])]
         assert [attached for _, attached in got] == [b"", b"a\nb", b""]
         assert b"attached" not in got[1][0]

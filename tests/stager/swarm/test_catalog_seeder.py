@@ -13,18 +13,18 @@ import pytest
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.client.credential_file import read_credential
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.errors import NotFound
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from signer.openpgp.keyring import Keyring
-from stager.content.piece_map import Guide
+from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable
-from stager.fetch.resume import boot_id
+from stager.fetch.resume import read_boot_id
 from stager.fetch.sources import HttpSource
-from stager.swarm.fetch import SwarmFetching
-from stager.swarm.grants import Passes
-from stager.swarm.options import Options
+from stager.swarm.fetch import SwarmFetch
+from stager.swarm.grants import CatalogCredentialsProvider
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 from tests.support import factories
@@ -83,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert done.returncode == 0, done.stderr
         assert made.run("image", "restrict", "star/secret", "--site", "lyon").returncode == 0
         with service.client() as client:
-            transfer.publish(client, public)
+            transfer.publish_image(client, public)
         seeding = subprocess.Popen(
             made.command("catalog", "seed", "--listen", "127.0.0.1:0", "--json"), stdout=subprocess.PIPE
         )
@@ -93,7 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             assert told["contents"] == 2
             made.port = told["port"]
             with service.client() as client:
-                transfer.publish(client, secret)  # while it runs
+                transfer.publish_image(client, secret)  # while it runs
             yield made
         finally:
             seeding.terminate()
@@ -154,9 +154,9 @@ def test_a_node_with_the_right_gets_the_restricted_content_over_tls(world: World
             yield b""
 
     with CatalogClient(world.service.url, credential=world.credential("lyon")) as client:
-        passes = Passes(client, "worker-1")
+        passes = CatalogCredentialsProvider(client, "worker-1")
         _published(client, address)
-        guide = Guide.of(address, client.layer(address))
+        guide = PieceMap.of(address, client.layer(address))
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
             fetching = _fetching(swarm, None, Nothing(), guide, tmp_path / "in")
             brought = fetching.run()
@@ -173,8 +173,8 @@ def test_a_node_without_the_right_gets_nothing_on_any_way(world: World, tmp_path
     with CatalogClient(world.service.url, credential=world.credential("tum")) as client:
         with pytest.raises(NotFound):
             client.layer(address)
-        passes = Passes(client, "worker-2")
-        guide = Guide.of(address, measure(measured).layer)
+        passes = CatalogCredentialsProvider(client, "worker-2")
+        guide = PieceMap.of(address, index_file(measured).layer)
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
             fetching = _fetching(swarm, tracker, HttpSource(client), guide, tmp_path / "in", patience=6.0)
             with pytest.raises((SourceUnavailable, SourceLacks)):
@@ -194,7 +194,7 @@ def _published(client: CatalogClient, address: Address) -> None:
             return
 
 
-def _tracker(world: World, passes: Passes) -> TrackerClient:
+def _tracker(world: World, passes: CatalogCredentialsProvider) -> TrackerClient:
     return TrackerClient(
         world.service.url + "/v1",
         peer_id=random.randbytes(20),
@@ -203,27 +203,27 @@ def _tracker(world: World, passes: Passes) -> TrackerClient:
     )
 
 
-def _swarm(tracker: TrackerClient, passes: Passes) -> Swarm:
-    return Swarm(tracker, Options(listen="127.0.0.1:0"), boot=boot_id(), admission=passes)
+def _swarm(tracker: TrackerClient, passes: CatalogCredentialsProvider) -> Swarm:
+    return Swarm(tracker, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), admission=passes)
 
 
 def _fetching(
     swarm: Swarm,
     tracker: TrackerClient | None,
     source: object,
-    guide: Guide,
+    guide: PieceMap,
     path: Path,
     *,
     patience: float = 60.0,
-) -> SwarmFetching:
-    return SwarmFetching(
+) -> SwarmFetch:
+    return SwarmFetch(
         swarm,
         tracker,
         source,  # type: ignore[arg-type]
         guide,
         path,
         journal=None,
-        boot=boot_id(),
+        boot=read_boot_id(),
         rng=random.Random(1),
         patience=patience,
     )

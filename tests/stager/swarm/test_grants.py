@@ -8,17 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.errors import NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.schema.swarms import SwarmGrant
-from catalog.swarm.certificate_authority import Authority
+from catalog.swarm.certificate_authority import SwarmCa
 from catalog.swarm.tracker import Endpoint
-from stager.content.piece_map import Guide
+from stager.content.piece_map import PieceMap
 from stager.errors import TrackerRefuses, TrackerUnavailable
-from stager.fetch.resume import boot_id, found
-from stager.swarm.grants import AWAY, PUBLIC, Admission, Pass, Passes, everything_is_public
-from stager.swarm.options import Options
+from stager.fetch.resume import find_leaves, read_boot_id
+from stager.swarm.grants import (
+    CATALOG_RETRY,
+    PUBLIC_CREDENTIALS,
+    CatalogCredentialsProvider,
+    CredentialsProvider,
+    SwarmCredentials,
+    public_credentials,
+)
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 
 PATIENCE = 60.0
@@ -28,7 +35,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 class Catalog:
     """Grants passes as the catalog does, with an authority of its own; may refuse, or be away."""
 
-    def __init__(self, authority: Authority, *, torrent: str = "", life: timedelta = timedelta(hours=12)) -> None:
+    def __init__(self, authority: SwarmCa, *, torrent: str = "", life: timedelta = timedelta(hours=12)) -> None:
         self.authority, self._torrent, self._life = authority, torrent, life
         self.asked = 0
         self.error: Exception | None = None
@@ -48,16 +55,16 @@ class Catalog:
         )
 
 
-OURS, THEIRS = Authority.make(NOW), Authority.make(NOW)
+OURS, THEIRS = SwarmCa.make(NOW), SwarmCa.make(NOW)
 
 
 @pytest.fixture
-def swarm() -> Iterator[Callable[[Admission], Swarm]]:
+def swarm() -> Iterator[Callable[[CredentialsProvider], Swarm]]:
     """Opens swarms without a tracker; ends them."""
     opened: list[Swarm] = []
 
-    def make(admission: Admission) -> Swarm:
-        made = Swarm(None, Options(listen="127.0.0.1:0"), boot=boot_id(), admission=admission)
+    def make(admission: CredentialsProvider) -> Swarm:
+        made = Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), admission=admission)
         opened.append(made.__enter__())
         return made
 
@@ -67,30 +74,30 @@ def swarm() -> Iterator[Callable[[Admission], Swarm]]:
 
 
 @pytest.fixture
-def content(tmp_path: Path) -> Guide:
+def content(tmp_path: Path) -> PieceMap:
     (tmp_path / "content").write_bytes(os.urandom(4 << 20))
-    measured = measure(tmp_path / "content")
-    return Guide.of(measured.address, measured.layer)
+    measured = index_file(tmp_path / "content")
+    return PieceMap.of(measured.address, measured.layer)
 
 
-def _forged(catalog: Catalog, mine: Authority) -> Admission:
+def _forged(catalog: Catalog, mine: SwarmCa) -> CredentialsProvider:
     """A pass with the true authority in the info dict and a certificate of another one."""
 
-    def admission(address: Address) -> Pass:
-        made = Passes(catalog, "thief")(address)
-        return Pass(made.grant, mine.certificate, made.certificate, made.key, made.expires)
+    def admission(address: Address) -> SwarmCredentials:
+        made = CatalogCredentialsProvider(catalog, "thief")(address)
+        return SwarmCredentials(made.grant, mine.certificate, made.certificate, made.key, made.expires)
 
     return admission
 
 
-ENTITLED: Admission = Passes(Catalog(OURS), "entitled")
-ATTEMPTS: dict[str, tuple[Admission, bool]] = {
+ENTITLED: CredentialsProvider = CatalogCredentialsProvider(Catalog(OURS), "entitled")
+ATTEMPTS: dict[str, tuple[CredentialsProvider, bool]] = {
     "a node with a pass": (ENTITLED, True),
-    "a stranger in the public swarm of the same content": (everything_is_public, False),
+    "a stranger in the public swarm of the same content": (public_credentials, False),
     "a certificate of another authority": (_forged(Catalog(THEIRS), OURS), False),
-    "a certificate for another content": (Passes(Catalog(OURS, torrent="ab" * 32), "thief"), False),
+    "a certificate for another content": (CatalogCredentialsProvider(Catalog(OURS, torrent="ab" * 32), "thief"), False),
     "a certificate that has ended": (
-        Passes(Catalog(OURS, life=timedelta(seconds=-60)), "late", lambda: NOW - timedelta(days=1)),
+        CatalogCredentialsProvider(Catalog(OURS, life=timedelta(seconds=-60)), "late", lambda: NOW - timedelta(days=1)),
         False,
     ),
 }
@@ -98,13 +105,13 @@ ATTEMPTS: dict[str, tuple[Admission, bool]] = {
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_holding_the_info_hash_and_an_address_is_not_enough(
-    swarm: Callable[[Admission], Swarm], content: Guide, tmp_path: Path, attempt: str
+    swarm: Callable[[CredentialsProvider], Swarm], content: PieceMap, tmp_path: Path, attempt: str
 ) -> None:
     """The seed's address filter lets the caller in, as it would for a public content: TLS alone decides."""
     admission, welcome = ATTEMPTS[attempt]
     seed, caller = swarm(ENTITLED), swarm(admission)
     shared = seed.join(content, tmp_path / "content")
-    wanted = caller.join(content, tmp_path / "in", found(content, tmp_path / "in", None, boot_id()))
+    wanted = caller.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
     seed.introduce(shared, {Endpoint("127.0.0.1", caller.port_for(wanted))})
     caller.introduce(wanted, {Endpoint("127.0.0.1", port) for port in (seed.port, seed.tls_port)})
     if welcome:
@@ -120,18 +127,22 @@ def test_holding_the_info_hash_and_an_address_is_not_enough(
     ("error", "raised"), [(NotFound("no"), TrackerRefuses), (Unavailable("away"), TrackerUnavailable)]
 )
 def test_without_a_pass_a_content_enters_no_swarm_at_all(
-    swarm: Callable[[Admission], Swarm], content: Guide, tmp_path: Path, error: Exception, raised: type[Exception]
+    swarm: Callable[[CredentialsProvider], Swarm],
+    content: PieceMap,
+    tmp_path: Path,
+    error: Exception,
+    raised: type[Exception],
 ) -> None:
     catalog = Catalog(OURS)
     catalog.error = error
-    passes = Passes(catalog, "node")
+    passes = CatalogCredentialsProvider(catalog, "node")
     with pytest.raises(raised):
         passes(content.address)
-    node, stranger = swarm(passes), swarm(everything_is_public)
+    node, stranger = swarm(passes), swarm(public_credentials)
     kept = node.join(content, tmp_path / "content")
     assert kept.failure
     node.readd(kept, forget=True)
-    wanted = stranger.join(content, tmp_path / "in", found(content, tmp_path / "in", None, boot_id()))
+    wanted = stranger.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
     node.introduce(kept, {Endpoint("127.0.0.1", stranger.port)})
     stranger.introduce(wanted, {Endpoint("127.0.0.1", node.port)})
     assert not stranger.wait(lambda: wanted.complete, 3)
@@ -140,7 +151,7 @@ def test_without_a_pass_a_content_enters_no_swarm_at_all(
 
 def test_a_pass_is_asked_for_once_in_half_its_life_and_outlives_the_catalogs_absence() -> None:
     catalog, address = Catalog(OURS), Address(b"a" * 32, 1 << 20)
-    passes = Passes(catalog, "node", lambda: catalog.now)
+    passes = CatalogCredentialsProvider(catalog, "node", lambda: catalog.now)
     first = passes(address)
     assert passes(address) is first
     assert first.authority == OURS.certificate
@@ -157,23 +168,23 @@ def test_a_pass_is_asked_for_once_in_half_its_life_and_outlives_the_catalogs_abs
         with pytest.raises(TrackerUnavailable, match=r"away|just now"):
             passes(address)
     assert catalog.asked == 4
-    catalog.now += AWAY
+    catalog.now += CATALOG_RETRY
     catalog.error = None
     assert passes(address).expires == catalog.now + timedelta(hours=12)
-    assert everything_is_public(address) is PUBLIC
+    assert public_credentials(address) is PUBLIC_CREDENTIALS
 
 
 def test_certificates_are_renewed_in_a_swarm_that_goes_on(
-    swarm: Callable[[Admission], Swarm], content: Guide, tmp_path: Path
+    swarm: Callable[[CredentialsProvider], Swarm], content: PieceMap, tmp_path: Path
 ) -> None:
     """What the tracker's answer causes: a pass that is another one by now replaces the old, and the swarm works."""
-    passes = [Passes(Catalog(OURS), f"node{number}") for number in (1, 2)]
+    passes = [CatalogCredentialsProvider(Catalog(OURS), f"node{number}") for number in (1, 2)]
     seed, caller = swarm(lambda address: passes[0](address)), swarm(ENTITLED)
     shared = seed.join(content, tmp_path / "content")
     passes.pop(0)
     seed._named(shared, {Endpoint("127.0.0.1", caller.tls_port)})
     assert shared.admission == passes[0](content.address)
     time.sleep(0.2)
-    wanted = caller.join(content, tmp_path / "in", found(content, tmp_path / "in", None, boot_id()))
+    wanted = caller.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
     caller.introduce(wanted, {Endpoint("127.0.0.1", seed.tls_port)})
     assert caller.wait(lambda: wanted.complete, PATIENCE)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import HINT_BLOCK, measure
+from catalog.content.indexing import HINT_BLOCK, index_file
 from catalog.image.address import LEAF, Address
 from catalog.swarm.tracker import Endpoint
 from stager.cache.cache import Cache
 from stager.errors import SourceUnavailable
-from stager.fetch.resume import boot_id
-from stager.fetch.sources import Range
+from stager.fetch.resume import read_boot_id
+from stager.fetch.sources import ByteRange
 from stager.staging import Stager
-from stager.swarm.options import Options
-from stager.swarm.sharing import Sharing
+from stager.swarm.options import SwarmOptions
+from stager.swarm.sharing import CacheSharing
 from stager.swarm.swarm import Swarm
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE
@@ -46,7 +46,7 @@ class Origin(Hinting):
             raise SourceUnavailable("the origin has gone")
         yield from super().read(address, start, end)
 
-    def read_many(self, address: Address, ranges: list[Range]) -> Iterator[bytes]:
+    def read_many(self, address: Address, ranges: list[ByteRange]) -> Iterator[bytes]:
         for start, end in ranges:
             yield from self.read(address, start, end)
 
@@ -55,12 +55,12 @@ class Node:
     """A cache, a stager and a swarm on loopback."""
 
     def __init__(self, root: Path, origin: Origin, stack: ExitStack) -> None:
-        boot = boot_id()
+        boot = read_boot_id()
         self.cache = stack.enter_context(Cache(root, 1 << 30, Clock(), grace=100))
         self.swarm = stack.enter_context(
-            Swarm(None, Options(listen="127.0.0.1:0", name=f"-PA0100-{root.name:-<12}"), boot=boot)
+            Swarm(None, SwarmOptions(listen="127.0.0.1:0", name=f"-PA0100-{root.name:-<12}"), boot=boot)
         )
-        sharing = Sharing(self.cache, self.swarm, None, boot=boot, rng=random.Random(1))
+        sharing = CacheSharing(self.cache, self.swarm, None, boot=boot, rng=random.Random(1))
         self.sharing = stack.enter_context(sharing)
         self.stager = Stager(self.cache, origin, PACE, self.sharing)
 
@@ -98,7 +98,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Origin:
     for name, content in (("old", OLD), ("new", NEW)):
         path = tmp_path_factory.mktemp("contents") / name
         path.write_bytes(content)
-        found[measure(path).address] = (content, measure(path))
+        found[index_file(path).address] = (content, index_file(path))
     return Origin({a: c for a, (c, _) in found.items()}, {a: m for a, (_, m) in found.items()})
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.swarm.tracker import Endpoint
-from stager.content.leaf_set import Leaves
-from stager.content.piece_map import Guide
+from stager.content.leaf_set import LeafSet
+from stager.content.piece_map import PieceMap
 from stager.errors import PeerFailed
-from stager.fetch.resume import boot_id, found, read_journal, write_journal
-from stager.swarm.options import Options
+from stager.fetch.resume import find_leaves, read_boot_id, read_journal, write_journal
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 
 PATIENCE = 40.0
 
 
-def guide(path: Path) -> Guide:
-    measured = measure(path)
-    return Guide.of(measured.address, measured.layer)
+def guide(path: Path) -> PieceMap:
+    measured = index_file(path)
+    return PieceMap.of(measured.address, measured.layer)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def swarm() -> Iterator[Callable[..., Swarm]]:
     entered: list[Swarm] = []
 
     def make(**options: object) -> Swarm:
-        made = Swarm(None, Options(listen="127.0.0.1:0", **options), boot=boot_id())  # type: ignore[arg-type]
+        made = Swarm(None, SwarmOptions(listen="127.0.0.1:0", **options), boot=read_boot_id())  # type: ignore[arg-type]
         entered.append(made.__enter__())
         return made
 
@@ -66,7 +66,7 @@ def test_a_peer_process_that_fails_is_replaced_and_goes_on(
     content = guide(tmp_path / "content")
     source, sink = swarm(upload_limit=4 << 20), swarm()
     source.join(content, tmp_path / "content")
-    leaves = found(content, tmp_path / "incoming", None, boot_id())
+    leaves = find_leaves(content, tmp_path / "incoming", None, read_boot_id())
     member = sink.join(content, tmp_path / "incoming", leaves)
     meet(source, sink)
     eventually(lambda: leaves.missing < content.address.size * 3 // 4)
@@ -88,7 +88,9 @@ def test_a_peer_process_that_grows_too_large_is_replaced_until_that_is_pointless
     (tmp_path / "content").write_bytes(os.urandom(1 << 20))
     content = guide(tmp_path / "content")
     small = swarm(memory=1 << 20)
-    member = small.join(content, tmp_path / "incoming", found(content, tmp_path / "incoming", None, boot_id()))
+    member = small.join(
+        content, tmp_path / "incoming", find_leaves(content, tmp_path / "incoming", None, read_boot_id())
+    )
     assert small.wait(lambda: member.failure is not None, PATIENCE)
     assert "holds more than 1 MiB" in (member.failure or "")
     assert small.restarts > 3
@@ -111,7 +113,7 @@ def test_a_restarted_node_shares_what_it_has_within_a_second_without_reading_it(
         node.join(content, path)
     assert time.process_time() - began < 1.0
     last, path = contents[-1]
-    leaves = Leaves(last.address)
+    leaves = LeafSet(last.address)
     leaves.add(65536 * 2, last.address.size)
     with (tmp_path / "incoming").open("wb") as file:
         file.truncate(last.address.size)
@@ -129,7 +131,7 @@ def test_two_users_of_one_swarm_and_leaving(swarm: Callable[..., Swarm], tmp_pat
         (tmp_path / name).write_bytes(os.urandom(1 << 20))
         content = guide(tmp_path / name)
         source.join(content, tmp_path / name)
-        leaves = found(content, tmp_path / f"{name}-in", None, boot_id())
+        leaves = find_leaves(content, tmp_path / f"{name}-in", None, read_boot_id())
         members.append(sink.join(content, tmp_path / f"{name}-in", leaves))
     source.leave(members[1].address)
     meet(source, sink)
@@ -147,14 +149,14 @@ def test_a_port_that_is_taken_is_one_clear_error(swarm: Callable[..., Swarm]) ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PeerFailed, match=f"does not listen on 127.0.0.1:{port}"):
-            Swarm(None, Options(listen=f"127.0.0.1:{port}"), boot="b").__enter__()
+            Swarm(None, SwarmOptions(listen=f"127.0.0.1:{port}"), boot="b").__enter__()
     assert not [thread for thread in threading.enumerate() if "PeerProcess" in thread.name]
 
 
 def test_without_a_proved_layer_nothing_is_joined(swarm: Callable[..., Swarm], tmp_path: Path) -> None:
     (tmp_path / "content").write_bytes(os.urandom(1 << 20))
     with pytest.raises(ValueError, match="no proved piece layer"):
-        swarm().join(Guide.of(measure(tmp_path / "content").address), tmp_path / "content")
+        swarm().join(PieceMap.of(index_file(tmp_path / "content").address), tmp_path / "content")
 
 
 class TestResuming:
@@ -175,13 +177,13 @@ class TestResuming:
             file.write(half[7 * 65536 : 8 * 65536])
             file.truncate(10 * 65536)
         journal = tmp_path / "journal"
-        claimed = Leaves(content.address)
+        claimed = LeafSet(content.address)
         claimed.add(4 * 65536, 4 * 65536 + 16384)
         write_journal(journal, claimed, "this boot")
-        here = found(content, tmp_path / "incoming", journal, "this boot")
+        here = find_leaves(content, tmp_path / "incoming", journal, "this boot")
         assert [piece for piece in range(10) if here.has_piece(piece)] == [0, 1, 2, 5, 7]
         assert here.as_pieces()[1] == {4: [True, False, False, False]}
-        assert found(content, tmp_path / "incoming", journal, "another boot").as_pieces()[1] == {}
+        assert find_leaves(content, tmp_path / "incoming", journal, "another boot").as_pieces()[1] == {}
 
     @pytest.mark.parametrize("text", [b"", b"boot", b"boot\n", b"boot\n\xff\xff\xff", b"other\n\x00"])
     def test_a_journal_that_is_no_use_is_no_harm(self, tmp_path: Path, text: bytes) -> None:
@@ -193,6 +195,6 @@ class TestResuming:
     def test_a_file_that_is_not_there_is_made_as_a_hole(self, tmp_path: Path) -> None:
         (tmp_path / "content").write_bytes(os.urandom(100_000))
         content = guide(tmp_path / "content")
-        assert found(content, tmp_path / "new", None, "b").missing == 100_000
+        assert find_leaves(content, tmp_path / "new", None, "b").missing == 100_000
         assert (tmp_path / "new").stat().st_size == 100_000
         assert (tmp_path / "new").stat().st_blocks == 0

@@ -10,8 +10,8 @@ import pytest
 from catalog.image.address import Address
 from catalog.swarm.bencode import bencode
 from catalog.swarm.torrent import short_hash
-from catalog.swarm.tracker import Endpoint, Event
-from catalog.swarm.tracker_protocol import failure, parse_announce
+from catalog.swarm.tracker import AnnounceEvent, Endpoint
+from catalog.swarm.tracker_protocol import encode_failure, parse_announce
 from stager.errors import TrackerRefuses, TrackerUnavailable
 from stager.swarm.tracker_client import TrackerClient
 
@@ -64,23 +64,23 @@ def client(tracker: Tracker) -> Iterator[TrackerClient]:
 
 
 def test_an_announce_says_what_the_tracker_reads(tracker: Tracker, client: TrackerClient) -> None:
-    heard = client.announce(CONTENT, 6881, 77, Event.STARTED)
+    heard = client.announce(CONTENT, 6881, 77, AnnounceEvent.STARTED)
     assert heard.peers == (Endpoint("192.0.2.1", 6881),)
     assert (heard.complete, heard.incomplete, heard.interval) == (1, 2, 15.0)
     query = parse_announce(tracker.asked[-1].partition("?")[2].encode())
     assert query.short_hash == short_hash(CONTENT)
     assert query.peer_id == bytes(range(240, 256)) + b"\0&=%"
-    assert (query.port, query.left, query.event) == (6881, 77, Event.STARTED)
+    assert (query.port, query.left, query.event) == (6881, 77, AnnounceEvent.STARTED)
     assert (query.site, query.grant) == ("lyon", "n.lyon.1.m-_")
 
 
 @pytest.mark.parametrize(
     ("what", "status", "body", "error"),
     [
-        ("a refusal", 403, failure("expired"), TrackerRefuses),
-        ("a content that it does not have", 404, failure("no content"), TrackerRefuses),
+        ("a refusal", 403, encode_failure("expired"), TrackerRefuses),
+        ("a content that it does not have", 404, encode_failure("no content"), TrackerRefuses),
         ("a failure that is its own", 500, b"oops", TrackerUnavailable),
-        ("a refusal with status 200", 200, failure("later"), TrackerUnavailable),
+        ("a refusal with status 200", 200, encode_failure("later"), TrackerUnavailable),
         ("a web page", 200, b"<html>", TrackerUnavailable),
         ("nothing", 200, b"", TrackerUnavailable),
         ("far too much", 200, b"d" + b"0" * 200_000, TrackerUnavailable),

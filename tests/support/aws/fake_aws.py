@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployer.ec2.aws.client import Access, Aws
-from deployer.ec2.aws.retry import Patience
+from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.retry import RetryPolicy
 
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "eu-west-1"
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
-QUICK = Patience(attempts=12, base=0.01, most=0.2)
+QUICK = RetryPolicy(attempts=12, base=0.01, most=0.2)
 """For tests: the same number of attempts, and short pauses."""
 
 
@@ -53,7 +53,7 @@ class AwsWorld:
     url: str
     moto: str
     credentials: Path
-    made: dict[tuple[Any, ...], Aws] = field(default_factory=dict)
+    made: dict[tuple[Any, ...], AwsClient] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """For processes that call AWS: nothing of this machine's own configuration is seen."""
@@ -81,14 +81,14 @@ class AwsWorld:
             )
         return name
 
-    def access(self, profile: str = "default", **more: Any) -> Access:
+    def access(self, profile: str = "default", **more: Any) -> AwsAccess:
         """An account through the proxy."""
-        return Access(region=REGION, profile=profile, endpoint=self.url, **more)
+        return AwsAccess(region=REGION, profile=profile, endpoint=self.url, **more)
 
-    def aws(self, profile: str = "default", **more: Any) -> Aws:
+    def aws(self, profile: str = "default", **more: Any) -> AwsClient:
         """The same, to be called; short pauses. One for all who ask alike: clients take a while to be made."""
         key = (profile, *sorted(more.items()))
-        return self.made.setdefault(key, Aws(self.access(profile), patience=QUICK, **more))
+        return self.made.setdefault(key, AwsClient(self.access(profile), patience=QUICK, **more))
 
     def faults(self, **faults: Any) -> None:
         """Set what goes wrong from now on: the fields of `tests.support.aws.fault_proxy.Faults`; nothing if none is given."""

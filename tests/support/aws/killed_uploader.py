@@ -16,12 +16,12 @@ import time
 import urllib.request
 from pathlib import Path
 
-from deployer.ec2.aws.client import Access, Aws
-from deployer.ec2.snapshots.blocks import BLOCK
-from deployer.ec2.snapshots.disk_reader import OpenDisk, opened
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE
+from deployer.ec2.snapshots.disk_reader import OpenDisk, open_disk
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
-from deployer.ec2.snapshots.upload_journal import Journal
+from deployer.ec2.snapshots.upload_journal import UploadJournal
 from tests.support.aws.fake_aws import QUICK, REGION
 from tests.support.aws.memory_disks import Shelf, bare
 
@@ -35,14 +35,14 @@ def main() -> None:
     """Upload one content after the other, until all kills are done and the last is whole."""
     endpoint, profile, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     kills, chance = int(sys.argv[4]), random.Random(int(sys.argv[5]))
-    shelf, ledger = Shelf(directory / "disks"), Ledger(directory / "ledger")
-    aws = Aws(Access(region=REGION, profile=profile, endpoint=endpoint), patience=QUICK, connections=WORKERS)
+    shelf, ledger = Shelf(directory / "disks"), SnapshotRecords(directory / "ledger")
+    aws = AwsClient(AwsAccess(region=REGION, profile=profile, endpoint=endpoint), patience=QUICK, connections=WORKERS)
     for service in ("ebs", "ec2"):
         aws._client(service)  # takes a while, which is not what is to be interrupted
     usual = 0.0
     while kills or not usual:
-        address = shelf.put(b"".join(chance.randbytes(BLOCK) + bytes(BLOCK) for _ in range(BLOCKS)))
-        with opened(bare(address), shelf) as disk:
+        address = shelf.put(b"".join(chance.randbytes(BLOCK_SIZE) + bytes(BLOCK_SIZE) for _ in range(BLOCKS)))
+        with open_disk(bare(address), shelf) as disk:
             done = False
             while not done:
                 took = attempt(aws, ledger, disk, chance.uniform(0, usual) if usual and kills else FOREVER)
@@ -55,7 +55,7 @@ def main() -> None:
                     tell(endpoint, ledger.journal(disk.layout.key))
 
 
-def attempt(aws: Aws, ledger: Ledger, disk: OpenDisk, delay: float) -> float | None:
+def attempt(aws: AwsClient, ledger: SnapshotRecords, disk: OpenDisk, delay: float) -> float | None:
     """One attempt in a process of its own, killed after `delay` seconds: the seconds that it took, None if it was killed."""
     began = time.monotonic()
     child = os.fork()
@@ -78,7 +78,7 @@ def tell(endpoint: str, journal: Path) -> None:
     """What is known at a kill."""
     acknowledged: dict[str, list[int]] = {}
     if journal.exists():
-        with Journal(journal) as found:
+        with UploadJournal(journal) as found:
             acknowledged = {found.snapshot_id: sorted(found.blocks)}
     request = urllib.request.Request(f"{endpoint}/-/asked", b"{}", method="POST")
     with urllib.request.urlopen(request, timeout=60) as answer:

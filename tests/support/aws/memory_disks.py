@@ -8,12 +8,12 @@ from typing import Any
 
 from catalog.image.address import Address
 from catalog.image.manifest import BareDisk, Blank, GptDisk
-from deployer.ec2.snapshots.blocks import BLOCK, Layout, Map, Run
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, BlockMap, Layout, Run
 from signer.documents import validate
 from stager.content.blanks import make_blank
 
 MIB = 1 << 20
-_ZERO = bytes(BLOCK)
+_ZERO = bytes(BLOCK_SIZE)
 
 
 @dataclass
@@ -116,13 +116,17 @@ class MemoryDisk:
     def solid(self) -> Iterator[int]:
         """All blocks that a run touches with anything but zeros: as if zeros were holes."""
         whole = self.whole()
-        return (index for index in range(self.layout.blocks) if whole[index * BLOCK : (index + 1) * BLOCK].strip(b"\0"))
+        return (
+            index
+            for index in range(self.layout.blocks)
+            if whole[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE].strip(b"\0")
+        )
 
     def read(self, index: int, buffer: bytearray) -> None:
         """From memory."""
         self.reads.append(index)
-        buffer[:] = bytes(BLOCK)
-        for piece in Map(self.layout).pieces(index):
+        buffer[:] = bytes(BLOCK_SIZE)
+        for piece in BlockMap(self.layout).pieces(index):
             data = self.sources[self.layout.runs[piece.run].source][piece.start : piece.start + piece.length]
             buffer[piece.at : piece.at + piece.length] = data
 
@@ -137,8 +141,8 @@ class MemoryDisk:
 def plain_digests(data: bytes) -> dict[int, bytes]:
     """SHA-256 of the blocks that are not zero, the simple way."""
     found = {}
-    for index in range(-(-len(data) // BLOCK)):
-        block = data[index * BLOCK : (index + 1) * BLOCK].ljust(BLOCK, b"\0")
+    for index in range(-(-len(data) // BLOCK_SIZE)):
+        block = data[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE].ljust(BLOCK_SIZE, b"\0")
         if block != _ZERO:
             found[index] = hashlib.sha256(block).digest()
     return found

@@ -16,23 +16,23 @@ from catalog.client import transfer
 from catalog.client.trusted import TrustedCatalog
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import TYPE, Manifest
-from deployer.ec2.account.open_account import OpenAccount, open_account, staging
-from deployer.ec2.images.image_upload import Imaging
+from catalog.image.manifest import MANIFEST_TYPE, Manifest
+from deployer.ec2.account.open_account import OpenAccount, open_account, staging_settings
+from deployer.ec2.images.image_upload import ImageUploader
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.deployment import Ec2Deployer
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
-from deployer.machine.spec import State
-from deployer.policy.revocations import Withdrawn
+from deployer.machine.spec import MachineState
+from deployer.policy.revocations import RevocationState
 from deployer.policy.store import PolicyStore
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, NodeReport, ObservedMachine
 from deployer.records.recorder import Recorder
 from deployer.site.settings import SiteSettings
 from signer.documents import canonical, validate
 from signer.openpgp.keyring import Keyring
-from stager.factory import opened
+from stager.factory import open_stager
 from stager.staging import Stager
 from tests.support.aws.fake_aws import REGION, AwsWorld
 from tests.support.catalog.service_process import Service, Vo, first_root
@@ -85,7 +85,7 @@ def direct_image(root: Path, *, cmdline: str = "console=ttyS0 root=PARTLABEL=bas
         return {"table": "none", "partition": partition}
 
     document = {
-        "type": TYPE,
+        "type": MANIFEST_TYPE,
         "vo": "star",
         "name": name,
         "version": "1.0",
@@ -131,7 +131,7 @@ def catalog_of_images() -> Iterator[Images]:
         forged = rogue.endorse(boot_sector_image(place / "forged", vo="rogue", seed=200))
         with service.client() as client:
             for bundle in (hello, update, direct, forged):
-                transfer.publish(client, bundle)
+                transfer.publish_image(client, bundle)
         yield Images(service, star, hello, update, direct, forged)
 
 
@@ -248,7 +248,7 @@ class Ec2Site:
         document = {
             "uuid": fresh,
             "deployment": str(uuid.uuid4()),
-            "want": Want.RUNNING.value,
+            "want": DesiredStatus.RUNNING.value,
             "image_id": bundle.manifest.image_id,
             "hostname": f"w-{fresh[:8]}",
             "network": "user",
@@ -283,15 +283,15 @@ class OpenSite:
         enter, clock = self._closing.enter_context, host.clock
         catalog: TrustedCatalog
         stager: Stager
-        stager, catalog = enter(opened(staging(host.settings, host.site), lambda: clock().timestamp()))
+        stager, catalog = enter(open_stager(staging_settings(host.settings, host.site), lambda: clock().timestamp()))
         self.opened: OpenAccount = enter(
             open_account(host.settings, host.account, clock, host.world.aws(host.account.profile))
         )
         self.policies = PolicyStore(host.site.policy)
         self.records = Recorder(self.opened.directory, host.node, clock)
         self._closing.callback(self.records.close)
-        self.withdrawn = Withdrawn()
-        self.imaging = Imaging(self.opened, stager, stager.cache)
+        self.withdrawn = RevocationState()
+        self.imaging = ImageUploader(self.opened, stager, stager.cache)
         self.makes = Ec2Deployer(
             self.opened, catalog, self.imaging, self.records, self.policies.current, lambda: self.withdrawn, clock
         )
@@ -329,7 +329,7 @@ class OpenSite:
         assert found, f"{uuid} is not reported: {self.last}"
         return found[0]
 
-    def state(self, uuid: str) -> State:
+    def state(self, uuid: str) -> MachineState:
         """Its state there."""
         return self.seen(uuid).state
 

@@ -35,5 +35,5 @@ def published(service: Service, vo: Vo, directory: Path, *, seed: int = 1, **cha
     """The image of such a disk, endorsed and published."""
     made = import_disk(bootable(directory, seed=seed), "raw", identity(**changes), directory / "image")
     with service.client() as client:
-        transfer.publish(client, vo.endorse(made.bundle))
+        transfer.publish_image(client, vo.endorse(made.bundle))
     return made.bundle

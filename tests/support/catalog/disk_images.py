@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from catalog.builder.disk_import import Wishes
-from catalog.builder.recipe import Identity
+from catalog.builder.disk_import import ImportOptions
+from catalog.builder.recipe import ImageIdentity
 from catalog.disk.gpt import write_gpt
-from catalog.disk.inspector import Format
+from catalog.disk.inspector import DiskFormat
 from catalog.errors import CatalogError, DiskRefused
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import BareDisk, GptDisk
@@ -34,7 +34,7 @@ def run(*command: str | Path, data: bytes | None = None) -> bytes:
     return done.stdout
 
 
-def identity(**changes: Any) -> Identity:
+def identity(**changes: Any) -> ImageIdentity:
     """An identity, complete."""
     document = {
         "vo": "star",
@@ -43,13 +43,13 @@ def identity(**changes: Any) -> Identity:
         "os": {"id": "debian", "version": "12"},
         "needs": {"memory": "128MiB", "cores": 1},
     }
-    return validate(Identity, {k: v for k, v in (document | changes).items() if v is not None}, "image")
+    return validate(ImageIdentity, {k: v for k, v in (document | changes).items() if v is not None}, "image")
 
 
-def kept_whole(directory: Path) -> Wishes:
+def kept_whole(directory: Path) -> ImportOptions:
     """Every partition stays content; booted directly, so that the disk need not be bootable."""
     (directory / "vmlinuz").write_bytes(b"kernel")
-    return Wishes(keep=frozenset({"all"}), boot="direct", kernel=directory / "vmlinuz")
+    return ImportOptions(keep=frozenset({"all"}), boot="direct", kernel=directory / "vmlinuz")
 
 
 def table(path: Path, size: int, script: str) -> Path:
@@ -195,10 +195,10 @@ class Corpus:
     """A table of disks that are refused, filled by its decorator."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[str, Format, Scenario, type[CatalogError], str]] = []
+        self.rows: list[tuple[str, DiskFormat, Scenario, type[CatalogError], str]] = []
 
     def __call__(
-        self, sentence: str, named: Format, reason: str, error: type[CatalogError] = DiskRefused
+        self, sentence: str, named: DiskFormat, reason: str, error: type[CatalogError] = DiskRefused
     ) -> Callable[[Scenario], Scenario]:
         """Put a scenario into the table: what it is, how the disk is named, a pattern of the reason, and the error."""
 

@@ -19,25 +19,25 @@ from catalog.tuf.metadata import (
     SNAPSHOT,
     TARGETS,
     TIMESTAMP,
-    Signer,
+    MetadataSigner,
     add_signature,
     bin_document,
     bin_number,
     bin_role,
-    changed_root,
+    next_root,
     root_document,
     snapshot_document,
     targets_document,
     timestamp_document,
 )
 from catalog.tuf.targets import (
-    Binding,
+    NameBinding,
+    describe_target,
+    encode_statements,
     endorsements_path,
-    listed,
     manifest_path,
     name_path,
     revocation_targets,
-    statements,
 )
 from signer.documents import canonical
 from tests.support import factories
@@ -104,7 +104,7 @@ class Repository(httpx.BaseTransport):
         """Serve metadata under a name."""
         self.files[f"/tuf/metadata/{name}.json"] = data
 
-    def put_targets(self, *, expires: datetime | None = None, signer: Signer | None = None) -> None:
+    def put_targets(self, *, expires: datetime | None = None, signer: MetadataSigner | None = None) -> None:
         """The top-level targets, in their present version."""
         data = targets_document(self.keys[BINS][0], BITS, self.versions[TARGETS], expires or self.now + 365 * DAY)
         self.meta(f"{self.versions[TARGETS]}.targets", signed(data, [signer or self.keys[TARGETS][0]]))
@@ -125,17 +125,24 @@ class Repository(httpx.BaseTransport):
         head, _, name = path.rpartition("/")
         self.files[f"/tuf/targets/{head}/{digest}.{name}" if head else f"/tuf/targets/{digest}.{name}"] = data
 
-    def put_bin(self, role: str, *, expires: datetime | None = None, signer: Signer | None = None) -> None:
+    def put_bin(self, role: str, *, expires: datetime | None = None, signer: MetadataSigner | None = None) -> None:
         """A bin in its next version."""
         self.versions[role] += 1
         mine = [
-            listed(path, data) for path, data in self.contents.items() if bin_role(bin_number(path, BITS), BITS) == role
+            describe_target(path, data)
+            for path, data in self.contents.items()
+            if bin_role(bin_number(path, BITS), BITS) == role
         ]
         data = bin_document(signer or self.keys[BINS][0], self.versions[role], mine, expires or self.now + 365 * DAY)
         self.meta(f"{self.versions[role]}.{role}", data)
 
     def put_snapshot(
-        self, *, expires: datetime | None = None, signer: Signer | None = None, without: str = "", **changed: int
+        self,
+        *,
+        expires: datetime | None = None,
+        signer: MetadataSigner | None = None,
+        without: str = "",
+        **changed: int,
     ) -> None:
         """The next snapshot; with other versions of some roles, or without one."""
         self.versions[SNAPSHOT] += 1
@@ -150,18 +157,20 @@ class Repository(httpx.BaseTransport):
         )
         self.meta(f"{self.versions[SNAPSHOT]}.snapshot", self.snapshot)
 
-    def put_timestamp(self, *, version: int = 0, expires: datetime | None = None, signer: Signer | None = None) -> None:
+    def put_timestamp(
+        self, *, version: int = 0, expires: datetime | None = None, signer: MetadataSigner | None = None
+    ) -> None:
         """The next timestamp, or one of a given version."""
         self.versions[TIMESTAMP] = version or self.versions[TIMESTAMP] + 1
         key = signer or self.keys[TIMESTAMP][0]
         data = timestamp_document(key, self.versions[TIMESTAMP], self.snapshot, self.now, expires or self.now + DAY)
         self.meta("timestamp", data)
 
-    def rotate(self, role: str, *, signers: list[Signer] | None = None) -> None:
+    def rotate(self, role: str, *, signers: list[MetadataSigner] | None = None) -> None:
         """Fresh keys for a role, in a new root signed by root keys old and new unless said otherwise."""
         old = list(self.keys[ROOT])
         self.keys[role] = [fresh() for _ in self.keys[role]]
-        root = changed_root(self.roots[-1], {role: self.keys[role]}, self.now + 365 * DAY)
+        root = next_root(self.roots[-1], {role: self.keys[role]}, self.now + 365 * DAY)
         self.add_root(signed(root, [*old, *self.keys[ROOT]] if signers is None else signers))
 
     def image(self, version: str = "1.0", **changes: object) -> Manifest:
@@ -185,21 +194,23 @@ class Repository(httpx.BaseTransport):
 
 def targets_of(manifest: Manifest) -> dict[str, bytes]:
     """Everything that a catalog lists of its newest image."""
-    bound = canonical(Binding(vo=manifest.vo, name=manifest.name, version=manifest.version, image_id=manifest.image_id))
+    bound = canonical(
+        NameBinding(vo=manifest.vo, name=manifest.name, version=manifest.version, image_id=manifest.image_id)
+    )
     return {
         manifest_path(manifest.image_id): manifest.canonical(),
-        endorsements_path(manifest.image_id): statements([(b"{}", b"signature")]),
+        endorsements_path(manifest.image_id): encode_statements([(b"{}", b"signature")]),
         name_path(manifest.vo, manifest.name, manifest.version): bound,
         name_path(manifest.vo, manifest.name): bound,
     }
 
 
-def fresh() -> Signer:
+def fresh() -> MetadataSigner:
     """A key."""
-    return Signer(tuf_keys.generate())
+    return MetadataSigner(tuf_keys.generate_key())
 
 
-def signed(data: bytes, signers: list[Signer]) -> bytes:
+def signed(data: bytes, signers: list[MetadataSigner]) -> bytes:
     """With these signatures."""
     for signer in signers:
         data = add_signature(data, signer)

@@ -11,20 +11,20 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from catalog.disk.gpt import GptTable, Read, write_gpt
+from catalog.disk.gpt import GptTable, ReadAt, write_gpt
 from catalog.image.manifest import SECTOR, GptDisk
-from catalog.image.partition_types import FLAG_BITS, NAMES, flags_of, kind_of, standard_protective
+from catalog.image.partition_types import FLAG_BITS, TYPE_NAMES, flags_from_bits, standard_protective, type_name
 from signer.documents import validate
 
 MIB = 1 << 20
 
 
-def reader(disk: bytes | bytearray) -> Read:
+def reader(disk: bytes | bytearray) -> ReadAt:
     """The `read` of a disk in memory."""
     return lambda offset, length: bytes(disk[offset : offset + length])
 
 
-def hollow_reader(head: bytes, tail: bytes, size: int) -> Read:
+def hollow_reader(head: bytes, tail: bytes, size: int) -> ReadAt:
     """The `read` of a disk of which only head and tail are not zero; it need not fit into memory."""
 
     def read(offset: int, length: int) -> bytes:
@@ -39,7 +39,7 @@ def hollow_reader(head: bytes, tail: bytes, size: int) -> Read:
     return read
 
 
-def file_reader(path: Path) -> Read:
+def file_reader(path: Path) -> ReadAt:
     """The `read` of a file."""
 
     def read(offset: int, length: int) -> bytes:
@@ -61,13 +61,13 @@ def gpt_disk(table: GptTable, size: int) -> GptDisk:
         "partitions": [
             {
                 "label": entry.name,
-                "type": kind_of(entry.type),
+                "type": type_name(entry.type),
                 "uuid": entry.uuid,
                 "access": "copy-on-write",
                 "blank": {"size": (entry.last_lba - entry.first_lba + 1) * SECTOR, "filesystem": "none"},
                 "number": entry.number,
                 "offset": entry.first_lba * SECTOR,
-                "flags": flags_of(entry.attributes),
+                "flags": flags_from_bits(entry.attributes),
             }
             for entry in sorted(table.entries, key=lambda entry: entry.first_lba)
         ],
@@ -166,7 +166,7 @@ def gpt_disks(draw: st.DrawFn) -> GptDisk:
         "partitions": [
             {
                 "label": draw(_LABELS),
-                "type": draw(st.sampled_from(sorted(NAMES)) | _GUIDS.map(kind_of)),
+                "type": draw(st.sampled_from(sorted(TYPE_NAMES)) | _GUIDS.map(type_name)),
                 "uuid": uuid,
                 "access": "copy-on-write",
                 "blank": {"size": (high - low) * SECTOR, "filesystem": "none"},

@@ -9,7 +9,7 @@ from catalog.client import transfer
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
-from catalog.schema.problems import PREFIX
+from catalog.schema.problems import PROBLEM_PREFIX
 from tests.support.catalog.service_process import Service, Vo
 from tests.support.factories import MIB, bundle
 
@@ -46,9 +46,9 @@ def published(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> I
             for minor in range(4):
                 directory = root / f"image{minor}"
                 images.append(vos["star"].endorse(bundle(directory, partitions=1, size=MIB, version=f"1.{minor}")))
-                transfer.publish(client, images[-1])
+                transfer.publish_image(client, images[-1])
             other = bundle(root / "atlas", partitions=1, size=MIB, vo="atlas", name="node")
-            transfer.publish(client, vos["atlas"].endorse(other))
+            transfer.publish_image(client, vos["atlas"].endorse(other))
             pending = vos["star"].endorse(bundle(root / "pending", partitions=1, size=MIB, seed=9, version="2.0"))
             client.begin(pending.manifest.canonical(), pending.endorsements())
         with httpx.Client(base_url=service.url, trust_env=False, timeout=60) as http:
@@ -61,5 +61,5 @@ def problem(answer: httpx.Response) -> tuple[int, str, str]:
     found = answer.json()
     assert found["status"] == answer.status_code
     assert found["title"]
-    assert found["type"].startswith(PREFIX)
-    return answer.status_code, found["type"].removeprefix(PREFIX), found["detail"]
+    assert found["type"].startswith(PROBLEM_PREFIX)
+    return answer.status_code, found["type"].removeprefix(PROBLEM_PREFIX), found["detail"]

@@ -12,7 +12,7 @@ from typing import Any, Self
 from catalog.client.client import CatalogClient
 from catalog.db import images as registry
 from catalog.image.bundle import Bundle
-from catalog.publication.state_directory import Recovery, open_database
+from catalog.publication.state_directory import RecoveryReport, open_database
 from catalog.service.daemon import serve, write_ready
 from catalog.settings import CatalogSettings
 from signer.openpgp.keyring import Keyring
@@ -32,7 +32,7 @@ def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | N
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
 
-    def up(url: str, recovery: Recovery) -> None:
+    def up(url: str, recovery: RecoveryReport) -> None:
         print(recovery, flush=True)  # noqa: T201 - into the log
         write_ready(ready, url)
 

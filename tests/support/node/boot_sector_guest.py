@@ -8,10 +8,10 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
-from catalog.image.manifest import TYPE, Manifest
+from catalog.image.manifest import MANIFEST_TYPE, Manifest
 from signer.documents import validate
 from tests.support.factories import content
 
@@ -64,7 +64,7 @@ def _blob(root: Path, size: int, seed: int, beginning: bytes = b"") -> Address:
     content(fresh, size, seed=seed)
     with fresh.open("r+b") as file:
         file.write(beginning)
-    address = measure(fresh).address
+    address = index_file(fresh).address
     fresh.rename(root / "blobs" / str(address))
     return address
 
@@ -101,7 +101,7 @@ def boot_sector_image(
         ],
     }
     document = {
-        "type": TYPE,
+        "type": MANIFEST_TYPE,
         "vo": vo,
         "name": name,
         "version": version,

@@ -45,7 +45,7 @@ def community() -> Iterator[Community]:
         forged = rogue.endorse(boot_sector_image(place / "forged", vo="rogue", seed=200))
         with service.client() as client:
             for bundle in (hello, second, forged):
-                transfer.publish(client, bundle)
+                transfer.publish_image(client, bundle)
         yield Community(service, star, rogue, hello)
 
 

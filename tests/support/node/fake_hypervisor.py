@@ -10,14 +10,14 @@ from typing import Any
 from catalog.errors import Unavailable
 from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
 from deployer.hypervisor.accelerator import Accelerator
-from deployer.machine.spec import Happening, MachineSpec, State, Tag
+from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState
 from deployer.node.agent.agent import Agent
-from deployer.node.agent.reporter import Facts
-from deployer.node.machines.deployment import Assigned
-from deployer.node.machines.operations import Verbs
-from deployer.node.machines.supervisor import Keeper
-from deployer.node.schema.orders import Deployed, Order, Step
-from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, SerialAnswer
+from deployer.node.agent.reporter import NodeFacts
+from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.machines.operations import MachineOperations
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.protocol.desired_state import Capacity, ConsoleResponse, DesiredState, NodeReport
 from deployer.records.machine_store import MachineRecord, MachineStore
 from tests.deployer.records.test_receipt import spec
 
@@ -28,14 +28,14 @@ class LightHypervisor:
     """Machines are entries of a dictionary, which outlives whoever opened it. It tells at once, from the caller's thread."""
 
     def __init__(self) -> None:
-        self.machines: dict[str, State] = {}
+        self.machines: dict[str, MachineState] = {}
         self.saved_in: dict[Path, str] = {}
         self.deaf = False
         self.failing: str | None = None
-        self.told: Callable[[str, Happening, str], None] = lambda *_: None
+        self.told: Callable[[str, MachineEvent, str], None] = lambda *_: None
         self.done: list[tuple[str, str]] = []
 
-    def _do(self, what: str, uuid: str, state: State | None, happening: Happening | None) -> None:
+    def _do(self, what: str, uuid: str, state: MachineState | None, happening: MachineEvent | None) -> None:
         self.done.append((what, uuid))
         if self.failing == what:
             raise BackendFailed(f"{what}: the emulator says no")
@@ -52,30 +52,30 @@ class LightHypervisor:
         """See Backend."""
         if machine.uuid in self.machines:
             raise BackendFailed("it runs already")
-        self.machines[machine.uuid] = State.RUNNING
+        self.machines[machine.uuid] = MachineState.RUNNING
         self.done.append(("start", machine.uuid))
 
     def shutdown(self, uuid: str) -> None:
         """See Backend."""
         if not self.deaf:
-            self._do("shutdown", uuid, None, Happening.POWERED_OFF)
+            self._do("shutdown", uuid, None, MachineEvent.POWERED_OFF)
 
     def reboot(self, uuid: str) -> None:
         """See Backend."""
         if not self.deaf:
-            self._do("reboot", uuid, State.RUNNING, Happening.REBOOTED)
+            self._do("reboot", uuid, MachineState.RUNNING, MachineEvent.REBOOTED)
 
     def reset(self, uuid: str) -> None:
         """See Backend."""
-        self._do("reset", uuid, State.RUNNING, Happening.REBOOTED)
+        self._do("reset", uuid, MachineState.RUNNING, MachineEvent.REBOOTED)
 
     def pause(self, uuid: str) -> None:
         """See Backend."""
-        self._do("pause", uuid, State.PAUSED, Happening.PAUSED)
+        self._do("pause", uuid, MachineState.PAUSED, MachineEvent.PAUSED)
 
     def resume(self, uuid: str) -> None:
         """See Backend."""
-        self._do("resume", uuid, State.RUNNING, Happening.RESUMED)
+        self._do("resume", uuid, MachineState.RUNNING, MachineEvent.RESUMED)
 
     def suspend(self, uuid: str, place: Path) -> None:
         """See Backend."""
@@ -88,7 +88,7 @@ class LightHypervisor:
         """See Backend."""
         uuid = self.saved_in.pop(place)
         assert uuid not in self.machines
-        self.machines[uuid] = State.RUNNING
+        self.machines[uuid] = MachineState.RUNNING
         self.done.append(("restore", uuid))
 
     def saved(self, place: Path) -> bool:
@@ -101,9 +101,9 @@ class LightHypervisor:
 
     def addresses(self, uuid: str) -> tuple[str, ...]:
         """See Backend."""
-        return ("192.0.2.7",) if self.machines.get(uuid) is State.RUNNING else ()
+        return ("192.0.2.7",) if self.machines.get(uuid) is MachineState.RUNNING else ()
 
-    def state(self, uuid: str) -> State | None:
+    def state(self, uuid: str) -> MachineState | None:
         """See Backend."""
         return self.machines.get(uuid)
 
@@ -111,7 +111,7 @@ class LightHypervisor:
         """See Backend."""
         self.machines.pop(uuid, None)
 
-    def found(self) -> Mapping[str, Tag]:
+    def found(self) -> Mapping[str, DomainTag]:
         """See Backend."""
         return {uuid: spec().tag for uuid in self.machines}
 
@@ -154,12 +154,12 @@ class LightNode:
 
     def open(self) -> None:
         """The service starts (again)."""
-        self.keeper = Keeper(
+        self.keeper = MachineSupervisor(
             MachineStore(self.place), self.leases, lambda: datetime.now(UTC), timedelta(seconds=self.grace)
         )
         self.hypervisor.told = self.keeper.told
         self.keeper.recover(self.hypervisor)
-        self.verbs = Verbs(self.keeper, self._admit)
+        self.verbs = MachineOperations(self.keeper, self._admit)
 
     @contextmanager
     def _admit(self, record: MachineRecord, *, boots: bool) -> Any:
@@ -169,11 +169,11 @@ class LightNode:
 
     def make(
         self,
-        order: Order,
-        tell: Callable[[Step], None],
+        order: MachineOrder,
+        tell: Callable[[DeploymentStep], None],
         cancelled: threading.Event,
-        assigned: Assigned | None = None,
-    ) -> Deployed:
+        assigned: SiteAssignment | None = None,
+    ) -> DeploymentResult:
         """What `Node.deploy` does, without the contents."""
         assert assigned is not None
         if self.refuse:
@@ -186,19 +186,19 @@ class LightNode:
             raise MachineConflict("there is one already")
         directory = self.keeper.begin(record)
         self.leases.held[record.holder] = 1.0
-        tell(Step(step="staging", machine=record.name, done=3, total=7))
+        tell(DeploymentStep(step="staging", machine=record.name, done=3, total=7))
         while self.hold is not None and not self.hold.wait(0.02):
             if cancelled.is_set():
                 self.keeper.undo(record.uuid)
                 raise Cancelled("nobody waits")
         (directory / "disk0.qcow2").write_bytes(b"")
-        self.keeper.happened(record.uuid, Happening.STAGED, "")
+        self.keeper.happened(record.uuid, MachineEvent.STAGED, "")
         machine = spec().model_copy(update={"uuid": record.uuid})
         self.keeper.store.change(record.uuid, self.keeper.now(), spec=machine)
         self.hypervisor.start(machine)
         self.made.append(record.uuid)
         last = self.keeper.started(record.uuid, self.keeper.store.get(record.uuid).ends)
-        return Deployed(
+        return DeploymentResult(
             image_id=record.image_id,
             title=record.title,
             machines=(last,),
@@ -207,7 +207,7 @@ class LightNode:
 
     def agent(self, site: "LightSite") -> Agent:
         """An agent for a site, not started."""
-        facts = Facts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
+        facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
         return Agent(site, SITE, self.keeper, self.verbs, self.make, lambda: facts)
 
 
@@ -219,7 +219,7 @@ class LightSite:
         self.away = False
         self.asked: list[int] = []
         self.reports: list[NodeReport] = []
-        self.serials: list[SerialAnswer] = []
+        self.serials: list[ConsoleResponse] = []
         self.news = threading.Condition()
 
     def say(self, state: DesiredState) -> None:
@@ -245,7 +245,7 @@ class LightSite:
             self.reports.append(report)
             self.news.notify_all()
 
-    def serial(self, answer: SerialAnswer) -> None:
+    def serial(self, answer: ConsoleResponse) -> None:
         """See agent.Site."""
         if self.away:
             raise SiteUnavailable("it is away")
@@ -254,7 +254,7 @@ class LightSite:
             self.news.notify_all()
 
 
-def record_of(assigned: Assigned, order: Order) -> MachineRecord:
+def record_of(assigned: SiteAssignment, order: MachineOrder) -> MachineRecord:
     """The record that a deployer would begin."""
     now = datetime.now(UTC).replace(microsecond=0)
     return MachineRecord(
@@ -263,7 +263,7 @@ def record_of(assigned: Assigned, order: Order) -> MachineRecord:
         hostname=order.hostname or "m",
         image_id=order.image,
         title="star/hello@1.0",
-        state=State.STAGING,
+        state=MachineState.STAGING,
         created=now,
         changed=now,
         ends=assigned.ends,

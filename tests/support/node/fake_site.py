@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from deployer.machine.spec import State
-from deployer.pki.ca import Authority, new_request
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, NodeReport, ObservedMachine, Want
-from deployer.protocol.joining import Certificate
+from deployer.machine.spec import MachineState
+from deployer.pki.ca import CertificateAuthority, create_request
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, NodeReport, ObservedMachine
+from deployer.protocol.joining import NodeCertificate
 from deployer.site.schema.messages import CertificateRequest
 from signer.documents import canonical, parse, validate
 from tests.support.node.service_process import wait_for
@@ -31,7 +31,7 @@ class SiteDouble:
 
     def __init__(self) -> None:
         now = datetime.now(UTC)
-        self.authority = Authority.make(now)
+        self.authority = CertificateAuthority.make(now)
         self.pair = self.authority.server(["127.0.0.1"], now, LIFE)
         self.machines: dict[str, DesiredMachine] = {}
         self.revision = 1
@@ -86,7 +86,7 @@ class SiteDouble:
 
     def take_in(self, directory: Path, life: timedelta = LIFE) -> None:
         """Leave in a node's directory what `partita node join` leaves; the certificate holds from an hour ago."""
-        key, request = new_request()
+        key, request = create_request()
         place = directory / "site"
         place.mkdir(parents=True)
         (place / "key.pem").write_bytes(key)
@@ -140,7 +140,7 @@ class SiteDouble:
             return None
         return next((machine for machine in self.reports[-1].machines if machine.uuid == uuid), None)
 
-    def until(self, uuid: str, *states: State, seconds: float = 60.0) -> ObservedMachine:
+    def until(self, uuid: str, *states: MachineState, seconds: float = 60.0) -> ObservedMachine:
         """A machine, once it is reported in one of the states."""
         began = time.monotonic()
         while (found := self.seen(uuid)) is None or found.state not in states:
@@ -159,7 +159,7 @@ def machine(uuid: str, **changes: Any) -> DesiredMachine:
     fields: dict[str, Any] = {
         "uuid": uuid,
         "deployment": DEPLOYMENT,
-        "want": Want.RUNNING,
+        "want": DesiredStatus.RUNNING,
         "image_id": "sha256:" + "0" * 64,
         "hostname": f"m-{uuid[:8]}",
         "network": "none",
@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             request = parse(CertificateRequest, body, "request").request
             fresh = self.site.authority.node(request, str(uuids.uuid4()), datetime.now(UTC), LIFE)
             self.site.renewed += 1
-            self._answer(200, canonical(Certificate(certificate=fresh)))
+            self._answer(200, canonical(NodeCertificate(certificate=fresh)))
             return
         assert self.path == "/v1/agent/report"
         self.site.heard(validate(NodeReport, json.loads(body), "report"))

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.client import NodeClient
-from deployer.node.daemon import serve
-from deployer.node.schema.orders import Deployed, NodeStatus, Order, Step
+from deployer.node.daemon import serve_node
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder, NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.policy.anchors import anchor_block
 from deployer.records.machine_store import MachineRecord
@@ -44,7 +44,7 @@ def _serve(settings: NodeSettings, deploy: DeploySettings, ready: Path, log: Pat
         ready.with_suffix(".new").write_text(str(socket))
         ready.with_suffix(".new").rename(ready)
 
-    serve(settings, deploy, up)
+    serve_node(settings, deploy, up)
 
 
 def policy(*anchors: Anchor, machines: int = 8, memory: int = 1 << 30, threshold: int = 1) -> str:
@@ -192,14 +192,14 @@ class NodeProcess:
         """A client of it."""
         return NodeClient(self.socket)
 
-    def deploy(self, image: str = "star/hello@1.0", **values: object) -> Deployed:
+    def deploy(self, image: str = "star/hello@1.0", **values: object) -> DeploymentResult:
         """Carry out an order."""
         with self.client() as client:
             return client.deploy(order(image, **values), lambda _step: None)
 
-    def steps(self, image: str = "star/hello@1.0", **values: object) -> list[Step]:
+    def steps(self, image: str = "star/hello@1.0", **values: object) -> list[DeploymentStep]:
         """Carry out an order; returns its steps."""
-        found: list[Step] = []
+        found: list[DeploymentStep] = []
         with self.client() as client:
             client.deploy(order(image, **values), found.append)
         return found
@@ -214,7 +214,7 @@ class NodeProcess:
         wait_for(lambda: words in self.console(uuid), seconds)
         return self.console(uuid)
 
-    def state(self, uuid: str) -> State:
+    def state(self, uuid: str) -> MachineState:
         """A machine's state."""
         with self.client() as client:
             return client.machine(uuid).state
@@ -225,6 +225,6 @@ class NodeProcess:
             return client.machines()
 
 
-def order(image: str, **values: object) -> Order:
+def order(image: str, **values: object) -> MachineOrder:
     """An order."""
-    return validate(Order, {"image": image, **values}, "order")
+    return validate(MachineOrder, {"image": image, **values}, "order")

@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.desired_state import Want
-from deployer.site.clusters.controller import ClusterKeeper
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.clusters.controller import ClusterController
 from deployer.site.db.machines import desired_state, get_machine, list_machines
 from deployer.site.model.cluster import Cluster, ClusterDocument
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Filter, SiteMachine
-from deployer.site.operations.admission import ALONE, Belonging
-from deployer.site.scheduling.placement import place as placed
-from deployer.site.schema.messages import Ordered
-from deployer.site.store.admission import admit
+from deployer.site.model.records import ListFilter, SiteMachine
+from deployer.site.operations.admission import NO_CLUSTER, ClusterMembership
+from deployer.site.scheduling.placement import place_machines as placed
+from deployer.site.schema.messages import DeploymentCreated
+from deployer.site.store.admission import admit_request
 from signer.documents import validate
 from tests.support.site.values import ALICE, GIB, World, observed, proposal
 
@@ -52,18 +52,18 @@ class Place:
     broken: set[str] = field(default_factory=set)
     deaf: set[str] = field(default_factory=set)
     refuses: Exception | None = None
-    keeper: ClusterKeeper = field(init=False)
+    keeper: ClusterController = field(init=False)
 
     def __post_init__(self) -> None:
         self.keeper = self.another()
 
-    def another(self, kind: type[ClusterKeeper] = ClusterKeeper) -> ClusterKeeper:
+    def another(self, kind: type[ClusterController] = ClusterController) -> ClusterController:
         """A keeper as the next service would have it."""
         return kind(self.world.store, self.admit, 3600, broker=lambda: False, now=self.world.store.now)
 
     def admit(
-        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: Belonging = ALONE
-    ) -> Ordered:
+        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
+    ) -> DeploymentCreated:
         """Admission without policy: quotas and room are the store's own."""
         if self.refuses is not None:
             raise self.refuses
@@ -77,26 +77,28 @@ class Place:
             held=part.held,
             hostnames=request.hostnames,
         )
-        deployment, machines, new = self.world.store.write(admit, who, key, wanted, placed)
-        return Ordered(deployment=deployment, machines=machines, new=new)
+        deployment, machines, new = self.world.store.write(admit_request, who, key, wanted, placed)
+        return DeploymentCreated(deployment=deployment, machines=machines, new=new)
 
     def obey(self) -> None:
         """The node does at once all that it is told, and reports it."""
         seen = []
         for one in self.world.store.read(desired_state, self.node).machines:
             known = self.world.store.read(get_machine, one.uuid)
-            if one.want is Want.ENDED:
+            if one.want is DesiredStatus.ENDED:
                 continue
             if one.hostname in self.broken:
-                seen.append(observed(one.uuid, State.FAILED, reason="the emulator ended"))
-            elif one.hostname in self.deaf and known.state is State.RUNNING:
-                seen.append(observed(one.uuid, State.RUNNING))
+                seen.append(observed(one.uuid, MachineState.FAILED, reason="the emulator ended"))
+            elif one.hostname in self.deaf and known.state is MachineState.RUNNING:
+                seen.append(observed(one.uuid, MachineState.RUNNING))
             else:
-                state = {Want.RUNNING: State.RUNNING, Want.STOPPED: State.STOPPED}[one.want]
+                state = {DesiredStatus.RUNNING: MachineState.RUNNING, DesiredStatus.STOPPED: MachineState.STOPPED}[
+                    one.want
+                ]
                 seen.append(observed(one.uuid, state, changed=self.world.clock()))
         self.world.report(self.node, *seen)
 
-    def settle(self, keeper: ClusterKeeper | None = None) -> None:
+    def settle(self, keeper: ClusterController | None = None) -> None:
         """A minute goes by, in looks of six seconds."""
         for _ in range(10):
             self.obey()
@@ -109,7 +111,7 @@ class Place:
 
     def living(self) -> dict[str, SiteMachine]:
         """Machines that have not ended, by host name; there are never two of one."""
-        found = [one for one in self.world.store.read(list_machines, Filter(), 1000)[0] if not one.state.final]
+        found = [one for one in self.world.store.read(list_machines, ListFilter(), 1000)[0] if not one.state.final]
         named = {one.hostname: one for one in found}
         assert len(named) == len(found), "two machines have one host name"
         return named
@@ -117,7 +119,9 @@ class Place:
     def told(self) -> list[str]:
         """The host names that the node knows of."""
         return sorted(
-            one.hostname for one in self.world.store.read(desired_state, self.node).machines if one.want is Want.RUNNING
+            one.hostname
+            for one in self.world.store.read(desired_state, self.node).machines
+            if one.want is DesiredStatus.RUNNING
         )
 
 

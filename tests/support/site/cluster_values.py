@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
-from deployer.site.model.principal import LOCAL
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
+from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.model.records import SiteMachine
 from signer.documents import validate
 
@@ -30,11 +30,11 @@ def cluster(roles: dict[str, dict[str, Any]] | None = None, **values: Any) -> Cl
     counts = {name: role.count for name, role in document.roles.items()}
     return Cluster(
         uuid=uuid(0),
-        owner=LOCAL,
+        owner=LOCAL_OPERATOR,
         name="c",
         document=document,
         created=START,
-        state=ClusterState(phase=Phase.STARTING, changed=START, ends=START + timedelta(hours=12), counts=counts),
+        state=ClusterState(phase=ClusterPhase.STARTING, changed=START, ends=START + timedelta(hours=12), counts=counts),
     )
 
 
@@ -44,7 +44,7 @@ def with_state(one: Cluster, **values: Any) -> Cluster:
 
 
 def member(
-    role: str, slot: int, state: State = State.RUNNING, ready: str | None = "ready", **values: Any
+    role: str, slot: int, state: MachineState = MachineState.RUNNING, ready: str | None = "ready", **values: Any
 ) -> SiteMachine:
     """A member of it; its UUID follows from role, slot and `again`."""
     again = values.pop("again", 0)
@@ -57,7 +57,7 @@ def member(
         image_id=IMAGE,
         title="star/x@1",
         network="none",
-        want=Want.RUNNING,
+        want=DesiredStatus.RUNNING,
         state=state,
         created=START + timedelta(seconds=again),
         changed=START,
@@ -74,4 +74,4 @@ def member(
 
 def held(role: str, slot: int) -> SiteMachine:
     """A member that has its room and waits."""
-    return member(role, slot, State.PENDING, None, held=True)
+    return member(role, slot, MachineState.PENDING, None, held=True)

@@ -12,28 +12,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployer.machine.spec import State
-from deployer.pki.ca import Authority, fingerprint
+from deployer.machine.spec import MachineState
+from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.protocol.desired_state import Capacity, Context, NodeReport, ObservedMachine
-from deployer.site.broker.api import create_broker_app, guest_rates
+from deployer.protocol.desired_state import BrokerAccess, Capacity, NodeReport, ObservedMachine
+from deployer.site.broker.api import create_broker_app, make_guest_limiter
 from deployer.site.broker.broker import Broker, broker_key
-from deployer.site.broker.server import listen, serving
+from deployer.site.broker.server import open_broker_listener, serve_broker
 from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import list_nodes, revision_of
-from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterState, Phase
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster, SiteMachine
-from deployer.site.scheduling.placement import Ask, place
+from deployer.site.scheduling.placement import PlacementRequest, place_machines
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.store.admission import admit
+from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_cluster, add_node
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
-from deployer.web.wakeup import Bell
+from deployer.web.wakeup import Wakeup
 from signer.documents import canonical, validate
 from tests.deployer.guest.test_nocloud_seed import public_key
 
@@ -84,8 +84,8 @@ class World:
         self.directory, self.now, self.url = directory, START, url
         self.database = database or SiteDatabase(f"sqlite:///{directory / 'site.db'}")
         self.store = SiteStore(self.database, lambda: self.now, lambda: str(uuids.uuid4()))
-        self.authority = Authority.make(START)
-        self.bell = Bell()
+        self.authority = CertificateAuthority.make(START)
+        self.bell = Wakeup()
         self.broker = Broker(
             self.store,
             lambda uuid: Cluster.of(self.store.read(get_cluster, uuid)),
@@ -102,14 +102,14 @@ class World:
     def add_node(self, name: str) -> str:
         """A node with room."""
         node = self.store.write(add_node, name, {}).uuid
-        self.store.write(absorb, node, report())
+        self.store.write(store_report, node, report())
         return node
 
     def cluster(self, document: Mapping[str, Any] = STAR) -> SiteCluster:
         """A cluster of the document, without members yet."""
         found = validate(ClusterDocument, document, "cluster")
         state = ClusterState(
-            phase=Phase.STARTING,
+            phase=ClusterPhase.STARTING,
             changed=self.store.now(),
             ends=self.store.now() + timedelta(hours=12),
             counts={name: role.count for name, role in found.roles.items()},
@@ -121,7 +121,7 @@ class World:
     ) -> tuple[SiteMachine, ...]:
         """Machines that were admitted."""
         hostnames = tuple(f"{hostname}-{number}" for number in range(1, count + 1))
-        ask = Ask(count=count, cores=1, memory=64 << 20, disk=0, architecture="x86_64", addresses={})
+        ask = PlacementRequest(count=count, cores=1, memory=64 << 20, disk=0, architecture="x86_64", addresses={})
         proposal = Proposal(
             request=DeploymentRequest(image="star/worker@1.0", count=count, hostnames=hostnames),
             image_id=IMAGE,
@@ -135,7 +135,7 @@ class World:
             cluster=cluster,
             role=role,
         )
-        return self.store.write(admit, ALICE, None, proposal, place)[1]
+        return self.store.write(admit_request, ALICE, None, proposal, place_machines)[1]
 
     def star(self) -> tuple[SiteMachine, SiteMachine, SiteMachine]:
         """A head and two workers."""
@@ -144,7 +144,7 @@ class World:
         one, two = self.machines(2, cluster=cluster.uuid, role="worker", hostname="star-worker")
         return head, one, two
 
-    def context(self, machine: SiteMachine) -> Context:
+    def context(self, machine: SiteMachine) -> BrokerAccess:
         """What a machine's node is told for its seed."""
         node = self.store.read(get_machine, machine.uuid).node
         assert node is not None
@@ -153,12 +153,12 @@ class World:
         assert found is not None
         return found
 
-    def observed(self, machine: SiteMachine, *addresses: str, state: State = State.RUNNING) -> None:
+    def observed(self, machine: SiteMachine, *addresses: str, state: MachineState = MachineState.RUNNING) -> None:
         """Its node reports of a machine."""
         node = self.store.read(get_machine, machine.uuid).node
         assert node is not None
         seen = ObservedMachine(uuid=machine.uuid, state=state, changed=self.store.now(), addresses=addresses)
-        self.store.write(absorb, node, report(seen, revision=self.store.read(revision_of, node)))
+        self.store.write(store_report, node, report(seen, revision=self.store.read(revision_of, node)))
 
     def told(self, machine: SiteMachine) -> list[tuple[str, str]]:
         """The story of a machine: what, and why."""
@@ -174,7 +174,9 @@ def report(*machines: ObservedMachine, revision: int = 0) -> NodeReport:
 class Guest:
     """A machine as it speaks with the broker: one connection for each request, as small guests have it."""
 
-    def __init__(self, url: str, machine: SiteMachine, context: Context, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, url: str, machine: SiteMachine, context: BrokerAccess, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.machine, self.context, self.session = machine, context, ""
         self._place, self._tls = urlsplit(url), tls
 
@@ -222,11 +224,11 @@ def site(
     directory: Path, *, tls: bool = False, port: int = 0
 ) -> Iterator[tuple[World, Callable[[SiteMachine], Guest]]]:
     """A world whose broker answers, and what makes guests of its machines."""
-    listening = listen(f"127.0.0.1:{port}")
+    listening = open_broker_listener(f"127.0.0.1:{port}")
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.getsockname()[1]}"
     context, client, shown = None, None, None
     if tls:
-        pair = Authority.make(datetime.now(UTC)).server(("127.0.0.1",), datetime.now(UTC), timedelta(days=1))
+        pair = CertificateAuthority.make(datetime.now(UTC)).server(("127.0.0.1",), datetime.now(UTC), timedelta(days=1))
         (directory / "tls.pem").write_bytes(pair.certificate + pair.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(directory / "tls.pem")
@@ -234,10 +236,10 @@ def site(
         client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         shown = pair.certificate
     world = World(directory, url, shown)
-    app = create_broker_app(world.broker, guest_rates(), world.bell)
+    app = create_broker_app(world.broker, make_guest_limiter(), world.bell)
     made = context
     try:
-        with serving(app, listening, world.bell, (lambda: made) if made else None):
+        with serve_broker(app, listening, world.bell, (lambda: made) if made else None):
             yield world, lambda machine: Guest(url, machine, world.context(machine), client)
     finally:
         world.database.close()

@@ -48,7 +48,7 @@ class Estate:
 
         def work() -> None:
             with self.catalog.client() as client:
-                transfer.publish(client, self.star.endorse(bundle))
+                transfer.publish_image(client, self.star.endorse(bundle))
 
         inside(self.hosts["catalog"], work)
 

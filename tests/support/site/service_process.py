@@ -15,19 +15,19 @@ from typing import Any, Self
 import pytest
 
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.extension import working
-from deployer.machine.spec import State
-from deployer.node.membership.credentials import Membership
-from deployer.node.membership.site_client import SiteClient as NodeSideClient
+from deployer.ec2.site.extension import run_accounts
+from deployer.machine.spec import MachineState
+from deployer.node.membership.credentials import SiteMembership
+from deployer.node.membership.site_client import NodeSiteClient as NodeSideClient
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import Capacity, DesiredMachine, DesiredState, NodeReport, ObservedMachine
-from deployer.protocol.joining import Joined
-from deployer.site.client.client import SiteClient, Way, first_contact
-from deployer.site.client.discovery import socket_of
-from deployer.site.client.node_join import enter
-from deployer.site.daemon import serve
+from deployer.protocol.joining import JoinResponse
+from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
+from deployer.site.client.discovery import operator_socket
+from deployer.site.client.node_join import join_site
+from deployer.site.daemon import serve_site
 from deployer.site.model.records import SiteMachine
-from deployer.site.schema.messages import Ordered, TokenRequest
+from deployer.site.schema.messages import DeploymentCreated, JoinTokenRequest
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
 from tests.support import network_namespaces
@@ -64,7 +64,7 @@ def _serve(
         ready.with_suffix(".new").write_text(url)
         ready.with_suffix(".new").rename(ready)
 
-    serve(settings, up, () if ec2 is None else (lambda site: working(ec2, site),))
+    serve_site(settings, up, () if ec2 is None else (lambda site: run_accounts(ec2, site),))
 
 
 class SiteProcess:
@@ -172,29 +172,31 @@ class SiteProcess:
 
     def client(self) -> SiteClient:
         """The operator's client, over the socket."""
-        return SiteClient(Way(socket=socket_of(self.settings)))
+        return SiteClient(SiteEndpoint(socket=operator_socket(self.settings)))
 
     @property
     def ca(self) -> str:
         """By what the site is believed (PEM)."""
         with self.client() as client:
             status = client.status()
-        return first_contact(self.url, status.fingerprint).certificates
+        return fetch_anchors(self.url, status.fingerprint).certificates
 
     def reach(self, *, token: str = "", certificate: Path | None = None, key: Path | None = None) -> SiteClient:
         """A client over HTTPS that shows a token, a certificate, or nothing."""
-        return SiteClient(Way(url=self.url, ca=self.ca, token=token, certificate=certificate, key=key or certificate))
+        return SiteClient(
+            SiteEndpoint(url=self.url, ca=self.ca, token=token, certificate=certificate, key=key or certificate)
+        )
 
     def token(self, name: str = "") -> str:
         """A token for a node to join with."""
         with self.client() as client:
-            return client.token(TokenRequest(name=name)).token
+            return client.token(JoinTokenRequest(name=name)).token
 
-    def join(self, place: Path, name: str = "", **labels: str) -> Joined:
+    def join(self, place: Path, name: str = "", **labels: str) -> JoinResponse:
         """Let a node join, as `partita node join` does: `place` is where its files go (DIR/site)."""
-        return enter(place, self.url, self.token(), name or f"n{uuid.uuid4().hex[:8]}", labels)
+        return join_site(place, self.url, self.token(), name or f"n{uuid.uuid4().hex[:8]}", labels)
 
-    def deploy(self, image: str = "star/hello@1.0", *, key: str = "", **values: object) -> Ordered:
+    def deploy(self, image: str = "star/hello@1.0", *, key: str = "", **values: object) -> DeploymentCreated:
         """Order machines as the operator."""
         request = validate(DeploymentRequest, {"image": image, **values}, "order")
         with self.client() as client:
@@ -353,7 +355,7 @@ class PaperNode:
     @contextmanager
     def client(self) -> Iterator[NodeSideClient]:
         """Its connection to the site."""
-        found = Membership.read(self.directory)
+        found = SiteMembership.read(self.directory)
         assert found is not None
         client = NodeSideClient(found)
         try:
@@ -380,12 +382,12 @@ class PaperNode:
 
     def _observed(self, wanted: DesiredMachine) -> ObservedMachine:
         ran = self.machines.get(wanted.uuid)
-        state = State(wanted.want.value)
+        state = MachineState(wanted.want.value)
         changed = ran.changed if ran is not None and ran.state is state else datetime.now(UTC).replace(microsecond=0)
         return ObservedMachine(
             uuid=wanted.uuid,
             state=state,
-            reason=wanted.reason if state is State.ENDED else "",
+            reason=wanted.reason if state is MachineState.ENDED else "",
             changed=changed,
             memory=wanted.memory,
             cores=wanted.cores,

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.nodes import revision_of
-from deployer.site.lifecycle.verb_rules import Verb, act
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
 from deployer.site.store.changes import change_machine
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from tests.support.site.values import GIB, MIB, capable, observed, world
 
 CORES = 100_000
@@ -25,11 +25,11 @@ def work(url: str, node: str, log: Path, seed: int) -> None:
             file.write(f"{key} {deployment.uuid}\n")
             file.flush()
             site.store.write(
-                change_machine, machines[0].uuid, lambda machine: act(machine, Verb.DESTROY, "", site.clock.at)
+                change_machine, machines[0].uuid, lambda machine: apply_verb(machine, Verb.DESTROY, "", site.clock.at)
             )
-            seen = (observed(machines[1], State.RUNNING), observed(machines[2], State.FAILED))
+            seen = (observed(machines[1], MachineState.RUNNING), observed(machines[2], MachineState.FAILED))
             site.store.write(
-                absorb,
+                store_report,
                 node,
                 capable(
                     CORES,

@@ -8,24 +8,24 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from deployer.machine.spec import State
-from deployer.protocol.deployment_request import DeploymentRequest, Wishes
-from deployer.protocol.desired_state import Capacity, NodeReport, ObservedMachine, Want
+from deployer.machine.spec import MachineState
+from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
+from deployer.protocol.desired_state import Capacity, DesiredStatus, NodeReport, ObservedMachine
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.nodes import revision_of
-from deployer.site.lifecycle.report_rules import Change, LostPolicy
+from deployer.site.lifecycle.report_rules import LostPolicy, MachineTransition
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import Ask, place
-from deployer.site.scheduling.proposal import Limit, Proposal
-from deployer.site.store.admission import admit
+from deployer.site.scheduling.placement import PlacementRequest, place_machines
+from deployer.site.scheduling.proposal import Proposal, UsageLimit
+from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_node
-from deployer.site.store.deadlines import Demands, meet
-from deployer.site.store.reports import absorb
+from deployer.site.store.deadlines import DueWork, meet_deadlines
+from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
-from deployer.site.store.unit_of_work import Changes
+from deployer.site.store.unit_of_work import TransitionRule
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MIB, GIB = 1 << 20, 1 << 30
@@ -67,14 +67,14 @@ class World:
         """A node that has joined and reported; its UUID."""
         uuid = self.store.write(add_node, name, {}).uuid
         self.sizes[uuid] = (cores, memory, disk)
-        self.store.write(absorb, uuid, capable(cores, memory, disk, **report))
+        self.store.write(store_report, uuid, capable(cores, memory, disk, **report))
         return uuid
 
     def admit(
         self, owner: Principal = ALICE, key: str | None = None, **changes: Any
     ) -> tuple[Deployment, tuple[SiteMachine, ...], bool]:
         """What `proposal` makes, admitted."""
-        return self.store.write(admit, owner, key, proposal(**changes), place)
+        return self.store.write(admit_request, owner, key, proposal(**changes), place_machines)
 
     def machine(self, **changes: Any) -> SiteMachine:
         """One admitted machine."""
@@ -84,7 +84,7 @@ class World:
         """The node reports these machines, acting on the newest revision; what events came of it: (what, reason)."""
         changes = {"revision": self.store.read(revision_of, node)} | changes
         before = self.store.read(last_event)
-        self.store.write(absorb, node, capable(*self.sizes.get(node, ()), machines=machines, **changes))
+        self.store.write(store_report, node, capable(*self.sizes.get(node, ()), machines=machines, **changes))
         return [(event.what, event.reason) for event in self.store.read(list_events, before)]
 
     def told(self, after: int = 0) -> list[str]:
@@ -92,9 +92,9 @@ class World:
         return [event.what for event in self.store.read(list_events, after)]
 
 
-def telling(change: Callable[[SiteMachine], SiteMachine], what: str, reason: str) -> Changes:
+def telling(change: Callable[[SiteMachine], SiteMachine], what: str, reason: str) -> TransitionRule:
     """A rule by which a machine becomes what `change` says, told of if `what` says something."""
-    return lambda found: Change(change(found), ((what, reason),) if what else ())
+    return lambda found: MachineTransition(change(found), ((what, reason),) if what else ())
 
 
 def look(
@@ -106,7 +106,7 @@ def look(
     fenced: Container[str] | None = None,
 ) -> int:
     """Do what time demands, by the store's clock if nothing else is said."""
-    return meet(store, Demands(now or store.now(), warn_until, lost_before, policy, fenced))
+    return meet_deadlines(store, DueWork(now or store.now(), warn_until, lost_before, policy, fenced))
 
 
 def world(database: SiteDatabase, overcommit: Overcommit | None = None, seed: int = 0) -> World:
@@ -136,7 +136,7 @@ def proposal(
     memory: int = GIB,
     disk: int = GIB,
     addresses: Mapping[str, int] | None = None,
-    limit: Limit | None = None,
+    limit: UsageLimit | None = None,
     most: int | None = None,
     lifetime: int = 3600,
     whole: bool = True,
@@ -147,7 +147,7 @@ def proposal(
     **request: Any,
 ) -> Proposal:
     """A request for machines, accepted by a policy."""
-    wishes = Wishes(whole=whole)
+    wishes = PlacementOptions(whole=whole)
     asked = DeploymentRequest(image="star/worker", count=count, wishes=wishes, **request)
     contents = {CONTENT: MIB} if addresses is None else addresses
     return Proposal(
@@ -155,7 +155,7 @@ def proposal(
         image_id=image_id,
         title="star/worker@1.0",
         name="worker",
-        ask=Ask(count, cores, memory, disk, "x86_64", contents, wishes),
+        ask=PlacementRequest(count, cores, memory, disk, "x86_64", contents, wishes),
         network="user",
         lifetime=lifetime,
         policy="sha256:" + "2" * 64,
@@ -168,7 +168,7 @@ def proposal(
     )
 
 
-def observed(machine: SiteMachine | str, state: State, **changes: Any) -> ObservedMachine:
+def observed(machine: SiteMachine | str, state: MachineState, **changes: Any) -> ObservedMachine:
     """A machine as its node has it."""
     uuid = machine if isinstance(machine, str) else machine.uuid
     return ObservedMachine(**{"uuid": uuid, "state": state, "changed": NOW + timedelta(seconds=5)} | changes)
@@ -185,8 +185,8 @@ def machine(**changes: Any) -> SiteMachine:
         "image_id": IMAGE,
         "title": "star/worker@1.0",
         "network": "user",
-        "want": Want.RUNNING,
-        "state": State.RUNNING,
+        "want": DesiredStatus.RUNNING,
+        "state": MachineState.RUNNING,
         "created": NOW,
         "changed": NOW,
         "ends": NOW + timedelta(hours=1),

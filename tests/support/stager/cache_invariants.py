@@ -2,23 +2,23 @@
 
 from pathlib import Path
 
-from catalog.content.indexing import verify
+from catalog.content.indexing import verify_content
 from catalog.image.address import Address
 from stager.cache.cache import Cache
-from stager.cache.recovery import place
+from stager.cache.recovery import entry_path
 
 
 def check_invariants(cache: Cache) -> None:
     """Every entry re-hashes; rows and files are the same; nothing lies about; the quota holds."""
     entries = cache.entries()
     for entry in entries:
-        path = place(cache.root, entry.key)
+        path = entry_path(cache.root, entry.key)
         assert path.stat().st_mode & 0o777 == 0o444, path
         if not entry.digest:
-            verify(path, Address.parse(entry.key))
+            verify_content(path, Address.parse(entry.key))
         cache.check_key(entry.key, full=True)
     on_disk = set(_files(cache.root / "partitions") + _files(cache.root / "blanks"))
-    assert on_disk == {place(cache.root, entry.key) for entry in entries}
+    assert on_disk == {entry_path(cache.root, entry.key) for entry in entries}
     trash = {one.name: one.entry for one in cache.trash()}
     assert {path.name for path in _files(cache.root / "trash")} == set(trash)
     assert not set(trash) & {entry.key for entry in entries}

@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from stager.cache.cache import Cache
-from stager.fetch.http import Pace
+from stager.fetch.http import FetchLimits
 from tests.support import factories
 from tests.support.stager.catalog_process import catalog
 from tests.support.stager.fakes import MIB, Clock, MemorySource, no_sleep
 
-PACE = Pace(connections=3, part_bytes=512 << 10, sleep=no_sleep)
+PACE = FetchLimits(connections=3, part_bytes=512 << 10, sleep=no_sleep)
 
 
 class Served(NamedTuple):
@@ -72,7 +72,7 @@ def in_memory(bundle: Bundle) -> tuple[Manifest, MemorySource]:
     """A source that has all of an image."""
     blobs = {address: bundle.blob(address) for address in bundle.manifest.blobs()}
     contents = {address: path.read_bytes() for address, path in blobs.items()}
-    measured = {address: measure(path) for address, path in blobs.items()}
+    measured = {address: index_file(path) for address, path in blobs.items()}
     return bundle.manifest, MemorySource(contents, measured)
 
 

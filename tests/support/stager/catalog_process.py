@@ -45,7 +45,7 @@ def catalog(directory: Path, bundles: Sequence[Bundle]) -> Iterator[str]:
         for bundle in bundles:
             manifest = bundle.manifest
             bundle.add_endorsement(*endorse(keyring, manifest.image_id, manifest.title, fingerprint, now))
-            transfer.publish(client, bundle)
+            transfer.publish_image(client, bundle)
         yield url
 
 

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from catalog.content.indexing import Measured
+from catalog.content.indexing import ContentIndex
 from catalog.image.address import Address
-from stager.cache.disk import Disk
+from stager.cache.disk import DiskOperations
 from stager.errors import SourceLacks, SourceUnavailable
 
 MIB = 1 << 20
@@ -35,7 +35,7 @@ class MemorySource:
     """
 
     def __init__(
-        self, contents: Mapping[Address, bytes], measured: Mapping[Address, Measured], chunk: int = 65536
+        self, contents: Mapping[Address, bytes], measured: Mapping[Address, ContentIndex], chunk: int = 65536
     ) -> None:
         self.contents, self.chunk = dict(contents), chunk
         self.stored = {address: one.hints for address, one in measured.items()}
@@ -110,7 +110,7 @@ class Died(BaseException):
     """The process was killed: nothing catches this and nothing is cleaned up after it."""
 
 
-class FailingDisk(Disk):
+class FailingDisk(DiskOperations):
     """A disk whose n-th step (counting from 1) fails, with EIO or by the death of the process; after a death none works."""
 
     def __init__(self, at: int, *, death: bool = False, number: int = errno.EIO) -> None:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import libtorrent as lt
 
-from stager.peer.engine_profiles import Profile, settings
+from stager.peer.engine_profiles import EngineProfile, session_settings
 
 
 def main(listen: str, torrent: str, directory: str, name: str, announce: str = "") -> None:
     """Seed."""
     own = {"disable_hash_checks": True, "outgoing_interfaces": listen.rpartition(":")[0]}
-    chosen = settings(Profile.BULK, listen, 0, 0) | own
+    chosen = session_settings(EngineProfile.BULK, listen, 0, 0) | own
     session = lt.session(chosen, flags=0)
     params = lt.load_torrent_buffer(Path(torrent).read_bytes())
     params.save_path, params.renamed_files = directory, {0: name}

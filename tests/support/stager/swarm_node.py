@@ -19,12 +19,12 @@ from pathlib import Path
 from catalog.client.client import CatalogClient
 from catalog.image.address import Address
 from signer.documents import Document
-from stager.content.piece_map import Guide
+from stager.content.piece_map import PieceMap
 from stager.errors import SourceUnavailable, StagerError
-from stager.fetch.resume import boot_id
+from stager.fetch.resume import read_boot_id
 from stager.fetch.sources import HttpSource
-from stager.swarm.fetch import SwarmFetching
-from stager.swarm.options import Options
+from stager.swarm.fetch import SwarmFetch
+from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
@@ -56,9 +56,9 @@ def main(text: str) -> None:
     )
     client = CatalogClient(job["url"])
     layer = Path(job["layer"]).read_bytes() if "layer" in job else client.layer(address)
-    guide = Guide.of(address, layer)
-    boot = boot_id()
-    with tracker, Swarm(tracker, Options(listen=job["listen"]), boot=boot) as swarm:
+    guide = PieceMap.of(address, layer)
+    boot = read_boot_id()
+    with tracker, Swarm(tracker, SwarmOptions(listen=job["listen"]), boot=boot) as swarm:
         if not job.get("seed"):
             say(ready=swarm.port, peer=swarm.peer_pid)
         time.sleep(max(0.0, job.get("start", 0) - time.time()))
@@ -68,7 +68,7 @@ def main(text: str) -> None:
                 time.sleep(0.01)
             say(ready=swarm.port, peer=swarm.peer_pid)
         else:
-            fetching = SwarmFetching(
+            fetching = SwarmFetch(
                 swarm,
                 tracker if job.get("tickets", True) else None,
                 HttpSource(client) if job.get("source", True) else _Nothing(),

@@ -20,11 +20,11 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from catalog.api.tracker import Gate, tracker_routes
-from catalog.content.indexing import measure
+from catalog.api.tracker import AnnounceAuthorizer, tracker_routes
+from catalog.content.indexing import index_file
 from catalog.errors import CatalogError
 from catalog.image.address import Address
-from catalog.swarm.announce_keys import AnnounceKeys, Holder
+from catalog.swarm.announce_keys import AnnounceKeys, KeyHolder
 from catalog.swarm.torrent import short_hash
 from catalog.swarm.tracker import Tracker
 
@@ -33,14 +33,14 @@ SECRET = b"a secret of tests, not of anybody else"
 
 def main(listen: str, ready: str, *files: str) -> None:
     """Serve until told to end."""
-    paths = {measured.address: (Path(file), measured) for file in files for measured in [measure(Path(file))]}
+    paths = {measured.address: (Path(file), measured) for file in files for measured in [index_file(Path(file))]}
     by_hash = {short_hash(address): address for address in paths}
 
-    def may_read(holder: Holder, address: Address) -> bool:
+    def may_read(holder: KeyHolder, address: Address) -> bool:
         return holder.node == "entitled" or not paths[address][0].name.startswith("restricted")
 
     app = FastAPI()
-    gate = Gate(AnnounceKeys(SECRET), by_hash.get, may_read, lambda: datetime.now(UTC))
+    gate = AnnounceAuthorizer(AnnounceKeys(SECRET), by_hash.get, may_read, lambda: datetime.now(UTC))
     app.include_router(tracker_routes(Tracker(), gate, time.monotonic), prefix="/v1")
 
     @app.exception_handler(CatalogError)

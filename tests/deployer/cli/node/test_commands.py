@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from catalog.client.client import CatalogClient
 from deployer.errors import Misused, NodeUnavailable, Refused
 from deployer.node.client import NodeClient
-from deployer.protocol.console import readable
+from deployer.protocol.console import sanitize_output
 from partita import app
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.community import Community
@@ -138,7 +138,7 @@ def test_status_says_what_machines_run_on(run: Callable[..., Result], node: Node
     ],
 )
 def test_what_a_guest_writes_does_not_drive_the_terminal(written: bytes, shown: str) -> None:
-    assert readable(written) == shown
+    assert sanitize_output(written) == shown
 
 
 def test_without_a_node_commands_say_how_to_start_one(tmp_path: Path) -> None:

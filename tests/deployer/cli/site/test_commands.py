@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import partita
-from deployer.errors import DeployerError, MachineConflict, Misused, NoRoom, Refused
-from deployer.site.client.client import SiteClient, Way
+from deployer.errors import DeployerError, MachineConflict, Misused, NoCapacity, Refused
+from deployer.site.client.client import SiteClient, SiteEndpoint
 from stager.settings import NodeSettings
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy, wait_for
@@ -98,7 +98,7 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     assert "rule" in command("deployment", "create", "star/hello@1.0", "--dry-run").stdout
     assert command("deployment", "create", "rogue/hello@1.0", "--dry-run").exit_code == Refused.exit_code
     refused(command("deployment", "create", "rogue/hello@1.0"), Refused)
-    refused(command("deployment", "create", "star/hello", "--label", "gpu=yes"), NoRoom)
+    refused(command("deployment", "create", "star/hello", "--label", "gpu=yes"), NoCapacity)
     refused(command("deployment", "create", "star/hello", "--memory", "much"), Misused)
 
     ordered = asked("deployment", "create", "star/hello@1.0", "-n", "2", "--key", "k1", "--hostname", "h", "--spread")
@@ -233,7 +233,7 @@ def test_one_terminal_runs_all_three(community: Community, warm: Path) -> None:
                     assert line, (place / "log").read_text()
                     said += line
                 assert set(json.loads(said)) == {"catalog", "site", "socket"}
-                with SiteClient(Way(socket=place / "site" / "site.sock")) as asked:
+                with SiteClient(SiteEndpoint(socket=place / "site" / "site.sock")) as asked:
                     wait_for(lambda: [one for one in asked.nodes() if one.reported is not None], PATIENCE)
                     assert not [problem for problem in asked.status().problems if "policy" in problem]
             finally:

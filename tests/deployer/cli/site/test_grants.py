@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import partita
-from deployer.site.auth.grants import Action, Rights
+from deployer.site.auth.grants import SiteAction, SiteGrants
 from deployer.site.auth.issuers import Issuers
 from tests.deployer.site.auth.test_tokens import KEY, STAR
 from tests.support.grid_ca import utc_now
@@ -39,8 +39,10 @@ def told(*args: object, **options: Any) -> dict[str, Any]:
 
 
 def test_the_samples_are_sound() -> None:
-    assert Rights.load(SAMPLE).warnings() == []
-    assert {action for grant in Rights.load(SAMPLE).grant for action in grant.actions} == set(Action) - {Action.AGENT}
+    assert SiteGrants.load(SAMPLE).warnings() == []
+    assert {action for grant in SiteGrants.load(SAMPLE).grant for action in grant.actions} == set(SiteAction) - {
+        SiteAction.AGENT
+    }
     assert [each.vo for each in Issuers.load(ISSUERS).issuer] == ["star", "site", "ligo"]
 
 
@@ -78,7 +80,9 @@ def test_a_file_that_cannot_be_used_is_an_error_of_the_command(tmp_path: Path, t
 
 def test_explain_somebody_described() -> None:
     said = run("explain", SAMPLE, "--group", "/star/Role=VO-Admin", "--group", "/star")
-    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line and line.split()[0] in list(Action)}
+    rows = {
+        line.split()[0]: line.split()[1:] for line in said.splitlines() if line and line.split()[0] in list(SiteAction)
+    }
     assert rows["read"] == ["yes", "yes", "no"]
     assert rows["deploy"] == ["no"]
     assert "BY THE GRANT" not in said

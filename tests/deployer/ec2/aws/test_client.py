@@ -9,12 +9,12 @@ import botocore.exceptions
 import pytest
 from pydantic import ValidationError
 
-from deployer.ec2.aws.client import Access, Aws
-from deployer.ec2.aws.retry import Patience
+from deployer.ec2.aws.client import AwsAccess, AwsClient
+from deployer.ec2.aws.retry import RetryPolicy
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
 from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
 
-SHORT = Patience(attempts=3, base=0.001, most=0.002)
+SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
 
 
 def test_a_list_has_all_its_pages(world: AwsWorld, profile: str) -> None:
@@ -26,11 +26,11 @@ def test_a_list_has_all_its_pages(world: AwsWorld, profile: str) -> None:
 
 
 def test_pages_are_followed_and_end() -> None:
-    class Paged(Aws):
+    class Paged(AwsClient):
         """Three pages, or no end of them."""
 
         def __init__(self, pages: int) -> None:
-            super().__init__(Access(region=REGION))
+            super().__init__(AwsAccess(region=REGION))
             self.asked: list[dict[str, Any]] = []
             self.pages = pages
 
@@ -68,7 +68,7 @@ def test_what_may_help_is_repeated(world: AwsWorld, kind: str) -> None:
 def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kind: str, error: type[AwsFailed]) -> None:
     world.faults(rate=1.0, kinds=[kind])
     begun, heard, waited = world.asked(), list[int](), list[float]()
-    aws = Aws(world.access(), patience=Patience(attempts=3), sleep=waited.append, chance=lambda: 0.5)
+    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=3), sleep=waited.append, chance=lambda: 0.5)
     with pytest.raises(error, match="ebs start_snapshot: ") as raised:
         aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))
     assert type(raised.value) is error
@@ -80,7 +80,7 @@ def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kin
 @pytest.mark.parametrize(("kind", "times"), [("done-error", 1), ("no-answer", 1), ("cut", 1), ("throttle", 3)])
 def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, times: int) -> None:
     """Without a client token a call is repeated only where it was surely not carried out."""
-    aws = Aws(world.access(), patience=SHORT)
+    aws = AwsClient(world.access(), patience=SHORT)
     aws.ec2("describe_regions")  # the connection
     world.faults(rate=1.0, kinds=[kind])
     begun = world.asked()
@@ -90,7 +90,7 @@ def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, t
 
 
 def test_who_is_not_there_is_said() -> None:
-    aws = Aws(Access(region=REGION, endpoint="http://127.0.0.1:1"), patience=SHORT)
+    aws = AwsClient(AwsAccess(region=REGION, endpoint="http://127.0.0.1:1"), patience=SHORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -100,14 +100,14 @@ def test_who_is_not_there_is_said() -> None:
 
 def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
     world.faults(rate=1.0, kinds=["slow"], slow=2.0)
-    aws = Aws(world.access(), patience=Patience(attempts=2, base=0.01, most=0.01), read_timeout=0.2)
+    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=2, base=0.01, most=0.01), read_timeout=0.2)
     with pytest.raises(AwsUnreachable, match="no whole answer"):
         aws.ec2("describe_regions")
 
 
 def test_what_is_missing_is_said_and_may_be_waited_for(world: AwsWorld, profile: str) -> None:
     waited: list[float] = []
-    aws = Aws(world.access(profile), patience=Patience(attempts=3), sleep=waited.append)
+    aws = AwsClient(world.access(profile), patience=RetryPolicy(attempts=3), sleep=waited.append)
     with pytest.raises(AwsMissing, match=r"InvalidSnapshot\.NotFound") as raised:
         aws.ec2("describe_snapshots", SnapshotIds=["snap-0123456789abcdef0"])
     assert raised.value.fault == "InvalidSnapshot.NotFound"
@@ -134,7 +134,7 @@ def test_what_boto_refuses_to_send_is_an_error_of_ours(world: AwsWorld) -> None:
 
 
 def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than_it_wants() -> None:
-    patience = Patience(attempts=5, base=1.0, most=10.0)
+    patience = RetryPolicy(attempts=5, base=1.0, most=10.0)
     assert [patience.pause(n, 0.5) for n in (1, 2, 3, 4, 5, 60)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
     assert patience.pause(1, 0.0, 3.0) == 3.0
     assert patience.pause(1, 0.0, 3000.0) == 10.0
@@ -156,7 +156,7 @@ def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than
 )
 def test_an_access_that_means_nothing_is_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(ValidationError):
-        Access(**wrong)
+        AwsAccess(**wrong)
 
 
 def test_profiles_are_accounts_of_their_own(world: AwsWorld) -> None:
@@ -169,7 +169,7 @@ def test_profiles_are_accounts_of_their_own(world: AwsWorld) -> None:
 def test_a_role_is_assumed(world: AwsWorld) -> None:
     role = "arn:aws:iam::210987654321:role/partita"
     begun = world.asked()
-    aws = Aws(world.access(role=role, external_id="site-1"), patience=QUICK)
+    aws = AwsClient(world.access(role=role, external_id="site-1"), patience=QUICK)
     assert aws.owner() == "210987654321"
     aws.ec2("describe_regions")
     assert sum(line["operation"] == "AssumeRole" for line in world.log(begun)) == 1
@@ -177,7 +177,7 @@ def test_a_role_is_assumed(world: AwsWorld) -> None:
 
 def test_a_role_that_cannot_be_assumed_is_refused(world: AwsWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """What fails while a request is signed is one of our errors too."""
-    aws = Aws(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    aws = AwsClient(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
     world.faults(rate=1.0, kinds=["error"], only=["AssumeRole"])
     with pytest.raises(AwsFailed, match="ec2 describe_regions"):
         aws.ec2("describe_regions")
@@ -188,7 +188,7 @@ def test_without_credentials_nothing_is_sent(world: AwsWorld, monkeypatch: pytes
     for access in (world.access(""), world.access("no-such-profile")):
         begun = world.asked()
         with pytest.raises(AwsDenied, match="no usable AWS credentials"):
-            Aws(access, patience=SHORT).ec2("describe_regions")
+            AwsClient(access, patience=SHORT).ec2("describe_regions")
         # An answer that an earlier test did not wait for may come into the log now.
         assert [line for line in world.log(begun) if line["operation"] == "DescribeRegions"] == []
 
@@ -199,7 +199,7 @@ def test_credentials_are_in_no_log_and_no_error(
     """However much is logged, and whatever AWS says to a bad signature: it repeats what was signed, token and all."""
     caplog.set_level(logging.DEBUG)
     logging.getLogger().setLevel(logging.DEBUG)
-    aws = Aws(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
+    aws = AwsClient(world.access(role="arn:aws:iam::210987654321:role/partita"), patience=SHORT)
     image = aws.ec2("register_image", Name=secrets.token_hex(8), RootDeviceName="/dev/xvda")["ImageId"]
     aws.ec2("run_instances", ImageId=image, MinCount=1, MaxCount=1, UserData="a secret of a user")
     keys = aws._session.get_credentials().get_frozen_credentials()  # type: ignore[union-attr]

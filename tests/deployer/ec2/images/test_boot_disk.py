@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.indexing import measure
+from catalog.content.indexing import index_file
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, DirectBoot
 from deployer.ec2.errors import SnapshotFailed
 from deployer.ec2.images import boot_disk as bootdisk
-from deployer.ec2.images.boot_disk import FIRST, configuration, layout_of_boot, make_head, opened_boot
+from deployer.ec2.images.boot_disk import FIRST_OFFSET, boot_layout, build_head, grub_config, open_boot_disk
 from deployer.ec2.snapshots.reader import write_snapshot
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.errors import CannotBoot
 from examples.guest import kernel_tree
@@ -49,7 +49,7 @@ class Files:
 
 
 def boot_of(tmp_path: Path, kernel: Path, initrd: Path, cmdline: str = CMDLINE) -> tuple[DirectBoot, Files]:
-    addresses = [measure(path).address for path in (kernel, initrd)]
+    addresses = [index_file(path).address for path in (kernel, initrd)]
     boot = DirectBoot(mode="direct", kernel=addresses[0], initrd=addresses[1], cmdline=cmdline)
     return boot, Files(dict(zip(addresses, (kernel, initrd), strict=True)))
 
@@ -63,17 +63,17 @@ def noise(tmp_path: Path) -> tuple[DirectBoot, Files]:
 
 def test_the_same_boot_is_the_same_disk_and_its_contents_lie_as_they_are(noise: tuple[DirectBoot, Files]) -> None:
     boot, files = noise
-    head = make_head(boot)
-    assert make_head(boot) == head
+    head = build_head(boot)
+    assert build_head(boot) == head
     assert head[510:512] == b"\x55\xaa"
     assert not any(head[440:510])  # no partition table
-    layout = layout_of_boot(boot, head)
-    assert layout.key != layout_of_boot(boot.model_copy(update={"kernel": boot.initrd}), head).key
+    layout = boot_layout(boot, head)
+    assert layout.key != boot_layout(boot.model_copy(update={"kernel": boot.initrd}), head).key
     assert [(run.offset, run.length, run.source) for run in layout.runs[1:]] == [
-        (FIRST, 1000, str(boot.kernel)),
-        (2 * FIRST, 513, str(boot.initrd)),
+        (FIRST_OFFSET, 1000, str(boot.kernel)),
+        (2 * FIRST_OFFSET, 513, str(boot.initrd)),
     ]
-    with opened_boot(boot, head, files) as disk:
+    with open_boot_disk(boot, head, files) as disk:
         buffer = bytearray(512 << 10)
         disk.read(2, buffer)
         assert buffer == (b"k" * 1000).ljust(len(buffer), b"\0")
@@ -81,7 +81,7 @@ def test_the_same_boot_is_the_same_disk_and_its_contents_lie_as_they_are(noise: 
 
 
 def test_no_word_of_a_command_line_leaves_its_quotes(noise: tuple[DirectBoot, Files]) -> None:
-    lines = configuration(noise[0]).splitlines()
+    lines = grub_config(noise[0]).splitlines()
     assert lines[0].startswith("linux '(hd0)2048+2' 'console=ttyS0' ")
     assert "'$HOME' '`x`' 'a;b' '(hd1)'" in lines[0]
     assert lines[1:] == ["initrd '(hd0)4096+2'", "boot"]
@@ -92,19 +92,19 @@ def test_without_grub_it_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotBoot, match="install grub-common and grub-pc-bin"):
-        make_head(noise[0])
+        build_head(noise[0])
     monkeypatch.undo()
     monkeypatch.setattr(bootdisk, "GRUB", tmp_path / "absent")
     with pytest.raises(CannotBoot, match="cannot be given a boot loader"):
-        make_head(noise[0])
+        build_head(noise[0])
 
 
 def test_a_kernel_that_was_cut_short_is_not_uploaded(noise: tuple[DirectBoot, Files]) -> None:
     boot, files = noise
-    head = make_head(boot)
+    head = build_head(boot)
     with files.path(boot.kernel).open("r+b") as file:
         file.truncate(999)
-    with pytest.raises(SnapshotFailed, match="has not the 1000 bytes"), opened_boot(boot, head, files):
+    with pytest.raises(SnapshotFailed, match="has not the 1000 bytes"), open_boot_disk(boot, head, files):
         pass
 
 
@@ -124,8 +124,8 @@ def test_what_was_uploaded_is_read_back_and_boots(world: AwsWorld, profile: str,
     (tmp_path / "initrd").write_bytes(gzip.compress(packed, 1))
     kernel = next((kernel_tree(PACKAGES) / "boot").glob("vmlinuz-*"))
     boot, files = boot_of(tmp_path, kernel, tmp_path / "initrd")
-    snapshots = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"), workers=8)
-    with opened_boot(boot, make_head(boot), files) as disk:
+    snapshots = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"), workers=8)
+    with open_boot_disk(boot, build_head(boot), files) as disk:
         made = snapshots.ensure(disk)
     disk_file = tmp_path / "disk"
     write_snapshot(world.aws(profile), made.snapshot_id, made.gib, disk_file)

@@ -17,10 +17,10 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Blank, Manifest
 from deployer.ec2.images import driver_check_child as drivers_child
-from deployer.ec2.images.driver_check import Kernel, Verdict, judge, look
-from deployer.ec2.images.image_upload import Progress
-from deployer.ec2.model.boot_mapping import bootable
-from deployer.machine.spec import State
+from deployer.ec2.images.driver_check import DriverVerdict, KernelDrivers, check_drivers, evaluate_drivers
+from deployer.ec2.images.image_upload import MachineProgress
+from deployer.ec2.model.boot_mapping import map_boot
+from deployer.machine.spec import MachineState
 from examples.guest import initramfs, kernel_tree
 from signer.documents import validate
 from tests.deployer.ec2.images.test_boot_disk import PACKAGES
@@ -34,8 +34,8 @@ HOST, NET = "kernel/drivers/nvme/host/nvme.ko", "kernel/drivers/net/ethernet/ama
 
 def kernel(
     modules: Sequence[str] = (), builtin: Sequence[str] = (), *, listed: bool = True, version: str = "6.1.0"
-) -> Kernel:
-    return Kernel(version=version, modules=tuple(modules), builtin=tuple(builtin), listed=listed)
+) -> KernelDrivers:
+    return KernelDrivers(version=version, modules=tuple(modules), builtin=tuple(builtin), listed=listed)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def kernel(
     ],
 )
 def test_what_is_decided(
-    what: str, root: list[Kernel], early: Kernel | None, direct: bool, answer: str, says: str
+    what: str, root: list[KernelDrivers], early: KernelDrivers | None, direct: bool, answer: str, says: str
 ) -> None:
-    verdict = judge(root, early, direct=direct)
+    verdict = evaluate_drivers(root, early, direct=direct)
     assert verdict.answer == answer
-    assert says in verdict.reason if says else verdict == Verdict("yes")
+    assert says in verdict.reason if says else verdict == DriverVerdict("yes")
 
 
 def cpio(files: dict[str, bytes]) -> bytes:
@@ -104,7 +104,7 @@ FOUND = {"version": "", "modules": ["ena"], "builtin": ["nvme"], "listed": True}
 )
 def test_an_initrd_is_read_however_it_is_packed(tmp_path: Path, what: str, data: bytes) -> None:
     (tmp_path / "initrd").write_bytes(data)
-    assert drivers_child.initrd(str(tmp_path / "initrd")) == [FOUND]
+    assert drivers_child.inspect_initrd(str(tmp_path / "initrd")) == [FOUND]
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,11 @@ def noise(tmp_path: Path) -> Path:
     return path
 
 
-def direct(images: Images, noise: Path, data: bytes, tmp_path: Path) -> Verdict:
+def direct(images: Images, noise: Path, data: bytes, tmp_path: Path) -> DriverVerdict:
     """What is found in the direct image with another initrd."""
     boot = images.direct.manifest.boot
     (tmp_path / "initrd").write_bytes(data)
-    return look(images.direct.manifest, Files({boot.initrd: tmp_path / "initrd"}, noise))  # type: ignore[union-attr, dict-item]
+    return check_drivers(images.direct.manifest, Files({boot.initrd: tmp_path / "initrd"}, noise))  # type: ignore[union-attr, dict-item]
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_root_filesystem_is_looked_into(
     root = filesystem(tmp_path, lists)
     manifest = images.hello.manifest
     first = next(part.content for part in manifest.partitions() if part.content is not None)
-    assert look(manifest, Files({first: root}, noise)).answer == answer
-    assert look(manifest, Files({}, noise)).answer == "unknown"
+    assert check_drivers(manifest, Files({first: root}, noise)).answer == answer
+    assert check_drivers(manifest, Files({}, noise)).answer == "unknown"
 
 
 @pytest.mark.slow
@@ -193,12 +193,12 @@ def test_a_real_kernel_of_debian_has_both_and_is_missed_without_them(
     first = next(part.content for part in images.hello.manifest.partitions() if part.content is not None)
     (tmp_path / "good").mkdir()
     good = filesystem(tmp_path / "good", texts, version=lists.name)
-    assert look(images.hello.manifest, Files({first: good}, noise)) == Verdict("yes")
+    assert check_drivers(images.hello.manifest, Files({first: good}, noise)) == DriverVerdict("yes")
     (tmp_path / "bad").mkdir()
     without = {name: "".join(x for x in text.splitlines(True) if "/ena.ko" not in x) for name, text in texts.items()}
     bad = filesystem(tmp_path / "bad", without, version=lists.name)
-    verdict = look(images.hello.manifest, Files({first: bad}, noise))
-    assert verdict == Verdict("no", f"{lists.name} has no driver for EC2's network (ena)")
+    verdict = check_drivers(images.hello.manifest, Files({first: bad}, noise))
+    assert verdict == DriverVerdict("no", f"{lists.name} has no driver for EC2's network (ena)")
     # The guest of the examples: a real initramfs, without these drivers, and without a list of what its kernel has.
     made = initramfs(tree)
     assert direct(images, noise, made, tmp_path).answer == "unknown"
@@ -206,7 +206,7 @@ def test_a_real_kernel_of_debian_has_both_and_is_missed_without_them(
     boot = images.direct.manifest.boot
     (tmp_path / "initrd").write_bytes(made)
     held = {boot.initrd: tmp_path / "initrd", parts[0]: good}  # type: ignore[union-attr]
-    assert look(images.direct.manifest, Files(held, noise)) == Verdict("yes")  # type: ignore[arg-type]
+    assert check_drivers(images.direct.manifest, Files(held, noise)) == DriverVerdict("yes")  # type: ignore[arg-type]
     shutil.rmtree(tmp_path / "good")
 
 
@@ -223,18 +223,18 @@ def test_an_image_without_the_drivers_is_refused_before_anything_is_uploaded(
     document["disks"][1]["partition"]["content"] = str(address)
     bundle = images.star.endorse(Bundle.create(place, validate(Manifest, document, "manifest")))
     with images.service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     host = Ec2Site(images, world, tmp_path / "host", account(world, profile))
     since = world.asked()
     with host.open() as site:
         uuid = host.want(bundle)
         site.settle()
-        assert site.state(uuid) is State.FAILED
+        assert site.state(uuid) is MachineState.FAILED
         assert "6.1.0 has no driver for EC2's network (ena)" in site.seen(uuid).reason
         assert not [one for one in world.log(since) if one["operation"] in {"StartSnapshot", "RegisterImage"}]
         assert site.opened.books.machines() == []  # and the money is free again
-        progress = Progress()
-        entry, _ = site.imaging.image(bundle.manifest, bootable(bundle.manifest), progress, drivers=False)
+        progress = MachineProgress()
+        entry, _ = site.imaging.image(bundle.manifest, map_boot(bundle.manifest), progress, drivers=False)
         assert entry.ami
         assert progress.drivers is not None
         assert progress.drivers.answer == "no"

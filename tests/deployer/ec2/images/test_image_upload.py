@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from deployer.ec2.account.ami_registrar import difference, image_key, register_request
-from deployer.ec2.account.bookkeeping import ImageEntry
-from deployer.ec2.aws.tags import KEY
+from deployer.ec2.account.ami_registrar import ami_difference, image_key, register_request
+from deployer.ec2.account.bookkeeping import AmiEntry
+from deployer.ec2.aws.tags import KEY_TAG
 from deployer.ec2.errors import AwsFailed
-from deployer.ec2.images.image_upload import Progress
-from deployer.ec2.model.boot_mapping import bootable
+from deployer.ec2.images.image_upload import MachineProgress
+from deployer.ec2.model.boot_mapping import map_boot
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, OpenSite, account
 
@@ -23,9 +23,9 @@ def host(images: Images, world: AwsWorld, profile: str, tmp_path: Path) -> Ec2Si
     return Ec2Site(images, world, tmp_path / "host", account(world, profile))
 
 
-def register(site: OpenSite, images: Images) -> ImageEntry:
+def register(site: OpenSite, images: Images) -> AmiEntry:
     manifest = images.hello.manifest
-    return site.imaging.image(manifest, bootable(manifest), Progress())[0]
+    return site.imaging.image(manifest, map_boot(manifest), MachineProgress())[0]
 
 
 def test_the_same_image_is_the_same_ami_and_another_boot_is_another(host: Ec2Site, images: Images) -> None:
@@ -37,7 +37,7 @@ def test_the_same_image_is_the_same_ami_and_another_boot_is_another(host: Ec2Sit
         before = host.world.asked()
         assert register(site, images).ami == first.ami
         assert not site.calls("RegisterImage", before)
-    found = bootable(images.hello.manifest)
+    found = map_boot(images.hello.manifest)
     contents = {volume.device: "0" * 64 for volume in found.snapshots}
     keys = {
         image_key(found, contents),
@@ -47,7 +47,7 @@ def test_the_same_image_is_the_same_ami_and_another_boot_is_another(host: Ec2Sit
     assert len(keys) == 3
 
 
-def _as_registered(site: OpenSite, entry: ImageEntry) -> dict[str, Any]:
+def _as_registered(site: OpenSite, entry: AmiEntry) -> dict[str, Any]:
     ami = site.opened.aws.ec2("describe_images", ImageIds=[entry.ami])["Images"][0]
     return dict(ami)
 
@@ -70,17 +70,17 @@ ATTACKS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
 def test_an_ami_that_is_not_what_was_registered_is_told_apart(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         entry = register(site, images)
-        found = bootable(images.hello.manifest)
+        found = map_boot(images.hello.manifest)
         snapshots = {
             device: record.snapshot_id
             for device, key in entry.contents.items()
             if (record := site.opened.ledger.get(key)) is not None
         }
-        assert difference(_as_registered(site, entry), found, snapshots) == ""
+        assert ami_difference(_as_registered(site, entry), found, snapshots) == ""
         for what, attack, says in ATTACKS:
             ami = _as_registered(site, entry)
             attack(ami)
-            assert says in difference(ami, found, snapshots), what
+            assert says in ami_difference(ami, found, snapshots), what
 
 
 def test_an_ami_with_our_tags_and_key_that_we_did_not_register_is_not_used(host: Ec2Site, images: Images) -> None:
@@ -92,9 +92,9 @@ def test_an_ami_with_our_tags_and_key_that_we_did_not_register_is_not_used(host:
         request = register_request(
             f"partita-{uuid.uuid4().hex}",
             images.hello.manifest,
-            bootable(images.hello.manifest),
+            map_boot(images.hello.manifest),
             {},
-            owner.tags | {KEY: entry.key},
+            owner.tags | {KEY_TAG: entry.key},
         )
         forged = aws.ec2("register_image", **request)["ImageId"]
         assert register(site, images).ami not in {forged, entry.ami}
@@ -104,7 +104,7 @@ def test_an_ami_in_the_books_that_was_exchanged_at_ec2_is_registered_anew(host: 
     with host.open() as site:
         entry = register(site, images)
         aws, books = site.opened.aws, site.opened.books
-        request = register_request("other", images.hello.manifest, bootable(images.hello.manifest), {}, {})
+        request = register_request("other", images.hello.manifest, map_boot(images.hello.manifest), {}, {})
         forged = aws.ec2("register_image", **request)["ImageId"]
         books.put_image(entry.model_copy(update={"ami": forged}))
         fresh = register(site, images)
@@ -145,6 +145,6 @@ def test_registering_outlives_every_fault_and_registers_once(host: Ec2Site, imag
 
 def test_what_ec2_will_not_register_is_said(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
-        manifest, found = images.hello.manifest, bootable(images.hello.manifest)
+        manifest, found = images.hello.manifest, map_boot(images.hello.manifest)
         with pytest.raises(AwsFailed, match=r"register_image: InvalidSnapshot\.NotFound"):
             site.opened.registrar.register(manifest, found, {}, {"/dev/xvda": "snap-01234567"})

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.model.accounts import Account, Accounts, Rule
-from deployer.ec2.model.instance_types import InstanceType, choose
-from deployer.ec2.model.pricing import Prices, Spend, check_cap, committed, cost, estimate
+from deployer.ec2.model.accounts import Account, AccountRule, Accounts
+from deployer.ec2.model.instance_types import InstanceType, choose_type
+from deployer.ec2.model.pricing import Charge, Prices, check_cap, committed_cost, estimate_cost, machine_cost
 from deployer.errors import CannotBoot, NoAccount, OverBudget, PolicyUnusable
 from deployer.site.model.principal import Principal
 from tests.support.aws.site_with_pool import accounts_file
@@ -105,30 +105,30 @@ def test_two_accounts_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_rule_for_a_role_in_any_group() -> None:
-    rule = Rule(vo="star", role="pilot", account="burst")
+    rule = AccountRule(vo="star", role="pilot", account="burst")
     assert rule.matches(principal("star", "/star/anywhere/Role=pilot"))
     assert not rule.matches(principal("star", "/star/anywhere"))
 
 
 def test_an_estimate_is_the_sum_of_hours_machines_and_storage() -> None:
     # 2 h x 3 x (0.02 + 10 GiB x 0.73 / 730 h)
-    assert estimate(PRICES, "t3.small", 10, 7200, 3) == Decimal("0.18")
-    assert estimate(PRICES, "t3.small", 0, 1, 1) == Decimal("0.01")  # rounded up, never to nothing
+    assert estimate_cost(PRICES, "t3.small", 10, 7200, 3) == Decimal("0.18")
+    assert estimate_cost(PRICES, "t3.small", 0, 1, 1) == Decimal("0.01")  # rounded up, never to nothing
     with pytest.raises(OverBudget, match=r"x9\.huge has no price"):
-        estimate(PRICES, "x9.huge", 1, 1, 1)
+        estimate_cost(PRICES, "x9.huge", 1, 1, 1)
 
 
 def test_what_is_promised_counts_from_the_beginning_of_the_month_to_the_end() -> None:
     month = datetime(2026, 11, 1, tzinfo=UTC)
     spends = [
-        Spend("t3.small", 0, month - timedelta(hours=5), month + timedelta(hours=10)),  # 10 h of it in this month
-        Spend("m5.large", 0, NOW, NOW + timedelta(hours=2)),
-        Spend("m5.large", 0, month - timedelta(hours=5), month - timedelta(hours=1)),  # last month's
+        Charge("t3.small", 0, month - timedelta(hours=5), month + timedelta(hours=10)),  # 10 h of it in this month
+        Charge("m5.large", 0, NOW, NOW + timedelta(hours=2)),
+        Charge("m5.large", 0, month - timedelta(hours=5), month - timedelta(hours=1)),  # last month's
     ]
-    assert committed(PRICES, spends, NOW) == Decimal("0.40")
-    lost = [Spend("t2.gone", 0, NOW, NOW + timedelta(hours=1))]
-    assert committed(PRICES, lost, NOW) == Decimal("0.10")  # what lost its price counts at the dearest
-    assert cost(PRICES, Spend("t3.small", 0, NOW, NOW - timedelta(hours=1))) == 0
+    assert committed_cost(PRICES, spends, NOW) == Decimal("0.40")
+    lost = [Charge("t2.gone", 0, NOW, NOW + timedelta(hours=1))]
+    assert committed_cost(PRICES, lost, NOW) == Decimal("0.10")  # what lost its price counts at the dearest
+    assert machine_cost(PRICES, Charge("t3.small", 0, NOW, NOW - timedelta(hours=1))) == 0
 
 
 def test_the_cap_is_kept_to_the_cent() -> None:
@@ -145,8 +145,8 @@ TYPES = (
 
 
 def test_the_cheapest_type_that_is_large_enough_is_chosen() -> None:
-    assert choose(TYPES, PRICES, 1, GIB, "x86_64", "legacy-bios").name == "t3.small"
-    assert choose(TYPES, PRICES, 2, 3 * GIB, "x86_64", "legacy-bios").name == "m5.large"
+    assert choose_type(TYPES, PRICES, 1, GIB, "x86_64", "legacy-bios").name == "t3.small"
+    assert choose_type(TYPES, PRICES, 2, 3 * GIB, "x86_64", "legacy-bios").name == "m5.large"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_without_a_type_that_fits_the_reason_is_said(
     what: str, cores: int, memory: int, architecture: str, mode: str, says: str
 ) -> None:
     with pytest.raises(CannotBoot, match=says):
-        choose(TYPES, PRICES, cores, memory, architecture, mode)  # type: ignore[arg-type]
+        choose_type(TYPES, PRICES, cores, memory, architecture, mode)  # type: ignore[arg-type]
 
 
 def test_the_example_in_the_documents_is_a_file_of_accounts(tmp_path: Path) -> None:

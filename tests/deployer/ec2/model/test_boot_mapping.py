@@ -5,7 +5,7 @@ import json
 import pytest
 
 from catalog.image.manifest import Blank, Manifest
-from deployer.ec2.model.boot_mapping import MAX_VOLUMES, ROOT_DEVICE, bootable, with_blanks
+from deployer.ec2.model.boot_mapping import MAX_VOLUMES, ROOT_DEVICE, add_blanks, map_boot
 from deployer.errors import CannotBoot
 from signer.documents import validate
 from tests.support.aws.site_with_pool import Images
@@ -23,7 +23,7 @@ def direct(manifest: Manifest, cmdline: str, **changes: object) -> Manifest:
 
 
 def test_a_bios_disk_is_the_root_device(images: Images) -> None:
-    found = bootable(images.hello.manifest)
+    found = map_boot(images.hello.manifest)
     assert (found.boot_mode, found.architecture, found.boot_disk) == ("legacy-bios", "x86_64", None)
     assert [(volume.device, volume.size, volume.disk) for volume in found.volumes] == [
         (ROOT_DEVICE, 1, 0),
@@ -38,11 +38,11 @@ def test_uefi_boots_on_both_architectures(images: Images) -> None:
     document["disks"][0]["partitions"][0]["type"] = "esp"
     for architecture, name in (("x86_64", "x86_64"), ("aarch64", "arm64")):
         manifest = validate(Manifest, document | {"boot": {"mode": "uefi"}, "architecture": architecture}, "manifest")
-        assert (bootable(manifest).boot_mode, bootable(manifest).architecture) == ("uefi", name)
+        assert (map_boot(manifest).boot_mode, map_boot(manifest).architecture) == ("uefi", name)
 
 
 def test_a_kernel_without_a_boot_loader_gets_a_boot_disk_in_front(images: Images) -> None:
-    found = bootable(images.direct.manifest)
+    found = map_boot(images.direct.manifest)
     assert found.boot_mode == "legacy-bios"
     assert found.boot_disk == images.direct.manifest.boot
     assert [(volume.device, volume.disk) for volume in found.volumes] == [
@@ -67,30 +67,30 @@ def test_what_cannot_boot_is_refused(
     images: Images, what: str, cmdline: str, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(CannotBoot, match=r"star/direct@1\.0") as refused:
-        bootable(direct(images.direct.manifest, cmdline, **changes))
+        map_boot(direct(images.direct.manifest, cmdline, **changes))
     assert says in str(refused.value)
 
 
 def test_a_bios_image_for_arm_is_refused(images: Images) -> None:
     with pytest.raises(CannotBoot, match="boots with a BIOS, and EC2 has none for arm64"):
-        bootable(changed(images.hello.manifest, architecture="aarch64"))
+        map_boot(changed(images.hello.manifest, architecture="aarch64"))
 
 
 def test_blanks_that_were_asked_for_come_last_and_are_not_too_many(images: Images) -> None:
-    found = bootable(images.hello.manifest)
+    found = map_boot(images.hello.manifest)
     blank = Blank(size=GIB + 512, filesystem="ext4", label="more")
-    assert [(volume.device, volume.size) for volume in with_blanks(found, (blank, blank))[3:]] == [
+    assert [(volume.device, volume.size) for volume in add_blanks(found, (blank, blank))[3:]] == [
         ("/dev/sdh", 2),
         ("/dev/sdi", 2),
     ]
     most = MAX_VOLUMES - len(found.volumes)
-    assert len(with_blanks(found, (blank,) * most)) == MAX_VOLUMES
+    assert len(add_blanks(found, (blank,) * most)) == MAX_VOLUMES
     with pytest.raises(CannotBoot, match="ask for fewer"):
-        with_blanks(found, (blank,) * (most + 1))
+        add_blanks(found, (blank,) * (most + 1))
 
 
 def test_devices_have_names_of_their_own(images: Images) -> None:
-    volumes = with_blanks(bootable(images.hello.manifest), (Blank(size=GIB, filesystem="none"),) * 20)
+    volumes = add_blanks(map_boot(images.hello.manifest), (Blank(size=GIB, filesystem="none"),) * 20)
     assert len({volume.device for volume in volumes}) == len(volumes)
 
 
@@ -98,4 +98,4 @@ def test_an_image_with_too_many_disks_is_refused(images: Images) -> None:
     manifest = images.hello.manifest
     huge = manifest.disks[0].model_copy(update={"size": 17 << 40})
     with pytest.raises(CannotBoot, match="a volume at EC2 at most"):
-        bootable(manifest.model_copy(update={"disks": (huge,)}))
+        map_boot(manifest.model_copy(update={"disks": (huge,)}))

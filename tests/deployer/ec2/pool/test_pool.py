@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from catalog.image.manifest import DirectBoot
-from deployer.ec2.aws.tags import CATALOG, DEPLOYMENT, ENDS, IMAGE, RECEIPT, ends_tag
-from deployer.ec2.model.pricing import committed
-from deployer.ec2.pool.deployment import spend_of
-from deployer.machine.spec import State
-from deployer.policy.revocations import BlockList, Withdrawn
-from deployer.protocol.desired_state import Want
+from deployer.ec2.aws.tags import CATALOG_TAG, DEPLOYMENT_TAG, END_TAG, IMAGE_TAG, RECEIPT_TAG, end_tag_value
+from deployer.ec2.model.pricing import committed_cost
+from deployer.ec2.pool.deployment import charge_of
+from deployer.machine.spec import MachineState
+from deployer.policy.revocations import BlockList, RevocationState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.records.receipt import read_receipt
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import MIB, Ec2Site, Images, OpenSite, account
@@ -38,17 +38,17 @@ def test_a_machine_is_made_of_what_was_endorsed_and_says_so(host: Ec2Site, image
     with host.open() as site:
         uuid = host.want(images.hello)
         site.look()
-        assert site.state(uuid) is State.STAGING
+        assert site.state(uuid) is MachineState.STAGING
         site.settle()
         seen, instance = site.seen(uuid), site.instance(uuid)
-        assert seen.state is State.RUNNING
+        assert seen.state is MachineState.RUNNING
         assert seen.addresses[0].startswith("172.31.")
         assert seen.from_network > 0
         manifest = images.hello.manifest
-        assert instance.tags[CATALOG] == "star/hello@1.0"
-        assert instance.tags[IMAGE] == manifest.image_id
-        assert instance.tags[DEPLOYMENT] == host.desired.machines[0].deployment
-        assert instance.tags[ENDS] == ends_tag(host.desired.machines[0].ends)
+        assert instance.tags[CATALOG_TAG] == "star/hello@1.0"
+        assert instance.tags[IMAGE_TAG] == manifest.image_id
+        assert instance.tags[DEPLOYMENT_TAG] == host.desired.machines[0].deployment
+        assert instance.tags[END_TAG] == end_tag_value(host.desired.machines[0].ends)
         assert instance.token == uuid
         described = site.opened.aws.ec2("describe_instances", InstanceIds=[instance.instance])
         options = described["Reservations"][0]["Instances"][0]["MetadataOptions"]
@@ -67,7 +67,7 @@ def test_a_machine_is_made_of_what_was_endorsed_and_says_so(host: Ec2Site, image
         assert (cloud.ami, cloud.instance_type) == (instance.ami, instance.instance_type)
         entry = site.opened.books.machine(uuid)
         assert entry is not None
-        assert instance.tags[RECEIPT] == entry.receipt
+        assert instance.tags[RECEIPT_TAG] == entry.receipt
         ami = site.opened.aws.ec2("describe_images", ImageIds=[instance.ami])["Images"][0]
         there = {each["DeviceName"]: each["Ebs"].get("SnapshotId") for each in ami["BlockDeviceMappings"]}
         assert there == {volume.device: volume.snapshot for volume in cloud.volumes}
@@ -83,14 +83,14 @@ def test_the_same_image_again_stages_and_uploads_nothing(host: Ec2Site, images: 
         before = host.world.asked()
         again = host.want(images.hello)
         site.settle()
-        assert site.state(again) is State.RUNNING
+        assert site.state(again) is MachineState.RUNNING
         assert not site.calls("PutSnapshotBlock", before)
         assert not site.calls("RegisterImage", before)
         assert (site.seen(again).from_network, site.seen(again).from_cache) == (0, 0)
         assert len({one.ami for one in site.live()}) == 1
         update = host.want(images.update)
         site.settle()
-        assert site.state(update) is State.RUNNING
+        assert site.state(update) is MachineState.RUNNING
         assert len(site.calls("PutSnapshotBlock", before)) in {2, 3}  # the changed MiB alone
 
 
@@ -104,18 +104,18 @@ def test_a_machine_that_would_lose_its_memory_is_not_paused_and_says_so_when_sus
         uuid = host.want(images.direct)
         site.settle()
         assert not site.seen(uuid).suspends
-        host.change(uuid, want=Want.PAUSED)
+        host.change(uuid, want=DesiredStatus.PAUSED)
         site.settle()
-        assert (site.state(uuid), site.instance(uuid).state) == (State.RUNNING, "running")
+        assert (site.state(uuid), site.instance(uuid).state) == (MachineState.RUNNING, "running")
         assert "so it goes on running" in site.seen(uuid).reason
         assert not site.calls("StopInstances", since)
-        host.change(uuid, want=Want.SUSPENDED)
+        host.change(uuid, want=DesiredStatus.SUSPENDED)
         site.settle()
-        assert (site.state(uuid), site.instance(uuid).state) == (State.SUSPENDED, "stopped")
+        assert (site.state(uuid), site.instance(uuid).state) == (MachineState.SUSPENDED, "stopped")
         assert "its memory is not" in site.seen(uuid).reason
-        host.change(uuid, want=Want.RUNNING)
+        host.change(uuid, want=DesiredStatus.RUNNING)
         site.settle()
-        assert (site.state(uuid), site.seen(uuid).reason) == (State.RUNNING, "")
+        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.RUNNING, "")
 
 
 def test_every_verb(host: Ec2Site, images: Images) -> None:
@@ -127,18 +127,18 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
         assert made.instance_type == "t3.micro"
         assert made.hibernates
         for want, state in (
-            (Want.PAUSED, State.PAUSED),
-            (Want.SUSPENDED, State.SUSPENDED),
-            (Want.STOPPED, State.STOPPED),
+            (DesiredStatus.PAUSED, MachineState.PAUSED),
+            (DesiredStatus.SUSPENDED, MachineState.SUSPENDED),
+            (DesiredStatus.STOPPED, MachineState.STOPPED),
         ):
             host.change(uuid, want=want)
             site.settle()
             here = site.instance(uuid)
             assert (site.state(uuid), here.state) == (state, "stopped")
-            assert (here.hibernated, site.seen(uuid).reason) == (want is not Want.STOPPED, "")
-            host.change(uuid, want=Want.RUNNING)
+            assert (here.hibernated, site.seen(uuid).reason) == (want is not DesiredStatus.STOPPED, "")
+            host.change(uuid, want=DesiredStatus.RUNNING)
             site.settle()
-            assert site.state(uuid) is State.RUNNING
+            assert site.state(uuid) is MachineState.RUNNING
         host.change(uuid, reboots=2)
         site.settle()
         assert site.seen(uuid).reboots == 2
@@ -146,14 +146,14 @@ def test_every_verb(host: Ec2Site, images: Images) -> None:
         later = host.desired.machines[0].ends + timedelta(hours=2)
         host.change(uuid, ends=later)
         site.settle()
-        assert site.instance(uuid).tags[ENDS] == ends_tag(later)
+        assert site.instance(uuid).tags[END_TAG] == end_tag_value(later)
         host.change(uuid, memory=2048 * MIB, cores=2)
         site.settle()
-        assert (site.state(uuid), site.instance(uuid).instance_type) == (State.RUNNING, "t3.small")
+        assert (site.state(uuid), site.instance(uuid).instance_type) == (MachineState.RUNNING, "t3.small")
         assert site.instance(uuid).instance == made.instance
-        host.change(uuid, want=Want.ENDED, reason="its owner is done")
+        host.change(uuid, want=DesiredStatus.ENDED, reason="its owner is done")
         site.settle()
-        assert (site.state(uuid), site.seen(uuid).reason) == (State.ENDED, "its owner is done")
+        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.ENDED, "its owner is done")
         assert site.live() == []
         volumes = site.opened.aws.ec2("describe_volumes")["Volumes"]
         assert [volume for volume in volumes if volume.get("Tags")] == []
@@ -163,7 +163,7 @@ def refused(site: OpenSite, uuid: str) -> str:
     """Why a machine failed; nothing was uploaded, begun or booked for it."""
     before = site.host.world.asked()
     site.settle()
-    assert site.state(uuid) is State.FAILED
+    assert site.state(uuid) is MachineState.FAILED
     for operation in ("StartSnapshot", "RegisterImage", "RunInstances"):
         assert not site.calls(operation, before)
     assert site.opened.books.machine(uuid) is None
@@ -207,11 +207,11 @@ def test_the_cap_is_never_passed_however_many_come_at_once(
         uuids = [host.want(images.hello) for _ in range(6)]
         site.settle()
         states = [site.state(uuid) for uuid in uuids]
-        assert 1 <= states.count(State.RUNNING) < 6
-        assert states.count(State.RUNNING) + states.count(State.FAILED) == 6
-        spent = committed(host.account.prices, map(spend_of, site.opened.books.machines()), host.clock())
+        assert 1 <= states.count(MachineState.RUNNING) < 6
+        assert states.count(MachineState.RUNNING) + states.count(MachineState.FAILED) == 6
+        spent = committed_cost(host.account.prices, map(charge_of, site.opened.books.machines()), host.clock())
         assert spent <= Decimal("0.05")
-        failed = next(uuid for uuid in uuids if site.state(uuid) is State.FAILED)
+        failed = next(uuid for uuid in uuids if site.state(uuid) is MachineState.FAILED)
         assert "more than the 0.05 USD that the account burst may spend" in site.seen(failed).reason
 
 
@@ -252,7 +252,7 @@ def test_two_pools_in_one_account_never_end_each_others(
         first.settle()
         assert first.live() == []
         second.settle()
-        assert second.state(theirs) is State.RUNNING
+        assert second.state(theirs) is MachineState.RUNNING
 
 
 def test_what_ec2_ended_by_itself_is_told_and_not_made_again(host: Ec2Site, images: Images) -> None:
@@ -261,12 +261,12 @@ def test_what_ec2_ended_by_itself_is_told_and_not_made_again(host: Ec2Site, imag
         site.settle()
         site.opened.aws.ec2("terminate_instances", InstanceIds=[site.instance(uuid).instance])
         site.settle()
-        assert site.state(uuid) is State.ENDED
+        assert site.state(uuid) is MachineState.ENDED
         assert "UserInitiatedShutdown" in site.seen(uuid).reason
         assert site.live() == []
     with host.open() as site:
         site.settle()
-        assert (site.state(uuid), site.live()) == (State.ENDED, [])
+        assert (site.state(uuid), site.live()) == (MachineState.ENDED, [])
 
 
 @pytest.mark.slow
@@ -276,24 +276,24 @@ def test_what_was_stopped_by_somebody_runs_again(host: Ec2Site, images: Images) 
         site.settle()
         site.opened.machines.stop(site.instance(uuid).instance)
         site.settle()
-        assert site.state(uuid) is State.RUNNING
+        assert site.state(uuid) is MachineState.RUNNING
 
 
 def test_what_rests_runs_again_only_if_the_policy_still_accepts_it(host: Ec2Site, images: Images) -> None:
     with host.open() as site:
         uuid = host.want(images.hello)
         site.settle()
-        host.change(uuid, want=Want.STOPPED)
+        host.change(uuid, want=DesiredStatus.STOPPED)
         site.settle()
         host.site.policy.write_text(policy(images.star.anchor(), threshold=2))
-        host.change(uuid, want=Want.RUNNING)
+        host.change(uuid, want=DesiredStatus.RUNNING)
         site.settle()
-        assert site.state(uuid) is State.STOPPED
+        assert site.state(uuid) is MachineState.STOPPED
         assert "1 of 2 endorsers" in site.seen(uuid).reason
         host.site.policy.write_text(policy(images.star.anchor(), machines=20))
         host.clock.ahead += timedelta(minutes=10)
         site.settle()
-        assert (site.state(uuid), site.seen(uuid).reason) == (State.RUNNING, "")
+        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.RUNNING, "")
 
 
 @pytest.mark.slow
@@ -303,7 +303,7 @@ def test_a_machine_ends_when_its_time_is_over(host: Ec2Site, images: Images) -> 
         site.settle()
         host.clock.ahead += timedelta(hours=1)
         site.settle()
-        assert (site.state(uuid), site.seen(uuid).reason) == (State.ENDED, "its time has come")
+        assert (site.state(uuid), site.seen(uuid).reason) == (MachineState.ENDED, "its time has come")
         assert site.live() == []
 
 
@@ -318,7 +318,7 @@ def test_an_older_wish_is_not_acted_upon(host: Ec2Site, images: Images) -> None:
         assert (report.complete, report.revision) == (False, now.revision)
         host.desired = now
         site.settle()
-        assert site.state(uuid) is State.RUNNING
+        assert site.state(uuid) is MachineState.RUNNING
 
 
 @pytest.mark.slow
@@ -327,11 +327,11 @@ def test_a_machine_that_is_cancelled_while_it_is_made_leaves_nothing(host: Ec2Si
         host.world.faults(latency=0.2)
         uuid = host.want(images.hello)
         site.look()
-        host.change(uuid, want=Want.ENDED)
+        host.change(uuid, want=DesiredStatus.ENDED)
         site.settle()
         host.world.faults()
         site.settle()
-        assert site.state(uuid) is State.ENDED
+        assert site.state(uuid) is MachineState.ENDED
         assert site.live() == []
 
 
@@ -342,14 +342,14 @@ def test_five_percent_faults_are_survived(host: Ec2Site, images: Images) -> None
         uuids = [host.want(bundle) for bundle in (images.hello, images.direct, images.update)]
         site.settle()
         for uuid in uuids:
-            host.change(uuid, want=Want.STOPPED)
+            host.change(uuid, want=DesiredStatus.STOPPED)
         site.settle()
         for uuid in uuids:
-            host.change(uuid, want=Want.RUNNING, reboots=1)
+            host.change(uuid, want=DesiredStatus.RUNNING, reboots=1)
         site.settle(6)
         host.world.faults()
         site.settle()
-        assert [site.state(uuid) for uuid in uuids] == [State.RUNNING] * 3
+        assert [site.state(uuid) for uuid in uuids] == [MachineState.RUNNING] * 3
         assert sorted(one.machine for one in site.live()) == sorted(uuids)
 
 
@@ -365,8 +365,8 @@ def test_no_credential_is_in_any_report_log_or_record(
         site.settle()
         bad = host.want(images.rogue)
         report = site.settle()
-        assert site.state(uuid) is State.RUNNING
-        assert site.state(bad) is State.FAILED
+        assert site.state(uuid) is MachineState.RUNNING
+        assert site.state(bad) is MachineState.FAILED
         secrets = [
             line.partition("=")[2].strip()
             for line in host.world.credentials.read_text().splitlines()
@@ -386,24 +386,24 @@ def test_no_credential_is_in_any_report_log_or_record(
 @pytest.mark.parametrize(
     ("action", "state"),
     [
-        ("destroy", State.ENDED),
-        pytest.param("pause", State.STOPPED, marks=pytest.mark.slow),
-        pytest.param("notify", State.RUNNING, marks=pytest.mark.slow),
+        ("destroy", MachineState.ENDED),
+        pytest.param("pause", MachineState.STOPPED, marks=pytest.mark.slow),
+        pytest.param("notify", MachineState.RUNNING, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_withdrawn_while_it_runs_is_dealt_with_as_the_policy_says(
-    host: Ec2Site, images: Images, action: str, state: State
+    host: Ec2Site, images: Images, action: str, state: MachineState
 ) -> None:
     host.policy_text = policy(images.star.anchor(), machines=20) + f'[revocations]\nrunning = "{action}"\n'
     with host.open() as site:
         uuid, other = host.want(images.hello), host.want(images.direct)
         site.settle()
-        site.withdrawn = Withdrawn((), BlockList(images=("star/hello",)))
+        site.withdrawn = RevocationState((), BlockList(images=("star/hello",)))
         site.settle()
-        assert site.state(uuid) is State.RUNNING  # it is looked at once a minute
+        assert site.state(uuid) is MachineState.RUNNING  # it is looked at once a minute
         host.clock.ahead += timedelta(minutes=2)
         site.settle()
-        assert (site.state(uuid), site.state(other)) == (state, State.RUNNING)
+        assert (site.state(uuid), site.state(other)) == (state, MachineState.RUNNING)
         host.clock.ahead += timedelta(minutes=20)
         site.settle()
         assert site.state(uuid) is state

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.ec2.account.bookkeeping import MachineEntry
-from deployer.ec2.aws.tags import ENDS, MACHINE, REBOOTS, SIZE, ends_tag, size_tag
+from deployer.ec2.aws.tags import END_TAG, MACHINE_TAG, REBOOTS_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.model.instances import Instance
-from deployer.ec2.pool.reconciler import Do, Step, observe, steps
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
+from deployer.ec2.pool.reconciler import ActionKind, InstanceAction, observe_machine, plan_instance_actions
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from signer.documents import validate
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -41,10 +41,10 @@ def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
 
 def instance(wanted: DesiredMachine, state: str = "running", name: str = "i-1", **changes: str) -> Instance:
     tags = {
-        MACHINE: wanted.uuid,
-        ENDS: ends_tag(wanted.ends),
-        SIZE: size_tag(wanted.cores, wanted.memory),
-        REBOOTS: "0",
+        MACHINE_TAG: wanted.uuid,
+        END_TAG: end_tag_value(wanted.ends),
+        SIZE_TAG: size_tag_value(wanted.cores, wanted.memory),
+        REBOOTS_TAG: "0",
     }
     return Instance(name, state, launched=NOW, tags=tags | changes)
 
@@ -63,9 +63,9 @@ def entry(wanted: DesiredMachine, **changes: object) -> MachineEntry:
 
 def next_steps(
     wanted: DesiredMachine | None, *there: Instance, book: MachineEntry | None = None, now: datetime = NOW
-) -> list[Do]:
+) -> list[ActionKind]:
     desired = DesiredState(revision=1, machines=(wanted,) if wanted is not None else ())
-    return [step.do for step in steps(desired, there, {book.machine: book} if book else {}, now)]
+    return [step.do for step in plan_instance_actions(desired, there, {book.machine: book} if book else {}, now)]
 
 
 RUNNING = machine()
@@ -75,8 +75,8 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
 @pytest.mark.parametrize(
     ("what", "wanted", "there", "book", "expected"),
     [
-        ("nothing is there", RUNNING, [], None, [Do.MAKE]),
-        ("it was booked and perhaps begun", RUNNING, [], entry(RUNNING, ami="ami-1"), [Do.MAKE]),
+        ("nothing is there", RUNNING, [], None, [ActionKind.MAKE]),
+        ("it was booked and perhaps begun", RUNNING, [], entry(RUNNING, ami="ami-1"), [ActionKind.MAKE]),
         ("it was begun, and EC2 has lost it", RUNNING, [], entry(RUNNING, instance="i-1"), []),
         ("it has ended", RUNNING, [], entry(RUNNING, ended=True), []),
         (
@@ -89,45 +89,79 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
         ("it is as it should be", RUNNING, [instance(RUNNING)], None, []),
         ("it is on its way", RUNNING, [instance(RUNNING, "pending")], None, []),
         ("it is being stopped", RUNNING, [instance(RUNNING, "stopping")], None, []),
-        ("it was stopped", RUNNING, [instance(RUNNING, "stopped")], None, [Do.START]),
-        ("it should rest, and was not made", machine(want=Want.STOPPED), [], None, []),
-        ("it should be ended, and was not made", machine(want=Want.ENDED), [], None, []),
+        ("it was stopped", RUNNING, [instance(RUNNING, "stopped")], None, [ActionKind.START]),
+        ("it should rest, and was not made", machine(want=DesiredStatus.STOPPED), [], None, []),
+        ("it should be ended, and was not made", machine(want=DesiredStatus.ENDED), [], None, []),
         ("its time was over before it was made", machine(ends=NOW), [], None, []),
-        ("it should be paused, and would lose its memory", machine(want=Want.PAUSED), [instance(RUNNING)], None, []),
-        ("it should be suspended, and loses it", machine(want=Want.SUSPENDED), [instance(RUNNING)], None, [Do.STOP]),
-        ("it should be paused", machine(want=Want.PAUSED), [HIBERNATES], None, [Do.HIBERNATE]),
-        ("it should be suspended", machine(want=Want.SUSPENDED), [HIBERNATES], None, [Do.HIBERNATE]),
-        ("it should be stopped and could hibernate", machine(want=Want.STOPPED), [HIBERNATES], None, [Do.STOP]),
-        ("it should be stopped, and is", machine(want=Want.STOPPED), [instance(RUNNING, "stopped")], None, []),
-        ("it should be ended", machine(want=Want.ENDED), [instance(RUNNING)], None, [Do.TERMINATE]),
+        (
+            "it should be paused, and would lose its memory",
+            machine(want=DesiredStatus.PAUSED),
+            [instance(RUNNING)],
+            None,
+            [],
+        ),
+        (
+            "it should be suspended, and loses it",
+            machine(want=DesiredStatus.SUSPENDED),
+            [instance(RUNNING)],
+            None,
+            [ActionKind.STOP],
+        ),
+        ("it should be paused", machine(want=DesiredStatus.PAUSED), [HIBERNATES], None, [ActionKind.HIBERNATE]),
+        ("it should be suspended", machine(want=DesiredStatus.SUSPENDED), [HIBERNATES], None, [ActionKind.HIBERNATE]),
+        (
+            "it should be stopped and could hibernate",
+            machine(want=DesiredStatus.STOPPED),
+            [HIBERNATES],
+            None,
+            [ActionKind.STOP],
+        ),
+        ("it should be stopped, and is", machine(want=DesiredStatus.STOPPED), [instance(RUNNING, "stopped")], None, []),
+        ("it should be ended", machine(want=DesiredStatus.ENDED), [instance(RUNNING)], None, [ActionKind.TERMINATE]),
         (
             "it should be ended while it rests",
-            machine(want=Want.ENDED),
+            machine(want=DesiredStatus.ENDED),
             [instance(RUNNING, "stopped")],
             None,
-            [Do.TERMINATE],
+            [ActionKind.TERMINATE],
         ),
-        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [Do.TERMINATE]),
-        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [Do.PROLONG]),
-        ("its size changed", machine(cores=2), [instance(RUNNING)], None, [Do.STOP]),
-        ("its size changed, it is stopped", machine(cores=2), [instance(RUNNING, "stopped")], None, [Do.RETYPE]),
-        ("it should reboot", machine(reboots=1), [instance(RUNNING)], None, [Do.REBOOT]),
-        ("it was rebooted", machine(reboots=1), [instance(RUNNING, **{REBOOTS: "1"})], None, []),
+        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [ActionKind.TERMINATE]),
+        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [ActionKind.PROLONG]),
+        ("its size changed", machine(cores=2), [instance(RUNNING)], None, [ActionKind.STOP]),
+        (
+            "its size changed, it is stopped",
+            machine(cores=2),
+            [instance(RUNNING, "stopped")],
+            None,
+            [ActionKind.RETYPE],
+        ),
+        ("it should reboot", machine(reboots=1), [instance(RUNNING)], None, [ActionKind.REBOOT]),
+        ("it was rebooted", machine(reboots=1), [instance(RUNNING, **{REBOOTS_TAG: "1"})], None, []),
         (
             "its count of reboots was tampered with",
             machine(reboots=1),
-            [instance(RUNNING, **{REBOOTS: "x"})],
+            [instance(RUNNING, **{REBOOTS_TAG: "x"})],
             None,
-            [Do.REBOOT],
+            [ActionKind.REBOOT],
         ),
-        ("nobody wants it", None, [instance(RUNNING)], None, [Do.TERMINATE]),
+        ("nobody wants it", None, [instance(RUNNING)], None, [ActionKind.TERMINATE]),
         ("nobody wants it, and it is gone", None, [instance(RUNNING, "terminated")], None, []),
-        ("it is there twice", RUNNING, [instance(RUNNING), instance(RUNNING, name="i-2")], None, [Do.TERMINATE]),
-        ("its size tag is lost", RUNNING, [instance(RUNNING, **{SIZE: ""})], None, [Do.STOP]),
+        (
+            "it is there twice",
+            RUNNING,
+            [instance(RUNNING), instance(RUNNING, name="i-2")],
+            None,
+            [ActionKind.TERMINATE],
+        ),
+        ("its size tag is lost", RUNNING, [instance(RUNNING, **{SIZE_TAG: ""})], None, [ActionKind.STOP]),
     ],
 )
 def test_what_is_done_next(
-    what: str, wanted: DesiredMachine | None, there: list[Instance], book: MachineEntry | None, expected: list[Do]
+    what: str,
+    wanted: DesiredMachine | None,
+    there: list[Instance],
+    book: MachineEntry | None,
+    expected: list[ActionKind],
 ) -> None:
     assert next_steps(wanted, *there, book=book) == expected
 
@@ -135,32 +169,32 @@ def test_what_is_done_next(
 def test_of_two_the_older_one_stays() -> None:
     older, younger = instance(RUNNING, name="i-9"), replace(instance(RUNNING), launched=NOW + timedelta(seconds=1))
     desired = DesiredState(revision=1, machines=(RUNNING,))
-    assert [step.instance for step in steps(desired, [younger, older], {}, NOW)] == ["i-1"]
+    assert [step.instance for step in plan_instance_actions(desired, [younger, older], {}, NOW)] == ["i-1"]
 
 
 @pytest.mark.parametrize(
     ("what", "there", "book", "state", "says"),
     [
         ("nothing is known", [], None, None, ""),
-        ("it runs", [instance(RUNNING)], None, State.RUNNING, ""),
-        ("it begins", [instance(RUNNING, "pending")], None, State.BOOTING, ""),
-        ("it was stopped by somebody", [instance(RUNNING, "stopped")], None, State.STOPPED, ""),
+        ("it runs", [instance(RUNNING)], None, MachineState.RUNNING, ""),
+        ("it begins", [instance(RUNNING, "pending")], None, MachineState.BOOTING, ""),
+        ("it was stopped by somebody", [instance(RUNNING, "stopped")], None, MachineState.STOPPED, ""),
         (
             "it was terminated",
             [replace(instance(RUNNING, "terminated"), reason="Client.X")],
             None,
-            State.ENDED,
+            MachineState.ENDED,
             "Client.X",
         ),
-        ("EC2 has forgotten it", [], entry(RUNNING, instance="i-1", ended=True), State.ENDED, "no such machine"),
-        ("the books know why", [], entry(RUNNING, ended=True, reason="it is over"), State.ENDED, "it is over"),
-        ("EC2 does not list it yet", [], entry(RUNNING, instance="i-1"), State.BOOTING, ""),
+        ("EC2 has forgotten it", [], entry(RUNNING, instance="i-1", ended=True), MachineState.ENDED, "no such machine"),
+        ("the books know why", [], entry(RUNNING, ended=True, reason="it is over"), MachineState.ENDED, "it is over"),
+        ("EC2 does not list it yet", [], entry(RUNNING, instance="i-1"), MachineState.BOOTING, ""),
     ],
 )
 def test_what_is_reported(
-    what: str, there: list[Instance], book: MachineEntry | None, state: State | None, says: str
+    what: str, there: list[Instance], book: MachineEntry | None, state: MachineState | None, says: str
 ) -> None:
-    seen = observe(RUNNING, there, book, NOW)
+    seen = observe_machine(RUNNING, there, book, NOW)
     assert (seen.state if seen else None) is state
     assert says in (seen.reason if seen else "")
 
@@ -168,16 +202,22 @@ def test_what_is_reported(
 @pytest.mark.parametrize(
     ("what", "here", "state", "says", "suspends"),
     [
-        ("it hibernates", replace(HIBERNATES, state="stopped", hibernated=True), State.SUSPENDED, "", True),
-        ("it was stopped instead", replace(HIBERNATES, state="stopped"), State.SUSPENDED, "its memory is not", True),
-        ("it cannot hibernate", instance(RUNNING, "stopped"), State.SUSPENDED, "its memory is not", False),
-        ("it is on its way", replace(HIBERNATES, state="stopping"), State.RUNNING, "", True),
+        ("it hibernates", replace(HIBERNATES, state="stopped", hibernated=True), MachineState.SUSPENDED, "", True),
+        (
+            "it was stopped instead",
+            replace(HIBERNATES, state="stopped"),
+            MachineState.SUSPENDED,
+            "its memory is not",
+            True,
+        ),
+        ("it cannot hibernate", instance(RUNNING, "stopped"), MachineState.SUSPENDED, "its memory is not", False),
+        ("it is on its way", replace(HIBERNATES, state="stopping"), MachineState.RUNNING, "", True),
     ],
 )
 def test_what_is_said_of_one_that_should_be_suspended(
-    what: str, here: Instance, state: State, says: str, suspends: bool
+    what: str, here: Instance, state: MachineState, says: str, suspends: bool
 ) -> None:
-    seen = observe(machine(want=Want.SUSPENDED), [here], None, NOW)
+    seen = observe_machine(machine(want=DesiredStatus.SUSPENDED), [here], None, NOW)
     assert seen is not None
     assert (seen.state, seen.suspends) == (state, suspends)
     assert says in seen.reason if says else seen.reason == ""
@@ -191,8 +231,8 @@ class Model:
         self.books: dict[str, MachineEntry] = {}
         self.tokens: dict[str, str] = {}
 
-    def do(self, step: Step, wanted: DesiredMachine | None, *, noted: bool) -> None:
-        if step.do is Do.MAKE:
+    def do(self, step: InstanceAction, wanted: DesiredMachine | None, *, noted: bool) -> None:
+        if step.do is ActionKind.MAKE:
             assert wanted is not None
             self.books.setdefault(step.machine, entry(wanted))
             name = self.tokens.setdefault(step.machine, f"i-{len(self.tokens)}")
@@ -203,21 +243,21 @@ class Model:
             return
         here = self.instances[step.instance]
         match step.do:
-            case Do.TERMINATE:
+            case ActionKind.TERMINATE:
                 here = replace(here, state="terminated")
-            case Do.STOP:
+            case ActionKind.STOP:
                 here = replace(here, state="stopped")
-            case Do.HIBERNATE:
+            case ActionKind.HIBERNATE:
                 assert here.hibernates
                 here = replace(here, state="stopped", hibernated=True)
-            case Do.START:
+            case ActionKind.START:
                 here = replace(here, state="running")
-            case Do.REBOOT if wanted is not None:
-                here = replace(here, tags=here.tags | {REBOOTS: str(wanted.reboots)})
-            case Do.RETYPE if wanted is not None:
-                here = replace(here, tags=here.tags | {SIZE: size_tag(wanted.cores, wanted.memory)})
-            case Do.PROLONG if wanted is not None:
-                here = replace(here, tags=here.tags | {ENDS: ends_tag(wanted.ends)})
+            case ActionKind.REBOOT if wanted is not None:
+                here = replace(here, tags=here.tags | {REBOOTS_TAG: str(wanted.reboots)})
+            case ActionKind.RETYPE if wanted is not None:
+                here = replace(here, tags=here.tags | {SIZE_TAG: size_tag_value(wanted.cores, wanted.memory)})
+            case ActionKind.PROLONG if wanted is not None:
+                here = replace(here, tags=here.tags | {END_TAG: end_tag_value(wanted.ends)})
         self.instances[step.instance] = here
 
 
@@ -226,7 +266,7 @@ WISHES = st.builds(
         str(uuid.UUID(int=number)), want=want, cores=cores, reboots=reboots, ends=ENDS_AT + timedelta(hours=hours)
     ),
     st.integers(1, 4),
-    st.sampled_from(Want),
+    st.sampled_from(DesiredStatus),
     st.integers(1, 2),
     st.integers(0, 2),
     st.integers(0, 2),
@@ -246,18 +286,21 @@ def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twi
         wanted = {one.uuid: one for one in machines}
         desired = DesiredState(revision=revision, machines=tuple(machines))
         for _ in range(12):
-            for step in steps(desired, list(model.instances.values()), model.books, NOW):
+            for step in plan_instance_actions(desired, list(model.instances.values()), model.books, NOW):
                 done, noted = next(chances, (True, True))
                 if done:
                     model.do(step, wanted.get(step.machine), noted=noted)
             live = [one.machine for one in model.instances.values() if one.live]
             assert len(set(live)) == len(live)
-        assert steps(desired, list(model.instances.values()), model.books, NOW) == () or next(chances, None) is not None
+        assert (
+            plan_instance_actions(desired, list(model.instances.values()), model.books, NOW) == ()
+            or next(chances, None) is not None
+        )
     live = {one.machine: one for one in model.instances.values() if one.live}
     for one in wishes[-1]:
         if one.uuid in live:
             here = live[one.uuid]
-            assert one.want is not Want.ENDED
-            if one.want is not Want.PAUSED or here.hibernates:
-                assert (here.state == "running") is (one.want is Want.RUNNING)
+            assert one.want is not DesiredStatus.ENDED
+            if one.want is not DesiredStatus.PAUSED or here.hibernates:
+                assert (here.state == "running") is (one.want is DesiredStatus.RUNNING)
     assert live.keys() <= {one.uuid for one in wishes[-1]}

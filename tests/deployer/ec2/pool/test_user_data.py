@@ -17,12 +17,12 @@ import pytest
 import yaml
 
 from catalog.image.manifest import Blank
-from deployer.ec2.aws.tags import ENDS
+from deployer.ec2.aws.tags import END_TAG
 from deployer.ec2.model.boot_mapping import Volume
-from deployer.ec2.pool.user_data import MERGE, TIMER, blanks_script, guest_data
+from deployer.ec2.pool.user_data import MERGE, TIMER, blanks_script, build_user_data
 from deployer.errors import UserDataRefused
 from deployer.machine.user_data import MAX_USER_DATA
-from deployer.protocol.desired_state import Context, DesiredMachine
+from deployer.protocol.desired_state import BrokerAccess, DesiredMachine
 from tests.deployer.ec2.pool.test_reconciler import machine
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhc2U2NCBpcyBub3QgY2hlY2tlZCBoZXJlCg== ann@example"
@@ -30,7 +30,7 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJhc2U2NCBpcyBub3QgY2hlY2tlZCBoZXJlC
 
 def told(wanted: DesiredMachine, *volumes: Volume) -> list[tuple[str, bytes, Message]]:
     """The parts as a guest reads them: (type, bytes, part)."""
-    data = guest_data(wanted, volumes)
+    data = build_user_data(wanted, volumes)
     assert len(data) <= MAX_USER_DATA
     message = email.message_from_bytes(gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data)
     assert message["MIME-Version"]  # by which cloud-init knows a MIME message
@@ -78,7 +78,7 @@ def test_gzip_is_handed_on() -> None:
 
 
 def test_what_the_site_adds_and_the_context_agent_are_there() -> None:
-    context = Context(url="http://broker.example:8080", secret="s" * 32)
+    context = BrokerAccess(url="http://broker.example:8080", secret="s" * 32)
     site = base64.b64encode(b"#cloud-config\nntp: {enabled: true}\n").decode()
     parts = told(machine(context=context, vendor_data=site))
     assert [kind for kind, _, _ in parts] == [
@@ -96,14 +96,14 @@ def test_what_the_site_adds_and_the_context_agent_are_there() -> None:
 
 def test_the_same_machine_is_told_the_same_again() -> None:
     wanted = given(b"#!/bin/sh\n" + b"# words\n" * 2000)
-    assert guest_data(wanted, ()) == guest_data(wanted, ())
+    assert build_user_data(wanted, ()) == build_user_data(wanted, ())
 
 
 def test_what_fits_only_when_packed_is_packed_and_what_does_not_is_refused() -> None:
-    assert guest_data(given(b"#!/bin/sh\n"), ())[:1] == b"C"
-    assert guest_data(given(b"#!/bin/sh\n" + b"# words\n" * 2000), ())[:2] == b"\x1f\x8b"
+    assert build_user_data(given(b"#!/bin/sh\n"), ())[:1] == b"C"
+    assert build_user_data(given(b"#!/bin/sh\n" + b"# words\n" * 2000), ())[:2] == b"\x1f\x8b"
     with pytest.raises(UserDataRefused, match="more than the 16384 that EC2 takes"):
-        guest_data(given(b"#!/bin/sh\n# " + base64.b64encode(os.urandom(12000))[:16000]), ())
+        build_user_data(given(b"#!/bin/sh\n# " + base64.b64encode(os.urandom(12000))[:16000]), ())
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -117,7 +117,7 @@ class Metadata(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.headers.get("X-aws-ec2-metadata-token") != "token":
             self._say(b"", 401)
-        elif self.path == f"/latest/meta-data/tags/instance/{ENDS}" and type(self).ends:
+        elif self.path == f"/latest/meta-data/tags/instance/{END_TAG}" and type(self).ends:
             self._say(type(self).ends.encode(), 200)
         else:
             self._say(b"", 404)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.site.extension import working
+from deployer.ec2.site.extension import run_accounts
 from deployer.errors import DeployerError, PolicyUnusable
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.nodes import list_nodes
-from deployer.site.model.principal import LOCAL
+from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.service.site import Site
 from deployer.site.store.changes import add_node
 from signer.documents import validate
@@ -42,7 +42,7 @@ def told(site: Site, where: str = "ec2") -> str:
     """What would come of an order."""
     document = {"image": "star/hello@1.0", "wishes": {"where": where}}
     try:
-        trial = site.try_out(validate(DeploymentRequest, document, "request"), LOCAL)
+        trial = site.try_out(validate(DeploymentRequest, document, "request"), LOCAL_OPERATOR)
     except DeployerError as exc:
         return str(exc)
     return f"{trial.placed}: {' '.join(trial.placement)}"
@@ -62,7 +62,7 @@ def test_the_file_is_followed_while_the_service_runs(
     host: Ec2Site, site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, burst = host.settings.accounts, host.account
-    with working(host.settings, site, QUICK):
+    with run_accounts(host.settings, site, QUICK):
         assert told(site) == "the site has no accounts at EC2 now"
         assert site.status().problems == ()
 
@@ -94,12 +94,12 @@ def test_the_file_is_followed_while_the_service_runs(
 def test_an_account_that_cannot_be_worked_is_told_of_and_the_others_go_on(host: Ec2Site, site: Site) -> None:
     site.store.write(add_node, "taken", {})
     accounts_file(host.settings.accounts, host.account.model_copy(update={"name": "taken"}), host.account)
-    with working(host.settings, site, QUICK):
+    with run_accounts(host.settings, site, QUICK):
         wait_for(lambda: pools(site) == ["burst"], 60)
         assert says(site, "the account taken is called as a node of the site; name it otherwise")()
 
 
 def test_a_service_does_not_begin_with_a_file_that_it_cannot_use(host: Ec2Site, site: Site) -> None:
     host.settings.accounts.write_text("nonsense")
-    with pytest.raises(PolicyUnusable, match="accounts "), working(host.settings, site, QUICK):
+    with pytest.raises(PolicyUnusable, match="accounts "), run_accounts(host.settings, site, QUICK):
         time.sleep(0)

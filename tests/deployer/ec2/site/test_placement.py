@@ -8,11 +8,18 @@ import pytest
 from deployer.ec2.errors import AwsUnreachable
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.instance_types import InstanceType
-from deployer.ec2.site.placement import ACCOUNT, Place, Quoted, bursting
-from deployer.errors import CannotBoot, DeployerError, NoAccount, NoRoom, OverBudget
+from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, Placer, burst_placer
+from deployer.errors import CannotBoot, DeployerError, NoAccount, NoCapacity, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.scheduling.placement import EC2, Ask, NodeRoom, Placed, at_home, place
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
+from deployer.site.scheduling.placement import (
+    EC2,
+    NodeCapacity,
+    Placement,
+    PlacementRequest,
+    place_machines,
+    place_on_site,
+)
 from signer.documents import validate
 from tests.deployer.ec2.model.test_accounts import ACCOUNT as BURST
 from tests.deployer.ec2.model.test_accounts import OTHER, TYPES, principal
@@ -20,9 +27,9 @@ from tests.support.aws.site_with_pool import Images, accounts_file
 
 GIB = 1 << 30
 MIB = 1 << 20
-HOME = NodeRoom("home", "home", cores=1, memory=4 * GIB, disk=100 * GIB)
-POOL = NodeRoom("pool", "burst", 64, 256 * GIB, 4096 * GIB, {ACCOUNT: "burst"}, kind=EC2, architecture="")
-PILOTS = NodeRoom("pilots", "pilots", 64, 256 * GIB, 4096 * GIB, {ACCOUNT: "pilots"}, kind=EC2, architecture="")
+HOME = NodeCapacity("home", "home", cores=1, memory=4 * GIB, disk=100 * GIB)
+POOL = NodeCapacity("pool", "burst", 64, 256 * GIB, 4096 * GIB, {ACCOUNT: "burst"}, kind=EC2, architecture="")
+PILOTS = NodeCapacity("pilots", "pilots", 64, 256 * GIB, 4096 * GIB, {ACCOUNT: "pilots"}, kind=EC2, architecture="")
 
 
 @pytest.fixture
@@ -38,11 +45,11 @@ def placing(
     who: Principal | None = None,
     spent: str = "0",
     types: tuple[InstanceType, ...] | DeployerError = TYPES,
-    rooms: tuple[NodeRoom, ...] = (HOME, POOL, PILOTS),
+    rooms: tuple[NodeCapacity, ...] = (HOME, POOL, PILOTS),
     count: int = 2,
     labels: dict[str, str] | None = None,
     memory: int = 64 * MIB,
-) -> Placed:
+) -> Placement:
     def described(_: Account) -> tuple[InstanceType, ...]:
         if isinstance(types, DeployerError):
             raise types
@@ -51,10 +58,12 @@ def placing(
     wishes = {"where": where, "labels": labels or {}}
     document = {"image": "star/hello", "count": count, "wishes": wishes}
     request = validate(DeploymentRequest, document, "request")
-    known = Quoted(described, lambda _account, _promised: Decimal(spent))
+    known = CachedAccountInfo(described, lambda _account, _promised: Decimal(spent))
     manifest = images.hello.manifest
-    way: Place = bursting(place, accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600)
-    return way(rooms, Ask(count, 1, memory, GIB, "x86_64", wishes=request.wishes))
+    way: Placer = burst_placer(
+        place_machines, accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600
+    )
+    return way(rooms, PlacementRequest(count, 1, memory, GIB, "x86_64", wishes=request.wishes))
 
 
 def test_what_has_no_room_at_home_goes_to_the_requesters_account(accounts: Accounts, images: Images) -> None:
@@ -88,7 +97,7 @@ def test_what_keeps_ec2_out_is_said(
 ) -> None:
     with pytest.raises(error, match=says):
         placing(accounts, images, "ec2", **changes)  # type: ignore[arg-type]
-    with pytest.raises(NoRoom, match="and EC2 is left out: ") as refused:
+    with pytest.raises(NoCapacity, match="and EC2 is left out: ") as refused:
         placing(accounts, images, "local-then-ec2", **changes)  # type: ignore[arg-type]
     assert says in str(refused.value)
     if "memory" not in changes:
@@ -96,15 +105,15 @@ def test_what_keeps_ec2_out_is_said(
 
 
 def test_the_operator_has_every_account(accounts: Accounts, images: Images) -> None:
-    assert placing(accounts, images, "ec2", who=LOCAL).nodes == ("pool", "pool")
-    named = placing(accounts, images, "ec2", who=LOCAL, labels={ACCOUNT: "pilots"})
+    assert placing(accounts, images, "ec2", who=LOCAL_OPERATOR).nodes == ("pool", "pool")
+    named = placing(accounts, images, "ec2", who=LOCAL_OPERATOR, labels={ACCOUNT: "pilots"})
     assert named.nodes == ("pilots", "pilots")
-    with pytest.raises(NoRoom):  # somebody else names an account in vain
+    with pytest.raises(NoCapacity):  # somebody else names an account in vain
         placing(accounts, images, "ec2", labels={ACCOUNT: "pilots"})
 
 
 def test_a_machine_that_lost_its_place_is_not_sent_to_ec2() -> None:
-    ask = Ask(
+    ask = PlacementRequest(
         1,
         1,
         64 * MIB,
@@ -112,9 +121,9 @@ def test_a_machine_that_lost_its_place_is_not_sent_to_ec2() -> None:
         "x86_64",
         wishes=validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "r").wishes,
     )
-    assert at_home(place)((POOL, HOME), ask).nodes == ("home",)
-    with pytest.raises(NoRoom):
-        at_home(place)((POOL,), ask)
+    assert place_on_site(place_machines)((POOL, HOME), ask).nodes == ("home",)
+    with pytest.raises(NoCapacity):
+        place_on_site(place_machines)((POOL,), ask)
 
 
 def test_types_are_asked_for_once(accounts: Accounts) -> None:
@@ -124,7 +133,7 @@ def test_types_are_asked_for_once(accounts: Accounts) -> None:
         asked.append(account.name)
         return TYPES
 
-    known = Quoted(types, lambda _account, _promised: Decimal(0))
+    known = CachedAccountInfo(types, lambda _account, _promised: Decimal(0))
     for _ in range(3):
         known.types(accounts.named("burst"))
     known.types(accounts.named("pilots"))

@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.account.bookkeeping import Books, MachineEntry
+from deployer.ec2.account.bookkeeping import Bookkeeping, MachineEntry
 from deployer.ec2.model.accounts import Account, Accounts
-from deployer.ec2.model.pricing import Prices, Spend, check_within, committed, dues
-from deployer.ec2.pool.deployment import spend_of
-from deployer.ec2.site.placement import ACCOUNT, Quoted, bursting, spends_of
+from deployer.ec2.model.pricing import Charge, Prices, check_within, committed_cost, list_charges
+from deployer.ec2.pool.deployment import charge_of
+from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, burst_placer, promised_charges
 from deployer.errors import OverBudget
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import get_machine, list_deployments
 from deployer.site.lifecycle.verb_rules import Verb
-from deployer.site.model.principal import LOCAL
+from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.model.records import SiteMachine
-from deployer.site.operations.machine_changes import Changing
-from deployer.site.scheduling.placement import EC2, Place, Promised, place
+from deployer.site.operations.machine_changes import MachineService
+from deployer.site.scheduling.placement import EC2, MachineReservation, Placer, place_machines
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import MachineChange
-from deployer.site.store.admission import admit
+from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_node
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from signer.documents import validate
 from tests.deployer.ec2.model.test_accounts import ACCOUNT as BURST
 from tests.deployer.ec2.model.test_accounts import TYPES
@@ -48,32 +48,34 @@ WORKER = manifest(PARTS)
 class Spending:
     """A site with a pool at EC2 whose account may spend 10 USD, and the pool's books."""
 
-    def __init__(self, site: World, books: Books) -> None:
+    def __init__(self, site: World, books: Bookkeeping) -> None:
         self.site, self.books = site, books
         self.pool = site.store.write(add_node, "burst", {}, EC2).uuid
-        site.store.write(absorb, self.pool, capable(256, 1024 * GIB, 4096 * GIB, labels={ACCOUNT: "burst"}))
-        self.known = Quoted(lambda _: TYPES, self.committed)
+        site.store.write(store_report, self.pool, capable(256, 1024 * GIB, 4096 * GIB, labels={ACCOUNT: "burst"}))
+        self.known = CachedAccountInfo(lambda _: TYPES, self.committed)
 
-    def committed(self, account: Account, promised: Mapping[str, Spend]) -> Decimal:
+    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
         """As `Pools` has it."""
-        booked = {one.machine: spend_of(one) for one in self.books.machines()}
-        return committed(account.prices, dues(booked, promised), self.site.clock())
+        booked = {one.machine: charge_of(one) for one in self.books.machines()}
+        return committed_cost(account.prices, list_charges(booked, promised), self.site.clock())
 
-    def afford(self, machine: SiteMachine, promised: Sequence[Promised]) -> None:
+    def afford(self, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
         """As `Pools` has it."""
         assert machine.uuid in {one.machine for one in promised}
         account = ACCOUNTS.account[0]
         before = self.committed(account, {})
-        check_within(account.name, account.cap, before, self.committed(account, spends_of(promised)))
+        check_within(account.name, account.cap, before, self.committed(account, promised_charges(promised)))
 
     def order(self, count: int = 1, lifetime: int = 3600) -> tuple[SiteMachine, ...]:
         """Machines at EC2, or the refusal."""
         request = validate(DeploymentRequest, {"image": "x", "count": count, "wishes": {"where": "ec2"}}, "request")
         asked: Proposal = proposal(count, lifetime=lifetime)
-        way: Place = bursting(place, ACCOUNTS, self.known, LOCAL, WORKER, request, 1, GIB, lifetime)
+        way: Placer = burst_placer(
+            place_machines, ACCOUNTS, self.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, lifetime
+        )
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
         ask = asked.ask.__class__(count, 1, GIB, GIB, "x86_64", wishes=request.wishes)
-        return self.site.store.write(admit, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
+        return self.site.store.write(admit_request, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
 
     def book(self, machine: SiteMachine) -> None:
         """As the pool does right before it begins a machine."""
@@ -92,7 +94,7 @@ class Spending:
 
 @pytest.fixture
 def spending(database: SiteDatabase, tmp_path: Path) -> Spending:
-    return Spending(world(database), Books(tmp_path / "books.db", "burst"))
+    return Spending(world(database), Bookkeeping(tmp_path / "books.db", "burst"))
 
 
 def test_of_fifty_who_ask_at_once_ten_are_admitted_and_the_others_hear_the_figures(spending: Spending) -> None:
@@ -123,7 +125,7 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
     made = spending.order(10)
     with pytest.raises(OverBudget):
         spending.order()
-    store, act = spending.site.store, Changing(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None)  # type: ignore[arg-type, return-value]
+    store, act = spending.site.store, MachineService(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None)  # type: ignore[arg-type, return-value]
     spending.book(made[1])
     for machine in made[:2]:
         act.act(machine.uuid, Verb.DESTROY, ALICE, "")
@@ -131,10 +133,14 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
         spending.order()
     for machine in made[:2]:
         store.write(
-            absorb,
+            store_report,
             spending.pool,
             capable(
-                256, 1024 * GIB, labels={ACCOUNT: "burst"}, machines=(observed(machine, State.ENDED),), complete=False
+                256,
+                1024 * GIB,
+                labels={ACCOUNT: "burst"},
+                machines=(observed(machine, MachineState.ENDED),),
+                complete=False,
             ),
         )
     spending.order()
@@ -144,20 +150,22 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
 
 def test_an_end_is_moved_only_as_far_as_the_account_may_pay(spending: Spending) -> None:
     (machine, *_) = spending.order(8)
-    act = Changing(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None)  # type: ignore[arg-type, return-value]
+    act = MachineService(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None)  # type: ignore[arg-type, return-value]
     act.afford = spending.afford
     later = MachineChange(ends=NOW + timedelta(hours=3))
-    assert act.change(machine.uuid, later, LOCAL).ends == NOW + timedelta(hours=3)
+    assert act.change(machine.uuid, later, LOCAL_OPERATOR).ends == NOW + timedelta(hours=3)
     with pytest.raises(OverBudget, match="more than the 10 USD"):
-        act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=3, minutes=1)), LOCAL)
+        act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=3, minutes=1)), LOCAL_OPERATOR)
     assert spending.site.store.read(get_machine, machine.uuid).ends == NOW + timedelta(hours=3)
-    assert act.change(machine.uuid, MachineChange(ends=NOW + timedelta(hours=2)), LOCAL).ends < NOW + timedelta(hours=3)
+    assert act.change(
+        machine.uuid, MachineChange(ends=NOW + timedelta(hours=2)), LOCAL_OPERATOR
+    ).ends < NOW + timedelta(hours=3)
 
 
 def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spending) -> None:
     spending.order(10)
     home = spending.site.join("home")
     request = validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "request")
-    way = bursting(place, ACCOUNTS, spending.known, LOCAL, WORKER, request, 1, GIB, 3600)
-    assert spending.site.store.write(admit, ALICE, None, proposal(), way)[1][0].node == home
-    assert spending.site.store.write(admit, ALICE, None, proposal(), way)[1][0].promise is None
+    way = burst_placer(place_machines, ACCOUNTS, spending.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, 3600)
+    assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].node == home
+    assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].promise is None

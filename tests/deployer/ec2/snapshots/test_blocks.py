@@ -12,19 +12,19 @@ from pydantic import ValidationError
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, MbrDisk
 from deployer.ec2.snapshots.blocks import (
-    BLOCK,
+    BLOCK_SIZE,
     GIB,
-    MAX_VOLUME,
+    MAX_EBS_VOLUME,
     ZERO_DIGEST,
+    BlockAction,
+    BlockMap,
     Layout,
-    Map,
-    Parent,
+    ParentSnapshot,
     Run,
-    What,
-    aggregate,
     layout_of,
-    shared,
-    steps,
+    linear_checksum,
+    plan_blocks,
+    shared_bytes,
 )
 from signer.documents import validate
 from tests.support.aws.memory_disks import MIB, MemoryDisk, bare, gpt, plain_digests
@@ -88,7 +88,9 @@ def test_a_content_key_is_the_same_for_ever() -> None:
     assert layout.key == hashlib.sha256(document).hexdigest()
 
 
-@pytest.mark.parametrize(("size", "blocks", "gib"), [(1, 1, 1), (BLOCK, 1, 1), (BLOCK + 1, 2, 1), (GIB + 1, 2049, 2)])
+@pytest.mark.parametrize(
+    ("size", "blocks", "gib"), [(1, 1, 1), (BLOCK_SIZE, 1, 1), (BLOCK_SIZE + 1, 2, 1), (GIB + 1, 2049, 2)]
+)
 def test_sizes_are_rounded_up(size: int, blocks: int, gib: int) -> None:
     layout = Layout(size=size, runs=())
     assert (layout.blocks, layout.gib) == (blocks, gib)
@@ -96,38 +98,48 @@ def test_sizes_are_rounded_up(size: int, blocks: int, gib: int) -> None:
 
 def test_no_disk_is_larger_than_a_volume() -> None:
     with pytest.raises(ValidationError):
-        Layout(size=MAX_VOLUME + 1, runs=())
+        Layout(size=MAX_EBS_VOLUME + 1, runs=())
 
 
 def test_a_block_is_made_of_pieces() -> None:
     layout = Layout(
-        size=2 * BLOCK,
+        size=2 * BLOCK_SIZE,
         runs=(
             Run(offset=512, length=1024, source="a"),
-            Run(offset=2048, length=BLOCK, source="b"),
-            Run(offset=BLOCK + 4096, length=512, source="c"),
+            Run(offset=2048, length=BLOCK_SIZE, source="b"),
+            Run(offset=BLOCK_SIZE + 4096, length=512, source="c"),
         ),
     )
-    assert [tuple(piece) for piece in Map(layout).pieces(0)] == [(0, 0, 512, 1024), (1, 0, 2048, BLOCK - 2048)]
-    assert Map(layout).origin(1) == [("b", BLOCK - 2048, 0, 2048), ("c", 0, 4096, 512)]
-    assert Map(layout).pieces(2) == []
+    assert [tuple(piece) for piece in BlockMap(layout).pieces(0)] == [
+        (0, 0, 512, 1024),
+        (1, 0, 2048, BLOCK_SIZE - 2048),
+    ]
+    assert BlockMap(layout).origin(1) == [("b", BLOCK_SIZE - 2048, 0, 2048), ("c", 0, 4096, 512)]
+    assert BlockMap(layout).pieces(2) == []
 
 
 def test_the_linear_checksum_is_over_the_digests_in_order() -> None:
     one, two = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
     wanted = base64.b64encode(hashlib.sha256(one + two).digest()).decode()
-    assert aggregate({10: two, 9: one}) == wanted
+    assert linear_checksum({10: two, 9: one}) == wanted
 
 
 def test_shared_is_what_lies_at_the_same_place() -> None:
     old = Layout(size=MIB, runs=(Run(offset=0, length=512, source="a"), Run(offset=512, length=512, source="b")))
     new = Layout(size=MIB, runs=(Run(offset=0, length=512, source="a"), Run(offset=1024, length=512, source="b")))
-    assert shared(new, old) == 512
+    assert shared_bytes(new, old) == 512
 
 
 POOL = {
     name: random.Random(name).randbytes(length) if name.isupper() else bytes(length)
-    for name, length in (("A", BLOCK), ("B", BLOCK // 2), ("C", 2 * BLOCK), ("D", 4096), ("z", BLOCK), ("y", 4096))
+    for name, length in (
+        ("A", BLOCK_SIZE),
+        ("B", BLOCK_SIZE // 2),
+        ("C", 2 * BLOCK_SIZE),
+        ("D", 4096),
+        ("z", BLOCK_SIZE),
+        ("y", 4096),
+    )
 }
 
 
@@ -136,10 +148,10 @@ def disks(draw: st.DrawFn) -> MemoryDisk:
     """Contents, some of zeros, with gaps between them that are whole sectors; the same ones come again and again."""
     offset, runs = 0, []
     for name in draw(st.lists(st.sampled_from(sorted(POOL)), max_size=6)):
-        offset += draw(st.sampled_from((0, 512, BLOCK // 2, BLOCK)))
+        offset += draw(st.sampled_from((0, 512, BLOCK_SIZE // 2, BLOCK_SIZE)))
         runs.append((offset, name, POOL[name]))
         offset += len(POOL[name])
-    return MemoryDisk.of(offset + draw(st.sampled_from((512, BLOCK))), *runs)
+    return MemoryDisk.of(offset + draw(st.sampled_from((512, BLOCK_SIZE))), *runs)
 
 
 @settings(max_examples=80, deadline=None)
@@ -148,13 +160,13 @@ def test_what_is_sent_over_a_parent_makes_exactly_the_new_disk(old: MemoryDisk, 
     """And it is no block more than those that differ; what comes from the same place is not even read."""
     theirs, mine = plain_digests(old.whole()), plain_digests(new.whole())
     made, sent, last = dict(theirs), 0, -1
-    for index, what in steps(new.layout, new.solid(), Parent("snap-00000001", old.layout, theirs)):
+    for index, what in plan_blocks(new.layout, new.solid(), ParentSnapshot("snap-00000001", old.layout, theirs)):
         assert index > last
         last = index
-        if what is What.SAME:
-            assert Map(old.layout).origin(index) == Map(new.layout).origin(index)
+        if what is BlockAction.SAME:
+            assert BlockMap(old.layout).origin(index) == BlockMap(new.layout).origin(index)
             continue
-        value = ZERO_DIGEST if what is What.ZERO else mine.get(index, ZERO_DIGEST)
+        value = ZERO_DIGEST if what is BlockAction.ZERO else mine.get(index, ZERO_DIGEST)
         if value != theirs.get(index, ZERO_DIGEST):
             made[index] = value
             sent += 1
@@ -163,5 +175,5 @@ def test_what_is_sent_over_a_parent_makes_exactly_the_new_disk(old: MemoryDisk, 
 
 
 def test_without_a_parent_all_that_is_solid_is_read() -> None:
-    disk = MemoryDisk.of(4 * BLOCK, (0, "A", POOL["A"]), (2 * BLOCK, "z", POOL["z"]))
-    assert list(steps(disk.layout, disk.solid(), None)) == [(0, What.READ)]
+    disk = MemoryDisk.of(4 * BLOCK_SIZE, (0, "A", POOL["A"]), (2 * BLOCK_SIZE, "z", POOL["z"]))
+    assert list(plan_blocks(disk.layout, disk.solid(), None)) == [(0, BlockAction.READ)]

@@ -10,8 +10,8 @@ import pytest
 from catalog.disk.gpt import write_gpt
 from catalog.image.manifest import Blank
 from deployer.ec2.errors import SnapshotFailed
-from deployer.ec2.snapshots.blocks import BLOCK
-from deployer.ec2.snapshots.disk_reader import digest, digests, opened
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE
+from deployer.ec2.snapshots.disk_reader import block_digest, block_digests, open_disk
 from tests.support.aws.fake_aws import ROOT
 from tests.support.aws.memory_disks import MIB, Shelf, bare, gpt, plain_digests
 
@@ -29,14 +29,14 @@ def test_a_disk_is_its_table_its_parts_and_zeros(tmp_path: Path) -> None:
     for offset, path in ((MIB, shelf.path(first)), (3 * MIB, shelf.path(second)), (8 * MIB, shelf.blank(BLANK))):
         data = path.read_bytes()
         whole[offset : offset + len(data)] = data
-    with opened(disk, shelf) as blocks:
-        buffer = bytearray(b"?" * BLOCK)
+    with open_disk(disk, shelf) as blocks:
+        buffer = bytearray(b"?" * BLOCK_SIZE)
         read = bytearray()
         for index in range(blocks.layout.blocks):
             blocks.read(index, buffer)
             read += buffer
         assert bytes(read) == bytes(whole)
-        assert digests(blocks) == plain_digests(bytes(whole))
+        assert block_digests(blocks) == plain_digests(bytes(whole))
         solid = list(blocks.solid())
     assert solid == sorted(set(solid))
     assert 7 not in solid  # inside the second part, where it is a hole
@@ -45,20 +45,20 @@ def test_a_disk_is_its_table_its_parts_and_zeros(tmp_path: Path) -> None:
 
 def test_the_last_block_is_filled_with_zeros(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
-    data = os.urandom(BLOCK + 512)
-    with opened(bare(shelf.put(data)), shelf) as blocks:
-        buffer = bytearray(b"?" * BLOCK)
+    data = os.urandom(BLOCK_SIZE + 512)
+    with open_disk(bare(shelf.put(data)), shelf) as blocks:
+        buffer = bytearray(b"?" * BLOCK_SIZE)
         blocks.read(1, buffer)
-        assert bytes(buffer) == data[BLOCK:].ljust(BLOCK, b"\0")
+        assert bytes(buffer) == data[BLOCK_SIZE:].ljust(BLOCK_SIZE, b"\0")
         assert blocks.layout.gib == 1
 
 
 def test_zeros_that_are_no_hole_are_no_block_either(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
-    with opened(bare(shelf.put(b"x" + bytes(2 * BLOCK - 1))), shelf) as blocks:
+    with open_disk(bare(shelf.put(b"x" + bytes(2 * BLOCK_SIZE - 1))), shelf) as blocks:
         assert list(blocks.solid()) == [0, 1]
-        assert list(digests(blocks)) == [0]
-    assert digest(bytearray(BLOCK)) is None
+        assert list(block_digests(blocks)) == [0]
+    assert block_digest(bytearray(BLOCK_SIZE)) is None
 
 
 @pytest.mark.parametrize("harm", ["shorter", "longer", "gone", "a link"])
@@ -73,7 +73,7 @@ def test_a_part_that_is_not_as_the_image_says_is_refused(tmp_path: Path, harm: s
         path.symlink_to(path.with_suffix(".there"))
     else:
         os.truncate(path, MIB + (512 if harm == "longer" else -512))
-    with pytest.raises(SnapshotFailed, match="stage"), opened(bare(address), shelf):
+    with pytest.raises(SnapshotFailed, match="stage"), open_disk(bare(address), shelf):
         pass
     assert not [one for one in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(one.resolve())]
 
@@ -81,10 +81,10 @@ def test_a_part_that_is_not_as_the_image_says_is_refused(tmp_path: Path, harm: s
 def test_a_part_that_becomes_shorter_meanwhile_is_refused(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     address = shelf.put(os.urandom(4 * MIB))
-    with opened(bare(address), shelf) as blocks:
+    with open_disk(bare(address), shelf) as blocks:
         os.truncate(shelf.path(address), MIB)
         with pytest.raises(SnapshotFailed, match="ends at byte 1048576"):
-            digests(blocks, range(8))
+            block_digests(blocks, range(8))
 
 
 def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:

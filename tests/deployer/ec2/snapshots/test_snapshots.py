@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from catalog.image.manifest import Blank
-from deployer.ec2.aws.client import Aws
-from deployer.ec2.errors import LedgerUnusable, SnapshotFailed
-from deployer.ec2.snapshots.blocks import BLOCK, Layout, Run
-from deployer.ec2.snapshots.disk_reader import digests, opened
-from deployer.ec2.snapshots.reader import digests_of, read_snapshot, write_snapshot
-from deployer.ec2.snapshots.record_store import Ledger, Record, packed
-from deployer.ec2.snapshots.snapshots import CONTENT_TAG, Snapshots, candidates
+from deployer.ec2.aws.client import AwsClient
+from deployer.ec2.errors import Ec2RecordsUnusable, SnapshotFailed
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE, Layout, Run
+from deployer.ec2.snapshots.disk_reader import block_digests, open_disk
+from deployer.ec2.snapshots.reader import read_snapshot, snapshot_digests, write_snapshot
+from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
+from deployer.ec2.snapshots.snapshots import CONTENT_TAG, Snapshots, find_parents
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.memory_disks import MIB, MemoryDisk, Shelf, bare, gpt, plain_digests
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
@@ -33,7 +33,7 @@ def asked(world: AwsWorld, operation: str, since: int) -> int:
     return sum(line["operation"] == operation for line in world.log(since))
 
 
-def snapshots_of(aws: Aws) -> set[str]:
+def snapshots_of(aws: AwsClient) -> set[str]:
     """All there are in an account."""
     return {one["SnapshotId"] for one in aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"])}
 
@@ -41,10 +41,10 @@ def snapshots_of(aws: Aws) -> set[str]:
 def test_an_uploaded_disk_is_read_back_byte_for_byte_and_boots(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     bundle = boot_sector_image(tmp_path / "image")
     aws = world.aws(profile)
-    with opened(bundle.manifest.disks[0], BundleContents(bundle, tmp_path / "blanks")) as disk:
-        made = Snapshots(aws, Ledger(tmp_path / "ledger")).ensure(disk)
+    with open_disk(bundle.manifest.disks[0], BundleContents(bundle, tmp_path / "blanks")) as disk:
+        made = Snapshots(aws, SnapshotRecords(tmp_path / "ledger")).ensure(disk)
         whole = bytearray()
-        buffer = bytearray(BLOCK)
+        buffer = bytearray(BLOCK_SIZE)
         for index in range(disk.layout.blocks):
             disk.read(index, buffer)
             whole += buffer
@@ -91,14 +91,14 @@ def boot(disk: Path, serial: Path) -> bytes:
 def test_the_same_disk_again_sends_nothing_from_any_site(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     disk = gpt((MIB, shelf.put(os.urandom(3 * MIB))), size=6 * MIB)
-    with opened(disk, shelf) as blocks:
+    with open_disk(disk, shelf) as blocks:
         aws = world.aws(profile)
-        first = Snapshots(aws, Ledger(tmp_path / "here")).ensure(blocks)
+        first = Snapshots(aws, SnapshotRecords(tmp_path / "here")).ensure(blocks)
         begun = world.asked()
-        here = Snapshots(aws, Ledger(tmp_path / "here")).ensure(blocks)
+        here = Snapshots(aws, SnapshotRecords(tmp_path / "here")).ensure(blocks)
         assert asked(world, "GetSnapshotBlock", begun) == 0
-        there = Snapshots(world.aws(profile), Ledger(tmp_path / "there")).ensure(blocks)
-        known = Snapshots(world.aws(profile), Ledger(tmp_path / "there")).ensure(blocks)
+        there = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "there")).ensure(blocks)
+        known = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "there")).ensure(blocks)
     assert {first.snapshot_id} == {here.snapshot_id, there.snapshot_id, known.snapshot_id}
     assert (here.sent, there.sent, known.sent) == (0, 0, 0)
     assert (here.read_back, there.read_back, known.read_back) == (False, True, False)
@@ -109,8 +109,8 @@ def test_the_same_disk_again_sends_nothing_from_any_site(world: AwsWorld, profil
 
 def test_a_journal_of_what_is_done_is_removed(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     """Its site died after the ledger had noted the snapshot, and before the journal was gone."""
-    ledger = Ledger(tmp_path / "ledger")
-    with opened(gpt((MIB, Blank(filesystem="none", size=MIB)), size=4 * MIB), Shelf(tmp_path / "shelf")) as blocks:
+    ledger = SnapshotRecords(tmp_path / "ledger")
+    with open_disk(gpt((MIB, Blank(filesystem="none", size=MIB)), size=4 * MIB), Shelf(tmp_path / "shelf")) as blocks:
         first = Snapshots(world.aws(profile), ledger).ensure(blocks)
         journal = ledger.journal(blocks.layout.key)
         assert not journal.exists()
@@ -125,40 +125,42 @@ def test_an_update_sends_what_changed_through_its_parent(world: AwsWorld, profil
     root, data = bytearray(os.urandom(4 * MIB)), os.urandom(2 * MIB)
     data_address = shelf.put(data)
     old = gpt((MIB, shelf.put(bytes(root))), (6 * MIB, data_address), size=10 * MIB)
-    root[2 * BLOCK + 77] ^= 1
-    root[5 * BLOCK : 6 * BLOCK] = bytes(BLOCK)  # what becomes zero has to be sent too: the parent has something there
+    root[2 * BLOCK_SIZE + 77] ^= 1
+    root[5 * BLOCK_SIZE : 6 * BLOCK_SIZE] = bytes(
+        BLOCK_SIZE
+    )  # what becomes zero has to be sent too: the parent has something there
     new = gpt((MIB, shelf.put(bytes(root))), (6 * MIB, data_address), size=10 * MIB)
-    aws, snapshots = world.aws(profile), Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"))
-    with opened(old, shelf) as blocks:
+    aws, snapshots = world.aws(profile), Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"))
+    with open_disk(old, shelf) as blocks:
         first = snapshots.ensure(blocks, family="star/hello")
     begun = world.asked()
-    with opened(new, shelf) as blocks:
+    with open_disk(new, shelf) as blocks:
         second = snapshots.ensure(blocks, family="star/hello")
-        wanted = digests(blocks)
+        wanted = block_digests(blocks)
     assert second.parent == first.snapshot_id
     assert second.sent == asked(world, "PutSnapshotBlock", begun) == 2
-    assert digests_of(aws, second.snapshot_id) == wanted
-    assert digests_of(aws, first.snapshot_id) != wanted
+    assert snapshot_digests(aws, second.snapshot_id) == wanted
+    assert snapshot_digests(aws, first.snapshot_id) != wanted
 
 
 def test_a_child_outlives_its_parent(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     """And the third version, whose parent is gone, is built on what is left."""
-    aws, ledger = world.aws(profile), Ledger(tmp_path / "ledger")
+    aws, ledger = world.aws(profile), SnapshotRecords(tmp_path / "ledger")
     snapshots = Snapshots(aws, ledger)
-    parts = {name: os.urandom(BLOCK) for name in "abcd"}
+    parts = {name: os.urandom(BLOCK_SIZE) for name in "abcd"}
     disks = [
-        MemoryDisk.of(4 * BLOCK, *((at * BLOCK, name, parts[name]) for at, name in enumerate(names)))
+        MemoryDisk.of(4 * BLOCK_SIZE, *((at * BLOCK_SIZE, name, parts[name]) for at, name in enumerate(names)))
         for names in ("ab", "abc", "abcd")
     ]
     first, second = (snapshots.ensure(disk) for disk in disks[:2])
     assert (first.sent, second.sent, second.parent) == (2, 1, first.snapshot_id)
     assert disks[1].reads == [2]  # what both have in the same place is not even read
     aws.ec2("delete_snapshot", SnapshotId=first.snapshot_id)
-    assert digests_of(aws, second.snapshot_id) == plain_digests(disks[1].whole())
+    assert snapshot_digests(aws, second.snapshot_id) == plain_digests(disks[1].whole())
     aws.ec2("delete_snapshot", SnapshotId=second.snapshot_id)
     third = snapshots.ensure(disks[2])
     assert (third.sent, third.parent) == (4, "")
-    assert digests_of(aws, third.snapshot_id) == plain_digests(disks[2].whole())
+    assert snapshot_digests(aws, third.snapshot_id) == plain_digests(disks[2].whole())
 
 
 def test_a_bare_partition_is_one_snapshot_for_all_images(world: AwsWorld, profile: str, tmp_path: Path) -> None:
@@ -166,42 +168,44 @@ def test_a_bare_partition_is_one_snapshot_for_all_images(world: AwsWorld, profil
     data = shelf.put(os.urandom(MIB))
     one, other = bare(data), bare(data)
     other = other.model_copy(update={"partition": other.partition.model_copy(update={"label": "another image's"})})
-    snapshots = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"))
-    with opened(one, shelf) as blocks:
+    snapshots = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"))
+    with open_disk(one, shelf) as blocks:
         first = snapshots.ensure(blocks, family="star/one")
-    with opened(other, shelf) as blocks:
+    with open_disk(other, shelf) as blocks:
         second = snapshots.ensure(blocks, family="star/two")
     assert (first.snapshot_id, 2, 0) == (second.snapshot_id, first.sent, second.sent)
 
 
 def test_a_disk_of_zeros_has_no_blocks(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
-    with opened(bare(shelf.put(b"", 3 * MIB)), shelf) as blocks:
-        made = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger")).ensure(blocks)
+    with open_disk(bare(shelf.put(b"", 3 * MIB)), shelf) as blocks:
+        made = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger")).ensure(blocks)
     assert made.sent == 0
-    assert digests_of(world.aws(profile), made.snapshot_id) == {}
+    assert snapshot_digests(world.aws(profile), made.snapshot_id) == {}
 
 
 def test_a_blank_inside_a_disk_is_what_it_is_here(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     disk = gpt((MIB, Blank(size=2 * MIB, filesystem="swap", label="swap")), size=6 * MIB)
-    with opened(disk, shelf) as blocks:
-        made = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger")).ensure(blocks)
+    with open_disk(disk, shelf) as blocks:
+        made = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger")).ensure(blocks)
     assert made.sent == 3  # the head, the swap's first page, the tail
 
 
 @pytest.mark.parametrize("lie", ["another block", "a block too many", "a block too few"])
 def test_a_tag_proves_nothing(world: AwsWorld, profile: str, tmp_path: Path, lie: str) -> None:
     """A snapshot of other blocks with the tag of this content is neither used nor touched."""
-    parts = {name: os.urandom(BLOCK) for name in "abc"}
-    disk = MemoryDisk.of(4 * BLOCK, (0, "a", parts["a"]), (BLOCK, "b", parts["b"]))
-    aws, ledger = world.aws(profile), Ledger(tmp_path / "ledger")
+    parts = {name: os.urandom(BLOCK_SIZE) for name in "abc"}
+    disk = MemoryDisk.of(4 * BLOCK_SIZE, (0, "a", parts["a"]), (BLOCK_SIZE, "b", parts["b"]))
+    aws, ledger = world.aws(profile), SnapshotRecords(tmp_path / "ledger")
     liar = {
-        "another block": MemoryDisk.of(4 * BLOCK, (0, "a", parts["a"]), (BLOCK, "b", parts["c"])),
-        "a block too many": MemoryDisk.of(4 * BLOCK, *((n * BLOCK, name, parts[name]) for n, name in enumerate("abc"))),
-        "a block too few": MemoryDisk.of(4 * BLOCK, (0, "a", parts["a"])),
+        "another block": MemoryDisk.of(4 * BLOCK_SIZE, (0, "a", parts["a"]), (BLOCK_SIZE, "b", parts["c"])),
+        "a block too many": MemoryDisk.of(
+            4 * BLOCK_SIZE, *((n * BLOCK_SIZE, name, parts[name]) for n, name in enumerate("abc"))
+        ),
+        "a block too few": MemoryDisk.of(4 * BLOCK_SIZE, (0, "a", parts["a"])),
     }[lie]
-    false = Snapshots(aws, Ledger(tmp_path / "false")).ensure(replace(liar, layout=_renamed(liar.layout)))
+    false = Snapshots(aws, SnapshotRecords(tmp_path / "false")).ensure(replace(liar, layout=_renamed(liar.layout)))
     aws.ec2("create_tags", Resources=[false.snapshot_id], Tags=[{"Key": CONTENT_TAG, "Value": disk.layout.key}])
     made = Snapshots(aws, ledger).ensure(disk)
     assert made.snapshot_id != false.snapshot_id
@@ -217,10 +221,10 @@ def _renamed(layout: Layout) -> Layout:
 
 def test_what_aws_holds_is_compared_with_what_was_verified(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     """A block that is another one than was sent: a site that has not sent it itself finds out."""
-    disk = MemoryDisk.of(2 * BLOCK, (0, "a", os.urandom(2 * BLOCK)))
-    first = Snapshots(world.aws(profile), Ledger(tmp_path / "one")).ensure(disk)
+    disk = MemoryDisk.of(2 * BLOCK_SIZE, (0, "a", os.urandom(2 * BLOCK_SIZE)))
+    first = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "one")).ensure(disk)
     world.corrupt(first.snapshot_id, 1)
-    second = Snapshots(world.aws(profile), Ledger(tmp_path / "two")).ensure(disk)
+    second = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "two")).ensure(disk)
     assert second.snapshot_id != first.snapshot_id
     assert second.sent == 2
 
@@ -235,7 +239,7 @@ def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -
 
         def ebs(self, *_: str, **__: Any) -> dict[str, Any]:
             """With a checksum of something else."""
-            return {"BlockData": bytes(BLOCK), "Checksum": "AAAA"}
+            return {"BlockData": bytes(BLOCK_SIZE), "Checksum": "AAAA"}
 
     with pytest.raises(SnapshotFailed, match="block 0 is not what its checksum says"):
         read_snapshot(Lying(), "snap-00000001", lambda *_: None)  # type: ignore[arg-type]
@@ -247,11 +251,11 @@ def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -
 def test_two_sites_at_once_end_in_one_snapshot(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     world.faults(latency=0.01, seal=0.1)
     for round_ in range(2):
-        disk = MemoryDisk.of(16 * BLOCK, (0, f"r{round_}", os.urandom(16 * BLOCK)))
+        disk = MemoryDisk.of(16 * BLOCK_SIZE, (0, f"r{round_}", os.urandom(16 * BLOCK_SIZE)))
         made, gate = list[str](), threading.Barrier(2)
 
         def site(name: str, disk: MemoryDisk = disk, made: list[str] = made, gate: threading.Barrier = gate) -> None:
-            snapshots = Snapshots(world.aws(profile), Ledger(tmp_path / name), workers=4)
+            snapshots = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / name), workers=4)
             gate.wait()
             made.append(snapshots.ensure(disk).snapshot_id)
 
@@ -262,14 +266,14 @@ def test_two_sites_at_once_end_in_one_snapshot(world: AwsWorld, profile: str, tm
             thread.join(120)
         assert len(made) == 2
         assert len(set(made)) == 1
-        assert digests_of(world.aws(profile), made[0]) == plain_digests(disk.whole())
+        assert snapshot_digests(world.aws(profile), made[0]) == plain_digests(disk.whole())
         assert len(snapshots_of(world.aws(profile))) == round_ + 1
 
 
 class Late:
     """An account in which something happens right before a completion, or right after."""
 
-    def __init__(self, aws: Aws, *, before: Any = None, after: Any = None) -> None:
+    def __init__(self, aws: AwsClient, *, before: Any = None, after: Any = None) -> None:
         self._aws, self._before, self._after = aws, before, after
 
     def __getattr__(self, name: str) -> Any:
@@ -288,14 +292,16 @@ class Late:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_is_completed_first_is_kept(world: AwsWorld, profile: str, tmp_path: Path, when: str) -> None:
     """Whoever completes later deletes its own, however close it was, and whoever began first."""
-    disk = MemoryDisk.of(4 * BLOCK, (0, "a", os.urandom(4 * BLOCK)))
+    disk = MemoryDisk.of(4 * BLOCK_SIZE, (0, "a", os.urandom(4 * BLOCK_SIZE)))
     aws, theirs = world.aws(profile), list[str]()
 
     def other() -> None:
-        theirs.append(Snapshots(world.aws(profile), Ledger(tmp_path / "two"), workers=2).ensure(disk).snapshot_id)
+        theirs.append(
+            Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "two"), workers=2).ensure(disk).snapshot_id
+        )
 
     late: Any = Late(aws, **{when: other})
-    mine = Snapshots(late, Ledger(tmp_path / "one"), workers=2).ensure(disk)
+    mine = Snapshots(late, SnapshotRecords(tmp_path / "one"), workers=2).ensure(disk)
     assert theirs == [mine.snapshot_id]
     assert snapshots_of(aws) == {mine.snapshot_id}
     assert mine.read_back == (when == "before")
@@ -303,13 +309,13 @@ def test_what_is_completed_first_is_kept(world: AwsWorld, profile: str, tmp_path
 
 def test_an_upload_is_given_up_where_another_site_is_done(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     """Interrupted here, done there: what was begun here is taken back."""
-    disk = MemoryDisk.of(4 * BLOCK, (0, "a", os.urandom(4 * BLOCK)))
-    ledger = Ledger(tmp_path / "one")
+    disk = MemoryDisk.of(4 * BLOCK_SIZE, (0, "a", os.urandom(4 * BLOCK_SIZE)))
+    ledger = SnapshotRecords(tmp_path / "one")
     world.faults(rate=1.0, kinds=["throttle"], only=["CompleteSnapshot"])
     with pytest.raises(Exception, match="RequestThrottled"):
         Snapshots(world.aws(profile), ledger, workers=2).ensure(disk)
     world.faults()
-    there = Snapshots(world.aws(profile), Ledger(tmp_path / "two"), workers=2).ensure(disk)
+    there = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "two"), workers=2).ensure(disk)
     here = Snapshots(world.aws(profile), ledger, workers=2).ensure(disk)
     assert here.snapshot_id == there.snapshot_id
     assert snapshots_of(world.aws(profile)) == {there.snapshot_id}
@@ -319,11 +325,11 @@ def test_an_upload_is_given_up_where_another_site_is_done(world: AwsWorld, profi
 # What a site remembers
 
 
-def record(number: int, layout: Layout, family: str = "") -> Record:
+def record(number: int, layout: Layout, family: str = "") -> SnapshotRecord:
     """A record of nothing real."""
     noted = NOW + timedelta(minutes=number)
     name = f"snap-{number:08x}"
-    return Record(snapshot_id=name, layout=layout, family=family, blocks=0, checksum="0" * 64, noted=noted)
+    return SnapshotRecord(snapshot_id=name, layout=layout, family=family, blocks=0, checksum="0" * 64, noted=noted)
 
 
 def test_the_best_parent_shares_most_and_then_is_the_latest_of_the_family() -> None:
@@ -339,16 +345,16 @@ def test_the_best_parent_shares_most_and_then_is_the_latest_of_the_family() -> N
         record(5, Layout(size=8 * MIB, runs=(elsewhere,)), "star/x"),
         record(6, large, "star/hello"),
     ]
-    found = [int(one.snapshot_id[5:], 16) for one in candidates(wanted, "star/hello", records)]
+    found = [int(one.snapshot_id[5:], 16) for one in find_parents(wanted, "star/hello", records)]
     assert found == [2, 1, 4, 3]
-    assert candidates(wanted, "", records[2:]) == []
+    assert find_parents(wanted, "", records[2:]) == []
 
 
 def test_a_record_without_its_digests_is_no_parent(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger")
+    ledger = SnapshotRecords(tmp_path / "ledger")
     known = {0: b"1" * 32, 700: b"2" * 32}
     layout = Layout(size=MIB, runs=())
-    noted = record(1, layout).model_copy(update={"checksum": sha256(packed(known)).hexdigest()})
+    noted = record(1, layout).model_copy(update={"checksum": sha256(pack_digests(known)).hexdigest()})
     ledger.put(noted, known)
     assert ledger.get(layout.key) == noted
     assert list(ledger.records()) == [noted]
@@ -363,12 +369,12 @@ def test_a_record_without_its_digests_is_no_parent(tmp_path: Path) -> None:
     ledger.forget(layout.key)
     ledger.forget(layout.key)
     assert ledger.get(layout.key) is None
-    assert list(Ledger(tmp_path / "none").records()) == []
+    assert list(SnapshotRecords(tmp_path / "none").records()) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1", b'{"snapshot_id":"x"}'])
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = SnapshotRecords(tmp_path)
     (tmp_path / f"{'a' * 64}.json").write_bytes(data)
     assert ledger.get("a" * 64) is None
     assert list(ledger.records()) == []
@@ -376,7 +382,7 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> No
 
 def test_a_ledger_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(LedgerUnusable, match="cannot be kept"):
-        Ledger(tmp_path / "file" / "ledger").put(record(1, Layout(size=MIB, runs=())), {})
-    with pytest.raises(LedgerUnusable, match="cannot be kept"):
-        Ledger(tmp_path / "file").get("a" * 64)
+    with pytest.raises(Ec2RecordsUnusable, match="cannot be kept"):
+        SnapshotRecords(tmp_path / "file" / "ledger").put(record(1, Layout(size=MIB, runs=())), {})
+    with pytest.raises(Ec2RecordsUnusable, match="cannot be kept"):
+        SnapshotRecords(tmp_path / "file").get("a" * 64)

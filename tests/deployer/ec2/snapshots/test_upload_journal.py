@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.errors import LedgerUnusable
-from deployer.ec2.snapshots.upload_journal import Heading, Journal
+from deployer.ec2.errors import Ec2RecordsUnusable
+from deployer.ec2.snapshots.upload_journal import JournalHeader, UploadJournal
 
-HEADING = Heading(content="a" * 64, parent="snap-00000001", token="b" * 64)
+HEADING = JournalHeader(content="a" * 64, parent="snap-00000001", token="b" * 64)
 ONE, TWO = hashlib.sha256(b"1").digest(), hashlib.sha256(b"2").digest()
 
 
 def written(path: Path) -> bytes:
     """A journal of two blocks."""
-    with Journal(path) as journal:
+    with UploadJournal(path) as journal:
         journal.begin(HEADING)
         journal.started("snap-0123456789abcdef0")
         journal.sent(0, ONE)
@@ -25,7 +25,7 @@ def written(path: Path) -> bytes:
 
 def test_what_was_noted_is_known_to_the_next(tmp_path: Path) -> None:
     written(tmp_path / "a" / "journal")
-    with Journal(tmp_path / "a" / "journal") as journal:
+    with UploadJournal(tmp_path / "a" / "journal") as journal:
         assert journal.heading == HEADING
         assert journal.snapshot_id == "snap-0123456789abcdef0"
         assert journal.blocks == {0: ONE, 70: TWO}
@@ -37,7 +37,7 @@ def test_a_journal_cut_at_any_byte_is_what_was_whole(tmp_path: Path) -> None:
     for length in range(len(data)):
         path = tmp_path / "torn"
         path.write_bytes(data[:length])
-        with Journal(path) as journal:
+        with UploadJournal(path) as journal:
             whole = data[:length].count(b"\n")
             assert (journal.heading is not None) == (whole >= 1)
             assert bool(journal.snapshot_id) == (whole >= 2)
@@ -46,7 +46,7 @@ def test_a_journal_cut_at_any_byte_is_what_was_whole(tmp_path: Path) -> None:
             if whole >= 2:
                 journal.sent(5, ONE)  # goes on after the last whole line
         if whole >= 2:
-            with Journal(path) as journal:
+            with UploadJournal(path) as journal:
                 assert journal.blocks[5] == ONE
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_line_ends_it(tmp_path: Path, tail: bytes) -> None:
     """A power cut may leave anything where the last lines should be."""
     data = written(tmp_path / "journal")
     (tmp_path / "journal").write_bytes(data + tail + b"block 9 " + b"0" * 64 + b"\n")
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         assert journal.blocks == {0: ONE, 70: TWO}
     assert (tmp_path / "journal").read_bytes() == data
 
@@ -74,22 +74,22 @@ def test_what_is_no_line_ends_it(tmp_path: Path, tail: bytes) -> None:
 @pytest.mark.parametrize("heading", [b"{}", b'{"content":"x"}', b"block 1", b"\xff"])
 def test_a_heading_that_is_none_is_nothing(tmp_path: Path, heading: bytes) -> None:
     (tmp_path / "journal").write_bytes(heading + b"\nsnapshot snap-0123456789abcdef0\n")
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         assert (journal.heading, journal.snapshot_id, journal.blocks) == (None, "", {})
 
 
 def test_begun_anew_is_forgotten(tmp_path: Path) -> None:
     written(tmp_path / "journal")
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         journal.begin(HEADING.model_copy(update={"token": "c" * 64}))
         assert journal.blocks == {}
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         assert journal.heading is not None
         assert (journal.heading.token, journal.snapshot_id, journal.blocks) == ("c" * 64, "", {})
 
 
 def test_many_workers_lose_no_line(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         journal.begin(HEADING)
         journal.started("snap-0123456789abcdef0")
         threads = [
@@ -99,19 +99,19 @@ def test_many_workers_lose_no_line(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    with Journal(tmp_path / "journal") as journal:
+    with UploadJournal(tmp_path / "journal") as journal:
         assert sorted(journal.blocks) == list(range(400))
 
 
 def test_a_second_one_waits_and_finds_it_finished(tmp_path: Path) -> None:
     """Whoever waited for a journal that was removed meanwhile gets a new one, not the removed file."""
     path = tmp_path / "journal"
-    first = Journal(path)
+    first = UploadJournal(path)
     first.begin(HEADING)
     got: list[object] = []
 
     def second() -> None:
-        with Journal(path) as journal:
+        with UploadJournal(path) as journal:
             got.append(journal.heading)
             journal.begin(HEADING)
 
@@ -127,8 +127,8 @@ def test_a_second_one_waits_and_finds_it_finished(tmp_path: Path) -> None:
 
 def test_what_cannot_be_kept_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(LedgerUnusable, match="journal cannot be kept"):
-        Journal(tmp_path / "file" / "journal")
+    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be kept"):
+        UploadJournal(tmp_path / "file" / "journal")
     (tmp_path / "journal").mkdir()
-    with pytest.raises(LedgerUnusable, match="journal cannot be kept"):
-        Journal(tmp_path / "journal")
+    with pytest.raises(Ec2RecordsUnusable, match="journal cannot be kept"):
+        UploadJournal(tmp_path / "journal")

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from catalog.image.address import Address
-from deployer.ec2.aws.adaptive_concurrency import SETTLE, Pace
+from deployer.ec2.aws.adaptive_concurrency import SETTLE, AdaptiveConcurrency
 from deployer.ec2.errors import AwsThrottled, SnapshotGone
-from deployer.ec2.snapshots.blocks import BLOCK
-from deployer.ec2.snapshots.disk_reader import opened
-from deployer.ec2.snapshots.reader import digests_of
-from deployer.ec2.snapshots.record_store import Ledger
+from deployer.ec2.snapshots.blocks import BLOCK_SIZE
+from deployer.ec2.snapshots.disk_reader import open_disk
+from deployer.ec2.snapshots.reader import snapshot_digests
+from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
-from deployer.ec2.snapshots.upload_journal import Journal
-from deployer.ec2.snapshots.uploader import Uploading, client_token
+from deployer.ec2.snapshots.upload_journal import UploadJournal
+from deployer.ec2.snapshots.uploader import SnapshotUploader, client_token
 from tests.support.aws.fake_aws import ROOT, AwsWorld
 from tests.support.aws.killed_uploader import BLOCKS
 from tests.support.aws.memory_disks import Shelf, bare, plain_digests
@@ -35,7 +35,7 @@ def token() -> str:
 def content(shelf: Shelf, blocks: int, seed: int) -> Address:
     """Every other block random, the rest zeros."""
     chance = random.Random(seed)
-    return shelf.put(b"".join(chance.randbytes(BLOCK) + bytes(BLOCK) for _ in range(blocks)))
+    return shelf.put(b"".join(chance.randbytes(BLOCK_SIZE) + bytes(BLOCK_SIZE) for _ in range(blocks)))
 
 
 def puts(world: AwsWorld, since: int = 0) -> Counter[tuple[str, int]]:
@@ -62,11 +62,11 @@ def run_killed(world: AwsWorld, profile: str, directory: Path, kills: int) -> li
     ended = subprocess.run(command, cwd=ROOT, env=world.environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     world.faults()
-    aws, ledger = world.aws(profile), Ledger(directory / "ledger")
+    aws, ledger = world.aws(profile), SnapshotRecords(directory / "ledger")
     contents = list((directory / "disks").iterdir())
     records = {record.layout.runs[0].source: record for record in ledger.records()}
     for path in contents:
-        assert digests_of(aws, records[path.name].snapshot_id) == plain_digests(path.read_bytes())
+        assert snapshot_digests(aws, records[path.name].snapshot_id) == plain_digests(path.read_bytes())
     left = [one["SnapshotId"] for one in aws.ec2_list("describe_snapshots", "Snapshots", OwnerIds=["self"])]
     assert len(left) == len(contents)  # no snapshot was begun twice, and none is left over
     assert not list((directory / "ledger").glob("*.upload"))
@@ -111,13 +111,13 @@ def test_five_in_a_hundred_faults_are_survived(world: AwsWorld, profile: str, tm
         slow=0.2,
         kinds=["throttle", "error", "done-error", "cut", "no-answer", "slow", "cut-request"],
     )
-    with opened(bare(address), shelf) as disk:
-        made = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"), workers=8).ensure(disk)
+    with open_disk(bare(address), shelf) as disk:
+        made = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"), workers=8).ensure(disk)
     log = world.log(begun)
     assert len({line["fault"] for line in log if line["fault"]}) >= 3
     assert made.sent == 100
     world.faults(rate=0.05, seed=4)
-    assert digests_of(world.aws(profile), made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
+    assert snapshot_digests(world.aws(profile), made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
 
 
 def test_a_throttled_upload_goes_slower_and_ends(world: AwsWorld, profile: str, tmp_path: Path) -> None:
@@ -125,18 +125,20 @@ def test_a_throttled_upload_goes_slower_and_ends(world: AwsWorld, profile: str, 
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 40, 2)
     world.faults(most=4, latency=0.02)
-    with opened(bare(address), shelf) as disk:
-        made = Snapshots(world.aws(profile, connections=16), Ledger(tmp_path / "ledger"), workers=16).ensure(disk)
+    with open_disk(bare(address), shelf) as disk:
+        made = Snapshots(world.aws(profile, connections=16), SnapshotRecords(tmp_path / "ledger"), workers=16).ensure(
+            disk
+        )
     assert made.sent == 40
     world.faults()
-    assert digests_of(world.aws(profile), made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
+    assert snapshot_digests(world.aws(profile), made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
 
 
 def test_what_is_throttled_for_ever_is_said_and_gone_on_with(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 6, 3)
-    snapshots = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"), workers=2)
-    with opened(bare(address), shelf) as disk:
+    snapshots = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"), workers=2)
+    with open_disk(bare(address), shelf) as disk:
         world.faults(rate=1.0, kinds=["throttle"], only=["PutSnapshotBlock"])
         with pytest.raises(AwsThrottled, match="RequestThrottledException"):
             snapshots.ensure(disk)
@@ -150,18 +152,18 @@ def test_what_is_throttled_for_ever_is_said_and_gone_on_with(world: AwsWorld, pr
 def test_a_snapshot_that_aws_cancelled_is_begun_anew(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 8, 4)
-    aws, ledger = world.aws(profile), Ledger(tmp_path / "ledger")
-    with opened(bare(address), shelf) as disk:
-        with Journal(ledger.journal(disk.layout.key)) as journal:
-            Uploading(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
+    aws, ledger = world.aws(profile), SnapshotRecords(tmp_path / "ledger")
+    with open_disk(bare(address), shelf) as disk:
+        with UploadJournal(ledger.journal(disk.layout.key)) as journal:
+            SnapshotUploader(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
             world.cancel(journal.snapshot_id)
             cancelled = journal.snapshot_id
             with pytest.raises(SnapshotGone):
-                Uploading(aws, workers=2).upload(disk, journal, token=token())
+                SnapshotUploader(aws, workers=2).upload(disk, journal, token=token())
         made = Snapshots(aws, ledger, workers=2).ensure(disk)
     assert made.snapshot_id != cancelled
     assert made.sent == 8
-    assert digests_of(aws, made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
+    assert snapshot_digests(aws, made.snapshot_id) == plain_digests(shelf.path(address).read_bytes())
 
 
 @pytest.mark.parametrize("blocks", [0, 3])
@@ -170,11 +172,11 @@ def test_a_snapshot_that_is_not_known_at_once_is_waited_for(
 ) -> None:
     """As at AWS, where it takes a moment until all servers know of it."""
     shelf = Shelf(tmp_path / "shelf")
-    address = content(shelf, blocks, 8) if blocks else shelf.put(b"", BLOCK)
+    address = content(shelf, blocks, 8) if blocks else shelf.put(b"", BLOCK_SIZE)
     world.faults(young=0.15)
     begun = world.asked()
-    with opened(bare(address), shelf) as disk:
-        made = Snapshots(world.aws(profile), Ledger(tmp_path / "ledger"), workers=2).ensure(disk)
+    with open_disk(bare(address), shelf) as disk:
+        made = Snapshots(world.aws(profile), SnapshotRecords(tmp_path / "ledger"), workers=2).ensure(disk)
     assert made.sent == blocks
     assert sum(line["operation"] == "StartSnapshot" for line in world.log(begun)) == 1
 
@@ -184,14 +186,14 @@ def test_a_started_snapshot_whose_id_was_lost_is_the_same_one(world: AwsWorld, p
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 2, 5)
     aws = world.aws(profile)
-    with opened(bare(address), shelf) as disk:
-        with Journal(tmp_path / "journal") as journal:
-            Uploading(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
+    with open_disk(bare(address), shelf) as disk:
+        with UploadJournal(tmp_path / "journal") as journal:
+            SnapshotUploader(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
             first = journal.snapshot_id
         heading = (tmp_path / "journal").read_bytes().split(b"\n")[0]
         (tmp_path / "journal").write_bytes(heading + b"\n")
-        with Journal(tmp_path / "journal") as journal:
-            Uploading(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
+        with UploadJournal(tmp_path / "journal") as journal:
+            SnapshotUploader(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
             assert journal.snapshot_id == first
 
 
@@ -199,11 +201,11 @@ def test_a_lost_answer_to_complete_is_not_a_failure(world: AwsWorld, profile: st
     """Completed, and killed before anybody knew: the next attempt finds it so."""
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 4, 6)
-    aws, ledger = world.aws(profile), Ledger(tmp_path / "ledger")
+    aws, ledger = world.aws(profile), SnapshotRecords(tmp_path / "ledger")
     world.faults(seal=0.3)
-    with opened(bare(address), shelf) as disk:
-        with Journal(ledger.journal(disk.layout.key)) as journal:
-            first = Uploading(aws, workers=2).upload(disk, journal, token=token())
+    with open_disk(bare(address), shelf) as disk:
+        with UploadJournal(ledger.journal(disk.layout.key)) as journal:
+            first = SnapshotUploader(aws, workers=2).upload(disk, journal, token=token())
         assert first is not None
         begun = world.asked()
         made = Snapshots(aws, ledger, workers=2).ensure(disk)
@@ -216,11 +218,11 @@ def test_a_journal_that_says_more_than_was_sent_is_begun_anew(world: AwsWorld, p
     """The count and the checksum do not match: AWS completes nothing, and the next attempt sends all of it."""
     shelf = Shelf(tmp_path / "shelf")
     address = content(shelf, 3, 7)
-    aws, ledger = world.aws(profile), Ledger(tmp_path / "ledger")
+    aws, ledger = world.aws(profile), SnapshotRecords(tmp_path / "ledger")
     waited: list[float] = []
-    with opened(bare(address), shelf) as disk:
-        with Journal(ledger.journal(disk.layout.key)) as journal:
-            Uploading(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
+    with open_disk(bare(address), shelf) as disk:
+        with UploadJournal(ledger.journal(disk.layout.key)) as journal:
+            SnapshotUploader(aws, workers=2).upload(disk, journal, token=token(), before=lambda: False)
             journal.sent(5, b"?" * 32)
             wrong = journal.snapshot_id
         clock = iter(range(0, 10_000, 30))
@@ -240,7 +242,7 @@ def test_tokens_are_of_the_content_the_parent_and_the_upload() -> None:
 
 def test_a_pace_is_halved_once_in_a_while_and_comes_back() -> None:
     now = [0.0]
-    pace = Pace(64, lambda: now[0])
+    pace = AdaptiveConcurrency(64, lambda: now[0])
     pace.throttled()
     pace.throttled()
     assert pace.window == 32

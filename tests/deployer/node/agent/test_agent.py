@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import Happening, MachineSpec, State
+from deployer.machine.spec import MachineEvent, MachineSpec, MachineState
 from deployer.node.agent import agent as agents
 from deployer.node.agent import executor as doing
 from deployer.node.agent import reporter as reporting
 from deployer.node.agent.agent import Agent
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, ObservedMachine, Want
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, ObservedMachine
 from tests.support.node.fake_hypervisor import SITE, LightNode, LightSite
 from tests.support.node.fake_site import machine
 from tests.support.node.service_process import wait_for
@@ -55,7 +55,7 @@ class World:
         reports = self.site.reports[-1:]
         return next((one for report in reports for one in report.machines if one.uuid == uuid), None)
 
-    def until(self, uuid: str, state: State, reason: str = "") -> ObservedMachine:
+    def until(self, uuid: str, state: MachineState, reason: str = "") -> ObservedMachine:
         """A machine, once it is reported in a state and with a reason that holds these words."""
 
         def found() -> ObservedMachine | None:
@@ -88,12 +88,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_what_the_policy_refuses_has_failed_and_is_not_tried_again(world: World) -> None:
     world.node.refuse = "the policy refuses star/hello@1.0"
     uuid = world.want()
-    assert world.until(uuid, State.FAILED).reason == "the policy refuses star/hello@1.0"
+    assert world.until(uuid, MachineState.FAILED).reason == "the policy refuses star/hello@1.0"
     world.node.refuse = ""
     world.stop()
     world.node.open()  # nor after the service was started again
     world.start()
-    world.until(uuid, State.FAILED)
+    world.until(uuid, MachineState.FAILED)
     world.want(uuid, reboots=1)
     wait_for(lambda: world.site.reports[-1].revision == world.site.state.revision)
     assert world.node.made == []
@@ -106,28 +106,28 @@ def test_what_the_policy_refuses_has_failed_and_is_not_tried_again(world: World)
 def test_what_cannot_be_had_for_now_is_tried_again_and_said_to_be_pending(world: World) -> None:
     world.node.unavailable = 3
     uuid = world.want()
-    assert world.until(uuid, State.PENDING, "does not answer").changed is not None
-    assert world.until(uuid, State.RUNNING).reason == ""
+    assert world.until(uuid, MachineState.PENDING, "does not answer").changed is not None
+    assert world.until(uuid, MachineState.RUNNING).reason == ""
     assert world.node.made == [uuid]
 
 
 def test_progress_is_told_while_a_machine_is_made(world: World) -> None:
     world.node.hold = agents.threading.Event()
     uuid = world.want()
-    seen = world.until(uuid, State.STAGING)
+    seen = world.until(uuid, MachineState.STAGING)
     wait_for(lambda: (one := world.seen(uuid)) and (one.fetched, one.total) == (3, 7))
     assert seen.uuid == uuid
     world.node.hold.set()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
 
 
 @pytest.mark.parametrize("how", ["ended", "forgotten"])
 def test_a_machine_that_nobody_wants_any_more_is_not_made_to_its_end(world: World, how: str) -> None:
     world.node.hold = agents.threading.Event()
     uuid = world.want()
-    world.until(uuid, State.STAGING)
+    world.until(uuid, MachineState.STAGING)
     if how == "ended":
-        world.want(uuid, want=Want.ENDED)
+        world.want(uuid, want=DesiredStatus.ENDED)
     else:
         del world.machines[uuid]
         world.say()
@@ -139,12 +139,12 @@ def test_a_machine_that_nobody_wants_any_more_is_not_made_to_its_end(world: Worl
 
 def test_what_comes_late_counts_no_more(world: World) -> None:
     uuid = world.want()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     late = DesiredState(revision=world.site.state.revision - 1)
     world.site.say(late)
     asked = len(world.site.asked)
     wait_for(lambda: len(world.site.asked) > asked + 2)
-    assert world.until(uuid, State.RUNNING).state is State.RUNNING
+    assert world.until(uuid, MachineState.RUNNING).state is MachineState.RUNNING
     assert world.site.reports[-1].revision == late.revision + 1
     assert len(world.site.asked) < asked + 50, "it asks without a pause"
 
@@ -152,31 +152,31 @@ def test_what_comes_late_counts_no_more(world: World) -> None:
 def test_machines_go_on_while_the_site_is_away_and_end_at_their_time(world: World) -> None:
     ends = (datetime.now(UTC) + timedelta(seconds=2)).replace(microsecond=0)
     short, long = world.want(ends=ends), world.want()
-    world.until(short, State.RUNNING)
-    world.until(long, State.RUNNING)
+    world.until(short, MachineState.RUNNING)
+    world.until(long, MachineState.RUNNING)
     world.site.away = True
     heard = len(world.site.reports)
 
     def ended() -> bool:
         world.node.keeper.tick()
-        return world.node.keeper.store.get(short).state is State.ENDED
+        return world.node.keeper.store.get(short).state is MachineState.ENDED
 
     wait_for(ended, 60)
-    assert world.node.hypervisor.machines == {long: State.RUNNING}
+    assert world.node.hypervisor.machines == {long: MachineState.RUNNING}
     assert len(world.site.reports) == heard
     world.site.away = False
-    world.until(short, State.ENDED)
-    world.until(long, State.RUNNING)
+    world.until(short, MachineState.ENDED)
+    world.until(long, MachineState.RUNNING)
 
 
 def test_machines_of_others_and_local_orders_are_left_alone(world: World) -> None:
     keeper = world.node.keeper
     other = world.want()
-    world.until(other, State.RUNNING)
+    world.until(other, MachineState.RUNNING)
     keeper.change(other, site="6" * 64)
     del world.machines[other]
     local = world.want()
-    world.until(local, State.RUNNING)
+    world.until(local, MachineState.RUNNING)
     keeper.change(local, site="")
     del world.machines[local]
     world.say()
@@ -187,56 +187,56 @@ def test_machines_of_others_and_local_orders_are_left_alone(world: World) -> Non
 
 def test_a_machine_that_its_operator_destroyed_is_told_and_not_made_again(world: World) -> None:
     uuid = world.want()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     world.node.keeper.destroy(uuid)
-    assert world.until(uuid, State.ENDED).reason == "destroyed on request"
+    assert world.until(uuid, MachineState.ENDED).reason == "destroyed on request"
     assert world.node.made == [uuid]
 
 
 def test_a_guest_that_powered_itself_off_stays_off_until_somebody_wants_it(world: World) -> None:
     uuid = world.want()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     world.node.hypervisor.shutdown(uuid)
-    world.until(uuid, State.STOPPED)
+    world.until(uuid, MachineState.STOPPED)
     world.want(uuid, reboots=1)  # a change that says nothing of that
     wait_for(lambda: world.site.reports[-1].revision == world.site.state.revision)
-    world.until(uuid, State.STOPPED)
-    world.want(uuid, want=Want.STOPPED, reboots=0)
+    world.until(uuid, MachineState.STOPPED)
+    world.want(uuid, want=DesiredStatus.STOPPED, reboots=0)
     wait_for(lambda: world.node.keeper.store.get(uuid).wanted == "stopped")
-    world.want(uuid, want=Want.RUNNING)
-    world.until(uuid, State.RUNNING)
+    world.want(uuid, want=DesiredStatus.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
 
 
 def test_what_the_node_holds_is_not_resumed_for_its_site(world: World) -> None:
     uuid = world.want()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     world.node.refuse = "it was revoked"
     world.node.keeper.hold(uuid, "it was revoked")
-    world.until(uuid, State.PAUSED, "it was revoked")
-    assert world.node.hypervisor.machines == {uuid: State.PAUSED}
+    world.until(uuid, MachineState.PAUSED, "it was revoked")
+    assert world.node.hypervisor.machines == {uuid: MachineState.PAUSED}
     world.node.refuse = ""  # the policy changed
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     assert world.node.keeper.store.get(uuid).held == ""
 
 
 def test_what_an_emulator_refuses_is_tried_again_with_the_reason_told(world: World) -> None:
     uuid = world.want(granted_memory=64 << 20)
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     world.node.hypervisor.failing = "suspend"
-    world.want(uuid, want=Want.SUSPENDED)
-    world.until(uuid, State.RUNNING, "the emulator says no")
+    world.want(uuid, want=DesiredStatus.SUSPENDED)
+    world.until(uuid, MachineState.RUNNING, "the emulator says no")
     assert not world.node.keeper.store.memory(uuid).exists()
     world.node.hypervisor.failing = None
-    world.until(uuid, State.SUSPENDED)
-    world.want(uuid, want=Want.RUNNING, memory=48 << 20)
-    wait_for(lambda: (seen := world.seen(uuid)) and (seen.state, seen.memory) == (State.RUNNING, 48 << 20))
+    world.until(uuid, MachineState.SUSPENDED)
+    world.want(uuid, want=DesiredStatus.RUNNING, memory=48 << 20)
+    wait_for(lambda: (seen := world.seen(uuid)) and (seen.state, seen.memory) == (MachineState.RUNNING, 48 << 20))
 
 
 def test_addresses_are_told_of_networks_where_they_mean_something(world: World) -> None:
     there, nowhere = world.want(network="network:default"), world.want(network="user")
-    world.until(nowhere, State.RUNNING)
+    world.until(nowhere, MachineState.RUNNING)
     wait_for(lambda: (seen := world.seen(there)) and seen.addresses == ("192.0.2.7",))
-    assert world.until(nowhere, State.RUNNING).addresses == ()
+    assert world.until(nowhere, MachineState.RUNNING).addresses == ()
 
 
 def test_an_end_that_is_over_already_has_its_grace(world: World) -> None:
@@ -244,9 +244,9 @@ def test_an_end_that_is_over_already_has_its_grace(world: World) -> None:
     world.node.keeper._grace = timedelta(seconds=3)
     ends = (datetime.now(UTC) + timedelta(seconds=1)).replace(microsecond=0)
     uuid = world.want(ends=ends)
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     wait_for(lambda: datetime.now(UTC) > ends)
-    world.want(uuid, want=Want.ENDED, reason="its time has come")
+    world.want(uuid, want=DesiredStatus.ENDED, reason="its time has come")
     world.node.hypervisor.deaf = False
 
     def ended() -> bool:
@@ -259,7 +259,7 @@ def test_an_end_that_is_over_already_has_its_grace(world: World) -> None:
 
 def test_duplicates_change_nothing(world: World) -> None:
     uuid = world.want()
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     done = list(world.node.hypervisor.done)
     assert world.agent is not None
     for _ in range(5):
@@ -271,7 +271,7 @@ def test_duplicates_change_nothing(world: World) -> None:
 def deployed(world: World, **changes: Any) -> str:
     """A machine that runs, in the hands of nobody but the test."""
     uuid = world.want(**changes)
-    world.until(uuid, State.RUNNING)
+    world.until(uuid, MachineState.RUNNING)
     world.stop()
     return uuid
 
@@ -291,12 +291,12 @@ def test_a_guest_that_does_not_power_off_has_its_power_cut(world: World) -> None
     world.node.hypervisor.deaf = True
     assert "its power was cut" in world.node.verbs.stop(uuid).reason
     assert world.node.hypervisor.machines == {}
-    world.node.keeper.told(uuid, Happening.DESTROYED, "of the life before")  # late
-    assert world.node.keeper.store.get(uuid).state is State.STOPPED
+    world.node.keeper.told(uuid, MachineEvent.DESTROYED, "of the life before")  # late
+    assert world.node.keeper.store.get(uuid).state is MachineState.STOPPED
     world.node.verbs.reactivate(uuid)
-    world.node.keeper.told(uuid, Happening.POWERED_OFF, "of the life before")
-    world.node.keeper.told(uuid, Happening.PAUSED, "of the life before")
-    assert world.node.keeper.store.get(uuid).state is State.RUNNING
+    world.node.keeper.told(uuid, MachineEvent.POWERED_OFF, "of the life before")
+    world.node.keeper.told(uuid, MachineEvent.PAUSED, "of the life before")
+    assert world.node.keeper.store.get(uuid).state is MachineState.RUNNING
 
 
 def test_the_memory_of_a_suspended_machine_that_is_stopped_is_given_up(world: World) -> None:
@@ -304,7 +304,7 @@ def test_the_memory_of_a_suspended_machine_that_is_stopped_is_given_up(world: Wo
     world.node.verbs.suspend(uuid)
     memory = world.node.keeper.store.memory(uuid)
     assert memory.read_bytes() == b"whole"
-    assert world.node.verbs.stop(uuid).state is State.STOPPED
+    assert world.node.verbs.stop(uuid).state is MachineState.STOPPED
     assert not memory.exists()
     assert world.node.keeper.store.directory(uuid).joinpath("disk0.qcow2").exists()
 
@@ -318,31 +318,31 @@ def test_a_machine_that_is_ended_while_it_is_let_go_on_stays_ended(world: World)
     def start_and_end(spec: MachineSpec) -> None:
         start(spec)
         node.keeper.end(uuid, "meanwhile")
-        node.hypervisor.machines[uuid] = State.RUNNING  # the end came a moment before the start
+        node.hypervisor.machines[uuid] = MachineState.RUNNING  # the end came a moment before the start
 
     node.hypervisor.start = start_and_end  # type: ignore[method-assign]
-    assert node.verbs.reactivate(uuid).state is State.ENDED
+    assert node.verbs.reactivate(uuid).state is MachineState.ENDED
     assert node.hypervisor.machines == {}
 
 
 @pytest.mark.parametrize(
     ("state", "runs", "expected"),
     [
-        (State.RUNNING, State.RUNNING, State.RUNNING),
-        (State.RUNNING, State.PAUSED, State.PAUSED),
-        (State.PAUSED, State.RUNNING, State.RUNNING),
-        (State.RUNNING, None, State.STOPPED),
-        (State.STOPPED, State.RUNNING, State.RUNNING),
-        (State.STOPPED, None, State.STOPPED),
-        (State.SUSPENDED, State.RUNNING, State.RUNNING),
-        (State.SUSPENDED, None, State.SUSPENDED),
-        (State.ENDED, State.RUNNING, State.ENDED),
-        (State.BOOTING, State.RUNNING, None),
-        (State.STAGING, None, None),
+        (MachineState.RUNNING, MachineState.RUNNING, MachineState.RUNNING),
+        (MachineState.RUNNING, MachineState.PAUSED, MachineState.PAUSED),
+        (MachineState.PAUSED, MachineState.RUNNING, MachineState.RUNNING),
+        (MachineState.RUNNING, None, MachineState.STOPPED),
+        (MachineState.STOPPED, MachineState.RUNNING, MachineState.RUNNING),
+        (MachineState.STOPPED, None, MachineState.STOPPED),
+        (MachineState.SUSPENDED, MachineState.RUNNING, MachineState.RUNNING),
+        (MachineState.SUSPENDED, None, MachineState.SUSPENDED),
+        (MachineState.ENDED, MachineState.RUNNING, MachineState.ENDED),
+        (MachineState.BOOTING, MachineState.RUNNING, None),
+        (MachineState.STAGING, None, None),
     ],
 )
 def test_the_service_finds_machines_as_they_are(
-    world: World, state: State, runs: State | None, expected: State | None
+    world: World, state: MachineState, runs: MachineState | None, expected: MachineState | None
 ) -> None:
     uuid = deployed(world)
     node = world.node
@@ -351,5 +351,5 @@ def test_the_service_finds_machines_as_they_are(
     node.open()
     found = {record.uuid: record.state for record in node.keeper.store.all()}
     assert found == ({uuid: expected} if expected else {})
-    lives = expected in {State.RUNNING, State.PAUSED}
+    lives = expected in {MachineState.RUNNING, MachineState.PAUSED}
     assert node.hypervisor.machines == ({uuid: runs} if lives else {})

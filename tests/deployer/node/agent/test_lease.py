@@ -8,11 +8,11 @@ from typing import Literal
 import pytest
 
 from deployer.errors import BackendFailed
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.agent import reporter as reporting
-from deployer.node.agent.agent import Agent, Facts
-from deployer.node.agent.lease import LEASE, REASON, Fence, Guard, boot_id, since_boot
-from deployer.protocol.desired_state import Capacity, DesiredState, Heard, Lease, NodeReport
+from deployer.node.agent.agent import Agent, NodeFacts
+from deployer.node.agent.lease import LEASE_FILE, LEASE_REASON, LeaseGuard, NodeLease, boot_id, since_boot
+from deployer.protocol.desired_state import Capacity, DesiredState, LeaseTerms, NodeReport, ReportResponse
 from tests.support.node.fake_hypervisor import SITE, LightNode, LightSite
 from tests.support.node.fake_site import machine
 from tests.support.node.service_process import wait_for
@@ -28,9 +28,9 @@ class Clock:
         return self.at
 
 
-def told(seconds: int | None, then: Literal["pause", "end"] = "pause") -> Heard:
+def told(seconds: int | None, then: Literal["pause", "end"] = "pause") -> ReportResponse:
     """A site's answer."""
-    return Heard(lease=None if seconds is None else Lease(seconds=seconds, then=then))
+    return ReportResponse(lease=None if seconds is None else LeaseTerms(seconds=seconds, then=then))
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def clock() -> Clock:
 
 
 def test_without_a_lease_nothing_ever_stops(clock: Clock) -> None:
-    fence = Fence(None, clock)
-    for answer in (None, Heard()):
+    fence = NodeLease(None, clock)
+    for answer in (None, ReportResponse()):
         fence.heard(clock.at, None, answer)
         clock.at += 1e6
         assert not fence.over()
@@ -51,7 +51,7 @@ def test_without_a_lease_nothing_ever_stops(clock: Clock) -> None:
 
 def test_it_counts_from_when_the_answered_report_was_sent(clock: Clock) -> None:
     """Not from the answer, which may have been long on its way."""
-    fence = Fence(None, clock)
+    fence = NodeLease(None, clock)
     clock.at = 109.0
     fence.heard(100.0, None, told(10))
     assert fence.said == 10
@@ -75,7 +75,7 @@ def test_it_counts_from_when_the_answered_report_was_sent(clock: Clock) -> None:
 def test_it_acts_by_the_shorter_of_what_it_says_and_what_it_is_told(
     clock: Clock, what: str, said: int | None, now_told: int | None, term: int | None
 ) -> None:
-    fence = Fence(None, clock)
+    fence = NodeLease(None, clock)
     fence.heard(clock.at, said, told(now_told))
     assert fence.said == now_told, what
     clock.at += (term or 1000) - 0.5
@@ -85,7 +85,7 @@ def test_it_acts_by_the_shorter_of_what_it_says_and_what_it_is_told(
 
 
 def test_what_ran_out_goes_on_only_after_a_report_and_a_wish_asked_for_after_it(clock: Clock) -> None:
-    fence = Fence(None, clock)
+    fence = NodeLease(None, clock)
     fence.heard(clock.at, None, told(10))
     clock.at = 120.0
     assert fence.over()
@@ -102,7 +102,7 @@ def test_what_ran_out_goes_on_only_after_a_report_and_a_wish_asked_for_after_it(
 
 
 def test_a_wish_that_comes_after_the_next_end_does_not_count(clock: Clock) -> None:
-    fence = Fence(None, clock)
+    fence = NodeLease(None, clock)
     fence.heard(clock.at, None, told(10))
     clock.at = 120.0
     assert fence.over()
@@ -113,17 +113,17 @@ def test_a_wish_that_comes_after_the_next_end_does_not_count(clock: Clock) -> No
 
 
 def test_the_lease_outlives_the_service_and_not_the_computer(clock: Clock, tmp_path: Path) -> None:
-    file = tmp_path / LEASE
-    Fence(file, clock, "boot-1").heard(clock.at, 10, told(10, "end"))
+    file = tmp_path / LEASE_FILE
+    NodeLease(file, clock, "boot-1").heard(clock.at, 10, told(10, "end"))
     clock.at += 5
-    again = Fence(file, clock, "boot-1")
+    again = NodeLease(file, clock, "boot-1")
     assert again.frozen  # it does not know yet what the site did meanwhile
     assert not again.confirmed(clock.at)
     assert not again.over()
     clock.at += 5
     assert again.over()
     assert again.then == "end"
-    other = Fence(file, clock, "boot-2")
+    other = NodeLease(file, clock, "boot-2")
     assert not other.frozen
     assert not other.over()
 
@@ -132,8 +132,8 @@ def test_the_lease_outlives_the_service_and_not_the_computer(clock: Clock, tmp_p
     "text", ["", "{", "[]", '{"boot": "b"}', '{"boot": "b", "seconds": 3, "then": "x", "sent": "y"}']
 )
 def test_a_damaged_file_is_no_lease(clock: Clock, tmp_path: Path, text: str) -> None:
-    (tmp_path / LEASE).write_text(text)
-    assert not Fence(tmp_path / LEASE, clock, "b").over()
+    (tmp_path / LEASE_FILE).write_text(text)
+    assert not NodeLease(tmp_path / LEASE_FILE, clock, "b").over()
 
 
 def test_the_clock_of_this_computer_goes_on_and_its_start_has_a_name() -> None:
@@ -144,33 +144,33 @@ def test_the_clock_of_this_computer_goes_on_and_its_start_has_a_name() -> None:
 class LeasingSite(LightSite):
     """A site that answers reports with a lease."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: LeaseTerms) -> None:
         super().__init__()
-        self.lease: Lease | None = lease
+        self.lease: LeaseTerms | None = lease
 
-    def report(self, report: NodeReport) -> Heard:  # type: ignore[override]
+    def report(self, report: NodeReport) -> ReportResponse:  # type: ignore[override]
         """See agent.Site."""
         super().report(report)
-        return Heard(lease=self.lease)
+        return ReportResponse(lease=self.lease)
 
 
 class World:
     """A site that leases, a node, the agent between them, and one machine that runs."""
 
     def __init__(self, place: Path, then: Literal["pause", "end"]) -> None:
-        self.node, self.site, self.clock = LightNode(place), LeasingSite(Lease(seconds=60, then=then)), Clock()
+        self.node, self.site, self.clock = LightNode(place), LeasingSite(LeaseTerms(seconds=60, then=then)), Clock()
         self.uuid = str(uuids.uuid4())
-        self.file = place.parent / LEASE
+        self.file = place.parent / LEASE_FILE
         self.agent: Agent | None = None
         self.site.say(DesiredState(revision=1, machines=(machine(self.uuid),)))
         self.start()
-        self.until(State.RUNNING)
+        self.until(MachineState.RUNNING)
         wait_for(lambda: self.site.reports[-1].lease == 60)
 
     def start(self) -> None:
         """The agent begins."""
-        fence = Fence(self.file, self.clock, "boot")
-        facts = Facts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
+        fence = NodeLease(self.file, self.clock, "boot")
+        facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
         node = self.node
         self.agent = Agent(self.site, SITE, node.keeper, node.verbs, node.make, lambda: facts, fence=fence)
         self.agent.start()
@@ -181,7 +181,7 @@ class World:
             self.agent.close()
         self.agent = None
 
-    def until(self, state: State | None) -> None:
+    def until(self, state: MachineState | None) -> None:
         """Until the hypervisor has the machine so."""
         wait_for(lambda: self.node.hypervisor.machines.get(self.uuid) is state)
 
@@ -199,16 +199,16 @@ def test_machines_pause_when_the_site_is_away_and_go_on_when_it_is_back(world: W
     world.site.away = True
     world.clock.at += 59
     world.clock.at += 1
-    world.until(State.PAUSED)
-    wait_for(lambda: world.node.keeper.store.get(world.uuid).reason == REASON)
+    world.until(MachineState.PAUSED)
+    wait_for(lambda: world.node.keeper.store.get(world.uuid).reason == LEASE_REASON)
     world.site.away = False
-    world.until(State.RUNNING)
+    world.until(MachineState.RUNNING)
 
 
 def test_a_machine_that_is_elsewhere_by_then_is_ended_and_never_goes_on(world: World) -> None:
     world.site.away = True
     world.clock.at += 60
-    world.until(State.PAUSED)
+    world.until(MachineState.PAUSED)
     world.site.say(DesiredState(revision=2))
     world.site.away = False
     world.until(None)
@@ -222,7 +222,7 @@ def test_machines_end_where_the_site_says_so_and_are_made_anew(world: World) -> 
     world.until(None)
     wait_for(lambda: not world.node.keeper.store.all())
     world.site.away = False
-    world.until(State.RUNNING)
+    world.until(MachineState.RUNNING)
     assert world.node.made == [world.uuid, world.uuid]
 
 
@@ -233,7 +233,7 @@ def test_a_service_that_was_away_stops_what_should_have_stopped(world: World) ->
     world.clock.at += 60
     world.node.open()
     world.start()
-    world.until(State.PAUSED)
+    world.until(MachineState.PAUSED)
 
 
 def test_what_cannot_be_paused_is_ended(world: World) -> None:
@@ -247,8 +247,8 @@ def test_what_is_being_made_is_broken_off(tmp_path: Path) -> None:
     """A guard cancels at each look, and stops what began to run between two of them."""
     cancelled: list[None] = []
     node, clock = LightNode(tmp_path), Clock()
-    fence = Fence(None, clock)
-    guard = Guard(fence, node.keeper, list, lambda: cancelled.append(None))
+    fence = NodeLease(None, clock)
+    guard = LeaseGuard(fence, node.keeper, list, lambda: cancelled.append(None))
     guard.look()
     assert not cancelled
     fence.heard(clock.at, 5, told(5))
@@ -272,4 +272,4 @@ def test_a_hypervisor_that_fails_altogether_is_tried_again(world: World, monkeyp
         world.site.away = True
         world.clock.at += 60
         wait_for(lambda: len(tries) > 4)
-    world.until(State.PAUSED)
+    world.until(MachineState.PAUSED)

@@ -9,24 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.machine.spec import Happening, State, after
+from deployer.machine.spec import MachineEvent, MachineState, next_state
 from deployer.node.agent.reconciler import (
-    Action,
-    End,
+    ChangeEnd,
+    Create,
+    Destroy,
     Forget,
-    Make,
-    Note,
+    MachineAction,
     Pause,
-    Prolong,
     Reactivate,
     Reboot,
+    RecordDesired,
     Resize,
     Resume,
     Stop,
     Suspend,
-    actions,
+    plan_actions,
 )
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from deployer.records.machine_store import MachineRecord
 from tests.support.node.fake_site import machine
 
@@ -35,7 +35,7 @@ MIB = 1 << 20
 A, B, C = (f"{letter * 8}-0000-4000-8000-000000000000" for letter in "abc")
 
 
-def record(uuid: str = A, state: State = State.RUNNING, **changes: Any) -> MachineRecord:
+def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes: Any) -> MachineRecord:
     """A machine that a site made, as its node knows it."""
     wanted = machine(uuid, ends=NOW)
     fields: dict[str, Any] = {
@@ -63,8 +63,8 @@ def wanted(uuid: str = A, **changes: Any) -> DesiredMachine:
     return machine(uuid, **{"ends": NOW} | changes)
 
 
-def do(machines: Sequence[DesiredMachine], here: Sequence[MachineRecord]) -> tuple[Action, ...]:
-    return actions(DesiredState(revision=1, machines=tuple(machines)), here)
+def do(machines: Sequence[DesiredMachine], here: Sequence[MachineRecord]) -> tuple[MachineAction, ...]:
+    return plan_actions(DesiredState(revision=1, machines=tuple(machines)), here)
 
 
 ENDS = NOW + timedelta(hours=1)
@@ -74,87 +74,107 @@ ENDS = NOW + timedelta(hours=1)
     ("sentence", "want", "here", "expected"),
     [
         ("what is as it should be is left alone", wanted(), record(), ()),
-        ("what is not there is made", wanted(), None, (Make(wanted()),)),
-        ("what is to be paused is made first", wanted(want=Want.PAUSED), None, (Make(wanted(want=Want.PAUSED)),)),
-        ("what is to rest on disks that are not there is not made", wanted(want=Want.STOPPED), None, ()),
-        ("what should be over and is not there is over", wanted(want=Want.ENDED), None, ()),
-        ("what is being made is let be", wanted(want=Want.STOPPED), record(state=State.STAGING), ()),
+        ("what is not there is made", wanted(), None, (Create(wanted()),)),
+        (
+            "what is to be paused is made first",
+            wanted(want=DesiredStatus.PAUSED),
+            None,
+            (Create(wanted(want=DesiredStatus.PAUSED)),),
+        ),
+        ("what is to rest on disks that are not there is not made", wanted(want=DesiredStatus.STOPPED), None, ()),
+        ("what should be over and is not there is over", wanted(want=DesiredStatus.ENDED), None, ()),
+        ("what is being made is let be", wanted(want=DesiredStatus.STOPPED), record(state=MachineState.STAGING), ()),
         (
             "what is being made is cancelled when it should be over",
-            wanted(want=Want.ENDED, reason="no"),
-            record(state=State.STAGING),
-            (End(A, "no"),),
+            wanted(want=DesiredStatus.ENDED, reason="no"),
+            record(state=MachineState.STAGING),
+            (Destroy(A, "no"),),
         ),
-        ("an end has a reason", wanted(want=Want.ENDED), record(), (End(A, "its site ended it"),)),
-        ("what failed is told until the site has heard it", wanted(), record(state=State.FAILED), ()),
-        ("what ended is not made again", wanted(), record(state=State.ENDED), ()),
-        ("a pause", wanted(want=Want.PAUSED), record(), (Note(A, Want.PAUSED), Pause(A))),
-        ("the same, noted before", wanted(want=Want.PAUSED), record(wanted="paused"), (Pause(A),)),
-        ("a resumption", wanted(), record(state=State.PAUSED), (Resume(A),)),
-        ("a suspension", wanted(want=Want.SUSPENDED), record(wanted="suspended"), (Suspend(A),)),
+        ("an end has a reason", wanted(want=DesiredStatus.ENDED), record(), (Destroy(A, "its site ended it"),)),
+        ("what failed is told until the site has heard it", wanted(), record(state=MachineState.FAILED), ()),
+        ("what ended is not made again", wanted(), record(state=MachineState.ENDED), ()),
+        ("a pause", wanted(want=DesiredStatus.PAUSED), record(), (RecordDesired(A, DesiredStatus.PAUSED), Pause(A))),
+        ("the same, noted before", wanted(want=DesiredStatus.PAUSED), record(wanted="paused"), (Pause(A),)),
+        ("a resumption", wanted(), record(state=MachineState.PAUSED), (Resume(A),)),
+        ("a suspension", wanted(want=DesiredStatus.SUSPENDED), record(wanted="suspended"), (Suspend(A),)),
         (
             "of what is paused",
-            wanted(want=Want.SUSPENDED),
-            record(state=State.PAUSED, wanted="suspended"),
+            wanted(want=DesiredStatus.SUSPENDED),
+            record(state=MachineState.PAUSED, wanted="suspended"),
             (Suspend(A),),
         ),
-        ("a reactivation", wanted(), record(state=State.SUSPENDED, wanted="suspended"), (Reactivate(A),)),
+        ("a reactivation", wanted(), record(state=MachineState.SUSPENDED, wanted="suspended"), (Reactivate(A),)),
         (
             "what is suspended and should be paused goes on first",
-            wanted(want=Want.PAUSED),
-            record(state=State.SUSPENDED, wanted="paused"),
+            wanted(want=DesiredStatus.PAUSED),
+            record(state=MachineState.SUSPENDED, wanted="paused"),
             (Reactivate(A),),
         ),
-        ("a stop", wanted(want=Want.STOPPED), record(wanted="stopped"), (Stop(A),)),
-        ("of what is paused", wanted(want=Want.STOPPED), record(state=State.PAUSED, wanted="stopped"), (Stop(A),)),
+        ("a stop", wanted(want=DesiredStatus.STOPPED), record(wanted="stopped"), (Stop(A),)),
+        (
+            "of what is paused",
+            wanted(want=DesiredStatus.STOPPED),
+            record(state=MachineState.PAUSED, wanted="stopped"),
+            (Stop(A),),
+        ),
         (
             "what was stopped on request starts again",
             wanted(),
-            record(state=State.STOPPED, wanted="stopped"),
+            record(state=MachineState.STOPPED, wanted="stopped"),
             (Reactivate(A),),
         ),
-        ("what powered itself off stays off", wanted(), record(state=State.STOPPED), ()),
+        ("what powered itself off stays off", wanted(), record(state=MachineState.STOPPED), ()),
         (
             "what was stopped on request starts before it is suspended",
-            wanted(want=Want.SUSPENDED),
-            record(state=State.STOPPED, wanted="stopped"),
+            wanted(want=DesiredStatus.SUSPENDED),
+            record(state=MachineState.STOPPED, wanted="stopped"),
             (Reactivate(A),),
         ),
         (
             "what stopped while it was to be suspended waits",
-            wanted(want=Want.SUSPENDED),
-            record(state=State.STOPPED, wanted="suspended"),
+            wanted(want=DesiredStatus.SUSPENDED),
+            record(state=MachineState.STOPPED, wanted="suspended"),
             (),
         ),
         (
             "that it is off is noted when the site wants it so",
-            wanted(want=Want.STOPPED),
-            record(state=State.STOPPED),
-            (Note(A, Want.STOPPED),),
+            wanted(want=DesiredStatus.STOPPED),
+            record(state=MachineState.STOPPED),
+            (RecordDesired(A, DesiredStatus.STOPPED),),
         ),
-        ("that it runs is noted when it does", wanted(), record(wanted="stopped"), (Note(A, Want.RUNNING),)),
+        (
+            "that it runs is noted when it does",
+            wanted(),
+            record(wanted="stopped"),
+            (RecordDesired(A, DesiredStatus.RUNNING),),
+        ),
         ("a reboot", wanted(reboots=2), record(reboots=1), (Reboot(A, 2),)),
         ("a reboot that was done", wanted(reboots=2), record(reboots=2), ()),
-        ("another end", wanted(ends=ENDS), record(), (Prolong(A, ENDS),)),
-        ("another end of what is being made", wanted(ends=ENDS), record(state=State.BOOTING), (Prolong(A, ENDS),)),
+        ("another end", wanted(ends=ENDS), record(), (ChangeEnd(A, ENDS),)),
+        (
+            "another end of what is being made",
+            wanted(ends=ENDS),
+            record(state=MachineState.BOOTING),
+            (ChangeEnd(A, ENDS),),
+        ),
         ("other amounts", wanted(memory=16 * MIB), record(), (Resize(A, 16 * MIB, 1),)),
         (
             "other amounts of what is suspended",
             wanted(memory=16 * MIB),
-            record(state=State.SUSPENDED),
+            record(state=MachineState.SUSPENDED),
             (Reactivate(A),),
         ),
         (
             "what the site does not know any more is ended",
             None,
             record(),
-            (End(A, "its site does not know it any more"),),
+            (Destroy(A, "its site does not know it any more"),),
         ),
-        ("what has ended and the site knows it is forgotten", None, record(state=State.FAILED), (Forget(A),)),
+        ("what has ended and the site knows it is forgotten", None, record(state=MachineState.FAILED), (Forget(A),)),
     ],
 )
 def test_what_is_to_be_done(
-    sentence: str, want: DesiredMachine | None, here: MachineRecord | None, expected: tuple[Action, ...]
+    sentence: str, want: DesiredMachine | None, here: MachineRecord | None, expected: tuple[MachineAction, ...]
 ) -> None:
     assert do([want] if want else [], [here] if here else []) == expected
 
@@ -167,79 +187,79 @@ class Model:
     emulators: dict[str, int] = field(default_factory=dict)
     started: int = 0
 
-    def happen(self, uuid: str, happening: Happening, **values: Any) -> None:
+    def happen(self, uuid: str, happening: MachineEvent, **values: Any) -> None:
         record = self.records[uuid]
-        self.records[uuid] = record.model_copy(update={"state": after(record.state, happening), **values})
+        self.records[uuid] = record.model_copy(update={"state": next_state(record.state, happening), **values})
 
     def start(self, uuid: str) -> None:
         assert uuid not in self.emulators, "two of one machine"
         self.emulators[uuid] = 1
         self.started += 1
 
-    def steps(self, action: Action) -> list[Any]:
+    def steps(self, action: MachineAction) -> list[Any]:
         """What doing it comes to; the service may die after each."""
         uuid = action.uuid
         match action:
-            case Make(machine=made):
-                fresh = record(uuid, State.STAGING, ends=made.ends, memory=made.memory, reboots=made.reboots)
+            case Create(machine=made):
+                fresh = record(uuid, MachineState.STAGING, ends=made.ends, memory=made.memory, reboots=made.reboots)
                 return [
                     lambda: self.records.update({uuid: fresh}),
-                    lambda: self.happen(uuid, Happening.STAGED),
+                    lambda: self.happen(uuid, MachineEvent.STAGED),
                     lambda: self.start(uuid),
-                    lambda: self.happen(uuid, Happening.STARTED),
+                    lambda: self.happen(uuid, MachineEvent.STARTED),
                 ]
             case Pause():
-                return [lambda: self.happen(uuid, Happening.PAUSED)]
+                return [lambda: self.happen(uuid, MachineEvent.PAUSED)]
             case Resume():
-                return [lambda: self.happen(uuid, Happening.RESUMED)]
+                return [lambda: self.happen(uuid, MachineEvent.RESUMED)]
             case Suspend():
-                return [lambda: self.emulators.pop(uuid), lambda: self.happen(uuid, Happening.SUSPENDED)]
+                return [lambda: self.emulators.pop(uuid), lambda: self.happen(uuid, MachineEvent.SUSPENDED)]
             case Reactivate():
-                return [lambda: self.start(uuid), lambda: self.happen(uuid, Happening.STARTED)]
+                return [lambda: self.start(uuid), lambda: self.happen(uuid, MachineEvent.STARTED)]
             case Stop():
-                return [lambda: self.happen(uuid, Happening.POWERED_OFF), lambda: self.emulators.pop(uuid, None)]
-            case Reboot() | Resize() | Prolong() | Note():
-                return [lambda: None, lambda: self.happen(uuid, Happening.REBOOTED, **changed(action))]
-            case End():
-                if self.records[uuid].state in {State.STAGING, State.BOOTING}:
+                return [lambda: self.happen(uuid, MachineEvent.POWERED_OFF), lambda: self.emulators.pop(uuid, None)]
+            case Reboot() | Resize() | ChangeEnd() | RecordDesired():
+                return [lambda: None, lambda: self.happen(uuid, MachineEvent.REBOOTED, **changed(action))]
+            case Destroy():
+                if self.records[uuid].state in {MachineState.STAGING, MachineState.BOOTING}:
                     return [lambda: self.emulators.pop(uuid, None), lambda: self.records.pop(uuid)]
-                return [lambda: self.happen(uuid, Happening.DESTROYED), lambda: self.emulators.pop(uuid, None)]
+                return [lambda: self.happen(uuid, MachineEvent.DESTROYED), lambda: self.emulators.pop(uuid, None)]
             case Forget():
                 return [lambda: self.records.pop(uuid)]
 
     def recover(self) -> None:
         """As `Keeper.recover`: what is half made goes, what runs is adopted, what does not is not said to."""
         for uuid, known in list(self.records.items()):
-            if known.state in {State.STAGING, State.BOOTING}:
+            if known.state in {MachineState.STAGING, MachineState.BOOTING}:
                 self.emulators.pop(uuid, None)
                 del self.records[uuid]
             elif known.state.final:
                 self.emulators.pop(uuid, None)
-            elif known.state in {State.STOPPED, State.SUSPENDED} and uuid in self.emulators:
-                self.happen(uuid, Happening.STARTED)
-            elif known.state in {State.RUNNING, State.PAUSED} and uuid not in self.emulators:
-                self.happen(uuid, Happening.SUSPENDED)
+            elif known.state in {MachineState.STOPPED, MachineState.SUSPENDED} and uuid in self.emulators:
+                self.happen(uuid, MachineEvent.STARTED)
+            elif known.state in {MachineState.RUNNING, MachineState.PAUSED} and uuid not in self.emulators:
+                self.happen(uuid, MachineEvent.SUSPENDED)
         for uuid in set(self.emulators) - set(self.records):
             del self.emulators[uuid]
 
 
-def changed(action: Reboot | Resize | Prolong | Note) -> dict[str, Any]:
+def changed(action: Reboot | Resize | ChangeEnd | RecordDesired) -> dict[str, Any]:
     """What of a record is another afterwards."""
     match action:
         case Reboot(number=number):
             return {"reboots": number}
         case Resize(memory=memory, cores=cores):
             return {"memory": memory, "cores": cores}
-        case Prolong(ends=ends):
+        case ChangeEnd(ends=ends):
             return {"ends": ends}
-        case Note(want=want):
+        case RecordDesired(want=want):
             return {"wanted": want.value}
 
 
 wishes = st.builds(
     wanted,
     st.sampled_from([A, B, C]),
-    want=st.sampled_from(Want),
+    want=st.sampled_from(DesiredStatus),
     memory=st.sampled_from([16 * MIB, 32 * MIB]),
     reboots=st.integers(0, 2),
     ends=st.sampled_from([NOW, ENDS]),
@@ -275,19 +295,19 @@ def assert_right(node: Model, desired: list[DesiredMachine]) -> None:
     known = {one.uuid: one for one in desired}
     assert set(node.records) <= set(known)
     assert set(node.emulators) == {
-        uuid for uuid, one in node.records.items() if one.state in {State.RUNNING, State.PAUSED}
+        uuid for uuid, one in node.records.items() if one.state in {MachineState.RUNNING, MachineState.PAUSED}
     }
     for uuid, want in known.items():
         here = node.records.get(uuid)
-        if want.want is Want.ENDED:
+        if want.want is DesiredStatus.ENDED:
             assert here is None or here.state.final
         elif here is None:
-            assert want.want is Want.STOPPED
+            assert want.want is DesiredStatus.STOPPED
         elif not here.state.final:
             assert here.state.value == want.want.value
         if here is not None and not here.state.final:
             assert here.ends == want.ends
-            if here.state is State.RUNNING:
+            if here.state is MachineState.RUNNING:
                 assert (here.memory, here.reboots) == (want.memory, max(want.reboots, here.reboots))
 
 
@@ -295,4 +315,4 @@ def test_what_is_as_it_should_be_costs_nothing() -> None:
     """A pass over 1000 machines with nothing to do: a guard against work that grows with the square of them."""
     uuids = [f"{number:08d}-0000-4000-8000-000000000000" for number in range(1000)]
     desired = DesiredState(revision=1, machines=tuple(wanted(uuid) for uuid in uuids))
-    assert actions(desired, [record(uuid) for uuid in uuids]) == ()
+    assert plan_actions(desired, [record(uuid) for uuid in uuids]) == ()

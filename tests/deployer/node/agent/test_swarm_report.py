@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from catalog.image.address import Address
-from deployer.node.agent.swarm_report import MOST, swarm_report
+from deployer.node.agent.swarm_report import MAX_REPORTED, build_swarm_report
 from signer.documents import canonical
 from stager.cache.cache import Cache
-from stager.content.peer_stats import Feeder
-from stager.content.transfer_stats import LATELY, Arrivals, Traffic
+from stager.content.peer_stats import PeerStats
+from stager.content.transfer_stats import RECENT_SECONDS, TransferRegistry, TransferTraffic
 from stager.staging import Stager
 from tests.support.stager.fakes import Clock, MemorySource
 
@@ -21,28 +21,28 @@ def test_what_comes_and_what_came_is_told_until_it_is_old(tmp_path: Path) -> Non
     clock = Clock()
     with Cache(tmp_path, 1 << 30, clock) as cache:
         stager = Stager(cache, MemorySource({}, {}))
-        stager.arrivals = arrivals = Arrivals(clock)
-        assert swarm_report(stager) is None
-        traffic = Traffic(
-            from_peers=700, from_origin=300, peers=1, feeders=(Feeder(peer="p", at="x:1", received=700, rate=9),)
+        stager.arrivals = arrivals = TransferRegistry(clock)
+        assert build_swarm_report(stager) is None
+        traffic = TransferTraffic(
+            from_peers=700, from_origin=300, peers=1, feeders=(PeerStats(peer="p", at="x:1", received=700, rate=9),)
         )
         with arrivals.begin(address(1), "star/hello@1.0") as arrival, arrival.counting(lambda: traffic):
             arrival.settled(0)
-            found = swarm_report(stager)
+            found = build_swarm_report(stager)
             assert found is not None
             (content,) = found.contents
             assert (content.arriving, content.from_peers, content.from_origin) == (True, 700, 300)
             assert content.feeders == traffic.feeders
-        came = swarm_report(stager)
+        came = build_swarm_report(stager)
         assert came is not None
         assert (came.contents[0].arriving, came.contents[0].feeders[0].rate) == (False, 0)
-        clock.now += LATELY / 2
-        assert swarm_report(stager) == came
+        clock.now += RECENT_SECONDS / 2
+        assert build_swarm_report(stager) == came
         with arrivals.begin(address(2), "star/hello@1.0"):
             pass  # nothing of it came over the network
-        assert swarm_report(stager) == came
-        clock.now += LATELY
-        assert swarm_report(stager) is None
+        assert build_swarm_report(stager) == came
+        clock.now += RECENT_SECONDS
+        assert build_swarm_report(stager) is None
 
 
 def test_a_report_stays_small_whatever_comes(tmp_path: Path) -> None:
@@ -50,12 +50,12 @@ def test_a_report_stays_small_whatever_comes(tmp_path: Path) -> None:
     clock = Clock()
     with Cache(tmp_path, 1 << 30, clock) as cache:
         stager = Stager(cache, MemorySource({}, {}))
-        stager.arrivals = arrivals = Arrivals(clock)
+        stager.arrivals = arrivals = TransferRegistry(clock)
         feeders = tuple(
-            Feeder(peer=f"{number:020}", at="[2001:db8::1]:65535", received=1 << 50, rate=1 << 40)
+            PeerStats(peer=f"{number:020}", at="[2001:db8::1]:65535", received=1 << 50, rate=1 << 40)
             for number in range(8)
         )
-        traffic = Traffic(from_peers=1 << 53 - 1, from_origin=1, feeders=feeders)
+        traffic = TransferTraffic(from_peers=1 << 53 - 1, from_origin=1, feeders=feeders)
         for number in [*range(100), 98]:
             with (
                 arrivals.begin(address(number), "star/" + "n" * 100 + "@1.0") as arrival,
@@ -63,9 +63,9 @@ def test_a_report_stays_small_whatever_comes(tmp_path: Path) -> None:
             ):
                 pass
         with arrivals.begin(address(200), "star/hello@1.0") as arrival, arrival.counting(lambda: traffic):
-            found = swarm_report(stager)
+            found = build_swarm_report(stager)
         assert found is not None
         assert [Address.parse(one.address) for one in found.contents] == [
-            address(one) for one in (200, 98, 99, *range(97, 97 - MOST + 3, -1))
+            address(one) for one in (200, 98, 99, *range(97, 97 - MAX_REPORTED + 3, -1))
         ]
         assert len(canonical(found)) < 32 << 10

@@ -9,7 +9,7 @@ import pytest
 from catalog.client import transfer
 from catalog.errors import NotFound
 from catalog.image.address import Address
-from deployer.cli.node.staging import staging_text, watch_staging
+from deployer.cli.node.staging import format_staging, watch_staging
 from deployer.node.schema.staging import ContentStatus, PrefetchOrder, StagingStatus
 from tests.support import factories
 from tests.support.node.community import Community
@@ -24,7 +24,7 @@ def large(community: Community, tmp_path_factory: pytest.TempPathFactory) -> str
     bundle = factories.bundle(tmp_path_factory.mktemp("large"), partitions=1, size=24 * MIB, seed=77, name="large")
     community.star.endorse(bundle)
     with community.service.client() as client:
-        transfer.publish(client, bundle)
+        transfer.publish_image(client, bundle)
     return bundle.manifest.image_id
 
 
@@ -103,7 +103,7 @@ def test_a_status_reads_well() -> None:
     status = StagingStatus(
         arriving=(arriving,), quota=1 << 30, allocated=MIB, reserved=8 * MIB, leased=0, trash=0, pins=(), swarm=None
     )
-    said = json.dumps(staging_text(status))
+    said = json.dumps(format_staging(status))
     assert "2.0 MiB of 8.0 MiB" in said
     assert "6 s left, 3 peers" in said
     assert "takes part in none" in said

@@ -13,11 +13,11 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import MachineConflict
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.agent import executor as doing
-from deployer.node.images.candidate_upload import Offering, changed
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, Want
-from deployer.protocol.save import Saved, SaveWish
+from deployer.node.images.candidate_upload import CandidateUploader, changed_partitions
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
+from deployer.protocol.save import DesiredSave, SaveStatus
 from signer.runtime.progress import Advance
 from tests.support import factories
 from tests.support.node.fake_hypervisor import LightNode, LightSite
@@ -34,8 +34,8 @@ class World:
         agent = self.node.agent(self.site)
         agent.start()
         self.uuid = str(uuids.uuid4())
-        self.site.say(DesiredState(revision=2, machines=(machine(self.uuid, want=Want.PAUSED),)))
-        wait_for(lambda: self.node.made and self.node.keeper.store.get(self.uuid).state is State.PAUSED, 60)
+        self.site.say(DesiredState(revision=2, machines=(machine(self.uuid, want=DesiredStatus.PAUSED),)))
+        wait_for(lambda: self.node.made and self.node.keeper.store.get(self.uuid).state is MachineState.PAUSED, 60)
         agent.close()
         self.parent = factories.bundle(place / "parent", partitions=2, size=1 << 20, seed=1)
         self.read: list[str] = []
@@ -48,9 +48,9 @@ class World:
         self.hold.set()
         self.offering = self.open()
 
-    def open(self) -> Offering:
+    def open(self) -> CandidateUploader:
         """The service begins (again)."""
-        self.offering = Offering(
+        self.offering = CandidateUploader(
             self.place / "saves",
             self.node.keeper,
             self._read,
@@ -90,22 +90,22 @@ class World:
 
     def desired(self, number: int | None = 1, **changes: object) -> DesiredMachine:
         """The machine as it is wanted."""
-        wish = None if number is None else SaveWish(number=number, version=f"2.{number}")
-        return machine(self.uuid, want=Want.PAUSED, save=wish, **changes)
+        wish = None if number is None else DesiredSave(number=number, version=f"2.{number}")
+        return machine(self.uuid, want=DesiredStatus.PAUSED, save=wish, **changes)
 
     def look(self, *machines: DesiredMachine) -> None:
         """One comparison."""
         self.offering.look(DesiredState(revision=3, machines=machines), self.node.keeper.store.all())
 
-    def until(self, number: int = 1, state: str = "saved") -> Saved:
+    def until(self, number: int = 1, state: str = "saved") -> SaveStatus:
         """What the machine's record says of a save, once it is in that state."""
 
-        def found() -> Saved | None:
+        def found() -> SaveStatus | None:
             self.look(self.desired(number))
             seen = self.offering.progress().get(self.uuid) or self.node.keeper.store.get(self.uuid).saved
             return seen if seen is not None and (seen.number, seen.state) == (number, state) else None
 
-        answer: Saved = wait_for(found, 60)
+        answer: SaveStatus = wait_for(found, 60)
         return answer
 
     def left(self) -> list[str]:
@@ -179,7 +179,7 @@ def test_what_nobody_wants_any_more_is_given_up(world: World, how: str) -> None:
     world.until(1, "sending")
     last: Callable[[], None] = {
         "it is wanted no more": lambda: world.look(world.desired(None)),
-        "it is to end": lambda: world.look(world.desired(1).model_copy(update={"want": Want.ENDED})),
+        "it is to end": lambda: world.look(world.desired(1).model_copy(update={"want": DesiredStatus.ENDED})),
         "it is gone": lambda: world.look(),
     }[how]
     wait_for(lambda: (last(), not world.offering.progress())[1], 60)
@@ -194,5 +194,5 @@ def test_what_is_as_it_was_is_no_change() -> None:
     def made(*digits: str) -> Manifest:
         return factories.manifest([Address.parse(digit * 64 + "-1048576") for digit in digits])
 
-    assert changed(made("1", "2"), made("1", "3")) == ("part1",)
-    assert changed(made("1", "2"), made("1", "2")) == ()
+    assert changed_partitions(made("1", "2"), made("1", "3")) == ("part1",)
+    assert changed_partitions(made("1", "2"), made("1", "2")) == ()

@@ -9,8 +9,8 @@ import pytest
 
 from catalog.errors import NotFound
 from deployer.errors import Misused, PolicyUnusable, Refused, UserDataRefused
-from deployer.machine.spec import State
-from deployer.node.schema.orders import Deployed
+from deployer.machine.spec import MachineState
+from deployer.node.schema.orders import DeploymentResult
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
 from tests.deployer.node.service.test_node import holders
@@ -146,7 +146,7 @@ def test_two_orders_at_once_stage_once_and_never_share_the_last_place(
     make_node: Callable[..., NodeProcess], community: Community
 ) -> None:
     node = make_node(policy(community.star.anchor(), machines=2))
-    results: list[Deployed | Exception] = []
+    results: list[DeploymentResult | Exception] = []
 
     def one() -> None:
         try:
@@ -159,7 +159,7 @@ def test_two_orders_at_once_stage_once_and_never_share_the_last_place(
         thread.start()
     for thread in threads:
         thread.join(60)
-    ran = [result for result in results if isinstance(result, Deployed)]
+    ran = [result for result in results if isinstance(result, DeploymentResult)]
     assert len(results) == 4
     assert len(ran) == 2
     assert all("limits.machines" in str(result) for result in results if isinstance(result, Refused))
@@ -250,7 +250,7 @@ def test_a_node_that_ends_undoes_what_it_was_deploying(node: NodeProcess) -> Non
     assert [path.name for path in node.machines.iterdir()] == [running.uuid]
     assert len(node.guests()) == 1
     node.start()
-    assert node.state(running.uuid) is State.RUNNING
+    assert node.state(running.uuid) is MachineState.RUNNING
 
 
 def test_staging_that_cannot_finish_is_undone(make_node: Callable[..., NodeProcess]) -> None:

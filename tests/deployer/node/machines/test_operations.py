@@ -12,8 +12,8 @@ import pytest
 from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.errors import BackendFailed, MachineConflict, Misused, Refused
-from deployer.machine.spec import State
-from deployer.node.schema.machines import SaveOrder, Sized
+from deployer.machine.spec import MachineState
+from deployer.node.schema.machines import ResizeRequest, SaveOrder
 from tests.deployer.node.service.test_node import holders
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.community import Community
@@ -33,36 +33,36 @@ def test_a_machine_is_paused_suspended_stopped_and_goes_on_over_kills(node: Node
     uuid = node.deploy().machines[0].uuid
     node.said(uuid, SAID[-1])
     with node.client() as client:
-        assert client.do(uuid, "pause").state is State.PAUSED
+        assert client.do(uuid, "pause").state is MachineState.PAUSED
         with pytest.raises(MachineConflict, match="is paused and cannot be paused"):
             client.do(uuid, "pause")
     node.kill()
     node.start()
-    assert node.state(uuid) is State.PAUSED
+    assert node.state(uuid) is MachineState.PAUSED
     with node.client() as client:
-        assert client.do(uuid, "resume").state is State.RUNNING
+        assert client.do(uuid, "resume").state is MachineState.RUNNING
         suspended = client.do(uuid, "suspend")
-    assert (suspended.state, suspended.reason) == (State.SUSPENDED, "suspended on request")
+    assert (suspended.state, suspended.reason) == (MachineState.SUSPENDED, "suspended on request")
     assert node.guests() == []
     memory = node.machines / uuid / "memory"
     assert memory.stat().st_size > MIB // 2
     node.kill()
     node.start()
-    assert node.state(uuid) is State.SUSPENDED
+    assert node.state(uuid) is MachineState.SUSPENDED
     assert holders(node) == {f"machine:{uuid}"}
     with node.client() as client:
-        assert client.do(uuid, "reactivate").state is State.RUNNING
+        assert client.do(uuid, "reactivate").state is MachineState.RUNNING
         assert not memory.exists()
         assert boots(node, uuid) == 1  # it went on, and did not begin anew
-        assert client.do(uuid, "stop").state is State.STOPPED
+        assert client.do(uuid, "stop").state is MachineState.STOPPED
         assert GOODBYE in node.console(uuid)
         wait_for(lambda: not node.guests())
-        assert client.do(uuid, "reactivate").state is State.RUNNING
+        assert client.do(uuid, "reactivate").state is MachineState.RUNNING
         wait_for(lambda: boots(node, uuid) == 2)
         # Its own disk: the sector that it wrote the first time is what it reads first now.
         wait_for(lambda: node.console(uuid).count(SAID[-1]) == 2)
         rebooted = client.do(uuid, "reboot")
-        assert (rebooted.state, rebooted.reboots) == (State.RUNNING, 1)
+        assert (rebooted.state, rebooted.reboots) == (MachineState.RUNNING, 1)
         wait_for(lambda: boots(node, uuid) == 3)
         client.destroy(uuid)
     assert list(node.machines.iterdir()) == []
@@ -79,9 +79,12 @@ def test_the_power_of_a_machine_that_does_not_listen_is_cut(make_node: Callable[
         with pytest.raises(BackendFailed, match="does not answer"):
             client.do(uuid, "reboot")
         stopped = client.do(uuid, "stop")
-        assert (stopped.state, stopped.reason) == (State.STOPPED, "its power was cut: the guest did not power off")
+        assert (stopped.state, stopped.reason) == (
+            MachineState.STOPPED,
+            "its power was cut: the guest did not power off",
+        )
         wait_for(lambda: not node.guests())
-        assert client.do(uuid, "reactivate").state is State.RUNNING
+        assert client.do(uuid, "reactivate").state is MachineState.RUNNING
         wait_for(lambda: boots(node, uuid) == 2)
 
 
@@ -94,7 +97,7 @@ def test_what_was_saved_is_worth_nothing_once_the_disks_were_written(node: NodeP
         os.utime(node.machines / uuid / "disk0.qcow2")  # as if it had run since
         with pytest.raises(MachineConflict, match="reactivate it to boot it again"):
             client.do(uuid, "reactivate")
-        assert client.machine(uuid).state is State.STOPPED
+        assert client.machine(uuid).state is MachineState.STOPPED
         client.do(uuid, "reactivate")
         wait_for(lambda: boots(node, uuid) == 2)
 
@@ -109,14 +112,14 @@ def test_memory_that_had_just_been_saved_when_the_service_died_is_found(node: No
     record = node.machines / uuid / "machine.json"
     record.write_text(record.read_text().replace('"state":"suspended"', '"state":"running"'))
     node.start()
-    assert node.state(uuid) is State.SUSPENDED
+    assert node.state(uuid) is MachineState.SUSPENDED
     node.kill()
     record.write_text(record.read_text().replace('"state":"suspended"', '"state":"running"'))
     memory = node.machines / uuid / "memory"
     with memory.open("r+b") as file:  # what libvirt writes there while it is not whole
         file.write(b"LibvirtQemudPart")
     node.start()
-    assert node.state(uuid) is State.STOPPED
+    assert node.state(uuid) is MachineState.STOPPED
 
 
 def test_a_suspended_machine_is_ended_when_its_time_has_come(node: NodeProcess) -> None:
@@ -125,7 +128,7 @@ def test_a_suspended_machine_is_ended_when_its_time_has_come(node: NodeProcess) 
         client.do(uuid, "suspend")
         ends = client.extend(uuid, 1).ends
         assert ends - datetime.now(UTC) <= timedelta(seconds=1)
-        wait_for(lambda: client.machine(uuid).state is State.ENDED)
+        wait_for(lambda: client.machine(uuid).state is MachineState.ENDED)
     wait_for(lambda: holders(node) == set())
     assert {path.name for path in (node.machines / uuid).iterdir()} == {"machine.json", "console.log"}
 
@@ -144,17 +147,17 @@ def test_a_life_is_as_long_as_the_policy_allows(node: NodeProcess) -> None:
 def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community: Community) -> None:
     uuid = node.deploy(memory=32 * MIB, granted_memory=64 * MIB, cores=1, granted_cores=2).machines[0].uuid
     with node.client() as client:
-        record = client.resize(uuid, Sized(memory=48 * MIB, cores=2))
+        record = client.resize(uuid, ResizeRequest(memory=48 * MIB, cores=2))
         assert (record.memory, record.cores) == (48 * MIB, 2)
-        for sized in (Sized(memory=65 * MIB), Sized(cores=3)):
+        for sized in (ResizeRequest(memory=65 * MIB), ResizeRequest(cores=3)):
             with pytest.raises(Misused, match="was granted 64 MiB and 2 cores"):
                 client.resize(uuid, sized)
         client.do(uuid, "stop")
-        assert client.resize(uuid, Sized(cores=1)).cores == 1  # from its next boot on
+        assert client.resize(uuid, ResizeRequest(cores=1)).cores == 1  # from its next boot on
         client.do(uuid, "reactivate")
-        assert client.do(uuid, "suspend").state is State.SUSPENDED
+        assert client.do(uuid, "suspend").state is MachineState.SUSPENDED
         with pytest.raises(MachineConflict, match="is suspended and cannot be resized"):
-            client.resize(uuid, Sized(cores=2))
+            client.resize(uuid, ResizeRequest(cores=2))
     with pytest.raises(Refused, match=r"limits\.memory"):
         node.deploy(granted_memory=2 << 30)
     with pytest.raises(Misused, match="cannot begin with more"):
@@ -174,7 +177,10 @@ def test_what_the_policy_no_longer_accepts_does_not_run_again(node: NodeProcess,
         client.do(stopped, "reactivate")
         with pytest.raises(Refused, match=r"limits\.machines"):
             client.do(suspended, "reactivate")
-        assert [client.machine(uuid).state for uuid in (stopped, suspended)] == [State.RUNNING, State.SUSPENDED]
+        assert [client.machine(uuid).state for uuid in (stopped, suspended)] == [
+            MachineState.RUNNING,
+            MachineState.SUSPENDED,
+        ]
 
 
 @pytest.mark.slow
@@ -228,7 +234,7 @@ def test_a_machine_is_saved_as_the_next_version_and_runs(
     assert first[:sector] == old[:sector]
     assert first[sector : sector + 32] == b"Wontent of the first partition\r\n"
     with community.service.client() as catalog:
-        transfer.publish(catalog, community.star.endorse(bundle))
+        transfer.publish_image(catalog, community.star.endorse(bundle))
     again = node.deploy("star/hello@1.1").machines[0]
     node.said(again.uuid, SAID[-1])
 

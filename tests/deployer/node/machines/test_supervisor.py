@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import Happening, State
-from deployer.node.machines.supervisor import Keeper
+from deployer.machine.spec import MachineEvent, MachineState
+from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord, MachineStore
 from deployer.records.recorder import Recorder
-from signer.audit_log import read, verify
+from signer.audit_log import read_log, verify_log
 from tests.deployer.records.test_receipt import spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -48,8 +48,8 @@ class Hypervisor:
     def destroy(self, uuid: str) -> None:
         self.running.discard(uuid)
 
-    def state(self, uuid: str) -> State | None:
-        return State.RUNNING if uuid in self.running else None
+    def state(self, uuid: str) -> MachineState | None:
+        return MachineState.RUNNING if uuid in self.running else None
 
     def saved(self, place: Path) -> bool:
         return place.exists()
@@ -62,7 +62,7 @@ class Node:
 
     def reopen(self) -> None:
         """The service starts (again)."""
-        self.keeper = Keeper(
+        self.keeper = MachineSupervisor(
             MachineStore(self.place),
             NoLeases(),
             lambda: NOW,
@@ -71,7 +71,7 @@ class Node:
         )
         self.keeper.recover(self.hypervisor)  # type: ignore[arg-type] - it behaves like one
 
-    def make(self, state: State, *, assembled: bool = True) -> str:
+    def make(self, state: MachineState, *, assembled: bool = True) -> str:
         record = MachineRecord(
             uuid=spec().uuid,
             name="worker",
@@ -90,7 +90,7 @@ class Node:
             spec=spec() if assembled else None,
         )
         self.keeper.begin(record)
-        if state is State.RUNNING:
+        if state is MachineState.RUNNING:
             self.hypervisor.start(record)
         return record.uuid
 
@@ -103,47 +103,47 @@ def node(tmp_path: Path) -> Node:
 @pytest.mark.parametrize(
     ("happening", "state"),
     [
-        (Happening.POWERED_OFF, "stopped"),
-        (Happening.CRASHED, "failed"),
-        (Happening.EXPIRED, "ended"),
-        (Happening.DESTROYED, "ended"),
+        (MachineEvent.POWERED_OFF, "stopped"),
+        (MachineEvent.CRASHED, "failed"),
+        (MachineEvent.EXPIRED, "ended"),
+        (MachineEvent.DESTROYED, "ended"),
     ],
 )
-def test_an_end_is_told_once(node: Node, happening: Happening, state: str) -> None:
-    uuid = node.make(State.RUNNING)
+def test_an_end_is_told_once(node: Node, happening: MachineEvent, state: str) -> None:
+    uuid = node.make(MachineState.RUNNING)
     for _ in range(2):
         node.keeper.happened(uuid, happening, "so it was")
     assert node.ended == [(state, "so it was")]
 
 
 def test_a_machine_that_stopped_is_not_told_again_when_it_is_destroyed(node: Node) -> None:
-    uuid = node.make(State.RUNNING)
-    node.keeper.happened(uuid, Happening.POWERED_OFF, "by itself")
+    uuid = node.make(MachineState.RUNNING)
+    node.keeper.happened(uuid, MachineEvent.POWERED_OFF, "by itself")
     node.keeper.destroy(uuid)
     assert node.ended == [("stopped", "by itself")]
 
 
 def test_a_pause_is_no_end(node: Node) -> None:
-    uuid = node.make(State.RUNNING)
-    node.keeper.happened(uuid, Happening.PAUSED, "")
-    node.keeper.happened(uuid, Happening.RESUMED, "")
+    uuid = node.make(MachineState.RUNNING)
+    node.keeper.happened(uuid, MachineEvent.PAUSED, "")
+    node.keeper.happened(uuid, MachineEvent.RESUMED, "")
     assert node.ended == []
 
 
 def test_a_deployment_that_is_undone_after_its_receipt_is_told(node: Node) -> None:
-    uuid = node.make(State.BOOTING)
+    uuid = node.make(MachineState.BOOTING)
     node.keeper.undo(uuid)
     node.keeper.undo(uuid)
     assert node.ended == [("failed", "its deployment did not succeed and was undone")]
 
 
 def test_one_that_is_undone_before_has_nothing_to_tell(node: Node) -> None:
-    node.keeper.undo(node.make(State.STAGING, assembled=False))
+    node.keeper.undo(node.make(MachineState.STAGING, assembled=False))
     assert node.ended == []
 
 
 def test_what_ended_while_the_service_was_away_is_told_when_it_is_back(node: Node) -> None:
-    node.make(State.RUNNING)
+    node.make(MachineState.RUNNING)
     node.hypervisor.running.clear()
     node.reopen()
     assert node.ended == [("stopped", "it ended while the node's service was not running")]
@@ -152,13 +152,13 @@ def test_what_ended_while_the_service_was_away_is_told_when_it_is_back(node: Nod
 
 
 def test_what_was_being_made_when_the_service_died_is_told(node: Node) -> None:
-    node.make(State.BOOTING)
+    node.make(MachineState.BOOTING)
     node.reopen()
     assert node.ended == [("failed", "it was being made when the node ended")]
 
 
 def test_what_runs_on_is_not_told(node: Node) -> None:
-    node.make(State.RUNNING)
+    node.make(MachineState.RUNNING)
     node.reopen()
     assert node.ended == []
 
@@ -174,7 +174,7 @@ def test_an_end_that_the_service_died_over_is_told_at_the_next_start(tmp_path: P
         recorder.settle([machines[1]])
     recorder.close()
 
-    ends = [entry.data for entry in read(tmp_path / "audit.jsonl") if entry.kind == "end"]
+    ends = [entry.data for entry in read_log(tmp_path / "audit.jsonl") if entry.kind == "end"]
     assert [end["machine"] for end in ends] == [machines[0], machines[2], machines[3]]
     assert "had ended when the node's service started" in ends[1]["reason"]
-    assert verify(tmp_path / "audit.jsonl").intact
+    assert verify_log(tmp_path / "audit.jsonl").intact

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.node.membership.credentials import Membership
-from deployer.node.membership.site_client import SiteClient
-from deployer.pki.ca import Authority
+from deployer.node.membership.credentials import SiteMembership
+from deployer.node.membership.site_client import NodeSiteClient
+from deployer.pki.ca import CertificateAuthority
 from deployer.protocol.desired_state import Capacity, NodeReport
 from tests.support.node.fake_site import SiteDouble
 
@@ -23,19 +23,19 @@ def site() -> Iterator[SiteDouble]:
         yield site
 
 
-def joined(directory: Path) -> Membership:
-    found = Membership.read(directory / "site")
+def joined(directory: Path) -> SiteMembership:
+    found = SiteMembership.read(directory / "site")
     assert found is not None
     return found
 
 
 def test_a_node_says_who_it_is_and_hears_what_is_wanted(site: SiteDouble, tmp_path: Path) -> None:
-    assert Membership.read(tmp_path / "site") is None
+    assert SiteMembership.read(tmp_path / "site") is None
     site.take_in(tmp_path)
     member = joined(tmp_path)
     assert (member.url, member.identity) == (site.url, site.authority.fingerprint)
     uuid = site.want()
-    client = SiteClient(member)
+    client = NodeSiteClient(member)
     found = client.desired(-1, 0)
     assert found is not None
     assert [machine.uuid for machine in found.machines] == [uuid]
@@ -47,7 +47,7 @@ def test_a_node_says_who_it_is_and_hears_what_is_wanted(site: SiteDouble, tmp_pa
 def test_a_site_with_a_certificate_from_elsewhere_is_the_same_site(site: SiteDouble, tmp_path: Path) -> None:
     site.take_in(tmp_path)
     file = tmp_path / "site" / "site.pem"
-    file.write_bytes(file.read_bytes() + Authority.make(datetime.now(UTC)).certificate)
+    file.write_bytes(file.read_bytes() + CertificateAuthority.make(datetime.now(UTC)).certificate)
     assert joined(tmp_path).identity == site.authority.fingerprint
 
 
@@ -63,11 +63,11 @@ def test_whom_nobody_vouches_for_is_not_spoken_to(
     site: SiteDouble, tmp_path: Path, sentence: str, spoil: str, says: str
 ) -> None:
     site.take_in(tmp_path)
-    other = Authority.make(datetime.now(UTC))
+    other = CertificateAuthority.make(datetime.now(UTC))
     data = {"site.pem": other.certificate, "key.pem": other.key, "certificate.pem": b"nothing"}[spoil]
     (tmp_path / "site" / spoil).write_bytes(data)
     with pytest.raises(SiteUnavailable, match=says):
-        SiteClient(joined(tmp_path)).desired(-1, 0)
+        NodeSiteClient(joined(tmp_path)).desired(-1, 0)
     assert site.reports == []
 
 
@@ -81,7 +81,7 @@ def test_a_ca_that_is_none_is_one_sentence(site: SiteDouble, tmp_path: Path) -> 
 @pytest.mark.parametrize("status", [302, 403, 500])
 def test_a_site_that_does_not_want_the_node_is_one_sentence(site: SiteDouble, tmp_path: Path, status: int) -> None:
     site.take_in(tmp_path)
-    client = SiteClient(joined(tmp_path))
+    client = NodeSiteClient(joined(tmp_path))
     site.broken = status
     for ask in (lambda: client.desired(-1, 0), lambda: client.report(REPORT)):
         with pytest.raises(SiteUnavailable, match=f"it answers {status}"):
@@ -94,7 +94,7 @@ def test_a_site_that_is_not_there_is_one_sentence(site: SiteDouble, tmp_path: Pa
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         (tmp_path / "site" / "url").write_text(f"https://127.0.0.1:{free.getsockname()[1]}\n")
-        client = SiteClient(joined(tmp_path))
+        client = NodeSiteClient(joined(tmp_path))
         with pytest.raises(SiteUnavailable, match="the site does not answer"):
             client.desired(-1, 0)
         client.close()

@@ -10,20 +10,38 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import MoveFailed
-from deployer.machine.spec import State
-from deployer.node.agent.reconciler import End, Give, Make, Miss, Own, Reactivate, Retain, Take, actions
-from deployer.node.migration.manifest import HEADER, MAX_RUN, Piece, check, piece_of, runs, write_runs
-from deployer.node.migration.qcow2_check import demand_plain
-from deployer.protocol.desired_state import DesiredState, Incoming, Want
-from deployer.protocol.migration import Giving
+from deployer.errors import MigrationFailed
+from deployer.machine.spec import MachineState
+from deployer.node.agent.reconciler import (
+    Adopt,
+    CancelMigration,
+    Create,
+    Destroy,
+    PrepareMigration,
+    Reactivate,
+    ReceiveMigration,
+    ReportLost,
+    plan_actions,
+)
+from deployer.node.migration.manifest import (
+    MAX_RUN,
+    RUN_HEADER,
+    MigrationFile,
+    describe_file,
+    read_runs,
+    verify_file,
+    write_runs,
+)
+from deployer.node.migration.qcow2_check import check_overlay
+from deployer.protocol.desired_state import DesiredState, DesiredStatus, IncomingMigration
+from deployer.protocol.migration import OutgoingMigration
 from tests.deployer.node.agent.test_reconciler import NOW, A, B, record
 from tests.support.node.fake_site import machine
 
 MIB = 1 << 20
 NODE = "9" * 8 + "-0000-4000-8000-000000000000"
-GIVING = Giving(number=3, to=NODE)
-SUSPENDED = {"state": State.SUSPENDED, "wanted": "suspended"}
+GIVING = OutgoingMigration(number=3, to=NODE)
+SUSPENDED = {"state": MachineState.SUSPENDED, "wanted": "suspended"}
 
 
 def sparse(place: Path) -> Path:
@@ -36,23 +54,23 @@ def sparse(place: Path) -> Path:
     return place
 
 
-def bring(source: Path, target: Path, stream: Iterable[bytes] | None = None) -> Piece:
+def bring(source: Path, target: Path, stream: Iterable[bytes] | None = None) -> MigrationFile:
     """What `Taker` does with one file."""
-    piece, descriptor = piece_of(source, "disk0.qcow2"), os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
+    piece, descriptor = describe_file(source, "disk0.qcow2"), os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         start = min(os.fstat(descriptor).st_size, piece.size)
-        write_runs(descriptor, piece, runs(source, start) if stream is None else stream, lambda _: None)
+        write_runs(descriptor, piece, read_runs(source, start) if stream is None else stream, lambda _: None)
         os.ftruncate(descriptor, piece.size)
     finally:
         os.close(descriptor)
-    check(target, piece)
+    verify_file(target, piece)
     return piece
 
 
 @pytest.mark.parametrize("portion", [1 << 20, 1000, 7])
 def test_a_file_comes_as_it_is_and_its_zeros_do_not_travel(tmp_path: Path, portion: int) -> None:
     source = sparse(tmp_path / "a")
-    whole = b"".join(runs(source))
+    whole = b"".join(read_runs(source))
     assert len(whole) < 10 * 4096
     bring(source, tmp_path / "b", [whole[at : at + portion] for at in range(0, len(whole), portion)])
     assert (tmp_path / "b").read_bytes() == source.read_bytes()
@@ -62,20 +80,24 @@ def test_a_file_comes_as_it_is_and_its_zeros_do_not_travel(tmp_path: Path, porti
 @pytest.mark.parametrize("cut", [0, 1, 20, 5000, 12000])
 def test_a_file_that_was_cut_goes_on_where_it_was(tmp_path: Path, cut: int) -> None:
     source = sparse(tmp_path / "a")
-    with pytest.raises(MoveFailed, match="came to an end before its end") as failed:
-        bring(source, tmp_path / "b", [b"".join(runs(source))[:cut]])
+    with pytest.raises(MigrationFailed, match="came to an end before its end") as failed:
+        bring(source, tmp_path / "b", [b"".join(read_runs(source))[:cut]])
     assert failed.value.again
     bring(source, tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == source.read_bytes()
 
 
 HOSTILE: list[tuple[str, Callable[[int], bytes], str]] = [
-    ("a run beyond the end", lambda size: HEADER.pack(size - 1, 2) + b"ab", "no part of a file"),
-    ("a run that is too long", lambda _: HEADER.pack(0, MAX_RUN + 1), "no part of a file"),
-    ("a run before the one before", lambda _: HEADER.pack(8, 1) + b"a" + HEADER.pack(0, 1) + b"b", "no part of a file"),
-    ("an offset that is no offset", lambda _: HEADER.pack((1 << 64) - 1, 1) + b"a", "no part of a file"),
-    ("other bytes", lambda size: HEADER.pack(0, 3) + b"abc" + HEADER.pack(size, 0), "not what was offered"),
-    ("no bytes", lambda size: HEADER.pack(size, 0), "not what was offered"),
+    ("a run beyond the end", lambda size: RUN_HEADER.pack(size - 1, 2) + b"ab", "no part of a file"),
+    ("a run that is too long", lambda _: RUN_HEADER.pack(0, MAX_RUN + 1), "no part of a file"),
+    (
+        "a run before the one before",
+        lambda _: RUN_HEADER.pack(8, 1) + b"a" + RUN_HEADER.pack(0, 1) + b"b",
+        "no part of a file",
+    ),
+    ("an offset that is no offset", lambda _: RUN_HEADER.pack((1 << 64) - 1, 1) + b"a", "no part of a file"),
+    ("other bytes", lambda size: RUN_HEADER.pack(0, 3) + b"abc" + RUN_HEADER.pack(size, 0), "not what was offered"),
+    ("no bytes", lambda size: RUN_HEADER.pack(size, 0), "not what was offered"),
 ]
 
 
@@ -84,7 +106,7 @@ def test_what_was_not_offered_is_not_believed(
     tmp_path: Path, what: str, stream: Callable[[int], bytes], says: str
 ) -> None:
     source = sparse(tmp_path / "a")
-    with pytest.raises(MoveFailed, match=says):
+    with pytest.raises(MigrationFailed, match=says):
         bring(source, tmp_path / "b", [stream(source.stat().st_size)])
 
 
@@ -108,28 +130,28 @@ HEADS: list[tuple[str, int, bytes]] = [
 def test_an_overlay_that_leads_elsewhere_is_refused(tmp_path: Path, what: str, at: int, data: bytes) -> None:
     """Whatever the other node wrote, this one reads no file because of it."""
     place = overlay(tmp_path / "disk0.qcow2")
-    demand_plain(place, MIB)
+    check_overlay(place, MIB)
     with place.open("r+b") as file:
         file.seek(at)
         file.write(data)
-    with pytest.raises(MoveFailed, match="is no overlay such as nodes make"):
-        demand_plain(place, MIB)
+    with pytest.raises(MigrationFailed, match="is no overlay such as nodes make"):
+        check_overlay(place, MIB)
 
 
-def incoming(number: int = 3, uuid: str = A) -> Incoming:
+def incoming(number: int = 3, uuid: str = A) -> IncomingMigration:
     """What a site wants brought."""
-    return Incoming(number=number, source=NODE, url="https://192.0.2.1:7444", machine=machine(uuid, ends=NOW))
+    return IncomingMigration(number=number, source=NODE, url="https://192.0.2.1:7444", machine=machine(uuid, ends=NOW))
 
 
 WANTED = machine(A, ends=NOW)
-RESTING = machine(A, ends=NOW, want=Want.SUSPENDED)
+RESTING = machine(A, ends=NOW, want=DesiredStatus.SUSPENDED)
 Todo = tuple[str, dict[str, Any], list[Any], list[Any]]
 TABLE: list[Todo] = [
     (
         "it rests, and is to be given",
         {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
         [record(A, **SUSPENDED)],
-        [Give(A, GIVING)],
+        [PrepareMigration(A, GIVING)],
     ),
     (
         "it is locked for that already",
@@ -140,36 +162,36 @@ TABLE: list[Todo] = [
     (
         "it is locked for an earlier attempt",
         {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
-        [record(A, giving=Giving(number=2, to=B), **SUSPENDED)],
-        [Give(A, GIVING)],
+        [record(A, giving=OutgoingMigration(number=2, to=B), **SUSPENDED)],
+        [PrepareMigration(A, GIVING)],
     ),
-    ("it stays after all", {"machines": (RESTING,)}, [record(A, giving=GIVING, **SUSPENDED)], [Retain(A)]),
-    ("it is to be brought", {"incoming": (incoming(),)}, [], [Take(incoming())]),
+    ("it stays after all", {"machines": (RESTING,)}, [record(A, giving=GIVING, **SUSPENDED)], [CancelMigration(A)]),
+    ("it is to be brought", {"incoming": (incoming(),)}, [], [ReceiveMigration(incoming())]),
     ("it is here and waits", {"incoming": (incoming(),)}, [record(A, arriving=3, **SUSPENDED)], []),
-    ("it is on its way", {"incoming": (incoming(),)}, [record(A, State.STAGING, arriving=3)], []),
+    ("it is on its way", {"incoming": (incoming(),)}, [record(A, MachineState.STAGING, arriving=3)], []),
     (
         "it was brought by an earlier attempt",
         {"incoming": (incoming(4),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [End(A, "its site does not know it any more")],
+        [Destroy(A, "its site does not know it any more")],
     ),
     (
         "nobody wants it here now",
         {},
         [record(A, arriving=3, **SUSPENDED)],
-        [End(A, "its site does not know it any more")],
+        [Destroy(A, "its site does not know it any more")],
     ),
     (
         "it is this node's now, and runs at the next look",
         {"machines": (WANTED.model_copy(update={"moved": 3}),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [Own(A)],
+        [Adopt(A)],
     ),
     (
         "the site speaks of another move",
         {"machines": (WANTED.model_copy(update={"moved": 4}),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [End(A, "its site does not know it any more")],
+        [Destroy(A, "its site does not know it any more")],
     ),
     (
         "it goes on",
@@ -181,14 +203,14 @@ TABLE: list[Todo] = [
         "what was brought is lost: it is never made anew",
         {"machines": (WANTED.model_copy(update={"moved": 3}),)},
         [],
-        [Miss(WANTED.model_copy(update={"moved": 3}))],
+        [ReportLost(WANTED.model_copy(update={"moved": 3}))],
     ),
-    ("one that never moved is made", {"machines": (WANTED,)}, [], [Make(WANTED)]),
+    ("one that never moved is made", {"machines": (WANTED,)}, [], [Create(WANTED)]),
     (
         "it was given, and is another node's now",
         {},
         [record(A, giving=GIVING, **SUSPENDED)],
-        [End(A, "it was moved to another node")],
+        [Destroy(A, "it was moved to another node")],
     ),
 ]
 
@@ -196,4 +218,4 @@ TABLE: list[Todo] = [
 @pytest.mark.parametrize(("why", "wanted", "here", "todo"), TABLE, ids=[why for why, *_ in TABLE])
 def test_what_a_node_does_about_its_part(why: str, wanted: dict[str, Any], here: list[Any], todo: list[Any]) -> None:
     """A machine runs on a node only if the site says that it is that node's; what is locked or lent runs nowhere."""
-    assert list(actions(DesiredState(revision=1, **wanted), here)) == todo, why
+    assert list(plan_actions(DesiredState(revision=1, **wanted), here)) == todo, why

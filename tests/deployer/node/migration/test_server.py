@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from deployer.errors import MoveFailed
-from deployer.node.membership.credentials import CA, CERTIFICATE, KEY, URL, Membership
-from deployer.node.migration.client import GiverClient
-from deployer.node.migration.manifest import Offer, Piece, piece_of, runs, write_runs
-from deployer.node.migration.server import create_moving_app, serving, tls_of
-from deployer.pki.ca import Authority, new_request
+from deployer.errors import MigrationFailed
+from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, URL_FILE, SiteMembership
+from deployer.node.migration.client import MigrationClient
+from deployer.node.migration.manifest import MigrationFile, MigrationManifest, describe_file, read_runs, write_runs
+from deployer.node.migration.server import create_migration_app, serve_migrations, tls_context
+from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.protocol.migration import Platform
 
 LIFE = timedelta(days=1)
@@ -27,7 +27,7 @@ class Gives:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._offer = Offer(
+        self._offer = MigrationManifest(
             number=3,
             machine=MACHINE,
             state="stopped",
@@ -38,21 +38,21 @@ class Gives:
             cores=1,
             virt="qemu",
             platform=Platform(emulator="QEMU", libvirt="libvirt"),
-            pieces=(piece_of(file),),
+            pieces=(describe_file(file),),
         )
 
-    def offer(self, uuid: str, number: int, to: str) -> Offer:
+    def offer(self, uuid: str, number: int, to: str) -> MigrationManifest:
         """See `Giver`."""
         if (uuid, number, to) != (MACHINE, 3, TARGET):
-            raise MoveFailed("it is not offered to this node", again=True)
+            raise MigrationFailed("it is not offered to this node", again=True)
         return self._offer
 
     def runs(self, uuid: str, number: int, name: str, to: str, start: int) -> Iterator[bytes]:
         """See `Giver`."""
         self.offer(uuid, number, to)
         if name != self.file.name:
-            raise MoveFailed(f"there is no {name}")
-        return runs(self.file, start)
+            raise MigrationFailed(f"there is no {name}")
+        return read_runs(self.file, start)
 
 
 class Hall:
@@ -60,37 +60,37 @@ class Hall:
 
     def __init__(self, place: Path) -> None:
         self._place, self._now = place, datetime.now(UTC)
-        self.authority = Authority.make(self._now)
+        self.authority = CertificateAuthority.make(self._now)
         self.file = place / "disk0.qcow2"
         self.file.write_bytes(os.urandom(300_000) + bytes(1 << 20) + b"end")
         self.url = ""
 
     def member(
-        self, name: str, authority: Authority | None = None, *, guest: bool = False, uuid: str = ""
-    ) -> Membership:
+        self, name: str, authority: CertificateAuthority | None = None, *, guest: bool = False, uuid: str = ""
+    ) -> SiteMembership:
         """The files of one, certified by an authority; believing this site's."""
         place = self._place / name
         place.mkdir()
-        key, request = new_request()
+        key, request = create_request()
         by = authority or self.authority
         one = (
             by.host(request, uuid or TARGET, [SOURCE], self._now, LIFE)
             if guest
             else by.node(request, uuid or TARGET, self._now, LIFE)
         )
-        (place / KEY).write_bytes(key)
-        (place / CERTIFICATE).write_text(one)
-        (place / CA).write_bytes(self.authority.certificate)
-        (place / URL).write_text("https://127.0.0.1:1")
-        found = Membership.read(place)
+        (place / KEY_FILE).write_bytes(key)
+        (place / CERTIFICATE_FILE).write_text(one)
+        (place / CA_FILE).write_bytes(self.authority.certificate)
+        (place / URL_FILE).write_text("https://127.0.0.1:1")
+        found = SiteMembership.read(place)
         assert found is not None
         return found
 
-    def serve(self, stack: ExitStack, member: Membership) -> str:
+    def serve(self, stack: ExitStack, member: SiteMembership) -> str:
         """Give the machine away as that member; the URL."""
-        context, authority = tls_of(member)
-        app = create_moving_app(Gives(self.file), authority)  # type: ignore[arg-type] # behaves as one
-        return stack.enter_context(serving(app, socket.create_server(("127.0.0.1", 0)), context))
+        context, authority = tls_context(member)
+        app = create_migration_app(Gives(self.file), authority)  # type: ignore[arg-type] # behaves as one
+        return stack.enter_context(serve_migrations(app, socket.create_server(("127.0.0.1", 0)), context))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def hall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 
 def test_the_node_that_it_is_for_gets_it_and_nobody_reads_on(hall: Hall, tmp_path: Path) -> None:
     """The offer, the file whole, and the rest of it after a cut."""
-    with GiverClient(hall.member("target"), hall.url, SOURCE) as client:
+    with MigrationClient(hall.member("target"), hall.url, SOURCE) as client:
         offer = client.offer(MACHINE, 3)
         (piece,) = offer.pieces
         for start in (0, 100_000):
@@ -115,8 +115,8 @@ def test_the_node_that_it_is_for_gets_it_and_nobody_reads_on(hall: Hall, tmp_pat
                 write_runs(descriptor, piece, stream, lambda _: None)
             os.close(descriptor)
             assert fetched.read_bytes() == hall.file.read_bytes()
-        stranger = Piece(name="id-rsa", size=1, digest="0" * 64)
-        with pytest.raises(MoveFailed, match="there is no id-rsa"), client.runs(MACHINE, 3, stranger, 0):
+        stranger = MigrationFile(name="id-rsa", size=1, digest="0" * 64)
+        with pytest.raises(MigrationFailed, match="there is no id-rsa"), client.runs(MACHINE, 3, stranger, 0):
             pass
 
 
@@ -136,12 +136,12 @@ def test_nobody_else_gets_anything(hall: Hall, who: str, kind: str, says: str) -
         case "guest":
             member = hall.member(kind, guest=True)
         case _:
-            member = hall.member(kind, Authority.make(datetime.now(UTC)))
-    with GiverClient(member, hall.url, SOURCE) as client:
-        with pytest.raises(MoveFailed, match=says):
+            member = hall.member(kind, CertificateAuthority.make(datetime.now(UTC)))
+    with MigrationClient(member, hall.url, SOURCE) as client:
+        with pytest.raises(MigrationFailed, match=says):
             client.offer(MACHINE, 3)
-        piece = Piece(name="disk0.qcow2", size=1, digest="0" * 64)
-        with pytest.raises(MoveFailed, match=says), client.runs(MACHINE, 3, piece, 0):
+        piece = MigrationFile(name="disk0.qcow2", size=1, digest="0" * 64)
+        with pytest.raises(MigrationFailed, match=says), client.runs(MACHINE, 3, piece, 0):
             pass
 
 
@@ -153,12 +153,12 @@ def test_who_is_not_the_node_that_the_site_named_is_not_believed(hall: Hall) -> 
             ("another node", hall.serve(stack, hall.member("liar", uuid=OTHER))),
             (
                 "a node of another site",
-                hall.serve(stack, hall.member("far", Authority.make(datetime.now(UTC)), uuid=SOURCE)),
+                hall.serve(stack, hall.member("far", CertificateAuthority.make(datetime.now(UTC)), uuid=SOURCE)),
             ),
         ):
             with (
-                pytest.raises(MoveFailed, match="does not answer") as failed,
-                GiverClient(target, url, SOURCE) as client,
+                pytest.raises(MigrationFailed, match="does not answer") as failed,
+                MigrationClient(target, url, SOURCE) as client,
             ):
                 client.offer(MACHINE, 3)
             assert "CERTIFICATE_VERIFY_FAILED" in str(failed.value), name
@@ -170,7 +170,10 @@ def test_a_source_that_sends_nothing_holds_nobody_up_for_ever(hall: Hall) -> Non
         taken: list[socket.socket] = []
         threading.Thread(target=lambda: taken.append(mute.accept()[0]), daemon=True).start()
         url = f"https://127.0.0.1:{mute.getsockname()[1]}"
-        with GiverClient(hall.member("patient"), url, SOURCE, 0.3) as client, pytest.raises(MoveFailed) as failed:
+        with (
+            MigrationClient(hall.member("patient"), url, SOURCE, 0.3) as client,
+            pytest.raises(MigrationFailed) as failed,
+        ):
             client.offer(MACHINE, 3)
         assert failed.value.again
         for one in taken:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.client.trusted import pin
+from catalog.client.trusted import pin_root
 from catalog.errors import Equivocation, Stale, Unpinned, Unverified
 from deployer.node.service.node import Node
 from deployer.node.settings import DeploySettings
@@ -52,7 +52,7 @@ def test_nothing_is_decided_from_what_is_not_current(
         with pytest.raises(Unpinned, match="no root"):
             node.decide(order("star/hello@1.0"))
         assert "no root" in str(node.status().fresh_problem)
-        pin(node.settings.pinned_root, first_root(community.service.url))
+        pin_root(node.settings.pinned_root, first_root(community.service.url))
         assert node.decide(order("star/hello@1.0")).accepted
         assert node.status().fresh_problem is None
         shift = timedelta(days=1, minutes=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import MachineConflict, MachineNotFound, NodeUnavailable
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.client import NodeClient
 from deployer.node.service.node import Node
 from deployer.node.settings import DeploySettings
@@ -38,12 +38,12 @@ def test_a_guest_boots_from_its_partitions_and_powers_off_when_asked(node: NodeP
         "done",
     ]
     (machine,) = node.records()
-    assert machine.state is State.RUNNING
+    assert machine.state is MachineState.RUNNING
     assert machine.hostname == "worker"
     console = node.said(machine.uuid, SAID[-1])
     assert all(words in console for words in SAID)
     with node.client() as client:
-        assert client.shutdown(machine.uuid, wait=20).state is State.STOPPED
+        assert client.shutdown(machine.uuid, wait=20).state is MachineState.STOPPED
         assert GOODBYE in node.console(machine.uuid)
         client.destroy(machine.uuid)
     assert node.records() == []
@@ -58,11 +58,11 @@ def test_machines_outlive_the_service_and_are_adopted_after_kill_9(node: NodePro
     node.kill()
     assert node.guests() == [guest]
     node.start()
-    assert node.state(first.uuid) is State.RUNNING
+    assert node.state(first.uuid) is MachineState.RUNNING
     second = node.deploy().machines[0]
     with node.client() as client:
-        assert client.shutdown(first.uuid, wait=20).state is State.STOPPED
-        assert client.shutdown(second.uuid, wait=20).state is State.STOPPED
+        assert client.shutdown(first.uuid, wait=20).state is MachineState.STOPPED
+        assert client.shutdown(second.uuid, wait=20).state is MachineState.STOPPED
         assert GOODBYE in node.console(first.uuid)
 
 
@@ -72,7 +72,7 @@ def test_a_clean_end_leaves_machines_running_too(node: NodeProcess) -> None:
     assert not node.socket.exists()
     assert len(node.guests()) == 1
     node.start()
-    assert node.state(machine.uuid) is State.RUNNING
+    assert node.state(machine.uuid) is MachineState.RUNNING
 
 
 def test_what_ended_while_the_service_was_away_is_known_afterwards(node: NodeProcess) -> None:
@@ -85,7 +85,7 @@ def test_what_ended_while_the_service_was_away_is_known_afterwards(node: NodePro
     node.start()
     with node.client() as client:
         record = client.machine(machine.uuid)
-    assert record.state is State.STOPPED
+    assert record.state is MachineState.STOPPED
     assert record.reason == "it ended while the node's service was not running"
     assert SAID[-1] in node.console(machine.uuid)
     left = {path.name for path in (node.machines / machine.uuid).iterdir()}
@@ -113,7 +113,7 @@ def test_a_machine_ends_when_its_time_has_come(node: NodeProcess) -> None:
     machine = node.deploy(lifetime=3).machines[0]
     assert machine.ends - machine.changed <= timedelta(seconds=3)
     node.said(machine.uuid, SAID[-1])
-    wait_for(lambda: node.state(machine.uuid) is State.ENDED, 20)
+    wait_for(lambda: node.state(machine.uuid) is MachineState.ENDED, 20)
     assert GOODBYE in node.console(machine.uuid)  # it was asked before it was ended
     with node.client() as client:
         assert "time has come" in client.machine(machine.uuid).reason
@@ -127,7 +127,7 @@ def test_a_guest_that_does_not_listen_is_ended_after_its_grace(
     machine = node.deploy(lifetime=1).machines[0]
     (guest,) = node.guests()
     os.kill(guest, signal.SIGSTOP)  # deaf to its power button
-    wait_for(lambda: node.state(machine.uuid) is State.ENDED, 20)
+    wait_for(lambda: node.state(machine.uuid) is MachineState.ENDED, 20)
     os.kill(guest, signal.SIGCONT)
     wait_for(lambda: not node.guests())
 
@@ -136,7 +136,7 @@ def test_a_machine_that_is_killed_from_outside_has_failed(node: NodeProcess) -> 
     machine = node.deploy().machines[0]
     (guest,) = node.guests()
     os.kill(guest, signal.SIGKILL)
-    wait_for(lambda: node.state(machine.uuid) is State.FAILED)
+    wait_for(lambda: node.state(machine.uuid) is MachineState.FAILED)
     assert holders(node) == set()
     with node.client() as client, pytest.raises(MachineConflict, match="is failed and cannot be asked"):
         client.shutdown(machine.uuid)

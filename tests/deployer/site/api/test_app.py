@@ -19,15 +19,15 @@ from deployer.errors import (
     MachineConflict,
     MachineNotFound,
     Misused,
-    NoRoom,
+    NoCapacity,
     NotAuthenticated,
     OverQuota,
     Refused,
 )
-from deployer.pki.ca import new_request
-from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest, Wishes
+from deployer.pki.ca import create_request
+from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest, PlacementOptions
 from deployer.protocol.joining import JoinRequest, parse_token
-from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
 from deployer.site.schema.messages import MachineChange
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy
@@ -241,9 +241,9 @@ def test_a_trial_says_what_would_come_and_keeps_nothing(site: SiteProcess, node:
         with pytest.raises(Refused) as refused:
             ann.create(HELLO.model_copy(update={"image": "rogue/hello@1.0"}), key())
         assert refused.value.decision is not None
-        nowhere = HELLO.model_copy(update={"wishes": Wishes(labels={"gpu": "yes"})})
+        nowhere = HELLO.model_copy(update={"wishes": PlacementOptions(labels={"gpu": "yes"})})
         assert not ann.trial(nowhere).placed
-        with pytest.raises(NoRoom, match="gpu"):
+        with pytest.raises(NoCapacity, match="gpu"):
             ann.create(nowhere, key())
         assert len(list(ann.deployments())) == before
 
@@ -312,13 +312,13 @@ def test_what_makes_no_sense_is_refused_with_its_place(
 def test_nodes_drain_and_leave(site: SiteProcess, node: PaperNode, people: People) -> None:
     """A node that drains gets nothing new; one that left has no say, and its name is free."""
     other = PaperNode(site, "other", cores=100, memory=200 << 30, gpu="yes")
-    wanted = HELLO.model_copy(update={"wishes": Wishes(labels={"gpu": "yes"})})
+    wanted = HELLO.model_copy(update={"wishes": PlacementOptions(labels={"gpu": "yes"})})
     with site.reach(token=people.own("sec", "/site/security")) as security:
         # What a node said of itself when it joined holds until it reports something else.
         other.step(labels={"gpu": "yes"})
         assert security.do_node("other", "drain", "new disks").state.value == "draining"
         assert other.step(labels={"gpu": "yes"}).draining
-        with site.reach(token=people.star("ann")) as ann, pytest.raises(NoRoom, match="not taking machines"):
+        with site.reach(token=people.star("ann")) as ann, pytest.raises(NoCapacity, match="not taking machines"):
             ann.create(wanted, key())
         assert security.do_node("other", "undrain").state.value == "ready"
         ordered = site.deploy(wishes={"labels": {"gpu": "yes"}})
@@ -337,11 +337,11 @@ class _Joiner:
 
     def __init__(self, site: SiteProcess) -> None:
         self.secret, fingerprint = parse_token(site.token())
-        self.way = Way(url=site.url, ca=first_contact(site.url, fingerprint).certificates)
+        self.way = SiteEndpoint(url=site.url, ca=fetch_anchors(site.url, fingerprint).certificates)
 
     def join(self, **changes: Any) -> str:
         """Try; returns the certificate."""
-        wanted = {"token": self.secret, "request": new_request()[1], "name": f"j{uuid.uuid4().hex[:8]}"} | changes
+        wanted = {"token": self.secret, "request": create_request()[1], "name": f"j{uuid.uuid4().hex[:8]}"} | changes
         with SiteClient(self.way) as client:
             return client.join(JoinRequest(**wanted)).certificate
 

@@ -11,13 +11,13 @@ import pytest
 
 from deployer.errors import Forbidden
 from deployer.site.client.client import SiteClient
-from deployer.site.client.discovery import socket_of
+from deployer.site.client.discovery import operator_socket
 from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event
-from deployer.site.model.current_actor import acting, actor, note
-from deployer.site.model.principal import LOCAL
-from deployer.site.model.records import AuditEntry, AuditFilter, NodeState
+from deployer.site.model.current_actor import acting_as, get_actor, set_actor
+from deployer.site.model.principal import LOCAL_OPERATOR
+from deployer.site.model.records import AuditFilter, AuditRecord, NodeState
 from deployer.site.store.changes import add_cluster, change_machine, set_node_state
 from tests.support.site.service_process import PaperNode, People, SiteProcess, populace
 from tests.support.site.values import ALICE, BOB, CAROL, NOW, World, telling
@@ -32,7 +32,7 @@ def world(database: SiteDatabase) -> World:
 
 def read(world: World, limit: int = 100, **wanted: Any) -> list[tuple[str, str, str]]:
     """What, by whom, and whose: page after page, the last first."""
-    found: list[AuditEntry] = []
+    found: list[AuditRecord] = []
     before = None
     while True:
         page, before = world.store.read(list_audit_entries, AuditFilter(**wanted), limit, before)
@@ -47,19 +47,19 @@ def read(world: World, limit: int = 100, **wanted: Any) -> list[tuple[str, str, 
 def test_the_audit_is_filtered_and_read_page_by_page(world: World, limit: int) -> None:
     """By who did it, whose it was, VO, thing and time; what the site did by itself is nobody's."""
     node = world.join("n1", cores=64)
-    with acting(ALICE):
+    with acting_as(ALICE):
         mine = world.machine(owner=ALICE)
     world.clock.advance(minutes=1)
-    with acting(BOB):
+    with acting_as(BOB):
         world.admit(owner=BOB)
     world.clock.advance(minutes=1)
-    with acting(CAROL):
+    with acting_as(CAROL):
         world.admit(owner=CAROL)
         world.store.write(add_cluster, CAROL, "c", "{}")
     world.clock.advance(minutes=1)
-    with acting(LOCAL):
+    with acting_as(LOCAL_OPERATOR):
         world.store.write(set_node_state, node, NodeState.DRAINING, "maintenance")
-    with acting(BOB):  # as an administrator of the VO
+    with acting_as(BOB):  # as an administrator of the VO
         world.store.write(
             change_machine, mine.uuid, telling(lambda one: one.model_copy(update={"warned": True}), "warned", "")
         )
@@ -93,16 +93,16 @@ def test_the_audit_is_filtered_and_read_page_by_page(world: World, limit: int) -
 def test_who_acts_is_known_within_their_request_alone() -> None:
     """Nobody acts where nothing was asked for, whatever others do at the same time."""
     seen: list[str] = []
-    with acting(ALICE):
-        thread = threading.Thread(target=lambda: seen.append(actor()))
+    with acting_as(ALICE):
+        thread = threading.Thread(target=lambda: seen.append(get_actor()))
         thread.start()
         thread.join()
-        with acting(BOB):
-            seen.append(actor())
-        seen.append(actor())
-        note(CAROL)
-        seen.append(actor())
-    seen.append(actor())
+        with acting_as(BOB):
+            seen.append(get_actor())
+        seen.append(get_actor())
+        set_actor(CAROL)
+        seen.append(get_actor())
+    seen.append(get_actor())
     assert seen == ["", BOB.identity, ALICE.identity, CAROL.identity, ""]
 
 
@@ -127,7 +127,11 @@ def test_security_reads_what_everybody_did(
         list(ann.audit(10))
     with site.reach(token=people.own("sam", "/site/security")) as sam:
         drained = _one(sam, "draining")
-        assert (drained.by, drained.owner, drained.event.reason) == (LOCAL.identity, "", "maintenance (by operator)")
+        assert (drained.by, drained.owner, drained.event.reason) == (
+            LOCAL_OPERATOR.identity,
+            "",
+            "maintenance (by operator)",
+        )
         assert _one(sam, "joined").by == ""
         assert [one.event.what for one in sam.audit(1)] == ["ready"]
         assert list(sam.audit(10, by="nobody")) == []
@@ -136,7 +140,7 @@ def test_security_reads_what_everybody_did(
         assert list(sam.audit(10, until="2020-01-01T00:00:00Z")) == []
         assert len(list(sam.audit(10, since="2020-01-01T00:00:00"))) >= 3
     with httpx.Client(
-        transport=httpx.HTTPTransport(uds=str(socket_of(site.settings))), base_url="http://site", timeout=60
+        transport=httpx.HTTPTransport(uds=str(operator_socket(site.settings))), base_url="http://site", timeout=60
     ) as raw:
         first = raw.get("/v1/audit", params={"limit": 1}).json()
         second = raw.get("/v1/audit", params={"limit": 1, "after": first["next"]}).json()
@@ -146,5 +150,5 @@ def test_security_reads_what_everybody_did(
         assert "by" not in raw.get("/v1/events").text.replace("(by operator)", "").replace("asked for by operator", "")
 
 
-def _one(client: SiteClient, what: str) -> AuditEntry:
+def _one(client: SiteClient, what: str) -> AuditRecord:
     return next(one for one in client.audit(100) if one.event.what == what)

@@ -15,15 +15,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployer.pki.ca import new_request
-from deployer.site.auth.grants import Action
-from deployer.site.client.discovery import socket_of
+from deployer.pki.ca import create_request
+from deployer.site.auth.grants import SiteAction
+from deployer.site.client.discovery import operator_socket
 from deployer.site.db.engine import SiteDatabase
-from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import place
-from deployer.site.store.admission import admit
+from deployer.site.scheduling.placement import place_machines
+from deployer.site.store.admission import admit_request
 from deployer.site.store.changes import add_cluster, add_node, secret
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical, validate
@@ -169,7 +169,7 @@ class World:
         found: dict[str, str] = {}
         if "{deployment}" in template or "{machine}" in template:
             deployment, machines, _ = self.store.write(
-                admit, self.ann, None, proposal(cores=1, memory=16 << 20, disk=1 << 20), place
+                admit_request, self.ann, None, proposal(cores=1, memory=16 << 20, disk=1 << 20), place_machines
             )
             found = {"deployment": deployment.uuid, "machine": machines[0].uuid}
         if "{cluster}" in template:
@@ -182,7 +182,7 @@ class World:
         """A cluster of somebody's, of which nothing runs."""
         document = validate(ClusterDocument, DOCUMENT | {"name": name}, "cluster")
         now = utc_now()
-        phase = Phase.ENDED if over else Phase.ADMITTING
+        phase = ClusterPhase.ENDED if over else ClusterPhase.ADMITTING
         state = ClusterState(phase=phase, changed=now, ends=now + timedelta(hours=1), counts={"worker": 1}, over=over)
         texts = (canonical(each).decode() for each in (document, state))
         return self.store.write(add_cluster, owner, document.name, *texts).uuid
@@ -281,7 +281,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             "security": lambda: client(site, ca, token=token(own, "sam", "/site/security")),
             "keeper": lambda: client(site, ca, token=token(own, "kim", "/site/admins")),
             "operator": lambda: httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(socket_of(site.settings))), base_url="http://site", timeout=60
+                transport=httpx.HTTPTransport(uds=str(operator_socket(site.settings))),
+                base_url="http://site",
+                timeout=60,
             ),
             "node": lambda: client(site, ca, certificate=_joined(place / "node.pem", node)),
             "left": lambda: client(site, ca, certificate=_joined(place / "left.pem", left)),
@@ -304,10 +306,10 @@ def _joined(file: Path, node: PaperNode) -> Path:
 
 def _guest(file: Path, store: SiteStore) -> Path:
     """What a guest gets from the context broker: a certificate of the very same CA."""
-    from deployer.pki.ca import Authority
+    from deployer.pki.ca import CertificateAuthority
 
-    authority = Authority.parse(store.write(secret, "authority", bytes))
-    key, request = new_request()
+    authority = CertificateAuthority.parse(store.write(secret, "authority", bytes))
+    key, request = create_request()
     certificate = authority.host(request, str(uuid.uuid4()), ("guest",), utc_now(), timedelta(hours=1))
     file.write_bytes(certificate.encode() + key)
     return file
@@ -342,7 +344,7 @@ def test_every_route_has_a_row(world: World) -> None:
         general = row.rpartition("/")[0] + "/{verb}"
         covered.add(row if row in routes else general)
     assert covered == set(routes)
-    names = {*Action, "none"}
+    names = {*SiteAction, "none"}
     for route, action in routes.items():
         assert action in names or set(action.replace(",", " ").split()) & names, route
 
@@ -364,7 +366,11 @@ def test_that_a_name_means_several_is_told_to_those_alone_who_see_them(world: Wo
         world.cluster(owner, "several")
         for _ in range(2):
             world.store.write(
-                admit, owner, None, proposal(cores=1, memory=16 << 20, disk=1 << 20, hostname="several"), place
+                admit_request,
+                owner,
+                None,
+                proposal(cores=1, memory=16 << 20, disk=1 << 20, hostname="several"),
+                place_machines,
             )
     for thing in ("machine", "cluster"):
         for role in ("stranger", "colleague", "other"):

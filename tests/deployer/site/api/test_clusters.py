@@ -21,14 +21,14 @@ from deployer.errors import (
     MachineConflict,
     MachineNotFound,
     Misused,
-    NoRoom,
+    NoCapacity,
     OverQuota,
     Refused,
 )
-from deployer.site.client.clusters import Clusters
-from deployer.site.client.discovery import socket_of
+from deployer.site.client.clusters import ClusterClient
+from deployer.site.client.discovery import operator_socket
 from deployer.site.model.cluster import MAX_CLUSTER, ClusterDocument
-from deployer.site.schema.clusters import ClusterOrder, ClusterView, Replacing, Scaling
+from deployer.site.schema.clusters import ClusterRequest, ClusterView, ReplaceRequest, ScaleRequest
 from partita import app
 from signer.documents import canonical, validate
 from tests.support.node.community import Community
@@ -61,10 +61,10 @@ def node(site: SiteProcess) -> PaperNode:
 def _alone(site: SiteProcess, node: PaperNode) -> Iterator[None]:
     yield
     with site.client() as client:
-        for one in Clusters(client).all(active="true"):
-            Clusters(client).destroy(one.uuid)
+        for one in ClusterClient(client).all(active="true"):
+            ClusterClient(client).destroy(one.uuid)
     node.step()
-    site.wait(lambda client: not list(Clusters(client).all(active="true")))
+    site.wait(lambda client: not list(ClusterClient(client).all(active="true")))
 
 
 @contextmanager
@@ -93,12 +93,12 @@ def star(workers: int = 2, **values: Any) -> ClusterDocument:
     return validate(ClusterDocument, {"name": "star", "lifetime": "1h", "roles": roles} | values, "cluster")
 
 
-def order(clusters: Clusters, document: ClusterDocument | None = None, key: str = "") -> ClusterView:
+def order(clusters: ClusterClient, document: ClusterDocument | None = None, key: str = "") -> ClusterView:
     """A cluster of three."""
-    return clusters.create(ClusterOrder(document=document or star()), key or str(uuid.uuid4()))
+    return clusters.create(ClusterRequest(document=document or star()), key or str(uuid.uuid4()))
 
 
-def until(clusters: Clusters, cluster: str, phase: str) -> ClusterView:
+def until(clusters: ClusterClient, cluster: str, phase: str) -> ClusterView:
     """The cluster once it is that far."""
     found = wait_for(lambda: (one := clusters.get(cluster)).phase.value == phase and one, PATIENCE)
     assert isinstance(found, ClusterView)
@@ -110,9 +110,9 @@ def test_a_dry_run_says_what_would_come_of_it_and_stores_nothing(
 ) -> None:
     """For the API and the command; the third cluster of four does not fit, and one of that name is in the way."""
     with site.client() as client:
-        clusters = Clusters(client)
+        clusters = ClusterClient(client)
         before = client.status().events, len(list(clusters.all()))
-        found = clusters.try_out(ClusterOrder(document=star()))
+        found = clusters.try_out(ClusterRequest(document=star()))
         assert found.accepted
         assert found.placed
         assert found.order == (("head",), ("worker",))
@@ -120,10 +120,10 @@ def test_a_dry_run_says_what_would_come_of_it_and_stores_nothing(
         assert found.fetch[node.joined.node] > 0
         assert found.roles["worker"].placed == 2
         assert found.roles["worker"].decision["accepted"]
-        assert not clusters.try_out(ClusterOrder(document=star(workers=10))).placed
+        assert not clusters.try_out(ClusterRequest(document=star(workers=10))).placed
         assert (client.status().events, len(list(clusters.all()))) == before
         order(clusters)
-        (problem,) = clusters.try_out(ClusterOrder(document=star())).problems
+        (problem,) = clusters.try_out(ClusterRequest(document=star())).problems
         assert "end it first, or choose another name" in problem
     file = tmp_path / "star.json"
     file.write_bytes(canonical(star(name="moon")))
@@ -135,10 +135,10 @@ def test_a_dry_run_says_what_would_come_of_it_and_stores_nothing(
 
 
 @contextmanager
-def as_(site: SiteProcess, token: str) -> Iterator[Clusters]:
+def as_(site: SiteProcess, token: str) -> Iterator[ClusterClient]:
     """Clusters as somebody with a token sees them."""
     with site.reach(token=token) as client:
-        yield Clusters(client)
+        yield ClusterClient(client)
 
 
 def test_a_cluster_from_order_to_end(site: SiteProcess, node: PaperNode, people: People) -> None:
@@ -154,12 +154,12 @@ def test_a_cluster_from_order_to_end(site: SiteProcess, node: PaperNode, people:
             ready = until(ann, "star", "ready")
             assert all(one.state == "running" for one in ready.members)
             assert ready.status["worker"].image_id == ready.members[0].image_id
-            assert ann.scale("star", Scaling(role="worker", count=3)).phase == "degraded"
+            assert ann.scale("star", ScaleRequest(role="worker", count=3)).phase == "degraded"
             assert len(until(ann, made.uuid[:8], "ready").members) == 4
-            ann.scale("star", Scaling(role="worker", count=1, reason="the queue is empty"))
+            ann.scale("star", ScaleRequest(role="worker", count=1, reason="the queue is empty"))
             wait_for(lambda: len(ann.get("star").members) == 2, PATIENCE)
             before = ann.get("star").members[1]
-            ann.replace("star", Replacing(member="star-worker-1", reason="slow"))
+            ann.replace("star", ReplaceRequest(member="star-worker-1", reason="slow"))
             after = until(ann, "star", "ready").members[1]
             assert (after.hostname, after.uuid != before.uuid) == ("star-worker-1", True)
             assert ann.destroy("star", "done").phase == "ending"
@@ -195,8 +195,8 @@ def test_who_sees_and_does_what(site: SiteProcess, node: PaperNode, people: Peop
         for act in (
             lambda: bob.get(made.uuid),
             lambda: bob.get("star"),
-            lambda: bob.scale(made.uuid, Scaling(role="worker", count=1)),
-            lambda: bob.replace(made.uuid, Replacing(member="star-head-1")),
+            lambda: bob.scale(made.uuid, ScaleRequest(role="worker", count=1)),
+            lambda: bob.replace(made.uuid, ReplaceRequest(member="star-head-1")),
             lambda: bob.destroy(made.uuid),
         ):
             with pytest.raises(ClusterNotFound):
@@ -209,10 +209,10 @@ def test_who_sees_and_does_what(site: SiteProcess, node: PaperNode, people: Peop
             assert seen.document.roles["worker"].user_data is None
             assert "hush" not in seen.model_dump_json()
             assert [one.uuid for one in admin.all(active="true")] == [made.uuid]
-            assert admin.scale(made.uuid, Scaling(role="worker", count=1)).roles["worker"] == 1
+            assert admin.scale(made.uuid, ScaleRequest(role="worker", count=1)).roles["worker"] == 1
         with as_(site, people.own("sec", "/site/security")) as security:
             with pytest.raises(Forbidden):
-                security.scale(made.uuid, Scaling(role="worker", count=2))
+                security.scale(made.uuid, ScaleRequest(role="worker", count=2))
             with pytest.raises(Forbidden):
                 order(security)
             assert security.destroy(made.uuid, "compromised").reason == "compromised (by sec)"
@@ -231,7 +231,7 @@ def test_what_is_refused_leaves_nothing(site: SiteProcess, node: PaperNode, peop
         for document, error, says in (
             (star(4), OverQuota, "machines"),
             (validate(ClusterDocument, rogue, "c"), Refused, "rogue"),
-            (validate(ClusterDocument, nowhere, "c"), NoRoom, "gpu"),
+            (validate(ClusterDocument, nowhere, "c"), NoCapacity, "gpu"),
             (validate(ClusterDocument, reports, "c"), Misused, "context broker"),
         ):
             if error is Misused and _has_broker(site):
@@ -253,16 +253,16 @@ def test_what_cannot_be_done_to_a_cluster(site: SiteProcess, node: PaperNode, pe
     with as_(site, people.star("ann")) as ann:
         made = order(ann)
         with pytest.raises(Misused, match="has no role"):
-            ann.scale("star", Scaling(role="tail", count=1))
+            ann.scale("star", ScaleRequest(role="tail", count=1))
         with pytest.raises(Misused, match="may have"):
-            ann.scale("star", Scaling(role="worker", count=0))
+            ann.scale("star", ScaleRequest(role="worker", count=0))
         with pytest.raises(MachineNotFound):
-            ann.replace("star", Replacing(member="moon-1"))
+            ann.replace("star", ReplaceRequest(member="moon-1"))
         with pytest.raises(ClusterNotFound):
             ann.get("moon")
         ann.destroy("star")
         with pytest.raises(MachineConflict):
-            ann.scale(made.uuid, Scaling(role="worker", count=3))
+            ann.scale(made.uuid, ScaleRequest(role="worker", count=3))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_what_makes_no_sense_is_refused_with_its_place(
         circle["roles"]["head"]["requires"] = ["work"]
         circle["roles"]["worker"]["provides"] = ["work"]
         content = canonical({"document": circle})
-    transport = httpx.HTTPTransport(uds=str(socket_of(site.settings)))
+    transport = httpx.HTTPTransport(uds=str(operator_socket(site.settings)))
     with httpx.Client(transport=transport, base_url="http://site") as asked:
         answer = asked.request(method, path, content=content)
     assert answer.status_code == status, answer.text
@@ -387,7 +387,7 @@ def test_a_cluster_that_fails_says_so(
 def test_machines_of_a_cluster_are_found_by_it(site: SiteProcess, node: PaperNode) -> None:
     """Deployments and machines name their cluster and role."""
     with site.client() as client:
-        made = order(Clusters(client))
+        made = order(ClusterClient(client))
         deployments = list(client.deployments(cluster=made.uuid))
         assert {one.role for one in deployments} == {"head", "worker"}
         assert {one.cluster for one in deployments} == {made.uuid}

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from deployer.site.api.app import create_app
+from deployer.site.api.app import create_site_app
 from deployer.site.console.app import console_routes
 from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
@@ -16,7 +16,7 @@ def test_every_route_is_documented(tmp_path: Path) -> None:
     """The table of routes is the routes."""
     site = Site.open(SiteSettings(directory=tmp_path / "site"), "https://localhost:1")
     try:
-        paths = create_app(site, (console_routes,)).openapi()["paths"]
+        paths = create_site_app(site, (console_routes,)).openapi()["paths"]
     finally:
         site.close()
     existing = {

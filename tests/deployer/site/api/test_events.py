@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.client.client import FOLLOW_PATIENCE, SiteClient, Way
+from deployer.site.client.client import FOLLOW_PATIENCE, SiteClient, SiteEndpoint
 from deployer.site.model.records import NodeState, SiteEvent
 from deployer.site.schema.messages import MAX_WAIT
 from tests.support.node.service_process import wait_for
@@ -50,7 +50,10 @@ class _Follower:
         assert not self._thread.is_alive()
 
     def _follow(self, after: int) -> None:
-        with suppress(_Let), SiteClient(Way(socket=self._site.directory / "site.sock"), sleep=self._wait) as client:
+        with (
+            suppress(_Let),
+            SiteClient(SiteEndpoint(socket=self._site.directory / "site.sock"), sleep=self._wait) as client,
+        ):
             for event in client.follow(after):
                 self.seen.append(event)
 
@@ -179,7 +182,7 @@ def test_one_who_follows_gives_up_in_the_end(site: SiteProcess) -> None:
         now[0] += seconds
         site.kill()
 
-    with SiteClient(Way(socket=site.directory / "site.sock"), sleep=sleep, clock=lambda: now[0]) as client:
+    with SiteClient(SiteEndpoint(socket=site.directory / "site.sock"), sleep=sleep, clock=lambda: now[0]) as client:
         story = client.follow(0)
         assert next(story).what == "joined"
         site.kill()

@@ -12,14 +12,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable, TooManyRequests
-from deployer.pki.ca import Authority, new_request
+from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.site.auth.authenticator import Authenticator, make_authenticator
-from deployer.site.auth.grid_identity import GridTrust, People
+from deployer.site.auth.grid_identity import GridIdentities, GridTrust
 from deployer.site.auth.issuers import Issuer, Issuers
-from deployer.site.auth.jwks import Keys
-from deployer.site.auth.rate_limits import Rate, Rates
+from deployer.site.auth.jwks import IssuerKeys
+from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
 from deployer.site.auth.voms import VomsDirectory
-from deployer.site.model.principal import LOCAL, Principal
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
 from signer.x509.ca_directory import CaDirectory
 from tests.support.grid_ca import utc_now
@@ -39,12 +39,12 @@ class World:
 
     served: Served
     grid: GridWorld
-    authority: Authority
+    authority: CertificateAuthority
     who: Authenticator
 
-    def node(self, unit: str = "node", authority: Authority | None = None) -> bytes:
+    def node(self, unit: str = "node", authority: CertificateAuthority | None = None) -> bytes:
         """The certificate (DER) of a node, or of a guest."""
-        key, request = new_request()
+        key, request = create_request()
         del key
         made = authority or self.authority
         issued = made.node if unit == "node" else lambda *args: made.host(args[0], args[1], (), *args[2:])
@@ -57,12 +57,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     place = tmp_path_factory.mktemp("world")
     grid = GridWorld.make(place / "grid", utc_now())
     trust = GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir), ("localhost",))
-    authority = Authority.make(now())
+    authority = CertificateAuthority.make(now())
     with issuer(place / "tls") as served:
-        keys = Keys(place / "keys", now, served.authorities)
+        keys = IssuerKeys(place / "keys", now, served.authorities)
         issuers = Issuers(issuer=(Issuer(issuer=served.url, vo="star"),))
         steady = itertools.count(0, 1000)
-        who = Authenticator(lambda: issuers, AUDIENCE, keys, authority, now, Rates(lambda: float(next(steady))), trust)
+        who = Authenticator(
+            lambda: issuers, AUDIENCE, keys, authority, now, RequestLimiter(lambda: float(next(steady))), trust
+        )
         yield World(served, grid, authority, who)
         keys.close()
 
@@ -107,7 +109,7 @@ def test_a_node(world: World) -> None:
 
 
 def test_the_operator(world: World) -> None:
-    assert world.who.authenticate([], local=True) is LOCAL
+    assert world.who.authenticate([], local=True) is LOCAL_OPERATOR
 
 
 def test_what_is_shown_on_purpose_comes_first(world: World) -> None:
@@ -150,7 +152,7 @@ def test_every_refusal_is_the_same_and_its_reason_is_in_the_log_alone(
     chains = {
         "signature of the VOMS": [der(proxy.certificate), der(world.grid.ann.certificate)],
         "was not issued by": [der(world.grid.proxy(other(world.grid)).certificate), der(world.grid.ann.certificate)],
-        "no CA that is trusted": [world.node(authority=Authority.make(now()))],
+        "no CA that is trusted": [world.node(authority=CertificateAuthority.make(now()))],
         "no certificate that is no proxy": [der(proxy.certificate)],
         "cannot be read": [b"nonsense"],
         "is no CA": [world.node(unit="host")],
@@ -195,7 +197,7 @@ def test_what_strangers_say_cannot_break_a_log(world: World, caplog: pytest.LogC
 
 
 def test_a_site_without_a_grid_takes_no_certificates_of_people(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    plain = Authenticator(Issuers, AUDIENCE, world.who._keys, world.authority, now, Rates(lambda: 0.0))
+    plain = Authenticator(Issuers, AUDIENCE, world.who._keys, world.authority, now, RequestLimiter(lambda: 0.0))
     with pytest.raises(NotAuthenticated):
         plain.authenticate([], [der(world.grid.ann.certificate)])
     assert "grid_certificates is not set" in caplog.text
@@ -207,8 +209,8 @@ def test_what_cannot_be_known_now_is_not_a_refusal(
 ) -> None:
     away = Issuers(issuer=(Issuer(issuer="https://localhost:1", vo="star"),))
     trust = GridTrust(CaDirectory(tmp_path / "none"), VomsDirectory(tmp_path))
-    keys = Keys(tmp_path / "keys", now, world.served.authorities)
-    who = Authenticator(lambda: away, AUDIENCE, keys, world.authority, now, Rates(lambda: 0.0), trust)
+    keys = IssuerKeys(tmp_path / "keys", now, world.served.authorities)
+    who = Authenticator(lambda: away, AUDIENCE, keys, world.authority, now, RequestLimiter(lambda: 0.0), trust)
     with pytest.raises(SiteUnavailable, match="issuer cannot be asked"):
         who.authenticate(bearer(world.served.signer.token(now(), iss="https://localhost:1")))
     with pytest.raises(SiteUnavailable, match="directory of CAs"):
@@ -218,7 +220,9 @@ def test_what_cannot_be_known_now_is_not_a_refusal(
 
 
 def test_rates(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    rates = Rates(lambda: 0.0, person=Rate(2, 1), address=Rate(100, 1), failure=Rate(3, 1))
+    rates = RequestLimiter(
+        lambda: 0.0, person=RequestRate(2, 1), address=RequestRate(100, 1), failure=RequestRate(3, 1)
+    )
     issuers = Issuers(issuer=(Issuer(issuer=world.served.url, vo="star"),))
     who = Authenticator(lambda: issuers, AUDIENCE, world.who._keys, world.authority, now, rates)
     ann, bob = (bearer(world.served.signer.token(now(), sub=name)) for name in ("ann", "bob"))
@@ -239,12 +243,12 @@ def test_rates(world: World, caplog: pytest.LogCaptureFixture) -> None:
         who.authenticate(bob, address="192.0.2.1")
     assert who.authenticate([], [world.node()], address="192.0.2.1").means == "node"
     for _ in range(200):
-        assert who.authenticate([], local=True) is LOCAL
+        assert who.authenticate([], local=True) is LOCAL_OPERATOR
 
 
 def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
-    people = People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
+    people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
     shown = [der(grid.ann.certificate)]
     assert people.person(shown, grid.now).subject == ANN
     grid.root.revoked.append(grid.ann.certificate.serial_number)
@@ -259,7 +263,7 @@ def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
 def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
     monkeypatch.setattr("deployer.site.auth.grid_identity.MOST", 2)
-    people = People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
+    people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
     for number in range(4):
         proxy = grid.proxy(common=str(number))
         people.person([der(proxy.certificate), der(grid.ann.certificate)], grid.now)
@@ -270,7 +274,7 @@ def test_a_name_longer_than_anything_may_be(tmp_path: Path) -> None:
     grid = GridWorld.make(tmp_path, utc_now())
     long = other(grid, "/DC=org/DC=grid" + f"/OU={'x' * 60}" * 20)
     with pytest.raises(NotAuthenticated, match="longer than anything"):
-        People(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).person(
+        GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).person(
             [der(long.certificate)], grid.now
         )
 

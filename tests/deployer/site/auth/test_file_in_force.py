@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import PolicyUnusable
-from deployer.site.auth.file_in_force import FileInForce
+from deployer.site.auth.file_in_force import ReloadingFile
 
 reads = 0
 
@@ -25,7 +25,7 @@ def load(path: Path) -> str:
 
 def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "f"
-    held = FileInForce(file, load, "nothing")
+    held = ReloadingFile(file, load, "nothing")
     assert held.current() == "empty"
     file.write_text("one")
     assert held.current() == "one"
@@ -43,7 +43,7 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 def test_what_is_wrong_does_not_come_into_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "f"
     file.write_text("bad")
-    held = FileInForce(file, load, "nothing")
+    held = ReloadingFile(file, load, "nothing")
     assert [held.current(), held.current()] == ["nothing", "nothing"]
     assert "is bad" in held.problem
     file.write_text("good")
@@ -59,7 +59,7 @@ def test_what_is_wrong_does_not_come_into_force(tmp_path: Path, caplog: pytest.L
 def test_half_a_file_does_not_come_into_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f"
     file.write_text("whole")
-    held = FileInForce(file, load, "nothing")
+    held = ReloadingFile(file, load, "nothing")
     assert held.current() == "whole"
     texts = iter(["half of i", "all of it"])
 
@@ -75,7 +75,7 @@ def test_half_a_file_does_not_come_into_force(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "f"
     file.write_text("whole")
-    held = FileInForce(file, load, "nothing")
+    held = ReloadingFile(file, load, "nothing")
     assert held.current() == "whole"
     counts = iter(range(1000))
 
@@ -91,7 +91,7 @@ def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.Mo
 def test_many_threads_see_the_same(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text("one")
-    held, found = FileInForce(file, load, "nothing"), list[str]()
+    held, found = ReloadingFile(file, load, "nothing"), list[str]()
     threads = [threading.Thread(target=lambda: found.append(held.current())) for _ in range(16)]
     for thread in threads:
         thread.start()

@@ -10,9 +10,21 @@ from hypothesis import strategies as st
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
-from deployer.site.auth.grants import OWNED, Action, Allowed, Denied, Grant, Reach, Rights, explain, may, quota, reach
-from deployer.site.model.principal import LOCAL, Capability, Principal
-from deployer.site.model.quota import Allowance, Quota, Share, Usage
+from deployer.site.auth.grants import (
+    OWNER_ACTIONS,
+    Allowed,
+    Denied,
+    Grant,
+    Reach,
+    SiteAction,
+    SiteGrants,
+    authorize,
+    explain_denial,
+    quota_of,
+    reach_of,
+)
+from deployer.site.model.principal import LOCAL_OPERATOR, Capability, Principal
+from deployer.site.model.quota import Quota, QuotaLimits, QuotaShare, ResourceUsage
 from tests.support.factories import manifest as made
 
 STAR, ATLAS, SITE = "https://star.example.org/", "https://atlas.example.org/", "https://login.site.example.org/"
@@ -27,14 +39,14 @@ def manifest(vo: str = "star") -> Manifest:
     return made([Address.of(b"kernel")], vo=vo)
 
 
-def rights(text: str) -> Rights:
-    return Rights.parse(text.encode(), "rights test")
+def rights(text: str) -> SiteGrants:
+    return SiteGrants.parse(text.encode(), "rights test")
 
 
 EACH = '[grant.each]\nmachines = 4\ncores = 8\nmemory = "16GiB"\nlifetime = "1d"\n'
 
 
-def grant(text: str, *, over: str = "own", actions: str = "read") -> Rights:
+def grant(text: str, *, over: str = "own", actions: str = "read") -> SiteGrants:
     return rights(f'[[grant]]\nname = "g"\nactions = ["{actions}"]\nover = "{over}"\n{text}\n')
 
 
@@ -81,14 +93,14 @@ WHO: list[tuple[str, str, Principal, bool]] = [
     ),
     ("a token's root group is no role", 'vo = "star"\nroles = ["star"]', person("ann", "/star"), False),
     ("any role of that kind", 'vo = "star"\nroles = ["vm-*"]', person("ann", "/star/vm-admin"), True),
-    ("the operator", 'vo = "star"', LOCAL, True),
+    ("the operator", 'vo = "star"', LOCAL_OPERATOR, True),
 ]
 
 
 @pytest.mark.parametrize(("what", "text", "who", "allowed"), WHO, ids=[row[0] for row in WHO])
 def test_whom_a_grant_names(what: str, text: str, who: Principal, *, allowed: bool) -> None:
-    assert may(grant(text), who, Action.READ).allowed is allowed
-    assert bool(reach(grant(text), who, Action.READ).owner or who == LOCAL) is allowed
+    assert authorize(grant(text), who, SiteAction.READ).allowed is allowed
+    assert bool(reach_of(grant(text), who, SiteAction.READ).owner or who == LOCAL_OPERATOR) is allowed
 
 
 ANN, BOB, EVE = person("ann", "/star"), person("bob", "/star"), person("eve", "/atlas", issuer=ATLAS, vo="atlas")
@@ -100,58 +112,60 @@ ANN, BOB, EVE = person("ann", "/star"), person("bob", "/star"), person("eve", "/
         ("own", ANN, True),
         ("own", BOB, False),
         ("own", ANN.model_copy(update={"issuer": ATLAS}), False),
-        ("own", LOCAL, False),
+        ("own", LOCAL_OPERATOR, False),
         ("own", None, True),
         ("vo", ANN, True),
         ("vo", BOB, True),
         ("vo", EVE, False),
-        ("vo", LOCAL, False),
+        ("vo", LOCAL_OPERATOR, False),
         ("all", EVE, True),
-        ("all", LOCAL, True),
+        ("all", LOCAL_OPERATOR, True),
     ],
 )
-@pytest.mark.parametrize("action", sorted(OWNED))
-def test_whose_machines_a_grant_reaches(action: Action, over: str, owner: Principal | None, *, allowed: bool) -> None:
+@pytest.mark.parametrize("action", sorted(OWNER_ACTIONS))
+def test_whose_machines_a_grant_reaches(
+    action: SiteAction, over: str, owner: Principal | None, *, allowed: bool
+) -> None:
     found = grant('vo = "star"', over=over, actions=action)
-    assert may(found, ANN, action, owner).allowed is allowed
+    assert authorize(found, ANN, action, owner).allowed is allowed
     if owner is not None:
-        assert reach(found, ANN, action).covers(owner) is allowed
+        assert reach_of(found, ANN, action).covers(owner) is allowed
 
 
 def test_people_without_a_vo_are_no_vo() -> None:
     nobody, other = person("x", vo="", issuer="/CN=CA"), person("y", vo="", issuer="/CN=CA")
     found = grant('issuer = "/CN=CA"', over="vo")
-    assert may(found, nobody, Action.READ, nobody).allowed
-    assert not may(found, nobody, Action.READ, other).allowed
-    assert reach(found, nobody, Action.READ) == Reach(owner=nobody.identity)
+    assert authorize(found, nobody, SiteAction.READ, nobody).allowed
+    assert not authorize(found, nobody, SiteAction.READ, other).allowed
+    assert reach_of(found, nobody, SiteAction.READ) == Reach(owner=nobody.identity)
 
 
-@pytest.mark.parametrize("action", [each for each in Action if each is not Action.AGENT])
-def test_an_empty_file_is_the_operators_alone(action: Action) -> None:
-    assert may(Rights(), LOCAL, action, ANN) == Allowed("local")
-    assert isinstance(may(Rights(), ANN, action, ANN), Denied)
-    assert reach(Rights(), ANN, action) == Reach()
-    assert reach(Rights(), LOCAL, action) == Reach(everything=True)
+@pytest.mark.parametrize("action", [each for each in SiteAction if each is not SiteAction.AGENT])
+def test_an_empty_file_is_the_operators_alone(action: SiteAction) -> None:
+    assert authorize(SiteGrants(), LOCAL_OPERATOR, action, ANN) == Allowed("local")
+    assert isinstance(authorize(SiteGrants(), ANN, action, ANN), Denied)
+    assert reach_of(SiteGrants(), ANN, action) == Reach()
+    assert reach_of(SiteGrants(), LOCAL_OPERATOR, action) == Reach(everything=True)
 
 
 def test_a_node_speaks_for_itself_and_for_nothing_else() -> None:
     node = Principal(issuer="site", subject="0b8a2c9e", means="node")
-    for action in Action:
-        assert may(Rights(), node, action).allowed is (action is Action.AGENT)
-        assert reach(Rights(), node, action) == Reach()
-    for who in (LOCAL, ANN):
-        assert not may(grant('vo = "star"', over="all"), who, Action.AGENT).allowed
+    for action in SiteAction:
+        assert authorize(SiteGrants(), node, action).allowed is (action is SiteAction.AGENT)
+        assert reach_of(SiteGrants(), node, action) == Reach()
+    for who in (LOCAL_OPERATOR, ANN):
+        assert not authorize(grant('vo = "star"', over="all"), who, SiteAction.AGENT).allowed
 
 
 def test_a_limited_proxy_looks_and_does_nothing() -> None:
     who = person("ann", "/star", means="limited-proxy")
-    everything = ", ".join(f'"{each}"' for each in Action if each is not Action.AGENT)
+    everything = ", ".join(f'"{each}"' for each in SiteAction if each is not SiteAction.AGENT)
     found = rights(f'[[grant]]\nname = "g"\nvo = "star"\nactions = [{everything}]\n{EACH}')
-    for action in Action:
-        assert may(found, who, action, who).allowed is (action is Action.READ)
-        assert bool(reach(found, who, action).owner) is (action is Action.READ)
+    for action in SiteAction:
+        assert authorize(found, who, action, who).allowed is (action is SiteAction.READ)
+        assert bool(reach_of(found, who, action).owner) is (action is SiteAction.READ)
     assert (
-        quota(found, who).check(Usage(), Usage(machines=1))
+        quota_of(found, who).check(ResourceUsage(), ResourceUsage(machines=1))
         == "a limited proxy lets its holder look and nothing else; make a full one"
     )
 
@@ -171,33 +185,33 @@ actions = ["deploy", "read", "modify", "hold", "cancel", "console", "nodes", "sa
     ("capabilities", "actions"),
     [
         (frozenset(), set()),
-        ({Capability.READ}, {Action.READ, Action.CONSOLE}),
-        ({Capability.CREATE}, {Action.DEPLOY}),
-        ({Capability.MODIFY}, {Action.MODIFY, Action.HOLD}),
-        ({Capability.CANCEL}, {Action.CANCEL}),
+        ({Capability.READ}, {SiteAction.READ, SiteAction.CONSOLE}),
+        ({Capability.CREATE}, {SiteAction.DEPLOY}),
+        ({Capability.MODIFY}, {SiteAction.MODIFY, SiteAction.HOLD}),
+        ({Capability.CANCEL}, {SiteAction.CANCEL}),
         (None, set()),
     ],
 )
-def test_capabilities_come_before_groups(capabilities: set[Capability] | None, actions: set[Action]) -> None:
+def test_capabilities_come_before_groups(capabilities: set[Capability] | None, actions: set[SiteAction]) -> None:
     who = person(capabilities=None if capabilities is None else frozenset(capabilities))
-    assert {action for action in Action if may(rights(CAPABLE), who, action, who).allowed} == actions
+    assert {action for action in SiteAction if authorize(rights(CAPABLE), who, action, who).allowed} == actions
 
 
 def test_groups_count_for_nothing_beside_capabilities() -> None:
     who = person("ann", "/star/deployers", capabilities=frozenset({Capability.READ}))
-    assert not may(rights(CAPABLE), who, Action.DEPLOY).allowed
-    assert may(rights(CAPABLE), who.model_copy(update={"capabilities": None}), Action.DEPLOY).allowed
+    assert not authorize(rights(CAPABLE), who, SiteAction.DEPLOY).allowed
+    assert authorize(rights(CAPABLE), who.model_copy(update={"capabilities": None}), SiteAction.DEPLOY).allowed
     strict = rights(CAPABLE.replace("capabilities = true", ""))
-    said = may(strict, who, Action.READ, who)
+    said = authorize(strict, who, SiteAction.READ, who)
     assert isinstance(said, Denied)
     assert "do not count beside a token's capabilities" in said.reason
 
 
 def test_a_capability_reaches_no_further_than_the_grant() -> None:
     who = person(capabilities=frozenset(Capability))
-    assert not may(rights(CAPABLE), who, Action.CANCEL, BOB).allowed
-    assert not may(rights(CAPABLE), who.model_copy(update={"vo": "atlas"}), Action.CANCEL).allowed
-    assert not may(rights(CAPABLE), who, Action.AUDIT).allowed
+    assert not authorize(rights(CAPABLE), who, SiteAction.CANCEL, BOB).allowed
+    assert not authorize(rights(CAPABLE), who.model_copy(update={"vo": "atlas"}), SiteAction.CANCEL).allowed
+    assert not authorize(rights(CAPABLE), who, SiteAction.AUDIT).allowed
 
 
 def test_a_refusal_names_the_grants_that_come_near() -> None:
@@ -206,17 +220,17 @@ def test_a_refusal_names_the_grants_that_come_near() -> None:
         '[[grant]]\nname = "people"\nvo = "star"\nactions = ["cancel"]\n'
         '[[grant]]\nname = "readers"\nvo = "star"\nactions = ["read"]\n'
     )
-    said = may(found, ANN, Action.CANCEL, BOB)
+    said = authorize(found, ANN, SiteAction.CANCEL, BOB)
     assert said == Denied(
         "no grant of this site lets ann cancel that machine: "
         "'admins' is for /star/admins; 'people' reaches one's own machines"
     )
-    assert explain(found, ANN, Action.CANCEL, ANN) == [
+    assert explain_denial(found, ANN, SiteAction.CANCEL, ANN) == [
         ("admins", "is for /star/admins"),
         ("people", ""),
         ("readers", "is not about cancel"),
     ]
-    assert may(found, ANN, Action.CANCEL, ANN) == Allowed("people")
+    assert authorize(found, ANN, SiteAction.CANCEL, ANN) == Allowed("people")
 
 
 BASE = '[[grant]]\nname = "g"\nvo = "star"\nactions = ["read"]\n'
@@ -257,11 +271,11 @@ def test_files_that_are_refused(text: str, reason: str) -> None:
 
 
 def test_a_file_that_is_not_there_grants_nothing(tmp_path: Path) -> None:
-    assert Rights.load(tmp_path / "rights.toml") == Rights()
+    assert SiteGrants.load(tmp_path / "rights.toml") == SiteGrants()
     with pytest.raises(PolicyUnusable, match="cannot be read"):
-        Rights.load(tmp_path)
+        SiteGrants.load(tmp_path)
     (tmp_path / "rights.toml").write_text(BASE)
-    assert Rights.load(tmp_path / "rights.toml").digest == rights(BASE).digest != Rights().digest
+    assert SiteGrants.load(tmp_path / "rights.toml").digest == rights(BASE).digest != SiteGrants().digest
 
 
 @pytest.mark.parametrize(
@@ -321,22 +335,72 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("what", "usage", "ask", "together", "said"),
     [
-        ("all there is", Usage(), Usage(4, 8, 16 * GIB, 86400), None, None),
-        ("what is left", Usage(3, 7, 15 * GIB), Usage(1, 1, GIB, 60), None, None),
-        ("nothing more", Usage(9, 99, 99 * GIB), Usage(lifetime=60), None, None),
-        ("too many machines", Usage(3), Usage(2, 2, GIB, 60), None, "4 machines at a time; 3 taken, 2 more"),
-        ("too many cores", Usage(1, 7), Usage(1, 2, GIB, 60), None, "8 cores at a time; 7 taken, 2 more"),
-        ("too much memory", Usage(1, 1, GIB), Usage(1, 1, 16 * GIB, 60), None, "16GiB of memory at a time; 1GiB taken"),
-        ("too long", Usage(), Usage(1, 1, GIB, 86401), None, "machines for 1d at most, and 86401s was asked for"),
-        ("extended too long", Usage(4), Usage(lifetime=86401), None, "for 1d at most"),
-        ("a VO that has room", Usage(1, 1, GIB), Usage(1, 1, GIB, 60), Usage(9, 19, 39 * GIB), None),
-        ("a VO that is full", Usage(1), Usage(1, 1, GIB, 60), Usage(10, 10, GIB), "the whole VO 10 machines at a time"),
-        ("a VO without cores", Usage(1), Usage(1, 2, GIB, 60), Usage(5, 19, GIB), "the whole VO 20 cores"),
-        ("a VO without memory", Usage(1), Usage(1, 1, GIB, 60), Usage(5, 5, 40 * GIB), "the whole VO 40GiB"),
+        ("all there is", ResourceUsage(), ResourceUsage(4, 8, 16 * GIB, 86400), None, None),
+        ("what is left", ResourceUsage(3, 7, 15 * GIB), ResourceUsage(1, 1, GIB, 60), None, None),
+        ("nothing more", ResourceUsage(9, 99, 99 * GIB), ResourceUsage(lifetime=60), None, None),
+        (
+            "too many machines",
+            ResourceUsage(3),
+            ResourceUsage(2, 2, GIB, 60),
+            None,
+            "4 machines at a time; 3 taken, 2 more",
+        ),
+        (
+            "too many cores",
+            ResourceUsage(1, 7),
+            ResourceUsage(1, 2, GIB, 60),
+            None,
+            "8 cores at a time; 7 taken, 2 more",
+        ),
+        (
+            "too much memory",
+            ResourceUsage(1, 1, GIB),
+            ResourceUsage(1, 1, 16 * GIB, 60),
+            None,
+            "16GiB of memory at a time; 1GiB taken",
+        ),
+        (
+            "too long",
+            ResourceUsage(),
+            ResourceUsage(1, 1, GIB, 86401),
+            None,
+            "machines for 1d at most, and 86401s was asked for",
+        ),
+        ("extended too long", ResourceUsage(4), ResourceUsage(lifetime=86401), None, "for 1d at most"),
+        (
+            "a VO that has room",
+            ResourceUsage(1, 1, GIB),
+            ResourceUsage(1, 1, GIB, 60),
+            ResourceUsage(9, 19, 39 * GIB),
+            None,
+        ),
+        (
+            "a VO that is full",
+            ResourceUsage(1),
+            ResourceUsage(1, 1, GIB, 60),
+            ResourceUsage(10, 10, GIB),
+            "the whole VO 10 machines at a time",
+        ),
+        (
+            "a VO without cores",
+            ResourceUsage(1),
+            ResourceUsage(1, 2, GIB, 60),
+            ResourceUsage(5, 19, GIB),
+            "the whole VO 20 cores",
+        ),
+        (
+            "a VO without memory",
+            ResourceUsage(1),
+            ResourceUsage(1, 1, GIB, 60),
+            ResourceUsage(5, 5, 40 * GIB),
+            "the whole VO 40GiB",
+        ),
     ],
 )
-def test_quotas(what: str, usage: Usage, ask: Usage, together: Usage | None, said: str | None) -> None:
-    found = quota(rights(QUOTAS), ANN, manifest()).check(usage, ask, together)
+def test_quotas(
+    what: str, usage: ResourceUsage, ask: ResourceUsage, together: ResourceUsage | None, said: str | None
+) -> None:
+    found = quota_of(rights(QUOTAS), ANN, manifest()).check(usage, ask, together)
     assert (found is None) if said is None else (said in str(found))
     if found is not None:
         assert found.startswith("the grant 'members' allows ")
@@ -344,11 +408,11 @@ def test_quotas(what: str, usage: Usage, ask: Usage, together: Usage | None, sai
 
 def test_one_grant_must_allow_the_whole_request() -> None:
     who = person("ann", "/star", "/star/production")
-    found = quota(rights(QUOTAS), who, manifest())
+    found = quota_of(rights(QUOTAS), who, manifest())
     assert [share.grant for share in found.shares] == ["members", "production"]
-    assert found.check(Usage(), Usage(2, 64, 200 * GIB, 30 * 86400)) is None
-    assert found.check(Usage(), Usage(4, 4, GIB, 60)) is None
-    said = found.check(Usage(), Usage(4, 4, GIB, 30 * 86400))
+    assert found.check(ResourceUsage(), ResourceUsage(2, 64, 200 * GIB, 30 * 86400)) is None
+    assert found.check(ResourceUsage(), ResourceUsage(4, 4, GIB, 60)) is None
+    said = found.check(ResourceUsage(), ResourceUsage(4, 4, GIB, 30 * 86400))
     assert said is not None
     assert "'members'" in said
     assert "'production'" in said
@@ -356,36 +420,38 @@ def test_one_grant_must_allow_the_whole_request() -> None:
 
 def test_quotas_are_for_the_images_that_a_grant_names() -> None:
     who = person("ann", "/star/production")
-    assert quota(rights(QUOTAS), who, manifest(vo="atlas")).shares[0].grant == "production"
-    said = quota(rights(QUOTAS), who, manifest(vo="alice")).check(Usage(), Usage(1, 1, GIB, 60))
+    assert quota_of(rights(QUOTAS), who, manifest(vo="atlas")).shares[0].grant == "production"
+    said = quota_of(rights(QUOTAS), who, manifest(vo="alice")).check(ResourceUsage(), ResourceUsage(1, 1, GIB, 60))
     assert said is not None
     assert "lets ann deploy alice/" in said
-    assert len(quota(rights(QUOTAS), who).shares) == 2
+    assert len(quota_of(rights(QUOTAS), who).shares) == 2
 
 
 def test_the_operator_has_no_quota_and_a_stranger_nothing() -> None:
-    enormous = Usage(10**6, 10**6, 1 << 60, 10**9)
-    assert quota(Rights(), LOCAL, manifest()).check(enormous, enormous) is None
-    assert "no grant" in str(quota(rights(QUOTAS), EVE, manifest()).check(Usage(), Usage(1)))
-    assert Quota().check(Usage(), Usage(1)) is not None
+    enormous = ResourceUsage(10**6, 10**6, 1 << 60, 10**9)
+    assert quota_of(SiteGrants(), LOCAL_OPERATOR, manifest()).check(enormous, enormous) is None
+    assert "no grant" in str(quota_of(rights(QUOTAS), EVE, manifest()).check(ResourceUsage(), ResourceUsage(1)))
+    assert Quota().check(ResourceUsage(), ResourceUsage(1)) is not None
 
 
 amounts = st.integers(0, 20)
-usages = st.builds(Usage, amounts, amounts, amounts, amounts)
+usages = st.builds(ResourceUsage, amounts, amounts, amounts, amounts)
 
 
 @given(usages, usages, usages, usages)
-def test_more_is_never_allowed_where_less_is_not(usage: Usage, ask: Usage, more: Usage, together: Usage) -> None:
+def test_more_is_never_allowed_where_less_is_not(
+    usage: ResourceUsage, ask: ResourceUsage, more: ResourceUsage, together: ResourceUsage
+) -> None:
     found = Quota(
         (
-            Share(
+            QuotaShare(
                 "g",
-                Allowance(machines=10, cores=10, memory="10B", lifetime="10s"),  # type: ignore[arg-type]
-                Allowance(machines=15, cores=15, memory="15B", lifetime="15s"),  # type: ignore[arg-type]
+                QuotaLimits(machines=10, cores=10, memory="10B", lifetime="10s"),  # type: ignore[arg-type]
+                QuotaLimits(machines=15, cores=15, memory="15B", lifetime="15s"),  # type: ignore[arg-type]
             ),
         )
     )
-    larger = Usage(
+    larger = ResourceUsage(
         ask.machines + more.machines, ask.cores + more.cores, ask.memory + more.memory, ask.lifetime + more.lifetime
     )
     if found.check(usage, ask, together) is not None:
@@ -411,25 +477,25 @@ grants = st.lists(
         vo=st.sampled_from(["star", "atlas"]),
         groups=st.sampled_from([(), ("/star",)]),
         capabilities=st.booleans(),
-        actions=st.lists(st.sampled_from(sorted(OWNED)), min_size=1, max_size=3).map(tuple),
+        actions=st.lists(st.sampled_from(sorted(OWNER_ACTIONS)), min_size=1, max_size=3).map(tuple),
         over=st.sampled_from(["own", "vo", "all"]),
     ),
     max_size=4,
-).map(lambda each: Rights(grant=tuple(each)))
+).map(lambda each: SiteGrants(grant=tuple(each)))
 
 
 @settings(max_examples=60)
-@given(grants, principals, st.sampled_from(sorted(OWNED)), principals)
+@given(grants, principals, st.sampled_from(sorted(OWNER_ACTIONS)), principals)
 def test_a_list_shows_exactly_what_may_be_seen_one_by_one(
-    found: Rights, who: Principal, action: Action, owner: Principal
+    found: SiteGrants, who: Principal, action: SiteAction, owner: Principal
 ) -> None:
-    assert reach(found, who, action).covers(owner) is may(found, who, action, owner).allowed
+    assert reach_of(found, who, action).covers(owner) is authorize(found, who, action, owner).allowed
 
 
 @settings(max_examples=60)
-@given(grants, grants, principals, st.sampled_from(sorted(Action)), principals)
+@given(grants, grants, principals, st.sampled_from(sorted(SiteAction)), principals)
 def test_another_grant_takes_nothing_away(
-    found: Rights, more: Rights, who: Principal, action: Action, owner: Principal
+    found: SiteGrants, more: SiteGrants, who: Principal, action: SiteAction, owner: Principal
 ) -> None:
-    if may(found, who, action, owner).allowed:
-        assert may(Rights(grant=(*more.grant, *found.grant)), who, action, owner).allowed
+    if authorize(found, who, action, owner).allowed:
+        assert authorize(SiteGrants(grant=(*more.grant, *found.grant)), who, action, owner).allowed

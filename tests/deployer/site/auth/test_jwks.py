@@ -13,7 +13,7 @@ import pytest
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable
 from deployer.site.auth import jwks
 from deployer.site.auth.issuers import Issuer, Issuers
-from deployer.site.auth.jwks import AGAIN, FRESH, STALE, Keys
+from deployer.site.auth.jwks import AGAIN, KEYS_FRESH_FOR, STALE, IssuerKeys
 from deployer.site.auth.tokens import verify_token
 from tests.support.site.token_issuer import AUDIENCE, Served, issuer, public_jwk
 
@@ -45,17 +45,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(served: Served, clock: Clock, tmp_path: Path) -> Iterator[Keys]:
-    found = Keys(tmp_path / "keys", clock, served.authorities)
+def keys(served: Served, clock: Clock, tmp_path: Path) -> Iterator[IssuerKeys]:
+    found = IssuerKeys(tmp_path / "keys", clock, served.authorities)
     yield found
     found.close()
 
 
-def test_keys_are_fetched_once_and_kept(served: Served, keys: Keys, clock: Clock, tmp_path: Path) -> None:
+def test_keys_are_fetched_once_and_kept(served: Served, keys: IssuerKeys, clock: Clock, tmp_path: Path) -> None:
     assert keys.key(served.url, "k1") == public_jwk(served.key, "k1")
     assert keys.key(served.url, "k1") is not None
     assert served.hits == {DISCOVERY: 1, "/jwks": 1}
-    again = Keys(tmp_path / "keys", clock, served.authorities)
+    again = IssuerKeys(tmp_path / "keys", clock, served.authorities)
     assert again.key(served.url, "k1") == public_jwk(served.key, "k1")
     again.close()
     assert served.hits == {DISCOVERY: 1, "/jwks": 1}
@@ -63,7 +63,7 @@ def test_keys_are_fetched_once_and_kept(served: Served, keys: Keys, clock: Clock
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_token_is_verified_with_a_key_over_https(served: Served, keys: Keys, clock: Clock) -> None:
+def test_a_token_is_verified_with_a_key_over_https(served: Served, keys: IssuerKeys, clock: Clock) -> None:
     issuers = Issuers(issuer=(Issuer(issuer=served.url, vo="star"),))
     found = verify_token(served.signer.token(clock()), issuers, AUDIENCE, clock(), keys)
     assert (found.issuer, found.subject) == (served.url, "ann")
@@ -75,7 +75,7 @@ def test_a_token_is_verified_with_a_key_over_https(served: Served, keys: Keys, c
         verify_token(old.token(clock()), issuers, AUDIENCE, clock(), keys)
 
 
-def test_an_unknown_key_is_looked_for_once_a_minute(served: Served, keys: Keys, clock: Clock) -> None:
+def test_an_unknown_key_is_looked_for_once_a_minute(served: Served, keys: IssuerKeys, clock: Clock) -> None:
     assert keys.key(served.url, "k1") is not None
     for number in range(50):
         assert keys.key(served.url, f"made-up-{number}") is None
@@ -86,9 +86,9 @@ def test_an_unknown_key_is_looked_for_once_a_minute(served: Served, keys: Keys, 
     assert served.hits["/jwks"] == 2
 
 
-def test_keys_are_fetched_again_when_they_are_old(served: Served, keys: Keys, clock: Clock) -> None:
+def test_keys_are_fetched_again_when_they_are_old(served: Served, keys: IssuerKeys, clock: Clock) -> None:
     assert keys.key(served.url, "k1") is not None
-    clock.sleep(FRESH - timedelta(seconds=1))
+    clock.sleep(KEYS_FRESH_FOR - timedelta(seconds=1))
     assert keys.key(served.url, "k1") is not None
     assert served.hits["/jwks"] == 1
     served.rotate("k2")
@@ -97,7 +97,7 @@ def test_keys_are_fetched_again_when_they_are_old(served: Served, keys: Keys, cl
     assert served.hits["/jwks"] == 2
 
 
-def test_keys_are_good_for_days_while_the_issuer_is_down(served: Served, keys: Keys, clock: Clock) -> None:
+def test_keys_are_good_for_days_while_the_issuer_is_down(served: Served, keys: IssuerKeys, clock: Clock) -> None:
     assert keys.key(served.url, "k1") is not None
     served.pages = {DISCOVERY: (503, b"")}
     clock.sleep(STALE - timedelta(seconds=1))
@@ -112,7 +112,7 @@ def test_keys_are_good_for_days_while_the_issuer_is_down(served: Served, keys: K
     assert keys.problems == {}
 
 
-def test_a_clock_that_was_set_back_does_not_keep_keys_for_ever(served: Served, keys: Keys, clock: Clock) -> None:
+def test_a_clock_that_was_set_back_does_not_keep_keys_for_ever(served: Served, keys: IssuerKeys, clock: Clock) -> None:
     assert keys.key(served.url, "k1") is not None
     served.rotate("k2")
     clock.sleep(timedelta(days=-30))
@@ -120,17 +120,17 @@ def test_a_clock_that_was_set_back_does_not_keep_keys_for_ever(served: Served, k
 
 
 def test_whoever_has_a_good_key_does_not_wait_for_somebody_elses_fetching(
-    served: Served, keys: Keys, clock: Clock
+    served: Served, keys: IssuerKeys, clock: Clock
 ) -> None:
     assert keys.key(served.url, "k1") is not None
-    clock.sleep(FRESH)
+    clock.sleep(KEYS_FRESH_FOR)
     lock = keys._lock(served.url)
     with lock:
         assert keys.key(served.url, "k1") is not None
     assert served.hits["/jwks"] == 1
 
 
-def test_many_at_once_fetch_once(served: Served, keys: Keys) -> None:
+def test_many_at_once_fetch_once(served: Served, keys: IssuerKeys) -> None:
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(keys.key(served.url, "k1"))) for _ in range(16)]
     for thread in threads:
@@ -141,12 +141,12 @@ def test_many_at_once_fetch_once(served: Served, keys: Keys) -> None:
     assert served.hits == {DISCOVERY: 1, "/jwks": 1}
 
 
-def test_an_issuer_with_the_other_document(served: Served, keys: Keys) -> None:
+def test_an_issuer_with_the_other_document(served: Served, keys: IssuerKeys) -> None:
     served.publish(well_known="oauth-authorization-server")
     assert keys.key(served.url, "k1") is not None
 
 
-def test_secrets_and_nonsense_in_a_key_set_are_not_kept(served: Served, keys: Keys, tmp_path: Path) -> None:
+def test_secrets_and_nonsense_in_a_key_set_are_not_kept(served: Served, keys: IssuerKeys, tmp_path: Path) -> None:
     private = public_jwk(served.key, "k1") | {"d": "c2VjcmV0"}
     served.publish(private, {"kty": "oct", "kid": "k2", "k": "c2VjcmV0"}, {"kty": "RSA", "n": "AA"})
     assert keys.key(served.url, "k1") == public_jwk(served.key, "k1")
@@ -193,7 +193,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("what", "spoil", "reason"), BAD, ids=[row[0] for row in BAD])
-def test_issuers_that_misbehave(what: str, spoil: object, reason: str, served: Served, keys: Keys) -> None:
+def test_issuers_that_misbehave(what: str, spoil: object, reason: str, served: Served, keys: IssuerKeys) -> None:
     spoil(served)  # type: ignore[operator]
     with pytest.raises(SiteUnavailable):
         keys.key(served.url, "k1")
@@ -201,7 +201,7 @@ def test_issuers_that_misbehave(what: str, spoil: object, reason: str, served: S
 
 
 def test_a_server_that_is_not_believed(served: Served, clock: Clock, tmp_path: Path) -> None:
-    stranger = Keys(tmp_path / "keys", clock)  # by the CAs of this system
+    stranger = IssuerKeys(tmp_path / "keys", clock)  # by the CAs of this system
     with pytest.raises(SiteUnavailable):
         stranger.key(served.url, "k1")
     stranger.close()
@@ -209,7 +209,7 @@ def test_a_server_that_is_not_believed(served: Served, clock: Clock, tmp_path: P
     assert served.hits == {}
 
 
-def test_a_server_with_another_name(served: Served, keys: Keys) -> None:
+def test_a_server_with_another_name(served: Served, keys: IssuerKeys) -> None:
     with pytest.raises(SiteUnavailable):
         keys.key(served.url.replace("localhost", "127.0.0.1"), "k1")
     assert "mismatch" in next(iter(keys.problems.values()))
@@ -218,7 +218,7 @@ def test_a_server_with_another_name(served: Served, keys: Keys) -> None:
 def test_an_answer_that_takes_for_ever(served: Served, clock: Clock, tmp_path: Path) -> None:
     served.drip = 0.05
     hurried = iter(range(0, 10_000, 6))
-    keys = Keys(tmp_path / "keys", clock, served.authorities, clock=lambda: float(next(hurried)))
+    keys = IssuerKeys(tmp_path / "keys", clock, served.authorities, clock=lambda: float(next(hurried)))
     with pytest.raises(SiteUnavailable):
         keys.key(served.url, "k1")
     keys.close()
@@ -227,19 +227,19 @@ def test_an_answer_that_takes_for_ever(served: Served, clock: Clock, tmp_path: P
 
 def test_authorities_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(PolicyUnusable, match="cannot be read"):
-        Keys(tmp_path, lambda: datetime.now(UTC), tmp_path / "none.pem")
+        IssuerKeys(tmp_path, lambda: datetime.now(UTC), tmp_path / "none.pem")
 
 
 @pytest.mark.parametrize(
     "kept", [b"", b"{}", b"\xff", b'{"issuer":"https://x","fetched":"2026-11-22T12:00:00Z","keys":[]}']
 )
 def test_a_kept_file_that_is_spoilt_is_fetched_again(
-    kept: bytes, served: Served, keys: Keys, clock: Clock, tmp_path: Path
+    kept: bytes, served: Served, keys: IssuerKeys, clock: Clock, tmp_path: Path
 ) -> None:
     assert keys.key(served.url, "k1") is not None
     (file,) = (tmp_path / "keys").iterdir()
     file.write_bytes(kept)
-    again = Keys(tmp_path / "keys", clock, served.authorities)
+    again = IssuerKeys(tmp_path / "keys", clock, served.authorities)
     assert again.key(served.url, "k1") is not None
     again.close()
     assert served.hits["/jwks"] == 2
@@ -247,12 +247,12 @@ def test_a_kept_file_that_is_spoilt_is_fetched_again(
 
 def test_a_disk_that_cannot_be_written_keeps_nobody_out(served: Served, clock: Clock, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    keys = Keys(tmp_path / "file" / "keys", clock, served.authorities)
+    keys = IssuerKeys(tmp_path / "file" / "keys", clock, served.authorities)
     assert keys.key(served.url, "k1") is not None
     keys.close()
 
 
-def test_keys_of_different_issuers_are_kept_apart(served: Served, keys: Keys, tmp_path: Path) -> None:
+def test_keys_of_different_issuers_are_kept_apart(served: Served, keys: IssuerKeys, tmp_path: Path) -> None:
     assert keys.key(served.url, "k1") is not None
     begun = time.monotonic()
     with pytest.raises(SiteUnavailable):

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import TooManyRequests
-from deployer.site.auth.rate_limits import BURSTS, PER_ADDRESS, PER_FAILURE, PER_PERSON, Buckets, Rate, Rates
+from deployer.site.auth.rate_limits import (
+    BURSTS,
+    PER_ADDRESS,
+    PER_FAILURE,
+    PER_PERSON,
+    RequestLimiter,
+    RequestRate,
+    TokenBuckets,
+)
 from deployer.site.settings import SiteSettings
 
 
@@ -23,7 +31,7 @@ class Clock:
 
 def test_a_burst_and_then_a_rate() -> None:
     clock = Clock()
-    buckets = Buckets(Rate(burst=3, per_second=2), clock)
+    buckets = TokenBuckets(RequestRate(burst=3, per_second=2), clock)
     assert [buckets.take("ann") for _ in range(4)] == [0, 0, 0, 0.5]
     assert buckets.take("bob") == 0, "everybody has a bucket of their own"
     clock.time = 0.25
@@ -37,7 +45,7 @@ def test_a_burst_and_then_a_rate() -> None:
 
 def test_what_was_promised_is_kept() -> None:
     clock = Clock()
-    buckets = Buckets(Rate(burst=1, per_second=0.3), clock)
+    buckets = TokenBuckets(RequestRate(burst=1, per_second=0.3), clock)
     buckets.take("ann")
     clock.time += buckets.take("ann") + 1e-9
     assert buckets.take("ann") == 0
@@ -46,7 +54,7 @@ def test_what_was_promised_is_kept() -> None:
 @given(st.lists(st.floats(0, 3), max_size=60))
 def test_never_more_than_the_burst_and_the_rate(pauses: list[float]) -> None:
     clock = Clock()
-    buckets = Buckets(Rate(burst=5, per_second=2), clock)
+    buckets = TokenBuckets(RequestRate(burst=5, per_second=2), clock)
     served = 0
     for pause in pauses:
         clock.time += pause
@@ -55,7 +63,7 @@ def test_never_more_than_the_burst_and_the_rate(pauses: list[float]) -> None:
 
 
 def test_buckets_that_nobody_uses_are_forgotten() -> None:
-    buckets = Buckets(Rate(burst=1, per_second=1), Clock(), most=2)
+    buckets = TokenBuckets(RequestRate(burst=1, per_second=1), Clock(), most=2)
     assert [buckets.take(name) for name in ("a", "b", "c")] == [0, 0, 0]
     assert len(buckets._held) == 2
     assert buckets.take("c") > 0
@@ -63,7 +71,7 @@ def test_buckets_that_nobody_uses_are_forgotten() -> None:
 
 
 def test_many_threads_take_no_more_than_there_is() -> None:
-    buckets = Buckets(Rate(burst=100, per_second=1), Clock())
+    buckets = TokenBuckets(RequestRate(burst=100, per_second=1), Clock())
     taken: list[float] = []
     threads = [threading.Thread(target=lambda: taken.extend(buckets.take("ann") for _ in range(50))) for _ in range(8)]
     for thread in threads:
@@ -76,8 +84,8 @@ def test_many_threads_take_no_more_than_there_is() -> None:
 
 def test_who_asks_too_often_is_told_when_to_ask_again() -> None:
     clock = Clock()
-    slow = Rate(burst=2, per_second=0.1)
-    rates = Rates(clock, person=slow, address=slow, failure=slow)
+    slow = RequestRate(burst=2, per_second=0.1)
+    rates = RequestLimiter(clock, person=slow, address=slow, failure=slow)
     for ask in (rates.knock, rates.ask, rates.failed):
         ask("x")
         ask("x")
@@ -88,7 +96,7 @@ def test_who_asks_too_often_is_told_when_to_ask_again() -> None:
 
 
 def test_the_address_and_the_person_are_counted_apart() -> None:
-    rates = Rates(Clock(), person=Rate(1, 1), address=Rate(2, 1), failure=Rate(1, 1))
+    rates = RequestLimiter(Clock(), person=RequestRate(1, 1), address=RequestRate(2, 1), failure=RequestRate(1, 1))
     rates.knock("::1")
     rates.ask("ann")
     rates.knock("::1")
@@ -100,6 +108,6 @@ def test_the_address_and_the_person_are_counted_apart() -> None:
 
 def test_what_is_usual_is_what_the_settings_say() -> None:
     said = SiteSettings()
-    usual = map(Rate.steady, (said.person_rate, said.address_rate, said.failure_rate), BURSTS)
+    usual = map(RequestRate.steady, (said.person_rate, said.address_rate, said.failure_rate), BURSTS)
     assert tuple(usual) == (PER_PERSON, PER_ADDRESS, PER_FAILURE)
-    assert Rate.steady(0.001, 5).burst == 1
+    assert RequestRate.steady(0.001, 5).burst == 1

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from deployer.errors import NotAuthenticated, PolicyUnusable
 from deployer.site.auth.claims import capabilities, permits
 from deployer.site.auth.issuers import Issuer, Issuers
-from deployer.site.auth.tokens import MAX_TOKEN, peek, verify_token
+from deployer.site.auth.tokens import MAX_TOKEN, peek_token, verify_token
 from deployer.site.model.principal import Capability, Principal
 from tests.support.site.token_issuer import AUDIENCE, Held, Signer, public_jwk
 
@@ -347,7 +347,7 @@ def test_no_scope_is_no_capability() -> None:
 
 
 def test_looking_into_a_token_believes_nothing() -> None:
-    seen = peek(OTHER.token(NOW, sub="bob"))
+    seen = peek_token(OTHER.token(NOW, sub="bob"))
     assert seen.claims["sub"] == "bob"
     assert seen.header["kid"] == "k1"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployer.errors import NotAuthenticated
 from deployer.site.auth.proxy_certificates import find_holder
-from deployer.site.auth.voms import Membership, VomsDirectory, parse_lsc, read_membership
+from deployer.site.auth.voms import VomsDirectory, VomsMembership, parse_lsc, read_membership
 from tests.support.grid_ca import ec_key, name, utc_now
 from tests.support.site.voms_grid import ANN, HOST, ROOT, SERVER, Ac, GridWorld, der, other, read, rsa_key, target
 
@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> GridWorld:
     return GridWorld.make(tmp_path_factory.mktemp("grid"), utc_now())
 
 
-def member(world: GridWorld, extension: bytes, now: datetime | None = None) -> Membership:
+def member(world: GridWorld, extension: bytes, now: datetime | None = None) -> VomsMembership:
     """What the rules make of an extension in a proxy of Ann's."""
     servers = VomsDirectory(world.vomsdir)
     return read_membership(extension, read(world.ann), world.authorities, servers, SITE, now or world.now)
@@ -41,7 +41,7 @@ def test_attributes_of_the_stock_tool(world: GridWorld) -> None:
 
 
 def test_attributes_that_are_made_here(world: GridWorld) -> None:
-    assert member(world, world.attributes()) == Membership("star", GROUPS, world.now + timedelta(hours=12))
+    assert member(world, world.attributes()) == VomsMembership("star", GROUPS, world.now + timedelta(hours=12))
 
 
 def test_the_stock_tools_old_form_names_another_holder(world: GridWorld) -> None:

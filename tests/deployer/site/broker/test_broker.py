@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.protocol.desired_state import Want
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.broker.api import PER_GUEST
 from deployer.site.broker.broker import KEEP, broker_key
-from deployer.site.broker.server import listen
+from deployer.site.broker.server import open_broker_listener
 from deployer.site.store.changes import change_machine
 from tests.support.site.context_broker import Make, World
 from tests.support.site.values import telling
@@ -28,7 +28,7 @@ def test_machines_that_are_long_over_are_forgotten(own: tuple[World, Make]) -> N
     world.store.write(
         change_machine,
         lone.machine.uuid,
-        telling(lambda found: found.model_copy(update={"want": Want.ENDED}), "ending", ""),
+        telling(lambda found: found.model_copy(update={"want": DesiredStatus.ENDED}), "ending", ""),
     )
     world.store.write(
         change_machine,
@@ -72,9 +72,9 @@ def test_a_guest_that_asks_without_end_is_slowed_and_the_others_are_not(made: tu
 
 
 def test_an_address_that_cannot_be_listened_on_is_said(tmp_path: Path) -> None:
-    with listen("127.0.0.1:0") as held:
+    with open_broker_listener("127.0.0.1:0") as held:
         port = held.getsockname()[1]
         with pytest.raises(SiteUnavailable, match=r"choose another with site\.broker_listen"):
-            listen(f"127.0.0.1:{port}")
+            open_broker_listener(f"127.0.0.1:{port}")
     with pytest.raises(Misused, match="a port is at most 65535"):
-        listen("127.0.0.1:65536")
+        open_broker_listener("127.0.0.1:65536")

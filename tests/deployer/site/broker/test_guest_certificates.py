@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from deployer.pki.ca import HOST, new_request
+from deployer.pki.ca import HOST, create_request
 from deployer.site.db.machines import get_machine
 from tests.support.site.context_broker import Guest, Make, World, site
 
@@ -82,4 +82,4 @@ def test_a_certificate_request_that_is_none_is_refused(lone: Guest, request_: by
 
 def test_a_certificate_needs_a_session(made: tuple[World, Make]) -> None:
     world, make = made
-    assert make(world.machines()[0]).ask("POST", "/certificate", new_request()[1].encode()).status == 401
+    assert make(world.machines()[0]).ask("POST", "/certificate", create_request()[1].encode()).status == 401

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import State
-from deployer.site.broker.peers import Meeting
+from deployer.machine.spec import MachineState
+from deployer.site.broker.peers import PeerDirectory
 from deployer.site.broker.rules import usable_address
 from deployer.site.db.clusters import get_cluster
 from deployer.site.db.machines import list_machines
@@ -90,7 +90,7 @@ def test_a_role_that_never_speaks_is_there_as_soon_as_it_runs(made: tuple[World,
     (store,) = world.machines(1, cluster=cluster.uuid, role="store", hostname="quiet-store")
     user = make(world.machines(1, cluster=cluster.uuid, role="user", hostname="quiet-user")[0]).enter()
     assert not user.said("/peers")["complete"]
-    world.observed(store, "10.0.0.9", state=State.BOOTING)
+    world.observed(store, "10.0.0.9", state=MachineState.BOOTING)
     assert not user.said("/peers")["complete"]
     world.observed(store, "10.0.0.9")
     assert user.said("/peers")["complete"]
@@ -142,7 +142,7 @@ def test_machines_that_wait_share_what_one_of_them_has_read(own: tuple[World, Ma
         return read(query, *args, **values)
 
     known = SimpleNamespace(read=counting, database=world.database)
-    meeting = Meeting(known, lambda uuid: Cluster.of(read(get_cluster, uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
+    meeting = PeerDirectory(known, lambda uuid: Cluster.of(read(get_cluster, uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
     for machine in (one.machine, two.machine, one.machine):
         assert not meeting.peers(machine, patient=True).complete
     assert reads == 1

@@ -5,8 +5,8 @@ from pathlib import Path
 from rich.console import Console
 
 from deployer.cli.site.site import machine_table
-from deployer.machine.spec import State
-from deployer.site.broker.guest_certificates import names_of
+from deployer.machine.spec import MachineState
+from deployer.site.broker.guest_certificates import certificate_names
 from deployer.site.db.machines import get_machine
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
@@ -35,7 +35,7 @@ def test_what_a_guest_says_counts_for_people_until_its_node_sees_better(tmp_path
             assert guest.publish("address", "10.1.2.3\nfd00::5\n").status == 204
         assert (machine().addresses, machine().known) == ((), ("10.1.2.3", "fd00::5"))
         assert "10.1.2.3, fd00::5" in shown(machine())
-        assert names_of(machine()) == (machine().hostname,)
+        assert certificate_names(machine()) == (machine().hostname,)
         told = [reason for what, reason in world.told(guest.machine) if what == "said-addresses"]
         assert told == ["the guest says that it is reached at 10.1.2.3, fd00::5"]
 
@@ -45,7 +45,7 @@ def test_what_a_guest_says_counts_for_people_until_its_node_sees_better(tmp_path
         assert "10.1.2.3" not in shown(machine())
 
         assert guest.publish("address", "127.0.0.1").status == 400
-        world.observed(guest.machine, state=State.PAUSED)
+        world.observed(guest.machine, state=MachineState.PAUSED)
         assert machine().known == ()
 
 

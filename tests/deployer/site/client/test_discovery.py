@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.site.client.discovery import MAX_TOKEN, discover, reach
+from deployer.site.client.discovery import MAX_TOKEN_FILE, discover_token, open_site_client
 from deployer.site.settings import SiteSettings
 
 ME = os.geteuid()
@@ -31,11 +31,11 @@ def test_the_first_place_that_has_a_token_counts(tmp_path: Path) -> None:
         ("BEARER_TOKEN_FILE", "from-file"),
         ("XDG_RUNTIME_DIR", "from-runtime"),
     ):
-        assert discover(environ, ME, tmp) == token
+        assert discover_token(environ, ME, tmp) == token
         del environ[name]
-    assert discover(environ, ME, tmp) == "from-tmp"
+    assert discover_token(environ, ME, tmp) == "from-tmp"
     (tmp / f"bt_u{ME}").unlink()
-    assert discover(environ, ME, tmp) == ""
+    assert discover_token(environ, ME, tmp) == ""
 
 
 def test_a_place_that_was_named_must_hold_one(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_a_place_that_was_named_must_hold_one(tmp_path: Path) -> None:
         ("a line break", {"BEARER_TOKEN": f"{secret}\r\nX-Other: 1"}),
         ("no such file", {"BEARER_TOKEN_FILE": str(tmp_path / "none")}),
         ("an empty file", {"BEARER_TOKEN_FILE": str(write(tmp_path / "empty", "\n"))}),
-        ("far too long", {"BEARER_TOKEN_FILE": str(write(tmp_path / "long", "x" * (MAX_TOKEN + 1)))}),
+        ("far too long", {"BEARER_TOKEN_FILE": str(write(tmp_path / "long", "x" * (MAX_TOKEN_FILE + 1)))}),
         ("no ASCII", {"BEARER_TOKEN_FILE": str(write(tmp_path / "snow", "\N{SNOWMAN}"))}),
     ):
         with pytest.raises(Misused) as refused:
-            discover(environ, ME, tmp_path)
+            discover_token(environ, ME, tmp_path)
         assert secret not in str(refused.value), about
 
 
@@ -60,27 +60,30 @@ def test_a_file_of_somebody_else_is_not_shown(tmp_path: Path) -> None:
     if file.stat().st_uid == 0:
         os.chown(file, 4712, -1)
     with pytest.raises(Misused, match="somebody else"):
-        discover({}, 4711, tmp_path)
+        discover_token({}, 4711, tmp_path)
 
 
 def test_a_token_is_not_shown_in_the_clear(tmp_path: Path) -> None:
     """Without https it is refused before anything is sent."""
     settings = SiteSettings(directory=tmp_path, url="http://127.0.0.1:9")
     with pytest.raises(Misused, match="over https only"):
-        reach(settings, {"BEARER_TOKEN": "x"})
+        open_site_client(settings, {"BEARER_TOKEN": "x"})
 
 
 def test_nobody_there_is_said_with_what_to_do(tmp_path: Path) -> None:
     """For the socket, and for a URL; a CA that is none is said, too."""
-    with reach(SiteSettings(directory=tmp_path), {}) as client, pytest.raises(SiteUnavailable, match="site serve"):
+    with (
+        open_site_client(SiteSettings(directory=tmp_path), {}) as client,
+        pytest.raises(SiteUnavailable, match="site serve"),
+    ):
         client.status()
     with (
-        reach(SiteSettings(directory=tmp_path), {}, "https://127.0.0.1:9") as client,
+        open_site_client(SiteSettings(directory=tmp_path), {}, "https://127.0.0.1:9") as client,
         pytest.raises(SiteUnavailable, match="does not answer"),
     ):
         client.status()
     ca = write(tmp_path / "ca.pem", "no certificate")
     with pytest.raises(Misused, match="believed by"):
-        reach(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", ca=ca), {})
+        open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", ca=ca), {})
     with pytest.raises(Misused, match="cannot be shown"):
-        reach(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", client_certificate=ca), {})
+        open_site_client(SiteSettings(directory=tmp_path, url="https://127.0.0.1:9", client_certificate=ca), {})

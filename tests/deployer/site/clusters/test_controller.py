@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, MachineConflict, MachineNotFound, Misused, NoRoom, Refused
-from deployer.protocol.desired_state import Want
+from deployer.errors import Conflict, MachineConflict, MachineNotFound, Misused, NoCapacity, Refused
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters.planner import DRAINED_WITHIN
 from deployer.site.db.clusters import list_clusters
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import get_machine
 from deployer.site.db.nodes import list_nodes
-from deployer.site.model.cluster import Cluster, ClusterDocument, Phase
+from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase
 from signer.documents import validate
 from tests.support.site.cluster_site import Place, sqlite, star
 from tests.support.site.values import ALICE, BOB, NOW, look
@@ -20,7 +20,7 @@ from tests.support.site.values import ALICE, BOB, NOW, look
 def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None:
     """Room for all is taken at once; the node hears of the workers when the head runs."""
     made = place.create()
-    assert made.state.phase is Phase.STARTING
+    assert made.state.phase is ClusterPhase.STARTING
     assert made.ends == NOW + timedelta(hours=1)
     assert sorted(place.living()) == ["star-head-1", "star-worker-1", "star-worker-2"]
     assert place.told() == ["star-head-1"]
@@ -32,7 +32,7 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
     place.obey()
     place.keeper.look(NOW)
     found = place.keeper.get(made.uuid)
-    assert (found.state.phase, found.state.was_ready) == (Phase.READY, True)
+    assert (found.state.phase, found.state.was_ready) == (ClusterPhase.READY, True)
     roles = place.keeper.status(found, place.keeper.members(found.uuid))
     assert {name: (role.ready, role.wanted) for name, role in roles.items()} == {"head": (1, 1), "worker": (2, 2)}
     told = [(one.what, one.reason) for one in place.world.store.read(list_events) if one.kind == "cluster"]
@@ -41,14 +41,14 @@ def test_members_start_in_order_and_the_cluster_gets_ready(place: Place) -> None
 
 def test_a_cluster_without_room_is_refused_and_leaves_nothing(place: Place) -> None:
     """The node has four cores, the cluster wants five."""
-    with pytest.raises(NoRoom, match="room for"):
+    with pytest.raises(NoCapacity, match="room for"):
         place.create(star(4))
     assert place.living() == {}
     assert place.told() == []
     ((kept, *_), _) = place.world.store.read(list_clusters)
     assert not kept.active
-    assert Cluster.of(kept).state.phase is Phase.FAILED
-    assert place.create(star(3)).state.phase is Phase.STARTING  # the name is free again, and so is the room
+    assert Cluster.of(kept).state.phase is ClusterPhase.FAILED
+    assert place.create(star(3)).state.phase is ClusterPhase.STARTING  # the name is free again, and so is the room
 
 
 @sqlite
@@ -58,7 +58,7 @@ def test_a_quorum_starts_where_not_all_have_room(place: Place) -> None:
     assert len(place.living()) == 3
     place.settle()
     found = place.keeper.get(made.uuid)
-    assert found.state.phase is Phase.DEGRADED
+    assert found.state.phase is ClusterPhase.DEGRADED
     assert found.state.reason.startswith("worker has 3 of 5 ready (there is room for 0 of 2 machines")
     assert len([one for one in place.world.told() if one == "waiting"]) == 1  # said once, tried every half minute
     place.world.join("second")
@@ -68,7 +68,7 @@ def test_a_quorum_starts_where_not_all_have_room(place: Place) -> None:
     assert len(place.living()) == 6
     place.node = second
     place.settle()
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
 
 
 @sqlite
@@ -94,7 +94,7 @@ def test_a_failed_member_is_replaced(place: Place) -> None:
     assert after.image_id == before.image_id
     assert after.ends <= made.ends
     found = place.keeper.get(made.uuid)
-    assert (found.state.phase, found.state.failed) == (Phase.READY, {before.uuid: "the emulator ended"})
+    assert (found.state.phase, found.state.failed) == (ClusterPhase.READY, {before.uuid: "the emulator ended"})
 
 
 @sqlite
@@ -105,7 +105,7 @@ def test_a_member_that_always_fails_is_given_up(place: Place) -> None:
     place.settle()
     place.settle()
     state = place.keeper.get(made.uuid).state
-    assert state.phase is Phase.FAILED
+    assert state.phase is ClusterPhase.FAILED
     assert (
         "star-worker-1 failed 4 times and is not replaced any more; the last reason: the emulator ended" in state.reason
     )
@@ -120,14 +120,14 @@ def test_a_cluster_is_scaled_up_and_down(place: Place) -> None:
     place.keeper.scale(made.uuid, "worker", 3, "more to do")
     place.settle()
     assert sorted(place.living()) == ["star-head-1", "star-worker-1", "star-worker-2", "star-worker-3"]
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
     place.deaf.add("star-worker-3")
     place.keeper.scale(made.uuid, "worker", 1, "less to do")
     assert {one.hostname: one.want for one in place.living().values()} == {
-        "star-head-1": Want.RUNNING,
-        "star-worker-1": Want.RUNNING,
-        "star-worker-2": Want.STOPPED,
-        "star-worker-3": Want.STOPPED,
+        "star-head-1": DesiredStatus.RUNNING,
+        "star-worker-1": DesiredStatus.RUNNING,
+        "star-worker-2": DesiredStatus.STOPPED,
+        "star-worker-3": DesiredStatus.STOPPED,
     }
     place.settle()
     assert sorted(place.living()) == ["star-head-1", "star-worker-1", "star-worker-3"]  # one does not listen
@@ -135,7 +135,7 @@ def test_a_cluster_is_scaled_up_and_down(place: Place) -> None:
     place.settle()
     assert sorted(place.living()) == ["star-head-1", "star-worker-1"]
     state = place.keeper.get(made.uuid).state
-    assert (state.phase, state.failed, state.draining) == (Phase.READY, {}, {})
+    assert (state.phase, state.failed, state.draining) == (ClusterPhase.READY, {}, {})
     with pytest.raises(Misused, match="has no role 'tail'"):
         place.keeper.scale(made.uuid, "tail", 1, "")
 
@@ -154,7 +154,7 @@ def test_a_member_is_replaced_on_request(place: Place) -> None:
     place.keeper.replace(made.uuid, second.uuid[:8], "it is slow, too")
     place.settle()
     assert place.living()["star-worker-1"].uuid not in {first.uuid, second.uuid}
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
     with pytest.raises(MachineNotFound, match="has no member 'star-worker-9'"):
         place.keeper.replace(made.uuid, "star-worker-9", "")
 
@@ -167,12 +167,12 @@ def test_a_member_that_was_given_up_is_tried_again_on_request(place: Place) -> N
     place.broken.add("star-worker-1")
     place.settle()
     place.settle()
-    assert place.keeper.get(made.uuid).state.phase is Phase.FAILED
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.FAILED
     assert sorted(place.living()) == ["star-head-1", "star-worker-2"]  # it was of use once: what runs goes on
     place.broken.clear()
     place.keeper.replace(made.uuid, "star-worker-1", "the image is mended")
     place.settle()
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
 
 
 @sqlite
@@ -183,7 +183,7 @@ def test_a_cluster_ends_on_request(place: Place) -> None:
     place.settle()
     assert place.living() == {}
     state = place.keeper.get(made.uuid).state
-    assert (state.phase, state.reason, state.over) == (Phase.ENDED, "done", True)
+    assert (state.phase, state.reason, state.over) == (ClusterPhase.ENDED, "done", True)
     assert place.keeper.end(made.uuid, "again").state.reason == "done"
     for act in (
         lambda: place.keeper.scale(made.uuid, "worker", 3, ""),
@@ -203,7 +203,7 @@ def test_a_cluster_ends_with_its_time(place: Place) -> None:
     look(place.world.store, made.ends, NOW, "wait")
     place.settle()
     state = place.keeper.get(made.uuid).state
-    assert (state.phase, state.over) == (Phase.ENDED, True)
+    assert (state.phase, state.over) == (ClusterPhase.ENDED, True)
     assert place.living() == {}
 
 
@@ -233,11 +233,11 @@ def test_a_refusal_later_on_is_said_and_tried_again(place: Place) -> None:
     place.settle()
     place.broken.clear()
     state = place.keeper.get(made.uuid).state
-    assert state.phase is Phase.DEGRADED
+    assert state.phase is ClusterPhase.DEGRADED
     assert state.reason == "worker has 1 of 2 ready (the policy refuses star/worker: it was revoked)"
     place.refuses = None
     place.settle()
-    assert place.keeper.get(made.uuid).state.phase is Phase.READY
+    assert place.keeper.get(made.uuid).state.phase is ClusterPhase.READY
 
 
 @sqlite

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import NoRoom
-from deployer.policy.decision import Decision, Rule
-from deployer.site.clusters.dry_run import Proposed, try_cluster
+from deployer.errors import NoCapacity
+from deployer.policy.decision import Decision, RuleResult
+from deployer.site.clusters.dry_run import RoleProposal, dry_run_cluster
 from deployer.site.model.cluster import ClusterDocument
-from deployer.site.model.quota import Usage
-from deployer.site.scheduling.boot_estimate import Boot, Past, Settling
-from deployer.site.scheduling.placement import Ask, NodeRoom, Placed, place
-from deployer.site.schema.clusters import ClusterTrial
+from deployer.site.model.quota import ResourceUsage
+from deployer.site.scheduling.boot_estimate import BootHistory, BootRecord, ReadinessSample
+from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, place_machines
+from deployer.site.schema.clusters import ClusterDryRun
 from signer.documents import validate
 from tests.support.site.values import GIB, IMAGE, MIB, NOW, proposal
 
@@ -31,9 +31,9 @@ STAR: dict[str, Any] = {
 
 N1, N2 = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
 
-WARM = Boot(N1, 0, 10.0)
-COLD = Boot(N1, 100 * MIB, 20.0)  # 10 MiB a second
-PAST = Past((WARM, COLD), (Settling(IMAGE, 30.0), Settling(WORKER, 5.0)))
+WARM = BootRecord(N1, 0, 10.0)
+COLD = BootRecord(N1, 100 * MIB, 20.0)  # 10 MiB a second
+PAST = BootHistory((WARM, COLD), (ReadinessSample(IMAGE, 30.0), ReadinessSample(WORKER, 5.0)))
 
 
 def star(**changes: Any) -> ClusterDocument:
@@ -49,25 +49,25 @@ def star(**changes: Any) -> ClusterDocument:
     return validate(ClusterDocument, top | {"roles": roles}, "cluster")
 
 
-def room(uuid: str, cores: int = 4, **changes: Any) -> NodeRoom:
+def room(uuid: str, cores: int = 4, **changes: Any) -> NodeCapacity:
     """A node with room for so many cores."""
-    return NodeRoom(uuid, f"node-{uuid}", cores, 64 * GIB, 100 * GIB, **changes)
+    return NodeCapacity(uuid, f"node-{uuid}", cores, 64 * GIB, 100 * GIB, **changes)
 
 
 def decision(*, accepted: bool = True) -> Decision:
     """What a policy says."""
-    rule = Rule(name="endorsements", passed=accepted, reason="so it is")
+    rule = RuleResult(name="endorsements", passed=accepted, reason="so it is")
     return Decision(image=IMAGE, title="star/worker@1.0", at=NOW, policy="sha256:" + "2" * 64, rules=(rule,))
 
 
 def tried(
     document: ClusterDocument,
-    *rooms: NodeRoom,
-    past: Past = PAST,
+    *rooms: NodeCapacity,
+    past: BootHistory = PAST,
     refused: str = "",
-    limit: Callable[[Usage, Usage, Usage], str | None] | None = None,
-    chooses: Callable[..., Placed] = place,
-) -> ClusterTrial:
+    limit: Callable[[ResourceUsage, ResourceUsage, ResourceUsage], str | None] | None = None,
+    chooses: Callable[..., Placement] = place_machines,
+) -> ClusterDryRun:
     """A trial of that cluster on those nodes."""
     proposed = {}
     for name, role in document.roles.items():
@@ -78,8 +78,8 @@ def tried(
             image_id=IMAGE if "head" in role.image else WORKER,
             limit=limit,
         )
-        proposed[name] = Proposed(made, decision(accepted=name != refused))
-    return try_cluster(document, proposed, rooms, chooses, (Usage(), Usage()), past)
+        proposed[name] = RoleProposal(made, decision(accepted=name != refused))
+    return dry_run_cluster(document, proposed, rooms, chooses, (ResourceUsage(), ResourceUsage()), past)
 
 
 def test_all_members_are_placed_together() -> None:
@@ -122,12 +122,12 @@ def test_time_goes_along_the_order_of_starting() -> None:
 @pytest.mark.parametrize(
     ("what", "past"),
     [
-        ("nothing ever ran", Past()),
-        ("nothing was ever fetched", Past((WARM,), PAST.settled)),
-        ("no guest was ever ready", Past(PAST.boots)),
+        ("nothing ever ran", BootHistory()),
+        ("nothing was ever fetched", BootHistory((WARM,), PAST.settled)),
+        ("no guest was ever ready", BootHistory(PAST.boots)),
     ],
 )
-def test_an_unknown_past_is_no_estimate(what: str, past: Past) -> None:
+def test_an_unknown_past_is_no_estimate(what: str, past: BootHistory) -> None:
     assert tried(star(), room(N1, 8), past=past).seconds is None, what
 
 
@@ -150,7 +150,7 @@ def test_a_quorum_is_enough_and_the_rest_as_far_as_there_is_room() -> None:
 
 
 def test_quotas_hold_for_all_roles_together() -> None:
-    def limit(mine: Usage, more: Usage, _together: Usage) -> str | None:
+    def limit(mine: ResourceUsage, more: ResourceUsage, _together: ResourceUsage) -> str | None:
         return f"{mine.machines + more.machines} machines" if mine.machines + more.machines > 4 else None
 
     found = tried(star(), room(N1, 8), limit=limit)
@@ -170,8 +170,8 @@ def test_one_refusal_refuses_the_cluster() -> None:
 
 
 def test_a_proposal_s_own_way_to_nodes_goes_first() -> None:
-    def never(_rooms: object, _ask: Ask) -> Placed:
-        raise NoRoom("not here")
+    def never(_rooms: object, _ask: PlacementRequest) -> Placement:
+        raise NoCapacity("not here")
 
     found = tried(star(), room(N1, 8), chooses=never)
     assert {role.problem for role in found.roles.values()} == {"not here"}

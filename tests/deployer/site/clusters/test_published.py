@@ -14,8 +14,8 @@ from catalog.errors import NotFound
 from catalog.image.reference import Reference
 from deployer.errors import Misused, Refused
 from deployer.policy.model import Policy
-from deployer.policy.revocations import BlockList, Withdrawn
-from deployer.site.clusters.published import published
+from deployer.policy.revocations import BlockList, RevocationState
+from deployer.site.clusters.published import resolve_published
 from deployer.site.model.cluster import ClusterDocument
 from partita import app
 from signer.documents import canonical, validate
@@ -73,31 +73,31 @@ def test_an_endorsed_document_is_taken(community: Community) -> None:
     """By its name, and by its name and version."""
     star = community.star
     for text in (TITLE, "star/batch"):
-        title, document = published(Shelf(vouched(star)), text, rules(star.anchor()), Withdrawn(), now())
+        title, document = resolve_published(Shelf(vouched(star)), text, rules(star.anchor()), RevocationState(), now())
         assert (title, document.name) == (TITLE, "batch")
         assert canonical(document) == DOCUMENT
 
 
-REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], str]] = [
-    ("nobody", lambda star, _: (Shelf(), rules(star.anchor()), Withdrawn()), "0 of 1 endorsers of star vouch"),
+REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, RevocationState]], str]] = [
+    ("nobody", lambda star, _: (Shelf(), rules(star.anchor()), RevocationState()), "0 of 1 endorsers of star vouch"),
     (
         "a stranger",
-        lambda star, rogue: (Shelf(vouched(rogue)), rules(star.anchor()), Withdrawn()),
+        lambda star, rogue: (Shelf(vouched(rogue)), rules(star.anchor()), RevocationState()),
         "is not trusted as an endorser here",
     ),
     (
         "one where two are wanted",
-        lambda star, _: (Shelf(vouched(star), vouched(star)), rules(star.anchor(), threshold=2), Withdrawn()),
+        lambda star, _: (Shelf(vouched(star), vouched(star)), rules(star.anchor(), threshold=2), RevocationState()),
         "1 of 2 endorsers",
     ),
     (
         "another role",
-        lambda star, _: (Shelf(vouched(star, role="visitor")), rules(star.anchor()), Withdrawn()),
+        lambda star, _: (Shelf(vouched(star, role="visitor")), rules(star.anchor()), RevocationState()),
         "in the role visitor",
     ),
     (
         "of another document",
-        lambda star, _: (Shelf(vouched(star), data=b'{"name":"other"}'), rules(star.anchor()), Withdrawn()),
+        lambda star, _: (Shelf(vouched(star), data=b'{"name":"other"}'), rules(star.anchor()), RevocationState()),
         "about another cluster document",
     ),
     (
@@ -105,7 +105,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], st
         lambda star, _: (
             Shelf(vouched(star)),
             rules(star.anchor(), more='[endorsements.vo.star]\nmax_age = "1d"\n'),
-            Withdrawn(),
+            RevocationState(),
         ),
         "2 days old",
     ),
@@ -114,7 +114,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], st
         lambda star, _: (
             Shelf(endorse_as(KeySigner(star.keyring, star.fingerprint), DIGEST, TITLE, now())),
             rules(star.anchor()),
-            Withdrawn(),
+            RevocationState(),
         ),
         "predicateType",
     ),
@@ -123,7 +123,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], st
         lambda star, _: (
             Shelf(vouched(star)),
             rules(star.anchor()),
-            Withdrawn(
+            RevocationState(
                 pairs=(
                     revoke(
                         KeySigner(star.keyring, star.fingerprint),
@@ -143,7 +143,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], st
         lambda star, _: (
             Shelf(vouched(star)),
             rules(star.anchor()),
-            Withdrawn(blocks=BlockList(keys=(f"openpgp:{star.fingerprint}",))),
+            RevocationState(blocks=BlockList(keys=(f"openpgp:{star.fingerprint}",))),
         ),
         "stands in the site's block list",
     ),
@@ -152,12 +152,12 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], st
 
 @pytest.mark.parametrize(("make", "says"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_a_document_that_too_few_vouch_for_is_refused(
-    community: Community, make: Callable[[Vo, Vo], tuple[Shelf, Policy, Withdrawn]], says: str
+    community: Community, make: Callable[[Vo, Vo], tuple[Shelf, Policy, RevocationState]], says: str
 ) -> None:
     """With why, endorsement by endorsement."""
     shelf, found, withdrawn = make(community.star, community.rogue)
     with pytest.raises(Refused, match=says):
-        published(shelf, TITLE, found, withdrawn, now() + timedelta(days=2))
+        resolve_published(shelf, TITLE, found, withdrawn, now() + timedelta(days=2))
 
 
 def test_what_is_no_cluster_is_refused(community: Community) -> None:
@@ -165,12 +165,14 @@ def test_what_is_no_cluster_is_refused(community: Community) -> None:
     star = community.star
     other = b'{"name":"batch","roles":{}}'
     with pytest.raises(Misused, match="roles"):
-        published(Shelf(vouched(star, data=other), data=other), TITLE, rules(star.anchor()), Withdrawn(), now())
+        resolve_published(
+            Shelf(vouched(star, data=other), data=other), TITLE, rules(star.anchor()), RevocationState(), now()
+        )
     for text in ("batch", "star/batch@"):
         with pytest.raises(Misused, match="names no published cluster"):
-            published(Shelf(), text, rules(star.anchor()), Withdrawn(), now())
+            resolve_published(Shelf(), text, rules(star.anchor()), RevocationState(), now())
     with pytest.raises(NotFound):
-        published(Shelf(), "star/other", rules(star.anchor()), Withdrawn(), now())
+        resolve_published(Shelf(), "star/other", rules(star.anchor()), RevocationState(), now())
 
 
 @pytest.fixture

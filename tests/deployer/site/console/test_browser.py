@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.swarm_report import ContentFeed, SwarmReport
-from deployer.site.client.clusters import Clusters
-from deployer.site.schema.clusters import ClusterOrder
+from deployer.site.client.clusters import ClusterClient
+from deployer.site.schema.clusters import ClusterRequest
 from examples.screenshot import ARGUMENTS, NAMES
 from signer.documents import validate
-from stager.content.peer_stats import Feeder
+from stager.content.peer_stats import PeerStats
 from tests.support.node.community import Community
 from tests.support.node.service_process import policy
 from tests.support.site.service_process import PaperNode, People, SiteProcess, populace
@@ -47,7 +47,7 @@ SWARM = SwarmReport(
             from_peers=9 << 20,
             from_origin=1 << 30,
             origin_rate=1 << 20,
-            feeders=(Feeder(peer="x" * 20, at="[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", received=9 << 20),),
+            feeders=(PeerStats(peer="x" * 20, at="[2001:db8:1234:5678:9abc:def0:1234:5678]:65535", received=9 << 20),),
         ),
     ),
 )
@@ -61,8 +61,8 @@ class World:
         self.said: list[str] = []
         self.machine = site.deploy(lifetime=7200).machines[0]
         with site.client() as client:
-            order = validate(ClusterOrder, CLUSTER, "cluster")
-            self.cluster = Clusters(client).create(order, str(uuid.uuid4())).uuid
+            order = validate(ClusterRequest, CLUSTER, "cluster")
+            self.cluster = ClusterClient(client).create(order, str(uuid.uuid4())).uuid
 
     def context(self, *, width: int = 1280, dark: bool = False, script: bool = True) -> BrowserContext:
         """A browser of somebody's own. What it complains about is kept in `said`."""

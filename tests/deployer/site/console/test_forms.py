@@ -6,8 +6,8 @@ import ssl
 import httpx
 
 from deployer.protocol.deployment_request import DeploymentRequest
-from deployer.site.client.clusters import Clusters
-from deployer.site.schema.clusters import ClusterOrder
+from deployer.site.client.clusters import ClusterClient
+from deployer.site.schema.clusters import ClusterRequest
 from signer.documents import validate
 from tests.support.node.service_process import wait_for
 from tests.support.site.console_login import operator, person, send
@@ -83,9 +83,9 @@ def test_clusters_are_scaled_and_ended(site: SiteProcess, node: PaperNode, brows
         "worker": {"image": "star/hello@1.0", "ready": "running", "count": 2, "requires": ["batch"]},
         "head": {"image": "star/hello@1.0", "ready": "running", "provides": ["batch"]},
     }
-    order = validate(ClusterOrder, {"document": {"name": "star", "roles": roles}}, "cluster")
+    order = validate(ClusterRequest, {"document": {"name": "star", "roles": roles}}, "cluster")
     with site.client() as client:
-        cluster = Clusters(client).create(order, "k3")
+        cluster = ClusterClient(client).create(order, "k3")
     page = f"/console/clusters/{cluster.uuid}"
     asked = operator(site, browser)
 

@@ -8,11 +8,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.swarm_report import ContentFeed, SwarmReport
 from deployer.site.console.templates import POLICY
-from stager.content.peer_stats import Feeder
+from stager.content.peer_stats import PeerStats
 from tests.support.site.console_login import PAGES, operator, person
 from tests.support.site.service_process import PaperNode, People, SiteProcess
 
@@ -122,7 +122,7 @@ def test_names_from_guests_nodes_and_people_are_text(
             "reason": MARKUP,
             "addresses": (MARKUP,),
             "changed": datetime.now(UTC).replace(microsecond=0),
-            "state": State.PAUSED,
+            "state": MachineState.PAUSED,
         }
     )
     others = tuple(one for one in node.machines.values() if one.uuid != wanted.uuid)
@@ -211,8 +211,8 @@ def test_who_feeds_whom_is_on_the_pages_and_in_the_api(
 ) -> None:
     """As a picture whose arrows have the focus, and as a table; a name that a peer gives itself is text."""
     feeders = (
-        Feeder(peer="-PA0100-paper", at="192.0.2.1:7", received=3 << 20, rate=2048),
-        Feeder(peer="<i>x</i>", at="192.0.2.7:9", received=1 << 20),
+        PeerStats(peer="-PA0100-paper", at="192.0.2.1:7", received=3 << 20, rate=2048),
+        PeerStats(peer="<i>x</i>", at="192.0.2.7:9", received=1 << 20),
     )
     feed = ContentFeed(
         address="ab" * 32 + "-7",

@@ -11,9 +11,9 @@ from catalog.schema.images import ImageEntry
 from deployer.errors import Misused
 from deployer.protocol.desired_state import Capacity
 from deployer.site.console import templates as pages
-from deployer.site.console.clusters import ranks
-from deployer.site.console.images import request_of
-from deployer.site.console.nodes import RETRY, REUSE, Contents, Part, holdings
+from deployer.site.console.clusters import rank_roles
+from deployer.site.console.images import parse_request_form
+from deployer.site.console.nodes import RETRY, REUSE, ImagePart, ImagePartIndex, cached_contents
 from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.records import NodeState, SiteNode
 from signer.documents import validate
@@ -53,8 +53,8 @@ def test_instants_are_written_for_people_and_for_programs() -> None:
 def test_pages_load_nothing_that_is_not_there() -> None:
     """A template that names something unknown fails, and does not show an empty place."""
     with pytest.raises(Exception, match="is undefined"):
-        pages.page("problem.html", {"title": "x"})
-    assert pages.static("console.py") is None
+        pages.render_page("problem.html", {"title": "x"})
+    assert pages.static_file("console.py") is None
 
 
 def node(name: str, *cached: str) -> SiteNode:
@@ -72,13 +72,13 @@ def node(name: str, *cached: str) -> SiteNode:
 def test_what_most_nodes_have_comes_first() -> None:
     """With what it is a part of, as far as that is known, and its size from its address."""
     nodes = [node("b", "aa-10", "bb-20", "odd"), node("a", "bb-20")]
-    found = holdings(nodes, {"bb-20": [Part("star/hello@1.0", "root")]})
+    found = cached_contents(nodes, {"bb-20": [ImagePart("star/hello@1.0", "root")]})
     assert [(one.address, one.size, one.nodes) for one in found] == [
         ("bb-20", 20, ("a", "b")),
         ("aa-10", 10, ("b",)),
         ("odd", 0, ("b",)),
     ]
-    assert [one.parts for one in found] == [(Part("star/hello@1.0", "root"),), (), ()]
+    assert [one.parts for one in found] == [(ImagePart("star/hello@1.0", "root"),), (), ()]
 
 
 def test_roles_stand_in_the_order_in_which_they_start() -> None:
@@ -90,19 +90,19 @@ def test_roles_stand_in_the_order_in_which_they_start() -> None:
         "alone": {"image": "star/a@1.0"},
     }
     document = validate(ClusterDocument, {"name": "c", "roles": roles}, "cluster")
-    assert ranks(document) == [["alone", "store"], ["head"], ["worker"]]
+    assert rank_roles(document) == [["alone", "store"], ["head"], ["worker"]]
 
 
 def test_the_form_of_the_explanation_is_a_request() -> None:
     """What is left empty is left out; what cannot be understood is said with its place."""
     asked = {"image": "star/hello@1.0", "count": 2, "cores": None, "memory": "64MiB", "lifetime": ""}
-    found = request_of(asked)
+    found = parse_request_form(asked)
     assert (found.count, found.memory, found.cores, found.lifetime) == (2, 64 << 20, None, None)
     for field, text in (("memory", "much"), ("lifetime", "2y")):
         with pytest.raises(Misused, match=field):
-            request_of(asked | {field: text})
+            parse_request_form(asked | {field: text})
     with pytest.raises(DocumentError):
-        request_of(asked | {"memory": "1KiB"})
+        parse_request_form(asked | {"memory": "1KiB"})
 
 
 class Catalog:
@@ -135,7 +135,7 @@ class Catalog:
 def test_the_catalog_is_asked_once_in_a_while() -> None:
     """For the list once a minute, for each manifest once; sooner again where it gave no answer."""
     catalog, now = Catalog(), [0.0]
-    contents = Contents(catalog.listed, catalog.manifest, lambda: now[0])
+    contents = ImagePartIndex(catalog.listed, catalog.manifest, lambda: now[0])
     parts, fault = contents.parts()
     assert set(parts) == {str(address) for address in catalog.manifest_.blobs()}
     assert all(part.image == catalog.manifest_.title for found in parts.values() for part in found)

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import MachineConflict, NoRoom
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.protocol.migration import Arrival, Movable, Platform
+from deployer.errors import MachineConflict, NoCapacity
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.protocol.migration import MigrationProgress, MigrationSupport, Platform
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import migration_rules as moving
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.report_rules import unplaced
+from deployer.site.lifecycle.report_rules import reset_placement
 from deployer.site.lifecycle.verb_rules import Verb
-from deployer.site.model.records import Move, NodeState, SiteMachine
-from deployer.site.scheduling.placement import place
+from deployer.site.model.records import Migration, NodeState, SiteMachine
+from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.changes import change_machine, set_node_state
 from deployer.site.store.deadlines import place_waiting
 from deployer.site.store.migration import give_up_migrations, migrate
@@ -29,24 +29,24 @@ from tests.support.site.values import NOW, World, machine, observed, telling
 from tests.support.site.values import world as make_world
 
 HERE = Platform(emulator="QEMU emulator version 7.2.22", libvirt="libvirt 9.0.0")
-GIVES = Movable(url="https://192.0.2.1:7444", platform=HERE)
+GIVES = MigrationSupport(url="https://192.0.2.1:7444", platform=HERE)
 A, B = ("a" * 8 + "-0000-4000-8000-000000000000", "b" * 8 + "-0000-4000-8000-000000000000")
 
 
 def going(**changes: Any) -> SiteMachine:
     """A machine that goes from A to B, and will run there."""
-    move = Move(number=2, source=A, target=B, then=Want.RUNNING)
-    return machine(state=State.SUSPENDED, want=Want.SUSPENDED, node=A, move=move, moves=2, **changes)
+    move = Migration(number=2, source=A, target=B, then=DesiredStatus.RUNNING)
+    return machine(state=MachineState.SUSPENDED, want=DesiredStatus.SUSPENDED, node=A, move=move, moves=2, **changes)
 
 
-def arrival(number: int = 2, **values: Any) -> Arrival:
+def arrival(number: int = 2, **values: Any) -> MigrationProgress:
     """What B says of it."""
-    return Arrival(uuid=going().uuid, number=number, **values)
+    return MigrationProgress(uuid=going().uuid, number=number, **values)
 
 
 def arrived(*, seen: bool = True) -> SiteMachine:
     """The same machine once it is B's, and A has not dropped it yet."""
-    change = moving.hear_target(going(), arrival(held=True, done=7), NOW)
+    change = moving.apply_target_report(going(), arrival(held=True, done=7), NOW)
     assert change is not None
     move = change.machine.move
     assert move is not None
@@ -55,54 +55,63 @@ def arrived(*, seen: bool = True) -> SiteMachine:
 
 def test_what_is_held_changes_hands_in_one_step() -> None:
     """Only the target's word about this very move does it; the machine is to run then, and the source is remembered."""
-    after = moving.hear_target(going(), arrival(held=True, done=7), NOW)
+    after = moving.apply_target_report(going(), arrival(held=True, done=7), NOW)
     assert after is not None
     one = after.machine
-    assert (one.node, one.want, one.moved, one.beside, one.moving) == (B, Want.RUNNING, 2, A, None)
+    assert (one.node, one.want, one.moved, one.beside, one.moving) == (B, DesiredStatus.RUNNING, 2, A, None)
     assert [what for what, _ in after.told] == ["moved", "reactivating"]
-    assert one.state is State.SUSPENDED  # until its new node says otherwise
+    assert one.state is MachineState.SUSPENDED  # until its new node says otherwise
 
 
-WORDS: list[tuple[str, SiteMachine, Arrival | None]] = [
+WORDS: list[tuple[str, SiteMachine, MigrationProgress | None]] = [
     ("nothing is said of it", going(), None),
     ("it is of an earlier attempt", going(), arrival(1, held=True)),
     ("it is of a later one", going(), arrival(3, held=True)),
     ("it has changed hands already", arrived(), arrival(held=True)),
-    ("it is to end", going().model_copy(update={"want": Want.ENDED}), arrival(held=True)),
-    ("it has ended", going().model_copy(update={"state": State.FAILED}), arrival(held=True)),
-    ("nobody moves it", machine(state=State.SUSPENDED, want=Want.SUSPENDED, node=A), arrival(held=True)),
+    ("it is to end", going().model_copy(update={"want": DesiredStatus.ENDED}), arrival(held=True)),
+    ("it has ended", going().model_copy(update={"state": MachineState.FAILED}), arrival(held=True)),
+    (
+        "nobody moves it",
+        machine(state=MachineState.SUSPENDED, want=DesiredStatus.SUSPENDED, node=A),
+        arrival(held=True),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("why", "before", "word"), WORDS, ids=[why for why, _, _ in WORDS])
-def test_words_that_change_nothing(why: str, before: SiteMachine, word: Arrival | None) -> None:
+def test_words_that_change_nothing(why: str, before: SiteMachine, word: MigrationProgress | None) -> None:
     """A machine never changes hands by a word that is not about this move, now."""
-    assert moving.hear_target(before, word, NOW) is None, why
+    assert moving.apply_target_report(before, word, NOW) is None, why
 
 
 def test_a_move_that_fails_leaves_the_machine_where_it_was() -> None:
     """Resting, with the reason told, and another attempt has another number."""
-    change = moving.hear_target(going(), arrival(failed="the policy says no"), NOW)
+    change = moving.apply_target_report(going(), arrival(failed="the policy says no"), NOW)
     assert change is not None
     assert change.told == (("move-failed", "the policy says no"),)
     after = change.machine
-    assert (after.node, after.want, after.state, after.move) == (A, Want.SUSPENDED, State.SUSPENDED, None)
-    again = moving.begin(after, B, Want.RUNNING, "", "B gets it")
+    assert (after.node, after.want, after.state, after.move) == (
+        A,
+        DesiredStatus.SUSPENDED,
+        MachineState.SUSPENDED,
+        None,
+    )
+    again = moving.start_migration(after, B, DesiredStatus.RUNNING, "", "B gets it")
     assert again.machine.move is not None
     assert again.machine.move.number == 3
 
 
 def test_how_far_it_has_come_is_kept_and_not_told() -> None:
-    change = moving.hear_target(going(), arrival(done=5, total=9), NOW)
+    change = moving.apply_target_report(going(), arrival(done=5, total=9), NOW)
     assert change is not None
     assert change.machine.move is not None
     assert (change.machine.move.done, change.machine.move.total, change.told) == (5, 9, ())
 
 
 def test_a_source_is_done_when_it_has_nothing_of_it_and_the_target_was_heard() -> None:
-    assert moving.hear_source(arrived(), has=True) is None
-    assert moving.hear_source(arrived(seen=False), has=False) is None
-    change = moving.hear_source(arrived(), has=False)
+    assert moving.apply_source_report(arrived(), has=True) is None
+    assert moving.apply_source_report(arrived(seen=False), has=False) is None
+    change = moving.apply_source_report(arrived(), has=False)
     assert change is not None
     assert (change.machine.move, change.machine.beside, change.told[0][0]) == (None, None, "dropped")
 
@@ -114,27 +123,27 @@ def test_what_may_be_done_to_a_machine_on_its_way(verb: Verb, allowed: bool) -> 
     """It is ended, or waited for: everything else would race with the other node."""
     if not allowed:
         with pytest.raises(MachineConflict, match="is being moved to another node"):
-            lifecycle.act(going(), verb, "", NOW)
+            lifecycle.apply_verb(going(), verb, "", NOW)
         return
-    change = lifecycle.act(going(), verb, "", NOW)
+    change = lifecycle.apply_verb(going(), verb, "", NOW)
     assert (change is None) is (verb is Verb.REACTIVATE)
     if change is not None:
         assert (change.machine.moving, change.machine.beside) == (None, None)
 
 
 RESTLESS: list[tuple[dict[str, Any], str]] = [
-    ({"state": State.RUNNING, "want": Want.RUNNING}, "suspend it"),
-    ({"state": State.RUNNING, "want": Want.SUSPENDED}, "wait until that is so"),
-    ({"state": State.PAUSED, "want": Want.PAUSED}, "suspend it"),
-    ({"state": State.ENDED, "want": Want.ENDED}, "has ended"),
-    ({"state": State.SUSPENDED, "want": Want.SUSPENDED, "node": None}, "on no node"),
+    ({"state": MachineState.RUNNING, "want": DesiredStatus.RUNNING}, "suspend it"),
+    ({"state": MachineState.RUNNING, "want": DesiredStatus.SUSPENDED}, "wait until that is so"),
+    ({"state": MachineState.PAUSED, "want": DesiredStatus.PAUSED}, "suspend it"),
+    ({"state": MachineState.ENDED, "want": DesiredStatus.ENDED}, "has ended"),
+    ({"state": MachineState.SUSPENDED, "want": DesiredStatus.SUSPENDED, "node": None}, "on no node"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "says"), RESTLESS)
 def test_only_what_rests_moves(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(MachineConflict, match=says):
-        moving.demand_rest(machine(**{"node": A} | fields))
+        moving.check_at_rest(machine(**{"node": A} | fields))
 
 
 PLATFORMS: list[tuple[dict[str, str], str]] = [
@@ -160,25 +169,25 @@ class Pair:
         self.uuid = world.machine().uuid
         self.source = self.store.read(get_machine, self.uuid).node or ""
         self.target = self.two if self.source == self.one else self.one
-        self.says(self.source, State.RUNNING)
-        self.store.write(change_machine, self.uuid, lambda found: lifecycle.act(found, Verb.SUSPEND, "", NOW))
-        self.says(self.source, State.SUSPENDED)
+        self.says(self.source, MachineState.RUNNING)
+        self.store.write(change_machine, self.uuid, lambda found: lifecycle.apply_verb(found, Verb.SUSPEND, "", NOW))
+        self.says(self.source, MachineState.SUSPENDED)
 
-    def says(self, node: str, *states: State, **changes: Any) -> list[str]:
+    def says(self, node: str, *states: MachineState, **changes: Any) -> list[str]:
         """A node reports the machine in that state, or none; what was told of that."""
         found = self.store.read(get_machine, self.uuid)
         seen = [observed(found, state, virt="qemu") for state in states]
         told = self.world.report(node, *seen, movable=GIVES, accelerator="qemu", **changes)
         return [what for what, _ in told]
 
-    def go(self, to: str = "", then: Want = Want.RUNNING) -> SiteMachine:
+    def go(self, to: str = "", then: DesiredStatus = DesiredStatus.RUNNING) -> SiteMachine:
         """It is to move."""
-        return self.store.write(migrate, self.uuid, to, then, "asked for by somebody", place)
+        return self.store.write(migrate, self.uuid, to, then, "asked for by somebody", place_machines)
 
     def held(self, number: int = 1) -> list[str]:
         """The target says that it holds it."""
-        word = Arrival(uuid=self.uuid, number=number, held=True)
-        return self.says(self.target, State.SUSPENDED, arrivals=(word,))
+        word = MigrationProgress(uuid=self.uuid, number=number, held=True)
+        return self.says(self.target, MachineState.SUSPENDED, arrivals=(word,))
 
 
 @pytest.fixture
@@ -204,16 +213,16 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
     assert (incoming[0].source, incoming[0].url, incoming[0].machine.uuid) == (pair.source, GIVES.url, pair.uuid)
     assert store.read(desired_state, pair.target).machines == ()
     with pytest.raises(MachineConflict):
-        store.write(change_machine, pair.uuid, lambda found: lifecycle.act(found, Verb.SHUTDOWN, "", NOW))
+        store.write(change_machine, pair.uuid, lambda found: lifecycle.apply_verb(found, Verb.SHUTDOWN, "", NOW))
 
     assert pair.held() == ["moved", "reactivating"]
     assert store.read(get_machine, pair.uuid).node == pair.target
     assert store.read(desired_state, pair.source).machines == ()
     wanted = store.read(desired_state, pair.target)
-    assert (wanted.incoming, wanted.machines[0].moved, wanted.machines[0].want) == (None, 1, Want.RUNNING)
+    assert (wanted.incoming, wanted.machines[0].moved, wanted.machines[0].want) == (None, 1, DesiredStatus.RUNNING)
     assert pair.says(pair.target) == []  # said before it knew; it is not lost for that
-    assert pair.says(pair.source, State.SUSPENDED) == []  # it is to drop it, and is no stray
-    assert pair.says(pair.target, State.RUNNING) == ["running"]
+    assert pair.says(pair.source, MachineState.SUSPENDED) == []  # it is to drop it, and is no stray
+    assert pair.says(pair.target, MachineState.RUNNING) == ["running"]
     assert pair.says(pair.source) == ["dropped"]
     assert store.read(get_machine, pair.uuid).move is None
     assert pair.says(pair.target) == ["failed"]  # what is seen to be gone now is gone
@@ -221,7 +230,7 @@ def test_a_move_from_its_order_to_its_end(database: SiteDatabase) -> None:
 
 def test_an_end_ends_the_move_too(pair: Pair) -> None:
     pair.go()
-    pair.store.write(change_machine, pair.uuid, lambda found: lifecycle.act(found, Verb.DESTROY, "", NOW))
+    pair.store.write(change_machine, pair.uuid, lambda found: lifecycle.apply_verb(found, Verb.DESTROY, "", NOW))
     assert pair.store.read(desired_state, pair.target).incoming is None
     assert pair.held() == ["stray"]  # what it brought meanwhile is to go
     assert pair.store.read(get_machine, pair.uuid).node == pair.source
@@ -237,7 +246,7 @@ def test_a_node_that_is_lost_ends_the_move(pair: Pair, lost: str, state: NodeSta
     assert give_up_migrations(pair.store) == (0 if left else 1)
     found = pair.store.read(get_machine, pair.uuid)
     assert (found.moving, found.node) == (None, pair.source)
-    assert found.state is (State.FAILED if left else State.SUSPENDED)
+    assert found.state is (MachineState.FAILED if left else MachineState.SUSPENDED)
     assert give_up_migrations(pair.store) == 0
 
 
@@ -255,19 +264,21 @@ def test_a_node_that_cannot_go_on_with_it_is_not_asked(pair: Pair, why: str, sai
     """And who asked is told why, of each node."""
     changes: dict[str, Any] = {"movable": GIVES, "accelerator": "qemu"} | said
     if "platform" in changes:
-        changes["movable"] = Movable(url=GIVES.url, platform=changes.pop("platform"))
+        changes["movable"] = MigrationSupport(url=GIVES.url, platform=changes.pop("platform"))
     if "sizes" in changes:
         pair.world.sizes[pair.target] = changes.pop("sizes")
     pair.world.report(pair.target, **changes)
-    with pytest.raises(NoRoom, match=says):
+    with pytest.raises(NoCapacity, match=says):
         pair.go()
-    with pytest.raises(NoRoom, match=says):
+    with pytest.raises(NoCapacity, match=says):
         pair.go(pair.target)
     assert pair.store.read(get_machine, pair.uuid).move is None
 
 
 def test_a_node_that_gives_nothing_away_says_so_plainly(pair: Pair) -> None:
-    pair.world.report(pair.source, observed(pair.store.read(get_machine, pair.uuid), State.SUSPENDED), movable=None)
+    pair.world.report(
+        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), movable=None
+    )
     with pytest.raises(MachineConflict, match=r"gives no machines away; set deploy\.moving_listen"):
         pair.go()
 
@@ -276,14 +287,14 @@ def test_room_is_kept_where_it_goes(pair: Pair) -> None:
     """Two machines never both get the last place of a node, one by being moved there and one by being ordered."""
     pair.go()
     most = pair.world.sizes[pair.target][0]
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         pair.world.machine(cores=most)
 
 
 def test_a_machine_that_is_only_to_rest_elsewhere_rests(pair: Pair) -> None:
-    pair.go(then=Want.SUSPENDED)
+    pair.go(then=DesiredStatus.SUSPENDED)
     assert pair.held() == ["moved"]
-    assert pair.store.read(get_machine, pair.uuid).want is Want.SUSPENDED
+    assert pair.store.read(get_machine, pair.uuid).want is DesiredStatus.SUSPENDED
     pair.world.clock.at += timedelta(seconds=1)
 
 
@@ -291,16 +302,18 @@ def test_what_is_made_anew_never_finds_an_older_copy(pair: Pair) -> None:
     """The node that it went to is lost before the one that it left has dropped its copy: it is placed where there is none."""
     pair.go()
     pair.held()
-    pair.says(pair.target, State.RUNNING)
+    pair.says(pair.target, MachineState.RUNNING)
     store = pair.store
     store.write(set_node_state, pair.target, NodeState.LOST, "")
     store.write(
-        change_machine, pair.uuid, telling(lambda found: unplaced(found, "its node is lost", NOW), "replaced", "")
+        change_machine,
+        pair.uuid,
+        telling(lambda found: reset_placement(found, "its node is lost", NOW), "replaced", ""),
     )
-    assert place_waiting(store, place) == 0
+    assert place_waiting(store, place_machines) == 0
     assert store.read(get_machine, pair.uuid).node is None
     assert pair.says(pair.source) == ["dropped"]
-    assert place_waiting(store, place) == 1
+    assert place_waiting(store, place_machines) == 1
     found = store.read(get_machine, pair.uuid)
     assert (found.node, found.moved) == (pair.source, None)
 
@@ -309,7 +322,9 @@ def test_a_node_that_gives_at_another_address_is_found_there(pair: Pair) -> None
     pair.go()
     known = pair.store.read(revision_of, pair.target)
     other = GIVES.model_copy(update={"url": "https://192.0.2.9:7444"})
-    pair.world.report(pair.source, observed(pair.store.read(get_machine, pair.uuid), State.SUSPENDED), movable=other)
+    pair.world.report(
+        pair.source, observed(pair.store.read(get_machine, pair.uuid), MachineState.SUSPENDED), movable=other
+    )
     assert pair.store.read(revision_of, pair.target) > known
     incoming = pair.store.read(desired_state, pair.target).incoming
     assert incoming is not None

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 from catalog.access import rule_store as entitlements
-from catalog.access.rules import Site, credential
+from catalog.access.rules import RegisteredSite, format_credential
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.errors import NotFound
 from catalog.publication.state_directory import open_database
 from deployer.errors import Conflict, MachineConflict
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.protocol.save import Saved
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.protocol.save import SaveStatus
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import save_request as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.save_rules import follow, give_up
+from deployer.site.lifecycle.save_rules import abandon_save, apply_save_report
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
@@ -39,43 +39,43 @@ SECRET = "s" * 43
 
 def resting(**changes: object) -> SiteMachine:
     """A machine that is paused."""
-    return machine(**{"want": Want.PAUSED, "state": State.PAUSED} | changes)
+    return machine(**{"want": DesiredStatus.PAUSED, "state": MachineState.PAUSED} | changes)
 
 
 def asked(one: SiteMachine, version: str = "1.1", key: str = "") -> SiteMachine:
     """The same, asked to be saved."""
-    change = saving.save(one, version, key, "by ann", NOW)
+    change = saving.request_save(one, version, key, "by ann", NOW)
     return one if change is None else change.machine
 
 
-def said(number: int = 1, state: str = "saved", **values: object) -> Saved:
+def said(number: int = 1, state: str = "saved", **values: object) -> SaveStatus:
     """A node's word."""
     image = {"image_id": IMAGE, "title": "star/worker@1.1"} if state in {"sending", "saved"} else {}
-    return Saved.model_validate({"number": number, "state": state} | image | values)
+    return SaveStatus.model_validate({"number": number, "state": state} | image | values)
 
 
 @pytest.mark.parametrize(
     ("one", "says"),
     [
         (machine(), "pause, suspend or stop it first"),
-        (machine(want=Want.PAUSED), "wait until it is so"),
-        (resting(want=Want.RUNNING), "pause, suspend or stop"),
-        (resting(want=Want.ENDED), "has ended, or is about to"),
-        (machine(state=State.FAILED, want=Want.ENDED), "has ended"),
+        (machine(want=DesiredStatus.PAUSED), "wait until it is so"),
+        (resting(want=DesiredStatus.RUNNING), "pause, suspend or stop"),
+        (resting(want=DesiredStatus.ENDED), "has ended, or is about to"),
+        (machine(state=MachineState.FAILED, want=DesiredStatus.ENDED), "has ended"),
         (asked(resting()), "is being saved as version 1.1"),
     ],
 )
 def test_machines_that_cannot_be_saved_now(one: SiteMachine, says: str) -> None:
     """Says what would have to be."""
     with pytest.raises(MachineConflict, match=says):
-        saving.save(one, "1.2", "", "", NOW)
+        saving.request_save(one, "1.2", "", "", NOW)
 
 
-@pytest.mark.parametrize("want", [Want.PAUSED, Want.SUSPENDED, Want.STOPPED])
-def test_a_save_goes_its_way(want: Want) -> None:
+@pytest.mark.parametrize("want", [DesiredStatus.PAUSED, DesiredStatus.SUSPENDED, DesiredStatus.STOPPED])
+def test_a_save_goes_its_way(want: DesiredStatus) -> None:
     """Asked for, read, sent, done; each step told once, whatever a node says again or late."""
-    one = resting(want=want, state=State(want.value))
-    change = saving.save(one, "1.1", "k", "for a look (by ann)", NOW)
+    one = resting(want=want, state=MachineState(want.value))
+    change = saving.request_save(one, "1.1", "k", "for a look (by ann)", NOW)
     assert change is not None
     assert change.told == (("saving", "as version 1.1: for a look (by ann)"),)
     one, told = change.machine, []
@@ -88,42 +88,42 @@ def test_a_save_goes_its_way(want: Want) -> None:
         said(done=9, total=9),
         said(state="failed", reason="late"),
     ):
-        one, more = follow(one, word)
+        one, more = apply_save_report(one, word)
         told += [what for what, _ in more]
     assert told == ["sending", "saved"]
     (done,) = one.saves
     assert (done.state, done.image_id, done.done) == ("saved", IMAGE, 9)
-    assert saving.save(one, "1.1", "k", "", NOW) is None
-    assert saving.save(one, "1.1", "", "", NOW) is None  # it is so already
+    assert saving.request_save(one, "1.1", "k", "", NOW) is None
+    assert saving.request_save(one, "1.1", "", "", NOW) is None  # it is so already
     with pytest.raises(Conflict):
-        saving.save(one, "1.2", "k", "", NOW)
+        saving.request_save(one, "1.2", "k", "", NOW)
     assert asked(one, "1.2").saves[-1].number == 2
-    assert give_up(one, "too late") == (one, ())
+    assert abandon_save(one, "too late") == (one, ())
 
 
 def test_a_save_that_failed_may_be_asked_for_again() -> None:
     """By another key, or none; who sends the same again hears that it failed."""
-    one, told = follow(asked(resting(), key="k"), said(state="failed", reason="no room"))
+    one, told = apply_save_report(asked(resting(), key="k"), said(state="failed", reason="no room"))
     assert told == (("not-saved", "no room"),)
-    assert saving.save(one, "1.1", "k", "", NOW) is None
+    assert saving.request_save(one, "1.1", "k", "", NOW) is None
     assert [each.number for each in asked(one, key="k2").saves] == [1, 2]
     for number in range(40):
-        one = follow(asked(one, f"2.{number}"), said(number=number + 2, state="failed"))[0]
+        one = apply_save_report(asked(one, f"2.{number}"), said(number=number + 2, state="failed"))[0]
     assert len(one.saves) == saving.KEPT
 
 
 @pytest.mark.parametrize("verb", [Verb.RESUME, Verb.REACTIVATE])
 def test_a_machine_goes_on_once_its_disks_have_been_read(verb: Verb) -> None:
     """What is being sent holds nobody up; an end waits for nothing."""
-    want = Want.PAUSED if verb is Verb.RESUME else Want.STOPPED
-    one = asked(resting(want=want, state=State(want.value)))
+    want = DesiredStatus.PAUSED if verb is Verb.RESUME else DesiredStatus.STOPPED
+    one = asked(resting(want=want, state=MachineState(want.value)))
     with pytest.raises(MachineConflict, match="before its disks have been read"):
-        lifecycle.act(one, verb, "", NOW)
-    assert lifecycle.act(one, Verb.DESTROY, "", NOW) is not None
-    sent, _ = follow(one, said(state="sending"))
-    change = lifecycle.act(sent, verb, "", NOW)
+        lifecycle.apply_verb(one, verb, "", NOW)
+    assert lifecycle.apply_verb(one, Verb.DESTROY, "", NOW) is not None
+    sent, _ = apply_save_report(one, said(state="sending"))
+    change = lifecycle.apply_verb(sent, verb, "", NOW)
     assert change is not None
-    assert change.machine.want is Want.RUNNING
+    assert change.machine.want is DesiredStatus.RUNNING
 
 
 @pytest.fixture
@@ -136,23 +136,25 @@ def test_a_node_hears_of_a_save_until_it_has_told_of_its_end(world: World) -> No
     """In the store: each step a revision or an event; what ends before it was saved says that it was not."""
     node = world.join("n1")
     one, other = world.admit(count=2)[1]
-    world.report(node, observed(one, State.RUNNING), observed(other, State.RUNNING))
+    world.report(node, observed(one, MachineState.RUNNING), observed(other, MachineState.RUNNING))
     for each in (one, other):
-        world.store.write(change_machine, each.uuid, lambda found: lifecycle.act(found, Verb.PAUSE, "", NOW))
-    world.report(node, observed(one, State.PAUSED), observed(other, State.PAUSED))
+        world.store.write(change_machine, each.uuid, lambda found: lifecycle.apply_verb(found, Verb.PAUSE, "", NOW))
+    world.report(node, observed(one, MachineState.PAUSED), observed(other, MachineState.PAUSED))
     before = world.store.read(revision_of, node)
     for each in (one, other):
-        world.store.write(change_machine, each.uuid, lambda found: saving.save(found, "1.1", "", "by ann", NOW))
+        world.store.write(change_machine, each.uuid, lambda found: saving.request_save(found, "1.1", "", "by ann", NOW))
     assert world.store.read(revision_of, node) == before + 2
     wishes = [each.save for each in world.store.read(desired_state, node).machines]
     assert [(wish.number, wish.version) for wish in wishes if wish] == [(1, "1.1")] * 2
     told = world.report(
-        node, observed(one, State.PAUSED, saved=said()), observed(other, State.PAUSED, saved=said(state="sending"))
+        node,
+        observed(one, MachineState.PAUSED, saved=said()),
+        observed(other, MachineState.PAUSED, saved=said(state="sending")),
     )
     assert told == [("saved", f"star/worker@1.1 ({IMAGE})"), ("sending", f"star/worker@1.1 ({IMAGE})")]
     assert [each.save is None for each in world.store.read(desired_state, node).machines] == [True, False]
     told = world.report(
-        node, observed(one, State.PAUSED, saved=said()), observed(other, State.ENDED, reason="destroyed")
+        node, observed(one, MachineState.PAUSED, saved=said()), observed(other, MachineState.ENDED, reason="destroyed")
     )
     assert [what for what, _ in told] == ["ended", "not-saved"]
     assert world.store.read(get_machine, other.uuid).saves[-1].state == "failed"
@@ -169,11 +171,11 @@ def test_a_machine_is_saved_into_the_catalog_over_a_kill(
     database = open_database(community.service.directory)
     with database.writing() as connection:
         digest = hashlib.sha256(SECRET.encode()).hexdigest()
-        entitlements.register_site(connection, Site(name, frozenset({"star"})), digest, now(), renew=False)
+        entitlements.register_site(connection, RegisteredSite(name, frozenset({"star"})), digest, now(), renew=False)
     database.close()
     secret = tmp_path / "credential"
     secret.touch(mode=0o600)
-    secret.write_text(credential(name, SECRET))
+    secret.write_text(format_credential(name, SECRET))
     site = make_site(community.service.url, policy(community.star.anchor()))
     node = NodeProcess(community.service.url, policy(community.star.anchor()), warm=warm)
     try:
@@ -204,7 +206,7 @@ def test_a_machine_is_saved_into_the_catalog_over_a_kill(
                 "saving",
                 "saved",
             ]
-            with CatalogClient(community.service.url, credential=credential(name, SECRET)) as catalog:
+            with CatalogClient(community.service.url, credential=format_credential(name, SECRET)) as catalog:
                 (candidate,) = [each for each in catalog.candidates("star") if each.version == "7.1"]
                 assert (candidate.image_id, candidate.complete) == (saved.image_id, True)
                 bundle = transfer.fetch_candidate(catalog, candidate.image_id, tmp_path / "looked")

@@ -5,47 +5,50 @@ from datetime import timedelta
 import pytest
 
 from deployer.errors import MachineConflict, Misused
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
-from deployer.site.lifecycle.verb_rules import Verb, act, move_end, release, resize
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb, change_expiry, release_machine, resize_machine
 from tests.support.site.values import GIB, MIB, NOW, machine
 
-_MAKING = {State.PENDING, State.STAGING, State.BOOTING}
-ALLOWED: dict[Verb, dict[Want, set[State]]] = {
-    Verb.PAUSE: {Want.RUNNING: {State.RUNNING}},
-    Verb.RESUME: {Want.PAUSED: {state for state in State if not state.final}},
+_MAKING = {MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING}
+ALLOWED: dict[Verb, dict[DesiredStatus, set[MachineState]]] = {
+    Verb.PAUSE: {DesiredStatus.RUNNING: {MachineState.RUNNING}},
+    Verb.RESUME: {DesiredStatus.PAUSED: {state for state in MachineState if not state.final}},
     Verb.SUSPEND: {
-        Want.RUNNING: {State.RUNNING, State.PAUSED},
-        Want.PAUSED: {State.RUNNING, State.PAUSED},
+        DesiredStatus.RUNNING: {MachineState.RUNNING, MachineState.PAUSED},
+        DesiredStatus.PAUSED: {MachineState.RUNNING, MachineState.PAUSED},
     },
     Verb.REACTIVATE: {
-        Want.SUSPENDED: {state for state in State if not state.final},
-        Want.STOPPED: {state for state in State if not state.final},
+        DesiredStatus.SUSPENDED: {state for state in MachineState if not state.final},
+        DesiredStatus.STOPPED: {state for state in MachineState if not state.final},
     },
-    Verb.REBOOT: {Want.RUNNING: {State.RUNNING}},
+    Verb.REBOOT: {DesiredStatus.RUNNING: {MachineState.RUNNING}},
     Verb.SHUTDOWN: {
-        want: {State.RUNNING, State.PAUSED, State.SUSPENDED} for want in (Want.RUNNING, Want.PAUSED, Want.SUSPENDED)
+        want: {MachineState.RUNNING, MachineState.PAUSED, MachineState.SUSPENDED}
+        for want in (DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED)
     },
 }
 LEADS = {
-    Verb.PAUSE: Want.PAUSED,
-    Verb.RESUME: Want.RUNNING,
-    Verb.SUSPEND: Want.SUSPENDED,
-    Verb.REACTIVATE: Want.RUNNING,
-    Verb.SHUTDOWN: Want.STOPPED,
+    Verb.PAUSE: DesiredStatus.PAUSED,
+    Verb.RESUME: DesiredStatus.RUNNING,
+    Verb.SUSPEND: DesiredStatus.SUSPENDED,
+    Verb.REACTIVATE: DesiredStatus.RUNNING,
+    Verb.SHUTDOWN: DesiredStatus.STOPPED,
 }
-REST = [(verb, want, state) for verb in Verb if verb is not Verb.DESTROY for want in Want for state in State]
+REST = [
+    (verb, want, state) for verb in Verb if verb is not Verb.DESTROY for want in DesiredStatus for state in MachineState
+]
 
 
 @pytest.mark.parametrize(("verb", "want", "state"), REST, ids=lambda value: value.value)
-def test_every_verb_in_every_want_and_state(verb: Verb, want: Want, state: State) -> None:
+def test_every_verb_in_every_want_and_state(verb: Verb, want: DesiredStatus, state: MachineState) -> None:
     """It leads where it should, changes nothing where that is so already, and is refused everywhere else."""
     before = machine(want=want, state=state)
-    over = state.final or want is Want.ENDED
+    over = state.final or want is DesiredStatus.ENDED
     if not over and verb is not Verb.REBOOT and want is LEADS[verb]:
-        assert act(before, verb, "why", NOW) is None
+        assert apply_verb(before, verb, "why", NOW) is None
     elif not over and state in ALLOWED[verb].get(want, set()):
-        change = act(before, verb, "why", NOW)
+        change = apply_verb(before, verb, "why", NOW)
         assert change is not None
         assert [reason for _, reason in change.told] == ["why"]
         if verb is Verb.REBOOT:
@@ -54,52 +57,56 @@ def test_every_verb_in_every_want_and_state(verb: Verb, want: Want, state: State
             assert change.machine == before.model_copy(update={"want": LEADS[verb], "want_reason": "why"})
     else:
         with pytest.raises(MachineConflict, match="worker-1"):
-            act(before, verb, "why", NOW)
+            apply_verb(before, verb, "why", NOW)
 
 
-@pytest.mark.parametrize("state", State, ids=lambda value: value.value)
-@pytest.mark.parametrize("want", Want, ids=lambda value: value.value)
-def test_destroying_always_works(want: Want, state: State) -> None:
+@pytest.mark.parametrize("state", MachineState, ids=lambda value: value.value)
+@pytest.mark.parametrize("want", DesiredStatus, ids=lambda value: value.value)
+def test_destroying_always_works(want: DesiredStatus, state: MachineState) -> None:
     """Whatever a machine is: it will end, or it has ended."""
-    change = act(machine(want=want, state=state), Verb.DESTROY, "", NOW)
-    if state.final or want is Want.ENDED:
+    change = apply_verb(machine(want=want, state=state), Verb.DESTROY, "", NOW)
+    if state.final or want is DesiredStatus.ENDED:
         assert change is None
     else:
         assert change is not None
-        assert (change.machine.want, change.machine.state) == (Want.ENDED, state)
+        assert (change.machine.want, change.machine.state) == (DesiredStatus.ENDED, state)
         assert change.told == (("destroying", "destroyed on request"),)
 
 
 @pytest.mark.parametrize("unheard", [{"node": None}, {"held": True}], ids=["no node", "held"])
 def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, object]) -> None:
     """There is nobody to wait for."""
-    change = act(machine(state=State.PENDING, **unheard), Verb.DESTROY, "no more", NOW)
+    change = apply_verb(machine(state=MachineState.PENDING, **unheard), Verb.DESTROY, "no more", NOW)
     assert change is not None
-    assert (change.machine.state, change.machine.gone, change.told) == (State.ENDED, True, (("ended", "no more"),))
+    assert (change.machine.state, change.machine.gone, change.told) == (
+        MachineState.ENDED,
+        True,
+        (("ended", "no more"),),
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "verb", "sentence"),
     [
-        ({"state": State.ENDED}, Verb.PAUSE, "machine worker-1 has ended and cannot be paused"),
-        ({"state": State.FAILED}, Verb.REBOOT, "machine worker-1 has failed and cannot be rebooted"),
+        ({"state": MachineState.ENDED}, Verb.PAUSE, "machine worker-1 has ended and cannot be paused"),
+        ({"state": MachineState.FAILED}, Verb.REBOOT, "machine worker-1 has failed and cannot be rebooted"),
         (
-            {"want": Want.ENDED, "want_reason": "its time has come"},
+            {"want": DesiredStatus.ENDED, "want_reason": "its time has come"},
             Verb.RESUME,
             "machine worker-1 is being ended (its time has come) and cannot be resumed",
         ),
         (
-            {"state": State.STAGING},
+            {"state": MachineState.STAGING},
             Verb.SHUTDOWN,
             "machine worker-1 is staging and should be running; it cannot be shut down now; wait until it runs, or destroy it",
         ),
         (
-            {"want": Want.STOPPED, "state": State.STOPPED},
+            {"want": DesiredStatus.STOPPED, "state": MachineState.STOPPED},
             Verb.PAUSE,
             "machine worker-1 is stopped and cannot be paused; reactivate it first",
         ),
         (
-            {"want": Want.PAUSED, "state": State.PAUSED},
+            {"want": DesiredStatus.PAUSED, "state": MachineState.PAUSED},
             Verb.REBOOT,
             "machine worker-1 is paused and cannot be rebooted; resume it first",
         ),
@@ -109,24 +116,24 @@ def test_a_machine_that_no_node_has_heard_of_ends_at_once(unheard: dict[str, obj
 def test_refusals_say_what_would_be_right(changes: dict[str, object], verb: Verb, sentence: str | None) -> None:
     """One sentence each."""
     if sentence is None:
-        assert act(machine(**changes), verb, "", NOW) is None
+        assert apply_verb(machine(**changes), verb, "", NOW) is None
         return
     with pytest.raises(MachineConflict) as refused:
-        act(machine(**changes), verb, "", NOW)
+        apply_verb(machine(**changes), verb, "", NOW)
     assert str(refused.value) == sentence
 
 
 def test_a_machine_that_would_lose_its_memory_is_not_paused() -> None:
     with pytest.raises(MachineConflict, match="at EC2, its memory would be lost; suspend it"):
-        act(machine(suspends=False), Verb.PAUSE, "", NOW)
-    assert act(machine(suspends=False), Verb.SUSPEND, "", NOW) is not None
+        apply_verb(machine(suspends=False), Verb.PAUSE, "", NOW)
+    assert apply_verb(machine(suspends=False), Verb.SUSPEND, "", NOW) is not None
 
 
 def test_a_reboot_is_counted_each_time() -> None:
     """Two requests are two reboots; the node does as many as it has not done."""
-    once = act(machine(), Verb.REBOOT, "", NOW)
+    once = apply_verb(machine(), Verb.REBOOT, "", NOW)
     assert once is not None
-    twice = act(once.machine, Verb.REBOOT, "", NOW)
+    twice = apply_verb(once.machine, Verb.REBOOT, "", NOW)
     assert twice is not None
     assert twice.machine.reboots == 2
 
@@ -134,42 +141,44 @@ def test_a_reboot_is_counted_each_time() -> None:
 def test_an_end_moves_either_way() -> None:
     """And its owner is warned again before the new one."""
     one = machine(warned=True)
-    later = move_end(one, NOW + timedelta(hours=2), NOW, "more to do")
+    later = change_expiry(one, NOW + timedelta(hours=2), NOW, "more to do")
     assert later is not None
     assert (later.machine.ends, later.machine.warned) == (NOW + timedelta(hours=2), False)
     assert later.told == (("extended", "it ends at 2026-11-22T14:00:00Z: more to do"),)
-    sooner = move_end(one, NOW + timedelta(minutes=1), NOW)
+    sooner = change_expiry(one, NOW + timedelta(minutes=1), NOW)
     assert sooner is not None
     assert sooner.told == (("shortened", "it ends at 2026-11-22T12:01:00Z"),)
-    assert move_end(one, one.ends, NOW) is None
+    assert change_expiry(one, one.ends, NOW) is None
 
 
 def test_an_end_that_has_passed_is_none() -> None:
     """Whoever wants a machine to end now says so."""
     with pytest.raises(Misused, match="has passed; destroy machine worker-1"):
-        move_end(machine(), NOW, NOW)
+        change_expiry(machine(), NOW, NOW)
 
 
-@pytest.mark.parametrize("over", [{"state": State.ENDED}, {"want": Want.ENDED}], ids=["ended", "ending"])
+@pytest.mark.parametrize(
+    "over", [{"state": MachineState.ENDED}, {"want": DesiredStatus.ENDED}], ids=["ended", "ending"]
+)
 def test_what_is_over_gets_no_other_end_and_no_other_size(over: dict[str, object]) -> None:
     """Nobody brings back a machine by prolonging it."""
     with pytest.raises(MachineConflict, match="cannot be given another end"):
-        move_end(machine(**over), NOW + timedelta(days=1), NOW)
+        change_expiry(machine(**over), NOW + timedelta(days=1), NOW)
     with pytest.raises(MachineConflict, match="cannot be resized"):
-        resize(machine(**over), 512 * MIB, None)
+        resize_machine(machine(**over), 512 * MIB, None)
 
 
 def test_amounts_change_within_what_was_granted() -> None:
     """Down, and up again."""
-    smaller = resize(machine(), 512 * MIB, 1, "quiet night")
+    smaller = resize_machine(machine(), 512 * MIB, 1, "quiet night")
     assert smaller is not None
     assert (smaller.machine.memory, smaller.machine.cores) == (512 * MIB, 1)
     assert smaller.told == (("resized", "512MiB of memory, 1 core: quiet night"),)
-    back = resize(smaller.machine, GIB, None)
+    back = resize_machine(smaller.machine, GIB, None)
     assert back is not None
     assert (back.machine.memory, back.machine.cores) == (GIB, 1)
-    assert resize(machine(), GIB, 2) is None
-    assert resize(machine(), None, None) is None
+    assert resize_machine(machine(), GIB, 2) is None
+    assert resize_machine(machine(), None, None) is None
 
 
 @pytest.mark.parametrize(
@@ -177,7 +186,7 @@ def test_amounts_change_within_what_was_granted() -> None:
     [
         ({}, GIB + MIB, None, MachineConflict, "was granted 1GiB of memory and 2 cores"),
         ({}, None, 3, MachineConflict, "was granted 1GiB of memory and 2 cores"),
-        ({"want": Want.SUSPENDED}, 512 * MIB, None, MachineConflict, "is suspended and cannot be resized"),
+        ({"want": DesiredStatus.SUSPENDED}, 512 * MIB, None, MachineConflict, "is suspended and cannot be resized"),
         ({}, 512 * MIB + 1, None, Misused, "whole MiB"),
         ({}, 8 * MIB, None, Misused, "at least 16MiB"),
         ({}, None, -1, Misused, "at least one core"),
@@ -188,14 +197,14 @@ def test_other_amounts_are_refused(
 ) -> None:
     """More than was granted, what no machine can have, and what cannot be changed now."""
     with pytest.raises(error, match=sentence):
-        resize(machine(**changes), memory, cores)
+        resize_machine(machine(**changes), memory, cores)
 
 
 def test_a_held_machine_is_released_once() -> None:
     """And one that has ended is not."""
-    held = machine(state=State.PENDING, held=True)
-    change = release(held)
+    held = machine(state=MachineState.PENDING, held=True)
+    change = release_machine(held)
     assert change is not None
     assert not change.machine.held
-    assert release(change.machine) is None
-    assert release(held.model_copy(update={"state": State.ENDED})) is None
+    assert release_machine(change.machine) is None
+    assert release_machine(held.model_copy(update={"state": MachineState.ENDED})) is None

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from deployer.protocol.swarm_report import ORIGIN, ContentFeed, Feed, SwarmReport, feeds
+from deployer.protocol.swarm_report import CATALOG_SOURCE, ContentFeed, Feed, SwarmReport, list_feeds
 from deployer.site.db.nodes import get_node, list_nodes
 from deployer.site.db.tables import swarms
 from deployer.site.model.records import NodeState
-from deployer.site.model.swarm_map import MOST_DOTS, SIZE, draw, site_feeds
-from deployer.site.store.reports import absorb
-from stager.content.peer_stats import Feeder
+from deployer.site.model.swarm_map import MAX_DIAGRAM_NODES, SIZE, draw_swarm, site_feeds
+from deployer.site.store.reports import store_report
+from stager.content.peer_stats import PeerStats
 from tests.support.site.values import World, capable
 
 ONE, TWO, THREE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
@@ -18,7 +18,11 @@ CONTENT = "ab" * 32 + "-100"
 
 
 def content(
-    *feeders: Feeder, from_peers: int | None = None, from_origin: int = 0, arriving: bool = True, address: str = CONTENT
+    *feeders: PeerStats,
+    from_peers: int | None = None,
+    from_origin: int = 0,
+    arriving: bool = True,
+    address: str = CONTENT,
 ) -> ContentFeed:
     return ContentFeed(
         address=address,
@@ -31,8 +35,8 @@ def content(
     )
 
 
-def fed(peer: str, received: int, rate: int = 0, at: str = "192.0.2.9:4") -> Feeder:
-    return Feeder(peer=peer, at=at, received=received, rate=rate)
+def fed(peer: str, received: int, rate: int = 0, at: str = "192.0.2.9:4") -> PeerStats:
+    return PeerStats(peer=peer, at=at, received=received, rate=rate)
 
 
 def brief(found: Sequence[Feed]) -> list[tuple[str, str, str, int, int]]:
@@ -48,10 +52,10 @@ def test_peers_become_nodes_by_what_they_call_themselves() -> None:
         TWO: SwarmReport(name="-PA-two", contents=(content(fed("-PA-one", 1), from_peers=100, arriving=False),)),
         THREE: SwarmReport(contents=(content(fed("", 7), arriving=False),)),
     }
-    found = feeds(reports, {ONE: "w1", TWO: "w2", THREE: "w3"})
+    found = list_feeds(reports, {ONE: "w1", TWO: "w2", THREE: "w3"})
     assert brief(found) == [
         ("node", "w2", "1", 60, 10),
-        ("origin", ORIGIN, "1", 30, 3),
+        ("origin", CATALOG_SOURCE, "1", 30, 3),
         ("peer", "192.0.2.9:4", "1", 5, 0),
         ("others", "other peers", "2", 99, 0),
         ("peer", "192.0.2.9:4", "3", 7, 0),  # a peer without a name is not the node without a swarm
@@ -65,13 +69,13 @@ def test_the_site_keeps_the_last_report_alone(world: World) -> None:
     uuid = world.join("n1")
     for received in (1, 2, 2):
         report = SwarmReport(name="-PA-n1", contents=(content(fed("-PA-n2", received)),))
-        world.store.write(absorb, uuid, capable(swarm=report))
+        world.store.write(store_report, uuid, capable(swarm=report))
         assert world.store.read(get_node, uuid).swarm == report
         with world.store.database.reading() as connection:
             assert len(connection.execute(swarms.select()).all()) == 1
     assert [one.swarm for one in world.store.read(list_nodes)] == [report]
     assert [one.swarm for one in world.store.read(list_nodes, contents=False)] == [None]
-    world.store.write(absorb, uuid, capable())
+    world.store.write(store_report, uuid, capable())
     assert world.store.read(get_node, uuid).swarm is None
 
 
@@ -80,7 +84,9 @@ def test_a_node_that_is_lost_feeds_nobody_and_is_fed_by_nobody(world: World) -> 
     for name, other in (("n1", "n2"), ("n2", "n1")):
         uuid = world.join(name)
         world.store.write(
-            absorb, uuid, capable(swarm=SwarmReport(name=f"-PA-{name}", contents=(content(fed(f"-PA-{other}", 5)),)))
+            store_report,
+            uuid,
+            capable(swarm=SwarmReport(name=f"-PA-{name}", contents=(content(fed(f"-PA-{other}", 5)),))),
         )
     nodes = world.store.read(list_nodes)
     assert [(one.kind, one.name) for one in site_feeds(nodes)] == [("node", "n2"), ("node", "n1")]
@@ -96,11 +102,11 @@ def test_the_picture_holds_whoever_fed_and_was_fed_most(world: World, count: int
         other = f"-PA-{(number + 1) % count}"
         feeders = (fed(other, 100 + number),) if count > 1 else ()
         report = SwarmReport(name=f"-PA-{number}", contents=(content(*feeders, from_origin=50, arriving=number == 0),))
-        world.store.write(absorb, uuid, capable(swarm=report))
+        world.store.write(store_report, uuid, capable(swarm=report))
     nodes = world.store.read(list_nodes)
-    picture = draw(site_feeds(nodes), nodes)
+    picture = draw_swarm(site_feeds(nodes), nodes)
     assert picture is not None
-    shown = min(count, MOST_DOTS)
+    shown = min(count, MAX_DIAGRAM_NODES)
     assert picture.hidden == count - shown
     assert len(picture.dots) == shown + 1  # and the catalog
     assert {one.uuid for one in picture.dots} - {None} <= set(uuids)
@@ -108,11 +114,11 @@ def test_the_picture_holds_whoever_fed_and_was_fed_most(world: World, count: int
         assert {arrow.source, arrow.to} <= {one.name for one in picture.dots}
         assert all(0 <= value <= SIZE for value in (arrow.x1, arrow.y1, arrow.x2, arrow.y2))
         assert 1 <= arrow.width <= 5
-    assert sum(arrow.source == ORIGIN for arrow in picture.arrows) == shown
+    assert sum(arrow.source == CATALOG_SOURCE for arrow in picture.arrows) == shown
     if count > 1:
         assert max(picture.arrows, key=lambda one: one.received).width == 5
 
 
 def test_where_nothing_goes_there_is_no_picture() -> None:
     """Not even a round one."""
-    assert draw((), ()) is None
+    assert draw_swarm((), ()) is None

@@ -15,26 +15,33 @@ from catalog.errors import NotFound
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.errors import Conflict, MachineConflict, Misused, NoRoom, OverQuota, Refused, UserDataRefused
-from deployer.machine.spec import State
+from deployer.errors import Conflict, MachineConflict, Misused, NoCapacity, OverQuota, Refused, UserDataRefused
+from deployer.machine.spec import MachineState
 from deployer.policy.anchors import anchor_block
-from deployer.policy.revocations import BlockList, Withdrawn
+from deployer.policy.revocations import BlockList, RevocationState
 from deployer.policy.store import RuleSet
-from deployer.protocol.defaults import Defaults
-from deployer.protocol.deployment_request import DeploymentRequest, Wishes
+from deployer.protocol.defaults import RequestDefaults
+from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
 from deployer.site.db import machines as store_machines
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import desired_state, usage_of
 from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.model.principal import LOCAL, Principal
-from deployer.site.model.quota import UNLIMITED, Allowance, Quota, Share, Usage
+from deployer.site.model.principal import LOCAL_OPERATOR, Principal
+from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare, ResourceUsage
 from deployer.site.model.records import NodeState
-from deployer.site.operations.admission import Admitting, Belonging, host_base, requester_of, site_wide, writable
-from deployer.site.scheduling.placement import place
+from deployer.site.operations.admission import (
+    AdmissionService,
+    ClusterMembership,
+    hostname_base,
+    requester_of,
+    site_wide_rules,
+    writable_bytes,
+)
+from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.changes import add_cluster, set_node_state
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from signer.documents import canonical, validate
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
@@ -106,11 +113,11 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 
 @dataclass
 class Desk:
-    """An `Admitting` over a store with two nodes; `blocks` and `quota` are what the site says now."""
+    """An `AdmissionService` over a store with two nodes; `blocks` and `quota` are what the site says now."""
 
     site: World
     shelf: Shelf
-    admitting: Admitting
+    admitting: AdmissionService
     nodes: tuple[str, str]
     quota: Quota = UNLIMITED
     blocks: BlockList = field(default_factory=BlockList)
@@ -133,15 +140,15 @@ def desk(database: SiteDatabase, signed: Signed) -> Desk:
     shelf.add(FOREIGN, signed.foreign)
     nodes = (site.join("n1", cores=4), site.join("n2", cores=4))
     found: list[Desk] = []
-    admitting = Admitting(
+    admitting = AdmissionService(
         site.store,
         shelf,
         lambda: signed.rules,
         lambda _who, _image: found[0].quota,
-        place,
-        Defaults("user", "1h"),
+        place_machines,
+        RequestDefaults("user", "1h"),
         site.clock,
-        lambda: Withdrawn(blocks=found[0].blocks),
+        lambda: RevocationState(blocks=found[0].blocks),
     )
     found.append(Desk(site, shelf, admitting, nodes))
     return found[0]
@@ -158,7 +165,7 @@ def test_what_is_left_out_is_what_the_image_needs(desk: Desk) -> None:
     (machine,) = ordered.machines
     assert (machine.memory, machine.cores, machine.network) == (128 * MIB, 1, "user")
     assert machine.ends == desk.site.clock.at + timedelta(hours=1)
-    assert machine.disk == writable(WORKER) == 64 * MIB
+    assert machine.disk == writable_bytes(WORKER) == 64 * MIB
     assert machine.hostname == f"worker-{machine.uuid[:8]}"
     deployment = ordered.deployment
     assert (deployment.owner, deployment.image_id, deployment.title) == (ALICE, WORKER.image_id, WORKER.title)
@@ -172,7 +179,7 @@ def test_a_request_is_admitted_as_asked(desk: Desk) -> None:
     blank = {"size": 512 * MIB, "filesystem": "none"}
     request = asked(count=2, memory=256 * MIB, cores=2, lifetime=600, hostname="wn", network="user", blanks=(blank,))
     cluster = desk.site.store.write(add_cluster, ALICE, "c", "{}").uuid
-    ordered = desk.admitting.admit(request, ALICE, part=Belonging(cluster, "worker", held=True))
+    ordered = desk.admitting.admit(request, ALICE, part=ClusterMembership(cluster, "worker", held=True))
     assert [machine.hostname for machine in ordered.machines] == ["wn-1", "wn-2"]
     assert {(one.memory, one.cores, one.disk) for one in ordered.machines} == {(256 * MIB, 2, 576 * MIB)}
     assert {(one.role, one.held) for one in ordered.machines} == {("worker", True)}
@@ -210,7 +217,7 @@ def test_rules_may_speak_of_who_asks(desk: Desk) -> None:
     mallory = ALICE.model_copy(update={"subject": "mallory"})
     with pytest.raises(Refused, match="no-mallory"):
         desk.admitting.admit(asked(), mallory)
-    assert requester_of(LOCAL).name == "local"
+    assert requester_of(LOCAL_OPERATOR).name == "local"
     found = requester_of(ALICE)
     assert (found.name, found.vos, found.roles) == (ALICE.identity, ("star",), ("/star",))
     nobody = Principal(issuer="https://i.example.org", subject="x", means="token")
@@ -223,10 +230,10 @@ def test_the_limit_on_one_node_is_a_site_s_for_all_its_nodes(desk: Desk, signed:
         desk.admitting.admit(asked(count=7), ALICE)
     nodes = [machine.node for machine in desk.admitting.admit(asked(count=6), ALICE).machines]
     assert sorted(nodes.count(node) for node in desk.nodes) == [3, 3]
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         desk.admitting.admit(asked(), ALICE)
-    assert site_wide(signed.rules, 0).policy.limits.machines == 3
-    assert site_wide(signed.rules, 1 << 20).policy.limits.machines == 65536
+    assert site_wide_rules(signed.rules, 0).policy.limits.machines == 3
+    assert site_wide_rules(signed.rules, 1 << 20).policy.limits.machines == 65536
 
 
 @pytest.mark.parametrize(
@@ -248,7 +255,7 @@ def test_the_limit_on_one_node_is_a_site_s_for_all_its_nodes(desk: Desk, signed:
         ({"network": "bridge:br0"}, Refused, "bridge:br0"),
         ({"blanks": ({"size": 2 * GIB, "filesystem": "none"},)}, Refused, "limits.blank"),
         ({"user_data": base64.b64encode(b"#cloud-config\n{}\n").decode()}, Refused, "cloud-config"),
-        ({"wishes": Wishes(labels={"gpu": "yes"})}, NoRoom, "gpu"),
+        ({"wishes": PlacementOptions(labels={"gpu": "yes"})}, NoCapacity, "gpu"),
     ],
 )
 def test_requests_that_are_not_admitted(
@@ -271,18 +278,18 @@ def test_quotas_are_weighed_where_they_cannot_be_raced(desk: Desk) -> None:
     assert (tried.accepted, tried.placed) == (True, False)
     assert tried.placement[0].startswith("no grant")
     desk.quota = UNLIMITED
-    assert desk.admitting.admit(asked(), LOCAL).new
+    assert desk.admitting.admit(asked(), LOCAL_OPERATOR).new
 
 
 def test_room_to_grow_is_counted_from_the_beginning(desk: Desk) -> None:
     """By policy, quotas and placement; the machine begins smaller, and may be resized up to it."""
     allowed = {"machines": 9, "cores": 3, "memory": "1536MiB", "lifetime": "3h"}
-    desk.quota = Quota((Share("g", validate(Allowance, allowed, "allowance")),))
+    desk.quota = Quota((QuotaShare("g", validate(QuotaLimits, allowed, "allowance")),))
     request = asked(memory=256 * MIB, max_memory=GIB, max_cores=2)
     machine = desk.admitting.admit(request, ALICE, "grows").machines[0]
     assert (machine.memory, machine.cores) == (256 * MIB, 1)
     assert (machine.granted_memory, machine.granted_cores) == (GIB, 2)
-    assert desk.site.store.read(usage_of, owner=ALICE) == Usage(1, 2, GIB)
+    assert desk.site.store.read(usage_of, owner=ALICE) == ResourceUsage(1, 2, GIB)
     told = desk.site.store.read(desired_state, machine.node or "").machines[0]
     assert (told.memory, told.granted_memory, told.cores, told.granted_cores) == (256 * MIB, GIB, 1, 2)
     for most, error in (
@@ -297,13 +304,13 @@ def test_room_to_grow_is_counted_from_the_beginning(desk: Desk) -> None:
             desk.admitting.admit(asked(**most), ALICE)
     desk.quota = UNLIMITED
     desk.admitting.admit(asked(count=3, max_cores=2), ALICE)  # the nodes have 8 cores: 4 are used, and all are promised
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         desk.admitting.admit(asked(), ALICE)
     assert not desk.admitting.try_out(asked(), ALICE).placed
-    grown = lifecycle.resize(machine, GIB, 2)
+    grown = lifecycle.resize_machine(machine, GIB, 2)
     assert grown is not None
     with pytest.raises(MachineConflict, match="was granted 1GiB of memory and 2 cores"):
-        lifecycle.resize(grown.machine, None, 3)
+        lifecycle.resize_machine(grown.machine, None, 3)
     assert not desk.admitting.admit(request, ALICE, "grows").new
     with pytest.raises(Conflict):
         desk.admitting.admit(asked(memory=256 * MIB, max_memory=GIB), ALICE, "grows")
@@ -335,7 +342,7 @@ def test_the_same_key_has_the_same_answer_even_when_the_image_is_refused_by_now(
 def test_a_dry_run_says_all_and_keeps_nothing(desk: Desk) -> None:
     """Decision, placement, bytes to fetch; no estimate where nothing is known."""
     cached = tuple(str(address) for address in PARTS[:2])
-    desk.site.store.write(absorb, desk.nodes[1], capable(cached=cached))
+    desk.site.store.write(store_report, desk.nodes[1], capable(cached=cached))
     before = desk.site.store.read(last_event)
     tried = desk.admitting.try_out(asked(), ALICE)
     assert tried.accepted
@@ -345,7 +352,7 @@ def test_a_dry_run_says_all_and_keeps_nothing(desk: Desk) -> None:
     assert any("n2" in sentence for sentence in tried.placement)
     assert tried.seconds is None
     assert desk.site.store.read(last_event) == before
-    assert desk.site.store.read(usage_of) == Usage()
+    assert desk.site.store.read(usage_of) == ResourceUsage()
 
 
 def test_a_dry_run_of_what_is_refused_says_why(desk: Desk) -> None:
@@ -366,13 +373,15 @@ def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:
     site.store.write(set_node_state, desk.nodes[1], NodeState.DRAINING, "")
     cold = desk.admitting.admit(asked(), ALICE).machines[0]
     site.clock.advance(seconds=21)
-    site.report(node, observed(cold, State.RUNNING, from_network=EVERYTHING))
+    site.report(node, observed(cold, MachineState.RUNNING, from_network=EVERYTHING))
     warm = desk.admitting.admit(asked(), ALICE).machines[0]
     site.clock.advance(seconds=8)
-    site.report(node, observed(cold, State.RUNNING, from_network=EVERYTHING), observed(warm, State.RUNNING))
+    site.report(
+        node, observed(cold, MachineState.RUNNING, from_network=EVERYTHING), observed(warm, MachineState.RUNNING)
+    )
     assert desk.admitting.try_out(asked(), ALICE).seconds == 21.0
     site.store.write(
-        absorb,
+        store_report,
         node,
         capable(revision=site.store.read(revision_of, node), cached=tuple(map(str, PARTS)), complete=False),
     )
@@ -385,4 +394,4 @@ def test_an_estimate_comes_from_what_earlier_machines_took(desk: Desk) -> None:
 )
 def test_host_names_begin_with_the_images(name: str, base: str) -> None:
     """As far as host names go."""
-    assert host_base(name) == base
+    assert hostname_base(name) == base

@@ -11,22 +11,22 @@ import httpx
 import pytest
 
 from deployer.errors import MachineConflict, SiteUnavailable
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.node.machines import console as serial
-from deployer.node.machines.console import SerialReader, read_end, read_from
-from deployer.node.membership.credentials import Membership
-from deployer.node.membership.site_client import SiteClient as NodeSideClient
-from deployer.protocol.console import readable
-from deployer.protocol.desired_state import MAX_SERIAL, DesiredState, SerialAnswer, SerialAsk
+from deployer.node.machines.console import ConsoleReader, read_console_end, read_console_from
+from deployer.node.membership.credentials import SiteMembership
+from deployer.node.membership.site_client import NodeSiteClient as NodeSideClient
+from deployer.protocol.console import sanitize_output
+from deployer.protocol.desired_state import MAX_CONSOLE_CHUNK, ConsoleRequest, ConsoleResponse, DesiredState
 from deployer.site.client.client import SiteClient
-from deployer.site.client.discovery import socket_of
+from deployer.site.client.discovery import operator_socket
 from deployer.site.db.engine import SiteDatabase
-from deployer.site.model.principal import LOCAL
+from deployer.site.model.principal import LOCAL_OPERATOR
 from deployer.site.operations import console_requests as asking
-from deployer.site.operations.console_requests import PER_NODE, Serials
+from deployer.site.operations.console_requests import PER_NODE, ConsoleRequestQueue
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import place
-from deployer.site.store.admission import admit
+from deployer.site.scheduling.placement import place_machines
+from deployer.site.store.admission import admit_request
 from deployer.site.store.store import SiteStore
 from tests.support.grid_ca import utc_now
 from tests.support.node.fake_hypervisor import SITE, LightNode, LightSite
@@ -44,7 +44,7 @@ class Guests:
     def __init__(self, site: SiteProcess, place_: Path) -> None:
         self.site = site
         site.join(place_ / "site", "light")
-        membership = Membership.read(place_ / "site")
+        membership = SiteMembership.read(place_ / "site")
         assert membership is not None
         self.link = NodeSideClient(membership)
         self.node = LightNode(place_ / "machines")
@@ -64,7 +64,7 @@ class Guests:
         with self.site.client() as client:
             wait_for(lambda: client.node("light").reported, 60)
         values = proposal(cores=1, memory=16 << 20, disk=1 << 20)
-        (made,) = self.store.write(admit, LOCAL, None, values, place)[1]
+        (made,) = self.store.write(admit_request, LOCAL_OPERATOR, None, values, place_machines)[1]
         self.site.wait_state(made.uuid, "running")
         return made.uuid
 
@@ -95,7 +95,7 @@ def test_the_end_of_a_console_comes_as_the_guest_wrote_it(guests: Guests, client
     assert client.console(machine, 100) == b""
     guests.file(machine).write_bytes(b"x" * 100_000 + SAID)
     assert client.console(machine, len(SAID)) == SAID
-    transport = httpx.HTTPTransport(uds=str(socket_of(guests.site.settings)))
+    transport = httpx.HTTPTransport(uds=str(operator_socket(guests.site.settings)))
     with httpx.Client(transport=transport, base_url="http://site", timeout=60) as raw:
         got = raw.get(f"/v1/machines/{machine}/console")
         assert len(got.content) == 64 << 10
@@ -105,7 +105,7 @@ def test_the_end_of_a_console_comes_as_the_guest_wrote_it(guests: Guests, client
         )
         assert got.headers["content-type"] == "application/octet-stream"
         assert got.headers["x-content-type-options"] == "nosniff"
-        for wrong in ("0", str(MAX_SERIAL + 1), "x"):
+        for wrong in ("0", str(MAX_CONSOLE_CHUNK + 1), "x"):
             assert raw.get(f"/v1/machines/{machine}/console", params={"bytes": wrong}).status_code == 400
         for method in ("POST", "PUT", "DELETE"):  # nobody types into a console here
             assert raw.request(method, f"/v1/machines/{machine}/console").status_code in {400, 405}
@@ -149,7 +149,7 @@ def test_the_page_shows_text_and_nothing_else(guests: Guests, client: SiteClient
 def test_a_machine_without_a_console_has_none(guests: Guests, client: SiteClient) -> None:
     """Before its node has begun to make it."""
     values = proposal(cores=1, memory=16 << 20, disk=1 << 20, held=True)
-    (held,) = guests.store.write(admit, LOCAL, None, values, place)[1]
+    (held,) = guests.store.write(admit_request, LOCAL_OPERATOR, None, values, place_machines)[1]
     with pytest.raises(MachineConflict, match="no console yet"):
         client.console(held.uuid, 10)
 
@@ -160,16 +160,16 @@ def test_a_machine_without_a_console_has_none(guests: Guests, client: SiteClient
 def test_what_was_given_up_at_the_beginning_is_left_out(tmp_path: Path) -> None:
     """Offsets stay what they were; the end is at most so much."""
     file = tmp_path / "console.log"
-    assert read_end(file, 10) == (0, b"")
-    assert read_from(file, 5, 10) == (5, b"")
+    assert read_console_end(file, 10) == (0, b"")
+    assert read_console_from(file, 5, 10) == (5, b"")
     with file.open("wb") as opened:
         opened.seek(1 << 20)
         opened.write(b"end")
-    start, data = read_from(file, 0, 1 << 21)
+    start, data = read_console_from(file, 0, 1 << 21)
     assert start > 0
     assert data.strip(b"\0") == b"end"
-    assert read_end(file, 2) == ((1 << 20) + 1, b"nd")
-    assert readable(b"\x1b[31mred\x1b[0m\r\n\x1b]0;title\x07") == "red\n\\x1b]0;title\\x07"
+    assert read_console_end(file, 2) == ((1 << 20) + 1, b"nd")
+    assert sanitize_output(b"\x1b[31mred\x1b[0m\r\n\x1b]0;title\x07") == "red\n\\x1b]0;title\\x07"
 
 
 def test_a_node_tells_a_site_of_no_machine_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,18 +178,18 @@ def test_a_node_tells_a_site_of_no_machine_but_its_own(tmp_path: Path, monkeypat
     node, site = LightNode(tmp_path / "machines"), LightSite()
     agent = node.agent(site)
     agent.start()
-    reader = SerialReader(site, SITE, node.keeper)
+    reader = ConsoleReader(site, SITE, node.keeper)
     try:
         mine, other = (machine(str(uuid.uuid4())) for _ in range(2))
         site.say(DesiredState(revision=2, machines=(mine, other)))
         wait_for(lambda: len(node.made) == 2, 60)
-        wait_for(lambda: all(one.state is State.RUNNING for one in node.keeper.store.all()), 60)
+        wait_for(lambda: all(one.state is MachineState.RUNNING for one in node.keeper.store.all()), 60)
         node.keeper.store.console(mine.uuid).write_bytes(b"secret")
         node.keeper.store.console(other.uuid).write_bytes(b"another's")
         node.keeper.change(other.uuid, site="6" * 64)
 
-        def asked(name: str, **values: float) -> SerialAnswer:
-            ask = SerialAsk(id=str(uuid.uuid4()), machine=name, most=100, **values)  # type: ignore[arg-type]
+        def asked(name: str, **values: float) -> ConsoleResponse:
+            ask = ConsoleRequest(id=str(uuid.uuid4()), machine=name, most=100, **values)  # type: ignore[arg-type]
             reader.asked((ask,))
             return wait_for(lambda: next((one for one in site.serials if one.id == ask.id), None), 60)  # type: ignore[no-any-return]
 
@@ -197,7 +197,7 @@ def test_a_node_tells_a_site_of_no_machine_but_its_own(tmp_path: Path, monkeypat
         assert (asked(other.uuid).state, asked(other.uuid).data) == (None, "")
         assert asked(str(uuid.uuid4())).state is None
         assert asked(mine.uuid, after=6, wait=0.1).data == ""
-        waiting = [SerialAsk(id=str(uuid.uuid4()), machine=mine.uuid, most=9, after=6, wait=60) for _ in range(3)]
+        waiting = [ConsoleRequest(id=str(uuid.uuid4()), machine=mine.uuid, most=9, after=6, wait=60) for _ in range(3)]
         reader.asked(waiting)
         wait_for(lambda: any(one.id == waiting[2].id for one in site.serials), 60)  # one too many waits for nothing
         assert not any(one.id in {waiting[0].id, waiting[1].id} for one in site.serials)
@@ -214,19 +214,19 @@ def test_questions_are_answered_by_the_node_that_was_asked(monkeypatch: pytest.M
     monkeypatch.setattr(asking, "PATIENCE", 0.3)
 
     async def work() -> None:
-        serials = Serials()
+        serials = ConsoleRequestQueue()
         machine = str(uuid.uuid4())
         called = asyncio.ensure_future(serials.called("n1", 60))
         question = asyncio.ensure_future(serials.ask("n1", machine, 10, wait=60))
         await asyncio.wait_for(called, 60)
         (asked,) = serials.taken("n1")
         assert (asked.machine, asked.most, serials.taken("n1"), serials.taken("n2")) == (machine, 10, (), ())
-        serials.answered("n2", SerialAnswer(id=asked.id, state=State.RUNNING, data="Zm9yZ2Vk"))
-        serials.answered("n1", SerialAnswer(id=str(uuid.uuid4()), state=State.RUNNING))
+        serials.answered("n2", ConsoleResponse(id=asked.id, state=MachineState.RUNNING, data="Zm9yZ2Vk"))
+        serials.answered("n1", ConsoleResponse(id=str(uuid.uuid4()), state=MachineState.RUNNING))
         await asyncio.sleep(0)
         assert not question.done()
-        serials.answered("n1", SerialAnswer(id=asked.id, state=State.RUNNING, data="b2s="))
-        serials.answered("n1", SerialAnswer(id=asked.id, state=State.RUNNING, data="YWdhaW4="))
+        serials.answered("n1", ConsoleResponse(id=asked.id, state=MachineState.RUNNING, data="b2s="))
+        serials.answered("n1", ConsoleResponse(id=asked.id, state=MachineState.RUNNING, data="YWdhaW4="))
         assert (await question).data == "b2s="
         with pytest.raises(SiteUnavailable, match="does not tell"):
             await serials.ask("n1", machine, 10)

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 
 from deployer.errors import FencingFailed
-from deployer.node.agent.lease import Fence
-from deployer.protocol.desired_state import Capacity, Heard, Lease
+from deployer.node.agent.lease import NodeLease
+from deployer.protocol.desired_state import Capacity, LeaseTerms, ReportResponse
 from deployer.site.model.records import NodeState, SiteNode
-from deployer.site.operations.fencing import RETRY, ByCommand, ByLease, command_for, fencing, nobody
+from deployer.site.operations.fencing import (
+    FENCING_RETRY,
+    CommandFencing,
+    LeaseFencing,
+    fence_none,
+    fencing_command,
+    make_fencing,
+)
 from tests.support.node.service_process import wait_for
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -62,7 +69,7 @@ def tells(told: list[tuple[str, str]]) -> Callable[[str, str, str], None]:
 
 def test_a_promise_has_come_true_when_its_time_and_a_margin_are_over(clock: Clock, told: list[tuple[str, str]]) -> None:
     """Counted from when this service saw its last report first: the wall clock is not asked."""
-    look = ByLease(30, clock, tells(told))
+    look = LeaseFencing(30, clock, tells(told))
     assert look([node(state=NodeState.READY)]) == frozenset()
     clock.at += 90
     assert look([node()]) == frozenset()
@@ -73,7 +80,7 @@ def test_a_promise_has_come_true_when_its_time_and_a_margin_are_over(clock: Cloc
 
 
 def test_a_report_begins_it_anew(clock: Clock, told: list[tuple[str, str]]) -> None:
-    look = ByLease(30, clock, tells(told))
+    look = LeaseFencing(30, clock, tells(told))
     look([node()])
     clock.at += 80
     later = node(reported=NOW - timedelta(hours=1))  # its own word is that it came; the clock may have been set back
@@ -96,7 +103,7 @@ def test_a_report_begins_it_anew(clock: Clock, told: list[tuple[str, str]]) -> N
 def test_who_is_never_taken_for_stopped(
     clock: Clock, told: list[tuple[str, str]], what: str, changes: dict[str, object], why: list[str]
 ) -> None:
-    look = ByLease(30, clock, tells(told))
+    look = LeaseFencing(30, clock, tells(told))
     for _ in range(3):
         assert look([node(**changes)]) == frozenset(), what
         clock.at += 1000
@@ -111,7 +118,7 @@ def test_a_command_is_run_once_until_it_ends_well(clock: Clock, told: list[tuple
         if len(runs) < 3:
             raise FencingFailed("the plug is stuck")
 
-    look = ByCommand(run, clock, tells(told))
+    look = CommandFencing(run, clock, tells(told))
     assert look([node(state=NodeState.READY)]) == frozenset()
     assert not runs
     for count in (1, 2):
@@ -121,7 +128,7 @@ def test_a_command_is_run_once_until_it_ends_well(clock: Clock, told: list[tuple
         time.sleep(0.05)  # it was told a moment before it is over
         assert look([node()]) == frozenset()
         assert len(runs) == count  # not again at once
-        clock.at += RETRY
+        clock.at += FENCING_RETRY
     wait_for(lambda: look([node()]) == {UUID})
     assert look([node()]) == {UUID}
     assert len(runs) == 3
@@ -136,7 +143,7 @@ def test_a_command_is_run_once_until_it_ends_well(clock: Clock, told: list[tuple
 def test_the_command_is_told_which_node(tmp_path: Path) -> None:
     said = tmp_path / "said"
     program = f"import os, sys; open({str(said)!r}, 'w').write(repr((sys.argv[1:], sorted(os.environ))))"
-    command_for([sys.executable, "-c", program, "off"], 60)(node(labels={"rack": "7", "bmc": "10.0.0.7"}))
+    fencing_command([sys.executable, "-c", program, "off"], 60)(node(labels={"rack": "7", "bmc": "10.0.0.7"}))
     words, variables = eval(said.read_text())  # noqa: S307 - what was written above
     assert words == ["off", "worker07", UUID, "bmc=10.0.0.7", "rack=7"]
     assert set(variables) <= {"PATH", "LANG", "LC_CTYPE"}
@@ -154,21 +161,21 @@ def test_the_command_is_told_which_node(tmp_path: Path) -> None:
 )
 def test_a_command_that_does_not_do_it(what: str, words: list[str], said: str) -> None:
     with pytest.raises(FencingFailed, match=said):
-        command_for(words, 1)(node())
+        fencing_command(words, 1)(node())
 
 
 def test_settings_choose_a_way(clock: Clock) -> None:
-    lease = Lease(seconds=60)
+    lease = LeaseTerms(seconds=60)
     for lost, command, expected in (
-        ("wait", (), (None, nobody)),
-        ("wait", ("/bin/true",), (None, nobody)),
-        ("replace", (), (lease, ByLease)),
-        ("fail", (), (lease, ByLease)),
-        ("replace", ("/bin/true",), (None, ByCommand)),
+        ("wait", (), (None, fence_none)),
+        ("wait", ("/bin/true",), (None, fence_none)),
+        ("replace", (), (lease, LeaseFencing)),
+        ("fail", (), (lease, LeaseFencing)),
+        ("replace", ("/bin/true",), (None, CommandFencing)),
     ):
-        found = fencing(lost, lease, 30, command, 60, lambda *_: None, clock)
+        found = make_fencing(lost, lease, 30, command, 60, lambda *_: None, clock)
         assert found.lease == expected[0]
-        assert found.look is nobody if expected[1] is nobody else isinstance(found.look, expected[1])  # type: ignore[arg-type]
+        assert found.look is fence_none if expected[1] is fence_none else isinstance(found.look, expected[1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -182,7 +189,7 @@ def test_a_machine_never_runs_in_two_places(seed: int, tmp_path: Path) -> None:
 
 
 class _Simulated:
-    """The site's part is `ByLease` and what it remembers of the node; the node's is `Fence`. Messages take their time."""
+    """The site's part is `LeaseFencing` and what it remembers of the node; the node's is `NodeLease`. Messages take their time."""
 
     MARGIN = 5
 
@@ -190,7 +197,7 @@ class _Simulated:
         self._rng, self._file = rng, file
         self._site_clock, self._node_clock = Clock(), Clock()
         self._node_clock.at = rng.uniform(0, 1e6)
-        self._setting = Lease(seconds=20)
+        self._setting = LeaseTerms(seconds=20)
         self._promised: int | None = None
         self._node = node()
         self._reported, self._lost = NOW, False
@@ -199,12 +206,12 @@ class _Simulated:
         self._link = True
         self.seen = set[str]()
         self._fence = self._begin()
-        self._look = ByLease(self.MARGIN, self._site_clock, lambda *_: None)
+        self._look = LeaseFencing(self.MARGIN, self._site_clock, lambda *_: None)
         self._runs = True
         self._at = 0.0
 
-    def _begin(self) -> Fence:
-        return Fence(self._file, self._node_clock, "boot")
+    def _begin(self) -> NodeLease:
+        return NodeLease(self._file, self._node_clock, "boot")
 
     def step(self) -> None:
         """A second goes by, and whatever may happen does."""
@@ -215,8 +222,8 @@ class _Simulated:
         if rng.random() < 0.02:
             self._link = rng.random() < 0.5
         if rng.random() < 0.003:
-            self._setting = Lease(seconds=rng.choice([10, 20, 40]))
-            self._look = ByLease(self.MARGIN, self._site_clock, lambda *_: None)  # the service began again
+            self._setting = LeaseTerms(seconds=rng.choice([10, 20, 40]))
+            self._look = LeaseFencing(self.MARGIN, self._site_clock, lambda *_: None)  # the service began again
         if rng.random() < 0.003:  # the agent began again
             self._fence, self._pending = self._begin(), None
         self._talk()
@@ -253,7 +260,7 @@ class _Simulated:
             if kind == "report":
                 self._promised, self._heard_at = content, self._at
                 self._reported += timedelta(seconds=1)
-                content = ("report", content, Heard(lease=self._setting))
+                content = ("report", content, ReportResponse(lease=self._setting))
             else:
                 content = ("desired", not self._replaced, None)
             self._pending = self._at + self._rng.choice([0, 1, 3, 12]), "answer", sent, content

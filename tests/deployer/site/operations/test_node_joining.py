@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.errors import Conflict, JoinRefused, Misused
-from deployer.pki.ca import Authority, new_request
+from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.protocol.joining import JoinRequest, parse_token
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.nodes import get_node
 from deployer.site.model.records import NodeState
-from deployer.site.operations.node_joining import Joining, digest
+from deployer.site.operations.node_joining import NodeJoinService, join_token_digest
 from deployer.site.store.store import SiteStore
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -26,21 +26,23 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def joining(tmp_path: Path) -> Iterator[Joining]:
+def joining(tmp_path: Path) -> Iterator[NodeJoinService]:
     """A site's, with a store."""
     database = SiteDatabase(f"sqlite:///{tmp_path}/site.db")
     store = SiteStore(database, lambda: NOW, lambda: str(uuid.uuid4()))
-    authority = Authority.make(NOW)
-    yield Joining(store, authority, authority.fingerprint, "https://site:1", timedelta(days=90), secrets.token_bytes)
+    authority = CertificateAuthority.make(NOW)
+    yield NodeJoinService(
+        store, authority, authority.fingerprint, "https://site:1", timedelta(days=90), secrets.token_bytes
+    )
     database.close()
 
 
 def wanted(token: str, name: str = "w") -> JoinRequest:
     """What a node says."""
-    return JoinRequest(token=parse_token(token)[0], request=new_request()[1], name=name)
+    return JoinRequest(token=parse_token(token)[0], request=create_request()[1], name=name)
 
 
-def test_a_token_is_good_once_and_in_time(joining: Joining) -> None:
+def test_a_token_is_good_once_and_in_time(joining: NodeJoinService) -> None:
     """Until its end and not at it; whoever comes second is refused."""
     late = joining.token("", HOUR, NOW)
     for when in (NOW + HOUR, NOW + 2 * HOUR):
@@ -53,21 +55,21 @@ def test_a_token_is_good_once_and_in_time(joining: Joining) -> None:
     assert joining.authority.node_of([], NOW) is None
 
 
-def test_the_operators_name_goes_before_the_nodes_own(joining: Joining) -> None:
+def test_the_operators_name_goes_before_the_nodes_own(joining: NodeJoinService) -> None:
     """And a name that is taken is a conflict, whoever chose it."""
     assert joining.join(wanted(joining.token("worker07", HOUR, NOW).token, "mine"), NOW).name == "worker07"
     with pytest.raises(Conflict, match="worker07"):
         joining.join(wanted(joining.token("", HOUR, NOW).token, "worker07"), NOW)
 
 
-def test_a_token_is_never_taken_for_an_option(joining: Joining) -> None:
+def test_a_token_is_never_taken_for_an_option(joining: NodeJoinService) -> None:
     """Whatever bytes it is made of: these would begin with a dash."""
     token = replace(joining, random=lambda size: b"\xfb" * size).token("", HOUR, NOW).token
     assert not token.startswith("-")
     assert joining.join(wanted(token), NOW).name == "w"
 
 
-def test_a_request_that_is_none_does_not_cost_the_token(joining: Joining) -> None:
+def test_a_request_that_is_none_does_not_cost_the_token(joining: NodeJoinService) -> None:
     """Whoever carries the token tries again."""
     token = joining.token("", HOUR, NOW).token
     bad = wanted(token).model_copy(update={"request": "none"})
@@ -76,17 +78,17 @@ def test_a_request_that_is_none_does_not_cost_the_token(joining: Joining) -> Non
     joining.join(wanted(token), NOW)
 
 
-def test_what_is_kept_opens_nothing(joining: Joining, tmp_path: Path) -> None:
+def test_what_is_kept_opens_nothing(joining: NodeJoinService, tmp_path: Path) -> None:
     """The database has the digest of a secret, and the secret nowhere."""
     token = joining.token("", HOUR, NOW).token
     secret, fingerprint = parse_token(token)
     assert fingerprint == joining.fingerprint
     kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert secret.encode() not in kept
-    assert digest(secret).encode() in kept
+    assert join_token_digest(secret).encode() in kept
 
 
-def test_a_node_is_known_from_then_on(joining: Joining) -> None:
+def test_a_node_is_known_from_then_on(joining: NodeJoinService) -> None:
     """It is ready, and has told nothing of itself yet."""
     joined = joining.join(wanted(joining.token("", HOUR, NOW).token), NOW)
     store = joining.store
@@ -125,6 +127,6 @@ def test_every_token_reads_back(data: bytes) -> None:
             self.digest = digest
 
     kept = Kept()
-    joining = Joining(kept, None, authority, "u", HOUR, lambda count: data[:count])  # type: ignore[arg-type]
+    joining = NodeJoinService(kept, None, authority, "u", HOUR, lambda count: data[:count])  # type: ignore[arg-type]
     secret, fingerprint = parse_token(joining.token("", HOUR, NOW).token + "\n")
-    assert (digest(secret), fingerprint) == (kept.digest, authority)
+    assert (join_token_digest(secret), fingerprint) == (kept.digest, authority)

@@ -10,26 +10,26 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from deployer.errors import DeploymentNotFound, JoinRefused
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import tables
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.machines import get_deployment, get_machine
-from deployer.site.lifecycle.verb_rules import Verb, act
-from deployer.site.model.cluster import ClusterDocument, ClusterState, Phase
-from deployer.site.model.contact import Contact
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
+from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 from deployer.site.operations import retention as pruning
-from deployer.site.operations.retention import Keeping, Pruner
+from deployer.site.operations.retention import Pruner, RetentionPeriods
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, new_join_token, redeem_join_token
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 from partita import app
 from signer.documents import canonical, validate
 from tests.support.site.values import ALICE, NOW, World, look, observed
 from tests.support.site.values import world as make_world
 
-KEEP = Keeping(timedelta(days=90), timedelta(days=730))
+KEEP = RetentionPeriods(timedelta(days=90), timedelta(days=730))
 LATER = NOW + timedelta(days=91)
 MUCH_LATER = NOW + timedelta(days=800)
 
@@ -43,8 +43,8 @@ def rows(world: World) -> dict[str, int]:
 
 def ended(world: World, node: str, machine: SiteMachine) -> None:
     """A machine ends, and its node has nothing of it."""
-    world.store.write(change_machine, machine.uuid, lambda one: act(one, Verb.DESTROY, "", world.clock.at))
-    world.report(node, observed(machine, State.ENDED))
+    world.store.write(change_machine, machine.uuid, lambda one: apply_verb(one, Verb.DESTROY, "", world.clock.at))
+    world.report(node, observed(machine, MachineState.ENDED))
     assert world.store.read(get_machine, machine.uuid).gone
 
 
@@ -59,9 +59,9 @@ def test_what_has_ended_goes_whole_when_its_time_is_long_over(world: World) -> N
     for machine in (one, two):
         ended(world, node, machine)
     with world.store.database.writing() as connection:
-        contact = Contact(one.uuid, node, 1, "0" * 64)
-        broker_store.keep(connection, contact, NOW + timedelta(days=1))
-        broker_store.publish(connection, one.uuid, "key", b"value", NOW)
+        contact = BrokerContact(one.uuid, node, 1, "0" * 64)
+        broker_store.put_contact(connection, contact, NOW + timedelta(days=1))
+        broker_store.put_value(connection, one.uuid, "key", b"value", NOW)
     before = rows(world)
     assert not +pruner(world).everything(NOW + timedelta(days=90))  # its time was an hour
     assert rows(world) == before
@@ -81,7 +81,7 @@ def test_what_has_ended_goes_whole_when_its_time_is_long_over(world: World) -> N
 
 
 def _running(world: World, node: str) -> None:
-    world.report(node, observed(world.machine(), State.RUNNING))
+    world.report(node, observed(world.machine(), MachineState.RUNNING))
 
 
 def _one_of_two(world: World, node: str) -> None:
@@ -91,7 +91,7 @@ def _one_of_two(world: World, node: str) -> None:
 
 def _not_gone(world: World, node: str) -> None:
     """It is over for the site; its node was lost, and may have it still."""
-    world.report(node, observed(world.machine(), State.RUNNING))
+    world.report(node, observed(world.machine(), MachineState.RUNNING))
     world.clock.advance(days=1)
     look(world.store, world.clock.at, world.clock.at, "fail")
 
@@ -106,7 +106,7 @@ def _long_lived(world: World, node: str) -> None:
 
 def _cluster(world: World, name: str = "star") -> str:
     document = validate(ClusterDocument, {"name": name, "roles": {"a": {"image": "v/n"}}}, "cluster")
-    state = ClusterState(phase=Phase.READY, changed=world.clock.at, ends=world.clock.at, counts={"a": 1})
+    state = ClusterState(phase=ClusterPhase.READY, changed=world.clock.at, ends=world.clock.at, counts={"a": 1})
     return world.store.write(add_cluster, ALICE, name, canonical(document).decode(), canonical(state).decode()).uuid
 
 
@@ -156,14 +156,14 @@ def test_stories_go_but_for_what_people_did_and_the_newest(world: World) -> None
         # As if somebody had ordered it, and somebody else had drained the node.
         by = tables.events.update().where(tables.events.c.what.in_(["admitted", "joined"])).values(by="issuer alice")
         connection.execute(by)
-    world.store.write(Work.tell, "node", node, "lost", "so it is")
+    world.store.write(UnitOfWork.tell, "node", node, "lost", "so it is")
     last = world.store.read(last_event)
     pruner(world).everything(LATER)
     assert set(world.told()) == {"admitted", "joined", "lost"}
     assert world.store.read(last_event) == last
     pruner(world).everything(MUCH_LATER)
     assert world.told() == ["lost"]
-    world.store.write(Work.tell, "node", node, "ready", "")
+    world.store.write(UnitOfWork.tell, "node", node, "ready", "")
     assert [event.number for event in world.store.read(list_events, last)] == [last + 1]
 
 

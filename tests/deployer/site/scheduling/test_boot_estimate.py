@@ -2,11 +2,11 @@
 
 import pytest
 
-from deployer.site.scheduling.boot_estimate import Boot, estimate
+from deployer.site.scheduling.boot_estimate import BootRecord, estimate_boot
 
 MIB = 1 << 20
-WARM = Boot("n1", 0, 8.0)
-COLD = Boot("n1", 100 * MIB, 18.0)  # ten seconds for 100 MiB
+WARM = BootRecord("n1", 0, 8.0)
+COLD = BootRecord("n1", 100 * MIB, 18.0)  # ten seconds for 100 MiB
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ COLD = Boot("n1", 100 * MIB, 18.0)  # ten seconds for 100 MiB
         ([WARM, COLD], {"n1": 0}, 8.0),
         ([WARM, COLD], {"n1": 50 * MIB}, 13.0),
         ([WARM, COLD], {"n2": 50 * MIB}, 13.0),
-        ([WARM, COLD, Boot("n2", 0, 30.0)], {"n1": 0, "n2": 0}, 30.0),
-        ([WARM, Boot("n1", 0, 10.0), Boot("n1", 0, 100.0)], {"n1": 0}, 10.0),
+        ([WARM, COLD, BootRecord("n2", 0, 30.0)], {"n1": 0, "n2": 0}, 30.0),
+        ([WARM, BootRecord("n1", 0, 10.0), BootRecord("n1", 0, 100.0)], {"n1": 0}, 10.0),
         ([COLD], {"n1": 0}, 18.0),
         ([COLD], {"n1": 100 * MIB}, None),
-        ([WARM, Boot("n1", 100 * MIB, 8.0)], {"n1": MIB}, None),
-        ([WARM, COLD, Boot("n2", 0, 30.0)], {"n2": 100 * MIB}, 40.0),
+        ([WARM, BootRecord("n1", 100 * MIB, 8.0)], {"n1": MIB}, None),
+        ([WARM, COLD, BootRecord("n2", 0, 30.0)], {"n2": 100 * MIB}, 40.0),
         ([WARM, COLD], {"n1": MIB - 1}, 8.0),
     ],
     ids=[
@@ -44,6 +44,6 @@ COLD = Boot("n1", 100 * MIB, 18.0)  # ten seconds for 100 MiB
         "next to nothing to fetch",
     ],
 )
-def test_estimates(boots: list[Boot], fetch: dict[str, int], seconds: float | None) -> None:
+def test_estimates(boots: list[BootRecord], fetch: dict[str, int], seconds: float | None) -> None:
     """What earlier boots say."""
-    assert estimate(boots, fetch) == seconds
+    assert estimate_boot(boots, fetch) == seconds

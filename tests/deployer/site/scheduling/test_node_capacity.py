@@ -4,8 +4,8 @@ import pytest
 
 from deployer.protocol.desired_state import Capacity
 from deployer.site.model.records import NodeState, SiteNode
-from deployer.site.scheduling.node_capacity import Overcommit, Taken, capped, room_of
-from deployer.site.scheduling.placement import NodeRoom
+from deployer.site.scheduling.node_capacity import Overcommit, UsedCapacity, cap_machines, capacity_of
+from deployer.site.scheduling.placement import NodeCapacity
 from tests.support.site.values import GIB, NOW
 
 NODE = SiteNode(
@@ -23,8 +23,8 @@ NODE = SiteNode(
 
 def test_a_room_is_what_is_left() -> None:
     """Overcommit is of what the node has; what it runs beside, and what is promised, counts in full."""
-    room = room_of(NODE, Taken(2, 3, 2 * GIB, 10 * GIB), Overcommit(2.0, 1.5))
-    assert room == NodeRoom(
+    room = capacity_of(NODE, UsedCapacity(2, 3, 2 * GIB, 10 * GIB), Overcommit(2.0, 1.5))
+    assert room == NodeCapacity(
         uuid=NODE.uuid,
         name="n1",
         cores=4,
@@ -38,7 +38,7 @@ def test_a_room_is_what_is_left() -> None:
 
 def test_a_node_that_shrank_has_less_than_nothing() -> None:
     """So nothing more is placed there until it has room again."""
-    assert room_of(NODE, Taken(9, 9, 90 * GIB), Overcommit()).cores == -6
+    assert capacity_of(NODE, UsedCapacity(9, 9, 90 * GIB), Overcommit()).cores == -6
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_a_node_that_shrank_has_less_than_nothing() -> None:
 )
 def test_why_a_node_takes_no_machines(changes: dict[str, object], problem: str) -> None:
     """In half a sentence."""
-    room = room_of(NODE.model_copy(update=changes), Taken(), Overcommit())
+    room = capacity_of(NODE.model_copy(update=changes), UsedCapacity(), Overcommit())
     assert (room.problem, room.ready) == (problem, not problem)
 
 
 def test_the_policys_limit_makes_rooms_smaller() -> None:
     """By cores, which is what every machine takes; nodes at EC2 have their own caps."""
-    room = room_of(NODE, Taken(2, 0, 0), Overcommit())
-    assert capped(room, None, 1) == room
-    assert capped(room, 9, 1) == room
-    assert capped(room, 3, 2).cores == 2
-    full = capped(room, 2, 1)
+    room = capacity_of(NODE, UsedCapacity(2, 0, 0), Overcommit())
+    assert cap_machines(room, None, 1) == room
+    assert cap_machines(room, 9, 1) == room
+    assert cap_machines(room, 3, 2).cores == 2
+    full = cap_machines(room, 2, 1)
     assert (full.ready, full.problem) == (False, "it has 2 machines, and the policy allows 2 on one node")
-    cloud = room_of(NODE.model_copy(update={"kind": "ec2"}), Taken(2), Overcommit())
-    assert capped(cloud, 2, 1) == cloud
+    cloud = capacity_of(NODE.model_copy(update={"kind": "ec2"}), UsedCapacity(2), Overcommit())
+    assert cap_machines(cloud, 2, 1) == cloud

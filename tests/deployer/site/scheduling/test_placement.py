@@ -10,31 +10,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.errors import NoRoom
-from deployer.protocol.deployment_request import Wishes
-from deployer.site.scheduling.placement import MAX_TOLD, Ask, NodeRoom, Placed, place
+from deployer.errors import NoCapacity
+from deployer.protocol.deployment_request import PlacementOptions
+from deployer.site.scheduling.placement import (
+    MAX_NODES_EXPLAINED,
+    NodeCapacity,
+    Placement,
+    PlacementRequest,
+    place_machines,
+)
 
 GIB = 1 << 30
 BASE, DATA = "base", "data"
 CONTENTS = {BASE: 3 * GIB, DATA: GIB}
 
 
-def node(name: str, cores: int = 8, memory: int = 16, disk: int = 100, **values: Any) -> NodeRoom:
+def node(name: str, cores: int = 8, memory: int = 16, disk: int = 100, **values: Any) -> NodeCapacity:
     """A node with so many cores and GiB free."""
-    return NodeRoom(f"uuid-{name}", name, cores, memory * GIB, disk * GIB, **values)
+    return NodeCapacity(f"uuid-{name}", name, cores, memory * GIB, disk * GIB, **values)
 
 
-def ask(count: int = 1, cores: int = 1, memory: int = 2, disk: int = 10, **wishes: Any) -> Ask:
+def ask(count: int = 1, cores: int = 1, memory: int = 2, disk: int = 10, **wishes: Any) -> PlacementRequest:
     """Machines of one core and 2 GiB."""
-    return Ask(count, cores, memory * GIB, disk * GIB, "x86_64", CONTENTS, Wishes(**wishes))
+    return PlacementRequest(count, cores, memory * GIB, disk * GIB, "x86_64", CONTENTS, PlacementOptions(**wishes))
 
 
-def names(placed: Placed) -> dict[str, int]:
+def names(placed: Placement) -> dict[str, int]:
     """How many machines each node got."""
     return dict(Counter(uuid.removeprefix("uuid-") for uuid in placed.nodes))
 
 
-def told(placed: Placed, name: str) -> str:
+def told(placed: Placement, name: str) -> str:
     """What is said of a node."""
     return next(sentence for sentence in placed.sentences if sentence.startswith(f"{name} "))
 
@@ -114,14 +120,16 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rooms", "wanted", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_the_best_node_is_taken(rooms: Sequence[NodeRoom], wanted: Ask, expected: dict[str, int]) -> None:
+def test_the_best_node_is_taken(
+    rooms: Sequence[NodeCapacity], wanted: PlacementRequest, expected: dict[str, int]
+) -> None:
     """Each rule of preference, alone."""
-    assert names(place(rooms, wanted)) == expected
+    assert names(place_machines(rooms, wanted)) == expected
 
 
 def test_bytes_to_fetch_are_those_that_a_node_lacks() -> None:
     """Per node, once, however many machines it gets."""
-    found = place([node("a", cores=2, cached=frozenset({BASE})), node("b")], ask(4))
+    found = place_machines([node("a", cores=2, cached=frozenset({BASE})), node("b")], ask(4))
     assert found.fetch == {"uuid-a": GIB, "uuid-b": 4 * GIB}
 
 
@@ -140,10 +148,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("rooms", "wanted", "says"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_a_refusal_says_what_is_lacking(rooms: Sequence[NodeRoom], wanted: Ask, says: str) -> None:
+def test_a_refusal_says_what_is_lacking(rooms: Sequence[NodeCapacity], wanted: PlacementRequest, says: str) -> None:
     """And names what would help."""
-    with pytest.raises(NoRoom, match=says):
-        place(rooms, wanted)
+    with pytest.raises(NoCapacity, match=says):
+        place_machines(rooms, wanted)
 
 
 def test_every_node_is_explained() -> None:
@@ -157,7 +165,7 @@ def test_every_node_is_explained() -> None:
         node("mislabelled", labels={"rack": "2"}),
         node("spare"),
     ]
-    found = place(rooms, ask(2))
+    found = place_machines(rooms, ask(2))
     assert told(found, "cached") == (
         "cached gets 1 machine: it holds 3.0 GiB of 4.0 GiB of the contents; "
         "among its like it is the fullest that fits, with room for 1 machine."
@@ -169,26 +177,26 @@ def test_every_node_is_explained() -> None:
         "full is left out: it has 0 of 1 cores free and it has 1.0 GiB of 2.0 GiB memory free."
     )
     assert told(found, "spare") == "spare is left out: it has room for 8 machines, and others come first."
-    wanted = place(rooms, ask(1, labels={"rack": "2"}))
+    wanted = place_machines(rooms, ask(1, labels={"rack": "2"}))
     assert told(wanted, "empty") == "empty is left out: the label rack is not set there, and the request is for 2."
 
 
 def test_the_way_to_ec2_is_explained() -> None:
     """Which machines go there, and why."""
     pool = node("pool", cores=100, memory=200, disk=2000, kind="ec2", architecture="")
-    some = place([pool, node("a", cores=2)], ask(3, where="local-then-ec2"))
+    some = place_machines([pool, node("a", cores=2)], ask(3, where="local-then-ec2"))
     assert "The site's own nodes have room for 2 of 3 machines; the rest goes to EC2." in some.sentences
-    none = place([pool, node("a")], ask(3, where="local-then-ec2"))
+    none = place_machines([pool, node("a")], ask(3, where="local-then-ec2"))
     assert "The site's own nodes have room for all machines; none goes to EC2." in none.sentences
-    with pytest.raises(NoRoom, match=re.escape("here or on EC2")):
-        place([node("pool", cores=1, kind="ec2", architecture="")], ask(3, where="local-then-ec2"))
+    with pytest.raises(NoCapacity, match=re.escape("here or on EC2")):
+        place_machines([node("pool", cores=1, kind="ec2", architecture="")], ask(3, where="local-then-ec2"))
 
 
 def test_a_long_story_is_summed_up() -> None:
     """A thousand nodes are not told of one by one, and none is missing from the sums."""
     rooms = [node(f"n{number:04}", cores=number % 2) for number in range(1000)]
-    found = place(rooms, ask(450))
-    assert len(found.sentences) < MAX_TOLD + 10
+    found = place_machines(rooms, ask(450))
+    assert len(found.sentences) < MAX_NODES_EXPLAINED + 10
     assert any(re.match(r"410 more nodes get 410 machines", sentence) for sentence in found.sentences)
     assert any("500 nodes left out (too little cores)" in sentence for sentence in found.sentences)
     assert any("50 nodes left out (others come first)" in sentence for sentence in found.sentences)
@@ -234,7 +242,7 @@ ASKS = st.builds(
 )
 
 
-def _room_for(room: NodeRoom, wanted: Ask) -> int:
+def _room_for(room: NodeCapacity, wanted: PlacementRequest) -> int:
     """How many machines fit, counted one by one."""
     cores, memory, disk, count = room.cores, room.memory, room.disk, 0
     kinds = {"local": {"libvirt"}, "ec2": {"ec2"}, "local-then-ec2": {"libvirt", "ec2"}}[wanted.wishes.where]
@@ -252,12 +260,14 @@ def _room_for(room: NodeRoom, wanted: Ask) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(ROOMS, ASKS)
-def test_never_more_than_a_node_has_and_never_less_than_there_is(rooms: list[NodeRoom], wanted: Ask) -> None:
+def test_never_more_than_a_node_has_and_never_less_than_there_is(
+    rooms: list[NodeCapacity], wanted: PlacementRequest
+) -> None:
     """Held against counting by hand: who is refused had no room, who is placed is within every node's room."""
     possible = min(wanted.count, sum(_room_for(room, wanted) for room in rooms))
     try:
-        found = place(rooms, wanted)
-    except NoRoom:
+        found = place_machines(rooms, wanted)
+    except NoCapacity:
         assert possible < (wanted.count if wanted.wishes.whole else 1)
         return
     assert len(found.nodes) == possible
@@ -271,13 +281,15 @@ def test_never_more_than_a_node_has_and_never_less_than_there_is(rooms: list[Nod
 
 @settings(max_examples=100, deadline=None)
 @given(ROOMS, ASKS, st.randoms(use_true_random=False))
-def test_the_order_of_nodes_changes_nothing(rooms: list[NodeRoom], wanted: Ask, by: random.Random) -> None:
+def test_the_order_of_nodes_changes_nothing(
+    rooms: list[NodeCapacity], wanted: PlacementRequest, by: random.Random
+) -> None:
     """The same nodes in another order: the same answer, or the same refusal, to the letter."""
 
-    def answer(pool: list[NodeRoom]) -> object:
+    def answer(pool: list[NodeCapacity]) -> object:
         try:
-            return place(pool, wanted)
-        except NoRoom as refused:
+            return place_machines(pool, wanted)
+        except NoCapacity as refused:
             return str(refused)
 
     shuffled = list(rooms)
@@ -287,20 +299,20 @@ def test_the_order_of_nodes_changes_nothing(rooms: list[NodeRoom], wanted: Ask, 
 
 @settings(max_examples=100, deadline=None)
 @given(ROOMS, ASKS)
-def test_whoever_holds_the_contents_wins(rooms: list[NodeRoom], wanted: Ask) -> None:
+def test_whoever_holds_the_contents_wins(rooms: list[NodeCapacity], wanted: PlacementRequest) -> None:
     """Add a node that holds all contents: it is among the chosen, and a packed request fills it first."""
     full = node("zz-holder", 4, 8, 40, cached=frozenset(CONTENTS))
     others = [room for room in rooms if not set(CONTENTS) <= room.cached]
-    wanted = Ask(1, 1, 0, 0, "x86_64", CONTENTS, wanted.wishes.model_copy(update={"where": "local"}))
-    assert place([*others, full], wanted).nodes == (full.uuid,)
+    wanted = PlacementRequest(1, 1, 0, 0, "x86_64", CONTENTS, wanted.wishes.model_copy(update={"where": "local"}))
+    assert place_machines([*others, full], wanted).nodes == (full.uuid,)
 
 
 @settings(max_examples=100, deadline=None)
 @given(ROOMS, ASKS)
-def test_every_node_is_told_of(rooms: list[NodeRoom], wanted: Ask) -> None:
+def test_every_node_is_told_of(rooms: list[NodeCapacity], wanted: PlacementRequest) -> None:
     """A story of few nodes names each of them."""
     try:
-        found = place(rooms, wanted)
-    except NoRoom:
+        found = place_machines(rooms, wanted)
+    except NoCapacity:
         return
     assert {room.name for room in rooms} <= {sentence.split()[0] for sentence in found.sentences}

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.service.background import seldom
+from deployer.site.service.background import run_every
 from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
 from deployer.site.store.changes import add_node
-from deployer.web.wakeup import Bell
+from deployer.web.wakeup import Wakeup
 from tests.support.node.service_process import wait_for
 
 NOW = datetime.now(UTC)
@@ -79,7 +79,7 @@ def test_a_seldom_duty_is_done_seldom() -> None:
     """Once in so many seconds, and not at first."""
     clock = [0.0]
     done: list[float] = []
-    duty = seldom(10, lambda: done.append(clock[0]), lambda: clock[0])
+    duty = run_every(10, lambda: done.append(clock[0]), lambda: clock[0])
     for second in range(35):
         clock[0] = float(second)
         duty(NOW)
@@ -94,11 +94,11 @@ def test_a_seldom_duty_is_done_seldom() -> None:
         ("nothing", lambda _bell: None, False),
     ],
 )
-def test_a_bell_wakes_all_who_wait(about: str, act: Callable[[Bell], None], woken: bool) -> None:
+def test_a_bell_wakes_all_who_wait(about: str, act: Callable[[Wakeup], None], woken: bool) -> None:
     """A ring that came before somebody waits is not lost; without one the time passes."""
 
     async def story() -> tuple[int, bool]:
-        bell = Bell()
+        bell = Wakeup()
         bell.ring()  # nobody has hung it yet: no harm
         bell.hang()
         began = bell.time()

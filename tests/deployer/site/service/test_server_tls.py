@@ -15,9 +15,9 @@ import uvicorn
 from starlette.requests import HTTPConnection
 
 from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
-from deployer.pki.ca import Authority, fingerprint, new_request
-from deployer.pki.tls_peer import Peer, PeerProtocol, peer_of
-from deployer.site.client.client import SiteClient, Way, first_contact
+from deployer.pki.ca import CertificateAuthority, create_request, fingerprint
+from deployer.pki.tls_peer import PeerProtocol, TlsPeer, peer_of
+from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
 from deployer.site.service.server_tls import SERVER_LIFE, ServerTls
 from deployer.site.settings import SiteSettings
 from tests.support.node.service_process import wait_for
@@ -28,9 +28,9 @@ LIFE = timedelta(days=30)
 
 
 @pytest.fixture(scope="module")
-def authority() -> Authority:
+def authority() -> CertificateAuthority:
     """The site's CA."""
-    return Authority.make(NOW)
+    return CertificateAuthority.make(NOW)
 
 
 def settings(place: Path, **values: Any) -> SiteSettings:
@@ -40,9 +40,9 @@ def settings(place: Path, **values: Any) -> SiteSettings:
 
 
 @contextmanager
-def looking(tls: ServerTls) -> Iterator[tuple[int, list[Peer]]]:
+def looking(tls: ServerTls) -> Iterator[tuple[int, list[TlsPeer]]]:
     """A server that answers everything, and remembers whom it saw; its port."""
-    seen: list[Peer] = []
+    seen: list[TlsPeer] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -76,7 +76,7 @@ def ask(port: int, context: ssl.SSLContext, extra: str = "") -> bytes:
 
 
 def trusting(
-    authority: Authority, *, certificate: str = "", key: bytes = b"", place: Path | None = None
+    authority: CertificateAuthority, *, certificate: str = "", key: bytes = b"", place: Path | None = None
 ) -> ssl.SSLContext:
     """A client's context that believes a site, and shows a certificate if it has one."""
     context = ssl.create_default_context(cadata=authority.certificate.decode())
@@ -86,10 +86,10 @@ def trusting(
     return context
 
 
-def test_a_verified_chain_gets_to_the_application(authority: Authority, tmp_path: Path) -> None:
+def test_a_verified_chain_gets_to_the_application(authority: CertificateAuthority, tmp_path: Path) -> None:
     """Own certificate first; without one none; and nothing that a request says changes it."""
     tls = ServerTls(settings(tmp_path / "s"), authority, NOW)
-    key, request = new_request()
+    key, request = create_request()
     certificate = authority.node(request, "n", NOW, LIFE)
     with looking(tls) as (port, seen):
         shown = trusting(authority, certificate=certificate, key=key, place=tmp_path)
@@ -100,11 +100,11 @@ def test_a_verified_chain_gets_to_the_application(authority: Authority, tmp_path
     assert {(one.local, one.address) for one in seen} == {(False, "127.0.0.1")}
 
 
-def test_certificates_of_others_end_the_handshake(authority: Authority, tmp_path: Path) -> None:
+def test_certificates_of_others_end_the_handshake(authority: CertificateAuthority, tmp_path: Path) -> None:
     """Another CA's, and one whose time is over, are not taken for none: the connection ends."""
     tls = ServerTls(settings(tmp_path / "s"), authority, NOW)
-    key, request = new_request()
-    other = Authority.make(NOW)
+    key, request = create_request()
+    other = CertificateAuthority.make(NOW)
     with looking(tls) as (port, seen):
         for issuer, when in ((other, NOW), (authority, NOW - 2 * LIFE)):
             certificate = issuer.node(request, "n", when, LIFE)
@@ -117,13 +117,13 @@ def test_certificates_of_others_end_the_handshake(authority: Authority, tmp_path
     assert seen == []
 
 
-def test_old_protocols_are_not_spoken(authority: Authority, tmp_path: Path) -> None:
+def test_old_protocols_are_not_spoken(authority: CertificateAuthority, tmp_path: Path) -> None:
     """TLS 1.1 ends the handshake."""
     tls = ServerTls(settings(tmp_path / "s"), authority, NOW)
     assert tls.context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
-def test_the_service_renews_its_own_certificate(authority: Authority, tmp_path: Path) -> None:
+def test_the_service_renews_its_own_certificate(authority: CertificateAuthority, tmp_path: Path) -> None:
     """When a third of its time is left, and not before; the file is for its user alone."""
     tls = ServerTls(settings(tmp_path / "s"), authority, NOW)
     first = tls.shown
@@ -136,7 +136,7 @@ def test_the_service_renews_its_own_certificate(authority: Authority, tmp_path: 
 
 def test_a_certificate_from_elsewhere(make_site: Callable[..., SiteProcess], tmp_path: Path) -> None:
     """Nodes are given its CA when they join, and the fingerprint in the token is over both."""
-    elsewhere = Authority.make(NOW)
+    elsewhere = CertificateAuthority.make(NOW)
     pair = elsewhere.server(["127.0.0.1"], NOW, LIFE)
     certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
     certificate.write_bytes(pair.certificate + elsewhere.certificate)
@@ -150,13 +150,13 @@ def test_a_certificate_from_elsewhere(make_site: Callable[..., SiteProcess], tmp
         assert client.status().fingerprint == fingerprint(anchors) != fingerprint(elsewhere.certificate)
     # Whoever believes the other CA alone believes the service, too.
     with (
-        SiteClient(Way(url=site.url, ca=elsewhere.certificate.decode())) as client,
+        SiteClient(SiteEndpoint(url=site.url, ca=elsewhere.certificate.decode())) as client,
         pytest.raises(NotAuthenticated),
     ):
         client.status()
 
 
-def test_settings_that_do_not_fit_are_said(authority: Authority, tmp_path: Path) -> None:
+def test_settings_that_do_not_fit_are_said(authority: CertificateAuthority, tmp_path: Path) -> None:
     """A certificate without its key, files that are none, a directory that is not there."""
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("")
@@ -175,10 +175,10 @@ def test_a_site_is_believed_by_its_fingerprint_alone(bare_site: SiteProcess) -> 
     """Whoever answers with another CA is not the site of the token; nobody there is said."""
     with bare_site.client() as client:
         wanted = client.status().fingerprint
-    assert fingerprint(first_contact(bare_site.url, wanted).certificates.encode()) == wanted
+    assert fingerprint(fetch_anchors(bare_site.url, wanted).certificates.encode()) == wanted
     with pytest.raises(Misused, match="not the site"):
-        first_contact(bare_site.url, "0" * 64)
+        fetch_anchors(bare_site.url, "0" * 64)
     with pytest.raises(SiteUnavailable):
-        first_contact("https://127.0.0.1:9", wanted)
-    with SiteClient(Way(url=bare_site.url)) as stranger, pytest.raises(SiteUnavailable, match="certificate"):
+        fetch_anchors("https://127.0.0.1:9", wanted)
+    with SiteClient(SiteEndpoint(url=bare_site.url)) as stranger, pytest.raises(SiteUnavailable, match="certificate"):
         stranger.status()

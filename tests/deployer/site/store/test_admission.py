@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, NoRoom, OverQuota
-from deployer.machine.spec import State
+from deployer.errors import Conflict, NoCapacity, OverQuota
+from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
@@ -21,14 +21,14 @@ from deployer.site.db.machines import (
     usage_of,
 )
 from deployer.site.db.nodes import revision_of
-from deployer.site.lifecycle.verb_rules import Verb, act
-from deployer.site.model.quota import Allowance, Quota, Share, Usage
+from deployer.site.lifecycle.verb_rules import Verb, apply_verb
+from deployer.site.model.quota import Quota, QuotaLimits, QuotaShare, ResourceUsage
 from deployer.site.model.records import NodeState
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import place
-from deployer.site.store.admission import admit, ordered, placed
+from deployer.site.scheduling.placement import place_machines
+from deployer.site.store.admission import admit_request, find_ordered, place_now
 from deployer.site.store.changes import add_node, change_machine, set_node_state
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
 from tests.support.site.values import (
     ALICE,
@@ -93,15 +93,15 @@ def test_the_same_key_has_the_same_answer(world: World) -> None:
     world.store.write(set_node_state, node, NodeState.DRAINING, "")
     again = world.admit(key="k1", count=2)
     assert again == (deployment, machines, False)
-    assert world.store.read(ordered, ALICE, "k1", deployment.request) == (deployment, machines)
-    assert world.store.read(ordered, BOB, "k1", deployment.request) is None
+    assert world.store.read(find_ordered, ALICE, "k1", deployment.request) == (deployment, machines)
+    assert world.store.read(find_ordered, BOB, "k1", deployment.request) is None
     with pytest.raises(Conflict, match="was used for another request"):
         world.admit(key="k1", count=1)
     with pytest.raises(Conflict, match="was used for another request"):
-        world.store.read(ordered, ALICE, "k1", DeploymentRequest(image="star/other"))
+        world.store.read(find_ordered, ALICE, "k1", DeploymentRequest(image="star/other"))
     with pytest.raises(Conflict, match="was used for another request"):
         world.admit(key="k1", count=2, cluster=deployment.uuid)
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit(BOB, key="k1", count=2)
     assert len(world.store.read(list_deployments)[0]) == 1
 
@@ -125,21 +125,21 @@ def test_room_is_never_promised_twice(world: World) -> None:
     """Not to one after the other; it comes back when a machine has ended, and is gone on its node."""
     node = world.join("n1", cores=3, memory=8 * GIB)
     machines = world.admit(count=3)[1]
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit()
     one = machines[0]
-    world.store.write(change_machine, one.uuid, lambda it: act(it, Verb.DESTROY, "", NOW))
-    with pytest.raises(NoRoom):
+    world.store.write(change_machine, one.uuid, lambda it: apply_verb(it, Verb.DESTROY, "", NOW))
+    with pytest.raises(NoCapacity):
         world.admit()
-    others = [observed(other, State.RUNNING) for other in machines[1:]]
-    assert world.report(node, observed(one, State.ENDED), *others)[0] == ("ended", "destroyed on request")
+    others = [observed(other, MachineState.RUNNING) for other in machines[1:]]
+    assert world.report(node, observed(one, MachineState.ENDED), *others)[0] == ("ended", "destroyed on request")
     assert world.machine().node == node
 
 
 def test_a_machine_that_failed_on_its_node_gives_its_room_back(world: World) -> None:
     """Nothing of it is left there."""
     node = world.join("n1", cores=1)
-    world.report(node, observed(world.machine(), State.FAILED, reason="no such kernel"))
+    world.report(node, observed(world.machine(), MachineState.FAILED, reason="no such kernel"))
     assert world.machine().node == node
 
 
@@ -147,7 +147,7 @@ def test_a_request_that_is_refused_leaves_nothing(world: World) -> None:
     """No machine, no event, no key."""
     world.join("n1", cores=2)
     before = world.store.read(last_event)
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit(key="k1", count=3)
     assert world.store.read(last_event) == before
     assert world.store.read(list_machines) == ((), None)
@@ -166,9 +166,9 @@ def test_overcommit_and_what_a_node_runs_beside(database: SiteDatabase) -> None:
     node = world.store.write(add_node, "n1", {}).uuid
     report = capable(cores=2, memory=8 * GIB)
     taken = report.capacity.model_copy(update={"taken_cores": 1, "taken_memory": 6 * GIB})
-    world.store.write(absorb, node, report.model_copy(update={"capacity": taken}))
+    world.store.write(store_report, node, report.model_copy(update={"capacity": taken}))
     assert len(world.admit(count=5, memory=512 * MIB, whole=False)[1]) == 3
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit(cores=0, memory=GIB)
 
 
@@ -177,7 +177,7 @@ def test_the_policys_limit_on_one_node_holds(world: World) -> None:
     first, second = world.join("n1", cores=16), world.join("n2", cores=16)
     machines = world.admit(count=3, most=2)[1]
     assert sorted(machine.node or "" for machine in machines) == sorted([first, first, second])
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit(count=2, most=2)
     assert world.machine(most=2).node == second
 
@@ -186,7 +186,7 @@ def test_quotas_count_what_is_held_now(world: World) -> None:
     """Of the owner, and of the VO; what has ended does not count."""
     node = world.join("n1", cores=100)
     each = _allowance(2)
-    quota = Quota((Share("star", each, _allowance(3)),))
+    quota = Quota((QuotaShare("star", each, _allowance(3)),))
     mine = world.admit(count=2, limit=quota.check)[1]
     with pytest.raises(OverQuota, match="2 machines at a time; 2 taken, 1 more"):
         world.admit(limit=quota.check)
@@ -194,11 +194,11 @@ def test_quotas_count_what_is_held_now(world: World) -> None:
     with pytest.raises(OverQuota, match="the whole VO 3 machines"):
         world.admit(BOB, limit=quota.check)
     world.admit(CAROL, limit=quota.check)
-    assert world.store.read(usage_of, owner=ALICE) == Usage(2, 2, 2 * GIB)
-    assert world.store.read(usage_of, vo="star") == Usage(3, 3, 3 * GIB)
-    assert world.store.read(usage_of) == Usage(4, 4, 4 * GIB)
-    world.report(node, observed(mine[0], State.FAILED), complete=False)
-    assert world.machine(limit=quota.check).state is State.PENDING
+    assert world.store.read(usage_of, owner=ALICE) == ResourceUsage(2, 2, 2 * GIB)
+    assert world.store.read(usage_of, vo="star") == ResourceUsage(3, 3, 3 * GIB)
+    assert world.store.read(usage_of) == ResourceUsage(4, 4, 4 * GIB)
+    world.report(node, observed(mine[0], MachineState.FAILED), complete=False)
+    assert world.machine(limit=quota.check).state is MachineState.PENDING
 
 
 def test_a_partial_request_is_weighed_by_what_it_would_get(world: World) -> None:
@@ -206,7 +206,7 @@ def test_a_partial_request_is_weighed_by_what_it_would_get(world: World) -> None
     world.join("n1", cores=3)
     each = _allowance(2)
     with pytest.raises(OverQuota, match="3 more asked for"):
-        world.admit(count=5, whole=False, limit=Quota((Share("star", each),)).check)
+        world.admit(count=5, whole=False, limit=Quota((QuotaShare("star", each),)).check)
     assert world.store.read(list_machines) == ((), None)
 
 
@@ -215,7 +215,7 @@ def test_nodes_that_hold_the_contents_are_preferred(world: World) -> None:
     world.join("n1", cached=("other",))
     holder = world.join("n2", cached=(CONTENT, "other"))
     assert world.machine().node == holder
-    assert world.store.read(placed, world.store.overcommit, proposal().ask, place).fetch == {holder: 0}
+    assert world.store.read(place_now, world.store.overcommit, proposal().ask, place_machines).fetch == {holder: 0}
 
 
 @pytest.mark.timeout(120)
@@ -236,9 +236,11 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
                 return
             try:
                 wanted = proposal(1 + number % 3, cores=1 + number % 2)
-                stores[number % 2].write(admit, (ALICE, BOB, CAROL)[number % 3], f"k{number}", wanted, place)
+                stores[number % 2].write(
+                    admit_request, (ALICE, BOB, CAROL)[number % 3], f"k{number}", wanted, place_machines
+                )
                 answers.append("admitted")
-            except NoRoom as exc:
+            except NoCapacity as exc:
                 answers.append(str(exc)[:22])
 
     together(run, 32)
@@ -260,5 +262,5 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
     assert [event.number for event in events] == list(range(1, len(events) + 1))
 
 
-def _allowance(machines: int) -> Allowance:
-    return Allowance.model_validate({"machines": machines, "cores": 9, "memory": "9GiB", "lifetime": "2h"})
+def _allowance(machines: int) -> QuotaLimits:
+    return QuotaLimits.model_validate({"machines": machines, "cores": 9, "memory": "9GiB", "lifetime": "2h"})

@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, JoinRefused, NodeNotFound, NoRoom
-from deployer.machine.spec import State
-from deployer.protocol.desired_state import Want
+from deployer.errors import Conflict, JoinRefused, NoCapacity, NodeNotFound
+from deployer.machine.spec import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import find_node, get_node, list_nodes, revision_of
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.store.changes import add_node, change_machine, new_join_token, redeem_join_token, set_node_state
-from deployer.site.store.reports import absorb
+from deployer.site.store.reports import store_report
 from tests.support.site.values import CONTENT, NOBODY, NOW, World, capable, telling, together
 
 
@@ -27,7 +27,7 @@ def test_a_node_joins_and_reports(world: World) -> None:
     fresh = world.store.read(get_node, uuid)
     assert (fresh.state, fresh.reported, fresh.labels, fresh.joined) == (NodeState.READY, None, {"rack": "7"}, NOW)
     world.clock.advance(seconds=5)
-    world.store.write(absorb, uuid, capable(labels={"rack": "8"}, cached=(CONTENT,), accelerator="kvm"))
+    world.store.write(store_report, uuid, capable(labels={"rack": "8"}, cached=(CONTENT,), accelerator="kvm"))
     known = world.store.read(get_node, uuid)
     assert (known.labels, known.cached, known.accelerator) == ({"rack": "8"}, frozenset({CONTENT}), "kvm")
     assert known.reported == NOW + timedelta(seconds=5)
@@ -40,10 +40,10 @@ def test_what_a_node_caches_comes_and_goes(world: World) -> None:
     """Only what is another is written."""
     uuid = world.join("n1", cached=("a", "b", "c"))
     other = world.join("n2", cached=("b",))
-    world.store.write(absorb, uuid, capable(cached=("b", "d")))
+    world.store.write(store_report, uuid, capable(cached=("b", "d")))
     assert world.store.read(get_node, uuid).cached == {"b", "d"}
     assert world.store.read(get_node, other).cached == {"b"}
-    world.store.write(absorb, uuid, capable())
+    world.store.write(store_report, uuid, capable())
     assert world.store.read(get_node, uuid).cached == frozenset()
 
 
@@ -72,7 +72,7 @@ def test_nodes_are_found_by_name_and_by_the_beginning_of_their_uuid(world: World
         with pytest.raises(NodeNotFound):
             world.store.read(query, NOBODY)
     with pytest.raises(NodeNotFound):
-        world.store.write(absorb, NOBODY, capable())
+        world.store.write(store_report, NOBODY, capable())
 
 
 def test_a_draining_node_gets_no_more_machines(world: World) -> None:
@@ -83,7 +83,7 @@ def test_a_draining_node_gets_no_more_machines(world: World) -> None:
     assert put(world, uuid, NodeState.DRAINING, "new disks").draining
     assert world.store.read(desired_state, uuid).draining
     assert world.store.read(revision_of, uuid) == before + 1
-    with pytest.raises(NoRoom, match="not taking machines"):
+    with pytest.raises(NoCapacity, match="not taking machines"):
         world.admit()
     assert world.store.read(get_machine, machine.uuid) == machine
     assert put(world, uuid, NodeState.DRAINING, "again").state is NodeState.DRAINING
@@ -109,17 +109,19 @@ def test_a_node_that_left_is_gone_for_good(world: World) -> None:
     uuid = world.join("n1")
     one, two = world.machine(), world.machine()
     world.store.write(
-        change_machine, two.uuid, telling(lambda it: it.model_copy(update={"want": Want.ENDED}), "destroying", "")
+        change_machine,
+        two.uuid,
+        telling(lambda it: it.model_copy(update={"want": DesiredStatus.ENDED}), "destroying", ""),
     )
     world.store.write(set_node_state, uuid, NodeState.LEFT, "scrapped")
-    assert world.store.read(get_machine, one.uuid).state is State.FAILED
-    assert world.store.read(get_machine, two.uuid).state is State.ENDED
+    assert world.store.read(get_machine, one.uuid).state is MachineState.FAILED
+    assert world.store.read(get_machine, two.uuid).state is MachineState.ENDED
     assert world.store.read(desired_state, uuid).machines == ()
     with pytest.raises(JoinRefused, match="has left"):
-        world.store.write(absorb, uuid, capable())
+        world.store.write(store_report, uuid, capable())
     with pytest.raises(JoinRefused, match="has left"):
         world.store.write(set_node_state, uuid, NodeState.READY, "")
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit()
 
 
@@ -159,7 +161,7 @@ def test_a_problem_of_a_node_is_told_once_and_keeps_machines_away(world: World) 
     uuid = world.join("n1")
     assert world.report(uuid, problem="libvirt does not answer") == [("problem", "libvirt does not answer")]
     assert world.report(uuid, problem="libvirt does not answer") == []
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoCapacity):
         world.admit()
     assert world.report(uuid) == [("well", "")]
     assert world.machine().node == uuid

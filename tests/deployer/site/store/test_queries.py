@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from deployer.errors import ClusterNotFound, DeploymentNotFound, MachineNotFound, Misused
-from deployer.machine.spec import State
+from deployer.machine.spec import MachineState
 from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
@@ -21,9 +21,9 @@ from deployer.site.db.machines import (
     list_machines,
 )
 from deployer.site.db.nodes import revision_of
-from deployer.site.model.records import Filter, NodeState, SiteMachine
+from deployer.site.model.records import ListFilter, NodeState, SiteMachine
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, secret, set_node_state
-from deployer.site.store.unit_of_work import Work
+from deployer.site.store.unit_of_work import UnitOfWork
 from tests.support.site.values import ALICE, BOB, CAROL, NOBODY, OTHER, World, observed, telling
 from tests.support.site.values import world as make_world
 
@@ -37,22 +37,24 @@ def test_lists_are_filtered_and_paged(world: World) -> None:
     world.admit(ALICE, count=3)
     world.admit(BOB, count=2, image_id=OTHER)
     mine = world.admit(CAROL, count=2, cluster=cluster, role="worker")
-    world.report(first, *(observed(one, State.RUNNING) for one in world.store.read(desired_state, first).machines))
+    world.report(
+        first, *(observed(one, MachineState.RUNNING) for one in world.store.read(desired_state, first).machines)
+    )
     everything = world.store.read(list_machines)[0]
     assert [one.uuid for one in everything[:2]] == [one.uuid for one in reversed(mine[1])]
     assert len(everything) == 7
     counts = {
-        "owner": (Filter(owner=BOB.identity), 2, 1),
-        "vo": (Filter(vo="star"), 5, 2),
-        "image": (Filter(image_id=OTHER), 2, 1),
-        "cluster": (Filter(cluster=cluster), 2, 1),
-        "deployment": (Filter(deployment=mine[0].uuid), 2, 1),
-        "running": (Filter(states=(State.RUNNING, State.PAUSED)), 7, 3),
-        "pending": (Filter(states=(State.PENDING,)), 0, 0),
-        "no state": (Filter(states=()), 0, 0),
-        "node": (Filter(node=second), 0, 0),
-        "both": (Filter(vo="star", node=first, states=(State.RUNNING,), owner=ALICE.identity), 3, 1),
-        "neither": (Filter(vo="atlas", owner=ALICE.identity), 0, 0),
+        "owner": (ListFilter(owner=BOB.identity), 2, 1),
+        "vo": (ListFilter(vo="star"), 5, 2),
+        "image": (ListFilter(image_id=OTHER), 2, 1),
+        "cluster": (ListFilter(cluster=cluster), 2, 1),
+        "deployment": (ListFilter(deployment=mine[0].uuid), 2, 1),
+        "running": (ListFilter(states=(MachineState.RUNNING, MachineState.PAUSED)), 7, 3),
+        "pending": (ListFilter(states=(MachineState.PENDING,)), 0, 0),
+        "no state": (ListFilter(states=()), 0, 0),
+        "node": (ListFilter(node=second), 0, 0),
+        "both": (ListFilter(vo="star", node=first, states=(MachineState.RUNNING,), owner=ALICE.identity), 3, 1),
+        "neither": (ListFilter(vo="atlas", owner=ALICE.identity), 0, 0),
     }
     found = {
         name: (which, len(world.store.read(list_machines, which)[0]), len(world.store.read(list_deployments, which)[0]))
@@ -76,7 +78,7 @@ def test_machines_are_found_by_name_and_uuid(world: World) -> None:
     """A host name means the one that lives; what means several is not guessed."""
     node = world.join("n1", cores=50)
     old = world.admit(hostname="head")[1][0]
-    world.report(node, observed(old, State.ENDED))
+    world.report(node, observed(old, MachineState.ENDED))
     assert world.store.read(find_machine, "head").uuid == old.uuid
     new = world.admit(hostname="head")[1][0]
     assert world.store.read(find_machine, "head").uuid == new.uuid
@@ -109,7 +111,7 @@ def test_events_are_told_in_order_and_to_whom_they_concern(world: World) -> None
     assert [event.number for event in store.read(list_events, owner=CAROL.identity)] == [4, 5]
     assert [event.number for event in store.read(list_events, vo="star")] == [2, 3]
     assert [event.what for event in store.read(list_events, subject=node)] == ["joined"]
-    store.write(Work.tell, "machine", theirs[1][0].uuid, "spoke", "x" * 5000, theirs[0].uuid)
+    store.write(UnitOfWork.tell, "machine", theirs[1][0].uuid, "spoke", "x" * 5000, theirs[0].uuid)
     (said,) = store.read(list_events, 5)
     assert said.number == 6
     assert (said.kind, said.subject, said.what, said.deployment) == (
@@ -193,8 +195,8 @@ def test_clusters_are_kept_listed_and_changed(world: World) -> None:
     two = store.write(add_cluster, CAROL, "batch", "{}")
     assert store.read(get_cluster, one.uuid) == one
     assert store.read(list_clusters) == ((two, one), None)
-    assert store.read(list_clusters, Filter(owner=ALICE.identity)) == ((one,), None)
-    assert store.read(list_clusters, Filter(vo="atlas")) == ((two,), None)
+    assert store.read(list_clusters, ListFilter(owner=ALICE.identity)) == ((one,), None)
+    assert store.read(list_clusters, ListFilter(vo="atlas")) == ((two,), None)
     assert store.read(list_clusters, limit=1) == ((two,), "2")
     assert store.read(list_clusters, limit=1, after="2") == ((one,), None)
     assert store.read(find_cluster, "batch", ALICE) == one
@@ -203,7 +205,7 @@ def test_clusters_are_kept_listed_and_changed(world: World) -> None:
         store.read(find_cluster, "batch")
     ended = store.write(change_cluster, one.uuid, lambda it: it.model_copy(update={"active": False}), "ended", "enough")
     assert store.read(list_clusters, active=True) == ((two,), None)
-    assert store.read(list_clusters, Filter(cluster=one.uuid), active=False) == ((ended,), None)
+    assert store.read(list_clusters, ListFilter(cluster=one.uuid), active=False) == ((ended,), None)
     assert store.read(find_cluster, "batch") == two
     before = store.read(last_event)
     store.write(change_cluster, one.uuid, lambda it: it, "ended", "again")
