@@ -20,9 +20,10 @@ from catalog.db.tables import images
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from catalog.publication.state_directory import open_database
-from catalog.service.daemon import serve, write_ready
+from catalog.service.daemon import serve
 from catalog.settings import CatalogSettings
 from catalog.tuf_repository.repository import TufRepository
+from signer.runtime import files
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import ADDRESSES
 
@@ -131,7 +132,7 @@ class _Catalog:
 
 
 def _serve(settings: CatalogSettings, ready: Path) -> None:
-    serve(settings, lambda url, _: write_ready(ready, url))
+    serve(settings, lambda url, _: files.write(ready, f"{url}\n", sync=None))
 
 
 def _now() -> datetime:

@@ -5,7 +5,6 @@ A line is canonical JSON (RFC 8785) and a line feed; its `prev` is the SHA-256 o
 itself cannot tell that its end was cut off: somebody must remember a head. Receipts do. docs/formats.md has the form.
 """
 
-import fcntl
 import hashlib
 import os
 import threading
@@ -19,6 +18,7 @@ from pydantic import Field
 
 from signer.documents import Document, canonical, parse_canonical
 from signer.errors import AuditBroken, AuditUnwritable, DocumentError, SignerError
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 ZERO_HASH = "0" * 64
@@ -118,7 +118,7 @@ class AuditLog:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _sync_directory(path.parent)
+            files.sync_path(path.parent)
         except OSError as exc:
             raise AuditUnwritable(f"{path}: the audit log cannot be opened: {exc.strerror}") from exc
         try:
@@ -245,14 +245,14 @@ class _Exclusive:
     def __enter__(self) -> None:
         self._lock.acquire()
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            files.lock_open(self._descriptor, wait=True)
         except (OSError, ValueError) as exc:  # a closed descriptor is -1, which is no descriptor at all
             self._lock.release()
             raise AuditUnwritable(f"{self._path}: the audit log was closed") from exc
 
     def __exit__(self, *_: object) -> None:
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            files.unlock_open(self._descriptor)
         finally:
             self._lock.release()
 
@@ -346,11 +346,3 @@ def _opened(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as exc:
         raise AuditUnwritable(f"{path}: the audit log cannot be read: {exc.strerror}") from exc
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

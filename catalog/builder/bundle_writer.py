@@ -5,7 +5,6 @@ away by the next one that makes the same target.
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from catalog.errors import Conflict, Malformed, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
+from signer.runtime import files
 from signer.runtime.progress import Advance, ignore_progress
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -84,12 +84,12 @@ class BundleDraft:
                 blob.unlink()
         Bundle.create(self.root, manifest)
         for path in (*self._blobs.iterdir(), self.root / "manifest.json", self._blobs, self.root):
-            _sync(path)
+            files.sync_path(path)
         try:
             self.root.rename(self._target)
         except OSError as exc:
             raise Conflict(f"{self._target}: exists by now; choose another directory") from exc
-        _sync(self._target.parent)
+        files.sync_path(self._target.parent)
         return Bundle(self._target, manifest)
 
 
@@ -121,7 +121,7 @@ def _locked_directory(target: Path) -> Iterator[Path]:
         root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
         lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            files.lock_open(lock, wait=True)
             if not root.exists():  # another maker took it for one left behind, before it was locked
                 continue
             root.chmod(0o755)
@@ -153,7 +153,7 @@ def _sweep(target: Path) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock_open(lock)
         except OSError:  # its maker lives
             continue
         else:
@@ -164,11 +164,3 @@ def _sweep(target: Path) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

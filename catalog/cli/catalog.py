@@ -26,7 +26,7 @@ from signer.documents import validate
 from signer.errors import DocumentError
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import read_keys
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
@@ -67,7 +67,7 @@ def serve(
 ) -> None:
     """Serve the catalog until interrupted; brings the database to its newest shape and recovers from any crash first."""
     # The service is imported where it runs: publishers and nodes do without its libraries.
-    from catalog.service.daemon import serve, write_ready
+    from catalog.service.daemon import serve
 
     settings = _settings(context, directory)
     if listen is not None:
@@ -86,7 +86,7 @@ def serve(
             as_json=as_json,
         )
         if ready_file is not None:
-            write_ready(ready_file, url)
+            files.write(ready_file, f"{url}\n", sync=None)
 
     serve(settings, ready)
 

@@ -16,7 +16,7 @@ from catalog.settings import CatalogSettings
 from signer.cli import choose_key, open_keyring, read_passphrase
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import read_keys
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
@@ -85,9 +85,7 @@ def export_hepix(
     url = catalog or terminal.section(context, CatalogSettings).url
     with CatalogClient(url) as client, terminal.progress("reading images", None) as advance:
         done = export_list(client, wanted, anchors, CertificateSigner(credential), now, advance=advance)
-    fresh = output.with_name(output.name + ".new")
-    fresh.write_bytes(done.message)
-    fresh.replace(output)
+    files.write(output, done.message)
     for sentence in done.left_out:
         terminal.say(sentence)
     rows = [[image.title, image.version, terminal.format_size(image.size), image.uri] for image in done.content.images]

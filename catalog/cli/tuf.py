@@ -14,7 +14,7 @@ import typer
 from catalog.errors import CatalogError, Misused, NotFound
 from catalog.settings import CatalogSettings
 from signer.cli import read_passphrase
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
@@ -188,7 +188,7 @@ def mirror(
     as_json: Json = False,
 ) -> None:
     """Keep and serve a read-only copy of a catalog, for a site. It can withhold, and cannot forge."""
-    from catalog.service.daemon import serve, write_ready
+    from catalog.service.daemon import serve
 
     settings = _settings(context, directory)
     if listen is not None:
@@ -198,7 +198,7 @@ def mirror(
     def ready(here: str, _recovery: object) -> None:
         terminal.show({"url": here, "of": url}, f"mirror of {url} ready at {here}", as_json=as_json)
         if ready_file is not None:
-            write_ready(ready_file, here)
+            files.write(ready_file, f"{here}\n", sync=None)
 
     serve(settings, ready, mirror_of=url, every=every)
 

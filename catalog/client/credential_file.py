@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from catalog.errors import Misused
+from signer.runtime import files
 
 MAX_CREDENTIAL = 256
 """Bytes of the file; a credential has up to 107."""
@@ -36,8 +37,6 @@ def read_credential(path: Path | None) -> str:
 def write_credential(path: Path, text: str) -> None:
     """Write a new credential file that only its owner reads; Misused if there is a file already, or it cannot be made."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text + "\n")
+        files.create(path, text + "\n")
     except OSError as exc:
         raise Misused(f"{path}: the credential cannot be written there ({exc.strerror})") from exc

@@ -55,6 +55,7 @@ from catalog.tuf.targets import (
 from catalog.web.connection import BaseTransport
 from signer.documents import parse, parse_canonical
 from signer.errors import DocumentError
+from signer.runtime import files
 
 REUSE = 2.0
 """Seconds for which one refresh serves what belongs together: the manifest, endorsements and revocations of one order."""
@@ -305,9 +306,7 @@ def pin_root(file: Path, root: bytes) -> str:
     if SignedMetadata.of(root).role != ROOT:
         raise Malformed("this is signed metadata, but no root; take the catalog's root.json")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_bytes(root)
-    fresh.replace(file)
+    files.write(file, root)
     return hashlib.sha256(root).hexdigest()
 
 

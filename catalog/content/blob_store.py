@@ -14,7 +14,7 @@ renamed after its accelerators; then the directory is synced, and only then may 
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,7 @@ from catalog.content import indexing as measuring
 from catalog.content.indexing import ContentIndex
 from catalog.errors import NotFound, Unavailable
 from catalog.image.address import Address, piece_length
-
-Sync = Callable[[int], None]
-"""Makes what was written to a descriptor durable: os.fsync, or what a test puts in its place."""
+from signer.runtime import files
 
 ACCELERATORS = ("map", "layer", "hints")
 """The accelerators beside each content, in the order in which they are written."""
@@ -41,7 +39,7 @@ class StoredFile:
 class ContentStore:
     """The directory of contents."""
 
-    def __init__(self, root: Path, sync: Sync = os.fsync) -> None:
+    def __init__(self, root: Path, sync: files.Sync = files.fsync) -> None:
         self.root, self._sync = root, sync
         self.broken: str | None = None
         self._entering = threading.Lock()
@@ -72,11 +70,7 @@ class ContentStore:
         """Make a file's content durable. After a failure the kernel may have forgotten what it could not write: the
         store then takes nothing more until it is restarted and has checked itself.
         """
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.sync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.sync_path(path, self.sync)
 
     def sync(self, descriptor: int) -> None:
         """As :meth:`sync_file`, on an open file or directory."""
@@ -109,7 +103,7 @@ class ContentStore:
         with self._entering:  # two images may bring the same content at the same time
             self._make(final.parent)
             for kind, data in zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True):
-                self._write(final.with_name(f"{address}.{kind}"), data)
+                files.write(final.with_name(f"{address}.{kind}"), data, sync=self.sync, sync_name=False)
             file.replace(final)
             self.sync_directory(final.parent)
         return measured
@@ -157,15 +151,6 @@ class ContentStore:
         if not directory.is_dir():
             directory.mkdir(exist_ok=True)
             self.sync_directory(directory.parent)
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Write a small file whole: it is either there as given or not there under its name."""
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            self.sync(file.fileno())
-        fresh.replace(path)
 
 
 def accelerator_sizes(address: Address) -> dict[str, int]:

@@ -25,6 +25,7 @@ from catalog.image.address import Address
 from catalog.image.blanks import blank_digest, filesystem_uuid, make_blank
 from catalog.image.manifest import BareDisk, Blank, ImageId, Manifest
 from signer.documents import Document, canonical, parse
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 CHUNK = 4 << 20
@@ -160,9 +161,7 @@ class FlatImageStore:
         )
         path = self._record(manifest)
         path.parent.mkdir(exist_ok=True)
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_bytes(canonical(measured))
-        fresh.replace(path)
+        files.write(path, canonical(measured))
         return measured
 
     def _open(self, manifest: Manifest) -> tuple[FlatImageReader, str]:

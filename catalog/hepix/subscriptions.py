@@ -16,6 +16,7 @@ from pydantic import Field
 from catalog.errors import Equivocation, Malformed, NotEntitled, Stale, Unverified
 from catalog.hepix.image_list import ImageList, version_order
 from signer.documents import Document, canonical, parse
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 SKEW = timedelta(minutes=5)
@@ -132,10 +133,8 @@ class Subscriptions:
         file.parent.mkdir(parents=True, exist_ok=True)
         if message is not None:
             safe = "".join(char if char.isalnum() else "_" for char in known.version)[:64]
-            (file.parent / f"{safe}-{hashlib.sha256(message).hexdigest()[:16]}.smime").write_bytes(message)
-        fresh = file.with_name(file.name + ".new")
-        fresh.write_bytes(canonical(known))
-        fresh.replace(file)
+            files.write(file.parent / f"{safe}-{hashlib.sha256(message).hexdigest()[:16]}.smime", message)
+        files.write(file, canonical(known))
 
     def _file(self, identifier: str) -> Path:
         try:

@@ -14,6 +14,7 @@ from typing import Self
 from catalog.errors import Malformed, NotFound
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
+from signer.runtime import files
 
 MAX_STATEMENT = 64 << 10
 MAX_SIGNATURE = 64 << 10
@@ -67,8 +68,8 @@ class Bundle:
         """Keep an endorsement; returns the statement's path, the signature lies beside it as .sig."""
         path = self.root / "endorsements" / (hashlib.sha256(statement).hexdigest()[:16] + ".json")
         path.parent.mkdir(exist_ok=True)
-        path.with_suffix(".sig").write_bytes(signature)
-        path.write_bytes(statement)  # last, as a statement is what makes the pair count
+        files.write(path.with_suffix(".sig"), signature)
+        files.write(path, statement)  # last, as a statement is what makes the pair count
         return path
 
 

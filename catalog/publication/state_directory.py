@@ -4,10 +4,8 @@ At any instant the service may have died. Whatever was acknowledged is in the da
 there; anything else that lies around is explained, adopted after it was hashed again, put aside, or removed.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +20,7 @@ from catalog.publication.history import History
 from catalog.publication.images import PublicationService
 from catalog.settings import CatalogSettings
 from catalog.tuf_repository.status import prepare_repository
+from signer.runtime import files
 from signer.runtime.progress import Advance, ignore_progress
 
 
@@ -65,26 +64,21 @@ def own_directory(
         Unavailable: another service has it.
     """
     database = open_database(directory)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    with ExitStack() as undo:
+        undo.callback(database.close)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
+            undo.enter_context(files.locked(directory / "lock"))
+        except files.LockHeld as exc:
             raise Unavailable(
-                f"{directory}: another catalog serves it; stop that one, or name another directory"
+                f"{directory}: another catalog serves it ({exc.strerror}); stop that one, or name another directory"
             ) from exc
         history = History(directory, now)
-        try:
-            publishing = PublicationService(database, ContentStore(directory), settings, history)
-            recovery = recover_catalog(publishing, now)
-            if not mirror:
-                prepare_repository(publishing.freshness, database, settings.tuf_bits, now)
-            yield publishing, recovery
-        finally:
-            history.close()
-    finally:
-        os.close(descriptor)
-        database.close()
+        undo.callback(history.close)
+        publishing = PublicationService(database, ContentStore(directory), settings, history)
+        recovery = recover_catalog(publishing, now)
+        if not mirror:
+            prepare_repository(publishing.freshness, database, settings.tuf_bits, now)
+        yield publishing, recovery
 
 
 def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryReport:

@@ -13,7 +13,7 @@ import sqlite3
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -23,6 +23,7 @@ from pydantic import Field
 from catalog.errors import Conflict, Malformed, NotFound, Unavailable
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime.files import writing
 from signer.statements.endorsement import Instant
 
 CONTENTS = "backup.json"
@@ -74,7 +75,6 @@ def write_backup(
     """
     if path.exists():
         raise Conflict(f"{path}: exists; name another file")
-    fresh = path.with_name(f".{path.name}.new")
     try:
         with tempfile.TemporaryDirectory(prefix=".backup-", dir=path.parent) as scratch:
             database = Path(scratch) / DATABASE
@@ -84,19 +84,14 @@ def write_backup(
             backup = BackupContents(
                 kind=kind, made=now, engine=engine, members={name: _digest(file) for name, file in found.items()}
             )
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "wb") as out, tarfile.open(fileobj=out, mode="w|gz") as tar:
+            with writing(path, mode=0o600) as out, tarfile.open(fileobj=out, mode="w|gz") as tar:
                 text = canonical(backup)
                 tar.addfile(_member(CONTENTS, len(text), now), io.BytesIO(text))
                 for name, file in found.items():
                     with file.open("rb") as source:
                         tar.addfile(_member(name, os.fstat(source.fileno()).st_size, now), source)
-            _durable(fresh)
-            fresh.replace(path)
     except OSError as exc:
         raise Unavailable(f"{path}: the backup cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        fresh.unlink(missing_ok=True)
     return backup
 
 
@@ -210,11 +205,3 @@ def _member(name: str, size: int, now: datetime) -> tarfile.TarInfo:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _durable(path: Path) -> None:
-    for one in (path, path.parent):
-        descriptor = os.open(one, os.O_RDONLY)
-        with suppress(OSError):
-            os.fsync(descriptor)
-        os.close(descriptor)

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import uvicorn
 
@@ -76,13 +75,6 @@ def serve(
             answering.run_server(server, listening)
         finally:
             listening.close()
-
-
-def write_ready(path: Path, url: str) -> None:
-    """Write the URL where whoever started the service waits for it: whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(url + "\n")
-    fresh.replace(path)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 The catalog's service has the online keys in a directory of its own; the offline keys belong on media that lie in a drawer.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from catalog.errors import Misused, NotFound, Unavailable
+from signer.runtime.files import create
 
 PrivateKey = Ed25519PrivateKey
 
@@ -39,11 +39,7 @@ def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None
     data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        create(path, data)
     except FileExistsError as exc:
         raise Misused(f"{path}: is there already; a key is never overwritten") from exc
     except OSError as exc:

@@ -55,6 +55,7 @@ from catalog.tuf_repository import store as tuf_store
 from catalog.tuf_repository.online_signing import OnlineSigner
 from catalog.tuf_repository.store import ImageRow, TargetContent
 from signer.documents import canonical
+from signer.runtime import files
 
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 """Unless said otherwise: one of three root keys may be lost, and one may be stolen."""
@@ -310,9 +311,7 @@ class TufRepository:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_bytes(data)
-    fresh.replace(path)
+    files.write(path, data)
 
 
 def _content(path: str, data: bytes) -> TargetContent:

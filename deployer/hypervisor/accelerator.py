@@ -19,6 +19,7 @@ from deployer.errors import BackendFailed
 from deployer.machine.spec import Virt
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 
 DEADLINE = 3.0
 """Seconds. A guest that runs ends after 0.1 s; three allow for a machine under load."""
@@ -167,7 +168,5 @@ def _remembered(qemu: Path, memory: Path) -> Accelerator:
     except (OSError, DocumentError):
         pass  # nothing kept, or nothing usable: the probe answers again
     answer = probe_kvm(qemu)
-    fresh = memory.with_suffix(".new")
-    fresh.write_bytes(canonical(_Remembered(key=key, answer=answer)))
-    fresh.replace(memory)
+    files.write(memory, canonical(_Remembered(key=key, answer=answer)), sync=None)
     return answer

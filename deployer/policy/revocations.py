@@ -4,7 +4,6 @@ DIR/revocations.json   every revocation that ever counted here: a catalog that l
 The block list is a TOML file of the site's, read anew each time; it needs no network and no signature.
 """
 
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from deployer.policy.model import MAX_ENTRIES
 from deployer.policy.patterns import ImagePattern, VoPattern, matches_image, matches_vo
 from signer.documents import Document, canonical, parse, parse_toml
 from signer.errors import DocumentError
+from signer.runtime import files
 from signer.verification.revocations import MAX_REVOCATIONS
 from signer.verification.trust import EndorsementCheck
 
@@ -134,11 +134,6 @@ class RevocationStore:
             if fresh:
                 found = self._pairs | dict.fromkeys(fresh)
                 kept = _Kept(revocations=tuple(SignedStatement.of(*pair) for pair in found))
-                new = self._path.with_suffix(".new")
-                with new.open("wb") as file:
-                    file.write(canonical(kept))
-                    file.flush()
-                    os.fsync(file.fileno())
-                new.replace(self._path)
+                files.write(self._path, canonical(kept))
                 self._pairs = found
             return len(fresh)

@@ -6,7 +6,6 @@ meaning: the policy with its keys, and the Cedar files.
 """
 
 import hashlib
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,10 @@ from deployer.policy.anchors import MAX_KEY
 from deployer.policy.cedar_schema import Requester, authorization_request, build_entities
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import MAX_POLICY, Policy
+from deployer.policy.policy_files import read_policy_file
 from deployer.policy.rules import counted_endorsements, decide
 from signer.documents import canonical
+from signer.runtime.reloaded_files import Reader, ReloadedFiles, read_file
 from signer.verification.trust import EndorsementCheck
 
 if TYPE_CHECKING:
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
 
 MAX_CEDAR = 1 << 20
 """Bytes of one Cedar file."""
-
-SETTLED = 0.02
-"""Seconds between two readings of files that have changed: both must be the same, or somebody is still writing."""
-
-TRIES = 50
-"""Such pairs of readings, before the files are taken to be always changing."""
-
-FileReader = Callable[[Path, int], bytes]
 
 
 @dataclass(frozen=True)
@@ -63,14 +56,16 @@ class RuleSet:
         return cls.read(path, read_file)
 
     @classmethod
-    def read(cls, path: Path, read: FileReader, *, shadowing: bool = True) -> Self:
+    def read(cls, path: Path, read: Reader, *, shadowing: bool = True) -> Self:
         """As `load`, with whatever reads files (path, limit in bytes); `shadowing` off leaves the shadow alone."""
-        data = _usable(read, path, MAX_POLICY, "policy")
+        data = _required(path, MAX_POLICY, "policy", read)
         what = f"policy {path}"
         policy = Policy.parse(data, what, lambda name: read(path.parent / name, MAX_KEY))
         rules, digest = None, policy.digest
         if policy.cedar is not None:
-            files = [(name, _usable(read, path.parent / name, MAX_CEDAR, "Cedar file")) for name in policy.cedar.files]
+            files = [
+                (name, _required(path.parent / name, MAX_CEDAR, "Cedar file", read)) for name in policy.cedar.files
+            ]
             rules = _cedar([(str(path.parent / name), text) for name, text in files])
             parts = [{"name": name, "sha256": hashlib.sha256(text).hexdigest()} for name, text in files]
             digest = "sha256:" + hashlib.sha256(canonical({"cedar": parts, "policy": policy.digest})).hexdigest()
@@ -130,12 +125,19 @@ class PolicyStore:
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.path = path
-        self._loaded, self._sleep = loaded, sleep
-        self._lock = threading.Lock()
-        self._good: RuleSet | None = None
-        self._seen: dict[Path, bytes | None] = {}
-        self.problem = ""
+
+        def accept(old: RuleSet | None, new: RuleSet | None) -> None:
+            if new is not None and (old is None or new.digest != old.digest):
+                loaded(new)
+
+        self._files = ReloadedFiles[RuleSet | None](
+            f"policy {path}", lambda read: RuleSet.read(path, read), PolicyUnusable, None, accept=accept, sleep=sleep
+        )
+
+    @property
+    def problem(self) -> str:
         """Why what the files say now is not in force; empty where it is."""
+        return self._files.problem
 
     def current(self) -> RuleSet:
         """The set in force: what the files say now, or the last that was good where they cannot be used.
@@ -143,70 +145,21 @@ class PolicyStore:
         Raises:
             PolicyUnusable: there was no good one yet, or the policy's file has been removed: then nothing is accepted.
         """
-        with self._lock:
-            if not self.path.exists():
-                self._good, self._seen = None, {}
-                raise PolicyUnusable(
-                    f"{self.path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has "
-                    "samples), or name it with the setting deploy.policy"
-                )
-            if not self._unchanged():
-                self._reload()
-            if self._good is None:
-                raise PolicyUnusable(self.problem)
-            return self._good
-
-    def _unchanged(self) -> bool:
-        return bool(self._seen) and all(_quietly(path) == data for path, data in self._seen.items())
-
-    def _reload(self) -> None:
-        good, seen = None, self._seen
-        for _ in range(TRIES):
-            found: dict[Path, bytes | None] = {}
-
-            def read(path: Path, limit: int, found: dict[Path, bytes | None] = found) -> bytes:
-                found[path] = None
-                found[path] = data = read_file(path, MAX_POLICY)
-                return data[: limit + 1]
-
-            try:
-                good, problem = RuleSet.read(self.path, read), ""
-            except PolicyUnusable as exc:
-                good, problem = None, str(exc)
-            # Half a file may be a whole policy, and a laxer one: nothing counts that is still being written.
-            self._sleep(SETTLED)
-            if all(_quietly(path) == data for path, data in found.items()):
-                seen = found
-                break
-        else:
-            good, problem = None, f"policy {self.path}: its files change all the time; write them once"
-        if good is not None:
-            if self._good is None or good.digest != self._good.digest:
-                self._loaded(good)
-            self._good = good
-        self._seen, self.problem = seen, problem
+        if not self.path.exists():
+            self._files.forget()
+            raise PolicyUnusable(
+                f"{self.path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has samples), "
+                "or name it with the setting deploy.policy"
+            )
+        good = self._files.current()
+        if good is None:
+            raise PolicyUnusable(self.problem)
+        return good
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """A file, or one byte more than the limit of it; OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
-
-
-def _quietly(path: Path) -> bytes | None:
-    try:
-        return read_file(path, MAX_POLICY)
-    except OSError:
-        return None
-
-
-def _usable(read: FileReader, path: Path, limit: int, what: str) -> bytes:
-    try:
-        data = read(path, limit)
-    except OSError as exc:
-        raise PolicyUnusable(f"{what} {path}: cannot be read: {exc.strerror}") from exc
-    if len(data) > limit:
-        raise PolicyUnusable(f"{what} {path}: has more than the {limit} bytes allowed")
+def _required(path: Path, limit: int, what: str, read: Reader) -> bytes:
+    if (data := read_policy_file(path, limit, what, read)) is None:
+        raise PolicyUnusable(f"{what} {path}: cannot be read: there is no such file")
     return data
 
 

@@ -6,7 +6,6 @@ machines/<uuid>/disk*, seed.iso  what it boots from; removed when it has ended
 machines/<uuid>/memory           what its memory held when it was suspended
 """
 
-import os
 import shutil
 import threading
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from deployer.protocol.migration import OutgoingMigration
 from deployer.protocol.save import SaveStatus
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 
 RECORD = "machine.json"
 CONSOLE_FILE = "console.log"
@@ -184,18 +184,7 @@ class MachineStore:
     def save(self, record: MachineRecord) -> None:
         """Replace a record, durably."""
         with self._lock:
-            directory = self.directory(record.uuid)
-            fresh = directory / (RECORD + ".new")
-            with fresh.open("wb") as file:
-                file.write(canonical(record))
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(directory / RECORD)
-            handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+            files.write(self.directory(record.uuid) / RECORD, canonical(record))
             self._records[record.uuid] = record
 
     def change(self, uuid: str, now: datetime, **values: object) -> MachineRecord | None:

@@ -1,13 +1,13 @@
 """Receipts as a node keeps them: each beside its signature, for whoever asks later, and the key that signs them."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from deployer.records.receipt import MAX_RECEIPT, read_receipt
 from signer.audit_log import AuditHeadPin
 from signer.errors import KeyUnusable, ReceiptRefused
 from signer.openpgp.keyring import Keyring
+from signer.runtime import files
 
 STATEMENT, SIGNATURE, ORIGIN = ".json", ".json.sig", ".origin"
 USER_ID = "Partita node {}"
@@ -39,7 +39,7 @@ class ReceiptStore:
             # It never expires: receipts are looked at years later. Take the directory of keys away to begin a new one.
             made = own[0] if own else self._keyring.generate(USER_ID.format(self._node), lifetime=None)
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(self.key_file, self._keyring.export(made))
+            files.write(self.key_file, self._keyring.export(made))
             self._fingerprint = made
         return self._fingerprint
 
@@ -51,8 +51,8 @@ class ReceiptStore:
         """
         signature = self._keyring.sign(statement, self.key)
         try:
-            _write(self.directory / f"{machine}{SIGNATURE}", signature)
-            _write(self.directory / f"{machine}{STATEMENT}", statement)
+            files.write(self.directory / f"{machine}{SIGNATURE}", signature)
+            files.write(self.directory / f"{machine}{STATEMENT}", statement)
         except OSError as exc:
             raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
         return hashlib.sha256(statement).hexdigest()
@@ -65,8 +65,8 @@ class ReceiptStore:
         """
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(self.directory / f"{machine}{ORIGIN}.sig", signature)
-            _write(self.directory / f"{machine}{ORIGIN}", statement)
+            files.write(self.directory / f"{machine}{ORIGIN}.sig", signature)
+            files.write(self.directory / f"{machine}{ORIGIN}", statement)
         except OSError as exc:
             raise KeyUnusable(f"{self.directory}: the receipt cannot be kept: {exc.strerror}") from exc
         return hashlib.sha256(statement).hexdigest()
@@ -99,13 +99,3 @@ def audit_heads(directory: Path) -> list[AuditHeadPin]:
         except (OSError, ReceiptRefused):
             continue
     return found
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

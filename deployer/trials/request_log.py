@@ -21,6 +21,7 @@ from deployer.policy.decision import Decision, Request
 from deployer.policy.revocations import BlockList, RevocationState
 from signer.documents import Document, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 MAX_REQUESTS = 1000
@@ -188,9 +189,7 @@ class RequestLog:
         kept = [line for _, line in _read(self.path)][-self._kept :]
         if sum(map(len, kept)) > MAX_LOG // 2:
             kept = kept[len(kept) // 2 :]
-        fresh = self.path.with_name(self.path.name + ".new")
-        fresh.write_bytes(b"".join(kept))
-        fresh.replace(self.path)
+        files.write(self.path, b"".join(kept), sync=None)
         self._count = len(kept)
 
 

@@ -3,12 +3,11 @@
 Nothing here decides about trust: signer.openpgp.status_lines reads what GnuPG says, signer.verification.trust decides who counts.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from signer.openpgp.gpg import Gpg, GpgResult, clock_options, end_agent, import_
 from signer.openpgp.keys import Key, normalize_fingerprint
 from signer.openpgp.packets import split_signatures
 from signer.openpgp.status_lines import SKEW, SignatureCheck, check_signature
+from signer.runtime import files
 
 DEFAULT_LIFETIME = timedelta(days=730)
 """Of a new key: it can be prolonged, and a lost key ends by itself."""
@@ -232,16 +232,16 @@ class Keyring:
     @contextmanager
     def _opened(self, *, create: bool = False) -> Iterator[Gpg]:
         """gpg on this home: one command at a time, at a path short enough for sockets, and no agent left behind."""
-        try:
-            if create:
-                self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            elif not self.home.is_dir():
-                raise KeyUnusable(f"{self.home}: there are no keys here yet; make one with `partita key new`")
-            lock = (self.home / "partita.lock").open("a")
-        except OSError as exc:
-            raise KeyUnusable(f"{self.home}: cannot be used for keys: {exc.strerror}") from exc
-        with lock, tempfile.TemporaryDirectory(prefix="partita-") as short:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with ExitStack() as undo:
+            try:
+                if create:
+                    self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+                elif not self.home.is_dir():
+                    raise KeyUnusable(f"{self.home}: there are no keys here yet; make one with `partita key new`")
+                undo.enter_context(files.locked(self.home / "partita.lock", wait=True))
+            except OSError as exc:
+                raise KeyUnusable(f"{self.home}: cannot be used for keys: {exc.strerror}") from exc
+            short = undo.enter_context(tempfile.TemporaryDirectory(prefix="partita-"))
             home = self.home.absolute()
             if len(os.fsencode(home)) + len("/S.gpg-agent.browser") > _SOCKET_LIMIT:
                 home = Path(short) / "home"

@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+from signer.runtime import files
+
 NO_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """What copy_file_range says where a filesystem, or a pair of them, has no such thing."""
 
@@ -61,9 +63,7 @@ class DiskOperations:
 
     def put(self, path: Path, data: bytes) -> None:
         """Write a small file in one step; whether it lasts does not matter."""
-        fresh = path.with_name(path.name + ".new")
-        fresh.write_bytes(data)
-        fresh.replace(path)
+        files.write(path, data, sync=None)
 
     def empty(self, descriptor: int) -> None:
         """Forget all bytes of a file, keep its size."""
@@ -85,11 +85,7 @@ class DiskOperations:
 
     def sync_directory(self, path: Path) -> None:
         """Demand that a directory's names are on the disk."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        files.sync_path(path)
 
     def remove(self, path: Path) -> None:
         """Unlink what is there, a directory that somebody put there included; nothing is fine."""

@@ -1,9 +1,9 @@
 """One owner per cache directory: a lock that the kernel takes back from whoever dies."""
 
-import fcntl
 import os
 from pathlib import Path
 
+from signer.runtime import files
 from stager.cache.recovery import make_directories
 from stager.errors import CacheBusy, CacheUnusable
 
@@ -22,17 +22,8 @@ def lock_cache(root: Path) -> int:
     """Make the directories and take the lock that makes this process the owner; returns its descriptor."""
     try:
         make_directories(root)
-        descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return files.lock(root / "lock")
+    except files.LockHeld as exc:
+        raise CacheBusy(f"{root}: {exc.strerror}; ask the node's service, or stop it first") from exc
     except OSError as exc:
         raise CacheUnusable(f"{root}: cannot be used as a cache: {exc.strerror}") from exc
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise CacheBusy(
-            f"{root}: belongs to the running process {owner}; ask the node's service, or stop it first"
-        ) from exc
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from catalog.image.address import LEAF
+from signer.runtime import files
 from stager.content.leaf_set import LeafSet
 from stager.content.piece_map import PieceMap
 
@@ -24,9 +25,7 @@ def read_boot_id() -> str:
 
 def write_journal(journal: Path, leaves: LeafSet, boot: str) -> None:
     """Put the state of leaves beside the file, in one step."""
-    new = journal.with_name(journal.name + ".new")
-    new.write_bytes(boot.encode() + b"\n" + leaves.bits())
-    new.replace(journal)
+    files.write(journal, boot.encode() + b"\n" + leaves.bits(), sync=None)
 
 
 def read_journal(journal: Path, guide: PieceMap, boot: str) -> LeafSet:

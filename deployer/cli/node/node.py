@@ -20,7 +20,7 @@ from deployer.node.settings import DeploySettings
 from deployer.records.machine_store import MachineRecord
 from deployer.site.settings import SiteSettings
 from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 from stager.cli.cache import cache_app
@@ -134,9 +134,7 @@ def node_serve(
         value = {"socket": str(socket)} | status.model_dump(mode="json", exclude_none=True)
         terminal.show(value, text, as_json=json)
         if ready_file is not None:
-            fresh = ready_file.with_name(ready_file.name + ".new")
-            fresh.write_text(f"{socket}\n")
-            fresh.replace(ready_file)
+            files.write(ready_file, f"{socket}\n", sync=None)
 
     serve_node(
         terminal.section(context, NodeSettings),

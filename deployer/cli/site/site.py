@@ -14,7 +14,7 @@ from deployer.ec2.settings import Ec2Settings
 from deployer.errors import Misused
 from deployer.site.settings import SiteSettings
 from signer.documents import Document, validate
-from signer.runtime import terminal
+from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
@@ -67,9 +67,7 @@ def site_serve(
         value = {"socket": str(socket)} | status.model_dump(mode="json", exclude_none=True)
         terminal.show(value, text, as_json=json)
         if ready_file is not None:
-            fresh = ready_file.with_name(ready_file.name + ".new")
-            fresh.write_text(f"{url}\n")
-            fresh.replace(ready_file)
+            files.write(ready_file, f"{url}\n", sync=None)
 
     accounts = terminal.section(context, Ec2Settings)
     serve_site(terminal.section(context, SiteSettings), ready, (lambda site: run_accounts(accounts, site),))

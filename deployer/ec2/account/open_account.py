@@ -8,7 +8,6 @@ DIR/accounts/NAME/snapshots  the ledger of snapshots, and uploads under way
 DIR/accounts/NAME/...        audit log, receipts and key of the account's pool (see `deployer.records.recorder`)
 """
 
-import os
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from deployer.ec2.snapshots.buffer_pool import BufferPool
 from deployer.ec2.snapshots.record_store import SnapshotRecords
 from deployer.ec2.snapshots.snapshots import Snapshots
 from deployer.site.settings import SiteSettings
+from signer.runtime import files
 from stager.settings import NodeSettings
 
 
@@ -97,12 +97,9 @@ def site_id(directory: Path) -> str:
     path = directory / "site-id"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f"site-id.{os.getpid()}.new")
         if not path.exists():
-            fresh.write_text(f"{uuid.uuid4()}\n")
             with suppress(FileExistsError):  # another process was first: then its identity it is
-                os.link(fresh, path)
-            fresh.unlink()
+                files.create(path, f"{uuid.uuid4()}\n")
         return str(uuid.UUID(path.read_text().strip()))
     except (OSError, ValueError) as exc:
         raise Ec2RecordsUnusable(f"{path}: the site's identity at EC2 cannot be kept: {exc}") from exc

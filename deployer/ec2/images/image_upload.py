@@ -4,7 +4,6 @@ Contents are staged only if a snapshot is missing. After they were read they are
 when they were staged: what is registered is what was verified.
 """
 
-import fcntl
 import logging
 import os
 import threading
@@ -27,6 +26,7 @@ from deployer.ec2.snapshots.disk_reader import open_disk
 from deployer.ec2.snapshots.snapshots import Snapshot
 from deployer.errors import Cancelled, CannotBoot
 from deployer.node.ports import ContentCache
+from signer.runtime import files
 from signer.runtime.progress import Advance
 from stager.staging import StagedImage, required_items, total_size
 
@@ -204,17 +204,16 @@ class ImageUploader:
         path = self._account.directory / "images" / f"{image_id.removeprefix('sha256:')}.lock"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            while True:
+                try:
+                    held = files.lock(path)
+                    break
+                except files.LockHeld:
+                    progress.at("another process brings the image")
+                    progress.cancelled.wait(LOOK_EVERY)
         except OSError as exc:
             raise Ec2RecordsUnusable(f"{path}: the lock of an image cannot be taken: {exc.strerror}") from exc
         try:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    progress.at("another process brings the image")
-                    progress.cancelled.wait(LOOK_EVERY)
             yield
         finally:
-            os.close(file)
+            os.close(held)

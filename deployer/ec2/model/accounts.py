@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from catalog.image.manifest import Vo
 from deployer.ec2.model.pricing import Dollars, Prices
 from deployer.errors import NoAccount, PolicyUnusable
-from deployer.site.auth.file_in_force import read_if_present
+from deployer.policy.policy_files import read_policy_file
 from deployer.site.model.principal import Group, Principal
 from deployer.units import Size
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
+from signer.runtime.reloaded_files import Reader, read_file
 
 MAX_ACCOUNTS_FILE = 1 << 20
 """Bytes: some thousand rules."""
@@ -133,9 +134,9 @@ class Accounts(Document):
         return found
 
     @classmethod
-    def find(cls, path: Path) -> Self | None:
+    def find(cls, path: Path, read: Reader = read_file) -> Self | None:
         """The same; None where there is no file."""
-        if (data := read_if_present(path, MAX_ACCOUNTS_FILE, "accounts")) is None:
+        if (data := read_policy_file(path, MAX_ACCOUNTS_FILE, "accounts", read)) is None:
             return None
         try:
             return parse_toml(cls, data, f"accounts {path}", limit=MAX_ACCOUNTS_FILE)

@@ -13,8 +13,8 @@ from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.placement import placer_without_accounts
 from deployer.errors import Conflict, DeployerError, NoAccount, PolicyUnusable
+from deployer.policy.policy_files import reloaded_policy_file
 from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
-from deployer.site.auth.file_in_force import ReloadingFile
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import NodeState, SiteMachine
@@ -77,7 +77,7 @@ class AccountSupervisor:
     def __init__(self, settings: Ec2Settings, site: Site, clock: Callable[[], datetime], every: float = EVERY) -> None:
         """Args: of the site; itself; the present, UTC; seconds between two looks at the file."""
         self._settings, self._site, self._clock, self._every = settings, site, clock, every
-        self._file = ReloadingFile[Accounts | None](settings.accounts, Accounts.find, None)
+        self._file = reloaded_policy_file("accounts", settings.accounts, Accounts.find, None, log)
         self._pools: AccountAgents | None = None
         self._problem = ""
         self._ended = threading.Event()

@@ -9,7 +9,6 @@ that can be read is whole. All of it can be made again: without it, snapshots th
 """
 
 import hashlib
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from deployer.ec2.errors import Ec2RecordsUnusable
 from deployer.ec2.snapshots.blocks import Digests, Layout, ParentSnapshot
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 MAX_RECORD = 1 << 20
@@ -90,8 +90,8 @@ class SnapshotRecords:
         path = self.directory / f"{record.content}.json"
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write(path.with_suffix(".digests"), pack_digests(digests))
-            _write(path, canonical(record))
+            files.write(path.with_suffix(".digests"), pack_digests(digests))
+            files.write(path, canonical(record))
         except OSError as exc:
             raise _failed(path, exc) from exc
 
@@ -121,21 +121,6 @@ class SnapshotRecords:
 def pack_digests(digests: Digests) -> bytes:
     """Digests as they lie in a file."""
     return b"".join(_ENTRY.pack(index, digests[index]) for index in sorted(digests))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All or nothing, also after a power cut."""
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _failed(path: Path, exc: OSError) -> Ec2RecordsUnusable:

@@ -5,7 +5,6 @@ acknowledged. Every line is synced before anything is built on it, many workers'
 a crash is cut off. One process has a journal at a time.
 """
 
-import fcntl
 import os
 import re
 import threading
@@ -18,6 +17,7 @@ from pydantic import Field
 from deployer.ec2.errors import Ec2RecordsUnusable
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 
 MAX_HEADING = 4096
 """Bytes."""
@@ -120,7 +120,7 @@ class UploadJournal:
         """The file, locked: the one that has the name when the lock is there, for `finish` removes them."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            files.lock_open(file, wait=True)
             try:
                 if os.path.samestat(os.fstat(file), os.stat(self.path)):  # noqa: PTH116 - beside fstat
                     return file
@@ -131,11 +131,7 @@ class UploadJournal:
     def _sync_name(self) -> None:
         """A file whose name is lost in a power cut is as good as none."""
         try:
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            files.sync_path(self.path.parent)
         except OSError as exc:
             raise self._failed(exc) from exc
 

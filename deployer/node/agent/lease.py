@@ -26,6 +26,7 @@ from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import LeaseTerms, ReportResponse
 from deployer.records.machine_store import MachineRecord
+from signer.runtime import files
 
 GUARD_EVERY: Final = 0.5
 """Seconds between two looks at whether the lease is over."""
@@ -157,10 +158,8 @@ class NodeLease:
         if self._file is None:
             return
         kept = {"boot": self._boot, "seconds": self._term(), "then": self._then, "sent": self._sent}
-        fresh = self._file.with_name(self._file.name + ".new")
         try:
-            fresh.write_text(json.dumps(kept))
-            fresh.replace(self._file)
+            files.write(self._file, json.dumps(kept), sync=None)  # of no use after the computer has been started again
         except OSError as exc:
             log.warning("%s: the site's lease cannot be kept: %s", self._file, exc.strerror)
 

@@ -16,6 +16,7 @@ from deployer.node.agent.agent import Agent, SiteConnection
 from deployer.node.membership.credentials import CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.pki.ca import is_server_certificate, needs_renewal, request_for, validity_period
+from signer.runtime import files
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the files."""
@@ -122,7 +123,5 @@ class MembershipService:
             self._tried = now.timestamp()
             fresh = client.renew(request_for((found.directory / KEY_FILE).read_bytes()))
             until = validity_period(fresh.encode())[1]
-            new = place.with_name(place.name + ".new")
-            new.write_text(fresh)
-            new.replace(place)
+            files.write(place, fresh, mode=0o600)
             log.info("this node's certificate was renewed; it holds until %s", f"{until:%Y-%m-%d}")

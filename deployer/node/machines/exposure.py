@@ -20,6 +20,7 @@ from deployer.policy.rules import endorsement_results
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 from signer.verification.revocations import EffectiveRevocation, apply_revocations
 from signer.verification.trust import EndorsementCheck
@@ -63,7 +64,7 @@ class BootFacts:
         """Keep them in a machine's directory."""
         names = tuple(_Check.model_fields)
         kept = tuple(_Check(**{name: getattr(check, name) for name in names}) for check in self.checks if check.counts)
-        (directory / FACTS).write_bytes(canonical(_Facts(manifest=self.manifest.canonical().decode(), checks=kept)))
+        files.write(directory / FACTS, canonical(_Facts(manifest=self.manifest.canonical().decode(), checks=kept)))
 
     @classmethod
     def read(cls, directory: Path) -> "BootFacts | None":

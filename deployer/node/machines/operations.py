@@ -5,7 +5,6 @@ is done, with the record as it then is. What lets a machine that was at rest run
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from deployer.errors import BackendFailed, MachineConflict, MachineNotFound, Mis
 from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord
+from signer.runtime import files
 
 ASK_AGAIN = 5.0
 """Seconds after which a guest that was asked to power off is asked again: while it boots it does not see its button."""
@@ -79,7 +79,7 @@ class MachineOperations:
             except BackendFailed:
                 place.unlink(missing_ok=True)
                 raise
-            _durably(place)
+            files.sync_path(place)
             return self._now(uuid, MachineEvent.SUSPENDED, "suspended on request")
 
     def reactivate(self, uuid: str) -> MachineRecord:
@@ -233,12 +233,3 @@ def _demand_own(record: MachineRecord) -> None:
     """It is wholly this node's."""
     if record.locked:
         raise MachineConflict(f"machine {record.name} {record.locked}")
-
-
-def _durably(path: os.PathLike[str]) -> None:
-    """What was saved outlives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

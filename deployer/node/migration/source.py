@@ -8,7 +8,6 @@ nobody lets it run here while another node may have it.
 import base64
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -29,6 +28,7 @@ from deployer.protocol.migration import OutgoingMigration, Platform
 from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineRecord
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
+from signer.runtime import files
 from stager.staging import required_items
 
 MIGRATABLE = frozenset({MachineState.SUSPENDED, MachineState.STOPPED})
@@ -82,7 +82,7 @@ class MigrationSource:
             self._place(uuid).unlink(missing_ok=True)
             record = keeper.change(uuid, giving=giving)
             offer = self._describe(record, giving.number)
-            _write(self._place(uuid), canonical(offer))
+            files.write(self._place(uuid), canonical(offer))
             log.info("machine %s is offered to node %s (move %d)", uuid, giving.to, giving.number)
 
     def retain(self, uuid: str) -> None:
@@ -168,12 +168,3 @@ def blank_name(blank: Blank) -> str:
 def firmware_digest(loader: Path) -> str:
     """SHA-256 of a UEFI firmware's code, hex; it is in a saved memory."""
     return hashlib.sha256(loader.read_bytes()).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

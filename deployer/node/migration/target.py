@@ -42,6 +42,7 @@ from deployer.protocol.migration import Platform
 from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineOrigin, MachineRecord
 from deployer.records.receipt import read_receipt
 from signer.errors import SignerError
+from signer.runtime import files
 from signer.runtime.progress import ignore_progress
 from stager.staging import required_items
 
@@ -318,7 +319,8 @@ class MigrationTarget:
             memory = directory / MEMORY_FILE
             self._backend.adopt(memory, spec)
             os.utime(memory)  # it is of these disks, as they are now
-        _durably(directory)
+        for path in (*directory.iterdir(), directory):
+            files.sync_path(path)
         return spec
 
     def _expected(
@@ -381,13 +383,3 @@ class _Progress:
         self._looked = self._done
         if shutil.disk_usage(self._place).free < LEAST_FREE:
             raise MigrationFailed("this node's storage is full; make room on it, or move the machine elsewhere")
-
-
-def _durably(directory: Path) -> None:
-    """All files of a directory, and their names, outlive a power cut."""
-    for path in [*directory.iterdir(), directory]:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -62,6 +62,7 @@ from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
 from deployer.web.socket_paths import short_socket_path
 from signer.errors import SignerError
+from signer.runtime import files
 from stager.factory import open_stager
 from stager.settings import NodeSettings
 from stager.staging import Stager
@@ -418,7 +419,5 @@ def _identity(path: Path) -> str:
         return str(uuids.UUID(path.read_text().strip()))
     except (FileNotFoundError, ValueError):
         identity = str(uuids.uuid4())
-        fresh = path.with_suffix(".new")
-        fresh.write_text(identity + "\n")
-        fresh.replace(path)
+        files.write(path, identity + "\n")
         return identity

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority
-from deployer.site.auth.file_in_force import ReloadingFile
+from deployer.policy.policy_files import reloaded_policy_file
 from deployer.site.auth.grants import NODE_MEANS, TOKEN_MEANS
 from deployer.site.auth.grid_identity import GridIdentities, GridTrust
 from deployer.site.auth.issuers import Issuers
@@ -22,6 +22,7 @@ from deployer.site.auth.tokens import KeySource, verify_token
 from deployer.site.auth.voms import VomsDirectory
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
+from signer.runtime.reloaded_files import ReloadedFiles
 from signer.x509.ca_directory import CaDirectory
 
 NODE_ISSUER = "site"
@@ -154,7 +155,7 @@ def make_authenticator(
     Raises:
         PolicyUnusable: the file with the CAs of issuers' servers cannot be used.
     """
-    issuers = ReloadingFile(settings.issuers, Issuers.load, Issuers())
+    issuers = reloaded_policy_file("issuers", settings.issuers, Issuers.load, Issuers(), log)
     keys = IssuerKeys(keys_directory(settings.directory), now, settings.issuers_ca)
     grid = None
     if settings.grid_certificates is not None:
@@ -171,7 +172,7 @@ def make_authenticator(
     )
 
 
-def _problems(issuers: ReloadingFile[Issuers], keys: IssuerKeys) -> list[str]:
+def _problems(issuers: ReloadedFiles[Issuers], keys: IssuerKeys) -> list[str]:
     believed = {each.issuer for each in issuers.current().issuer}
     found = [f"the issuers are not in force as their file is: {issuers.problem}"] if issuers.problem else []
     asked = [(issuer, why) for issuer, why in sorted(keys.problems.items()) if issuer in believed]

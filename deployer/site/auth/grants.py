@@ -20,11 +20,12 @@ from pydantic import AfterValidator, Field, model_validator
 from catalog.image.manifest import Manifest, Vo
 from deployer.errors import PolicyUnusable
 from deployer.policy.patterns import ImagePattern, matches_image, pattern_validator
-from deployer.site.auth.file_in_force import read_if_present
+from deployer.policy.policy_files import read_policy_file
 from deployer.site.model.principal import Capability, Principal
 from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
+from signer.runtime.reloaded_files import Reader, read_file
 
 MAX_RIGHTS = 1 << 20
 """Bytes of a rights file: a thousand grants."""
@@ -209,9 +210,9 @@ class SiteGrants(Document):
             raise PolicyUnusable(str(exc)) from exc
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, read: Reader = read_file) -> Self:
         """Read a file of grants; without a file there are none. Errors as in `parse`."""
-        data = read_if_present(path, MAX_RIGHTS, "rights")
+        data = read_policy_file(path, MAX_RIGHTS, "rights", read)
         return cls() if data is None else cls.parse(data, f"rights {path}")
 
     @property

@@ -8,7 +8,6 @@ at most, so that made-up tokens cannot make us ask.
 
 import contextlib
 import hashlib
-import os
 import ssl
 import threading
 import time
@@ -23,6 +22,7 @@ from pydantic import Field
 from deployer.errors import PolicyUnusable, SiteUnavailable
 from signer.documents import Document, canonical, parse, read_json
 from signer.errors import DocumentError
+from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 KEYS_FRESH_FOR = timedelta(hours=6)
@@ -228,10 +228,4 @@ class IssuerKeys:
 
     def _write(self, kept: CachedKeys) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._path(kept.issuer)
-        partial = path.with_suffix(".new")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(canonical(kept))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        files.write(self._path(kept.issuer), canonical(kept), mode=0o600)

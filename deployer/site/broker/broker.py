@@ -1,10 +1,10 @@
 """The context broker at work: invites machines, lets them in once, hears what they publish, tells them of their peers."""
 
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,6 +45,7 @@ from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
+from signer.runtime import files
 
 KEY_BYTES = 32
 KEEP = timedelta(days=1)
@@ -65,19 +66,9 @@ def broker_key(path: Path) -> bytes:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         if not path.exists():
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - an open descriptor, made exclusively
-                file.write(secrets.token_bytes(KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                os.link(fresh, path)  # whoever comes second keeps the first one's
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
+            with suppress(FileExistsError):  # another service was first: then its key it is
+                files.create(path, secrets.token_bytes(KEY_BYTES))
         key = path.read_bytes()
     except OSError as exc:
         raise SiteUnavailable(f"{path}: the context broker's key cannot be kept: {exc.strerror or exc}") from exc

@@ -5,7 +5,6 @@ DIR/site/site.pem                   by what the site is believed
 DIR/site/url                        where it is
 """
 
-import os
 import platform
 import re
 import shutil
@@ -18,6 +17,7 @@ from deployer.pki.ca import create_request
 from deployer.protocol.joining import JoinRequest, JoinResponse, parse_token
 from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
 from signer.documents import validate
+from signer.runtime import files
 
 CREDENTIALS_DIRECTORY = "site"
 CERTIFICATE, KEY, ANCHORS, URL = "certificate.pem", "key.pem", "site.pem", "url"
@@ -67,13 +67,11 @@ def write_credentials(place: Path, certificate: str, key: bytes, anchors: str, u
             (ANCHORS, anchors.encode()),
             (URL, url.rstrip("/").encode() + b"\n"),
         ):
-            with os.fdopen(os.open(fresh / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            files.create(fresh / name, data)
         if place.exists():
             place.replace(place.with_name(f"{place.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}"))
         fresh.replace(place)
+        files.sync_path(place.parent)
     except OSError as exc:
         raise Misused(f"{place}: cannot be written: {exc.strerror}; the token is used up, get another") from exc
 

@@ -5,7 +5,6 @@ guests have, and, where the site names a directory of CAs, those of the grid wit
 was verified says nothing about rights: who may do what is decided afterwards, by what the leaf is.
 """
 
-import os
 import ssl
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ from deployer.pki.ca import (
     needs_renewal,
 )
 from deployer.site.settings import SiteSettings
+from signer.runtime import files
 
 SERVER_LIFE = timedelta(days=365)
 """Of the certificate that the site makes for itself; it makes a new one in time, whether it is started again or not."""
@@ -92,8 +92,4 @@ def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> bytes:
 
 def _write(place: Path, pair: CertificateKeyPair) -> None:
     """For this user alone; the library takes keys from files only."""
-    fresh = place.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pair.key + pair.certificate)
-    fresh.replace(place)
+    files.write(place, pair.key + pair.certificate, mode=0o600)

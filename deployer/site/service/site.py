@@ -8,9 +8,7 @@ DIR/freshness    what is known to be current of its catalog
 DIR/lock         held by the service while it runs
 """
 
-import fcntl
 import logging
-import os
 import secrets
 import time
 import uuid as uuids
@@ -25,13 +23,13 @@ from catalog.client.credential_file import read_credential
 from catalog.client.trusted import TrustedCatalog
 from deployer.errors import DeployerError, JoinRefused, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, fingerprint
+from deployer.policy.policy_files import reloaded_policy_file
 from deployer.policy.store import PolicyStore
 from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredState, LeaseTerms, NodeReport, ReportResponse
 from deployer.site.auth.authenticator import make_authenticator
 from deployer.site.auth.authorizer import SiteAuthorizer
-from deployer.site.auth.file_in_force import ReloadingFile
 from deployer.site.auth.grants import SiteGrants, quota_of
 from deployer.site.broker.broker import Broker, broker_key
 from deployer.site.clusters.controller import ClusterController
@@ -69,6 +67,7 @@ from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
 from deployer.units import parse_duration
 from deployer.web.wakeup import Wakeup
+from signer.runtime import files
 
 RENEW_SECONDS = 3600.0
 """How often it is looked whether the service's certificate is due."""
@@ -110,7 +109,7 @@ class Site:
             secrets.token_bytes,
         )
         self.policies = PolicyStore(settings.policy)
-        self.rights = ReloadingFile(settings.rights, SiteGrants.load, SiteGrants())
+        self.rights = reloaded_policy_file("rights", settings.rights, SiteGrants.load, SiteGrants(), log)
         self.bell, self.broker_bell, self.serials = Wakeup(), Wakeup(), ConsoleRequestQueue()
         self.broker: Broker | None = None
         self.upkeep = BackgroundThreads(store, catalog, (self.bell, self.broker_bell))
@@ -336,10 +335,10 @@ def _own(directory: Path, undo: ExitStack) -> None:
     """Make the directory, and hold its lock: one service each."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        undo.callback(os.close, held)
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise SiteUnavailable(f"{directory}: another site's service works there; end that first") from exc
+        undo.enter_context(files.locked(directory / "lock"))
+    except files.LockHeld as exc:
+        raise SiteUnavailable(
+            f"{directory}: another site's service works there ({exc.strerror}); end that first"
+        ) from exc
     except OSError as exc:
         raise SiteUnavailable(f"{directory}: cannot be made or used: {exc.strerror}") from exc

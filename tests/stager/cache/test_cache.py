@@ -446,7 +446,7 @@ except CacheBusy as exc:
 """
     done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert f"belongs to the running process {os.getpid()}" in done.stderr
+    assert f"in use by the running process {os.getpid()}" in done.stderr
 
 
 def test_one_process_cannot_open_it_twice_either(cache: Cache, clock: Clock) -> None:

@@ -13,9 +13,10 @@ from catalog.client.client import CatalogClient
 from catalog.db import images as registry
 from catalog.image.bundle import Bundle
 from catalog.publication.state_directory import RecoveryReport, open_database
-from catalog.service.daemon import serve, write_ready
+from catalog.service.daemon import serve
 from catalog.settings import CatalogSettings
 from signer.openpgp.keyring import Keyring
+from signer.runtime.files import write
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.trust import Anchor
 from signer.x509.ca_directory import DEFAULT_DIRECTORY
@@ -34,7 +35,7 @@ def _serve(settings: CatalogSettings, ready: Path, log: Path, mirror_of: str | N
 
     def up(url: str, recovery: RecoveryReport) -> None:
         print(recovery, flush=True)  # noqa: T201 - into the log
-        write_ready(ready, url)
+        write(ready, f"{url}\n", sync=None)
 
     serve(settings, up, mirror_of=mirror_of, every=1.0)
 

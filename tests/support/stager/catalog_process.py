@@ -20,10 +20,11 @@ from signer.verification.trust import Anchor
 SERVE = """
 import sys
 from pathlib import Path
-from catalog.service.daemon import serve, write_ready
+from catalog.service.daemon import serve
 from catalog.settings import CatalogSettings
+from signer.runtime import files
 settings = CatalogSettings(directory=Path(sys.argv[1]), listen="127.0.0.1:0")
-serve(settings, lambda url, _: write_ready(Path(sys.argv[2]), url))
+serve(settings, lambda url, _: files.write(Path(sys.argv[2]), f"{url}\\n", sync=None))
 """
 
 

@@ -77,7 +77,7 @@ def test_the_file_is_followed_while_the_service_runs(
         path.write_text("[[account]]\nname = 7\n")
         assert says(site, "the accounts at EC2 are not in force as their file is: accounts ")()
         assert "than the 0.001 USD" in told(site)
-        assert "what was in force before stays" in caplog.text
+        assert "the last good version stays in force" in caplog.text
 
         accounts_file(path, burst.model_copy(update={"region": "us-east-1"}))
         wait_for(says(site, "the account burst has another region"), 60)

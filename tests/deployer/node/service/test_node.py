@@ -143,7 +143,7 @@ def test_a_machine_that_is_killed_from_outside_has_failed(node: NodeProcess) -> 
 
 
 def test_two_services_never_share_a_directory(quiet: NodeProcess) -> None:
-    with pytest.raises(CacheBusy, match="belongs to the running process"):
+    with pytest.raises(CacheBusy, match="in use by the running process"):
         Node.open(
             validate(NodeSettings, {"directory": str(quiet.directory / "n"), "cache_quota": 1 << 30}, "node"),
             DeploySettings(policy=quiet.policy, accelerator="tcg"),

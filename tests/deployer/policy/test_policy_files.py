@@ -8,24 +8,33 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import PolicyUnusable
-from deployer.site.auth.file_in_force import ReloadingFile
+from deployer.policy.policy_files import reloaded_policy_file
+from signer.runtime.reloaded_files import Reader, ReloadedFiles
 
 reads = 0
 
 
-def load(path: Path) -> str:
+def load(path: Path, read: Reader) -> str:
     """A file that says `bad` is none."""
     global reads
     reads += 1
-    text = path.read_text() if path.exists() else "empty"
+    try:
+        text = read(path, 1000).decode()
+    except FileNotFoundError:
+        text = "empty"
     if "bad" in text:
         raise PolicyUnusable(f"{path}: is bad")
     return text
 
 
+def in_force(file: Path) -> ReloadedFiles[str]:
+    """What the file says."""
+    return reloaded_policy_file("rights", file, load, "nothing", logging.getLogger("partita.site"))
+
+
 def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "f"
-    held = ReloadingFile(file, load, "nothing")
+    held = in_force(file)
     assert held.current() == "empty"
     file.write_text("one")
     assert held.current() == "one"
@@ -43,7 +52,7 @@ def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 def test_what_is_wrong_does_not_come_into_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "f"
     file.write_text("bad")
-    held = ReloadingFile(file, load, "nothing")
+    held = in_force(file)
     assert [held.current(), held.current()] == ["nothing", "nothing"]
     assert "is bad" in held.problem
     file.write_text("good")
@@ -56,10 +65,10 @@ def test_what_is_wrong_does_not_come_into_force(tmp_path: Path, caplog: pytest.L
     assert [record.levelno for record in caplog.records] == [logging.ERROR], "told once"
 
 
-def test_half_a_file_does_not_come_into_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_file_does_not_come_into_force(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text("whole")
-    held = ReloadingFile(file, load, "nothing")
+    held = in_force(file)
     assert held.current() == "whole"
     texts = iter(["half of i", "all of it"])
 
@@ -68,14 +77,14 @@ def test_half_a_file_does_not_come_into_force(tmp_path: Path, monkeypatch: pytes
             file.write_text(text)
 
     file.write_text("ha")
-    monkeypatch.setattr("deployer.site.auth.file_in_force.time.sleep", goes_on)
+    held._sleep = goes_on
     assert held.current() == "all of it"
 
 
-def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changes_all_the_time(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text("whole")
-    held = ReloadingFile(file, load, "nothing")
+    held = in_force(file)
     assert held.current() == "whole"
     counts = iter(range(1000))
 
@@ -83,7 +92,7 @@ def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.Mo
         file.write_text("x" * next(counts))
 
     file.write_text("other")
-    monkeypatch.setattr("deployer.site.auth.file_in_force.time.sleep", goes_on)
+    held._sleep = goes_on
     assert held.current() == "whole"
     assert "changes all the time" in held.problem
 
@@ -91,7 +100,7 @@ def test_a_file_that_changes_all_the_time(tmp_path: Path, monkeypatch: pytest.Mo
 def test_many_threads_see_the_same(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_text("one")
-    held, found = ReloadingFile(file, load, "nothing"), list[str]()
+    held, found = in_force(file), list[str]()
     threads = [threading.Thread(target=lambda: found.append(held.current())) for _ in range(16)]
     for thread in threads:
         thread.start()
