@@ -1,0 +1,1 @@
+"""Machines: policies, disks, guests, nodes, the site and EC2. The top of the house."""

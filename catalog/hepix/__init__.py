@@ -1,0 +1,1 @@
+"""Image lists of HEPiX and EGI: export, import, subscriptions. Does not decide whom to trust."""

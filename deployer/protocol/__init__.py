@@ -1,0 +1,1 @@
+"""What nodes and sites say to each other and to requesters, as documents. No behavior beyond their own consistency."""

@@ -1,0 +1,4 @@
+"""The node's cache of contents: entries, index, leases, quota, eviction, recovery.
+
+Does not know where contents come from.
+"""

@@ -1,0 +1,1 @@
+"""The commands `partita node cache` and `partita catalog seed`: arguments in, text out."""

@@ -1,0 +1,4 @@
+"""Fetching over HTTP and from contents that are here: sources, ranges, resumption, rate limits.
+
+Does not know the swarm.
+"""

@@ -1,0 +1,1 @@
+"""One account: its images, instances, cost records and cleanup."""

@@ -1,0 +1,1 @@
+"""Images at EC2: boot disks, driver checks, upload and registration as AMIs."""

@@ -1,0 +1,1 @@
+"""The machines of one account, reconciled toward the site's desired state."""

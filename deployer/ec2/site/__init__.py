@@ -1,0 +1,1 @@
+"""How EC2 plugs into a site: agents of all accounts, placement, the extension."""

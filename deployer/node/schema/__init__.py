@@ -1,0 +1,1 @@
+"""The documents of the node's HTTP API. No behavior."""

@@ -1,0 +1,1 @@
+"""The node as one object: puts its parts together. The daemon runs it."""

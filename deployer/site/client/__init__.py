@@ -1,0 +1,1 @@
+"""Clients of a site's API: requests, clusters, discovery, joining. Knows no server code."""

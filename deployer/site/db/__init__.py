@@ -1,0 +1,1 @@
+"""The site's database, SQLite or PostgreSQL: tables, migrations, queries. Does not decide."""

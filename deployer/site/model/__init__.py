@@ -1,0 +1,1 @@
+"""The values of a site: principals, quotas, clusters, records. No IO."""

@@ -1,0 +1,1 @@
+"""The site's use cases: admission, changes, joining, expiry, fencing, retention. Does not know HTTP."""

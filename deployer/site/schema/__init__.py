@@ -1,0 +1,1 @@
+"""The documents of the site's HTTP API. No behavior."""

@@ -1,0 +1,1 @@
+"""The site as one object: puts its parts together, with its background tasks and TLS. The daemon runs it."""

@@ -1,0 +1,1 @@
+"""The migrations of the site's database, one module a step."""
