@@ -23,9 +23,10 @@ from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.instance_types import InstanceType
 from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.deployment import Ec2RunningMachine
-from deployer.ec2.pool.reconciler import ActionKind, InstanceAction, observe_machine, plan_instance_actions
+from deployer.ec2.pool.reconciler import actions, observe_machine
 from deployer.errors import Cancelled, DeployerError
 from deployer.machine.spec import MachineState
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import (
     Capacity,
     DesiredMachine,
@@ -163,13 +164,13 @@ class Ec2Pool:
         instances = self._machines.all()
         self._settle(desired, instances)
         books = {entry.machine: entry for entry in self._books.machines()}
-        now, wanted = self._clock(), {machine.uuid: machine for machine in desired.machines}
+        now = self._clock()
         acted = self._watch(instances, now)
         if acted:
             instances = self._machines.all()
             books = {entry.machine: entry for entry in self._books.machines()}
-        for step in plan_instance_actions(desired, instances, books, now):
-            acted |= self._do(step, wanted.get(step.machine), instances)
+        for step in actions(desired, instances, books, now):
+            acted |= self._do(step, instances)
         return self._report(desired, self._machines.all() if acted else instances)
 
     def _watch(self, instances: Sequence[Instance], now: datetime) -> bool:
@@ -191,9 +192,7 @@ class Ec2Pool:
                 action = self._makes.act_on(live[each.machine], reason)
                 log.warning("machine %s runs what was withdrawn (%s): %s", each.machine, action, reason)
                 if action in {"drain", "destroy"}:
-                    acted |= self._do(
-                        InstanceAction(ActionKind.TERMINATE, each.machine, each.instance, reason), None, instances
-                    )
+                    acted |= self._do(Action(ActionKind.END, each.machine, reason, each.instance), instances)
                 elif action == "pause":  # it is not started again, since the policy would have to accept it
                     self._machines.stop(each.instance, hibernate=each.hibernates)
                     self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
@@ -255,18 +254,17 @@ class Ec2Pool:
         else:
             self._failures.pop(uuid, None)
 
-    def _do(self, step: InstanceAction, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
+    def _do(self, step: Action, instances: Sequence[Instance]) -> bool:
         """Do one step; True if something at EC2 was changed by it. One that fails is no reason to leave out others."""
-        if step.do is not ActionKind.TERMINATE and self._waits(step.machine):
+        if step.kind is not ActionKind.END and self._waits(step.machine):
             return False
         try:
-            if step.do is ActionKind.MAKE:
-                assert machine is not None  # noqa: S101 - what is made is desired
-                self._make(machine, instances)
+            if step.kind is ActionKind.MAKE:
+                self._make(step.desired, instances)
                 return False
-            return self._change(step, machine, instances)
+            return self._change(step, instances)
         except (DeployerError, SignerError, CatalogError, StagerError) as exc:
-            log.warning("machine %s: %s: %s", step.machine, step.do.value, exc)
+            log.warning("machine %s: %s: %s", step.machine, step.kind.value, exc)
             before = self._failures.get(step.machine)
             attempts = before.attempts + 1 if before else 1
             self._failures[step.machine] = _Failure(str(exc), self._later(attempts), attempts)
@@ -281,27 +279,27 @@ class Ec2Pool:
         failure = self._failures.get(uuid)
         return failure is not None and (failure.again is None or self._clock() < failure.again)
 
-    def _change(self, step: InstanceAction, machine: DesiredMachine | None, instances: Sequence[Instance]) -> bool:
-        log.info("machine %s at %s: %s %s", step.machine, step.instance, step.do.value, step.reason)
-        if step.do is ActionKind.TERMINATE:
+    def _change(self, step: Action, instances: Sequence[Instance]) -> bool:
+        log.info("machine %s at %s: %s %s", step.machine, step.instance, step.kind.value, step.reason)
+        if step.kind is ActionKind.END:
             self._machines.terminate(step.instance)
             entry = self._books.machine(step.machine) if step.machine else None
             if entry is not None and entry.instance in {"", step.instance}:
                 self._ended(entry, self._clock().replace(microsecond=0), step.reason)
             return True
-        assert machine is not None  # noqa: S101 - only the end comes to what nobody wants
-        match step.do:
-            case ActionKind.STOP | ActionKind.HIBERNATE:
-                self._machines.stop(step.instance, hibernate=step.do is ActionKind.HIBERNATE)
+        machine = step.desired
+        match step.kind:
+            case ActionKind.STOP | ActionKind.SUSPEND:
+                self._machines.stop(step.instance, hibernate=step.kind is ActionKind.SUSPEND)
             case ActionKind.START:
                 self._makes.readmit(machine, self._running(instances))
                 self._machines.start(step.instance)
             case ActionKind.REBOOT:
                 self._machines.reboot(step.instance, machine.reboots)
-            case ActionKind.PROLONG:
+            case ActionKind.EXTEND:
                 self._machines.tag(step.instance, {END_TAG: end_tag_value(machine.ends)})
                 self._rebook(machine, until=machine.ends)
-            case ActionKind.RETYPE:
+            case ActionKind.RESIZE:
                 kind = self._makes.type_for(machine)
                 self._machines.retype(
                     step.instance, kind.name, {SIZE_TAG: size_tag_value(machine.cores, machine.memory)}

@@ -7,54 +7,23 @@ pool's own tags are looked at: two pools in one account never meet.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from deployer.ec2.account.bookkeeping import MachineEntry
 from deployer.ec2.aws.tags import END_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.model.hibernation import MEMORY_LOST, MEMORY_NOT_KEPT
 from deployer.ec2.model.instances import Instance, machine_state
 from deployer.machine.spec import MachineState
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, ObservedMachine
-
-
-class ActionKind(StrEnum):
-    """What can be done."""
-
-    MAKE = "make"
-    START = "start"
-    STOP = "stop"
-    HIBERNATE = "hibernate"
-    RETYPE = "retype"
-    REBOOT = "reboot"
-    PROLONG = "prolong"
-    TERMINATE = "terminate"
-
-
-@dataclass(frozen=True)
-class InstanceAction:
-    """One thing to be done.
-
-    Attributes:
-        machine: UUID, as far as it is known.
-        instance: to what; empty where it is to be made.
-        reason: why, in a sentence.
-    """
-
-    do: ActionKind
-    machine: str
-    instance: str = ""
-    reason: str = ""
-
 
 _WITH_MEMORY = frozenset({DesiredStatus.PAUSED, DesiredStatus.SUSPENDED})
 _RESTING = frozenset({DesiredStatus.SUSPENDED, DesiredStatus.STOPPED})
 
 
-def plan_instance_actions(
+def actions(
     desired: DesiredState, instances: Sequence[Instance], books: Mapping[str, MachineEntry], now: datetime
-) -> tuple[InstanceAction, ...]:
+) -> tuple[Action, ...]:
     """What is to be done next.
 
     Args:
@@ -68,7 +37,7 @@ def plan_instance_actions(
         if instance.live:
             found[instance.machine].append(instance)
     wanted = {machine.uuid: machine for machine in desired.machines}
-    decided: list[InstanceAction] = []
+    decided: list[Action] = []
     for uuid in sorted(found.keys() - wanted.keys()):
         decided += [_end(each, "nobody wants this machine any more") for each in _oldest_first(found[uuid])]
     for machine in desired.machines:
@@ -78,46 +47,42 @@ def plan_instance_actions(
     return tuple(decided)
 
 
-def _for_one(
-    machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime
-) -> list[InstanceAction]:
+def _for_one(machine: DesiredMachine, here: Instance | None, entry: MachineEntry | None, now: datetime) -> list[Action]:
     if here is None:
-        return [InstanceAction(ActionKind.MAKE, machine.uuid)] if _may_be_made(machine, entry, now) else []
+        return [Action(ActionKind.MAKE, machine.uuid, wanted=machine)] if _may_be_made(machine, entry, now) else []
     if machine.want is DesiredStatus.ENDED or now >= machine.ends:
         return [_end(here, machine.reason or "its time has come")]
     todo = []
     if here.tags.get(END_TAG) != end_tag_value(machine.ends):
-        todo.append(InstanceAction(ActionKind.PROLONG, machine.uuid, here.instance, "its end was changed"))
+        todo.append(_do(ActionKind.EXTEND, machine, here, "its end was changed"))
     if (step := _next(machine, here)) is not None:
         todo.append(step)
     return todo
 
 
-def _next(machine: DesiredMachine, here: Instance) -> InstanceAction | None:
+def _do(kind: ActionKind, machine: DesiredMachine, here: Instance, reason: str = "") -> Action:
+    return Action(kind, machine.uuid, reason, here.instance, machine)
+
+
+def _next(machine: DesiredMachine, here: Instance) -> Action | None:
     """What the state of one that exists asks for; None while EC2 is at it, or all is as it should be."""
     other_size = here.tags.get(SIZE_TAG) != size_tag_value(machine.cores, machine.memory)
     if here.state == "stopped":
         if other_size:
-            return InstanceAction(
-                ActionKind.RETYPE, machine.uuid, here.instance, "other cores or memory were asked for"
-            )
-        return (
-            InstanceAction(ActionKind.START, machine.uuid, here.instance)
-            if machine.want is DesiredStatus.RUNNING
-            else None
-        )
+            return _do(ActionKind.RESIZE, machine, here, "other cores or memory were asked for")
+        return _do(ActionKind.START, machine, here) if machine.want is DesiredStatus.RUNNING else None
     if here.state != "running":
         return None
     if machine.want in _WITH_MEMORY and here.hibernates:
-        return InstanceAction(ActionKind.HIBERNATE, machine.uuid, here.instance, f"it should be {machine.want.value}")
+        return _do(ActionKind.SUSPEND, machine, here, f"it should be {machine.want.value}")
     if machine.want is DesiredStatus.PAUSED:  # a pause that costs the memory is none
         return None
     if machine.want in _RESTING:
-        return InstanceAction(ActionKind.STOP, machine.uuid, here.instance, f"it should be {machine.want.value}")
+        return _do(ActionKind.STOP, machine, here, f"it should be {machine.want.value}")
     if other_size:
-        return InstanceAction(ActionKind.STOP, machine.uuid, here.instance, "it gets other cores or memory")
+        return _do(ActionKind.STOP, machine, here, "it gets other cores or memory")
     if here.reboots < machine.reboots:
-        return InstanceAction(ActionKind.REBOOT, machine.uuid, here.instance)
+        return _do(ActionKind.REBOOT, machine, here)
     return None
 
 
@@ -181,8 +146,8 @@ def _reason(
     return told or "EC2 has no such machine any more"
 
 
-def _end(instance: Instance, reason: str) -> InstanceAction:
-    return InstanceAction(ActionKind.TERMINATE, instance.machine, instance.instance, reason)
+def _end(instance: Instance, reason: str) -> Action:
+    return Action(ActionKind.END, instance.machine, reason, instance.instance)
 
 
 def _oldest_first(instances: Sequence[Instance]) -> list[Instance]:

@@ -16,13 +16,14 @@ from deployer.errors import SiteUnavailable
 from deployer.node.agent.executor import ActionExecutor, MachineMaker
 from deployer.node.agent.lease import LeaseGuard, NodeLease
 from deployer.node.agent.migration_runner import MigrationRunner
-from deployer.node.agent.reconciler import MachineAction, plan_actions
+from deployer.node.agent.reconciler import plan_actions
 from deployer.node.agent.reporter import NodeFacts, Reporter
 from deployer.node.backoff import LONGEST_DELAY, retry_delay
 from deployer.node.images.candidate_upload import CandidateUploader
 from deployer.node.machines.console import ConsoleReader
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.protocol.actions import Action
 from deployer.protocol.desired_state import ConsoleResponse, DesiredState, NodeReport, ReportResponse
 from deployer.records.machine_store import MachineRecord
 
@@ -202,10 +203,10 @@ class Agent:
         if desired is None or self._ended.is_set() or self._fence.frozen:
             return
         busy = self._doing.busy()  # first: what is under way now may be settled in the records that are read next
-        groups: dict[str, tuple[MachineAction, ...]] = {}
+        groups: dict[str, tuple[Action, ...]] = {}
         todo = plan_actions(desired, self.records())
         for action in self._moving.undone(todo) if self._moving is not None else todo:
-            groups[action.uuid] = (*groups.get(action.uuid, ()), action)
+            groups[action.machine] = (*groups.get(action.machine, ()), action)
         self._doing.hand_out(groups, busy)
         if self._offers is not None:
             self._offers.look(desired, self.records())

@@ -14,32 +14,13 @@ from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
-from deployer.node.agent.reconciler import (
-    Adopt,
-    CancelMigration,
-    ChangeEnd,
-    Create,
-    Destroy,
-    Forget,
-    MachineAction,
-    MigrationAction,
-    Pause,
-    PrepareMigration,
-    Reactivate,
-    Reboot,
-    ReceiveMigration,
-    RecordDesired,
-    ReportLost,
-    Resize,
-    Resume,
-    Stop,
-    Suspend,
-)
 from deployer.node.backoff import retry_delay
 from deployer.node.machines.deployment import SiteAssignment
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.protocol.actions import MIGRATION, Action, ActionKind
+from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.machine_store import MachineRecord
 from signer.errors import EXIT_UNAVAILABLE, SignerError
 from stager.errors import StagerError
@@ -49,6 +30,14 @@ MAKES, VERBS = 4, 8
 
 
 log = logging.getLogger("partita.node")
+
+_VERBS: Mapping[ActionKind, Callable[[MachineOperations, str], object]] = {
+    ActionKind.PAUSE: MachineOperations.pause,
+    ActionKind.RESUME: MachineOperations.resume,
+    ActionKind.SUSPEND: MachineOperations.suspend,
+    ActionKind.START: MachineOperations.reactivate,
+    ActionKind.STOP: MachineOperations.stop,
+}
 
 
 class MachineMaker(Protocol):
@@ -67,7 +56,7 @@ class MachineMaker(Protocol):
 class MigrationExecutor(Protocol):
     """What moves machines between nodes; `moving_doing.Moving` is one."""
 
-    def do(self, action: MigrationAction, cancelled: threading.Event, news: Callable[[], None]) -> None:
+    def do(self, action: Action, cancelled: threading.Event, news: Callable[[], None]) -> None:
         """One step."""
 
 
@@ -84,7 +73,7 @@ class Job:
 class _Later:
     """What could not be done, when it is tried again, and why it could not."""
 
-    what: tuple[MachineAction, ...]
+    what: tuple[Action, ...]
     at: float
     tries: int
     reason: str
@@ -152,7 +141,7 @@ class ActionExecutor:
         with self._lock:
             return {uuid: job.progress for uuid, job in self._jobs.items() if job.making}
 
-    def hand_out(self, groups: Mapping[str, tuple[MachineAction, ...]], busy: Mapping[str, Job]) -> None:
+    def hand_out(self, groups: Mapping[str, tuple[Action, ...]], busy: Mapping[str, Job]) -> None:
         """Begin what is to be done and not under way, nor to be tried later; an end cancels what is under way.
 
         Args:
@@ -165,19 +154,19 @@ class ActionExecutor:
         for uuid, group in groups.items():
             self._begin(uuid, group, busy.get(uuid), now)
 
-    def _begin(self, uuid: str, group: tuple[MachineAction, ...], job: Job | None, now: float) -> None:
+    def _begin(self, uuid: str, group: tuple[Action, ...], job: Job | None, now: float) -> None:
         if job is not None:
-            if any(isinstance(action, Destroy) for action in group):
+            if any(action.kind is ActionKind.END for action in group):
                 job.cancelled.set()
             return
         with self._lock:
             later = self._later.get(uuid)
             if later is not None and later.what == group and now < later.at:
                 return
-            self._jobs[uuid] = job = Job(making=isinstance(group[0], Create | ReceiveMigration))
+            self._jobs[uuid] = job = Job(making=group[0].kind in {ActionKind.MAKE, ActionKind.TAKE})
         (self._makers if job.making else self._hands).submit(self._run, uuid, group, job)
 
-    def _run(self, uuid: str, group: tuple[MachineAction, ...], job: Job) -> None:
+    def _run(self, uuid: str, group: tuple[Action, ...], job: Job) -> None:
         trouble: tuple[str, bool] | None = None
         try:
             for action in group:
@@ -201,28 +190,27 @@ class ActionExecutor:
             del self._jobs[uuid]
         self._changed()
 
-    def _do(self, action: MachineAction, job: Job) -> None:
-        keeper, verbs, uuid = self._keeper, self._verbs, action.uuid
-        match action:
-            case Create():
-                self._make_one(action, job)
-            case Pause() | Resume() | Suspend() | Reactivate() | Stop():
-                getattr(verbs, type(action).__name__.lower())(uuid)
-            case Reboot(number=number):
-                verbs.reboot(uuid, number)
-            case Resize(memory=memory, cores=cores):
-                verbs.resize(uuid, memory, cores)
-            case ChangeEnd(ends=ends):
-                verbs.until(uuid, ends)
-            case RecordDesired(want=want):
-                keeper.change(uuid, wanted=want.value)
-            case Destroy(reason=reason):
-                self._end(keeper.store.get(uuid), reason)
-            case Forget():
+    def _do(self, action: Action, job: Job) -> None:
+        keeper, verbs, uuid = self._keeper, self._verbs, action.machine
+        match action.kind:
+            case ActionKind.MAKE:
+                self._make_one(action.desired, job)
+            case ActionKind.REBOOT:
+                verbs.reboot(uuid, action.desired.reboots)
+            case ActionKind.RESIZE:
+                verbs.resize(uuid, action.desired.memory, action.desired.cores)
+            case ActionKind.EXTEND:
+                verbs.until(uuid, action.desired.ends)
+            case ActionKind.REMEMBER:
+                keeper.change(uuid, wanted=action.desired.want.value)
+            case ActionKind.END:
+                self._end(keeper.store.get(uuid), action.reason)
+            case ActionKind.FORGET:
                 keeper.forget(uuid)
-            case PrepareMigration() | CancelMigration() | ReceiveMigration() | Adopt() | ReportLost():
-                if self._moving is not None:
-                    self._moving.do(action, job.cancelled, self._news)
+            case kind if kind in MIGRATION and self._moving is not None:
+                self._moving.do(action, job.cancelled, self._news)
+            case kind if kind in _VERBS:
+                _VERBS[kind](verbs, uuid)
 
     def _end(self, record: MachineRecord, reason: str) -> None:
         """One whose time is over gets its grace: the keeper is asking its guest to power off."""
@@ -231,9 +219,8 @@ class ActionExecutor:
             raise _NotYet
         self._keeper.end(record.uuid, reason)
 
-    def _make_one(self, action: Create, job: Job) -> None:
+    def _make_one(self, machine: DesiredMachine, job: Job) -> None:
         """What cannot be had for now is tried again; what fails otherwise has failed, and its record says so."""
-        machine = action.machine
 
         def tell(step: DeploymentStep) -> None:
             if step.step == "staging" and step.total:

@@ -10,15 +10,6 @@ from dataclasses import dataclass
 from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, MigrationFailed, SiteUnavailable
 from deployer.node.agent.order_mapping import failed_record
-from deployer.node.agent.reconciler import (
-    Adopt,
-    CancelMigration,
-    MachineAction,
-    MigrationAction,
-    PrepareMigration,
-    ReceiveMigration,
-    ReportLost,
-)
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.credentials import CERTIFICATE_FILE, SiteMembership
 from deployer.node.migration.client import MigrationClient
@@ -26,6 +17,7 @@ from deployer.node.migration.server import create_migration_app, open_migration_
 from deployer.node.migration.source import MIGRATABLE, MigrationSource
 from deployer.node.migration.target import MigrationTarget
 from deployer.pki.ca import is_server_certificate
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredState, IncomingMigration
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, Platform
 from deployer.records.machine_store import MachineRecord
@@ -113,20 +105,21 @@ class MigrationRunner:
         """What the site is told of this node."""
         return MigrationSupport(url=self._reached, platform=self._platform())
 
-    def do(self, action: MigrationAction, cancelled: threading.Event, news: Callable[[], None]) -> None:
+    def do(self, action: Action, cancelled: threading.Event, news: Callable[[], None]) -> None:
         """One step; errors are those of the step, to be tried again."""
-        match action:
-            case PrepareMigration(uuid=uuid, giving=giving):
+        uuid = action.machine
+        match action.kind:
+            case ActionKind.GIVE if (giving := action.desired.giving) is not None:
                 self._giver.give(uuid, giving)
-            case CancelMigration(uuid=uuid):
+            case ActionKind.RETAIN:
                 self._giver.retain(uuid)
-            case Adopt(uuid=uuid):
+            case ActionKind.ADOPT:
                 log.info("machine %s is this node's now", uuid)
                 self._keeper.change(uuid, arriving=None, reason="")
-            case ReportLost(machine=machine):
-                self._keeper.failed(failed_record(machine, self._membership.identity, LOST, self._keeper.now()))
-            case ReceiveMigration(incoming=incoming):
-                self._take(incoming, cancelled, news)
+            case ActionKind.REPORT_LOST:
+                self._keeper.failed(failed_record(action.desired, self._membership.identity, LOST, self._keeper.now()))
+            case ActionKind.TAKE if action.incoming is not None:
+                self._take(action.incoming, cancelled, news)
 
     def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[MigrationProgress, ...] | None:
         """How far this node has come with what is to be brought to it; None if nothing is."""
@@ -134,14 +127,14 @@ class MigrationRunner:
         found = tuple(self._arrival(incoming, here.get(incoming.machine.uuid)) for incoming in desired.incoming or ())
         return found or None
 
-    def undone(self, actions: Sequence[MachineAction]) -> tuple[MachineAction, ...]:
+    def undone(self, actions: Sequence[Action]) -> tuple[Action, ...]:
         """What is to be done, less what was tried and will not come to anything."""
         with self._lock:
             failed = {(uuid, known.number) for uuid, known in self._tries.items() if known.failed}
         return tuple(
             action
             for action in actions
-            if not (isinstance(action, ReceiveMigration) and (action.uuid, action.incoming.number) in failed)
+            if action.incoming is None or (action.machine, action.incoming.number) not in failed
         )
 
     def tidy(self, desired: DesiredState, busy: Collection[str]) -> None:

@@ -7,13 +7,11 @@ machine is brought to rest and after it was brought to run. A guest that powered
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from deployer.machine.spec import MachineState
-from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
-from deployer.protocol.migration import OutgoingMigration
+from deployer.protocol.actions import Action, ActionKind
+from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from deployer.records.machine_store import MachineRecord
 
 MAKING: Final = frozenset({MachineState.PENDING, MachineState.STAGING, MachineState.BOOTING})
@@ -22,166 +20,7 @@ UNKNOWN: Final = "its site does not know it any more"
 MOVED: Final = "it was moved to another node"
 
 
-@dataclass(frozen=True)
-class Create:
-    """There is no such machine, and there should be one."""
-
-    machine: DesiredMachine
-
-    @property
-    def uuid(self) -> str:
-        """Of the machine."""
-        return self.machine.uuid
-
-
-@dataclass(frozen=True)
-class Pause:
-    """It runs and should be paused."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class Resume:
-    """It is paused and should run."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class Suspend:
-    """Its memory should be on disk."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class Reactivate:
-    """It is suspended or was stopped, and should run."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """It should have its disks and nothing else."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class Reboot:
-    """It was rebooted less often than somebody asked for; afterwards it was `number` times."""
-
-    uuid: str
-    number: int
-
-
-@dataclass(frozen=True)
-class Resize:
-    """It has other amounts than it should: bytes of memory, cores."""
-
-    uuid: str
-    memory: int
-    cores: int
-
-
-@dataclass(frozen=True)
-class ChangeEnd:
-    """Its time ends at another instant."""
-
-    uuid: str
-    ends: datetime
-
-
-@dataclass(frozen=True)
-class RecordDesired:
-    """What is wanted of it has to be remembered."""
-
-    uuid: str
-    want: DesiredStatus
-
-
-@dataclass(frozen=True)
-class Destroy:
-    """It should not be there; one that is being made is cancelled."""
-
-    uuid: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Forget:
-    """It has ended, and its site knows."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class PrepareMigration:
-    """It rests, and another node is to have it: it is locked, and what the other gets of it is described."""
-
-    uuid: str
-    giving: OutgoingMigration
-
-
-@dataclass(frozen=True)
-class CancelMigration:
-    """It was to be given away, and stays."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class ReceiveMigration:
-    """It is to be brought here from another node, which has it until the site says otherwise."""
-
-    incoming: IncomingMigration
-
-    @property
-    def uuid(self) -> str:
-        """Of the machine."""
-        return self.incoming.machine.uuid
-
-
-@dataclass(frozen=True)
-class Adopt:
-    """It was brought here, and its site says that it is this node's now."""
-
-    uuid: str
-
-
-@dataclass(frozen=True)
-class ReportLost:
-    """It was brought here once, and there is nothing of it: it had a life that cannot be made anew."""
-
-    machine: DesiredMachine
-
-    @property
-    def uuid(self) -> str:
-        """Of the machine."""
-        return self.machine.uuid
-
-
-MigrationAction = PrepareMigration | CancelMigration | ReceiveMigration | Adopt | ReportLost
-MachineAction = (
-    Create
-    | Pause
-    | Resume
-    | Suspend
-    | Reactivate
-    | Stop
-    | Reboot
-    | Resize
-    | ChangeEnd
-    | RecordDesired
-    | Destroy
-    | Forget
-    | MigrationAction
-)
-
-
-def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[MachineAction, ...]:
+def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[Action, ...]:
     """What is to be done now. Those of one machine belong together, in their order; more may follow from what comes of them.
 
     Args:
@@ -189,43 +28,49 @@ def plan_actions(desired: DesiredState, here: Sequence[MachineRecord]) -> tuple[
         here: the records of the machines of that site on this node, and no others.
     """
     records = {record.uuid: record for record in here}
-    found: list[MachineAction] = []
+    found: list[Action] = []
     for machine in desired.machines:
         record = records.pop(machine.uuid, None)
         if record is None and machine.moved is not None and machine.want is not DesiredStatus.ENDED:
-            found.append(ReportLost(machine))
+            found.append(_do(ActionKind.REPORT_LOST, machine))
         elif record is None:
             # One that should rest has nothing that it could rest on, until somebody wants it to run.
             if machine.want in {DesiredStatus.RUNNING, DesiredStatus.PAUSED, DesiredStatus.SUSPENDED}:
-                found.append(Create(machine))
+                found.append(_do(ActionKind.MAKE, machine))
         else:
             found += _machine(machine, record)
     for incoming in desired.incoming or ():
         record = records.get(incoming.machine.uuid)
         if record is None:
-            found.append(ReceiveMigration(incoming))
+            found.append(Action(ActionKind.TAKE, incoming.machine.uuid, incoming=incoming))
         elif record.arriving == incoming.number and not record.state.final:
             del records[record.uuid]  # it is here, or on its way, and waits for its site's word
     for record in records.values():
-        found.append(
-            Forget(record.uuid) if record.state.final else Destroy(record.uuid, MOVED if record.giving else UNKNOWN)
-        )
+        if record.state.final:
+            found.append(Action(ActionKind.FORGET, record.uuid))
+        else:
+            found.append(Action(ActionKind.END, record.uuid, MOVED if record.giving else UNKNOWN))
     return tuple(found)
 
 
-def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[MachineAction]:
-    uuid, state = record.uuid, record.state
+def _do(kind: ActionKind, machine: DesiredMachine, reason: str = "") -> Action:
+    return Action(kind, machine.uuid, reason, wanted=machine)
+
+
+def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]:
+    state = record.state
     if state.final:
         return  # its site has not heard of it yet
     if machine.want is DesiredStatus.ENDED:
-        yield Destroy(uuid, machine.reason or "its site ended it")
+        yield _do(ActionKind.END, machine, machine.reason or "its site ended it")
         return
     if record.arriving is not None:
         # Of another move than that which the site speaks of it is no more than a copy.
-        yield Adopt(uuid) if record.arriving == machine.moved else Destroy(uuid, UNKNOWN)
+        adopted = record.arriving == machine.moved
+        yield _do(ActionKind.ADOPT, machine) if adopted else _do(ActionKind.END, machine, UNKNOWN)
         return
     if machine.ends != record.ends:
-        yield ChangeEnd(uuid, machine.ends)
+        yield _do(ActionKind.EXTEND, machine)
     if state in MAKING:
         return
     if (
@@ -233,17 +78,17 @@ def _machine(machine: DesiredMachine, record: MachineRecord) -> Iterator[Machine
         and record.wanted != machine.want
         and not _to_be_started(machine, record)
     ):
-        yield RecordDesired(uuid, machine.want)
+        yield _do(ActionKind.REMEMBER, machine)
     if machine.giving is not None and state in {MachineState.SUSPENDED, MachineState.STOPPED}:
         if record.giving != machine.giving:
-            yield PrepareMigration(uuid, machine.giving)
+            yield _do(ActionKind.GIVE, machine)
         return
     if machine.giving is None and record.giving is not None:
-        yield CancelMigration(uuid)
+        yield _do(ActionKind.RETAIN, machine)
         return
     yield from _state(machine, record)
     if state in LIVE | {MachineState.STOPPED} and (machine.memory, machine.cores) != (record.memory, record.cores):
-        yield Resize(uuid, machine.memory, machine.cores)
+        yield _do(ActionKind.RESIZE, machine)
 
 
 def _to_be_started(machine: DesiredMachine, record: MachineRecord) -> bool:
@@ -260,24 +105,23 @@ def _to_be_started(machine: DesiredMachine, record: MachineRecord) -> bool:
     )
 
 
-def _state(machine: DesiredMachine, record: MachineRecord) -> Iterator[MachineAction]:
-    uuid = record.uuid
+def _state(machine: DesiredMachine, record: MachineRecord) -> Iterator[Action]:
     match machine.want, record.state:
         case DesiredStatus.RUNNING, MachineState.RUNNING:
             if record.wanted != DesiredStatus.RUNNING:
-                yield RecordDesired(uuid, DesiredStatus.RUNNING)
+                yield _do(ActionKind.REMEMBER, machine)
             if record.reboots < machine.reboots:
-                yield Reboot(uuid, machine.reboots)
+                yield _do(ActionKind.REBOOT, machine)
         case DesiredStatus.RUNNING, MachineState.PAUSED:
-            yield Resume(uuid)
+            yield _do(ActionKind.RESUME, machine)
         case ((DesiredStatus.RUNNING | DesiredStatus.PAUSED), MachineState.SUSPENDED):
-            yield Reactivate(uuid)
+            yield _do(ActionKind.START, machine)
         case ((DesiredStatus.RUNNING | DesiredStatus.PAUSED | DesiredStatus.SUSPENDED), MachineState.STOPPED):
             if _to_be_started(machine, record):
-                yield Reactivate(uuid)
+                yield _do(ActionKind.START, machine)
         case DesiredStatus.PAUSED, MachineState.RUNNING:
-            yield Pause(uuid)
+            yield _do(ActionKind.PAUSE, machine)
         case DesiredStatus.SUSPENDED, (MachineState.RUNNING | MachineState.PAUSED):
-            yield Suspend(uuid)
+            yield _do(ActionKind.SUSPEND, machine)
         case DesiredStatus.STOPPED, (MachineState.RUNNING | MachineState.PAUSED | MachineState.SUSPENDED):
-            yield Stop(uuid)
+            yield _do(ActionKind.STOP, machine)

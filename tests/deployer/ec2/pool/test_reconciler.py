@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from deployer.ec2.account.bookkeeping import MachineEntry
 from deployer.ec2.aws.tags import END_TAG, MACHINE_TAG, REBOOTS_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.model.instances import Instance
-from deployer.ec2.pool.reconciler import ActionKind, InstanceAction, observe_machine, plan_instance_actions
+from deployer.ec2.pool.reconciler import actions, observe_machine
 from deployer.machine.spec import MachineState
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from signer.documents import validate
 
@@ -65,7 +66,7 @@ def next_steps(
     wanted: DesiredMachine | None, *there: Instance, book: MachineEntry | None = None, now: datetime = NOW
 ) -> list[ActionKind]:
     desired = DesiredState(revision=1, machines=(wanted,) if wanted is not None else ())
-    return [step.do for step in plan_instance_actions(desired, there, {book.machine: book} if book else {}, now)]
+    return [step.kind for step in actions(desired, there, {book.machine: book} if book else {}, now)]
 
 
 RUNNING = machine()
@@ -107,8 +108,8 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
             None,
             [ActionKind.STOP],
         ),
-        ("it should be paused", machine(want=DesiredStatus.PAUSED), [HIBERNATES], None, [ActionKind.HIBERNATE]),
-        ("it should be suspended", machine(want=DesiredStatus.SUSPENDED), [HIBERNATES], None, [ActionKind.HIBERNATE]),
+        ("it should be paused", machine(want=DesiredStatus.PAUSED), [HIBERNATES], None, [ActionKind.SUSPEND]),
+        ("it should be suspended", machine(want=DesiredStatus.SUSPENDED), [HIBERNATES], None, [ActionKind.SUSPEND]),
         (
             "it should be stopped and could hibernate",
             machine(want=DesiredStatus.STOPPED),
@@ -117,23 +118,23 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
             [ActionKind.STOP],
         ),
         ("it should be stopped, and is", machine(want=DesiredStatus.STOPPED), [instance(RUNNING, "stopped")], None, []),
-        ("it should be ended", machine(want=DesiredStatus.ENDED), [instance(RUNNING)], None, [ActionKind.TERMINATE]),
+        ("it should be ended", machine(want=DesiredStatus.ENDED), [instance(RUNNING)], None, [ActionKind.END]),
         (
             "it should be ended while it rests",
             machine(want=DesiredStatus.ENDED),
             [instance(RUNNING, "stopped")],
             None,
-            [ActionKind.TERMINATE],
+            [ActionKind.END],
         ),
-        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [ActionKind.TERMINATE]),
-        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [ActionKind.PROLONG]),
+        ("its time is over", machine(ends=NOW), [instance(RUNNING)], None, [ActionKind.END]),
+        ("its end moved", machine(ends=ENDS_AT + timedelta(hours=1)), [instance(RUNNING)], None, [ActionKind.EXTEND]),
         ("its size changed", machine(cores=2), [instance(RUNNING)], None, [ActionKind.STOP]),
         (
             "its size changed, it is stopped",
             machine(cores=2),
             [instance(RUNNING, "stopped")],
             None,
-            [ActionKind.RETYPE],
+            [ActionKind.RESIZE],
         ),
         ("it should reboot", machine(reboots=1), [instance(RUNNING)], None, [ActionKind.REBOOT]),
         ("it was rebooted", machine(reboots=1), [instance(RUNNING, **{REBOOTS_TAG: "1"})], None, []),
@@ -144,15 +145,9 @@ HIBERNATES = replace(instance(RUNNING), hibernates=True)
             None,
             [ActionKind.REBOOT],
         ),
-        ("nobody wants it", None, [instance(RUNNING)], None, [ActionKind.TERMINATE]),
+        ("nobody wants it", None, [instance(RUNNING)], None, [ActionKind.END]),
         ("nobody wants it, and it is gone", None, [instance(RUNNING, "terminated")], None, []),
-        (
-            "it is there twice",
-            RUNNING,
-            [instance(RUNNING), instance(RUNNING, name="i-2")],
-            None,
-            [ActionKind.TERMINATE],
-        ),
+        ("it is there twice", RUNNING, [instance(RUNNING), instance(RUNNING, name="i-2")], None, [ActionKind.END]),
         ("its size tag is lost", RUNNING, [instance(RUNNING, **{SIZE_TAG: ""})], None, [ActionKind.STOP]),
     ],
 )
@@ -169,7 +164,7 @@ def test_what_is_done_next(
 def test_of_two_the_older_one_stays() -> None:
     older, younger = instance(RUNNING, name="i-9"), replace(instance(RUNNING), launched=NOW + timedelta(seconds=1))
     desired = DesiredState(revision=1, machines=(RUNNING,))
-    assert [step.instance for step in plan_instance_actions(desired, [younger, older], {}, NOW)] == ["i-1"]
+    assert [step.instance for step in actions(desired, [younger, older], {}, NOW)] == ["i-1"]
 
 
 @pytest.mark.parametrize(
@@ -231,8 +226,9 @@ class Model:
         self.books: dict[str, MachineEntry] = {}
         self.tokens: dict[str, str] = {}
 
-    def do(self, step: InstanceAction, wanted: DesiredMachine | None, *, noted: bool) -> None:
-        if step.do is ActionKind.MAKE:
+    def do(self, step: Action, *, noted: bool) -> None:
+        wanted = step.wanted
+        if step.kind is ActionKind.MAKE:
             assert wanted is not None
             self.books.setdefault(step.machine, entry(wanted))
             name = self.tokens.setdefault(step.machine, f"i-{len(self.tokens)}")
@@ -242,21 +238,21 @@ class Model:
                 self.books[step.machine] = self.books[step.machine].model_copy(update={"instance": name})
             return
         here = self.instances[step.instance]
-        match step.do:
-            case ActionKind.TERMINATE:
+        match step.kind:
+            case ActionKind.END:
                 here = replace(here, state="terminated")
             case ActionKind.STOP:
                 here = replace(here, state="stopped")
-            case ActionKind.HIBERNATE:
+            case ActionKind.SUSPEND:
                 assert here.hibernates
                 here = replace(here, state="stopped", hibernated=True)
             case ActionKind.START:
                 here = replace(here, state="running")
             case ActionKind.REBOOT if wanted is not None:
                 here = replace(here, tags=here.tags | {REBOOTS_TAG: str(wanted.reboots)})
-            case ActionKind.RETYPE if wanted is not None:
+            case ActionKind.RESIZE if wanted is not None:
                 here = replace(here, tags=here.tags | {SIZE_TAG: size_tag_value(wanted.cores, wanted.memory)})
-            case ActionKind.PROLONG if wanted is not None:
+            case ActionKind.EXTEND if wanted is not None:
                 here = replace(here, tags=here.tags | {END_TAG: end_tag_value(wanted.ends)})
         self.instances[step.instance] = here
 
@@ -283,18 +279,16 @@ def test_whatever_is_lost_on_the_way_it_ends_as_desired_and_nothing_is_there_twi
 ) -> None:
     model, chances = Model(), iter(luck)
     for revision, machines in enumerate(wishes):
-        wanted = {one.uuid: one for one in machines}
         desired = DesiredState(revision=revision, machines=tuple(machines))
         for _ in range(12):
-            for step in plan_instance_actions(desired, list(model.instances.values()), model.books, NOW):
+            for step in actions(desired, list(model.instances.values()), model.books, NOW):
                 done, noted = next(chances, (True, True))
                 if done:
-                    model.do(step, wanted.get(step.machine), noted=noted)
+                    model.do(step, noted=noted)
             live = [one.machine for one in model.instances.values() if one.live]
             assert len(set(live)) == len(live)
         assert (
-            plan_instance_actions(desired, list(model.instances.values()), model.books, NOW) == ()
-            or next(chances, None) is not None
+            actions(desired, list(model.instances.values()), model.books, NOW) == () or next(chances, None) is not None
         )
     live = {one.machine: one for one in model.instances.values() if one.live}
     for one in wishes[-1]:

@@ -10,22 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployer.machine.spec import MachineEvent, MachineState, next_state
-from deployer.node.agent.reconciler import (
-    ChangeEnd,
-    Create,
-    Destroy,
-    Forget,
-    MachineAction,
-    Pause,
-    Reactivate,
-    Reboot,
-    RecordDesired,
-    Resize,
-    Resume,
-    Stop,
-    Suspend,
-    plan_actions,
-)
+from deployer.node.agent.reconciler import plan_actions
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from deployer.records.machine_store import MachineRecord
 from tests.support.node.fake_site import machine
@@ -63,7 +49,7 @@ def wanted(uuid: str = A, **changes: Any) -> DesiredMachine:
     return machine(uuid, **{"ends": NOW} | changes)
 
 
-def do(machines: Sequence[DesiredMachine], here: Sequence[MachineRecord]) -> tuple[MachineAction, ...]:
+def do(machines: Sequence[DesiredMachine], here: Sequence[MachineRecord]) -> tuple[Action, ...]:
     return plan_actions(DesiredState(revision=1, machines=tuple(machines)), here)
 
 
@@ -74,13 +60,8 @@ ENDS = NOW + timedelta(hours=1)
     ("sentence", "want", "here", "expected"),
     [
         ("what is as it should be is left alone", wanted(), record(), ()),
-        ("what is not there is made", wanted(), None, (Create(wanted()),)),
-        (
-            "what is to be paused is made first",
-            wanted(want=DesiredStatus.PAUSED),
-            None,
-            (Create(wanted(want=DesiredStatus.PAUSED)),),
-        ),
+        ("what is not there is made", wanted(), None, (ActionKind.MAKE,)),
+        ("what is to be paused is made first", wanted(want=DesiredStatus.PAUSED), None, (ActionKind.MAKE,)),
         ("what is to rest on disks that are not there is not made", wanted(want=DesiredStatus.STOPPED), None, ()),
         ("what should be over and is not there is over", wanted(want=DesiredStatus.ENDED), None, ()),
         ("what is being made is let be", wanted(want=DesiredStatus.STOPPED), record(state=MachineState.STAGING), ()),
@@ -88,47 +69,47 @@ ENDS = NOW + timedelta(hours=1)
             "what is being made is cancelled when it should be over",
             wanted(want=DesiredStatus.ENDED, reason="no"),
             record(state=MachineState.STAGING),
-            (Destroy(A, "no"),),
+            ((ActionKind.END, "no"),),
         ),
-        ("an end has a reason", wanted(want=DesiredStatus.ENDED), record(), (Destroy(A, "its site ended it"),)),
+        ("an end has a reason", wanted(want=DesiredStatus.ENDED), record(), ((ActionKind.END, "its site ended it"),)),
         ("what failed is told until the site has heard it", wanted(), record(state=MachineState.FAILED), ()),
         ("what ended is not made again", wanted(), record(state=MachineState.ENDED), ()),
-        ("a pause", wanted(want=DesiredStatus.PAUSED), record(), (RecordDesired(A, DesiredStatus.PAUSED), Pause(A))),
-        ("the same, noted before", wanted(want=DesiredStatus.PAUSED), record(wanted="paused"), (Pause(A),)),
-        ("a resumption", wanted(), record(state=MachineState.PAUSED), (Resume(A),)),
-        ("a suspension", wanted(want=DesiredStatus.SUSPENDED), record(wanted="suspended"), (Suspend(A),)),
+        ("a pause", wanted(want=DesiredStatus.PAUSED), record(), (ActionKind.REMEMBER, ActionKind.PAUSE)),
+        ("the same, noted before", wanted(want=DesiredStatus.PAUSED), record(wanted="paused"), (ActionKind.PAUSE,)),
+        ("a resumption", wanted(), record(state=MachineState.PAUSED), (ActionKind.RESUME,)),
+        ("a suspension", wanted(want=DesiredStatus.SUSPENDED), record(wanted="suspended"), (ActionKind.SUSPEND,)),
         (
             "of what is paused",
             wanted(want=DesiredStatus.SUSPENDED),
             record(state=MachineState.PAUSED, wanted="suspended"),
-            (Suspend(A),),
+            (ActionKind.SUSPEND,),
         ),
-        ("a reactivation", wanted(), record(state=MachineState.SUSPENDED, wanted="suspended"), (Reactivate(A),)),
+        ("a reactivation", wanted(), record(state=MachineState.SUSPENDED, wanted="suspended"), (ActionKind.START,)),
         (
             "what is suspended and should be paused goes on first",
             wanted(want=DesiredStatus.PAUSED),
             record(state=MachineState.SUSPENDED, wanted="paused"),
-            (Reactivate(A),),
+            (ActionKind.START,),
         ),
-        ("a stop", wanted(want=DesiredStatus.STOPPED), record(wanted="stopped"), (Stop(A),)),
+        ("a stop", wanted(want=DesiredStatus.STOPPED), record(wanted="stopped"), (ActionKind.STOP,)),
         (
             "of what is paused",
             wanted(want=DesiredStatus.STOPPED),
             record(state=MachineState.PAUSED, wanted="stopped"),
-            (Stop(A),),
+            (ActionKind.STOP,),
         ),
         (
             "what was stopped on request starts again",
             wanted(),
             record(state=MachineState.STOPPED, wanted="stopped"),
-            (Reactivate(A),),
+            (ActionKind.START,),
         ),
         ("what powered itself off stays off", wanted(), record(state=MachineState.STOPPED), ()),
         (
             "what was stopped on request starts before it is suspended",
             wanted(want=DesiredStatus.SUSPENDED),
             record(state=MachineState.STOPPED, wanted="stopped"),
-            (Reactivate(A),),
+            (ActionKind.START,),
         ),
         (
             "what stopped while it was to be suspended waits",
@@ -140,43 +121,48 @@ ENDS = NOW + timedelta(hours=1)
             "that it is off is noted when the site wants it so",
             wanted(want=DesiredStatus.STOPPED),
             record(state=MachineState.STOPPED),
-            (RecordDesired(A, DesiredStatus.STOPPED),),
+            (ActionKind.REMEMBER,),
         ),
-        (
-            "that it runs is noted when it does",
-            wanted(),
-            record(wanted="stopped"),
-            (RecordDesired(A, DesiredStatus.RUNNING),),
-        ),
-        ("a reboot", wanted(reboots=2), record(reboots=1), (Reboot(A, 2),)),
+        ("that it runs is noted when it does", wanted(), record(wanted="stopped"), (ActionKind.REMEMBER,)),
+        ("a reboot", wanted(reboots=2), record(reboots=1), (ActionKind.REBOOT,)),
         ("a reboot that was done", wanted(reboots=2), record(reboots=2), ()),
-        ("another end", wanted(ends=ENDS), record(), (ChangeEnd(A, ENDS),)),
+        ("another end", wanted(ends=ENDS), record(), (ActionKind.EXTEND,)),
         (
             "another end of what is being made",
             wanted(ends=ENDS),
             record(state=MachineState.BOOTING),
-            (ChangeEnd(A, ENDS),),
+            (ActionKind.EXTEND,),
         ),
-        ("other amounts", wanted(memory=16 * MIB), record(), (Resize(A, 16 * MIB, 1),)),
+        ("other amounts", wanted(memory=16 * MIB), record(), (ActionKind.RESIZE,)),
         (
             "other amounts of what is suspended",
             wanted(memory=16 * MIB),
             record(state=MachineState.SUSPENDED),
-            (Reactivate(A),),
+            (ActionKind.START,),
         ),
         (
             "what the site does not know any more is ended",
             None,
             record(),
-            (Destroy(A, "its site does not know it any more"),),
+            ((ActionKind.END, "its site does not know it any more"),),
         ),
-        ("what has ended and the site knows it is forgotten", None, record(state=MachineState.FAILED), (Forget(A),)),
+        (
+            "what has ended and the site knows it is forgotten",
+            None,
+            record(state=MachineState.FAILED),
+            (ActionKind.FORGET,),
+        ),
     ],
 )
 def test_what_is_to_be_done(
-    sentence: str, want: DesiredMachine | None, here: MachineRecord | None, expected: tuple[MachineAction, ...]
+    sentence: str,
+    want: DesiredMachine | None,
+    here: MachineRecord | None,
+    expected: tuple[ActionKind | tuple[ActionKind, str], ...],
 ) -> None:
-    assert do([want] if want else [], [here] if here else []) == expected
+    told = [one if isinstance(one, tuple) else (one, "") for one in expected]
+    todo = tuple(Action(kind, A, reason, wanted=want) for kind, reason in told)
+    assert do([want] if want else [], [here] if here else []) == todo
 
 
 @dataclass
@@ -196,11 +182,12 @@ class Model:
         self.emulators[uuid] = 1
         self.started += 1
 
-    def steps(self, action: MachineAction) -> list[Any]:
+    def steps(self, action: Action) -> list[Any]:
         """What doing it comes to; the service may die after each."""
-        uuid = action.uuid
-        match action:
-            case Create(machine=made):
+        uuid = action.machine
+        match action.kind:
+            case ActionKind.MAKE:
+                made = action.desired
                 fresh = record(uuid, MachineState.STAGING, ends=made.ends, memory=made.memory, reboots=made.reboots)
                 return [
                     lambda: self.records.update({uuid: fresh}),
@@ -208,24 +195,25 @@ class Model:
                     lambda: self.start(uuid),
                     lambda: self.happen(uuid, MachineEvent.STARTED),
                 ]
-            case Pause():
+            case ActionKind.PAUSE:
                 return [lambda: self.happen(uuid, MachineEvent.PAUSED)]
-            case Resume():
+            case ActionKind.RESUME:
                 return [lambda: self.happen(uuid, MachineEvent.RESUMED)]
-            case Suspend():
+            case ActionKind.SUSPEND:
                 return [lambda: self.emulators.pop(uuid), lambda: self.happen(uuid, MachineEvent.SUSPENDED)]
-            case Reactivate():
+            case ActionKind.START:
                 return [lambda: self.start(uuid), lambda: self.happen(uuid, MachineEvent.STARTED)]
-            case Stop():
+            case ActionKind.STOP:
                 return [lambda: self.happen(uuid, MachineEvent.POWERED_OFF), lambda: self.emulators.pop(uuid, None)]
-            case Reboot() | Resize() | ChangeEnd() | RecordDesired():
+            case ActionKind.REBOOT | ActionKind.RESIZE | ActionKind.EXTEND | ActionKind.REMEMBER:
                 return [lambda: None, lambda: self.happen(uuid, MachineEvent.REBOOTED, **changed(action))]
-            case Destroy():
+            case ActionKind.END:
                 if self.records[uuid].state in {MachineState.STAGING, MachineState.BOOTING}:
                     return [lambda: self.emulators.pop(uuid, None), lambda: self.records.pop(uuid)]
                 return [lambda: self.happen(uuid, MachineEvent.DESTROYED), lambda: self.emulators.pop(uuid, None)]
-            case Forget():
+            case ActionKind.FORGET:
                 return [lambda: self.records.pop(uuid)]
+        raise AssertionError(action)
 
     def recover(self) -> None:
         """As `Keeper.recover`: what is half made goes, what runs is adopted, what does not is not said to."""
@@ -243,17 +231,19 @@ class Model:
             del self.emulators[uuid]
 
 
-def changed(action: Reboot | Resize | ChangeEnd | RecordDesired) -> dict[str, Any]:
+def changed(action: Action) -> dict[str, Any]:
     """What of a record is another afterwards."""
-    match action:
-        case Reboot(number=number):
-            return {"reboots": number}
-        case Resize(memory=memory, cores=cores):
-            return {"memory": memory, "cores": cores}
-        case ChangeEnd(ends=ends):
-            return {"ends": ends}
-        case RecordDesired(want=want):
-            return {"wanted": want.value}
+    wanted = action.desired
+    match action.kind:
+        case ActionKind.REBOOT:
+            return {"reboots": wanted.reboots}
+        case ActionKind.RESIZE:
+            return {"memory": wanted.memory, "cores": wanted.cores}
+        case ActionKind.EXTEND:
+            return {"ends": wanted.ends}
+        case ActionKind.REMEMBER:
+            return {"wanted": wanted.want.value}
+    raise AssertionError(action)
 
 
 wishes = st.builds(

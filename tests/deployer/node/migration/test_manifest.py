@@ -12,17 +12,7 @@ import pytest
 
 from deployer.errors import MigrationFailed
 from deployer.machine.spec import MachineState
-from deployer.node.agent.reconciler import (
-    Adopt,
-    CancelMigration,
-    Create,
-    Destroy,
-    PrepareMigration,
-    Reactivate,
-    ReceiveMigration,
-    ReportLost,
-    plan_actions,
-)
+from deployer.node.agent.reconciler import plan_actions
 from deployer.node.migration.manifest import (
     MAX_RUN,
     RUN_HEADER,
@@ -33,6 +23,7 @@ from deployer.node.migration.manifest import (
     write_runs,
 )
 from deployer.node.migration.qcow2_check import check_overlay
+from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredState, DesiredStatus, IncomingMigration
 from deployer.protocol.migration import OutgoingMigration
 from tests.deployer.node.agent.test_reconciler import NOW, A, B, record
@@ -145,77 +136,85 @@ def incoming(number: int = 3, uuid: str = A) -> IncomingMigration:
 
 WANTED = machine(A, ends=NOW)
 RESTING = machine(A, ends=NOW, want=DesiredStatus.SUSPENDED)
-Todo = tuple[str, dict[str, Any], list[Any], list[Any]]
+Todo = tuple[str, dict[str, Any], list[Any], tuple[ActionKind, str] | None]
 TABLE: list[Todo] = [
     (
         "it rests, and is to be given",
         {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
         [record(A, **SUSPENDED)],
-        [PrepareMigration(A, GIVING)],
+        (ActionKind.GIVE, ""),
     ),
     (
         "it is locked for that already",
         {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
         [record(A, giving=GIVING, **SUSPENDED)],
-        [],
+        None,
     ),
     (
         "it is locked for an earlier attempt",
         {"machines": (RESTING.model_copy(update={"giving": GIVING}),)},
         [record(A, giving=OutgoingMigration(number=2, to=B), **SUSPENDED)],
-        [PrepareMigration(A, GIVING)],
+        (ActionKind.GIVE, ""),
     ),
-    ("it stays after all", {"machines": (RESTING,)}, [record(A, giving=GIVING, **SUSPENDED)], [CancelMigration(A)]),
-    ("it is to be brought", {"incoming": (incoming(),)}, [], [ReceiveMigration(incoming())]),
-    ("it is here and waits", {"incoming": (incoming(),)}, [record(A, arriving=3, **SUSPENDED)], []),
-    ("it is on its way", {"incoming": (incoming(),)}, [record(A, MachineState.STAGING, arriving=3)], []),
+    ("it stays after all", {"machines": (RESTING,)}, [record(A, giving=GIVING, **SUSPENDED)], (ActionKind.RETAIN, "")),
+    ("it is to be brought", {"incoming": (incoming(),)}, [], (ActionKind.TAKE, "")),
+    ("it is here and waits", {"incoming": (incoming(),)}, [record(A, arriving=3, **SUSPENDED)], None),
+    ("it is on its way", {"incoming": (incoming(),)}, [record(A, MachineState.STAGING, arriving=3)], None),
     (
         "it was brought by an earlier attempt",
         {"incoming": (incoming(4),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [Destroy(A, "its site does not know it any more")],
+        (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "nobody wants it here now",
         {},
         [record(A, arriving=3, **SUSPENDED)],
-        [Destroy(A, "its site does not know it any more")],
+        (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "it is this node's now, and runs at the next look",
         {"machines": (WANTED.model_copy(update={"moved": 3}),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [Adopt(A)],
+        (ActionKind.ADOPT, ""),
     ),
     (
         "the site speaks of another move",
         {"machines": (WANTED.model_copy(update={"moved": 4}),)},
         [record(A, arriving=3, **SUSPENDED)],
-        [Destroy(A, "its site does not know it any more")],
+        (ActionKind.END, "its site does not know it any more"),
     ),
     (
         "it goes on",
         {"machines": (WANTED.model_copy(update={"moved": 3}),)},
         [record(A, **SUSPENDED)],
-        [Reactivate(A)],
+        (ActionKind.START, ""),
     ),
     (
         "what was brought is lost: it is never made anew",
         {"machines": (WANTED.model_copy(update={"moved": 3}),)},
         [],
-        [ReportLost(WANTED.model_copy(update={"moved": 3}))],
+        (ActionKind.REPORT_LOST, ""),
     ),
-    ("one that never moved is made", {"machines": (WANTED,)}, [], [Create(WANTED)]),
+    ("one that never moved is made", {"machines": (WANTED,)}, [], (ActionKind.MAKE, "")),
     (
         "it was given, and is another node's now",
         {},
         [record(A, giving=GIVING, **SUSPENDED)],
-        [Destroy(A, "it was moved to another node")],
+        (ActionKind.END, "it was moved to another node"),
     ),
 ]
 
 
 @pytest.mark.parametrize(("why", "wanted", "here", "todo"), TABLE, ids=[why for why, *_ in TABLE])
-def test_what_a_node_does_about_its_part(why: str, wanted: dict[str, Any], here: list[Any], todo: list[Any]) -> None:
+def test_what_a_node_does_about_its_part(
+    why: str, wanted: dict[str, Any], here: list[Any], todo: tuple[ActionKind, str] | None
+) -> None:
     """A machine runs on a node only if the site says that it is that node's; what is locked or lent runs nowhere."""
-    assert list(plan_actions(DesiredState(revision=1, **wanted), here)) == todo, why
+    expected = []
+    if todo is not None:
+        kind, reason = todo
+        (machine,) = wanted.get("machines", (None,))
+        (brought,) = wanted.get("incoming", (None,))
+        expected = [Action(kind, A, reason, wanted=machine, incoming=brought if kind is ActionKind.TAKE else None)]
+    assert list(plan_actions(DesiredState(revision=1, **wanted), here)) == expected, why
