@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from deployer.machine.spec import MachineEvent, MachineSpec, MachineState
+from deployer.node import backoff
 from deployer.node.agent import agent as agents
-from deployer.node.agent import executor as doing
 from deployer.node.agent import reporter as reporting
 from deployer.node.agent.agent import Agent
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, ObservedMachine
@@ -73,8 +73,8 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Everything that waits waits a tenth as long."""
-    monkeypatch.setattr(doing, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(doing, "LONGEST_DELAY", 1.0)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(backoff, "LONGEST_DELAY", 1.0)
     monkeypatch.setattr(agents, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "TELL_EVERY", 0.01)

@@ -14,7 +14,7 @@ from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
-from deployer.node.agent import executor as doing
+from deployer.node import backoff
 from deployer.node.images.candidate_upload import CandidateUploader, changed_partitions
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from deployer.protocol.save import DesiredSave, SaveStatus
@@ -116,7 +116,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Nobody waits long."""
-    monkeypatch.setattr(doing, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.05)
     found = World(tmp_path)
     yield found
     found.hold.set()
