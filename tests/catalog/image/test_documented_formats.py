@@ -29,7 +29,7 @@ def _rows(section: str, header: str) -> list[list[str]]:
     return [[cell.replace("\\|", "|") for cell in row] for row in rows]
 
 
-CONTENTS = _rows(_section("Beside each content"), "| content | address | map | layer | hints |")
+CONTENTS = _rows(_section("Accelerators of a content"), "| content | address | map | layer | hints |")
 
 
 @pytest.mark.parametrize("row", CONTENTS, ids=lambda row: row[0])
