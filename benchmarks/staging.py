@@ -37,7 +37,7 @@ def run(workdir: Path, size: int = SIZE, rounds: int = ROUNDS) -> dict[str, list
         One row, in the form of benchmarks.__main__.
     """
     bundle = image(workdir / "image", size)
-    address = max(bundle.manifest.blobs(), key=lambda one: one.size)
+    address = max(bundle.manifest.contents(), key=lambda one: one.size)
     ours, peers, cpu, rss = [], [], [], 0
     # A process of its own, so that its memory and time are those of staging alone.
     own = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))

@@ -85,7 +85,7 @@ class StagedImage:
 def required_items(manifest: Manifest, extra: Sequence[Blank] = ()) -> tuple[CacheItem, ...]:
     """Everything that an image consists of, each once: contents in the manifest's order, then blanks, then extra ones."""
     blanks = dict.fromkeys([*(part.blank for part in manifest.partitions() if part.blank is not None), *extra])
-    return (*manifest.blobs(), *blanks)
+    return (*manifest.contents(), *blanks)
 
 
 def total_size(manifest: Manifest, extra: Sequence[Blank] = ()) -> int:

@@ -237,7 +237,7 @@ def _blobs(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRou
     def content(request: Request, shown: CREDENTIAL, address: ADDRESS) -> Response:
         """One range (`Range: bytes=FIRST-LAST`), or up to 512 in their order with gaps between, as `multipart/byteranges`."""
         found = look(address, shown)
-        return ContentResponse(request, publishing.blobs.open(found), found)
+        return ContentResponse(request, publishing.contents.open(found), found)
 
     @routes.get(
         "/{address}/{artifact}",
@@ -251,7 +251,7 @@ def _blobs(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRou
         Unsigned: check the layer against the address, and believe map and hints only as far as the content bears them out.
         """
         found = look(address, shown)
-        data = publishing.blobs.beside(found, artifact)
+        data = publishing.contents.beside(found, artifact)
         return document_response(
             request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=CACHE_FOREVER
         )
@@ -306,7 +306,7 @@ def _health(publishing: PublicationService) -> APIRouter:
     )
     def ready() -> Health:
         """The database answers, and no write to the disk has failed."""
-        publishing.blobs.check_writable()
+        publishing.contents.check_writable()
         with publishing.database.reading() as connection:
             registry.has_vo(connection, "")
         return Health(status="ok")

@@ -78,6 +78,6 @@ def candidate_routes(
     def content(request: Request, shown: CREDENTIAL, image_id: IMAGE_ID, address: ADDRESS) -> Response:
         """As contents of published images are."""
         found = candidates.content(readers.who(shown), image_id, parse_address(address))
-        return ContentResponse(request, publishing.blobs.open(found), found)
+        return ContentResponse(request, publishing.contents.open(found), found)
 
     return routes

@@ -18,7 +18,7 @@ from catalog.web.responses import RangeResponse, document_response
 def flat_routes(publishing: PublicationService, now: Callable[[], datetime]) -> APIRouter:
     """GET /v1/images/{image_id}/flat and /disk.raw."""
     routes = APIRouter(prefix="/v1/images", tags=["flat images"])
-    flattening = FlatImageStore(publishing.blobs)
+    flattening = FlatImageStore(publishing.contents)
 
     def look(image_id: str) -> Manifest:
         with publishing.database.reading() as connection:

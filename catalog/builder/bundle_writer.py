@@ -35,9 +35,9 @@ class BundleDraft:
     def __init__(self, root: Path, target: Path) -> None:
         self.root, self._target = root, target
         self.scratch = root / "scratch"
-        self._blobs = root / "blobs"
+        self._contents = root / "blobs"
         self.scratch.mkdir()
-        self._blobs.mkdir()
+        self._contents.mkdir()
 
     def add_range(self, source: int, offset: int, length: int, advance: Advance = ignore_progress) -> ContentIndex:
         """Copy a range of an open file in as content; zeros become holes."""
@@ -60,16 +60,16 @@ class BundleDraft:
     def adopt(self, path: Path) -> ContentIndex:
         """Make a file that lies in `scratch` content under its address. Empty files are refused as Malformed."""
         measured = index_file(path)
-        path.rename(self._blobs / str(measured.address))
+        path.rename(self._contents / str(measured.address))
         return measured
 
     def discard(self, address: Address) -> None:
         """Forget content that turned out to be needless."""
-        (self._blobs / str(address)).unlink()
+        (self._contents / str(address)).unlink()
 
-    def blob(self, address: Address) -> Path:
+    def content(self, address: Address) -> Path:
         """Where content lies now."""
-        return self._blobs / str(address)
+        return self._contents / str(address)
 
     def finish(self, manifest: Manifest) -> Bundle:
         """Write the manifest and give the directory its name.
@@ -78,12 +78,12 @@ class BundleDraft:
             Conflict: something has come to lie there in the meantime.
         """
         shutil.rmtree(self.scratch)
-        wanted = {str(address) for address in manifest.blobs()}
-        for blob in self._blobs.iterdir():
+        wanted = {str(address) for address in manifest.contents()}
+        for blob in self._contents.iterdir():
             if blob.name not in wanted:
                 blob.unlink()
         Bundle.create(self.root, manifest)
-        for path in (*self._blobs.iterdir(), self.root / "manifest.json", self._blobs, self.root):
+        for path in (*self._contents.iterdir(), self.root / "manifest.json", self._contents, self.root):
             files.sync_path(path)
         try:
             self.root.rename(self._target)

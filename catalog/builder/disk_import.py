@@ -180,7 +180,7 @@ class _Splitting:
             blank = self._blank(offset, size, zero=measured.data_bytes == 0)
         where = describe_partition(entry)
         if blank is None:
-            self._content.append((where, self._draft.blob(measured.address)))
+            self._content.append((where, self._draft.content(measured.address)))
             return document | {"content": str(measured.address)}
         if blank.filesystem != "none":
             self.notes.append(

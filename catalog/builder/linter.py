@@ -84,7 +84,7 @@ def lint_bundle(bundle: Bundle) -> LintReport:
             if part.content is not None:
                 place = str(part.number) if isinstance(part, PlacedPartition) else f"of disk {number}"
                 where = f"partition {place} ({part.label})" if part.label else f"partition {place}"
-                parts.append(lint_file(bundle.blob(part.content), where))
+                parts.append(lint_file(bundle.content(part.content), where))
     return LintReport.joined(parts)
 
 

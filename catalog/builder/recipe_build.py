@@ -114,7 +114,7 @@ class _Building:
                     raise NotFound(f"{where}: {path}: there is no such file")
                 with self._bars(f"reading {path.name}", path.stat().st_size) as advance:
                     measured = self._draft.add_file(path, advance)
-                self.lints.append(lint_file(self._draft.blob(measured.address), where))
+                self.lints.append(lint_file(self._draft.content(measured.address), where))
             case TreeSource():
                 with self._bars(f"making {source.filesystem} of {source.tree}", None):
                     measured = self._tree(source, uuid, writable=partition.access == "copy-on-write")

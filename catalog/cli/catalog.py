@@ -245,7 +245,7 @@ def _tell(context: typer.Context, directory: Path | None, vo: str, keys: list[st
 def publish_command(context: typer.Context, image: Image, catalog: Url = None, as_json: Json = False) -> None:
     """Publish an image directory that was endorsed; run again after a cut, it goes on where it stopped."""
     bundle = Bundle.open(image)
-    total = sum(address.size for address in bundle.manifest.blobs())
+    total = sum(address.size for address in bundle.manifest.contents())
     begun = time.monotonic()
     with _client(context, catalog) as client, terminal.progress("publishing", total) as advance:
         result = transfer.publish_image(client, bundle, advance)
@@ -372,7 +372,7 @@ def image_fetch(
         terminal.show(value, said, as_json=as_json)
         return
     with _believed(context, catalog) as client:
-        total = sum(address.size for address in client.manifest(client.resolve(wanted)).blobs())
+        total = sum(address.size for address in client.manifest(client.resolve(wanted)).contents())
         with terminal.progress("fetching", total) as advance:
             bundle = transfer.fetch_image(client, wanted, output, advance)
     value = {"image_id": bundle.manifest.image_id, "title": bundle.manifest.title, "directory": str(output)}

@@ -177,12 +177,12 @@ def _json(finding: Finding) -> dict[str, str]:
 
 
 def _head(manifest: Manifest) -> str:
-    content = sum(address.size for address in manifest.blobs())
+    content = sum(address.size for address in manifest.contents())
     return (
         f"{manifest.title}  {manifest.image_id}\n"
         f"{manifest.os.id} {manifest.os.version} for {manifest.architecture}, boots by {manifest.boot.mode}, "
         f"needs {terminal.format_size(manifest.needs.memory)} and {manifest.needs.cores} core(s); "
-        f"{terminal.format_size(content)} of content in {len(manifest.blobs())} parts"
+        f"{terminal.format_size(content)} of content in {len(manifest.contents())} parts"
     )
 
 

@@ -59,7 +59,7 @@ def find_content(manifest: Manifest, which: str) -> Address:
         for part in manifest.partitions()
         if part.content is not None
         and (which == part.label or (isinstance(part, PlacedPartition) and which == str(part.number)))
-    } or {address for address in manifest.blobs() if which == str(address)}
+    } or {address for address in manifest.contents() if which == str(address)}
     if len(found) != 1:
         labels = ", ".join(part.label for part in manifest.partitions() if part.content is not None and part.label)
         many = "several partitions" if found else "no partition with content"

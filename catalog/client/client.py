@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from catalog.content import multipart_ranges as byteranges
-from catalog.content.blob_store import accelerator_sizes
+from catalog.content.content_store import accelerator_sizes
 from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.image.manifest import MAX_MANIFEST, Manifest
@@ -137,7 +137,7 @@ class CatalogClient:
         """XXH3-64 of every 4 KiB of the content, 8 bytes each. A hint, unchecked."""
         return self._beside(address, "hints")
 
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """The bytes from start to end (exclusive) of a content as they arrive; exactly so many, or an error.
 
         Raises:
@@ -159,7 +159,7 @@ class CatalogClient:
         if left:
             raise Unavailable(f"{self.url}: the range bytes {start}-{end - 1} of {address} was cut {left} bytes early")
 
-    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """The bytes of several ranges of a content, one after the other, in one request; exactly so many, or an error.
 
         Args:
@@ -170,7 +170,7 @@ class CatalogClient:
             Malformed, RangeRefused: what answers there does not know several ranges; ask for them one by one.
         """
         if len(ranges) == 1:
-            yield from self.blob_range(address, *ranges[0])
+            yield from self.content_range(address, *ranges[0])
             return
         left = sum(end - start for start, end in ranges)
         headers = {"Range": byteranges.format_ranges(ranges)}
@@ -352,6 +352,6 @@ class _CandidateView(CatalogClient):
         """Nothing is said to be zero: what is not published has nothing beside it that is told."""
         return b"\xff" * accelerator_sizes(address)["map"]
 
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See there."""
         yield from self._range(f"/v1/candidates/{self._image_id}/blobs/{address}", address, start, end)

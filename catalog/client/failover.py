@@ -54,13 +54,13 @@ class FailoverClient:
         """A source is well."""
         self._failed.pop(client.url, None)
 
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """As CatalogClient's; where a source stops, the next goes on."""
         position = start
         problem: CatalogError | None = None
         for client in self.order(contents=True):
             try:
-                for piece in client.blob_range(address, position, end):
+                for piece in client.content_range(address, position, end):
                     position += len(piece)
                     yield piece
             except CatalogError as exc:
@@ -69,14 +69,14 @@ class FailoverClient:
                 return
         raise problem or Unavailable(f"the range {start}-{end} of {address} was cut at byte {position}")
 
-    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """As CatalogClient's; where a source stops, the next goes on."""
         came = 0
         problem: CatalogError | None = None
         for client in self.order(contents=True):
             left = _beyond(ranges, came)
             try:
-                for piece in client.blob_ranges(address, left):
+                for piece in client.content_ranges(address, left):
                     came += len(piece)
                     yield piece
             except CatalogError as exc:

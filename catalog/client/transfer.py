@@ -67,7 +67,7 @@ def publish_image(
         Unavailable: the catalog went away; run it again to go on.
     """
     manifest, advance = bundle.manifest, _serialised(advance)
-    total = sum(address.size for address in manifest.blobs())
+    total = sum(address.size for address in manifest.contents())
     publication = client.begin(manifest.canonical(), bundle.endorsements())
     sent = _send(client, bundle, publication, advance, part, connections)
     if publication.state == "pending":
@@ -85,7 +85,7 @@ def offer_candidate(
 ) -> PublishResult:
     """Send an image that nobody has endorsed: it waits at the catalog until somebody of its VO does. As `publish`."""
     manifest, advance = bundle.manifest, _serialised(advance)
-    total = sum(address.size for address in manifest.blobs())
+    total = sum(address.size for address in manifest.contents())
     sent = _send(client, bundle, client.offer(manifest.canonical()), advance, part, connections)
     return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
 
@@ -95,13 +95,13 @@ def _send(
 ) -> int:
     """Send what the catalog misses; returns how many bytes."""
     manifest = bundle.manifest
-    total = sum(address.size for address in manifest.blobs())
+    total = sum(address.size for address in manifest.contents())
     missing = {one.address: one.received for one in publication.missing}
     advance(total - sum(address.size for address in missing))
     sent = 0
     with ThreadPoolExecutor(connections) as pool:
         for address, received in missing.items():
-            path = bundle.blob(address)
+            path = bundle.content(address)
             # Read whole before anything is sent: it finds the zeros, and a file that was altered since it was named.
             measured = measuring.verify_content(path, address)
             parts = list(_parts(subtract_ranges(list(measured.extents()), received), part))
@@ -146,7 +146,7 @@ def fetch_image(
         fresh = Path(name) / "image"
         (fresh / "blobs").mkdir(parents=True)
         with ThreadPoolExecutor(connections) as pool:
-            for address in manifest.blobs():
+            for address in manifest.contents():
                 _fetch_content(client, address, fresh / "blobs" / str(address), pool, advance)
         bundle = Bundle.create(fresh, manifest)
         for statement, signature in endorsements:
@@ -194,7 +194,7 @@ def _fetch_extents(
             position, end = bounds
             for delay in (*DELAYS, None):
                 try:
-                    for piece in client.blob_range(address, position, end):
+                    for piece in client.content_range(address, position, end):
                         os.pwrite(descriptor, piece, position)
                         position += len(piece)
                         advance(len(piece))

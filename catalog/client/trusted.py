@@ -205,13 +205,13 @@ class TrustedCatalog:
         with self._lock:
             self._refreshed(fresh=True)
 
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """As CatalogClient's; where a source stops, the next goes on."""
-        return self._sources.blob_range(address, start, end)
+        return self._sources.content_range(address, start, end)
 
-    def blob_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """As CatalogClient's; where a source stops, the next goes on."""
-        return self._sources.blob_ranges(address, ranges)
+        return self._sources.content_ranges(address, ranges)
 
     def freshness(self) -> Freshness:
         """How fresh what is known is, without asking anybody."""

@@ -18,7 +18,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.disk.layout import DiskExtent, disk_extents, partition_content
 from catalog.errors import Conflict, NotFound, Unavailable
 from catalog.image.address import Address
@@ -111,8 +111,8 @@ class FlatImageReader:
 class FlatImageStore:
     """The flat images of a catalog; for several threads."""
 
-    def __init__(self, blobs: ContentStore) -> None:
-        self._blobs, self._root = blobs, blobs.root / "flat"
+    def __init__(self, contents: ContentStore) -> None:
+        self._contents, self._root = contents, contents.root / "flat"
         self._making, self._measuring = threading.Lock(), threading.Lock()
         self._digests: dict[Blank, bytes] = {}
 
@@ -201,7 +201,7 @@ class FlatImageStore:
 
     def _source(self, source: Address | Blank) -> int:
         if isinstance(source, Address):
-            return self._blobs.open(source)
+            return self._contents.open(source)
         return os.open(self._path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def _path(self, blank: Blank) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.errors import Unavailable
 from catalog.image.address import Address
 
@@ -28,10 +28,10 @@ class UploadStore:
     """The files of all uploads. The upload of one content for one image is named by (image ID, address)."""
 
     def __init__(
-        self, blobs: ContentStore, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+        self, contents: ContentStore, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
     ) -> None:
-        self._blobs, self._free = blobs, free
-        self._root = blobs.root / "uploads"
+        self._contents, self._free = contents, free
+        self._root = contents.root / "uploads"
         self._changed = threading.Condition()
         self._writers: Counter[tuple[str, Address]] = Counter()
         self._sealed: set[tuple[str, Address]] = set()
@@ -54,7 +54,7 @@ class UploadStore:
             self._writers[key] += 1
         try:
             with self._opened(image_id, address, end - start) as descriptor:
-                yield UploadRange(self._blobs, descriptor, start, end)
+                yield UploadRange(self._contents, descriptor, start, end)
         finally:
             with self._changed:
                 self._writers[key] -= 1
@@ -112,7 +112,7 @@ class UploadStore:
 
     @contextmanager
     def _opened(self, image_id: str, address: Address, length: int) -> Iterator[int]:
-        self._blobs.check_writable()
+        self._contents.check_writable()
         if self._free(self._root) < length + KEEP_FREE:
             raise Unavailable(f"the catalog's disk is full: fewer than {KEEP_FREE >> 20} MiB are left; try again later")
         path = self.path(image_id, address)
@@ -123,8 +123,8 @@ class UploadStore:
             if fresh:
                 os.ftruncate(descriptor, address.size)
                 # The names must outlive a crash of the machine, as the ranges that are acknowledged in them.
-                self._blobs.sync_directory(path.parent)
-                self._blobs.sync_directory(self._root)
+                self._contents.sync_directory(path.parent)
+                self._contents.sync_directory(self._root)
             yield descriptor
         finally:
             os.close(descriptor)
@@ -133,8 +133,8 @@ class UploadStore:
 class UploadRange:
     """A range that is arriving: write its bytes in order, then keep it."""
 
-    def __init__(self, blobs: ContentStore, descriptor: int, start: int, end: int) -> None:
-        self._blobs, self._descriptor = blobs, descriptor
+    def __init__(self, contents: ContentStore, descriptor: int, start: int, end: int) -> None:
+        self._contents, self._descriptor = contents, descriptor
         self.start, self.end, self._position = start, end, start
 
     def write(self, data: bytes) -> None:
@@ -154,4 +154,4 @@ class UploadRange:
         """All bytes are written: make them durable. ValueError if some are missing."""
         if self._position != self.end:
             raise ValueError("fewer bytes than the range has")
-        self._blobs.sync(self._descriptor)
+        self._contents.sync(self._descriptor)

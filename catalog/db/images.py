@@ -86,7 +86,7 @@ def add_image(connection: Connection, manifest: Manifest, now: datetime) -> None
             name=manifest.name,
             version=manifest.version,
             architecture=manifest.architecture,
-            size=sum(address.size for address in manifest.blobs()),
+            size=sum(address.size for address in manifest.contents()),
             manifest=manifest.canonical(),
             published=now,
         )

@@ -18,7 +18,7 @@ def put_publication(connection: Connection, manifest: Manifest, expires: datetim
     connection.execute(
         upsert(publications).values(row).on_conflict_do_update(index_elements=["image_id"], set_={"expires": expires})
     )
-    for position, address in enumerate(manifest.blobs()):
+    for position, address in enumerate(manifest.contents()):
         part = {"image_id": manifest.image_id, "position": position, "address": address}
         connection.execute(upsert(parts).values(part).on_conflict_do_nothing())
 

@@ -47,7 +47,7 @@ class Bundle:
         (root / "manifest.json").write_bytes(manifest.canonical())
         return cls(root, manifest)
 
-    def blob(self, address: Address) -> Path:
+    def content(self, address: Address) -> Path:
         """Where that content is; NotFound if it is not there."""
         path = self.root / "blobs" / str(address)
         if not path.is_file():

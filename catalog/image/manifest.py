@@ -367,7 +367,7 @@ class Manifest(Document):
         for disk in self.disks:
             yield from _partitions(disk)
 
-    def blobs(self) -> tuple[Address, ...]:
+    def contents(self) -> tuple[Address, ...]:
         """Every content that the image consists of, each once, in order: partitions, gaps, kernel, initrd."""
         found: dict[Address, None] = {}
         for disk in self.disks:

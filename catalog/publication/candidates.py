@@ -75,7 +75,7 @@ class CandidateService:
 
     def content(self, site: str, image_id: str, address: Address) -> Address:
         """That a content is a candidate's, and is here; NotFound."""
-        if address in self.manifest(site, image_id).blobs():
+        if address in self.manifest(site, image_id).contents():
             with self._publishing.database.reading() as connection:
                 if holdings.has_content(connection, address):
                     return address
@@ -93,7 +93,7 @@ def _candidates(connection: Transaction, vo: str | None) -> Sequence[CandidateEn
                     vo=manifest.vo,
                     name=manifest.name,
                     version=manifest.version,
-                    size=sum(address.size for address in manifest.blobs()),
+                    size=sum(address.size for address in manifest.contents()),
                     complete=not holdings.missing_contents(connection, manifest.image_id),
                     expires=expires,
                 )

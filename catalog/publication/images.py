@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.content.upload_store import UploadRange, UploadStore
 from catalog.db import images as registry
 from catalog.db import publications as holdings
@@ -35,12 +35,12 @@ class PublicationService:
     """The use cases of publishing, over a database and a directory of contents."""
 
     def __init__(
-        self, database: Database, blobs: ContentStore, settings: CatalogSettings, history: History | None = None
+        self, database: Database, contents: ContentStore, settings: CatalogSettings, history: History | None = None
     ) -> None:
         """Without a history nothing is recorded; a service always has one."""
-        self.database, self.blobs, self.history = database, blobs, history
-        self.uploads = UploadStore(blobs)
-        self.freshness = TufRepository(blobs.root / "tuf")
+        self.database, self.contents, self.history = database, contents, history
+        self.uploads = UploadStore(contents)
+        self.freshness = TufRepository(contents.root / "tuf")
         self.x509 = X509Rules(settings.ca_directory, settings.crls)
         self._limit = settings.max_image_bytes
         self._pending = timedelta(days=settings.pending_days)
@@ -66,7 +66,7 @@ class PublicationService:
 
     def check_size(self, manifest: Manifest) -> None:
         """Raise TooLarge where an image is larger than this catalog accepts."""
-        if (size := sum(address.size for address in manifest.blobs())) > self._limit:
+        if (size := sum(address.size for address in manifest.contents())) > self._limit:
             raise TooLarge(f"{manifest.title} has {size} bytes of content; this catalog accepts {self._limit}")
 
     def pend(self, connection: Transaction, manifest: Manifest, now: datetime) -> Publication:
@@ -123,7 +123,7 @@ class PublicationService:
                 self.uploads.drop(image_id, address)
                 return status
             try:
-                measured = self.blobs.enter(file, address)
+                measured = self.contents.enter(file, address)
             except ContentMismatch as exc:
                 with self.database.writing() as connection:
                     holdings.drop_ranges(connection, image_id, address)
@@ -198,7 +198,7 @@ class PublicationService:
             # Still inside the write transaction: no publication can begin to count on these contents meanwhile.
             for address in holdings.unreferenced_contents(connection):
                 holdings.drop_content(connection, address)
-                self.blobs.remove(address)
+                self.contents.remove(address)
         return count
 
     def renew(self, now: datetime) -> Sequence[str]:
@@ -230,7 +230,7 @@ class PublicationService:
             now,
             title=manifest.title,
             x509=self.x509,
-            addresses={str(address) for address in manifest.blobs()},
+            addresses={str(address) for address in manifest.contents()},
         )
         accepted, reasons = [], []
         for pair, check in zip(pairs, checks, strict=True):

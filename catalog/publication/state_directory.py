@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.content import indexing as measuring
-from catalog.content.blob_store import ACCELERATORS, ContentStore
+from catalog.content.content_store import ACCELERATORS, ContentStore
 from catalog.db import publications as holdings
 from catalog.db.engine import Database
 from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
@@ -83,16 +83,16 @@ def own_directory(
 
 def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryReport:
     """Bring files and database into agreement after any death of the service."""
-    database, blobs = publishing.database, publishing.blobs
+    database, contents = publishing.database, publishing.contents
     report = RecoveryReport()
     with database.reading() as connection:
         known = set(holdings.all_contents(connection))
     for address in sorted(known):
-        if not blobs.is_whole(address):
+        if not contents.is_whole(address):
             _mend(publishing, address, report)
-    for found in list(blobs.files()):
+    for found in list(contents.files()):
         if found.address is None:
-            _tidy(blobs, found.path, report)
+            _tidy(contents, found.path, report)
         elif found.address not in known:
             _adopt(publishing, found.address, now, report)
     _recover_uploads(publishing, report)
@@ -102,7 +102,7 @@ def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryRe
 
 def check_contents(directory: Path, advance: Advance = ignore_progress) -> RecoveryReport:
     """Read every content again and compare; changes nothing, and may run beside the service."""
-    database, blobs, report = open_database(directory), ContentStore(directory), RecoveryReport()
+    database, contents, report = open_database(directory), ContentStore(directory), RecoveryReport()
     try:
         with database.reading() as connection:
             known = set(holdings.all_contents(connection))
@@ -114,14 +114,14 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
         report.lost += [str(address) for address in sorted(missing)]
         for address in sorted(known):
             try:
-                measured = measuring.verify_content(blobs.path(address), address, advance)
+                measured = measuring.verify_content(contents.path(address), address, advance)
             except CatalogError:  # gone, altered, or not even a file
                 report.lost.append(str(address))
                 continue
             beside = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
-            right = blobs.is_whole(address) and all(blobs.beside(address, kind) == data for kind, data in beside)
+            right = contents.is_whole(address) and all(contents.beside(address, kind) == data for kind, data in beside)
             (report.checked if right else report.lost).append(str(address))
-        for found in blobs.files():
+        for found in contents.files():
             if found.address not in known:
                 with database.reading() as connection:  # the service may just have finished bringing it
                     if found.address is None or not holdings.has_content(connection, found.address):
@@ -132,13 +132,13 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
 
 
 def _mend(publishing: PublicationService, address: Address, report: RecoveryReport) -> None:
-    path = publishing.blobs.path(address)
+    path = publishing.contents.path(address)
     try:
-        publishing.blobs.enter(path, address)
+        publishing.contents.enter(path, address)
     except (ContentMismatch, Malformed, NotFound, FileNotFoundError):
         if path.is_file():
-            report.quarantined.append(str(publishing.blobs.quarantine(path)))
-        publishing.blobs.remove(address)
+            report.quarantined.append(str(publishing.contents.quarantine(path)))
+        publishing.contents.remove(address)
         with publishing.database.writing() as connection:
             holdings.drop_content(connection, address)
         report.lost.append(str(address))
@@ -146,13 +146,13 @@ def _mend(publishing: PublicationService, address: Address, report: RecoveryRepo
         report.repaired.append(str(address))
 
 
-def _tidy(blobs: ContentStore, path: Path, report: RecoveryReport) -> None:
+def _tidy(contents: ContentStore, path: Path, report: RecoveryReport) -> None:
     ours = path.suffix == ".new" or path.suffix.removeprefix(".") in ACCELERATORS
     if ours and path.is_file():
         path.unlink()
         report.removed.append(str(path))
     else:
-        report.quarantined.append(str(blobs.quarantine(path)))
+        report.quarantined.append(str(contents.quarantine(path)))
 
 
 def _adopt(publishing: PublicationService, address: Address, now: datetime, report: RecoveryReport) -> None:
@@ -160,15 +160,15 @@ def _adopt(publishing: PublicationService, address: Address, now: datetime, repo
     with publishing.database.reading() as connection:
         wanted = holdings.is_referenced(connection, address)
     if not wanted:
-        publishing.blobs.remove(address)
+        publishing.contents.remove(address)
         report.removed.append(str(address))
         return
-    path = publishing.blobs.path(address)
+    path = publishing.contents.path(address)
     try:
-        measured = publishing.blobs.enter(path, address)
+        measured = publishing.contents.enter(path, address)
     except (ContentMismatch, Malformed):
-        report.quarantined.append(str(publishing.blobs.quarantine(path)))
-        publishing.blobs.remove(address)
+        report.quarantined.append(str(publishing.contents.quarantine(path)))
+        publishing.contents.remove(address)
         return
     with publishing.database.writing() as connection:
         holdings.add_content(connection, address, measured.data_bytes, now)

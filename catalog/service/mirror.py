@@ -87,7 +87,7 @@ class Mirror:
 
     def __init__(self, publishing: PublicationService, client: CatalogClient) -> None:
         self._publishing, self._client = publishing, client
-        self._database, self._blobs = publishing.database, publishing.blobs
+        self._database, self._store = publishing.database, publishing.contents
 
     def step(self, now: datetime, advance: Advance = ignore_progress) -> MirrorStep:
         """Bring what is new; nothing of it is seen before all of it is there.
@@ -187,7 +187,7 @@ class Mirror:
 
     def _content(self, address: Address, advance: Advance) -> tuple[int, ContentIndex]:
         """One content, by the catalog's map at first; without it if the map left something out."""
-        file = self._blobs.root / "uploads" / f"mirror-{address}"
+        file = self._store.root / "uploads" / f"mirror-{address}"
         for extents in (
             list(measuring.decode_data_map(self._client.data_map(address), address.size)),
             [(0, address.size)],
@@ -198,12 +198,12 @@ class Mirror:
                 for start, length in extents:
                     for part in range(start, start + length, UPLOAD_PART):
                         out.seek(part)
-                        for piece in self._client.blob_range(address, part, min(part + UPLOAD_PART, start + length)):
+                        for piece in self._client.content_range(address, part, min(part + UPLOAD_PART, start + length)):
                             out.write(piece)
                             moved += len(piece)
                             advance(len(piece))
             try:
-                return moved, self._blobs.enter(file, address)
+                return moved, self._store.enter(file, address)
             except ContentMismatch:
                 continue
         file.unlink()

@@ -178,11 +178,11 @@ def load_piece_map(source: ContentSource, address: Address) -> PieceMap:
 class ContentClient(Protocol):
     """What of `catalog.client.client.CatalogClient` a node needs; errors are catalog.errors."""
 
-    def blob_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
+    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """The bytes from start up to end."""
         ...
 
-    def blob_ranges(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
+    def content_ranges(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """The bytes of several ranges."""
         ...
 
@@ -209,7 +209,7 @@ class HttpSource:
     def read(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """See Source."""
         with _translated(address):
-            yield from self._client.blob_range(address, start, end)
+            yield from self._client.content_range(address, start, end)
 
     def read_many(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
         """See ScatteredSource. What is no catalog of ours may not know several ranges: then they are asked for singly."""
@@ -217,7 +217,7 @@ class HttpSource:
         if self._scattered:
             try:
                 with _translated(address):
-                    for chunk in self._client.blob_ranges(address, ranges):
+                    for chunk in self._client.content_ranges(address, ranges):
                         came += len(chunk)
                         yield chunk
             except SourceUnavailable as exc:

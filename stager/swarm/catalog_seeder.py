@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.access.authorizer import CatalogAuthorizer
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.errors import CatalogError
 from catalog.image.address import Address
 from catalog.publication.state_directory import open_database
@@ -76,7 +76,7 @@ def seed_catalog(
         PeerFailed: the peer process cannot listen.
         CatalogError: the database cannot be read.
     """
-    database, blobs = open_database(directory), ContentStore(directory)
+    database, contents = open_database(directory), ContentStore(directory)
     try:
         readers = CatalogAuthorizer(database, now, clock)
         passes = CatalogCredentialsProvider(OriginGrants(readers, now), ORIGIN, now)
@@ -91,7 +91,7 @@ def seed_catalog(
             first = True
             while first or not ending.wait(LOOK):
                 for address in readers.served():
-                    _share(swarm, readers, passes, blobs, address, shared)
+                    _share(swarm, readers, passes, contents, address, shared)
                 if first:
                     ready(len(shared), swarm.port)
                 first = False
@@ -103,7 +103,7 @@ def _share(
     swarm: Swarm,
     readers: CatalogAuthorizer,
     passes: CatalogCredentialsProvider,
-    blobs: ContentStore,
+    contents: ContentStore,
     address: Address,
     shared: dict[Address, bytes],
 ) -> None:
@@ -115,12 +115,12 @@ def _share(
         swarm.leave(address)
         passes.forget(address)
     try:
-        guide = PieceMap.of(address, blobs.beside(address, "layer"))
+        guide = PieceMap.of(address, contents.beside(address, "layer"))
     except CatalogError as exc:
         log.warning("%s is not shared: %s", address, exc)
         return
     if guide.layer is None:
         log.warning("%s is not shared: the piece layer beside it is not its own; run `partita catalog check`", address)
         return
-    swarm.join(guide, blobs.path(address))
+    swarm.join(guide, contents.path(address))
     shared[address] = authority

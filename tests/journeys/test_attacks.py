@@ -145,7 +145,7 @@ def _(scene: Scene) -> None:
     manifest, source = in_memory(factories.bundle(scene.root / "image"))
     with Cache(scene.root / "cache", 1 << 30, Clock()) as cache:
         Stager(cache, source, PACE).stage(manifest, "m", 60)
-    assert {address for address, _, _ in source.reads} <= set(manifest.blobs())
+    assert {address for address, _, _ in source.reads} <= set(manifest.contents())
 
 
 @attack("Fast-forward")
@@ -211,7 +211,7 @@ def _(scene: Scene) -> None:
 @attack("Tracker and peers hostile")
 def _(scene: Scene) -> None:
     manifest, source = in_memory(factories.bundle(scene.root / "image"))
-    address = max(manifest.blobs(), key=lambda each: each.size)
+    address = max(manifest.contents(), key=lambda each: each.size)
     source.corrupt = {12_345: 1000}
     with Cache(scene.root / "cache", 1 << 30, Clock()) as cache:
         with pytest.raises(ContentCorrupt, match=str(address)[:16]):

@@ -48,5 +48,5 @@ def test_the_credential_of_a_site_opens_what_is_restricted_to_it(tmp_path: Path)
         with open_stager(node("lyon", credential), time.time, service=True) as (stager, catalog):
             manifest = catalog.manifest(catalog.resolve(Reference.parse("star/secret")))
             staged = stager.stage(manifest, "test", 60)
-            for address in manifest.blobs():
-                assert staged.path(address).read_bytes() == secret.blob(address).read_bytes()
+            for address in manifest.contents():
+                assert staged.path(address).read_bytes() == secret.content(address).read_bytes()

@@ -25,11 +25,11 @@ PIECE = piece_length(4 * MIB)
 
 
 def largest(manifest: Manifest) -> Address:
-    return max(manifest.blobs(), key=lambda address: address.size)
+    return max(manifest.contents(), key=lambda address: address.size)
 
 
 def check_staged(cache: Cache, manifest: Manifest, source: MemorySource) -> None:
-    for address in manifest.blobs():
+    for address in manifest.contents():
         assert cache.path(address).read_bytes() == source.contents[address]
     check_invariants(cache)
 
@@ -63,7 +63,7 @@ def test_an_image_is_staged_and_staging_it_again_moves_nothing(cache: Cache, ima
 def test_paths_are_those_of_the_cache_and_only_of_the_image(cache: Cache, image: Image) -> None:
     manifest, source = image
     staged = Stager(cache, source, PACE).stage(manifest, "m", 60)
-    for address in manifest.blobs():
+    for address in manifest.contents():
         assert staged.path(address) == cache.path(address)
     (blank,) = (thing for thing in required_items(manifest) if isinstance(thing, Blank))
     assert staged.blank(blank) == cache.path(blank)
@@ -194,7 +194,7 @@ def interrupt(cache: Cache, address: Address, written: Mapping[int, bytes]) -> N
 def test_a_cut_staging_goes_on_from_what_is_verified(root: Path, clock: Clock, image: Image) -> None:
     manifest, source = image
     manifest = without_blanks(manifest)
-    _, *rest = manifest.blobs()
+    _, *rest = manifest.contents()
     last = rest[-1]
     gone_after = len(source.contents[last]) // 2
 
@@ -330,9 +330,9 @@ def test_a_real_catalog_is_staged_from(cache: Cache, served: Served) -> None:
         manifest = client.manifest(image_id)
         staged = Stager(cache, HttpSource(client), PACE).stage(manifest, "m", 60)
     assert manifest == served.bundle.manifest
-    for address in manifest.blobs():
-        assert staged.path(address).read_bytes() == served.bundle.blob(address).read_bytes()
-    assert staged.from_network == sum(cache.entry(address).data_bytes for address in manifest.blobs())
+    for address in manifest.contents():
+        assert staged.path(address).read_bytes() == served.bundle.content(address).read_bytes()
+    assert staged.from_network == sum(cache.entry(address).data_bytes for address in manifest.contents())
     check_invariants(cache)
 
 

@@ -175,7 +175,7 @@ def documents() -> dict[str, Any]:
         "manifest": {
             "canonical": manifest.canonical().decode(),
             "image_id": manifest.image_id,
-            "blobs": [str(address) for address in manifest.blobs()],
+            "blobs": [str(address) for address in manifest.contents()],
         },
         "gpt": {
             "protective": head[440:512].hex(),

@@ -151,7 +151,7 @@ class AmiRegistrar:
                 image_id=manifest.image_id,
                 title=manifest.title,
                 contents=dict(contents),
-                addresses=tuple(str(address) for address in manifest.blobs()),
+                addresses=tuple(str(address) for address in manifest.contents()),
                 at=now,
                 used=now,
             )

@@ -80,7 +80,7 @@ class UploadCache:
         for number in range(1, MOST + 1):
             root: Path = self._settings.directory / UPLOADS / str(number)
             try:
-                link_contents(self._settings.cache, root, manifest.blobs())
+                link_contents(self._settings.cache, root, manifest.contents())
                 return Cache(root, room, self._clock)
             except CacheBusy:
                 continue

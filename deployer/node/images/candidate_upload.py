@@ -54,10 +54,10 @@ class CandidateBundle(Bundle):
 
     contents: Mapping[Address, Path] = field(default_factory=dict)
 
-    def blob(self, address: Address) -> Path:
+    def content(self, address: Address) -> Path:
         """Where that content is; NotFound if it is nowhere."""
         with suppress(NotFound):
-            return super().blob(address)
+            return super().content(address)
         try:
             return self.contents[address]
         except KeyError:
@@ -173,7 +173,7 @@ class CandidateUploader:
             self._read(uuid, place, job.wish.version)
         bundle = Bundle.open(place)
         contents = {} if parent is None else self._contents(parent)
-        total = sum(address.size for address in bundle.manifest.blobs())
+        total = sum(address.size for address in bundle.manifest.contents())
         seen = SaveStatus(
             number=job.wish.number,
             state="sending",

@@ -88,8 +88,8 @@ def write_image(
         document = json.loads(manifest.canonical()) | {"version": version, "disks": disks}
         document["provenance"] = [*document.get("provenance", ()), {"rel": "parent", "href": manifest.image_id}]
         fresh = validate(Manifest, document, "saved image")
-        for address in fresh.blobs():
-            if whole and not draft.blob(address).exists():
+        for address in fresh.contents():
+            if whole and not draft.content(address).exists():
                 draft.add_file(contents[address])
         return WrittenImage(draft.finish(fresh), tuple(job.changed), job.written)
 

@@ -71,7 +71,7 @@ class MachineSaver:
         return None if facts is None else facts.manifest
 
     def _contents(self, manifest: Manifest) -> Mapping[Address, Path]:
-        return {address: self._cache.path(address) for address in manifest.blobs()}
+        return {address: self._cache.path(address) for address in manifest.contents()}
 
     def _offer(self, bundle: Bundle, advance: Advance) -> None:
         """Send what a machine was saved as to the catalog, by the credential that the node has there."""

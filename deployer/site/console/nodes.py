@@ -187,7 +187,7 @@ class ImagePartIndex:
                 manifest = before.get(entry.image_id) or self._manifest(entry.image_id)
                 self._manifests[entry.image_id] = manifest
                 labels = {one.content: one.label for one in manifest.partitions() if one.content is not None}
-                for address in manifest.blobs():
+                for address in manifest.contents():
                     found[str(address)].append(ImagePart(manifest.title, labels.get(address, "boot")))
         except CatalogError as exc:
             return found, str(exc)

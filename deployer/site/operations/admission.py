@@ -184,7 +184,7 @@ class AdmissionService:
                 memory=asked.memory,
                 disk=writable_bytes(manifest) + sum(blank.size for blank in asked.blanks),
                 architecture=manifest.architecture,
-                addresses={str(address): address.size for address in manifest.blobs()},
+                addresses={str(address): address.size for address in manifest.contents()},
                 wishes=request.wishes,
             ),
             network=str(asked.network),

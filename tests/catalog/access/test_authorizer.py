@@ -50,7 +50,7 @@ class World:
     @property
     def hidden(self) -> Address:
         """A content that only the restricted image has."""
-        return next(a for a in self.secret.manifest.blobs() if a not in self.public.manifest.blobs())
+        return next(a for a in self.secret.manifest.contents() if a not in self.public.manifest.contents())
 
     def client(self, role: str) -> CatalogClient:
         return CatalogClient(self.service.url, credential=read_credential(self.credentials[role]))
@@ -73,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, vos: dict[str, Vo]) -> Itera
     public = star.endorse(factories.bundle(root / "public", partitions=1, size=17 << 20, seed=1))
     secret_root = root / "secret"
     (secret_root / "blobs").mkdir(parents=True)
-    shared = public.manifest.blobs()[0]
+    shared = public.manifest.contents()[0]
     (secret_root / "blobs" / str(shared)).hardlink_to(public.root / "blobs" / str(shared))
     fresh = secret_root / "blobs" / "new"
     hidden = factories.content(fresh, 17 << 20, seed=7)
@@ -152,7 +152,7 @@ def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, rol
     with world.client(role) as client:
         transfer.fetch_image(client, Reference.parse(PUBLIC), tmp_path / "image")
     assert (
-        world.get("stranger", f"/v1/blobs/{world.public.manifest.blobs()[0]}")
+        world.get("stranger", f"/v1/blobs/{world.public.manifest.contents()[0]}")
         .headers["cache-control"]
         .startswith("public")
     )
@@ -171,7 +171,7 @@ def test_the_entitled_fetch_it_whole(world: World, role: str, tmp_path: Path) ->
 
 def _quietly(client: CatalogClient, address: Address) -> Iterator[bytes]:
     try:
-        yield from client.blob_range(address, 0, address.size)
+        yield from client.content_range(address, 0, address.size)
     except NotFound:
         return
 
@@ -212,7 +212,7 @@ def test_swarms_are_opened_to_the_entitled_alone(world: World, role: str) -> Non
 def test_a_restricted_content_has_no_public_swarm_and_a_public_one_no_restricted(world: World) -> None:
     with world.client("lyon") as client:
         restricted = client.grant(world.hidden, "worker-1", request())
-        public = client.grant(world.public.manifest.blobs()[1], "worker-1")
+        public = client.grant(world.public.manifest.contents()[1], "worker-1")
     assert public.authority is None
     assert public.certificate is None
     unknown = (404, {b"failure reason": b"this catalog has no content with that info-hash"})
@@ -221,8 +221,8 @@ def test_a_restricted_content_has_no_public_swarm_and_a_public_one_no_restricted
     assert _announce(world, short_hash(world.hidden), restricted.grant) == unknown
     assert restricted.authority
     assert _announce(world, short_hash(world.hidden, restricted.authority.encode())) == unknown
-    assert _announce(world, short_hash(world.public.manifest.blobs()[1], restricted.authority.encode())) == unknown
-    assert _announce(world, short_hash(world.public.manifest.blobs()[1]))[0] == 200
+    assert _announce(world, short_hash(world.public.manifest.contents()[1], restricted.authority.encode())) == unknown
+    assert _announce(world, short_hash(world.public.manifest.contents()[1]))[0] == 200
 
 
 @pytest.mark.parametrize(

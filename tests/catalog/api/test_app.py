@@ -57,7 +57,7 @@ def test_several_ranges_come_in_one_answer(published: Published) -> None:
     assert published.http.head(f"/v1/blobs/{address}", headers={"Range": "bytes=0-1,5-6"}).status_code == 206
     with CatalogClient(str(published.http.base_url)) as client:
         ranges = [(at, at + 4096) for at in range(0, MIB, 8192)]
-        assert b"".join(client.blob_ranges(address, ranges)) == b"".join(whole[a:b] for a, b in ranges)
+        assert b"".join(client.content_ranges(address, ranges)) == b"".join(whole[a:b] for a, b in ranges)
 
 
 BAD_RANGES = [
@@ -109,7 +109,7 @@ def test_a_content_is_immutable_and_says_so(published: Published) -> None:
 def test_what_was_measured_is_served_beside_the_content(published: Published) -> None:
     """Map, piece layer and hints, as `measuring` finds them."""
     address, _ = published.content
-    measured = index_file(published.images[0].blob(address))
+    measured = index_file(published.images[0].content(address))
     for kind, wanted in (("map", measured.data_map), ("layer", measured.layer), ("hints", measured.hints)):
         answer = published.http.get(f"/v1/blobs/{address}/{kind}")
         assert answer.content == wanted

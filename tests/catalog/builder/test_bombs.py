@@ -50,7 +50,7 @@ def test_a_label_is_never_a_file_name(tmp_path: Path, label: str) -> None:
     made = import_disk(disk, "raw", identity(), tmp_path / "image", kept_whole(tmp_path)).bundle
     assert label[:36] in [part.label for part in made.manifest.partitions()]
     names = {path.name for path in made.root.rglob("*") if path.is_file()} - {"manifest.json"}
-    assert names == {str(address) for address in made.manifest.blobs()}
+    assert names == {str(address) for address in made.manifest.contents()}
 
 
 @pytest.mark.parametrize("text", TRICKS)

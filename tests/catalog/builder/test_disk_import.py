@@ -79,8 +79,8 @@ def test_a_whole_disk(tmp_path: Path) -> None:
     assert manifest.boot == FirmwareBoot(mode="uefi")
     assert (manifest.os.id, manifest.os.version) == ("debian", "12")
     assert [note.split(" is an unused ")[0] for note in made.notes] == ["partition 3 (swap)", "partition 4 (scratch)"]
-    for address in manifest.blobs():
-        verify_content(made.bundle.blob(address), address)
+    for address in manifest.contents():
+        verify_content(made.bundle.content(address), address)
     assert Bundle.open(tmp_path / "image").manifest == manifest
 
 
@@ -99,7 +99,7 @@ def test_zeros_are_holes(tmp_path: Path) -> None:
     stored.write_bytes(disk.read_bytes())
     assert stored.stat().st_blocks * 512 >= 31 * MIB
     made = import_disk(stored, "raw", identity(), tmp_path / "image")
-    data = made.bundle.blob(made.bundle.manifest.blobs()[1])
+    data = made.bundle.content(made.bundle.manifest.contents()[1])
     assert data.stat().st_size == 16 * MIB
     assert data.stat().st_blocks * 512 <= index_file(data).data_bytes + 64 * 1024 <= 2 * MIB
 

@@ -229,6 +229,6 @@ def test_wrong_options(tmp_path: Path) -> None:
 def test_content_that_is_gone(tmp_path: Path) -> None:
     """A directory that lost a blob says which."""
     made = import_disk(gpt_disk(tmp_path / "disk"), "raw", identity(), tmp_path / "image")
-    made.bundle.blob(made.bundle.manifest.blobs()[0]).unlink()
+    made.bundle.content(made.bundle.manifest.contents()[0]).unlink()
     with pytest.raises(NotFound, match="is missing"):
         lint_bundle(made.bundle)

@@ -55,8 +55,8 @@ def test_the_example(example: Path, tmp_path: Path) -> None:
     assert scratch.blank is not None
     assert (scratch.blank.filesystem, scratch.blank.label, scratch.blank.size) == ("ext4", "scratch", 64 * MIB)
     assert swap.type == "swap"
-    for address in manifest.blobs():
-        verify_content(made.bundle.blob(address), address)
+    for address in manifest.contents():
+        verify_content(made.bundle.content(address), address)
     assert made.findings == ()
     assert Bundle.open(tmp_path / "image").manifest.image_id == manifest.image_id
 

@@ -136,7 +136,7 @@ def test_a_damaged_catalog_fails_its_check(desk: Desk, url: str) -> None:
     desk.json("vo", "register", "star", "--key", desk.key())
     desk.json("endorse", str(image.root), "--key", desk.star.fingerprint)
     desk.json("publish", str(image.root), "--catalog", url)
-    damaged = image.manifest.blobs()[0]
+    damaged = image.manifest.contents()[0]
     path = desk.root / "catalog" / "blobs" / str(damaged)[:2] / str(damaged)
     path.chmod(0o644)
     with path.open("r+b") as file:

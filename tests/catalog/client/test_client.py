@@ -95,10 +95,10 @@ ATTACKS: list[tuple[str, Answer, Callable[[CatalogClient], object], type[Catalog
     ("a piece layer that is too long", says(200, bytes(96)), lambda c: c.layer(ADDRESS), Malformed, "more than the 64 bytes"),
     ("a map of another size", says(200, b""), lambda c: c.data_map(ADDRESS), Malformed, "should have 1"),
     ("hints without end", without_end, lambda c: c.hints(ADDRESS), Malformed, "more than the 200 bytes"),
-    ("another range than asked for", says(206, bytes(10), content_range="bytes 5-14/100000"), lambda c: list(c.blob_range(ADDRESS, 0, 10)), Malformed, "another range"),
-    ("the whole content instead of a range", says(200, bytes(100_000)), lambda c: list(c.blob_range(ADDRESS, 0, 10)), Malformed, "another range"),
-    ("more bytes than the range has", says(206, bytes(11), content_range="bytes 0-9/100000"), lambda c: list(c.blob_range(ADDRESS, 0, 10)), Malformed, "more than the 10 bytes"),
-    ("fewer bytes than the range has", says(206, bytes(9), content_range="bytes 0-9/100000"), lambda c: list(c.blob_range(ADDRESS, 0, 10)), Unavailable, "cut 1 bytes early"),
+    ("another range than asked for", says(206, bytes(10), content_range="bytes 5-14/100000"), lambda c: list(c.content_range(ADDRESS, 0, 10)), Malformed, "another range"),
+    ("the whole content instead of a range", says(200, bytes(100_000)), lambda c: list(c.content_range(ADDRESS, 0, 10)), Malformed, "another range"),
+    ("more bytes than the range has", says(206, bytes(11), content_range="bytes 0-9/100000"), lambda c: list(c.content_range(ADDRESS, 0, 10)), Malformed, "more than the 10 bytes"),
+    ("fewer bytes than the range has", says(206, bytes(9), content_range="bytes 0-9/100000"), lambda c: list(c.content_range(ADDRESS, 0, 10)), Unavailable, "cut 1 bytes early"),
     ("another image under a version", says(200, canonical(ENTRY)), lambda c: c.resolve(Reference.parse("star/worker@2")), Malformed, "was asked for star/worker@2"),
     ("a page of nothing for a name", says(200, b'{"items":[]}'), lambda c: c.resolve(Reference.parse("star/worker")), NotFound, "no image star/worker"),
     ("a page that is no page", says(200, b"<html>"), lambda c: list(c.images()), Malformed, "is not JSON .* is this a catalog"),
@@ -206,7 +206,7 @@ def test_a_real_catalog_that_breaks_off_in_the_middle() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with CatalogClient(f"http://127.0.0.1:{listening.getsockname()[1]}") as asking:
-            stream = asking.blob_range(ADDRESS, 0, 10)
+            stream = asking.content_range(ADDRESS, 0, 10)
             got = next(stream)
             with pytest.raises(Unavailable):
                 next(stream)
@@ -283,9 +283,9 @@ def test_fetching_survives_lies_about_zeros_and_cuts(service: Service, published
             fetched = transfer.fetch_image(
                 fetching, Reference.parse("star/worker@1.0"), tmp_path / f"fetched{number}", done.append
             )
-        for address in published.manifest.blobs():
-            assert index_file(fetched.blob(address)).address == address
-        assert sum(done) == sum(address.size for address in published.manifest.blobs())
+        for address in published.manifest.contents():
+            assert index_file(fetched.content(address)).address == address
+        assert sum(done) == sum(address.size for address in published.manifest.contents())
 
 
 def test_altered_content_is_refused_and_nothing_is_left(service: Service, published: Bundle, tmp_path: Path) -> None:

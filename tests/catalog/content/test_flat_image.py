@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.content.flat_image import FlatImageStore
 from catalog.errors import Conflict, NotFound
 from catalog.image.blanks import make_blank
@@ -125,18 +125,18 @@ def test_a_bare_filesystem_is_its_own_flat_image(tmp_path: Path) -> None:
 
 def test_blanks_that_come_out_differently_are_not_passed_off_as_the_old_ones(tmp_path: Path) -> None:
     manifest = import_of(tmp_path)
-    blobs = ContentStore(tmp_path / "catalog")
-    for address in manifest.blobs():
+    contents = ContentStore(tmp_path / "catalog")
+    for address in manifest.contents():
         (tmp_path / "image" / "blobs" / str(address)).rename(tmp_path / "catalog" / "uploads" / "one")
-        blobs.enter(tmp_path / "catalog" / "uploads" / "one", address)
-    FlatImageStore(blobs).measure(manifest, now())
+        contents.enter(tmp_path / "catalog" / "uploads" / "one", address)
+    FlatImageStore(contents).measure(manifest, now())
     (kept,) = (tmp_path / "catalog" / "flat").glob("*.blank")
     kept.chmod(0o644)
     with kept.open("r+b") as file:
         file.seek(1024)
         file.write(b"another mkfs made this")
     with pytest.raises(Conflict, match="come out differently"):
-        FlatImageStore(blobs).open(manifest)
+        FlatImageStore(contents).open(manifest)
 
 
 def import_of(directory: Path) -> Manifest:

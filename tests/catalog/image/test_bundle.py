@@ -17,8 +17,8 @@ def test_what_was_made_is_opened(tmp_path: Path) -> None:
     made = factories.bundle(tmp_path / "image", size=102400)
     opened = Bundle.open(tmp_path / "image")
     assert opened == made
-    for address in opened.manifest.blobs():
-        assert index_file(opened.blob(address)).address == address
+    for address in opened.manifest.contents():
+        assert index_file(opened.content(address)).address == address
 
 
 @pytest.mark.parametrize("make", ["nothing", "an empty directory", "a file"])
@@ -47,7 +47,7 @@ def test_content_that_is_missing_says_so(tmp_path: Path) -> None:
     bundle = factories.bundle(tmp_path, partitions=0)
     absent = Address.of(b"absent")
     with pytest.raises(NotFound, match=f"the content {absent} is missing; import or build"):
-        bundle.blob(absent)
+        bundle.content(absent)
 
 
 def test_endorsements_are_kept_in_pairs(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_manifest_is_read_and_written() -> None:
 
 def test_the_blobs_are_each_content_once() -> None:
     manifest = validate(Manifest, _document(), "manifest")
-    assert [str(address) for address in manifest.blobs()] == [
+    assert [str(address) for address in manifest.contents()] == [
         GPT["partitions"][0]["content"],
         ADDRESS,
         MBR["gaps"][0]["content"],
@@ -81,7 +81,7 @@ def test_the_blobs_are_each_content_once() -> None:
     with_initrd = validate(
         Manifest, _document() | {"boot": MANIFEST["boot"] | {"initrd": str(Address.of(b"initrd"))}}, "manifest"
     )
-    assert with_initrd.blobs()[-1] == Address.of(b"initrd")
+    assert with_initrd.contents()[-1] == Address.of(b"initrd")
 
 
 def test_a_manifest_cannot_be_changed() -> None:

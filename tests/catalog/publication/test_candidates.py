@@ -47,11 +47,11 @@ class World:
         """What a machine of the parent was saved as: its first content is another."""
         root = self.place / uuid.uuid4().hex
         (root / "blobs").mkdir(parents=True)
-        first, *others = self.parent.manifest.blobs()
+        first, *others = self.parent.manifest.contents()
         fresh = factories.content(root / "blobs" / "new", first.size, seed=seed)
         (root / "blobs" / "new").rename(root / "blobs" / str(fresh))
         for address in others:
-            (root / "blobs" / str(address)).hardlink_to(self.parent.blob(address))
+            (root / "blobs" / str(address)).hardlink_to(self.parent.content(address))
         document = json.loads(self.parent.manifest.canonical().replace(str(first).encode(), str(fresh).encode()))
         document["provenance"] = [{"rel": "parent", "href": self.parent.manifest.image_id}]
         return Bundle.create(root, validate(Manifest, document | {"version": version} | changes, "manifest"))
@@ -94,7 +94,7 @@ def test_what_a_site_offers_becomes_an_image_when_its_vo_endorses_it(world: Worl
         for ask in (
             lambda: stranger.resolve(Reference.parse("star/worker@1.1")),
             lambda: lyon.manifest(image_id),
-            lambda: list(lyon.blob_range(saved.manifest.blobs()[0], 0, 10)),
+            lambda: list(lyon.content_range(saved.manifest.contents()[0], 0, 10)),
             lambda: stranger.commit(image_id),
             lambda: transfer.fetch_candidate(stranger, image_id, tmp_path / "stranger"),
         ):
@@ -103,7 +103,10 @@ def test_what_a_site_offers_becomes_an_image_when_its_vo_endorses_it(world: Worl
         assert stranger.candidates() == ()
         looked = transfer.fetch_candidate(bnl, image_id, tmp_path / "looked")
         assert looked.manifest == saved.manifest
-        assert looked.blob(saved.manifest.blobs()[0]).read_bytes() == saved.blob(saved.manifest.blobs()[0]).read_bytes()
+        assert (
+            looked.content(saved.manifest.contents()[0]).read_bytes()
+            == saved.content(saved.manifest.contents()[0]).read_bytes()
+        )
         assert transfer.publish_image(stranger, world.star.endorse(looked)).sent == 0
         assert stranger.resolve(Reference.parse("star/worker@1.1")) == image_id
         assert lyon.candidates() == ()
@@ -141,7 +144,7 @@ def test_what_is_no_candidate(world: World, attack: str, site: str, changes: dic
 def test_what_is_too_large_or_too_much_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A VO's people look at so many; one that waits already may go on."""
     from catalog.access.authorizer import CatalogAuthorizer
-    from catalog.content.blob_store import ContentStore
+    from catalog.content.content_store import ContentStore
     from catalog.publication.candidates import CandidateService
     from catalog.publication.images import PublicationService
     from catalog.settings import CatalogSettings

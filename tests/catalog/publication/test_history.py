@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog.client import transfer
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.db import images as registry
 from catalog.db.engine import Database
 from catalog.errors import ContentMismatch, Unavailable

@@ -9,7 +9,7 @@ import pytest
 
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.content.blob_store import ContentStore
+from catalog.content.content_store import ContentStore
 from catalog.content.indexing import index_file
 from catalog.db import images as registry
 from catalog.db import publications as holdings
@@ -37,14 +37,14 @@ def test_an_endorsed_image_is_published_and_fetched_again(service: Service, star
     with service.client() as client:
         result = transfer.publish_image(client, made, done.append)
         fetched = transfer.fetch_image(client, Reference.parse("star/worker@1.0"), tmp_path / "fetched")
-    total = sum(address.size for address in made.manifest.blobs())
+    total = sum(address.size for address in made.manifest.contents())
     assert result.sent + result.present == total == sum(done)
-    assert result.sent == sum(index_file(made.blob(address)).data_bytes for address in made.manifest.blobs())
+    assert result.sent == sum(index_file(made.content(address)).data_bytes for address in made.manifest.contents())
     assert fetched.manifest == made.manifest
     assert fetched.endorsements() == made.endorsements()
-    for address in made.manifest.blobs():
-        assert fetched.blob(address).read_bytes() == made.blob(address).read_bytes()
-        assert fetched.blob(address).stat().st_blocks <= made.blob(address).stat().st_blocks
+    for address in made.manifest.contents():
+        assert fetched.content(address).read_bytes() == made.content(address).read_bytes()
+        assert fetched.content(address).stat().st_blocks <= made.content(address).stat().st_blocks
     report = check_contents(service.directory)
     assert (len(report.checked), report.lost, report.quarantined) == (3, [], [])
     assert names(service) == {"blobs"}
@@ -75,21 +75,21 @@ def test_content_shared_with_a_published_image_is_not_sent_again(service: Servic
 def test_only_what_is_missing_is_sent_after_a_cut(service: Service, star: Vo, tmp_path: Path) -> None:
     """A client that dies half-way goes on where it was; the image is invisible until it is whole."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1, size=8 * MIB))
-    address = made.manifest.blobs()[0]
+    address = made.manifest.contents()[0]
     image_id = made.manifest.image_id
     with service.client() as client:
         client.begin(made.manifest.canonical(), made.endorsements())
-        client.send_range(image_id, address, 0, made.blob(address).read_bytes()[: 2 * MIB])
+        client.send_range(image_id, address, 0, made.content(address).read_bytes()[: 2 * MIB])
         with pytest.raises(NotFound):
             client.manifest(image_id)
         with pytest.raises(NotFound):
-            list(client.blob_range(address, 0, 16))
+            list(client.content_range(address, 0, 16))
     service.stop()
     service.start()
     with service.client() as client:
         assert client.upload_status(image_id, address).received == ((0, 2 * MIB),)
         result = transfer.publish_image(client, made)
-        data = sum(index_file(made.blob(one)).data_bytes for one in made.manifest.blobs())
+        data = sum(index_file(made.content(one)).data_bytes for one in made.manifest.contents())
         assert result.sent == data - 2 * MIB
 
 
@@ -129,8 +129,8 @@ def test_of_two_publications_of_one_name_the_first_to_commit_wins(service: Servi
     with service.client() as client:
         publication = client.begin(other.manifest.canonical(), other.endorsements())
         for one in publication.missing:
-            for offset, length in index_file(other.blob(one.address)).extents():
-                with other.blob(one.address).open("rb") as file:
+            for offset, length in index_file(other.content(one.address)).extents():
+                with other.content(one.address).open("rb") as file:
                     file.seek(offset)
                     client.send_range(publication.image_id, one.address, offset, file.read(length))
             client.complete(publication.image_id, one.address)
@@ -184,7 +184,7 @@ def test_who_may_not_publish(
         transfer.publish_image(client, made)
     assert files(service.directory) == []
     with service.client() as client, pytest.raises(NotFound):
-        client.upload_status(made.manifest.image_id, made.manifest.blobs()[0])
+        client.upload_status(made.manifest.image_id, made.manifest.contents()[0])
 
 
 def test_an_image_without_endorsement_is_not_even_offered(service: Service, tmp_path: Path) -> None:
@@ -240,8 +240,8 @@ def test_later_endorsements_are_added_all_or_none(service: Service, vos: dict[st
 def test_content_that_is_not_what_it_says_is_dropped(service: Service, star: Vo, tmp_path: Path) -> None:
     """Altered bytes never enter the store, and the next attempt begins afresh."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1, size=MIB))
-    address = made.manifest.blobs()[1]
-    data = made.blob(address).read_bytes()
+    address = made.manifest.contents()[1]
+    data = made.content(address).read_bytes()
     with service.client() as client:
         image_id = client.begin(made.manifest.canonical(), made.endorsements()).image_id
         client.send_range(image_id, address, 0, b"X" + data[1:])
@@ -257,7 +257,7 @@ def test_content_that_is_not_what_it_says_is_dropped(service: Service, star: Vo,
 def test_a_directory_that_was_altered_is_not_sent(service: Service, star: Vo, tmp_path: Path) -> None:
     """The publisher hears of it before anything leaves."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
-    path = made.blob(made.manifest.blobs()[1])
+    path = made.content(made.manifest.contents()[1])
     with path.open("r+b") as file:
         file.write(b"altered")
     with service.client() as client, pytest.raises(ContentMismatch, match="its content has the root"):
@@ -277,10 +277,10 @@ def test_an_image_larger_than_the_limit_is_refused_at_once(tmp_path: Path, star:
 def test_a_key_removed_meanwhile_does_not_publish(service: Service, star: Vo, tmp_path: Path) -> None:
     """The decision is taken again in the transaction that makes the image visible."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
-    address = made.manifest.blobs()[0]
+    address = made.manifest.contents()[0]
     with service.client() as client:
         image_id = client.begin(made.manifest.canonical(), made.endorsements()).image_id
-        client.send_range(image_id, address, 0, made.blob(address).read_bytes())
+        client.send_range(image_id, address, 0, made.content(address).read_bytes())
         assert client.complete(image_id, address).complete
         database = Database(service.directory / "catalog.db")
         with database.writing() as connection:
@@ -301,7 +301,7 @@ def offered(made_from: list[tuple[bytes, bytes]]) -> list[SignedStatement]:
 def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_path: Path, star: Vo) -> None:
     """Also the contents that were already verified for it, unless another image has them."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
-    kernel, part = made.manifest.blobs()
+    kernel, part = made.manifest.contents()
     settings = CatalogSettings(directory=tmp_path / "catalog")
     with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
@@ -309,9 +309,9 @@ def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_p
         for address in (kernel, part):
             with publishing.arriving(made.manifest.image_id, address, 0, 16384) as arriving:
                 assert arriving is not None
-                arriving.write(made.blob(address).read_bytes()[:16384])
+                arriving.write(made.content(address).read_bytes()[:16384])
                 publishing.keep(made.manifest.image_id, address, arriving)
-        copy(publishing, made.blob(kernel), made.manifest)
+        copy(publishing, made.content(kernel), made.manifest)
         publishing.complete(made.manifest.image_id, kernel, now())
         assert publishing.expire(now() + timedelta(days=6)) == 0
         assert len(files(settings.directory)) == 5
@@ -340,7 +340,7 @@ def copy(publishing: PublicationService, path: Path, image: Manifest) -> None:
 def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> None:
     """A range that arrives during verification is put off; verification waits for ranges that are arriving."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
-    address, image_id = made.manifest.blobs()[0], made.manifest.image_id
+    address, image_id = made.manifest.contents()[0], made.manifest.image_id
     settings = CatalogSettings(directory=tmp_path / "catalog")
     with own_directory(settings.directory, settings, now()) as (publishing, _):
         register(publishing, star)
@@ -370,7 +370,7 @@ def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> 
 def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo) -> None:
     """After a failed fsync the kernel may forget what it could not write: nothing is acknowledged from then on."""
     made = star.endorse(bundle(tmp_path / "image", partitions=0))
-    address, image_id = made.manifest.blobs()[0], made.manifest.image_id
+    address, image_id = made.manifest.contents()[0], made.manifest.image_id
     failing = threading.Event()
 
     def sync(descriptor: int) -> None:
@@ -407,7 +407,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, star: Vo) -> N
         publishing.uploads._free = lambda _: 256 * MIB + 16383
         with (
             pytest.raises(Unavailable, match="disk is full"),
-            publishing.arriving(made.manifest.image_id, made.manifest.blobs()[0], 0, 16384),
+            publishing.arriving(made.manifest.image_id, made.manifest.contents()[0], 0, 16384),
         ):
             pass
         assert files(settings.directory) == []
@@ -418,7 +418,7 @@ def test_an_image_that_lost_a_content_is_repaired_by_publishing_it_again(
 ) -> None:
     """The operator's disk lost a file; the image is not published a second time, and its content is there again."""
     made = star.endorse(bundle(tmp_path / "image", partitions=1))
-    address = made.manifest.blobs()[1]
+    address = made.manifest.contents()[1]
     with service.client() as client:
         transfer.publish_image(client, made)
         service.stop()
@@ -426,10 +426,10 @@ def test_an_image_that_lost_a_content_is_repaired_by_publishing_it_again(
         assert check_contents(service.directory).lost == [str(address)]
         service.start()
         with pytest.raises(NotFound):
-            list(client.blob_range(address, 0, 16))
+            list(client.content_range(address, 0, 16))
         assert check_contents(service.directory).lost == [str(address)]
-        assert transfer.publish_image(client, made).sent == index_file(made.blob(address)).data_bytes
-        assert b"".join(client.blob_range(address, 0, address.size)) == made.blob(address).read_bytes()
+        assert transfer.publish_image(client, made).sent == index_file(made.content(address)).data_bytes
+        assert b"".join(client.content_range(address, 0, address.size)) == made.content(address).read_bytes()
         assert len(list(client.images())) == 1
     assert check_contents(service.directory).lost == []
 

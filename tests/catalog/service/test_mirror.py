@@ -130,8 +130,8 @@ def test_a_mirror_takes_nothing_that_does_not_fit_together(published: Service, t
             data = super().freshness_file(path, limit)
             return data[:-1] + b"\n" if self.lie and self.lie in path else data
 
-        def blob_range(self, address: object, start: int, end: int) -> Iterator[bytes]:
-            yield bytes(end - start) if self.lie == "blob" else b"".join(super().blob_range(address, start, end))
+        def content_range(self, address: object, start: int, end: int) -> Iterator[bytes]:
+            yield bytes(end - start) if self.lie == "blob" else b"".join(super().content_range(address, start, end))
 
     with Lying(published.url) as client, mirror_of(client, tmp_path / "mirror") as mirror:
         for lie, error in (("snapshot", Unverified), ("targets/images", ContentMismatch), ("blob", ContentMismatch)):

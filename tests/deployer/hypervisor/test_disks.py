@@ -119,8 +119,8 @@ def test_overlays_are_sound_and_name_their_base_and_its_format(image: Bundle, tm
 
 
 def test_a_part_that_is_shorter_than_the_image_says_is_refused(image: Bundle, tmp_path: Path) -> None:
-    blob = next(iter(image.manifest.blobs()))
-    with image.blob(blob).open("r+b") as file:
+    blob = next(iter(image.manifest.contents()))
+    with image.content(blob).open("r+b") as file:
         file.truncate(blob.size - 512)
     with pytest.raises(AssemblyFailed, match=r"has 4193792 bytes and the image says 4194304"):
         put_together(image, tmp_path)
@@ -135,8 +135,8 @@ def test_a_full_disk_is_one_sentence(image: Bundle, tmp_path: Path) -> None:
 def test_a_kernel_boots_from_where_it_is_cached(tmp_path: Path) -> None:
     image = factories.bundle(tmp_path / "image", partitions=1, size=MIB)
     made = put_together(image, tmp_path)
-    kernel = image.manifest.blobs()[-1]
-    assert made.boot == KernelBoot(kernel=image.blob(kernel), cmdline="console=ttyS0")
+    kernel = image.manifest.contents()[-1]
+    assert made.boot == KernelBoot(kernel=image.content(kernel), cmdline="console=ttyS0")
 
 
 def test_uefi_boots_with_variables_of_the_machine_itself(image: Bundle, tmp_path: Path) -> None:

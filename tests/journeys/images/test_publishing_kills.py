@@ -64,7 +64,7 @@ def acknowledged(journal: Path) -> list[tuple[str, int, int]]:
 def lost(client: CatalogClient, made: Bundle, journal: Path) -> list[tuple[str, int, int]]:
     """The acknowledged ranges that the catalog does not have any more."""
     missing = []
-    addresses = {str(address): address for address in made.manifest.blobs()}
+    addresses = {str(address): address for address in made.manifest.contents()}
     for text, start, end in acknowledged(journal):
         try:
             status = client.upload_status(made.manifest.image_id, addresses[text])

@@ -73,7 +73,7 @@ def story(cache: Cache, images: tuple[Image, Image], clock: Clock, acknowledged:
         Stager(cache, source, ONE_BY_ONE).stage(manifest, f"machine:{number}", 60)
         acknowledged[:] = [manifest]
         clock.now += 50
-        cache.acquire([max(manifest.blobs(), key=lambda address: address.size)], f"machine:{number}", 1)
+        cache.acquire([max(manifest.contents(), key=lambda address: address.size)], f"machine:{number}", 1)
         clock.now += 50
 
 
@@ -105,8 +105,8 @@ def sweep(
             check_invariants(again)
             leased = {lease.key for lease in again.leases()}
             for manifest in acknowledged:
-                present = again.acquire(manifest.blobs(), "check", 0).present
-                for address in manifest.blobs():
+                present = again.acquire(manifest.contents(), "check", 0).present
+                for address in manifest.contents():
                     assert address in present or str(address) not in leased, "acknowledged, leased and lost"
             # Whatever happened, the image can be staged now.
             manifest, source = images[1]

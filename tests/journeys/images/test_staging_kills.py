@@ -153,8 +153,8 @@ def loop(root: Path, served: Served, kills: int, seed: int) -> Counter[str]:
             found["finished before"] += 1
     with CatalogClient(served.url) as client, Cache(root, QUOTA, time.time) as cache:
         Stager(cache, HttpSource(client)).stage(served.bundle.manifest, "machine:1", 3600)
-        for address in served.bundle.manifest.blobs():
-            assert cache.path(address).read_bytes() == served.bundle.blob(address).read_bytes()
+        for address in served.bundle.manifest.contents():
+            assert cache.path(address).read_bytes() == served.bundle.content(address).read_bytes()
         check_invariants(cache)
         assert list((root / "incoming").iterdir()) == []
     return found

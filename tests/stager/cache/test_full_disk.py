@@ -108,10 +108,10 @@ def test_idle_entries_give_way_to_a_full_disk_below_the_quota(small: Path, clock
     with Cache(small / "cache", 16 * MIB, clock) as cache:
         Stager(cache, source, PACE).stage(manifest, "m", 60)
         clock.now += 61
-        (large, *_) = sorted(manifest.blobs(), key=lambda address: -address.size)
+        (large, *_) = sorted(manifest.contents(), key=lambda address: -address.size)
         fill_but(small, RESERVE)
         with cache.reserve({large.__class__.of(b"another"): 2 * MIB}):
-            assert len(cache.entries()) < len(manifest.blobs())
+            assert len(cache.entries()) < len(manifest.contents())
         check_invariants(cache)
 
 

@@ -53,7 +53,7 @@ def test_an_image_is_staged_listed_verified_and_evicted(run: Run, served: Served
     again = run("stage", "star/worker@1.0").stdout
     assert "0 B from the network" in again
     listed = json.loads(run("list", "--json").stdout)
-    assert {row["what"] for row in listed["entries"]} >= {str(one) for one in served.bundle.manifest.blobs()}
+    assert {row["what"] for row in listed["entries"]} >= {str(one) for one in served.bundle.manifest.contents()}
     assert listed["allocated"] == sum(row["allocated"] for row in listed["entries"])
     shown = run("list").stdout
     for row in listed["entries"]:
@@ -82,7 +82,7 @@ def test_what_was_evicted_lies_in_the_trash_until_it_is_wanted_or_emptied(run: R
 
 def test_verify_ends_with_4_and_names_what_changed(run: Run, served: Served, tmp_path: Path) -> None:
     run("stage", "star/worker")
-    address = str(served.bundle.manifest.blobs()[0])
+    address = str(served.bundle.manifest.contents()[0])
     path = tmp_path / "node" / "cache" / "partitions" / address[:2] / address
     os.utime(path)
     result = json.loads(run("verify", "--json", fails=4).stdout)

@@ -176,8 +176,8 @@ def test_layers_and_hints_are_kept_beside_and_leave_with_the_content(cache: Cach
 def test_an_update_from_a_real_catalog_moves_what_changed(cache: Cache, tmp_path: Path) -> None:
     old = factories.bundle(tmp_path / "old", partitions=1, size=6 * MIB)
     manifest = old.manifest
-    big = max(manifest.blobs(), key=lambda address: address.size)
-    content = bytearray(old.blob(big).read_bytes())
+    big = max(manifest.contents(), key=lambda address: address.size)
+    content = bytearray(old.content(big).read_bytes())
     rng = random.Random(11)
     data = [at for at in range(0, len(content), BLOCK) if any(content[at : at + BLOCK])]
     edited = sorted(rng.sample(data, 100))

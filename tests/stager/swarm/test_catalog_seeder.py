@@ -102,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def content(bundle: Bundle) -> Address:
-    return max(bundle.manifest.blobs(), key=lambda address: address.size)
+    return max(bundle.manifest.contents(), key=lambda address: address.size)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_a_stock_client_needs_the_torrent_file_and_nothing_else(world: World, tm
     assert json.loads(made.stdout)["address"] == str(address)
     done = subprocess.run([sys.executable, "-c", STOCK, torrent, tmp_path], capture_output=True, text=True, check=False)
     assert done.stdout.split()[0] == "True", done.stdout + done.stderr
-    assert (tmp_path / address.root.hex()).read_bytes() == world.public.blob(address).read_bytes()
+    assert (tmp_path / address.root.hex()).read_bytes() == world.public.content(address).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,13 @@ def test_a_node_with_the_right_gets_the_restricted_content_over_tls(world: World
             assert swarm.port_for(swarm.members[0]) == swarm.tls_port
     assert brought.from_peers >= SIZE * 3 // 4 - (1 << 20)
     assert brought.from_origin == 0
-    assert (tmp_path / "in").read_bytes() == world.secret.blob(address).read_bytes()
+    assert (tmp_path / "in").read_bytes() == world.secret.content(address).read_bytes()
 
 
 def test_a_node_without_the_right_gets_nothing_on_any_way(world: World, tmp_path: Path) -> None:
     """It knows the address, and so the info-hash of the public swarm that there is not, and where the seed listens."""
     address = content(world.secret)
-    measured = world.secret.blob(address)
+    measured = world.secret.content(address)
     with CatalogClient(world.service.url, credential=world.credential("tum")) as client:
         with pytest.raises(NotFound):
             client.layer(address)

@@ -150,10 +150,10 @@ def assembled(bundle: Bundle, disk: int = 0) -> bytes:
         place(0, head)
         place(described.size - len(tail), tail)
     for gap in described.gaps:
-        place(gap.offset, bundle.blob(gap.content).read_bytes())
+        place(gap.offset, bundle.content(gap.content).read_bytes())
     for part in described.partitions:
         if part.content is not None:
-            place(part.offset, bundle.blob(part.content).read_bytes())
+            place(part.offset, bundle.content(part.content).read_bytes())
     return bytes(whole)
 
 

@@ -31,8 +31,8 @@ class Published:
     @property
     def content(self) -> tuple[Address, bytes]:
         """A content of it."""
-        address = self.manifest.blobs()[0]
-        return address, self.images[0].blob(address).read_bytes()
+        address = self.manifest.contents()[0]
+        return address, self.images[0].content(address).read_bytes()
 
 
 @pytest.fixture(scope="package")

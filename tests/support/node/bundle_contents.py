@@ -18,7 +18,7 @@ class BundleContents:
 
     def path(self, address: Address) -> Path:
         """The blob itself."""
-        return self.bundle.blob(address)
+        return self.bundle.content(address)
 
     def blank(self, blank: Blank) -> Path:
         """Made at the first call."""

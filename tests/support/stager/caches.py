@@ -70,9 +70,9 @@ def fast_root() -> Iterator[Path]:
 
 def in_memory(bundle: Bundle) -> tuple[Manifest, MemorySource]:
     """A source that has all of an image."""
-    blobs = {address: bundle.blob(address) for address in bundle.manifest.blobs()}
-    contents = {address: path.read_bytes() for address, path in blobs.items()}
-    measured = {address: index_file(path) for address, path in blobs.items()}
+    paths = {address: bundle.content(address) for address in bundle.manifest.contents()}
+    contents = {address: path.read_bytes() for address, path in paths.items()}
+    measured = {address: index_file(path) for address, path in paths.items()}
     return bundle.manifest, MemorySource(contents, measured)
 
 

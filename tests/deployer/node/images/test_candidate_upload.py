@@ -55,7 +55,7 @@ class World:
             self.node.keeper,
             self._read,
             lambda _: self.parent.manifest,
-            lambda _: {address: self.parent.blob(address) for address in self.parent.manifest.blobs()},
+            lambda _: {address: self.parent.content(address) for address in self.parent.manifest.contents()},
             self._offer,
         )
         return self.offering
@@ -67,7 +67,7 @@ class World:
         shutil.rmtree(draft, ignore_errors=True)  # what a killed maker left, as `drafting` does
         factories.bundle(draft, partitions=2, size=1 << 20, seed=2)
         self._die("half of it")
-        document = factories.manifest(list(Bundle.open(draft).manifest.blobs()), version=version)
+        document = factories.manifest(list(Bundle.open(draft).manifest.contents()), version=version)
         (draft / "manifest.json").write_bytes(document.canonical())
         draft.rename(target)
         self._die("reading")
@@ -77,8 +77,8 @@ class World:
             advance(0)
         if self.fails:
             raise self.fails.pop(0)
-        for address in bundle.manifest.blobs():
-            assert bundle.blob(address).stat().st_size == address.size
+        for address in bundle.manifest.contents():
+            assert bundle.content(address).stat().st_size == address.size
             advance(address.size)
         self.offered.append(bundle.manifest.image_id)
         self._die("sending")

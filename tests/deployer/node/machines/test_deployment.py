@@ -37,7 +37,7 @@ def cached(node: NodeProcess) -> list[Path]:
 
 
 def test_the_second_machine_moves_no_bytes_and_copies_none(node: NodeProcess, community: Community) -> None:
-    size = sum(address.size for address in community.hello.manifest.blobs())
+    size = sum(address.size for address in community.hello.manifest.contents())
     first, second = node.deploy().machines[0], node.deploy().machines[0]
     assert first.from_network >= size * 3 // 4 - 3 * MIB  # a quarter is holes
     assert first.from_cache == 0

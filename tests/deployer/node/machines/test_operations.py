@@ -226,10 +226,10 @@ def test_a_machine_is_saved_as_the_next_version_and_runs(
     before, after = list(parent.partitions()), list(bundle.manifest.partitions())
     assert [old.content == new.content for old, new in zip(before, after, strict=True)] == [False, *[True] * 4]
     assert [link.href for link in bundle.manifest.provenance if link.rel == "parent"] == [parent.image_id]
-    assert bundle.manifest.blobs()
+    assert bundle.manifest.contents()
     assert after[0].content is not None
-    first = bundle.blob(after[0].content).read_bytes()
-    old = community.hello.blob(before[0].content).read_bytes()  # type: ignore[arg-type] - it has content
+    first = bundle.content(after[0].content).read_bytes()
+    old = community.hello.content(before[0].content).read_bytes()  # type: ignore[arg-type] - it has content
     sector = (4095 - 2048) * 512
     assert first[:sector] == old[:sector]
     assert first[sector : sector + 32] == b"Wontent of the first partition\r\n"

@@ -137,7 +137,7 @@ def test_the_catalog_is_asked_once_in_a_while() -> None:
     catalog, now = Catalog(), [0.0]
     contents = ImagePartIndex(catalog.listed, catalog.manifest, lambda: now[0])
     parts, fault = contents.parts()
-    assert set(parts) == {str(address) for address in catalog.manifest_.blobs()}
+    assert set(parts) == {str(address) for address in catalog.manifest_.contents()}
     assert all(part.image == catalog.manifest_.title for found in parts.values() for part in found)
     assert fault == ""
     contents.parts()

@@ -212,7 +212,7 @@ def test_a_machine_is_saved_into_the_catalog_over_a_kill(
                 bundle = transfer.fetch_candidate(catalog, candidate.image_id, tmp_path / "looked")
             changed = next(bundle.manifest.partitions()).content
             assert changed is not None
-            assert b"Wontent of the first partition" in bundle.blob(changed).read_bytes()
+            assert b"Wontent of the first partition" in bundle.content(changed).read_bytes()
             wait_for(lambda: list((node.directory / "n" / "saves").iterdir()) == [], 60)
             with pytest.raises(NotFound, match="nothing is listed"):  # nobody has endorsed it
                 site.deploy(saved.image_id)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from catalog.content.blob_store import ACCELERATORS, ContentStore, accelerator_sizes
+from catalog.content.content_store import ACCELERATORS, ContentStore, accelerator_sizes
 from catalog.content.indexing import index_file
 from catalog.db import images as registry
 from catalog.db import publications as holdings
@@ -41,12 +41,12 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         os.fsync(descriptor)
 
-    blobs = ContentStore(tmp_path / "store", sync)
+    contents = ContentStore(tmp_path / "store", sync)
     file = tmp_path / "store" / "uploads" / "arriving"
     address = content(file, 5 * MIB)
     synced.clear()
-    measured = blobs.enter(file, address)
-    path = blobs.path(address)
+    measured = contents.enter(file, address)
+    path = contents.path(address)
     assert (path.exists(), file.exists(), path.stat().st_mode & 0o777) == (True, False, 0o444)
     assert path.stat().st_blocks * 512 < 5 * MIB
     assert synced[0] == "arriving"
@@ -54,27 +54,27 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
     assert [name.rsplit(".", 2)[0] for name in synced if name.endswith(".new")] == [
         f".{address}.{kind}" for kind in ACCELERATORS
     ]
-    assert blobs.is_whole(address)
-    assert blobs.beside(address, "layer") == measured.layer
-    descriptor = blobs.open(address)
+    assert contents.is_whole(address)
+    assert contents.beside(address, "layer") == measured.layer
+    descriptor = contents.open(address)
     assert os.pread(descriptor, 10, 0) == path.read_bytes()[:10]
     os.close(descriptor)
 
 
 def test_other_content_does_not_enter(tmp_path: Path) -> None:
     """It stays where it was, and nothing appears."""
-    blobs = ContentStore(tmp_path / "store")
+    contents = ContentStore(tmp_path / "store")
     file = tmp_path / "store" / "uploads" / "arriving"
     content(file, MIB)
     with pytest.raises(ContentMismatch):
-        blobs.enter(file, Address(bytes(32), MIB))
+        contents.enter(file, Address(bytes(32), MIB))
     with pytest.raises(ContentMismatch):
-        blobs.enter(file, Address(bytes(32), MIB + 1))
+        contents.enter(file, Address(bytes(32), MIB + 1))
     assert files(tmp_path / "store") == ["uploads/arriving"]
     with pytest.raises(NotFound):
-        blobs.open(Address(bytes(32), MIB))
+        contents.open(Address(bytes(32), MIB))
     with pytest.raises(NotFound):
-        blobs.beside(Address(bytes(32), MIB), "map")
+        contents.beside(Address(bytes(32), MIB), "map")
 
 
 class Store:
@@ -84,7 +84,7 @@ class Store:
         self.directory, self.star = root / "catalog", star
         self.settings = CatalogSettings(directory=self.directory)
         self.made = star.endorse(bundle(root / "image", partitions=1, size=2 * MIB))
-        self.address = self.made.manifest.blobs()[0]
+        self.address = self.made.manifest.contents()[0]
         with self.opened() as (publishing, _), publishing.database.writing() as connection:
             registry.register_vo(connection, "star", now())
             registry.register_key(connection, star.anchor(), now())
@@ -100,7 +100,7 @@ class Store:
 
     def send(self, publishing: PublicationService, address: Address) -> None:
         """Send a whole content."""
-        data = self.made.blob(address).read_bytes()
+        data = self.made.content(address).read_bytes()
         with publishing.arriving(self.made.manifest.image_id, address, 0, len(data)) as arriving:
             if arriving is not None:
                 arriving.write(data)
@@ -145,7 +145,7 @@ def renamed_but_not_recorded(store: Store) -> None:
     with store.opened() as (publishing, _):
         store.begin(publishing)
         store.send(publishing, store.address)
-        publishing.blobs.enter(publishing.uploads.path(store.made.manifest.image_id, store.address), store.address)
+        publishing.contents.enter(publishing.uploads.path(store.made.manifest.image_id, store.address), store.address)
 
 
 def renamed_with_other_content(store: Store) -> None:
@@ -185,7 +185,7 @@ def misplaced_content(store: Store) -> None:
     """A content under the wrong two digits."""
     wrong = store.directory / "blobs" / "zz"
     wrong.mkdir()
-    (wrong / str(store.address)).write_bytes(store.made.blob(store.address).read_bytes())
+    (wrong / str(store.address)).write_bytes(store.made.content(store.address).read_bytes())
 
 
 def content_that_nothing_names(store: Store) -> None:
@@ -193,7 +193,7 @@ def content_that_nothing_names(store: Store) -> None:
     file = store.directory / "uploads" / "x"
     with store.opened() as (publishing, _):
         address = content(file, MIB, seed=99)
-        publishing.blobs.enter(file, address)
+        publishing.contents.enter(file, address)
 
 
 def lost_upload(store: Store) -> None:
@@ -299,18 +299,18 @@ def test_a_service_dies_at_every_sync_and_loses_nothing(tmp_path: Path, star: Vo
             os.fsync(descriptor)
 
         with store.opened() as (publishing, _):
-            publishing.blobs._sync = sync
+            publishing.contents._sync = sync
             try:
                 store.begin(publishing)
-                for address in store.made.manifest.blobs():
+                for address in store.made.manifest.contents():
                     store.send(publishing, address)
                     publishing.complete(store.made.manifest.image_id, address, now())
             except Unavailable:
-                assert publishing.blobs.broken
+                assert publishing.contents.broken
             else:
                 break
             with publishing.database.reading() as connection:
-                held = [one for one in store.made.manifest.blobs() if holdings.has_content(connection, one)]
+                held = [one for one in store.made.manifest.contents() if holdings.has_content(connection, one)]
         store.publish()
         report = check_contents(store.directory)
         assert (report.lost, report.quarantined, len(report.checked)) == ([], [], 2)
@@ -323,4 +323,4 @@ def test_a_service_dies_at_every_sync_and_loses_nothing(tmp_path: Path, star: Vo
 def test_bundles_are_what_the_store_serves(store: Store) -> None:
     """The same file, byte for byte."""
     store.publish()
-    assert store.path().read_bytes() == Bundle.open(store.made.root).blob(store.address).read_bytes()
+    assert store.path().read_bytes() == Bundle.open(store.made.root).content(store.address).read_bytes()
