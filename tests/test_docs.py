@@ -183,3 +183,24 @@ def test_decisions_have_one_form_and_an_index() -> None:
             page.name
         )
         assert f"| {number} | [{title[2]}]({page.name}) |" in index, page.name
+
+
+WIDTH = 100
+ODD = re.compile(
+    r"\b(?:whoever|whomever|somebody|nobody|anybody|everybody)\b"
+    r"|(?<!there )\b(?:is|are|was|were) (?:no|none)\b(?! longer| later| larger| better)"
+    r"|\b(?:behaviour|colour|neighbour|favour|armour|licence|catalogue|judgement|artefact|afterwards|towards|for ever)s?\b"
+    r"|\b(?:organ|recogn|author|serial|synchron|initial|normal|optim|util)is(?:e|ed|es|ing|ation)\b",
+    re.IGNORECASE,
+)
+"""Words and phrases that are not plain American English; the glossary lists some of them as words not to use."""
+
+
+@pytest.mark.parametrize("document", ALL_DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_has_one_width_and_plain_words(document: Path) -> None:
+    """Lines outside tables and code have at most 100 characters, but for a word that is longer."""
+    lines = CODE.sub("", document.read_text()).splitlines()
+    prose = [line for line in lines if not line.startswith("|")]
+    assert [line for line in prose if len(line) > WIDTH and " " in line.strip()] == []
+    words = lines if document.name != "glossary.md" else prose
+    assert [line for line in words if ODD.search(line)] == []
