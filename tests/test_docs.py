@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -204,3 +205,19 @@ def test_prose_has_one_width_and_plain_words(document: Path) -> None:
     assert [line for line in prose if len(line) > WIDTH and " " in line.strip()] == []
     words = lines if document.name != "glossary.md" else prose
     assert [line for line in words if ODD.search(line)] == []
+
+
+def test_the_architecture_lists_all_rooms_in_the_order_of_the_contracts() -> None:
+    """The first column of its tables, from top to bottom, is each container's layers from the lowest to the highest."""
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`([a-z_0-9.]+)`", row)]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for contract in contracts:
+        for container in set(contract.get("containers", ())) - {"deployer.cli"}:
+            rooms = [f"{container}.{room}" for layer in contract["layers"] for room in layer.split(" | ")]
+            side_by_side = [
+                f"{container}.{room}" for layer in contract["layers"] if "|" in layer for room in layer.split(" | ")
+            ]
+            described = [name for name in dict.fromkeys(listed) if name in rooms and name not in side_by_side]
+            assert described == [room for room in reversed(rooms) if room not in side_by_side], container
+            assert set(side_by_side) <= set(listed)
