@@ -109,9 +109,9 @@ CORPORA = {
     "hostile and good disks": "catalog/disk/test_inspector",
     "bombs and path tricks": "catalog/builder/test_bombs",
     "user-data injection": "deployer/machine/test_user_data",
-    "image lists": "catalog/hepix/test_hepix",
+    "image lists": "catalog/hepix/",
     "freshness attacks": "catalog/client/test_trusted",
-    "certificates": "signer/x509/test_certificate_endorsements",
+    "certificates": "signer/x509/",
     "tokens": "deployer/site/auth/test_tokens",
     "VOMS attributes and proxies": "deployer/site/auth/test_voms",
     "role and endpoint": "deployer/site/api/test_authorization_matrix",
@@ -122,7 +122,9 @@ CORPORA = {
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many cases of each corpus passed."""
     passed = [report.nodeid for report in terminalreporter.stats.get("passed", [])]
-    counts = {title: sum(f"tests/{module}.py::" in nodeid for nodeid in passed) for title, module in CORPORA.items()}
+    counts = {
+        title: sum(nodeid.startswith(f"tests/{module}") for nodeid in passed) for title, module in CORPORA.items()
+    }
     if any(counts.values()):
         terminalreporter.section("corpora")
         for title, count in counts.items():

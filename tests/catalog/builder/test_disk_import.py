@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from catalog.builder.bundle_writer import draft_bundle
 from catalog.builder.disk_import import ImportOptions, import_disk
 from catalog.content.indexing import index_file, verify_content
-from catalog.content.sparse_files import merge_runs
 from catalog.errors import Conflict, DiskRefused, Misused, NotFound, Unavailable
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import MAX_GAPS, FirmwareBoot, GptDisk, MbrDisk
@@ -143,15 +142,6 @@ def test_assembling_gives_the_disk_back(
     back = here / "back"
     back.write_bytes(assembled(made.bundle))
     assert b"No problems found" in run("sgdisk", "-v", back)
-
-
-def test_runs_are_joined_until_they_fit() -> None:
-    """Near ones first; never more than asked for."""
-    runs = [(0, 10), (15, 20), (100, 110), (1000, 1010)]
-    assert merge_runs(runs, 1, 9) == runs
-    assert merge_runs(runs, 6, 9) == [(0, 20), (100, 110), (1000, 1010)]
-    assert merge_runs(runs, 1, 2) == [(0, 110), (1000, 1010)]
-    assert merge_runs(runs, 1, 1) == [(0, 1010)]
 
 
 def test_many_gaps_become_few(tmp_path: Path) -> None:
@@ -284,18 +274,3 @@ def test_killed(tmp_path: Path) -> None:
     assert names(tmp_path) == ["disk"]
     import_disk(disk, "raw", identity(), tmp_path / "image")
     assert names(tmp_path) == ["disk", "image"]
-
-
-def test_two_makers_of_one_target(tmp_path: Path) -> None:
-    """One sweeps what the dead left, never what the living make; who is second to finish is refused."""
-    disk = gpt_disk(tmp_path / "disk")
-    (tmp_path / ".image.deadbeef.draft").mkdir()
-    with draft_bundle(tmp_path / "image") as draft:
-        assert not (tmp_path / ".image.deadbeef.draft").exists()
-        made = import_disk(disk, "raw", identity(), tmp_path / "image")
-        assert draft.root.is_dir()
-        draft.add_file(disk)
-        with pytest.raises(Conflict, match="exists by now"):
-            draft.finish(made.bundle.manifest)
-    assert names(tmp_path) == ["disk", "image"]
-    assert names(tmp_path / "image/blobs")

@@ -1,95 +1,14 @@
 """A policy is tried: on a site's cases, on requests that really came, and in the shadow of another."""
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from catalog.image.bundle import Bundle
-from deployer.cli.policy_trials import policy_app
 from deployer.errors import Misused, PolicyUnusable
-from deployer.machine.spec import Network
-from deployer.policy.decision import Request
-from deployer.policy.evaluation import EvaluationInput, evaluate
-from deployer.policy.revocations import BlockList
 from deployer.policy.store import RuleSet
-from deployer.trials.request_log import (
-    EncodedStatement,
-    LoggedRequest,
-    PolicyOutcome,
-    RequestLog,
-    RequestRecord,
-    encode_revocations,
-    find_request,
-    read_requests,
-)
-from signer.openpgp.keyring import Keyring
-from signer.runtime.settings import Settings
-from signer.verification.endorsements import endorse
-from stager.settings import NodeSettings
-from tests.support.factories import MIB, bundle
-
-SAMPLES = Path(__file__).parents[3] / "policies"
-GIB = 1 << 30
-
-
-class Site:
-    """A signed image, a policy that accepts it, and a node that decided five requests."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.keyring = Keyring(root / "keys")
-        self.alice = self.keyring.generate("Alice <alice@star.example>")
-        (root / "alice.asc").write_bytes(self.keyring.export(self.alice))
-        self.image: Bundle = bundle(root / "image", partitions=1, size=MIB)
-        manifest = self.image.manifest
-        now = datetime.now(UTC)
-        self.image.add_endorsement(*endorse(self.keyring, manifest.image_id, manifest.title, self.alice, now))
-        self.policy = root / "policy.toml"
-        self.policy.write_text(
-            (SAMPLES / "development.toml").read_text() + self.output("anchor", root / "alice.asc", "--vo", "star")
-        )
-        rules, log = RuleSet.load(self.policy), RequestLog(root / "requests.jsonl")
-        for number, memory in enumerate((1, 2, 3, 4, 5)):
-            asked = Request(1, memory * GIB, 1, 3600, None, Network(kind="user"))
-            case = EvaluationInput(manifest, self.image.endorsements(), asked, running=0)
-            at = (now + timedelta(seconds=number)).replace(microsecond=0)
-            log.append(record(case, evaluate(rules, case, at).decision, at))
-
-    def run(self, *arguments: object) -> Result:
-        settings = Settings({"node": NodeSettings(directory=self.root)})
-        return CliRunner().invoke(policy_app, [str(argument) for argument in arguments], obj=settings)
-
-    def output(self, *arguments: object, code: int = 0) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == code, (result.output, result.exception)
-        return result.stdout
-
-    def variant(self, place: Path, old: str, new: str) -> Path:
-        """The policy with one line changed."""
-        text = self.policy.read_text()
-        assert old in text
-        file = place / "next.toml"
-        file.write_text(text.replace(old, new))
-        return file
-
-
-def record(case: EvaluationInput, decision: Any, at: datetime) -> RequestRecord:
-    return RequestRecord(
-        number=1,
-        at=at,
-        asked=LoggedRequest.of(case.request),
-        running=case.running,
-        image=case.manifest.image_id,
-        manifest=case.manifest.canonical().decode(),
-        endorsements=tuple(EncodedStatement.of(pair) for pair in case.pairs),
-        outcome=PolicyOutcome.of(decision),
-    )
+from tests.support.node.tried_policy import SAMPLES, Site
 
 
 @pytest.fixture(scope="module")
@@ -198,55 +117,3 @@ def test_cedar_rules_are_checked_and_shown(site: Site, tmp_path: Path) -> None:
 
 
 # ---- the record of requests
-
-
-def numbers(path: Path) -> Sequence[int]:
-    return [one.number for one in read_requests(path)]
-
-
-def test_the_record_is_bounded_and_its_numbers_go_on(site: Site, tmp_path: Path) -> None:
-    path = tmp_path / "requests.jsonl"
-    sample = read_requests(site.root / "requests.jsonl")[0]
-    log = RequestLog(path, kept=5)
-    for _ in range(23):
-        log.append(sample)
-        assert len(read_requests(path)) <= 10
-    assert numbers(path)[-1] == 23
-    assert RequestLog(path, kept=5).append(sample) == 24
-    assert find_request(path, 24) is not None
-    assert find_request(path, 1) is None
-
-
-def test_damaged_lines_are_left_out(site: Site, tmp_path: Path) -> None:
-    path = tmp_path / "requests.jsonl"
-    sample = read_requests(site.root / "requests.jsonl")[0]
-    RequestLog(path).append(sample)
-    with path.open("ab") as file:
-        file.write(b"nonsense\n" + path.read_bytes()[:100])  # and a line that a kill tore
-    log = RequestLog(path)
-    log.append(sample)
-    assert numbers(path) == [1, 2]
-    assert read_requests(tmp_path / "none") == []
-
-
-def test_a_record_that_cannot_be_written_stops_nothing(site: Site, tmp_path: Path) -> None:
-    sample = read_requests(site.root / "requests.jsonl")[0]
-    log = RequestLog(tmp_path / "requests.jsonl")
-    (tmp_path / "requests.jsonl").mkdir()
-    assert log.append(sample) == 1
-
-
-def test_what_was_revoked_or_blocked_then_is_so_when_it_is_tried_again(site: Site, tmp_path: Path) -> None:
-    sample = read_requests(site.root / "requests.jsonl")[0]
-    blocked = sample.model_copy(update={"blocks": BlockList(images=(sample.image,))})
-    RequestLog(tmp_path / "requests.jsonl").append(blocked)
-    arguments = ("--requests", tmp_path / "requests.jsonl")
-
-    assert "0 of the last 1 requests" in site.output("diff", site.policy, site.policy, *arguments)
-    told = site.output("explain", site.policy, "--request", 1, *arguments, code=3)
-    assert "What no change of the request itself helps against: the site's block list has 'sha256:" in told
-
-
-def test_revocations_are_kept_with_a_request_while_they_are_few() -> None:
-    assert encode_revocations([(b"a", b"b")]) == (EncodedStatement.of((b"a", b"b")),)
-    assert encode_revocations([(b"a" * 1000, b"b")] * 300) is None

@@ -1,87 +1,21 @@
 """Roles, thresholds, partitions and certificates in policies: real signatures by both schemes, judged as a node does."""
 
-from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from catalog.image.address import Address
-from deployer.errors import PolicyUnusable
-from deployer.policy.anchors import anchor_block, certificate_anchor
-from deployer.policy.decision import Decision, Request
-from deployer.policy.evaluation import EvaluationInput, evaluate
+from deployer.policy.anchors import certificate_anchor
 from deployer.policy.model import Policy
-from deployer.policy.store import RuleSet
-from signer.openpgp.keyring import Keyring
-from signer.verification.endorsements import endorse_as, endorse_partition
-from signer.verification.signers import KeySigner, Signer
-from signer.verification.trust import Anchor
-from tests.support.factories import manifest
-from tests.support.grid_ca import DAY, Grid, Holder, utc_now
-
-MIB = 1 << 20
-BASE = Address(bytes([1]) * 32, 4 * MIB)
-IMAGE = manifest([Address(bytes(32), MIB), BASE])
-ADMIN, OFFICER = "image-administrator", "security-officer"
-ORDER = Request(count=1, memory=IMAGE.needs.memory, cores=IMAGE.needs.cores, lifetime=3600)
-REST = """
-[vos]
-allow = ["star"]
-[images]
-allow = ["star/*"]
-[limits]
-memory = "64GiB"
-cores = 64
-disk = "1TiB"
-blank = "1TiB"
-lifetime = "12h"
-machines = 3
-"""
-
-
-class Site:
-    """A site with its CAs; Ann and Bob of the VO have certificates, Kim has a key."""
-
-    def __init__(self, path: Path) -> None:
-        (path / "ca").mkdir()
-        self.now = utc_now()
-        self.grid = Grid(path / "ca", self.now)
-        self.root = self.grid.root("/DC=org/CN=Root")
-        self.grid.install(self.root, "/DC=org/*")
-        self.ann = self.grid.person(self.root, "/DC=org/CN=Ann")
-        self.bob = self.grid.person(self.root, "/DC=org/CN=Bob O'Neill")
-        keyring = Keyring(path / "keys")
-        self.kim = KeySigner(keyring, keyring.generate("Kim <kim@site.example>"))
-
-    def policy(self, said: str, *anchors: Anchor) -> Policy:
-        """A policy with these anchors that judges certificates by the site's CAs."""
-        text = f'{said}\n[x509]\ndirectory = "{self.grid.path}"\n{REST}'
-        for one in anchors:
-            if one.scheme == "x509":
-                text += certificate_anchor(one.vo, one.role, one.key)[1]
-            else:
-                text += anchor_block(one.vo, one.role, one.fingerprint, one.key.decode())
-        return Policy.parse(text.encode(), "policy p.toml")
-
-    def decide(self, policy: Policy, pairs: Sequence[tuple[bytes, bytes]]) -> Decision:
-        """What a node with that policy says."""
-        return evaluate(RuleSet(policy, digest=policy.digest), EvaluationInput(IMAGE, pairs, ORDER), self.now).decision
-
-    def image(self, signer: Signer | Holder, role: str = ADMIN, *, days: int = 0) -> tuple[bytes, bytes]:
-        """An endorsement of the image, issued so many days ago."""
-        who = signer.signer() if isinstance(signer, Holder) else signer
-        at = self.now - timedelta(days=days)
-        return endorse_as(who, IMAGE.image_id, IMAGE.title, at, role=role)
+from signer.verification.endorsements import endorse_partition
+from signer.verification.signers import Signer
+from tests.support.grid_ca import DAY
+from tests.support.node.policy_site import ADMIN, BASE, IMAGE, MIB, OFFICER, REST, Site, failing
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(tmp_path_factory.mktemp("site"))
-
-
-def failing(decision: Decision) -> set[str]:
-    return {rule.name for rule in decision.failed}
 
 
 def test_two_of_these_one_of_them_a_security_officer_none_older_than_30_days(site: Site) -> None:
@@ -173,39 +107,6 @@ def test_partitions_do_not_vouch_for_images(site: Site) -> None:
     policy = site.policy("", site.ann.anchor())
     pair = endorse_partition(site.ann.signer(), str(BASE), IMAGE.title, site.now, role=ADMIN)
     assert failing(site.decide(policy, [pair])) == {"endorsements"}
-
-
-def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> None:
-    good = certificate_anchor("star", ADMIN, site.bob.pem)[1]
-    (anchor,) = Policy.parse(good.encode(), "p").anchor
-    assert (anchor.scheme, anchor.fingerprint, anchor.issuer) == ("x509", "/DC=org/CN=Bob O'Neill", "/DC=org/CN=Root")
-    (tmp_path / "bob.pem").write_bytes(site.bob.pem)
-    inline = good[good.index("'''") : good.rindex("'''") + 3]
-    (tmp_path / "p.toml").write_text(good.replace(inline, '"bob.pem"'))
-    assert Policy.load(tmp_path / "p.toml").anchor == (anchor,)
-    table = [
-        ("another subject", good.replace("Bob", "Rob"), r"is that of /DC=org/CN=Bob"),
-        ("another issuer", good.replace("CN=Root", "CN=Loot"), r"is that of /DC=org/CN=Bob"),
-        ("no issuer", good.replace("issuer =", "#"), "subject, issuer and certificate"),
-        (
-            "with a fingerprint",
-            good.replace("subject =", 'fingerprint = "x"\nsubject ='),
-            "subject, issuer and certificate",
-        ),
-        ("no certificate", good.replace("MII", "MIX"), "no X.509 certificate"),
-        (
-            "a subject as a key's fingerprint",
-            good.replace("subject", "fingerprint").replace("certificate", "key").replace("issuer", "#"),
-            "either fingerprint and key",
-        ),
-    ]
-    for what, text, says in table:
-        with pytest.raises(PolicyUnusable, match=says):
-            Policy.parse(text.encode(), what)
-    with pytest.raises(PolicyUnusable, match="cannot stand in a policy"):
-        certificate_anchor("Star!", ADMIN, site.bob.pem)
-    with pytest.raises(PolicyUnusable, match="cannot stand in a policy"):
-        certificate_anchor("star", ADMIN, b"none")
 
 
 def test_without_lists_a_site_must_say_so(site: Site, tmp_path: Path) -> None:

@@ -7,63 +7,11 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import PolicyUnusable
 from deployer.policy.explanation import DecisionExplanation, Situation, explain_decision
 from deployer.policy.store import RuleSet
-from deployer.trials.expectations import ExpectedCase, read_cases, run_cases
-from signer.documents import validate
+from tests.support.node.policy_cases import ALICE, BOB, BOTH, CAROL, POLICY, TEAM, anchors, case, rules
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-ALICE, BOB, CAROL = "A" * 40, "B" * 40, "C" * 40
-KEY = "'''\n-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n'''"
-POLICY = """
-[endorsements]
-threshold = 2
-max_age = "30d"
-roles = { site-reviewer = 1 }
-[vos]
-allow = ["star", "cms"]
-deny = ["cms"]
-[images]
-allow = ["star/*", "cms/*"]
-deny = ["star/worker@0.9"]
-[endorsers]
-deny = []
-[limits]
-memory = "4GiB"
-cores = 4
-disk = "10GiB"
-blank = "1GiB"
-lifetime = "12h"
-machines = 8
-[user_data]
-allow = ["cloud-config"]
-[networks]
-allow = ["user"]
-"""
-
-
-def anchors(*who: tuple[str, str]) -> str:
-    return "".join(
-        f'[[anchor]]\nvo = "star"\nrole = "{role}"\nfingerprint = "{fpr}"\nkey = {KEY}\n' for fpr, role in who
-    )
-
-
-TEAM = anchors((ALICE, "image-administrator"), (BOB, "image-administrator"), (CAROL, "site-reviewer"))
-BOTH: list[dict[str, Any]] = [{"by": ALICE}, {"by": CAROL, "role": "site-reviewer"}]
-
-
-def rules(tmp_path: Path, text: str = POLICY + TEAM, cedar: str = "") -> RuleSet:
-    if cedar:
-        (tmp_path / "site.cedar").write_text(cedar)
-        text += '[cedar]\nfiles = ["site.cedar"]\n'
-    (tmp_path / "policy.toml").write_text(text)
-    return RuleSet.load(tmp_path / "policy.toml")
-
-
-def case(**values: Any) -> ExpectedCase:
-    document = {"name": "a case", "image": "star/worker@1.0", "expect": "accepted", "endorsed": BOTH} | values
-    return validate(ExpectedCase, document, "case")
 
 
 def explained(ruleset: RuleSet, **values: Any) -> DecisionExplanation:
@@ -223,65 +171,6 @@ def test_a_rule_that_nothing_helps_against(tmp_path: Path) -> None:
 def test_a_name_from_strangers_drives_no_terminal(tmp_path: Path) -> None:
     found = explained(rules(tmp_path), endorsed=[{"by": "\x1b[2J"}])
     assert "\x1b" not in found.sentence()
-
-
-def test_a_sites_own_cases(tmp_path: Path) -> None:
-    file = tmp_path / "cases.toml"
-    file.write_text(
-        f"""
-[[case]]
-name = "two vouch, one of them our reviewer"
-image = "star/worker@1.0"
-expect = "accepted"
-endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
-
-[[case]]
-name = "one is not enough"
-image = "star/worker@1.0"
-expect = "refused"
-because = ["endorsements", "endorsements-site-reviewer"]
-endorsed = [{{ by = "{ALICE}" }}]
-
-[[case]]
-name = "wrongly expected"
-image = "star/worker@0.9"
-expect = "accepted"
-endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
-
-[[case]]
-name = "refused for another reason"
-image = "star/worker@0.9"
-expect = "refused"
-because = ["network"]
-endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
-"""
-    )
-    results = run_cases(rules(tmp_path), read_cases(file).case, NOW)
-
-    assert [bool(result.fault) for result in results] == [False, False, True, True]
-    assert results[2].fault == "it is refused, not accepted (image-not-denied: images.deny has 'star/worker@0.9')"
-    assert results[3].fault == "it is refused by image-not-denied, not by network"
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "$.case: is missing"),
-        ("case = []", "at least 1 item"),
-        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "maybe"', "$.case[0].expect"),
-        ('[[case]]\nname = "a"\nimage = "star"\nexpect = "refused"', "$.case[0].image"),
-        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\ndisc = "1GiB"', "$.case[0].disc: is not known"),
-        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\nneeds_memory = "1B"', "case 'a'"),
-        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\n[case.ask]\nnetwork = "x"', "no network"),
-        ("[[case", "is not TOML"),
-    ],
-)
-def test_cases_that_cannot_be_meant(text: str, says: str, tmp_path: Path) -> None:
-    file = tmp_path / "cases.toml"
-    file.write_text(text)
-    with pytest.raises(PolicyUnusable) as caught:
-        read_cases(file)
-    assert says in str(caught.value)
 
 
 def test_situations_are_values(tmp_path: Path) -> None:

@@ -16,21 +16,12 @@ from deployer.machine.user_data import USER_DATA_KINDS
 from deployer.policy.anchors import MAX_KEY, anchor_block
 from deployer.policy.decision import Request
 from deployer.policy.model import MAX_POLICY, Policy
-from deployer.policy.patterns import matches_image, matches_vo
 from deployer.policy.rules import decide
 from tests.support.factories import manifest
+from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse, toml
 
 ROOT = Path(__file__).parents[3]
-FPR = "0123456789ABCDEF0123456789ABCDEF01234567"
-ARMORED = (
-    "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDMEawL8sRYJKwYBBAHaRw8BAQdA\n=2Ypd\n-----END PGP PUBLIC KEY BLOCK-----\n"
-)
-ANCHOR = f"[[anchor]]\nvo='star'\nrole='image-administrator'\nfingerprint='{FPR}'\nkey='''\n{ARMORED}'''\n"
 IMAGE = manifest([Address(bytes(32), 4096)])
-
-
-def parse(text: str) -> Policy:
-    return Policy.parse(text.encode(), "policy p.toml")
 
 
 def test_everything_that_a_policy_can_say() -> None:
@@ -219,65 +210,6 @@ def test_warnings(text: str, warning: str) -> None:
     assert parse(text).warnings() == [warning]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "matches"),
-    [
-        ("star/worker", True),
-        ("star/*", True),
-        ("*/*", True),
-        ("*/work*", True),
-        ("star/worker@1.0", True),
-        ("star/worker@1.*", True),
-        ("star/worker@*", True),
-        ("star/worker@1", False),
-        ("star/worker@2.*", False),
-        ("star/workers", False),
-        ("st/worker", False),
-        ("atlas/*", False),
-        ("*/base", False),
-        (IMAGE.image_id, True),
-        ("sha256:" + "0" * 64, False),
-    ],
-)
-def test_patterns_of_images(pattern: str, matches: bool) -> None:
-    policy = parse(f"[images]\nallow=['{pattern}']")
-
-    assert matches_image(policy.images.allow, IMAGE) == (pattern if matches else None)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "matches"), [("star", True), ("s*", True), ("*", True), ("sta", False), ("star-*", False)]
-)
-def test_patterns_of_vos(pattern: str, matches: bool) -> None:
-    policy = parse(f"[vos]\nallow=['{pattern}']")
-
-    assert matches_vo(policy.vos.allow, "star") == (pattern if matches else None)
-
-
-def test_an_anchor_block_is_read_as_it_was_written() -> None:
-    text = "[vos]\nallow=['*']\n" + anchor_block("star", "image-administrator", FPR, ARMORED.replace("\n", "\r\n"))
-
-    assert parse(text).anchor == parse(ANCHOR).anchor
-    assert len(parse(text + anchor_block("atlas", "r", FPR, ARMORED)).anchor) == 2
-
-
-@pytest.mark.parametrize(
-    ("sentence", "changes"),
-    [
-        ("a VO that closes its quotes", {"vo": 'star"\n[vos]\nallow=["*"]\n#'}),
-        ("a role that closes its quotes", {"role": 'r"\n[[anchor]]'}),
-        ("a key id", {"fingerprint": FPR[-16:]}),
-        ("a key that closes its quotes", {"key": ARMORED.replace("=2Ypd", "'''\n[vos]\nallow=['*']\nx='''")}),
-        ("a private key", {"key": ARMORED.replace("PUBLIC", "PRIVATE")}),
-    ],
-)
-def test_nothing_slips_into_a_policy_with_an_anchor(sentence: str, changes: dict[str, str]) -> None:
-    fields = {"vo": "star", "role": "image-administrator", "fingerprint": FPR, "key": ARMORED} | changes
-
-    with pytest.raises(PolicyUnusable):
-        anchor_block(**fields)
-
-
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_policy_or_refused(data: bytes) -> None:
     try:
@@ -311,14 +243,6 @@ NAMES = [
     "machines",
     "vo",
 ]
-
-
-def toml(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(toml(item) for item in value) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value) if isinstance(value, int) else '"' + "".join(f"\\U{ord(c):08x}" for c in str(value)) + '"'
 
 
 @given(st.lists(st.tuples(st.sampled_from(TABLES), st.sampled_from(NAMES), VALUES), max_size=4))

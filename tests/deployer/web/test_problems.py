@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from catalog.errors import CatalogError, NotFound
 from deployer.errors import DeployerError, Refused
 from deployer.web import problems
 from deployer.web.problems import error_classes, from_problem, read_problem, to_problem
-from deployer.web.socket_paths import MAX_SOCKET, short_socket_path
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError
 
@@ -60,13 +58,3 @@ def test_answers_that_are_no_problem_of_ours(data: bytes) -> None:
 def test_examples_of_the_three_packages() -> None:
     for error in (NotFound("a"), EntryChanged("b"), Refused("c")):
         assert type(read_problem(json.dumps(to_problem(error)).encode())) is type(error)
-
-
-@pytest.mark.parametrize("length", [20, 95, 96, 200])
-def test_sockets_lie_in_the_directory_or_always_in_the_same_short_place(length: int) -> None:
-    directory = Path("/" + "d" * (length - 1))
-    place = short_socket_path(directory, "node.sock", MAX_SOCKET)
-    assert len(bytes(place)) <= MAX_SOCKET
-    assert (place.parent == directory) == (length + len("/node.sock") <= MAX_SOCKET)
-    assert place == short_socket_path(directory, "node.sock", MAX_SOCKET)
-    assert place != short_socket_path(directory / "other", "node.sock", MAX_SOCKET)

@@ -18,9 +18,8 @@ from signer.statements.endorsement import endorsement_statement
 from signer.verification.endorsements import endorse_as, verify_endorsements
 from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import Anchor, EndorsementCheck
-from signer.x509.certificates import Credential, read_certificate
+from signer.x509.certificates import Credential
 from signer.x509.cms_verifier import X509Rules
-from signer.x509.signing_policy import parse_signing_policy
 from tests.support.grid_ca import DAY, Authority, Grid, Holder, ec_key, name, utc_now
 
 IMAGE, TITLE = "sha256:" + "ab" * 32, "star/worker@1.0"
@@ -317,14 +316,6 @@ def test_names_are_compared_as_bytes_not_as_texts(world: World) -> None:
     assert not world.check(pair, utf8.anchor()).counts
 
 
-def test_values_cannot_pretend_to_be_structure() -> None:
-    grid = Grid(Path(), utc_now())
-    root = grid.root("/O=evil/CN=Root")
-    tricky = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "x/CN=Ann+\\\u202e")])
-    made = grid._certificate(tricky, root.certificate.subject, ec_key().public_key(), root.key)
-    assert read_certificate(made.public_bytes(serialization.Encoding.DER)).subject == r"/O=x\/CN=Ann\+\\\u202e"
-
-
 def test_a_renewed_certificate_stays_trusted(world: World) -> None:
     renewed = world.grid.person(world.people, f"{PEOPLE}/CN=Ann")
     pair = endorse_as(renewed.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
@@ -390,60 +381,6 @@ def test_who_cannot_endorse_is_told_at_once(world: World) -> None:
         Credential.read(b"none", world.ann.key_pem)
     with pytest.raises(KeyUnusable, match="not of /CN=Else"):
         Anchor("star", ROLE, "/CN=Else", world.ann.pem, "x509")
-
-
-POLICY = """
-# comment
-access_id_CA   X509   '/C=CH/O=CERN/CN=CERN Grid'
-pos_rights     globus CA:sign
-cond_subjects  globus '"/C=CH/O=CERN/*" "/DC=ch/CN=Robot?"'   # and no others
-access_id_CA X509 "/O=Two"
-pos_rights globus CA:sign
-cond_subjects globus "/O=Two/*"
-"""
-
-
-@pytest.mark.parametrize(
-    ("subject", "permitted"),
-    [
-        ("/C=CH/O=CERN/CN=Ann", True),
-        ("/C=CH/O=CERN/OU=a/CN=b", True),
-        ("/DC=ch/CN=Robot1", True),
-        ("/DC=ch/CN=Robot", False),
-        ("/DC=ch/CN=Robot12", False),
-        ("/C=CH/O=CERN", False),
-        ("/c=ch/o=cern/CN=Ann", False),
-        ("/X=1/C=CH/O=CERN/CN=Ann", False),
-        ("/O=Two/CN=Ann", False),
-    ],
-)
-def test_signing_policies(subject: str, permitted: bool) -> None:
-    first, second = parse_signing_policy(POLICY, "x.signing_policy")
-    assert first.authority == "/C=CH/O=CERN/CN=CERN Grid"
-    assert first.permits(subject) is permitted
-    assert second.permits("/O=Two/CN=Ann")
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("neg_rights globus CA:sign", "before any access_id_CA"),
-        ("access_id_CA X509 /O=x\nneg_rights globus CA:sign", "line 2: neg_rights globus is not understood"),
-        ("access_id_CA X509 /O=x\npos_rights globus CA:all", "pos_rights globus is not understood"),
-        ("access_id_CA X509 /O=x\ncond_time globus night", "cond_time globus is not understood"),
-        ("access_id_CA X509 '/O=x", "line 1: is not understood"),
-    ],
-)
-def test_signing_policies_that_are_not_understood(text: str, reason: str) -> None:
-    with pytest.raises(SignatureError, match=reason):
-        parse_signing_policy(text, "x.signing_policy")
-
-
-def test_a_policy_without_rights_or_subjects_permits_nothing() -> None:
-    (without,) = parse_signing_policy("access_id_CA X509 /O=x\ncond_subjects globus *", "x")
-    (empty,) = parse_signing_policy("access_id_CA X509 /O=x\npos_rights globus CA:sign", "x")
-    assert not without.permits("/O=x/CN=a")
-    assert not empty.permits("/O=x/CN=a")
 
 
 def test_a_ca_that_was_renewed_under_the_same_key_goes_on(world: World, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.protocol.desired_state import Capacity, ConsoleResponse, DesiredState, NodeReport
 from deployer.records.machine_store import MachineRecord, MachineStore
-from tests.deployer.records.test_receipt import spec
+from tests.support.node.receipts import spec
 
 SITE = "5" * 64
 

@@ -1,13 +1,7 @@
 """The commands, on a real node: what they print, for people and as JSON, and how they end."""
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +9,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from catalog.client.client import CatalogClient
 from deployer.errors import Misused, NodeUnavailable, Refused
-from deployer.node.client import NodeClient
-from deployer.protocol.console import sanitize_output
 from partita import app
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
-from tests.support.node.community import Community
-from tests.support.node.service_process import NodeProcess, policy
+from tests.support.node.service_process import NodeProcess
 
 pytestmark = pytest.mark.guest
 
@@ -127,70 +117,10 @@ def test_status_says_what_machines_run_on(run: Callable[..., Result], node: Node
     assert asked(run("node", "status", "--json"))["machines"] == {}
 
 
-@pytest.mark.parametrize(
-    ("written", "shown"),
-    [
-        (b"\x1b[1;32mok\x1b[0m\r\n", "ok\n"),
-        (b"\x1b]0;title\x07", "\\x1b]0;title\\x07"),
-        (b"\xff\xfe", "\ufffd\ufffd"),
-        (b"a\tb\n", "a\tb\n"),
-        ("täglich\n".encode(), "täglich\n"),
-    ],
-)
-def test_what_a_guest_writes_does_not_drive_the_terminal(written: bytes, shown: str) -> None:
-    assert sanitize_output(written) == shown
-
-
 def test_without_a_node_commands_say_how_to_start_one(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["--set", f"node.directory={tmp_path}", "machine", "list"])
     assert isinstance(result.exception, NodeUnavailable)
     assert "start one with `partita node serve`" in str(result.exception)
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A directory with a short path."""
-    with tempfile.TemporaryDirectory(prefix="pu-", dir="/tmp") as place:
-        yield Path(place)
-
-
-def test_up_runs_catalog_and_node_and_ends_both(short: Path, community: Community, warm: Path) -> None:
-    shutil.copytree(warm, short / "node" / "libvirt" / "cache")
-    (short / "policy.toml").write_text(policy(community.star.anchor()))
-    environment = os.environ | {
-        "PARTITA_CATALOG_LISTEN": "127.0.0.1:0",
-        "PARTITA_DEPLOY_POLICY": str(short / "policy.toml"),
-        "PARTITA_DEPLOY_ACCELERATOR": "tcg",
-        "PARTITA_DEPLOY_NETWORK": "none",
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-m", "partita", "up", "--directory", str(short), "--json"]
-    with (
-        (short / "log").open("wb") as log,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log) as up,
-    ):
-        try:
-            assert up.stdout is not None
-            said = b""
-            while not said.endswith(b"}\n"):
-                line = up.stdout.readline()
-                assert line, (short / "log").read_text()
-                said += line
-            ready = json.loads(said)
-            with NodeClient(Path(ready["socket"])) as client:
-                assert client.status().catalog == ready["catalog"]
-            with CatalogClient(ready["catalog"]) as catalog:
-                assert list(catalog.images()) == []
-        finally:
-            up.send_signal(signal.SIGINT)
-            output, _ = up.communicate(timeout=60)
-    assert up.returncode == 0, (short / "log").read_text()
-    assert output == b""
-    assert ready["socket"] == str(short / "node" / "node.sock")
-    lines = (short / "log").read_text()
-    assert "catalog | " in lines
-    assert "   node | " in lines
-    assert not (short / "node" / "node.sock").exists()
 
 
 def test_what_can_be_done_to_a_machine_in_commands(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from deployer.ec2.aws.client import AwsAccess, AwsClient
 from deployer.ec2.aws.retry import RetryPolicy
-from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
+from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsUnreachable
 from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
 
 SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
@@ -45,48 +45,6 @@ def test_pages_are_followed_and_end() -> None:
     assert paged.asked[1:] == [{"MaxResults": 1, "NextToken": "1"}, {"MaxResults": 1, "NextToken": "2"}]
     with pytest.raises(AwsFailed, match="does not end"):
         list(Paged(10**9).ec2_list("describe_things", "Things"))
-
-
-@pytest.mark.parametrize("kind", ["throttle", "error", "done-error", "cut", "no-answer", "cut-request"])
-def test_what_may_help_is_repeated(world: AwsWorld, kind: str) -> None:
-    """A third of all requests fail, and none of the callers notices."""
-    world.faults(rate=0.34, kinds=[kind], seed=7)
-    for _ in range(6):
-        assert world.aws().ec2("describe_regions")["Regions"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "error"),
-    [
-        ("throttle", AwsThrottled),
-        ("error", AwsFailed),
-        ("cut", AwsUnreachable),
-        ("no-answer", AwsUnreachable),
-        ("cut-request", AwsUnreachable),
-    ],
-)
-def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kind: str, error: type[AwsFailed]) -> None:
-    world.faults(rate=1.0, kinds=[kind])
-    begun, heard, waited = world.asked(), list[int](), list[float]()
-    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=3), sleep=waited.append, chance=lambda: 0.5)
-    with pytest.raises(error, match="ebs start_snapshot: ") as raised:
-        aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))
-    assert type(raised.value) is error
-    assert world.asked() - begun == 3
-    assert waited == [0.1, 0.2]
-    assert len(heard) == (3 if kind == "throttle" else 0)
-
-
-@pytest.mark.parametrize(("kind", "times"), [("done-error", 1), ("no-answer", 1), ("cut", 1), ("throttle", 3)])
-def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, times: int) -> None:
-    """Without a client token a call is repeated only where it was surely not carried out."""
-    aws = AwsClient(world.access(), patience=SHORT)
-    aws.ec2("describe_regions")  # the connection
-    world.faults(rate=1.0, kinds=[kind])
-    begun = world.asked()
-    with pytest.raises(AwsFailed):
-        aws.ec2("create_volume", once=True, Size=1, AvailabilityZone=f"{REGION}a")
-    assert world.asked() - begun == times
 
 
 def test_who_is_not_there_is_said() -> None:
@@ -131,14 +89,6 @@ def test_aws_reasons_are_told_apart(world: AwsWorld, profile: str) -> None:
 def test_what_boto_refuses_to_send_is_an_error_of_ours(world: AwsWorld) -> None:
     with pytest.raises(AwsFailed, match="Parameter validation failed"):
         world.aws().ec2("describe_snapshots", SnapshotIds=7)
-
-
-def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than_it_wants() -> None:
-    patience = RetryPolicy(attempts=5, base=1.0, most=10.0)
-    assert [patience.pause(n, 0.5) for n in (1, 2, 3, 4, 5, 60)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
-    assert patience.pause(1, 0.0, 3.0) == 3.0
-    assert patience.pause(1, 0.0, 3000.0) == 10.0
-    assert [patience.again(n) for n in (1, 4, 5)] == [True, True, False]
 
 
 # Who we are

@@ -1,39 +1,14 @@
 """Who has which account, and what machines there cost."""
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from deployer.ec2.model.accounts import Account, AccountRule, Accounts
-from deployer.ec2.model.instance_types import InstanceType, choose_type
-from deployer.ec2.model.pricing import Charge, Prices, check_cap, committed_cost, estimate_cost, machine_cost
-from deployer.errors import CannotBoot, NoAccount, OverBudget, PolicyUnusable
+from deployer.ec2.model.accounts import AccountRule, Accounts
+from deployer.errors import NoAccount, PolicyUnusable
 from deployer.site.model.principal import Principal
+from tests.support.aws.account_values import ACCOUNT, OTHER, principal
 from tests.support.aws.site_with_pool import accounts_file
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-GIB = 1 << 30
-PRICES = Prices(per_hour={"t3.small": "0.02", "m5.large": "0.1"}, storage="0.73")
-ACCOUNT = Account(
-    name="burst",
-    region="eu-central-1",
-    profile="star",
-    subnet="subnet-01234567",
-    security_groups=("sg-01234567",),
-    instance_types=("t3.small", "m5.large"),
-    cap="10",
-    prices=PRICES,
-    cores=8,
-    memory="64GiB",  # type: ignore[arg-type]  # as in a file
-    disk="1TiB",  # type: ignore[arg-type]
-)
-OTHER = ACCOUNT.model_copy(update={"name": "pilots"})
-
-
-def principal(vo: str, *groups: str) -> Principal:
-    return Principal(issuer="https://issuer.example", subject="ann", vo=vo, groups=groups, means="token")
 
 
 @pytest.mark.parametrize(
@@ -108,62 +83,6 @@ def test_a_rule_for_a_role_in_any_group() -> None:
     rule = AccountRule(vo="star", role="pilot", account="burst")
     assert rule.matches(principal("star", "/star/anywhere/Role=pilot"))
     assert not rule.matches(principal("star", "/star/anywhere"))
-
-
-def test_an_estimate_is_the_sum_of_hours_machines_and_storage() -> None:
-    # 2 h x 3 x (0.02 + 10 GiB x 0.73 / 730 h)
-    assert estimate_cost(PRICES, "t3.small", 10, 7200, 3) == Decimal("0.18")
-    assert estimate_cost(PRICES, "t3.small", 0, 1, 1) == Decimal("0.01")  # rounded up, never to nothing
-    with pytest.raises(OverBudget, match=r"x9\.huge has no price"):
-        estimate_cost(PRICES, "x9.huge", 1, 1, 1)
-
-
-def test_what_is_promised_counts_from_the_beginning_of_the_month_to_the_end() -> None:
-    month = datetime(2026, 11, 1, tzinfo=UTC)
-    spends = [
-        Charge("t3.small", 0, month - timedelta(hours=5), month + timedelta(hours=10)),  # 10 h of it in this month
-        Charge("m5.large", 0, NOW, NOW + timedelta(hours=2)),
-        Charge("m5.large", 0, month - timedelta(hours=5), month - timedelta(hours=1)),  # last month's
-    ]
-    assert committed_cost(PRICES, spends, NOW) == Decimal("0.40")
-    lost = [Charge("t2.gone", 0, NOW, NOW + timedelta(hours=1))]
-    assert committed_cost(PRICES, lost, NOW) == Decimal("0.10")  # what lost its price counts at the dearest
-    assert machine_cost(PRICES, Charge("t3.small", 0, NOW, NOW - timedelta(hours=1))) == 0
-
-
-def test_the_cap_is_kept_to_the_cent() -> None:
-    check_cap("burst", "10", Decimal("9.00"), Decimal("1.00"))
-    with pytest.raises(OverBudget, match=r"estimated at 1\.01 USD, 9\.00 USD are spent .* the 10 USD"):
-        check_cap("burst", "10", Decimal("9.00"), Decimal("1.01"))
-
-
-TYPES = (
-    InstanceType("t3.small", 2, 2 * GIB, frozenset({"x86_64"}), frozenset({"legacy-bios", "uefi"})),
-    InstanceType("m5.large", 2, 8 * GIB, frozenset({"x86_64"}), frozenset({"legacy-bios"})),
-    InstanceType("t4g.small", 2, 2 * GIB, frozenset({"arm64"}), frozenset({"uefi"})),
-)
-
-
-def test_the_cheapest_type_that_is_large_enough_is_chosen() -> None:
-    assert choose_type(TYPES, PRICES, 1, GIB, "x86_64", "legacy-bios").name == "t3.small"
-    assert choose_type(TYPES, PRICES, 2, 3 * GIB, "x86_64", "legacy-bios").name == "m5.large"
-
-
-@pytest.mark.parametrize(
-    ("what", "cores", "memory", "architecture", "mode", "says"),
-    [
-        ("more memory than any", 1, 16 * GIB, "x86_64", "legacy-bios", "has 1 cores and 16384 MiB"),
-        ("more cores than any", 3, GIB, "x86_64", "legacy-bios", "has 3 cores"),
-        ("a boot mode that the large one lacks", 1, 3 * GIB, "x86_64", "uefi", r"\(t3.small\)"),
-        ("an architecture that boots otherwise", 1, GIB, "arm64", "legacy-bios", "runs arm64 images"),
-        ("only one that has no price", 1, GIB, "arm64", "uefi", "has a price"),
-    ],
-)
-def test_without_a_type_that_fits_the_reason_is_said(
-    what: str, cores: int, memory: int, architecture: str, mode: str, says: str
-) -> None:
-    with pytest.raises(CannotBoot, match=says):
-        choose_type(TYPES, PRICES, cores, memory, architecture, mode)  # type: ignore[arg-type]
 
 
 def test_the_example_in_the_documents_is_a_file_of_accounts(tmp_path: Path) -> None:

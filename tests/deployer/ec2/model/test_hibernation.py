@@ -11,8 +11,8 @@ from deployer.ec2.model.boot_mapping import GIB, ROOT_DEVICE, BootMapping, Volum
 from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
 from deployer.ec2.model.instance_types import InstanceType, parse_types
 from deployer.ec2.model.instances import run_request
-from tests.deployer.ec2.model.test_accounts import ACCOUNT as BURST
 from tests.deployer.ec2.pool.test_reconciler import RUNNING
+from tests.support.aws.account_values import ACCOUNT as BURST
 
 KIND = InstanceType("m5.large", 2, 8 * GIB, frozenset({"x86_64"}), frozenset({"legacy-bios"}), hibernates=True)
 ACCOUNT = BURST.model_copy(update={"hibernation": True})

@@ -21,8 +21,8 @@ from deployer.site.scheduling.placement import (
     place_on_site,
 )
 from signer.documents import validate
-from tests.deployer.ec2.model.test_accounts import ACCOUNT as BURST
-from tests.deployer.ec2.model.test_accounts import OTHER, TYPES, principal
+from tests.support.aws.account_values import ACCOUNT as BURST
+from tests.support.aws.account_values import OTHER, TYPES, principal
 from tests.support.aws.site_with_pool import Images, accounts_file
 
 GIB = 1 << 30

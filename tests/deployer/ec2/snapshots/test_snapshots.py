@@ -6,7 +6,6 @@ import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ import pytest
 
 from catalog.image.manifest import Blank
 from deployer.ec2.aws.client import AwsClient
-from deployer.ec2.errors import Ec2RecordsUnusable, SnapshotFailed
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE, Layout, Run
 from deployer.ec2.snapshots.disk_reader import block_digests, open_disk
-from deployer.ec2.snapshots.reader import read_snapshot, snapshot_digests, write_snapshot
-from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
+from deployer.ec2.snapshots.reader import snapshot_digests, write_snapshot
+from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords
 from deployer.ec2.snapshots.snapshots import CONTENT_TAG, Snapshots, find_parents
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.memory_disks import MIB, MemoryDisk, Shelf, bare, gpt, plain_digests
@@ -229,25 +227,6 @@ def test_what_aws_holds_is_compared_with_what_was_verified(world: AwsWorld, prof
     assert second.sent == 2
 
 
-def test_a_block_that_is_not_what_its_checksum_says_is_refused(tmp_path: Path) -> None:
-    class Lying:
-        """Answers of a service whose memory is bad."""
-
-        def ebs_list(self, *_: str, **__: Any) -> list[dict[str, Any]]:
-            """One block."""
-            return [{"BlockIndex": 0, "BlockToken": "x"}]
-
-        def ebs(self, *_: str, **__: Any) -> dict[str, Any]:
-            """With a checksum of something else."""
-            return {"BlockData": bytes(BLOCK_SIZE), "Checksum": "AAAA"}
-
-    with pytest.raises(SnapshotFailed, match="block 0 is not what its checksum says"):
-        read_snapshot(Lying(), "snap-00000001", lambda *_: None)  # type: ignore[arg-type]
-    with pytest.raises(SnapshotFailed):
-        write_snapshot(Lying(), "snap-00000001", 1, tmp_path / "back")  # type: ignore[arg-type]
-    assert not (tmp_path / "back").exists()
-
-
 def test_two_sites_at_once_end_in_one_snapshot(world: AwsWorld, profile: str, tmp_path: Path) -> None:
     world.faults(latency=0.01, seal=0.1)
     for round_ in range(2):
@@ -348,41 +327,3 @@ def test_the_best_parent_shares_most_and_then_is_the_latest_of_the_family() -> N
     found = [int(one.snapshot_id[5:], 16) for one in find_parents(wanted, "star/hello", records)]
     assert found == [2, 1, 4, 3]
     assert find_parents(wanted, "", records[2:]) == []
-
-
-def test_a_record_without_its_digests_is_no_parent(tmp_path: Path) -> None:
-    ledger = SnapshotRecords(tmp_path / "ledger")
-    known = {0: b"1" * 32, 700: b"2" * 32}
-    layout = Layout(size=MIB, runs=())
-    noted = record(1, layout).model_copy(update={"checksum": sha256(pack_digests(known)).hexdigest()})
-    ledger.put(noted, known)
-    assert ledger.get(layout.key) == noted
-    assert list(ledger.records()) == [noted]
-    parent = ledger.parent(noted)
-    assert parent is not None
-    assert parent.digests == known
-    file = tmp_path / "ledger" / f"{layout.key}.digests"
-    file.write_bytes(file.read_bytes()[:-1])
-    assert ledger.parent(noted) is None
-    file.unlink()
-    assert ledger.parent(noted) is None
-    ledger.forget(layout.key)
-    ledger.forget(layout.key)
-    assert ledger.get(layout.key) is None
-    assert list(SnapshotRecords(tmp_path / "none").records()) == []
-
-
-@pytest.mark.parametrize("data", [b"", b"{}", b"[1", b'{"snapshot_id":"x"}'])
-def test_a_record_that_cannot_be_read_is_none(tmp_path: Path, data: bytes) -> None:
-    ledger = SnapshotRecords(tmp_path)
-    (tmp_path / f"{'a' * 64}.json").write_bytes(data)
-    assert ledger.get("a" * 64) is None
-    assert list(ledger.records()) == []
-
-
-def test_a_ledger_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(Ec2RecordsUnusable, match="cannot be kept"):
-        SnapshotRecords(tmp_path / "file" / "ledger").put(record(1, Layout(size=MIB, runs=())), {})
-    with pytest.raises(Ec2RecordsUnusable, match="cannot be kept"):
-        SnapshotRecords(tmp_path / "file").get("a" * 64)

@@ -1,7 +1,6 @@
 """Uploads that are killed, throttled, cut off and cancelled."""
 
 import json
-import os
 import random
 import secrets
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from catalog.image.address import Address
-from deployer.ec2.aws.adaptive_concurrency import SETTLE, AdaptiveConcurrency
 from deployer.ec2.errors import AwsThrottled, SnapshotGone
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE
 from deployer.ec2.snapshots.disk_reader import open_disk
@@ -238,26 +236,3 @@ def test_tokens_are_of_the_content_the_parent_and_the_upload() -> None:
     tokens = {client_token(*parts) for parts in (("a", "b", b"c"), ("a", "", b"c"), ("b", "b", b"c"), ("a", "b", b"d"))}
     assert len(tokens) == 4
     assert client_token("a", "b", b"c") == client_token("a", "b", b"c")
-
-
-def test_a_pace_is_halved_once_in_a_while_and_comes_back() -> None:
-    now = [0.0]
-    pace = AdaptiveConcurrency(64, lambda: now[0])
-    pace.throttled()
-    pace.throttled()
-    assert pace.window == 32
-    now[0] += SETTLE
-    pace.throttled()
-    assert pace.window == 16
-    for _ in range(16 * 20):
-        with pace.one():
-            pass
-    assert 16 < pace.window <= 64
-    for _ in range(10):
-        now[0] += SETTLE
-        pace.throttled()
-    assert pace.window == 1
-    with pytest.raises(OSError, match="x"), pace.one():
-        raise OSError(os.strerror(5) and "x")
-    with pace.one():
-        pass

@@ -8,9 +8,8 @@ import pytest
 
 from catalog.client import transfer
 from catalog.errors import NotFound
-from catalog.image.address import Address
-from deployer.cli.node.staging import format_staging, watch_staging
-from deployer.node.schema.staging import ContentStatus, PrefetchOrder, StagingStatus
+from deployer.cli.node.staging import watch_staging
+from deployer.node.schema.staging import PrefetchOrder
 from tests.support import factories
 from tests.support.node.community import Community
 from tests.support.node.service_process import NodeProcess, wait_for
@@ -92,18 +91,3 @@ def test_what_is_arriving_is_watched_until_nothing_is(
     assert large_ones
     assert all(0 <= one["have"] <= one["size"] for one in large_ones)
     assert [one["have"] for one in large_ones] == sorted(one["have"] for one in large_ones)
-
-
-def test_a_status_reads_well() -> None:
-    address = Address.of(b"content")
-    arriving = ContentStatus(
-        address=address, image="star/worker@1.0", stage="swarming", size=8 * MIB, have=2 * MIB, from_cache=MIB,
-        from_peers=MIB, from_origin=0, rate=MIB, left=6, peers=3,
-    )  # fmt: skip
-    status = StagingStatus(
-        arriving=(arriving,), quota=1 << 30, allocated=MIB, reserved=8 * MIB, leased=0, trash=0, pins=(), swarm=None
-    )
-    said = json.dumps(format_staging(status))
-    assert "2.0 MiB of 8.0 MiB" in said
-    assert "6 s left, 3 peers" in said
-    assert "takes part in none" in said

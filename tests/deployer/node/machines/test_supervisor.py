@@ -12,7 +12,7 @@ from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord, MachineStore
 from deployer.records.recorder import Recorder
 from signer.audit_log import read_log, verify_log
-from tests.deployer.records.test_receipt import spec
+from tests.support.node.receipts import spec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from deployer.errors import NotAuthenticated, PolicyUnusable, SiteUnavailable, TooManyRequests
 from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.site.auth.authenticator import Authenticator, make_authenticator
-from deployer.site.auth.grid_identity import GridIdentities, GridTrust
+from deployer.site.auth.grid_identity import GridTrust
 from deployer.site.auth.issuers import Issuer, Issuers
 from deployer.site.auth.jwks import IssuerKeys
 from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
@@ -244,39 +244,6 @@ def test_rates(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert who.authenticate([], [world.node()], address="192.0.2.1").means == "node"
     for _ in range(200):
         assert who.authenticate([], local=True) is LOCAL_OPERATOR
-
-
-def test_a_chain_is_judged_again_after_ten_seconds(tmp_path: Path) -> None:
-    grid = GridWorld.make(tmp_path, utc_now())
-    people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
-    shown = [der(grid.ann.certificate)]
-    assert people.person(shown, grid.now).subject == ANN
-    grid.root.revoked.append(grid.ann.certificate.serial_number)
-    grid.grid.publish_list(grid.root)
-    for seconds in (0, 9):
-        assert people.person(shown, grid.now + timedelta(seconds=seconds)).subject == ANN
-    for seconds in (10, -1, 10):
-        with pytest.raises(NotAuthenticated, match="was revoked"):
-            people.person(shown, grid.now + timedelta(seconds=seconds))
-
-
-def test_not_more_chains_are_remembered_than_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid = GridWorld.make(tmp_path, utc_now())
-    monkeypatch.setattr("deployer.site.auth.grid_identity.MOST", 2)
-    people = GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir)))
-    for number in range(4):
-        proxy = grid.proxy(common=str(number))
-        people.person([der(proxy.certificate), der(grid.ann.certificate)], grid.now)
-    assert len(people._known) == 2
-
-
-def test_a_name_longer_than_anything_may_be(tmp_path: Path) -> None:
-    grid = GridWorld.make(tmp_path, utc_now())
-    long = other(grid, "/DC=org/DC=grid" + f"/OU={'x' * 60}" * 20)
-    with pytest.raises(NotAuthenticated, match="longer than anything"):
-        GridIdentities(GridTrust(CaDirectory(grid.grid.path), VomsDirectory(grid.vomsdir))).person(
-            [der(long.certificate)], grid.now
-        )
 
 
 def settings(place: Path, **changes: object) -> SiteSettings:

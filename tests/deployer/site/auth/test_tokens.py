@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -13,8 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from deployer.errors import NotAuthenticated, PolicyUnusable
-from deployer.site.auth.claims import capabilities, permits
+from deployer.errors import NotAuthenticated
 from deployer.site.auth.issuers import Issuer, Issuers
 from deployer.site.auth.tokens import MAX_TOKEN, peek_token, verify_token
 from deployer.site.model.principal import Capability, Principal
@@ -315,86 +313,10 @@ def test_a_site_without_a_name_is_nobodys_audience() -> None:
         verified(ANN.token(NOW, aud=""), audience="")
 
 
-@pytest.mark.parametrize(
-    ("scopes", "operation", "path", "allowed"),
-    [
-        ("storage.create:/foo/bar", "storage.create", "/foo/bar", True),
-        ("storage.create:/foo/bar", "storage.create", "/foo/bar/qux", True),
-        ("storage.create:/foo/bar", "storage.create", "/foo/bargain", False),
-        ("storage.create:/foo/bar", "storage.create", "/foo", False),
-        ("storage.create:/foo/bar/", "storage.create", "/foo/bar", True),
-        ("storage.create:/foo/bar", "storage.read", "/foo/bar", False),
-        ("storage.read:/", "storage.read", "/anything/at/all", True),
-        ("storage.read:/a storage.read:/b", "storage.read", "/b/c", True),
-        ("storage.read:/foo", "storage.read", "/foo/../etc", False),
-        ("storage.read:/foo", "storage.read", "/foo/%2e%2e/etc", False),
-        ("storage.read:/foo", "storage.read", "/foo//bar", False),
-        ("storage.read:/foo", "storage.read", "foo", False),
-        ("storage.read:/foo", "storage.read", "xfoo", False),
-        ("storage.read:xfoo", "storage.read", "/foo", False),
-        ("storage.read:/foo/..", "storage.read", "/etc", False),
-        ("storage.read", "storage.read", "/foo", False),
-        ("read:/foo", "read", "/foo/bar", True),
-    ],
-)
-def test_paths_are_compared_name_by_name(scopes: str, operation: str, path: str, *, allowed: bool) -> None:
-    assert permits(scopes.split(), operation, path) is allowed
-
-
-def test_no_scope_is_no_capability() -> None:
-    assert capabilities([], "wlcg") is None
-    assert capabilities([], "scitokens") == frozenset()
-
-
 def test_looking_into_a_token_believes_nothing() -> None:
     seen = peek_token(OTHER.token(NOW, sub="bob"))
     assert seen.claims["sub"] == "bob"
     assert seen.header["kid"] == "k1"
-
-
-GOOD_FILE = f"""
-[[issuer]]
-issuer = "{STAR}"
-vo = "star"
-max_lifetime = "1h"
-"""
-
-
-def test_the_issuers_file(tmp_path: Path) -> None:
-    file = tmp_path / "issuers.toml"
-    assert Issuers.load(file).issuer == ()
-    file.write_text(GOOD_FILE)
-    (found,) = Issuers.load(file).issuer
-    assert (found.vo, found.max_lifetime, found.algorithms) == ("star", 3600, ("RS256", "ES256"))
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("issuer = 1", r"\$\.issuer"),
-        (GOOD_FILE + "keys = 'x'\n", "is not known here"),
-        (GOOD_FILE + GOOD_FILE, "stands there twice"),
-        (GOOD_FILE.replace("https", "http"), "is not an issuer"),
-        (GOOD_FILE.replace("org/", "org/?a=b"), "is not an issuer"),
-        (GOOD_FILE.replace("https://", "https://user@"), "is not an issuer"),
-        (GOOD_FILE + "algorithms = ['HS256']\n", "algorithms"),
-        (GOOD_FILE + "algorithms = ['none']\n", "algorithms"),
-        (GOOD_FILE + "algorithms = []\n", "algorithms"),
-        (GOOD_FILE + "profiles = []\n", "profiles"),
-        (GOOD_FILE.replace('vo = "star"', ""), "vo: is missing"),
-    ],
-)
-def test_issuers_files_that_are_refused(tmp_path: Path, text: str, reason: str) -> None:
-    file = tmp_path / "issuers.toml"
-    file.write_text(text)
-    with pytest.raises(PolicyUnusable, match=reason) as caught:
-        Issuers.load(file)
-    assert str(file) in str(caught.value)
-
-
-def test_an_issuers_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(PolicyUnusable, match="cannot be read"):
-        Issuers.load(tmp_path)
 
 
 def test_the_clock_is_an_argument() -> None:

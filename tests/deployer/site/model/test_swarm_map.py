@@ -1,10 +1,8 @@
 """Who feeds whom: peers' names become nodes, the site keeps the last report alone, and the picture is of what went most."""
 
-from collections.abc import Sequence
-
 import pytest
 
-from deployer.protocol.swarm_report import CATALOG_SOURCE, ContentFeed, Feed, SwarmReport, list_feeds
+from deployer.protocol.swarm_report import CATALOG_SOURCE, ContentFeed, SwarmReport
 from deployer.site.db.nodes import get_node, list_nodes
 from deployer.site.db.tables import swarms
 from deployer.site.model.records import NodeState
@@ -13,7 +11,6 @@ from deployer.site.store.reports import store_report
 from stager.content.peer_stats import PeerStats
 from tests.support.site.values import World, capable
 
-ONE, TWO, THREE = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
 CONTENT = "ab" * 32 + "-100"
 
 
@@ -37,31 +34,6 @@ def content(
 
 def fed(peer: str, received: int, rate: int = 0, at: str = "192.0.2.9:4") -> PeerStats:
     return PeerStats(peer=peer, at=at, received=received, rate=rate)
-
-
-def brief(found: Sequence[Feed]) -> list[tuple[str, str, str, int, int]]:
-    return [(one.kind, one.name, one.to[-1], one.received, one.rate) for one in found]
-
-
-def test_peers_become_nodes_by_what_they_call_themselves() -> None:
-    """Others are said by their addresses; what is not told apart is said to be so; what arrives fastest is first."""
-    reports = {
-        ONE: SwarmReport(
-            name="-PA-one", contents=(content(fed("-PA-two", 60, 10), fed("stranger", 5), from_origin=30),)
-        ),
-        TWO: SwarmReport(name="-PA-two", contents=(content(fed("-PA-one", 1), from_peers=100, arriving=False),)),
-        THREE: SwarmReport(contents=(content(fed("", 7), arriving=False),)),
-    }
-    found = list_feeds(reports, {ONE: "w1", TWO: "w2", THREE: "w3"})
-    assert brief(found) == [
-        ("node", "w2", "1", 60, 10),
-        ("origin", CATALOG_SOURCE, "1", 30, 3),
-        ("peer", "192.0.2.9:4", "1", 5, 0),
-        ("others", "other peers", "2", 99, 0),
-        ("peer", "192.0.2.9:4", "3", 7, 0),  # a peer without a name is not the node without a swarm
-        ("node", "w1", "2", 1, 0),
-    ]
-    assert found[0].source == TWO
 
 
 def test_the_site_keeps_the_last_report_alone(world: World) -> None:

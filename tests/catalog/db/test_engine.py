@@ -1,8 +1,7 @@
 """The database: migrations and tables agree, commits are durable, writers wait for each other, ranges stay merged."""
 
 import threading
-from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,30 +10,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 
 from catalog.db import images as registry
 from catalog.db import migrations
-from catalog.db import publications as holdings
 from catalog.db.engine import Database
 from catalog.db.tables import metadata
-from catalog.errors import Conflict, Unavailable
-from catalog.image.address import Address
-from signer.verification.trust import Anchor
-from tests.support.factories import manifest
+from catalog.errors import Unavailable
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-FINGERPRINT = "A" * 40
-ADDRESS = Address(bytes(32), 1 << 30)
-IMAGE = "sha256:" + "1" * 64
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    """An empty database of the newest shape."""
-    return Database(tmp_path / "catalog.db")
 
 
 def scripts() -> Config:
@@ -164,69 +148,3 @@ def test_a_database_that_is_none_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="is not a database"):
         Database(other)
     assert other.read_bytes().startswith(b"This is a letter")
-
-
-def test_a_key_has_one_role_per_vo_and_can_be_removed(database: Database) -> None:
-    """Registering again changes role and key; another VO's is another registration."""
-    with database.writing() as connection:
-        for vo in ("star", "atlas", "star"):
-            registry.register_vo(connection, vo, NOW)
-        registry.register_key(connection, Anchor("star", "reviewer", FINGERPRINT, b"old"), NOW)
-        registry.register_key(connection, Anchor("star", "image-administrator", FINGERPRINT, b"new"), NOW)
-        registry.register_key(connection, Anchor("atlas", "reviewer", FINGERPRINT, b"new"), NOW)
-        (anchor,) = registry.list_anchors(connection, "star")
-        assert (anchor.role, anchor.key) == ("image-administrator", b"new")
-        assert [(vo.name, vo.keys) for vo in registry.list_vos(connection, "", 10)] == [("atlas", 1), ("star", 1)]
-        assert registry.remove_key(connection, "star", FINGERPRINT)
-        assert registry.list_anchors(connection, "star") == []
-        assert len(registry.list_anchors(connection, "atlas")) == 1
-    with pytest.raises(Conflict), database.writing() as connection:
-        registry.register_key(connection, Anchor("cms", "reviewer", FINGERPRINT, b"new"), NOW)
-
-
-def test_instants_come_back_as_they_went_in(database: Database) -> None:
-    """Whatever zone they were given in."""
-    elsewhere = NOW.astimezone(timezone(timedelta(hours=-5)))
-    with database.writing() as connection:
-        registry.register_vo(connection, "star", elsewhere)
-        assert registry.list_vos(connection, "", 1)[0].registered == NOW
-
-
-def test_one_name_and_version_cannot_be_there_twice(database: Database) -> None:
-    """The database itself refuses it, whatever the use case forgot."""
-    with database.writing() as connection:
-        registry.add_image(connection, manifest([Address.of(b"a")]), NOW)
-    with pytest.raises(Conflict), database.writing() as connection:
-        registry.add_image(connection, manifest([Address.of(b"b")]), NOW)
-
-
-def test_a_blob_is_served_only_for_a_published_image(database: Database) -> None:
-    """Verified content of a pending publication is invisible."""
-    image = manifest([ADDRESS])
-    with database.writing() as connection:
-        holdings.put_publication(connection, image, NOW)
-        assert holdings.missing_contents(connection, image.image_id) == [ADDRESS]
-        holdings.add_content(connection, ADDRESS, 5, NOW)
-        assert holdings.missing_contents(connection, image.image_id) == []
-        assert not holdings.is_served(connection, ADDRESS)
-        registry.add_image(connection, image, NOW)
-        holdings.end_publication(connection, image.image_id)
-        assert holdings.is_served(connection, ADDRESS)
-        assert holdings.unreferenced_contents(connection) == []
-        holdings.forget_publication(connection, image.image_id)  # a published image keeps its parts
-        assert holdings.is_served(connection, ADDRESS)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=14))
-def test_received_ranges_are_a_set_of_bytes(database: Database, pieces: list[tuple[int, int]]) -> None:
-    """In whatever order and overlap they come, they are kept sorted, apart, and hold exactly what came."""
-    came: set[int] = set()
-    with database.writing() as connection:
-        holdings.drop_ranges(connection, IMAGE, ADDRESS)
-        for start, length in pieces:
-            holdings.add_range(connection, IMAGE, ADDRESS, start, start + length)
-            came |= set(range(start, start + length))
-        found = holdings.received_ranges(connection, IMAGE, ADDRESS)
-    assert {n for start, end in found for n in range(start, end)} == came
-    assert all(before[1] < after[0] for before, after in pairwise(found))

@@ -1,0 +1,62 @@
+"""Which failures of AWS are repeated, how often and how long."""
+
+import secrets
+
+import pytest
+
+from deployer.ec2.aws.client import AwsClient
+from deployer.ec2.aws.retry import RetryPolicy
+from deployer.ec2.errors import AwsFailed, AwsThrottled, AwsUnreachable
+from tests.support.aws.fake_aws import REGION, AwsWorld
+
+SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
+
+
+@pytest.mark.parametrize("kind", ["throttle", "error", "done-error", "cut", "no-answer", "cut-request"])
+def test_what_may_help_is_repeated(world: AwsWorld, kind: str) -> None:
+    """A third of all requests fail, and none of the callers notices."""
+    world.faults(rate=0.34, kinds=[kind], seed=7)
+    for _ in range(6):
+        assert world.aws().ec2("describe_regions")["Regions"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("throttle", AwsThrottled),
+        ("error", AwsFailed),
+        ("cut", AwsUnreachable),
+        ("no-answer", AwsUnreachable),
+        ("cut-request", AwsUnreachable),
+    ],
+)
+def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kind: str, error: type[AwsFailed]) -> None:
+    world.faults(rate=1.0, kinds=[kind])
+    begun, heard, waited = world.asked(), list[int](), list[float]()
+    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=3), sleep=waited.append, chance=lambda: 0.5)
+    with pytest.raises(error, match="ebs start_snapshot: ") as raised:
+        aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))
+    assert type(raised.value) is error
+    assert world.asked() - begun == 3
+    assert waited == [0.1, 0.2]
+    assert len(heard) == (3 if kind == "throttle" else 0)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("done-error", 1), ("no-answer", 1), ("cut", 1), ("throttle", 3)])
+def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, times: int) -> None:
+    """Without a client token a call is repeated only where it was surely not carried out."""
+    aws = AwsClient(world.access(), patience=SHORT)
+    aws.ec2("describe_regions")  # the connection
+    world.faults(rate=1.0, kinds=[kind])
+    begun = world.asked()
+    with pytest.raises(AwsFailed):
+        aws.ec2("create_volume", once=True, Size=1, AvailabilityZone=f"{REGION}a")
+    assert world.asked() - begun == times
+
+
+def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than_it_wants() -> None:
+    patience = RetryPolicy(attempts=5, base=1.0, most=10.0)
+    assert [patience.pause(n, 0.5) for n in (1, 2, 3, 4, 5, 60)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert patience.pause(1, 0.0, 3.0) == 3.0
+    assert patience.pause(1, 0.0, 3000.0) == 10.0
+    assert [patience.again(n) for n in (1, 4, 5)] == [True, True, False]
