@@ -16,7 +16,7 @@ from catalog.client import transfer
 from catalog.image.bundle import Bundle
 from deployer.guest.nocloud_seed import build_seed, write_seed
 from deployer.hypervisor.disks import assemble_disks
-from deployer.hypervisor.libvirt import LibvirtBackend
+from deployer.hypervisor.libvirt import Hypervisor
 from deployer.machine.spec import MachineSpec
 from signer.openpgp.keyring import Keyring
 from tests.support.catalog.service_process import Service, Vo
@@ -58,7 +58,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
 
 def _measure(node: NodeProcess, image: Bundle, bare: Path, rounds: int) -> tuple[float, float]:
     """Medians of both, in seconds; the runs alternate, and a first of each is not counted."""
-    backend = LibvirtBackend.embedded(bare / "l", "bare", lambda *_: None)
+    backend = Hypervisor.embedded(bare / "l", "bare", lambda *_: None)
     ours, peers = [], []
     with node.client() as client:
         for number in range(rounds + 1):

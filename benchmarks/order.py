@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.deploy import again
 from catalog.client import transfer
 from catalog.image.bundle import Bundle
-from deployer.hypervisor.libvirt import LibvirtBackend
+from deployer.hypervisor.libvirt import Hypervisor
 from deployer.machine.spec import MachineSpec
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.records.machine_store import MachineRecord
@@ -73,7 +73,7 @@ def run(workdir: Path, rounds: int = ROUNDS) -> dict[str, list[dict[str, Any]]]:
 
 def _measure(site: SiteClient, node: NodeProcess, image: Bundle, bare: Path, rounds: int) -> tuple[float, float]:
     """Medians of both, in seconds; the runs alternate, and a first of each is not counted."""
-    backend = LibvirtBackend.embedded(bare / "l", "bare", lambda *_: None)
+    backend = Hypervisor.embedded(bare / "l", "bare", lambda *_: None)
     ours, peers = [], []
     for number in range(rounds + 1):
         began = time.perf_counter()
@@ -97,7 +97,7 @@ def _record(node: NodeProcess, machine: str) -> MachineRecord:
         return client.machine(machine)
 
 
-def _start(backend: LibvirtBackend, spec: MachineSpec) -> float:
+def _start(backend: Hypervisor, spec: MachineSpec) -> float:
     began = time.perf_counter()
     backend.start(spec)
     took = time.perf_counter() - began

@@ -73,7 +73,7 @@ def _deployer(context: typer.Context, name: str | None) -> Iterator["tuple[Ec2De
         beside = stack.enter_context(UploadCache(host, catalog, lambda: _clock().timestamp()))
         rules = PolicyStore(site.policy).current
         withdrawing = RevocationService(catalog, settings.directory, site.blocked, rules, _clock)
-        imaging = ImageUploader(found, beside, beside)
+        imaging = ImageUploader(found, beside)
         yield Ec2Deployer(found, catalog, imaging, NullRecorder(), rules, withdrawing.current, _clock), imaging, found
 
 

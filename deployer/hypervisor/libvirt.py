@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deployer.errors import BackendFailed
-from deployer.hypervisor.backend import EventListener
 from deployer.hypervisor.domain_xml import build_domain_xml, restore_domain_xml, tag_of
 from deployer.hypervisor.neighbor_table import read_neighbors
 from deployer.hypervisor.qemu_monitor import QemuMonitor
@@ -43,6 +42,12 @@ T = TypeVar("T")
 
 _loading = threading.Lock()
 _loaded: list[Any] = []
+
+EventListener = Callable[[str, MachineEvent, str], None]
+"""What is called when something happened to a machine: its UUID, what, and a reason or an empty text.
+
+It is called from a thread of libvirt's, may come late or twice, and must return at once.
+"""
 
 
 def _libvirt(log: Path | None = None) -> Any:
@@ -74,8 +79,8 @@ def _run_events(libvirt: Any) -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-class LibvirtBackend:
-    """Machines of one owner on one libvirt connection.
+class Hypervisor:
+    """The machines of one owner on one libvirt connection. Methods raise BackendFailed with libvirt's own reason.
 
     Args:
         uri: libvirt's connection URI.
@@ -96,7 +101,7 @@ class LibvirtBackend:
         self._connection = self._open()
 
     @classmethod
-    def embedded(cls, root: Path, owner: str, tell: EventListener) -> "LibvirtBackend":
+    def embedded(cls, root: Path, owner: str, tell: EventListener) -> "Hypervisor":
         """The driver inside this process, with its state under `root`, which is made if absent.
 
         Raises:
@@ -130,7 +135,7 @@ class LibvirtBackend:
         )
 
     def start(self, spec: MachineSpec) -> None:
-        """See Backend."""
+        """Run a machine; it is running when this returns."""
         agent = self._agents / spec.uuid if self._agents else None
         self._ask(
             lambda connection: connection.createXML(build_domain_xml(spec, agent), 0),
@@ -138,24 +143,30 @@ class LibvirtBackend:
         )
 
     def shutdown(self, uuid: str) -> None:
-        """See Backend; the guest sees its power button pressed (ACPI)."""
+        """Ask the guest to power off; whether and when it does is told later.
+
+        The guest sees its power button pressed (ACPI).
+        """
         self._domain(uuid, lambda domain: domain.shutdown(), f"machine {uuid} cannot be asked to shut down")
 
     def reboot(self, uuid: str) -> None:
-        """See Backend; the guest sees its power button pressed, and libvirt boots it again when it powers off."""
+        """Ask the guest to boot again; that it does is told later as REBOOTED.
+
+        The guest sees its power button pressed, and libvirt boots it again when it powers off.
+        """
         flag = self._libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN
         self._domain(uuid, lambda domain: domain.reboot(flag), f"machine {uuid} cannot be asked to reboot")
 
     def reset(self, uuid: str) -> None:
-        """See Backend."""
+        """Boot the guest again now, as its reset button would."""
         self._domain(uuid, lambda domain: domain.reset(0), f"machine {uuid} cannot be reset")
 
     def pause(self, uuid: str) -> None:
-        """See Backend."""
+        """Halt a machine, which stays in memory; that it is paused is told later."""
         self._domain(uuid, lambda domain: domain.suspend(), f"machine {uuid} cannot be paused")
 
     def resume(self, uuid: str) -> None:
-        """See Backend."""
+        """Let a paused machine go on; told later."""
 
         def act(domain: Any) -> None:
             QemuMonitor(domain).mend()  # it may have been left half suspended
@@ -164,7 +175,10 @@ class LibvirtBackend:
         self._domain(uuid, act, f"machine {uuid} cannot go on", strict=True)
 
     def suspend(self, uuid: str, place: Path) -> None:
-        """See Backend. libvirt marks the file as whole at the very end."""
+        """Save a machine's memory in a file that is not there yet, and end the emulator; done when this returns.
+
+        libvirt marks the file as whole at the very end.
+        """
         libvirt = self._libvirt
 
         def act(domain: Any) -> None:
@@ -184,15 +198,20 @@ class LibvirtBackend:
         self._domain(uuid, act, f"machine {uuid} cannot be saved", strict=True)
 
     def restore(self, place: Path) -> None:
-        """See Backend."""
+        """Let a machine go on from what `suspend` saved; it is running when this returns, and the file may go."""
         flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
         self._ask(
             lambda connection: connection.restoreFlags(str(place), None, flag), f"{place}: the machine does not go on"
         )
 
     def adopt(self, place: Path, spec: MachineSpec) -> None:
-        """See Backend. What the file says of the machine is not believed: it is said anew, and libvirt compares the two,
-        device by device, before it writes it."""
+        """Have what another node's `suspend` saved be the memory of this machine: the file is changed, nothing runs.
+
+        Raises BackendFailed where the hypervisor finds that it is another machine's.
+
+        What the file says of the machine is not believed: it is said anew, and libvirt compares the two,
+        device by device, before it writes it.
+        """
         agent = self._agents / spec.uuid if self._agents else None
         flag = self._libvirt.VIR_DOMAIN_SAVE_RUNNING
 
@@ -203,7 +222,7 @@ class LibvirtBackend:
         self._ask(act, f"machine {spec.name} cannot go on with what another node saved of it")
 
     def saved(self, place: Path) -> bool:
-        """See Backend."""
+        """Whether a file holds all that `suspend` saves."""
         if not place.exists():
             return False
         try:
@@ -213,7 +232,10 @@ class LibvirtBackend:
         return True
 
     def resize(self, uuid: str, memory: int, cores: int) -> None:
-        """See Backend: the balloon takes or gives memory, cores are plugged in or, if the guest lets go of them, out."""
+        """Give a running machine so many bytes of memory and cores, within what its description grants.
+
+        The balloon takes or gives memory, cores are plugged in or, if the guest lets go of them, out.
+        """
 
         def act(domain: Any) -> None:
             if domain.vcpusFlags(self._libvirt.VIR_DOMAIN_AFFECT_LIVE) != cores:
@@ -223,7 +245,10 @@ class LibvirtBackend:
         self._domain(uuid, act, f"machine {uuid} cannot be resized", strict=True)
 
     def addresses(self, uuid: str) -> tuple[str, ...]:
-        """See Backend: leases of libvirt's own network, then the guest's agent, then whom this host has met."""
+        """The IP addresses that the hypervisor's network or the guest's agent reports; none where nobody knows.
+
+        Leases of libvirt's own network, then the guest's agent, then whom this host has met.
+        """
         libvirt = self._libvirt
         for source in (
             libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
@@ -243,7 +268,7 @@ class LibvirtBackend:
         return tuple(_reachable(read_neighbors().get(mac_of(uuid), ())))
 
     def state(self, uuid: str) -> MachineState | None:
-        """See Backend."""
+        """RUNNING or PAUSED as the hypervisor has it now; None where there is no such machine."""
         found: list[MachineState] = []
 
         def look(domain: Any) -> None:
@@ -255,13 +280,13 @@ class LibvirtBackend:
         return found[0] if found else None
 
     def destroy(self, uuid: str) -> None:
-        """See Backend."""
+        """End a machine now; one that is not there is ended already."""
         self._domain(uuid, lambda domain: domain.destroy(), f"machine {uuid} cannot be ended")
         if self._agents:
             (self._agents / uuid).unlink(missing_ok=True)
 
     def found(self) -> Mapping[str, DomainTag]:
-        """See Backend."""
+        """The machines that run now and carry this node's tag, by UUID."""
 
         def ours(connection: Any) -> dict[str, DomainTag]:
             tags = {}
@@ -287,7 +312,7 @@ class LibvirtBackend:
         return True
 
     def close(self) -> None:
-        """See Backend."""
+        """Let go of the hypervisor; machines go on."""
         try:
             for events in self._events:
                 self._connection.domainEventDeregisterAny(events)

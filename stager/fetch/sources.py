@@ -6,12 +6,15 @@ sides work. Features are wrappers around sources, so that they stack.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from catalog.errors import CatalogError, Malformed, NotFound, RangeRefused
 from catalog.image.address import Address
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable, StagerError
+
+if TYPE_CHECKING:
+    from catalog.client.trusted import TrustedCatalog
 
 ByteRange = tuple[int, int]
 """(start, end) in bytes, end exclusive."""
@@ -175,34 +178,10 @@ def load_piece_map(source: ContentSource, address: Address) -> PieceMap:
     return PieceMap.of(address, layer, data_map)
 
 
-class ContentClient(Protocol):
-    """What of `catalog.client.client.CatalogClient` a node needs; errors are catalog.errors."""
-
-    def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from start up to end."""
-        ...
-
-    def content_ranges(self, address: Address, ranges: Sequence[ByteRange]) -> Iterator[bytes]:
-        """The bytes of several ranges."""
-        ...
-
-    def layer(self, address: Address) -> bytes:
-        """The piece layer."""
-        ...
-
-    def hints(self, address: Address) -> bytes:
-        """The hints."""
-        ...
-
-    def data_map(self, address: Address) -> bytes:
-        """The data map."""
-        ...
-
-
 class HttpSource:
     """A catalog, over HTTP ranges."""
 
-    def __init__(self, client: ContentClient) -> None:
+    def __init__(self, client: "TrustedCatalog") -> None:
         self._client = client
         self._scattered = True
 

@@ -8,27 +8,26 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
-from catalog.image.manifest import Blank, Manifest
+from catalog.image.manifest import Manifest
 from deployer.ec2.account.bookkeeping import AmiEntry
 from deployer.ec2.account.open_account import OpenAccount
 from deployer.ec2.aws.tags import CATALOG_TAG, IMAGE_TAG, PARENT_TAG
 from deployer.ec2.errors import Ec2RecordsUnusable
 from deployer.ec2.images.boot_disk import build_head, open_boot_disk
 from deployer.ec2.images.driver_check import DriverVerdict, check_drivers
+from deployer.ec2.images.upload_cache import UploadCache
 from deployer.ec2.model.boot_mapping import BootMapping
 from deployer.ec2.model.instances import MAX_TAG
 from deployer.ec2.snapshots.disk_reader import open_disk
 from deployer.ec2.snapshots.snapshots import Snapshot
 from deployer.errors import Cancelled, CannotBoot
-from deployer.node.ports import ContentCache
 from signer.runtime import files
-from signer.runtime.progress import Advance
-from stager.staging import StagedImage, required_items, total_size
+from stager.staging import StagedImage, Stager, required_items, total_size
 
 log = logging.getLogger("partita.ec2")
 
@@ -40,22 +39,6 @@ LOOK_EVERY: Final = 0.5
 
 HOLDER: Final = "ec2:"
 """Who holds the leases of an image while it is uploaded: this, and its ID."""
-
-
-class HostStager(Protocol):
-    """What brings contents to the site's host; `stager.staging.Stager` is one."""
-
-    def stage(
-        self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
-    ) -> StagedImage:
-        """Make all parts of an image present, leased to the holder for `ttl` seconds."""
-
-
-class HostCache(ContentCache, Protocol):
-    """The host's cache; `stager.cache.cache.Cache` is one."""
-
-    def release(self, holder: str) -> object:
-        """End all leases of a holder."""
 
 
 @dataclass
@@ -91,11 +74,11 @@ class ImageUploader:
 
     Args:
         account: opened.
-        stages, cache: of the site's host.
+        stages: brings contents to the site's host, and keeps them.
     """
 
-    def __init__(self, account: OpenAccount, stages: HostStager, cache: HostCache) -> None:
-        self._account, self._stages, self._cache = account, stages, cache
+    def __init__(self, account: OpenAccount, stages: Stager | UploadCache) -> None:
+        self._account, self._stages = account, stages
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._locking = threading.Lock()
 
@@ -152,7 +135,7 @@ class ImageUploader:
         try:
             self._look_for_drivers(manifest, staged, progress, demanded=drivers)
         except BaseException:
-            self._cache.release(holder)
+            self._stages.cache.release(holder)
             raise
         tags = self._account.owner.tags | {CATALOG_TAG: manifest.title[:MAX_TAG], IMAGE_TAG: manifest.image_id}
         made: dict[str, Snapshot] = {}
@@ -174,9 +157,9 @@ class ImageUploader:
                 if parent := made[volume.device].parent:  # so that nobody removes what this builds on
                     self._account.machines.tag(made[volume.device].snapshot_id, {PARENT_TAG: parent})
             for wanted in required_items(manifest):
-                self._cache.check(wanted, full=full)
+                self._stages.cache.check(wanted, full=full)
         finally:
-            self._cache.release(holder)
+            self._stages.cache.release(holder)
         return made
 
     def _look_for_drivers(

@@ -12,15 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Blank, Manifest
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
-from stager.cache.entries import CacheItem
 from stager.cache.hardlinks import link_contents
 from stager.errors import CacheBusy
 from stager.factory import quota_bytes
 from stager.fetch.http import FetchLimits
-from stager.fetch.sources import ContentClient, HttpSource
+from stager.fetch.sources import HttpSource
 from stager.settings import NodeSettings
 from stager.staging import StagedImage, Stager
 
@@ -31,7 +31,7 @@ MOST: Final = 16
 
 
 class UploadCache:
-    """Stages and keeps images for one command; does what `imaging.Stages` and `imaging.Cache` ask for. For one thread.
+    """Stages and keeps images for one command, as `stager.staging.Stager` does for a service. For one thread.
 
     Nothing is opened before the first image is staged.
 
@@ -41,7 +41,7 @@ class UploadCache:
         clock: seconds since the epoch.
     """
 
-    def __init__(self, settings: NodeSettings, catalog: ContentClient, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: NodeSettings, catalog: TrustedCatalog, clock: Callable[[], float]) -> None:
         self._settings, self._catalog, self._clock = settings, catalog, clock
         self._open = ExitStack()
         self._cache: Cache | None = None
@@ -58,21 +58,18 @@ class UploadCache:
     def stage(
         self, manifest: Manifest, holder: str, ttl: float, advance: Advance, *, extra: Sequence[Blank] = ()
     ) -> StagedImage:
-        """See `imaging.Stages`; errors as of `stager.staging.Stager`, and CacheBusy where too many commands are at work."""
+        """As `stager.staging.Stager.stage`; CacheBusy where too many commands are at work."""
         if self._cache is None:
             self._cache = self._open.enter_context(self._take(manifest))
         pace = FetchLimits(connections=self._settings.connections, part_bytes=self._settings.part_bytes)
         stager = Stager(self._cache, HttpSource(self._catalog), pace)
         return stager.stage(manifest, holder, ttl, advance, extra=extra)
 
-    def check(self, thing: CacheItem, *, full: bool = False) -> None:
-        """See `stager.cache.cache.Cache`."""
-        assert self._cache is not None  # noqa: S101 - what is checked was staged
-        self._cache.check(thing, full=full)
-
-    def release(self, holder: str) -> int:
-        """See `imaging.Cache`."""
-        return self._cache.release(holder) if self._cache is not None else 0
+    @property
+    def cache(self) -> Cache:
+        """Where the images are that were staged; there must be one."""
+        assert self._cache is not None  # noqa: S101 - what is checked or released was staged
+        return self._cache
 
     def _take(self, manifest: Manifest) -> Cache:
         """The first cache that nobody uses, with what the service has of an image."""

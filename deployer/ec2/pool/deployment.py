@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.ec2.account.bookkeeping import AmiEntry, MachineEntry
@@ -32,7 +33,6 @@ from deployer.machine.user_data import check_user_data
 from deployer.node.machines.exposure import BootFacts, exposure_reason
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, effective_revocations, evaluate
-from deployer.policy.ports import ImageSource
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredMachine
@@ -138,7 +138,7 @@ class Ec2Deployer:
     def __init__(
         self,
         account: OpenAccount,
-        images: ImageSource,
+        images: TrustedCatalog,
         imaging: ImageUploader,
         records: Ec2Recorder,
         rules: Callable[[], RuleSet],

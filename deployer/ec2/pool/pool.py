@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from catalog.errors import CatalogError
 from deployer.ec2.account.bookkeeping import Bookkeeping, MachineEntry
@@ -20,9 +20,8 @@ from deployer.ec2.aws.tags import END_TAG, IMAGE_TAG, SIZE_TAG, end_tag_value, s
 from deployer.ec2.errors import AwsFailed
 from deployer.ec2.images.image_upload import MachineProgress
 from deployer.ec2.model.accounts import Account
-from deployer.ec2.model.instance_types import InstanceType
 from deployer.ec2.model.instances import Instance
-from deployer.ec2.pool.deployment import Ec2RunningMachine
+from deployer.ec2.pool.deployment import Ec2Deployer, Ec2RunningMachine
 from deployer.ec2.pool.reconciler import actions, observe_machine
 from deployer.errors import Cancelled, DeployerError
 from deployer.machine.spec import MachineState
@@ -60,28 +59,6 @@ SETTLING: Final = timedelta(minutes=5)
 log = logging.getLogger("partita.ec2")
 
 
-class Ec2Maker(Protocol):
-    """What makes machines; `deployer.ec2.pool.deployment.Ec2Deployer` is one."""
-
-    def make(self, machine: DesiredMachine, running: int, progress: MachineProgress) -> Instance:
-        """Make one, or find it made."""
-
-    def readmit(self, machine: DesiredMachine, running: int) -> None:
-        """Raise Refused if one that was at rest may not run again."""
-
-    def follow(self, account: Account) -> None:
-        """The site's file says something else of the account from now on."""
-
-    def type_for(self, machine: DesiredMachine) -> InstanceType:
-        """The type that a machine of that size gets."""
-
-    def exposed(self, machines: Sequence[Ec2RunningMachine]) -> Mapping[str, str]:
-        """Why machines that run should not go on: what they run was withdrawn."""
-
-    def act_on(self, machine: Ec2RunningMachine, reason: str) -> str:
-        """What the policy does about one: "notify", "pause", "drain" or "destroy"."""
-
-
 @dataclass
 class _Making:
     progress: MachineProgress
@@ -113,7 +90,7 @@ class Ec2Pool:
         account: Account,
         machines: Ec2Machines,
         books: Bookkeeping,
-        makes: Ec2Maker,
+        makes: Ec2Deployer,
         clock: Callable[[], datetime],
         workers: int = WORKERS,
     ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
@@ -21,11 +21,12 @@ from deployer.ec2.model.pricing import Charge, check_within, committed_cost, lis
 from deployer.ec2.pool.deployment import Ec2Deployer, charge_of
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
+from deployer.ec2.site.connection import LocalSiteConnection
 from deployer.ec2.site.placement import CachedAccountInfo, Placer, burst_placer, promised_charges
 from deployer.ec2.snapshots.buffer_pool import BufferPool
 from deployer.errors import DeployerError, NoAccount
 from deployer.policy.store import RuleSet
-from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, ReportResponse
+from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport
 from deployer.records.recorder import Recorder
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
@@ -48,16 +49,6 @@ END_SECONDS = 30.0
 log = logging.getLogger("partita.ec2")
 
 
-class PoolSiteConnection(Protocol):
-    """The other side, as for `deployer.node.agent.agent.Agent`."""
-
-    def desired(self, after: int, wait: float) -> DesiredState | None:
-        """What the pool should have, when its revision is another than `after`; perhaps None when nothing is new."""
-
-    def report(self, report: NodeReport) -> ReportResponse | None:
-        """Say how the pool is; what the site answers is for nodes that have machines themselves."""
-
-
 class PoolAgent:
     """Works one pool for its site, in a thread of its own.
 
@@ -66,7 +57,7 @@ class PoolAgent:
     """
 
     def __init__(
-        self, pool: Ec2Pool, site: PoolSiteConnection, account: Account, every: float = EVERY, busy: float = BUSY
+        self, pool: Ec2Pool, site: LocalSiteConnection, account: Account, every: float = EVERY, busy: float = BUSY
     ) -> None:
         self._pool, self._site, self.account = pool, site, account
         self._every, self._busy = every, busy
@@ -164,7 +155,7 @@ class AccountAgents:
         settings: Ec2Settings,
         site: SiteSettings,
         rules: Callable[[], RuleSet],
-        connect: Callable[[Account], tuple[str, PoolSiteConnection]],
+        connect: Callable[[Account], tuple[str, LocalSiteConnection]],
         clock: Callable[[], datetime],
     ) -> Self:
         """Open what all accounts share; `follow` opens the accounts.
@@ -190,7 +181,7 @@ class AccountAgents:
                 node, link = connect(account)
                 records = Recorder(found.directory, node, clock)
                 closing.callback(records.close)
-                imaging = ImageUploader(found, stager, stager.cache)
+                imaging = ImageUploader(found, stager)
                 makes = Ec2Deployer(found, catalog, imaging, records, rules, withdrawing.current, clock)
                 pool = Ec2Pool(account, found.machines, found.books, makes, clock)
                 return node, found, PoolAgent(pool, link, account)

@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
-from deployer.ec2.model.accounts import Account, Accounts
+from deployer.ec2.model.accounts import Accounts
 from deployer.ec2.settings import Ec2Settings
+from deployer.ec2.site.connection import connect_account
 from deployer.ec2.site.placement import placer_without_accounts
-from deployer.errors import Conflict, DeployerError, NoAccount, PolicyUnusable
+from deployer.errors import DeployerError, NoAccount, PolicyUnusable
 from deployer.policy.policy_files import reloaded_policy_file
-from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
-from deployer.site.db.nodes import list_nodes
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import NodeState, SiteMachine
-from deployer.site.scheduling.placement import EC2, MachineReservation, Placer
+from deployer.site.model.records import SiteMachine
+from deployer.site.scheduling.placement import MachineReservation, Placer
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site
-from deployer.site.store.changes import add_node
 from signer.errors import SignerError
 from stager.errors import StagerError
 
@@ -32,39 +30,6 @@ EVERY = 5.0
 """Seconds between two looks at the file of accounts: a new account is worked so soon. What is allowed counts at once."""
 
 log = logging.getLogger("partita.ec2")
-
-
-class LocalSiteConnection:
-    """A node's way to its site within one process: what `site_client.SiteClient` is over HTTPS."""
-
-    def __init__(self, site: Site, node: str) -> None:
-        self._site, self._node = site, node
-
-    def desired(self, after: int, wait: float) -> DesiredState | None:
-        """What the node should have once its revision is another than `after`; None when that has not come in time."""
-        if not self._site.store.wait(None, self._node, after, wait):
-            return None
-        state = self._site.desired(self._node)
-        return None if state.revision == after else state
-
-    def report(self, report: NodeReport) -> ReportResponse:
-        """Say how the node is."""
-        return self._site.absorb(self._node, report)
-
-
-def connect_account(site: Site) -> Callable[[Account], tuple[str, LocalSiteConnection]]:
-    """Has a site know an account as a node of its own: the one of its name, or a new one."""
-
-    def found(account: Account) -> tuple[str, LocalSiteConnection]:
-        for node in site.store.read(list_nodes, contents=False):
-            if node.name == account.name and node.state is not NodeState.LEFT:
-                if node.kind != EC2:
-                    raise Conflict(f"the account {account.name} is called as a node of the site; name it otherwise")
-                return node.uuid, LocalSiteConnection(site, node.uuid)
-        uuid = site.store.write(add_node, account.name, {}, EC2).uuid
-        return uuid, LocalSiteConnection(site, uuid)
-
-    return found
 
 
 class AccountSupervisor:

@@ -9,7 +9,7 @@ What a machine is admitted as is kept with it in the same transaction, and count
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final
 
 from catalog.image.manifest import Manifest
 from deployer.ec2.model.accounts import Account, Accounts
@@ -29,16 +29,6 @@ ACCOUNT: Final = "account"
 Placer = Callable[[Sequence[NodeCapacity], PlacementRequest], Placement]
 
 
-class AccountInfo(Protocol):
-    """What is known of accounts without asking EC2 each time."""
-
-    def types(self, account: Account) -> Sequence[InstanceType]:
-        """The allowed types, as EC2 describes them; errors of AWS."""
-
-    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
-        """USD that are spent or promised in this month; `promised` by the UUIDs of machines that have not ended."""
-
-
 @dataclass(frozen=True)
 class Ec2Offer:
     """What machines at EC2 would be: the account, the type of each, its volumes in GiB, and seconds."""
@@ -53,9 +43,37 @@ class Ec2Offer:
         return estimate_cost(self.account.prices, self.type.name, self.gib, self.seconds, count)
 
 
+class CachedAccountInfo:
+    """What is known of accounts, for a site: types are asked for once, what is committed is read from the books.
+
+    Args:
+        types: asks EC2 for an account's types.
+        committed: reads the books, and adds what was promised.
+    """
+
+    def __init__(
+        self,
+        types: Callable[[Account], Sequence[InstanceType]],
+        committed: Callable[[Account, Mapping[str, Charge]], Decimal],
+    ) -> None:
+        self._ask, self._committed = types, committed
+        self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
+
+    def types(self, account: Account) -> Sequence[InstanceType]:
+        """See `CachedAccountInfo`."""
+        key = (account.name, account.instance_types)
+        if key not in self._types:
+            self._types = {**self._types, key: self._ask(account)}
+        return self._types[key]
+
+    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
+        """See `CachedAccountInfo`."""
+        return self._committed(account, promised)
+
+
 def find_offer(
     accounts: Accounts,
-    known: AccountInfo,
+    known: CachedAccountInfo,
     who: Principal,
     manifest: Manifest,
     request: DeploymentRequest,
@@ -87,7 +105,7 @@ def find_offer(
 def burst_placer(
     place: Placer,
     accounts: Accounts,
-    known: AccountInfo,
+    known: CachedAccountInfo,
     who: Principal,
     manifest: Manifest,
     request: DeploymentRequest,
@@ -171,31 +189,3 @@ def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest
         return place(left, ask)
     except NoCapacity as exc:
         raise NoCapacity(f"{exc}; and EC2 is left out: {why}") from exc
-
-
-class CachedAccountInfo:
-    """What is known of accounts, for a site: types are asked for once, what is committed is read from the books.
-
-    Args:
-        types: asks EC2 for an account's types.
-        committed: reads the books, and adds what was promised.
-    """
-
-    def __init__(
-        self,
-        types: Callable[[Account], Sequence[InstanceType]],
-        committed: Callable[[Account, Mapping[str, Charge]], Decimal],
-    ) -> None:
-        self._ask, self._committed = types, committed
-        self._types: Mapping[tuple[str, tuple[str, ...]], Sequence[InstanceType]] = {}
-
-    def types(self, account: Account) -> Sequence[InstanceType]:
-        """See `AccountInfo`."""
-        key = (account.name, account.instance_types)
-        if key not in self._types:
-            self._types = {**self._types, key: self._ask(account)}
-        return self._types[key]
-
-    def committed(self, account: Account, promised: Mapping[str, Charge]) -> Decimal:
-        """See `AccountInfo`."""
-        return self._committed(account, promised)

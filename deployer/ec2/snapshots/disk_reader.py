@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Protocol
 
 from catalog.content.sparse_files import data_runs
 from catalog.image.address import Address
@@ -30,18 +29,6 @@ TAKEN = 8
 _ZERO = bytes(BLOCK_SIZE)
 
 
-class BlockReader(Protocol):
-    """A disk whose blocks can be read; for any number of threads."""
-
-    layout: Layout
-
-    def solid(self) -> Iterator[int]:
-        """Numbers, growing, of the blocks that may hold anything but zeros."""
-
-    def read(self, index: int, buffer: bytearray) -> None:
-        """Fill a buffer of BLOCK bytes with a block."""
-
-
 class OpenDisk:
     """A disk put together from open files; for any number of threads, as long as they are open."""
 
@@ -52,7 +39,7 @@ class OpenDisk:
         self._map = BlockMap(layout)
 
     def solid(self) -> Iterator[int]:
-        """See `BlockReader`: everything but the holes of the files, and the room between the runs."""
+        """See `OpenDisk`: everything but the holes of the files, and the room between the runs."""
         following = 0
         for run, source in zip(self.layout.runs, self._sources, strict=True):
             places = ((0, run.length),) if isinstance(source, bytes) else data_runs(source, 0, run.length)
@@ -62,7 +49,7 @@ class OpenDisk:
                 following = max(following, last + 1)
 
     def read(self, index: int, buffer: bytearray) -> None:
-        """See `BlockReader`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
+        """See `OpenDisk`; SnapshotFailed where a file is shorter than it was, or cannot be read."""
         pieces = self._map.pieces(index)
         if sum(piece.length for piece in pieces) < BLOCK_SIZE:
             buffer[:] = _ZERO
@@ -121,7 +108,7 @@ def block_digest(buffer: bytearray) -> bytes | None:
 
 
 def block_digests(
-    disk: BlockReader,
+    disk: OpenDisk,
     wanted: Iterable[int] | None = None,
     *,
     threads: int = THREADS,

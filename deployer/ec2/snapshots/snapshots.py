@@ -18,7 +18,7 @@ from deployer.ec2.aws.client import AwsClient
 from deployer.ec2.errors import AwsFailed, AwsMissing, SnapshotGone
 from deployer.ec2.snapshots.blocks import Digests, Layout, ParentSnapshot, shared_bytes
 from deployer.ec2.snapshots.buffer_pool import BufferPool
-from deployer.ec2.snapshots.disk_reader import BlockReader, block_digests
+from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digests
 from deployer.ec2.snapshots.reader import snapshot_matches
 from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
 from deployer.ec2.snapshots.upload_journal import UploadJournal
@@ -86,7 +86,7 @@ class Snapshots:
 
     def ensure(
         self,
-        disk: BlockReader,
+        disk: OpenDisk,
         *,
         family: str = "",
         tags: Mapping[str, str] | None = None,
@@ -133,7 +133,7 @@ class Snapshots:
         self._ledger.forget(content)
         return None
 
-    def _theirs(self, disk: BlockReader, family: str, refused: set[str], mine: str) -> Snapshot | None:
+    def _theirs(self, disk: OpenDisk, family: str, refused: set[str], mine: str) -> Snapshot | None:
         """A completed snapshot of this content that is not ours, right when it was read back; it is noted then.
 
         Args:
@@ -164,7 +164,7 @@ class Snapshots:
 
     def _make(
         self,
-        disk: BlockReader,
+        disk: OpenDisk,
         journal: UploadJournal,
         family: str,
         tags: dict[str, str],
@@ -206,7 +206,7 @@ class Snapshots:
 
     def _keep(
         self,
-        disk: BlockReader,
+        disk: OpenDisk,
         journal: UploadJournal,
         family: str,
         made: UploadResult,

@@ -27,7 +27,7 @@ from deployer.ec2.snapshots.blocks import (
     plan_blocks,
 )
 from deployer.ec2.snapshots.buffer_pool import BufferPool
-from deployer.ec2.snapshots.disk_reader import BlockReader, block_digest
+from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digest
 from deployer.ec2.snapshots.upload_journal import JournalHeader, UploadJournal
 from signer.runtime.progress import Advance, ignore_progress
 
@@ -94,7 +94,7 @@ class SnapshotUploader:
 
     def upload(
         self,
-        disk: BlockReader,
+        disk: OpenDisk,
         journal: UploadJournal,
         *,
         token: str,
@@ -133,7 +133,7 @@ class SnapshotUploader:
 
     def _start(
         self,
-        disk: BlockReader,
+        disk: OpenDisk,
         journal: UploadJournal,
         token: str,
         parent: ParentSnapshot | None,
@@ -164,7 +164,7 @@ class SnapshotUploader:
         journal.started(answer["SnapshotId"])
 
     def _put_all(
-        self, disk: BlockReader, journal: UploadJournal, parent: ParentSnapshot | None, advance: Advance
+        self, disk: OpenDisk, journal: UploadJournal, parent: ParentSnapshot | None, advance: Advance
     ) -> dict[int, bytes]:
         """Send what is new; returns the digests of all blocks that are not zero."""
         pace = AdaptiveConcurrency(self._workers, self._clock)
@@ -245,7 +245,7 @@ class _Sending:
     def __init__(
         self,
         aws: AwsClient,
-        disk: BlockReader,
+        disk: OpenDisk,
         journal: UploadJournal,
         parent: ParentSnapshot | None,
         pace: AdaptiveConcurrency,

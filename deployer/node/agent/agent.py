@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from deployer.errors import SiteUnavailable
 from deployer.node.agent.executor import ActionExecutor, MachineMaker
@@ -23,8 +22,9 @@ from deployer.node.images.candidate_upload import CandidateUploader
 from deployer.node.machines.console import ConsoleReader
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.actions import Action
-from deployer.protocol.desired_state import ConsoleResponse, DesiredState, NodeReport, ReportResponse
+from deployer.protocol.desired_state import DesiredState
 from deployer.records.machine_store import MachineRecord
 
 WAIT = 20.0
@@ -34,19 +34,6 @@ LOOK_EVERY = 1.0
 """Seconds between two comparisons when nobody says that something changed."""
 
 log = logging.getLogger("partita.node")
-
-
-class SiteConnection(Protocol):
-    """The other side; `site_client.SiteClient` is one. All raise SiteUnavailable."""
-
-    def desired(self, after: int, wait: float) -> DesiredState | None:
-        """What this node should have, when its revision is another than `after`; perhaps None when nothing is new."""
-
-    def report(self, report: NodeReport) -> ReportResponse | None:
-        """Say how the node is; what the site answers, if anything."""
-
-    def serial(self, answer: ConsoleResponse) -> None:
-        """Tell a part of a console that it asked for."""
 
 
 class Agent:
@@ -65,7 +52,7 @@ class Agent:
 
     def __init__(
         self,
-        site: SiteConnection,
+        site: NodeSiteClient,
         identity: str,
         keeper: MachineSupervisor,
         verbs: MachineOperations,

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from catalog.errors import CatalogError
 from deployer.errors import Cancelled, DeployerError, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
+from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
 from deployer.node.backoff import retry_delay
 from deployer.node.machines.deployment import SiteAssignment
@@ -40,24 +40,10 @@ _VERBS: Mapping[ActionKind, Callable[[MachineOperations, str], object]] = {
 }
 
 
-class MachineMaker(Protocol):
-    """What makes machines; `Node.deploy` is one."""
-
-    def __call__(
-        self,
-        order: MachineOrder,
-        tell: Callable[[DeploymentStep], None],
-        cancelled: threading.Event,
-        assigned: SiteAssignment | None = None,
-    ) -> DeploymentResult:
-        """See `deploying.Deployer.deploy`."""
-
-
-class MigrationExecutor(Protocol):
-    """What moves machines between nodes; `moving_doing.Moving` is one."""
-
-    def do(self, action: Action, cancelled: threading.Event, news: Callable[[], None]) -> None:
-        """One step."""
+MachineMaker = Callable[
+    [MachineOrder, Callable[[DeploymentStep], None], threading.Event, SiteAssignment | None], DeploymentResult
+]
+"""Makes machines as `Deployer.deploy` does."""
 
 
 @dataclass
@@ -104,7 +90,7 @@ class ActionExecutor:
         clock: Callable[[], float],
         changed: Callable[[], None],
         news: Callable[[], None],
-        moving: MigrationExecutor | None = None,
+        moving: MigrationRunner | None = None,
     ) -> None:
         self._site, self._keeper, self._verbs, self._make = site, keeper, verbs, make
         self._clock, self._changed, self._news, self._moving = clock, changed, news, moving

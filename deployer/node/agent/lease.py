@@ -217,18 +217,18 @@ class LeaseGuard:
         uuid, keeper = record.uuid, self._keeper
         try:
             if self._fence.then == "end":
-                keeper.backend.destroy(uuid)  # first: a record that has ended is looked at no more
+                keeper.hypervisor.destroy(uuid)  # first: a record that has ended is looked at no more
                 keeper.end(uuid, LEASE_REASON)
                 keeper.forget(uuid)  # should the site still want it here, it is made anew
                 return
-            keeper.backend.pause(uuid)
+            keeper.hypervisor.pause(uuid)
             record = keeper.happened(uuid, MachineEvent.PAUSED, LEASE_REASON) or record
             if not record.state.final and record.reason != LEASE_REASON:  # the hypervisor's own words came first
                 keeper.change(uuid, reason=LEASE_REASON)
         except DeployerError as exc:
             log.warning("machine %s cannot be paused, and is ended instead: %s", uuid, exc)
             with suppress(DeployerError):  # then it is tried again, for as long as it runs
-                keeper.backend.destroy(uuid)
+                keeper.hypervisor.destroy(uuid)
                 keeper.end(uuid, f"{LEASE_REASON}, and it could not be paused")
         except Exception:
             log.exception("machine %s", uuid)

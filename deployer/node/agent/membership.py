@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from deployer.errors import Misused, SiteUnavailable
-from deployer.node.agent.agent import Agent, SiteConnection
+from deployer.node.agent.agent import Agent
 from deployer.node.membership.credentials import CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.pki.ca import is_server_certificate, needs_renewal, request_for, validity_period
@@ -40,7 +40,7 @@ class MembershipService:
     def __init__(
         self,
         directory: Path,
-        work_for: Callable[[SiteConnection, SiteMembership], Agent],
+        work_for: Callable[[NodeSiteClient, SiteMembership], Agent],
         now: Callable[[], datetime],
         *,
         listens: bool = False,

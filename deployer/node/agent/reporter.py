@@ -2,21 +2,21 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from deployer.errors import DeployerError, SiteUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.lease import NodeLease
+from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.observed_state import LiveFacts, observe_machines
 from deployer.node.backoff import retry_delay
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.deployment_request import NodeLabel
 from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, ReportResponse
-from deployer.protocol.migration import MigrationProgress, MigrationSupport
 from deployer.protocol.save import SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.records.machine_store import MachineRecord
@@ -52,17 +52,6 @@ class NodeFacts:
     swarm: SwarmReport | None = None
 
 
-class MigrationStatus(Protocol):
-    """What knows of machines that move; `moving_doing.Moving` is one."""
-
-    @property
-    def movable(self) -> MigrationSupport:
-        """What the site is told of this node."""
-
-    def arrivals(self, desired: DesiredState, records: Iterable[MachineRecord]) -> tuple[MigrationProgress, ...] | None:
-        """How far this node has come with what is to be brought to it."""
-
-
 class Reporter:
     """Reports to one site, from one thread.
 
@@ -88,7 +77,7 @@ class Reporter:
         facts: Callable[[], NodeFacts],
         clock: Callable[[], float],
         fence: NodeLease,
-        moving: MigrationStatus | None = None,
+        moving: MigrationRunner | None = None,
     ) -> None:
         self._moving = moving
         self._send, self._keeper, self._doing = send, keeper, doing
@@ -156,7 +145,7 @@ class Reporter:
         for record in self._records():
             if record.state is MachineState.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
                 try:
-                    found[record.uuid] = self._keeper.backend.addresses(record.uuid)
+                    found[record.uuid] = self._keeper.hypervisor.addresses(record.uuid)
                 except DeployerError as exc:
                     log.info("machine %s: %s", record.uuid, exc)
         self._addresses = found

@@ -42,7 +42,7 @@ def verb_routes(node: Node) -> APIRouter:
 
     @routes.get("/machines/{name}/addresses", summary="Its IP addresses, as far as anybody knows them")
     def addresses(name: str) -> tuple[str, ...]:
-        return node.keeper.backend.addresses(store.find(name).uuid)
+        return node.keeper.hypervisor.addresses(store.find(name).uuid)
 
     @routes.post("/machines/{name}/do/{verb}", summary="Pause, resume, suspend, reactivate, stop or reboot it")
     def do(name: str, verb: OperationName) -> Response:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
@@ -23,7 +24,6 @@ from deployer.node.schema.staging import (
     SwarmStatus,
     UnpinResult,
 )
-from deployer.policy.ports import ImageSource
 from deployer.web.problems import to_problem
 from signer.documents import parse
 from signer.errors import SignerError
@@ -85,7 +85,7 @@ def _content(one: TransferProgress) -> ContentStatus:
     )
 
 
-def staging_routes(stager: Stager, images: ImageSource) -> APIRouter:
+def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
     """The routes over a node's stager and its catalog."""
     routes = APIRouter()
 
@@ -116,7 +116,7 @@ def staging_routes(stager: Stager, images: ImageSource) -> APIRouter:
     return routes
 
 
-def _look_up(images: ImageSource, image: str) -> Manifest:
+def _look_up(images: TrustedCatalog, image: str) -> Manifest:
     return images.manifest(images.resolve(Reference.parse(image)))
 
 

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from deployer.errors import DeployerError
 from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.console import WRITING_STATES
 from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
 
@@ -26,13 +26,6 @@ MAX_WAITING = 64
 
 
 log = logging.getLogger("partita.node")
-
-
-class ConsoleSink(Protocol):
-    """The other side; `site_client.SiteClient` is one."""
-
-    def serial(self, answer: ConsoleResponse) -> None:
-        """Tell the site what it asked for; raises SiteUnavailable."""
 
 
 def read_console_from(file: Path, offset: int, most: int) -> tuple[int, bytes]:
@@ -72,7 +65,11 @@ class ConsoleReader:
     """
 
     def __init__(
-        self, site: ConsoleSink, identity: str, keeper: MachineSupervisor, clock: Callable[[], float] = time.monotonic
+        self,
+        site: NodeSiteClient,
+        identity: str,
+        keeper: MachineSupervisor,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
         self._waiting: list[tuple[ConsoleRequest, float]] = []

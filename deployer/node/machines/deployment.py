@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.errors import Cancelled, DeployerError, Misused
@@ -40,20 +41,20 @@ from deployer.machine.spec import (
 from deployer.machine.user_data import UserDataKind, check_user_data
 from deployer.node.machines.exposure import BootFacts
 from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
-from deployer.node.ports import ContentCache, ContentStager, DeploymentRecorder
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
-from deployer.policy.ports import ImageSource
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.desired_state import BrokerAccess
 from deployer.records.machine_store import CONSOLE_FILE, MachineRecord, holder_of
+from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
 from signer.runtime.progress import Advance
 from signer.verification.signature_cache import SignatureCache
-from stager.staging import required_items
+from stager.cache.cache import Cache
+from stager.staging import Stager, required_items
 from stager.staging import total_size as total_of
 
 FRESH = timedelta(seconds=5)
@@ -120,12 +121,12 @@ class Deployer:
 
     def __init__(
         self,
-        images: ImageSource,
-        stages: ContentStager,
-        entries: ContentCache,
+        images: TrustedCatalog,
+        stages: Stager,
+        entries: Cache,
         keeper: MachineSupervisor,
         rules: Callable[[], RuleSet],
-        records: DeploymentRecorder,
+        records: Recorder,
         accelerator: Callable[[str], Accelerator],
         owner: str,
         defaults: RequestDefaults,
@@ -335,7 +336,7 @@ class Deployer:
         )
         BootFacts(manifest, judged.checks).write(directory)
         self._records.deploying(spec, case, judged)
-        keeper.backend.start(spec)
+        keeper.hypervisor.start(spec)
         # A site's machine ends when the site says, which may have been changed since the record was begun.
         ends = keeper.now() + timedelta(seconds=job.request.lifetime)
         keeper.started(record.uuid, keeper.store.get(record.uuid).ends if job.assigned else ends)

@@ -8,12 +8,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
-from typing import Protocol
 
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound, Misused
 from deployer.machine.spec import MachineEvent, MachineState
+from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord
 from signer.runtime import files
@@ -22,16 +22,6 @@ ASK_AGAIN = 5.0
 """Seconds after which a guest that was asked to power off is asked again: while it boots it does not see its button."""
 
 log = logging.getLogger("partita.node")
-
-
-class RestartCheck(Protocol):
-    """Who says whether a machine may run (again); `readmitting.Readmission` is one."""
-
-    def __call__(self, record: MachineRecord, *, boots: bool) -> AbstractContextManager[None]:
-        """Raise Refused, or what keeps the policy from deciding; with `boots`, put on record that it is about to run.
-
-        The machine is let run within the block.
-        """
 
 
 class MachineOperations:
@@ -44,7 +34,7 @@ class MachineOperations:
     """
 
     def __init__(
-        self, keeper: MachineSupervisor, admits: RestartCheck, clock: Callable[[], float] = time.monotonic
+        self, keeper: MachineSupervisor, admits: RestartAdmission, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._keeper, self._admits, self._clock = keeper, admits, clock
 
@@ -52,7 +42,7 @@ class MachineOperations:
         """Halt a machine, which stays in memory; MachineConflict if it does not run."""
         with self._keeper.alone(uuid) as record:
             _demand(record, {MachineState.RUNNING}, "paused")
-            self._keeper.backend.pause(uuid)
+            self._keeper.hypervisor.pause(uuid)
             return self._now(uuid, MachineEvent.PAUSED, "paused on request")
 
     def resume(self, uuid: str) -> MachineRecord:
@@ -60,7 +50,7 @@ class MachineOperations:
         with self._keeper.alone(uuid) as record:
             _demand(record, {MachineState.PAUSED}, "resumed")
             with self._admits(record, boots=False) if record.held else nullcontext():
-                self._keeper.backend.resume(uuid)
+                self._keeper.hypervisor.resume(uuid)
                 return self._now(uuid, MachineEvent.RESUMED, "", held="")
 
     def suspend(self, uuid: str) -> MachineRecord:
@@ -75,7 +65,7 @@ class MachineOperations:
             place = self._keeper.store.memory(uuid)
             place.unlink(missing_ok=True)
             try:
-                self._keeper.backend.suspend(uuid, place)
+                self._keeper.hypervisor.suspend(uuid, place)
             except BackendFailed:
                 place.unlink(missing_ok=True)
                 raise
@@ -102,13 +92,13 @@ class MachineOperations:
                 raise MachineConflict(f"machine {record.name} was never put together")
             with self._admits(record, boots=True):
                 if suspended:
-                    keeper.backend.restore(place)
+                    keeper.hypervisor.restore(place)
                 else:
                     sized = {"memory": record.memory, "cores": record.cores}
-                    keeper.backend.start(record.spec.model_copy(update=sized))
+                    keeper.hypervisor.start(record.spec.model_copy(update=sized))
                 last = self._now(uuid, MachineEvent.STARTED, "", held="")
             if last.state is not MachineState.RUNNING:  # somebody ended it meanwhile
-                keeper.backend.destroy(uuid)
+                keeper.hypervisor.destroy(uuid)
             with suppress(OSError):
                 place.unlink(missing_ok=True)
             return last
@@ -126,13 +116,13 @@ class MachineOperations:
                 keeper.store.memory(uuid).unlink(missing_ok=True)
                 return self._now(uuid, MachineEvent.POWERED_OFF, "stopped while it was suspended")
             if record.state is MachineState.PAUSED and not record.held:
-                keeper.backend.resume(uuid)
+                keeper.hypervisor.resume(uuid)
             until = self._clock() + (keeper.grace.total_seconds() if deadline is None else deadline)
             if not record.held:
                 record = self._ask(uuid, until)
             if record.state in {MachineState.RUNNING, MachineState.PAUSED}:
                 record = self._now(uuid, MachineEvent.POWERED_OFF, "its power was cut: the guest did not power off")
-                keeper.backend.destroy(uuid)
+                keeper.hypervisor.destroy(uuid)
             return record
 
     def _ask(self, uuid: str, until: float) -> MachineRecord:
@@ -141,7 +131,7 @@ class MachineOperations:
         asking: threading.Thread | None = None
         while (left := until - self._clock()) > 0:
             if asking is None or not asking.is_alive():
-                asking = _aside(keeper.backend.shutdown, uuid)
+                asking = _aside(keeper.hypervisor.shutdown, uuid)
             record = keeper.wait(
                 uuid, frozenset(MachineState) - {MachineState.RUNNING, MachineState.PAUSED}, min(left, ASK_AGAIN)
             )
@@ -160,12 +150,12 @@ class MachineOperations:
         with keeper.alone(uuid) as record:
             _demand(record, {MachineState.RUNNING}, "rebooted")
             seen = keeper.boots(uuid)
-            asking = _aside(keeper.backend.reboot, uuid)
+            asking = _aside(keeper.hypervisor.reboot, uuid)
             if not keeper.wait_boot(uuid, seen, keeper.grace.total_seconds()):
                 if asking.is_alive():
                     raise BackendFailed(f"the emulator of machine {record.name} does not answer; destroy the machine")
                 log.info("machine %s did not boot again when it was asked to; it is reset", uuid)
-                keeper.backend.reset(uuid)
+                keeper.hypervisor.reset(uuid)
             return keeper.change(uuid, reboots=record.reboots + 1 if number is None else number)
 
     def resize(self, uuid: str, memory: int, cores: int) -> MachineRecord:
@@ -185,7 +175,7 @@ class MachineOperations:
                     "ask for whole MiB within that"
                 )
             if record.state is not MachineState.STOPPED:
-                keeper.backend.resize(uuid, memory, cores)
+                keeper.hypervisor.resize(uuid, memory, cores)
             return keeper.change(uuid, memory=memory, cores=cores)
 
     def until(self, uuid: str, ends: datetime) -> MachineRecord:

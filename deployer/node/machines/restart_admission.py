@@ -10,23 +10,24 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, cast
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
 from deployer.node.machines.exposure import BootFacts
 from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
-from deployer.node.ports import ContentCache, ContentStager, DeploymentRecorder
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate
-from deployer.policy.ports import ImageSource
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
 from deployer.records.receipt import PreviousReceipt
+from deployer.records.recorder import Recorder
 from signer.runtime.progress import ignore_progress
 from signer.verification.signature_cache import SignatureCache
+from stager.cache.cache import Cache
 from stager.errors import EntryChanged
-from stager.staging import required_items
+from stager.staging import Stager, required_items
 
 TRIES: Final = 2
 """A content that was found damaged is dropped, and brought again once."""
@@ -37,12 +38,12 @@ class RestartAdmission:
 
     def __init__(
         self,
-        images: ImageSource,
-        stages: ContentStager,
-        entries: ContentCache,
+        images: TrustedCatalog,
+        stages: Stager,
+        entries: Cache,
         keeper: MachineSupervisor,
         rules: Callable[[], RuleSet],
-        records: DeploymentRecorder,
+        records: Recorder,
         owner: str,
         clock: Callable[[], datetime],
         withdrawn: Callable[[], RevocationState],

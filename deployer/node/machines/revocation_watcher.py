@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
 from deployer.errors import DeployerError
 from deployer.machine.spec import MachineState
@@ -13,7 +14,6 @@ from deployer.node.machines.exposure import BootFacts, exposed_machine, exposure
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.schema.exposure import ExposedMachine, ExposureList
 from deployer.policy.evaluation import effective_revocations
-from deployer.policy.ports import RevocationSource
 from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
@@ -41,7 +41,7 @@ class RevocationWatcher:
 
     def __init__(
         self,
-        source: RevocationSource,
+        source: TrustedCatalog,
         directory: Path,
         blocked: Path,
         rules: Callable[[], RuleSet],

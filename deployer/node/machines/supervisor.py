@@ -1,6 +1,6 @@
 """Keeping a node's machines: what happened to them, when they end, and what is left of them after a crash.
 
-A node's records say which machines should exist, its backend says which do. `recover` brings the two together when the
+A node's records say which machines should exist, its hypervisor says which do. `recover` brings the two together when the
 service starts: after kill -9, after a reboot, after half a deployment. `tick` ends what has reached the end of its life.
 """
 
@@ -8,16 +8,17 @@ import logging
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
-from deployer.hypervisor.backend import Backend
+from deployer.hypervisor.libvirt import Hypervisor
 from deployer.machine.spec import MachineEvent, MachineState, next_state
 from deployer.records.machine_store import MachineRecord, MachineStore, holder_of, is_holder
+from stager.cache.cache import Cache
 
 KEPT = timedelta(days=7)
 """How long record and console of a machine that has ended are kept for whoever wants to know why."""
@@ -41,19 +42,6 @@ _CONTRADICTS: Final = {MachineEvent.PAUSED: MachineState.RUNNING, MachineEvent.R
 log = logging.getLogger("partita.node")
 
 
-class ContentLeases(Protocol):
-    """What keeps the contents of machines in the cache; `stager.cache.cache.Cache` is one."""
-
-    def release(self, holder: str) -> object:
-        """End all leases of a holder; one that has none is fine."""
-
-    def renew(self, holder: str, ttl: float) -> object:
-        """Let all leases of a holder end so many seconds from now."""
-
-    def holders(self) -> Iterable[str]:
-        """Who holds leases now."""
-
-
 class MachineSupervisor:
     """The machines of one node.
 
@@ -68,14 +56,14 @@ class MachineSupervisor:
     def __init__(
         self,
         store: MachineStore,
-        leases: ContentLeases,
+        leases: Cache,
         clock: Callable[[], datetime],
         grace: timedelta,
         ended: Callable[[MachineRecord], None] = lambda _: None,
     ) -> None:
         self.store, self._ended = store, ended
         self._leases, self._clock, self._grace = leases, clock, grace
-        self._backend: Backend | None = None
+        self._hypervisor: Hypervisor | None = None
         self._asked: dict[str, datetime] = {}
         self._changed = threading.Condition()
         self._boots: Counter[str] = Counter()
@@ -128,16 +116,16 @@ class MachineSupervisor:
         return self._clock().replace(microsecond=0)
 
     @property
-    def backend(self) -> Backend:
+    def hypervisor(self) -> Hypervisor:
         """The hypervisor; known after `recover`."""
-        if self._backend is None:
+        if self._hypervisor is None:
             raise BackendFailed("the node has not opened its hypervisor yet; try again in a moment")
-        return self._backend
+        return self._hypervisor
 
-    def recover(self, backend: Backend) -> None:
+    def recover(self, hypervisor: Hypervisor) -> None:
         """Adopt what runs, end what nobody knows, remove what was half made. Called once, before anything is served."""
-        self._backend = backend
-        running = backend.found()
+        self._hypervisor = hypervisor
+        running = hypervisor.found()
         for uuid in running:
             record = next((record for record in self.store.all() if record.uuid == uuid), None)
             if record is not None and record.state in _AT_REST:
@@ -145,7 +133,7 @@ class MachineSupervisor:
                 self.happened(uuid, MachineEvent.STARTED, "")
             elif record is None or record.state not in _LIVE:
                 log.warning("machine %s runs without a record that says so; it is ended", uuid)
-                backend.destroy(uuid)
+                hypervisor.destroy(uuid)
         for uuid in self.store.broken:
             log.warning("machine %s has no usable record; what is left of it is removed", uuid)
             self._forget(uuid)
@@ -169,14 +157,14 @@ class MachineSupervisor:
 
     def _ended_unseen(self, record: MachineRecord) -> None:
         """A machine that ran is not there. Perhaps its memory had just been saved, and nobody lived to say so."""
-        if self.backend.saved(self.store.memory(record.uuid)) and self.store.untouched(record.uuid):
+        if self.hypervisor.saved(self.store.memory(record.uuid)) and self.store.untouched(record.uuid):
             self.happened(record.uuid, MachineEvent.SUSPENDED, "its memory was saved")
         else:
             self.happened(record.uuid, MachineEvent.POWERED_OFF, "it ended while the node's service was not running")
 
     def _follow(self, record: MachineRecord) -> None:
         """It may have been paused, or have gone on, while nobody listened."""
-        now = self.backend.state(record.uuid)
+        now = self.hypervisor.state(record.uuid)
         if now is MachineState.PAUSED:
             self.happened(record.uuid, MachineEvent.PAUSED, "the machine was paused")
         elif now is MachineState.RUNNING:
@@ -206,7 +194,7 @@ class MachineSupervisor:
         """What the hypervisor tells, which may be of an earlier life of the machine: what it says now counts."""
         try:
             record = self.store.get(uuid)
-            now = self.backend.state(uuid)
+            now = self.hypervisor.state(uuid)
         except MachineNotFound:
             return
         if happening is MachineEvent.REBOOTED:
@@ -276,7 +264,7 @@ class MachineSupervisor:
         record = self.store.get(uuid)
         if record.state is not MachineState.RUNNING:
             raise MachineConflict(f"machine {record.name} is {record.state.value} and cannot be asked to power off")
-        self.backend.shutdown(uuid)
+        self.hypervisor.shutdown(uuid)
         return record
 
     def destroy(self, uuid: str) -> MachineRecord:
@@ -287,7 +275,7 @@ class MachineSupervisor:
         record = self.store.get(uuid)
         if record.state in _MAKING:
             raise MachineConflict(f"machine {record.name} is still being made; end the command that deploys it")
-        self.backend.destroy(uuid)
+        self.hypervisor.destroy(uuid)
         last = self.happened(uuid, MachineEvent.DESTROYED, "destroyed on request") or record
         if not record.site:  # a site learns of it first
             self._forget(uuid)
@@ -296,7 +284,7 @@ class MachineSupervisor:
     def hold(self, uuid: str, reason: str) -> None:
         """Pause a machine that may not go on; nobody resumes it unless the policy accepts it again."""
         self.change(uuid, held=reason)
-        self.backend.pause(uuid)
+        self.hypervisor.pause(uuid)
 
     def drain(self, uuid: str) -> None:
         """Let a machine's time be up now: its guest is asked to power off, and ended if it does not."""
@@ -310,7 +298,7 @@ class MachineSupervisor:
         if record.state in _MAKING:
             raise MachineConflict(f"machine {record.name} is still being made; cancel that")
         self.happened(uuid, MachineEvent.DESTROYED, reason)  # first the record, as when its time has come
-        self.backend.destroy(uuid)
+        self.hypervisor.destroy(uuid)
 
     def failed(self, record: MachineRecord) -> None:
         """Keep the record of a machine that could not be made, for its site to read."""
@@ -327,7 +315,7 @@ class MachineSupervisor:
         with suppress(MachineNotFound):
             self._unmade(self.store.get(uuid), "its deployment did not succeed and was undone")
         try:
-            self.backend.destroy(uuid)
+            self.hypervisor.destroy(uuid)
         finally:
             self._forget(uuid)
 
@@ -363,11 +351,11 @@ class MachineSupervisor:
             self.happened(
                 record.uuid, MachineEvent.EXPIRED, "its time has come, and the guest did not power off by itself"
             )
-            self.backend.destroy(record.uuid)
+            self.hypervisor.destroy(record.uuid)
 
     def _ask(self, uuid: str) -> None:
         try:
-            self.backend.shutdown(uuid)
+            self.hypervisor.shutdown(uuid)
         except BackendFailed as exc:
             log.warning("machine %s: %s", uuid, exc)
 

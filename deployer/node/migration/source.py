@@ -10,7 +10,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from catalog.image.manifest import Blank, Manifest
 from deployer.errors import MachineConflict, MachineNotFound, MigrationFailed
@@ -29,18 +28,12 @@ from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineRec
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 from signer.runtime import files
+from stager.cache.cache import Cache
 from stager.staging import required_items
 
 MIGRATABLE = frozenset({MachineState.SUSPENDED, MachineState.STOPPED})
 
 log = logging.getLogger("partita.node")
-
-
-class BlankStore(Protocol):
-    """Where blanks lie; `stager.cache.cache.Cache` is one."""
-
-    def path(self, thing: Blank) -> Path:
-        """The file of a blank."""
 
 
 class MigrationSource:
@@ -57,7 +50,7 @@ class MigrationSource:
     def __init__(
         self,
         keeper: MachineSupervisor,
-        blanks: BlankStore,
+        blanks: Cache,
         manifest: Callable[[str], Manifest],
         platform: Callable[[], Platform],
         receipt: Callable[[str], tuple[bytes, bytes] | None],

@@ -18,33 +18,33 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
 from deployer.errors import Cancelled, DeployerError, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
-from deployer.hypervisor.backend import Backend
 from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
+from deployer.hypervisor.libvirt import Hypervisor
 from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, MachineState, Network, Overlay, UefiBoot
 from deployer.machine.user_data import check_user_data
 from deployer.node.machines.deployment import SEED_FILE
-from deployer.node.machines.operations import RestartCheck
+from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
 from deployer.node.migration.client import MigrationClient
 from deployer.node.migration.manifest import MigrationFile, MigrationManifest, describe_file, verify_file, write_runs
 from deployer.node.migration.qcow2_check import check_overlay, overlay_size
 from deployer.node.migration.source import blank_name, firmware_digest
-from deployer.node.ports import ContentStager
-from deployer.policy.ports import ImageSource
 from deployer.protocol.desired_state import IncomingMigration
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineOrigin, MachineRecord
 from deployer.records.receipt import read_receipt
+from deployer.records.receipt_store import ReceiptStore
 from signer.errors import SignerError
 from signer.runtime import files
 from signer.runtime.progress import ignore_progress
-from stager.staging import required_items
+from stager.staging import Stager, required_items
 
 SMALL: Final = 64 << 20
 """Bytes of a seed, and of a firmware's variables, at most."""
@@ -59,13 +59,6 @@ LOOK_EVERY: Final = 64 << 20
 """Bytes between two looks at what is free."""
 
 log = logging.getLogger("partita.node")
-
-
-class ReceiptArchive(Protocol):
-    """Where the receipt of a machine's earlier node is kept; `receipts.ReceiptStore` is one."""
-
-    def keep_origin(self, machine: str, statement: bytes, signature: bytes) -> str:
-        """Keep it; returns its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +92,10 @@ class MigrationTarget:
     def __init__(
         self,
         keeper: MachineSupervisor,
-        images: ImageSource,
-        stages: ContentStager,
-        admits: RestartCheck,
-        receipts: ReceiptArchive,
+        images: TrustedCatalog,
+        stages: Stager,
+        admits: RestartAdmission,
+        receipts: ReceiptStore,
         here: TargetNode,
         root: Path,
     ) -> None:
@@ -317,7 +310,7 @@ class MigrationTarget:
                 rebase_overlay(disk.source.path, disk.source.base)
         if offer.state == "suspended":
             memory = directory / MEMORY_FILE
-            self._backend.adopt(memory, spec)
+            self._hypervisor.adopt(memory, spec)
             os.utime(memory)  # it is of these disks, as they are now
         for path in (*directory.iterdir(), directory):
             files.sync_path(path)
@@ -340,8 +333,8 @@ class MigrationTarget:
             yield self._keeper.store.memory(record.uuid), record.most_memory + LOOSE, None
 
     @property
-    def _backend(self) -> Backend:
-        return self._keeper.backend
+    def _hypervisor(self) -> Hypervisor:
+        return self._keeper.hypervisor
 
 
 @dataclass(frozen=True)

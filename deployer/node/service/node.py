@@ -32,9 +32,9 @@ from deployer.hypervisor.accelerator import (
     emulator_version,
     processor_digest,
 )
-from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend
+from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor
 from deployer.machine.spec import MachineEvent, MachineState
-from deployer.node.agent.agent import Agent, SiteConnection
+from deployer.node.agent.agent import Agent
 from deployer.node.agent.lease import LEASE_FILE, NodeLease, boot_id
 from deployer.node.agent.membership import MembershipService
 from deployer.node.agent.migration_runner import MigrationRunner
@@ -48,6 +48,7 @@ from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.revocation_watcher import RevocationWatcher
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.credentials import SiteMembership
+from deployer.node.membership.site_client import NodeSiteClient
 from deployer.node.migration.source import MigrationSource
 from deployer.node.migration.target import MigrationTarget, TargetNode
 from deployer.node.schema.machines import SavedImage, SaveOrder
@@ -176,9 +177,9 @@ class Node:
         with ExitStack() as undo:
             stager, client = undo.enter_context(open_stager(settings, lambda: clock().timestamp(), service=True))
             node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
-            backend = node._open_backend(directory)
-            undo.callback(backend.close)
-            node.keeper.recover(backend)
+            hypervisor = node._open_hypervisor(directory)
+            undo.callback(hypervisor.close)
+            node.keeper.recover(hypervisor)
             node._records.settle([record.uuid for record in node.keeper.store.all() if record.state in HOLDING])
             node._closing = undo.pop_all()
         node._keeping.start()
@@ -272,7 +273,7 @@ class Node:
             with suppress(DeployerError):
                 self.keeper.destroy(record.uuid)
 
-    def _work_for(self, site: SiteConnection, member: SiteMembership) -> Agent:
+    def _work_for(self, site: NodeSiteClient, member: SiteMembership) -> Agent:
         """What works for the site that the node belongs to."""
 
         def facts() -> NodeFacts:
@@ -343,15 +344,15 @@ class Node:
             return fresh.problem or "nobody can say what is current"
         return ""
 
-    def _open_backend(self, directory: Path) -> LibvirtBackend:
+    def _open_hypervisor(self, directory: Path) -> Hypervisor:
         def tell(uuid: str, happening: MachineEvent, reason: str) -> None:
             self._happenings.put((uuid, happening, reason))
 
         if self._deploy.libvirt:
-            self._hypervisor = LibvirtBackend(self._deploy.libvirt, self._identity, tell)
+            self._hypervisor = Hypervisor(self._deploy.libvirt, self._identity, tell)
         else:
             root = short_socket_path(directory, "libvirt", MAX_ROOT)
-            self._hypervisor = LibvirtBackend.embedded(root, self._identity, tell)
+            self._hypervisor = Hypervisor.embedded(root, self._identity, tell)
         return self._hypervisor
 
     def _keep(self) -> None:

@@ -18,7 +18,7 @@ from deployer.site.auth.grid_identity import GridIdentities, GridTrust
 from deployer.site.auth.issuers import Issuers
 from deployer.site.auth.jwks import IssuerKeys
 from deployer.site.auth.rate_limits import BURSTS, RequestLimiter, RequestRate
-from deployer.site.auth.tokens import KeySource, verify_token
+from deployer.site.auth.tokens import verify_token
 from deployer.site.auth.voms import VomsDirectory
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.settings import SiteSettings
@@ -53,7 +53,7 @@ class Authenticator:
         self,
         issuers: Callable[[], Issuers],
         audience: str,
-        keys: KeySource,
+        keys: IssuerKeys,
         authority: CertificateAuthority,
         now: Callable[[], datetime],
         rates: RequestLimiter,

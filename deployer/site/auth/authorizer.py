@@ -5,13 +5,13 @@ it, is told so.
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 from fastapi import Request
 
 from deployer.errors import ClusterNotFound, DeployerError, DeploymentNotFound, Forbidden, NotAuthenticated
 from deployer.pki.tls_peer import peer_of
+from deployer.site.auth.authenticator import Authenticator
 from deployer.site.auth.grants import NODE_MEANS, Denied, Reach, SiteAction, SiteGrants, authorize, reach_of
 from deployer.site.model.current_actor import set_actor
 from deployer.site.model.principal import Principal
@@ -19,18 +19,6 @@ from deployer.site.model.records import Deployment, ListFilter, SiteCluster
 
 MAX_OWNERS = 10_000
 """Deployments whose owners are remembered: they never change."""
-
-
-class SupportsAuthentication(Protocol):
-    """What tells who asks; `authenticating.Authenticator` is one."""
-
-    def authenticate(
-        self, authorization: Sequence[str], chain: Sequence[bytes] = (), *, local: bool = False, address: str = ""
-    ) -> Principal:
-        """Who it is; NotAuthenticated when nothing proves it, TooManyRequests where they ask too often."""
-
-    def again(self, who: Principal | None, address: str = "") -> None:
-        """Somebody asks who was known before, or of whom nothing is known yet; raises the same."""
 
 
 class SiteAuthorizer:
@@ -45,7 +33,7 @@ class SiteAuthorizer:
 
     def __init__(
         self,
-        authenticator: SupportsAuthentication,
+        authenticator: Authenticator,
         rights: Callable[[], SiteGrants],
         node_is_in: Callable[[str], None],
         deployment: Callable[[str], Deployment],

@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import jwt
 
 from deployer.errors import NotAuthenticated
 from deployer.site.auth.claims import read_claims
 from deployer.site.auth.issuers import Issuers
+from deployer.site.auth.jwks import IssuerKeys
 from deployer.site.model.principal import Principal
 
 MAX_TOKEN = 16 << 10
@@ -41,17 +42,6 @@ _NOTHING_ELSE: Any = {
 """The library checks the signature, and that the key is no shorter than RFC 7518 allows; what the claims mean is read by our own rules, at the time that we are told."""
 
 
-class KeySource(Protocol):
-    """Where issuers' keys come from; `jwks.Keys` is one."""
-
-    def key(self, issuer: str, kid: str) -> Mapping[str, Any] | None:
-        """The key (a JWK, RFC 7517) of that name, or None where the issuer has none; never asks anybody else.
-
-        Raises:
-            SiteUnavailable: the issuer's keys cannot be had now.
-        """
-
-
 @dataclass(frozen=True)
 class UnverifiedToken:
     """What a token says of itself; nobody has vouched for it."""
@@ -73,7 +63,7 @@ def peek_token(text: str) -> UnverifiedToken:
     return UnverifiedToken(found["header"], found["payload"])
 
 
-def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys: KeySource) -> Principal:
+def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys: IssuerKeys) -> Principal:
     """Whom a token speaks for.
 
     Args:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from catalog.errors import CatalogError
 from deployer.errors import ClusterNotFound, Conflict, DeployerError, MachineConflict, MachineNotFound, Misused
@@ -34,7 +33,7 @@ from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import ListFilter, SiteCluster, SiteMachine
-from deployer.site.operations.admission import NO_CLUSTER, ClusterMembership
+from deployer.site.operations.admission import ClusterMembership
 from deployer.site.schema.messages import DeploymentCreated
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
@@ -57,13 +56,8 @@ ADMISSION_ERRORS = (DeployerError, CatalogError, SignerError, StagerError)
 log = logging.getLogger("partita.site")
 
 
-class SupportsAdmission(Protocol):
-    """What admits a request as any other; `deployer.site.operations.admission.AdmissionService.admit` is one."""
-
-    def __call__(
-        self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
-    ) -> DeploymentCreated:
-        """Admit it by image, policy, rights, quotas and room; whatever refuses it leaves nothing."""
+Admit = Callable[[DeploymentRequest, Principal, str | None, ClusterMembership], DeploymentCreated]
+"""`AdmissionService.admit`: by image, policy, rights, quotas and room; whatever refuses a request leaves nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class ClusterController:
     def __init__(
         self,
         store: SiteStore,
-        admit: SupportsAdmission,
+        admit: Admit,
         lifetime: int,
         broker: Callable[[], bool],
         now: Callable[[], datetime],
@@ -155,7 +149,7 @@ class ClusterController:
         Raises:
             Misused: a role waits for reports that nobody can make here.
             Conflict: there is another active cluster of that name.
-            Whatever `SupportsAdmission` raises: nothing is left then but the story.
+            Whatever `Admit` raises: nothing is left then but the story.
         """
         self.check(document)
         with self._creating:

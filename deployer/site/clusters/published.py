@@ -8,8 +8,8 @@ Each role's image is judged by itself all the same, at admission and on its node
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.errors import Misused as BadReference
 from catalog.image.reference import Reference
 from deployer.errors import Misused, Refused
@@ -25,18 +25,8 @@ from signer.verification.signature_cache import SignatureCache
 from signer.verification.trust import EndorsementCheck
 
 
-class ClusterCatalog(Protocol):
-    """Where published documents are; `catalog.client.trusted.TrustedCatalog` is one."""
-
-    def cluster(self, reference: Reference) -> tuple[str, bytes]:
-        """VO/NAME@VERSION and the canonical bytes that a name stands for now."""
-
-    def cluster_endorsements(self, digest: str) -> Sequence[tuple[bytes, bytes]]:
-        """(statement, signature) of each endorsement of a document."""
-
-
 def resolve_published(
-    catalog: ClusterCatalog,
+    catalog: TrustedCatalog,
     text: str,
     policy: Policy,
     withdrawn: RevocationState,

@@ -16,6 +16,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.errors import Misused, NoCapacity
@@ -25,7 +26,6 @@ from deployer.machine.user_data import UserDataKind, check_user_data
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
-from deployer.policy.ports import ImageSource
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.defaults import RequestDefaults
@@ -81,7 +81,7 @@ class AdmissionService:
     def __init__(
         self,
         store: SiteStore,
-        images: ImageSource,
+        images: TrustedCatalog,
         rules: Callable[[], RuleSet],
         quota: Callable[[Principal, Manifest], Quota],
         place: Placer,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from deployer.policy.ports import RevocationSource
+from catalog.client.trusted import TrustedCatalog
 from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from signer.verification.revocations import verify_revocations
@@ -30,7 +30,7 @@ class RevocationService:
 
     def __init__(
         self,
-        source: RevocationSource,
+        source: TrustedCatalog,
         directory: Path,
         blocked: Path,
         rules: Callable[[], RuleSet],

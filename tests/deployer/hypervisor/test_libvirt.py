@@ -15,7 +15,7 @@ import pytest
 from deployer.errors import BackendFailed
 from deployer.hypervisor.disks import assemble_disks, find_firmware
 from deployer.hypervisor.domain_xml import build_domain_xml
-from deployer.hypervisor.libvirt import MAX_ROOT, LibvirtBackend, _advice, _usable
+from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor, _advice, _usable
 from deployer.hypervisor.qemu_monitor import QemuMonitor
 from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState, Network, UefiBoot
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
@@ -33,11 +33,11 @@ class Site:
         self.root = root
         self.told: list[tuple[str, MachineEvent, str]] = []
         self.image = boot_sector_image(root / "image")
-        self.backend = self.open("me")
+        self.hypervisor = self.open("me")
 
-    def open(self, owner: str) -> LibvirtBackend:
+    def open(self, owner: str) -> Hypervisor:
         """The driver, seen as an owner."""
-        return LibvirtBackend.embedded(self.root / "l", owner, lambda *told: self.told.append(told))
+        return Hypervisor.embedded(self.root / "l", owner, lambda *told: self.told.append(told))
 
     def machine(self, owner: str = "me") -> MachineSpec:
         """A machine that can be started."""
@@ -74,85 +74,85 @@ def site(warm: Path) -> Iterator[Site]:
     try:
         yield site
     finally:
-        for name in site.backend.found():
-            site.backend.destroy(name)
-        site.backend.close()
+        for name in site.hypervisor.found():
+            site.hypervisor.destroy(name)
+        site.hypervisor.close()
         shutil.rmtree(root)
 
 
 def test_a_machine_runs_is_found_and_powers_off(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
-    assert site.backend.found()[spec.uuid] == spec.tag
+    site.hypervisor.start(spec)
+    assert site.hypervisor.found()[spec.uuid] == spec.tag
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
-    site.backend.shutdown(spec.uuid)
+    site.hypervisor.shutdown(spec.uuid)
     wait_for(lambda: MachineEvent.POWERED_OFF in site.happened(spec.uuid))
-    assert spec.uuid not in site.backend.found()
-    site.backend.destroy(spec.uuid)  # what has ended is ended
-    site.backend.shutdown(spec.uuid)
+    assert spec.uuid not in site.hypervisor.found()
+    site.hypervisor.destroy(spec.uuid)  # what has ended is ended
+    site.hypervisor.shutdown(spec.uuid)
 
 
 def test_machines_of_others_are_not_seen(site: Site) -> None:
     spec = site.machine(owner="somebody else")
-    site.backend.start(spec)
-    assert spec.uuid not in site.backend.found()
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.start(spec)
+    assert spec.uuid not in site.hypervisor.found()
+    site.hypervisor.destroy(spec.uuid)
     wait_for(lambda: MachineEvent.DESTROYED in site.happened(spec.uuid))
 
 
 def test_pausing_and_resuming_is_told(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
-    domain = site.backend._connection.lookupByUUIDString(spec.uuid)
+    site.hypervisor.start(spec)
+    domain = site.hypervisor._connection.lookupByUUIDString(spec.uuid)
     domain.suspend()
     domain.resume()
     wait_for(lambda: MachineEvent.RESUMED in site.happened(spec.uuid)[-1:])
     assert MachineEvent.PAUSED in site.happened(spec.uuid)
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_the_same_machine_never_runs_twice(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     with pytest.raises(BackendFailed, match="does not start"):
-        site.backend.start(spec)
-    site.backend.destroy(spec.uuid)
+        site.hypervisor.start(spec)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_a_disk_that_is_not_there_is_the_hypervisors_own_sentence(site: Site) -> None:
     spec = site.machine()
     spec.disks[0].source.path.unlink()
     with pytest.raises(BackendFailed, match=r"does not start: .*No such file"):
-        site.backend.start(spec)
-    assert spec.uuid not in site.backend.found()
+        site.hypervisor.start(spec)
+    assert spec.uuid not in site.hypervisor.found()
 
 
 def test_the_driver_opens_again_after_it_was_closed(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
-    site.backend.close()
-    site.backend = site.open("me")
-    assert spec.uuid in site.backend.found()
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.start(spec)
+    site.hypervisor.close()
+    site.hypervisor = site.open("me")
+    assert spec.uuid in site.hypervisor.found()
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_any_other_uri_may_be_set() -> None:
-    backend = LibvirtBackend("test:///default", "me", lambda *_: None)
-    assert backend.version.startswith("libvirt ")
-    assert backend.found() == {}  # the test driver's own domain carries no tag
-    backend.destroy(str(uuid.uuid4()))
-    backend.close()
+    hypervisor = Hypervisor("test:///default", "me", lambda *_: None)
+    assert hypervisor.version.startswith("libvirt ")
+    assert hypervisor.found() == {}  # the test driver's own domain carries no tag
+    hypervisor.destroy(str(uuid.uuid4()))
+    hypervisor.close()
 
 
 def test_a_uri_that_leads_nowhere_is_one_sentence() -> None:
     with pytest.raises(BackendFailed, match=r"libvirt \(nothing:///here\) cannot be opened"):
-        LibvirtBackend("nothing:///here", "me", lambda *_: None)
+        Hypervisor("nothing:///here", "me", lambda *_: None)
 
 
 def test_a_path_too_long_for_sockets_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     root = tmp_path / ("x" * MAX_ROOT)
     with pytest.raises(BackendFailed, match=r"choose a shorter node\.directory"):
-        LibvirtBackend.embedded(root, "me", lambda *_: None)
+        Hypervisor.embedded(root, "me", lambda *_: None)
     assert not root.exists()
 
 
@@ -166,23 +166,23 @@ def uefi(site: Site) -> MachineSpec:
 
 def test_uefi_gives_each_machine_variables_of_its_own(site: Site) -> None:
     spec = uefi(site)
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     assert isinstance(spec.boot, UefiBoot)
     assert spec.boot.variables.stat().st_size == spec.boot.template.stat().st_size
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 @pytest.mark.slow
 def test_uefi_firmware_looks_for_a_boot_loader_on_the_first_disk(site: Site) -> None:
     spec = uefi(site)
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     wait_for(lambda: b"BdsDxe" in spec.console.read_bytes(), 120)
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_emulators_run_in_a_sandbox_and_name_every_format(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     (line,) = [
         path.read_bytes()
         for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -193,7 +193,7 @@ def test_emulators_run_in_a_sandbox_and_name_every_format(site: Site) -> None:
     formats = {node["driver"] for node in nodes if "format" in node.get("node-name", "")}
     assert formats == {"raw", "qcow2", "vmdk"}
     assert all(node.get("read-only") for node in nodes if node["driver"] == "vmdk")
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 @pytest.mark.parametrize(
@@ -217,93 +217,93 @@ def test_a_start_finds_out_nothing_anew(site: Site) -> None:
     before = found_out()
     assert before
     spec = site.machine()
-    site.backend.start(spec)
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.start(spec)
+    site.hypervisor.destroy(spec.uuid)
     assert found_out() == before, "libvirt has forgotten what it found out about QEMU"
 
 
 def test_a_start_that_was_killed_before_there_was_an_emulator_is_forgotten(site: Site) -> None:
     """libvirt would list it for ever, and wait a minute for a lock when it should be ended."""
     spec = site.machine()
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     place = site.root / "l" / "run" / "qemu" / f"{spec.name}.xml"
     status = place.read_text()
-    site.backend.destroy(spec.uuid)
-    site.backend.close()
+    site.hypervisor.destroy(spec.uuid)
+    site.hypervisor.close()
     place.write_text(re.sub(r"pid='[0-9]+'", "pid='0'", status, count=1))
-    site.backend = site.open("me")
-    assert spec.uuid not in site.backend.found()
+    site.hypervisor = site.open("me")
+    assert spec.uuid not in site.hypervisor.found()
     assert not place.exists()
 
 
 def test_a_machine_is_suspended_whole_and_goes_on(site: Site) -> None:
     spec = site.machine()
     place = spec.console.parent / "memory"
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
-    assert site.backend.state(spec.uuid) is MachineState.RUNNING
-    assert not site.backend.saved(place)
-    site.backend.suspend(spec.uuid, place)
-    assert site.backend.state(spec.uuid) is None
-    assert site.backend.saved(place)
-    site.backend.restore(place)
-    assert site.backend.state(spec.uuid) is MachineState.RUNNING
-    assert spec.uuid in site.backend.found()
-    site.backend.shutdown(spec.uuid)
+    assert site.hypervisor.state(spec.uuid) is MachineState.RUNNING
+    assert not site.hypervisor.saved(place)
+    site.hypervisor.suspend(spec.uuid, place)
+    assert site.hypervisor.state(spec.uuid) is None
+    assert site.hypervisor.saved(place)
+    site.hypervisor.restore(place)
+    assert site.hypervisor.state(spec.uuid) is MachineState.RUNNING
+    assert spec.uuid in site.hypervisor.found()
+    site.hypervisor.shutdown(spec.uuid)
     wait_for(lambda: GOODBYE in spec.console.read_bytes())
     assert spec.console.read_bytes().count(SAID[0]) == 1
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_a_machine_that_cannot_be_saved_goes_on_with_its_disks(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
     with pytest.raises(BackendFailed, match="cannot be saved"):
-        site.backend.suspend(spec.uuid, site.root / "no such directory" / "memory")
-    assert site.backend.state(spec.uuid) is MachineState.RUNNING
+        site.hypervisor.suspend(spec.uuid, site.root / "no such directory" / "memory")
+    assert site.hypervisor.state(spec.uuid) is MachineState.RUNNING
     assert backings(site, spec) == {"disk0.vmdk"}
-    site.backend.reset(spec.uuid)  # it reads its disk again
+    site.hypervisor.reset(spec.uuid)  # it reads its disk again
     wait_for(lambda: spec.console.read_bytes().count(SAID[-1]) == 2)
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_a_machine_that_was_left_half_suspended_reads_its_disks_when_it_goes_on(site: Site) -> None:
     spec = site.machine()
-    site.backend.start(spec)
+    site.hypervisor.start(spec)
     wait_for(lambda: SAID[-1] in spec.console.read_bytes())
-    site.backend.pause(spec.uuid)
-    site.backend._domain(spec.uuid, lambda domain: QemuMonitor(domain).part(), "no")
+    site.hypervisor.pause(spec.uuid)
+    site.hypervisor._domain(spec.uuid, lambda domain: QemuMonitor(domain).part(), "no")
     assert backings(site, spec) == set()
-    site.backend.close()  # whoever did that died
-    site.backend = site.open("me")
-    assert spec.uuid in site.backend.found()
-    site.backend.resume(spec.uuid)
+    site.hypervisor.close()  # whoever did that died
+    site.hypervisor = site.open("me")
+    assert spec.uuid in site.hypervisor.found()
+    site.hypervisor.resume(spec.uuid)
     assert backings(site, spec) == {"disk0.vmdk"}
-    site.backend.reset(spec.uuid)
+    site.hypervisor.reset(spec.uuid)
     wait_for(lambda: spec.console.read_bytes().count(SAID[-1]) == 2)
-    site.backend.destroy(spec.uuid)
+    site.hypervisor.destroy(spec.uuid)
 
 
 def backings(site: Site, spec: MachineSpec) -> set[str]:
     """The descriptors that lie below a machine's overlays now."""
     found: list[dict[str, Any]] = []
-    site.backend._domain(spec.uuid, lambda domain: found.extend(QemuMonitor(domain)._nodes()), "no")
+    site.hypervisor._domain(spec.uuid, lambda domain: found.extend(QemuMonitor(domain)._nodes()), "no")
     names = {Path(node.get("backing_file", "")).name for node in found}
     return {name for name in names if name.endswith(".vmdk")}
 
 
 def test_memory_and_cores_are_what_the_machine_was_granted_and_has(site: Site) -> None:
     spec = site.machine().model_copy(update={"granted_memory": 64 * MIB, "granted_cores": 2})
-    site.backend.start(spec)
-    site.backend.resize(spec.uuid, 48 * MIB, 2)
+    site.hypervisor.start(spec)
+    site.hypervisor.resize(spec.uuid, 48 * MIB, 2)
     found: list[Any] = []
-    site.backend._domain(spec.uuid, lambda domain: found.append((domain.maxMemory(), domain.vcpusFlags(1))), "no")
+    site.hypervisor._domain(spec.uuid, lambda domain: found.append((domain.maxMemory(), domain.vcpusFlags(1))), "no")
     assert found == [(64 << 10, 2)]
     with pytest.raises(BackendFailed, match="cannot be resized"):
-        site.backend.resize(spec.uuid, 48 * MIB, 3)
-    assert site.backend.addresses(spec.uuid) == ()
-    site.backend.destroy(spec.uuid)
+        site.hypervisor.resize(spec.uuid, 48 * MIB, 3)
+    assert site.hypervisor.addresses(spec.uuid) == ()
+    site.hypervisor.destroy(spec.uuid)
 
 
 def test_a_guest_s_agent_has_a_port_where_its_addresses_mean_something(site: Site) -> None:

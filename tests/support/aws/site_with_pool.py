@@ -291,7 +291,7 @@ class OpenSite:
         self.records = Recorder(self.opened.directory, host.node, clock)
         self._closing.callback(self.records.close)
         self.withdrawn = RevocationState()
-        self.imaging = ImageUploader(self.opened, stager, stager.cache)
+        self.imaging = ImageUploader(self.opened, stager)
         self.makes = Ec2Deployer(
             self.opened, catalog, self.imaging, self.records, self.policies.current, lambda: self.withdrawn, clock
         )

@@ -49,74 +49,74 @@ class LightHypervisor:
             self.told(uuid, happening, "told")
 
     def start(self, machine: MachineSpec) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         if machine.uuid in self.machines:
             raise BackendFailed("it runs already")
         self.machines[machine.uuid] = MachineState.RUNNING
         self.done.append(("start", machine.uuid))
 
     def shutdown(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         if not self.deaf:
             self._do("shutdown", uuid, None, MachineEvent.POWERED_OFF)
 
     def reboot(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         if not self.deaf:
             self._do("reboot", uuid, MachineState.RUNNING, MachineEvent.REBOOTED)
 
     def reset(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         self._do("reset", uuid, MachineState.RUNNING, MachineEvent.REBOOTED)
 
     def pause(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         self._do("pause", uuid, MachineState.PAUSED, MachineEvent.PAUSED)
 
     def resume(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         self._do("resume", uuid, MachineState.RUNNING, MachineEvent.RESUMED)
 
     def suspend(self, uuid: str, place: Path) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         place.write_bytes(b"half")
         self._do("suspend", uuid, None, None)
         place.write_bytes(b"whole")
         self.saved_in[place] = uuid
 
     def restore(self, place: Path) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         uuid = self.saved_in.pop(place)
         assert uuid not in self.machines
         self.machines[uuid] = MachineState.RUNNING
         self.done.append(("restore", uuid))
 
     def saved(self, place: Path) -> bool:
-        """See Backend."""
+        """See Hypervisor."""
         return place.exists() and place.read_bytes() == b"whole"
 
     def resize(self, uuid: str, memory: int, cores: int) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         self._do(f"resize to {memory} and {cores}", uuid, self.machines.get(uuid), None)
 
     def addresses(self, uuid: str) -> tuple[str, ...]:
-        """See Backend."""
+        """See Hypervisor."""
         return ("192.0.2.7",) if self.machines.get(uuid) is MachineState.RUNNING else ()
 
     def state(self, uuid: str) -> MachineState | None:
-        """See Backend."""
+        """See Hypervisor."""
         return self.machines.get(uuid)
 
     def destroy(self, uuid: str) -> None:
-        """See Backend."""
+        """See Hypervisor."""
         self.machines.pop(uuid, None)
 
     def found(self) -> Mapping[str, DomainTag]:
-        """See Backend."""
+        """See Hypervisor."""
         return {uuid: spec().tag for uuid in self.machines}
 
     def close(self) -> None:
-        """See Backend."""
+        """See Hypervisor."""
 
 
 class Leases:

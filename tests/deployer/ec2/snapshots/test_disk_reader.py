@@ -100,10 +100,10 @@ def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:
     program = f"""
 import os, resource
 from deployer.ec2.snapshots.blocks import Layout, Run
-from deployer.ec2.snapshots.disk_reader import OpenDisk, digests
+from deployer.ec2.snapshots.disk_reader import OpenDisk, block_digests
 layout = Layout(size=20 << 30, runs=(Run(offset=0, length=20 << 30, source="x"),))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-found = digests(OpenDisk(layout, [os.open({str(path)!r}, os.O_RDONLY)]))
+found = block_digests(OpenDisk(layout, [os.open({str(path)!r}, os.O_RDONLY)]))
 print(len(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
