@@ -1,1 +1,1 @@
-"""Makes image directories: imports disks, builds from recipes, checks the result. Does not publish them."""
+"""Makes bundles: imports disks, builds from recipes, and lints the result. Does not publish them."""

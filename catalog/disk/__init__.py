@@ -1,4 +1,4 @@
 """Foreign disks: partition tables, formats, blank detection, and the confined child that reads them.
 
-Does not know what an image is made of.
+Does not know how images are built or stored.
 """

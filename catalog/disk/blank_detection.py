@@ -1,25 +1,22 @@
-"""Which partitions can be made again from a recipe of a few bytes: swap, and filesystems that nobody has used yet.
+"""Detection of partitions that a recipe of a few bytes can make again: swap, and filesystems that were never used.
 
-Only bytes decide, read through a function: no tool sees them, nothing is mounted. A filesystem counts as freshly made
-when it was never mounted and its root directory is as its mkfs left it; in any doubt it is content. Its UUID is not
-kept: a blank is found by partition UUID or label.
+The decision is made on the bytes alone, without tools or mounting. A filesystem counts as freshly made when it was never
+mounted and its root directory is as mkfs left it; in any doubt the partition is content. The filesystem's UUID is not
+kept: guests find a blank by partition UUID or label.
 
 Sources: mkswap(8) and Linux include/linux/swap.h; Linux Documentation/filesystems/ext4; Microsoft FAT specification
 (fatgen103); XFS Algorithms & Data Structures, 3rd edition.
 """
 
 import struct
-from collections.abc import Callable
 
 from pydantic import ValidationError
 
+from catalog.disk.gpt import ReadAt
 from catalog.image.manifest import Blank
 
-ReadAt = Callable[[int, int], bytes]
-"""(offset, length) in bytes of the partition -> the bytes there; fewer where it ends."""
-
 PAGE = 4096
-"""Bytes of a memory page, which decides where a swap signature lies: 4096 on every architecture that we name."""
+"""Bytes of a memory page, which determines the position of a swap signature: 4096 on all supported architectures."""
 
 MAX_FAT = 128 << 20
 """Bytes of one file allocation table that are read: the largest FAT32 of 32 KiB clusters takes less."""
@@ -28,7 +25,7 @@ _DIRECTORY_755 = 0o040755
 
 
 def detect_blank(read: ReadAt, size: int) -> Blank | None:
-    """The recipe that makes such a partition again, or None where it is content.
+    """The recipe that makes such a partition again, or None if it is content.
 
     Args:
         read: reads the partition.
@@ -36,18 +33,18 @@ def detect_blank(read: ReadAt, size: int) -> Blank | None:
     """
 
     def inside(offset: int, length: int) -> bytes:
-        """What lies inside the partition: places in it are read from it, and may be anything."""
+        """Read within the partition only: offsets come from its own bytes, and may be arbitrary."""
         return read(offset, min(length, size - offset)) if 0 <= offset < size and length > 0 else b""
 
     for kind in (_swap, _ext4, _xfs, _vfat):
         try:
             found = kind(inside, size)
-        except (struct.error, IndexError, ZeroDivisionError):  # cut short, or nonsense in a field: not freshly made
+        except (struct.error, IndexError, ZeroDivisionError):  # truncated, or an invalid field: not freshly made
             continue
         if found is not None:
             try:
                 return Blank(size=size, filesystem=found[0], label=found[1])  # type: ignore[arg-type]
-            except ValidationError:  # a label or size that a recipe cannot say: it stays as it is
+            except ValidationError:  # a label or size that no recipe may have: the partition stays content
                 return None
     return None
 
@@ -63,7 +60,7 @@ def _swap(read: ReadAt, size: int) -> tuple[str, str] | None:
 
 
 _EXT4_INCOMPAT = 0x2 | 0x40 | 0x80 | 0x200 | 0x2000
-"""filetype, extents, 64bit, flex_bg, metadata_csum_seed: what mke2fs gives by itself."""
+"""filetype, extents, 64bit, flex_bg, metadata_csum_seed: what mke2fs sets by default."""
 _HAS_JOURNAL, _ORPHAN_FILE = 0x4, 0x1000
 _EXTENTS = 0x40
 
@@ -124,21 +121,21 @@ def _xfs(read: ReadAt, size: int) -> tuple[str, str] | None:
     (inode_size,) = struct.unpack_from(">H", sector, 104)
     per_block_log, group_log = sector[123], sector[124]
     inodes, free_inodes = struct.unpack_from(">QQ", sector, 128)
-    # Root directory, realtime bitmap and realtime summary are the three inodes that mkfs uses.
+    # mkfs uses three inodes: root directory, realtime bitmap and realtime summary.
     if inodes - free_inodes != 3 or blocks * block_size > size or not log_start:
         return None
 
-    def place(block: int) -> int:
+    def position(block: int) -> int:
         return int(((block >> group_log) * group_blocks + (block & ((1 << group_log) - 1))) * block_size)
 
     index = root_inode & ((1 << per_block_log) - 1)
-    inode = read(place(root_inode >> per_block_log) + index * inode_size, 256)
+    inode = read(position(root_inode >> per_block_log) + index * inode_size, 256)
     magic, mode, version, kind, _, uid, gid, links = struct.unpack_from(">2sHBBHIII", inode)
     if (magic, mode, version, kind, uid, gid, links) != (b"IN", _DIRECTORY_755, 3, 1, 0, 0, 2):
         return None
     entries, has_attributes = inode[176], inode[82]
-    # A journal that has been used may hold files that the superblock does not count yet; mkfs leaves one record in it.
-    used = _any(read, place(log_start) + PAGE, log_blocks * block_size - PAGE)
+    # A used journal may hold files that the superblock does not count yet; mkfs leaves one record in it.
+    used = _any(read, position(log_start) + PAGE, log_blocks * block_size - PAGE)
     return None if entries or has_attributes or used else ("xfs", _text(sector[108:120]))
 
 
@@ -187,5 +184,5 @@ def _any(read: ReadAt, offset: int, length: int) -> bool:
 
 
 def _text(raw: bytes) -> str:
-    """A label; what is not ASCII becomes a sign that no recipe can say."""
+    """A label; bytes that are not ASCII become a character that no recipe may have."""
     return raw.partition(b"\0")[0].decode("ascii", "replace")

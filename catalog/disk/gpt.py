@@ -1,7 +1,7 @@
-"""GUID partition tables (UEFI 2.10, chapter 5), read and written on values: no IO here but the caller's `read`.
+"""Reading and writing of GUID partition tables (UEFI 2.10, chapter 5) as values; the only IO is the caller's `read`.
 
-What is accepted can be written again byte for byte; whatever could not be is refused, with its place and the reason.
-512-byte sectors, 128 entries of 128 bytes, the tables at the very begin and the very end: all that tools make today.
+A table is accepted only if it can be written again byte for byte; otherwise the error names the place and the reason.
+Supported are 512-byte sectors and 128 entries of 128 bytes at the beginning and the end of the disk, as all tools make.
 """
 
 import base64
@@ -18,7 +18,7 @@ from catalog.image.manifest import BOOT_CODE, CONTROL, SECTOR, GptDisk
 from catalog.image.partition_types import bits_from_flags, standard_protective, type_guid
 
 ReadAt = Callable[[int, int], bytes]
-"""(offset, length) in bytes -> the bytes there; fewer where the disk ends."""
+"""(offset, length) in bytes -> the bytes there; fewer at the end of the disk or partition."""
 
 ENTRIES = 128
 ENTRY_SIZE = 128
@@ -41,7 +41,7 @@ _ADVICE = "repair the table, for example with `sgdisk` or `gdisk`"
 
 @dataclass(frozen=True, slots=True)
 class GptEntry:
-    """One partition. `type` and `uuid` are GUIDs in lower case, places are sectors, `last_lba` is inside."""
+    """One partition. `type` and `uuid` are GUIDs in lower case, positions are sectors, `last_lba` is inclusive."""
 
     number: int
     type: str
@@ -54,13 +54,13 @@ class GptEntry:
 
 @dataclass(frozen=True, slots=True)
 class GptTable:
-    """All that a GUID partition table says.
+    """The whole content of a GUID partition table.
 
     Attributes:
         uuid: the disk GUID.
-        first_lba, last_lba: the usable sectors, both inside.
-        boot_code: the first 440 bytes of the disk, or None where they are all zero.
-        protective: bytes 440-461 of the disk, or None where they are what every disk of this size should have.
+        first_lba, last_lba: the first and last usable sector.
+        boot_code: the first 440 bytes of the disk, or None if they are all zero.
+        protective: bytes 440-461 of the disk, or None if they are the standard ones for a disk of this size.
         entries: in the order of their numbers.
     """
 
@@ -81,13 +81,13 @@ class _Header:
 
 
 def read_gpt(read: ReadAt, size: int) -> GptTable:
-    """Read the table of a disk of `size` bytes: both copies, every checksum, every bound.
+    """Read the table of a disk of `size` bytes, and check both copies, all checksums and all bounds.
 
     Raises:
-        DiskRefused: there is no whole, consistent table that can be written again.
+        DiskRefused: the table is incomplete, inconsistent, or could not be written again byte for byte.
     """
     if size % SECTOR or size < (HEAD_SECTORS + TAIL_SECTORS + 1) * SECTOR:
-        raise DiskRefused(f"GPT: the disk has {size} bytes, which is no whole number of sectors or too few for a GPT")
+        raise DiskRefused(f"GPT: the disk has {size} bytes: not a multiple of {SECTOR}, or too few for a GPT")
     last = size // SECTOR - 1
     boot_code, protective = _protective(read_sectors(read, 0, 1), size)
     primary = _header(read, "the primary header", 1, last, 2)
@@ -96,8 +96,8 @@ def read_gpt(read: ReadAt, size: int) -> GptTable:
         raise DiskRefused(f"GPT: the primary table (sector 1) and its backup (sector {last}) differ; {_ADVICE}")
     if not HEAD_SECTORS <= primary.first_lba <= primary.last_lba <= last - TAIL_SECTORS:
         raise DiskRefused(
-            f"GPT: the header names the usable sectors {primary.first_lba}-{primary.last_lba}, "
-            f"and they lie between {HEAD_SECTORS} and {last - TAIL_SECTORS}"
+            f"GPT: the usable sectors in the header, {primary.first_lba}-{primary.last_lba}, "
+            f"are not between {HEAD_SECTORS} and {last - TAIL_SECTORS}"
         )
     entries = [
         _entry(index + 1, raw)
@@ -116,7 +116,7 @@ def read_gpt(read: ReadAt, size: int) -> GptTable:
 
 
 def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
-    """The first 34 and the last 33 sectors of a disk: protective MBR, header and entries; entries and backup header."""
+    """Return the first 34 sectors of a disk (protective MBR, header, entries) and the last 33 (entries, backup header)."""
     sectors = disk.size // SECTOR
     boot_code = base64.b64decode(disk.boot_code) if disk.boot_code else bytes(BOOT_CODE)
     protective = bytes.fromhex(disk.protective) if disk.protective else standard_protective(sectors)
@@ -137,22 +137,9 @@ def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
 
     def header(mine: int, other: int, entries_lba: int) -> bytes:
         def pack(crc: int) -> bytes:
-            return _HEADER.pack(
-                _SIGNATURE,
-                _REVISION,
-                _HEADER.size,
-                crc,
-                0,
-                mine,
-                other,
-                disk.first_lba,
-                disk.last_lba,
-                UUID(disk.uuid).bytes_le,
-                entries_lba,
-                ENTRIES,
-                ENTRY_SIZE,
-                zlib.crc32(entries),
-            )
+            usable = disk.first_lba, disk.last_lba
+            where = UUID(disk.uuid).bytes_le, entries_lba, ENTRIES, ENTRY_SIZE, zlib.crc32(entries)
+            return _HEADER.pack(_SIGNATURE, _REVISION, _HEADER.size, crc, 0, mine, other, *usable, *where)
 
         return pack(zlib.crc32(pack(0))).ljust(SECTOR, b"\0")
 
@@ -161,7 +148,7 @@ def write_gpt(disk: GptDisk) -> tuple[bytes, bytes]:
 
 
 def read_sectors(read: ReadAt, lba: int, count: int) -> bytes:
-    """Exactly `count` sectors from `lba` on; DiskRefused where the disk ends before."""
+    """Read exactly `count` sectors from `lba` on; DiskRefused if the disk ends before."""
     data = read(lba * SECTOR, count * SECTOR)
     if len(data) != count * SECTOR:
         raise DiskRefused(f"sector {lba}: the disk ends inside its partition table; it is truncated")
@@ -169,19 +156,19 @@ def read_sectors(read: ReadAt, lba: int, count: int) -> bytes:
 
 
 def _protective(sector: bytes, size: int) -> tuple[bytes | None, bytes | None]:
-    """Boot code and protective record of the first sector (UEFI 2.10, section 5.2.3), each None where it is plain."""
+    """Boot code and protective record of the first sector (UEFI 2.10, section 5.2.3), each None if it is the default."""
     if sector[510:] != b"\x55\xaa":
-        raise DiskRefused("GPT: sector 0 is no protective MBR, it does not end in 55 AA; " + _ADVICE)
+        raise DiskRefused("GPT: sector 0 is not a protective MBR, as it does not end in 55 AA; " + _ADVICE)
     records = [sector[at : at + 16] for at in range(446, 510, 16)]
     if any(map(any, records[1:])):
         raise DiskRefused(
-            "GPT: the protective MBR in sector 0 has partitions of its own (a hybrid MBR), so that two tables "
-            "describe one disk; put a plain one there with `gdisk` (x, then n)"
+            "GPT: the protective MBR in sector 0 has partitions of its own (a hybrid MBR), so two tables "
+            "describe one disk; write a plain protective MBR with `gdisk` (x, then n)"
         )
     if records[0][4] != 0xEE or records[0][8:12] != b"\1\0\0\0":
         raise DiskRefused(
-            "GPT: the record in the protective MBR has not the type EE from sector 1 on; "
-            "the disk has a GPT that its MBR does not protect"
+            "GPT: the record in the protective MBR does not have type EE and begin at sector 1; "
+            "the MBR does not protect the GPT"
         )
     boot_code, protective = sector[:BOOT_CODE], sector[BOOT_CODE:462]
     plain = protective == standard_protective(size // SECTOR)
@@ -189,32 +176,36 @@ def _protective(sector: bytes, size: int) -> tuple[bytes | None, bytes | None]:
 
 
 def _header(read: ReadAt, what: str, lba: int, alternate: int, entries_lba: int) -> _Header:
-    """One of the two copies, checked by itself."""
+    """Read one of the two copies and check it by itself."""
     sector = read_sectors(read, lba, 1)
     where = f"GPT: {what} (sector {lba})"
     if not sector.startswith(_SIGNATURE):
         if lba == 1 and read(4096, len(_SIGNATURE)) == _SIGNATURE:
-            raise DiskRefused(f"{where} is missing, there is one for sectors of 4096 bytes; only 512 are supported")
+            raise DiskRefused(
+                f"{where} is missing; the disk has one for sectors of 4096 bytes, and only 512 are supported"
+            )
         raise DiskRefused(f"{where} is missing; {_ADVICE}")
     (
         _, revision, header_size, crc, reserved, mine, other, first_lba, last_lba, uuid, at, count, entry_size, entries_crc
     ) = _HEADER.unpack_from(sector)  # fmt: skip
     if (revision, header_size, reserved) != (_REVISION, _HEADER.size, 0) or any(sector[_HEADER.size :]):
-        raise DiskRefused(f"{where} is not of revision 1.0 with {_HEADER.size} bytes and zeros after them")
+        raise DiskRefused(f"{where} does not have revision 1.0 and {_HEADER.size} bytes followed by zeros")
     if zlib.crc32(sector[:16] + bytes(4) + sector[20 : _HEADER.size]) != crc:
         raise DiskRefused(f"{where} has a wrong checksum; {_ADVICE}")
     if (lba, mine) == (1, 1) and other != alternate:
         raise DiskRefused(
-            f"{where} says that its backup lies in the last sector, {other}, and the disk ends with {alternate}: it "
+            f"{where} places its backup in the last sector, {other}, but the disk ends with sector {alternate}: it "
             + ("is truncated" if other > alternate else "has grown; move the backup with `sgdisk -e`")
         )
     if (mine, other) != (lba, alternate):
         raise DiskRefused(
-            f"{where} says that it lies in sector {mine} and its twin in {other}, and they belong into {lba} and "
-            f"{alternate}; {_ADVICE}"
+            f"{where} gives its own position as sector {mine} and that of the other copy as {other}, "
+            f"not {lba} and {alternate}; {_ADVICE}"
         )
     if (count, entry_size) != (ENTRIES, ENTRY_SIZE):
-        raise DiskRefused(f"{where} has {count} entries of {entry_size} bytes; only 128 of 128 are supported")
+        raise DiskRefused(
+            f"{where} has {count} entries of {entry_size} bytes; only 128 entries of 128 bytes are supported"
+        )
     if at != entries_lba:
         raise DiskRefused(f"{where} has its entries in sector {at}; only {entries_lba} is supported")
     entries = read_sectors(read, at, ENTRIES * ENTRY_SIZE // SECTOR)
@@ -227,15 +218,15 @@ def _entry(number: int, raw: bytes) -> GptEntry:
     kind, uuid, first, last, attributes, name = _ENTRY.unpack(raw)
     where = f"GPT: partition {number}"
     if not any(kind):
-        raise DiskRefused(f"{where} is unused, and its entry is not empty; clear it or give it a type")
+        raise DiskRefused(f"{where} is unused, but its entry is not empty; clear the entry or set a type")
     if not any(uuid):
-        raise DiskRefused(f"{where} has no UUID of its own; give it one with `sgdisk -u {number}:R`")
+        raise DiskRefused(f"{where} has no UUID; set one with `sgdisk -u {number}:R`")
     try:
         text, _, rest = name.decode("utf-16-le").partition("\0")
     except UnicodeDecodeError as exc:
-        raise DiskRefused(f"{where} has a name that is not UTF-16; rename it") from exc
+        raise DiskRefused(f"{where}: the name is not valid UTF-16; rename the partition") from exc
     if rest.strip("\0") or _CONTROL.search(text):
-        raise DiskRefused(f"{where} has a name with control characters, or bytes after its end; rename it")
+        raise DiskRefused(f"{where}: the name has control characters, or bytes after its end; rename the partition")
     return GptEntry(number, str(UUID(bytes_le=kind)), str(UUID(bytes_le=uuid)), first, last, attributes, text)
 
 
@@ -244,16 +235,19 @@ def _check_entries(entries: Sequence[GptEntry], first_lba: int, last_lba: int) -
     for entry in entries:
         if not first_lba <= entry.first_lba <= entry.last_lba <= last_lba:
             raise DiskRefused(
-                f"GPT: partition {entry.number} goes from sector {entry.first_lba} to {entry.last_lba}, "
-                f"and the usable ones are {first_lba}-{last_lba}"
+                f"GPT: partition {entry.number} lies in sectors {entry.first_lba}-{entry.last_lba}, "
+                f"outside the usable sectors {first_lba}-{last_lba}"
             )
         if (twin := seen.setdefault(entry.uuid, entry.number)) != entry.number:
             raise DiskRefused(
-                f"GPT: the partitions {twin} and {entry.number} have the same UUID {entry.uuid}; "
-                f"give one a new UUID with `sgdisk -u {entry.number}:R`"
+                f"GPT: partitions {twin} and {entry.number} have the same UUID {entry.uuid}; "
+                f"set a new UUID with `sgdisk -u {entry.number}:R`"
             )
-    for low, high in pairwise(sorted(entries, key=lambda entry: entry.first_lba)):
-        if high.first_lba <= low.last_lba:
-            raise DiskRefused(
-                f"GPT: the partitions {low.number} and {high.number} overlap from sector {high.first_lba} on"
-            )
+    check_overlaps("GPT", [(entry.first_lba, entry.last_lba, str(entry.number)) for entry in entries])
+
+
+def check_overlaps(table: str, extents: Sequence[tuple[int, int, str]]) -> None:
+    """Raise DiskRefused if two of the (first sector, last sector, name) overlap."""
+    for (_, last, low), (first, _, high) in pairwise(sorted(extents)):
+        if first <= last:
+            raise DiskRefused(f"{table}: partitions {low} and {high} overlap from sector {first} on")

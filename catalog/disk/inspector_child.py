@@ -1,8 +1,8 @@
-"""Runs confined: reads a disk's beginning and prints as JSON what it claims to be. Decides nothing.
+"""Script that runs in the sandbox: reads the beginning of a disk and prints its formats as JSON. Decides nothing.
 
-Imports nothing of Partita: the child sees this one file. The formats are recognised by oslo.utils' inspector, which is
-what OpenStack accepts images with; this script is the only door to it. What the inspector does not report of qcow2
-(encryption, internal snapshots, single feature bits) is read here from the header (QEMU docs/interop/qcow2.txt).
+It imports nothing of Partita: the child sees this one file. The inspector of oslo.utils recognises the formats, as when
+OpenStack accepts an image; only this script calls it. Properties of qcow2 that the inspector does not report (encryption,
+internal snapshots, single feature bits) are read here from the header (QEMU docs/interop/qcow2.txt).
 """
 
 import json
@@ -14,19 +14,19 @@ from typing import Any
 from oslo_utils.imageutils import format_inspector
 
 HEAD = 4 << 20
-"""Bytes shown to the inspector. Every header that it knows lies in the first half; the last MiB is shown too."""
+"""Bytes that the inspector gets. All headers that it knows lie in the first half; it gets the last MiB too."""
 
 TAIL = 1 << 20
 
 LARGE = 2**53 - 1
-"""The largest number that goes through JSON unharmed; a size beyond it is absurd anyway."""
+"""The largest integer that JSON carries exactly; a larger size is absurd anyway."""
 
 CHUNK = 64 << 10
 
 
 def detect_formats(path: str) -> dict[str, Any]:
-    """Which formats the content matches, and which of their safety checks it fails."""
-    with open(path, "rb") as file:  # noqa: PTH123 - nothing but this script and a path exists here
+    """The size of a file, the formats that its content matches, and which of their safety checks it fails."""
+    with open(path, "rb") as file:  # noqa: PTH123 - the script needs no pathlib
         size = file.seek(0, 2)
         file.seek(0)
         wrapper = format_inspector.InspectWrapper(file)
@@ -51,7 +51,7 @@ def detect_formats(path: str) -> dict[str, Any]:
 
 
 def read_qcow2_header(path: str) -> dict[str, Any] | None:
-    """The fields of a qcow2 header, or None where there is none."""
+    """The fields of a qcow2 header, or None if there is no such header."""
     with open(path, "rb") as file:  # noqa: PTH123 - as above
         head = file.read(104)
     if head[:4] != b"QFI\xfb" or len(head) < 72:

@@ -1,6 +1,7 @@
-"""What a disk with a partition table consists of, from its first byte to its last: a pure plan.
+"""The layout of a disk with a partition table, from its first byte to its last.
 
-Nodes write it down as a descriptor (`deployer.hypervisor.vmdk_descriptor`); a catalog sends it as a flat image (`flattening`).
+Nodes write it as a descriptor (`deployer.hypervisor.vmdk_descriptor`); a catalog sends it as a flat image
+(`catalog.content.flat_image`).
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from catalog.image.manifest import Blank, GptDisk, MbrDisk, Partition
 
 @dataclass(frozen=True, slots=True)
 class DiskExtent:
-    """A run of a disk, and where its bytes come from.
+    """A run of bytes of a disk, and their source.
 
     Attributes:
         offset, length: bytes, whole sectors.
-        source: the bytes themselves, content or a blank, or None for zeros.
+        source: the bytes themselves, a content or a blank, or None for zeros.
     """
 
     offset: int
@@ -25,7 +26,7 @@ class DiskExtent:
 
 
 def disk_extents(disk: GptDisk | MbrDisk) -> tuple[DiskExtent, ...]:
-    """What a disk consists of, in order, from its first byte to its last and without a gap."""
+    """The extents of a disk in order, from its first byte to its last without holes between them."""
     parts = [DiskExtent(part.offset, part.size, partition_content(part)) for part in disk.partitions]
     parts += [DiskExtent(gap.offset, gap.content.size, gap.content) for gap in disk.gaps]
     if isinstance(disk, GptDisk):
@@ -44,7 +45,7 @@ def disk_extents(disk: GptDisk | MbrDisk) -> tuple[DiskExtent, ...]:
 
 
 def partition_content(partition: Partition) -> Address | Blank:
-    """Content or blank: the validator of Partition saw to it that there is exactly one."""
+    """The content or the blank; the validator of Partition ensures that there is exactly one."""
     source = partition.content or partition.blank
     assert source is not None  # noqa: S101 - see above
     return source

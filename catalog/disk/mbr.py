@@ -1,27 +1,26 @@
-"""MBR partition tables with their chains of logical partitions, read on values; and which table a disk has at all.
+"""Reading of MBR partition tables with their chains of logical partitions, and detection of the kind of table.
 
-Nothing here writes: an image keeps the first sector and the tables of logical partitions byte for byte, as gaps.
-There is no standard; the layout is what IBM PC DOS left and Linux reads (block/partitions/msdos.c is the common law).
+Nothing is written: an image keeps the first sector and the tables of logical partitions byte for byte, as gaps. There is
+no standard; the layout is that of IBM PC DOS as Linux reads it (block/partitions/msdos.c).
 """
 
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from catalog.disk.gpt import GptTable, ReadAt, read_gpt, read_sectors
+from catalog.disk.gpt import GptTable, ReadAt, check_overlaps, read_gpt, read_sectors
 from catalog.errors import DiskRefused
 from catalog.image.manifest import SECTOR
 
 MAX_NUMBER = 128
-"""The highest number of a partition in a manifest. It bounds the walk along the chain of logical partitions."""
+"""The highest partition number in a manifest. It bounds the walk along the chain of logical partitions."""
 
 _RECORD = struct.Struct("<B3sB3sII")
 """Status, first CHS, type, last CHS, first sector, number of sectors."""
 _RECORDS_AT = 446
 _MARK = b"\x55\xaa"
 _EXTENDED = frozenset({0x05, 0x0F, 0x85})
-"""DOS, Windows 95 with LBA, Linux: a container for logical partitions."""
+"""Types of extended partitions, which contain logical ones: DOS, Windows 95 with LBA, Linux."""
 _PROTECTIVE = 0xEE
 _FILESYSTEMS = (
     (3, b"NTFS    "),
@@ -31,12 +30,12 @@ _FILESYSTEMS = (
     (54, b"FAT     "),
     (82, b"FAT32   "),
 )
-"""(offset, text) by which a first sector is that of a filesystem, which ends in 55 AA too."""
+"""(offset, text) in the first sector of a filesystem, which ends in 55 AA too."""
 
 
 @dataclass(frozen=True, slots=True)
 class MbrEntry:
-    """One partition: `type` is `mbr-XX`, `uuid` is `SSSSSSSS-NN` as Linux has it; places are sectors, `last_lba` is inside."""
+    """One partition: `type` is `mbr-XX`, `uuid` is `SSSSSSSS-NN` as in Linux; positions are sectors, `last_lba` inclusive."""
 
     number: int
     type: str
@@ -48,12 +47,12 @@ class MbrEntry:
 
 @dataclass(frozen=True, slots=True)
 class MbrTable:
-    """All that an MBR and its chain say.
+    """The content of an MBR and its chain of logical partitions.
 
     Attributes:
         signature: the disk signature.
-        entries: primary partitions 1-4 without containers, then logical ones from 5, in the order of their numbers.
-        tables: the sectors that hold tables, sector 0 first; an image keeps them as gaps.
+        entries: primary partitions 1-4 without extended ones, then logical ones from 5, in the order of their numbers.
+        tables: the sectors that contain tables, sector 0 first; an image keeps them as gaps.
     """
 
     signature: int
@@ -74,10 +73,10 @@ class _Record:
 
 
 def read_table(read: ReadAt, size: int) -> GptTable | MbrTable | None:
-    """Read whatever partition table a disk of `size` bytes has; None where it has none.
+    """Read the partition table of a disk of `size` bytes; None if it has no table.
 
     Raises:
-        DiskRefused: there is a table, or a trace of one, and it is broken.
+        DiskRefused: the table, or what is left of one, is broken.
     """
     first = read_sectors(read, 0, 1)
     marked = first[510:] == _MARK
@@ -93,7 +92,7 @@ def read_mbr(read: ReadAt, size: int) -> MbrTable:
     """Read the MBR and all logical partitions of a disk of `size` bytes.
 
     Raises:
-        DiskRefused: no MBR, a GPT's protective one, a place outside the disk, an overlap, a chain that is broken.
+        DiskRefused: no MBR, the protective MBR of a GPT, a partition outside the disk, an overlap, a broken chain.
     """
     sector = read_sectors(read, 0, 1)
     records = _records(sector, 0)
@@ -105,18 +104,16 @@ def read_mbr(read: ReadAt, size: int) -> MbrTable:
         if record.type == 0:
             continue
         if record.type == _PROTECTIVE:
-            raise DiskRefused(f"MBR: record {number} is the protective one of a GPT; the disk is no MBR disk")
+            raise DiskRefused(f"MBR: record {number} is the protective record of a GPT; the disk is not an MBR disk")
         _check_record(record, f"MBR: partition {number}", 1, sectors - 1)
         if record.type in _EXTENDED:
             containers.append(record)
         else:
             entries.append(_entry(number, record, signature))
     if len(containers) > 1:
-        raise DiskRefused("MBR: there are two extended partitions, and only one can be; remove one")
-    _check_apart(
-        [(e.first_lba, e.last_lba, str(e.number)) for e in entries]
-        + [(c.start, c.last, "extended") for c in containers]
-    )
+        raise DiskRefused("MBR: the disk has two extended partitions; remove one")
+    extents = [(entry.first_lba, entry.last_lba, str(entry.number)) for entry in entries]
+    check_overlaps("MBR", extents + [(record.start, record.last, "extended") for record in containers])
     tables = [0]
     if containers:
         logical, chain = _chain(read, containers[0], signature)
@@ -131,31 +128,23 @@ def _raw(sector: bytes) -> list[bytes]:
 
 def _records(sector: bytes, lba: int) -> list[_Record]:
     if sector[510:] != _MARK:
-        raise DiskRefused(f"MBR: sector {lba} is no partition table, it does not end in 55 AA")
+        raise DiskRefused(f"MBR: sector {lba} is not a partition table, as it does not end in 55 AA")
     found = []
     for number, raw in enumerate(_raw(sector), 1):
         status, _, kind, _, start, count = _RECORD.unpack(raw)
         if status & 0x7F:
             raise DiskRefused(
-                f"MBR: record {number} in sector {lba} has the status {status:#04x}, and only 0 and 0x80 exist"
+                f"MBR: record {number} in sector {lba} has status {status:#04x}; only 0 and 0x80 are valid"
             )
         found.append(_Record(status, kind, start, count))
     return found
 
 
-def _check_record(record: _Record, what: str, low: int, high: int) -> None:
+def _check_record(record: _Record, name: str, low: int, high: int) -> None:
     if record.count == 0:
-        raise DiskRefused(f"{what} has no sectors; remove it from the table")
+        raise DiskRefused(f"{name} has no sectors; remove it from the table")
     if not low <= record.start <= record.last <= high:
-        raise DiskRefused(
-            f"{what} goes from sector {record.start} to {record.last}, and it can lie in {low}-{high} only"
-        )
-
-
-def _check_apart(places: Sequence[tuple[int, int, str]]) -> None:
-    for (_, last, low), (first, _, high) in pairwise(sorted(places)):
-        if first <= last:
-            raise DiskRefused(f"MBR: the partitions {low} and {high} overlap from sector {first} on")
+        raise DiskRefused(f"{name} lies in sectors {record.start}-{record.last}, outside {low}-{high}")
 
 
 def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
@@ -170,46 +159,46 @@ def _entry(number: int, record: _Record, signature: int) -> MbrEntry:
 
 
 def _chain(read: ReadAt, container: _Record, signature: int) -> tuple[list[MbrEntry], list[int]]:
-    """Walk along the tables of logical partitions: each has one partition and the place of the next table.
+    """Walk along the tables of logical partitions: each has one partition and a link to the next table.
 
-    A partition's place counts from its own table, a table's from the container. The chain must go forward, so it ends.
+    A partition's position counts from its own table, a table's from the container. The chain must go forward, so it ends.
     """
     entries: list[MbrEntry] = []
     tables: list[int] = []
-    places: list[tuple[int, int, str]] = []
+    extents: list[tuple[int, int, str]] = []
     at = container.start
     while True:
         tables.append(at)
-        places.append((at, at, f"table in sector {at}"))
-        here, onward = _links(_records(read_sectors(read, at, 1), at), at)
-        if here is not None:
+        extents.append((at, at, f"table in sector {at}"))
+        partition, link = _links(_records(read_sectors(read, at, 1), at), at)
+        if partition is not None:
             number = 5 + len(entries)
             if number > MAX_NUMBER:
-                raise DiskRefused(f"MBR: there are more logical partitions than number {MAX_NUMBER}")
-            placed = _Record(here.status, here.type, at + here.start, here.count)
+                raise DiskRefused(f"MBR: logical partitions have numbers above {MAX_NUMBER}")
+            placed = _Record(partition.status, partition.type, at + partition.start, partition.count)
             _check_record(placed, f"MBR: partition {number}", at + 1, container.last)
             entries.append(_entry(number, placed, signature))
-            places.append((placed.start, placed.last, str(number)))
-        if onward is None:
+            extents.append((placed.start, placed.last, str(number)))
+        if link is None:
             break
-        following = container.start + onward.start
+        following = container.start + link.start
         if not at < following <= container.last:
             raise DiskRefused(
-                f"MBR: the table in sector {at} names sector {following} as the next one, and it must lie in "
-                f"{at + 1}-{container.last}; the chain of logical partitions is broken"
+                f"MBR: the table in sector {at} links to sector {following}, outside {at + 1}-{container.last}; "
+                "the chain of logical partitions is broken"
             )
         if len(tables) == MAX_NUMBER:
             raise DiskRefused(f"MBR: the chain of logical partitions has more than {MAX_NUMBER} tables")
         at = following
-    _check_apart(places)
+    check_overlaps("MBR", extents)
     return entries, tables
 
 
 def _links(records: Sequence[_Record], at: int) -> tuple[_Record | None, _Record | None]:
-    """The partition and the link that a table in sector `at` holds; at most one of each."""
+    """The partition and the link in the table in sector `at`, at most one of each."""
     used = [record for record in records if record.type]
     links = [record for record in used if record.type in _EXTENDED]
-    here = [record for record in used if record.type not in _EXTENDED]
-    if len(links) > 1 or len(here) > 1:
+    partitions = [record for record in used if record.type not in _EXTENDED]
+    if len(links) > 1 or len(partitions) > 1:
         raise DiskRefused(f"MBR: the table in sector {at} has more than one partition and one link to the next table")
-    return (here[0] if here else None), (links[0] if links else None)
+    return (partitions[0] if partitions else None), (links[0] if links else None)

@@ -1,4 +1,4 @@
-"""What an image is: manifest, content addresses, blanks, partition types, the image directory.
+"""Images as values and directories: manifest, content addresses, blanks, partition types, the image directory.
 
-Does no network and knows no database.
+No network access and no database.
 """

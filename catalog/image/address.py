@@ -1,9 +1,9 @@
-"""The address of content: (root, size), and the Merkle tree beneath the root. No IO here; `measuring` reads files.
+"""The address of content: (root, size), and the Merkle tree beneath the root. No IO here; `catalog.content.indexing` reads files.
 
 `root` is the `pieces root` of BitTorrent v2 (BEP 52): the SHA-256 Merkle root over 16 KiB leaves, where the last leaf is
 as short as the content is and the leaves missing to a power of two are 32 zero bytes. BEP 52 has no leaf/node prefix, so
-a root alone is no identity (two leaf hashes concatenated are a 64-byte content with the root of the original): `size` is
-part of the address and is checked first (docs/adr/0001-content-addresses.md).
+a root alone does not identify a content (two leaf hashes concatenated are a 64-byte content with the root of the
+original): `size` is part of the address and is checked first (docs/adr/0001-content-addresses.md).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ LEAF = 16 << 10
 """Bytes in a leaf of the tree: the block size of BEP 52."""
 
 MAX_SIZE = 1 << 46
-"""Bytes. 64 TiB: larger than any partition in use, small enough that no arithmetic on sizes ever surprises."""
+"""Bytes. 64 TiB: larger than any partition in use, small enough for exact arithmetic on sizes everywhere."""
 
 SMALLEST_PIECE = 64 << 10
 LARGEST_PIECE = 256 << 10
@@ -31,23 +31,23 @@ _PAD = bytes(32)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """What content is called everywhere: manifest, store, cache, swarm. Text form: 64 hex digits, `-`, size in bytes."""
+    """The name of a content in manifest, store, cache and swarm. Text form: 64 hex digits, `-`, size in bytes."""
 
     root: bytes
     size: int
 
     def __post_init__(self) -> None:
         if len(self.root) != 32:
-            raise ValueError(f"an address's root has 32 bytes, not {len(self.root)}")
+            raise ValueError(f"the root of an address has 32 bytes, not {len(self.root)}")
         if not 1 <= self.size <= MAX_SIZE:
-            raise ValueError(f"an address's size lies between 1 and {MAX_SIZE} bytes, not {self.size}")
+            raise ValueError(f"the size of an address is between 1 and {MAX_SIZE} bytes, not {self.size}")
 
     def __str__(self) -> str:
         return f"{self.root.hex()}-{self.size}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form; ValueError when it is anything else."""
+        """Read the text form; ValueError for anything else."""
         match = _TEXT.fullmatch(text)
         if not match:
             raise ValueError(f"{text[:90]!r} is not an address: 64 lower-case hex digits, '-', the size in bytes")
@@ -66,7 +66,7 @@ class Address:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """In documents an address is its text form."""
+        """Documents hold an address in its text form."""
         from_text = core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
         return core_schema.json_or_python_schema(
             json_schema=from_text,
@@ -76,7 +76,7 @@ class Address:
 
 
 def piece_length(size: int) -> int:
-    """The piece length, in bytes, of content of that size: a pure function, so that every node derives the same swarm.
+    """The piece length in bytes of content of `size` bytes: a pure function, so that every node derives the same swarm.
 
     The smallest power of two from 64 KiB to 256 KiB that keeps the number of pieces at or below 8192.
     """
@@ -89,15 +89,15 @@ def piece_length(size: int) -> int:
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The root over leaf hashes, padded to a power of two with 32 zero bytes (BEP 52, `pieces root`)."""
     if not leaves:
-        raise ValueError("content without a leaf has no root")
+        raise ValueError("content without leaves has no root")
     return _levels_up(leaves, (len(leaves) - 1).bit_length(), _PAD)[0]
 
 
 def merkle_tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
     """Root and piece layer of content of `size` bytes with these leaf hashes (BEP 52, `pieces root`, `piece layers`).
 
-    The layer has the hashes of all pieces, 32 bytes each. Content of at most one piece has no layer in BEP 52; the one
-    hash given here is then its root.
+    The layer has the hashes of all pieces, 32 bytes each. Content of at most one piece has no layer in BEP 52; here the
+    layer is then the root.
     """
     if len(leaves) != -(-size // LEAF):
         raise ValueError(f"{size} bytes have {-(-size // LEAF)} leaves, not {len(leaves)}")
@@ -107,21 +107,21 @@ def merkle_tree(leaves: Sequence[bytes], size: int) -> tuple[bytes, bytes]:
     per_piece = piece_length(size) // LEAF
     previous: Sequence[bytes] = ()
     distinct: list[bytes] = []
-    place: list[int] = []
+    positions: list[int] = []
     for start in range(0, len(leaves), per_piece):
         row = leaves[start : start + per_piece]
         if row != previous:  # holes are long runs of equal pieces
             previous = row
             distinct += row
             distinct += [_PAD] * (per_piece - len(row))
-        place.append(len(distinct) // per_piece - 1)
+        positions.append(len(distinct) // per_piece - 1)
     pieces = _levels_up(distinct, per_piece.bit_length() - 1, _PAD)
-    layer = b"".join([pieces[at] for at in place])
+    layer = b"".join([pieces[at] for at in positions])
     return layer_root(layer, size), layer
 
 
 def layer_root(layer: bytes, size: int) -> bytes:
-    """The root that a piece layer claims: what a layer from a stranger is checked with."""
+    """The root that a piece layer implies: checks a layer from an untrusted source."""
     count = -(-size // piece_length(size))
     if len(layer) != 32 * count:
         raise ValueError(f"a piece layer for {size} bytes has {32 * count} bytes, not {len(layer)}")
@@ -134,7 +134,7 @@ def layer_root(layer: bytes, size: int) -> bytes:
 
 
 def _levels_up(nodes: Sequence[bytes], levels: int, pad: bytes) -> list[bytes]:
-    """Combine nodes pairwise `levels` times; `pad` stands for each node that is missing at the end."""
+    """Combine nodes pairwise `levels` times; `pad` replaces each node that is missing at the end."""
     sha256 = hashlib.sha256
     row = list(nodes)
     for _ in range(levels):

@@ -1,8 +1,9 @@
-"""Blanks: partitions made from a recipe, by whoever needs them: a node for its machines, a catalog for flat images.
+"""Blanks: partitions made locally from a recipe: by a node for its machines, by a catalog for flat images.
 
-Nothing of them is stored in a catalog or sent between nodes. Equal recipes give equal bytes on one machine: filesystem UUIDs are derived from the recipe, and every source of time and
-randomness in the tools is fixed. So one blank can lie beneath the overlays of many machines, and be made again after it
-was evicted. Another version of a tool may lay a filesystem out differently, which is why a blank's address is nowhere in a manifest.
+A blank is never stored in a catalog or sent between nodes. Equal recipes give equal bytes on one machine: filesystem UUIDs
+are derived from the recipe, and every source of time and randomness in the tools is fixed. So one blank can back the
+overlays of many machines, and can be made again after eviction. Another version of a tool may lay a filesystem out
+differently, therefore manifests do not contain addresses of blanks.
 """
 
 import hashlib
@@ -17,36 +18,36 @@ from catalog.image.manifest import Blank
 from signer.documents import canonical
 
 NAMESPACE = uuid.UUID("5a0f7d3e-2d5b-5c38-9a3c-64a7a2d0b6c1")
-"""Of the UUIDs (RFC 9562, version 5) that filesystems made from a recipe carry."""
+"""Namespace of the UUIDs (RFC 9562, version 5) of filesystems made from a recipe."""
 
 SYSTEM_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-"""Where the tools are even when whoever runs this has no such places on PATH, as ordinary users on Debian."""
+"""Where the tools are; ordinary users on Debian have no sbin directories on PATH."""
 
 EPOCH = 946_684_800
-"""The time in every blank's superblock: 2000-01-01. No clock of a node gets into a blank."""
+"""The time in every blank's superblock: 2000-01-01, so that a blank does not depend on the node's clock."""
 
 TIMEOUT = 600
-"""Seconds for one tool. Making the largest blank takes some seconds; a tool that hangs must not hang the node."""
+"""Seconds until a tool is ended. The largest blank takes some seconds; a tool that hangs must not hang the node."""
 
 EXT4_FEATURES = (
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,"
     "dir_nlink,extra_isize,metadata_csum"
 )
-"""Spelled out, for what a node's mke2fs.conf says must not decide what a guest finds. Linux 3.6 and later mount it."""
+"""Spelled out so that the node's mke2fs.conf does not decide what a guest gets. Linux 3.6 and later mount it."""
 
 _XFS_BIGTIME = (EPOCH + (1 << 31)) * 10**9
-"""The same time as XFS counts it with the bigtime feature: nanoseconds since 1901-12-13 20:45:52 UTC."""
+"""EPOCH in XFS's bigtime format: nanoseconds since 1901-12-13 20:45:52 UTC."""
 
 _BLOCK = 4096
 
 
 def filesystem_uuid(blank: Blank) -> uuid.UUID:
-    """The filesystem UUID of a recipe."""
+    """The filesystem UUID of a blank, derived from its recipe."""
     return uuid.uuid5(NAMESPACE, canonical(blank).decode())
 
 
 def reserved_size(blank: Blank) -> int:
-    """Bytes to reserve before a blank is made; what it takes when made is less.
+    """Bytes to reserve before a blank is made; the finished blank allocates less.
 
     ext4 writes group descriptors, bitmaps and a lazily initialised journal; XFS zeroes a log of 64 MiB or more before it
     is made sparse again; vfat writes its two tables.
@@ -68,27 +69,24 @@ def make_blank(blank: Blank, path: Path) -> None:
 
     Args:
         blank: the recipe.
-        path: an existing file of the blank's size that is all hole; stays sparse where the filesystem is zero.
+        path: an existing file of the blank's size that is one hole; stays sparse where the filesystem is zero.
 
     Raises:
-        BlankFailed: a tool is missing, refuses the recipe, or does not end.
+        BlankFailed: a tool is missing, rejects the recipe, or does not end in time.
     """
     file, own = str(path), filesystem_uuid(blank)
+    label = ["-n" if blank.filesystem == "vfat" else "-L", blank.label] if blank.label else []
     match blank.filesystem:
         case "ext4":
             extended = f"nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,hash_seed={own}"
-            label = ["-L", blank.label] if blank.label else []
             layout = ["-b", "4096", "-I", "256", "-i", "16384", "-m", "0", "-O", EXT4_FEATURES]
             _run("mkfs.ext4", "-q", "-F", "-t", "ext4", *layout, "-U", str(own), "-E", extended, *label, file)
         case "xfs":
-            label = ["-L", blank.label] if blank.label else []
             _run("mkfs.xfs", "-q", "-f", "-K", "-m", f"uuid={own}", *label, file)
             _settle_xfs(file)
         case "vfat":
-            label = ["-n", blank.label] if blank.label else []
             _run("mkfs.vfat", "--invariant", "-i", own.hex[:8], *label, file)
         case "swap":
-            label = ["-L", blank.label] if blank.label else []
             _run("mkswap", "-q", "-U", str(own), *label, file)
         case "none":
             return
@@ -98,7 +96,7 @@ def make_blank(blank: Blank, path: Path) -> None:
 def blank_digest(descriptor: int) -> bytes:
     """SHA-256 over the (offset, bytes) of every 4 KiB of an open file that is not zero, and over its size.
 
-    It depends on content only, not on where the holes are, and its cost is that of the data, not of the size.
+    It depends on the content only, not on where the holes are; its cost is proportional to the data, not to the size.
     """
     digest, zero = hashlib.sha256(), bytes(_BLOCK)
     size = os.fstat(descriptor).st_size
@@ -120,7 +118,7 @@ def blank_digest(descriptor: int) -> bytes:
 def _settle_xfs(file: str) -> None:
     """Fix the times and generation numbers of the three inodes that mkfs.xfs makes; xfs_db keeps their checksums right.
 
-    (xfsprogs learnt to do it by itself, from SOURCE_DATE_EPOCH and DETERMINISTIC_SEED, after the versions in use.)
+    (Later versions of xfsprogs than those in use do it themselves, from SOURCE_DATE_EPOCH and DETERMINISTIC_SEED.)
     """
     shown = _run("xfs_db", "-r", "-c", "sb 0", "-c", "print rootino rbmino rsumino", file)
     commands: list[str] = []
@@ -149,12 +147,10 @@ def _run(tool: str, *arguments: str) -> str:
             [tool, *arguments], env=environment, capture_output=True, check=False, timeout=TIMEOUT, text=True
         )
     except FileNotFoundError as exc:
-        raise BlankFailed(
-            f"{tool} is not installed; it makes the blanks of images: install it on this machine"
-        ) from exc
+        raise BlankFailed(f"{tool} is not installed; install it to make the blanks of images") from exc
     except subprocess.TimeoutExpired as exc:
-        raise BlankFailed(f"{tool} did not end within {TIMEOUT} seconds; look at the disk below it") from exc
+        raise BlankFailed(f"{tool} did not end within {TIMEOUT} seconds; check the disk") from exc
     if done.returncode:
-        told = " ".join((done.stderr or done.stdout).split())[:300]
-        raise BlankFailed(f"{tool} failed with exit code {done.returncode}: {told}")
+        output = " ".join((done.stderr or done.stdout).split())[:300]
+        raise BlankFailed(f"{tool} failed with exit code {done.returncode}: {output}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""An image in a directory, on the publisher's machine: what import makes, endorse signs and publish sends.
+"""A bundle: an image in a directory on the publisher's machine. Import makes it, endorse signs it, publish sends it.
 
 manifest.json                      canonical bytes
 blobs/<address>                    content, sparse where it is zero
@@ -18,7 +18,7 @@ from signer.runtime import files
 
 MAX_STATEMENT = 64 << 10
 MAX_SIGNATURE = 64 << 10
-"""Bytes. A detached signature has some hundred; key material never comes inside it."""
+"""Bytes. A detached signature has a few hundred; it never contains key material."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class Bundle:
 
     @classmethod
     def open(cls, root: Path) -> Self:
-        """Read the manifest; NotFound if the directory holds none, DocumentError if it is malformed."""
+        """Read the manifest; NotFound if the directory has no manifest, DocumentError if it is malformed."""
         file = root / "manifest.json"
         try:
             data = _read(file, MAX_MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise NotFound(
-                f"{root}: holds no manifest.json; name a directory that `partita image import` or `build` made"
+                f"{root}: contains no manifest.json; name a directory that `partita image import` or `build` made"
             ) from exc
         return cls(root, Manifest.parse(data))
 
     @classmethod
     def create(cls, root: Path, manifest: Manifest) -> Self:
-        """Write the manifest of a directory whose blobs are all in place."""
+        """Write the manifest of a directory that already has all contents."""
         (root / "endorsements").mkdir(parents=True, exist_ok=True)
         (root / "manifest.json").write_bytes(manifest.canonical())
         return cls(root, manifest)
 
     def content(self, address: Address) -> Path:
-        """Where that content is; NotFound if it is not there."""
+        """The file of a content; NotFound if it is missing."""
         path = self.root / "blobs" / str(address)
         if not path.is_file():
             raise NotFound(f"{self.root}: the content {address} is missing; import or build the image again")
@@ -61,15 +61,15 @@ class Bundle:
             try:
                 found.append((_read(statement, MAX_STATEMENT), _read(statement.with_suffix(".sig"), MAX_SIGNATURE)))
             except FileNotFoundError as exc:
-                raise Malformed(f"{statement}: has no signature beside it; endorse the image again") from exc
+                raise Malformed(f"{statement}: its signature file is missing; endorse the image again") from exc
         return found
 
     def add_endorsement(self, statement: bytes, signature: bytes) -> Path:
-        """Keep an endorsement; returns the statement's path, the signature lies beside it as .sig."""
+        """Store an endorsement; returns the path of the statement, beside which the signature is stored as .sig."""
         path = self.root / "endorsements" / (hashlib.sha256(statement).hexdigest()[:16] + ".json")
         path.parent.mkdir(exist_ok=True)
         files.write(path.with_suffix(".sig"), signature)
-        files.write(path, statement)  # last, as a statement is what makes the pair count
+        files.write(path, statement)  # last: a pair is read by its statement
         return path
 
 
@@ -77,5 +77,5 @@ def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise Malformed(f"{path}: has more than the {limit} bytes allowed")
+        raise Malformed(f"{path}: larger than the {limit} bytes allowed")
     return data

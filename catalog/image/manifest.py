@@ -1,6 +1,6 @@
-"""The manifest: what an image is. Frozen values, one canonical form (RFC 8785); its SHA-256 is the image's ID.
+"""The manifest, which defines an image. Frozen values, one canonical form (RFC 8785); its SHA-256 is the image ID.
 
-Everything that decides what boots is inside: the disks with their tables, the partitions with their addresses or blank
+It contains everything that decides what boots: the disks with their tables, the partitions with their addresses or blank
 recipes, kernel and command line. Sizes and offsets are bytes. docs/formats.md describes the document byte for byte.
 """
 
@@ -27,7 +27,7 @@ BOOT_CODE = 440
 """Bytes of boot code at the start of a disk: what lies before the disk signature of an MBR."""
 
 MAX_GAPS = 256
-"""Of a disk. 124 logical partitions have a table each; boot loaders need a few more."""
+"""Gaps of a disk, at most. 124 logical partitions have a table each; boot loaders need a few more."""
 
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MBR_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{2}")
@@ -37,21 +37,23 @@ VO_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
 NAME_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?"
 VERSION_PATTERN = r"[A-Za-z0-9](?:[A-Za-z0-9.+_~-]{0,62}[A-Za-z0-9])?"
 CONTROL = r"\x00-\x1f\x7f-\x9f"
-"""The control characters, as the inside of a character class: no text that people are shown has any."""
+"""The control characters, as the inside of a character class: text that is displayed contains none."""
 
 MAX_LABEL = 36
-"""UTF-16 units: the room for a name in a GPT entry."""
+"""UTF-16 units that a GPT entry has for a name."""
 
 
 def _label(text: str) -> str:
     if len(text.encode("utf-16-le")) > 2 * MAX_LABEL:
-        raise ValueError(f"a partition's label has at most {MAX_LABEL} UTF-16 units, which is what a GPT has room for")
+        raise ValueError(f"a partition label has at most {MAX_LABEL} UTF-16 units, the limit of a GPT entry")
     return text
 
 
 def _partition_uuid(text: str) -> str:
     if not (_GUID.fullmatch(text) or _MBR_UUID.fullmatch(text)):
-        raise ValueError(f"{text[:40]!r} is no partition UUID: 8-4-4-4-12 lower-case hex digits, or 8-2 on an MBR disk")
+        raise ValueError(
+            f"{text[:40]!r} is not a valid partition UUID: write 8-4-4-4-12 lower-case hex digits, or 8-2 on an MBR disk"
+        )
     return text
 
 
@@ -59,10 +61,10 @@ def _boot_code(text: str) -> str:
     try:
         code = base64.b64decode(text, validate=True)
     except binascii.Error as exc:
-        raise ValueError("is not base64") from exc
+        raise ValueError("is not valid base64") from exc
     if len(code) != BOOT_CODE or not any(code) or base64.b64encode(code).decode() != text:
         raise ValueError(
-            f"boot code is {BOOT_CODE} bytes, not all zero, in canonical base64; leave it out where there is none"
+            f"boot code is {BOOT_CODE} bytes, not all zero, in canonical base64; leave it out if the disk has no boot code"
         )
     return text
 
@@ -71,11 +73,11 @@ def _flags(flags: tuple[str, ...]) -> tuple[str, ...]:
     for flag in flags:
         if flag not in FLAG_BITS:
             raise ValueError(
-                f"{flag[:40]!r} is no partition flag; known: required, no-block-io, legacy-bios-bootable, "
+                f"{flag[:40]!r} is not a valid partition flag; known flags: required, no-block-io, legacy-bios-bootable, "
                 "grow-fs, read-only, hidden, no-auto, bit-N"
             )
     if list(flags) != sorted(set(flags), key=FLAG_BITS.__getitem__):
-        raise ValueError("flags stand once each, in the order of their bits")
+        raise ValueError("flags are listed once each, in the order of their bits")
     return flags
 
 
@@ -101,7 +103,7 @@ _SMALLEST = {"ext4": 1 << 20, "xfs": 300 << 20, "vfat": 1 << 20, "swap": 40 << 1
 
 
 class Blank(Document):
-    """A recipe for a partition that a node makes locally: nothing of it is stored or sent.
+    """A recipe for a partition that a node makes locally; the partition is never stored or sent.
 
     Attributes:
         size: bytes.
@@ -125,7 +127,7 @@ class Blank(Document):
 
 
 class Partition(Document):
-    """One partition: content that has an address, or a blank; exactly one of the two.
+    """One partition, which has either a content address or a blank.
 
     Attributes:
         label: the name in the partition table.
@@ -144,9 +146,9 @@ class Partition(Document):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.content is None) == (self.blank is None):
-            raise ValueError("a partition has either content or a blank")
+            raise ValueError("a partition has either content or a blank, not both")
         if self.size % SECTOR:
-            raise ValueError(f"a partition's size is a multiple of {SECTOR} bytes, not {self.size}")
+            raise ValueError(f"the size of a partition is a multiple of {SECTOR} bytes, not {self.size}")
         return self
 
     @property
@@ -159,7 +161,7 @@ class Partition(Document):
 
 
 class PlacedPartition(Partition):
-    """A partition with its place on a disk that has a table: entry number from 1, offset in bytes, GPT flags."""
+    """A partition of a disk with a partition table: entry number from 1, offset in bytes, GPT flags."""
 
     number: Annotated[int, Field(ge=1, le=128)]
     offset: Annotated[SectorBytes, Field(gt=0)]
@@ -167,7 +169,7 @@ class PlacedPartition(Partition):
 
 
 class Gap(Document):
-    """Bytes that lie outside every partition and matter: an embedded boot loader, a logical partition's table."""
+    """Nonzero bytes outside all partitions: an embedded boot loader, the table of a logical partition."""
 
     offset: SectorBytes
     content: Address
@@ -184,21 +186,21 @@ class _Tabled(Document):
     partitions: Annotated[tuple[PlacedPartition, ...], Field(min_length=1, max_length=128)]
 
     def _check_places(self, low: int, high: int) -> None:
-        """Everything inside [low, high), nothing over anything else; partitions in order of their place."""
+        """Check that partitions and gaps lie inside [low, high), do not overlap, and are in the order of their offsets."""
         numbers = [part.number for part in self.partitions]
         if len(set(numbers)) != len(numbers):
             raise ValueError("two partitions have the same number")
         if [part.offset for part in self.partitions] != sorted(part.offset for part in self.partitions):
-            raise ValueError("partitions stand in the order of their offsets")
+            raise ValueError("partitions are listed in the order of their offsets")
         if [gap.offset for gap in self.gaps] != sorted(gap.offset for gap in self.gaps):
-            raise ValueError("gaps stand in the order of their offsets")
+            raise ValueError("gaps are listed in the order of their offsets")
         places = [(part.offset, part.offset + part.size, f"partition {part.number}") for part in self.partitions]
         places += [(gap.offset, gap.offset + gap.content.size, f"the gap at {gap.offset}") for gap in self.gaps]
         end, before = low, "the partition table"
-        for start, stop, what in sorted(places):
+        for start, stop, name in sorted(places):
             if start < end:
-                raise ValueError(f"{what} begins at byte {start}, inside {before}, which ends at {end}")
-            end, before = stop, what
+                raise ValueError(f"{name} begins at byte {start}, inside {before}, which ends at {end}")
+            end, before = stop, name
         if end > high:
             raise ValueError(f"{before} ends at byte {end}, after the last usable byte {high} of the disk")
 
@@ -211,8 +213,8 @@ class GptDisk(_Tabled):
         size: bytes of the whole disk, both tables included.
         first_lba, last_lba: the usable sectors that the header names.
         boot_code: base64 of the first 440 bytes, where a BIOS boots from the disk.
-        protective: hex of bytes 440-461, disk signature and protective record, where they are not what UEFI 2.10,
-            section 5.2.3 has for a disk of this size: tools differ, and some BIOSes want the record marked bootable.
+        protective: hex of bytes 440-461, disk signature and protective record, where they differ from those that UEFI
+            2.10, section 5.2.3 specifies for a disk of this size: tools differ, and some BIOSes want the record marked bootable.
     """
 
     table: Literal["gpt"]
@@ -228,9 +230,11 @@ class GptDisk(_Tabled):
         if self.protective is not None:
             given = bytes.fromhex(self.protective)
             if given[10] != 0xEE or given[14:18] != b"\1\0\0\0" or given == standard_protective(sectors):
-                raise ValueError("a protective record has type EE from sector 1 on; leave it out where it is standard")
+                raise ValueError(
+                    "a protective record has type EE and begins at sector 1; leave it out if it is the standard one"
+                )
         if not self.first_lba <= self.last_lba <= sectors - 34:
-            raise ValueError(f"the usable sectors lie between 34 and {sectors - 34} and in order")
+            raise ValueError(f"the usable sectors are in order and between 34 and {sectors - 34}")
         self._check_places(34 * SECTOR, (sectors - 33) * SECTOR)
         for part in self.partitions:
             if part.offset < self.first_lba * SECTOR or part.offset + part.size > (self.last_lba + 1) * SECTOR:
@@ -243,7 +247,7 @@ class GptDisk(_Tabled):
 
 
 class MbrDisk(_Tabled):
-    """A disk with an MBR. Its first sector, and the tables of logical partitions, are kept as gaps byte for byte."""
+    """A disk with an MBR. Gaps keep its first sector and the tables of logical partitions byte for byte."""
 
     table: Literal["mbr"]
 
@@ -251,7 +255,7 @@ class MbrDisk(_Tabled):
     def _places(self) -> Self:
         self._check_places(0, self.size)
         if not self.gaps or self.gaps[0].offset != 0:
-            raise ValueError("an MBR disk keeps its first sector as the gap at offset 0")
+            raise ValueError("the first gap of an MBR disk is its first sector, at offset 0")
         for part in self.partitions:
             if not part.type.startswith("mbr-") or part.flags or not _MBR_UUID.fullmatch(part.uuid):
                 raise ValueError(
@@ -261,7 +265,7 @@ class MbrDisk(_Tabled):
 
 
 class BareDisk(Document):
-    """One partition as a whole virtual disk, without a table, as Xen-era images have it."""
+    """A virtual disk that is one partition without a partition table, as in images of the Xen era."""
 
     table: Literal["none"]
     partition: Partition
@@ -296,21 +300,21 @@ class OperatingSystem(Document):
 
 
 class Needs(Document):
-    """The least that a machine of this image must get: memory in bytes, cores."""
+    """The minimum resources of a machine of this image: memory in bytes, cores."""
 
     memory: Annotated[int, Field(ge=16 << 20, le=1 << 46)]
     cores: Annotated[int, Field(ge=1, le=1024)]
 
 
 class ProvenanceLink(Document):
-    """A free link to where something comes from: a build log, a source, a package list."""
+    """A link of any kind to the origin of the image: a build log, a source, a package list."""
 
     rel: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
     href: Annotated[ManifestText, Field(min_length=1)]
 
 
 class Manifest(Document):
-    """What an image is."""
+    """The definition of an image."""
 
     type: Literal["urn:partita:image:v1"]
     vo: Vo
@@ -331,11 +335,11 @@ class Manifest(Document):
             raise ValueError("two partitions have the same UUID")
         first = self.disks[0]
         if self.boot.mode == "bios" and first.table == "none":
-            raise ValueError("a BIOS boots from a disk with a partition table; the first disk has none")
+            raise ValueError("a BIOS boots from a disk with a partition table; the first disk has no table")
         if self.boot.mode == "bios" and isinstance(first, GptDisk) and first.boot_code is None:
-            raise ValueError("a BIOS runs the boot code in the first sector; the first disk has none")
+            raise ValueError("a BIOS runs the boot code in the first sector; the first disk has no boot code")
         if self.boot.mode == "uefi" and not any(part.type in {"esp", "mbr-ef"} for part in _partitions(first)):
-            raise ValueError("UEFI boots from an EFI system partition; the first disk has none")
+            raise ValueError("UEFI boots from an EFI system partition; the first disk has no such partition")
         return self
 
     @classmethod
@@ -344,13 +348,13 @@ class Manifest(Document):
         return parse_canonical(cls, data, "manifest", limit=MAX_MANIFEST)
 
     def canonical(self) -> bytes:
-        """The bytes that are signed and whose SHA-256 is the image ID."""
+        """The canonical bytes: these are signed, and their SHA-256 is the image ID."""
         return canonical(self)
 
     @property
     def image_id(self) -> str:
-        """`sha256:` and 64 hex digits."""
-        # Asked for a dozen times by each decision. Beside whose it is, because copies with changes copy this along.
+        """`sha256:` and 64 hex digits: the SHA-256 of the canonical bytes."""
+        # Cached, as each decision reads it a dozen times; with the id of its owner, as model_copy() copies the cache.
         known: tuple[int, str] | None = self.__dict__.get("_image_id")
         if known is None or known[0] != id(self):
             known = (id(self), "sha256:" + hashlib.sha256(self.canonical()).hexdigest())
@@ -363,12 +367,12 @@ class Manifest(Document):
         return f"{self.vo}/{self.name}@{self.version}"
 
     def partitions(self) -> Iterator[Partition]:
-        """All partitions, in the order of disks and places."""
+        """All partitions, in the order of disks and offsets."""
         for disk in self.disks:
             yield from _partitions(disk)
 
     def contents(self) -> tuple[Address, ...]:
-        """Every content that the image consists of, each once, in order: partitions, gaps, kernel, initrd."""
+        """The addresses of all contents of the image, each once, in order: partitions, gaps, kernel, initrd."""
         found: dict[Address, None] = {}
         for disk in self.disks:
             for part in _partitions(disk):

@@ -1,7 +1,7 @@
-"""The kinds of partitions: names of the Discoverable Partitions Specification (UAPI group) and their GUIDs.
+"""Partition types: names of the Discoverable Partitions Specification (UAPI group) and their GUIDs.
 
-A kind with a name is always written by its name, so that a manifest has one form; any other GUID stands for itself, and
-`mbr-XX` is the type byte of an MBR partition.
+A type that has a name is always written by its name, so that a manifest has one form; any other GUID is written as it is,
+and `mbr-XX` is the type byte of an MBR partition.
 """
 
 import re
@@ -46,14 +46,14 @@ FLAG_BITS: Final[dict[str, int]] = {
 
 
 SECTORS_PER_TRACK, HEADS = 63, 255
-"""The geometry that tools agree on for the places in cylinders, heads and sectors that an MBR record has room for."""
+"""The geometry that tools assume for the CHS addresses (cylinder, head, sector) in an MBR record."""
 
 
 def standard_protective(sectors: int) -> bytes:
-    """Bytes 440-461 of a GPT disk of that many sectors as UEFI 2.10, section 5.2.3 has them.
+    """Bytes 440-461 of a GPT disk of that many sectors as specified in UEFI 2.10, section 5.2.3.
 
-    No disk signature, and one protective record: not bootable, type EE, from sector 1 to the end of the disk or of what
-    32 bits can say.
+    They hold no disk signature, and one protective record: not bootable, type EE, from sector 1 to the end of the disk,
+    or to the largest sector count that 32 bits can hold.
     """
     last = sectors - 1
     cylinder, rest = divmod(last, SECTORS_PER_TRACK * HEADS)
@@ -63,26 +63,26 @@ def standard_protective(sectors: int) -> bytes:
 
 
 def type_name(guid: str) -> str:
-    """The one way to write a GPT type GUID: its name if it has one."""
+    """How a manifest writes a GPT type GUID: its name if it has one, else the GUID in lower case."""
     return _BY_GUID.get(guid.lower(), guid.lower())
 
 
-def type_guid(kind: str) -> str:
-    """The GUID of a GPT kind."""
-    return TYPE_NAMES.get(kind, kind)
+def type_guid(name: str) -> str:
+    """The GUID of a GPT type name; a GUID is returned as it is."""
+    return TYPE_NAMES.get(name, name)
 
 
-def check_type(kind: str) -> str:
-    """Return a well-formed kind, or raise ValueError with what would be right."""
-    if kind in TYPE_NAMES or _MBR.fullmatch(kind):
-        return kind
-    if not _GUID.fullmatch(kind):
+def check_type(text: str) -> str:
+    """Return a well-formed type; ValueError explains how to write it."""
+    if text in TYPE_NAMES or _MBR.fullmatch(text):
+        return text
+    if not _GUID.fullmatch(text):
         raise ValueError(
-            f"{kind[:40]!r} is no partition type; use a Discoverable Partitions name such as 'root-x86-64', or a GUID"
+            f"{text[:40]!r} is not a valid partition type; use a Discoverable Partitions name such as 'root-x86-64', or a GUID"
         )
-    if kind in _BY_GUID:
-        raise ValueError(f"the type {kind} has a name; write {_BY_GUID[kind]!r}")
-    return kind
+    if text in _BY_GUID:
+        raise ValueError(f"the type {text} has a name; write {_BY_GUID[text]!r}")
+    return text
 
 
 def flags_from_bits(bits: int) -> tuple[str, ...]:
@@ -91,5 +91,5 @@ def flags_from_bits(bits: int) -> tuple[str, ...]:
 
 
 def bits_from_flags(flags: tuple[str, ...]) -> int:
-    """The GPT attribute word of flags."""
+    """The GPT attribute word in which these flags are set."""
     return sum(1 << FLAG_BITS[flag] for flag in flags)

@@ -1,4 +1,4 @@
-"""How people name images: an image ID, or VO/name@version, or VO/name for its newest version."""
+"""References to images: an image ID, VO/name@version, or VO/name for the newest version."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NAME = re.compile(f"({VO_PATTERN})/({NAME_PATTERN})(?:@({VERSION_PATTERN}))?")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Either `image_id`, or `vo` and `name` with or without a `version`."""
+    """Holds either `image_id`, or `vo` and `name` with or without a `version`."""
 
     image_id: str | None = None
     vo: str = ""
@@ -22,12 +22,14 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what a person typed; Misused says what would be right."""
+        """Read a reference as a person typed it; Misused explains the valid forms."""
         if _ID.fullmatch(text):
             return cls(image_id=text)
         if match := _NAME.fullmatch(text):
             return cls(vo=match[1], name=match[2], version=match[3])
-        raise Misused(f"{text[:80]!r} names no image; give sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME")
+        raise Misused(
+            f"{text[:80]!r} is not a valid image reference; give sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME"
+        )
 
     def __str__(self) -> str:
         return self.image_id or f"{self.vo}/{self.name}" + (f"@{self.version}" if self.version else "")

@@ -1,1 +1,1 @@
-"""The documents of the catalog's HTTP API, shared by its service and its clients. No behavior."""
+"""The documents of the catalog's HTTP API, shared by its service and its clients. It only converts and validates."""

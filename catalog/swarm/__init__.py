@@ -1,3 +1,3 @@
 """BitTorrent as the catalog speaks it: info dicts derived from addresses, tracker, announce keys, the swarm's
-certificate authority. Opens no sockets.
+certificate authority. It opens no sockets.
 """

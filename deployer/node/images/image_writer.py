@@ -190,7 +190,7 @@ def _run(
     reads = {str(path): path for path in _files(source)}
     done = run_confined(command, reads=reads, writes=writes, limits=limits)
     if done.code:
-        raise AssemblyFailed(f"{source.path}: {failing}: {done.complaint[-500:] or f'qemu-img ended with {done.code}'}")
+        raise AssemblyFailed(f"{source.path}: {failing}: {done.errors[-500:] or f'qemu-img ended with {done.code}'}")
     return done.output
 
 

@@ -152,7 +152,7 @@ def test_commands_that_cannot_be_done(desk: Desk) -> None:
     nobody = "http://127.0.0.1:9"
     (desk.root / "not-a-key").write_text("hello")
     table: list[tuple[type[Exception], tuple[str, ...], str]] = [
-        (NotFound, ("publish", str(desk.root)), "holds no manifest.json"),
+        (NotFound, ("publish", str(desk.root)), "contains no manifest.json"),
         (Misused, ("publish", image, "--catalog", nobody), "run `partita endorse`"),
         (Unavailable, ("image", "list", "--catalog", nobody), "cannot be reached"),
         (Misused, ("image", "fetch", "worker", "-o", str(desk.root / "x"), "--catalog", nobody), "names no image"),

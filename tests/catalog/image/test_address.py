@@ -78,7 +78,7 @@ def test_the_text_form_is_read_again(size: int) -> None:
     ],
 )
 def test_any_other_text_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not an address|size lies between"):
+    with pytest.raises(ValueError, match=r"is not an address|address is between"):
         Address.parse(text)
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_an_address_is_not_made() -> None:
     with pytest.raises(ValueError, match="has 32 bytes, not 31"):
         Address(ROOT[1:], 1)
     for size in (0, -1, MAX_SIZE + 1):
-        with pytest.raises(ValueError, match="size lies between"):
+        with pytest.raises(ValueError, match="address is between"):
             Address(ROOT, size)
 
 
@@ -199,7 +199,7 @@ def test_a_layer_with_one_wrong_bit_has_another_root() -> None:
 def test_leaves_must_fit_the_size() -> None:
     with pytest.raises(ValueError, match="16385 bytes have 2 leaves, not 1"):
         merkle_tree([ROOT], LEAF + 1)
-    with pytest.raises(ValueError, match="without a leaf"):
+    with pytest.raises(ValueError, match="without leaves"):
         merkle_root([])
 
 

@@ -28,7 +28,7 @@ def test_what_is_no_image_directory_says_so(tmp_path: Path, make: str) -> None:
         root.touch()
     elif make == "an empty directory":
         root.mkdir()
-    with pytest.raises(NotFound, match=r"holds no manifest\.json; name a directory that"):
+    with pytest.raises(NotFound, match=r"contains no manifest\.json; name a directory that"):
         Bundle.open(root)
 
 
@@ -39,7 +39,7 @@ def test_a_manifest_that_is_malformed_or_too_large_is_refused(tmp_path: Path) ->
     with pytest.raises(DocumentError, match="is not in canonical form"):
         Bundle.open(tmp_path)
     file.write_bytes(bytes(MAX_MANIFEST + 1))
-    with pytest.raises(Malformed, match=f"has more than the {MAX_MANIFEST} bytes allowed"):
+    with pytest.raises(Malformed, match=f"larger than the {MAX_MANIFEST} bytes allowed"):
         Bundle.open(tmp_path)
 
 
@@ -71,7 +71,7 @@ def test_the_same_endorsement_is_kept_once(tmp_path: Path) -> None:
 def test_a_statement_without_its_signature_is_refused(tmp_path: Path) -> None:
     bundle = factories.bundle(tmp_path, partitions=0)
     bundle.add_endorsement(b"statement", b"signature").with_suffix(".sig").unlink()
-    with pytest.raises(Malformed, match=r"\.json: has no signature beside it; endorse"):
+    with pytest.raises(Malformed, match=r"\.json: its signature file is missing; endorse"):
         bundle.endorsements()
 
 
@@ -79,5 +79,5 @@ def test_a_statement_without_its_signature_is_refused(tmp_path: Path) -> None:
 def test_an_endorsement_that_is_too_large_is_refused(tmp_path: Path, suffix: str, limit: int) -> None:
     bundle = factories.bundle(tmp_path, partitions=0)
     bundle.add_endorsement(b"statement", b"signature").with_suffix(suffix).write_bytes(bytes(limit + 1))
-    with pytest.raises(Malformed, match=f"has more than the {limit} bytes allowed"):
+    with pytest.raises(Malformed, match=f"larger than the {limit} bytes allowed"):
         bundle.endorsements()

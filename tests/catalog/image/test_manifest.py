@@ -218,7 +218,7 @@ REFUSALS: dict[str, tuple[Break, str, str]] = {
     "a label with an 8-bit escape": (_set(_P + ".label", "\x9b2J"), "$.disks[0].partitions[0].label", "pattern"),
     "a label that fits no table": (_set(_P + ".label", "l" * 37), "$.disks[0].partitions[0].label", "at most 36 UTF-16 units"),
     "a label that is too long in UTF-16": (_set(_P + ".label", "💾" * 19), "$.disks[0].partitions[0].label", "at most 36"),
-    "a type that is a typing error": (_set(_P + ".type", "root-x86_64"), "$.disks[0].partitions[0].type", "no partition type"),
+    "a type that is a typing error": (_set(_P + ".type", "root-x86_64"), "$.disks[0].partitions[0].type", "not a valid partition type"),
     "a type by the GUID of a name": (
         _set(_P + ".type", "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"), "$.disks[0].partitions[0].type", "write 'root-x86-64'"
     ),
@@ -227,14 +227,14 @@ REFUSALS: dict[str, tuple[Break, str, str]] = {
     "a GPT type on an MBR disk": (_set("disks.1.partitions.0.type", "esp"), "$.disks[1]", "of an MBR disk has a type mbr-XX"),
     "GPT flags on an MBR disk": (_set("disks.1.partitions.0.flags", ["required"]), "$.disks[1]", "and no GPT flags"),
     "a UUID in capitals": (
-        _set(_P + ".uuid", "0F3C3F0E-7D9E-4A63-8F0B-0C6D6B1F1A01"), "$.disks[0].partitions[0].uuid", "is no partition UUID"
+        _set(_P + ".uuid", "0F3C3F0E-7D9E-4A63-8F0B-0C6D6B1F1A01"), "$.disks[0].partitions[0].uuid", "is not a valid partition UUID"
     ),
     "two partitions with one UUID": (
         _set("disks.2.partition.uuid", GPT["partitions"][0]["uuid"]), "$", "two partitions have the same UUID"
     ),
     "an unknown access": (_set(_P + ".access", "read-write"), "$.disks[0].partitions[0].access", "read-only"),
-    "an unknown flag": (_set(_P + ".flags", ["bootable"]), "$.disks[0].partitions[0].flags", "no partition flag"),
-    "a flag by its bit that has a name": (_set(_P + ".flags", ["bit-60"]), "$.disks[0].partitions[0].flags", "no partition flag"),
+    "an unknown flag": (_set(_P + ".flags", ["bootable"]), "$.disks[0].partitions[0].flags", "not a valid partition flag"),
+    "a flag by its bit that has a name": (_set(_P + ".flags", ["bit-60"]), "$.disks[0].partitions[0].flags", "not a valid partition flag"),
     "flags out of order": (
         _set(_P + ".flags", ["read-only", "required"]), "$.disks[0].partitions[0].flags", "in the order of their bits"
     ),
@@ -245,11 +245,11 @@ REFUSALS: dict[str, tuple[Break, str, str]] = {
     "an offset between sectors": (_set(_P + ".offset", MIB + 5), "$.disks[0].partitions[0].offset", "multiple of 512"),
     "a negative offset": (_set(_P + ".offset", -512), "$.disks[0].partitions[0].offset", "greater than"),
     "partitions out of order": (
-        lambda d: d["disks"][0]["partitions"].reverse(), "$.disks[0]", "partitions stand in the order of their offsets"
+        lambda d: d["disks"][0]["partitions"].reverse(), "$.disks[0]", "partitions are listed in the order of their offsets"
     ),
     "gaps out of order": (
         _set("disks.1.gaps", [{"offset": 512, "content": MBR["gaps"][0]["content"]}, *MBR["gaps"]]),
-        "$.disks[1]", "gaps stand in the order of their offsets",
+        "$.disks[1]", "gaps are listed in the order of their offsets",
     ),
     "partitions that overlap": (
         _set("disks.0.partitions.1.offset", MIB + 512), "$.disks[0]", "partition 2 begins at byte 1049088, inside partition 1"
@@ -264,22 +264,22 @@ REFUSALS: dict[str, tuple[Break, str, str]] = {
         _set("disks.0.gaps", [{"offset": 16 * MIB - 512, "content": MBR["gaps"][0]["content"]}]),
         "$.disks[0]", "after the last usable byte 16760320",
     ),
-    "a partition after the end of the disk": (_set("disks.0.size", 8 * MIB), "$.disks[0]", "the usable sectors lie between"),
+    "a partition after the end of the disk": (_set("disks.0.size", 8 * MIB), "$.disks[0]", "the usable sectors are in order and between"),
     "a partition over the backup table": (
         _set("disks.1.partitions.0.offset", 16 * MIB - 512), "$.disks[1]", "ends at byte 17825280, after the last usable byte"
     ),
     "a partition before the usable sectors": (
         _set("disks.0.first_lba", 2049), "$.disks[0]", "partition 1 lies outside the usable sectors 2049-32734"
     ),
-    "usable sectors over the backup": (_set("disks.0.last_lba", 32735), "$.disks[0]", "between 34 and 32734 and in order"),
-    "boot code that is no base64": (_set("disks.0.boot_code", "???"), "$.disks[0].boot_code", "is not base64"),
+    "usable sectors over the backup": (_set("disks.0.last_lba", 32735), "$.disks[0]", "in order and between 34 and 32734"),
+    "boot code that is no base64": (_set("disks.0.boot_code", "???"), "$.disks[0].boot_code", "is not valid base64"),
     "boot code of another length": (_set("disks.0.boot_code", "AQ=="), "$.disks[0].boot_code", "boot code is 440 bytes"),
     "boot code of zeros": (_set("disks.0.boot_code", "A" * 586 + "A="), "$.disks[0].boot_code", "not all zero"),
     "a protective record of another type": (
-        _set("disks.0.protective", _STANDARD[:20] + "83" + _STANDARD[22:]), "$.disks[0]", "has type EE from sector 1"
+        _set("disks.0.protective", _STANDARD[:20] + "83" + _STANDARD[22:]), "$.disks[0]", "has type EE and begins at sector 1"
     ),
     "a protective record that is standard": (_set("disks.0.protective", _STANDARD), "$.disks[0]", "leave it out"),
-    "an MBR disk without its first sector": (_set("disks.1.gaps", []), "$.disks[1]", "keeps its first sector"),
+    "an MBR disk without its first sector": (_set("disks.1.gaps", []), "$.disks[1]", "is its first sector"),
     "a BIOS without a partition table": (
         _all(_set("boot", {"mode": "bios"}), _set("disks", [BARE])), "$", "boots from a disk with a partition table"
     ),

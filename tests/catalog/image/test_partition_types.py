@@ -42,7 +42,7 @@ def test_a_kind_without_a_name_is_its_guid() -> None:
     "kind", ["", "root", "ESP", "mbr-8", "mbr-8E", "mbr-100", "ebd0a0a2b9e5443387c068b6b72699c7", "esp\n"]
 )
 def test_no_other_kind_is_known(kind: str) -> None:
-    with pytest.raises(ValueError, match="is no partition type; use a Discoverable Partitions name"):
+    with pytest.raises(ValueError, match="is not a valid partition type; use a Discoverable Partitions name"):
         check_type(kind)
 
 

@@ -38,7 +38,9 @@ def test_a_reference_is_read_and_written(text: str, reference: Reference) -> Non
     ],
 )  # fmt: skip
 def test_what_names_no_image_is_refused(text: str) -> None:
-    with pytest.raises(Misused, match="names no image; give sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME"):
+    with pytest.raises(
+        Misused, match="is not a valid image reference; give sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME"
+    ):
         Reference.parse(text)
 
 

@@ -69,7 +69,7 @@ def _(here: Path) -> Path:
     return here / "disk"
 
 
-@bad("a PiB in a small file", "qcow2", "claims 1024.0 TiB, more than the 2.0 TiB allowed")
+@bad("a PiB in a small file", "qcow2", "has 1024.0 TiB, more than the 2.0 TiB allowed")
 def _(here: Path) -> Path:
     run("qemu-img", "create", "-f", "qcow2", "-o", "cluster_size=2M", here / "disk", "1P")
     return here / "disk"
@@ -124,17 +124,17 @@ def _(here: Path) -> Path:
     return _patched(here, 72, struct.pack(">Q", 2))
 
 
-@bad("features of the future", "qcow2", "features that are not read here")
+@bad("features of the future", "qcow2", "unsupported features")
 def _(here: Path) -> Path:
     return _patched(here, 72, struct.pack(">Q", 1 << 5))
 
 
-@bad("features that qemu knows and the inspector does not", "qcow2", "features that are not read here")
+@bad("features that qemu knows and the inspector does not", "qcow2", "unsupported features")
 def _(here: Path) -> Path:
     return gpt_qcow2(here, "-o", "extended_l2=on,cluster_size=128k")
 
 
-@bad("features of the far future", "qcow2", "features that are not read here")
+@bad("features of the far future", "qcow2", "unsupported features")
 def _(here: Path) -> Path:
     return _patched(here, 72, struct.pack(">Q", 1 << 63))
 
@@ -160,13 +160,15 @@ def _(here: Path) -> Path:
 
 
 @bad(
-    "a qcow2 that is called raw, as in CVE-2026-24708", "raw", "named raw, and its content is qcow2; say --format qcow2"
+    "a qcow2 that is called raw, as in CVE-2026-24708",
+    "raw",
+    "named raw, but its content is qcow2; give --format qcow2",
 )
 def _(here: Path) -> Path:
     return gpt_qcow2(here)
 
 
-@bad("a raw disk that is called qcow2", "qcow2", "named qcow2, and its content is gpt; say --format raw")
+@bad("a raw disk that is called qcow2", "qcow2", "named qcow2, but its content is gpt; give --format raw")
 def _(here: Path) -> Path:
     return gpt_disk(here / "disk")
 
@@ -255,7 +257,7 @@ def _(here: Path) -> Path:
     return here / "disk"
 
 
-@bad("a link to nothing", "raw", "is a link to nothing", NotFound)
+@bad("a link to nothing", "raw", "is a dangling symbolic link", NotFound)
 def _(here: Path) -> Path:
     (here / "disk").symlink_to("nowhere")
     return here / "disk"

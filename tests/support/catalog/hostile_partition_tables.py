@@ -116,7 +116,7 @@ def _(here: Path) -> Path:
     return disk
 
 
-@bad("an MBR partition after the end of the disk", "raw", "can lie in|invalid")
+@bad("an MBR partition after the end of the disk", "raw", "outside 1-65535|invalid")
 def _(here: Path) -> Path:
     disk = mbr_disk(here / "disk")
     put(disk, 446 + 8, struct.pack("<I", 1 << 30))
