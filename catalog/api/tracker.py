@@ -154,7 +154,7 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
         if any(not start < end <= query.address.size for start, end in query.have):
             raise Malformed("parts: have: a range is empty or reaches beyond the content")
         endpoint = Endpoint(_ip(request), query.port)
-        given = tracker.parts(query.address, endpoint, query.have, query.want, clock())
+        given = tracker.assign(query.address, endpoint, query.have, query.want, clock())
         return OriginRanges(parts=tuple(given))
 
     @routes.get(
@@ -167,7 +167,7 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
         port: Annotated[int, Query(ge=1, le=65535, description="Where the asking peer listens.", examples=[6881])],
     ) -> IncomingPeers:
         """From these the asking peer takes connections, and may call them itself. Who asks is told by its address."""
-        calls = tracker.callers(Endpoint(_ip(request), port), clock())
+        calls = tracker.incoming_peers(Endpoint(_ip(request), port), clock())
         return IncomingPeers(
             callers=tuple(IncomingPeer(address=address, ip=end.ip, port=end.port) for address, end in calls)
         )

@@ -1,8 +1,8 @@
-"""The authority that admits to restricted swarms: short-lived TLS certificates, each for one content. The door to the library.
+"""The CA of restricted swarms, which issues short-lived TLS certificates, each for one content. The door to the library.
 
-A restricted content's swarm speaks TLS, and a peer is believed when its certificate was signed by the authority in the
-info dict and names the torrent (libtorrent's manual, "SSL torrents"). The node makes its key itself and it never travels.
-There is no revocation; certificates end within hours instead.
+The swarm of a restricted content uses TLS; a peer is accepted if the CA in the info dict signed its certificate and the
+certificate names the torrent (libtorrent's manual, "SSL torrents"). A node generates its own key, which never leaves it.
+Certificates are not revoked; they expire within hours.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from catalog.errors import Malformed
 
 AUTHORITY_LIFE = timedelta(days=3650)
-"""The authority is part of the swarms' names, so it is kept for long; who has its key has the catalog's database."""
+"""The CA certificate is part of the swarms' info-hashes, so it lives long; its key is in the catalog's database."""
 
 SKEW = timedelta(hours=1)
-"""How far a node's clock may be behind ours."""
+"""How far a node's clock may be slow."""
 
 MAX_REQUEST = 4096
 """Characters of a certificate request; one for a P-256 key has 500."""
@@ -29,14 +29,14 @@ MAX_REQUEST = 4096
 
 @dataclass(frozen=True)
 class SwarmCa:
-    """Its certificate (PEM) and private key (PEM)."""
+    """The CA: certificate (PEM) and private key (PEM)."""
 
     certificate: bytes
     key: bytes
 
     @classmethod
     def make(cls, now: datetime) -> Self:
-        """A new one, on P-256."""
+        """Make a new CA with a P-256 key."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Partita swarms")])
         certificate = (
@@ -60,24 +60,24 @@ class SwarmCa:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read what :meth:`joined` wrote."""
+        """Read the form that :meth:`joined` returns."""
         key, mark, certificate = data.partition(b"-----BEGIN CERTIFICATE-----")
         return cls(mark + certificate, key)
 
     def joined(self) -> bytes:
-        """Both, as kept in the database."""
+        """Key and certificate (PEM) as stored in the database."""
         return self.key + self.certificate
 
     def issue(self, request: str, torrent: str, holder: str, now: datetime, life: timedelta) -> str:
-        """A certificate (PEM) for the key in a request (PKCS #10, PEM), good for one torrent until `now + life`.
+        """Issue a certificate (PEM) for the key in a request (PKCS #10, PEM), valid for one torrent until `now + life`.
 
         Args:
-            request: only its key counts, and that its holder has the private one.
+            request: only its key is used, and the proof that the sender has the private key.
             torrent: the torrent's name, which libtorrent compares with the subjectAltName, byte for byte.
-            holder: whom it is issued to, for people.
+            holder: the node's name, for people who read the certificate.
 
         Raises:
-            Malformed: the request is none, or not for a P-256 key, or not signed with it.
+            Malformed: not a certificate request, not for a P-256 key, or not signed with that key.
         """
         try:
             asked = x509.load_pem_x509_csr(request[:MAX_REQUEST].encode())
@@ -85,9 +85,9 @@ class SwarmCa:
             right = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
             right = right and asked.is_signature_valid
         except (ValueError, InvalidSignature, UnsupportedAlgorithm) as exc:
-            raise Malformed("the certificate request is none (PKCS #10, PEM)") from exc
+            raise Malformed("not a certificate request (expected PKCS #10 in PEM)") from exc
         if not right:
-            raise Malformed("the certificate request is not for a P-256 key and signed with it")
+            raise Malformed("the certificate request is not for a P-256 key, or not signed with that key")
         issuer = x509.load_pem_x509_certificate(self.certificate)
         key = serialization.load_pem_private_key(self.key, None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - we made it

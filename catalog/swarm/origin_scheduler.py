@@ -1,61 +1,64 @@
-"""Who fetches which part of a content from the origin, so that together many nodes pull about one copy. Pure.
+"""Assignment of the parts of a content to the nodes that fetch them from the origin, so that all nodes together fetch
+about one copy. Pure.
 
-A content is cut into parts of 256 KiB. A node that starts asks for parts; each part is given to one node, which fetches
-it from the origin and shares it, and everything else comes to it through the swarm. A part that its holder does not
-report in time is given to another; parts that left the swarm with their only holder are given out again
+A content is divided into parts of 256 KiB. A node that starts asks for parts; each part is assigned to one node, which
+fetches it from the origin and shares it; the node gets all other parts through the swarm. A part that its node does not
+report in time is assigned to another one; parts whose only holder left the swarm are assigned again
 (docs/adr/0005-first-copies-assigned-by-the-tracker.md has the measurements that led here).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from catalog.image.address import LARGEST_PIECE
 
 ORIGIN_PART = LARGEST_PIECE
-"""Bytes in a part: the smallest size that is whole pieces for every piece length. Smaller parts reach the swarm sooner."""
+"""Bytes in a part: the smallest multiple of all piece lengths. Smaller parts reach the swarm sooner."""
 
 REPORT_TIMEOUT = 8.0
-"""Seconds until a part that was not reported is given to another node: 256 KiB take as long at 0.25 Mbit/s."""
+"""Seconds until an unreported part is assigned to another node: 256 KiB take that long at 0.25 Mbit/s."""
 
 MAX_OUTSTANDING = 64 << 20
-"""Bytes that one node may hold unreported: a second at half a Gbit/s, and what a dying node can delay."""
+"""Unreported bytes of one node, at most: one second at half a Gbit/s, and the most that a dying node can delay."""
 
 _OPEN = 0
 
 
 class OriginScheduler:
-    """The parts of one content. Holders are any hashable name of a node; times are seconds of one clock."""
+    """The parts of one content. A holder is the name of a node; times are seconds of one clock."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._count = -(-size // ORIGIN_PART)
-        self._state = bytearray(self._count)  # 0: nobody was given it; 1: somebody has it or was given it
+        self._state = bytearray(self._count)  # 0: not assigned; 1: assigned, or reported by a node
         self._cursor = 0
-        self._out: dict[int, tuple[str, float]] = {}
-        self._kept: dict[str, set[int]] = {}
+        self._assigned: dict[int, tuple[str, float]] = {}
+        self._reported: dict[str, set[int]] = {}
 
-    def have(self, holder: str, ranges: Iterable[tuple[int, int]]) -> None:
-        """A node says that it has these ranges of bytes; only whole parts count, others are ignored."""
-        kept = self._kept.setdefault(holder, set())
+    def report(self, holder: str, ranges: Iterable[tuple[int, int]]) -> None:
+        """Record that a node has these (start, end) ranges of bytes; only whole parts count."""
+        reported = self._reported.setdefault(holder, set())
         for start, end in ranges:
-            for part in range(max(0, -(-start // ORIGIN_PART)), self._whole_until(end)):
-                self._out.pop(part, None)
+            stop = self._count if end >= self._size else max(0, end // ORIGIN_PART)
+            for part in range(max(0, -(-start // ORIGIN_PART)), stop):
+                self._assigned.pop(part, None)
                 self._state[part] = 1
-                kept.add(part)
+                reported.add(part)
 
-    def give(self, holder: str, want: int, sharers: int, now: float) -> list[tuple[int, int]]:
-        """Give a node parts to fetch from the origin.
+    def assign(self, holder: str, want: int, sharers: int, now: float) -> list[tuple[int, int]]:
+        """Assign parts to a node, which it fetches from the origin.
 
         Args:
             holder: the node.
-            want: bytes that it asks for; it gets at least one part if any is left, and never more than MAX_OUT at once.
-            sharers: how many nodes are fetching; none gets more than its share of half of what is left, so that all end
-                together whatever their speeds.
+            want: bytes that it asks for; it gets at least one part if any is left, and has at most MAX_OUTSTANDING bytes
+                assigned at a time.
+            sharers: number of nodes that are fetching; none gets more than its share of half of the remaining parts, so
+                that all finish together whatever their speeds.
             now: the time.
 
         Returns:
-            (start, end) ranges of bytes; empty when every part has been given and none is overdue.
+            (start, end) ranges of bytes; empty if every part is assigned and none is overdue.
         """
-        held = sum(1 for by, _ in self._out.values() if by == holder)
+        held = sum(1 for by, _ in self._assigned.values() if by == holder)
         left = self._state.count(_OPEN)
         allowed = min(want, MAX_OUTSTANDING - held * ORIGIN_PART) // ORIGIN_PART
         allowed = max(1, min(allowed, left // (2 * max(1, sharers)))) if held * ORIGIN_PART < MAX_OUTSTANDING else 0
@@ -65,38 +68,31 @@ class OriginScheduler:
             self._cursor = part + 1
             given.append(part)
         if not given and allowed:
-            late = [part for part, (by, since) in self._out.items() if by != holder and now - since >= REPORT_TIMEOUT]
+            late = [at for at, (by, since) in self._assigned.items() if by != holder and now - since >= REPORT_TIMEOUT]
             given = sorted(late)[:allowed]
         for part in given:
-            self._out[part] = (holder, now)
-        return list(_joined(given, self._size))
+            self._assigned[part] = (holder, now)
+        return [(low * ORIGIN_PART, min(high * ORIGIN_PART, self._size)) for low, high in _neighbours(given)]
 
-    def gone(self, holder: str) -> None:
-        """A node left the swarm: what only it had, or was fetching, is given out again."""
-        lost = self._kept.pop(holder, set()) | {part for part, (by, _) in self._out.items() if by == holder}
+    def remove(self, holder: str) -> None:
+        """Forget a node that left the swarm; parts that only it had or was fetching can be assigned again."""
+        lost = self._reported.pop(holder, set()) | {part for part, (by, _) in self._assigned.items() if by == holder}
         for part in lost:
-            self._out.pop(part, None)
-            if not any(part in others for others in self._kept.values()):
+            self._assigned.pop(part, None)
+            if not any(part in others for others in self._reported.values()):
                 self._state[part] = _OPEN
                 self._cursor = min(self._cursor, part)
 
     @property
     def left(self) -> int:
-        """The number of parts that nobody was given yet."""
+        """The number of parts that are not assigned yet."""
         return self._state.count(_OPEN)
 
-    def _whole_until(self, end: int) -> int:
-        return self._count if end >= self._size else max(0, end // ORIGIN_PART)
 
-
-def _joined(parts: list[int], size: int) -> Iterator[tuple[int, int]]:
-    """The byte ranges of parts, neighbours joined."""
-    start = previous = None
+def _neighbours(parts: list[int]) -> list[tuple[int, int]]:
+    """The (start, end) runs of successive numbers in an ascending list."""
+    runs: list[tuple[int, int]] = []
     for part in parts:
-        if start is not None and previous is not None and part != previous + 1:
-            yield start * ORIGIN_PART, min((previous + 1) * ORIGIN_PART, size)
-            start = None
-        start = part if start is None else start
-        previous = part
-    if start is not None and previous is not None:
-        yield start * ORIGIN_PART, min((previous + 1) * ORIGIN_PART, size)
+        start = runs.pop()[0] if runs and runs[-1][1] == part else part
+        runs.append((start, part + 1))
+    return runs

@@ -1,13 +1,13 @@
 """BitTorrent v2 torrents (BEP 52) as a pure function of an address: the manifest is the torrent.
 
 Every node derives the same info dict from the address that was signed, so that no torrent file, magnet link or tracker
-has to be trusted. The dict has exactly what the function needs: one file, named by its root; the piece length that
-`catalog.image.address.piece_length` gives; no `private` flag, since any member more would be a swarm of its own, and whether
-content is public is no property of the content. What private swarms are for is done elsewhere: nodes use no DHT and no
-peer exchange, and take connections only from addresses that the tracker named to them (docs/swarm.md).
+has to be trusted. The dict has one file, named by its root, and the piece length of `catalog.image.address.piece_length`. It
+has no `private` flag: every additional member makes another swarm, and whether a content is public is not a property of
+the content. The purpose of private swarms is met otherwise: nodes use neither DHT nor peer exchange, and accept
+connections only from addresses that the tracker named to them (docs/swarm.md).
 
-Restricted content has a swarm of its own, whose dict also carries the certificate of the catalog's authority: its peers
-speak TLS, and each shows a certificate that names this one content.
+Restricted content has a separate swarm, whose dict also contains the certificate of the catalog's swarm CA: its peers use
+TLS, each with a certificate that names this one content.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from catalog.image.address import Address, layer_root, piece_length
 from catalog.swarm.bencode import BencodeValue, bencode
 
 MIN_SWARM_SIZE = 16 << 20
-"""Bytes. What is smaller travels over HTTP: connecting, unchoking and slow start of a swarm take 0.3 to 0.5 s, in which
-HTTP has brought this much at 300 Mbit/s, and a catalog sends it to 50 nodes within 8 s at 1 Gbit/s (docs/swarm.md)."""
+"""Bytes. Smaller content travels over HTTP: connecting, unchoking and slow start of a swarm take 0.3 to 0.5 s, in which
+HTTP transfers this much at 300 Mbit/s, and a catalog sends it to 50 nodes within 8 s at 1 Gbit/s (docs/swarm.md)."""
 
 SHORT_HASH_LENGTH = 20
 """Bytes of a v2 info-hash that trackers and handshakes carry (BEP 52)."""
 
 
 def travels_by_swarm(size: int) -> bool:
-    """Whether content of that many bytes goes through the swarm; else it is fetched over HTTP ranges alone."""
+    """Whether content of that size is fetched through the swarm, not by HTTP ranges alone."""
     return size >= MIN_SWARM_SIZE
 
 
@@ -35,7 +35,7 @@ def info_dict(address: Address, authority: bytes = b"") -> bytes:
 
     Args:
         address: the content.
-        authority: the certificate (PEM) of the authority that admits to a restricted swarm; none for a public one.
+        authority: the certificate (PEM) of the CA of a restricted swarm; empty for a public one.
     """
     return bencode(_info(address, authority))
 
@@ -52,27 +52,27 @@ def short_hash(address: Address, authority: bytes = b"") -> bytes:
 
 
 def torrent_file(address: Address, layer: bytes, announce: str | None = None) -> bytes:
-    """A `.torrent` that any BitTorrent v2 client can use.
+    """Make a `.torrent` file for any BitTorrent v2 client.
 
     Args:
         address: the content.
-        layer: its piece layer, as `catalog.content.indexing` computes it; proved here against the root.
-        announce: the tracker's URL, or None for none.
+        layer: its piece layer, as `catalog.content.indexing` computes it; checked here against the root.
+        announce: the tracker's URL, or None to leave it out.
 
     Raises:
-        Malformed: the layer is not the content's.
+        Malformed: the layer does not belong to the content.
     """
     try:
-        proved = layer_root(layer, address.size) == address.root
+        matches = layer_root(layer, address.size) == address.root
     except ValueError as exc:
         raise Malformed(f"the piece layer of {address}: {exc}") from exc
-    if not proved:
-        raise Malformed(f"the piece layer of {address}: its root is another; compute it again from the content")
+    if not matches:
+        raise Malformed(f"the piece layer of {address}: its root differs; compute it again from the content")
     return unchecked_torrent(address, layer, announce)
 
 
 def unchecked_torrent(address: Address, layer: bytes, announce: str | None = None, authority: bytes = b"") -> bytes:
-    """As :func:`torrent_file`, for a layer that has been proved; with an authority, of the restricted swarm."""
+    """As :func:`torrent_file`, for a layer that has been checked; with an authority, of the restricted swarm."""
     single = address.size <= piece_length(address.size)
     torrent: dict[bytes, BencodeValue] = {
         b"info": _info(address, authority),

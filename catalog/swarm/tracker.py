@@ -1,7 +1,7 @@
-"""The swarms that a catalog knows: who takes part in which, who is named to whom, who fetches what first. Pure.
+"""The tracker: the members of each swarm, which peers to name to a peer, and who fetches what from the origin. Pure.
 
-Nothing here is written down: nodes announce themselves again after a restart. Times are seconds of one clock, given by
-the caller. A swarm is named by its content's address.
+All state is in memory: nodes announce themselves again after a restart. Times are seconds of one clock, given by the
+caller. A swarm is named by its content's address.
 """
 
 import hashlib
@@ -16,32 +16,32 @@ from catalog.image.address import Address
 from catalog.swarm.origin_scheduler import OriginScheduler
 
 LEECHER_INTERVAL = 15.0
-"""Seconds between the announces of a node that still fetches."""
+"""Seconds between the announces of a node that is still fetching."""
 
 SEED_INTERVAL = 900.0
-"""Seconds between the announces of a node that has everything; it hears of newcomers through `callers`."""
+"""Seconds between the announces of a complete node; it learns of new peers through `incoming_peers`."""
 
 MISSED_ANNOUNCES = 2.5
-"""Intervals without an announce after which a peer is forgotten."""
+"""Intervals without an announce after which a peer is removed."""
 
 DEGREE = 8
-"""Peers named in one answer to a small swarm. A random graph stays in one piece when its degree exceeds ln(nodes)."""
+"""Peers named in one response in a small swarm. A random graph is connected if its degree exceeds ln(nodes)."""
 
 FAR = 2
-"""Of these, how many are of other sites, so that sites do not become islands."""
+"""How many of these are at other sites, so that sites do not become islands."""
 
 CALL_LIFE = 60.0
-"""Seconds for which a peer is told that it was named to somebody: longer than any pause between its questions."""
+"""Seconds for which a peer can learn that it was named to another one: longer than the interval of its queries."""
 
 MAX_PEERS = 8192
-"""Peers in one swarm, 40 times the largest that is foreseen: what one address may make us remember has a bound."""
+"""Peers in one swarm, 40 times the largest expected one: bounds the memory that one address can take."""
 
 MAX_CALLS = 1024
-"""Calls remembered for one peer; a seed's newest are the ones that wait."""
+"""Incoming peers remembered for one peer; a seed needs the newest."""
 
 
 class AnnounceEvent(StrEnum):
-    """What an announce says beside numbers (BEP 3)."""
+    """The event of an announce (BEP 3)."""
 
     UPDATE = ""
     STARTED = "started"
@@ -51,7 +51,7 @@ class AnnounceEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a peer takes connections: an IP address in its canonical text form, and a TCP port."""
+    """Where a peer accepts connections: an IP address in canonical text form, and a TCP port."""
 
     ip: str
     port: int
@@ -67,14 +67,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a peer says of itself.
+    """A peer's announcement of itself.
 
     Attributes:
-        endpoint: where it listens, at the address that it spoke from.
+        endpoint: where it listens, at the address from which it sent the announce.
         left: bytes that it still lacks.
         site: its site's label, or "".
-        origin: whether it is the catalog's own seed, to which others are preferred.
-        want: how many peers it would like at most.
+        origin: whether it is the catalog's own seed; other seeds are preferred.
+        want: maximum number of peers in the response.
         peer_id: 20 bytes.
     """
 
@@ -89,15 +89,15 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class SwarmPeer:
-    """A member of a swarm as it announced itself last, and when."""
+    """A member of a swarm: its last announcement, and when it came."""
 
-    said: Announcement
+    announcement: Announcement
     seen: float
 
     @property
     def complete(self) -> bool:
-        """Whether it has everything."""
-        return self.said.left == 0
+        """Whether it has the whole content."""
+        return self.announcement.left == 0
 
     @property
     def interval(self) -> float:
@@ -107,7 +107,7 @@ class SwarmPeer:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceResult:
-    """What the tracker says: peers in the order of preference, the swarm's counts, when to ask again (seconds)."""
+    """The tracker's response: peers in the order of preference, the swarm's counts, seconds until the next announce."""
 
     peers: tuple[SwarmPeer, ...]
     complete: int
@@ -117,7 +117,7 @@ class AnnounceResult:
 
 @dataclass(frozen=True, slots=True)
 class SwarmCounts:
-    """A scrape (BEP 48): members that have everything, that do not, and how often one became complete."""
+    """Counts of a scrape (BEP 48): complete members, incomplete members, and how often a member became complete."""
 
     complete: int
     incomplete: int
@@ -128,7 +128,7 @@ class SwarmCounts:
 class _Swarm:
     peers: dict[Endpoint, SwarmPeer] = field(default_factory=dict)
     downloaded: int = 0
-    copies: OriginScheduler | None = None
+    scheduler: OriginScheduler | None = None
 
     def counts(self) -> SwarmCounts:
         complete = sum(peer.complete for peer in self.peers.values())
@@ -143,73 +143,74 @@ class Tracker:
         self._calls: dict[Endpoint, dict[tuple[Address, Endpoint], float]] = {}
         self._swept = 0.0
 
-    def announce(self, address: Address, said: Announcement, now: float) -> AnnounceResult:
-        """Take note of a peer and name others to it.
+    def announce(self, address: Address, announcement: Announcement, now: float) -> AnnounceResult:
+        """Record a peer and name others to it.
 
         Raises:
-            TooLarge: the swarm has as many members as it may.
+            TooLarge: the swarm has the maximum number of members.
         """
+        endpoint = announcement.endpoint
         self._sweep(now)
         swarm = self._swarms.setdefault(address, _Swarm())
         self._expire(swarm, now)
-        before = swarm.peers.get(said.endpoint)
-        if said.event is AnnounceEvent.STOPPED:
-            self._leave(swarm, said.endpoint)
+        before = swarm.peers.get(endpoint)
+        if announcement.event is AnnounceEvent.STOPPED:
+            self._remove(swarm, endpoint)
             if not swarm.peers:
                 del self._swarms[address]
             counts = swarm.counts()
             return AnnounceResult((), counts.complete, counts.incomplete, SEED_INTERVAL)
         if before is None and len(swarm.peers) >= MAX_PEERS:
-            raise TooLarge(f"the swarm of {address} has {MAX_PEERS} members, as many as it may; fetch over HTTP")
-        if said.event is AnnounceEvent.STARTED and swarm.copies is not None:
-            swarm.copies.gone(str(said.endpoint))  # what it was given before it was restarted is forgotten
-        peer = swarm.peers[said.endpoint] = SwarmPeer(said, now)
-        if said.left == 0 and before is not None and before.said.left > 0:
+            raise TooLarge(f"the swarm of {address} has {MAX_PEERS} members, the maximum; fetch over HTTP")
+        if announcement.event is AnnounceEvent.STARTED and swarm.scheduler is not None:
+            swarm.scheduler.remove(str(endpoint))  # it was restarted, and lost its assignments
+        peer = swarm.peers[endpoint] = SwarmPeer(announcement, now)
+        if peer.complete and before is not None and not before.complete:
             swarm.downloaded += 1
         chosen = choose_peers(peer, [other for other in swarm.peers.values() if other is not peer])
         for other in chosen:
-            calls = self._calls.setdefault(other.said.endpoint, {})
-            calls.pop((address, said.endpoint), None)
-            calls[address, said.endpoint] = now
+            calls = self._calls.setdefault(other.announcement.endpoint, {})
+            calls.pop((address, endpoint), None)
+            calls[address, endpoint] = now
             if len(calls) > MAX_CALLS:
                 del calls[next(iter(calls))]
         counts = swarm.counts()
         return AnnounceResult(tuple(chosen), counts.complete, counts.incomplete, peer.interval)
 
-    def callers(self, endpoint: Endpoint, now: float) -> list[tuple[Address, Endpoint]]:
-        """To whom a peer was named of late, in any swarm: from these it takes connections, and may call them itself."""
+    def incoming_peers(self, endpoint: Endpoint, now: float) -> list[tuple[Address, Endpoint]]:
+        """The peers to which a peer was named lately, in any swarm: it accepts connections from them, or may connect."""
         calls = self._calls.get(endpoint, {})
         return [call for call, since in calls.items() if now - since < CALL_LIFE]
 
-    def parts(
+    def assign(
         self, address: Address, endpoint: Endpoint, have: Iterable[tuple[int, int]], want: int, now: float
     ) -> list[tuple[int, int]]:
-        """What a member should fetch from the origin next, as byte ranges; `have` is what it has beyond what it said.
+        """Assign (start, end) byte ranges to a member, to be fetched from the origin; `have` are ranges newly reported.
 
-        Nothing is given while another member has everything: the swarm has it all, and the origin is spared.
+        Nothing is assigned while another member is complete: the swarm then has the whole content.
 
         Raises:
-            Conflict: it has not announced itself, or was forgotten.
+            Conflict: the member has not announced itself, or was removed.
         """
         swarm = self._swarms.get(address)
         if swarm is None or endpoint not in swarm.peers:
             raise Conflict(f"{endpoint} is not in the swarm of {address}; announce first")
-        if swarm.copies is None:
-            swarm.copies = OriginScheduler(address.size)
-        swarm.copies.have(str(endpoint), have)
-        if any(peer.complete and not peer.said.origin for peer in swarm.peers.values()):
+        if swarm.scheduler is None:
+            swarm.scheduler = OriginScheduler(address.size)
+        swarm.scheduler.report(str(endpoint), have)
+        if any(peer.complete and not peer.announcement.origin for peer in swarm.peers.values()):
             return []
         sharers = sum(not peer.complete for peer in swarm.peers.values())
-        return swarm.copies.give(str(endpoint), want, sharers, now)
+        return swarm.scheduler.assign(str(endpoint), want, sharers, now)
 
     def scrape(self, addresses: Sequence[Address]) -> list[SwarmCounts]:
-        """The counts of some swarms, in order."""
+        """The counts of swarms, in the order of their addresses."""
         return [
             self._swarms[address].counts() if address in self._swarms else SwarmCounts(0, 0, 0) for address in addresses
         ]
 
     def _sweep(self, now: float) -> None:
-        """Once in a while forget everywhere, so that swarms that nobody asks for go too."""
+        """From time to time remove expired peers everywhere, including swarms without requests."""
         if now - self._swept < CALL_LIFE:
             return
         self._swept = now
@@ -225,44 +226,44 @@ class Tracker:
 
     def _expire(self, swarm: _Swarm, now: float) -> None:
         for endpoint in [at for at, peer in swarm.peers.items() if now - peer.seen > MISSED_ANNOUNCES * peer.interval]:
-            self._leave(swarm, endpoint)
+            self._remove(swarm, endpoint)
 
     @staticmethod
-    def _leave(swarm: _Swarm, endpoint: Endpoint) -> None:
+    def _remove(swarm: _Swarm, endpoint: Endpoint) -> None:
         swarm.peers.pop(endpoint, None)
-        if swarm.copies is not None:
-            swarm.copies.gone(str(endpoint))
+        if swarm.scheduler is not None:
+            swarm.scheduler.remove(str(endpoint))
 
 
 def degree(members: int) -> int:
-    """How many peers one answer names in a swarm of so many members: never below ln(members) + 2."""
+    """The number of peers that a response names in a swarm of that many members: at least ln(members) + 2."""
     return max(DEGREE, math.ceil(math.log(max(1, members))) + 2)
 
 
 def choose_peers(asker: SwarmPeer, others: Sequence[SwarmPeer]) -> list[SwarmPeer]:
-    """Whom to name to a peer: the same site first, then those who have everything, the origin after other seeds.
+    """Choose the peers to name to a peer: of its site first, then complete ones, the origin after other seeds.
 
-    Between equals the order is pseudo-random and the asker's own, so that load spreads and the swarm is a random graph.
-    A complete peer is named only incomplete ones; an incomplete one is named at least one that is complete.
+    Between equals the order is pseudo-random and differs by asker, so that load spreads and the swarm is a random graph.
+    A complete peer gets only incomplete ones; an incomplete peer gets at least one complete peer, if there is one.
     """
     candidates = [other for other in others if not (asker.complete and other.complete)]
-    own = asker.said.endpoint.packed
+    own = asker.announcement.endpoint.packed
 
     def rank(other: SwarmPeer) -> tuple[bool, int, bytes]:
-        said = other.said
-        kind = 1 if said.origin else 0 if other.complete else 2
-        spread = hashlib.blake2b(own + said.endpoint.packed, digest_size=8).digest()
-        return (not said.site or said.site != asker.said.site, kind, spread)
+        about = other.announcement
+        kind = 1 if about.origin else 0 if other.complete else 2
+        spread = hashlib.blake2b(own + about.endpoint.packed, digest_size=8).digest()
+        return (not about.site or about.site != asker.announcement.site, kind, spread)
 
     ordered = sorted(candidates, key=rank)
-    limit = min(asker.said.want, degree(len(others) + 1))
+    limit = min(asker.announcement.want, degree(len(others) + 1))
     if len(ordered) <= limit:
         return ordered
     near = [other for other in ordered if not rank(other)[0]]
     far = ordered[len(near) :]
     kept_for_far = min(FAR, len(far), limit // 2)
     chosen = near[: limit - kept_for_far]
-    # Strangers are taken as they fall, not best first: else all sites would hang on the same few of them.
+    # Peers of other sites are chosen at random, not best first: else all sites would connect to the same few.
     chosen += sorted(far, key=lambda other: rank(other)[2])[: limit - len(chosen)] if near else far[:limit]
     if chosen and not any(peer.complete for peer in chosen):
         chosen[-1:] = [next((peer for peer in ordered if peer.complete), chosen[-1])]

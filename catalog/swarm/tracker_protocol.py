@@ -1,9 +1,10 @@
-"""What goes over the wire between trackers and peers: announces and scrapes (BEP 3, 7, 23, 48), and Partita's own.
+"""Messages between trackers and peers: announces and scrapes (BEP 3, 7, 23, 48), and Partita's own documents.
 
-The binary forms are read strictly: a parameter that is missing, doubled or out of bounds is named. Parameters that we
-do not know are left alone, since every client adds some.
+Queries are parsed strictly: the error names a parameter that is missing, repeated or out of bounds. Unknown parameters are
+ignored, as every client adds some.
 """
 
+import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
@@ -21,18 +22,18 @@ MAX_QUERY = 4 << 10
 """Bytes of a query string; an announce has 300 to 600."""
 
 MAX_SCRAPES = 64
-"""Swarms in one scrape: what fits into a query string."""
+"""Swarms in one scrape: as many as fit into a query string."""
 
 MAX_TRACKER_RESPONSE = 64 << 10
-"""Bytes of a tracker's answer that a node reads: 3000 peers."""
+"""Bytes of a tracker response that a node reads: 3000 peers."""
 
 GRANT = "grant"
-"""The parameter that carries an announce key. Not `key`: clients send a number of their own under that name."""
+"""The parameter with the announce key. It is not `key`, as clients send a number of their own by that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceQuery:
-    """An announce as it was asked for; see `catalog.swarm.tracker.Announcement`, which adds who spoke."""
+    """The query of an announce; `catalog.swarm.tracker.Announcement` adds the sender."""
 
     short_hash: bytes
     peer_id: bytes
@@ -46,15 +47,15 @@ class AnnounceQuery:
 
 
 def parse_announce(query: bytes) -> AnnounceQuery:
-    """Read an announce's query string (BEP 3).
+    """Parse the query string of an announce (BEP 3).
 
     Raises:
-        Malformed: with the parameter at fault.
+        Malformed: names the invalid parameter.
     """
     fields = _fields(query)
     event = _one(fields, "event", b"")
     if event not in {b"", b"started", b"stopped", b"completed", b"empty", b"paused"}:
-        raise Malformed(f"announce: event: {event[:20]!r} is none of started, stopped, completed")
+        raise Malformed(f"announce: event: {event[:20]!r} is not one of started, stopped, completed")
     return AnnounceQuery(
         short_hash=_exact(fields, "info_hash", SHORT_HASH_LENGTH),
         peer_id=_exact(fields, "peer_id", 20),
@@ -63,7 +64,7 @@ def parse_announce(query: bytes) -> AnnounceQuery:
         event=AnnounceEvent(event.decode())
         if event in {b"started", b"stopped", b"completed"}
         else AnnounceEvent.UPDATE,
-        # -1 is what some clients say for "as many as you like".
+        # Some clients send -1 for "any number".
         want=_number(fields, "numwant", -1, 1_000_000, 50) % (1 << 20),
         compact=_one(fields, "compact", b"1") != b"0",
         grant=_text(fields, GRANT),
@@ -72,18 +73,17 @@ def parse_announce(query: bytes) -> AnnounceQuery:
 
 
 def parse_scrape(query: bytes) -> list[bytes]:
-    """The info-hashes of a scrape (BEP 48), 20 bytes each; none means all, which is not answered: Malformed."""
+    """The info-hashes of a scrape (BEP 48), 20 bytes each. A scrape of all swarms, without hashes, is Malformed."""
     hashes = _fields(query).get("info_hash", [])
     if not 1 <= len(hashes) <= MAX_SCRAPES or any(len(one) != SHORT_HASH_LENGTH for one in hashes):
-        raise Malformed(
-            f"scrape: info_hash: between 1 and {MAX_SCRAPES} hashes of {SHORT_HASH_LENGTH} bytes are answered"
-        )
+        raise Malformed(f"scrape: info_hash: give between 1 and {MAX_SCRAPES} hashes of {SHORT_HASH_LENGTH} bytes")
     return hashes
 
 
 def encode_announce(answer: AnnounceResult, *, compact: bool) -> bytes:
-    """The bencoded answer: IPv4 peers in `peers` (BEP 23), IPv6 peers in `peers6` (BEP 7), or a list of dicts (BEP 3)."""
-    endpoints = [peer.said.endpoint for peer in answer.peers]
+    """The bencoded response: IPv4 peers in `peers` (BEP 23), IPv6 in `peers6` (BEP 7), or a list of dicts (BEP 3)."""
+    members = [peer.announcement for peer in answer.peers]
+    endpoints = [member.endpoint for member in members]
     body: dict[bytes, BencodeValue] = {
         b"complete": answer.complete,
         b"incomplete": answer.incomplete,
@@ -95,16 +95,15 @@ def encode_announce(answer: AnnounceResult, *, compact: bool) -> bytes:
         if six := b"".join(end.packed for end in endpoints if ":" in end.ip):
             body[b"peers6"] = six
     else:
-        listed: list[BencodeValue] = [
-            {b"ip": peer.said.endpoint.ip.encode(), b"peer id": peer.said.peer_id, b"port": peer.said.endpoint.port}
-            for peer in answer.peers
+        body[b"peers"] = [
+            {b"ip": each.endpoint.ip.encode(), b"peer id": each.peer_id, b"port": each.endpoint.port}
+            for each in members
         ]
-        body[b"peers"] = listed
     return bencode(body)
 
 
 def encode_scrape(hashes: list[bytes], counts: list[SwarmCounts]) -> bytes:
-    """The bencoded answer to a scrape (BEP 48)."""
+    """The bencoded response to a scrape (BEP 48)."""
     files: dict[bytes, BencodeValue] = {
         short: {b"complete": count.complete, b"downloaded": count.downloaded, b"incomplete": count.incomplete}
         for short, count in zip(hashes, counts, strict=True)
@@ -113,13 +112,13 @@ def encode_scrape(hashes: list[bytes], counts: list[SwarmCounts]) -> bytes:
 
 
 def encode_failure(reason: str) -> bytes:
-    """The bencoded answer that refuses (BEP 3)."""
+    """The bencoded response with a failure reason (BEP 3)."""
     return bencode({b"failure reason": reason.encode()})
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceResponse:
-    """A tracker's answer as a node reads it: peers, members with everything, members without, seconds to wait."""
+    """A tracker response as a node reads it: peers, complete members, incomplete members, seconds until the next announce."""
 
     peers: tuple[Endpoint, ...]
     complete: int
@@ -128,27 +127,27 @@ class AnnounceResponse:
 
 
 def parse_announce_response(body: bytes) -> AnnounceResponse:
-    """Read a tracker's answer in its compact form.
+    """Parse a tracker response in compact form.
 
     Raises:
-        Malformed: it is none; or it refuses, and then the message is its reason.
+        Malformed: not a valid response, or a refusal, whose reason the message gives.
     """
     if len(body) > MAX_TRACKER_RESPONSE:
-        raise Malformed(f"the tracker's answer has more than {MAX_TRACKER_RESPONSE} bytes")
-    value = bdecode(body, "the tracker's answer")
+        raise Malformed(f"the tracker's response has more than {MAX_TRACKER_RESPONSE} bytes")
+    value = bdecode(body, "the tracker's response")
     if not isinstance(value, dict):
-        raise Malformed("the tracker's answer is no dictionary")
+        raise Malformed("the tracker's response is not a dictionary")
     if isinstance(reason := value.get(b"failure reason"), bytes):
-        raise Malformed(f"the tracker refuses: {reason[:400].decode(errors='replace')}")
+        raise Malformed(f"the tracker refused: {reason[:400].decode(errors='replace')}")
     numbers = [value.get(name, 0) for name in (b"complete", b"incomplete", b"interval")]
     if not all(isinstance(number, int) and 0 <= number < 1 << 31 for number in numbers):
-        raise Malformed("the tracker's answer: complete, incomplete and interval are not all numbers that make sense")
+        raise Malformed("the tracker's response: complete, incomplete and interval are not all valid numbers")
     complete, incomplete, interval = (int(number) for number in numbers if isinstance(number, int))
     peers: list[Endpoint] = []
     for name, each in ((b"peers", 6), (b"peers6", 18)):
         packed = value.get(name, b"")
         if not isinstance(packed, bytes) or len(packed) % each:
-            raise Malformed(f"the tracker's answer: {name.decode()} is not in the compact form")
+            raise Malformed(f"the tracker's response: {name.decode()} is not in compact form")
         peers += (_endpoint(packed[at : at + each]) for at in range(0, len(packed), each))
     return AnnounceResponse(tuple(peer for peer in peers if peer.port), complete, incomplete, float(interval))
 
@@ -163,13 +162,13 @@ def _example(**members: JsonValue) -> ConfigDict:
 
 
 class OriginRangesQuery(Document):
-    """A member of a swarm asks what to fetch from the origin.
+    """A swarm member's query for the ranges that it should fetch from the origin.
 
     Attributes:
         address: the content.
-        port: where it listens; with the address that it speaks from, its name in the swarm.
+        port: where it listens; with the address of the sender, its name in the swarm.
         grant: its announce key, or "".
-        have: (start, end) byte ranges that it has and has not said before.
+        have: (start, end) byte ranges that it has and has not reported before.
         want: bytes that it asks for.
     """
 
@@ -183,7 +182,7 @@ class OriginRangesQuery(Document):
 
 
 class OriginRanges(Document):
-    """The (start, end) byte ranges to fetch from the origin now; none means: the swarm will bring the rest."""
+    """The (start, end) byte ranges to fetch from the origin now; if empty, the swarm has the rest."""
 
     model_config = _example(parts=[[524288, 1048576]])
 
@@ -191,7 +190,7 @@ class OriginRanges(Document):
 
 
 class IncomingPeer(Document):
-    """Somebody to whom the asking peer was named: in which swarm, and where it listens."""
+    """A peer to which the requesting peer was named: the content of the swarm, and where it listens."""
 
     address: Address
     ip: str
@@ -199,7 +198,7 @@ class IncomingPeer(Document):
 
 
 class IncomingPeers(Document):
-    """All of them, of the last minute."""
+    """The incoming peers of the last minute."""
 
     model_config = _example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
 
@@ -207,8 +206,6 @@ class IncomingPeers(Document):
 
 
 def _endpoint(packed: bytes) -> Endpoint:
-    import ipaddress
-
     return Endpoint(str(ipaddress.ip_address(packed[:-2])), int.from_bytes(packed[-2:], "big"))
 
 
@@ -229,7 +226,7 @@ def _one(fields: dict[str, list[bytes]], name: str, default: bytes | None = None
     if not values and default is not None:
         return default
     if len(values) != 1:
-        raise Malformed(f"announce: {name}: stands {len(values)} times, not once")
+        raise Malformed(f"announce: {name}: given {len(values)} times, not once")
     return values[0]
 
 
@@ -244,12 +241,12 @@ def _number(fields: dict[str, list[bytes]], name: str, low: int, high: int, defa
     value = _one(fields, name, None if default is None else b"%d" % default)
     digits = value.removeprefix(b"-")
     if not digits.isdigit() or len(digits) > 19 or not low <= int(value) <= high:
-        raise Malformed(f"announce: {name}: {value[:24]!r} is no number from {low} to {high}")
+        raise Malformed(f"announce: {name}: {value[:24]!r} is not a number from {low} to {high}")
     return int(value)
 
 
 def _text(fields: dict[str, list[bytes]], name: str) -> str:
     value = _one(fields, name, b"")
     if len(value) > 256 or not value.isascii():
-        raise Malformed(f"announce: {name}: is longer than 256 characters, or not ASCII")
+        raise Malformed(f"announce: {name}: longer than 256 characters, or not ASCII")
     return value.decode("ascii")

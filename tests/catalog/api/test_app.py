@@ -253,7 +253,7 @@ def test_the_documented_examples_are_of_the_documented_form() -> None:
     for name in (
         "PublicationRequest",
         "EndorsementsRequest",
-        "Received",
+        "UploadStatus",
         "Publication",
         "ImagePage",
         "VoKeyList",

@@ -93,8 +93,8 @@ def test_ipv6_peers_go_into_their_own_field_and_mapped_ones_are_ipv4(world: Worl
         ("no key", "", 404, b"no content with that info-hash"),
         ("a key of a node without the right", grant("bad"), 403, b"may not read"),
         ("an expired key", grant("good", now=NOW - KEY_LIFE), 403, b"expired"),
-        ("a key for another content", grant("good", PUBLIC), 403, b"not one for this swarm"),
-        ("nonsense", "nonsense", 403, b"not of the form"),
+        ("a key for another content", grant("good", PUBLIC), 403, b"not valid for this swarm"),
+        ("nonsense", "nonsense", 403, b"does not have the form"),
     ],
 )
 def test_without_the_right_a_restricted_swarm_shows_nothing(

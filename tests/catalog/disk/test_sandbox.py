@@ -71,6 +71,6 @@ def test_limits_fit_under_those_of_the_caller() -> None:
     """A caller that may do less itself can still confine: nothing is raised above what it has."""
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "from catalog.disk.sandbox import confined; assert confined(['true'], reads={}).code == 0"
+        "from catalog.disk.sandbox import run_confined; assert run_confined(['true'], reads={}).code == 0"
     )
     run(sys.executable, "-c", code)

@@ -54,7 +54,7 @@ def test_a_key_of_another_secret_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["a.b", "a b", "-a", "a" * 64, "é"])
 def test_names_that_would_blur_the_form_are_not_issued(name: str) -> None:
-    with pytest.raises(ValueError, match="is not a label"):
+    with pytest.raises(ValueError, match="is not a valid label"):
         AnnounceKeys(SECRET).issue(KeyHolder(name, ""), SWARM, NOW)
 
 

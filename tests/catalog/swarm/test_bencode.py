@@ -40,7 +40,7 @@ def test_bencoding_refuses_or_reads_the_one_form(data: bytes) -> None:
         ("minus zero", b"i-0e", "byte 1"),
         ("no digits", b"ie", "byte 1"),
         ("a number too long", b"i" + b"9" * 30 + b"e", "byte 1"),
-        ("a text that is cut", b"5:abc", "cut short"),
+        ("a text that is cut", b"5:abc", "is truncated"),
         ("a text of negative length", b"-1:", "byte 0"),
         ("keys out of order", b"d1:b1:x1:a1:ye", "not in order"),
         ("a key twice", b"d1:a1:x1:a1:ye", "not in order"),

@@ -19,8 +19,8 @@ def take_all(copies: OriginScheduler, holders: list[str], now: float = 0.0) -> d
 
 
 def _fetch(copies, holder, sharers, given, now):
-    ranges = copies.give(holder, 4 * ORIGIN_PART, sharers, now)
-    copies.have(holder, ranges)
+    ranges = copies.assign(holder, 4 * ORIGIN_PART, sharers, now)
+    copies.report(holder, ranges)
     given[holder] += ranges
     return ranges
 
@@ -43,7 +43,7 @@ def test_nodes_of_equal_speed_get_equal_shares() -> None:
 
 def test_what_a_node_has_is_not_given_to_anybody() -> None:
     copies = OriginScheduler(10 * ORIGIN_PART)
-    copies.have(
+    copies.report(
         "early", [(0, 6 * ORIGIN_PART), (7 * ORIGIN_PART + 1, 9 * ORIGIN_PART - 1)]
     )  # the second covers no part whole
     given = take_all(copies, ["late"])["late"]
@@ -56,18 +56,18 @@ def test_what_a_node_has_is_not_given_to_anybody() -> None:
 
 def test_a_part_that_is_not_reported_goes_to_another_node_after_a_while_and_not_before() -> None:
     copies = OriginScheduler(ORIGIN_PART)
-    assert copies.give("slow", ORIGIN_PART, 2, 100.0) == [(0, ORIGIN_PART)]
-    assert copies.give("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT - 0.1) == []
-    assert copies.give("slow", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == []
-    assert copies.give("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == [(0, ORIGIN_PART)]
+    assert copies.assign("slow", ORIGIN_PART, 2, 100.0) == [(0, ORIGIN_PART)]
+    assert copies.assign("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT - 0.1) == []
+    assert copies.assign("slow", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == []
+    assert copies.assign("other", ORIGIN_PART, 2, 100.0 + REPORT_TIMEOUT) == [(0, ORIGIN_PART)]
 
 
 def test_what_left_with_its_only_holder_is_given_again_and_what_another_has_is_not() -> None:
     copies = OriginScheduler(4 * ORIGIN_PART)
-    copies.have("goes", [(0, 3 * ORIGIN_PART)])
-    copies.have("stays", [(ORIGIN_PART, 2 * ORIGIN_PART)])
-    assert copies.give("goes", ORIGIN_PART, 2, 0.0) == [(3 * ORIGIN_PART, 4 * ORIGIN_PART)]
-    copies.gone("goes")
+    copies.report("goes", [(0, 3 * ORIGIN_PART)])
+    copies.report("stays", [(ORIGIN_PART, 2 * ORIGIN_PART)])
+    assert copies.assign("goes", ORIGIN_PART, 2, 0.0) == [(3 * ORIGIN_PART, 4 * ORIGIN_PART)]
+    copies.remove("goes")
     ranges = take_all(copies, ["stays"])["stays"]
     assert sorted(part for start, end in ranges for part in range(start // ORIGIN_PART, end // ORIGIN_PART)) == [
         0,
@@ -79,13 +79,13 @@ def test_what_left_with_its_only_holder_is_given_again_and_what_another_has_is_n
 def test_one_node_never_holds_more_than_the_bound_unreported() -> None:
     copies = OriginScheduler(4 * MAX_OUTSTANDING)
     held = 0
-    while ranges := copies.give("greedy", 1 << 40, 1, 0.0):
+    while ranges := copies.assign("greedy", 1 << 40, 1, 0.0):
         held += sum(end - start for start, end in ranges)
     assert held == MAX_OUTSTANDING
 
 
 def test_asking_for_nothing_still_brings_one_part() -> None:
-    assert OriginScheduler(5 * ORIGIN_PART).give("a", 0, 1, 0.0) == [(0, ORIGIN_PART)]
+    assert OriginScheduler(5 * ORIGIN_PART).assign("a", 0, 1, 0.0) == [(0, ORIGIN_PART)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,21 +95,21 @@ def test_nodes_that_die_at_random_lose_nothing(seed: int) -> None:
     while len(alive) > 1:
         holder = rng.choice(alive)
         now += 1.0
-        ranges = copies.give(holder, 3 * ORIGIN_PART, len(alive), now)
+        ranges = copies.assign(holder, 3 * ORIGIN_PART, len(alive), now)
         if rng.random() < 0.8:
-            copies.have(holder, ranges)
+            copies.report(holder, ranges)
             kept.setdefault(holder, set()).update(
                 part for s, e in ranges for part in range(s // ORIGIN_PART, e // ORIGIN_PART)
             )
         if rng.random() < 0.1:
             alive.remove(holder)
             kept.pop(holder, None)
-            copies.gone(holder)
+            copies.remove(holder)
     last = alive[0]
     for _ in range(200):
         now += REPORT_TIMEOUT
-        ranges = copies.give(last, 3 * ORIGIN_PART, 1, now)
-        copies.have(last, ranges)
+        ranges = copies.assign(last, 3 * ORIGIN_PART, 1, now)
+        copies.report(last, ranges)
         kept.setdefault(last, set()).update(
             part for s, e in ranges for part in range(s // ORIGIN_PART, e // ORIGIN_PART)
         )

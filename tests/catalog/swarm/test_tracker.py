@@ -33,7 +33,7 @@ def said(number: int, *, left: int = CONTENT.size, site: str = "", origin: bool 
 
 
 def ips(answer) -> list[str]:
-    return [peer.said.endpoint.ip for peer in answer.peers]
+    return [peer.announcement.endpoint.ip for peer in answer.peers]
 
 
 def test_two_nodes_hear_of_each_other_and_of_the_counts() -> None:
@@ -57,9 +57,9 @@ def test_a_seed_hears_of_newcomers_through_callers() -> None:
     tracker.announce(CONTENT, said(1, left=0), 0.0)
     tracker.announce(CONTENT, said(2), 5.0)
     seed = said(1).endpoint
-    assert tracker.callers(seed, 6.0) == [(CONTENT, said(2).endpoint)]
-    assert tracker.callers(seed, 5.0 + CALL_LIFE) == []
-    assert tracker.callers(said(3).endpoint, 6.0) == []
+    assert tracker.incoming_peers(seed, 6.0) == [(CONTENT, said(2).endpoint)]
+    assert tracker.incoming_peers(seed, 5.0 + CALL_LIFE) == []
+    assert tracker.incoming_peers(said(3).endpoint, 6.0) == []
 
 
 def test_who_leaves_or_is_silent_is_forgotten() -> None:
@@ -109,7 +109,7 @@ def test_a_large_swarm_is_named_in_part_and_stays_one_piece() -> None:
         assert len(answer.peers) <= degree(400)
         if number > 40:
             assert len(answer.peers) >= DEGREE
-            assert sum(peer.said.site != site for peer in answer.peers) >= FAR
+            assert sum(peer.announcement.site != site for peer in answer.peers) >= FAR
         for ip in ips(answer):
             edges.setdefault(me.endpoint.ip, set()).add(ip)
             edges.setdefault(ip, set()).add(me.endpoint.ip)
@@ -176,22 +176,22 @@ def _peer(number: int):
 def test_parts_are_for_members_and_stop_when_somebody_has_everything() -> None:
     tracker = Tracker()
     with pytest.raises(Conflict, match="announce first"):
-        tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
+        tracker.assign(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
     tracker.announce(CONTENT, said(1), 0.0)
     tracker.announce(CONTENT, said(2), 0.0)
-    first = tracker.parts(CONTENT, said(1).endpoint, [], 2 * ORIGIN_PART, 0.0)
-    second = tracker.parts(CONTENT, said(2).endpoint, [], 2 * ORIGIN_PART, 0.0)
+    first = tracker.assign(CONTENT, said(1).endpoint, [], 2 * ORIGIN_PART, 0.0)
+    second = tracker.assign(CONTENT, said(2).endpoint, [], 2 * ORIGIN_PART, 0.0)
     assert first == [(0, 2 * ORIGIN_PART)]
     assert second[0][0] == 2 * ORIGIN_PART
     tracker.announce(CONTENT, said(3, left=0), 1.0)
-    assert tracker.parts(CONTENT, said(1).endpoint, first, ORIGIN_PART, 1.0) == []
+    assert tracker.assign(CONTENT, said(1).endpoint, first, ORIGIN_PART, 1.0) == []
 
 
 def test_the_origins_own_seed_does_not_stop_parts() -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(3, left=0, origin=True), 0.0)
     tracker.announce(CONTENT, said(1), 0.0)
-    assert tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0) == [(0, ORIGIN_PART)]
+    assert tracker.assign(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0) == [(0, ORIGIN_PART)]
 
 
 @pytest.mark.parametrize("how", ["stops", "falls silent", "starts again"])
@@ -199,7 +199,7 @@ def test_parts_of_a_node_that_goes_are_given_again(how: str) -> None:
     tracker = Tracker()
     tracker.announce(CONTENT, said(1), 0.0)
     tracker.announce(CONTENT, said(2), 0.0)
-    lost = tracker.parts(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
+    lost = tracker.assign(CONTENT, said(1).endpoint, [], ORIGIN_PART, 0.0)
     now = 1.0
     match how:
         case "stops":
@@ -210,7 +210,7 @@ def test_parts_of_a_node_that_goes_are_given_again(how: str) -> None:
             now = MISSED_ANNOUNCES * LEECHER_INTERVAL + 1.0
             tracker.announce(CONTENT, said(2, event=AnnounceEvent.UPDATE), now - 1.0)
             tracker.announce(CONTENT, said(2, event=AnnounceEvent.UPDATE), now)
-    assert tracker.parts(CONTENT, said(2).endpoint, [], ORIGIN_PART, now) == lost
+    assert tracker.assign(CONTENT, said(2).endpoint, [], ORIGIN_PART, now) == lost
 
 
 def test_memory_is_given_back() -> None:
