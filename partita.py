@@ -17,20 +17,17 @@ import typer
 import typer.core
 import typer.main
 
-from catalog.errors import CatalogError
 from catalog.settings import CatalogSettings
 from deployer.ec2.settings import Ec2Settings
-from deployer.errors import DeployerError
 from deployer.node.settings import DeploySettings
 from deployer.site.settings import SiteSettings
 from signer.documents import Document
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from signer.openpgp.keys import SignerSettings
 from signer.runtime import terminal
 from signer.runtime.log_config import LogSettings
 from signer.runtime.settings import Settings, default_file, load_settings
 from signer.runtime.terminal import Json
-from stager.errors import StagerError
 from stager.settings import NodeSettings
 
 SECTIONS: dict[str, type[Document]] = {
@@ -210,7 +207,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
-    except (SignerError, CatalogError, StagerError, DeployerError) as error:
+    except PartitaError as error:
         sys.stderr.write(f"partita: {terminal.printable(str(error))}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

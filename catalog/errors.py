@@ -4,18 +4,15 @@ Errors that cross the wire have a stable `code` (the end of their RFC 9457 probl
 attributes, so that the client raises the very class that the server raised.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
 
-from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, EXIT_USAGE
+from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, EXIT_USAGE, PartitaError
 
 
-class CatalogError(Exception):
+class CatalogError(PartitaError):
     """Base of all errors of this package."""
 
-    exit_code: ClassVar[int] = EXIT_FAILED
-    code: ClassVar[str] = "failed"
-    status: ClassVar[int] = 500
-    """The HTTP status that a catalog answers with."""
+    code = "failed"
 
 
 class Malformed(CatalogError):
@@ -68,11 +65,17 @@ class TooLarge(CatalogError):
 
     code, status = "too-large", 413
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The rest of the body, perhaps without end, is not read."""
+        return {"Connection": "close"}
+
 
 class RangeRefused(CatalogError):
     """A byte range that is malformed or outside the blob."""
 
     code, status = "range-refused", 416
+    headers = TooLarge.headers
 
 
 class Unavailable(CatalogError):

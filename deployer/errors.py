@@ -7,23 +7,13 @@ problem type) and carry their data as plain attributes.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE
+from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, PartitaError
 
 
-class DeployerError(Exception):
+class DeployerError(PartitaError):
     """Base of all errors of this package."""
 
-    exit_code: ClassVar[int] = EXIT_FAILED
-    code: ClassVar[str] = "deployment-failed"
-    status: ClassVar[int] = 500
-    """The HTTP status that a node answers with."""
-
-
-class Misused(DeployerError):
-    """The command or request does not make sense as given."""
-
-    exit_code = EXIT_USAGE
-    code, status = "deployment-misused", 400
+    code = "deployment-failed"
 
 
 class PolicyUnusable(DeployerError):
@@ -49,6 +39,8 @@ class Refused(DeployerError):
 
     exit_code = EXIT_REFUSED
     code, status = "refused", 403
+    carried: ClassVar[Mapping[str, type]] = {"decision": dict}
+    decision: Mapping[str, Any] | None = None
 
     def __init__(self, message: str, decision: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -99,12 +91,6 @@ class ClusterNotFound(DeployerError):
     code, status = "cluster-not-found", 404
 
 
-class Conflict(DeployerError):
-    """The site holds something else already: another request under that key, another node of that name."""
-
-    code, status = "site-conflict", 409
-
-
 class JoinRefused(DeployerError):
     """A node may not join, or not any more: its token is unknown, used or too old, or the node has left."""
 
@@ -128,10 +114,16 @@ class NotAuthenticated(DeployerError):
 
     exit_code = EXIT_REFUSED
     code, status = "not-authenticated", 401
+    challenge: str = 'Bearer realm="partita"'
 
-    def __init__(self, message: str, challenge: str = 'Bearer realm="partita"') -> None:
+    def __init__(self, message: str, challenge: str = challenge) -> None:
         super().__init__(message)
         self.challenge = challenge
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """How to say who one is."""
+        return {"WWW-Authenticate": self.challenge}
 
 
 class Forbidden(DeployerError):
@@ -150,10 +142,17 @@ class TooManyRequests(DeployerError):
 
     exit_code = EXIT_UNAVAILABLE
     code, status = "too-many-requests", 429
+    carried: ClassVar[Mapping[str, type]] = {"retry_after": int}
+    retry_after: int = 1
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
+    def __init__(self, message: str, retry_after: int = retry_after) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When to ask again."""
+        return {"Retry-After": str(self.retry_after)}
 
 
 class FencingFailed(DeployerError):
@@ -189,8 +188,10 @@ class MigrationFailed(DeployerError):
     """
 
     code, status = "move-failed", 409
+    carried: ClassVar[Mapping[str, type]] = {"again": bool}
+    again: bool = False
 
-    def __init__(self, message: str, *, again: bool = False) -> None:
+    def __init__(self, message: str, *, again: bool = again) -> None:
         super().__init__(message)
         self.again = again
 

@@ -1,9 +1,10 @@
-"""Everything that `signer` raises for the world's faults. A programmer's mistake stays a built-in exception.
+"""Everything that `signer` raises for the world's faults, and the base of what all packages raise for them.
 
-Each package has one such module and one base error. `str(error)` is one sentence for people: what is wrong, where, and
-what to do. `exit_code` is what the command line ends with (docs/operations.md lists them).
+A programmer's mistake stays a built-in exception. Each package has one such module and one base error below PartitaError.
+`str(error)` is one sentence for people: what is wrong, where, and what to do.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 EXIT_FAILED = 1
@@ -12,11 +13,31 @@ EXIT_REFUSED = 3
 EXIT_UNVERIFIED = 4
 EXIT_UNAVAILABLE = 5
 
+HTTP_UNAVAILABLE = 503
 
-class SignerError(Exception):
-    """Base of all errors of this package."""
+
+class PartitaError(Exception):
+    """Base of all errors of Partita. Each crosses the wire as a problem document (`catalog.schema.problems`)."""
 
     exit_code: ClassVar[int] = EXIT_FAILED
+    """What the command line ends with (docs/operations.md lists them)."""
+    code: ClassVar[str] = "partita-failed"
+    """The stable end of the problem's type; a class without one of its own travels as its base."""
+    status: ClassVar[int] = 500
+    """The HTTP status that a service answers with."""
+    carried: ClassVar[Mapping[str, type]] = {}
+    """The attributes that travel beside the sentence, with their JSON types. One with a default in the class may be missing."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What an HTTP answer with this error has in its header."""
+        return {"Retry-After": "1"} if self.status == HTTP_UNAVAILABLE else {}
+
+
+class SignerError(PartitaError):
+    """Base of all errors of this package."""
+
+    code = "signer-failed"
 
 
 class DocumentError(SignerError):
@@ -28,6 +49,9 @@ class DocumentError(SignerError):
         reason: what is wrong there and what would be right.
     """
 
+    code, status = "malformed-document", 400
+    carried: ClassVar[Mapping[str, type]] = {"what": str, "path": str, "reason": str}
+
     def __init__(self, what: str, path: str, reason: str) -> None:
         super().__init__(f"{what}: {path}: {reason}")
         self.what, self.path, self.reason = what, path, reason
@@ -36,32 +60,39 @@ class DocumentError(SignerError):
 class SettingsError(SignerError):
     """A setting is unknown or has an unusable value; the message names its origin."""
 
+    code, status = "setting-unusable", 500
     exit_code = EXIT_USAGE
 
 
 class KeyUnusable(SignerError):
     """A key cannot be made, found, read or used."""
 
+    code, status = "key-unusable", 500
+
 
 class SignatureError(SignerError):
     """A signature cannot be made, or what was offered as one cannot be examined at all."""
 
+    code, status = "signature-unusable", 422
     exit_code = EXIT_UNVERIFIED
 
 
 class AuditUnwritable(SignerError):
     """The audit log cannot be read or written; what it was to tell has not been done."""
 
+    code, status = "audit-unwritable", 503
     exit_code = EXIT_UNAVAILABLE
 
 
 class AuditBroken(SignerError):
     """The audit log is not as it was written; the message says where."""
 
+    code, status = "audit-broken", 500
     exit_code = EXIT_UNVERIFIED
 
 
 class ReceiptRefused(SignerError):
     """A receipt is not what it claims to be; the message says why."""
 
+    code, status = "receipt-refused", 422
     exit_code = EXIT_UNVERIFIED

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from catalog.content.indexing import HINT_BLOCK
+from catalog.image.blanks import SYSTEM_PATH
 from catalog.swarm.torrent import travels_by_swarm
 from signer.runtime.progress import Advance
 from stager.cache.cache import Cache
 from stager.cache.disk import allocated_bytes
 from stager.cache.partial_file import PartialFile
-from stager.content.blanks import SYSTEM_PATH
 from stager.content.piece_map import PieceMap
 from stager.content.transfer_stats import TransferInProgress, TransferStage, TransferTraffic
 from stager.errors import ContentCorrupt, PeerFailed, SourceLacks, SourceUnavailable, StagerError

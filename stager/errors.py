@@ -4,18 +4,13 @@ As in `catalog.errors`, each has a stable `code` and an HTTP `status`, so that a
 that raises it again.
 """
 
-from typing import ClassVar
-
-from signer.errors import EXIT_FAILED, EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED
+from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, PartitaError
 
 
-class StagerError(Exception):
+class StagerError(PartitaError):
     """Base of all errors of this package."""
 
-    exit_code: ClassVar[int] = EXIT_FAILED
-    code: ClassVar[str] = "staging-failed"
-    status: ClassVar[int] = 500
-    """The HTTP status that a node answers with."""
+    code = "staging-failed"
 
 
 class CacheUnusable(StagerError):
@@ -88,12 +83,6 @@ class SourceLacks(StagerError):
     """A source can be reached and does not have the content."""
 
     code, status = "source-lacks", 404
-
-
-class BlankFailed(StagerError):
-    """A blank cannot be made: the tool is missing or refuses."""
-
-    code = "blank-failed"
 
 
 class TrackerUnavailable(StagerError):

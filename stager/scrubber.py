@@ -10,9 +10,8 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from catalog.errors import CatalogError
 from catalog.image.address import Address
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from stager.cache import sidecars as beside
 from stager.cache.cache import Cache
 from stager.cache.entries import CacheEntry
@@ -169,5 +168,5 @@ class Scrubber:
             return
         try:
             self._restage(Address.parse(entry.key))
-        except (StagerError, CatalogError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("%s was found wrong and could not be fetched again: %s", entry.what, exc)

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from catalog.image.address import Address
+from catalog.image.blanks import make_blank, reserved_size
 from catalog.image.manifest import Blank, Manifest
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.cache import Cache
 from stager.cache.entries import FOREVER, PIN, CacheItem
 from stager.cache.partial_file import PartialFile
-from stager.content.blanks import make_blank, reserved_size
 from stager.content.piece_map import PieceMap
 from stager.content.transfer_stats import TransferInProgress, TransferRegistry
 from stager.content_fetch import ContentFetch, allocation_size

@@ -12,8 +12,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from catalog.access.authorizer import CREDENTIAL, BearerCredentials, CatalogAuthorizer
 from catalog.access.rules import ImageScope
@@ -27,7 +25,7 @@ from catalog.api.swarm_grants import grant_routes
 from catalog.api.tracker import AnnounceAuthorizer, tracker_routes
 from catalog.api.tuf import tuf_routes
 from catalog.db import images as registry
-from catalog.errors import CatalogError, Malformed, Misused, NotEntitled, NotFound, RangeRefused, TooLarge, Unavailable
+from catalog.errors import CatalogError, Malformed, NotEntitled, NotFound, RangeRefused, Unavailable
 from catalog.image.address import Address
 from catalog.image.manifest import MANIFEST_MEDIA_TYPE
 from catalog.publication.images import PublicationService
@@ -35,7 +33,6 @@ from catalog.schema.images import (
     MAX_PAGE_SIZE,
     PAGE_SIZE,
     EndorsementList,
-    Health,
     ImageEntry,
     ImagePage,
     SignedStatement,
@@ -43,15 +40,13 @@ from catalog.schema.images import (
     VoKeyList,
     VoPage,
 )
-from catalog.schema.problems import PROBLEM_MEDIA_TYPE as PROBLEM_TYPE
-from catalog.schema.problems import status_of, to_problem
+from catalog.schema.problems import Health
 from catalog.swarm.tracker import Tracker
 from catalog.tuf.targets import image_of_path
-from catalog.web.openapi import ProblemApi
-from catalog.web.parameters import ADDRESS, ARTIFACT, IMAGE_ID, parse_address, problem_responses
+from catalog.web.parameters import ADDRESS, ARTIFACT, IMAGE_ID, parse_address
+from catalog.web.problems import ProblemApi, problem_responses
 from catalog.web.responses import CACHE_FOREVER, ContentResponse, document_response
-from signer.documents import canonical
-from signer.errors import SignerError
+from signer.errors import DocumentError
 
 CLEAN_SECONDS = 3600.0
 """How often publications that nobody continues are looked for."""
@@ -81,19 +76,15 @@ def create_app(publishing: PublicationService, now: Clock, *, mirror: bool = Fal
             task.cancel()
 
     app = ProblemApi(
+        log,
+        CatalogError,
+        (CatalogError, DocumentError),  # what else goes wrong inside is not for strangers
         title="Partita catalog",
         version="1",
         summary="Virtual-machine images as signed, content-addressed sets of partitions.",
         description=__doc__,
-        docs_url=None,  # the pages of FastAPI load their scripts from elsewhere
-        redoc_url=None,
         lifespan=lifespan,
     )
-    for kind in (CatalogError, SignerError):
-        app.add_exception_handler(kind, _ours)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _framework)
-    app.add_exception_handler(Exception, _unexpected)
     readers = CatalogAuthorizer(publishing.database, now, time.monotonic)
     gate = AnnounceAuthorizer(readers.keys, readers.content, readers.holder_may_read, now, readers.swarm_hash)
     app.include_router(_images(publishing, readers))
@@ -296,7 +287,7 @@ def _health(publishing: PublicationService) -> APIRouter:
     @routes.get("/livez", response_model=Health, summary="Whether the service runs")
     def live() -> Health:
         """Answers as long as the process does."""
-        return Health(status="ok")
+        return Health()
 
     @routes.get(
         "/readyz",
@@ -309,7 +300,7 @@ def _health(publishing: PublicationService) -> APIRouter:
         publishing.contents.check_writable()
         with publishing.database.reading() as connection:
             registry.has_vo(connection, "")
-        return Health(status="ok")
+        return Health()
 
     return routes
 
@@ -371,41 +362,3 @@ async def _renew(publishing: PublicationService, now: Clock) -> None:
         for sentence in sorted(warnings - told):
             log.warning("%s", sentence)
         told = warnings
-
-
-def _render(error: Exception, status: int | None = None) -> Response:
-    problem = to_problem(error)
-    if status is not None:
-        problem["status"] = status
-    headers = {}
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = "1"
-    if isinstance(error, TooLarge | RangeRefused):
-        headers["Connection"] = "close"  # the rest of the body, perhaps without end, is not read
-    return Response(canonical(problem), problem["status"], headers, PROBLEM_TYPE)
-
-
-async def _ours(_: Request, error: Exception) -> Response:
-    if status_of(type(error)) >= 500:
-        log.warning("%s", error)
-    return _render(error)
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    """FastAPI found a parameter that it cannot use: the same form as every other error, with the place."""
-    fault: dict[str, Any] = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    place = ".".join(str(part) for part in fault.get("loc", ()))
-    return _render(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
-
-
-async def _framework(request: Request, error: Exception) -> Response:
-    """No such path, or no such method on it."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 404:
-        return _render(NotFound(f"there is nothing at {request.url.path[:200]}; /openapi.json describes what there is"))
-    kind = Misused if status < 500 else CatalogError
-    return _render(kind(f"{request.method} {request.url.path[:200]} is not possible here; see /openapi.json"), status)
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    return _render(error)

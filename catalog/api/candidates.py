@@ -14,7 +14,8 @@ from catalog.publication.candidates import CandidateService
 from catalog.publication.images import PublicationService
 from catalog.schema.candidates import CandidateList, CandidateRequest
 from catalog.schema.images import MAX_REQUEST_DOCUMENT, Publication
-from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, problem_responses, read_body
+from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, read_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import ContentResponse, document_response
 from signer.documents import parse
 

@@ -17,7 +17,8 @@ from catalog.publication import clusters as cluster_publishing
 from catalog.publication.images import PublicationService
 from catalog.schema.clusters import MAX_CLUSTERS_PAGE, ClusterEntries, ClusterEntry, ClusterPublication
 from catalog.schema.images import MAX_REQUEST_DOCUMENT, EndorsementsRequest
-from catalog.web.parameters import problem_responses, read_body
+from catalog.web.parameters import read_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 from signer.documents import parse
 

@@ -11,7 +11,8 @@ from catalog.errors import BlankFailed, Conflict, Malformed, NotFound, RangeRefu
 from catalog.image.manifest import Manifest
 from catalog.publication.images import PublicationService
 from catalog.schema.flat import FlatImage
-from catalog.web.parameters import IMAGE_ID, problem_responses
+from catalog.web.parameters import IMAGE_ID
+from catalog.web.problems import problem_responses
 from catalog.web.responses import RangeResponse, document_response
 
 

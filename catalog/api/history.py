@@ -9,7 +9,7 @@ from catalog.access.rules import ImageScope
 from catalog.errors import Malformed, Misused, NotEntitled, NotFound, Unavailable
 from catalog.publication.images import PublicationService
 from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage
-from catalog.web.parameters import problem_responses
+from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 
 

@@ -28,7 +28,8 @@ from catalog.schema.images import (
     UploadStatus,
     parse_content_range,
 )
-from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, problem_responses, read_body, stream_body
+from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, read_body, stream_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import CHUNK_SIZE, document_response
 from signer.documents import Document, parse
 from signer.runtime.terminal import format_size

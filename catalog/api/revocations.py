@@ -13,7 +13,8 @@ from catalog.publication import revocations as revoking
 from catalog.publication.images import PublicationService
 from catalog.schema.images import MAX_REQUEST_DOCUMENT, SignedStatement
 from catalog.schema.revocations import MAX_REVOCATION_PAGE, RevocationPage
-from catalog.web.parameters import problem_responses, read_body
+from catalog.web.parameters import read_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 from signer.documents import parse
 

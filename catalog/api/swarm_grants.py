@@ -10,7 +10,8 @@ from catalog.access.authorizer import CREDENTIAL, CatalogAuthorizer
 from catalog.errors import Malformed, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.swarm.announce_keys import KEY_LIFE, ORIGIN, KeyHolder
-from catalog.web.parameters import problem_responses, read_body
+from catalog.web.parameters import read_body
+from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 from signer.documents import MAX_DOCUMENT, parse
 

@@ -28,7 +28,8 @@ from catalog.swarm.tracker_protocol import (
     parse_announce,
     parse_scrape,
 )
-from catalog.web.parameters import problem_responses, read_body
+from catalog.web.parameters import read_body
+from catalog.web.problems import problem_responses
 from signer.documents import MAX_DOCUMENT, parse
 
 MayRead = Callable[[KeyHolder, Address], bool]

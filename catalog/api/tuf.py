@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from catalog.errors import Malformed, NotFound, Unavailable
 from catalog.publication.images import PublicationService
-from catalog.web.parameters import problem_responses
+from catalog.web.problems import problem_responses
 from catalog.web.responses import CACHE_FOREVER, document_response
 
 FILE = Annotated[

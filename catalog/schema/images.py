@@ -237,30 +237,6 @@ class VoPage(ResponseModel):
     next: str | None = None
 
 
-class Health(ResponseModel):
-    """Whether the service runs (livez) or can serve and accept (readyz)."""
-
-    model_config = _example(status="ok")
-
-    status: Literal["ok"]
-
-
-class Problem(ResponseModel):
-    """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
-
-    model_config = _example(
-        type="urn:partita:problem:not-found",
-        title="Not found",
-        status=404,
-        detail="there is no image star/worker@7 here",
-    )
-
-    type: str
-    title: str
-    status: int
-    detail: str
-
-
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,15})-([0-9]{1,15})?|-([0-9]{1,15}))")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,15})")
 

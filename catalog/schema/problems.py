@@ -1,87 +1,112 @@
 """Errors on the wire: each of our errors as an RFC 9457 problem document, and back as the very same exception.
 
-The table is built from the error classes themselves: a class added to `catalog.errors` crosses the wire at once.
+The table is made of the error classes themselves: a class that is added below PartitaError crosses the wire at once.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from catalog.errors import CatalogError, Malformed
-from signer.documents import read_json
-from signer.errors import DocumentError
+from pydantic import ConfigDict
+
+from signer.documents import Document, read_json
+from signer.errors import DocumentError, PartitaError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 PROBLEM_PREFIX = "urn:partita:problem:"
 
-MAX_PROBLEM = 64 << 10
-"""Bytes. A sentence and a few attributes; more is not one of our problems."""
+MAX_PROBLEM = 4 << 20
+"""Bytes: a refusal carries the whole decision."""
 
-MAX_DETAIL = 4096
-"""Characters of a sentence that a client shows."""
+MAX_DETAIL = 8192
+"""Characters of a sentence."""
 
-DOCUMENT_CODE = "malformed-document"
+INTERNAL = "the service failed; its log has the reason"
+"""What is told of an error that is none of these: nothing of what is inside a service."""
+
+_EARLIER_CODES = {"deployment-misused": "misused", "site-conflict": "conflict", "blank-failed": "blank-unmade"}
+"""Codes that services sent up to 0.1, and those that have their meaning now."""
 
 
-def _tree(kind: type[CatalogError]) -> Iterator[type[CatalogError]]:
+class Problem(Document):
+    """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:partita:problem:not-found",
+                    "title": "Not found",
+                    "status": 404,
+                    "detail": "there is no image star/worker@7 here",
+                }
+            ]
+        },
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class Health(Document):
+    """Whether the service runs (livez), or can serve and accept (readyz)."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: Literal["ok"] = "ok"
+
+
+def error_classes() -> dict[str, type[PartitaError]]:
+    """Every error that crosses the wire, by its code: those of the modules that are loaded."""
+    return {kind.code: kind for kind in _tree(PartitaError) if "code" in vars(kind)}
+
+
+def to_problem(error: PartitaError) -> dict[str, Any]:
+    """The problem document of an error."""
+    problem: dict[str, Any] = {
+        "type": PROBLEM_PREFIX + error.code,
+        "title": error.code.replace("-", " ").capitalize(),
+        "status": error.status,
+        "detail": str(error)[:MAX_DETAIL],
+    }
+    return problem | {name: value for name in error.carried if (value := _cut(getattr(error, name))) is not None}
+
+
+def from_problem(problem: object, *kinds: type[PartitaError]) -> PartitaError | None:
+    """The exception that a problem document stands for; None if it stands for none, or not for one of the kinds given."""
+    if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
+        return None
+    code = str(problem.get("type", "")).removeprefix(PROBLEM_PREFIX)
+    kind = error_classes().get(_EARLIER_CODES.get(code, code))
+    if kind is None or (kinds and not issubclass(kind, kinds)):
+        return None
+    carried = {}
+    for name, of in kind.carried.items():
+        if isinstance(value := problem.get(name), of):
+            carried[name] = _cut(value)
+        elif not hasattr(kind, name):
+            return None
+    # Not through the constructor: it makes the sentence from attributes, and here the sentence is already made.
+    error = kind.__new__(kind, detail[:MAX_DETAIL])
+    vars(error).update(carried)
+    return error
+
+
+def read_problem(data: bytes, *kinds: type[PartitaError]) -> PartitaError | None:
+    """As `from_problem`, from the bytes of an answer."""
+    try:
+        return from_problem(read_json(data, "problem", limit=MAX_PROBLEM), *kinds)
+    except DocumentError:
+        return None
+
+
+def _tree(kind: type[PartitaError]) -> Iterator[type[PartitaError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from _tree(below)
 
 
-ERRORS_BY_CODE: dict[str, type[Exception]] = {kind.code: kind for kind in _tree(CatalogError)} | {
-    DOCUMENT_CODE: DocumentError
-}
-"""Every error that crosses the wire, by its code."""
-
-_ATTRIBUTES: dict[str, tuple[str, ...]] = {DOCUMENT_CODE: ("what", "path", "reason")}
-"""The texts that an error carries beside its sentence, by its code."""
-
-
-def code_of(kind: type[Exception]) -> str:
-    """The code of an error class, or of its nearest ancestor that has one."""
-    for ancestor in kind.__mro__:
-        for code, known in ERRORS_BY_CODE.items():
-            if known is ancestor:
-                return code
-    return CatalogError.code
-
-
-def status_of(kind: type[Exception]) -> int:
-    """The HTTP status that goes with an error class."""
-    if issubclass(kind, CatalogError):
-        return kind.status
-    return Malformed.status if issubclass(kind, DocumentError) else CatalogError.status
-
-
-def to_problem(error: Exception) -> dict[str, Any]:
-    """The problem document of an error; one that is not ours becomes a plain failure without its inner details."""
-    code, status = code_of(type(error)), status_of(type(error))
-    ours = isinstance(error, CatalogError | DocumentError)
-    problem: dict[str, Any] = {
-        "type": PROBLEM_PREFIX + code,
-        "title": code.replace("-", " ").capitalize(),
-        "status": status,
-        "detail": str(error)[:MAX_DETAIL] if ours else "the catalog failed; its log has the reason",
-    }
-    return problem | {name: str(getattr(error, name))[:MAX_DETAIL] for name in _ATTRIBUTES.get(code, ())}
-
-
-def from_problem(data: bytes) -> Exception | None:
-    """The exception that a problem document stands for, or None if the bytes are none of ours."""
-    try:
-        problem = read_json(data, "problem", limit=MAX_PROBLEM)
-    except DocumentError:
-        return None
-    if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
-        return None
-    code = str(problem.get("type", "")).removeprefix(PROBLEM_PREFIX)
-    kind = ERRORS_BY_CODE.get(code)
-    if kind is None:
-        return None
-    names = _ATTRIBUTES.get(code, ())
-    if not all(isinstance(problem.get(name), str) for name in names):
-        return None
-    # Not through the constructor: it makes the sentence from attributes, and here the sentence is already made.
-    error = kind.__new__(kind, detail[:MAX_DETAIL])
-    vars(error).update({name: problem[name][:MAX_DETAIL] for name in names})
-    return error
+def _cut(value: Any) -> Any:
+    return value[:MAX_DETAIL] if isinstance(value, str) else value

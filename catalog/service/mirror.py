@@ -20,7 +20,7 @@ from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.db.engine import Transaction
 from catalog.db.images import StoredEndorsement
-from catalog.errors import CatalogError, ContentMismatch, NotEntitled, NotFound, Unverified
+from catalog.errors import ContentMismatch, NotEntitled, NotFound, Unverified
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from catalog.publication.images import PublicationService
@@ -43,7 +43,7 @@ from catalog.tuf_repository.online_signing import KEEP_METADATA
 from catalog.tuf_repository.repository import KEEP_TARGETS, MIRRORED
 from catalog.tuf_repository.store import TargetContent
 from signer.documents import parse
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from signer.runtime.progress import Advance, ignore_progress
 
 CONNECTIONS = 8
@@ -264,7 +264,7 @@ def run_mirror(mirror: Mirror, every: float, ended: threading.Event, now: Callab
             if step.changed:
                 log.info("snapshot %d: %d images, %d bytes came", step.version, step.images, step.bytes)
             told = ""
-        except (CatalogError, SignerError) as exc:
+        except PartitaError as exc:
             if str(exc) != told:
                 log.warning("mirroring stopped for now: %s", exc)
             told = str(exc)

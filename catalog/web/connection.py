@@ -12,7 +12,7 @@ import httpx
 
 from catalog.errors import CatalogError, Malformed, Misused, Unavailable
 from catalog.schema.images import MAX_RESPONSE, ResponseModel
-from catalog.schema.problems import MAX_PROBLEM, from_problem
+from catalog.schema.problems import MAX_PROBLEM, read_problem
 from signer.documents import parse
 from signer.errors import DocumentError
 
@@ -194,7 +194,7 @@ def _shown(credential: str) -> dict[str, str]:
 def _error(answer: httpx.Response) -> Exception:
     """The exception that an answer stands for."""
     try:
-        known = from_problem(_read(answer, MAX_PROBLEM))
+        known = read_problem(_read(answer, MAX_PROBLEM), CatalogError, DocumentError)
     except Malformed:
         known = None
     if known is not None:

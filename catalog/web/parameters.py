@@ -1,15 +1,13 @@
-"""What the routes share: path parameters, request bodies with a limit, and the problems that a route documents."""
+"""What the routes share: path parameters, and request bodies with a limit."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import Path, Request
 from starlette.requests import ClientDisconnect
 
-from catalog.errors import CatalogError, Malformed, TooLarge, Unavailable
+from catalog.errors import Malformed, TooLarge, Unavailable
 from catalog.image.address import Address
-from catalog.schema.images import Problem
-from catalog.schema.problems import PROBLEM_MEDIA_TYPE, to_problem
 
 DRAINED = 16 << 20
 """Bytes of an oversized body that are read and thrown away, so that its sender gets to see why."""
@@ -31,34 +29,6 @@ ADDRESS = Annotated[
     ),
 ]
 ARTIFACT = Annotated[Literal["map", "layer", "hints"], Path(description="Which one.")]
-
-_DESCRIPTIONS = {
-    400: "The request is malformed; the detail gives the place.",
-    403: "Who asks may not do this here.",
-    404: "It is not here.",
-    409: "It is here with another meaning, or not ready for this.",
-    413: "More than this catalog accepts.",
-    416: "The range is malformed or outside the content.",
-    422: "The bytes are not what they were said to be.",
-    503: "The catalog cannot answer now; try again later.",
-}
-
-
-def problem_responses(*kinds: type[CatalogError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with these errors, with an example of each."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for kind in kinds:
-        entry = found.setdefault(
-            kind.status,
-            {
-                "model": Problem,
-                "description": _DESCRIPTIONS[kind.status],
-                "content": {PROBLEM_MEDIA_TYPE: {"examples": {}}},
-            },
-        )
-        sentence = (kind.__doc__ or "").strip().splitlines()[0]
-        entry["content"][PROBLEM_MEDIA_TYPE]["examples"][kind.code] = {"value": to_problem(kind(sentence))}
-    return found
 
 
 def parse_address(text: str) -> Address:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from catalog.errors import Misused
 from catalog.image.manifest import Blank
-from deployer.errors import Misused
 from deployer.machine.user_data import MAX_USER_DATA
 from deployer.protocol.console import sanitize_output
 from deployer.units import parse_size

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from catalog.errors import Misused
 from catalog.settings import CatalogSettings
 from deployer.cli.node.node import node_client as connect
-from deployer.errors import Misused, NodeUnavailable
+from deployer.errors import NodeUnavailable
 from deployer.records.receipt import Receipt, read_receipt, verify_receipt
 from deployer.records.receipt_store import STATEMENT, audit_heads, read_receipt_files
 from deployer.records.recorder import AUDIT_FILE

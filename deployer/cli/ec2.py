@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from catalog.errors import Misused
 from catalog.image.reference import Reference
 from deployer.ec2.model.accounts import Accounts
 from deployer.ec2.model.boot_mapping import map_boot
 from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
 from deployer.ec2.model.pricing import estimate_cost
 from deployer.ec2.settings import Ec2Settings
-from deployer.errors import Misused
 from deployer.policy.store import PolicyStore
 from deployer.site.settings import SiteSettings
 from deployer.units import parse_duration, parse_size

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from catalog.errors import Misused
 from catalog.image.bundle import Bundle
-from deployer.errors import Misused, PolicyUnusable
+from deployer.errors import PolicyUnusable
 from deployer.machine.spec import Network
 from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
 from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor

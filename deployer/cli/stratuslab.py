@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.policy.stratuslab import MAX_FILE, translate_policy
 from signer.openpgp.gpg import MAX_KEY
 from signer.runtime import terminal

@@ -11,7 +11,7 @@ from email.mime.text import MIMEText
 from functools import cache
 from importlib.resources import files
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.machine.user_data import check_user_data
 from deployer.protocol.desired_state import BrokerAccess
 

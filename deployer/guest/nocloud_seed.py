@@ -18,7 +18,8 @@ import pycdlib
 import yaml
 from pycdlib.pycdlibexception import PyCdlibException
 
-from deployer.errors import AssemblyFailed, Misused
+from catalog.errors import Misused
+from deployer.errors import AssemblyFailed
 from deployer.machine.spec import check_hostname
 from deployer.machine.user_data import check_user_data
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from catalog.schema.problems import from_problem, read_problem
 from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.schema.exposure import ExposureList
@@ -28,7 +29,6 @@ from deployer.node.schema.orders import (
 from deployer.node.schema.staging import PrefetchOrder, PrefetchResult, PrefetchStep, StagingStatus, UnpinResult
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER
 from deployer.records.machine_store import MachineRecord
-from deployer.web.problems import from_problem, read_problem
 from signer.documents import Document, canonical, parse, read_json
 
 TIMEOUT = httpx.Timeout(90.0, connect=5.0)

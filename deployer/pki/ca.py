@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 
 AUTHORITY_LIFE = timedelta(days=3650)
 """Nodes and commands pin this certificate: a new one means that every node joins again."""

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from catalog.image.manifest import Manifest
-from deployer.errors import DeployerError
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy
 from deployer.policy.revocations import RevocationState
 from deployer.policy.rules import counted_endorsements
 from deployer.policy.store import RuleSet
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from signer.verification.endorsements import verify_endorsements
 from signer.verification.revocations import EffectiveRevocation, apply_revocations, verify_revocations
 from signer.verification.signature_cache import SignatureCache
@@ -82,7 +81,7 @@ def evaluate(rules: RuleSet, case: EvaluationInput, now: datetime, memory: Signa
     if rules.shadow is not None:
         try:
             shadow, _ = _decide(rules.shadow, case, now, memory)
-        except (DeployerError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("the policy in the shadow could not decide: %s", exc)
     return Evaluation(decision, tuple(pairs), shadow, tuple(checks))
 

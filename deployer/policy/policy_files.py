@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from deployer.errors import PolicyUnusable
-from signer.runtime.reloaded_files import Reader, ReloadedFiles, read_file
+from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
 
 T = TypeVar("T")
 
 
-def read_policy_file(path: Path, limit: int, what: str, read: Reader = read_file) -> bytes | None:
+def read_policy_file(path: Path, limit: int, what: str, read: FileReader = read_file) -> bytes | None:
     """The bytes of a file; None if it is not there.
 
     Raises:
@@ -29,7 +29,7 @@ def read_policy_file(path: Path, limit: int, what: str, read: Reader = read_file
 
 
 def reloaded_policy_file(
-    what: str, path: Path, load: Callable[[Path, Reader], T], nothing: T, log: logging.Logger
+    what: str, path: Path, load: Callable[[Path, FileReader], T], nothing: T, log: logging.Logger
 ) -> ReloadedFiles[T]:
     """A file of rules, read again when it changes; arguments as for `ReloadedFiles`."""
     return ReloadedFiles(f"{what} {path}", lambda read: load(path, read), PolicyUnusable, nothing, log=log)

@@ -22,7 +22,7 @@ from deployer.policy.model import MAX_POLICY, Policy
 from deployer.policy.policy_files import read_policy_file
 from deployer.policy.rules import counted_endorsements, decide
 from signer.documents import canonical
-from signer.runtime.reloaded_files import Reader, ReloadedFiles, read_file
+from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
 from signer.verification.trust import EndorsementCheck
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class RuleSet:
         return cls.read(path, read_file)
 
     @classmethod
-    def read(cls, path: Path, read: Reader, *, shadowing: bool = True) -> Self:
+    def read(cls, path: Path, read: FileReader, *, shadowing: bool = True) -> Self:
         """As `load`, with whatever reads files (path, limit in bytes); `shadowing` off leaves the shadow alone."""
         data = _required(path, MAX_POLICY, "policy", read)
         what = f"policy {path}"
@@ -157,7 +157,7 @@ class PolicyStore:
         return good
 
 
-def _required(path: Path, limit: int, what: str, read: Reader) -> bytes:
+def _required(path: Path, limit: int, what: str, read: FileReader) -> bytes:
     if (data := read_policy_file(path, limit, what, read)) is None:
         raise PolicyUnusable(f"{what} {path}: cannot be read: there is no such file")
     return data

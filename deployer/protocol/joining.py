@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.machine.spec import Uuid
 from deployer.protocol.deployment_request import NodeLabel
 from signer.documents import Document

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from catalog.errors import Misused
 from catalog.image.manifest import Blank
-from deployer.errors import MachineNotFound, Misused
+from deployer.errors import MachineNotFound
 from deployer.machine.spec import MachineSpec, MachineState, Uuid
 from deployer.protocol.migration import OutgoingMigration
 from deployer.protocol.save import SaveStatus

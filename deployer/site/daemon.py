@@ -13,9 +13,10 @@ from types import FrameType
 
 import uvicorn
 
+from catalog.errors import Misused
 from catalog.web import server as answering
 from catalog.web.metrics import RequestMetrics, expose_metrics
-from deployer.errors import Misused, SiteUnavailable
+from deployer.errors import SiteUnavailable
 from deployer.pki.tls_peer import PeerProtocol
 from deployer.site.api.app import create_site_app
 from deployer.site.broker import server as broker_serving

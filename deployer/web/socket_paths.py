@@ -7,7 +7,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 
 MAX_SOCKET = 107
 """Bytes in the path of a Unix socket: sun_path has 108, one of them a zero."""

@@ -19,12 +19,12 @@ TRIES = 50
 """Such pairs of readings, before the files are taken to be always changing."""
 
 T = TypeVar("T")
-Reader = Callable[[Path, int], bytes]
+FileReader = Callable[[Path, int], bytes]
 """Reads a file, or one byte more than the limit of it; OSError if it cannot be read."""
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The Reader that only reads."""
+    """The FileReader that only reads."""
     with path.open("rb") as file:
         return file.read(limit + 1)
 
@@ -34,7 +34,7 @@ class ReloadedFiles(Generic[T]):
 
     Args:
         what: the files, as messages call them.
-        load: makes the value, reading whatever it needs with the Reader that it is given.
+        load: makes the value, reading whatever it needs with the FileReader that it is given.
         refused: the error that `load` raises where a file cannot be used.
         nothing: the value while the files have never been good; it must allow nothing.
         accept: called with the old value and a new one before that comes into force; what it raises keeps it from that.
@@ -45,7 +45,7 @@ class ReloadedFiles(Generic[T]):
     def __init__(
         self,
         what: str,
-        load: Callable[[Reader], T],
+        load: Callable[[FileReader], T],
         refused: type[Exception],
         nothing: T,
         *,

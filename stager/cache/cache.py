@@ -23,6 +23,7 @@ from typing import Self
 from catalog.content.indexing import verify_content
 from catalog.errors import CatalogError
 from catalog.image.address import Address
+from catalog.image.blanks import blank_digest
 from signer.runtime.progress import Advance, ignore_progress
 from stager.cache.commit import Committer
 from stager.cache.disk import DiskOperations
@@ -45,7 +46,6 @@ from stager.cache.os_errors import DISK_FULL_ERRNOS, to_stager_error, translate_
 from stager.cache.partial_file import PartialFile
 from stager.cache.quota import CacheQuota
 from stager.cache.recovery import INCOMING, entry_path, recover_cache
-from stager.content.blanks import blank_digest
 from stager.content.piece_map import PieceMap
 from stager.errors import EntryChanged, InUse, NotCached
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from catalog.errors import CatalogError
 from catalog.image.address import Address
+from catalog.image.blanks import blank_digest
 from signer.documents import canonical
 from stager.cache import sidecars as beside
 from stager.cache.disk import DiskOperations
@@ -16,7 +17,6 @@ from stager.cache.entries import CacheEntry, CacheItem
 from stager.cache.index import CacheIndex
 from stager.cache.partial_file import PartialFile, read_back
 from stager.cache.recovery import entry_path, make_entry
-from stager.content.blanks import blank_digest
 from stager.content.piece_map import PieceMap
 from stager.errors import CacheDegraded, ContentCorrupt
 

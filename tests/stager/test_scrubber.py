@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from catalog.image.address import LEAF, Address
+from catalog.image.blanks import make_blank, reserved_size
 from catalog.image.manifest import Blank
 from stager import scrubber as scrubbing
 from stager.cache.cache import Cache
-from stager.content.blanks import make_blank, reserved_size
 from stager.fetch.rate_limit import RateLimit
 from stager.scrubber import Scrubber, choose_next
 from tests.stager.cache.test_trash import put

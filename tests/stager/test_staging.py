@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from catalog.client.client import CatalogClient
+from catalog.errors import BlankFailed
 from catalog.image.address import LEAF, Address, piece_length
 from catalog.image.manifest import Blank, Manifest
 from catalog.image.reference import Reference
@@ -314,7 +315,7 @@ def test_a_blank_that_cannot_be_made_leaves_nothing(
     manifest, source = image
     monkeypatch.setattr("catalog.image.blanks.SYSTEM_PATH", "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StagerError, match="is not installed"):
+    with pytest.raises(BlankFailed, match="is not installed"):
         Stager(cache, source, PACE).stage(manifest, "m", 60)
     assert list((cache.root / "incoming").iterdir()) == []
     assert cache.leases() == []

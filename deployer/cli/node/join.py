@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from stager.settings import NodeSettings

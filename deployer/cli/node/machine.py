@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from catalog.errors import Misused
 from deployer.cli.arguments import MachineArgument, parse_amount
-from deployer.errors import Misused
 from deployer.node.client import NodeClient
 from deployer.node.schema.machines import OperationName, ResizeRequest, SaveOrder
 from deployer.records.machine_store import MachineRecord

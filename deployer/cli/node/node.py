@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from catalog.errors import Misused
 from catalog.settings import CatalogSettings
 from deployer.cli.arguments import MachineArgument, print_console
 from deployer.cli.node import exposure as cli_site
 from deployer.cli.node import machine as cli_machine
 from deployer.cli.node.machine import record_summary
 from deployer.cli.node.staging import add_staging_commands, format_staging, watch_staging
-from deployer.errors import Misused
 from deployer.node.client import NodeClient
 from deployer.node.schema.orders import NodeStatus
 from deployer.node.settings import DeploySettings

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from catalog.errors import Misused
 from deployer.cli.site.site import SiteOption, open_client, site_app
-from deployer.errors import Misused
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 

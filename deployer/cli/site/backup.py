@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from catalog.errors import Conflict, Misused
 from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
-from deployer.errors import Conflict, Misused, SiteUnavailable
+from deployer.errors import SiteUnavailable
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
 from signer.runtime.terminal import Json

@@ -12,8 +12,8 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from catalog.errors import Misused
 from deployer.cli.site.site import ReasonOption, SiteOption, open_client
-from deployer.errors import Misused
 from deployer.units import parse_duration
 from signer.documents import Document, validate
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE

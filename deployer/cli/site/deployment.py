@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.errors import Misused
 from deployer.cli.arguments import encode_user_data, parse_blank, read_text_file
 from deployer.cli.site.site import SiteOption, machine_table, open_client
-from deployer.errors import Misused, Refused
+from deployer.errors import Refused
 from deployer.node.schema.orders import MachineOrder
 from deployer.units import parse_duration, parse_size
 from signer.documents import Document, validate

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from deployer.errors import Misused, NotAuthenticated
+from catalog.errors import Misused
+from deployer.errors import NotAuthenticated
 from deployer.site.auth.grants import (
     CAPABILITIES,
     OWNER_ACTIONS,

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from catalog.client.client import CatalogClient
+from catalog.errors import Misused
 from catalog.image.reference import Reference
 from catalog.settings import CatalogSettings
 from deployer.cli.site.cluster import cluster_app
-from deployer.errors import Misused
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.documents import canonical
 from signer.runtime import terminal

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catalog.errors import Misused
 from deployer.cli.site.application import site_app
 from deployer.cli.site.grants import rights_app
 from deployer.ec2.settings import Ec2Settings
-from deployer.errors import Misused
 from deployer.site.settings import SiteSettings
 from signer.documents import Document, validate
 from signer.runtime import files, terminal

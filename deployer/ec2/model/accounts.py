@@ -18,7 +18,7 @@ from deployer.site.model.principal import Group, Principal
 from deployer.units import Size
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
-from signer.runtime.reloaded_files import Reader, read_file
+from signer.runtime.reloaded_files import FileReader, read_file
 
 MAX_ACCOUNTS_FILE = 1 << 20
 """Bytes: some thousand rules."""
@@ -134,7 +134,7 @@ class Accounts(Document):
         return found
 
     @classmethod
-    def find(cls, path: Path, read: Reader = read_file) -> Self | None:
+    def find(cls, path: Path, read: FileReader = read_file) -> Self | None:
         """The same; None where there is no file."""
         if (data := read_policy_file(path, MAX_ACCOUNTS_FILE, "accounts", read)) is None:
             return None

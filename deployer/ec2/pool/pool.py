@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from catalog.errors import CatalogError
 from deployer.ec2.account.bookkeeping import Bookkeeping, MachineEntry
 from deployer.ec2.account.instance_operations import Ec2Machines
 from deployer.ec2.aws.tags import END_TAG, IMAGE_TAG, SIZE_TAG, end_tag_value, size_tag_value
@@ -23,7 +22,7 @@ from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.deployment import Ec2Deployer, Ec2RunningMachine
 from deployer.ec2.pool.reconciler import actions, observe_machine
-from deployer.errors import Cancelled, DeployerError
+from deployer.errors import Cancelled
 from deployer.machine.spec import MachineState
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import (
@@ -34,8 +33,7 @@ from deployer.protocol.desired_state import (
     NodeReport,
     ObservedMachine,
 )
-from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, SignerError
-from stager.errors import StagerError
+from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, PartitaError
 
 WORKERS = 8
 """Machines that are made at one time."""
@@ -175,7 +173,7 @@ class Ec2Pool:
                     self._failures[each.machine] = _Failure(reason, now + RETRY_MOST, 1)
                     acted = True
                 self._dealt[each.instance] = reason
-        except (DeployerError, SignerError, CatalogError) as exc:
+        except PartitaError as exc:
             log.warning("nobody can say which machines run what was withdrawn: %s", exc)
         return acted
 
@@ -219,7 +217,7 @@ class Ec2Pool:
             future.result()
         except Cancelled:
             return
-        except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+        except PartitaError as exc:
             before = self._failures.get(uuid)
             attempts = before.attempts + 1 if before else 1
             again = None if _final(exc, attempts) else self._later(attempts)
@@ -240,7 +238,7 @@ class Ec2Pool:
                 self._make(step.desired, instances)
                 return False
             return self._change(step, instances)
-        except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+        except PartitaError as exc:
             log.warning("machine %s: %s: %s", step.machine, step.kind.value, exc)
             before = self._failures.get(step.machine)
             attempts = before.attempts + 1 if before else 1
@@ -349,7 +347,7 @@ class Ec2Pool:
         return seen
 
 
-def _final(error: DeployerError | SignerError | CatalogError | StagerError, attempts: int) -> bool:
+def _final(error: PartitaError, attempts: int) -> bool:
     """Whether trying again would only give the same answer. AWS's refusals are the site's to mend, not the requester's."""
     if isinstance(error, AwsFailed) or error.exit_code == EXIT_UNAVAILABLE:
         return False

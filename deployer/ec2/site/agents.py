@@ -12,7 +12,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, Self
 
-from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from deployer.ec2.account.open_account import OpenAccount, open_account, staging_settings
 from deployer.ec2.images.image_upload import ImageUploader
@@ -24,7 +23,7 @@ from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.connection import LocalSiteConnection
 from deployer.ec2.site.placement import CachedAccountInfo, Placer, burst_placer, promised_charges
 from deployer.ec2.snapshots.buffer_pool import BufferPool
-from deployer.errors import DeployerError, NoAccount
+from deployer.errors import NoAccount
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport
 from deployer.records.recorder import Recorder
@@ -34,8 +33,7 @@ from deployer.site.operations.revocations import RevocationService
 from deployer.site.scheduling.placement import MachineReservation
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.settings import SiteSettings
-from signer.errors import SignerError
-from stager.errors import StagerError
+from signer.errors import PartitaError
 from stager.factory import open_stager
 
 EVERY: Final = 5.0
@@ -95,7 +93,7 @@ class PoolAgent:
                     continue
                 last = self._pool.look(desired)
                 self._site.report(last)
-            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+            except PartitaError as exc:
                 log.warning("the account %s: %s", self.account.name, exc)
                 self._complain(desired, str(exc))
                 self._ended.wait(self._every)
@@ -117,7 +115,7 @@ class PoolAgent:
                     complete=False,
                 )
             )
-        except DeployerError as exc:
+        except PartitaError as exc:
             log.info("a report did not get through: %s", exc)
 
 
@@ -208,7 +206,7 @@ class AccountAgents:
                     )
                 else:
                     agent.follow(account)
-            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+            except PartitaError as exc:
                 problems.append(f"the account {account.name} cannot be worked: {exc}")
         for problem in problems:
             if problem not in self.problems:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from catalog.errors import Conflict
 from deployer.ec2.model.accounts import Account
-from deployer.errors import Conflict
 from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.records import NodeState

@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from deployer.ec2.model.accounts import Accounts
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.connection import connect_account
 from deployer.ec2.site.placement import placer_without_accounts
-from deployer.errors import DeployerError, NoAccount, PolicyUnusable
+from deployer.errors import NoAccount, PolicyUnusable
 from deployer.policy.policy_files import reloaded_policy_file
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import MachineReservation, Placer
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site
-from signer.errors import SignerError
-from stager.errors import StagerError
+from signer.errors import PartitaError
 
 if TYPE_CHECKING:
     from deployer.ec2.site.agents import AccountAgents
@@ -110,7 +108,7 @@ class AccountSupervisor:
             try:
                 self.look()
                 self._problem = ""
-            except (DeployerError, SignerError, CatalogError, StagerError) as exc:
+            except PartitaError as exc:
                 if str(exc) != self._problem:
                     log.warning("the accounts at EC2: %s", exc)
                 self._problem = str(exc)

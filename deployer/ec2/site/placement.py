@@ -17,11 +17,12 @@ from deployer.ec2.model.boot_mapping import add_blanks, map_boot
 from deployer.ec2.model.hibernation import add_memory_space, hibernation_obstacle
 from deployer.ec2.model.instance_types import InstanceType, choose_type
 from deployer.ec2.model.pricing import Charge, check_cap, estimate_cost
-from deployer.errors import DeployerError, NoAccount, NoCapacity, OverBudget
+from deployer.errors import NoAccount, NoCapacity, OverBudget
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.model.records import CostReservation
 from deployer.site.scheduling.placement import EC2, MachineReservation, NodeCapacity, Placement, PlacementRequest
+from signer.errors import PartitaError
 
 ACCOUNT: Final = "account"
 """The label by which a pool's node names its account."""
@@ -126,14 +127,14 @@ def burst_placer(
     """
     if request.wishes.where == "local":
         return place
-    offered: Ec2Offer | DeployerError
+    offered: Ec2Offer | PartitaError
     try:  # here, and not where rooms are chosen among: nobody waits for EC2 while the site's memory is held
         offered = find_offer(accounts, known, who, manifest, request, cores, memory, seconds)
-    except DeployerError as exc:
+    except PartitaError as exc:
         offered = exc
 
     def placed(rooms: Sequence[NodeCapacity], ask: PlacementRequest) -> Placement:
-        if isinstance(offered, DeployerError):
+        if isinstance(offered, PartitaError):
             return _without(place, rooms, ask, offered)
         mine = [_only(room, offered.account) for room in rooms]
         chosen = place(mine, ask)
@@ -176,7 +177,7 @@ def _only(room: NodeCapacity, account: Account) -> NodeCapacity:
     return replace(room, ready=False, problem="the site's rules lead to another account")
 
 
-def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest, why: DeployerError) -> Placement:
+def _without(place: Placer, rooms: Sequence[NodeCapacity], ask: PlacementRequest, why: PartitaError) -> Placement:
     """Place on the site's own nodes alone; where that was not asked for, or is not enough, say why EC2 is left out.
 
     Raises:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from catalog.errors import CatalogError
-from deployer.errors import Cancelled, DeployerError, MachineConflict, NodeUnavailable
+from deployer.errors import Cancelled, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
@@ -22,8 +21,7 @@ from deployer.node.schema.orders import DeploymentResult, DeploymentStep, Machin
 from deployer.protocol.actions import MIGRATION, Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.machine_store import MachineRecord
-from signer.errors import EXIT_UNAVAILABLE, SignerError
-from stager.errors import StagerError
+from signer.errors import EXIT_UNAVAILABLE, PartitaError
 
 MAKES, VERBS = 4, 8
 """Machines that are made, and to which other things are done, side by side. Staging shares one network, booting one disk."""
@@ -161,7 +159,7 @@ class ActionExecutor:
             trouble = "", False
         except Cancelled:
             pass
-        except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("machine %s: %s", uuid, exc)
             trouble = str(exc), True
         except Exception as exc:
@@ -217,7 +215,7 @@ class ActionExecutor:
             self._make(order_of(machine), tell, job.cancelled, assignment_of(machine, self._site))
         except (Cancelled, NodeUnavailable):
             raise Cancelled from None
-        except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+        except PartitaError as exc:
             if exc.exit_code == EXIT_UNAVAILABLE:
                 raise
             log.warning("machine %s cannot be made: %s", machine.uuid, exc)

@@ -21,11 +21,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from deployer.errors import DeployerError
 from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import LeaseTerms, ReportResponse
 from deployer.records.machine_store import MachineRecord
+from signer.errors import PartitaError
 from signer.runtime import files
 
 GUARD_EVERY: Final = 0.5
@@ -225,9 +225,9 @@ class LeaseGuard:
             record = keeper.happened(uuid, MachineEvent.PAUSED, LEASE_REASON) or record
             if not record.state.final and record.reason != LEASE_REASON:  # the hypervisor's own words came first
                 keeper.change(uuid, reason=LEASE_REASON)
-        except DeployerError as exc:
+        except PartitaError as exc:
             log.warning("machine %s cannot be paused, and is ended instead: %s", uuid, exc)
-            with suppress(DeployerError):  # then it is tried again, for as long as it runs
+            with suppress(PartitaError):  # then it is tried again, for as long as it runs
                 keeper.hypervisor.destroy(uuid)
                 keeper.end(uuid, f"{LEASE_REASON}, and it could not be paused")
         except Exception:

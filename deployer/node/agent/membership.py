@@ -11,7 +11,8 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from deployer.errors import Misused, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import SiteUnavailable
 from deployer.node.agent.agent import Agent
 from deployer.node.membership.credentials import CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient

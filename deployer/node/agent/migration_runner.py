@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from catalog.errors import CatalogError
-from deployer.errors import Cancelled, DeployerError, MigrationFailed, SiteUnavailable
+from deployer.errors import Cancelled, MigrationFailed, SiteUnavailable
 from deployer.node.agent.order_mapping import failed_record
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.credentials import CERTIFICATE_FILE, SiteMembership
@@ -21,8 +20,7 @@ from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredState, IncomingMigration
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, Platform
 from deployer.records.machine_store import MachineRecord
-from signer.errors import EXIT_UNAVAILABLE, SignerError
-from stager.errors import StagerError
+from signer.errors import EXIT_UNAVAILABLE, PartitaError
 
 PATIENCE = 600.0
 """Seconds without a byte after which a move that could be tried again is given up."""
@@ -171,7 +169,7 @@ class MigrationRunner:
                 self._taker.take(incoming, client, cancelled, advance)
         except Cancelled:
             raise
-        except (DeployerError, StagerError, CatalogError, SignerError, OSError) as exc:
+        except (PartitaError, OSError) as exc:
             again = exc.again if isinstance(exc, MigrationFailed) else getattr(exc, "exit_code", 0) == EXIT_UNAVAILABLE
             if again and self._clock() - known.since < PATIENCE:
                 raise

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from deployer.errors import DeployerError, SiteUnavailable
+from deployer.errors import SiteUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.lease import NodeLease
@@ -20,6 +20,7 @@ from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, 
 from deployer.protocol.save import SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
 from deployer.records.machine_store import MachineRecord
+from signer.errors import PartitaError
 
 REPORT_EVERY = 10.0
 """Seconds between two reports when nothing changes: a site takes a node that is silent for minutes for lost."""
@@ -146,6 +147,6 @@ class Reporter:
             if record.state is MachineState.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
                 try:
                     found[record.uuid] = self._keeper.hypervisor.addresses(record.uuid)
-                except DeployerError as exc:
+                except PartitaError as exc:
                     log.info("machine %s: %s", record.uuid, exc)
         self._addresses = found

@@ -7,14 +7,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import CatalogError
-from deployer.errors import Cancelled, DeployerError, Misused
+from catalog.errors import Misused
+from catalog.schema.problems import INTERNAL, to_problem
+from catalog.web.problems import ProblemApi
+from deployer.errors import Cancelled, DeployerError
 from deployer.machine.spec import MachineState
 from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
@@ -32,10 +34,8 @@ from deployer.node.schema.orders import (
 from deployer.node.service.node import Node
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.records.machine_store import MachineRecord
-from deployer.web.problems import MEDIA_TYPE, to_problem
 from signer.documents import Document, parse
-from signer.errors import SignerError
-from stager.errors import StagerError
+from signer.errors import PartitaError
 
 LINES = "application/x-ndjson"
 MAX_CONSOLE_READ = 1 << 20
@@ -49,15 +49,13 @@ log = logging.getLogger("partita.node")
 
 def create_node_app(node: Node) -> FastAPI:
     """The application over a node."""
-    app = FastAPI(
+    app = ProblemApi(
+        log,
+        DeployerError,
         title="Partita node",
         version="1",
         summary="Deploys images on one node and keeps its machines.",
-        docs_url=None,  # the pages of FastAPI load their scripts from elsewhere
-        redoc_url=None,
     )
-    for kind in (DeployerError, StagerError, CatalogError, SignerError, Exception):
-        app.add_exception_handler(kind, _problem)
     app.include_router(_node_routes(node), prefix=f"/{NODE_API_VERSION}")
     app.include_router(_machine_routes(node), prefix=f"/{NODE_API_VERSION}")
     app.include_router(verb_routes(node), prefix=f"/{NODE_API_VERSION}")
@@ -172,10 +170,11 @@ async def _steps(node: Node, order: MachineOrder, request: Request) -> AsyncIter
         except Cancelled as exc:
             log.info("%s", exc)
             tell(DeploymentStep(step="failed", problem=to_problem(exc)))
-        except Exception as exc:
-            if not isinstance(exc, DeployerError | StagerError | CatalogError | SignerError):
-                log.exception("a deployment failed")
+        except PartitaError as exc:
             tell(DeploymentStep(step="failed", text=str(exc), problem=to_problem(exc)))
+        except Exception:
+            log.exception("a deployment failed")
+            tell(DeploymentStep(step="failed", problem=to_problem(DeployerError(INTERNAL))))
         finally:
             tell(None)
 
@@ -207,10 +206,3 @@ async def _order(request: Request) -> MachineOrder:
 
 def _document(value: Document) -> Response:
     return Response(value.model_dump_json(exclude_none=True), media_type="application/json")
-
-
-async def _problem(_request: Request, error: Exception) -> Response:
-    problem: dict[str, Any] = to_problem(error)
-    if problem["status"] >= 500:
-        log.warning("%s", error)
-    return JSONResponse(problem, status_code=problem["status"], media_type=MEDIA_TYPE)

@@ -6,7 +6,7 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.node.schema.machines import MAX_ASKED, ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
 from deployer.node.service.node import Node
 from deployer.records.machine_store import MachineRecord

@@ -10,9 +10,10 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from catalog.client.trusted import TrustedCatalog
-from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
+from catalog.schema.problems import INTERNAL, to_problem
+from deployer.errors import DeployerError
 from deployer.node.schema.orders import MAX_ORDER
 from deployer.node.schema.staging import (
     ContentStatus,
@@ -24,12 +25,10 @@ from deployer.node.schema.staging import (
     SwarmStatus,
     UnpinResult,
 )
-from deployer.web.problems import to_problem
 from signer.documents import parse
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from stager.cache.entries import PIN
 from stager.content.transfer_stats import TransferProgress
-from stager.errors import StagerError
 from stager.staging import StagedImage, Stager, total_size
 
 log = logging.getLogger("partita.node")
@@ -141,10 +140,11 @@ async def _lines(stager: Stager, manifest: Manifest, order: PrefetchOrder) -> As
             else:
                 staged = stager.stage(manifest, PREFETCH + manifest.image_id, order.keep, advance)
             step = PrefetchStep(done=whole, total=whole, result=_result(manifest, staged))
-        except Exception as exc:
-            if not isinstance(exc, StagerError | CatalogError | SignerError):
-                log.exception("a prefetch failed")
+        except PartitaError as exc:
             step = PrefetchStep(done=done[0], total=whole, problem=to_problem(exc))
+        except Exception:
+            log.exception("a prefetch failed")
+            step = PrefetchStep(done=done[0], total=whole, problem=to_problem(DeployerError(INTERNAL)))
         loop.call_soon_threadsafe(tell, step)
 
     threading.Thread(target=work, name="prefetch", daemon=True).start()

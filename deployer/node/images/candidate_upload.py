@@ -19,19 +19,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from catalog.errors import CatalogError, NotFound
+from catalog.errors import NotFound
 from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
-from deployer.errors import Cancelled, DeployerError, MachineNotFound
+from deployer.errors import Cancelled, MachineNotFound
 from deployer.node.backoff import retry_delay
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import DesiredState
 from deployer.protocol.save import DesiredSave, SaveStatus
 from deployer.records.machine_store import MachineRecord
-from signer.errors import EXIT_UNAVAILABLE, SignerError
+from signer.errors import EXIT_UNAVAILABLE, PartitaError
 from signer.runtime.progress import Advance
-from stager.errors import StagerError
 
 SIDE_BY_SIDE = 1
 """Saves at a time: each reads whole disks, and sends them over the one network that staging needs, too."""
@@ -145,7 +144,7 @@ class CandidateUploader:
             last = self._save(uuid, job)
         except Cancelled:
             pass
-        except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("machine %s cannot be saved: %s", uuid, exc)
             reason = str(exc)[:500]
             if exc.exit_code != EXIT_UNAVAILABLE:

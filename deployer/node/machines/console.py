@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from deployer.errors import DeployerError
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.console import WRITING_STATES
 from deployer.protocol.desired_state import ConsoleRequest, ConsoleResponse
+from signer.errors import PartitaError
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at consoles that somebody waits for."""
@@ -119,7 +119,7 @@ class ConsoleReader:
                 start, data = read_console_end(file, ask.most)
             else:
                 start, data = read_console_from(file, ask.after, ask.most)
-        except (DeployerError, OSError) as exc:
+        except (PartitaError, OSError) as exc:
             log.info("the console of machine %s cannot be read: %s", ask.machine, exc)
             return ConsoleResponse(id=ask.id)
         if not data and ask.after is not None and state in WRITING_STATES and self._clock() < until:
@@ -129,5 +129,5 @@ class ConsoleReader:
     def _tell(self, answer: ConsoleResponse) -> None:
         try:
             self._site.serial(answer)
-        except DeployerError as exc:  # whoever asked waits in vain, and may ask again
+        except PartitaError as exc:  # whoever asked waits in vain, and may ask again
             log.info("a console did not get through: %s", exc)

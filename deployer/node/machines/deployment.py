@@ -22,9 +22,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from catalog.client.trusted import TrustedCatalog
+from catalog.errors import Misused
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.errors import Cancelled, DeployerError, Misused
+from deployer.errors import Cancelled
 from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id, write_seed
 from deployer.hypervisor.accelerator import Accelerator
@@ -51,6 +52,7 @@ from deployer.protocol.desired_state import BrokerAccess
 from deployer.records.machine_store import CONSOLE_FILE, MachineRecord, holder_of
 from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
+from signer.errors import PartitaError
 from signer.runtime.progress import Advance
 from signer.verification.signature_cache import SignatureCache
 from stager.cache.cache import Cache
@@ -184,7 +186,7 @@ class Deployer:
                 made[index] = self._keeper.store.get(record.uuid)
         except BaseException:
             for record in records:
-                with suppress(DeployerError):
+                with suppress(PartitaError):
                     self._keeper.undo(record.uuid)
             raise
         return DeploymentResult(

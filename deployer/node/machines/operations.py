@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from datetime import datetime
 
-from deployer.errors import BackendFailed, MachineConflict, MachineNotFound, Misused
+from catalog.errors import Misused
+from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
 from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.supervisor import MachineSupervisor

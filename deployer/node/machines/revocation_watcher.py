@@ -7,8 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.client.trusted import TrustedCatalog
-from catalog.errors import CatalogError
-from deployer.errors import DeployerError
 from deployer.machine.spec import MachineState
 from deployer.node.machines.exposure import BootFacts, exposed_machine, exposure_reason
 from deployer.node.machines.supervisor import MachineSupervisor
@@ -17,7 +15,7 @@ from deployer.policy.evaluation import effective_revocations
 from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from signer.verification.revocations import verify_revocations
 from signer.verification.signature_cache import SignatureCache
 
@@ -82,11 +80,11 @@ class RevocationWatcher:
         """Fetch what is new, and deal with all machines that are affected. Without a network, by what is known."""
         try:
             self._fetch()
-        except (CatalogError, DeployerError, SignerError) as exc:
+        except PartitaError as exc:
             log.info("revocations cannot be fetched: %s", exc)
         try:
             found = self.exposure("")
-        except (DeployerError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("nobody can say which machines are affected by revocations: %s", exc)
             return
         with self._lock:
@@ -124,7 +122,7 @@ class RevocationWatcher:
                 self._keeper.drain(machine.uuid)
             elif action == "destroy":
                 self._keeper.end(machine.uuid, machine.reason)
-        except (DeployerError, SignerError) as exc:
+        except PartitaError as exc:
             log.warning("machine %s: %s; it is tried again", machine.uuid, exc)  # it is not marked as done
         else:
             self._done[machine.uuid] = (machine.reason, action)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from deployer.errors import Misused, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import SiteUnavailable
 from deployer.pki.ca import fingerprint
 
 URL_FILE, CA_FILE, CERTIFICATE_FILE, KEY_FILE = "url", "site.pem", "certificate.pem", "key.pem"

@@ -11,11 +11,11 @@ import ssl
 
 import httpx
 
+from catalog.schema.problems import read_problem
 from deployer.errors import SiteUnavailable
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.protocol.desired_state import MAX_REPORT, ConsoleResponse, DesiredState, NodeReport, ReportResponse
 from deployer.protocol.joining import NodeCertificate
-from deployer.web.problems import read_problem
 from signer.documents import canonical, parse
 from signer.errors import DocumentError
 

@@ -11,10 +11,10 @@ from typing import Self
 
 import httpx
 
+from catalog.schema.problems import read_problem
 from deployer.errors import MigrationFailed
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.migration.manifest import MAX_MIGRATION_MANIFEST, MigrationFile, MigrationManifest
-from deployer.web.problems import read_problem
 from signer.documents import parse
 from signer.errors import DocumentError
 

@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from catalog.web import server as answering
+from catalog.web.problems import ProblemApi, problem_response
 from deployer.errors import DeployerError, MigrationFailed, NotAuthenticated, SiteUnavailable
 from deployer.node.membership.credentials import CA_FILE, CERTIFICATE_FILE, KEY_FILE, SiteMembership
 from deployer.node.migration.source import MigrationSource
 from deployer.pki.ca import CertificateAuthority, first_certificate
 from deployer.pki.tls_peer import PeerProtocol, peer_of
-from deployer.web.problems import MEDIA_TYPE, to_problem
 from deployer.web.server_thread import serve_in_thread
 from signer.documents import canonical
 
@@ -41,16 +41,12 @@ log = logging.getLogger("partita.node")
 
 def create_migration_app(giver: MigrationSource, authority: CertificateAuthority) -> FastAPI:
     """The application: `authority` is the site's CA, by which nodes are known; its key is not needed."""
-    app = FastAPI(title="Partita: machines that move", docs_url=None, redoc_url=None, openapi_url=None)
-
-    @app.exception_handler(DeployerError)
-    def failed(_request: Request, error: DeployerError) -> Response:
-        return JSONResponse(to_problem(error), status_code=error.status, media_type=MEDIA_TYPE)
+    app = ProblemApi(log, DeployerError, title="Partita: machines that move", openapi_url=None)
 
     @app.exception_handler(OSError)
     def unread(_request: Request, error: OSError) -> Response:
         log.warning("what is given away cannot be read: %s", error)
-        return failed(_request, MigrationFailed("the node cannot read what it gives away; its log has the reason"))
+        return problem_response(MigrationFailed("the node cannot read what it gives away; its log has the reason"))
 
     def who(request: Request) -> str:
         node = authority.node_of(peer_of(request).chain, datetime.now(UTC))

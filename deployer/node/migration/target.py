@@ -23,7 +23,7 @@ from typing import Final
 from catalog.client.trusted import TrustedCatalog
 from catalog.image.address import Address
 from catalog.image.manifest import Blank, Manifest
-from deployer.errors import Cancelled, DeployerError, MigrationFailed
+from deployer.errors import Cancelled, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
 from deployer.hypervisor.libvirt import Hypervisor
@@ -41,7 +41,7 @@ from deployer.protocol.migration import Platform
 from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineOrigin, MachineRecord
 from deployer.records.receipt import read_receipt
 from deployer.records.receipt_store import ReceiptStore
-from signer.errors import SignerError
+from signer.errors import PartitaError, SignerError
 from signer.runtime import files
 from signer.runtime.progress import ignore_progress
 from stager.staging import Stager, required_items
@@ -141,7 +141,7 @@ class MigrationTarget:
                 # From here on it is a machine of this node that waits; before, a crash leaves what is removed at the start.
                 record = self._keeper.change(record.uuid, spec=made, state=state, reason="brought from another node")
             except BaseException:
-                with suppress(DeployerError):
+                with suppress(PartitaError):
                     self._keeper.undo(record.uuid)
                 raise
         shutil.rmtree(place, ignore_errors=True)

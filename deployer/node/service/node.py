@@ -24,7 +24,7 @@ from typing import Self
 
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
-from deployer.errors import DeployerError, NodeUnavailable, PolicyUnusable
+from deployer.errors import NodeUnavailable, PolicyUnusable
 from deployer.hypervisor.accelerator import (
     Accelerator,
     choose_accelerator,
@@ -62,7 +62,7 @@ from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
 from deployer.web.socket_paths import short_socket_path
-from signer.errors import SignerError
+from signer.errors import PartitaError, SignerError
 from signer.runtime import files
 from stager.factory import open_stager
 from stager.settings import NodeSettings
@@ -270,7 +270,7 @@ class Node:
     def end_machines(self) -> None:
         """Destroy every machine: for a node that is only tried out."""
         for record in self.keeper.store.all():
-            with suppress(DeployerError):
+            with suppress(PartitaError):
                 self.keeper.destroy(record.uuid)
 
     def _work_for(self, site: NodeSiteClient, member: SiteMembership) -> Agent:
@@ -410,7 +410,7 @@ class Node:
     def _warm_up(self) -> None:
         """Let the accelerator be found out, and libvirt learn what QEMU can do, before somebody waits for it."""
         self._records.warm_up()
-        with suppress(DeployerError):
+        with suppress(PartitaError):
             self._hypervisor.prepare(NATIVE, self.accelerator(NATIVE).virt)
 
 

@@ -8,16 +8,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
-from catalog.errors import CatalogError, Malformed, NotFound, TooLarge
-from catalog.errors import Misused as WrongMethod
-from catalog.web.openapi import ProblemApi
-from deployer.errors import DeployerError, NotAuthenticated, SiteUnavailable, TooManyRequests
+from catalog.schema.problems import Health
+from catalog.web.problems import ProblemApi, problem_responses
+from deployer.errors import DeployerError, SiteUnavailable
 from deployer.site.api.audit import audit_routes
 from deployer.site.api.clusters import cluster_routes
 from deployer.site.api.console_output import console_answer_routes, console_output_routes
@@ -25,16 +22,12 @@ from deployer.site.api.deployments import AUTH_ERRORS, deployment_routes
 from deployer.site.api.events import event_routes
 from deployer.site.api.machines import machine_routes
 from deployer.site.api.nodes import agent_routes, node_routes
-from deployer.site.api.parameters import BEARER, answer, openapi_extra, problem_responses
+from deployer.site.api.parameters import BEARER, answer, openapi_extra
 from deployer.site.api.saves import save_routes
 from deployer.site.auth.grants import SiteAction
 from deployer.site.model.principal import Principal
-from deployer.site.schema.messages import SITE_API_VERSION, Health, SiteStatus
+from deployer.site.schema.messages import SITE_API_VERSION, SiteStatus
 from deployer.site.service.site import Site
-from deployer.web.problems import MEDIA_TYPE, to_problem
-from signer.documents import canonical
-from signer.errors import SignerError
-from stager.errors import StagerError
 
 RouterFactory = Callable[[Site], APIRouter]
 """Makes the router of another part of the service."""
@@ -52,19 +45,14 @@ def create_site_app(site: Site, more: Sequence[RouterFactory] = ()) -> FastAPI:
         yield
 
     app = ProblemApi(
+        log,
+        DeployerError,
         title="Partita site",
         version="1",
         summary="Machines and clusters of endorsed images, for those whom a site lets in.",
         description=__doc__,
-        docs_url=None,  # the pages of FastAPI load their scripts from elsewhere
-        redoc_url=None,
         lifespan=lifespan,
     )
-    for kind in (DeployerError, StagerError, CatalogError, SignerError):
-        app.add_exception_handler(kind, _ours)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _framework)
-    app.add_exception_handler(Exception, _ours)
     people = APIRouter(prefix=f"/{SITE_API_VERSION}", dependencies=[Security(BEARER)])
     own = (_status_routes(site), deployment_routes(site), console_output_routes(site), event_routes(site))
     for routes in (*own, save_routes(site), machine_routes(site), audit_routes(site)):
@@ -119,47 +107,3 @@ def _health(site: Site) -> APIRouter:
         return Health()
 
     return routes
-
-
-def problem_response(error: Exception, status: int | None = None) -> Response:
-    """The answer that an error is."""
-    problem = to_problem(error)
-    if status is not None:
-        problem["status"] = status
-    headers = {"Cache-Control": "no-store"}
-    if isinstance(error, NotAuthenticated):
-        headers["WWW-Authenticate"] = error.challenge
-    if isinstance(error, TooManyRequests):
-        headers["Retry-After"] = str(error.retry_after)
-    elif problem["status"] == SiteUnavailable.status:
-        headers["Retry-After"] = "1"
-    if isinstance(error, TooLarge):
-        headers["Connection"] = "close"  # the rest of the body, perhaps without end, is not read
-    return Response(canonical(problem), problem["status"], headers, MEDIA_TYPE)
-
-
-async def _ours(_: Request, error: Exception) -> Response:
-    answered = problem_response(error)
-    if answered.status_code >= 500:
-        log.warning("%s", error)
-    return answered
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    """FastAPI found a parameter that it cannot use: the same form as every other error, with the place."""
-    fault: dict[str, Any] = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    place = ".".join(str(part) for part in fault.get("loc", ()))
-    return problem_response(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
-
-
-async def _framework(request: Request, error: Exception) -> Response:
-    """No such path, or no such method on it."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    path = request.url.path[:200]
-    if status == NotFound.status:
-        return problem_response(NotFound(f"there is nothing at {path}; /openapi.json describes what there is"))
-    kind = WrongMethod if status < 500 else DeployerError
-    answered = problem_response(kind(f"{request.method} {path} is not possible here; see /openapi.json"), status)
-    if isinstance(error, HTTPException):
-        answered.headers.update(error.headers or {})
-    return answered

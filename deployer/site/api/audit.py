@@ -5,10 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from catalog.errors import Malformed
-from deployer.errors import Forbidden, MachineNotFound, Misused
+from catalog.errors import Malformed, Misused
+from catalog.web.problems import problem_responses
+from deployer.errors import Forbidden, MachineNotFound
 from deployer.site.api.deployments import AUTH_ERRORS
-from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, answer, openapi_extra, problem_responses
+from deployer.site.api.parameters import DEFAULT_PAGE, AfterQuery, LimitQuery, answer, openapi_extra
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.audit import list_audit_entries
 from deployer.site.db.machines import find_machine, parse_cursor

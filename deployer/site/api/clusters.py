@@ -7,18 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
-from deployer.errors import (
-    ClusterNotFound,
-    Conflict,
-    Forbidden,
-    MachineConflict,
-    MachineNotFound,
-    Misused,
-    NoCapacity,
-    OverQuota,
-    Refused,
-)
+from catalog.errors import Conflict, Malformed, Misused, TooLarge
+from catalog.web.problems import problem_responses
+from deployer.errors import ClusterNotFound, Forbidden, MachineConflict, MachineNotFound, NoCapacity, OverQuota, Refused
 from deployer.site.api.deployments import AUTH_ERRORS, OwnerQuery, VoQuery, redact_machine
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,
@@ -26,7 +17,6 @@ from deployer.site.api.parameters import (
     LimitQuery,
     answer,
     openapi_extra,
-    problem_responses,
     read_document,
     read_reason,
 )

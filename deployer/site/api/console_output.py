@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
+from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, SiteUnavailable
 from deployer.machine.spec import MachineState
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
@@ -17,7 +18,7 @@ from deployer.site.api.deployments import AUTH_ERRORS
 from deployer.site.api.events import MAX_STREAM, STREAM
 from deployer.site.api.machines import permitted_machine
 from deployer.site.api.nodes import AGENT_ERRORS
-from deployer.site.api.parameters import MachineParameter, no_content, openapi_extra, problem_responses, read_document
+from deployer.site.api.parameters import MachineParameter, no_content, openapi_extra, read_document
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal

@@ -6,14 +6,13 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
+from catalog.errors import Conflict, Malformed, Misused, TooLarge
 from catalog.image.manifest import ImageId
+from catalog.web.problems import problem_responses
 from deployer.errors import (
     CannotBoot,
-    Conflict,
     DeploymentNotFound,
     Forbidden,
-    Misused,
     NoAccount,
     NoCapacity,
     NotAuthenticated,
@@ -32,7 +31,6 @@ from deployer.site.api.parameters import (
     LimitQuery,
     answer,
     openapi_extra,
-    problem_responses,
     read_document,
 )
 from deployer.site.auth.authorizer import restrict_filter

@@ -8,9 +8,10 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed
+from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden
 from deployer.site.api.deployments import AUTH_ERRORS, DeploymentQuery
-from deployer.site.api.parameters import DEFAULT_PAGE, LimitQuery, answer, openapi_extra, problem_responses
+from deployer.site.api.parameters import DEFAULT_PAGE, LimitQuery, answer, openapi_extra
 from deployer.site.auth.authorizer import SiteAuthorizer
 from deployer.site.auth.grants import Reach, SiteAction
 from deployer.site.db.events import last_event, list_events

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
+from catalog.errors import Malformed, Misused, TooLarge
+from catalog.web.problems import problem_responses
 from deployer.errors import (
     Forbidden,
     MachineConflict,
     MachineNotFound,
-    Misused,
     NoAccount,
     NoCapacity,
     NodeNotFound,
@@ -35,7 +35,6 @@ from deployer.site.api.parameters import (
     MachineParameter,
     answer,
     openapi_extra,
-    problem_responses,
     read_document,
     read_optional_body,
 )

@@ -8,17 +8,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
-from deployer.errors import (
-    Conflict,
-    Forbidden,
-    JoinRefused,
-    Misused,
-    NodeNotFound,
-    NotAuthenticated,
-    SiteUnavailable,
-    TooManyRequests,
-)
+from catalog.errors import Conflict, Malformed, Misused, TooLarge
+from catalog.web.problems import problem_responses
+from deployer.errors import Forbidden, JoinRefused, NodeNotFound, NotAuthenticated, SiteUnavailable, TooManyRequests
 from deployer.pki.tls_peer import peer_of
 from deployer.protocol.desired_state import MAX_REPORT, DesiredState, NodeReport, ReportResponse
 from deployer.protocol.joining import JoinRequest, JoinResponse, NodeCertificate
@@ -28,7 +20,6 @@ from deployer.site.api.parameters import (
     answer,
     no_content,
     openapi_extra,
-    problem_responses,
     read_document,
     read_optional_body,
 )

@@ -5,13 +5,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Path, Query, Request, Response
 from fastapi.security import HTTPBearer
 
-from catalog.errors import CatalogError, TooLarge
+from catalog.errors import TooLarge
 from catalog.web.parameters import read_body
 from catalog.web.responses import document_response as answer
-from deployer.errors import DeployerError
 from deployer.site.auth.grants import SiteAction
-from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE_SIZE, Problem, ReasonRequest
-from deployer.web.problems import MEDIA_TYPE, to_problem
+from deployer.site.schema.messages import MAX_PAGE, MAX_SMALL, PAGE_SIZE, ReasonRequest
 from signer.documents import Document, parse
 
 __all__ = ["answer"]
@@ -50,33 +48,7 @@ NodeParameter = Annotated[
 ]
 DEFAULT_PAGE = PAGE_SIZE
 
-_DESCRIPTIONS = {
-    400: "The request is malformed; the detail gives the place.",
-    401: "Nobody knows who asks.",
-    403: "Who asks may not do that here.",
-    404: "It is not here, or not for who asks.",
-    409: "It is not in a state for this, or there is no room.",
-    413: "More than this site accepts.",
-    422: "What was sent is not of a form that the site hands on.",
-    429: "Asked too often; wait as long as Retry-After says.",
-    502: "What the site needs for this failed.",
-    503: "The site cannot answer now; try again later.",
-}
-
 D = TypeVar("D", bound=Document)
-
-
-def problem_responses(*kinds: type[DeployerError | CatalogError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may end with these errors, with an example of each."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for kind in kinds:
-        entry = found.setdefault(
-            kind.status,
-            {"model": Problem, "description": _DESCRIPTIONS[kind.status], "content": {MEDIA_TYPE: {"examples": {}}}},
-        )
-        sentence = (kind.__doc__ or "").strip().splitlines()[0]
-        entry["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": to_problem(kind(sentence))}
-    return found
 
 
 def openapi_extra(action: SiteAction | None, *takes: type[Document], required: bool = True) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from catalog.errors import Malformed, TooLarge
-from deployer.errors import Conflict, Forbidden, MachineConflict, MachineNotFound
+from catalog.errors import Conflict, Malformed, TooLarge
+from catalog.web.problems import problem_responses
+from deployer.errors import Forbidden, MachineConflict, MachineNotFound
 from deployer.site.api.deployments import AUTH_ERRORS, redact_machine
 from deployer.site.api.machines import permitted_machine
-from deployer.site.api.parameters import MachineParameter, answer, openapi_extra, problem_responses, read_document
+from deployer.site.api.parameters import MachineParameter, answer, openapi_extra, read_document
 from deployer.site.auth.grants import SiteAction
 from deployer.site.db.nodes import get_node
 from deployer.site.model.principal import Principal

@@ -25,7 +25,7 @@ from deployer.site.model.principal import Capability, Principal
 from deployer.site.model.quota import UNLIMITED, Quota, QuotaLimits, QuotaShare
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
-from signer.runtime.reloaded_files import Reader, read_file
+from signer.runtime.reloaded_files import FileReader, read_file
 
 MAX_RIGHTS = 1 << 20
 """Bytes of a rights file: a thousand grants."""
@@ -210,7 +210,7 @@ class SiteGrants(Document):
             raise PolicyUnusable(str(exc)) from exc
 
     @classmethod
-    def load(cls, path: Path, read: Reader = read_file) -> Self:
+    def load(cls, path: Path, read: FileReader = read_file) -> Self:
         """Read a file of grants; without a file there are none. Errors as in `parse`."""
         data = read_policy_file(path, MAX_RIGHTS, "rights", read)
         return cls() if data is None else cls.parse(data, f"rights {path}")

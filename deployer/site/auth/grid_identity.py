@@ -11,7 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from pydantic import ValidationError
 
-from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.site.auth.grants import CERTIFICATE_MEANS, LIMITED_MEANS
 from deployer.site.auth.proxy_certificates import find_holder
 from deployer.site.auth.voms import VomsDirectory, VomsMembership, read_membership

@@ -13,7 +13,7 @@ from deployer.policy.policy_files import read_policy_file
 from deployer.units import Duration
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
-from signer.runtime.reloaded_files import Reader, read_file
+from signer.runtime.reloaded_files import FileReader, read_file
 
 MAX_ISSUERS = 1 << 20
 """Bytes of the file."""
@@ -81,7 +81,7 @@ class Issuers(Document):
             raise PolicyUnusable(str(exc)) from exc
 
     @classmethod
-    def load(cls, path: Path, read: Reader = read_file) -> Self:
+    def load(cls, path: Path, read: FileReader = read_file) -> Self:
         """Read the file; without one there are no issuers. Errors as in `parse`."""
         data = read_policy_file(path, MAX_ISSUERS, "issuers", read)
         return cls() if data is None else cls.parse(data, f"issuers {path}")

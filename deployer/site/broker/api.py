@@ -10,17 +10,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 
-from catalog.errors import CatalogError, Malformed, NotFound
 from catalog.web.parameters import read_body
-from deployer.errors import DeployerError, NotAuthenticated, TooManyRequests
+from catalog.web.problems import ProblemApi
+from deployer.errors import DeployerError, NotAuthenticated
 from deployer.pki.ca import MAX_SIGNING_REQUEST
 from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
 from deployer.site.broker.broker import Broker
@@ -39,10 +36,9 @@ from deployer.site.broker.schema import (
     with_tag,
 )
 from deployer.site.model.records import SiteMachine
-from deployer.web.problems import MEDIA_TYPE, to_problem
 from deployer.web.wakeup import Wakeup
 from signer.documents import Document, parse
-from signer.errors import SignerError
+from signer.errors import PartitaError
 
 PREFIX = "/context/v1"
 
@@ -110,11 +106,9 @@ def create_broker_app(broker: Broker, rates: RequestLimiter, bell: Wakeup) -> Fa
         bell.hang()
         yield
 
-    app = FastAPI(
-        title="Partita context broker", version="1", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    app = ProblemApi(
+        log, DeployerError, title="Partita context broker", version="1", openapi_url=None, lifespan=lifespan
     )
-    for kind in (DeployerError, CatalogError, SignerError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _problem)
     app.include_router(context_routes(broker, rates, bell), prefix=PREFIX)
     return app
 
@@ -158,7 +152,7 @@ def _of_identity(routes: APIRouter, broker: Broker, rates: RequestLimiter, me: S
         )
         try:
             session = await run_in_threadpool(broker.admit, shown)
-        except DeployerError:
+        except PartitaError:
             rates.failed(source)
             raise
         return _answer(request, session, session_text)
@@ -273,27 +267,6 @@ async def _complete(
             return found
         await bell.wait(count, min(left, LOOK_EVERY))
         await asyncio.sleep(min(PAUSE, max(0.0, left - LOOK_EVERY)))
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    """An error as an RFC 9457 problem."""
-    headers: dict[str, str] = {}
-    match error:
-        case RequestValidationError():
-            fault = error.errors()[0]
-            error = Malformed(f"{'.'.join(map(str, fault.get('loc', ())))}: {fault.get('msg', 'is malformed')}")
-        case HTTPException(status_code=404):
-            error = NotFound("the context broker has nothing there")
-        case HTTPException(status_code=405):
-            error = Malformed(f"{request.method} is not possible there")
-        case NotAuthenticated(challenge=challenge):
-            headers["WWW-Authenticate"] = challenge
-        case TooManyRequests(retry_after=seconds):
-            headers["Retry-After"] = str(seconds)
-    found: dict[str, Any] = to_problem(error)
-    if found["status"] >= 500:
-        log.warning("context broker: %s", error)
-    return JSONResponse(found, status_code=found["status"], media_type=MEDIA_TYPE, headers=headers)
 
 
 def _answer(request: Request, value: D, text: Callable[[D], str]) -> Response:

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from deployer.errors import Forbidden, MachineNotFound, Misused, NotAuthenticated, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import Forbidden, MachineNotFound, NotAuthenticated, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority
 from deployer.protocol.desired_state import BrokerAccess, DesiredMachine, DesiredState, DesiredStatus
 from deployer.site.broker.guest_certificates import issue_guest_certificate

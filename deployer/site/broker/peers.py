@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from deployer.errors import DeployerError, Forbidden
+from deployer.errors import Forbidden
 from deployer.site.broker.rules import (
     ADDRESS_KEY,
     BrokerMember,
@@ -27,6 +27,7 @@ from deployer.site.db.machines import get_deployment, list_machines
 from deployer.site.model.cluster import Cluster
 from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.store.store import SiteStore
+from signer.errors import PartitaError
 
 PAGE = 1000
 
@@ -208,5 +209,5 @@ class PeerDirectory:
 def _parsed(data: bytes | None) -> tuple[str, ...]:
     try:
         return parse_addresses(data) if data else ()
-    except DeployerError:  # a stricter version than the one that let it in
+    except PartitaError:  # a stricter version than the one that let it in
         return ()

@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from deployer.errors import Forbidden, Misused
+from catalog.errors import Misused
+from deployer.errors import Forbidden
 from deployer.guest.nocloud_seed import check_public_key
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from fastapi import FastAPI
 
+from catalog.errors import Misused
 from catalog.web import server as answering
-from deployer.errors import Misused, SiteUnavailable
+from deployer.errors import SiteUnavailable
 from deployer.web.server_thread import serve_in_thread
 from deployer.web.wakeup import Wakeup
 

@@ -17,7 +17,9 @@ from urllib.parse import quote
 
 import httpx
 
-from deployer.errors import Misused, SiteUnavailable
+from catalog.errors import Misused
+from catalog.schema.problems import read_problem
+from deployer.errors import SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.joining import JoinRequest, JoinResponse
@@ -45,7 +47,6 @@ from deployer.site.schema.messages import (
     SwarmMap,
     VerbRequest,
 )
-from deployer.web.problems import read_problem
 from signer.documents import Document, canonical, parse
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)

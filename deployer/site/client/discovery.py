@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.site.client.client import SiteClient, SiteEndpoint
 from deployer.site.settings import SiteSettings
 from deployer.web.socket_paths import MAX_SOCKET, short_socket_path

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.pki.ca import create_request
 from deployer.protocol.joining import JoinRequest, JoinResponse, parse_token
 from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors

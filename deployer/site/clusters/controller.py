@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from catalog.errors import CatalogError
-from deployer.errors import ClusterNotFound, Conflict, DeployerError, MachineConflict, MachineNotFound, Misused
+from catalog.errors import CatalogError, Conflict, Misused
+from deployer.errors import ClusterNotFound, DeployerError, MachineConflict, MachineNotFound
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.members import ClusterRoleStatus
@@ -38,7 +38,7 @@ from deployer.site.schema.messages import DeploymentCreated
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical
-from signer.errors import SignerError
+from signer.errors import PartitaError, SignerError
 from stager.errors import StagerError
 
 RETRY = timedelta(seconds=30)
@@ -293,7 +293,7 @@ class ClusterController:
 
     def _undo(self, cluster: Cluster, why: str) -> None:
         """Nothing has started: whatever was taken is given back at once."""
-        with suppress(DeployerError):  # what is not undone now is undone by the next look
+        with suppress(PartitaError):  # what is not undone now is undone by the next look
             self._change(
                 cluster.uuid,
                 lambda one: one.state.model_copy(

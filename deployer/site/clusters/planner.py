@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from deployer.errors import MachineConflict, Misused
+from catalog.errors import Misused
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import MAX_COUNT
 from deployer.protocol.desired_state import DesiredStatus

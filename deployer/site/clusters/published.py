@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from catalog.client.trusted import TrustedCatalog
-from catalog.errors import Misused as BadReference
+from catalog.errors import Misused
 from catalog.image.reference import Reference
-from deployer.errors import Misused, Refused
+from deployer.errors import Refused
 from deployer.policy.evaluation import effective_revocations
 from deployer.policy.model import Policy
 from deployer.policy.revocations import RevocationState
@@ -50,7 +50,7 @@ def resolve_published(
     """
     try:
         reference = Reference.parse(text)
-    except BadReference as exc:
+    except Misused as exc:
         raise Misused(f"{text[:80]!r} names no published cluster; give VO/NAME@VERSION or VO/NAME") from exc
     title, data = catalog.cluster(reference)
     digest = "sha256:" + hashlib.sha256(data).hexdigest()

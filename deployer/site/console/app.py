@@ -11,10 +11,11 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import NotFound
+from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden
 from deployer.pki.tls_peer import peer_of
 from deployer.site.api.deployments import AUTH_ERRORS
-from deployer.site.api.parameters import BEARER, answer, openapi_extra, problem_responses
+from deployer.site.api.parameters import BEARER, answer, openapi_extra
 from deployer.site.auth.tokens import peek_token
 from deployer.site.console.clusters import cluster_pages
 from deployer.site.console.console_output import console_output_pages

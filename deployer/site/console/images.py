@@ -7,10 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BeforeValidator
 
-from catalog.errors import CatalogError
+from catalog.errors import CatalogError, Misused
 from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry
-from deployer.errors import DeployerError, Misused
 from deployer.policy.decision import Decision, RuleResult
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.auth.grants import Denied, SiteAction, authorize, quota_of
@@ -19,9 +18,8 @@ from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.nodes import list_nodes
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
-from signer.errors import SignerError
+from signer.errors import PartitaError
 from signer.verification.trust import EndorsementCheck
-from stager.errors import StagerError
 
 MOST = 100
 """Images of the page: each is looked up and judged, those that were judged before from memory."""
@@ -83,7 +81,7 @@ def image_pages(console: Console) -> APIRouter:
                 _, judged = site.admitting.examine(wanted, visit.who)
                 checks = judged.checks
                 trial = site.try_out(wanted, visit.who)
-            except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+            except PartitaError as exc:
                 fault = str(exc)
         return console.show(
             visit,
@@ -124,7 +122,7 @@ def _judged(console: Console, visit: PageRequest, entry: ImageEntry, *, everythi
     try:
         request = DeploymentRequest(image=f"{entry.vo}/{entry.name}@{entry.version}")
         manifest, judged = site.admitting.examine(request, visit.who)
-    except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+    except PartitaError as exc:
         return ImageListing(entry, fault=str(exc)) if everything else None
     if not everything and not _within(console, visit, manifest):
         return None

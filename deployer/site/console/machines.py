@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from deployer.errors import MachineConflict, Misused
+from catalog.errors import Misused
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.site.api.clusters import cluster_summary
 from deployer.site.api.deployments import (

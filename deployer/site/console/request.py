@@ -18,9 +18,9 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
-from catalog.errors import CatalogError, Malformed
+from catalog.errors import Malformed
 from catalog.web.parameters import read_body
-from deployer.errors import DeployerError, Forbidden, NotAuthenticated, TooManyRequests
+from deployer.errors import Forbidden, NotAuthenticated
 from deployer.site.auth.grants import SiteAction
 from deployer.site.console.sessions import SESSION_SECRET_BYTES, LoginSession, LoginSessions
 from deployer.site.console.templates import CONSOLE_PREFIX, HEADERS, render_page
@@ -28,10 +28,8 @@ from deployer.site.db.events import last_event
 from deployer.site.model.principal import Principal
 from deployer.site.schema.messages import ReasonRequest
 from deployer.site.service.site import Site
-from deployer.web.problems import to_problem
 from signer.documents import validate
-from signer.errors import SignerError
-from stager.errors import StagerError
+from signer.errors import PartitaError
 
 COOKIE = "__Host-partita"
 """A name with this beginning is taken by browsers only over TLS, from this very host, for all of it (RFC 6265bis, 4.1.3.2)."""
@@ -122,22 +120,20 @@ class PageRoute(APIRoute):
                 fault: dict[str, Any] = exc.errors()[0]
                 place = ".".join(str(part) for part in fault.get("loc", ()))
                 return problem_page(Malformed(f"{place}: {fault.get('msg', 'is malformed')}"))
-            except (DeployerError, StagerError, CatalogError, SignerError) as exc:
+            except PartitaError as exc:
                 return problem_page(exc)
 
         return handled
 
 
-def problem_page(error: Exception) -> Response:
+def problem_page(error: PartitaError) -> Response:
     """The page that an error is."""
-    told = to_problem(error)
     answered = render_page(
         "problem.html",
-        {"status": told["status"], "title": HTTPStatus(told["status"]).phrase, "detail": told["detail"]},
-        told["status"],
+        {"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": str(error)},
+        error.status,
     )
-    if isinstance(error, TooManyRequests):
-        answered.headers["Retry-After"] = str(error.retry_after)
+    answered.headers.update(error.headers)
     return answered
 
 

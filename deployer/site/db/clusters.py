@@ -4,7 +4,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from deployer.errors import ClusterNotFound, Misused
+from catalog.errors import Misused
+from deployer.errors import ClusterNotFound
 from deployer.site.db.machines import parse_cursor
 from deployer.site.db.nodes import prefix_condition
 from deployer.site.db.tables import clusters

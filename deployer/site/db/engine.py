@@ -15,7 +15,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from deployer.errors import Conflict, SiteUnavailable
+from catalog.errors import Conflict
+from deployer.errors import SiteUnavailable
 from deployer.site.db import migrations
 
 Transaction = Connection

@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, select, update
 
-from deployer.errors import DeploymentNotFound, MachineNotFound, Misused
+from catalog.errors import Misused
+from deployer.errors import DeploymentNotFound, MachineNotFound
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import PlacementOptions
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration

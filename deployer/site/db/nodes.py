@@ -12,7 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from deployer.errors import Conflict, Misused, NodeNotFound
+from catalog.errors import Conflict, Misused
+from deployer.errors import NodeNotFound
 from deployer.protocol.desired_state import Capacity, NodeReport
 from deployer.protocol.migration import MigrationSupport
 from deployer.protocol.swarm_report import SwarmReport

@@ -8,7 +8,8 @@ who asks again for what was asked for before, by the same key or for the same ve
 from datetime import datetime
 from typing import Final
 
-from deployer.errors import Conflict, MachineConflict
+from catalog.errors import Conflict
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.report_rules import MachineTransition

@@ -10,7 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from deployer.errors import MachineConflict, Misused
+from catalog.errors import Misused
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MEMORY_UNIT, MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.report_rules import STARTING_STATES, MachineTransition, finish_machine

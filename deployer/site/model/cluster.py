@@ -17,10 +17,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from catalog.errors import Misused as BadReference
+from catalog.errors import Misused
 from catalog.image.manifest import Blank, ImageId
 from catalog.image.reference import Reference
-from deployer.errors import Misused, UserDataRefused
+from deployer.errors import UserDataRefused
 from deployer.machine.spec import MEMORY_UNIT, Network, Uuid
 from deployer.machine.user_data import MAX_USER_DATA, check_user_data
 from deployer.protocol.deployment_request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, PlacementOptions
@@ -52,7 +52,7 @@ ServiceName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")
 def _image(text: str) -> str:
     try:
         Reference.parse(text)
-    except BadReference as exc:
+    except Misused as exc:
         raise ValueError(str(exc)) from exc
     return text
 

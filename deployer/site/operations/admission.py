@@ -17,9 +17,10 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from catalog.client.trusted import TrustedCatalog
+from catalog.errors import Misused
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.errors import Misused, NoCapacity
+from deployer.errors import NoCapacity
 from deployer.guest.nocloud_seed import build_seed, instance_id
 from deployer.machine.spec import MEMORY_UNIT, Network, check_hostname
 from deployer.machine.user_data import UserDataKind, check_user_data

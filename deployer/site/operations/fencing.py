@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from deployer.errors import DeployerError, FencingFailed
+from deployer.errors import FencingFailed
 from deployer.protocol.desired_state import LeaseTerms
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.units import duration_text
+from signer.errors import PartitaError
 
 FENCING_RETRY: Final = 30.0
 """Seconds until a command that failed is run again."""
@@ -149,7 +150,7 @@ class CommandFencing:
         try:
             if why != known.why:
                 self._tell(node.uuid, what, why)
-        except DeployerError as exc:
+        except PartitaError as exc:
             log.warning("node %s: %s: %s (%s)", node.name, what, why, exc)
         with self._lock:
             known.running, known.done, known.why = False, what == "fenced", why

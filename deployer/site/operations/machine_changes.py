@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from deployer.errors import MachineConflict, Misused, NoCapacity, OverQuota
+from catalog.errors import Misused
+from deployer.errors import MachineConflict, NoCapacity, OverQuota
 from deployer.machine.spec import MachineState
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredStatus

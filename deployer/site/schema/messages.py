@@ -4,7 +4,7 @@ The things themselves (deployments, machines, nodes, events) travel as they are 
 nobody else's: a machine's secret for the context broker, and user-data for anybody but the owner.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue
 
@@ -42,30 +42,6 @@ _UUID = "0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"
 
 def _example(**members: JsonValue) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [members]})
-
-
-class Health(Document):
-    """Whether a service is well."""
-
-    model_config = _example(status="ok")
-
-    status: Literal["ok"] = "ok"
-
-
-class Problem(Document):
-    """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
-
-    model_config = _example(
-        type="urn:partita:problem:machine-conflict",
-        title="Machine conflict",
-        status=409,
-        detail="the machine has ended",
-    )
-
-    type: str
-    title: str
-    status: int
-    detail: str
 
 
 class JoinTokenRequest(Document):

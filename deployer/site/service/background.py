@@ -9,9 +9,10 @@ from datetime import datetime
 
 from catalog.client.trusted import TrustedCatalog
 from catalog.errors import CatalogError
-from deployer.errors import DeployerError, SiteUnavailable
+from deployer.errors import SiteUnavailable
 from deployer.site.store.store import SiteStore, newest
 from deployer.web.wakeup import Wakeup
+from signer.errors import PartitaError
 
 TICK = 1.0
 """Seconds between two looks at what has to be done in time."""
@@ -79,7 +80,7 @@ class BackgroundThreads:
             for duty in self.duties:
                 try:
                     duty(now)
-                except (DeployerError, CatalogError) as exc:
+                except PartitaError as exc:
                     well = False
                     log.warning("what has to be done in time failed: %s", exc)
                 except Exception:
@@ -97,7 +98,7 @@ class BackgroundThreads:
             try:
                 self._store.wait(last, None, 0, TICK)
                 now = self._store.read(newest)
-            except DeployerError as exc:
+            except PartitaError as exc:
                 log.warning("news of the site cannot be looked for: %s", exc)
                 self._ended.wait(TICK)
                 continue

@@ -9,7 +9,7 @@ import ssl
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.pki.ca import (
     CertificateAuthority,
     CertificateKeyPair,

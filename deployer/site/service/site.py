@@ -21,7 +21,7 @@ from typing import Self
 
 from catalog.client.credential_file import read_credential
 from catalog.client.trusted import TrustedCatalog
-from deployer.errors import DeployerError, JoinRefused, SiteUnavailable
+from deployer.errors import JoinRefused, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.policy.policy_files import reloaded_policy_file
 from deployer.policy.store import PolicyStore
@@ -67,6 +67,7 @@ from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
 from deployer.units import parse_duration
 from deployer.web.wakeup import Wakeup
+from signer.errors import PartitaError
 from signer.runtime import files
 
 RENEW_SECONDS = 3600.0
@@ -219,7 +220,7 @@ class Site:
         digest, problems = None, []
         try:
             digest = self.policies.current().digest
-        except DeployerError as exc:
+        except PartitaError as exc:
             problems.append(str(exc))
         if self.policies.problem:
             problems.append(f"the policy is not in force as its files are: {self.policies.problem}")

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
-from deployer.errors import Conflict, NoCapacity, OverQuota
+from catalog.errors import Conflict
+from deployer.errors import NoCapacity, OverQuota
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredStatus

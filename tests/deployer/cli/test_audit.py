@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from catalog.errors import Misused
 from catalog.settings import CatalogSettings
 from deployer.cli.audit import audit_app, receipt_app
-from deployer.errors import Misused
 from deployer.node.settings import DeploySettings
 from deployer.records.receipt_store import audit_heads
 from signer.audit_log import AuditHead

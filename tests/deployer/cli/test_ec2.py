@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deployer.errors import DeployerError
 from deployer.machine.spec import MachineState
 from partita import app
+from signer.errors import PartitaError
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, account, accounts_file, working
 from tests.support.node.service_process import policy, wait_for
@@ -34,7 +34,7 @@ def partita(host: Ec2Site, *arguments: str, code: int = 0) -> Any:
     )
     ended = CliRunner().invoke(app, ["--config", str(settings), "ec2", *arguments, *(["--json"] if not code else [])])
     if code:
-        assert isinstance(ended.exception, DeployerError), ended.output
+        assert isinstance(ended.exception, PartitaError), ended.output
         assert ended.exception.exit_code == code
         return str(ended.exception)
     assert ended.exit_code == 0, ended.output

@@ -9,9 +9,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from catalog.errors import Misused
 from catalog.image.bundle import Bundle
 from deployer.cli.policy import policy_app
-from deployer.errors import Misused, PolicyUnusable, UserDataRefused
+from deployer.errors import PolicyUnusable, UserDataRefused
 from deployer.policy.model import Policy
 from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import Misused, PolicyUnusable
+from catalog.errors import Misused
+from deployer.errors import PolicyUnusable
 from deployer.policy.store import RuleSet
 from tests.support.node.tried_policy import SAMPLES, Site
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from deployer.errors import Misused, UserDataRefused
+from catalog.errors import Misused
+from deployer.errors import UserDataRefused
 from deployer.guest.context_agent import AGENT, PARAMETERS, seed_extras
 from deployer.protocol.desired_state import BrokerAccess
 from deployer.site.broker.rules import SESSION_LIFE

@@ -16,7 +16,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.errors import AssemblyFailed, Misused, UserDataRefused
+from catalog.errors import Misused
+from deployer.errors import AssemblyFailed, UserDataRefused
 from deployer.guest.nocloud_seed import MAX_KEYS, build_seed, instance_id, write_seed
 from deployer.machine.user_data import MAX_USER_DATA
 

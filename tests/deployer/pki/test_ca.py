@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.pki.ca import (
     MAX_SIGNING_REQUEST,
     CertificateAuthority,

@@ -9,12 +9,12 @@ import pytest
 
 from deployer.errors import PolicyUnusable
 from deployer.policy.policy_files import reloaded_policy_file
-from signer.runtime.reloaded_files import Reader, ReloadedFiles
+from signer.runtime.reloaded_files import FileReader, ReloadedFiles
 
 reads = 0
 
 
-def load(path: Path, read: Reader) -> str:
+def load(path: Path, read: FileReader) -> str:
     """A file that says `bad` is none."""
     global reads
     reads += 1

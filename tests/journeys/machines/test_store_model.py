@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from deployer.errors import MachineConflict, Misused, NoCapacity
+from catalog.errors import Misused
+from deployer.errors import MachineConflict, NoCapacity
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredState, DesiredStatus
 from deployer.site.db.engine import SiteDatabase

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from catalog.errors import BlankFailed
 from catalog.image.manifest import Manifest
 from stager.cache.cache import Cache
 from stager.cache.quota import RESERVE
-from stager.errors import BlankFailed, DiskFull
+from stager.errors import DiskFull
 from stager.staging import Stager
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE, without_blanks

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from catalog.errors import BlankFailed
+from catalog.image.blanks import blank_digest, filesystem_uuid, make_blank, reserved_size
 from catalog.image.manifest import Blank
 from stager.cache.entries import blank_key
-from stager.content.blanks import blank_digest, filesystem_uuid, make_blank, reserved_size
-from stager.errors import BlankFailed
 
 MIB = 1 << 20
 RECIPES = [

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from catalog.image.address import Address
+from catalog.image.blanks import make_blank
 from catalog.image.manifest import BareDisk, Blank, GptDisk
 from deployer.ec2.snapshots.blocks import BLOCK_SIZE, BlockMap, Layout, Run
 from signer.documents import validate
-from stager.content.blanks import make_blank
 
 MIB = 1 << 20
 _ZERO = bytes(BLOCK_SIZE)

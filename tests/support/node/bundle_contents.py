@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.image.address import Address
+from catalog.image.blanks import make_blank
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Blank
-from stager.content.blanks import make_blank
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from deployer.errors import Misused, NodeUnavailable, Refused
+from catalog.errors import Misused
+from deployer.errors import NodeUnavailable, Refused
 from partita import app
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.service_process import NodeProcess

@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import partita
-from deployer.errors import DeployerError, MachineConflict, Misused, NoCapacity, Refused
+from catalog.errors import Misused
+from deployer.errors import DeployerError, MachineConflict, NoCapacity, Refused
 from deployer.site.client.client import SiteClient, SiteEndpoint
 from stager.settings import NodeSettings
 from tests.support.node.community import Community

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from catalog.errors import NotFound
-from deployer.errors import Misused, PolicyUnusable, Refused, UserDataRefused
+from catalog.errors import Misused, NotFound
+from deployer.errors import PolicyUnusable, Refused, UserDataRefused
 from deployer.machine.spec import MachineState
 from deployer.node.schema.orders import DeploymentResult
 from signer.errors import DocumentError

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from catalog.client import transfer
+from catalog.errors import Misused
 from catalog.image.bundle import Bundle
-from deployer.errors import BackendFailed, MachineConflict, Misused, Refused
+from deployer.errors import BackendFailed, MachineConflict, Refused
 from deployer.machine.spec import MachineState
 from deployer.node.schema.machines import ResizeRequest, SaveOrder
 from tests.deployer.node.service.test_node import holders

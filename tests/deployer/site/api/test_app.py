@@ -4,10 +4,7 @@ import json
 
 import pytest
 
-from deployer.errors import (
-    Forbidden,
-    NotAuthenticated,
-)
+from deployer.errors import Forbidden, NotAuthenticated
 from deployer.protocol.deployment_request import MAX_REQUEST
 from deployer.protocol.joining import JoinRequest
 from tests.support.site.api_calls import HELLO, key, plain

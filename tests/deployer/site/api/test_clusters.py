@@ -13,14 +13,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from catalog.errors import Conflict, Misused
 from deployer.errors import (
     ClusterNotFound,
-    Conflict,
     DeployerError,
     Forbidden,
     MachineConflict,
     MachineNotFound,
-    Misused,
     NoCapacity,
     OverQuota,
     Refused,

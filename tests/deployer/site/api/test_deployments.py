@@ -2,11 +2,8 @@
 
 import pytest
 
-from deployer.errors import (
-    Conflict,
-    NoCapacity,
-    Refused,
-)
+from catalog.errors import Conflict
+from deployer.errors import NoCapacity, Refused
 from deployer.protocol.deployment_request import PlacementOptions
 from tests.support.site.api_calls import HELLO, key, plain
 from tests.support.site.service_process import PaperNode, People, SiteProcess

@@ -2,14 +2,8 @@
 
 import pytest
 
-from deployer.errors import (
-    DeploymentNotFound,
-    Forbidden,
-    MachineConflict,
-    MachineNotFound,
-    Misused,
-    OverQuota,
-)
+from catalog.errors import Misused
+from deployer.errors import DeploymentNotFound, Forbidden, MachineConflict, MachineNotFound, OverQuota
 from deployer.site.schema.messages import MachineChange
 from tests.support.site.api_calls import HELLO, key
 from tests.support.site.service_process import PaperNode, People, SiteProcess

@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import (
-    Conflict,
-    DeployerError,
-    Forbidden,
-    JoinRefused,
-    Misused,
-    NoCapacity,
-)
+from catalog.errors import Conflict, Misused
+from deployer.errors import DeployerError, Forbidden, JoinRefused, NoCapacity
 from deployer.pki.ca import create_request
 from deployer.protocol.deployment_request import PlacementOptions
 from deployer.protocol.joining import JoinRequest, parse_token

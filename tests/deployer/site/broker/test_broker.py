@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deployer.errors import Misused, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import SiteUnavailable
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.broker.api import PER_GUEST
 from deployer.site.broker.broker import KEEP, broker_key

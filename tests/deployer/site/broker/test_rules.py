@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.site.broker.rules import (
     MAX_DATA,
     MAX_PUBLISHED,
@@ -139,7 +139,7 @@ LINES_THAT_ARE_NONE = [
 @pytest.mark.parametrize(("key", "value"), LINES_THAT_ARE_NONE)
 def test_what_would_be_a_line_of_its_own_in_another_guest_is_refused(lone: Guest, key: str, value: str) -> None:
     answer = lone.publish(key, value)
-    assert (answer.status, answer.json["type"]) == (400, "urn:partita:problem:deployment-misused")
+    assert (answer.status, answer.json["type"]) == (400, "urn:partita:problem:misused")
     assert lone.said("/peers")["peers"] == []
 
 
@@ -231,7 +231,7 @@ def test_a_reason_is_one_printable_line(data: bytes) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not-found"),
-        ("DELETE", "/ready", 400, "malformed"),
+        ("DELETE", "/ready", 405, "misused"),
         ("GET", "/../../v1/machines", 404, "not-found"),
         ("GET", "/peers?wait=-1", 400, "malformed"),
     ],

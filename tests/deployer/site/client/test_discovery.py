@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployer.errors import Misused, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import SiteUnavailable
 from deployer.site.client.discovery import MAX_TOKEN_FILE, discover_token, open_site_client
 from deployer.site.settings import SiteSettings
 

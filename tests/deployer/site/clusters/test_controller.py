@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, MachineConflict, MachineNotFound, Misused, NoCapacity, Refused
+from catalog.errors import Conflict, Misused
+from deployer.errors import MachineConflict, MachineNotFound, NoCapacity, Refused
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters.planner import DRAINED_WITHIN
 from deployer.site.db.clusters import list_clusters

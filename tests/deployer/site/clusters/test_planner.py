@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from deployer.errors import MachineConflict, Misused
+from catalog.errors import Misused
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters import planner as clustering

@@ -10,9 +10,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from catalog.errors import NotFound
+from catalog.errors import Misused, NotFound
 from catalog.image.reference import Reference
-from deployer.errors import Misused, Refused
+from deployer.errors import Refused
 from deployer.policy.model import Policy
 from deployer.policy.revocations import BlockList, RevocationState
 from deployer.site.clusters.published import resolve_published

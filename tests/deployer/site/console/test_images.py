@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.site.console.images import parse_request_form
 from signer.errors import DocumentError
 

@@ -11,9 +11,9 @@ from catalog.access import rule_store as entitlements
 from catalog.access.rules import RegisteredSite, format_credential
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
-from catalog.errors import NotFound
+from catalog.errors import Conflict, NotFound
 from catalog.publication.state_directory import open_database
-from deployer.errors import Conflict, MachineConflict
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.protocol.save import SaveStatus

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import MachineConflict, Misused
+from catalog.errors import Misused
+from deployer.errors import MachineConflict
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb, change_expiry, release_machine, resize_machine

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.errors import Misused
+from catalog.errors import Misused
 from deployer.site.model.cluster import MAX_ROLES, ClusterDocument, ClusterRole, read_cluster
 from signer.documents import canonical, parse_canonical, validate
 from signer.errors import DocumentError

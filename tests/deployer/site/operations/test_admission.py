@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from catalog.errors import Conflict, Misused, NotFound
 from catalog.errors import Misused as CatalogMisused
-from catalog.errors import NotFound
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
-from deployer.errors import Conflict, MachineConflict, Misused, NoCapacity, OverQuota, Refused, UserDataRefused
+from deployer.errors import MachineConflict, NoCapacity, OverQuota, Refused, UserDataRefused
 from deployer.machine.spec import MachineState
 from deployer.policy.anchors import anchor_block
 from deployer.policy.revocations import BlockList, RevocationState

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.errors import Conflict, JoinRefused, Misused
+from catalog.errors import Conflict, Misused
+from deployer.errors import JoinRefused
 from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.protocol.joining import JoinRequest, parse_token
 from deployer.site.db.engine import SiteDatabase

@@ -14,7 +14,8 @@ import pytest
 import uvicorn
 from starlette.requests import HTTPConnection
 
-from deployer.errors import Misused, NotAuthenticated, SiteUnavailable
+from catalog.errors import Misused
+from deployer.errors import NotAuthenticated, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, create_request, fingerprint
 from deployer.pki.tls_peer import PeerProtocol, TlsPeer, peer_of
 from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, NoCapacity, OverQuota
+from catalog.errors import Conflict
+from deployer.errors import NoCapacity, OverQuota
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase

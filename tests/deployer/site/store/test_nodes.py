@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.errors import Conflict, JoinRefused, NoCapacity, NodeNotFound
+from catalog.errors import Conflict
+from deployer.errors import JoinRefused, NoCapacity, NodeNotFound
 from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.machines import desired_state, get_machine

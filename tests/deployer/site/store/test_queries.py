@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from deployer.errors import ClusterNotFound, DeploymentNotFound, MachineNotFound, Misused
+from catalog.errors import Misused
+from deployer.errors import ClusterNotFound, DeploymentNotFound, MachineNotFound
 from deployer.machine.spec import MachineState
 from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.engine import SiteDatabase
