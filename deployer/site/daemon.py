@@ -6,8 +6,8 @@ HTTPS for everybody, and a Unix socket for the operator alone: whoever may open 
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +24,7 @@ from deployer.site.broker.api import create_broker_app, make_guest_limiter
 from deployer.site.client.discovery import operator_socket
 from deployer.site.console.app import console_routes
 from deployer.site.gauges import site_figures
-from deployer.site.service.site import Site
+from deployer.site.service.site import Site, SiteExtension
 from deployer.site.settings import SiteSettings
 
 CONNECTIONS = 4096
@@ -40,19 +40,17 @@ MAX_HEADERS = 64 << 10
 """Bytes of a request's line and headers: a token with some hundred groups."""
 
 
-Extension = Callable[[Site], AbstractContextManager[None]]
-"""What works beside a site for as long as its block runs, such as accounts at EC2."""
-
-
 def serve_site(
-    settings: SiteSettings, ready: Callable[[str, Path, Site], None], extensions: Sequence[Extension] = ()
+    settings: SiteSettings,
+    ready: Callable[[str, Path, Site], None],
+    extension: SiteExtension = SiteExtension(),
 ) -> None:
     """Serve until SIGTERM or SIGINT. Machines go on after that.
 
     Args:
         settings: of the site.
         ready: called once with the URL, the socket's path and the site, when requests are answered.
-        extensions: entered with the site before it listens to requests, left when it ends.
+        extension: what lets its machines run elsewhere than on nodes.
 
     Raises:
         What Site.open raises; SiteUnavailable when an address is in use; Misused when it is none of this machine.
@@ -60,12 +58,11 @@ def serve_site(
     with ExitStack() as ending:
         listening = ending.enter_context(_listen(settings.listen))
         host, port = listening.getsockname()[:2]
-        site = Site.open(settings, site_url(settings, host, port))
+        site = Site.open(settings, site_url(settings, host, port), extension=extension)
         ending.callback(site.close)
         if settings.broker_listen:
             ending.enter_context(_brokering(site))
-        for extension in extensions:
-            ending.enter_context(extension(site))
+        ending.enter_context(extension.run(site))
         place = operator_socket(settings)
         local = ending.enter_context(_listen_local(place))
         requests = RequestMetrics()

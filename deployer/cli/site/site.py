@@ -52,9 +52,7 @@ def site_serve(
     json: Json = False,
 ) -> None:
     """Run the site's service until it is told to end. Machines go on without it."""
-    from deployer.ec2.site.extension import (
-        run_accounts,  # loads the server, the database and all four packages: only here
-    )
+    from deployer.ec2.site.extension import AccountSupervisor  # loads the server, the database and all four packages
     from deployer.site.daemon import serve_site
 
     configure_logging(terminal.section(context, LogSettings))
@@ -69,8 +67,8 @@ def site_serve(
         if ready_file is not None:
             files.write(ready_file, f"{url}\n", sync=None)
 
-    accounts = terminal.section(context, Ec2Settings)
-    serve_site(terminal.section(context, SiteSettings), ready, (lambda site: run_accounts(accounts, site),))
+    accounts = AccountSupervisor(terminal.section(context, Ec2Settings))
+    serve_site(terminal.section(context, SiteSettings), ready, accounts)
 
 
 @site_app.command("trust-root")

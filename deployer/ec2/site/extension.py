@@ -18,7 +18,7 @@ from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
 from deployer.site.scheduling.placement import MachineReservation, Placer
 from deployer.site.scheduling.proposal import Proposal
-from deployer.site.service.site import Site
+from deployer.site.service.site import Site, SiteExtension
 from signer.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -30,31 +30,47 @@ EVERY = 5.0
 log = logging.getLogger("partita.ec2")
 
 
-class AccountSupervisor:
+class AccountSupervisor(SiteExtension):
     """Works the accounts of a site's file, as the file is now: it is read again when it has changed.
 
     What cannot be used of it is not in force: what was before stays, and `problems` says what is wrong. Without a file there
     are no machines at EC2; when one comes its accounts are opened.
     """
 
-    def __init__(self, settings: Ec2Settings, site: Site, clock: Callable[[], datetime], every: float = EVERY) -> None:
-        """Args: of the site; itself; the present, UTC; seconds between two looks at the file."""
-        self._settings, self._site, self._clock, self._every = settings, site, clock, every
+    def __init__(
+        self, settings: Ec2Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC), every: float = EVERY
+    ) -> None:
+        """Args: of the site; the present, UTC; seconds between two looks at the file."""
+        self._settings, self._clock, self._every = settings, clock, every
         self._file = reloaded_policy_file("accounts", settings.accounts, Accounts.find, None, log)
         self._pools: AccountAgents | None = None
         self._problem = ""
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="ec2-accounts", daemon=True)
 
-    def start(self) -> None:
-        """Begin to work. What `look` raises; PolicyUnusable if the file cannot be used from the beginning."""
-        self.look()
-        if self._file.problem:
-            raise PolicyUnusable(self._file.problem)
-        self._thread.start()
+    @contextmanager
+    def run(self, site: Site) -> Iterator[None]:
+        """Work all accounts of the file while the block runs; without such a file there is nothing to do yet.
 
-    def look(self) -> None:
-        """Follow the file. LedgerUnusable, StagerError: the site's directory for EC2 cannot be used."""
+        Raises:
+            PolicyUnusable: the file cannot be used from the beginning.
+            LedgerUnusable, StagerError: the site's directory for EC2 cannot be used.
+        """
+        thread = threading.Thread(target=self._work, args=(site,), name="ec2-accounts", daemon=True)
+        try:
+            self._look(site)
+            if self._file.problem:
+                raise PolicyUnusable(self._file.problem)
+            thread.start()
+            yield
+        finally:
+            self._ended.set()
+            if thread.is_alive():
+                thread.join()
+            if self._pools is not None:
+                self._pools.close()
+
+    def _look(self, site: Site) -> None:
+        """Follow the file."""
         accounts = self._file.current()
         if accounts is None:
             return
@@ -63,9 +79,9 @@ class AccountSupervisor:
 
             self._pools = AccountAgents.open(
                 self._settings,
-                self._site.settings,
-                self._site.policies.current,
-                connect_account(self._site),
+                site.settings,
+                site.policies.current,
+                connect_account(site),
                 self._clock,
             )
         self._pools.follow(accounts)
@@ -95,18 +111,10 @@ class AccountSupervisor:
             raise NoAccount("the site has no accounts at EC2 now; the machine keeps the end that it has")
         self._pools.afford(accounts, machine, promised)
 
-    def close(self) -> None:
-        """Stop; machines go on."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if self._pools is not None:
-            self._pools.close()
-
-    def _work(self) -> None:
+    def _work(self, site: Site) -> None:
         while not self._ended.wait(self._every):
             try:
-                self.look()
+                self._look(site)
                 self._problem = ""
             except PartitaError as exc:
                 if str(exc) != self._problem:
@@ -114,20 +122,3 @@ class AccountSupervisor:
                 self._problem = str(exc)
             except Exception:
                 log.exception("the accounts at EC2 cannot be followed; it is tried again")
-
-
-@contextmanager
-def run_accounts(settings: Ec2Settings, site: Site, every: float = EVERY) -> Iterator[None]:
-    """Work all accounts of the settings' file while the block runs; without such a file there is nothing to do yet.
-
-    Raises:
-        What `AccountSupervisor.start` raises.
-    """
-    keeping = AccountSupervisor(settings, site, lambda: datetime.now(UTC), every)
-    try:
-        keeping.start()
-        site.admitting.burst, site.changing.afford = keeping.burst, keeping.afford
-        site.told_of.append(keeping.problems)
-        yield
-    finally:
-        keeping.close()

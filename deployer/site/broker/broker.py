@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from deployer.site.broker.schema import ClusterPeers, ContextRequest, ContextSes
 from deployer.site.db import contexts as book
 from deployer.site.db.machines import get_machine
 from deployer.site.lifecycle.report_rules import MachineTransition
-from deployer.site.model.cluster import Cluster
 from deployer.site.model.contact import BrokerContact
 from deployer.site.model.records import SiteMachine
 from deployer.site.store.changes import change_machine
@@ -80,16 +79,28 @@ def broker_key(path: Path) -> bytes:
     return key
 
 
+@dataclass(frozen=True)
+class BrokerEndpoint:
+    """How guests reach a broker.
+
+    Attributes:
+        url: as guests see it, without a path.
+        key: see `broker_key`.
+        fingerprint: SHA-256 (hex) of the certificate that the broker shows now; empty without TLS.
+    """
+
+    url: str
+    key: bytes
+    fingerprint: Callable[[], str]
+
+
 class Broker:
     """The context broker of a site. Safe to use from several threads.
 
     Args:
         store: of the site.
-        cluster: finds a cluster by its UUID; ClusterNotFound.
         authority: the site's CA, for guests' certificates.
-        key: see `broker_key`.
-        url: of the broker as guests see it, without a path.
-        fingerprint: SHA-256 (hex) of the certificate that the broker shows now; empty without TLS.
+        endpoint: see there.
         clock: the present, UTC.
         new_nonce: something random, for a guest that brought no nonce.
         news: called after something changed for which peers may be waiting.
@@ -99,11 +110,8 @@ class Broker:
     def __init__(
         self,
         store: SiteStore,
-        cluster: Callable[[str], Cluster],
         authority: CertificateAuthority,
-        key: bytes,
-        url: str,
-        fingerprint: Callable[[], str],
+        endpoint: BrokerEndpoint,
         clock: Callable[[], datetime],
         new_nonce: Callable[[], str] = lambda: secrets.token_urlsafe(32),
         news: Callable[[], None] = lambda: None,
@@ -111,8 +119,8 @@ class Broker:
         fresh_for: float = FRESH_FOR,
     ) -> None:
         self._store, self._database, self._authority = store, store.database, authority
-        self._meeting = PeerDirectory(store, cluster, monotonic, fresh_for)
-        self._key, self._url, self._fingerprint = key, url.rstrip("/"), fingerprint
+        self._meeting = PeerDirectory(store, monotonic, fresh_for)
+        self._endpoint, self._key = endpoint, endpoint.key
         self._clock, self._new_nonce, self.news = clock, new_nonce, news
 
     def introduce(self, node: str, state: DesiredState) -> DesiredState:
@@ -153,7 +161,7 @@ class Broker:
 
     def _context(self, contact: BrokerContact) -> BrokerAccess:
         secret = derive_secret(self._key, contact.machine, contact.generation)
-        return BrokerAccess(url=self._url, secret=secret, fingerprint=self._fingerprint())
+        return BrokerAccess(url=self._endpoint.url.rstrip("/"), secret=secret, fingerprint=self._endpoint.fingerprint())
 
     def admit(self, knock: ContextRequest) -> ContextSession:
         """Let a machine in that shows its secret.

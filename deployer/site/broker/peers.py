@@ -23,6 +23,7 @@ from deployer.site.broker.rules import (
 )
 from deployer.site.broker.schema import ClusterPeers, PeerReadiness, known_hosts_lines
 from deployer.site.db import contexts as book
+from deployer.site.db.clusters import get_cluster
 from deployer.site.db.machines import get_deployment, list_machines
 from deployer.site.model.cluster import Cluster
 from deployer.site.model.records import ListFilter, SiteMachine
@@ -70,7 +71,6 @@ class PeerDirectory:
 
     Args:
         store: of the site.
-        cluster: finds a cluster by its UUID; ClusterNotFound.
         monotonic: seconds.
         fresh_for: seconds for which what was read serves those who wait; 0 reads each time.
     """
@@ -78,11 +78,10 @@ class PeerDirectory:
     def __init__(
         self,
         store: SiteStore,
-        cluster: Callable[[str], Cluster],
         monotonic: Callable[[], float],
         fresh_for: float,
     ) -> None:
-        self._store, self._cluster = store, cluster
+        self._store = store
         self._monotonic, self._fresh_for = monotonic, fresh_for
         self._lock = threading.Lock()
         self._circles: OrderedDict[str, _Circle] = OrderedDict()
@@ -156,6 +155,9 @@ class PeerDirectory:
                 addresses = assigned_addresses(machine) or _parsed(said.get(machine.uuid))
                 lines += known_hosts_lines(machine.hostname, addresses, machine.host_keys)
         return lines
+
+    def _cluster(self, uuid: str) -> Cluster:
+        return Cluster.of(self._store.read(get_cluster, uuid))
 
     def _home(self, deployment: str) -> str:
         """The cluster that a deployment belongs to, or an empty text; that never changes."""

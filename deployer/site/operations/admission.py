@@ -37,7 +37,7 @@ from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.model.quota import Quota, ResourceUsage
 from deployer.site.model.records import NodeState
 from deployer.site.scheduling.boot_estimate import estimate_boot
-from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer
+from deployer.site.scheduling.placement import Placement, PlacementRequest, Placer, place_machines
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import DeploymentCreated, DryRunResult
 from deployer.site.store.admission import admit_request, find_ordered, place_now
@@ -73,10 +73,10 @@ class AdmissionService:
         images: where images are looked up.
         rules: the policy in force, as it is at each call; raises PolicyUnusable.
         quota: how much of an image somebody may have.
-        place: chooses nodes.
         defaults: for what a request leaves open.
         clock: the present, UTC.
         withdrawn: what has been revoked or blocked until now.
+        burst: how somebody's machines are placed where not only nodes have room for them.
     """
 
     def __init__(
@@ -85,16 +85,14 @@ class AdmissionService:
         images: TrustedCatalog,
         rules: Callable[[], RuleSet],
         quota: Callable[[Principal, Manifest], Quota],
-        place: Placer,
         defaults: RequestDefaults,
         clock: Callable[[], datetime],
         withdrawn: Callable[[], RevocationState] = RevocationState,
+        burst: BurstPlacement | None = None,
     ) -> None:
         self._store, self._images, self._rules, self._quota = store, images, rules, quota
-        self._place, self._defaults, self._clock, self._withdrawn = place, defaults, clock, withdrawn
+        self._defaults, self._clock, self._withdrawn, self._burst = defaults, clock, withdrawn, burst
         self._memory = SignatureCache()
-        self.burst: BurstPlacement | None = None
-        """How somebody's machines are placed at EC2 too; set by whoever works the site's accounts there."""
 
     def admit(
         self, request: DeploymentRequest, who: Principal, key: str | None = None, part: ClusterMembership = NO_CLUSTER
@@ -122,7 +120,7 @@ class AdmissionService:
         proposal, decision = self._propose(request, who, part)
         if not decision.accepted:
             raise decision.refusal()
-        deployment, machines, new = self._store.write(admit_request, who, key, proposal, self._place)
+        deployment, machines, new = self._store.write(admit_request, who, key, proposal, place_machines)
         return DeploymentCreated(deployment=deployment, machines=machines, new=new)
 
     def try_out(self, request: DeploymentRequest, who: Principal) -> DryRunResult:
@@ -131,7 +129,7 @@ class AdmissionService:
         fault = self._over(proposal, who)
         try:
             chosen = self._store.read(
-                place_now, self._store.overcommit, proposal.ask, proposal.place or self._place, proposal.most
+                place_now, self._store.overcommit, proposal.ask, proposal.place or place_machines, proposal.most
             )
         except NoCapacity as exc:
             chosen = Placement((), (str(exc),), {})
@@ -200,8 +198,8 @@ class AdmissionService:
             memory=begins.memory,
             cores=begins.cores,
         )
-        if self.burst is not None and decision.accepted:
-            proposal = replace(proposal, place=self.burst(self._place, who, manifest, proposal))
+        if self._burst is not None and decision.accepted:
+            proposal = replace(proposal, place=self._burst(place_machines, who, manifest, proposal))
         return proposal, decision
 
     def _look_up(

@@ -36,6 +36,7 @@ class MachineService:
         rules: the policy in force; raises PolicyUnusable.
         owner: whose a deployment is.
         quota: how much somebody may have.
+        afford: refuses what an account at EC2 may not spend.
     """
 
     def __init__(
@@ -44,10 +45,9 @@ class MachineService:
         rules: Callable[[], RuleSet],
         owner: Callable[[str], Principal],
         quota: Callable[[Principal], Quota],
+        afford: CostCheck | None = None,
     ) -> None:
-        self._store, self._rules, self._owner, self._quota = store, rules, owner, quota
-        self.afford: CostCheck | None = None
-        """Refuses what an account at EC2 may not spend; set by whoever works the site's accounts there."""
+        self._store, self._rules, self._owner, self._quota, self._afford = store, rules, owner, quota, afford
 
     def act(self, machine: str, verb: Verb, who: Principal, reason: str) -> SiteMachine:
         """Let a verb be done to a machine; MachineConflict where that cannot be."""
@@ -163,7 +163,7 @@ class MachineService:
             found = self._store.read(get_machine, machine)
             if later := ends > found.ends:
                 self._demand_time(found, ends, now, who)
-        return self._store.write(change_machine, machine, rule, self.afford if later else None)
+        return self._store.write(change_machine, machine, rule, self._afford if later else None)
 
     def _demand_time(self, machine: SiteMachine, ends: datetime, now: datetime, who: Principal) -> None:
         """The policy's lifetime bounds an extension as it bounds an order, and so do the quotas of who owns the machine."""

@@ -41,15 +41,16 @@ class BackgroundThreads:
         store: of the site.
         catalog: that its images come from.
         bells: rung when there is news.
+        duties: what is done each second.
 
     Attributes:
-        duties: what is done each second; whoever adds one does so before `start`.
         revisions: of each node's desired state, as of the last ring of the bells.
     """
 
-    def __init__(self, store: SiteStore, catalog: TrustedCatalog, bells: Sequence[Wakeup]) -> None:
-        self._store, self._catalog, self._bells = store, catalog, bells
-        self.duties: list[PeriodicTask] = []
+    def __init__(
+        self, store: SiteStore, catalog: TrustedCatalog, bells: Sequence[Wakeup], duties: Sequence[PeriodicTask]
+    ) -> None:
+        self._store, self._catalog, self._bells, self._duties = store, catalog, bells, duties
         self.revisions: Mapping[str, int] = {}
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -77,7 +78,7 @@ class BackgroundThreads:
         """Each second every duty; what one of them fails over keeps no other from being done, and is tried again."""
         while True:
             now, well = self._store.now(), True
-            for duty in self.duties:
+            for duty in self._duties:
                 try:
                     duty(now)
                 except PartitaError as exc:

@@ -14,13 +14,14 @@ import time
 import uuid as uuids
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from catalog.client.credential_file import read_credential
 from catalog.client.trusted import TrustedCatalog
+from catalog.image.manifest import Manifest
 from deployer.errors import JoinRefused, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.policy.policy_files import reloaded_policy_file
@@ -31,7 +32,7 @@ from deployer.protocol.desired_state import DesiredState, LeaseTerms, NodeReport
 from deployer.site.auth.authenticator import make_authenticator
 from deployer.site.auth.authorizer import SiteAuthorizer
 from deployer.site.auth.grants import SiteGrants, quota_of
-from deployer.site.broker.broker import Broker, broker_key
+from deployer.site.broker.broker import Broker, BrokerEndpoint, broker_key
 from deployer.site.clusters.controller import ClusterController
 from deployer.site.clusters.dry_run import RoleProposal, dry_run_cluster, initial_count
 from deployer.site.clusters.published import resolve_published
@@ -40,11 +41,11 @@ from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import boot_history, count_machines, desired_state, get_deployment, usage_of
 from deployer.site.db.nodes import get_node, list_nodes, node_capacities
-from deployer.site.model.cluster import Cluster, ClusterDocument
+from deployer.site.model.cluster import ClusterDocument
 from deployer.site.model.current_actor import acting_as
 from deployer.site.model.principal import Principal
 from deployer.site.model.quota import ResourceUsage
-from deployer.site.model.records import NodeState
+from deployer.site.model.records import NodeState, SiteMachine
 from deployer.site.operations.admission import AdmissionService
 from deployer.site.operations.console_requests import ConsoleRequestQueue
 from deployer.site.operations.expiry import SiteTimeouts, Sweeper
@@ -54,7 +55,8 @@ from deployer.site.operations.node_joining import NodeJoinService
 from deployer.site.operations.retention import LOOK_SECONDS, Pruner, retention_periods
 from deployer.site.operations.revocations import RevocationService
 from deployer.site.scheduling.node_capacity import Overcommit
-from deployer.site.scheduling.placement import place_machines, place_on_site
+from deployer.site.scheduling.placement import MachineReservation, Placer, place_machines, place_on_site
+from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.clusters import ClusterDryRun
 from deployer.site.schema.messages import DeploymentCreated, DryRunResult, SiteAnchors, SiteStatus
 from deployer.site.service.background import BackgroundThreads, run_every
@@ -82,6 +84,25 @@ Clock = Callable[[], datetime]
 log = logging.getLogger("partita.site")
 
 
+class SiteExtension:
+    """What lets a site's machines run elsewhere than on its nodes, such as at EC2; this one has nothing to offer."""
+
+    def burst(self, place: Placer, who: Principal, manifest: Manifest, proposal: Proposal) -> Placer:  # noqa: ARG002
+        """A way to place somebody's machines; `place` is the one for nodes."""
+        return place
+
+    def afford(self, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
+        """Refuse a machine that runs elsewhere and costs more than may be spent; `CostCheck`."""
+
+    def problems(self) -> Sequence[str]:
+        """What keeps it from its work, in sentences."""
+        return ()
+
+    def run(self, site: "Site") -> AbstractContextManager[None]:  # noqa: ARG002
+        """Works for the site until the block ends; entered before it listens to requests."""
+        return nullcontext()
+
+
 class Site:
     """A site that works: open one with `Site.open`, close it when done. Machines go on without it.
 
@@ -91,9 +112,16 @@ class Site:
     """
 
     def __init__(
-        self, settings: SiteSettings, url: str, store: SiteStore, catalog: TrustedCatalog, clock: Clock
+        self,
+        settings: SiteSettings,
+        url: str,
+        store: SiteStore,
+        catalog: TrustedCatalog,
+        clock: Clock,
+        extension: SiteExtension,
     ) -> None:
         self.settings, self.url, self.store, self.catalog, self._clock = settings, url, store, catalog, clock
+        self._extension = extension
         now = clock()
         self.authority = CertificateAuthority.parse(
             store.write(secret, "authority", lambda: CertificateAuthority.make(now).joined())
@@ -113,7 +141,6 @@ class Site:
         self.rights = reloaded_policy_file("rights", settings.rights, SiteGrants.load, SiteGrants(), log)
         self.bell, self.broker_bell, self.serials = Wakeup(), Wakeup(), ConsoleRequestQueue()
         self.broker: Broker | None = None
-        self.upkeep = BackgroundThreads(store, catalog, (self.bell, self.broker_bell))
         self._authenticator = make_authenticator(settings, self.authority, url, clock, time.monotonic)
         self.access = SiteAuthorizer(
             self._authenticator,
@@ -130,10 +157,10 @@ class Site:
             catalog,
             self.policies.current,
             lambda who, manifest: quota_of(self.rights.current(), who, manifest),
-            place_machines,
             RequestDefaults(settings.network, settings.lifetime),
             clock,
             self._withdrawing.current,
+            extension.burst,
         )
         self.clusters = ClusterController(
             store,
@@ -147,22 +174,29 @@ class Site:
             self.policies.current,
             self.access.owner,
             lambda who: quota_of(self.rights.current(), who),
+            extension.afford,
         )
         self._fencing = self._fences()
         self.pruner = Pruner(store.database, retention_periods(settings))
-        self.upkeep.duties += [
+        duties = [
             self._sweeper().look,
             self.clusters.look,
             lambda _now: give_up_migrations(store),
             run_every(RENEW_SECONDS, lambda: self.tls.renew(clock())),
             run_every(LOOK_SECONDS, lambda: self.pruner.look(self.now())),
+            run_every(TIDY_SECONDS, lambda: self.broker.tidy() if self.broker else 0),
         ]
-        self.told_of: list[Callable[[], Sequence[str]]] = []
-        """Ask what else keeps the site from its work; `status` says it."""
+        self.upkeep = BackgroundThreads(store, catalog, (self.bell, self.broker_bell), duties)
         self._closing = ExitStack()
 
     @classmethod
-    def open(cls, settings: SiteSettings, url: str, clock: Clock = lambda: datetime.now(UTC)) -> Self:
+    def open(
+        cls,
+        settings: SiteSettings,
+        url: str,
+        clock: Clock = lambda: datetime.now(UTC),
+        extension: SiteExtension = SiteExtension(),
+    ) -> Self:
         """Take over a site's directory, which is made if absent, and what it remembers.
 
         Raises:
@@ -176,24 +210,20 @@ class Site:
             overcommit = Overcommit(settings.overcommit_cores, settings.overcommit_memory)
             store = SiteStore(database, clock, lambda: str(uuids.uuid4()), overcommit)
             catalog = undo.enter_context(_catalog(settings, clock))
-            site = cls(settings, url, store, catalog, clock)
+            site = cls(settings, url, store, catalog, clock, extension)
             site._closing = undo.pop_all()
         return site
 
     def invite(self, url: str) -> Broker:
         """Have a context broker, which guests reach under that URL; called before `start`."""
-        directory = self.settings.directory
+        directory, shown = self.settings.directory, (lambda: self.tls.shown) if url.startswith("https:") else lambda: ""
         self.broker = Broker(
             self.store,
-            lambda uuid: Cluster.of(self.store.read(get_cluster, uuid)),
             self.authority,
-            broker_key(directory / BROKER_KEY),
-            url,
-            (lambda: self.tls.shown) if url.startswith("https:") else lambda: "",
+            BrokerEndpoint(url, broker_key(directory / BROKER_KEY), shown),
             self._clock,
             news=self.broker_bell.ring,
         )
-        self.upkeep.duties.append(run_every(TIDY_SECONDS, self.broker.tidy))
         return self.broker
 
     def desired(self, node: str) -> DesiredState:
@@ -228,7 +258,7 @@ class Site:
         if self.rights.problem:
             problems.append(f"the rights are not in force as their file is: {self.rights.problem}")
         problems += self._authenticator.problems()
-        problems += [problem for found in self.told_of for problem in found()]
+        problems += self._extension.problems()
         if fresh := self.catalog.freshness().problem:
             problems.append(fresh)
         nodes = self.store.read(list_nodes, contents=False)

@@ -17,14 +17,13 @@ from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import BrokerAccess, Capacity, NodeReport, ObservedMachine
 from deployer.site.broker.api import create_broker_app, make_guest_limiter
-from deployer.site.broker.broker import Broker, broker_key
+from deployer.site.broker.broker import Broker, BrokerEndpoint, broker_key
 from deployer.site.broker.server import open_broker_listener, serve_broker
-from deployer.site.db.clusters import get_cluster
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import list_nodes, revision_of
-from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
+from deployer.site.model.cluster import ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster, SiteMachine
 from deployer.site.scheduling.placement import PlacementRequest, place_machines
@@ -88,11 +87,8 @@ class World:
         self.bell = Wakeup()
         self.broker = Broker(
             self.store,
-            lambda uuid: Cluster.of(self.store.read(get_cluster, uuid)),
             self.authority,
-            broker_key(directory / "context.key"),
-            url,
-            lambda: fingerprint(shown) if shown else "",
+            BrokerEndpoint(url, broker_key(directory / "context.key"), lambda: fingerprint(shown) if shown else ""),
             lambda: self.now,
             news=self.bell.ring,
         )

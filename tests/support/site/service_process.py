@@ -15,7 +15,7 @@ from typing import Any, Self
 import pytest
 
 from deployer.ec2.settings import Ec2Settings
-from deployer.ec2.site.extension import run_accounts
+from deployer.ec2.site.extension import AccountSupervisor
 from deployer.machine.spec import MachineState
 from deployer.node.membership.credentials import SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient as NodeSideClient
@@ -28,6 +28,7 @@ from deployer.site.client.node_join import join_site
 from deployer.site.daemon import serve_site
 from deployer.site.model.records import SiteMachine
 from deployer.site.schema.messages import DeploymentCreated, JoinTokenRequest
+from deployer.site.service.site import SiteExtension
 from deployer.site.settings import SiteSettings
 from signer.documents import validate
 from tests.support import network_namespaces
@@ -64,7 +65,7 @@ def _serve(
         ready.with_suffix(".new").write_text(url)
         ready.with_suffix(".new").rename(ready)
 
-    serve_site(settings, up, () if ec2 is None else (lambda site: run_accounts(ec2, site),))
+    serve_site(settings, up, SiteExtension() if ec2 is None else AccountSupervisor(ec2))
 
 
 class SiteProcess:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployer.ec2.site.extension import run_accounts
+from deployer.ec2.site.extension import AccountSupervisor
 from deployer.errors import DeployerError, PolicyUnusable
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.nodes import list_nodes
@@ -31,9 +31,14 @@ def host(images: Images, world: AwsWorld, profile: str, tmp_path: Path) -> Ec2Si
 
 
 @pytest.fixture
-def site(host: Ec2Site) -> Iterator[Site]:
+def accounts(host: Ec2Site) -> AccountSupervisor:
+    return AccountSupervisor(host.settings, every=QUICK)
+
+
+@pytest.fixture
+def site(host: Ec2Site, accounts: AccountSupervisor) -> Iterator[Site]:
     """What the service is made of, without the sockets."""
-    opened = Site.open(host.site, "https://site.example:1", lambda: datetime.now(UTC))
+    opened = Site.open(host.site, "https://site.example:1", lambda: datetime.now(UTC), accounts)
     yield opened
     opened.close()
 
@@ -59,10 +64,10 @@ def pools(site: Site) -> list[str]:
 
 @pytest.mark.timeout(240)
 def test_the_file_is_followed_while_the_service_runs(
-    host: Ec2Site, site: Site, caplog: pytest.LogCaptureFixture
+    host: Ec2Site, site: Site, accounts: AccountSupervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, burst = host.settings.accounts, host.account
-    with run_accounts(host.settings, site, QUICK):
+    with accounts.run(site):
         assert told(site) == "the site has no accounts at EC2 now"
         assert site.status().problems == ()
 
@@ -91,15 +96,19 @@ def test_the_file_is_followed_while_the_service_runs(
         assert site.status().problems == ()
 
 
-def test_an_account_that_cannot_be_worked_is_told_of_and_the_others_go_on(host: Ec2Site, site: Site) -> None:
+def test_an_account_that_cannot_be_worked_is_told_of_and_the_others_go_on(
+    host: Ec2Site, site: Site, accounts: AccountSupervisor
+) -> None:
     site.store.write(add_node, "taken", {})
     accounts_file(host.settings.accounts, host.account.model_copy(update={"name": "taken"}), host.account)
-    with run_accounts(host.settings, site, QUICK):
+    with accounts.run(site):
         wait_for(lambda: pools(site) == ["burst"], 60)
         assert says(site, "the account taken is called as a node of the site; name it otherwise")()
 
 
-def test_a_service_does_not_begin_with_a_file_that_it_cannot_use(host: Ec2Site, site: Site) -> None:
+def test_a_service_does_not_begin_with_a_file_that_it_cannot_use(
+    host: Ec2Site, site: Site, accounts: AccountSupervisor
+) -> None:
     host.settings.accounts.write_text("nonsense")
-    with pytest.raises(PolicyUnusable, match="accounts "), run_accounts(host.settings, site, QUICK):
+    with pytest.raises(PolicyUnusable, match="accounts "), accounts.run(site):
         time.sleep(0)

@@ -150,8 +150,7 @@ def test_what_never_begins_gives_its_money_back_and_what_ran_does_not(spending: 
 
 def test_an_end_is_moved_only_as_far_as_the_account_may_pay(spending: Spending) -> None:
     (machine, *_) = spending.order(8)
-    act = MachineService(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None)  # type: ignore[arg-type, return-value]
-    act.afford = spending.afford
+    act = MachineService(spending.site.store, lambda: None, lambda _: ALICE, lambda _: None, spending.afford)  # type: ignore[arg-type, return-value]
     later = MachineChange(ends=NOW + timedelta(hours=3))
     assert act.change(machine.uuid, later, LOCAL_OPERATOR).ends == NOW + timedelta(hours=3)
     with pytest.raises(OverBudget, match="more than the 10 USD"):

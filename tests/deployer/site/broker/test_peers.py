@@ -10,9 +10,7 @@ import pytest
 from deployer.machine.spec import MachineState
 from deployer.site.broker.peers import PeerDirectory
 from deployer.site.broker.rules import usable_address
-from deployer.site.db.clusters import get_cluster
 from deployer.site.db.machines import list_machines
-from deployer.site.model.cluster import Cluster
 from tests.deployer.guest.test_nocloud_seed import public_key
 from tests.support.site.context_broker import BLOB, KEY, Make, Star, World
 
@@ -142,7 +140,7 @@ def test_machines_that_wait_share_what_one_of_them_has_read(own: tuple[World, Ma
         return read(query, *args, **values)
 
     known = SimpleNamespace(read=counting, database=world.database)
-    meeting = PeerDirectory(known, lambda uuid: Cluster.of(read(get_cluster, uuid)), lambda: now, 0.5)  # type: ignore[arg-type]
+    meeting = PeerDirectory(known, lambda: now, 0.5)  # type: ignore[arg-type]
     for machine in (one.machine, two.machine, one.machine):
         assert not meeting.peers(machine, patient=True).complete
     assert reads == 1

@@ -39,7 +39,6 @@ from deployer.site.operations.admission import (
     site_wide_rules,
     writable_bytes,
 )
-from deployer.site.scheduling.placement import place_machines
 from deployer.site.store.changes import add_cluster, set_node_state
 from deployer.site.store.reports import store_report
 from signer.documents import canonical, validate
@@ -145,7 +144,6 @@ def desk(database: SiteDatabase, signed: Signed) -> Desk:
         shelf,
         lambda: signed.rules,
         lambda _who, _image: found[0].quota,
-        place_machines,
         RequestDefaults("user", "1h"),
         site.clock,
         lambda: RevocationState(blocks=found[0].blocks),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.site.service.background import run_every
+from deployer.site.service.background import BackgroundThreads, run_every
 from deployer.site.service.site import Site
 from deployer.site.settings import SiteSettings
 from deployer.site.store.changes import add_node
@@ -36,7 +36,7 @@ def test_a_duty_that_fails_keeps_no_other_from_being_done(site: Site) -> None:
         if len(done) < 4:
             raise ZeroDivisionError
 
-    site.upkeep.duties[:] = [fails, lambda _now: done.append("works")]
+    site.upkeep = BackgroundThreads(site.store, site.catalog, (), [fails, lambda _now: done.append("works")])
     with pytest.raises(SiteUnavailable, match="in time"):
         site.check()
     site.start()
