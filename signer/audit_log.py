@@ -1,8 +1,9 @@
-"""The audit log: what was done and decided, one line each, chained by hashes so that no line changes or goes unnoticed.
+"""The audit log: one line per action or decision, chained by hashes so that a changed or missing line is noticed.
 
 A line is canonical JSON (RFC 8785) and a line feed; its `prev` is the SHA-256 of the whole line before it, so that
-`tail -n 1 LOG | sha256sum` is the head of the chain. Each line is on the disk before what it tells goes on. The chain
-itself cannot tell that its end was cut off: somebody must remember a head. Receipts do. docs/formats.md has the form.
+`tail -n 1 LOG | sha256sum` is the head of the chain. Each line is on the disk before the recorded action continues. The
+chain alone does not show that its end was cut off: a head must be kept elsewhere, as receipts do. docs/formats.md has the
+form.
 """
 
 import hashlib
@@ -22,16 +23,16 @@ from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 ZERO_HASH = "0" * 64
-"""What the first line has as `prev`."""
+"""The `prev` of the first line."""
 
 MAX_LINE = 2 << 20
-"""Bytes. A decision with some hundred rules has 50 KB; nothing that is written here is near it."""
+"""Bytes. A decision with some hundred rules has 50 KB; no entry comes near the limit."""
 
 MAX_FAULTS = 100
-"""Faults that a check reports one by one; a log with more was not edited but replaced."""
+"""Faults that a check reports one by one; a log with more has been replaced, not edited."""
 
 MARK_EVERY = 256
-"""Entries between two places that are kept in memory, so that a page from the middle need not read from the start."""
+"""Entries between two positions kept in memory, so that reading a page from the middle does not start at the beginning."""
 
 Sha256Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 EntryKind = Annotated[str, Field(pattern=r"^[a-z]([a-z-]{0,30}[a-z])?$")]
@@ -41,10 +42,10 @@ class AuditLogEntry(Document):
     """One line.
 
     Attributes:
-        seq: its number: 1 for the first line, and always the number of the line.
+        seq: the number of the line; the first is 1.
         at: when it was written.
-        kind: what it tells, such as `publish`, `endorse`, `revoke`, `decision`, `deployment`, `end`.
-        prev: SHA-256 of the line before it, with its line feed.
+        kind: the kind of action, such as `publish`, `endorse`, `revoke`, `decision`, `deployment`, `end`.
+        prev: SHA-256 of the previous line, with its line feed.
         data: the facts, by kind.
     """
 
@@ -56,7 +57,7 @@ class AuditLogEntry(Document):
 
 
 class AuditHead(Document):
-    """The end of a chain: how many entries, and the SHA-256 of the last line. Whoever keeps one can tell truncation."""
+    """The end of a chain: the number of entries and the SHA-256 of the last line. A head kept elsewhere shows truncation."""
 
     seq: Annotated[int, Field(ge=0)]
     sha256: Sha256Hex
@@ -69,13 +70,15 @@ class AuditHead(Document):
         """Read `SEQ:SHA256` as `str` writes it; ValueError otherwise."""
         seq, _, digest = text.partition(":")
         if not (seq.isascii() and seq.isdigit() and len(seq) < 16):
-            raise ValueError(f"{text[:80]!r} is no head of an audit log; write NUMBER:SHA256 as `audit show` gives it")
+            raise ValueError(
+                f"{text[:80]!r} is not a valid head of an audit log; write NUMBER:SHA256 as in `audit show`"
+            )
         return cls(seq=int(seq), sha256=digest)
 
 
 @dataclass(frozen=True)
 class AuditHeadPin:
-    """A head that somebody kept, and who."""
+    """A head that was kept elsewhere; `where` says where, for messages."""
 
     head: AuditHead
     where: str
@@ -83,7 +86,7 @@ class AuditHeadPin:
 
 @dataclass
 class AuditReport:
-    """What a check of a whole log found: sentences in `faults`; `torn` bytes after the last line feed are none."""
+    """The result of checking a whole log: sentences in `faults`; `torn` bytes after the last line feed are not a fault."""
 
     entries: int = 0
     head: AuditHead | None = None
@@ -93,7 +96,7 @@ class AuditReport:
 
     @property
     def intact(self) -> bool:
-        """Whether nothing was edited, dropped, reordered, nor (as far as heads were remembered) cut off."""
+        """Whether no line was edited, dropped or reordered, nor (as far as the pins show) the end cut off."""
         return not self.faults
 
 
@@ -101,12 +104,12 @@ class AuditLog:
     """An open log. Safe to use from several threads; several processes may have the same one open.
 
     Args:
-        path: the file, made if absent, for its owner's eyes only.
-        now: when it is opened: what a line that was torn by a crash is replaced with is dated so.
+        path: the file, made if absent, readable by its owner only.
+        now: the time of opening; it dates the entry that replaces a line torn by a crash.
 
     Raises:
-        AuditBroken: what stands at its end is no entry, or not in its place.
-        AuditUnwritable: it cannot be opened or written.
+        AuditBroken: the last line is not an entry, or has the wrong number.
+        AuditUnwritable: the log cannot be opened or written.
     """
 
     def __init__(self, path: Path, now: datetime) -> None:
@@ -129,7 +132,7 @@ class AuditLog:
             raise
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._lock:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
@@ -141,22 +144,22 @@ class AuditLog:
         return AuditHead(seq=self._seq, sha256=self._last)
 
     def append(self, kind: str, data: Mapping[str, Any], now: datetime) -> AuditHead:
-        """Put one entry on the disk; it is there when this returns.
+        """Write one entry; it is on the disk when this returns.
 
         Args:
-            kind: what it tells.
+            kind: the kind of action.
             data: JSON values; numbers are integers.
-            now: when.
+            now: the time of the entry.
 
         Raises:
-            AuditUnwritable: it is not there; what it was to tell must not be done.
+            AuditUnwritable: the entry was not written; the action must not be carried out.
         """
         with self._exclusive():
             self._catch_up(now)
             return self._write(kind, data, now)
 
     def entries(self, after: int, limit: int, kinds: Collection[str] = ()) -> list[AuditLogEntry]:
-        """Up to `limit` entries with numbers above `after`, of these kinds (of all if none is named); oldest first."""
+        """Read up to `limit` entries with numbers above `after`, of these kinds (all if none is given); oldest first."""
         found: list[AuditLogEntry] = []
         with self.path.open("rb") as file:
             passed = min(after // MARK_EVERY, len(self._marks))
@@ -174,12 +177,12 @@ class AuditLog:
         return _Exclusive(self._lock, self._descriptor, self.path)
 
     def _catch_up(self, now: datetime) -> None:
-        """Take note of what others wrote since; a line that a dead process left half written is cut off, and told."""
+        """Read the lines of other processes; a line that a dead process left half written is removed, and that recorded."""
         if self._failed:
-            raise AuditUnwritable(f"{self.path}: {self._failed}; start the service again when that is mended")
+            raise AuditUnwritable(f"{self.path}: {self._failed}; repair the disk, then restart the service")
         size = os.fstat(self._descriptor).st_size
         if size < self._size:
-            raise AuditBroken(f"{self.path}: was cut off while it was open: {size} bytes are left of {self._size}")
+            raise AuditBroken(f"{self.path}: truncated while it was open: {size} bytes are left of {self._size}")
         if size == self._size:
             return
         last, torn = b"", b""
@@ -197,7 +200,7 @@ class AuditLog:
             entry = read_entry(last, f"{self.path}: line {self._seq}", AuditBroken)
             if entry.seq != self._seq:
                 raise AuditBroken(
-                    f"{self.path}: line {self._seq} calls itself entry {entry.seq}; look with `partita audit verify`"
+                    f"{self.path}: line {self._seq} has the entry number {entry.seq}; run `partita audit verify`"
                 )
         if torn:
             dropped = os.fstat(self._descriptor).st_size - self._size
@@ -218,7 +221,7 @@ class AuditLog:
         line = canonical(entry) + b"\n"
         if len(line) > MAX_LINE:
             raise AuditUnwritable(f"{self.path}: an entry of {len(line)} bytes is more than the {MAX_LINE} allowed")
-        read_entry(line, "audit entry")  # what no reader would take must not get between those that they do
+        read_entry(line, "audit entry")  # an entry that readers would refuse must not enter the chain
         try:
             left = line
             while left:
@@ -229,7 +232,7 @@ class AuditLog:
         try:
             os.fsync(self._descriptor)
         except OSError as exc:
-            # What a failed sync left on the disk is unknown, and asking again may be answered wrongly: stop here.
+            # After a failed sync the contents of the disk are unknown, and a second sync may falsely succeed: stop here.
             self._failed = f"a sync of the audit log failed: {exc.strerror}"
             raise AuditUnwritable(f"{self.path}: {self._failed}") from exc
         self._advance(line)
@@ -237,7 +240,7 @@ class AuditLog:
 
 
 class _Exclusive:
-    """The threads of this process, then all processes: one writer."""
+    """Makes this thread the only writer, first within this process, then among all processes."""
 
     def __init__(self, lock: threading.Lock, descriptor: int, path: Path) -> None:
         self._lock, self._descriptor, self._path = lock, descriptor, path
@@ -246,7 +249,7 @@ class _Exclusive:
         self._lock.acquire()
         try:
             files.lock_open(self._descriptor, wait=True)
-        except (OSError, ValueError) as exc:  # a closed descriptor is -1, which is no descriptor at all
+        except (OSError, ValueError) as exc:  # a closed descriptor is -1
             self._lock.release()
             raise AuditUnwritable(f"{self._path}: the audit log was closed") from exc
 
@@ -258,52 +261,52 @@ class _Exclusive:
 
 
 def read_entry(line: bytes, what: str, error: type[SignerError] | None = None) -> AuditLogEntry:
-    """One line, its line feed included, as an entry; DocumentError, or the error given, if it is none."""
+    """Read one line, its line feed included, as an entry; DocumentError, or the given error, if it is malformed."""
     try:
         return parse_canonical(AuditLogEntry, line.removesuffix(b"\n"), what, limit=MAX_LINE)
     except DocumentError as exc:
         if error is None:
             raise
-        raise error(f"{exc}; look with `partita audit verify`") from exc
+        raise error(f"{exc}; run `partita audit verify`") from exc
 
 
 def read_log(path: Path) -> Iterator[AuditLogEntry]:
-    """All whole entries of a log, without a check of the chain; DocumentError at the first that is none."""
+    """Yield all whole entries of a log without checking the chain; DocumentError at the first malformed line."""
     with _opened(path) as file:
         for number, line in enumerate(_lines(file), 1):
             if line.endswith(b"\n"):
                 yield read_entry(line, f"{path}: line {number}")
 
 
-def verify_log(path: Path, remembered: Sequence[AuditHeadPin] = ()) -> AuditReport:
-    """Check a whole log: every line in its form, in its place and unchanged, and every remembered head in it.
+def verify_log(path: Path, pins: Sequence[AuditHeadPin] = ()) -> AuditReport:
+    """Check that every line of a log is well-formed, in its place and unchanged, and that it contains every pinned head.
 
     Args:
         path: the log. It may be in use.
-        remembered: heads that were kept elsewhere; without one, an end that was cut off is not seen.
+        pins: heads that were kept elsewhere; without one, a truncated end is not noticed.
 
     Raises:
-        AuditUnwritable: it cannot be read.
+        AuditUnwritable: the log cannot be read.
     """
     report, last = AuditReport(), ZERO_HASH
     wanted: dict[int, list[AuditHeadPin]] = {}
-    for one in remembered:
-        if one.head.seq:  # everything follows on nothing
+    for one in pins:
+        if one.head.seq:  # every log contains the head of an empty one
             wanted.setdefault(one.head.seq, []).append(one)
     with _opened(path) as file:
         for line in _lines(file):
             if len(line) > MAX_LINE:
-                report.faults.append(f"line {report.entries + 1}: is longer than any entry; nothing after it was read")
+                report.faults.append(f"line {report.entries + 1}: longer than any entry; the rest was not read")
                 break
             if not line.endswith(b"\n"):
                 report.torn = len(line)
                 break
             report.entries += 1
-            faults = _look(line, report.entries, last)
+            faults = _check_line(line, report.entries, last)
             report.repairs += b'"kind":"repaired"' in line
             last = hashlib.sha256(line).hexdigest()
             faults += [
-                f"line {report.entries}: is not the entry that {one.where} remembers"
+                f"line {report.entries}: differs from the entry that {one.where} has recorded"
                 for one in wanted.pop(report.entries, ())
                 if one.head.sha256 != last
             ]
@@ -311,32 +314,30 @@ def verify_log(path: Path, remembered: Sequence[AuditHeadPin] = ()) -> AuditRepo
     report.head = AuditHead(seq=report.entries, sha256=last)
     for seq in sorted(seq for seq in wanted if seq > report.entries):
         report.faults.append(
-            f"the end was cut off: there are {report.entries} entries, and {wanted[seq][0].where} remembers number {seq}"
+            f"the log is truncated: it has {report.entries} entries, but {wanted[seq][0].where} has recorded number {seq}"
         )
     return report
 
 
-def _look(line: bytes, number: int, last: str) -> list[str]:
-    """What is wrong with a line, given its place and the hash of the line before it."""
+def _check_line(line: bytes, number: int, last: str) -> list[str]:
+    """Return the faults of a line, given its number and the hash of the previous line."""
     try:
         entry = read_entry(line, f"line {number}")
     except DocumentError as exc:
         return [str(exc)]
     faults = []
     if entry.prev != last:
-        before = (
-            f"line {number - 1} was changed, or is not the one that stood there"
-            if number > 1
-            else "it is not the first"
-        )
-        faults.append(f"line {number}: does not follow on what stands before it: {before}")
+        before = f"line {number - 1} was changed or replaced" if number > 1 else "it is not the first entry of the log"
+        faults.append(f"line {number}: does not continue the chain: {before}")
     if entry.seq != number:
-        faults.append(f"line {number}: is entry {entry.seq}: entries before it were dropped, added or reordered")
+        faults.append(
+            f"line {number}: has the entry number {entry.seq}: earlier entries were dropped, added or reordered"
+        )
     return faults
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines with their line feeds; one that is too long comes in pieces, so that a broken file fills no memory."""
+    """Yield lines with their line feeds; an overlong line comes in pieces, so that a broken file does not fill memory."""
     while line := file.readline(MAX_LINE + 1):
         yield line
 

@@ -1,4 +1,4 @@
-"""Commands for one's own keys: new, list, export, import."""
+"""The commands `partita key`, and the options with which other commands choose a signer."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,23 +17,23 @@ from signer.verification.signers import CertificateSigner, KeySigner, Signer
 from signer.x509.certificates import MAX_CERTIFICATE, Credential
 
 MAX_PASSPHRASE = 1024
-"""Bytes. More is the wrong file."""
+"""Bytes. A longer line means that the wrong file was named."""
 
-key_app = typer.Typer(name="key", help="Your keys: those that you endorse images with.", no_args_is_help=True)
+key_app = typer.Typer(name="key", help="Manage the keys with which you endorse images.", no_args_is_help=True)
 
 
 def open_keyring(context: typer.Context) -> Keyring:
-    """The keyring that the settings name (signer.home)."""
+    """Open the keyring that the settings name (signer.home)."""
     return Keyring(terminal.section(context, SignerSettings).home)
 
 
 def choose_key(keyring: Keyring, fingerprint: str | None) -> str:
-    """The fingerprint that was given, or that of the only key of one's own."""
+    """Return the given fingerprint, or that of the user's only usable key."""
     return sole_signing_key(keyring.keys(), utc_now()) if fingerprint is None else normalize_fingerprint(fingerprint)
 
 
 def read_passphrase(file: Path | None) -> str:
-    """The first line of a passphrase file, empty where no file is named; KeyUnusable if it cannot serve."""
+    """Read the first line of a passphrase file; empty without a file, KeyUnusable if the line is not a passphrase."""
     if file is None:
         return ""
     try:
@@ -45,7 +45,7 @@ def read_passphrase(file: Path | None) -> str:
     except UnicodeDecodeError as exc:
         raise KeyUnusable(f"{file}: the passphrase is not UTF-8 text") from exc
     if not passphrase or len(line) > MAX_PASSPHRASE:
-        raise KeyUnusable(f"{file}: a passphrase stands in the first line, 1 to {MAX_PASSPHRASE} bytes")
+        raise KeyUnusable(f"{file}: the first line must be the passphrase, 1 to {MAX_PASSPHRASE} bytes")
     return passphrase
 
 
@@ -60,13 +60,14 @@ PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File whose first line is the key's passphrase.")
 ]
 OwnKey = Annotated[
-    str | None, typer.Option("--key", help="Fingerprint of the key to sign with; your only key if not given.")
+    str | None, typer.Option("--key", help="Fingerprint of the key to sign with; by default your only key.")
 ]
 CertificateFile = Annotated[
     Path | None, typer.Option("--certificate", help="Sign with this X.509 certificate (PEM) instead of a key.")
 ]
 CertificateKeyFile = Annotated[
-    Path | None, typer.Option("--certificate-key", help="Its private key; userkey.pem beside it if not given.")
+    Path | None,
+    typer.Option("--certificate-key", help="The certificate's private key; by default userkey.pem beside it."),
 ]
 
 
@@ -77,17 +78,17 @@ def choose_signer(
     certificate_key: Path | None,
     passphrase_file: Path | None,
 ) -> Signer:
-    """Whoever signs: the holder of a certificate, else of a key in the keyring.
+    """Make the signer that the options name: a certificate, else a key in the keyring.
 
     Raises:
-        KeyUnusable: both were named, or neither can be read.
+        KeyUnusable: both are named, or the chosen one cannot be read.
     """
     passphrase = read_passphrase(passphrase_file)
     if certificate is None:
         keyring = open_keyring(context)
         return KeySigner(keyring, choose_key(keyring, key), passphrase)
     if key is not None:
-        raise KeyUnusable("sign either with --key or with --certificate")
+        raise KeyUnusable("give either --key or --certificate, not both")
     private = certificate_key or certificate.with_name("userkey.pem")
     return CertificateSigner(Credential.read(_bytes(certificate), _bytes(private), passphrase))
 
@@ -103,8 +104,8 @@ def _bytes(file: Path) -> bytes:
 @key_app.command("new")
 def new(
     context: typer.Context,
-    user_id: Annotated[str, typer.Argument(help="Whose key it is, such as 'STAR images <images@star.example>'.")],
-    expires: Annotated[str, typer.Option(help="How long it lasts: 90d, 4w, 2y, or never.")] = "2y",
+    user_id: Annotated[str, typer.Argument(help="The key's owner, such as 'STAR images <images@star.example>'.")],
+    expires: Annotated[str, typer.Option(help="Lifetime of the key: 90d, 4w, 2y, or never.")] = "2y",
     algorithm: Annotated[str, typer.Option(help=f"One of {', '.join(ALGORITHMS)}.")] = "ed25519",
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
@@ -113,13 +114,13 @@ def new(
     keyring, lifetime, passphrase = open_keyring(context), _span(expires), read_passphrase(passphrase_file)
     fingerprint = keyring.generate(user_id, lifetime=lifetime, algorithm=algorithm, passphrase=passphrase)
     if not passphrase:
-        terminal.say(f"This key has no passphrase: whoever can read {keyring.home} can endorse in your name.")
+        terminal.say(f"This key has no passphrase: anyone who can read {keyring.home} can endorse in your name.")
     terminal.show({"fingerprint": fingerprint, "home": str(keyring.home)}, fingerprint, as_json=as_json)
 
 
 @key_app.command("list")
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """List the keys that are here, your own first."""
+    """List the keys of your keyring, your own first."""
     now = utc_now()
     keys = open_keyring(context).keys()
     rows = [[key.fingerprint, _kind(key), _state(key, now), ", ".join(key.user_ids)] for key in keys]
@@ -130,11 +131,11 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
 @key_app.command("export")
 def export(
     context: typer.Context,
-    fingerprint: Annotated[str | None, typer.Argument(help="40 hex digits; your only key if not given.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write to; else it is printed.")] = None,
+    fingerprint: Annotated[str | None, typer.Argument(help="40 hex digits; by default your only key.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the key to this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print or write a public key: what a catalog registers and a site trusts."""
+    """Print a public key, or write it to a file, to be registered at a catalog and trusted by sites."""
     keyring = open_keyring(context)
     wanted = choose_key(keyring, fingerprint)
     key = keyring.export(wanted)
@@ -145,9 +146,8 @@ def export(
             raise KeyUnusable(f"{output}: the key cannot be written: {exc.strerror}") from exc
         terminal.show({"fingerprint": wanted, "file": str(output)}, f"{output}: public key {wanted}", as_json=as_json)
     else:
-        terminal.show(
-            {"fingerprint": wanted, "key": key.decode("ascii")}, key.decode("ascii").rstrip(), as_json=as_json
-        )
+        text = key.decode("ascii")
+        terminal.show({"fingerprint": wanted, "key": text}, text.rstrip(), as_json=as_json)
 
 
 @key_app.command("import")
@@ -156,7 +156,7 @@ def import_keys(
     file: Annotated[Path, typer.Argument(help="A public key, armoured or binary.")],
     as_json: Json = False,
 ) -> None:
-    """Keep somebody's public key beside your own."""
+    """Import another person's public key into your keyring."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_KEY + 1)
@@ -171,8 +171,8 @@ def _kind(key: Key) -> str:
 
 
 def _state(key: Key, now: datetime) -> str:
-    if fault := key.fault(now):
-        return fault
+    if reason := key.unusable_reason(now):
+        return reason
     return f"until {key.primary.expires:%Y-%m-%d}" if key.primary.expires else "never expires"
 
 
@@ -183,6 +183,6 @@ def _value(key: Key, now: datetime) -> dict[str, object]:
         "secret": key.secret,
         "created": write_instant(key.primary.created),
         "expires": write_instant(key.primary.expires) if key.primary.expires else None,
-        "usable": not key.fault(now),
+        "usable": not key.unusable_reason(now),
         "state": _state(key, now),
     }

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from signer.errors import DocumentError
 
 MAX_DOCUMENT = 4 << 20
-"""Bytes. No document that people write or sign is near it; a parser fed more is being attacked."""
+"""Bytes. No document that people write or sign comes near it; larger input is an attack on the parser."""
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly (RFC 7493, section 2.2)."""
@@ -32,7 +32,7 @@ D = TypeVar("D", bound=BaseModel)
 
 
 def canonical(value: object) -> bytes:
-    """The canonical JSON (RFC 8785) of a Document (members that are None are left out) or of a plain JSON value."""
+    """Encode a Document (members that are None are left out) or a plain JSON value as canonical JSON (RFC 8785)."""
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", by_alias=True, exclude_none=True)
     return rfc8785.dumps(value)  # type: ignore[arg-type]
@@ -43,11 +43,12 @@ def read_json(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> Any:
 
     Args:
         data: the bytes, UTF-8.
-        what: how to call the document in errors.
+        what: the document's name in errors.
         limit: the largest size accepted, in bytes.
 
     Raises:
-        DocumentError: too large, not UTF-8, not JSON, a duplicate member, a number that is not an exact integer.
+        DocumentError: the data is too large, not UTF-8 or not JSON, has a duplicate member, or a number that is not an
+            exact integer.
     """
     if len(data) > limit:
         raise DocumentError(what, "$", f"has {len(data)} bytes, more than the {limit} allowed")
@@ -56,7 +57,7 @@ def read_json(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> Any:
         members: dict[str, Any] = {}
         for name, value in pairs:
             if name in members:
-                raise DocumentError(what, "$", f"the member {name!r} stands twice in one object; keep one")
+                raise DocumentError(what, "$", f"the member {name!r} is listed twice in one object; keep one")
             members[name] = value
         return members
 
@@ -95,7 +96,7 @@ def read_toml(data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> dict[str,
 
 
 def validate(model: type[D], value: object, what: str) -> D:
-    """Turn a parsed value into a document of the given type, or raise DocumentError with the first fault's place."""
+    """Turn a parsed value into a document of the given type; DocumentError names the place of the first error."""
     try:
         # JSON mode: arrays become tuples and texts become dates or addresses, and nothing else is converted.
         return model.model_validate_json(json.dumps(value, default=str))
@@ -117,7 +118,7 @@ def parse_toml(model: type[D], data: bytes, what: str, *, limit: int = MAX_DOCUM
 
 
 def parse_canonical(model: type[D], data: bytes, what: str, *, limit: int = MAX_DOCUMENT) -> D:
-    """Read a document whose very bytes are its identity: anything but the canonical form is refused."""
+    """Read a document whose bytes are its identity: anything but the canonical form is refused."""
     document = parse(model, data, what, limit=limit)
     wanted = canonical(document)
     if wanted != data:
@@ -129,8 +130,8 @@ def parse_canonical(model: type[D], data: bytes, what: str, *, limit: int = MAX_
 
 
 def _path(loc: tuple[int | str, ...], value: object, missing: bool) -> str:
-    """The JSON path of a fault. Pydantic's location also names union branches; only real members are shown, and the
-    one that is missing, which is the last."""
+    """Return the JSON path of an error. Pydantic's location also names union branches; the path shows only real members
+    and, as its last element, a missing one."""
     path = "$"
     for index, part in enumerate(loc):
         if isinstance(part, int):

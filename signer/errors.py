@@ -1,4 +1,4 @@
-"""Everything that `signer` raises for the world's faults, and the base of what all packages raise for them.
+"""The errors of `signer`, and the base of all packages' errors: faults of input, files and programs.
 
 A programmer's mistake stays a built-in exception. Each package has one such module and one base error below PartitaError.
 `str(error)` is one sentence for people: what is wrong, where, and what to do.
@@ -71,28 +71,28 @@ class KeyUnusable(SignerError):
 
 
 class SignatureError(SignerError):
-    """A signature cannot be made, or what was offered as one cannot be examined at all."""
+    """A signature cannot be made, or a signature file cannot be examined at all."""
 
     code, status = "signature-unusable", 422
     exit_code = EXIT_UNVERIFIED
 
 
 class AuditUnwritable(SignerError):
-    """The audit log cannot be read or written; what it was to tell has not been done."""
+    """The audit log cannot be read or written; the action to be recorded has not been carried out."""
 
     code, status = "audit-unwritable", 503
     exit_code = EXIT_UNAVAILABLE
 
 
 class AuditBroken(SignerError):
-    """The audit log is not as it was written; the message says where."""
+    """The audit log was changed after it was written; the message says where."""
 
     code, status = "audit-broken", 500
     exit_code = EXIT_UNVERIFIED
 
 
 class ReceiptRefused(SignerError):
-    """A receipt is not what it claims to be; the message says why."""
+    """A receipt does not verify; the message says why."""
 
     code, status = "receipt-refused", 422
     exit_code = EXIT_UNVERIFIED

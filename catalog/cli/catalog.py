@@ -25,7 +25,7 @@ from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFi
 from signer.documents import validate
 from signer.errors import DocumentError
 from signer.openpgp.gpg import MAX_KEY
-from signer.openpgp.keyring import read_keys
+from signer.openpgp.verifier import read_keys
 from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.settings import state_directory

@@ -15,7 +15,7 @@ from catalog.hepix.subscriptions import ListEndorser, Subscriptions
 from catalog.settings import CatalogSettings
 from signer.cli import choose_key, open_keyring, read_passphrase
 from signer.openpgp.gpg import MAX_KEY
-from signer.openpgp.keyring import read_keys
+from signer.openpgp.verifier import read_keys
 from signer.runtime import files, terminal
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json

@@ -23,7 +23,7 @@ from deployer.trials.replay import replay_input
 from deployer.trials.request_log import find_request
 from deployer.units import duration_text, parse_duration, parse_size, size_text
 from signer.errors import EXIT_REFUSED, KeyUnusable
-from signer.openpgp.keyring import read_keys
+from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE
@@ -249,7 +249,7 @@ def _key_warnings(policy: Policy) -> list[str]:
             continue
         if trusted.fingerprint not in keys:
             found.append(f"{who} is another one, {', '.join(keys)}: nothing that it signs will count")
-        elif fault := keys[trusted.fingerprint].fault(datetime.now(UTC)):
+        elif fault := keys[trusted.fingerprint].unusable_reason(datetime.now(UTC)):
             found.append(f"{who} {fault}: nothing that it signs will count")
     return found
 

@@ -107,7 +107,7 @@ def _verified(
         rules.policy.anchors_for(manifest),
         now,
         title=manifest.title,
-        memory=memory,
+        cache=memory,
         x509=rules.policy.x509_rules,
         addresses={str(part.content) for part in manifest.partitions() if part.content},
     )
@@ -120,8 +120,8 @@ def effective_revocations(
     """The revocations that hold by the anchors of a policy; errors as in `judge`."""
     if not withdrawn.pairs:
         return []
-    found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, memory=memory)
-    return [check.withdrawal for check in found if check.withdrawal is not None]
+    found = verify_revocations(withdrawn.pairs, policy.anchors, now, x509=policy.x509_rules, cache=memory)
+    return [check.revocation for check in found if check.revocation is not None]
 
 
 def _decide(

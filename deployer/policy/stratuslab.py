@@ -17,7 +17,7 @@ from deployer.errors import PolicyUnusable
 from deployer.policy.anchors import anchor_block
 from deployer.policy.model import Policy
 from signer.errors import KeyUnusable
-from signer.openpgp.keyring import read_keys
+from signer.openpgp.verifier import read_keys
 
 MAX_FILE = 1 << 20
 """Bytes."""

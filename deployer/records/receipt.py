@@ -16,7 +16,7 @@ from deployer.policy.decision import Decision
 from signer.audit_log import AuditHead, Sha256Hex
 from signer.documents import Document, parse_canonical
 from signer.errors import DocumentError, ReceiptRefused, SignatureError
-from signer.openpgp.keyring import examine
+from signer.openpgp.verifier import examine
 from signer.statements.endorsement import DigestSubject, Instant, Sha256Digest
 
 SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"

@@ -1,7 +1,7 @@
-"""Keys as values: what GnuPG lists, and the settings of the place where one's own keys lie. Pure.
+"""Keys as values, read from GnuPG's listings, and the settings of the user's keyring. Pure.
 
-Times are timezone-aware. User ids come from strangers: they are for display only, never compared, and leave this
-module with every control character escaped.
+Times are timezone-aware. User ids are untrusted: they are for display only, never compared, and leave this module with
+every control character escaped.
 """
 
 import re
@@ -22,7 +22,7 @@ _DAYS = {"d": 1, "w": 7, "y": 365}
 
 
 class SignerSettings(Document):
-    """Section `signer`: the directory of one's own keys, a GnuPG home that nothing else uses."""
+    """Section `signer`: the directory of the user's own keys, a GnuPG home that nothing else uses."""
 
     home: Path = Field(default_factory=lambda: state_directory("keys"))
 
@@ -37,8 +37,8 @@ class Subkey:
     revoked: bool
     signs: bool
 
-    def fault(self, now: datetime) -> str:
-        """Why it may not sign at that time; empty if it may."""
+    def unusable_reason(self, now: datetime) -> str:
+        """Say why it may not sign at that time; empty if it may."""
         if self.revoked:
             return "was revoked"
         if self.expires is not None and self.expires <= now:
@@ -61,33 +61,33 @@ class Key:
         return self.primary.fingerprint
 
     def find(self, fingerprint: str) -> Subkey | None:
-        """The primary key or subkey of that fingerprint."""
+        """Return the primary key or subkey with that fingerprint."""
         return next((key for key in (self.primary, *self.subkeys) if key.fingerprint == fingerprint), None)
 
-    def fault(self, now: datetime) -> str:
-        """Why nothing signed with it counts at that time; empty if something may."""
-        primary = replace(self.primary, signs=True).fault(now)
-        faults = [key.fault(now) for key in (self.primary, *self.subkeys)]
-        return primary or ("" if "" in faults else faults[0])
+    def unusable_reason(self, now: datetime) -> str:
+        """Say why no signature by it or its subkeys counts at that time; empty if one may."""
+        primary = replace(self.primary, signs=True).unusable_reason(now)
+        reasons = [key.unusable_reason(now) for key in (self.primary, *self.subkeys)]
+        return primary or ("" if "" in reasons else reasons[0])
 
 
 def normalize_fingerprint(text: str) -> str:
-    """A fingerprint as people type it (spaces, lower case, `openpgp:`), as 40 upper-case hex digits.
+    """Turn a fingerprint as people type it (spaces, lower case, `openpgp:`) into 40 upper-case hex digits.
 
     Raises:
-        KeyUnusable: anything else. Key ids and user ids can be forged and are not accepted anywhere.
+        KeyUnusable: the text is not a fingerprint. Key ids and user ids can be forged and are not accepted anywhere.
     """
     digits = text.removeprefix("openpgp:").replace(" ", "").upper()
     if not _FINGERPRINT.fullmatch(digits):
         raise KeyUnusable(
-            f"{escape_unprintable(text[:80])!r} is no fingerprint; give the 40 hex digits that `partita key list` shows"
+            f"{escape_unprintable(text[:80])!r} is not a valid fingerprint; give the 40 hex digits from `partita key list`"
         )
     return digits
 
 
 def sole_signing_key(keys: Sequence[Key], now: datetime) -> str:
-    """The fingerprint of the one key of one's own that may sign; KeyUnusable says what to do where that is not one."""
-    own = [key.fingerprint for key in keys if key.secret and not key.fault(now)]
+    """Return the fingerprint of the user's only key that may sign; KeyUnusable if there is none or more than one."""
+    own = [key.fingerprint for key in keys if key.secret and not key.unusable_reason(now)]
     if not own:
         raise KeyUnusable("you have no key that may sign; make one with `partita key new`")
     if len(own) > 1:
@@ -96,21 +96,21 @@ def sole_signing_key(keys: Sequence[Key], now: datetime) -> str:
 
 
 def parse_lifetime(text: str) -> timedelta:
-    """A time span as people type it: 90d, 4w, 2y (a year has 365 days); ValueError otherwise."""
+    """Read a time span as people type it: 90d, 4w, 2y (a year has 365 days); ValueError otherwise."""
     if not (match := _SPAN.fullmatch(text)):
-        raise ValueError(f"{text[:40]!r} is no time span; write 90d, 4w or 2y")
+        raise ValueError(f"{text[:40]!r} is not a valid time span; write 90d, 4w or 2y")
     return timedelta(days=int(match[1]) * _DAYS[match[2]])
 
 
 def escape_unprintable(text: str) -> str:
-    """Control, invisible and direction-changing characters as escapes: names from strangers must not drive terminals."""
+    """Escape control, invisible and direction-changing characters: untrusted names must not control terminals."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def read_listing(listing: bytes) -> list[Key]:
-    """The keys in the output of `gpg --with-colons --list-keys` (GnuPG doc/DETAILS, "Format of the colon listings").
+    """Read the output of `gpg --with-colons --list-keys` (GnuPG doc/DETAILS, "Format of the colon listings").
 
-    Lines end at a line feed and nowhere else: a user id may hold any other character that some reader takes for one.
+    Lines end at line feeds only: a user id may hold other characters that some readers take for a line end.
     """
     keys: list[Key] = []
     for record in _records(listing):
@@ -152,6 +152,6 @@ def _with_fingerprint(key: Key, fingerprint: str) -> Key:
 
 
 def _user_id(text: str) -> str:
-    """Undo the listing's own escapes (\\x3a), then escape whatever must not reach a terminal."""
+    """Undo the listing's own escapes (\\x3a), then escape the characters that must not reach a terminal."""
     raw = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), text.encode())
     return escape_unprintable(raw.decode("utf-8", "backslashreplace"))

@@ -1,26 +1,27 @@
-"""What a detached signature file may consist of: OpenPGP signature packets (RFC 4880, section 4), nothing else.
+"""Splits a detached signature file into its packets: OpenPGP signatures (RFC 4880, section 4), nothing else.
 
 GnuPG accepts much more where a signature is expected: armour, compressed data, whole signed messages. Each of these has
-been somebody's way round a verifier, so the file is walked first and whatever is no signature is refused unread. Pure.
+been used to bypass a verifier, so the file is parsed here first, and any other packet is refused unread. Pure.
 """
 
 from signer.errors import SignatureError
 
 MAX_SIGNATURE = 64 << 10
-"""Bytes. A detached signature has some hundred; key material never comes inside it (certificate flooding)."""
+"""Bytes. A detached signature has some hundred; it never contains key material (certificate flooding)."""
 
 MAX_SIGNATURES = 8
-"""Signature packets in one file. People sign with one key, or with an old and a new one; each costs a run of gpg."""
+"""Signature packets in one file. People sign with one key, or with an old and a new one; each takes a run of gpg."""
 
 _SIGNATURE = 2
 _VERSION = 4
 
 
 def split_signatures(data: bytes) -> list[bytes]:
-    """The version 4 signature packets that the bytes consist of, each with its header.
+    """Split the bytes into version 4 signature packets, each with its header.
 
     Raises:
-        SignatureError: empty, too large, armoured, another kind of packet, an indefinite or wrong length, too many.
+        SignatureError: the file is empty, too large or armoured, or has a packet of another kind, an indefinite or wrong
+            length, or too many packets.
     """
     if not data:
         raise SignatureError("the signature is empty")
@@ -40,32 +41,32 @@ def split_signatures(data: bytes) -> list[bytes]:
 
 
 def _body(data: bytes, at: int) -> tuple[int, int]:
-    """Start and end of the body of the signature packet whose header starts at `at` (section 4.2)."""
+    """Find start and end of the body of the signature packet whose header starts at `at` (section 4.2)."""
     head = data[at]
     if not head & 0x80:
-        raise SignatureError(f"byte {at} starts no OpenPGP packet; sign with `gpg --detach-sign`, without armour")
+        raise SignatureError(f"no OpenPGP packet starts at byte {at}; sign with `gpg --detach-sign`, without armour")
     if head & 0x40:
         tag, length, start = head & 0x3F, *_new_length(data, at + 1)
     else:
         octets = 1 << (head & 3)
         if octets == 8:
-            raise SignatureError(f"the packet at byte {at} has an indefinite length; a signature never has")
+            raise SignatureError(f"the packet at byte {at} has an indefinite length, which no signature has")
         start = at + 1 + octets
         tag, length = head >> 2 & 0x0F, int.from_bytes(data[at + 1 : start])
     if tag != _SIGNATURE:
-        raise SignatureError(f"the packet at byte {at} is no signature (tag {tag}); only a detached signature counts")
+        raise SignatureError(f"the packet at byte {at} is not a signature (tag {tag}); only detached signatures count")
     if not length or start + length > len(data):
-        raise SignatureError(f"the signature at byte {at} is cut off")
+        raise SignatureError(f"the signature at byte {at} is truncated")
     return start, start + length
 
 
 def _new_length(data: bytes, at: int) -> tuple[int, int]:
-    """Length of a new-format packet, and where its body starts (section 4.2.2)."""
+    """Read the length of a new-format packet, and where its body starts (section 4.2.2)."""
     first = data[at] if at < len(data) else 0
     if first < 192:
         return first, at + 1
     if first < 224:
         return (first - 192 << 8) + int.from_bytes(data[at + 1 : at + 2]) + 192, at + 2
     if first < 255:
-        raise SignatureError(f"the packet at byte {at - 1} has a partial length; a signature never has")
+        raise SignatureError(f"the packet at byte {at - 1} has a partial length, which no signature has")
     return int.from_bytes(data[at + 1 : at + 5]), at + 5

@@ -1,11 +1,11 @@
 """Files that outlive a power cut, and locks that end with their process.
 
-A file is written beside its place, synced and renamed over it; then the directory is synced. Readers see the old file or
-the new one, and so does who comes after a crash (rename(2), fsync(2)). A process that is killed in between leaves a hidden
-file `.NAME.<8 hex digits>.new` behind, which nothing reads.
+A new file is written in the same directory, synced and renamed over the old one; then the directory is synced. Readers
+see the old file or the new one, also after a crash (rename(2), fsync(2)). A process that is killed in between leaves a
+hidden file `.NAME.<8 hex digits>.new` behind, which is never read.
 
-All functions raise OSError where the filesystem fails them. What a failed sync left on the disk is unknown: a caller that
-builds on it must not simply try again.
+All functions raise OSError if the filesystem fails. After a failed sync the contents of the disk are unknown: a caller
+that relies on them must not simply try again.
 """
 
 import fcntl
@@ -49,7 +49,7 @@ def writing(path: Path, *, mode: int = 0o666, sync: Sync | None = fsync, sync_na
     Args:
         path: in a directory that exists.
         mode: of the file, less the process's umask.
-        sync: makes it durable; None where it need not outlive a power cut.
+        sync: makes it durable; None if it need not outlive a power cut.
         sync_name: whether to sync the directory; a caller that writes several files may do that once, at the end.
 
     Raises:
@@ -81,15 +81,15 @@ class LockHeld(BlockingIOError):
 
 
 def lock(path: Path, *, wait: bool = False) -> int:
-    """Take the lock that is a file of that name, made if need be, and write this process's number into it.
+    """Take the lock on the file of that name, made if need be, and write this process's number into it.
 
-    The kernel gives the lock back when the descriptor is closed, and so at the end of the process.
+    The kernel releases the lock when the descriptor is closed, and so at the end of the process.
 
     Returns:
         The descriptor.
 
     Raises:
-        LockHeld: it is taken, and this is not to wait; the message names the process.
+        LockHeld: the lock is taken and `wait` is false; the message names the process.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -108,7 +108,7 @@ def lock(path: Path, *, wait: bool = False) -> int:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of `lock` for a block."""
+    """Hold the lock of `lock` during a block."""
     descriptor = lock(path, wait=wait)
     try:
         yield
@@ -117,18 +117,18 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def lock_open(descriptor: int, *, wait: bool = False) -> None:
-    """Lock an open file or directory; BlockingIOError if it is taken and this is not to wait."""
+    """Lock an open file or directory; BlockingIOError if it is locked and `wait` is false."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def unlock_open(descriptor: int) -> None:
-    """Give the lock of `lock_open` back, and keep the file open."""
+    """Release the lock of `lock_open`, and keep the file open."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 @contextmanager
 def _beside(path: Path, mode: int) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new file beside `path`, which is gone at the end if it still has its name."""
+    """Yield a new file beside `path`; it is removed if the block fails."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:

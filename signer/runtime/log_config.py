@@ -1,4 +1,4 @@
-"""The services' own log: to standard error, as text for people or one JSON object a line for whatever collects it."""
+"""The services' log: to standard error, as text for people or as one JSON object per line for log collectors."""
 
 import json
 import logging
@@ -9,15 +9,15 @@ from typing import Literal
 from signer.documents import Document
 
 VERBOSE_LOGGERS = ("uvicorn", "httpx", "alembic", "botocore", "urllib3")
-"""Libraries that tell of every step: only what they warn of is kept."""
+"""Libraries that log every step: only their warnings are kept."""
 
 
 class LogSettings(Document):
-    """Section `log`: how services write what they do.
+    """Section `log`: the log of the services.
 
     Attributes:
         format: "text" for people, "json" for programs.
-        level: the least that is written.
+        level: the lowest level that is written.
     """
 
     format: Literal["text", "json"] = "text"
@@ -25,10 +25,10 @@ class LogSettings(Document):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `at` (RFC 3339, UTC), `level`, `logger`, `message`, and `error` with its trace if there is one."""
+    """One object per line: `at` (RFC 3339, UTC), `level`, `logger`, `thread`, `message`, and for an exception `error`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; whatever the message holds, it is one."""
+        """Return the line; line feeds in the message are escaped."""
         value = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -42,7 +42,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(settings: LogSettings) -> None:
-    """Write the log of this process as the settings say, once it is a service."""
+    """Configure the log of a service's process by the settings."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter() if settings.format == "json" else logging.Formatter("%(levelname).1s %(message)s")

@@ -1,4 +1,4 @@
-"""Settings: defaults, then the TOML file, then the environment, then flags; each value remembers where it came from.
+"""Settings: defaults, then the TOML file, then the environment, then flags; the origin of each value is kept.
 
 A section is a Document whose fields all have defaults. The file has one table per section; the environment variable of
 a field is PARTITA_<SECTION>_<FIELD>; a flag is `--set section.field=value`. Unknown names are errors, wherever they are.
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=Document)
 
 
 def default_file() -> Path:
-    """Where the settings file is looked for: PARTITA_CONFIG, else /etc/partita for root and the XDG place for others."""
+    """Return the path of the settings file: PARTITA_CONFIG, else in /etc/partita for root and the XDG directory for others."""
     if named := os.environ.get("PARTITA_CONFIG"):
         return Path(named)
     base = Path("/etc/partita") if os.geteuid() == 0 else platformdirs.user_config_path("partita")
@@ -29,7 +29,7 @@ def default_file() -> Path:
 
 
 def state_directory(part: str) -> Path:
-    """Where a service keeps its state by default: /var/lib/partita/PART for root, the XDG data directory for others."""
+    """Return a service's default state directory: /var/lib/partita/PART for root, in the XDG data directory for others."""
     base = Path("/var/lib/partita") if os.geteuid() == 0 else platformdirs.user_data_path("partita")
     return base / part
 
@@ -42,7 +42,7 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def section(self, model: type[S]) -> S:
-        """The section of the given type."""
+        """Return the section of the given type."""
         return next(value for value in self.sections.values() if isinstance(value, model))
 
 
@@ -64,7 +64,7 @@ def load_settings(
         required: whether an absent file is an error (it was named on the command line).
 
     Raises:
-        SettingsError: an unknown section or field, an unusable value, an unreadable file; says which origin.
+        SettingsError: an unknown section or field, an unusable value, or an unreadable file; names the origin.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in models}
     origins = {f"{name}.{key}": "default" for name, model in models.items() for key in model.model_fields}
@@ -72,14 +72,14 @@ def load_settings(
     def put(section: str, key: str, value: object, origin: str) -> None:
         if section not in models or key not in models[section].model_fields:
             known = ", ".join(sorted(models[section].model_fields if section in models else models))
-            raise SettingsError(f"{origin}: there is no setting {section}.{key}; known here: {known}")
+            raise SettingsError(f"{origin}: unknown setting {section}.{key}; known here: {known}")
         values[section][key] = value
         origins[f"{section}.{key}"] = origin
 
     for section, table in _table(file, required=required).items():
         if not isinstance(table, dict):
             raise SettingsError(
-                f"{file}: {section} is not a table; settings stand in tables such as [{next(iter(models))}]"
+                f"{file}: {section} is not a table; write settings in tables such as [{next(iter(models))}]"
             )
         for key, value in table.items():
             put(section, key, value, str(file))
@@ -109,7 +109,7 @@ def _table(file: Path, *, required: bool) -> dict[str, Any]:
         return read_toml(file.read_bytes(), str(file))
     except FileNotFoundError as exc:
         if required:
-            raise SettingsError(f"{file}: there is no such settings file") from exc
+            raise SettingsError(f"{file}: the settings file does not exist") from exc
         return {}
     except OSError as exc:
         raise SettingsError(f"{file}: cannot be read: {exc.strerror}") from exc
@@ -118,7 +118,7 @@ def _table(file: Path, *, required: bool) -> dict[str, Any]:
 
 
 def _typed(models: Mapping[str, type[Document]], section: str, key: str, text: str) -> object:
-    """A text from the environment or a flag, as the type that its field wants; anything else is left for validation."""
+    """Convert a text from the environment or a flag to the type of its field; other types are left to validation."""
     known = models[section].model_fields.get(key) if section in models else None
     wants = known.annotation if known else str
     if wants is bool and text.lower() in {"true", "false"}:

@@ -1,4 +1,4 @@
-"""What every command of every package shares: how results, progress and errors reach a person or a program.
+"""Output of all commands: how results, progress and errors reach a person or a program.
 
 A command computes a value and shows it: as JSON when asked (`--json`), as a table or text otherwise. Progress bars go to
 standard error and only to a terminal. Errors are one sentence on standard error; the exit code says the kind.
@@ -20,20 +20,20 @@ from signer.runtime.progress import Advance, ignore_progress
 from signer.runtime.settings import Settings
 
 WIDE = 240
-"""Columns of a table that goes to a file or a pipe: nothing is cut for a width that nobody has."""
+"""Columns of text that goes to a file or a pipe, so that it is not cut to the width of a terminal."""
 
 out = Console(highlight=False, soft_wrap=True, emoji=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 UNBOUNDED = 1 << 16
-"""Columns of what is no screen."""
+"""Columns of a table that goes to a file or a pipe."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 S = TypeVar("S", bound=Document)
 
 
 def section(context: typer.Context, model: type[S]) -> S:
-    """The settings section of the given type, from the command line's context."""
+    """Return the settings section of the given type, from the command line's context."""
     settings: Settings = context.find_object(Settings)  # type: ignore[assignment]
     return settings.section(model)
 
@@ -46,13 +46,13 @@ def show(value: Any, text: object, *, as_json: bool) -> None:
     elif isinstance(text, str):
         out.print(text, markup=False)
     else:
-        # A file or a pipe has no width: what is read by programs must not be cut to that of an imagined screen.
+        # A file or a pipe has no width: text for programs must not be cut to that of an imagined screen.
         screen = out if out.is_terminal else Console(file=out.file, width=UNBOUNDED, highlight=False)
         screen.print(text, soft_wrap=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A plain table; every cell is shown as text, never as markup, with control characters escaped."""
+    """Make a plain table; every cell is shown as text, never as markup, with control characters escaped."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for at, column in enumerate(columns):
         # The first column identifies the row; the others give way to it, and nothing is ever cut off.
@@ -63,14 +63,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, on standard error; nothing where standard error is no terminal."""
+    """Print a line for the person at the terminal on standard error; nothing if standard error is not a terminal."""
     if err.is_terminal:
         err.print(printable(text), markup=False)
 
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """A progress bar in bytes with rate and time left; yields the function to advance it. Silent without a terminal."""
+    """Show a progress bar in bytes with rate and time left; yields its Advance. Silent without a terminal."""
     if not err.is_terminal:
         yield ignore_progress
         return
@@ -87,7 +87,7 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
 
 
 def format_size(count: int) -> str:
-    """A number of bytes as people read it, binary units: 1536 is `1.5 KiB`."""
+    """Write a number of bytes for people, in binary units: 1536 is `1.5 KiB`."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if amount < 1024 or unit == "TiB":
@@ -97,7 +97,7 @@ def format_size(count: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Control characters escaped: names and keys come from strangers and must not drive the terminal."""
+    """Escape control characters: names and keys are untrusted and must not control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -1,7 +1,7 @@
-"""Statements: what gets signed. An in-toto Statement v1 around our own predicates, in canonical JSON (RFC 8785).
+"""Endorsement statements, which are signed: in-toto Statement v1 with our own predicates, in canonical JSON (RFC 8785).
 
-The type stands inside the signed bytes, so a signature on one kind of statement can never serve as another: a reader
-asks for one kind and refuses every other. docs/formats.md describes the endorsement byte for byte.
+The type is inside the signed bytes, so a signature on one kind of statement can never serve as another: a reader asks
+for one kind and refuses every other. docs/formats.md describes the endorsement byte for byte.
 Source: in-toto Attestation Framework, spec/v1/statement.md.
 """
 
@@ -24,19 +24,19 @@ _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
 
 
 def _instant(value: object) -> datetime:
-    """Text as documents have it; a datetime when a document is made in code."""
+    """Accept the text form of documents, and a datetime when a document is made in code."""
     if isinstance(value, datetime) and value.utcoffset() is not None and not value.microsecond:
         value = write_instant(value)
     if not isinstance(value, str) or not _INSTANT.fullmatch(value):
-        raise ValueError(f"{str(value)[:40]!r} is no instant; write it in UTC with seconds, as 2026-01-31T12:00:00Z")
+        raise ValueError(f"{str(value)[:40]!r} is not a valid instant; write UTC with seconds, as 2026-01-31T12:00:00Z")
     try:
         return datetime.fromisoformat(value)
     except ValueError as exc:
-        raise ValueError(f"{value!r} is no instant: {exc}") from exc
+        raise ValueError(f"{value!r} is not a valid instant: {exc}") from exc
 
 
 def write_instant(instant: datetime) -> str:
-    """The one text form of an instant in documents: RFC 3339 in UTC, seconds, `Z`."""
+    """Write an instant in the one text form of documents: RFC 3339 in UTC, seconds, `Z`."""
     if instant.utcoffset():
         instant = instant.astimezone(UTC)
     return instant.replace(tzinfo=None, microsecond=0).isoformat() + "Z"
@@ -54,14 +54,14 @@ def check_plain_text(text: str) -> str:
 
 
 Role = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
-"""In what function somebody vouches, such as `image-administrator` or `site-reviewer`."""
+"""The function in which an endorser vouches, such as `image-administrator` or `site-reviewer`."""
 
 Endorser = Annotated[
     str,
     Field(pattern=r"^(openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+)$", max_length=1024),
     AfterValidator(check_plain_text),
 ]
-"""Who vouches, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
+"""The endorser, with the scheme of the signature as prefix: the fingerprint of an OpenPGP primary key (version 4), or the
 subject of an X.509 certificate as `signer.x509.certificates` writes it."""
 
 Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}$")]
@@ -83,7 +83,7 @@ class PartitionDigest(Document):
 
 
 class NamedSubject(Document):
-    """What a statement is about, as far as all kinds agree: what the endorser calls it."""
+    """The subject of a statement, as far as all kinds agree: the name that the endorser gives it."""
 
     name: Title
 
@@ -101,7 +101,7 @@ class PartitionSubject(NamedSubject):
 
 
 class Endorsement(Document):
-    """The predicate: I vouch for this, in this role, from then until then."""
+    """The predicate: I vouch for this in this role, from `issued` until `expires`."""
 
     endorser: Endorser
     issued: Instant
@@ -112,18 +112,19 @@ class Endorsement(Document):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.issued >= self.expires:
-            raise ValueError("an endorsement expires after it is issued")
+            raise ValueError("an endorsement must expire after it is issued")
         return self
 
 
 class PartitionEndorsement(Endorsement):
-    """The predicate: I vouch for these bytes as a part of images. Root and size together are what is meant."""
+    """The predicate: I vouch for these bytes as a part of images. Root and size together identify them."""
 
     size: Annotated[int, Field(ge=1)]
 
 
 class VouchingStatement(Document):
-    """The one shape of all endorsements: an in-toto Statement about one subject. Each kind narrows the last three members."""
+    """The common form of all endorsements: an in-toto Statement about one subject. Each kind narrows the last three
+    members."""
 
     type: Annotated[Literal["https://in-toto.io/Statement/v1"], Field(alias="_type")]
     subject: Annotated[tuple[NamedSubject, ...], Field(min_length=1, max_length=1)]
@@ -132,17 +133,17 @@ class VouchingStatement(Document):
 
     @property
     def image_id(self) -> str:
-        """`sha256:` and 64 hex digits, of an image or a cluster document; of a partition, which is in many: empty."""
+        """`sha256:` and 64 hex digits, of an image or a cluster document; empty for a partition, which is in many."""
         return ""
 
     @property
     def address(self) -> str:
-        """A partition's address, ROOT-SIZE; of everything else: empty."""
+        """A partition's address, ROOT-SIZE; empty for other subjects."""
         return ""
 
     @property
     def title(self) -> str:
-        """VO/name@version, as the endorser calls it."""
+        """VO/name@version, the endorser's name for the subject."""
         return self.subject[0].name
 
     @property
@@ -152,7 +153,7 @@ class VouchingStatement(Document):
 
     @property
     def scheme(self) -> str:
-        """How the endorser signs: `openpgp` or `x509`."""
+        """The endorser's scheme: `openpgp` or `x509`."""
         return self.predicate.endorser.partition(":")[0]
 
     @property
@@ -162,7 +163,7 @@ class VouchingStatement(Document):
 
 
 class DigestStatement(VouchingStatement):
-    """A statement about something that the SHA-256 of its bytes names."""
+    """A statement about a document that is named by the SHA-256 of its bytes."""
 
     subject: Annotated[tuple[DigestSubject, ...], Field(min_length=1, max_length=1)]
 
@@ -179,13 +180,13 @@ class EndorsementStatement(DigestStatement):
 
 
 class ClusterStatement(DigestStatement):
-    """A statement whose predicate is the endorsement of a cluster document: its SHA-256 is what is meant."""
+    """A statement whose predicate is the endorsement of a cluster document, named by its SHA-256."""
 
     predicate_type: Annotated[Literal["urn:partita:cluster-endorsement:v1"], Field(alias="predicateType")]
 
 
 class PartitionStatement(VouchingStatement):
-    """A statement whose predicate is the endorsement of one partition, in whatever image it is used."""
+    """A statement whose predicate is the endorsement of one partition, in any image that uses it."""
 
     subject: Annotated[tuple[PartitionSubject, ...], Field(min_length=1, max_length=1)]
     predicate_type: Annotated[Literal["urn:partita:partition-endorsement:v1"], Field(alias="predicateType")]
@@ -200,18 +201,18 @@ class PartitionStatement(VouchingStatement):
 def endorsement_statement(
     image_id: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
-    """The canonical bytes of an endorsement, ready to be signed.
+    """Make the canonical bytes of an endorsement, ready to be signed.
 
     Args:
         image_id: `sha256:` and 64 hex digits.
         title: VO/name@version.
-        endorser: `openpgp:` and the 40 upper-case hex digits of the primary key's fingerprint.
-        role: in what function the endorser vouches.
+        endorser: `openpgp:` and the 40 upper-case hex digits of the primary key's fingerprint; or `x509:` and a subject.
+        role: the function in which the endorser vouches.
         issued, expires: timezone-aware; fractions of a second are dropped.
         comment: free text, at most 1024 characters, no control characters.
 
     Raises:
-        DocumentError: one of them is not of its form; says which.
+        DocumentError: an argument is malformed; says which.
     """
     subject = _subject(title, "sha256", image_id.removeprefix("sha256:"))
     predicate = _predicate(endorser, role, issued, expires, comment)
@@ -221,15 +222,15 @@ def endorsement_statement(
 def partition_statement(
     address: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
-    """The canonical bytes of a partition's endorsement, ready to be signed.
+    """Make the canonical bytes of a partition's endorsement, ready to be signed.
 
     Args:
         address: ROOT-SIZE.
-        title: what the endorser calls the partition, VO/name@version; the VO is the one in whose name he vouches.
+        title: the endorser's name for the partition, VO/name@version; the endorser vouches in the name of that VO.
         endorser, role, issued, expires, comment: as for an image.
 
     Raises:
-        DocumentError: one of them is not of its form; says which.
+        DocumentError: an argument is malformed; says which.
     """
     root, _, size = address.partition("-")
     subject = _subject(title, "piecesRoot", root)
@@ -241,7 +242,7 @@ def partition_statement(
 def cluster_statement(
     digest: str, title: str, endorser: str, role: str, issued: datetime, expires: datetime, comment: str = ""
 ) -> bytes:
-    """The canonical bytes of a cluster document's endorsement, ready to be signed.
+    """Make the canonical bytes of a cluster document's endorsement, ready to be signed.
 
     Args:
         digest: `sha256:` and 64 hex digits, of the canonical document.
@@ -249,7 +250,7 @@ def cluster_statement(
         endorser, role, issued, expires, comment: as for an image.
 
     Raises:
-        DocumentError: one of them is not of its form; says which.
+        DocumentError: an argument is malformed; says which.
     """
     subject = _subject(title, "sha256", digest.removeprefix("sha256:"))
     predicate = _predicate(endorser, role, issued, expires, comment)
@@ -273,13 +274,8 @@ def _predicate(endorser: str, role: str, issued: datetime, expires: datetime, co
 def _written(
     kind: type[VouchingStatement], what: str, predicate_type: str, subject: dict[str, Any], predicate: dict[str, Any]
 ) -> bytes:
-    """The canonical bytes of one kind of statement; `what` is how errors call it."""
-    statement = {
-        "_type": STATEMENT_TYPE,
-        "subject": [subject],
-        "predicateType": predicate_type,
-        "predicate": predicate,
-    }
+    """Make the canonical bytes of one kind of statement; `what` is its name in errors."""
+    statement = {"_type": STATEMENT_TYPE, "predicateType": predicate_type, "subject": [subject], "predicate": predicate}
     return canonical(validate(kind, statement, what))
 
 

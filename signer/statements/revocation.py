@@ -1,6 +1,7 @@
-"""Revocations: statements that withdraw an endorsement, an image or a key. What gets signed; `revoking` says what it does.
+"""Revocation statements, which are signed: they revoke an endorsement, an image or a key.
 
 An in-toto Statement like an endorsement, with a type of its own, so that neither can serve as the other.
+signer.verification.revocations says what a revocation does.
 """
 
 import hashlib
@@ -26,19 +27,19 @@ from signer.statements.endorsement import (
 
 REVOCATION_TYPE = "urn:partita:revocation:v1"
 SECURITY_OFFICER = "security-officer"
-"""The role that may withdraw what others of its VO vouched for."""
+"""The role that may revoke what others of its VO vouched for."""
 
 RevocationKind = Literal["endorsement", "image", "key"]
 RevocationReason = Literal["compromised", "superseded", "retired"]
-"""Why: the key is in other hands, and whatever it signed is void; or there is a successor, or none is needed any more,
-and only what came after `since` is void."""
+"""Compromised: the key is in other hands, and everything that it signed is void. Superseded or retired: there is a
+successor, or it is no longer needed, and only what came after `since` is void."""
 
 _TITLE = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}/[a-z0-9][a-z0-9._-]{0,127}@[A-Za-z0-9.+_~-]{1,64}", re.ASCII)
 _KEY = re.compile(r"openpgp:[0-9A-F]{40}|x509:(/[A-Za-z0-9.]{1,64}=.+)+", re.ASCII)
 
 
 class RevocationSubject(Document):
-    """What is withdrawn: VO/name@version with the SHA-256 of the endorsement's statement or of the manifest; or a key's
+    """The revoked object: VO/name@version with the SHA-256 of the endorsement's statement or of the manifest; or a key's
     name (`openpgp:FINGERPRINT`, `x509:SUBJECT`) with the SHA-256 of that text."""
 
     name: Annotated[str, Field(max_length=1024), AfterValidator(check_plain_text)]
@@ -49,10 +50,10 @@ class Revocation(Document):
     """The predicate.
 
     Attributes:
-        revoker: who withdraws, as in an endorsement.
-        vo: for which VO.
-        role: in what function.
-        since: from when on; for a compromised key it does not matter.
+        revoker: the signer, named as in an endorsement.
+        vo: the VO to which the revocation applies.
+        role: the function in which the revoker acts.
+        since: from when on; irrelevant for a compromised key.
         serial: of one certificate of the subject, lower-case hex; None means all of them.
     """
 
@@ -80,28 +81,28 @@ class RevocationStatement(Document):
         name, serial = self.target, self.predicate.serial
         if self.predicate.kind == "key":
             if not _KEY.fullmatch(name):
-                raise ValueError(f"{name[:80]!r} is no key; write openpgp:FINGERPRINT or x509:SUBJECT")
+                raise ValueError(f"{name[:80]!r} is not a valid key name; write openpgp:FINGERPRINT or x509:SUBJECT")
             if self.digest != hashlib.sha256(name.encode()).hexdigest():
-                raise ValueError("a revoked key's digest is the SHA-256 of its name")
+                raise ValueError("the digest of a revoked key must be the SHA-256 of its name")
         elif not _TITLE.fullmatch(name):
-            raise ValueError(f"{name[:80]!r} is no name of an image; write VO/NAME@VERSION")
+            raise ValueError(f"{name[:80]!r} is not a valid image name; write VO/NAME@VERSION")
         if serial is not None and not name.startswith("x509:"):
             raise ValueError("only a certificate has a serial number")
         return self
 
     @property
     def target(self) -> str:
-        """The name of what is withdrawn."""
+        """The name of the revoked object."""
         return self.subject[0].name
 
     @property
     def digest(self) -> str:
-        """Of what is withdrawn, 64 hex digits."""
+        """The digest of the revoked object, 64 hex digits."""
         return self.subject[0].digest.sha256
 
     @property
     def scheme(self) -> str:
-        """How the revoker signs: `openpgp` or `x509`."""
+        """The revoker's scheme: `openpgp` or `x509`."""
         return self.predicate.revoker.partition(":")[0]
 
     @property
@@ -124,22 +125,22 @@ def revocation_statement(
     serial: str | None = None,
     comment: str = "",
 ) -> bytes:
-    """The canonical bytes of a revocation, ready to be signed.
+    """Make the canonical bytes of a revocation, ready to be signed.
 
     Args:
-        kind: what is withdrawn.
+        kind: the kind of object that is revoked.
         target: VO/name@version, or `openpgp:FINGERPRINT` or `x509:SUBJECT` for a key.
-        revoker: `openpgp:FINGERPRINT` or `x509:SUBJECT` of whoever signs.
-        vo, role: for which VO, in what function.
+        revoker: `openpgp:FINGERPRINT` or `x509:SUBJECT` of the signer.
+        vo, role: the VO concerned, and the signer's function.
         reason: see `RevocationReason`.
         issued: now.
-        digest: of the endorsement's statement, or of the manifest: 64 hex digits, `sha256:` before them or not.
-        since: from when on; `issued` if not given.
+        digest: of the endorsement's statement, or of the manifest: 64 hex digits, with or without `sha256:`.
+        since: from when on; by default `issued`.
         serial: of one certificate, hex.
         comment: free text.
 
     Raises:
-        DocumentError: one of them is not of its form; says which.
+        DocumentError: an argument is malformed; says which.
     """
     hashed = hashlib.sha256(target.encode()).hexdigest() if kind == "key" else digest.removeprefix("sha256:")
     predicate = {

@@ -1,9 +1,9 @@
-"""Withdrawing what was vouched for, and finding out what withdrawals there are and what they void.
+"""Makes revocations, and verifies which of them are in effect and what they void.
 
-Who may: the endorser himself (his endorsements, his key, and his word for an image), and any anchor of the same VO in the
-role of security officer (everything of the VO, images as such). A revocation that was good when it was issued stays
-good: that its signer's key expires later brings nothing back. Nothing voids a revocation; where people revoke each other
-in anger or after a theft, nothing runs until the site has changed its anchors.
+Endorsers may revoke their own endorsements, keys, and support for an image; any anchor of the same VO in the role of
+security officer may revoke everything of the VO, images as such included. A revocation that was good when it was issued
+stays good, even when its signer's key expires later. Nothing voids a revocation; if people revoke each other, in anger or
+after a theft, nothing runs until the site has changed its anchors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from signer.errors import DocumentError, SignatureError
-from signer.openpgp.status_lines import SKEW, SignatureCheck
+from signer.openpgp.status_lines import SKEW
 from signer.statements.endorsement import MAX_STATEMENT
 from signer.statements.revocation import (
     SECURITY_OFFICER,
@@ -28,15 +28,15 @@ from signer.verification.trust import Anchor, EndorsementCheck, ExaminedStatemen
 from signer.x509.cms_verifier import X509Rules
 
 MAX_REVOCATIONS = 65536
-"""Revocations that are looked at; a catalog that sends more is broken or hostile."""
+"""Revocations that are examined; a catalog that sends more is broken or hostile."""
 
 
 @dataclass(frozen=True)
 class EffectiveRevocation:
-    """A revocation that holds.
+    """A revocation that is in effect.
 
     Attributes:
-        statement: what it says.
+        statement: the signed statement.
         officer: whether its signer is a security officer of the VO, and not only the endorser concerned.
     """
 
@@ -45,13 +45,13 @@ class EffectiveRevocation:
 
     @property
     def text(self) -> str:
-        """What was withdrawn, by whom, when and why, as a clause."""
+        """By whom, when and why the object was revoked, as a clause."""
         says = self.statement.predicate
         comment = f" ({says.comment})" if says.comment else ""
         return f"revoked as {says.reason} on {says.issued:%Y-%m-%d} by {self.statement.fingerprint}{comment}"
 
     def voids(self, check: EndorsementCheck) -> bool:
-        """Whether an endorsement that counted so far counts no more."""
+        """Whether it voids an endorsement that counts otherwise."""
         says = self.statement.predicate
         own = (check.scheme, check.fingerprint) == (self.statement.scheme, self.statement.fingerprint)
         if says.vo != check.vo or not (self.officer or own):
@@ -64,29 +64,26 @@ class EffectiveRevocation:
             case "key":
                 late = check.issued is None or check.issued >= says.since
                 one = says.serial is None or says.serial == check.signer
-                return self.names(check) and one and (says.reason == "compromised" or late)
-
-    def names(self, check: EndorsementCheck) -> bool:
-        """Whether it is about the key that endorsed."""
-        return self.statement.target == f"{check.scheme}:{check.fingerprint}"
+                named = self.statement.target == f"{check.scheme}:{check.fingerprint}"
+                return named and one and (says.reason == "compromised" or late)
 
     def stops(self, image_id: str, vo: str) -> bool:
-        """Whether it withdraws the image as such, whoever vouches for it."""
+        """Whether it revokes the image as such, by whomever it is endorsed."""
         says = self.statement.predicate
         return (says.kind, says.vo) == ("image", vo) and self.officer and image_id == f"sha256:{self.statement.digest}"
 
 
 @dataclass(frozen=True)
 class RevocationCheck:
-    """What a signed revocation is worth: the withdrawal, or why it does not count (a sentence)."""
+    """The result of verifying a signed revocation: the effective revocation, or why it does not count (a sentence)."""
 
-    withdrawal: EffectiveRevocation | None
+    revocation: EffectiveRevocation | None
     reason: str
 
     @property
     def counts(self) -> bool:
-        """Whether it holds."""
-        return self.withdrawal is not None
+        """Whether it is in effect."""
+        return self.revocation is not None
 
 
 def revoke(
@@ -103,24 +100,14 @@ def revoke(
     serial: str | None = None,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
-    """Withdraw something: the statement's bytes and the signature. Arguments as `revocation_statement` takes them.
+    """Make a revocation: the statement's bytes and the signature. Arguments as in `revocation_statement`.
 
     Raises:
-        DocumentError: an argument is not of its form.
-        KeyUnusable, SignatureError: as whoever signs.
+        DocumentError: an argument is malformed.
+        KeyUnusable, SignatureError: as `Signer.sign`.
     """
     statement = revocation_statement(
-        kind,
-        target,
-        signer.endorser,
-        vo,
-        role,
-        reason,
-        now,
-        digest=digest,
-        since=since,
-        serial=serial,
-        comment=comment,
+        kind, target, signer.endorser, vo, role, reason, now, digest=digest, since=since, serial=serial, comment=comment
     )
     return statement, signer.sign(statement, now)
 
@@ -131,13 +118,13 @@ def verify_revocations(
     now: datetime,
     *,
     x509: X509Rules | None = None,
-    memory: SignatureCache | None = None,
+    cache: SignatureCache | None = None,
 ) -> list[RevocationCheck]:
-    """What each revocation is worth, in the order given; arguments as for endorsements.
+    """Verify revocations; returns a check of each, in the order given. Arguments as for endorsements.
 
     Raises:
-        SignatureError: more revocations than there can be.
-        KeyUnusable: what an anchor gives as its key is none.
+        SignatureError: there are more than MAX_REVOCATIONS.
+        KeyUnusable: the key of an anchor is not a public key or certificate.
     """
     if len(pairs) > MAX_REVOCATIONS:
         raise SignatureError(f"there are {len(pairs)} revocations, more than the {MAX_REVOCATIONS} allowed")
@@ -148,29 +135,29 @@ def verify_revocations(
         checks.append(RevocationCheck(None, claim) if isinstance(claim, str) else None)
         if not isinstance(claim, str):
             claims[at] = claim
-    known = b"" if memory is None else anchors_digest(anchors)
+    digest = b"" if cache is None else anchors_digest(anchors)
     for scheme in SCHEMES:
-        wanted = {at: pairs[at] for at, (said, _) in claims.items() if said.scheme == scheme}
+        wanted = {at: pairs[at] for at, (statement, _) in claims.items() if statement.scheme == scheme}
         keys = [anchor.key for at in wanted for anchor in claims[at][1]]
-        for at, examined in examine_all(scheme, wanted, keys, known, now, memory, x509) if wanted else ():
-            said, named = claims[at]
-            by = _signers(examined, said, named)
-            if not by and said.predicate.issued < now:
-                # Keys expire, and what they withdrew stays withdrawn.
+        for at, examined in examine_all(scheme, wanted, keys, digest, now, cache, x509) if wanted else ():
+            statement, named = claims[at]
+            by = _signers(examined, statement, named)
+            if not by and statement.predicate.issued < now:
+                # Keys expire, but their revocations stay in effect.
                 lax = x509 and replace(x509, crls="if-present")
-                then = examine_all(scheme, {at: pairs[at]}, keys, b"", said.predicate.issued, None, lax)
-                by = [anchor for _, each in then for anchor in _signers(each, said, named)]
-            checks[at] = _checked(said, by, examined)
+                then = examine_all(scheme, {at: pairs[at]}, keys, b"", statement.predicate.issued, None, lax)
+                by = [anchor for _, each in then for anchor in _signers(each, statement, named)]
+            checks[at] = _check(statement, by, examined)
     return [check for check in checks if check is not None]
 
 
 def apply_revocations(
-    checks: Iterable[EndorsementCheck], withdrawals: Sequence[EffectiveRevocation]
+    checks: Iterable[EndorsementCheck], revocations: Sequence[EffectiveRevocation]
 ) -> list[EndorsementCheck]:
-    """The endorsements after withdrawals: those that are void do not count, and say why. Pure."""
+    """Apply revocations to endorsements: those that are void do not count, and say why. Pure."""
     found = []
     for check in checks:
-        by = next((each for each in withdrawals if check.counts and each.voids(check)), None)
+        by = next((each for each in revocations if check.counts and each.voids(check)), None)
         if by is not None:
             what = {"endorsement": "It", "image": "The image", "key": "Its key"}[by.statement.predicate.kind]
             check = replace(check, counts=False, reason=f"{what} was {by.text}.")
@@ -180,35 +167,28 @@ def apply_revocations(
 
 def _claim(data: bytes, anchors: Sequence[Anchor], now: datetime) -> tuple[RevocationStatement, list[Anchor]] | str:
     try:
-        said = parse_revocation(data)
+        statement = parse_revocation(data)
     except DocumentError as exc:
         return f"{exc}."
-    says = said.predicate
-    named = [
-        anchor
-        for anchor in anchors
-        if (anchor.scheme, anchor.fingerprint, anchor.vo) == (said.scheme, said.fingerprint, says.vo)
-    ]
+    says, revoker = statement.predicate, (statement.scheme, statement.fingerprint)
+    named = [one for one in anchors if (one.scheme, one.fingerprint) == revoker and one.vo == says.vo]
     if not named:
-        return f"{said.fingerprint} is nobody here who could revoke anything of {says.vo}."
+        return f"{statement.fingerprint} is not trusted here to revoke anything of {says.vo}."
     if says.issued > now + SKEW:
         return f"It is issued on {says.issued:%Y-%m-%d %H:%M} UTC, in the future."
-    return said, named
+    return statement, named
 
 
-def _signers(examined: ExaminedStatement, said: RevocationStatement, named: Sequence[Anchor]) -> list[Anchor]:
+def _signers(examined: ExaminedStatement, statement: RevocationStatement, named: Sequence[Anchor]) -> list[Anchor]:
     """The anchors whose holder signed: of namesakes with certificates by different CAs only the one who did."""
-    good = {check.names for check in examined.signatures if _by_whom_it_says(check, said)}
-    return [anchor for anchor in named if anchor.names in good]
+    revoker = (statement.scheme, statement.fingerprint)
+    good = {one.holder_id for one in examined.signatures if one.good and (one.scheme, one.fingerprint) == revoker}
+    return [anchor for anchor in named if anchor.holder_id in good]
 
 
-def _by_whom_it_says(check: SignatureCheck, said: RevocationStatement) -> bool:
-    return check.good and (check.scheme, check.fingerprint) == (said.scheme, said.fingerprint)
-
-
-def _checked(said: RevocationStatement, by: Sequence[Anchor], examined: ExaminedStatement) -> RevocationCheck:
+def _check(statement: RevocationStatement, by: Sequence[Anchor], examined: ExaminedStatement) -> RevocationCheck:
     if not by:
         reasons = examined.problem or ", ".join(check.reason for check in examined.signatures if check.reason)
-        return RevocationCheck(None, f"The signature does not count: {reasons or 'it is by somebody else'}.")
-    withdrawal = EffectiveRevocation(said, officer=any(anchor.role == SECURITY_OFFICER for anchor in by))
-    return RevocationCheck(withdrawal, f"{said.target} was {withdrawal.text}.")
+        return RevocationCheck(None, f"The signature does not count: {reasons or 'it is by another signer'}.")
+    revocation = EffectiveRevocation(statement, officer=any(anchor.role == SECURITY_OFFICER for anchor in by))
+    return RevocationCheck(revocation, f"{statement.target} was {revocation.text}.")

@@ -1,8 +1,8 @@
-"""Remembering what examined signatures came to, so that the same bytes are not examined twice under the same anchors.
+"""A cache of examined signatures, so that the same bytes are not examined twice under the same anchors.
 
-Examining costs a process per signature; remembering costs two hashes. What is remembered holds from the moment of the
-examination until something in it expires (`SignatureCheck.until`); whether an endorsement counts is weighed anew each
-time. A clock that went back, other keys, or one byte of difference means a new examination.
+Examining takes a process per signature; a cached result takes two hashes. A result is valid from the moment of the
+examination until something in it expires (`SignatureCheck.until`); whether an endorsement counts is evaluated each time.
+A clock that was set back, other keys, or one byte of difference means a new examination.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from signer.openpgp.status_lines import SignatureCheck
 from signer.verification.trust import Anchor
 
 MAX_CACHED = 16384
-"""Signature files that are remembered, the least recently used forgotten first: some hundred bytes each."""
+"""Signature files whose results are cached, some hundred bytes each; the least recently used are dropped first."""
 
 SignatureKey = tuple[bytes, bytes, bytes]
 
 
 def anchors_digest(anchors: Sequence[Anchor]) -> bytes:
-    """What tells one set of anchors, keys included, from another."""
+    """Return a digest that identifies a set of anchors, keys included."""
     parts = sorted(
         (one.scheme, one.vo, one.role, one.fingerprint, hashlib.sha256(one.key).hexdigest()) for one in anchors
     )
@@ -29,10 +29,10 @@ def anchors_digest(anchors: Sequence[Anchor]) -> bytes:
 
 
 class SignatureCache:
-    """What was found out. Safe to use from several threads; it lives as long as its process.
+    """Results of examinations. Safe to use from several threads; it lives as long as its process.
 
     Attributes:
-        examined: how often something was examined because it was not remembered.
+        examined: how often a signature file was examined because its result was not cached.
     """
 
     def __init__(self, most: int = MAX_CACHED) -> None:
@@ -44,10 +44,10 @@ class SignatureCache:
     def get(
         self, statement: bytes, signature: bytes, anchors: bytes, now: datetime
     ) -> tuple[SignatureCheck, ...] | None:
-        """The checks of a signature file, if they are remembered and hold at that time.
+        """Return the checks of a signature file, or None if they are not cached or not valid at that time.
 
         Args:
-            statement, signature: the very bytes.
+            statement, signature: the exact bytes.
             anchors: their digest.
             now: the time of the decision.
         """
@@ -64,7 +64,7 @@ class SignatureCache:
     def put(
         self, statement: bytes, signature: bytes, anchors: bytes, now: datetime, checks: tuple[SignatureCheck, ...]
     ) -> None:
-        """Remember checks that were made just now, if all of them say how long they hold."""
+        """Store checks that were made just now, if all of them say how long they are valid."""
         limits = [check.until for check in checks if check.until is not None]
         with self._lock:
             self.examined += 1

@@ -1,7 +1,7 @@
 """S/MIME messages that are signed and not encrypted: `multipart/signed` with a detached signature (RFC 8551, section 3.5.3).
 
-What is signed is the text with CR LF at the end of each line, whatever the line ends in the file are. `openssl smime
--sign` without `-text` puts the text right behind the boundary, without headers of its own; both forms are read here.
+The signature is over the text with CR LF at the end of each line, whatever the line ends in the file. `openssl smime
+-sign` without `-text` writes the text right after the boundary, without headers of its own; both forms are read here.
 """
 
 import base64
@@ -31,10 +31,10 @@ _LINE_END = re.compile(rb"\r?\n")
 
 @dataclass(frozen=True)
 class SignedMessage:
-    """A signed message, taken apart; nothing of it is believed yet.
+    """A parsed signed message; not verified yet.
 
     Attributes:
-        part: the signed part as it stands in the file.
+        part: the signed part as in the file.
         text: its content, without headers.
         signature: CMS in DER.
     """
@@ -45,7 +45,7 @@ class SignedMessage:
 
 
 def sign_message(signer: CertificateSigner, text: bytes, now: datetime) -> bytes:
-    """A signed message that `openssl smime -verify` takes; errors as `CertificateSigner.sign` has them."""
+    """Make a signed message that `openssl smime -verify` accepts; errors as `CertificateSigner.sign`."""
     boundary = b"----" + hashlib.sha256(text).hexdigest()[:32].upper().encode()
     signature = base64.encodebytes(signer.sign(_canonical(text), now))
     return b"".join(
@@ -62,10 +62,10 @@ def sign_message(signer: CertificateSigner, text: bytes, now: datetime) -> bytes
 
 
 def read_message(data: bytes) -> SignedMessage:
-    """Take a signed message apart.
+    """Parse a signed message.
 
     Raises:
-        SignatureError: it is no message of two parts, the second of which is a detached signature.
+        SignatureError: the message does not have two parts, the second of which is a detached signature.
     """
     if len(data) > MAX_MESSAGE:
         raise SignatureError(f"the message has more than the {MAX_MESSAGE} bytes allowed")
@@ -73,34 +73,34 @@ def read_message(data: bytes) -> SignedMessage:
     kinds = _KIND.findall(re.sub(rb"\r?\n[ \t]+", b" ", head))
     bounds = [one or other for kind in kinds for one, other in _BOUNDARY.findall(kind)]
     if len(kinds) != 1 or len(bounds) != 1 or not _PROTOCOL.search(kinds[0]):
-        raise SignatureError("this is no S/MIME message of the type multipart/signed; nothing unsigned is believed")
+        raise SignatureError("not an S/MIME message of the type multipart/signed; unsigned messages are refused")
     mark = re.compile(rb"(?:^|\r?\n)--" + re.escape(bounds[0]) + rb"(--)?[ \t]*(?:\r?\n|$)")
     marks = list(mark.finditer(body))
     if [bool(found[1]) for found in marks] != [False, False, True]:
-        raise SignatureError("the S/MIME message has not two parts, one signed and one its signature")
+        raise SignatureError("the S/MIME message does not have two parts, the signed text and its signature")
     part = body[marks[0].end() : marks[1].start()]
     fields, encoded = _split(body[marks[1].end() : marks[2].start()], "the signature")
     if not _SIGNATURE.search(fields) or not _ENCODING.search(fields):
-        raise SignatureError("the second part of the S/MIME message is no signature in base64")
+        raise SignatureError("the second part of the S/MIME message is not a signature in base64")
     if len(encoded) > 2 * MAX_CMS:
         raise SignatureError(f"the signature has more than the {MAX_CMS} bytes allowed")
     try:
         signature = base64.b64decode(b"".join(encoded.split()), validate=True)
     except binascii.Error as exc:
-        raise SignatureError("the signature of the S/MIME message is no base64") from exc
+        raise SignatureError("the signature of the S/MIME message is not valid base64") from exc
     headed = part.lstrip()[:8].lower() == b"content-"
     return SignedMessage(part, _split(part, "the signed part")[1] if headed else part, signature)
 
 
 def verify_message(message: SignedMessage, rules: X509Rules, now: datetime) -> Certificate:
-    """Whose signature a message bears; whether that person may say it is for the caller to judge.
+    """Verify a message and return the signer's certificate; the caller decides whether that person is authorized.
 
     Raises:
-        SignatureError: it does not verify by these CAs; says why.
+        SignatureError: the signature does not verify by these CAs; says why.
     """
     signer = read_signed_data(message.signature).signer
     with CmsExaminer([signer.pem()], rules) as examiner:
-        # Canonical line ends, or the bytes as they are, which is what `openssl smime -sign -binary` signs.
+        # Canonical line ends, or the bytes as they are, as `openssl smime -sign -binary` signs them.
         forms = dict.fromkeys((_canonical(message.part), message.part))
         checks = [examiner.examine(form, message.signature, now)[0] for form in forms]
     if not any(check.good for check in checks):
@@ -111,7 +111,7 @@ def verify_message(message: SignedMessage, rules: X509Rules, now: datetime) -> C
 def _split(data: bytes, what: str) -> tuple[bytes, bytes]:
     found = _HEAD_END.search(data)
     if found is None:
-        raise SignatureError(f"{what} has no headers and no body, so it is no S/MIME")
+        raise SignatureError(f"{what} is not S/MIME: no blank line separates headers and body")
     return data[: found.start()], data[found.end() :]
 
 

@@ -1,7 +1,8 @@
-"""Who counts: from statements, examined signatures and trust anchors to a verdict. Pure: no files, no clock, no gpg.
+"""Decides which endorsements count: statements, examined signatures and trust anchors in, checks out. Pure.
 
-The verifier's steps are numbered here as in docs/trust-model.md and happen in that order. Steps 1, 5 and 6 lie in
-signer.verification.endorsements, signer.openpgp.keyring and signer.openpgp.status_lines; whatever they find out comes in as values.
+The verifier's steps are numbered here as in docs/trust-model.md and happen in that order. Steps 1, 5 and 6 are in
+signer.verification.endorsements, signer.openpgp.verifier and signer.openpgp.status_lines; their results come in as values.
+Step 10, how many endorsers must count, is the policy's (deployer.policy.rules).
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from signer.x509.certificates import read_certificate
 
 
 def scheme_of(fingerprint: str) -> str:
-    """How the holder of a key signs: a certificate's subject begins with a slash."""
+    """Return the scheme of a signer's fingerprint: a certificate's subject begins with a slash."""
     return "x509" if fingerprint.startswith("/") else "openpgp"
 
 
@@ -31,11 +32,11 @@ class Anchor:
     """A key that a site trusts to vouch for a VO's images in a role.
 
     Attributes:
-        vo: for whose images.
-        role: in what function.
+        vo: the VO whose images it may endorse.
+        role: the function in which it may do so.
         fingerprint: of the primary key, 40 upper-case hex digits; or the subject of the certificate.
         key: the public key, armoured or binary; or a certificate. A certificate stands for its holder, that is for its
-            subject and issuer, whose DER is compared: those who renew theirs stay trusted.
+            subject and issuer, whose DER is compared: a holder who renews the certificate stays trusted.
         scheme: `openpgp` or `x509`.
     """
 
@@ -46,27 +47,27 @@ class Anchor:
     scheme: str = "openpgp"
 
     def __post_init__(self) -> None:
-        """KeyUnusable unless the fingerprint is in its one form: another could never match, and nobody would notice."""
+        """KeyUnusable unless the fingerprint is in its one form: another form would silently never match."""
         if self.scheme == "x509":
             if (subject := read_certificate(self.key).subject) != self.fingerprint:
-                raise KeyUnusable(f"the certificate is that of {subject}, not of {self.fingerprint}")
+                raise KeyUnusable(f"the certificate belongs to {subject}, not to {self.fingerprint}")
         elif normalize_fingerprint(self.fingerprint) != self.fingerprint:
             raise KeyUnusable(f"write the fingerprint as {normalize_fingerprint(self.fingerprint)}")
 
     @property
-    def names(self) -> str:
-        """What tells holders of certificates apart; empty for OpenPGP, whose fingerprints do."""
-        return read_certificate(self.key).names if self.scheme == "x509" else ""
+    def holder_id(self) -> str:
+        """Identifies the holder of a certificate; empty for OpenPGP, where the fingerprint does."""
+        return read_certificate(self.key).holder_id if self.scheme == "x509" else ""
 
 
 @dataclass(frozen=True)
 class EndorsementCheck:
-    """What one endorsement is worth. `reason` is a sentence in either case.
+    """Whether one endorsement counts. `reason` is a sentence in either case.
 
-    What stands in the statement is repeated here even where it does not count; it is empty or None where the statement
-    could not be read. `image_id` and `title` are what the statement says it is about; `address` is set, and `image_id`
-    empty, where that is one partition. `digest` is the SHA-256 of the statement's bytes; `signer` is which key or
-    certificate of the endorser signed (see `SignatureCheck`), known only where it counts.
+    The statement's members are repeated here even if it does not count; they are empty or None if it could not be read.
+    `image_id` and `title` are the subject that the statement names; `address` is set, and `image_id` empty, if that is
+    one partition. `digest` is the SHA-256 of the statement's bytes; `signer` is the endorser's key or certificate that
+    signed (see `SignatureCheck`), known only if the endorsement counts.
     """
 
     counts: bool
@@ -87,10 +88,10 @@ class EndorsementCheck:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that would count if its signature holds: about the right image, in the name of an anchor.
+    """A statement that counts if its signature is good: about the right image, in the name of an anchor.
 
     Attributes:
-        anchors: all that fit; two certificates of one subject by different CAs are two.
+        anchors: all that match; two certificates of one subject by different CAs are two.
         digest: the SHA-256 of the statement's bytes.
     """
 
@@ -101,30 +102,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class ExaminedStatement:
-    """A statement's bytes with the signatures found on exactly them; `problem` says why there are none to look at."""
+    """A statement's bytes with the signatures on exactly these; `problem` says why they could not be examined."""
 
     statement: bytes
     signatures: tuple[SignatureCheck, ...] = ()
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether enough endorsers vouch, who does, and why the others do not. True or false by `bool()`."""
-
-    signers: tuple[EndorsementCheck, ...]
-    others: tuple[EndorsementCheck, ...]
-    threshold: int
-    reason: str
-    accepted: bool
-
-    @property
-    def missing(self) -> int:
-        """How many more distinct endorsers are needed."""
-        return max(0, self.threshold - len(self.signers))
-
-    def __bool__(self) -> bool:
-        return self.accepted
 
 
 def read_claim(
@@ -135,13 +117,13 @@ def read_claim(
     title: str | None = None,
     addresses: Collection[str] = (),
 ) -> Claim | EndorsementCheck:
-    """Steps 2 to 4: what the statement claims, or why it cannot count whoever signed it.
+    """Read what a statement claims (steps 2 to 4), or why it cannot count by any signature.
 
     Args:
         image_id: the image in question.
-        data: the statement's bytes, the very ones that the signature is over.
-        anchors: whom the site trusts.
-        title: the image's VO/name@version where it is known; the statement must then name the same.
+        data: the statement's bytes, exactly those that are signed.
+        anchors: the endorsers that the site trusts.
+        title: the image's VO/name@version if known; the statement must then name the same.
         addresses: of the image's partitions; a statement may be about one of them instead.
     """
     digest = hashlib.sha256(data).hexdigest()
@@ -150,7 +132,7 @@ def read_claim(
         statement = parse_any_endorsement(data)
     except DocumentError as exc:
         return EndorsementCheck(counts=False, reason=f"{exc}.")
-    # 3. Its only subject is this very image.
+    # 3. Its only subject is this image.
     partition = isinstance(statement, PartitionStatement)
     if partition and statement.address not in addresses:
         return _refused(statement, f"It is about a partition that the image does not have, {statement.address}.")
@@ -164,11 +146,11 @@ def read_claim(
 def read_cluster_claim(
     cluster: str, data: bytes, anchors: Sequence[Anchor], *, title: str | None = None
 ) -> Claim | EndorsementCheck:
-    """As :func:`read_claim`, of a cluster document: only a statement of that kind is about one.
+    """As :func:`read_claim`, for a cluster document and a statement of that kind.
 
     Args:
         cluster: `sha256:` and 64 hex digits, of the canonical document.
-        data, anchors: as there.
+        data, anchors: as in :func:`read_claim`.
         title: VO/name@version under which the document is published; the statement must then name the same.
     """
     try:
@@ -203,15 +185,15 @@ def _anchored(statement: VouchingStatement, anchors: Sequence[Anchor], digest: s
 def evaluate_claim(
     claim: Claim, examined: ExaminedStatement, now: datetime, *, max_age: timedelta | None = None
 ) -> EndorsementCheck:
-    """Steps 7 to 9: whether the claim holds, given the signatures on its bytes (steps 5 and 6)."""
+    """Decide whether the claim holds (steps 7 to 9), given the signatures on its bytes (steps 5 and 6)."""
     statement, says = claim.statement, claim.statement.predicate
-    # 5, 6. At least one signature, each judged by itself.
+    # 5, 6. At least one signature, each examined by itself.
     if examined.problem:
         return _refused(statement, f"{examined.problem[0].upper()}{examined.problem[1:]}.")
     # 7. A good signature is by the key that the statement names, and by no other.
     good = [check for check in examined.signatures if check.good]
-    allowed = {(*_endorser(statement), anchor.names) for anchor in claim.anchors}
-    by = next((check for check in good if (check.scheme, check.fingerprint, check.names) in allowed), None)
+    allowed = {(*_endorser(statement), anchor.holder_id) for anchor in claim.anchors}
+    by = next((check for check in good if (check.scheme, check.fingerprint, check.holder_id) in allowed), None)
     if by is None:
         if good:
             return _refused(statement, f"It names {statement.fingerprint} but was signed by {good[0].fingerprint}.")
@@ -232,53 +214,6 @@ def evaluate_claim(
     what = " for a partition" if statement.address else ""
     reason = f"{statement.fingerprint} vouches{what} as {says.role} of {statement.vo} {until}."
     return replace(_check(statement, reason, counts=True), digest=claim.digest, signer=by.signer)
-
-
-def count_endorsers(checks: Sequence[EndorsementCheck], anchors: Sequence[Anchor], threshold: int) -> Verdict:
-    """Step 10: whether enough distinct endorsers count. No anchors or no threshold is a refusal."""
-    signers: dict[str, EndorsementCheck] = {}
-    others = []
-    for check in checks:
-        if not check.counts:
-            others.append(check)
-        elif check.fingerprint not in signers:
-            signers[check.fingerprint] = check
-    enough = bool(anchors) and threshold >= 1 and len(signers) >= threshold
-    if not anchors:
-        reason = "No endorser is trusted here: name at least one trust anchor."
-    elif threshold < 1:
-        reason = f"A threshold of {threshold} demands nothing: demand at least one endorser."
-    else:
-        reason = f"{len(signers)} of {threshold} endorsers vouch."
-    return Verdict(tuple(signers.values()), tuple(others), threshold, reason, enough)
-
-
-def evaluate_endorsements(
-    image_id: str,
-    examined: Sequence[ExaminedStatement],
-    anchors: Sequence[Anchor],
-    now: datetime,
-    *,
-    threshold: int = 1,
-    max_age: timedelta | None = None,
-    title: str | None = None,
-) -> Verdict:
-    """Steps 2 to 10 over endorsements whose signatures have been examined.
-
-    Args:
-        image_id: the image in question, `sha256:` and 64 hex digits.
-        examined: each statement with the signatures on it.
-        anchors: whom the site trusts.
-        now: the time of the decision.
-        threshold: how many distinct endorsers must count.
-        max_age: since the endorsement was issued; None for any.
-        title: the image's VO/name@version where it is known.
-    """
-    checks = []
-    for each in examined:
-        claim = read_claim(image_id, each.statement, anchors, title=title)
-        checks.append(evaluate_claim(claim, each, now, max_age=max_age) if isinstance(claim, Claim) else claim)
-    return count_endorsers(checks, anchors, threshold)
 
 
 def _endorser(statement: VouchingStatement) -> tuple[str, str]:

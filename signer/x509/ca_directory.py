@@ -1,7 +1,7 @@
-"""A directory of CAs as grids lay it out: HASH.0 certificates, HASH.signing_policy, HASH.r0 revocation lists.
+"""A directory of CAs in the layout of grids: HASH.0 certificates, HASH.signing_policy, HASH.r0 revocation lists.
 
-The files' names only say what belongs together; a CA is found by the bytes of its name. A CA without a signing policy is
-there for nobody, as with Globus. Source: IGTF distribution; Globus Toolkit, "Configuring GSI".
+The names of the files only group them; a CA is found by the bytes of its subject. A CA without a signing policy is not
+trusted for any subject, as with Globus. Source: IGTF distribution; Globus Toolkit, "Configuring GSI".
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from signer.x509.signing_policy import MAX_SIGNING_POLICY, Namespace, parse_sign
 DEFAULT_DIRECTORY = Path("/etc/grid-security/certificates")
 
 MAX_FILES = 8192
-"""Files in the directory that are looked at; the whole IGTF distribution has under a thousand."""
+"""Files in the directory; the whole IGTF distribution has under a thousand."""
 
 MAX_LIST = 64 << 20
 """Bytes of one revocation list; the largest in grids have some millions."""
@@ -35,7 +35,7 @@ _NAMED = re.compile(r"([0-9a-f]{8})\.(?:([0-9])|(signing_policy)|r([0-9]))", re.
 
 @dataclass(frozen=True)
 class TrustedCa:
-    """A CA that the directory names: its certificate, the namespaces it may sign, its lists (newest first).
+    """A CA of the directory: its certificate, the namespaces it may sign, its revocation lists (newest first).
 
     Attributes:
         problem: why its signing policy or a list cannot be used; empty if all can.
@@ -47,7 +47,7 @@ class TrustedCa:
     problem: str = ""
 
     def permits(self, subject: str) -> bool:
-        """Whether its signing policy has the subject. Of several rules for one CA the first holds."""
+        """Whether its signing policy permits the subject. Of several rules for one CA the first applies."""
         mine = [each for each in self.namespaces if each.authority == self.certificate.subject]
         return bool(mine) and mine[0].permits(subject)
 
@@ -59,7 +59,7 @@ class TrustStore:
     by_subject: Mapping[bytes, tuple[TrustedCa, ...]] = field(default_factory=dict)
 
     def issuers(self, certificate: Certificate) -> tuple[TrustedCa, ...]:
-        """The CAs whose name the certificate gives as its issuer."""
+        """Return the CAs whose name the certificate gives as its issuer."""
         return self.by_subject.get(certificate.issuer_der, ())
 
 
@@ -70,16 +70,16 @@ class CaDirectory:
         self.path = path
 
     def state(self) -> bytes:
-        """What tells what is in the directory now from what was: names, sizes and times of its files.
+        """Return a digest of the directory's state: names, sizes, times and inodes of its files.
 
         Raises:
-            SignatureError: it cannot be read.
+            SignatureError: the directory cannot be read.
         """
         try:
             names = sorted(entry.name for entry in self.path.iterdir() if _NAMED.fullmatch(entry.name))
             if len(names) > MAX_FILES:
-                raise SignatureError(f"{self.path}: has more than {MAX_FILES} files; this is no directory of CAs")
-            # A link may dangle: that file is as good as absent.
+                raise SignatureError(f"{self.path}: not a directory of CAs: it has more than {MAX_FILES} files")
+            # A dangling link counts as absent.
             seen = [
                 (name, stat.st_size, stat.st_mtime_ns, stat.st_ino)
                 for name in names
@@ -90,7 +90,7 @@ class CaDirectory:
         return hashlib.sha256(repr((str(self.path.absolute()), seen)).encode()).digest()
 
     def authorities(self) -> TrustStore:
-        """The CAs in it; a file that cannot be read takes its own CA out and no other."""
+        """Read the CAs; a file that cannot be read disables its own CA and no other."""
         return _load(self.path.absolute(), self.state())
 
 
@@ -102,7 +102,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 @lru_cache(maxsize=8)
-def _load(path: Path, state: bytes) -> TrustStore:  # noqa: ARG001 - what is remembered is remembered of this state
+def _load(path: Path, state: bytes) -> TrustStore:  # noqa: ARG001 - a part of the cache's key
     stems: dict[str, list[Path]] = {}
     for entry in sorted(path.iterdir()):
         if match := _NAMED.fullmatch(entry.name):
@@ -111,7 +111,7 @@ def _load(path: Path, state: bytes) -> TrustStore:  # noqa: ARG001 - what is rem
     for files in stems.values():
         for authority in _authorities(files):
             same = found.setdefault(authority.certificate.subject_der, {})
-            # The same CA under its old and its new hash: whichever is whole.
+            # Of the same CA under its old and its new hash, the complete one.
             known = same.get(authority.certificate.der)
             if known is None or (known.problem and not authority.problem) or not known.namespaces:
                 same[authority.certificate.der] = authority
@@ -149,5 +149,5 @@ def _read(path: Path, limit: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise KeyUnusable(f"has more than the {limit} bytes allowed")
+        raise KeyUnusable(f"larger than the {limit} bytes allowed")
     return data

@@ -1,6 +1,6 @@
-"""X.509 certificates, revocation lists and private keys as values. The only door to the library that reads them.
+"""X.509 certificates, revocation lists and private keys as values. The only module that reads them with `cryptography`.
 
-Names are compared as their DER bytes, in order; their texts are for people and for statements. Source: RFC 5280.
+Names are compared by their DER bytes, in order; their texts are for people and for statements. Source: RFC 5280.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ from signer.errors import KeyUnusable, SignatureError
 from signer.x509.der import read_der
 
 MAX_CERTIFICATE = 64 << 10
-"""Bytes of a certificate file; one has some two thousand."""
+"""Bytes of a certificate file, which has some two thousand."""
 
 MIN_RSA = 2048
-"""Bits. Shorter ones are refused by every grid CA since 2014 and by OpenSSL's own levels since."""
+"""Bits. Grid CAs have refused shorter keys since 2014, and so do OpenSSL's security levels."""
 
 STRONG_DIGESTS = ("sha256", "sha384", "sha512")
 """Hashes that count in a certificate's or a list's signature."""
@@ -50,19 +50,19 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the rules need to know of a certificate.
+    """The facts of a certificate that the rules need.
 
     Attributes:
-        der: all of it.
-        subject, issuer: the texts, as OpenSSL's `compat` form writes them.
-        subject_der, issuer_der: the names themselves.
-        serial: its number.
-        not_before, not_after: from when to when it is valid, both included.
-        authority: whether it may issue others.
-        signs: its key usage has digitalSignature or nonRepudiation; None where it has no key usage.
+        der: the whole certificate.
+        subject, issuer: the names as text, in OpenSSL's `compat` form.
+        subject_der, issuer_der: the names in DER.
+        serial: its serial number.
+        not_before, not_after: its validity, both instants included.
+        authority: whether it may issue other certificates.
+        signs: its key usage has digitalSignature or nonRepudiation; None if it has no key usage.
         proxy: whether it is a proxy (RFC 3820).
-        weak: what is too weak about its key; empty if nothing is.
-        digest: the hash in its signature; "" where the algorithm needs none, "?" where nobody knows.
+        weak: why its key is too weak; empty if it is not.
+        digest: the hash in its signature; "" if the algorithm needs none, "?" if unknown.
     """
 
     der: bytes
@@ -85,24 +85,24 @@ class Certificate:
         return self.subject_der == self.issuer_der
 
     @property
-    def names(self) -> str:
-        """What identifies its holder: the hash of both names' bytes."""
+    def holder_id(self) -> str:
+        """Identifies its holder: the hash of subject and issuer in DER."""
         return hashlib.sha256(
             hashlib.sha256(self.subject_der).digest() + hashlib.sha256(self.issuer_der).digest()
         ).hexdigest()
 
     def issued(self, other: "Certificate") -> bool:
-        """Whether it issued the other: by name, and by a signature that verifies."""
+        """Whether it issued the other certificate: by name, and by a signature that verifies."""
         return self.subject_der == other.issuer_der and _issued(self.der, other.der)
 
     def pem(self) -> bytes:
-        """The certificate in PEM."""
+        """Return the certificate in PEM."""
         return x509.load_der_x509_certificate(self.der).public_bytes(serialization.Encoding.PEM)
 
 
 @dataclass(frozen=True)
 class RevocationList:
-    """A CRL (RFC 5280, section 5). `next_update` is None where it names none, and then it never counts as current."""
+    """A CRL (RFC 5280, section 5). One without `next_update` (None) never counts as current."""
 
     der: bytes
     issuer_der: bytes
@@ -112,40 +112,40 @@ class RevocationList:
     partial: bool
     _list: x509.CertificateRevocationList = field(compare=False, repr=False)
 
-    def by(self, authority: Certificate) -> bool:
-        """Whether the authority signed it."""
+    def signed_by(self, authority: Certificate) -> bool:
+        """Whether the CA signed it."""
         key = x509.load_der_x509_certificate(authority.der).public_key()
         return self.issuer_der == authority.subject_der and self._list.is_signature_valid(key)  # type: ignore[arg-type]
 
-    def revoked(self, serial: int) -> datetime | None:
-        """When a certificate was revoked; None if it was not."""
+    def revocation_date(self, serial: int) -> datetime | None:
+        """Return when a certificate was revoked; None if it was not."""
         found = self._list.get_revoked_certificate_by_serial_number(serial)
         return None if found is None else found.revocation_date_utc
 
     def pem(self) -> bytes:
-        """The list in PEM."""
+        """Return the list in PEM."""
         return self._list.public_bytes(serialization.Encoding.PEM)
 
 
 @lru_cache(maxsize=512)
 def read_certificate(data: bytes) -> Certificate:
-    """A certificate from PEM (the first in the file) or DER.
+    """Read a certificate from PEM (the first in the file) or DER.
 
     Raises:
-        KeyUnusable: it is none, or one that cannot be read whole.
+        KeyUnusable: not a certificate, or one with parts that cannot be read.
     """
     if len(data) > MAX_CERTIFICATE:
-        raise KeyUnusable(f"a certificate has at most {MAX_CERTIFICATE} bytes, not {len(data)}")
+        raise KeyUnusable(f"the certificate has {len(data)} bytes, more than the {MAX_CERTIFICATE} allowed")
     try:
         pem = b"-----BEGIN" in data
         found = x509.load_pem_x509_certificate(data) if pem else x509.load_der_x509_certificate(data)
         return _certificate(found)
     except (ValueError, UnsupportedAlgorithm, SignatureError, x509.DuplicateExtension) as exc:
-        raise KeyUnusable("this is no X.509 certificate in PEM or DER that can be read") from exc
+        raise KeyUnusable("not a readable X.509 certificate in PEM or DER") from exc
 
 
 def read_revocation_list(data: bytes) -> RevocationList:
-    """A CRL from PEM or DER; KeyUnusable if it is none."""
+    """Read a CRL from PEM or DER; KeyUnusable if it is not one."""
     try:
         pem = b"-----BEGIN" in data[:4096]
         found = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
@@ -154,7 +154,7 @@ def read_revocation_list(data: bytes) -> RevocationList:
         issuer = fields[2 if fields[0].tag == 0x02 else 1].whole
         oids = {extension.oid for extension in found.extensions}
     except (ValueError, UnsupportedAlgorithm, SignatureError, IndexError, x509.DuplicateExtension) as exc:
-        raise KeyUnusable("this is no revocation list in PEM or DER that can be read") from exc
+        raise KeyUnusable("not a readable revocation list in PEM or DER") from exc
     partial = bool(oids & {ExtensionOID.DELTA_CRL_INDICATOR, ExtensionOID.ISSUING_DISTRIBUTION_POINT})
     der = found.public_bytes(serialization.Encoding.DER)
     return RevocationList(der, issuer, found.last_update_utc, found.next_update_utc, _digest(found), partial, found)
@@ -162,17 +162,17 @@ def read_revocation_list(data: bytes) -> RevocationList:
 
 @dataclass(frozen=True)
 class Credential:
-    """Somebody's certificate with its private key."""
+    """A certificate with its private key."""
 
     certificate: Certificate
     _key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, certificate: bytes, key: bytes, passphrase: str = "") -> "Credential":
-        """From PEM files as grids keep them (usercert.pem, userkey.pem).
+        """Read a certificate and its private key from PEM files as in grids (usercert.pem, userkey.pem).
 
         Raises:
-            KeyUnusable: one cannot be read, the passphrase is wrong, or they do not belong together.
+            KeyUnusable: one of them cannot be read, the passphrase is wrong, or they do not belong together.
         """
         held = read_certificate(certificate)
         try:
@@ -181,24 +181,19 @@ class Credential:
             wrong = "needs no passphrase" if passphrase else "needs its passphrase; give --passphrase-file"
             raise KeyUnusable(f"the certificate's private key {wrong}") from exc
         except (ValueError, UnsupportedAlgorithm) as exc:
-            raise KeyUnusable(
-                "the certificate's private key cannot be read: no key in PEM, or another passphrase"
-            ) from exc
+            raise KeyUnusable("the certificate's private key cannot be read: not PEM, or a wrong passphrase") from exc
         if not isinstance(private, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise KeyUnusable("CMS signatures are made with RSA or elliptic-curve keys; use such a certificate")
+            raise KeyUnusable("CMS signatures need an RSA or elliptic-curve key; use a certificate with such a key")
         if x509.load_der_x509_certificate(held.der).public_key() != private.public_key():
             raise KeyUnusable(f"the private key does not belong to the certificate of {held.subject}")
         return cls(held, private)
 
     def sign(self, data: bytes) -> bytes:
-        """A detached CMS signature in DER over exactly these bytes, with SHA-256 (RFC 5652)."""
+        """Make a detached CMS signature in DER over exactly these bytes, with SHA-256 (RFC 5652)."""
         builder = pkcs7.PKCS7SignatureBuilder().set_data(data)
         signer = x509.load_der_x509_certificate(self.certificate.der)
-        options = [
-            pkcs7.PKCS7Options.DetachedSignature,
-            pkcs7.PKCS7Options.Binary,
-            pkcs7.PKCS7Options.NoCapabilities,
-        ]
+        kind = pkcs7.PKCS7Options
+        options = [kind.DetachedSignature, kind.Binary, kind.NoCapabilities]
         return builder.add_signer(signer, self._key, hashes.SHA256()).sign(serialization.Encoding.DER, options)
 
 
@@ -234,7 +229,7 @@ def _weakness(found: x509.Certificate) -> str:
         case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
             return ""
         case _:
-            return "a key of a kind that does not count"
+            return "a key of an unsupported kind"
 
 
 def _digest(found: x509.Certificate | x509.CertificateRevocationList) -> str:
@@ -254,7 +249,7 @@ def _issued(authority: bytes, other: bytes) -> bool:
 
 
 def _text(name: x509.Name) -> str:
-    """/DC=org/DC=example/CN=Ann, in the certificate's order; what would look like structure in a value is escaped."""
+    """Write a name as /DC=org/DC=example/CN=Ann, in the certificate's order; separators within values are escaped."""
     return "".join("/" + "+".join(_attributes(tuple(rdn))) for rdn in name.rdns)
 
 

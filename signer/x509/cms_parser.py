@@ -1,7 +1,7 @@
-"""What a CMS file says before anybody believes it: one signer, detached, with algorithms that count. Pure.
+"""Parses a CMS file before it is verified: one signer, detached, with algorithms that count. Pure.
 
-OpenSSL verifies several signers, embedded contents and SHA-1 without a word. Here a file is one signature: whatever else
-CMS allows is refused before OpenSSL sees it. Source: RFC 5652, sections 3 and 5.
+OpenSSL silently accepts several signers, embedded contents and SHA-1. Here a file is one signature: everything else that
+CMS allows is refused before OpenSSL reads it. Source: RFC 5652, sections 3 and 5.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from signer.x509.certificates import Certificate, read_certificate
 from signer.x509.der import OCTET_STRING, SEQUENCE, SET, Element, read_der
 
 MAX_CMS = 64 << 10
-"""Bytes of a signature file: a signature and some certificates have under ten thousand."""
+"""Bytes of a signature file; a signature and some certificates have under ten thousand."""
 
 MAX_CERTIFICATES = 8
 """Certificates in a file; one is needed."""
@@ -34,7 +34,9 @@ _SIGNATURES = {
     "1.2.840.10045.4.3.3": "sha384",
     "1.2.840.10045.4.3.4": "sha512",
 }
-"""RSA (PKCS #1 v1.5) and ECDSA; with PSS the parameters could name another hash than the file does."""
+"""RSA (PKCS #1 v1.5) and ECDSA; with PSS the parameters could name another hash than the rest of the file."""
+
+MALFORMED = "the signature is not a CMS file as defined in RFC 5652"
 
 _CERTIFICATES, _ATTRIBUTES = 0xA0, 0xA0
 _KEY_IDENTIFIER = 0x80
@@ -43,18 +45,18 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 @dataclass(frozen=True)
 class SignedData:
-    """One detached signature: whose certificate it names, and when it says it was made (None where it does not)."""
+    """One detached signature: the signer's certificate, and the signing time (None if the file does not give it)."""
 
     signer: Certificate
     made: datetime | None
 
 
 def read_signed_data(data: bytes) -> SignedData:
-    """Look into a CMS file.
+    """Parse a CMS file.
 
     Raises:
-        SignatureError: it is no detached CMS signature in DER by one signer whose certificate it holds, or it uses
-            something too weak; says what.
+        SignatureError: not a detached CMS signature in DER by one signer whose certificate it holds, or it uses a weak
+            algorithm; says why.
     """
     if not data:
         raise SignatureError("the signature is empty")
@@ -63,7 +65,7 @@ def read_signed_data(data: bytes) -> SignedData:
     try:
         return _read(read_der(data))
     except (IndexError, ValueError) as exc:
-        raise SignatureError("the signature is no CMS file as RFC 5652 describes it") from exc
+        raise SignatureError(MALFORMED) from exc
 
 
 def _read(file: Element) -> SignedData:
@@ -76,16 +78,16 @@ def _read(file: Element) -> SignedData:
     if inner[0].oid() != _DATA:
         raise SignatureError("the signature is over another kind of content than plain data")
     if len(inner) != 1:
-        raise SignatureError("the signature brings a content of its own; only a detached one counts")
+        raise SignatureError("the signature file embeds its content; only a detached signature counts")
     signers = rest[-1]
     if signers.tag != SET or digests.tag != SET:
-        raise SignatureError("the signature is no CMS file as RFC 5652 describes it")
+        raise SignatureError(MALFORMED)
     infos = signers.children()
     if len(infos) != 1:
-        raise SignatureError(f"the signature is by {len(infos)} signers; each endorses in a file of its own")
+        raise SignatureError(f"the file has {len(infos)} signers; write each signature to a file of its own")
     held = [_held(each) for part in rest[:-1] if part.tag == _CERTIFICATES for each in part.children()]
     if len(held) > MAX_CERTIFICATES:
-        raise SignatureError(f"the signature brings {len(held)} certificates, more than the {MAX_CERTIFICATES} allowed")
+        raise SignatureError(f"the file holds {len(held)} certificates, more than the {MAX_CERTIFICATES} allowed")
     return _signer(infos[0], held)
 
 
@@ -93,7 +95,7 @@ def _held(element: Element) -> Certificate:
     try:
         return read_certificate(element.whole)
     except KeyUnusable as exc:
-        raise SignatureError("the signature brings a certificate that cannot be read") from exc
+        raise SignatureError("the signature file holds a certificate that cannot be read") from exc
 
 
 def _signer(info: Element, held: list[Certificate]) -> SignedData:
@@ -109,11 +111,11 @@ def _signer(info: Element, held: list[Certificate]) -> SignedData:
     if fitting not in {"", hashed}:
         raise SignatureError("the signature names two different hashes")
     if sid.tag == _KEY_IDENTIFIER:
-        raise SignatureError("the signature names its key and not its certificate; sign without -keyid")
+        raise SignatureError("the signature names its key instead of its certificate; sign without -keyid")
     issuer, serial = sid.children()
     named = {one.der: one for one in held if (one.issuer_der, one.serial) == (issuer.whole, serial.integer())}
     if len(named) != 1:
-        raise SignatureError(f"the signature brings {len(named) or 'no'} certificates of its signer; one is needed")
+        raise SignatureError(f"the file holds {len(named) or 'no'} certificates of its signer; one is needed")
     (certificate,) = named.values()
     return SignedData(certificate, _made(attributes) if attributes else None)
 
@@ -123,10 +125,10 @@ def _made(attributes: Element) -> datetime | None:
     for attribute in attributes.children():
         kind, found = attribute.children()
         if kind.oid() in values:
-            raise SignatureError("the signature has an attribute twice")
+            raise SignatureError("an attribute of the signature is listed twice")
         values[kind.oid()] = found
     if _CONTENT_TYPE not in values or _MESSAGE_DIGEST not in values:
-        raise SignatureError("the signature lacks an attribute that RFC 5652 demands")
+        raise SignatureError("the signature lacks an attribute that RFC 5652 requires")
     if _SIGNING_TIME not in values:
         return None
     (time,) = values[_SIGNING_TIME].children()
@@ -134,5 +136,5 @@ def _made(attributes: Element) -> datetime | None:
     if time.tag == _UTC_TIME:  # two digits of the year: 1950 to 2049 (RFC 5652, section 11.3)
         text = ("19" if text >= "5" else "20") + text
     elif time.tag != _GENERALIZED_TIME:
-        raise SignatureError("the signature is dated in no form that RFC 5652 knows")
+        raise SignatureError("the signing time is not in a form that RFC 5652 allows")
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

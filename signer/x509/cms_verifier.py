@@ -1,6 +1,6 @@
-"""Examining detached CMS signatures: our rules choose the chain, OpenSSL verifies signature and chain, both must agree.
+"""Verifies detached CMS signatures: our rules choose the chain, OpenSSL verifies signature and chain, both must agree.
 
-Nothing here decides about trust: signer.verification.trust decides who counts.
+Nothing here decides about trust: signer.verification.trust decides which signatures count.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ SCHEME = "x509"
 
 @dataclass(frozen=True)
 class X509Rules:
-    """By which CAs a site judges certificates.
+    """A site's CAs, and its rules for certificates.
 
     Attributes:
-        directory: of CAs, as grids lay it out.
+        directory: of CAs, in the layout of grids.
         crls: whether each CA must have a current revocation list.
     """
 
@@ -35,32 +35,32 @@ class X509Rules:
     _held: CaDirectory = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Open nothing yet: the directory may come and go."""
+        """Open nothing yet: the directory may be absent at times."""
         object.__setattr__(self, "_held", CaDirectory(self.directory))
 
     @property
     def authorities(self) -> CaDirectory:
-        """The directory."""
+        """The directory of CAs."""
         return self._held
 
     def state(self) -> bytes:
-        """What tells these rules, and the directory as it is, from others."""
+        """Return bytes that identify these rules and the directory's present state."""
         return self._held.state() + self.crls.encode()
 
 
 class CmsExaminer(AbstractContextManager["CmsExaminer"]):
-    """Examines signatures by holders of the certificates that are allowed, and of no others.
+    """Examines signatures by the holders of the allowed certificates, and by no others.
 
-    A certificate allows its holder, that is its subject and issuer: renewed ones count as well.
+    A certificate allows its holder, that is its subject and issuer: a renewed certificate counts as well.
 
     Raises:
-        KeyUnusable: no certificate at all, or what was given as one is none.
+        KeyUnusable: no certificate is given, or one of them is not a certificate.
     """
 
     def __init__(self, allowed: Sequence[bytes], rules: X509Rules) -> None:
         if not allowed:
             raise KeyUnusable("no certificate is allowed, so no signature can count")
-        self._names = {read_certificate(each).names for each in allowed}
+        self._holders = {read_certificate(each).holder_id for each in allowed}
         self._rules = rules
 
     def __exit__(
@@ -69,17 +69,15 @@ class CmsExaminer(AbstractContextManager["CmsExaminer"]):
         """Nothing is kept."""
 
     def examine(self, data: bytes, signature: bytes, now: datetime) -> tuple[SignatureCheck, ...]:
-        """The one signature of a CMS file over exactly these bytes.
+        """Examine the one signature of a CMS file over exactly these bytes.
 
         Raises:
-            SignatureError: the file is no detached CMS signature by one signer.
+            SignatureError: the file is not a detached CMS signature by one signer.
         """
         signed = read_signed_data(signature)
-        if signed.signer.names not in self._names:
-            by = f"{signed.signer.subject}, issued by {signed.signer.issuer}"
-            return (
-                SignatureCheck(SCHEME, good=False, reason=f"it is by {by}, not among the allowed ones", until=ALWAYS),
-            )
+        if signed.signer.holder_id not in self._holders:
+            reason = f"it is by {signed.signer.subject}, issued by {signed.signer.issuer}, not among the allowed ones"
+            return (SignatureCheck(SCHEME, good=False, reason=reason, until=ALWAYS),)
         try:
             chain = find_chain(signed.signer, self._rules.authorities.authorities(), now, self._rules.crls)
             _same(verify_cms(data, signature, *_trusted(chain), now), signed.signer)
@@ -95,7 +93,7 @@ def _trusted(chain: CertificateChain) -> tuple[list[bytes], list[bytes]]:
 
 def _same(found: bytes, signer: Certificate) -> None:
     if read_certificate(found).der != signer.der:
-        raise SignatureError("OpenSSL takes another certificate of the file for the signer's")
+        raise SignatureError("OpenSSL reports another certificate of the file as the signer's")
 
 
 def _check(signed: SignedData, chain: CertificateChain, now: datetime) -> SignatureCheck:
@@ -104,17 +102,9 @@ def _check(signed: SignedData, chain: CertificateChain, now: datetime) -> Signat
         reason = f"it is dated {signed.made:%Y-%m-%d %H:%M} UTC, in the future"
     elif signed.made is not None and not chain.since <= signed.made:
         reason = f"it was made before its certificates were valid, from {chain.since:%Y-%m-%d %H:%M} UTC on"
-    until = min(
-        (turn for turn in (chain.until, signed.made and signed.made - SKEW) if turn and turn > now), default=ALWAYS
-    )
+    turns = (chain.until, signed.made and signed.made - SKEW)
+    until = min((turn for turn in turns if turn and turn > now), default=ALWAYS)
+    serial, holder = f"{signer.serial:x}", signer.holder_id
     return SignatureCheck(
-        SCHEME,
-        not reason,
-        signer.subject,
-        f"{signer.serial:x}",
-        signed.made,
-        reason,
-        until,
-        names=signer.names,
-        since=chain.since,
+        SCHEME, not reason, signer.subject, serial, signed.made, reason, until, holder_id=holder, since=chain.since
     )

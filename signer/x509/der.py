@@ -1,7 +1,7 @@
-"""Reading DER (ITU-T X.690, section 10): just enough to look into a CMS file or a certificate without guessing. Pure.
+"""Reads DER (ITU-T X.690, section 10), as far as CMS files and certificates need it. Pure.
 
-Only the one definite, shortest form of a length is read; what BER would also allow is refused, so that two readers of
-the same bytes cannot see two things in them.
+Only the definite, shortest form of a length is read; the other forms of BER are refused, so that two readers of the same
+bytes cannot interpret them differently.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from signer.errors import SignatureError
 INTEGER, OCTET_STRING, OID, SEQUENCE, SET = 0x02, 0x04, 0x06, 0x30, 0x31
 """Tags (section 8.1.2), with the bit for constructed encodings where it belongs."""
 
+NOT_DER = "the signature is not a CMS file in DER; make it with `openssl cms -sign -outform DER`"
+
 MAX_NESTED = 64
-"""Members of one sequence or set that are looked at; nothing that is read here has more."""
+"""Members of one sequence or set; nothing that is read here has more."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Element:
     whole: bytes
 
     def children(self) -> list["Element"]:
-        """What a constructed element holds; SignatureError if it holds something else, or too much."""
+        """Read the members of a constructed element; SignatureError if they are malformed or too many."""
         found: list[Element] = []
         for child in _elements(self.content):
             if len(found) == MAX_NESTED:
@@ -34,9 +36,9 @@ class Element:
         return found
 
     def oid(self) -> str:
-        """The dotted form of an object identifier."""
+        """Return an object identifier in dotted form."""
         if self.tag != OID or not self.content or self.content[-1] & 0x80:
-            raise SignatureError("the signature has something else where an object identifier belongs")
+            raise SignatureError("the signature has another element where an object identifier is expected")
         numbers, value = [], 0
         for byte in self.content:
             value = value << 7 | byte & 0x7F
@@ -47,17 +49,17 @@ class Element:
         return ".".join(map(str, [first, numbers[0] - 40 * first, *numbers[1:]]))
 
     def integer(self) -> int:
-        """The value of an integer."""
+        """Return the value of an integer."""
         if self.tag != INTEGER or not self.content:
-            raise SignatureError("the signature has something else where a number belongs")
+            raise SignatureError("the signature has another element where a number is expected")
         return int.from_bytes(self.content, "big", signed=True)
 
 
 def read_der(data: bytes) -> Element:
-    """The one element that the bytes are; SignatureError if they are not exactly one, in DER."""
+    """Read bytes that are exactly one element in DER; SignatureError otherwise."""
     elements = list(_elements(data, most=1))
     if len(elements) != 1:
-        raise SignatureError("the signature is no CMS file in DER; make it with `openssl cms -sign -outform DER`")
+        raise SignatureError(NOT_DER)
     return elements[0]
 
 
@@ -65,7 +67,7 @@ def _elements(data: bytes, most: int | None = None) -> Iterator[Element]:
     at, count = 0, 0
     while at < len(data):
         if count == most:
-            raise SignatureError("the signature has bytes behind its end")
+            raise SignatureError("the signature has trailing bytes")
         element = _element(data, at)
         at += len(element.whole)
         count += 1
@@ -73,7 +75,7 @@ def _elements(data: bytes, most: int | None = None) -> Iterator[Element]:
 
 
 def _element(data: bytes, start: int) -> Element:
-    malformed = SignatureError("the signature is no CMS file in DER; make it with `openssl cms -sign -outform DER`")
+    malformed = SignatureError(NOT_DER)
     if start + 2 > len(data) or data[start] & 0x1F == 0x1F:
         raise malformed
     length, at = data[start + 1], start + 2

@@ -1,7 +1,7 @@
-"""Running OpenSSL on a detached CMS signature: the only door to its command.
+"""Runs OpenSSL on a detached CMS signature. The only module that runs its command.
 
 It gets exactly the CAs and revocation lists that our own rules chose, no directory and no default store, and the
-caller's time. What it says is its exit code and the signer's certificate that it wrote, nothing else.
+caller's time. Only its exit code and the signer's certificate that it wrote are used.
 """
 
 import os
@@ -16,26 +16,26 @@ from pathlib import Path
 from signer.errors import SignatureError
 
 TIMEOUT = 20
-"""Seconds for one run; it takes some hundredths."""
+"""Seconds for one run, which takes some hundredths."""
 
 LIMITS = {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_CPU: 10, resource.RLIMIT_FSIZE: 1 << 20}
-"""What one run may use: it reads bytes from strangers."""
+"""Limits of one run, which reads untrusted bytes: address space, CPU seconds, bytes of a file."""
 
 
 def verify_cms(
     data: bytes, signature: bytes, authorities: Sequence[bytes], lists: Sequence[bytes], now: datetime
 ) -> bytes:
-    """The signer's certificate (PEM) of a detached signature that OpenSSL finds good at that time.
+    """Verify a detached signature with OpenSSL at a given time; returns the signer's certificate (PEM).
 
     Args:
         data: the signed bytes.
         signature: CMS in DER.
-        authorities: the CAs of the signer's chain, PEM, the root among them.
+        authorities: the CAs of the signer's chain, PEM, including the root.
         lists: current revocation lists, PEM: one for each CA, or none for no check against lists.
         now: the time of the examination.
 
     Raises:
-        SignatureError: it does not verify, or OpenSSL cannot be run.
+        SignatureError: the signature does not verify, or OpenSSL cannot be run.
     """
     with tempfile.TemporaryDirectory(prefix="partita-") as place:
         home = Path(place)
@@ -56,7 +56,7 @@ def verify_cms(
                 stderr=subprocess.PIPE,
             )
         except OSError as exc:
-            raise SignatureError("openssl cannot be run, so no CMS signature can be examined; install it") from exc
+            raise SignatureError("openssl cannot be run, so no CMS signature can be verified; install it") from exc
         with process:
             for kind, most in LIMITS.items():
                 with suppress(ProcessLookupError):  # it may have ended already
@@ -68,12 +68,12 @@ def verify_cms(
                 raise SignatureError(f"openssl did not end within {TIMEOUT} seconds") from exc
         signer = home / "signer"
         if process.returncode != 0 or not signer.is_file():
-            raise SignatureError(f"OpenSSL does not verify it: {_said(complaint)}")
+            raise SignatureError(f"OpenSSL refuses it: {_last_reason(complaint)}")
         return signer.read_bytes()
 
 
-def _said(stderr: bytes) -> str:
-    """The last thing that OpenSSL complains of: `...:Verify error:REASON` or the reason of the last error."""
+def _last_reason(stderr: bytes) -> str:
+    """Return OpenSSL's last complaint: `...:Verify error:REASON` or the reason of the last error."""
     lines = [line for line in stderr.decode("utf-8", "backslashreplace").splitlines() if ":error:" in line]
     last = lines[-1] if lines else "it gives no reason"
     fields = last.split(":")

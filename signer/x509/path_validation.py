@@ -1,8 +1,8 @@
-"""Whether a certificate may vouch: the chain from it to a CA that the site trusts, rule by rule. Pure.
+"""Certification path validation: the chain from a signer's certificate to a CA that the site trusts, rule by rule. Pure.
 
 These are the rules of grids beyond RFC 5280: signing policies, a current revocation list of every CA in the chain, no
-weak keys or hashes, no proxies. What RFC 5280 itself demands of a path (path lengths, name constraints, critical
-extensions) OpenSSL checks on the same chain (`signer.x509.cms_verifier`); both must agree.
+weak keys or hashes, no proxies. The rules of RFC 5280 itself (path lengths, name constraints, critical extensions) are
+checked by OpenSSL on the same chain (`signer.x509.cms_verifier`); both must agree.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ MAX_DEPTH = 6
 """CAs in a chain; grids have one to three."""
 
 CrlPolicy = Literal["required", "if-present"]
-"""Whether a CA without a current revocation list counts. What any list says counts in either case."""
+"""Whether a CA without a current revocation list counts. A list that is present is applied in either case."""
 
 
 @dataclass(frozen=True)
 class CertificateChain:
-    """A chain that holds, the signer's certificate first.
+    """A valid chain, the signer's certificate first.
 
     Attributes:
         certificates: the signer's, then the CAs', the last of which is the root.
-        lists: one current list of each CA, where it has one.
+        lists: one current list of each CA that has one.
         since: from when all certificates are valid.
-        until: the next instant at which time itself may change the verdict.
+        until: the next instant at which the passing of time may change the result.
     """
 
     certificates: tuple[Certificate, ...]
@@ -42,10 +42,10 @@ class CertificateChain:
 def find_chain(
     signer: Certificate, authorities: TrustStore, now: datetime, crls: CrlPolicy = "required"
 ) -> CertificateChain:
-    """The chain of a signer's certificate at a time.
+    """Find the chain of a signer's certificate at a time.
 
     Raises:
-        SignatureError: there is none that holds; says which certificate fails which rule.
+        SignatureError: there is no valid chain; says which certificate fails which rule.
     """
     for fault in signing_faults(signer):
         raise SignatureError(f"the certificate of {signer.subject} {fault}")
@@ -67,21 +67,21 @@ def find_chain(
 
 
 def signing_faults(signer: Certificate) -> Sequence[str]:
-    """What keeps a certificate from signing endorsements, whoever issued it."""
+    """Return the reasons why a certificate cannot sign endorsements, whichever CA issued it."""
     faults = []
     if signer.authority or signer.self_issued:
-        faults.append("is that of a CA; endorse with a person's")
+        faults.append("belongs to a CA; endorse with a person's certificate")
     if signer.proxy:
         faults.append("is a proxy; endorse with the certificate itself")
     if signer.signs is None:
-        faults.append("does not say what its key may be used for")
+        faults.append("has no key usage")
     elif not signer.signs:
         faults.append("is not made for signing: its key usage has neither digitalSignature nor nonRepudiation")
     return faults
 
 
 def _issuer(certificate: Certificate, authorities: TrustStore, now: datetime) -> TrustedCa:
-    """The CA that issued a certificate and may have; of one that was renewed under the same key, what is valid now."""
+    """Find the CA that issued a certificate and was allowed to; of a renewed CA with the same key, the valid one."""
     if certificate.weak:
         raise SignatureError(f"the certificate of {certificate.subject} has {certificate.weak}")
     if certificate.digest and certificate.digest not in STRONG_DIGESTS:
@@ -90,7 +90,7 @@ def _issuer(certificate: Certificate, authorities: TrustStore, now: datetime) ->
         )
     named = authorities.issuers(certificate)
     if not named:
-        raise SignatureError(f"{certificate.issuer}, which issued {certificate.subject}, is no CA that is trusted here")
+        raise SignatureError(f"{certificate.issuer}, which issued {certificate.subject}, is not a trusted CA here")
     issued = [each for each in named if each.certificate.authority and each.certificate.issued(certificate)]
     if not issued:
         raise SignatureError(f"the certificate of {certificate.subject} was not signed by the CA {certificate.issuer}")
@@ -100,22 +100,19 @@ def _issuer(certificate: Certificate, authorities: TrustStore, now: datetime) ->
     if authority.problem:
         raise SignatureError(f"the CA {certificate.issuer} cannot be used: {authority.problem}")
     if not authority.namespaces:
-        raise SignatureError(f"the CA {certificate.issuer} has no signing policy here, so it may sign for nobody")
+        raise SignatureError(f"the CA {certificate.issuer} has no signing policy here, so it may not sign any subject")
     if not authority.permits(certificate.subject):
         raise SignatureError(f"the signing policy of the CA {certificate.issuer} does not allow {certificate.subject}")
     return authority
 
 
 def _listed(authority: TrustedCa, certificate: Certificate, now: datetime, crls: CrlPolicy) -> list[RevocationList]:
-    """The CA's current list, having looked the certificate up in all of its lists."""
+    """Return the CA's current list, after looking the certificate up in all of its lists."""
     name = authority.certificate.subject
-    own = [
-        one
-        for one in authority.lists
-        if one.digest in {"", *STRONG_DIGESTS} and not one.partial and one.by(authority.certificate)
-    ]
+    usable = [one for one in authority.lists if one.digest in {"", *STRONG_DIGESTS} and not one.partial]
+    own = [one for one in usable if one.signed_by(authority.certificate)]
     for each in own:
-        if (when := each.revoked(certificate.serial)) is not None:
+        if (when := each.revocation_date(certificate.serial)) is not None:
             raise SignatureError(f"the certificate of {certificate.subject} was revoked on {when:%Y-%m-%d}")
     current = [one for one in own if one.last_update <= now + SKEW and one.next_update and now < one.next_update]
     if crls == "required" and not current:

@@ -1,7 +1,7 @@
-"""Signing policies: for which names a grid trusts a CA. Pure.
+"""Signing policies: the names for which a grid trusts a CA. Pure.
 
 The subset of the EACL language that grids use: `access_id_CA X509 NAME`, `pos_rights globus CA:sign`, `cond_subjects
-globus PATTERNS`, where `*` is any text and `?` one character. Whatever else a file says refuses the file: a rule that is
+globus PATTERNS`, where `*` is any text and `?` one character. A file with any other rule is refused: a rule that is
 not understood may be the one that matters. Source: Globus Toolkit, "Signing Policy" (grammar of the policy files).
 """
 
@@ -27,32 +27,32 @@ class Namespace:
     subjects: tuple[str, ...] = ()
 
     def permits(self, subject: str) -> bool:
-        """Whether a subject lies in it."""
+        """Whether a subject is in the namespace."""
         return self.signs and any(_pattern(pattern).fullmatch(subject) for pattern in self.subjects)
 
 
 def parse_signing_policy(text: str, what: str) -> tuple[Namespace, ...]:
-    """The namespaces in a file.
+    """Read the namespaces in a file.
 
     Args:
-        text: the file's.
+        text: the file's text.
         what: the file's name, for errors.
 
     Raises:
-        SignatureError: something in it is not understood; says in which line.
+        SignatureError: a line is not understood; names it.
     """
     found: list[Namespace] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if not (match := _LINE.fullmatch(line.strip())):
-            raise SignatureError(f"{what}, line {number}: is not understood")
+            raise SignatureError(f"{what}, line {number}: not understood")
         keyword, authority, single, double, plain = match.groups()
         value = single if single is not None else double if double is not None else plain
         if (keyword, authority) == ("access_id_CA", "X509"):
             found.append(Namespace(value.strip().strip('"')))
         elif not found:
-            raise SignatureError(f"{what}, line {number}: stands before any access_id_CA")
+            raise SignatureError(f"{what}, line {number}: rule before the first access_id_CA")
         elif (keyword, authority, value) == ("pos_rights", "globus", "CA:sign"):
             found[-1] = replace(found[-1], signs=True)
         elif (keyword, authority) == ("cond_subjects", "globus"):

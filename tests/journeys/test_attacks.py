@@ -26,7 +26,8 @@ from deployer.policy.model import Policy
 from deployer.policy.rules import decide
 from deployer.policy.store import PolicyStore
 from signer.errors import DocumentError
-from signer.openpgp.keyring import Keyring, examine
+from signer.openpgp.keyring import Keyring
+from signer.openpgp.verifier import examine
 from signer.verification.endorsements import endorse, endorse_as, verify_endorsements
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner

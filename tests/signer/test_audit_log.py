@@ -72,25 +72,29 @@ def rechained(found: list[bytes]) -> list[bytes]:
 
 ATTACKS: list[tuple[str, Callable[[list[bytes]], list[bytes]], str]] = [
     ("a fact is edited", lambda x: [x[0], x[1].replace(b"1", b"7", 1), *x[2:]], "line 2"),
-    ("one letter of a date", lambda x: [x[0], x[1].replace(b"2026", b"2025"), *x[2:]], "line 3: does not follow"),
-    ("an entry is dropped", lambda x: [*x[:2], *x[3:]], "line 3: does not follow"),
-    ("the first is dropped", lambda x: x[1:], "line 1: does not follow"),
-    ("two are swapped", lambda x: [x[0], x[2], x[1], *x[3:]], "line 2: is entry 3"),
-    ("one stands twice", lambda x: [*x[:2], x[1], *x[2:]], "line 3: is entry 2"),
+    (
+        "one letter of a date",
+        lambda x: [x[0], x[1].replace(b"2026", b"2025"), *x[2:]],
+        "line 3: does not continue the chain",
+    ),
+    ("an entry is dropped", lambda x: [*x[:2], *x[3:]], "line 3: does not continue the chain"),
+    ("the first is dropped", lambda x: x[1:], "line 1: does not continue the chain"),
+    ("two are swapped", lambda x: [x[0], x[2], x[1], *x[3:]], "line 2: has the entry number 3"),
+    ("one stands twice", lambda x: [*x[:2], x[1], *x[2:]], "line 3: has the entry number 2"),
     ("one is put in", lambda x: [*x[:2], x[0].replace(b'"number":0', b'"number":9'), *x[2:]], "line 3"),
     ("an entry becomes empty", lambda x: [x[0], b"\n", *x[2:]], "line 2"),
     ("white space is put in", lambda x: [x[0], x[1].replace(b",", b", ", 1), *x[2:]], "canonical form"),
     ("an unknown member", lambda x: [x[0], x[1].replace(b'"kind"', b'"kinds"'), *x[2:]], "line 2"),
-    ("the last is edited", lambda x: [*x[:5], x[5].replace(b":5", b":6")], "line 6: is not the entry that"),
-    ("the end is cut off", lambda x: x[:4], "the end was cut off: there are 4 entries"),
-    ("all is cut off", lambda _: [], "the end was cut off: there are 0 entries"),
+    ("the last is edited", lambda x: [*x[:5], x[5].replace(b":5", b":6")], "line 6: differs from the entry that"),
+    ("the end is cut off", lambda x: x[:4], "the log is truncated: it has 4 entries"),
+    ("all is cut off", lambda _: [], "the log is truncated: it has 0 entries"),
     (
         "all hashes are made right after an edit",
         lambda x: rechained([x[0], x[1].replace(b'"number":1', b'"number":7'), *x[2:]]),
-        "line 6: is not the entry that",
+        "line 6: differs from the entry that",
     ),
     ("a line feed is taken away", lambda x: [x[0].rstrip(b"\n"), *x[1:]], "line 1"),
-    ("a line without end", lambda x: [*x[:3], b"x" * (5 << 20), *x[3:]], "line 4: is longer than any entry"),
+    ("a line without end", lambda x: [*x[:3], b"x" * (5 << 20), *x[3:]], "line 4: longer than any entry"),
 ]
 
 
@@ -161,7 +165,7 @@ def test_a_log_cut_off_under_our_hands_is_noticed(tmp_path: Path) -> None:
     log.append("end", {}, NOW)
     (tmp_path / "log").write_bytes(b"")
 
-    with pytest.raises(AuditBroken, match="cut off while it was open"):
+    with pytest.raises(AuditBroken, match="truncated while it was open"):
         log.append("end", {}, NOW)
     log.close()
 

@@ -9,8 +9,9 @@ from typer.testing import CliRunner, Result
 
 from signer.cli import key_app, read_passphrase
 from signer.errors import KeyUnusable
-from signer.openpgp.keyring import Keyring, read_keys
+from signer.openpgp.keyring import Keyring
 from signer.openpgp.keys import SignerSettings
+from signer.openpgp.verifier import read_keys
 from signer.runtime.settings import Settings, load_settings
 from tests.support.openpgp_people import FORGED, People
 
@@ -86,11 +87,11 @@ def test_nothing_is_listed_where_nothing_is(keys: Keys) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("export", FORGED), "there are no keys here yet; make one with `partita key new`"),
-        (("export", "Ada"), "is no fingerprint"),
+        (("export", FORGED), "no keys yet; make one with `partita key new`"),
+        (("export", "Ada"), "is not a valid fingerprint"),
         (("import", "/nonexistent/key.asc"), "the key cannot be read: No such file"),
         (("new", "Ada", "--passphrase-file", "/nonexistent/pass"), "the passphrase cannot be read: No such file"),
-        (("new", "Ada", "--algorithm", "rot13"), "no algorithm for keys here"),
+        (("new", "Ada", "--algorithm", "rot13"), "is not a supported algorithm"),
         (("new", "Ada\x07"), "a user id is plain text"),
     ],
 )
@@ -102,7 +103,7 @@ def test_what_cannot_be_done_is_said(keys: Keys, args: tuple[str, ...], says: st
 def test_a_span_that_is_none_is_a_mistake_of_usage(keys: Keys) -> None:
     result = keys.run("new", "Ada", "--expires", "soon")
     assert result.exit_code == 2
-    assert "is no time span" in result.output
+    assert "is not a valid time span" in result.output
     assert not keys.home.exists()
 
 

@@ -66,7 +66,7 @@ def test_what_is_read_is_what_was_written() -> None:
         ("an odd name", b'{"name":"a","sh apes":1}', '$["sh apes"]', "is not known here"),
         ("a missing member", b"{}", "$.name", "is missing"),
         ("a deep missing member", b'{"name":"a","shapes":[{"shape":"square"}]}', "$.shapes[0].side", "is missing"),
-        ("a duplicate member", b'{"name":"a","name":"b"}', "$", "stands twice"),
+        ("a duplicate member", b'{"name":"a","name":"b"}', "$", "is listed twice"),
         (
             "a text for a number",
             b'{"name":"a","shapes":[{"shape":"round","radius":"1"}]}',

@@ -72,7 +72,7 @@ class RevocationWatcher:
         """Keep what the catalog has and an anchor signed. Nothing else is kept: a catalog could fill the store with it."""
         pairs = list(self._source.revocations())
         policy = self._rules().policy
-        checks = verify_revocations(pairs, policy.anchors, self._clock(), x509=policy.x509_rules, memory=self._memory)
+        checks = verify_revocations(pairs, policy.anchors, self._clock(), x509=policy.x509_rules, cache=self._memory)
         if fresh := self._store.add(pair for pair, check in zip(pairs, checks, strict=True) if check.counts):
             log.info("%d new revocations", fresh)
 

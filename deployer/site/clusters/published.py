@@ -62,7 +62,7 @@ def resolve_published(
         [anchor for anchor in policy.anchors if anchor.vo == vo],
         now,
         max_age=timedelta(seconds=policy.quorum(vo).max_age),
-        memory=memory,
+        cache=memory,
         x509=policy.x509_rules,
     )
     held = effective_revocations(policy, withdrawn, now, memory)

@@ -44,7 +44,7 @@ OFFERS: list[tuple[str, Any, int, str, str]] = [
     ("not UTF-8", lambda _: b"\xff", 400, "malformed-document", "not UTF-8 at byte 0"),
     ("a list", lambda _: b"[]", 400, "malformed-document", "publication: $"),
     ("nested without end", lambda _: b"[" * 100_000, 400, "malformed-document", "publication: $"),
-    ("a member twice", lambda _: b'{"manifest":"","manifest":""}', 400, "malformed-document", "stands twice"),
+    ("a member twice", lambda _: b'{"manifest":"","manifest":""}', 400, "malformed-document", "is listed twice"),
     ("an unknown member", lambda p: request_with(p, password="x"), 400, "malformed-document", "$.password: is not known"),
     ("no manifest", lambda p: request_with(p, manifest=None), 400, "malformed-document", "$.manifest: is missing"),
     ("no endorsements", lambda p: request_with(p, endorsements=None), 400, "malformed-document", "$.endorsements"),

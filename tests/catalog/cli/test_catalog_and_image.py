@@ -160,7 +160,7 @@ def test_commands_that_cannot_be_done(desk: Desk) -> None:
         (KeyUnusable, ("vo", "register", "star", "--key", str(desk.root / "not-a-key")), ""),
         (Misused, ("vo", "register", "No Such Name", "--key", desk.key()), "is no name of a VO"),
         (NotFound, ("vo", "remove-key", "star", "A" * 40), "is no registered key of star"),
-        (KeyUnusable, ("endorse", image, "--key", "A" * 40), "there is no key"),
+        (KeyUnusable, ("endorse", image, "--key", "A" * 40), "no key AAAA"),
         (SettingsError, ("--set", "catalog.listen=nowhere", "catalog", "check"), "catalog.listen"),
         (Misused, ("catalog", "serve", "--listen", "nowhere"), "ADDRESS:PORT"),
         (Misused, ("catalog", "serve", "--listen", "127.0.0.1:99999"), "port"),

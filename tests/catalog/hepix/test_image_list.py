@@ -51,7 +51,7 @@ def _flip(message: bytes) -> bytes:
 
 
 BAD_MESSAGES: dict[str, tuple[Callable[[World], bytes], str]] = {
-    "the list alone, unsigned": (lambda world: write_list(world.list()), "no S/MIME"),
+    "the list alone, unsigned": (lambda world: write_list(world.list()), "not S/MIME"),
     "a list that was changed after it was signed": (lambda world: _flip(world.sign(world.list())), "does not verify"),
     "signed by somebody else than the list says": (lambda world: world.sign(world.list(), world.bob), "Bob signed it"),
     "signed by a namesake of another CA": (lambda world: world.sign(world.list(), world.namesake), "DC=other"),
@@ -65,7 +65,7 @@ BAD_MESSAGES: dict[str, tuple[Callable[[World], bytes], str]] = {
     ),
     "two signatures' worth of parts": (
         lambda world: world.sign(world.list()) + world.sign(world.list()),
-        "has not two parts",
+        "does not have two parts",
     ),
 }
 

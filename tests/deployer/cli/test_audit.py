@@ -67,10 +67,10 @@ def test_receipts_remember_the_audit_log(kept: Kept, tmp_path: Path) -> None:
     log.write_bytes(b"")
     cut = run(audit_app, kept, "verify", "--log", log, "--receipts", kept.directory / "receipts", "--json")
     assert cut.exit_code == 4
-    assert "the end was cut off" in json.loads(cut.stdout)["faults"][0]
+    assert "the log is truncated" in json.loads(cut.stdout)["faults"][0]
     head = run(audit_app, kept, "verify", "--catalog", "--head", AuditHead(seq=2, sha256="00" * 32))
     assert head.exit_code == 4
-    assert "line 2: is not the entry that the head 2:000" in head.stdout
+    assert "line 2: differs from the entry that the head 2:000" in head.stdout
     assert isinstance(run(audit_app, kept, "verify", "--head", "x").exception, Misused)
 
 

@@ -57,7 +57,7 @@ def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> N
             good.replace("subject =", 'fingerprint = "x"\nsubject ='),
             "subject, issuer and certificate",
         ),
-        ("no certificate", good.replace("MII", "MIX"), "no X.509 certificate"),
+        ("no certificate", good.replace("MII", "MIX"), "not a readable X.509 certificate"),
         (
             "a subject as a key's fingerprint",
             good.replace("subject", "fingerprint").replace("certificate", "key").replace("issuer", "#"),

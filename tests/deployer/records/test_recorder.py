@@ -91,7 +91,7 @@ def test_an_operator_asks_afterwards(node: NodeProcess, community: Community, tm
 
     log = home / "audit.jsonl"
     log.write_bytes(log.read_bytes().replace(b'"accepted":false', b'"accepted":true'))  # the very last entry
-    assert "is not the entry that the running node remembers" in partita(home, "audit", "verify", code=4)
+    assert "differs from the entry that the running node has recorded" in partita(home, "audit", "verify", code=4)
 
 
 def stock_gpg(home: Path, key: Path, statement: Path) -> str:
@@ -128,7 +128,7 @@ def test_what_cannot_be_put_on_record_is_not_done(node: NodeProcess, community: 
     log = node.directory / "n" / "audit.jsonl"
     log.write_bytes(log.read_bytes()[:-50])  # somebody cuts the log off under the node's hands
 
-    with pytest.raises(Exception, match="was cut off while it was open"):
+    with pytest.raises(Exception, match="truncated while it was open"):
         node.deploy()
     assert node.records() == []
 

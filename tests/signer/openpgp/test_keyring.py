@@ -12,8 +12,9 @@ import pytest
 
 from signer.errors import KeyUnusable, SignatureError
 from signer.openpgp.gpg import MAX_KEY
-from signer.openpgp.keyring import Keyring, OpenPgpExaminer, examine, read_keys
+from signer.openpgp.keyring import Keyring
 from signer.openpgp.status_lines import SKEW
+from signer.openpgp.verifier import OpenPgpExaminer, examine, read_keys
 from tests.support.openpgp_people import FORGED, People, processes_naming
 
 DATA = b'{"what":"was signed"}'
@@ -351,7 +352,7 @@ class TestKeyring:
             with pytest.raises(KeyUnusable, match=says):
                 keyring.sign(DATA, people.fingerprints[name])
         kept = keyring.keys()
-        states = {key.fingerprint: key.fault(people.now) for key in kept}
+        states = {key.fingerprint: key.unusable_reason(people.now) for key in kept}
         assert states[people.fingerprints["ann"]] == ""
         assert states[people.fingerprints["revoked"]] == "was revoked"
         assert states[people.fingerprints["expired"]].startswith("expired on")
@@ -364,7 +365,7 @@ class TestKeyring:
             ("x" * 201, "ed25519", "a user id is plain text"),
             ("Ada\n%commit", "ed25519", "a user id is plain text"),
             ("\x1b[31mAda", "ed25519", "a user id is plain text"),
-            ("Ada", "dsa1024", "no algorithm for keys here"),
+            ("Ada", "dsa1024", "is not a supported algorithm"),
         ],
     )
     def test_odd_keys_are_not_made(self, tmp_path: Path, user_id: str, algorithm: str, says: str) -> None:
@@ -375,11 +376,11 @@ class TestKeyring:
     def test_missing_keys_are_said_to_be_missing(self, tmp_path: Path, people: People) -> None:
         empty = Keyring(tmp_path / "keys")
         for attempt in (lambda: empty.export(FORGED), lambda: empty.sign(DATA, FORGED)):
-            with pytest.raises(KeyUnusable, match="there are no keys here yet"):
+            with pytest.raises(KeyUnusable, match="no keys yet"):
                 attempt()
         full = Keyring(people.home)
         for attempt in (lambda: full.export(FORGED), lambda: full.sign(DATA, FORGED)):
-            with pytest.raises(KeyUnusable, match=f"there is no key {FORGED}"):
+            with pytest.raises(KeyUnusable, match=f"no key {FORGED}"):
                 attempt()
 
     def test_a_place_that_cannot_be_used_is_named(self, tmp_path: Path) -> None:

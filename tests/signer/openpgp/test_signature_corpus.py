@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from signer.errors import SignatureError
-from signer.openpgp.keyring import OpenPgpExaminer
 from signer.openpgp.status_lines import SKEW
+from signer.openpgp.verifier import OpenPgpExaminer
 from tests.signer.openpgp.test_keyring import ALLOWED, DATA, TABLE, Make, made, sign, subkey
 from tests.support.openpgp_people import People
 

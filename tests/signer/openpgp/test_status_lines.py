@@ -117,11 +117,11 @@ def test_a_clock_five_minutes_ahead_is_forgiven() -> None:
 @pytest.mark.parametrize(
     ("what", "said", "says"),
     [
-        ("silence", [], "examined 0 signatures"),
-        ("one too many", ["NEWSIG", GOOD, valid(), "NEWSIG", GOOD, valid()], "examined 2 signatures"),
+        ("silence", [], "reported on 0 signatures"),
+        ("one too many", ["NEWSIG", GOOD, valid(), "NEWSIG", GOOD, valid()], "reported on 2 signatures"),
         ("an outcome before any signature", [GOOD, valid()], "out of order"),
-        ("no data", ["NODATA 4"], "no detached signature"),
-        ("unexpected data after a good one", ["NEWSIG", GOOD, valid(), "UNEXPECTED 0"], "no detached signature"),
+        ("no data", ["NODATA 4"], "not a detached signature"),
+        ("unexpected data after a good one", ["NEWSIG", GOOD, valid(), "UNEXPECTED 0"], "not a detached signature"),
     ],
 )
 def test_a_report_that_cannot_be_assigned_is_refused(what: str, said: list[str], says: str) -> None:

@@ -75,9 +75,15 @@ def test_texts_become_what_their_fields_want(tmp_path: Path) -> None:
             "[sight]\nx = 1",
             {},
             (),
-            "settings.toml: there is no setting sight.x; known here: site",
+            "settings.toml: unknown setting sight.x; known here: site",
         ),
-        ("an unknown field", "[site]\nport_number = 1", {}, (), "no setting site.port_number; known here: peers, port"),
+        (
+            "an unknown field",
+            "[site]\nport_number = 1",
+            {},
+            (),
+            "unknown setting site.port_number; known here: peers, port",
+        ),
         ("a value without a section", "port = 1", {}, (), "port is not a table"),
         ("a wrong type", '[site]\nport = "1"', {}, (), "settings.toml: site.port: .*integer"),
         ("broken TOML", "[site\n", {}, (), "is not TOML"),
@@ -86,11 +92,11 @@ def test_texts_become_what_their_fields_want(tmp_path: Path) -> None:
             "",
             {"PARTITA_SITE_PROT": "1"},
             (),
-            "environment PARTITA_SITE_PROT: there is no setting",
+            "environment PARTITA_SITE_PROT: unknown setting",
         ),
         ("an unusable variable", "", {"PARTITA_SITE_PORT": "one"}, (), "environment PARTITA_SITE_PORT: site.port"),
-        ("a variable without a field", "", {"PARTITA_SITE": "1"}, (), "there is no setting site."),
-        ("an unknown flag", "", {}, ("site.prot=1",), "--set site.prot: there is no setting"),
+        ("a variable without a field", "", {"PARTITA_SITE": "1"}, (), "unknown setting site."),
+        ("an unknown flag", "", {}, ("site.prot=1",), "--set site.prot: unknown setting"),
         ("an unusable flag", "", {}, ("site.strict=perhaps",), "--set site.strict: site.strict"),
         ("a flag without a value", "", {}, ("site.port",), "write it as section.field=value"),
         ("a flag without a section", "", {}, ("port=1",), "write it as section.field=value"),
@@ -105,7 +111,7 @@ def test_mistakes_name_their_origin(
 
 
 def test_a_file_named_must_be_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="there is no such settings file"):
+    with pytest.raises(SettingsError, match="settings file does not exist"):
         load_settings(MODELS, file=tmp_path / "none.toml", environ={}, required=True)
     with pytest.raises(SettingsError, match="cannot be read"):
         load_settings(MODELS, file=tmp_path, environ={})

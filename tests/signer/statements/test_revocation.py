@@ -19,7 +19,7 @@ ADMIN = "image-administrator"
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"kind": "image", "target": "worker"}, "is no name of an image"),
+        ({"kind": "image", "target": "worker"}, "is not a valid image name"),
         ({"kind": "key", "target": "Ann"}, "is no key"),
         ({"kind": "image", "target": TITLE, "digest": "sha256:xyz"}, "sha256"),
         ({"kind": "vo", "target": "star"}, "kind"),

@@ -69,11 +69,11 @@ class Vo:
         self, *pairs: Pair, now: timedelta = timedelta(0), memory: SignatureCache | None = None
     ) -> list[RevocationCheck]:
         """What the revocations are worth."""
-        return verify_revocations(pairs, self.anchors, self.now + now, x509=self.grid.rules, memory=memory)
+        return verify_revocations(pairs, self.anchors, self.now + now, x509=self.grid.rules, cache=memory)
 
     def left(self, *pairs: Pair) -> set[str]:
         """Whose endorsements still count."""
-        held = [check.withdrawal for check in self.verify(*pairs) if check.withdrawal]
+        held = [check.revocation for check in self.verify(*pairs) if check.revocation]
         after = apply_revocations(self.checks(), held)
         return {name for name, check in zip(self.by, after, strict=True) if check.counts}
 
@@ -169,18 +169,18 @@ def test_bad_ones_among_good_ones_change_nothing(vo: Vo) -> None:
 
 def test_what_was_withdrawn_says_why(vo: Vo) -> None:
     (found,) = vo.verify(revoked(vo, vo.ola, "image", digest=IMAGE, comment="log4j"))
-    assert found.withdrawal is not None
-    assert found.withdrawal.stops(IMAGE, "star")
-    assert not found.withdrawal.stops(OTHER, "star")
-    assert not found.withdrawal.stops(IMAGE, "atlas")
-    for check in apply_revocations(vo.checks(), [found.withdrawal]):
+    assert found.revocation is not None
+    assert found.revocation.stops(IMAGE, "star")
+    assert not found.revocation.stops(OTHER, "star")
+    assert not found.revocation.stops(IMAGE, "atlas")
+    for check in apply_revocations(vo.checks(), [found.revocation]):
         assert check.reason == f"The image was revoked as compromised on {vo.now:%Y-%m-%d} by /DC=org/CN=Ola (log4j)."
 
 
 def test_an_endorser_alone_does_not_stop_an_image(vo: Vo) -> None:
     (found,) = vo.verify(revoked(vo, vo.ann, "image", digest=IMAGE))
-    assert isinstance(found.withdrawal, EffectiveRevocation)
-    assert not found.withdrawal.stops(IMAGE, "star")
+    assert isinstance(found.revocation, EffectiveRevocation)
+    assert not found.revocation.stops(IMAGE, "star")
 
 
 def test_what_is_withdrawn_stays_so_when_keys_and_lists_expire(vo: Vo) -> None:
@@ -204,7 +204,7 @@ def test_a_namesake_of_an_officer_is_no_officer(vo: Vo) -> None:
     pair = revoked(vo, namesake, "image", digest=IMAGE)
     anchors = (*vo.anchors, namesake.anchor("star", ADMIN))
     (found,) = verify_revocations([pair], anchors, vo.now, x509=vo.grid.rules)
-    assert found.withdrawal is not None
-    assert not found.withdrawal.officer
+    assert found.revocation is not None
+    assert not found.revocation.officer
     (unknown,) = verify_revocations([pair], vo.anchors, vo.now, x509=vo.grid.rules)
     assert not unknown.counts

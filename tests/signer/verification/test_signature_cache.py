@@ -36,7 +36,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 def counts(
     signed: Signed, memory: SignatureCache, now: datetime, pairs: list[tuple[bytes, bytes]] | None = None
 ) -> list[bool]:
-    checks = verify_endorsements(IMAGE, pairs or signed.pairs, signed.anchors, now, title=TITLE, memory=memory)
+    checks = verify_endorsements(IMAGE, pairs or signed.pairs, signed.anchors, now, title=TITLE, cache=memory)
     return [check.counts for check in checks]
 
 
@@ -53,7 +53,7 @@ def test_what_is_remembered_is_what_would_be_found(signed: Signed) -> None:
     for days in (0, 1, 3, 400):
         then = now + timedelta(days=days)
         fresh = verify_endorsements(IMAGE, signed.pairs, signed.anchors, then, title=TITLE)
-        known = verify_endorsements(IMAGE, signed.pairs, signed.anchors, then, title=TITLE, memory=memory)
+        known = verify_endorsements(IMAGE, signed.pairs, signed.anchors, then, title=TITLE, cache=memory)
         assert [check.counts for check in known] == [check.counts for check in fresh], days
 
 
@@ -82,10 +82,10 @@ def test_bad_signatures_are_remembered_too(signed: Signed) -> None:
 def test_one_byte_or_another_anchor_is_another_question(signed: Signed) -> None:
     memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
-    fewer = verify_endorsements(IMAGE, signed.pairs[:1], signed.anchors[:1], now, title=TITLE, memory=memory)
+    fewer = verify_endorsements(IMAGE, signed.pairs[:1], signed.anchors[:1], now, title=TITLE, cache=memory)
     assert fewer[0].counts
     assert memory.examined == 3
-    other = verify_endorsements(IMAGE, signed.pairs[1:], signed.anchors[:1], now, title=TITLE, memory=memory)
+    other = verify_endorsements(IMAGE, signed.pairs[1:], signed.anchors[:1], now, title=TITLE, cache=memory)
     assert not other[0].counts
     signature = bytearray(signed.pairs[0][1])
     signature[-1] ^= 1

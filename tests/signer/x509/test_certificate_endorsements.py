@@ -59,7 +59,7 @@ class World:
         """What the verifier says, by default with Ann trusted and the directory as it is."""
         trusted = anchors or (self.ann.anchor(),)
         (check,) = verify_endorsements(
-            IMAGE, [pair], trusted, now or self.grid.now, title=TITLE, x509=rules or self.grid.rules, memory=memory
+            IMAGE, [pair], trusted, now or self.grid.now, title=TITLE, x509=rules or self.grid.rules, cache=memory
         )
         return check
 
@@ -163,8 +163,8 @@ def forged(world: World, where: Path) -> list[tuple[str, tuple[bytes, bytes], st
         ("expired", signed(end=grid.now - DAY), "expired on"),
         ("not yet valid", signed(start=grid.now + DAY), "is not valid before"),
         ("not for signing", signed(usage=("key_encipherment",)), "not made for signing"),
-        ("no key usage", signed(usage=()), "does not say what its key may be used for"),
-        ("a CA's own certificate", signed(authority=True), "is that of a CA"),
+        ("no key usage", signed(usage=()), "has no key usage"),
+        ("a CA's own certificate", signed(authority=True), "belongs to a CA"),
         ("a proxy", signed(extra=(proxy,)), "is a proxy"),
         ("an unknown critical extension", signed(extra=(odd,)), "unhandled critical extension"),
         ("an RSA key of 1024 bits", signed(key=short), "1024 bits"),
@@ -176,28 +176,32 @@ def forged(world: World, where: Path) -> list[tuple[str, tuple[bytes, bytes], st
         ),
         ("hashed with SHA-1", (ours, world.ann.openssl(where, ours, "-binary", "-md", "sha1")), "weak or unknown hash"),
         ("signed with PSS", (ours, probabilistic), "algorithm that does not count"),
-        ("two signers", (ours, two), "by 2 signers"),
-        ("embedded", (ours, cms(world.ann, ours, pkcs7.PKCS7Options.Binary)), "only a detached one counts"),
+        ("two signers", (ours, two), "has 2 signers"),
+        ("embedded", (ours, cms(world.ann, ours, pkcs7.PKCS7Options.Binary)), "only a detached signature counts"),
         ("named by key", (ours, world.ann.openssl(where, ours, "-binary", "-keyid")), "sign without -keyid"),
         (
             "without its certificate",
             (ours, cms(world.ann, ours, *DETACHED, pkcs7.PKCS7Options.NoCerts)),
             "no certificate",
         ),
-        ("text mode", (ours, world.ann.openssl(where, ours, "-text")), "OpenSSL does not verify|digest"),
-        ("streamed BER", (ours, world.ann.openssl(where, ours, "-binary", "-stream", "-indef")), "no CMS file in DER"),
-        ("with bytes behind it", (ours, good + b"\0\0"), "behind its end|no CMS file"),
-        ("cut short", (ours, good[:-1]), "no CMS file in DER"),
-        ("one bit wrong", (ours, good[:-1] + bytes([good[-1] ^ 1])), "OpenSSL does not verify"),
+        ("text mode", (ours, world.ann.openssl(where, ours, "-text")), "OpenSSL refuses it|digest"),
+        (
+            "streamed BER",
+            (ours, world.ann.openssl(where, ours, "-binary", "-stream", "-indef")),
+            "not a CMS file in DER",
+        ),
+        ("with bytes behind it", (ours, good + b"\0\0"), "trailing bytes|not a CMS file"),
+        ("cut short", (ours, good[:-1]), "not a CMS file in DER"),
+        ("one bit wrong", (ours, good[:-1] + bytes([good[-1] ^ 1])), "OpenSSL refuses it"),
         ("empty", (ours, b""), "signature is empty"),
         ("oversized", (ours, b"0" * 70000), "more than the 65536 allowed"),
-        ("PEM", (ours, b"-----BEGIN CMS-----\n"), "no CMS file in DER"),
+        ("PEM", (ours, b"-----BEGIN CMS-----\n"), "not a CMS file in DER"),
         (
             "issued before its certificate",
             (early := world.stated(issued=grid.now - 60 * DAY), cms(world.ann, early, *DETACHED)),
             "issued before its endorser's certificates",
         ),
-        ("another kind of signature", (ours, b"\x88\x75\x04\x00\x16\x08"), "no CMS file in DER"),
+        ("another kind of signature", (ours, b"\x88\x75\x04\x00\x16\x08"), "not a CMS file in DER"),
     ]
 
 
@@ -234,7 +238,7 @@ def changed(world: World, path: Path) -> dict[str, tuple[Grid, str]]:
     def forge_list(grid: Grid) -> None:
         grid.publish_list(Authority(world.people.certificate, ec_key()))
 
-    spoil("no CA at all", "no CA that is trusted here", lambda g: [f.unlink() for f in files(g, "0")])
+    spoil("no CA at all", "not a trusted CA here", lambda g: [f.unlink() for f in files(g, "0")])
     spoil("no lists", "has no revocation list here; run fetch-crl", lambda g: [f.unlink() for f in files(g, "r0")])
     spoil("no signing policies", "no signing policy", lambda g: [f.unlink() for f in files(g, "signing_policy")])
     spoil("revoked", "was revoked on", revoke)
@@ -253,13 +257,17 @@ def changed(world: World, path: Path) -> dict[str, tuple[Grid, str]]:
     )
     spoil("outside its namespace", "does not allow", lambda g: g.install(world.people, "/DC=org/DC=grid/OU=hosts/*"))
     spoil("its CA outside the root's", "does not allow", lambda g: g.install(world.root, f"{PEOPLE}/*"))
-    spoil("no root", "no CA that is trusted here", lambda g: (g.path / f"{g.install(world.root, '*')}.0").unlink())
+    spoil("no root", "not a trusted CA here", lambda g: (g.path / f"{g.install(world.root, '*')}.0").unlink())
     spoil(
         "a policy that is not understood",
-        "line 1: is not understood",
+        "line 1: not understood",
         lambda g: [f.write_text("allow everybody\n" * 2) for f in files(g, "signing_policy")],
     )
-    spoil("a list that is none", "no revocation list", lambda g: [f.write_text("none") for f in files(g, "r0")])
+    spoil(
+        "a list that is none",
+        "not a readable revocation list",
+        lambda g: [f.write_text("none") for f in files(g, "r0")],
+    )
     spoil("no directory", "cannot be read: No such file", lambda g: shutil.rmtree(g.path))
     return found
 
@@ -368,16 +376,16 @@ def test_path_rules_of_openssl_hold_too(world: World, tmp_path: Path) -> None:
 def test_who_cannot_endorse_is_told_at_once(world: World) -> None:
     grid = world.grid
     expired = grid.person(world.people, f"{PEOPLE}/CN=Old", end=grid.now - DAY)
-    with pytest.raises(KeyUnusable, match="is valid from"):
+    with pytest.raises(KeyUnusable, match="is only valid from"):
         endorse_as(expired.signer(), IMAGE, TITLE, grid.now)
-    with pytest.raises(KeyUnusable, match="is that of a CA"):
+    with pytest.raises(KeyUnusable, match="belongs to a CA"):
         endorse_as(Holder(world.people.certificate, world.people.key).signer(), IMAGE, TITLE, grid.now)
     unknown = grid.person(grid.root("/O=x/CN=Root"), "/O=x/CN=Nobody")
-    with pytest.raises(SignatureError, match="no CA that is trusted here"):
+    with pytest.raises(SignatureError, match="not a trusted CA here"):
         endorse_as(unknown.signer(grid.rules), IMAGE, TITLE, grid.now)
     with pytest.raises(KeyUnusable, match="does not belong"):
         Credential.read(world.ann.pem, expired.key_pem)
-    with pytest.raises(KeyUnusable, match=r"no X\.509 certificate"):
+    with pytest.raises(KeyUnusable, match=r"not a readable X\.509 certificate"):
         Credential.read(b"none", world.ann.key_pem)
     with pytest.raises(KeyUnusable, match="not of /CN=Else"):
         Anchor("star", ROLE, "/CN=Else", world.ann.pem, "x509")

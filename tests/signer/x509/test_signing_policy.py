@@ -40,11 +40,11 @@ def test_signing_policies(subject: str, permitted: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("neg_rights globus CA:sign", "before any access_id_CA"),
+        ("neg_rights globus CA:sign", "before the first access_id_CA"),
         ("access_id_CA X509 /O=x\nneg_rights globus CA:sign", "line 2: neg_rights globus is not understood"),
         ("access_id_CA X509 /O=x\npos_rights globus CA:all", "pos_rights globus is not understood"),
         ("access_id_CA X509 /O=x\ncond_time globus night", "cond_time globus is not understood"),
-        ("access_id_CA X509 '/O=x", "line 1: is not understood"),
+        ("access_id_CA X509 '/O=x", "line 1: not understood"),
     ],
 )
 def test_signing_policies_that_are_not_understood(text: str, reason: str) -> None:

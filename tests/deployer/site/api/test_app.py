@@ -64,7 +64,7 @@ def test_lists_come_page_by_page_and_unchanged_things_once(site: SiteProcess, no
     [
         ("not JSON", "POST", "/v1/deployments", b"{", 400, "is not JSON"),
         ("a member that nobody knows", "POST", "/v1/deployments", b'{"image":"a/b","sudo":true}', 400, "$.sudo"),
-        ("a member twice", "POST", "/v1/deployments", b'{"image":"a/b","image":"c/d"}', 400, "stands twice"),
+        ("a member twice", "POST", "/v1/deployments", b'{"image":"a/b","image":"c/d"}', 400, "is listed twice"),
         ("a number as text", "POST", "/v1/deployments", b'{"image":"a/b","count":"2"}', 400, "$.count"),
         ("far too large", "POST", "/v1/deployments", b" " * (MAX_REQUEST + 1), 413, "bytes"),
         ("a key with a line break", "POST", "/v1/deployments", None, 400, "Idempotency-Key"),

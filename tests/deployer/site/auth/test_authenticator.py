@@ -152,7 +152,7 @@ def test_every_refusal_is_the_same_and_its_reason_is_in_the_log_alone(
     chains = {
         "signature of the VOMS": [der(proxy.certificate), der(world.grid.ann.certificate)],
         "was not issued by": [der(world.grid.proxy(other(world.grid)).certificate), der(world.grid.ann.certificate)],
-        "no CA that is trusted": [world.node(authority=CertificateAuthority.make(now()))],
+        "not a trusted CA": [world.node(authority=CertificateAuthority.make(now()))],
         "no certificate that is no proxy": [der(proxy.certificate)],
         "cannot be read": [b"nonsense"],
         "is no CA": [world.node(unit="host")],

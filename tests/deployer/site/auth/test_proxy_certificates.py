@@ -180,7 +180,7 @@ BAD: list[tuple[str, Callable[[GridWorld], Sequence[bytes]], str]] = [
     (
         "below a CA",
         lambda w: chain(w.proxy(Holder(w.root.certificate, w.root.key)), Holder(w.root.certificate, w.root.key)),
-        "is that of a CA",
+        "belongs to a CA",
     ),
     ("the holder's own has expired", lambda w: chain(other(w, end=w.now - HOUR)), "expired on"),
     (
@@ -192,7 +192,7 @@ BAD: list[tuple[str, Callable[[GridWorld], Sequence[bytes]], str]] = [
     (
         "a CA that the site does not know",
         lambda w: chain(w.grid.person(w.grid.root("/CN=Evil"), ANN)),
-        "no CA that is trusted",
+        "not a trusted CA",
     ),
     ("a false CA of the same name", lambda w: chain(w.grid.person(w.grid.root(ROOT), ANN)), "was not signed by the CA"),
 ]
