@@ -37,7 +37,7 @@ from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached
 from stager.staging import Stager
 from tests.catalog.client import test_trusted as lies
-from tests.signer.openpgp import test_keyring as signatures
+from tests.signer.openpgp import test_verifier as signatures
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import Repository
 from tests.support.grid_ca import DAY, Grid, Holder, utc_now

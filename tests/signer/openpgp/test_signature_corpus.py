@@ -15,7 +15,7 @@ import pytest
 from signer.errors import SignatureError
 from signer.openpgp.status_lines import SKEW
 from signer.openpgp.verifier import OpenPgpExaminer
-from tests.signer.openpgp.test_keyring import ALLOWED, DATA, TABLE, Make, made, sign, subkey
+from tests.signer.openpgp.test_verifier import ALLOWED, DATA, TABLE, Make, made, sign, subkey
 from tests.support.openpgp_people import People
 
 pytestmark = pytest.mark.skipif(shutil.which("sqv") is None, reason="sqv is not installed (apt-get install sqv)")

@@ -20,7 +20,7 @@ ADMIN = "image-administrator"
     ("changes", "says"),
     [
         ({"kind": "image", "target": "worker"}, "is not a valid image name"),
-        ({"kind": "key", "target": "Ann"}, "is no key"),
+        ({"kind": "key", "target": "Ann"}, "is not a valid key name"),
         ({"kind": "image", "target": TITLE, "digest": "sha256:xyz"}, "sha256"),
         ({"kind": "vo", "target": "star"}, "kind"),
         ({"reason": "angry"}, "reason"),

@@ -387,7 +387,7 @@ def test_who_cannot_endorse_is_told_at_once(world: World) -> None:
         Credential.read(world.ann.pem, expired.key_pem)
     with pytest.raises(KeyUnusable, match=r"not a readable X\.509 certificate"):
         Credential.read(b"none", world.ann.key_pem)
-    with pytest.raises(KeyUnusable, match="not of /CN=Else"):
+    with pytest.raises(KeyUnusable, match="not to /CN=Else"):
         Anchor("star", ROLE, "/CN=Else", world.ann.pem, "x509")
 
 

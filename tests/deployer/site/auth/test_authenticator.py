@@ -155,7 +155,7 @@ def test_every_refusal_is_the_same_and_its_reason_is_in_the_log_alone(
         "not a trusted CA": [world.node(authority=CertificateAuthority.make(now()))],
         "no certificate that is no proxy": [der(proxy.certificate)],
         "cannot be read": [b"nonsense"],
-        "is no CA": [world.node(unit="host")],
+        "is not a trusted CA": [world.node(unit="host")],
     }
     answers = set()
     for shown, certificates in [(each, []) for each in tokens.values()] + [([], each) for each in chains.values()]:
