@@ -242,7 +242,7 @@ def _blobs(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRou
         Unsigned: check the layer against the address, and believe map and hints only as far as the content bears them out.
         """
         found = look(address, shown)
-        data = publishing.contents.beside(found, artifact)
+        data = publishing.contents.accelerator(found, artifact)
         return document_response(
             request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=CACHE_FOREVER
         )

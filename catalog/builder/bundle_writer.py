@@ -1,15 +1,16 @@
-"""An image directory that is being made: all of it appears under its name at the end, or nothing of it ever does.
+"""Atomic writing of bundles: a bundle appears under its name when it is complete, or not at all.
 
-The draft lies beside its target, `.NAME.XXXXXXXX.draft`, locked as long as its maker lives. What a killed maker left is swept
-away by the next one that makes the same target.
+The draft is beside its target, `.NAME.XXXXXXXX.draft`, locked while its process runs. The next process that makes the same
+target removes the drafts of killed ones.
 """
 
 import errno
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from catalog.content.indexing import ContentIndex, index_file
@@ -25,11 +26,11 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EAC
 
 
 class BundleDraft:
-    """A directory in the making; see :func:`drafting`.
+    """A bundle that is being made; see :func:`draft_bundle`.
 
     Attributes:
-        root: where it lies until it is finished.
-        scratch: a directory for intermediate files, gone at the end.
+        root: its directory until it is finished.
+        scratch: a directory for intermediate files, removed at the end.
     """
 
     def __init__(self, root: Path, target: Path) -> None:
@@ -40,67 +41,67 @@ class BundleDraft:
         self._contents.mkdir()
 
     def add_range(self, source: int, offset: int, length: int, advance: Advance = ignore_progress) -> ContentIndex:
-        """Copy a range of an open file in as content; zeros become holes."""
+        """Copy a range of an open file into the bundle as a content; zeros become holes."""
         path = self.scratch / "range"
         with path.open("xb") as file:
             copy_range(source, offset, length, file.fileno(), advance)
         return self.adopt(path)
 
     def add_file(self, path: Path, advance: Advance = ignore_progress) -> ContentIndex:
-        """Copy a file in as content; NotFound if there is none, Malformed if it is empty."""
+        """Copy a file into the bundle as a content; NotFound if it does not exist, Malformed if it is empty."""
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size == 0:
-                    raise Malformed(f"{path}: is empty; content has at least one byte")
+                    raise Malformed(f"{path}: is empty; a content has at least one byte")
                 return self.add_range(file.fileno(), 0, size, advance)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
-            raise NotFound(f"{path}: there is no such file") from exc
+            raise NotFound(f"{path}: no such file") from exc
 
     def adopt(self, path: Path) -> ContentIndex:
-        """Make a file that lies in `scratch` content under its address. Empty files are refused as Malformed."""
-        measured = index_file(path)
-        path.rename(self._contents / str(measured.address))
-        return measured
+        """Move a file from `scratch` to the contents; Malformed if it is empty."""
+        index = index_file(path)
+        path.rename(self.content(index.address))
+        return index
 
     def discard(self, address: Address) -> None:
-        """Forget content that turned out to be needless."""
-        (self._contents / str(address)).unlink()
+        """Remove a content that is not needed."""
+        self.content(address).unlink()
 
     def content(self, address: Address) -> Path:
-        """Where content lies now."""
+        """The path of a content in the draft."""
         return self._contents / str(address)
 
     def finish(self, manifest: Manifest) -> Bundle:
-        """Write the manifest and give the directory its name.
+        """Write the manifest and rename the directory to its target.
 
         Raises:
-            Conflict: something has come to lie there in the meantime.
+            Conflict: the target was created in the meantime.
         """
         shutil.rmtree(self.scratch)
         wanted = {str(address) for address in manifest.contents()}
-        for blob in self._contents.iterdir():
-            if blob.name not in wanted:
-                blob.unlink()
+        for path in self._contents.iterdir():
+            if path.name not in wanted:
+                path.unlink()
         Bundle.create(self.root, manifest)
         for path in (*self._contents.iterdir(), self.root / "manifest.json", self._contents, self.root):
             files.sync_path(path)
         try:
             self.root.rename(self._target)
         except OSError as exc:
-            raise Conflict(f"{self._target}: exists by now; choose another directory") from exc
+            raise Conflict(f"{self._target}: was created in the meantime; choose another directory") from exc
         files.sync_path(self._target.parent)
         return Bundle(self._target, manifest)
 
 
 @contextmanager
 def draft_bundle(target: Path) -> Iterator[BundleDraft]:
-    """Make an image directory. Whatever ends the block before `finish` leaves nothing behind.
+    """Make a bundle. If the block ends before `finish`, nothing is left behind.
 
     Raises:
         Conflict: the target exists and is not an empty directory.
         NotFound: its parent directory does not exist.
-        Unavailable: it cannot be written, for want of space or permission.
+        Unavailable: it cannot be written, for lack of space or permission.
     """
     target = target.absolute()
     _check_free(target)
@@ -111,18 +112,18 @@ def draft_bundle(target: Path) -> Iterator[BundleDraft]:
     except OSError as exc:
         if exc.errno not in _CANNOT_WRITE:
             raise
-        raise Unavailable(f"{target}: cannot be written: {exc.strerror}; nothing was left there") from exc
+        raise Unavailable(f"{target}: cannot be written: {exc.strerror}; no files were left") from exc
 
 
 @contextmanager
 def _locked_directory(target: Path) -> Iterator[Path]:
-    """A new directory beside `target`, locked, and removed at the end if it still has its name."""
+    """Make a locked directory beside `target`, which is removed at the end if it still has its name."""
     while True:
         root = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".draft", dir=target.parent))
         lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             files.lock_open(lock, wait=True)
-            if not root.exists():  # another maker took it for one left behind, before it was locked
+            if not root.exists():  # another process removed it as stale before it was locked
                 continue
             root.chmod(0o755)
             yield root
@@ -140,27 +141,18 @@ def _check_free(target: Path) -> None:
     except NotADirectoryError:
         taken = True
     if taken:
-        raise Conflict(f"{target}: exists and is not an empty directory; choose another one with -o")
+        raise Conflict(f"{target}: exists and is not an empty directory; choose another with -o")
     if not target.parent.is_dir():
-        raise NotFound(f"{target.parent}: there is no such directory; make it first")
+        raise NotFound(f"{target.parent}: no such directory; create it first")
 
 
 def _sweep(target: Path) -> None:
-    """Remove drafts of the same target whose makers are gone."""
-    for left in target.parent.glob(f".{_escaped(target.name)}.????????.draft"):
-        try:
-            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            files.lock_open(lock)
-        except OSError:  # its maker lives
-            continue
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(lock)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+    """Remove drafts of the same target whose processes have ended."""
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.????????.draft"):
+        with suppress(OSError):  # BlockingIOError: its process is running
+            lock = os.open(stale, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                files.lock_open(lock)
+                shutil.rmtree(stale, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,6 +1,6 @@
-"""From a disk to an image: split it into partitions, find what is blank, keep what a BIOS boots from.
+"""Import of a disk as an image: splits it into partitions, detects blanks, keeps boot code and boot loaders.
 
-Assembling head, gaps, partitions and tail again gives the disk back byte for byte, but for partitions that became blanks.
+Head, gaps, partitions and tail together give the disk again byte for byte, except for partitions that became blanks.
 """
 
 import base64
@@ -26,10 +26,10 @@ from signer.documents import validate
 from signer.runtime.progress import Advance, ProgressBars, no_progress_bars
 
 GAP_DISTANCE = 16 << 10
-"""Bytes. Gaps that lie closer are kept as one: a leaf is the least that is stored or sent."""
+"""Bytes. Closer gaps are joined, as a leaf is the least that is stored or sent."""
 
 MAX_GAP_BYTES = 64 << 20
-"""Bytes outside partitions that are kept. Boot loaders take less than one MiB; more is a partition that the table hides."""
+"""Nonzero bytes outside partitions, at most. Boot loaders need less than one MiB; more would be a hidden partition."""
 
 EVERY = "all"
 ESP = "esp"
@@ -39,12 +39,12 @@ BootChoice = Literal["auto", "bios", "uefi", "direct"]
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How the person who imports wants it.
+    """Options of an import.
 
     Attributes:
-        keep: labels or numbers of partitions that stay content whatever they hold; "all" for every one.
+        keep: labels or numbers of partitions that stay content even if they are blank; "all" for every partition.
         access: label or number to "read-only" or "copy-on-write" (the default).
-        boot: "auto" takes UEFI where there is an EFI system partition, else BIOS where there is boot code.
+        boot: "auto" is UEFI if the disk has an EFI system partition, else BIOS if it has boot code.
         kernel, initrd, cmdline: for "direct".
         max_size: the largest virtual size accepted, in bytes.
     """
@@ -60,7 +60,7 @@ class ImportOptions:
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """An image that was made: its directory, what its maker should know, what should not be in it."""
+    """A new image: its bundle, notes for the person who made it, and the linter's findings."""
 
     bundle: Bundle
     notes: tuple[str, ...]
@@ -72,28 +72,28 @@ def import_disk(
     named: DiskFormat,
     identity: ImageIdentity,
     target: Path,
-    wishes: ImportOptions | None = None,
+    options: ImportOptions | None = None,
     bars: ProgressBars = no_progress_bars,
 ) -> BuiltImage:
-    """Make an image directory of a disk.
+    """Make a bundle of a disk.
 
     Args:
         disk: the file; never written.
         named: its format, which is never guessed.
-        identity: what the image is called and needs. Without `os`, what /etc/os-release in the image says is taken.
+        identity: name and needs of the image. Without `os`, /etc/os-release in the image is used.
         target: the directory to make; absent or empty.
-        wishes: how.
-        bars: shows how far each step is.
+        options: of the import.
+        bars: shows the progress of each step.
 
     Raises:
-        DiskRefused: the disk or its table is not one that may be imported; the message says why.
-        Misused: a wish names no partition of it, or cannot be fulfilled.
+        DiskRefused: the disk or its partition table cannot be imported; the message says why.
+        Misused: an option names a partition that does not exist, or cannot be met.
         Conflict, NotFound: the target or a file.
     """
-    wishes = wishes or ImportOptions()
-    _check_boot(wishes)
-    before = _identity_of(disk)
-    found = inspect_disk(disk, named, max_size=wishes.max_size)
+    options = options or ImportOptions()
+    _check_boot(options)
+    before = _file_state(disk)
+    found = inspect_disk(disk, named, max_size=options.max_size)
     with draft_bundle(target) as draft:
         raw = disk
         if found.format != "raw":
@@ -104,37 +104,37 @@ def import_disk(
             table = read_table(lambda offset, length: os.pread(descriptor, length, offset), found.size)
             if table is None:
                 raise DiskRefused(
-                    f"{disk}: has neither a GPT nor an MBR; a bare filesystem is taken by `partita image build`, "
+                    f"{disk}: has neither a GPT nor an MBR; import a bare filesystem with `partita image build`, "
                     'as a disk with table = "none"'
                 )
-            _check_wishes(table, wishes)
-            boot = _boot(draft, wishes, _mode(wishes, table))
-            job = _Splitting(draft, descriptor, found.size, table, wishes)
+            _check_options(table, options)
+            boot = _boot(draft, options, _boot_mode(options, table))
+            split = _DiskSplit(draft, descriptor, found.size, table, options)
             with bars(f"splitting {disk.name}", found.size) as advance:
-                document = job.disk(advance)
+                document = split.disk(advance)
         finally:
             os.close(descriptor)
-        if _identity_of(disk) != before:
-            raise DiskRefused(f"{disk}: changed while it was read; import it when nothing writes to it")
+        if _file_state(disk) != before:
+            raise DiskRefused(f"{disk}: changed while it was read; import it when no process writes to it")
         with bars("looking for keys and passwords", None):
-            lint = job.lint()
+            lint = split.lint()
         manifest = _manifest(identity, lint, document, boot)
-        return BuiltImage(draft.finish(manifest), tuple(job.notes), lint.findings)
+        return BuiltImage(draft.finish(manifest), tuple(split.notes), lint.findings)
 
 
-class _Splitting:
-    """The splitting of one disk into the draft's blobs."""
+class _DiskSplit:
+    """Splits one disk into contents of the draft."""
 
     def __init__(
-        self, draft: BundleDraft, disk: int, size: int, table: GptTable | MbrTable, wishes: ImportOptions
+        self, draft: BundleDraft, disk: int, size: int, table: GptTable | MbrTable, options: ImportOptions
     ) -> None:
         self.notes: list[str] = []
         self._draft, self._disk, self._size, self._table = draft, disk, size, table
-        self._wishes = wishes
-        self._content: list[tuple[str, Path]] = []
+        self._options = options
+        self._partitions: list[tuple[str, Path]] = []
 
     def disk(self, advance: Advance) -> dict[str, Any]:
-        """The disk as the manifest says it."""
+        """Split the disk; returns its description for the manifest."""
         entries: list[GptEntry | MbrEntry] = [*self._table.entries]
         entries.sort(key=lambda entry: entry.first_lba)
         partitions = [self._partition(entry, advance) for entry in entries]
@@ -155,37 +155,31 @@ class _Splitting:
         return document
 
     def lint(self) -> LintReport:
-        """What should not be in the partitions that are content."""
-        return LintReport.joined([lint_file(path, where) for where, path in self._content])
+        """Lint the partitions that are content."""
+        return LintReport.joined([lint_file(path, where) for where, path in self._partitions])
 
     def _partition(self, entry: GptEntry | MbrEntry, advance: Advance) -> dict[str, Any]:
         offset = entry.first_lba * SECTOR
         size = (entry.last_lba - entry.first_lba + 1) * SECTOR
         names = partition_names(entry)
-        document: dict[str, Any] = {
-            "number": entry.number,
-            "offset": offset,
-            "uuid": entry.uuid,
-            "access": next(
-                (self._wishes.access[name] for name in names if name in self._wishes.access), "copy-on-write"
-            ),
-        }
+        access = next((self._options.access[name] for name in names if name in self._options.access), "copy-on-write")
+        document: dict[str, Any] = {"number": entry.number, "offset": offset, "uuid": entry.uuid, "access": access}
         if isinstance(entry, GptEntry):
             document |= {"label": entry.name, "type": type_name(entry.type), "flags": flags_from_bits(entry.attributes)}
         else:
             document |= {"label": "", "type": entry.type}
-        measured = self._draft.add_range(self._disk, offset, size, advance)
+        index = self._draft.add_range(self._disk, offset, size, advance)
         blank = None
-        if self._wishes.keep.isdisjoint((*names, EVERY)):
-            blank = self._blank(offset, size, zero=measured.data_bytes == 0)
+        if self._options.keep.isdisjoint((*names, EVERY)):
+            blank = self._blank(offset, size, zero=index.data_bytes == 0)
         where = describe_partition(entry)
         if blank is None:
-            self._content.append((where, self._draft.content(measured.address)))
-            return document | {"content": str(measured.address)}
+            self._partitions.append((where, self._draft.content(index.address)))
+            return document | {"content": str(index.address)}
         if blank.filesystem != "none":
             self.notes.append(
-                f"{where} is an unused {blank.filesystem} and becomes a blank: each machine gets a fresh one, with another "
-                f"filesystem UUID (keep it as it is with --keep {names[0]})"
+                f"{where} is an unused {blank.filesystem} and becomes a blank: each machine gets a new one with another "
+                f"filesystem UUID (keep it unchanged with --keep {names[0]})"
             )
         return document | {"blank": blank.model_dump()}
 
@@ -195,22 +189,22 @@ class _Splitting:
         return detect_blank(lambda at, length: os.pread(self._disk, length, offset + at), size)
 
     def _gaps(self, low: int, high: int) -> list[dict[str, Any]]:
-        """What is not zero in [low, high) outside partitions, as content."""
-        places = sorted((entry.first_lba * SECTOR, (entry.last_lba + 1) * SECTOR) for entry in self._table.entries)
+        """Add nonzero bytes in [low, high) outside partitions as contents; returns the gaps for the manifest."""
+        extents = sorted((entry.first_lba * SECTOR, (entry.last_lba + 1) * SECTOR) for entry in self._table.entries)
         gaps: list[list[tuple[int, int]]] = []
-        for start, end in [*places, (high, high)]:
+        for start, end in [*extents, (high, high)]:
             if low < start:
                 gaps.append(list(nonzero_runs(self._disk, low, start, SECTOR)))
             low = max(low, end)
         kept = sum(end - start for runs in gaps for start, end in runs)
         if kept > MAX_GAP_BYTES:
             raise DiskRefused(
-                f"{kept} bytes outside every partition are not zero, more than the {MAX_GAP_BYTES} that a boot loader "
-                "could need; give them a partition, or wipe them"
+                f"{kept} nonzero bytes are outside all partitions, more than the {MAX_GAP_BYTES} that a boot loader "
+                "could need; put them into a partition, or wipe them"
             )
         share = MAX_GAPS - len([runs for runs in gaps if runs])
         if share < 0:
-            raise DiskRefused(f"there are bytes between partitions in more than {MAX_GAPS} places; wipe them")
+            raise DiskRefused(f"nonzero bytes are between partitions in more than {MAX_GAPS} places; wipe them")
         most = 1 + share // max(1, len(gaps))
         merged = [gap for runs in gaps if runs for gap in merge_runs(runs, GAP_DISTANCE, most)]
         return [
@@ -220,66 +214,65 @@ class _Splitting:
 
 
 def partition_names(entry: GptEntry | MbrEntry) -> tuple[str, ...]:
-    """What a person may call a partition: its number, and its label if it has one."""
+    """The names of a partition in options: its number, and its label if it has one."""
     label = entry.name if isinstance(entry, GptEntry) else ""
     return (str(entry.number), label) if label else (str(entry.number),)
 
 
 def describe_partition(entry: GptEntry | MbrEntry) -> str:
-    """A partition in a sentence."""
-    return " ".join(
-        ("partition", *(name if at == 0 else f"({name})" for at, name in enumerate(partition_names(entry))))
-    )
+    """The name of a partition in messages: `partition 2 (label)`."""
+    number, *label = partition_names(entry)
+    return f"partition {number} ({label[0]})" if label else f"partition {number}"
 
 
-def _check_boot(wishes: ImportOptions) -> None:
-    if (wishes.kernel is not None) != (wishes.boot == "direct"):
+def _check_boot(options: ImportOptions) -> None:
+    if (options.kernel is not None) != (options.boot == "direct"):
         raise Misused("--boot direct and --kernel belong together; give both or neither")
-    if wishes.boot != "direct" and (wishes.initrd or wishes.cmdline):
+    if options.boot != "direct" and (options.initrd or options.cmdline):
         raise Misused("--initrd and --cmdline belong to --boot direct")
 
 
-def _check_wishes(table: GptTable | MbrTable, wishes: ImportOptions) -> None:
+def _check_options(table: GptTable | MbrTable, options: ImportOptions) -> None:
     if not table.entries:
-        raise DiskRefused("the partition table is empty; there is nothing to import")
+        raise DiskRefused("the partition table is empty")
     known = [partition_names(entry) for entry in table.entries]
     every = {name for names in known for name in names}
-    for wish in (*wishes.keep, *wishes.access):
-        if wish not in every and not (wish == EVERY and wish in wishes.keep):
+    for name in (*options.keep, *options.access):
+        if name not in every and not (name == EVERY and name in options.keep):
             shown = ", ".join("=".join(names) for names in known)
-            raise Misused(f"there is no partition {wish!r} on the disk; it has {shown}")
+            raise Misused(f"the disk has no partition {name!r}; it has {shown}")
 
 
-def _mode(wishes: ImportOptions, table: GptTable | MbrTable) -> str:
-    """How the image boots; Misused where the disk cannot boot so."""
+def _boot_mode(options: ImportOptions, table: GptTable | MbrTable) -> str:
+    """The boot mode of the image; Misused if the disk does not support it."""
     kinds = [type_name(entry.type) for entry in table.entries]
     bootable = {
         "direct": True,
         "uefi": ESP in kinds or MBR_ESP in kinds,
         "bios": isinstance(table, MbrTable) or table.boot_code is not None,
     }
-    if wishes.boot != "auto":
-        if not bootable[wishes.boot]:
-            lack = "boot code in its first sector" if wishes.boot == "bios" else "EFI system partition"
-            raise Misused(f"--boot {wishes.boot}: the disk has no {lack}")
-        return wishes.boot
+    if options.boot != "auto":
+        if not bootable[options.boot]:
+            lack = "boot code in its first sector" if options.boot == "bios" else "EFI system partition"
+            raise Misused(f"--boot {options.boot}: the disk has no {lack}")
+        return options.boot
     for mode in ("uefi", "bios"):
         if bootable[mode]:
             return mode
     raise Misused(
-        "the disk has no EFI system partition and no boot code, so no firmware can boot it; "
-        "say --boot direct and give --kernel"
+        "the disk has neither an EFI system partition nor boot code, so firmware cannot boot it; "
+        "give --boot direct and --kernel"
     )
 
 
-def _boot(draft: BundleDraft, wishes: ImportOptions, mode: str) -> dict[str, Any]:
-    if wishes.kernel is not None:
-        return direct_boot(draft, wishes.kernel, wishes.initrd, wishes.cmdline)
+def _boot(draft: BundleDraft, options: ImportOptions, mode: str) -> dict[str, Any]:
+    if options.kernel is not None:
+        return direct_boot(draft, options.kernel, options.initrd, options.cmdline)
     return {"mode": mode}
 
 
 def direct_boot(draft: BundleDraft, kernel: Path, initrd: Path | None, cmdline: str) -> dict[str, Any]:
-    """The boot of an image whose kernel the hypervisor loads, its files taken into the draft."""
+    """The boot section of an image whose kernel the hypervisor loads; adds kernel and initrd to the draft."""
     document: dict[str, Any] = {"mode": "direct", "kernel": str(draft.add_file(kernel).address), "cmdline": cmdline}
     if initrd is not None:
         document["initrd"] = str(draft.add_file(initrd).address)
@@ -289,24 +282,18 @@ def direct_boot(draft: BundleDraft, kernel: Path, initrd: Path | None, cmdline: 
 def _manifest(identity: ImageIdentity, lint: LintReport, disk: dict[str, Any], boot: dict[str, Any]) -> Manifest:
     system = identity.os or lint.os
     if system is None:
-        raise Misused(
-            "no /etc/os-release could be read in the image; name its operating system, such as --os debian/12"
-        )
+        raise Misused("the image has no readable /etc/os-release; name its operating system, such as --os debian/12")
     return make_manifest(identity.model_copy(update={"os": system}), [disk], boot)
 
 
 def make_manifest(identity: ImageIdentity, disks: list[dict[str, Any]], boot: dict[str, Any]) -> Manifest:
-    """The manifest of an image; DocumentError where the parts do not fit together."""
-    document = identity.model_dump(mode="json", exclude_none=True) | {
-        "type": MANIFEST_TYPE,
-        "disks": disks,
-        "boot": boot,
-    }
-    return validate(Manifest, document, "manifest")
+    """The manifest of an image; DocumentError if its sections do not fit together."""
+    members = identity.model_dump(mode="json", exclude_none=True)
+    return validate(Manifest, members | {"type": MANIFEST_TYPE, "disks": disks, "boot": boot}, "manifest")
 
 
-def _identity_of(path: Path) -> tuple[int, ...]:
-    """Changes when the file is replaced or written; zeros where there is none (the inspection says so)."""
+def _file_state(path: Path) -> tuple[int, ...]:
+    """A value that changes when the file is replaced or written; empty if it does not exist, which inspection reports."""
     try:
         status = path.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""Directory trees to filesystems, reproducibly: the same names, contents, modes and owners give the same bytes.
+"""Reproducible filesystems from directory trees: the same names, contents, modes and owners give the same bytes.
 
-Nothing of the machine that builds gets in: not the order in which its directories list, not inode numbers, not times
-(all are the epoch), not its configuration of mke2fs. Another version of mkfs.erofs or mke2fs may lay things out
-differently, so "the same address" holds for the same version of the tools.
+The result does not depend on the machine: not on the order of directory listings, inode numbers, times (all are the epoch)
+or the configuration of mke2fs. Another version of mkfs.erofs or mke2fs may use another layout, so equal addresses need
+equal versions of the tools.
 """
 
 import os
@@ -15,27 +15,27 @@ from pathlib import Path
 from catalog.errors import DiskRefused, Misused, NotFound, Unavailable
 
 BLOCK = 4096
-"""Bytes in a block of the filesystems made here: the page size, and what nodes find unchanged blocks by."""
+"""Bytes in a block of the filesystems: the page size, and the unit in which nodes find unchanged blocks."""
 
 MIB = 1 << 20
 INODE = 256
 """Bytes of an ext4 inode."""
 
 EPOCH = {"SOURCE_DATE_EPOCH": "1", "E2FSPROGS_FAKE_TIME": "1", "MKE2FS_CONFIG": "/dev/null"}
-"""E2fsprogs takes a time of 0 for "now", so its epoch is one second later."""
+"""E2fsprogs reads time 0 as "now", so the epoch is one second later."""
 
 _EXT4 = "none,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink"
 _EXT4_CHECKED = _EXT4 + ",extra_isize,metadata_csum"
 LOST_AND_FOUND = "/lost+found"
-"""The directory that mke2fs itself makes."""
+"""The directory that mke2fs makes itself."""
 
-_UNSAYABLE = frozenset('"\n\r\0')
-"""Characters that debugfs's command language cannot say inside quotes."""
+_UNQUOTABLE = frozenset('"\n\r\0')
+"""Characters that cannot be quoted in debugfs commands."""
 
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """A file of a tree: its path in it, its path here, its lstat."""
+    """A file of a tree: its path in the tree, its path on this machine, its lstat."""
 
     place: str
     path: Path
@@ -43,7 +43,7 @@ class TreeEntry:
 
     @property
     def parent(self) -> str:
-        """The place of its directory."""
+        """The path of its directory in the tree."""
         return self.place.rpartition("/")[0]
 
 
@@ -57,15 +57,13 @@ def make_erofs(tree: Path, target: Path, uuid: str, *, owner: str) -> None:
         owner: "root" or "keep".
 
     Raises:
-        NotFound, DiskRefused, Unavailable: no such tree, one that cannot be taken, no tool.
+        NotFound, DiskRefused, Unavailable: the tree does not exist, cannot be converted, or a tool is missing.
     """
     _directory(tree)
     owners = ["--all-root"] if owner == "root" else []
-    # -x-1: extended attributes of the building machine (SELinux labels and the like) stay out.
-    _run(
-        ["mkfs.erofs", "--quiet", "-T0", "-x-1", "-U", uuid, *owners, str(target.absolute()), str(tree.absolute())],
-        tree,
-    )
+    # -x-1: no extended attributes, such as SELinux labels of the building machine.
+    paths = str(target.absolute()), str(tree.absolute())
+    _run(["mkfs.erofs", "--quiet", "-T0", "-x-1", "-U", uuid, *owners, *paths], tree)
 
 
 def make_ext4(
@@ -73,14 +71,14 @@ def make_ext4(
 ) -> None:
     """Make an ext4 filesystem of a tree.
 
-    `mke2fs -d` would follow the order in which the directory lists, which differs between machines; so an empty
-    filesystem is made and filled with debugfs in sorted order.
+    `mke2fs -d` follows the order of directory listings, which differs between machines; therefore an empty filesystem is
+    made and filled by debugfs in sorted order.
 
     Args:
         tree, target, uuid, owner: as for :func:`make_erofs`.
-        size: of the filesystem in bytes; by default what the tree takes and a quarter more.
+        size: of the filesystem in bytes; by default the needs of the tree and a quarter more.
         label: of the filesystem.
-        journal: whether it has one; what is never written needs none.
+        journal: whether to make a journal; a read-only filesystem does not need one.
 
     Raises:
         Misused: the tree does not fit into `size`.
@@ -102,11 +100,11 @@ def make_ext4(
         "-O",
         features,
         "-b",
-        str(BLOCK),
+        f"{BLOCK}",
         "-I",
-        str(INODE),
+        f"{INODE}",
         "-N",
-        str(inodes),
+        f"{inodes}",
     ]
     command += ["-m", "0", "-U", uuid, "-L", label, "-E", extended, str(target.absolute())]
     _run(command, tree)
@@ -114,18 +112,18 @@ def make_ext4(
     commands = target.with_name(target.name + ".debugfs")
     commands.write_text(script, encoding="utf-8", errors="surrogateescape")
     try:
-        complaints = _run(["debugfs", "-w", "-f", str(commands.absolute()), str(target.absolute())], tree)
+        errors = _run(["debugfs", "-w", "-f", str(commands.absolute()), str(target.absolute())], tree)
     finally:
         commands.unlink()
-    for line in complaints.splitlines():
+    for line in errors.splitlines():
         if "No free space" in line or "Could not allocate" in line or "no space" in line.lower():
-            raise Misused(f"{tree}: does not fit into an ext4 of {size} bytes; give its partition a larger size")
+            raise Misused(f"{tree}: does not fit into an ext4 of {size} bytes; make its partition larger")
         if line and not line.startswith("debugfs "):
-            raise DiskRefused(f"{tree}: cannot be put into an ext4: {line[:200]}")
+            raise DiskRefused(f"{tree}: cannot be copied into an ext4: {line[:200]}")
 
 
 def walk_tree(tree: Path) -> Iterator[TreeEntry]:
-    """Everything in a tree in the order of its names, each directory before what is in it; the root itself first."""
+    """All entries of a tree, the root first, sorted by name within each directory, each directory before its entries."""
     root = TreeEntry("", tree, _directory(tree))
     yield root
     waiting = [root]
@@ -141,20 +139,20 @@ def walk_tree(tree: Path) -> Iterator[TreeEntry]:
 
 def _directory(tree: Path) -> os.stat_result:
     if not tree.is_dir():
-        raise NotFound(f"{tree}: there is no such directory")
+        raise NotFound(f"{tree}: no such directory")
     return tree.stat()
 
 
 def _check(entry: TreeEntry) -> None:
     if stat.S_ISSOCK(entry.status.st_mode):
-        raise DiskRefused(f"{entry.path}: is a socket, which only a running program has; remove it from the tree")
+        raise DiskRefused(f"{entry.path}: is a socket, which cannot be stored; remove it from the tree")
     target = str(entry.path.readlink()) if stat.S_ISLNK(entry.status.st_mode) else ""
-    if _UNSAYABLE & (set(entry.place) | set(target) | set(str(entry.path))):
-        raise DiskRefused(f"{str(entry.path)!r}: has a quote or a line end in its name; rename it, or use erofs")
+    if _UNQUOTABLE & (set(entry.place) | set(target) | set(str(entry.path))):
+        raise DiskRefused(f"{str(entry.path)!r}: has a quote or line break in its name; rename it, or use erofs")
 
 
 def _size_for(entries: Sequence[TreeEntry], *, journal: bool) -> int:
-    """Bytes that an ext4 for a tree needs, in whole MiB: data, inodes, journal, and a quarter more. Holes cost nothing."""
+    """Bytes of an ext4 for a tree, in whole MiB: data, inodes, journal, and a quarter more. Unused blocks are holes."""
     data = sum(-(-entry.status.st_size // BLOCK) * BLOCK + BLOCK for entry in entries)
     need = (data + 2 * INODE * len(entries)) * 5 // 4 + (8 * MIB if journal else 0) + 2 * MIB
     return -(-need // MIB) * MIB
@@ -203,28 +201,24 @@ def _creation(entry: TreeEntry, name: str, kind: int) -> str:
 
 
 def _attributes(entry: TreeEntry, owner: str) -> Iterator[str]:
-    """Mode, owner and times; times are set too, as some commands take the clock's."""
+    """Commands for mode, owner and times, as some commands set times from the clock."""
     place = entry.place or "/"
     yield f'sif "{place}" mode 0{entry.status.st_mode:o}'
-    if owner == "keep":
-        yield f'sif "{place}" uid {entry.status.st_uid}'
-        yield f'sif "{place}" gid {entry.status.st_gid}'
-    else:
-        yield f'sif "{place}" uid 0'
-        yield f'sif "{place}" gid 0'
+    yield f'sif "{place}" uid {entry.status.st_uid if owner == "keep" else 0}'
+    yield f'sif "{place}" gid {entry.status.st_gid if owner == "keep" else 0}'
     for moment in ("atime", "ctime", "mtime", "crtime"):
         yield f'sif "{place}" {moment} @1'
 
 
 def _run(command: list[str], tree: Path) -> str:
-    """Run a tool on files of our own; returns what it complained of."""
+    """Run a tool on trusted files; returns its standard error."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **EPOCH}
     try:
         done = subprocess.run(command, capture_output=True, check=False, env=environment)
     except FileNotFoundError as exc:
         raise Unavailable(f"{command[0]} is not installed; install e2fsprogs and erofs-utils") from exc
-    complaint = done.stderr.decode("utf-8", "replace").strip()
+    errors = done.stderr.decode("utf-8", "replace").strip()
     if done.returncode:
-        last = (complaint or done.stdout.decode("utf-8", "replace").strip()).splitlines()
+        last = (errors or done.stdout.decode("utf-8", "replace").strip()).splitlines()
         raise DiskRefused(f"{tree}: {command[0]} failed: {last[-1][:200] if last else done.returncode}")
-    return complaint
+    return errors

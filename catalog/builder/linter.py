@@ -1,7 +1,7 @@
-"""Warnings about what an endorser should not vouch for: keys, passwords and credentials inside an image.
+"""The linter, which warns endorsers about keys, passwords and credentials inside an image.
 
-A warning refuses nothing by itself: an image may need a published key. Filesystems are read without mounting, in a
-confined child (`lint_child` has the rules); what cannot be read is said to be unread, never passed over.
+A warning does not refuse the image, which may need a published key. Filesystems are read without mounting, by a child in
+the sandbox (`linter_child` has the rules); a filesystem that cannot be read is reported as unread.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from catalog.builder import linter_child as lint_child
+from catalog.builder import linter_child
 from catalog.disk.sandbox import ResourceLimits, python_command, run_confined
 from catalog.errors import DiskRefused
 from catalog.image.bundle import Bundle
@@ -21,10 +21,10 @@ from signer.documents import Document, parse
 from signer.errors import DocumentError
 
 SCRATCH = 512 << 20
-"""Bytes of memory that a filesystem is taken apart into; what is larger is reported as looked at in part."""
+"""Bytes of memory for the files of a filesystem; a larger one is reported as partly unread."""
 
 UNREADABLE = "unread"
-"""The rule of a finding that says what could not be looked at."""
+"""The rule of a finding about a filesystem that could not be read."""
 
 _MAGIC = (
     ("ext", 1080, b"\x53\xef"),
@@ -39,7 +39,7 @@ _MAGIC = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that should not be there: the rule, the partition, the path in it, and why."""
+    """A finding: the rule, the partition, the path in it, and the reason."""
 
     rule: str
     where: str
@@ -52,70 +52,69 @@ class Finding:
 
 @dataclass(frozen=True)
 class LintReport:
-    """What was found, and which operating system the image says it is."""
+    """The findings, and the operating system according to the image's os-release."""
 
     findings: tuple[Finding, ...] = ()
     os: OperatingSystem | None = None
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Several as one; the first operating system counts."""
-        systems = [part.os for part in parts if part.os]
-        return cls(tuple(finding for part in parts for finding in part.findings), systems[0] if systems else None)
+    def joined(cls, reports: Sequence[Self]) -> Self:
+        """Join reports; the first operating system counts."""
+        systems = [report.os for report in reports if report.os]
+        return cls(tuple(one for report in reports for one in report.findings), systems[0] if systems else None)
 
 
-class _Found(Document):
+class _RawFinding(Document):
     rule: str
     path: str
     why: str
 
 
-class _Answer(Document):
-    findings: tuple[_Found, ...]
+class _RawReport(Document):
+    findings: tuple[_RawFinding, ...]
     release: dict[str, str]
-    trouble: str
+    error: str
 
 
 def lint_bundle(bundle: Bundle) -> LintReport:
-    """Look through all partitions of an image. NotFound where content is missing."""
-    parts = []
+    """Lint all partitions of an image; NotFound if a content is missing."""
+    reports = []
     for number, disk in enumerate(bundle.manifest.disks):
         for part in (disk.partition,) if isinstance(disk, BareDisk) else disk.partitions:
             if part.content is not None:
-                place = str(part.number) if isinstance(part, PlacedPartition) else f"of disk {number}"
-                where = f"partition {place} ({part.label})" if part.label else f"partition {place}"
-                parts.append(lint_file(bundle.content(part.content), where))
-    return LintReport.joined(parts)
+                position = str(part.number) if isinstance(part, PlacedPartition) else f"of disk {number}"
+                where = f"partition {position} ({part.label})" if part.label else f"partition {position}"
+                reports.append(lint_file(bundle.content(part.content), where))
+    return LintReport.joined(reports)
 
 
 def lint_file(path: Path, where: str) -> LintReport:
-    """Look through a partition that lies in a file; `where` is what to call it."""
+    """Lint a partition in a file; `where` names it in findings."""
     filesystem = detect_filesystem(path)
     if filesystem not in ("ext", "erofs"):
-        unread = f"is {filesystem}, which is not looked into; see to it yourself that it holds no keys or passwords"
+        unread = f"is {filesystem}, which is not read; check yourself that it contains no keys or passwords"
         return LintReport((Finding(UNREADABLE, where, "", unread),) if filesystem else ())
-    command, reads = python_command(Path(lint_child.__file__), filesystem, "/disk")
+    command, reads = python_command(Path(linter_child.__file__), filesystem, "/disk")
     try:
-        outcome = run_confined(
-            command, reads={**reads, "/disk": path}, limits=ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
-        )
-        answer = parse(_Answer, outcome.output, f"the linter's report on {where}")
+        limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
+        result = run_confined(command, reads={**reads, "/disk": path}, limits=limits)
+        report = parse(_RawReport, result.output, f"the linter's report on {where}")
     except (DiskRefused, DocumentError) as exc:
-        return LintReport((Finding(UNREADABLE, where, "", f"could not be looked into: {exc}"),))
-    findings = [Finding(found.rule, where, found.path, found.why) for found in answer.findings]
-    if answer.trouble:
-        findings.append(Finding(UNREADABLE, where, "", f"could be looked into in part only: {answer.trouble}"))
-    return LintReport(tuple(findings), _system(answer.release))
+        return LintReport((Finding(UNREADABLE, where, "", f"could not be read: {exc}"),))
+    findings = [Finding(found.rule, where, found.path, found.why) for found in report.findings]
+    if report.error:
+        findings.append(Finding(UNREADABLE, where, "", f"could be read only in part: {report.error}"))
+    return LintReport(tuple(findings), _system(report.release))
 
 
 def lint_tree(tree: Path, where: str) -> LintReport:
-    """Look through a directory of our own."""
-    findings, release = lint_child.scan_tree(tree)
+    """Lint a directory of trusted files."""
+    findings, release = linter_child.scan_tree(tree)
     return LintReport(tuple(Finding(where=where, **found) for found in findings), _system(release))
 
 
 def detect_filesystem(path: Path) -> str | None:
-    """What a partition holds, by its magic number; None for what holds no files that we know of."""
+    """The filesystem or volume type of a partition by its magic number; None if it is unknown."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return next((name for name, at, magic in _MAGIC if os.pread(descriptor, len(magic), at) == magic), None)
@@ -126,5 +125,5 @@ def detect_filesystem(path: Path) -> str | None:
 def _system(release: dict[str, str]) -> OperatingSystem | None:
     try:
         return OperatingSystem(id=release["ID"], version=release.get("VERSION_ID", "")) if "ID" in release else None
-    except ValidationError:  # an os-release that no manifest can repeat
+    except ValidationError:  # values that a manifest may not contain
         return None

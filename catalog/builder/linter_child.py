@@ -1,10 +1,10 @@
-"""Looks through an operating system's files for what must not be published in an image. Decides nothing else.
+"""The linter's rules, and the script that applies them to a filesystem in the sandbox.
 
-Runs in two ways: over a directory of our own (`walk`), and confined, as a script of its own that takes an untrusted
-filesystem apart with debugfs or fsck.erofs into memory and walks over that. So it imports nothing of Partita.
+It runs in two ways: `scan_tree` on a directory of trusted files, and as a script in the sandbox that extracts an untrusted
+filesystem into memory with debugfs or fsck.erofs and scans the result. Therefore it imports nothing of Partita.
 
-The rules are what the HEPiX endorsement policy (Kelsey, 2010) keeps out of an image, accounts, host keys, user keys
-and credentials, and what makes two machines from one image the same machine.
+The rules cover the items that the HEPiX endorsement policy (Kelsey, 2010) excludes from images (accounts, host keys, user
+keys and credentials), and files that give all machines of an image the same identity.
 """
 
 import json
@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MAX_LOOK = 256 << 10
-"""Bytes of one file that are looked at; keys and password files are smaller."""
+"""Bytes of a file that are read; keys and password files are smaller."""
 
 MAX_FINDINGS = 200
-"""A list that is longer is read by nobody."""
+"""Findings in one report, at most."""
 
 MAX_USERS = 64
-"""Home directories of an ext filesystem that are taken out to be looked at."""
+"""Home directories of an ext filesystem that are extracted."""
 
 HIDDEN = (".ssh", ".aws", ".azure", ".config", ".docker", ".kube")
 DOTFILES = (".netrc", ".bash_history", ".zsh_history", ".python_history")
-"""What of a user's home is taken out: the rest is large and none of our business."""
+"""The parts of a home directory that are extracted; no rule concerns the rest."""
 
 USUAL = ("changing ownership of", "File not found by ext2_lookup")
-"""What debugfs complains of when all is well: nobody here may change owners, and not every system has every directory."""
+"""Harmless messages of debugfs: the child may not change owners, and some directories do not exist on all systems."""
 
 HOME = r"(?:root|home/[^/]+)"
 _PRIVATE = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY")
@@ -63,31 +63,31 @@ def _identity(data: bytes) -> list[str]:
 
 
 RULES: tuple[tuple[str, re.Pattern[str], Check, str], ...] = (
-    ("host-key", re.compile(r"etc/ssh/ssh_host_[^/]*_key"), _present, "an SSH host key that every machine would share"),
-    ("authorized-keys", re.compile(HOME + r"/\.ssh/authorized_keys2?"), _present, "lets its owner into every machine"),
+    ("host-key", re.compile(r"etc/ssh/ssh_host_[^/]*_key"), _present, "an SSH host key that all machines would share"),
+    (
+        "authorized-keys",
+        re.compile(HOME + r"/\.ssh/authorized_keys2?"),
+        _present,
+        "lets the owner of the key into every machine",
+    ),
     ("private-key", re.compile(HOME + r"/\.ssh/[^/]+"), _private, "a private key of a user"),
     ("private-key", re.compile(r"etc/(?:grid-security|ssl/private|pki)/.+"), _private, "a private key"),
-    ("password", re.compile(r"etc/g?shadow-?"), _hashes, "an account that a password, or none, opens"),
+    ("password", re.compile(r"etc/g?shadow-?"), _hashes, "an account with a password, or without protection"),
     ("cloud-credentials", re.compile(HOME + r"/\.aws/credentials"), _present, "credentials for a cloud"),
     ("cloud-credentials", re.compile(HOME + r"/\.config/gcloud/.+"), _present, "credentials for a cloud"),
     ("cloud-credentials", re.compile(HOME + r"/\.azure/.+"), _present, "credentials for a cloud"),
     ("cloud-credentials", re.compile(HOME + r"/\.config/openstack/[^/]+\.yaml"), _present, "credentials for a cloud"),
     ("cloud-credentials", re.compile(HOME + r"/\.(?:netrc|docker/config\.json|kube/config)"), _present, "credentials"),
-    ("cloud-instance", re.compile(r"var/lib/cloud/instances/.+"), _present, "what cloud-init keeps of another machine"),
-    (
-        "machine-id",
-        re.compile(r"etc/machine-id"),
-        _identity,
-        "makes all machines the same one to systemd; empty the file",
-    ),
-    ("history", re.compile(HOME + r"/\.[a-z]*_history"), _present, "what somebody typed"),
+    ("cloud-instance", re.compile(r"var/lib/cloud/instances/.+"), _present, "cloud-init state of another machine"),
+    ("machine-id", re.compile(r"etc/machine-id"), _identity, "gives all machines the same systemd ID; empty the file"),
+    ("history", re.compile(HOME + r"/\.[a-z]*_history"), _present, "a command history of a user"),
 )
 
 RawFinding = dict[str, str]
 
 
 def scan_tree(root: Path) -> tuple[list[RawFinding], dict[str, str]]:
-    """Findings in the tree under `root`, and ID and VERSION_ID of its os-release. Follows no link."""
+    """Return the findings in the tree under `root`, and ID and VERSION_ID of its os-release. Follows no links."""
     findings: list[RawFinding] = []
     for relative, path in _files(root):
         for rule, pattern, check, why in RULES:
@@ -104,15 +104,12 @@ def scan_tree(root: Path) -> tuple[list[RawFinding], dict[str, str]]:
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    """Regular files in the places that rules speak of, by name."""
+    """(relative path, path) of the regular files in the directories that rules concern, sorted by name."""
     for place in ("etc", "root", "home", "var/lib/cloud"):
-        if any(
-            part.is_symlink()
-            for part in (root / place, *(root / place).parents)
-            if part != root and root in part.parents
-        ):
+        top = root / place
+        if any(part.is_symlink() for part in (top, *top.parents) if root in part.parents):
             continue
-        for directory, names, files in os.walk(root / place):
+        for directory, names, files in os.walk(top):
             names.sort()
             for name in sorted(files):
                 path = Path(directory, name)
@@ -139,7 +136,7 @@ def _release(path: Path) -> dict[str, str]:
 
 
 def extract_ext(disk: str, root: Path) -> None:
-    """Copy the interesting places of an ext2, ext3 or ext4 filesystem out with debugfs."""
+    """Extract the directories that rules concern from an ext2, ext3 or ext4 filesystem with debugfs."""
     for place in ("home", "var/lib", "usr/lib"):
         (root / place).mkdir(parents=True)
     wanted = [(f"/{place}", root / Path(place).parent) for place in ("etc", "root", "var/lib/cloud")]
@@ -158,28 +155,25 @@ def extract_ext(disk: str, root: Path) -> None:
     done = subprocess.run(["debugfs", "-c", "-f", str(commands), disk], capture_output=True, check=False)
     for line in done.stderr.decode("utf-8", "replace").splitlines():
         if not line.startswith("debugfs ") and not any(usual in line for usual in USUAL):
-            raise OSError(f"debugfs cannot read all of it: {line[:200]}")
+            raise OSError(f"debugfs cannot read the whole filesystem: {line[:200]}")
 
 
 def extract_erofs(disk: str, root: Path) -> None:
-    """Copy everything out of an EROFS filesystem; the memory given to the child bounds it."""
+    """Extract an EROFS filesystem; the memory of the sandbox limits its size."""
     command = ["fsck.erofs", "--no-preserve", f"--extract={root}", disk]
     done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
-    complaints = [line for line in done.stderr.splitlines() if line.startswith("<E>")]
-    if done.returncode or complaints or not root.is_dir():  # it ends with 0 even where it gives up
-        raise OSError(f"fsck.erofs cannot take it apart: {complaints[0][:200] if complaints else done.returncode}")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("<E>")]
+    if done.returncode or errors or not root.is_dir():  # its exit code may be 0 even if it fails
+        raise OSError(f"fsck.erofs cannot extract the filesystem: {errors[0][:200] if errors else done.returncode}")
 
 
 if __name__ == "__main__":
     filesystem, source = sys.argv[1:]
     tree = Path("/scratch/tree")
-    answer: dict[str, object] = {"findings": [], "release": {}, "trouble": ""}
+    error = ""
     try:
-        if filesystem == "ext":
-            extract_ext(source, tree)
-        else:
-            extract_erofs(source, tree)
-    except OSError as problem:
-        answer["trouble"] = str(problem)
-    answer["findings"], answer["release"] = scan_tree(tree)
-    json.dump(answer, sys.stdout)
+        (extract_ext if filesystem == "ext" else extract_erofs)(source, tree)
+    except OSError as exc:
+        error = str(exc)
+    findings, release = scan_tree(tree)
+    json.dump({"findings": findings, "release": release, "error": error}, sys.stdout)

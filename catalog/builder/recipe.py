@@ -1,6 +1,6 @@
-"""What a person writes to have an image made: its identity, and for `image build` the recipe, a strict TOML document.
+"""The recipe of `image build`, a strict TOML document, and the identity of an image, which an import needs too.
 
-Sizes are texts such as "64MiB". Paths are relative to the recipe's own directory. examples/recipes shows one.
+Sizes are texts such as "64MiB". Paths are relative to the directory of the recipe. examples/recipes has an example.
 """
 
 import re
@@ -26,42 +26,44 @@ from catalog.image.manifest import (
 from signer.documents import Document, parse_toml
 
 NAMESPACE = uuid.UUID("6f1b7a5e-8c0d-5f43-9d0e-6d2f0a5f7c31")
-"""Of the UUIDs (version 5, RFC 9562) that are derived where a recipe gives none."""
+"""Namespace of the UUIDs (version 5, RFC 9562) that are derived if a recipe gives none."""
 
 _SIZE = re.compile(r"([1-9][0-9]{0,13})(B|KiB|MiB|GiB|TiB)")
 _UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def parse_size(text: object) -> int:
-    """The bytes that a text such as "64MiB" says; ValueError with what would be right."""
+    """The bytes of a text such as "64MiB"; ValueError explains the form."""
     match = _SIZE.fullmatch(text) if isinstance(text, str) else None
     if not match or (size := int(match[1]) * _UNIT[match[2]]) > MAX_SIZE:
-        raise ValueError(f"{str(text)[:40]!r} is no size; write a number and B, KiB, MiB, GiB or TiB, such as '64MiB'")
+        raise ValueError(
+            f"{str(text)[:40]!r} is not a valid size; write a number and B, KiB, MiB, GiB or TiB, such as '64MiB'"
+        )
     return size
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 
 
-def _place(text: str) -> str:
+def _path(text: str) -> str:
     if not text or "\0" in text or "\n" in text:
-        raise ValueError("is no path")
+        raise ValueError("is not a valid path")
     return text
 
 
-RecipePath = Annotated[str, Field(max_length=4096), AfterValidator(_place)]
+RecipePath = Annotated[str, Field(max_length=4096), AfterValidator(_path)]
 AccessMode = Literal["read-only", "copy-on-write"]
 
 
 class RecipeNeeds(Document):
-    """The least that a machine of this image must get."""
+    """The minimum resources of a machine of this image."""
 
     memory: Size
     cores: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
 class ImageIdentity(Document):
-    """What an image is called and what it needs: all of a manifest that the disk itself cannot say."""
+    """Name, needs and origin of an image: the part of a manifest that does not follow from the disk."""
 
     vo: Vo
     name: Name
@@ -74,19 +76,19 @@ class ImageIdentity(Document):
 
 
 class FileSource(Document):
-    """A partition whose bytes are those of a file."""
+    """A partition made from a file."""
 
     file: RecipePath
 
 
 class TreeSource(Document):
-    """A partition made of a directory tree.
+    """A partition made from a directory tree.
 
     Attributes:
         tree: the directory.
-        filesystem: erofs is read-only by nature; ext4 for what a guest writes to.
-        size: of the partition; ext4 only. By default what the tree takes, and a quarter more.
-        owner: "root" makes root the owner of everything, "keep" keeps the owners that the tree has here.
+        filesystem: erofs is always read-only; ext4 if guests write to it.
+        size: of the partition; ext4 only. By default the needs of the tree and a quarter more.
+        owner: "root" makes root the owner of everything, "keep" keeps the owners of the tree.
         label: of the filesystem; ext4 only.
     """
 
@@ -99,20 +101,20 @@ class TreeSource(Document):
     @model_validator(mode="after")
     def _sensible(self) -> Self:
         if self.filesystem == "erofs" and (self.size is not None or self.label):
-            raise ValueError("an erofs is as large as its tree and has no label; leave size and label out")
+            raise ValueError("an erofs has the size of its tree and no label; leave size and label out")
         return self
 
 
 class BlankSource(Document):
-    """A partition that each node makes for itself."""
+    """A partition that each node makes locally."""
 
     blank: Filesystem
     size: Size
     label: Annotated[str, Field(max_length=16)] = ""
 
 
-def _kind_of_source(value: object) -> str | None:
-    """Which source a table is: the one whose own member it has."""
+def _source_type(value: object) -> str | None:
+    """The type of a source, by the one member that only this type has."""
     given = set(value) if isinstance(value, dict) else {name for name in _SOURCES if hasattr(value, name)}
     named = [name for name in _SOURCES if name in given]
     return named[0] if len(named) == 1 else None
@@ -122,15 +124,15 @@ _SOURCES = ("file", "tree", "blank")
 PartitionSource = Annotated[
     Annotated[FileSource, Tag("file")] | Annotated[TreeSource, Tag("tree")] | Annotated[BlankSource, Tag("blank")],
     Discriminator(
-        _kind_of_source,
+        _source_type,
         custom_error_type="source",
-        custom_error_message="is made of one thing: write file = ..., tree = ... or blank = ...",
+        custom_error_message="a partition has one source: write file = ..., tree = ... or blank = ...",
     ),
 ]
 
 
 class RecipePartition(Document):
-    """One partition: what `partita image build` makes it of, and how a guest sees it."""
+    """One partition: its source, and its properties in the manifest."""
 
     label: PartitionLabel
     type: PartitionType = "linux-generic"
@@ -141,7 +143,7 @@ class RecipePartition(Document):
 
 
 class RecipeDisk(Document):
-    """A virtual disk: one bare partition ("none"), or partitions under a GUID partition table ("gpt")."""
+    """A virtual disk: one partition without table ("none"), or partitions in a GUID partition table ("gpt")."""
 
     table: Literal["none", "gpt"]
     uuid: Guid | None = None
@@ -150,14 +152,16 @@ class RecipeDisk(Document):
     @model_validator(mode="after")
     def _bare(self) -> Self:
         if self.table == "none" and len(self.partition) != 1:
-            raise ValueError("a disk without a table is one partition; give each its own disk, or say table = 'gpt'")
+            raise ValueError(
+                "a disk without a table is one partition; use a disk for each partition, or write table = 'gpt'"
+            )
         if self.table == "none" and (self.uuid or self.partition[0].flags):
-            raise ValueError("a disk without a table has no disk UUID and no flags; leave them out")
+            raise ValueError("a disk without a table has neither disk UUID nor flags; leave them out")
         return self
 
 
 class RecipeBoot(Document):
-    """How it boots; kernel and initrd are paths."""
+    """How the image boots; kernel and initrd are paths."""
 
     mode: Literal["direct", "bios", "uefi"]
     kernel: RecipePath | None = None
@@ -174,7 +178,7 @@ class RecipeBoot(Document):
 
 
 class RecipeIdentity(ImageIdentity):
-    """As :class:`ImageIdentity`; here the operating system must be named."""
+    """As :class:`ImageIdentity`, with the operating system required."""
 
     os: OperatingSystem
 
@@ -188,23 +192,23 @@ class Recipe(Document):
 
     @classmethod
     def parse(cls, data: bytes, what: str) -> Self:
-        """Read a recipe; signer.errors.DocumentError says where and why not."""
+        """Parse a recipe; signer.errors.DocumentError gives place and reason."""
         return parse_toml(cls, data, what)
 
     def partitions(self) -> Iterator[tuple[int, int, RecipePartition]]:
-        """(disk, place, partition), both counted from 0."""
-        for at, disk in enumerate(self.disk):
-            for place, partition in enumerate(disk.partition):
-                yield at, place, partition
+        """(disk, position, partition), both numbers from 0."""
+        for number, disk in enumerate(self.disk):
+            for position, partition in enumerate(disk.partition):
+                yield number, position, partition
 
-    def uuid(self, *place: int) -> str:
-        """The UUID of a disk or a partition that gives none itself: the same recipe, the same UUIDs.
+    def uuid(self, *position: int) -> str:
+        """The UUID of a disk or partition without a UUID in the recipe: the same recipe gives the same UUIDs.
 
-        The version is left out: a new version of an image keeps what guests find their partitions by.
+        The version is left out, so that guests find the partitions of a new version by the same UUIDs.
         """
-        return str(uuid.uuid5(NAMESPACE, "/".join((self.image.vo, self.image.name, *map(str, place)))))
+        return str(uuid.uuid5(NAMESPACE, "/".join((self.image.vo, self.image.name, *map(str, position)))))
 
 
 def align_up(value: int, to: int = SECTOR) -> int:
-    """The next multiple."""
+    """Round up to the next multiple of `to`."""
     return -(-value // to) * to

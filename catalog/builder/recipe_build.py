@@ -1,6 +1,6 @@
-"""From a recipe to an image: partitions out of files, directory trees and blanks, placed on disks.
+"""Building of an image from a recipe: partitions from files, directory trees and blanks, placed on disks.
 
-The same recipe and the same inputs give the same image ID: every UUID is given or derived, every time is fixed.
+The same recipe and inputs give the same image ID: all UUIDs are given or derived, all times are fixed.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ from catalog.image.manifest import SECTOR
 from signer.runtime.progress import ProgressBars, no_progress_bars
 
 ALIGNMENT = 1 << 20
-"""Bytes. Partitions begin at whole MiB, as every tool has placed them since disks have large sectors."""
+"""Bytes. Partitions begin at whole MiB, the alignment that all tools use since disks have large sectors."""
 
 FIRST_LBA = 34
 TAIL = 33
-"""Sectors: where a GPT lets partitions begin, and how many it takes at the end."""
+"""Sectors: the first usable one of a GPT disk, and the number that the GPT takes at the end."""
 
 
 def build_image(recipe_file: Path, target: Path, bars: ProgressBars = no_progress_bars) -> BuiltImage:
-    """Make an image directory from a recipe.
+    """Make a bundle from a recipe.
 
     Args:
         recipe_file: the TOML file; paths in it are relative to its directory.
         target: the directory to make; absent or empty.
-        bars: shows how far each step is.
+        bars: shows the progress of each step.
 
     Raises:
-        DocumentError: the recipe is malformed, or its parts make no valid manifest.
+        DocumentError: the recipe is malformed, or does not give a valid manifest.
         NotFound: the recipe, or a file or tree that it names.
-        Misused, DiskRefused: a tree that does not fit or cannot be taken.
+        Misused, DiskRefused: a tree that does not fit or cannot be converted.
         Conflict: the target exists.
     """
     try:
@@ -47,41 +47,41 @@ def build_image(recipe_file: Path, target: Path, bars: ProgressBars = no_progres
 
 
 def build_recipe(recipe: Recipe, base: Path, target: Path, bars: ProgressBars = no_progress_bars) -> BuiltImage:
-    """As :func:`build`, with a recipe that has been read; `base` is the directory that its paths start from."""
+    """As :func:`build_image`, with a parsed recipe; its paths are relative to `base`."""
     with draft_bundle(target) as draft:
-        job = _Building(recipe, base, draft, bars)
-        disks = [job.disk(number, disk) for number, disk in enumerate(recipe.disk)]
+        build = _RecipeBuild(recipe, base, draft, bars)
+        disks = [build.disk(number, disk) for number, disk in enumerate(recipe.disk)]
         boot: dict[str, Any] = {"mode": recipe.boot.mode}
         if recipe.boot.kernel is not None:
             initrd = base / recipe.boot.initrd if recipe.boot.initrd else None
             boot = direct_boot(draft, base / recipe.boot.kernel, initrd, recipe.boot.cmdline or "")
         manifest = make_manifest(recipe.image, disks, boot)
-        return BuiltImage(draft.finish(manifest), (), LintReport.joined(job.lints).findings)
+        return BuiltImage(draft.finish(manifest), (), LintReport.joined(build.lints).findings)
 
 
 @dataclass(frozen=True)
 class _Filled:
-    """A partition without its place: its members in the manifest, its size in bytes."""
+    """A partition without its position: its members in the manifest, its size in bytes."""
 
     members: dict[str, Any]
     size: int
 
 
-class _Building:
-    """The building of one recipe into a draft."""
+class _RecipeBuild:
+    """Builds one recipe into a draft."""
 
     def __init__(self, recipe: Recipe, base: Path, draft: BundleDraft, bars: ProgressBars) -> None:
         self.lints: list[LintReport] = []
         self._recipe, self._base, self._draft, self._bars = recipe, base, draft, bars
 
     def disk(self, number: int, disk: RecipeDisk) -> dict[str, Any]:
-        """A disk as the manifest says it."""
-        filled = [self._fill(number, place, partition) for place, partition in enumerate(disk.partition)]
+        """Make a disk; returns its description for the manifest."""
+        filled = [self._fill(number, position, partition) for position, partition in enumerate(disk.partition)]
         if disk.table == "none":
             return {"table": "none", "partition": filled[0].members}
         placed, offset = [], ALIGNMENT
-        for place, (partition, made) in enumerate(zip(disk.partition, filled, strict=True)):
-            where = {"number": place + 1, "offset": offset, "flags": partition.flags}
+        for position, (partition, made) in enumerate(zip(disk.partition, filled, strict=True)):
+            where = {"number": position + 1, "offset": offset, "flags": partition.flags}
             placed.append(made.members | where)
             offset = align_up(offset + made.size, ALIGNMENT)
         size = align_up(offset + TAIL * SECTOR, ALIGNMENT)
@@ -94,16 +94,11 @@ class _Building:
             "partitions": placed,
         }
 
-    def _fill(self, disk: int, place: int, partition: RecipePartition) -> _Filled:
-        uuid = partition.uuid or self._recipe.uuid(disk, place)
-        members: dict[str, Any] = {
-            "label": partition.label,
-            "type": partition.type,
-            "uuid": uuid,
-            "access": partition.access,
-        }
+    def _fill(self, disk: int, position: int, partition: RecipePartition) -> _Filled:
+        uuid = partition.uuid or self._recipe.uuid(disk, position)
+        members: dict[str, Any] = partition.model_dump(include={"label", "type", "access"}) | {"uuid": uuid}
         source = partition.source
-        where = f"partition {place + 1} ({partition.label}) of disk {disk}"
+        where = f"partition {position + 1} ({partition.label}) of disk {disk}"
         match source:
             case BlankSource():
                 blank = {"size": source.size, "filesystem": source.blank, "label": source.label}
@@ -111,27 +106,27 @@ class _Building:
             case FileSource():
                 path = self._base / source.file
                 if not path.is_file():
-                    raise NotFound(f"{where}: {path}: there is no such file")
+                    raise NotFound(f"{where}: {path}: no such file")
                 with self._bars(f"reading {path.name}", path.stat().st_size) as advance:
-                    measured = self._draft.add_file(path, advance)
-                self.lints.append(lint_file(self._draft.content(measured.address), where))
+                    index = self._draft.add_file(path, advance)
+                self.lints.append(lint_file(self._draft.content(index.address), where))
             case TreeSource():
                 with self._bars(f"making {source.filesystem} of {source.tree}", None):
-                    measured = self._tree(source, uuid, writable=partition.access == "copy-on-write")
+                    index = self._tree(source, uuid, writable=partition.access == "copy-on-write")
                 self.lints.append(lint_tree(self._base / source.tree, where))
-        size = measured.address.size
+        size = index.address.size
         if size % SECTOR:
-            raise Malformed(f"{where}: has {size} bytes, not a multiple of {SECTOR}; it is no partition")
-        return _Filled(members | {"content": str(measured.address)}, size)
+            raise Malformed(f"{where}: has {size} bytes, not a multiple of {SECTOR} as a partition needs")
+        return _Filled(members | {"content": str(index.address)}, size)
 
     def _tree(self, source: TreeSource, uuid: str, *, writable: bool) -> ContentIndex:
         tree, target = self._base / source.tree, self._draft.scratch / "tree"
         if source.filesystem == "erofs":
             if writable:
-                raise Misused(f"{tree}: an erofs cannot be written to; say access = 'read-only', or take ext4")
+                raise Misused(f"{tree}: an erofs is read-only; write access = 'read-only', or use ext4")
             make_erofs(tree, target, uuid, owner=source.owner)
         else:
             make_ext4(tree, target, uuid, owner=source.owner, size=source.size, label=source.label, journal=writable)
-        measured = self._draft.add_file(target)  # copied, so that its zeros become holes
+        index = self._draft.add_file(target)  # copied, so that zeros become holes
         target.unlink()
-        return measured
+        return index

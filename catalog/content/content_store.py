@@ -1,36 +1,36 @@
-"""Contents on the catalog's disk. Nothing enters unverified, and what has entered is never written again.
+"""The contents on the catalog's disk. A content is verified before it is stored, and is never written again.
 
 DIRECTORY/
   blobs/ab/<address>          content, sparse where it is zero, mode 0444; ab are the first two digits of the root
-  blobs/ab/<address>.map      data map, piece layer and hint index: what `measuring` found in it
+  blobs/ab/<address>.map      data map, piece layer and hint index, as computed by `indexing`
   blobs/ab/<address>.layer
   blobs/ab/<address>.hints
-  uploads/<image>/<address>   what is arriving (`uploads`)
-  quarantine/                 what was found and cannot be explained, for the operator to look at
+  uploads/<image>/<address>   contents that are being uploaded (`upload_store`)
+  quarantine/                 unexpected files, for the operator to inspect
 
-The write protocol: the file lies in the same filesystem, is synced, verified by reading it again, made read-only, and
-renamed after its accelerators; then the directory is synced, and only then may the database name it.
+The write protocol: a file of the same filesystem is synced, verified by reading it again, made read-only, and renamed
+after its accelerators have been written; then the directory is synced. Only then may the database refer to the content.
 """
 
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from catalog.content import indexing as measuring
-from catalog.content.indexing import ContentIndex
+from catalog.content.indexing import HINT_BLOCK, ContentIndex, verify_content
 from catalog.errors import NotFound, Unavailable
 from catalog.image.address import Address, piece_length
 from signer.runtime import files
 
 ACCELERATORS = ("map", "layer", "hints")
-"""The accelerators beside each content, in the order in which they are written."""
+"""The accelerators of each content, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in the store: the content's address if its name is one, and its path."""
+    """A file in the store: its path, and the address of the content if it is one."""
 
     address: Address | None
     path: Path
@@ -48,68 +48,72 @@ class ContentStore:
         self.sync_directory(root)
 
     def path(self, address: Address) -> Path:
-        """Where the content is or would be."""
+        """The path of a content, present or not."""
         text = str(address)
         return self.root / "blobs" / text[:2] / text
 
     def open(self, address: Address) -> int:
-        """A descriptor of the content, for reading; NotFound if it is not there."""
+        """Open a content for reading; returns the descriptor, or raises NotFound."""
         try:
             return os.open(self.path(address), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError as exc:
-            raise NotFound(f"the content {address} is not here") from exc
+            raise NotFound(f"the catalog does not have the content {address}") from exc
 
-    def beside(self, address: Address, kind: str) -> bytes:
-        """One of the content's accelerators, by its kind."""
+    def accelerator(self, address: Address, kind: str) -> bytes:
+        """Read an accelerator of a content: "map", "layer" or "hints"; NotFound if it is missing."""
         try:
             return self.path(address).with_name(f"{address}.{kind}").read_bytes()
         except FileNotFoundError as exc:
-            raise NotFound(f"the {kind} of the content {address} is not here") from exc
+            raise NotFound(f"the catalog does not have the {kind} of the content {address}") from exc
 
     def sync_file(self, path: Path) -> None:
-        """Make a file's content durable. After a failure the kernel may have forgotten what it could not write: the
-        store then takes nothing more until it is restarted and has checked itself.
+        """Make a file's content durable.
+
+        After a failure the kernel may have dropped the data that it could not write; the store then accepts no more
+        contents until the catalog is restarted and has checked its files.
         """
         files.sync_path(path, self.sync)
 
     def sync(self, descriptor: int) -> None:
-        """As :meth:`sync_file`, on an open file or directory."""
+        """As :meth:`sync_file`, for an open file or directory."""
         try:
             self._sync(descriptor)
         except OSError as exc:
             self.broken = f"{self.root}: writing to the disk failed ({exc.strerror})"
-            raise Unavailable(f"{self.broken}; look at the disk, then start the catalog again") from exc
+            raise Unavailable(f"{self.broken}; check the disk, then restart the catalog") from exc
 
     def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
         self.sync_file(path)
 
     def check_writable(self) -> None:
-        """Unavailable if an earlier sync failed."""
+        """Raise Unavailable if an earlier sync failed."""
         if self.broken:
-            raise Unavailable(f"{self.broken}; look at the disk, then start the catalog again")
+            raise Unavailable(f"{self.broken}; check the disk, then restart the catalog")
 
     def enter(self, file: Path, address: Address) -> ContentIndex:
-        """Verify a file of this filesystem and make it the content of its address; the file is gone from its old place.
+        """Verify a file of the same filesystem and move it into the store as the content of its address.
 
         Raises:
-            ContentMismatch: it has another address; the file stays where it is.
+            ContentMismatch: it has another address; the file is not moved.
         """
         self.check_writable()
         self.sync_file(file)
-        measured = measuring.verify_content(file, address)
+        index = verify_content(file, address)
         file.chmod(0o444)
         final = self.path(address)
-        with self._entering:  # two images may bring the same content at the same time
-            self._make(final.parent)
-            for kind, data in zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True):
+        with self._entering:  # two images may contain the same content
+            if not final.parent.is_dir():
+                final.parent.mkdir(exist_ok=True)
+                self.sync_directory(final.parent.parent)
+            for kind, data in zip(ACCELERATORS, (index.data_map, index.layer, index.hints), strict=True):
                 files.write(final.with_name(f"{address}.{kind}"), data, sync=self.sync, sync_name=False)
             file.replace(final)
             self.sync_directory(final.parent)
-        return measured
+        return index
 
     def remove(self, address: Address) -> None:
-        """Delete a content that nothing names, the content first: without it, accelerators are strays."""
+        """Delete an unreferenced content before its accelerators, which are removed at recovery if they are left alone."""
         final = self.path(address)
         for path in (final, *(final.with_name(f"{address}.{kind}") for kind in ACCELERATORS)):
             path.unlink(missing_ok=True)
@@ -117,7 +121,7 @@ class ContentStore:
             self.sync_directory(final.parent)
 
     def is_whole(self, address: Address) -> bool:
-        """Whether content and accelerators are there, with the sizes that the address implies."""
+        """Whether a content and its accelerators exist, with the sizes that the address implies."""
         final = self.path(address)
         try:
             sizes = {kind: final.with_name(f"{address}.{kind}").stat().st_size for kind in ACCELERATORS}
@@ -126,31 +130,26 @@ class ContentStore:
             return False
 
     def files(self) -> Iterator[StoredFile]:
-        """Every file among the contents. An accelerator belongs to its content: it is found only where that is missing."""
+        """All files among the contents; accelerators only if their content is missing."""
         for path in sorted((self.root / "blobs").glob("*/*")):
             if path.suffix.removeprefix(".") in ACCELERATORS and path.with_suffix("").is_file():
                 continue
-            try:
+            with suppress(ValueError):
                 address = Address.parse(path.name)
-            except ValueError:
-                yield StoredFile(None, path)
-                continue
-            yield StoredFile(address if path == self.path(address) and path.is_file() else None, path)
+                if path == self.path(address) and path.is_file():
+                    yield StoredFile(address, path)
+                    continue
+            yield StoredFile(None, path)
 
     def quarantine(self, path: Path) -> Path:
-        """Put a file aside, out of everyone's way; returns where it is now."""
+        """Move a file to the quarantine; returns its new path."""
         for number in range(1, 1_000_000):
             target = self.root / "quarantine" / f"{path.name}.{number}"
             if not target.exists():
                 path.rename(target)
                 self.sync_directory(target.parent)
                 return target
-        raise Unavailable(f"{self.root / 'quarantine'}: is full; look at what lies there and remove it")
-
-    def _make(self, directory: Path) -> None:
-        if not directory.is_dir():
-            directory.mkdir(exist_ok=True)
-            self.sync_directory(directory.parent)
+        raise Unavailable(f"{self.root / 'quarantine'}: is full; inspect its files and remove them")
 
 
 def accelerator_sizes(address: Address) -> dict[str, int]:
@@ -158,5 +157,5 @@ def accelerator_sizes(address: Address) -> dict[str, int]:
     return {
         "map": -(-address.leaves // 8),
         "layer": 32 * -(-address.size // piece_length(address.size)),
-        "hints": 8 * -(-address.size // measuring.HINT_BLOCK),
+        "hints": 8 * -(-address.size // HINT_BLOCK),
     }

@@ -1,9 +1,9 @@
-"""Flat images: the disk of an image as one file, for those who know nothing of partitions. Sent, never stored.
+"""Flat images: the disk of an image as one file, for software that does not know partitions. Sent, never stored.
 
-What is read is put together while it is read: tables, contents, blanks, and zeros between them. Only two things are kept
-in DIRECTORY/flat: the blanks, which are made there once, sparse, by the tools of this machine; and the digest of each
-flat image, which takes reading all of it. Both can be made again. A blank that comes out differently (another version of
-mkfs) would make another file of what lists have promised: then the image is not sent until it is measured anew.
+A flat image is assembled while it is read, from tables, contents, blanks, and zeros between them. DIRECTORY/flat keeps the
+blanks, which the tools of this machine make once, as sparse files, and the digest of each flat image, which takes reading
+all of it. Both can be made again. A blank that differs (another version of mkfs) would change a file whose digest has been
+published in image lists; then the image is not sent until it is measured again.
 """
 
 import hashlib
@@ -29,24 +29,24 @@ from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 CHUNK = 4 << 20
-"""Bytes per read while a flat image is measured."""
+"""Bytes per read when a flat image is measured."""
 
 MAX_RECORD = 4096
-"""Bytes of what is kept of one."""
+"""Bytes of a FlatImageRecord, at most."""
 
 ContentOpener = Callable[[Address | Blank], int]
-"""A descriptor of a content or a blank, for reading; its caller closes it."""
+"""Opens a content or a blank for reading; the caller closes the descriptor."""
 
 
 class FlatImageRecord(Document):
-    """A flat image as it was read.
+    """The record of a flat image that was read once.
 
     Attributes:
-        image_id: of the image.
+        image_id: the image.
         size: bytes.
-        sha512: of all of it, hex.
-        blanks: digest of the blanks in it; empty if it has none.
-        measured: when.
+        sha512: the digest of the whole file, hex.
+        blanks: the digest of the image's blanks; empty if it has none.
+        measured: the time of the reading.
     """
 
     image_id: ImageId
@@ -57,9 +57,9 @@ class FlatImageRecord(Document):
 
 
 def flat_extents(manifest: Manifest) -> tuple[DiskExtent, ...]:
-    """The extents of an image's flat file; NotFound if the image has no one file that could stand for it."""
+    """The extents of an image's flat file; NotFound if the image has several disks."""
     if len(manifest.disks) != 1:
-        raise NotFound(f"{manifest.title} has {len(manifest.disks)} disks, and a flat image is one")
+        raise NotFound(f"{manifest.title} has {len(manifest.disks)} disks; a flat image has one")
     disk = manifest.disks[0]
     if isinstance(disk, BareDisk):
         return (DiskExtent(0, disk.partition.size, partition_content(disk.partition)),)
@@ -67,23 +67,23 @@ def flat_extents(manifest: Manifest) -> tuple[DiskExtent, ...]:
 
 
 class FlatImageReader:
-    """An open flat image: read anywhere, closed by `close`. One content is open at a time; not for several threads."""
+    """An open flat image with random access. One content is open at a time; not thread-safe."""
 
-    def __init__(self, whole: tuple[DiskExtent, ...], tag: str, opening: ContentOpener) -> None:
-        self.size = whole[-1].offset + whole[-1].length
+    def __init__(self, extents: tuple[DiskExtent, ...], tag: str, open_content: ContentOpener) -> None:
+        self.size = extents[-1].offset + extents[-1].length
         self.tag = tag
-        self._whole, self._starts = whole, [extent.offset for extent in whole]
-        self._opening = opening
+        self._extents, self._starts = extents, [extent.offset for extent in extents]
+        self._open_content = open_content
         self._held: tuple[int, int] | None = None
 
     def read(self, length: int, offset: int) -> bytes:
-        """The bytes there; fewer at the end of the image, or where a content turned out shorter than it must be."""
+        """Read bytes; fewer at the end of the image, or if a content is shorter than its address says."""
         parts = []
         end = min(offset + length, self.size)
         while offset < end:
             index = bisect_right(self._starts, offset) - 1
-            extent = self._whole[index]
-            part = self._part(index, offset - extent.offset, min(end, extent.offset + extent.length) - offset)
+            extent = self._extents[index]
+            part = self._read(index, offset - extent.offset, min(end, extent.offset + extent.length) - offset)
             if not part:
                 break
             parts.append(part)
@@ -91,25 +91,25 @@ class FlatImageReader:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give the open file back."""
+        """Close the open content."""
         if self._held is not None:
             os.close(self._held[1])
             self._held = None
 
-    def _part(self, index: int, offset: int, length: int) -> bytes:
-        source = self._whole[index].source
+    def _read(self, index: int, offset: int, length: int) -> bytes:
+        source = self._extents[index].source
         if source is None:
             return bytes(length)
         if isinstance(source, bytes):
             return source[offset : offset + length]
         if self._held is None or self._held[0] != index:
             self.close()
-            self._held = (index, self._opening(source))
+            self._held = (index, self._open_content(source))
         return os.pread(self._held[1], length, offset)
 
 
 class FlatImageStore:
-    """The flat images of a catalog; for several threads."""
+    """The flat images of a catalog; thread-safe."""
 
     def __init__(self, contents: ContentStore) -> None:
         self._contents, self._root = contents, contents.root / "flat"
@@ -117,26 +117,27 @@ class FlatImageStore:
         self._digests: dict[Blank, bytes] = {}
 
     def open(self, manifest: Manifest) -> FlatImageReader:
-        """Open an image's flat file.
+        """Open the flat file of an image.
 
         Raises:
-            NotFound: it has none.
-            BlankFailed: a blank in it cannot be made on this machine.
-            Conflict: its blanks have become others than those that were measured.
+            NotFound: the image has several disks.
+            BlankFailed: a blank of the image cannot be made on this machine.
+            Conflict: the blanks differ from those that were measured.
         """
-        flat, blanks = self._open(manifest)
+        extents = flat_extents(manifest)
+        blanks = self._blanks(manifest)
         known = self._recall(manifest)
         if known is not None and known.blanks != blanks:
-            flat.close()
             raise Conflict(
-                f"the blanks of {manifest.title} come out differently since mkfs was changed here; remove "
+                f"the blanks of {manifest.title} differ since mkfs was changed on this machine; remove "
                 f"{self._record(manifest)} and export the list again"
             )
-        return flat
+        digest = hashlib.sha256(manifest.image_id.encode() + blanks.encode()).hexdigest()
+        return FlatImageReader(extents, f"flat-{digest}", self._open_content)
 
     def measure(self, manifest: Manifest, now: datetime) -> FlatImageRecord:
-        """Size and SHA-512 of an image's flat file: read once, then remembered. Errors as in :meth:`open`."""
-        with self._measuring:  # one at a time: each reads everything
+        """Return the record of an image's flat file, which is read once to make it. Errors as in :meth:`open`."""
+        with self._measuring:  # one at a time, as each reads a whole image
             flat = self.open(manifest)
             try:
                 known = self._recall(manifest)
@@ -149,14 +150,14 @@ class FlatImageStore:
         while position < flat.size:
             data = flat.read(CHUNK, position)
             if not data:
-                raise Unavailable(f"{manifest.title}: a content became shorter while it was read; check the catalog")
+                raise Unavailable(f"{manifest.title}: a content is shorter than its address says; check the catalog")
             digest.update(data)
             position += len(data)
         measured = FlatImageRecord(
             image_id=manifest.image_id,
             size=flat.size,
             sha512=digest.hexdigest(),
-            blanks=self._blanks(flat_blanks(manifest)),
+            blanks=self._blanks(manifest),
             measured=now.replace(microsecond=0),
         )
         path = self._record(manifest)
@@ -164,15 +165,9 @@ class FlatImageStore:
         files.write(path, canonical(measured))
         return measured
 
-    def _open(self, manifest: Manifest) -> tuple[FlatImageReader, str]:
-        whole = flat_extents(manifest)
-        blanks = self._blanks(flat_blanks(manifest))
-        digest = hashlib.sha256(manifest.image_id.encode() + blanks.encode()).hexdigest()
-        return FlatImageReader(whole, f"flat-{digest}", self._source), blanks
-
-    def _blanks(self, blanks: tuple[Blank, ...]) -> str:
-        """Make the blanks that are not there, and say what all of them are."""
-        if not blanks:
+    def _blanks(self, manifest: Manifest) -> str:
+        """Make the missing blanks of an image, and return the digest of all; empty if the image has no blanks."""
+        if not (blanks := flat_blanks(manifest)):
             return ""
         digest = hashlib.sha256()
         with self._making:
@@ -199,7 +194,7 @@ class FlatImageStore:
         finally:
             os.close(descriptor)
 
-    def _source(self, source: Address | Blank) -> int:
+    def _open_content(self, source: Address | Blank) -> int:
         if isinstance(source, Address):
             return self._contents.open(source)
         return os.open(self._path(source), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -219,5 +214,5 @@ class FlatImageStore:
 
 
 def flat_blanks(manifest: Manifest) -> tuple[Blank, ...]:
-    """The blanks of an image, in order."""
+    """The blanks of an image, in the order of its partitions."""
     return tuple(part.blank for part in manifest.partitions() if part.blank is not None)

@@ -1,9 +1,8 @@
-"""One pass over a file yields everything that is known of its content: address, data map, piece layer, hints.
+"""The index of a content, computed in one pass over its file: address, data map, piece layer, hints.
 
-Holes are found with SEEK_DATA/SEEK_HOLE and never read; zero leaves that are stored are read but never hashed.
+Holes are found with SEEK_DATA/SEEK_HOLE and never read; stored leaves of zeros are read but never hashed.
 """
 
-import errno
 import hashlib
 import os
 import stat
@@ -17,34 +16,34 @@ from pathlib import Path
 
 import xxhash
 
+from catalog.content.sparse_files import data_runs, merge_runs
 from catalog.errors import ContentMismatch, Malformed, NotFound
 from catalog.image.address import LEAF, MAX_SIZE, Address, merkle_tree
 from signer.runtime.progress import Advance, ignore_progress
 
 HINT_BLOCK = 4 << 10
-"""Bytes that one hint stands for: the block size of common filesystems."""
+"""Bytes of a block that one hint describes: the block size of common filesystems."""
 
 READ_SIZE = 256 << 10
-"""Bytes per read: large enough that system calls do not count, small enough to stay in a processor's own cache."""
+"""Bytes per read: large enough to make system calls negligible, small enough for a processor cache."""
 
 AHEAD = 8 << 20
-"""Bytes that the kernel is asked to bring in before they are read, so that a cold disk works while we hash."""
+"""Bytes of readahead requested from the kernel, so that a cold disk works during hashing."""
 
 ZERO_LEAF = bytes(LEAF)
 ZERO_LEAF_HASH = hashlib.sha256(ZERO_LEAF).digest()
 _ZERO_HINT = xxhash.xxh3_64_intdigest(bytes(HINT_BLOCK))
-_HINTS_PER_LEAF = LEAF // HINT_BLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class ContentIndex:
-    """What one pass over content found.
+    """The index of a content.
 
     Attributes:
         address: root and size.
-        data_map: one bit per leaf, most significant first, set where the leaf holds anything but zeros.
-        layer: the piece layer, 32 bytes a piece.
-        hints: XXH3-64 of every 4 KiB block, 8 bytes each, little-endian; 0 for blocks of zeros. Unsigned, unverified: a
+        data_map: one bit per leaf, most significant first, set if the leaf is not all zero.
+        layer: the piece layer, 32 bytes per piece.
+        hints: XXH3-64 of every 4 KiB block, 8 bytes each, little-endian; 0 for blocks of zeros. Unsigned and unverified: a
             wrong hint costs time, never correctness.
         data_bytes: bytes in leaves that are not zero.
     """
@@ -73,29 +72,29 @@ def decode_data_map(data_map: bytes, size: int) -> Iterator[tuple[int, int]]:
 
 
 def index_file(path: Path, advance: Advance = ignore_progress) -> ContentIndex:
-    """Measure the content of a file.
+    """Compute the index of a file.
 
     Args:
         path: a regular file or block device.
-        advance: called with the number of bytes just passed, holes included.
+        advance: called with the number of bytes just processed, holes included.
 
     Raises:
         NotFound: there is no such file.
-        Malformed: the file is empty, cannot be read, or changes size while it is read; or it is a symbolic link, which
-            could be turned elsewhere after it was measured.
+        Malformed: the file is empty, cannot be read, or changes size while it is read; or it is a symbolic link, whose
+            target could change afterwards.
     """
     with _opened(path) as descriptor:
         return index_descriptor(descriptor, str(path), advance)
 
 
 def index_descriptor(descriptor: int, name: str, advance: Advance = ignore_progress) -> ContentIndex:
-    """As :func:`measure`, on an open file; `name` is for errors."""
+    """As :func:`index_file`, for an open file; `name` is used in errors."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     if not 0 < size <= MAX_SIZE:
-        raise Malformed(f"{name}: has {size} bytes, and content has from 1 to {MAX_SIZE}")
-    found = _Found(size)
+        raise Malformed(f"{name}: has {size} bytes; content has between 1 and {MAX_SIZE}")
+    builder = _IndexBuilder(size)
     position = asked = 0
-    for start, end in _stored(descriptor, size):
+    for start, end in _leaf_runs(descriptor, size):
         advance(start - position)
         position = start
         while position < end:
@@ -105,41 +104,39 @@ def index_descriptor(descriptor: int, name: str, advance: Advance = ignore_progr
                 asked += AHEAD
             data = os.pread(descriptor, min(READ_SIZE, end - position), position)
             if not data:
-                raise Malformed(f"{name}: became shorter while it was read; try again when nothing writes to it")
+                raise Malformed(f"{name}: became shorter while it was read; try again when no process writes to it")
             if len(data) % LEAF and position + len(data) < end:
                 data = data + _rest(descriptor, position + len(data), LEAF - len(data) % LEAF, end)
-            found.add(position, data)
+            builder.add(position, data)
             position += len(data)
             advance(len(data))
     advance(size - position)
     if os.lseek(descriptor, 0, os.SEEK_END) != size:
-        raise Malformed(f"{name}: became longer while it was read; try again when nothing writes to it")
-    return found.measured()
+        raise Malformed(f"{name}: became longer while it was read; try again when no process writes to it")
+    return builder.index()
 
 
 def verify_content(path: Path, address: Address, advance: Advance = ignore_progress) -> ContentIndex:
-    """Re-read a file and demand that its content has the address; the size is checked first.
+    """Read a file and verify that its content has the address; the size is checked first.
 
     Raises:
-        ContentMismatch: it has not.
+        ContentMismatch: the content has another address.
     """
     with _opened(path) as descriptor:
         if (size := os.lseek(descriptor, 0, os.SEEK_END)) != address.size:
-            raise ContentMismatch(f"{path}: has {size} bytes, and its address says {address.size}")
-        measured = index_descriptor(descriptor, str(path), advance)
-    if measured.address != address:
-        raise ContentMismatch(
-            f"{path}: its content has the root {measured.address.root.hex()}, not {address.root.hex()}"
-        )
-    return measured
+            raise ContentMismatch(f"{path}: has {size} bytes, but its address says {address.size}")
+        index = index_descriptor(descriptor, str(path), advance)
+    if index.address != address:
+        raise ContentMismatch(f"{path}: its content has the root {index.address.root.hex()}, not {address.root.hex()}")
+    return index
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A descriptor for reading; what the system says against it, or against reading it, becomes our error."""
+    """Open a file for reading; OSErrors of opening and reading it become NotFound or Malformed."""
     descriptor = -1
     try:
-        # Without O_NONBLOCK a named pipe would hold us up for ever.
+        # Without O_NONBLOCK, opening a named pipe would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         mode = os.fstat(descriptor).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
@@ -154,8 +151,8 @@ def _opened(path: Path) -> Iterator[int]:
             os.close(descriptor)
 
 
-class _Found:
-    """What has been found of content of `size` bytes so far; where nothing is added, there are zeros."""
+class _IndexBuilder:
+    """Builds the index of content of `size` bytes; ranges that are not added are zeros."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -168,8 +165,8 @@ class _Found:
         self._data_bytes = 0
 
     def add(self, position: int, data: bytes) -> None:
-        """Take in the bytes at `position`, which begins a leaf; only the content's last leaf may be short."""
-        # Nine tenths of all time are spent inside sha256; what surrounds it here is written for speed.
+        """Add the bytes at `position`, the beginning of a leaf; only the last leaf of the content may be short."""
+        # Nine tenths of the time are spent in sha256; the code around it is written for speed.
         sha256, leaves, data_map = hashlib.sha256, self._leaves, self._map
         hints = compute_hints(data)
         first = position // HINT_BLOCK
@@ -183,8 +180,8 @@ class _Found:
                 self._data_bytes += len(leaf)
             index += 1
 
-    def measured(self) -> ContentIndex:
-        """The result, once all has been added."""
+    def index(self) -> ContentIndex:
+        """Return the index, after all data has been added."""
         root, layer = merkle_tree(self._leaves, self._size)
         if sys.byteorder == "big":
             self._hints.byteswap()
@@ -192,7 +189,7 @@ class _Found:
 
 
 def compute_hints(data: bytes) -> "array[int]":
-    """The hints of some bytes that begin a block, as numbers; a short block of zeros at the end has none."""
+    """The hints of bytes that begin a block, as numbers; a short block of zeros at the end has no hint."""
     hints = list(map(xxhash.xxh3_64_intdigest, _split(data)))
     if _ZERO_HINT in hints:
         hints = [0 if hint == _ZERO_HINT else hint for hint in hints]
@@ -200,14 +197,14 @@ def compute_hints(data: bytes) -> "array[int]":
 
 
 def _split(data: bytes) -> Sequence[bytes]:
-    """The 4 KiB blocks of some bytes; the last one is left out where it is short and zero, as it has no hint."""
+    """The 4 KiB blocks of bytes; without the last one if it is short and zero, as it has no hint."""
     whole, short = divmod(len(data), HINT_BLOCK)
     blocks = struct.unpack(f"{HINT_BLOCK}s" * whole + f"{short}s", data)
     return blocks if any(blocks[-1]) else blocks[:-1]
 
 
 def _rest(descriptor: int, position: int, length: int, end: int) -> bytes:
-    """What a short read left of its last leaf, byte ranges being those of `index_descriptor`."""
+    """Read the rest of the last leaf after a short read; arguments are bytes."""
     data = b""
     while len(data) < min(length, end - position):
         more = os.pread(descriptor, length - len(data), position + len(data))
@@ -217,24 +214,8 @@ def _rest(descriptor: int, position: int, length: int, end: int) -> bytes:
     return data
 
 
-def _stored(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of what is not a hole, widened to whole leaves and merged where widening makes them touch."""
-    start = end = 0
-    position = 0
-    while position < size:
-        try:
-            data = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as exc:
-            if exc.errno != errno.ENXIO:
-                raise
-            break  # only holes remain; a filesystem that knows none reports all as data instead
-        position = os.lseek(descriptor, data, os.SEEK_HOLE)
-        low, high = data // LEAF * LEAF, min(-(-position // LEAF) * LEAF, size)
-        if low <= end and end:
-            end = high
-            continue
-        if end:
-            yield start, end
-        start, end = low, high
-    if end:
-        yield start, end
+def _leaf_runs(descriptor: int, size: int) -> list[tuple[int, int]]:
+    """(start, end) of the data runs of a file, widened to whole leaves and joined where they then touch."""
+    runs = data_runs(descriptor, 0, size)
+    widened = [(low // LEAF * LEAF, min(-(-high // LEAF) * LEAF, size)) for low, high in runs]
+    return merge_runs(widened, 1, len(widened))

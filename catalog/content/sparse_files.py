@@ -1,5 +1,6 @@
-"""Ranges of large files whose zeros are holes: what is stored, what is not zero, and copying only that."""
+"""Data and nonzero ranges of large sparse files, and copying that keeps holes."""
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 
@@ -14,12 +15,17 @@ _ZERO = bytes(LEAF)
 
 
 def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(start, end) in bytes of each piece of [start, end) that is no hole, in order."""
+    """(start, end) in bytes of each part of [start, end) that is not a hole, in order.
+
+    A filesystem without holes reports everything as data.
+    """
     while start < end:
         try:
             data = os.lseek(descriptor, start, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole follows
-            return
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return  # only a hole follows
         if data >= end:
             return
         start = min(os.lseek(descriptor, data, os.SEEK_HOLE), end)
@@ -27,7 +33,7 @@ def data_runs(descriptor: int, start: int, end: int) -> Iterator[tuple[int, int]
 
 
 def nonzero_runs(descriptor: int, start: int, end: int, granule: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of each run of granules that hold anything but zeros; granules are counted from `start`."""
+    """(start, end) of each run of granules of `granule` bytes, counted from `start`, that are not all zero."""
     run: tuple[int, int] | None = None
     zero = bytes(granule)
     for low, high in data_runs(descriptor, start, end):
@@ -50,12 +56,12 @@ def nonzero_runs(descriptor: int, start: int, end: int, granule: int) -> Iterato
 
 
 def copy_range(source: int, offset: int, length: int, target: int, advance: Advance = ignore_progress) -> None:
-    """Copy a range to the begin of an empty file; leaves of zeros become holes.
+    """Copy a range to the beginning of an empty file; leaves of zeros become holes.
 
     Args:
         source, target: open files.
         offset, length: the range, in bytes.
-        advance: called with the number of bytes just passed, holes included.
+        advance: called with the number of bytes just processed, holes included.
     """
     os.ftruncate(target, length)
     passed = 0
@@ -72,7 +78,7 @@ def copy_range(source: int, offset: int, length: int, target: int, advance: Adva
 
 
 def merge_runs(runs: Sequence[tuple[int, int]], distance: int, most: int) -> list[tuple[int, int]]:
-    """Join runs that lie closer than `distance` bytes, and the nearest ones until no more than `most` are left."""
+    """Join runs closer than `distance` bytes, then the nearest ones until at most `most` runs are left."""
     while True:
         joined: list[tuple[int, int]] = []
         for low, high in sorted(runs):
@@ -86,12 +92,12 @@ def merge_runs(runs: Sequence[tuple[int, int]], distance: int, most: int) -> lis
 
 
 def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
-    """That many bytes; DiskRefused where the file has become shorter."""
+    """Read exactly `length` bytes; DiskRefused if the file has become shorter."""
     parts = []
     while length:
         data = os.pread(descriptor, length, offset)
         if not data:
-            raise DiskRefused(f"byte {offset}: the disk ends here; it became shorter while it was read")
+            raise DiskRefused(f"byte {offset}: the disk became shorter while it was read, and ends here")
         parts.append(data)
         offset += len(data)
         length -= len(data)
@@ -99,7 +105,7 @@ def read_exactly(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def _write_sparse(target: int, data: bytes, offset: int) -> None:
-    """Write the leaves that are not zero, neighbours together."""
+    """Write the leaves that are not zero, adjacent ones together."""
     start: int | None = None
     for at in range(0, len(data) + LEAF, LEAF):
         leaf = data[at : at + LEAF]

@@ -1,7 +1,7 @@
-"""Contents that are arriving: one sparse file per publication and content, filled range by range in any order.
+"""Resumable uploads: one sparse file per publication and content, filled range by range in any order.
 
-A range is acknowledged only when it is synced. Nobody writes to a file while it is being verified: what was read is what
-enters the store.
+A range is acknowledged only after it is synced. A file is not written to while it is verified, so that the verified bytes
+are those that enter the store.
 """
 
 import os
@@ -18,14 +18,14 @@ from catalog.errors import Unavailable
 from catalog.image.address import Address
 
 KEEP_FREE = 256 << 20
-"""Bytes of the filesystem that uploads leave free: the database must be able to write, and to be repaired."""
+"""Bytes of the filesystem that uploads leave free for the database to write, and for repairs."""
 
 SEAL_SECONDS = 30.0
-"""How long verification waits for ranges that are just arriving."""
+"""Seconds for which verification waits for ranges that are being received."""
 
 
 class UploadStore:
-    """The files of all uploads. The upload of one content for one image is named by (image ID, address)."""
+    """The files of all uploads. An upload is identified by (image ID, address)."""
 
     def __init__(
         self, contents: ContentStore, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
@@ -37,20 +37,20 @@ class UploadStore:
         self._sealed: set[tuple[str, Address]] = set()
 
     def path(self, image_id: str, address: Address) -> Path:
-        """The file of an upload."""
+        """The path of an upload's file."""
         return self._directory(image_id) / str(address)
 
     @contextmanager
     def arriving(self, image_id: str, address: Address, start: int, end: int) -> Iterator["UploadRange"]:
-        """A range is arriving; the block writes it, and then asks for it to be kept.
+        """Receive a range: the block writes its bytes, and then calls `keep`.
 
         Raises:
-            Unavailable: the content is being verified just now, or the disk is too full.
+            Unavailable: the content is being verified, or the disk is too full.
         """
         key = (image_id, address)
         with self._changed:
             if key in self._sealed:
-                raise Unavailable(f"the content {address} is being verified now; ask again in a moment")
+                raise Unavailable(f"the content {address} is being verified; retry in a moment")
             self._writers[key] += 1
         try:
             with self._opened(image_id, address, end - start) as descriptor:
@@ -64,13 +64,15 @@ class UploadStore:
 
     @contextmanager
     def sealed(self, image_id: str, address: Address) -> Iterator[Path]:
-        """Nobody else touches the upload within the block; yields its file, which is made if nothing was sent (zeros)."""
+        """Exclude writers during the block; yields the upload's file, which is created (zeros) if nothing was sent."""
         key = (image_id, address)
         deadline = time.monotonic() + SEAL_SECONDS
         with self._changed:
             while key in self._sealed or self._writers[key]:
                 if not self._changed.wait(deadline - time.monotonic()):
-                    raise Unavailable(f"the content {address} is still arriving; ask again when it is there")
+                    raise Unavailable(
+                        f"ranges of the content {address} are still being received; retry when all are sent"
+                    )
             self._sealed.add(key)
         try:
             with self._opened(image_id, address, 0):
@@ -82,12 +84,12 @@ class UploadStore:
                 self._changed.notify_all()
 
     def is_busy(self, image_id: str) -> bool:
-        """Whether anything of that image is arriving or being verified."""
+        """Whether any content of the image is being received or verified."""
         with self._changed:
             return any(key[0] == image_id for key in (*self._sealed, *(+self._writers)))
 
     def drop(self, image_id: str, address: Address) -> None:
-        """Delete what has arrived of a content."""
+        """Delete the upload of a content."""
         self.path(image_id, address).unlink(missing_ok=True)
 
     def drop_image(self, image_id: str) -> None:
@@ -95,14 +97,14 @@ class UploadStore:
         shutil.rmtree(self._directory(image_id), ignore_errors=True)
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """(image ID, path) of every upload's file; the image ID is empty where the directory's name is none."""
+        """(image ID, path) of each file; the image ID is empty if the directory's name is not one."""
         for directory in sorted(self._root.iterdir()):
             image_id = f"sha256:{directory.name}" if len(directory.name) == 64 else ""
             for path in sorted(directory.iterdir()) if directory.is_dir() else (directory,):
                 yield image_id, path
 
     def tidy(self) -> None:
-        """Remove the directories of images of which nothing is arriving."""
+        """Remove empty directories."""
         for directory in self._root.iterdir():
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
@@ -114,7 +116,9 @@ class UploadStore:
     def _opened(self, image_id: str, address: Address, length: int) -> Iterator[int]:
         self._contents.check_writable()
         if self._free(self._root) < length + KEEP_FREE:
-            raise Unavailable(f"the catalog's disk is full: fewer than {KEEP_FREE >> 20} MiB are left; try again later")
+            raise Unavailable(
+                f"the catalog's disk is full: less than {KEEP_FREE >> 20} MiB would be left; try again later"
+            )
         path = self.path(image_id, address)
         fresh = not path.exists()
         path.parent.mkdir(exist_ok=True)
@@ -122,7 +126,7 @@ class UploadStore:
         try:
             if fresh:
                 os.ftruncate(descriptor, address.size)
-                # The names must outlive a crash of the machine, as the ranges that are acknowledged in them.
+                # The file names must survive a crash of the machine, as acknowledged ranges depend on them.
                 self._contents.sync_directory(path.parent)
                 self._contents.sync_directory(self._root)
             yield descriptor
@@ -131,14 +135,14 @@ class UploadStore:
 
 
 class UploadRange:
-    """A range that is arriving: write its bytes in order, then keep it."""
+    """A range that is being received: write its bytes in order, then call `keep`."""
 
     def __init__(self, contents: ContentStore, descriptor: int, start: int, end: int) -> None:
         self._contents, self._descriptor = contents, descriptor
         self.start, self.end, self._position = start, end, start
 
     def write(self, data: bytes) -> None:
-        """The next bytes; never past the range's end."""
+        """Write the next bytes; ValueError past the end of the range."""
         view = memoryview(data)
         if self._position + len(view) > self.end:
             raise ValueError("more bytes than the range has")
@@ -148,10 +152,10 @@ class UploadRange:
                 self._position += written
                 view = view[written:]
         except OSError as exc:
-            raise Unavailable(f"the catalog cannot store more ({exc.strerror}); try again later") from exc
+            raise Unavailable(f"the catalog cannot store more data ({exc.strerror}); try again later") from exc
 
     def keep(self) -> None:
-        """All bytes are written: make them durable. ValueError if some are missing."""
+        """Make the range durable; ValueError if bytes are missing."""
         if self._position != self.end:
             raise ValueError("fewer bytes than the range has")
         self._contents.sync(self._descriptor)

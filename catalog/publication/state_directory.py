@@ -119,7 +119,9 @@ def check_contents(directory: Path, advance: Advance = ignore_progress) -> Recov
                 report.lost.append(str(address))
                 continue
             beside = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
-            right = contents.is_whole(address) and all(contents.beside(address, kind) == data for kind, data in beside)
+            right = contents.is_whole(address) and all(
+                contents.accelerator(address, kind) == data for kind, data in beside
+            )
             (report.checked if right else report.lost).append(str(address))
         for found in contents.files():
             if found.address not in known:

@@ -115,7 +115,7 @@ def _share(
         swarm.leave(address)
         passes.forget(address)
     try:
-        guide = PieceMap.of(address, contents.beside(address, "layer"))
+        guide = PieceMap.of(address, contents.accelerator(address, "layer"))
     except CatalogError as exc:
         log.warning("%s is not shared: %s", address, exc)
         return

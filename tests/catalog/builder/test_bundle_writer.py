@@ -23,7 +23,7 @@ def test_two_makers_of_one_target(tmp_path: Path) -> None:
         made = import_disk(disk, "raw", identity(), tmp_path / "image")
         assert draft.root.is_dir()
         draft.add_file(disk)
-        with pytest.raises(Conflict, match="exists by now"):
+        with pytest.raises(Conflict, match="was created in the meantime"):
             draft.finish(made.bundle.manifest)
     assert names(tmp_path) == ["disk", "image"]
     assert names(tmp_path / "image/blobs")

@@ -161,7 +161,7 @@ WISHES = (
         "no such partition to keep",
         ImportOptions(keep=frozenset({"nope"})),
         Misused,
-        r"no partition 'nope' .* has 1=boot, 2=data",
+        r"no partition 'nope'; it has 1=boot, 2=data",
     ),
     ("no such partition to give access", ImportOptions(access={"9": "read-only"}), Misused, "no partition '9'"),
     ("no kernel", ImportOptions(boot="direct"), Misused, "belong together"),
@@ -192,7 +192,7 @@ def test_wishes_that_cannot_be_fulfilled(
 def test_what_cannot_be_booted_or_named(tmp_path: Path) -> None:
     """No boot code and no ESP, no os-release, a name that is none."""
     disk = gpt_disk(tmp_path / "disk", boot=False)
-    with pytest.raises(Misused, match="no firmware can boot it; say --boot direct"):
+    with pytest.raises(Misused, match="firmware cannot boot it; give --boot direct"):
         import_disk(disk, "raw", identity(), tmp_path / "image")
     with pytest.raises(Misused, match="has no boot code"):
         import_disk(disk, "raw", identity(), tmp_path / "image", ImportOptions(boot="bios"))

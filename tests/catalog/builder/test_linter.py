@@ -123,7 +123,7 @@ def test_what_cannot_be_looked_into_is_said(tmp_path: Path) -> None:
     """Silence would be taken for a clean bill."""
     (finding,) = lint_file(formatted(tmp_path / "xfs", 300 * MIB, "mkfs.xfs", "-q"), "partition 2").findings
     assert finding.rule == UNREADABLE
-    assert str(finding).startswith("partition 2: is xfs, which is not looked into")
+    assert str(finding).startswith("partition 2: is xfs, which is not read")
     (finding,) = lint_file(luks(tmp_path / "luks"), "p").findings
     assert "is an encrypted volume" in finding.why
     (tmp_path / "noise").write_bytes(random.Random(1).randbytes(MIB))

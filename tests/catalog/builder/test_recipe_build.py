@@ -140,8 +140,8 @@ def _too_much(here: Path) -> str:
 
 
 WRONG: tuple[tuple[str, Callable[[Path], str], type[Exception], str], ...] = (
-    ("no such tree", _swap('tree = "tree"', 'tree = "no"'), NotFound, "no: there is no such directory"),
-    ("no such kernel", _swap('"vmlinuz"', '"no"'), NotFound, "no: there is no such file"),
+    ("no such tree", _swap('tree = "tree"', 'tree = "no"'), NotFound, "no: no such directory"),
+    ("no such kernel", _swap('"vmlinuz"', '"no"'), NotFound, "no: no such file"),
     (
         "no such file",
         _swap('tree = "tree", filesystem = "erofs"', 'file = "no"'),
@@ -160,9 +160,9 @@ WRONG: tuple[tuple[str, Callable[[Path], str], type[Exception], str], ...] = (
     ("a size without a unit", _swap('"128MiB"', '"128"'), DocumentError, r"\$.image.needs.memory: .* such as '64MiB'"),
     ("a size that is a number", _swap('"128MiB"', "128"), DocumentError, r"\$.image.needs.memory"),
     ("a size for erofs", _swap('"erofs"', '"erofs", size = "1MiB"'), DocumentError, "leave size and label out"),
-    ("erofs that is written to", _swap("read-only", "copy-on-write"), Misused, "an erofs cannot be written to"),
+    ("erofs that is written to", _swap("read-only", "copy-on-write"), Misused, "an erofs is read-only"),
     ("a tree that does not fit", _too_much, Misused, "does not fit into an ext4 of 4194304 bytes"),
-    ("a name with a quote", _named_with_a_quote, DiskRefused, "has a quote or a line end in its name"),
+    ("a name with a quote", _named_with_a_quote, DiskRefused, "has a quote or line break in its name"),
     ("a socket", _socket, DiskRefused, "is a socket"),
     ("no disk", _swap("[[disk]]\ntable", "[disko]\ntable"), DocumentError, r"\$"),
     ("UUID that is none", _swap('label = "part"', 'label = "part"\nuuid = "1"'), DocumentError, r"\.uuid"),
@@ -170,11 +170,21 @@ WRONG: tuple[tuple[str, Callable[[Path], str], type[Exception], str], ...] = (
         "flags on a bare disk",
         _swap('label = "part"', 'label = "part"\nflags = ["hidden"]'),
         DocumentError,
-        "no disk UUID and no flags",
+        "neither disk UUID nor flags",
     ),
     ("a flag that is none", _odd_flag, DocumentError, "not a valid partition flag"),
-    ("two sources", _swap('tree = "tree"', 'tree = "tree", file = "x"'), DocumentError, r"\.source: .*one thing"),
-    ("no source", _swap('tree = "tree", filesystem', "filesystem"), DocumentError, r"\.source: .*one thing"),
+    (
+        "two sources",
+        _swap('tree = "tree"', 'tree = "tree", file = "x"'),
+        DocumentError,
+        r"\.source: a partition has one source",
+    ),
+    (
+        "no source",
+        _swap('tree = "tree", filesystem', "filesystem"),
+        DocumentError,
+        r"\.source: a partition has one source",
+    ),
     ("a BIOS without a table", _swap('mode = "direct"\nkernel = "vmlinuz"', 'mode = "bios"'), DocumentError, "BIOS"),
     ("a kernel for a BIOS", _swap('mode = "direct"', 'mode = "bios"'), DocumentError, "belong together"),
     (

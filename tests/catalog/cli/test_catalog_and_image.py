@@ -155,7 +155,7 @@ def test_commands_that_cannot_be_done(desk: Desk) -> None:
         (NotFound, ("publish", str(desk.root)), "contains no manifest.json"),
         (Misused, ("publish", image, "--catalog", nobody), "run `partita endorse`"),
         (Unavailable, ("image", "list", "--catalog", nobody), "cannot be reached"),
-        (Misused, ("image", "fetch", "worker", "-o", str(desk.root / "x"), "--catalog", nobody), "names no image"),
+        (Misused, ("image", "fetch", "worker", "-o", str(desk.root / "x"), "--catalog", nobody), "is not a valid image reference"),
         (Misused, ("vo", "register", "star", "--key", str(desk.root / "no-file")), "cannot be read"),
         (KeyUnusable, ("vo", "register", "star", "--key", str(desk.root / "not-a-key")), ""),
         (Misused, ("vo", "register", "No Such Name", "--key", desk.key()), "is no name of a VO"),

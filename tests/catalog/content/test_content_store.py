@@ -55,7 +55,7 @@ def test_entering_makes_a_content_whole_read_only_and_durable(tmp_path: Path) ->
         f".{address}.{kind}" for kind in ACCELERATORS
     ]
     assert contents.is_whole(address)
-    assert contents.beside(address, "layer") == measured.layer
+    assert contents.accelerator(address, "layer") == measured.layer
     descriptor = contents.open(address)
     assert os.pread(descriptor, 10, 0) == path.read_bytes()[:10]
     os.close(descriptor)
@@ -74,7 +74,7 @@ def test_other_content_does_not_enter(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         contents.open(Address(bytes(32), MIB))
     with pytest.raises(NotFound):
-        contents.beside(Address(bytes(32), MIB), "map")
+        contents.accelerator(Address(bytes(32), MIB), "map")
 
 
 class Store:

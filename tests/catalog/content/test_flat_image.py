@@ -105,7 +105,7 @@ def test_it_is_stored_nowhere(flat: Flat) -> None:
 def test_an_image_of_several_disks_has_none(tmp_path: Path) -> None:
     manifest = bundle(tmp_path / "image").manifest
     assert len(manifest.disks) > 1
-    with pytest.raises(NotFound, match="disks, and a flat image is one"):
+    with pytest.raises(NotFound, match="disks; a flat image has one"):
         FlatImageStore(ContentStore(tmp_path / "catalog")).open(manifest)
 
 
@@ -135,7 +135,7 @@ def test_blanks_that_come_out_differently_are_not_passed_off_as_the_old_ones(tmp
     with kept.open("r+b") as file:
         file.seek(1024)
         file.write(b"another mkfs made this")
-    with pytest.raises(Conflict, match="come out differently"):
+    with pytest.raises(Conflict, match="differ since mkfs"):
         FlatImageStore(contents).open(manifest)
 
 

@@ -239,7 +239,7 @@ def test_verifying_refuses_another_size_without_reading(tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes(b"q" * 64)
     steps: list[int] = []
-    with pytest.raises(ContentMismatch, match="has 64 bytes, and its address says 65"):
+    with pytest.raises(ContentMismatch, match="has 64 bytes, but its address says 65"):
         verify_content(path, Address(bytes(32), 65), steps.append)
     assert steps == []
 

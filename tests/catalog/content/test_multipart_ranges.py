@@ -35,11 +35,11 @@ def test_an_answer_that_is_cut_ends_early() -> None:
 
 
 WRONG = {
-    "another range": (body([(0, 100), (300, 400)]), "where 200-299 belongs"),
-    "another order": (body([(200, 300), (0, 100)]), "where 0-99 belongs"),
-    "another size": (body([(0, 100)]).replace(b"/4096", b"/4097"), "where 0-99 belongs"),
-    "no parts": (b"x" * 100 + b"\r\n\r\n", "no parts"),
-    "an endless header": (b"\r\n--partita-range\r\nX: " + b"y" * 2000, "header of more than"),
+    "another range": (body([(0, 100), (300, 400)]), "instead of 200-299"),
+    "another order": (body([(200, 300), (0, 100)]), "instead of 0-99"),
+    "another size": (body([(0, 100)]).replace(b"/4096", b"/4097"), "instead of 0-99"),
+    "no parts": (b"x" * 100 + b"\r\n\r\n", "malformed part header"),
+    "an endless header": (b"\r\n--partita-range\r\nX: " + b"y" * 2000, "header of a range.s part has more than"),
 }
 
 

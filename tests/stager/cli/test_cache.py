@@ -106,7 +106,7 @@ def test_a_lease_asked_for_holds(run: Run) -> None:
         (["evict", "0" * 64 + "-16384"], NotCached, "does not hold"),
         (["verify", "blank-0"], NotCached, "does not hold"),
         (["evict", "../../etc/passwd"], Misused, "is not an address"),
-        (["stage", "no reference"], Misused, "names no image"),
+        (["stage", "no reference"], Misused, "is not a valid image reference"),
     ],
 )
 def test_what_is_not_there_is_told(run: Run, arguments: list[str], error: type[Exception], message: str) -> None:

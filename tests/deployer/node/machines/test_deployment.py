@@ -87,7 +87,7 @@ def test_an_image_that_nobody_trusted_vouches_for_is_refused_with_every_rule(qui
     [
         ("an unknown image", {"image": "star/absent"}, NotFound, "absent"),
         ("an unknown version", {"image": "star/hello@9"}, NotFound, "9"),
-        ("no reference at all", {"image": "hello"}, Exception, "names no image"),
+        ("no reference at all", {"image": "hello"}, Exception, "is not a valid image reference"),
         ("more memory than allowed", {"memory": 2 << 30}, Refused, "limits.memory"),
         ("less memory than needed", {"memory": 16 * MIB}, Refused, "needs 32MiB"),
         ("more machines than allowed", {"count": 9}, Refused, "limits.machines"),

@@ -237,7 +237,7 @@ def test_the_limit_on_one_node_is_a_site_s_for_all_its_nodes(desk: Desk, signed:
 @pytest.mark.parametrize(
     ("request_", "error", "sentence"),
     [
-        ({"image": "worker"}, CatalogMisused, "names no image"),
+        ({"image": "worker"}, CatalogMisused, "is not a valid image reference"),
         ({"image": "star/none"}, NotFound, "no image"),
         ({"network": "wlan0"}, Misused, "is no network"),
         ({"network": "bridge:"}, Misused, "is no network"),
