@@ -1,0 +1,6 @@
+"""Tests of deployer.node. Modules without a file of their own here, and where they are tested:
+
+- `backoff`: tests/deployer/node/agent/test_agent.py.
+- `client`, `daemon`, `settings`: every test with a running node (tests/support/node/service_process.py),
+  tests/deployer/node/service/test_node.py first of all.
+"""

@@ -1,0 +1,4 @@
+"""Tests of signer.runtime. Modules without a file of their own here, and where they are tested:
+
+- `reloaded_files`: tests/deployer/policy/test_policy_files.py.
+"""
