@@ -15,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from catalog.access import rule_store as entitlements
 from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, digests_equal, parse_credential
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import NotEntitled
 from catalog.image.address import Address
 from catalog.swarm.announce_keys import MIN_SECRET, ORIGIN, AnnounceKeys, KeyHolder
@@ -43,7 +43,7 @@ class CatalogAuthorizer:
         clock: seconds.
     """
 
-    def __init__(self, database: Database, now: Callable[[], datetime], clock: Callable[[], float]) -> None:
+    def __init__(self, database: CatalogDatabase, now: Callable[[], datetime], clock: Callable[[], float]) -> None:
         self._database, self._now, self._clock = database, now, clock
         self._lock = threading.Lock()
         self._read_at = self._listed_at = float("-inf")

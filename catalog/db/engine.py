@@ -1,19 +1,26 @@
-"""The database: SQLite with a write-ahead log and a sync per commit, one writer at a time, many readers.
+"""The door to databases: SQLite with a write-ahead log and a sync per commit, or PostgreSQL.
 
-Its errors end here: a full disk or a lock that is not given back in time is Unavailable.
+On both, one transaction writes at a time and many read: rows are numbered in the order in which they are seen, and two
+requests never take the last of anything. On PostgreSQL an advisory lock is what BEGIN IMMEDIATE is on SQLite. The
+libraries' errors end here.
 """
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from catalog.db import migrations
+from catalog.db.migrations import MIGRATOR
+from catalog.db.migrator import Migrator
 from catalog.errors import Conflict, Unavailable
+from signer.errors import PartitaError
 
 Transaction = Connection
 """An open transaction: what every query takes."""
@@ -21,46 +28,169 @@ Transaction = Connection
 BUSY_MILLISECONDS = 20_000
 """How long a transaction waits for another process's: a command of the operator beside the service takes far less."""
 
+READERS = 64
+"""Connections at once; below the 100 that PostgreSQL allows all its clients by default."""
+
+POOL_SECONDS = 60.0
+"""How long a thread waits for one of them: a service with more threads than that is slow, not broken."""
+
+
+@dataclass(frozen=True)
+class DatabaseKind:
+    """What a database is of.
+
+    Attributes:
+        name: the service, as messages call it.
+        migrator: brings it to its newest shape.
+        unavailable: raised where it cannot be used.
+        lock: the key of PostgreSQL's advisory lock: who writes holds it until the transaction ends.
+    """
+
+    name: str
+    migrator: Migrator
+    unavailable: type[PartitaError]
+    lock: int
+
 
 class Database:
-    """A catalog's database file, brought to the newest shape when it is opened."""
+    """A service's database, brought to its newest shape when it is opened.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        _keep_private(path)
-        self._engine = _engine(path)
+    Args:
+        url: `sqlite:///PATH`, or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`; the latter must exist.
+        kind: what it is of.
+
+    Attributes:
+        migrated: whether opening it changed its shape.
+
+    Raises:
+        PartitaError: the kind's `unavailable`: it cannot be opened, made or migrated, or a newer release has migrated it.
+            The message never holds the password.
+    """
+
+    def __init__(self, url: str | URL, kind: DatabaseKind) -> None:
+        parsed = parse_url(url, kind)
+        self.kind, self.name = kind, parsed.render_as_string(hide_password=True)
+        self._engine = _sqlite(parsed, kind) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, kind)
+        self._reader = self._engine.execution_options(
+            **({} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
+        )
         self._writer = self._engine.execution_options(writes=True)
-        with self.writing() as connection:
-            self.migrated = migrations.upgrade(connection)
+        self._writing = threading.Lock()
+        try:
+            with self.writing() as connection:
+                self._check_revision(connection)
+                self.migrated = kind.migrator.upgrade(connection)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of ours."""
+        return self._engine.dialect.name == "sqlite"
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A read transaction: one consistent view."""
-        with _translated(self.path), self._engine.connect() as connection, connection.begin():
+        with self._translated(), self._reader.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A write transaction: taken at once (BEGIN IMMEDIATE), durable when the block ends, undone if it raises."""
-        with _translated(self.path), self._writer.connect() as connection, connection.begin():
+        """A write transaction, the only one; durable when the block ends, undone if it raises."""
+        # Threads of one process queue here: they would otherwise poll for the database's own lock, and starve.
+        with self._writing, self._translated(), self._writer.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
 
+    def _check_revision(self, connection: Connection) -> None:
+        revision, head = self.kind.migrator.revision(connection), self.kind.migrator.head
+        if revision is not None and revision > head:
+            raise self.kind.unavailable(
+                f"{self.name}: a newer release has brought it to revision {revision}, and this one knows {head} at most; "
+                "use that release, or restore a backup of this one"
+            )
 
-def _keep_private(path: Path) -> None:
-    """Nobody else on this machine reads the database, which holds secrets; SQLite's other files take its mode over."""
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError as exc:
+            raise Conflict(f"the {self.kind.name} holds something else under that name ({_first(exc.orig)})") from exc
+        except (DatabaseError, InterfaceError) as exc:
+            raise self.kind.unavailable(
+                f"{self.name}: the {self.kind.name}'s database cannot be used now ({_first(exc.orig)}); try again later"
+            ) from exc
+        except PoolTimeout as exc:
+            raise self.kind.unavailable(
+                f"{self.name}: the {self.kind.name}'s database is too busy; try again later"
+            ) from exc
+
+
+CATALOG = DatabaseKind("catalog", MIGRATOR, Unavailable, 0x7061727469746163)
+"""The lock is "partitac"."""
+
+
+class CatalogDatabase(Database):
+    """A catalog's database file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(URL.create("sqlite", database=str(path)), CATALOG)
+        self.path = path
+
+
+def libpq_environment(url: str, kind: DatabaseKind) -> dict[str, str]:
+    """The environment by which PostgreSQL's own tools find a database; errors as in `parse_url`."""
+    parsed = parse_url(url, kind)
+    host = parsed.host or parsed.query.get("host", "")
+    found = {
+        "PGHOST": host if isinstance(host, str) else host[0],
+        "PGPORT": str(parsed.port or ""),
+        "PGUSER": parsed.username or "",
+        "PGPASSWORD": parsed.password if isinstance(parsed.password, str) else "",
+        "PGDATABASE": parsed.database or "",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _first(error: object) -> str:
+    """The first line of a driver's message: the rest repeats the query."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def parse_url(url: str | URL, kind: DatabaseKind) -> URL:
+    """A database's URL; the kind's `unavailable` if it is of no database that can be used."""
     try:
+        parsed = make_url(url)
+    except ArgumentError as exc:
+        raise kind.unavailable(
+            f"the {kind.name}'s database is no URL; write sqlite:///PATH or postgresql+psycopg://..."
+        ) from exc
+    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    if parsed.drivername == "postgresql+psycopg":
+        return parsed
+    raise kind.unavailable(
+        f"{parsed.drivername} with {parsed.database or 'no database'} cannot be the {kind.name}'s database; write "
+        "sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME"
+    )
+
+
+def _sqlite(url: URL, kind: DatabaseKind) -> Engine:
+    assert url.database is not None  # noqa: S101 - `parse_url` saw to it
+    path = Path(url.database)
+    try:
+        # Nobody else on this machine reads it: it holds secrets. SQLite's other files take its mode over.
         path.touch(mode=0o600)
         path.chmod(0o600)
     except OSError as exc:
-        raise Unavailable(f"{path}: the catalog's database cannot be made or kept private ({exc.strerror})") from exc
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", pool_size=8, max_overflow=56)
+        raise kind.unavailable(
+            f"{path}: the {kind.name}'s database cannot be made or kept private ({exc.strerror})"
+        ) from exc
+    engine = create_engine(url, pool_size=8, max_overflow=READERS - 8, pool_timeout=POOL_SECONDS)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: Any) -> None:
@@ -81,11 +211,21 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError as exc:
-        raise Conflict(f"the catalog holds something else under that name ({exc.orig})") from exc
-    except DatabaseError as exc:
-        raise Unavailable(f"{path}: the catalog's database cannot be used now ({exc.orig}); try again later") from exc
+def _postgresql(url: URL, kind: DatabaseKind) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=8,
+        max_overflow=READERS - 8,
+        pool_timeout=POOL_SECONDS,
+        pool_pre_ping=True,
+        # Each question is planned for what it asks: a plan for any owner, state or time reads far more of a large table.
+        connect_args={"prepare_threshold": None},
+    )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("writes", False):
+            connection.execute(text(f"SET LOCAL lock_timeout = {BUSY_MILLISECONDS}"))
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({kind.lock})"))
+
+    return engine

@@ -15,7 +15,7 @@ from catalog.content.content_store import ContentStore
 from catalog.content.upload_store import UploadRange, UploadStore
 from catalog.db import images as registry
 from catalog.db import publications as holdings
-from catalog.db.engine import Database, Transaction
+from catalog.db.engine import CatalogDatabase, Transaction
 from catalog.db.images import StoredEndorsement
 from catalog.errors import Conflict, ContentMismatch, NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
@@ -35,7 +35,11 @@ class PublicationService:
     """The use cases of publishing, over a database and a directory of contents."""
 
     def __init__(
-        self, database: Database, contents: ContentStore, settings: CatalogSettings, history: History | None = None
+        self,
+        database: CatalogDatabase,
+        contents: ContentStore,
+        settings: CatalogSettings,
+        history: History | None = None,
     ) -> None:
         """Without a history nothing is recorded; a service always has one."""
         self.database, self.contents, self.history = database, contents, history

@@ -13,7 +13,7 @@ from pathlib import Path
 from catalog.content import indexing as measuring
 from catalog.content.content_store import ACCELERATORS, ContentStore
 from catalog.db import publications as holdings
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
 from catalog.publication.history import History
@@ -45,13 +45,13 @@ class RecoveryReport:
     checked: list[str] = field(default_factory=list)
 
 
-def open_database(directory: Path) -> Database:
+def open_database(directory: Path) -> CatalogDatabase:
     """The catalog's database in that directory, which is made; several processes may have it open."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise Misused(f"{directory}: cannot be made ({exc.strerror}); name another directory") from exc
-    return Database(directory / "catalog.db")
+    return CatalogDatabase(directory / "catalog.db")
 
 
 @contextmanager

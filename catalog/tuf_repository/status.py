@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from catalog.db.engine import Database, Transaction
+from catalog.db.engine import CatalogDatabase, Transaction
 from catalog.errors import Misused
 from catalog.tuf import keys as tuf_keys
 from catalog.tuf.metadata import (
@@ -90,7 +90,7 @@ def list_warnings(freshness: TufRepository, connection: Transaction, now: dateti
     return found
 
 
-def prepare_repository(freshness: TufRepository, database: Database, bits: int, now: datetime) -> bool:
+def prepare_repository(freshness: TufRepository, database: CatalogDatabase, bits: int, now: datetime) -> bool:
     """What a service does when it starts: make a repository if there is none, list what is not listed, renew what is due.
 
     Returns:

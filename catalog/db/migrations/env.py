@@ -1,12 +1,5 @@
-"""How Alembic runs the scripts: on the connection, and in the transaction, that `upgrade` was given."""
+"""Where Alembic begins."""
 
-from alembic import context
+from catalog.db.migrator import run_scripts
 
-from catalog.db.tables import metadata
-
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=metadata,
-    render_as_batch=True,  # SQLite cannot alter most of a table in place
-)
-context.run_migrations()
+run_scripts()

@@ -90,9 +90,10 @@ def _pg_restore(url: str, dumped: Path) -> None:
 
 def _run(command: list[str], url: str, *, named: bool = False) -> str:
     """Run one of PostgreSQL's tools; the password goes by the environment, never by the command line."""
-    from deployer.site.db.engine import libpq_environment  # loads SQLAlchemy: only here
+    from catalog.db.engine import libpq_environment  # loads SQLAlchemy: only here
+    from deployer.site.db.engine import SITE
 
-    environment = libpq_environment(url)
+    environment = libpq_environment(url, SITE)
     if named:
         command = [command[0], f"--dbname={environment['PGDATABASE']}", *command[1:]]
     try:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
+def database(tmp_path: Path) -> CatalogDatabase:
     """An empty database of the newest shape."""
-    return Database(tmp_path / "catalog.db")
+    return CatalogDatabase(tmp_path / "catalog.db")

@@ -14,7 +14,7 @@ from sqlalchemy import inspect, text
 
 from catalog.db import images as registry
 from catalog.db import migrations
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.db.tables import metadata
 from catalog.errors import Unavailable
 
@@ -28,7 +28,7 @@ def scripts() -> Config:
     return config
 
 
-def test_migrations_end_at_the_tables(database: Database) -> None:
+def test_migrations_end_at_the_tables(database: CatalogDatabase) -> None:
     """Nothing is in the tables that a migrated database has not, and the other way round."""
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -45,22 +45,22 @@ def test_migrations_end_at_the_tables(database: Database) -> None:
     assert ScriptDirectory.from_config(scripts()).get_current_head() == migrations.HEAD
 
 
-def test_migrations_go_up_and_down_and_up_again(database: Database) -> None:
+def test_migrations_go_up_and_down_and_up_again(database: CatalogDatabase) -> None:
     """Down to nothing, and back."""
     config = scripts()
     with database.writing() as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         assert set(inspect(connection).get_table_names()) <= {"alembic_version", "sqlite_sequence"}
-        assert migrations.upgrade(connection)
+        assert migrations.MIGRATOR.upgrade(connection)
     with database.writing() as connection:
-        assert not migrations.upgrade(connection)
+        assert not migrations.MIGRATOR.upgrade(connection)
         registry.register_vo(connection, "star", NOW)
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """It happens in one transaction."""
-    database = Database(tmp_path / "catalog.db")
+    database = CatalogDatabase(tmp_path / "catalog.db")
     config = scripts()
 
     def fail() -> None:
@@ -81,7 +81,7 @@ def test_many_processes_may_open_a_fresh_directory_at_once(tmp_path: Path) -> No
 
     def run() -> None:
         try:
-            Database(tmp_path / "catalog.db").close()
+            CatalogDatabase(tmp_path / "catalog.db").close()
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the test shows it
             errors.append(exc)
 
@@ -93,7 +93,7 @@ def test_many_processes_may_open_a_fresh_directory_at_once(tmp_path: Path) -> No
     assert errors == []
 
 
-def test_every_commit_is_durable(database: Database) -> None:
+def test_every_commit_is_durable(database: CatalogDatabase) -> None:
     """A write-ahead log, and a sync per commit."""
     for transaction in (database.reading, database.writing):
         with transaction() as connection:
@@ -102,7 +102,7 @@ def test_every_commit_is_durable(database: Database) -> None:
             assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
 
 
-def test_writers_wait_for_each_other(database: Database) -> None:
+def test_writers_wait_for_each_other(database: CatalogDatabase) -> None:
     """No update is lost between a reading and a writing of the same transaction."""
     with database.writing() as connection:
         connection.execute(text("CREATE TABLE counter (n INTEGER)"))
@@ -123,7 +123,7 @@ def test_writers_wait_for_each_other(database: Database) -> None:
         assert connection.execute(text("SELECT n FROM counter")).scalar() == 100
 
 
-def test_what_raises_is_undone(database: Database) -> None:
+def test_what_raises_is_undone(database: CatalogDatabase) -> None:
     """Nothing of a transaction that fails is visible."""
 
     def fail() -> None:
@@ -137,14 +137,24 @@ def test_what_raises_is_undone(database: Database) -> None:
         assert not registry.has_vo(connection, "star")
 
 
+def test_a_database_of_a_newer_release_is_refused(database: CatalogDatabase) -> None:
+    """Whoever goes back to an older release is told what to do, and nothing is changed."""
+    with database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Unavailable, match="a newer release has brought it to revision 9999, and this one knows"):
+        CatalogDatabase(database.path)
+    with database.reading() as connection:
+        assert migrations.MIGRATOR.revision(connection) == "9999"
+
+
 def test_a_database_that_is_none_is_unavailable(tmp_path: Path) -> None:
     """With its place; a file that is no database is not touched."""
     path = tmp_path / "catalog.db"
     path.mkdir()
     with pytest.raises(Unavailable, match=r"catalog\.db: the catalog's database cannot be used"):
-        Database(path)
+        CatalogDatabase(path)
     other = tmp_path / "other.db"
     other.write_bytes(b"This is a letter to my grandmother. " * 100)
     with pytest.raises(Unavailable, match="is not a database"):
-        Database(other)
+        CatalogDatabase(other)
     assert other.read_bytes().startswith(b"This is a letter")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from catalog.db import images as registry
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import Conflict
 from catalog.image.address import Address
 from signer.verification.trust import Anchor
@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 FINGERPRINT = "A" * 40
 
 
-def test_a_key_has_one_role_per_vo_and_can_be_removed(database: Database) -> None:
+def test_a_key_has_one_role_per_vo_and_can_be_removed(database: CatalogDatabase) -> None:
     """Registering again changes role and key; another VO's is another registration."""
     with database.writing() as connection:
         for vo in ("star", "atlas", "star"):
@@ -35,7 +35,7 @@ def test_a_key_has_one_role_per_vo_and_can_be_removed(database: Database) -> Non
         registry.register_key(connection, Anchor("cms", "reviewer", FINGERPRINT, b"new"), NOW)
 
 
-def test_instants_come_back_as_they_went_in(database: Database) -> None:
+def test_instants_come_back_as_they_went_in(database: CatalogDatabase) -> None:
     """Whatever zone they were given in."""
     elsewhere = NOW.astimezone(timezone(timedelta(hours=-5)))
     with database.writing() as connection:
@@ -43,7 +43,7 @@ def test_instants_come_back_as_they_went_in(database: Database) -> None:
         assert registry.list_vos(connection, "", 1)[0].registered == NOW
 
 
-def test_one_name_and_version_cannot_be_there_twice(database: Database) -> None:
+def test_one_name_and_version_cannot_be_there_twice(database: CatalogDatabase) -> None:
     """The database itself refuses it, whatever the use case forgot."""
     with database.writing() as connection:
         registry.add_image(connection, manifest([Address.of(b"a")]), NOW)

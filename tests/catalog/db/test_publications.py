@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from catalog.db import images as registry
 from catalog.db import publications as holdings
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.image.address import Address
 from tests.support.factories import manifest
 
@@ -21,7 +21,7 @@ ADDRESS = Address(bytes(32), 1 << 30)
 IMAGE = "sha256:" + "1" * 64
 
 
-def test_a_blob_is_served_only_for_a_published_image(database: Database) -> None:
+def test_a_blob_is_served_only_for_a_published_image(database: CatalogDatabase) -> None:
     """Verified content of a pending publication is invisible."""
     image = manifest([ADDRESS])
     with database.writing() as connection:
@@ -40,7 +40,7 @@ def test_a_blob_is_served_only_for_a_published_image(database: Database) -> None
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=14))
-def test_received_ranges_are_a_set_of_bytes(database: Database, pieces: list[tuple[int, int]]) -> None:
+def test_received_ranges_are_a_set_of_bytes(database: CatalogDatabase, pieces: list[tuple[int, int]]) -> None:
     """In whatever order and overlap they come, they are kept sorted, apart, and hold exactly what came."""
     came: set[int] = set()
     with database.writing() as connection:

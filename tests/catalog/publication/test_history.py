@@ -10,7 +10,7 @@ import pytest
 from catalog.client import transfer
 from catalog.content.content_store import ContentStore
 from catalog.db import images as registry
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import ContentMismatch, Unavailable
 from catalog.publication.history import History
 from catalog.publication.images import PublicationService
@@ -102,7 +102,7 @@ def test_pages_join_without_a_gap(tmp_path: Path) -> None:
 
 
 def test_nothing_is_published_that_cannot_be_recorded(star: Vo, tmp_path: Path) -> None:
-    database = Database(tmp_path / "catalog.db")
+    database = CatalogDatabase(tmp_path / "catalog.db")
     history = History(tmp_path, now())
     publishing = PublicationService(database, ContentStore(tmp_path), CatalogSettings(), history)
     with database.writing() as connection:

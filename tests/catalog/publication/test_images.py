@@ -13,7 +13,7 @@ from catalog.content.content_store import ContentStore
 from catalog.content.indexing import index_file
 from catalog.db import images as registry
 from catalog.db import publications as holdings
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import Conflict, ContentMismatch, Misused, NotEntitled, NotFound, TooLarge, Unavailable
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
@@ -282,7 +282,7 @@ def test_a_key_removed_meanwhile_does_not_publish(service: Service, star: Vo, tm
         image_id = client.begin(made.manifest.canonical(), made.endorsements()).image_id
         client.send_range(image_id, address, 0, made.content(address).read_bytes())
         assert client.complete(image_id, address).complete
-        database = Database(service.directory / "catalog.db")
+        database = CatalogDatabase(service.directory / "catalog.db")
         with database.writing() as connection:
             assert registry.remove_key(connection, "star", star.fingerprint)
             assert not registry.remove_key(connection, "star", star.fingerprint)
@@ -378,7 +378,7 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
             raise OSError(5, "Input/output error")
         os.fsync(descriptor)
 
-    database = Database(tmp_path / "catalog.db")
+    database = CatalogDatabase(tmp_path / "catalog.db")
     publishing = PublicationService(database, ContentStore(tmp_path / "catalog", sync), CatalogSettings())
     register(publishing, star)
     publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())

@@ -7,7 +7,7 @@ import pytest
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
 from catalog.db import images as registry
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.db.migrations import HEAD
 from catalog.db.tables import revocations
 from catalog.errors import NotEntitled
@@ -89,7 +89,7 @@ def test_strangers_cannot_fill_the_list(client: CatalogClient, vos: dict[str, Vo
 def test_what_is_revoked_is_listed_as_current(service: Service, client: CatalogClient, star: Vo) -> None:
     pair = revoke(signer(star), "key", f"openpgp:{star.fingerprint}", "star", now(), reason="compromised")
     client.revoke(*pair)
-    database: Database = open_database(service.directory)
+    database: CatalogDatabase = open_database(service.directory)
     with database.reading() as connection:
         rows = connection.execute(revocations.select()).all()
     database.close()

@@ -12,7 +12,7 @@ from tuf.ngclient import Updater
 from catalog.client import transfer
 from catalog.client.trusted import TrustedCatalog
 from catalog.db import images as registry
-from catalog.db.engine import Database
+from catalog.db.engine import CatalogDatabase
 from catalog.errors import Conflict, Misused, NotFound, Unavailable
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
@@ -33,7 +33,7 @@ ONE_OF_EACH = {"snapshot", "timestamp"}
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path) -> Iterator[CatalogDatabase]:
     """An empty catalog's."""
     opened = open_database(tmp_path)
     yield opened
@@ -41,7 +41,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def freshness(tmp_path: Path, database: Database) -> TufRepository:
+def freshness(tmp_path: Path, database: CatalogDatabase) -> TufRepository:
     """A repository, made."""
     found = TufRepository(tmp_path / "tuf")
     with database.writing() as connection:
@@ -49,7 +49,7 @@ def freshness(tmp_path: Path, database: Database) -> TufRepository:
     return found
 
 
-def publish(database: Database, freshness: TufRepository, version: str, at: datetime = NOW) -> Manifest:
+def publish(database: CatalogDatabase, freshness: TufRepository, version: str, at: datetime = NOW) -> Manifest:
     """Make an image visible, as a commit does."""
     manifest = factories.manifest(ADDRESSES, version=version)
     with database.writing() as connection:
@@ -59,14 +59,16 @@ def publish(database: Database, freshness: TufRepository, version: str, at: date
     return manifest
 
 
-def versions(database: Database) -> dict[str, int]:
+def versions(database: CatalogDatabase) -> dict[str, int]:
     """The newest version of every role that is stored."""
     with database.reading() as connection:
         tops = {role: tuf_store.latest_metadata(connection, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
         return dict(tuf_store.bin_versions(connection)) | {role: one.version for role, one in tops.items() if one}
 
 
-def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(database: Database, freshness: TufRepository) -> None:
+def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(
+    database: CatalogDatabase, freshness: TufRepository
+) -> None:
     """At most four bins, however many images there are; root and targets are never touched."""
     for number in range(20):
         before = versions(database)
@@ -78,7 +80,7 @@ def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(database: Datab
         assert changed.isdisjoint({ROOT, TARGETS})
 
 
-def test_the_same_again_changes_nothing(database: Database, freshness: TufRepository) -> None:
+def test_the_same_again_changes_nothing(database: CatalogDatabase, freshness: TufRepository) -> None:
     manifest = publish(database, freshness, "1.0")
     before = versions(database)
     with database.writing() as connection:
@@ -87,7 +89,7 @@ def test_the_same_again_changes_nothing(database: Database, freshness: TufReposi
     assert versions(database) == before
 
 
-def test_replaced_metadata_is_served_for_a_while(database: Database, freshness: TufRepository) -> None:
+def test_replaced_metadata_is_served_for_a_while(database: CatalogDatabase, freshness: TufRepository) -> None:
     publish(database, freshness, "1.0")
     old = versions(database)[SNAPSHOT]
     publish(database, freshness, "2.0")
@@ -103,7 +105,7 @@ def test_replaced_metadata_is_served_for_a_while(database: Database, freshness: 
 
 
 def test_a_bin_without_targets_is_the_same_each_time(
-    tmp_path: Path, database: Database, freshness: TufRepository
+    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
 ) -> None:
     """It is not stored; two processes make the same bytes of it."""
     with database.reading() as connection:
@@ -125,7 +127,7 @@ def test_a_bin_without_targets_is_the_same_each_time(
     ],
 )
 def test_online_metadata_is_renewed_at_half_of_its_lifetime(
-    database: Database, freshness: TufRepository, after: timedelta, renewed: set[str]
+    database: CatalogDatabase, freshness: TufRepository, after: timedelta, renewed: set[str]
 ) -> None:
     with database.writing() as connection:
         assert set(freshness.renew(connection, NOW + after)) == renewed
@@ -133,7 +135,7 @@ def test_online_metadata_is_renewed_at_half_of_its_lifetime(
         assert SignedMetadata.of(freshness.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
 
 
-def test_bins_are_renewed_too_and_versions_only_grow(database: Database, freshness: TufRepository) -> None:
+def test_bins_are_renewed_too_and_versions_only_grow(database: CatalogDatabase, freshness: TufRepository) -> None:
     publish(database, freshness, "1.0")
     before = versions(database)
     later = NOW + LIFETIMES[BINS] / 2 + DAY
@@ -145,7 +147,9 @@ def test_bins_are_renewed_too_and_versions_only_grow(database: Database, freshne
     assert all(after[role] == before[role] + 1 for role in before if role.startswith("bin-"))
 
 
-def test_the_operator_is_told_at_half_of_the_roots_lifetime(database: Database, freshness: TufRepository) -> None:
+def test_the_operator_is_told_at_half_of_the_roots_lifetime(
+    database: CatalogDatabase, freshness: TufRepository
+) -> None:
     def told(at: datetime) -> str:
         with database.reading() as connection:
             # The online metadata has long expired by then: no service renewed it here.
@@ -163,7 +167,9 @@ def test_the_operator_is_told_at_half_of_the_roots_lifetime(database: Database, 
     assert "the key that signs timestamp is not in" in told(NOW)
 
 
-def test_without_its_key_nothing_is_published(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
+def test_without_its_key_nothing_is_published(
+    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
+) -> None:
     """And nothing of the publication stays: it is one transaction."""
     next(path for path in key_files(freshness.online) if path.name.startswith("snapshot")).unlink()
     with pytest.raises(Unavailable, match="the key that signs snapshot"):
@@ -174,7 +180,7 @@ def test_without_its_key_nothing_is_published(tmp_path: Path, database: Database
 
 @pytest.mark.parametrize("role", [ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS])
 def test_every_role_can_be_given_fresh_keys(
-    tmp_path: Path, database: Database, freshness: TufRepository, role: str
+    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository, role: str
 ) -> None:
     """With the offline keys at hand it is in force at once, and an old node follows."""
     manifest = publish(database, freshness, "1.0")
@@ -193,7 +199,9 @@ def test_every_role_can_be_given_fresh_keys(
         assert freshness.target(connection, manifest_path(manifest.image_id), manifest.image_id.removeprefix("sha256:"))
 
 
-def test_a_ceremony_waits_for_enough_signatures(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
+def test_a_ceremony_waits_for_enough_signatures(
+    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
+) -> None:
     """One root key on the catalog's machine, the second elsewhere, on the proposal alone."""
     keys = [path for path in key_files(freshness.offline) if path.name.startswith(ROOT)]
     away = tmp_path / "drawer"
@@ -218,7 +226,7 @@ def test_a_ceremony_waits_for_enough_signatures(tmp_path: Path, database: Databa
     assert not proposal.exists()
 
 
-def test_root_and_targets_are_renewed_for_another_year(database: Database, freshness: TufRepository) -> None:
+def test_root_and_targets_are_renewed_for_another_year(database: CatalogDatabase, freshness: TufRepository) -> None:
     signers = [MetadataSigner(load_key(path)) for path in key_files(freshness.offline)]
     later = NOW + 200 * DAY
     with database.writing() as connection:
@@ -229,7 +237,7 @@ def test_root_and_targets_are_renewed_for_another_year(database: Database, fresh
             KeyCeremony(freshness).sign(connection, SNAPSHOT, signers, later)
 
 
-def test_a_proposal_can_be_given_up(database: Database, freshness: TufRepository) -> None:
+def test_a_proposal_can_be_given_up(database: CatalogDatabase, freshness: TufRepository) -> None:
     with database.writing() as connection:
         KeyCeremony(freshness).rotate(connection, TIMESTAMP, [], None, NOW)
         assert len(KeyCeremony(freshness).drop()) == 1
@@ -253,7 +261,7 @@ def test_keys_are_for_their_owner_alone_and_never_overwritten(tmp_path: Path, fr
     assert MetadataSigner(load_key(tmp_path / "locked.pem", "a passphrase")).id == MetadataSigner(key).id
 
 
-def test_a_repository_is_made_once(tmp_path: Path, database: Database, freshness: TufRepository) -> None:
+def test_a_repository_is_made_once(tmp_path: Path, database: CatalogDatabase, freshness: TufRepository) -> None:
     with pytest.raises(Conflict, match="there is a TUF repository already"), database.writing() as connection:
         freshness.make(connection, NOW)
 

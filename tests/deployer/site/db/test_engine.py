@@ -48,8 +48,8 @@ def test_migrations_go_down_and_up_again(database: SiteDatabase) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
         assert set(inspect(connection).get_table_names()) <= {"alembic_version", "sqlite_sequence"}
-        assert migrations.upgrade(connection)
-        assert not migrations.upgrade(connection)
+        assert migrations.MIGRATOR.upgrade(connection)
+        assert not migrations.MIGRATOR.upgrade(connection)
     assert make_world(database).join("n1")
 
 
@@ -126,7 +126,7 @@ def test_a_transaction_that_waits_too_long_gives_up(
     make_database: Callable[[], SiteDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else writes and does not come to an end; whoever asks is told to try again."""
-    monkeypatch.setattr("deployer.site.db.engine.BUSY_MILLISECONDS", 200)
+    monkeypatch.setattr("catalog.db.engine.BUSY_MILLISECONDS", 200)
     here, there = make_database(), make_world(make_database())
     with here.writing(), pytest.raises(SiteUnavailable, match="try again later"):
         there.join("n1")
