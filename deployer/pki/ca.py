@@ -7,28 +7,28 @@ is refused by what the site remembers of it, so there are no revocation lists.
 """
 
 import hashlib
-import ipaddress
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from catalog.errors import Misused
-
-AUTHORITY_LIFE = timedelta(days=3650)
-"""Nodes and commands pin this certificate: a new one means that every node joins again."""
-
-SKEW = timedelta(hours=1)
-"""How far another machine's clock may be behind ours."""
-
-MAX_SIGNING_REQUEST = 4096
-"""Characters of a certificate request; one for a P-256 key has 500."""
+from signer.x509.authority import (
+    CLIENT_AND_SERVER,
+    SERVER,
+    CertificateKeyPair,
+    PublicKey,
+    X509Authority,
+    private_pem,
+    requested_key,
+    subject_name,
+)
 
 NODE = "node"
 """The organizational unit of node certificates: what tells them from a guest's or the service's."""
@@ -36,55 +36,14 @@ NODE = "node"
 HOST = "host"
 """The organizational unit of guests' certificates."""
 
-_SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
-_CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 
-
-@dataclass(frozen=True)
-class CertificateKeyPair:
-    """A certificate and its private key, both PEM."""
-
-    certificate: bytes
-    key: bytes
-
-
-@dataclass(frozen=True)
-class CertificateAuthority:
-    """The CA: its certificate (PEM) and private key (PEM)."""
-
-    certificate: bytes
-    key: bytes
+class CertificateAuthority(X509Authority):
+    """The site's CA. Nodes and commands pin its certificate: a new one means that every node joins again."""
 
     @classmethod
     def make(cls, now: datetime) -> Self:
         """A new one, named with a random number so that two sites are never taken for one."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        serial = x509.random_serial_number()
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Partita site {serial % (1 << 64):016x}")])
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(serial)
-            .not_valid_before(now - SKEW)
-            .not_valid_after(now + AUTHORITY_LIFE)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        return cls(certificate.public_bytes(serialization.Encoding.PEM), _private(key))
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read what :meth:`joined` wrote."""
-        key, mark, certificate = data.partition(b"-----BEGIN CERTIFICATE-----")
-        return cls(mark + certificate, key)
-
-    def joined(self) -> bytes:
-        """Both, as the site keeps them."""
-        return self.key + self.certificate
+        return cls.named(f"Partita site {secrets.token_hex(8)}", now)
 
     @property
     def fingerprint(self) -> str:
@@ -100,63 +59,17 @@ class CertificateAuthority:
         Raises:
             Misused: the request is none, its key is too weak, or it is not signed with it.
         """
-        return self._issue(_asked(request), _name(NODE, uuid), (uuid,), now, life, (*_SERVER, *_CLIENT))
+        return self.sign(_asked(request), subject_name(uuid, NODE), (uuid,), now, life, CLIENT_AND_SERVER)
 
     def host(self, request: str, machine: str, names: Sequence[str], now: datetime, life: timedelta) -> str:
         """A guest's certificate (PEM), for exactly these host names and addresses; CN is its UUID. Errors as `node`."""
-        return self._issue(_asked(request), _name(HOST, machine), names, now, life, (*_SERVER, *_CLIENT))
+        return self.sign(_asked(request), subject_name(machine, HOST), names, now, life, CLIENT_AND_SERVER)
 
     def server(self, names: Sequence[str], now: datetime, life: timedelta) -> CertificateKeyPair:
         """A key and certificate for the service itself, under these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        return CertificateKeyPair(
-            self._issue(key.public_key(), name, names, now, life, _SERVER).encode(), _private(key)
-        )
-
-    def _issue(
-        self,
-        public: ec.EllipticCurvePublicKey,
-        subject: x509.Name,
-        names: Sequence[str],
-        now: datetime,
-        life: timedelta,
-        purposes: Sequence[ObjectIdentifier],
-    ) -> str:
-        issuer = x509.load_pem_x509_certificate(self.certificate)
-        key = serialization.load_pem_private_key(self.key, None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - we made it
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.subject)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - SKEW)
-            .not_valid_after(min(now + life, issuer.not_valid_after_utc))
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
-                critical=False,
-            )
-        )
-        if names:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_general(name) for name in names]), critical=False
-            )
-        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode("ascii")
-
-    def issued(self, certificate: bytes, now: datetime) -> bool:
-        """Whether this CA signed a certificate (DER), and it holds now."""
-        try:
-            found = x509.load_der_x509_certificate(certificate)
-            found.verify_directly_issued_by(x509.load_pem_x509_certificate(self.certificate))
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
-        return found.not_valid_before_utc <= now <= found.not_valid_after_utc
+        signed = self.sign(key.public_key(), subject_name(names[0]), names, now, life, SERVER)
+        return CertificateKeyPair(signed.encode(), private_pem(key))
 
     def node_of(self, chain: Sequence[bytes], now: datetime) -> str | None:
         """The UUID of the node that shows a certificate chain (DER, its own first), or None if it is no node of ours."""
@@ -170,7 +83,7 @@ class CertificateAuthority:
 
 def create_request() -> tuple[bytes, str]:
     """A new private key (PEM), and a request for a certificate for it (PKCS #10, PEM)."""
-    key = _private(ec.generate_private_key(ec.SECP256R1()))
+    key = private_pem(ec.generate_private_key(ec.SECP256R1()))
     return key, request_for(key)
 
 
@@ -236,50 +149,8 @@ def validity_period(certificate: bytes) -> tuple[datetime, datetime]:
     return found.not_valid_before_utc, found.not_valid_after_utc
 
 
-def _asked(request: str) -> ec.EllipticCurvePublicKey:
+def _asked(request: str) -> PublicKey:
     try:
-        asked = x509.load_pem_x509_csr(request[:MAX_SIGNING_REQUEST].encode())
-        public = asked.public_key()
-        right = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
-        right = right and asked.is_signature_valid
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as exc:
-        raise Misused("the certificate request is none (PKCS #10, PEM)") from exc
-    if not right or not isinstance(public, ec.EllipticCurvePublicKey):
-        raise Misused("the certificate request is not for a P-256 key and signed with it")
-    return public
-
-
-def _name(unit: str, common: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
-            x509.NameAttribute(NameOID.COMMON_NAME, common[:64]),
-        ]
-    )
-
-
-def _general(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+        return requested_key(request)
+    except ValueError as exc:
+        raise Misused(str(exc)) from exc

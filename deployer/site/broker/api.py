@@ -18,7 +18,6 @@ from starlette.concurrency import run_in_threadpool
 from catalog.web.parameters import read_body
 from catalog.web.problems import ProblemApi
 from deployer.errors import DeployerError, NotAuthenticated
-from deployer.pki.ca import MAX_SIGNING_REQUEST
 from deployer.site.auth.rate_limits import RequestLimiter, RequestRate
 from deployer.site.broker.broker import Broker
 from deployer.site.broker.rules import MAX_DATA, MAX_FAILURE_REASON
@@ -39,6 +38,7 @@ from deployer.site.model.records import SiteMachine
 from deployer.web.wakeup import Wakeup
 from signer.documents import Document, parse
 from signer.errors import PartitaError
+from signer.x509.authority import MAX_SIGNING_REQUEST
 
 PREFIX = "/context/v1"
 

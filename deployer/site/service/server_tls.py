@@ -12,7 +12,6 @@ from pathlib import Path
 from catalog.errors import Misused
 from deployer.pki.ca import (
     CertificateAuthority,
-    CertificateKeyPair,
     fingerprint,
     first_certificate,
     last_certificate,
@@ -20,6 +19,7 @@ from deployer.pki.ca import (
 )
 from deployer.site.settings import SiteSettings
 from signer.runtime import files
+from signer.x509.authority import CertificateKeyPair
 
 SERVER_LIFE = timedelta(days=365)
 """Of the certificate that the site makes for itself; it makes a new one in time, whether it is started again or not."""

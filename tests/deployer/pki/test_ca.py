@@ -10,7 +10,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from catalog.errors import Misused
 from deployer.pki.ca import (
-    MAX_SIGNING_REQUEST,
     CertificateAuthority,
     create_request,
     fingerprint,
@@ -21,6 +20,7 @@ from deployer.pki.ca import (
     request_for,
     validity_period,
 )
+from signer.x509.authority import MAX_SIGNING_REQUEST
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 LIFE = timedelta(days=90)
