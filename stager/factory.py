@@ -54,7 +54,9 @@ def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
     return Cache(settings.cache, room, clock, grace=settings.trash_grace, shares=shares)
 
 
-def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "TrustedCatalog":
+def open_catalog(
+    settings: NodeSettings, clock: Callable[[], float], alarm: Callable[[str], None] = lambda _said: None
+) -> "TrustedCatalog":
     """The node's catalog and mirrors, believed by the root that is pinned; without one nothing of them is believed."""
     from catalog.client.trusted import TrustedCatalog
 
@@ -75,17 +77,23 @@ def open_catalog(settings: NodeSettings, clock: Callable[[], float]) -> "Trusted
         [settings.catalog, *settings.mirrors],
         now,
         credential=read_credential(settings.credential),
+        alarm=alarm,
     )
 
 
 @contextmanager
 def open_stager(
-    settings: NodeSettings, clock: Callable[[], float], *, service: bool = False
+    settings: NodeSettings,
+    clock: Callable[[], float],
+    *,
+    service: bool = False,
+    alarm: Callable[[str], None] = lambda _said: None,
 ) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
     """A stager over the node's cache and catalog, and that catalog as the node believes it; closed when the block ends.
 
     Args:
         service: share contents with other nodes, and scrub the cache, as long as the block runs.
+        alarm: see `TrustedCatalog`.
     """
     pace = FetchLimits(
         connections=settings.connections,
@@ -93,7 +101,7 @@ def open_stager(
         throttle=RateLimit(settings.download_limit),
     )
     with ExitStack() as closing:
-        client = closing.enter_context(open_catalog(settings, clock))
+        client = closing.enter_context(open_catalog(settings, clock, alarm))
         cache = closing.enter_context(open_cache(settings, clock))
         sharing = _share(settings, cache, closing) if service and settings.swarm else None
         stager = Stager(cache, HttpSource(client), pace, sharing)

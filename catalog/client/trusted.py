@@ -82,6 +82,7 @@ class TrustedCatalog:
         transport: BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         credential: str = "",
+        alarm: Callable[[str], None] = lambda _said: None,
     ) -> None:
         """Nothing is asked yet.
 
@@ -93,14 +94,14 @@ class TrustedCatalog:
             transport: what carries requests instead of the network.
             clock: seconds, for waiting.
             credential: of this node's site, shown to the catalog (the first URL) alone.
+            alarm: told when a name and version stands for two images, before Equivocation is raised.
         """
         self._root, self._now, self._clock, self._transport = root, now, clock, transport
         self._sources = FailoverClient(urls, clock, transport, credential)
         self._directory = directory / "trusted"
         self._reader: TufClient | None = None
         self._names = SeenNames(directory / NAMES)
-        self.alarm: Callable[[str], None] = lambda _said: None
-        """Told when a name and version stands for two images, before Equivocation is raised."""
+        self._alarm = alarm
         self._lock = threading.RLock()
         self._current: tuple[float, str, CurrentTargets] | None = None
         self.url = self._sources.first.url
@@ -238,7 +239,7 @@ class TrustedCatalog:
             self._names.saw(title, image_id)
         except Equivocation as exc:
             log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
-            self.alarm(str(exc))
+            self._alarm(str(exc))
             raise
 
     def _statements(self, path: str, *, fresh: bool = False) -> list[tuple[bytes, bytes]]:

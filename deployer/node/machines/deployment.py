@@ -21,7 +21,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from catalog.client.trusted import TrustedCatalog
 from catalog.errors import Misused
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
@@ -40,23 +39,20 @@ from deployer.machine.spec import (
     check_hostname,
 )
 from deployer.machine.user_data import UserDataKind, check_user_data
+from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts
-from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
+from deployer.node.machines.supervisor import LEASE_MARGIN
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
-from deployer.policy.revocations import RevocationState
-from deployer.policy.store import RuleSet
 from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.desired_state import BrokerAccess
 from deployer.records.machine_store import CONSOLE_FILE, MachineRecord, holder_of
-from deployer.records.recorder import Recorder
 from deployer.units import parse_duration
 from signer.errors import PartitaError
 from signer.runtime.progress import Advance
 from signer.verification.signature_cache import SignatureCache
-from stager.cache.cache import Cache
-from stager.staging import Stager, required_items
+from stager.staging import required_items
 from stager.staging import total_size as total_of
 
 FRESH = timedelta(seconds=5)
@@ -110,36 +106,23 @@ class Deployer:
     """Deploys on one node. Safe to use from several threads: orders run side by side.
 
     Args:
-        images, stages, entries, keeper: the ports.
-        rules: the site's policy in force, as it is at each call; raises PolicyUnusable.
-        records: where everything is put on record.
+        context: of the node.
         accelerator: what machines run on, for an architecture.
-        owner: what the tags of this node's machines say.
         defaults: for what an order leaves open.
-        clock: the present, UTC.
         new_uuid: a fresh UUID's text.
-        withdrawn: what has been revoked or blocked until now.
     """
 
     def __init__(
         self,
-        images: TrustedCatalog,
-        stages: Stager,
-        entries: Cache,
-        keeper: MachineSupervisor,
-        rules: Callable[[], RuleSet],
-        records: Recorder,
+        context: DeploymentContext,
         accelerator: Callable[[str], Accelerator],
-        owner: str,
         defaults: RequestDefaults,
-        clock: Callable[[], datetime],
         new_uuid: Callable[[], str] = lambda: str(uuids.uuid4()),
-        withdrawn: Callable[[], RevocationState] = RevocationState,
     ) -> None:
-        self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
-        self._rules, self._records = rules, records
-        self._accelerator, self._owner, self._defaults = accelerator, owner, defaults
-        self._clock, self._new_uuid, self._withdrawn = clock, new_uuid, withdrawn
+        self._images, self._stages, self._keeper = context.images, context.stager, context.keeper
+        self._rules, self._records, self._withdrawn = context.rules, context.records, context.withdrawn
+        self._owner, self._clock = context.owner, context.clock
+        self._accelerator, self._defaults, self._new_uuid = accelerator, defaults, new_uuid
         self._memory = SignatureCache()
 
     def dry_run(self, order: MachineOrder) -> Decision:
@@ -302,7 +285,7 @@ class Deployer:
         keeper.happened(record.uuid, MachineEvent.STAGED, "", from_network=moved, from_cache=here)
         case, judged = self._again(job, *admitted)
         for entry in required_items(manifest, blanks):
-            self._entries.check(entry, full=job.order.verify == "full")
+            self._stages.cache.check(entry, full=job.order.verify == "full")
         report(
             DeploymentStep(
                 step="verified", machine=name, text="endorsements, policy and contents verified right before boot"

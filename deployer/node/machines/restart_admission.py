@@ -5,52 +5,36 @@ its contents are staged again (which costs nothing where they are here), endorse
 every cache entry is compared with what was verified.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Final, cast
 
-from catalog.client.trusted import TrustedCatalog
 from catalog.image.manifest import Manifest
 from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
+from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts
-from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
+from deployer.node.machines.supervisor import LEASE_MARGIN
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate
-from deployer.policy.revocations import RevocationState
-from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
 from deployer.records.receipt import PreviousReceipt
-from deployer.records.recorder import Recorder
 from signer.runtime.progress import ignore_progress
 from signer.verification.signature_cache import SignatureCache
-from stager.cache.cache import Cache
 from stager.errors import EntryChanged
-from stager.staging import Stager, required_items
+from stager.staging import required_items
 
 TRIES: Final = 2
 """A content that was found damaged is dropped, and brought again once."""
 
 
 class RestartAdmission:
-    """Admits machines of one node again; arguments as for `deploying.Deployer`. Safe to use from several threads."""
+    """Admits machines of one node again. Safe to use from several threads."""
 
-    def __init__(
-        self,
-        images: TrustedCatalog,
-        stages: Stager,
-        entries: Cache,
-        keeper: MachineSupervisor,
-        rules: Callable[[], RuleSet],
-        records: Recorder,
-        owner: str,
-        clock: Callable[[], datetime],
-        withdrawn: Callable[[], RevocationState],
-    ) -> None:
-        self._images, self._stages, self._entries, self._keeper = images, stages, entries, keeper
-        self._rules, self._records, self._owner = rules, records, owner
-        self._clock, self._withdrawn = clock, withdrawn
+    def __init__(self, context: DeploymentContext) -> None:
+        self._images, self._stages, self._keeper = context.images, context.stager, context.keeper
+        self._rules, self._records, self._withdrawn = context.rules, context.records, context.withdrawn
+        self._owner, self._clock = context.owner, context.clock
         self._memory = SignatureCache()
 
     @contextmanager
@@ -104,7 +88,7 @@ class RestartAdmission:
             changed: EntryChanged | None = None
             for entry in required_items(manifest, record.blanks):
                 try:
-                    self._entries.check(entry)
+                    self._stages.cache.check(entry)
                 except EntryChanged as exc:
                     changed = exc
             if changed is None:

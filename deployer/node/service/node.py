@@ -42,6 +42,7 @@ from deployer.node.agent.reporter import NodeFacts
 from deployer.node.agent.swarm_report import build_swarm_report
 from deployer.node.images.saver import MachineSaver
 from deployer.node.machines.capacity import measure_capacity, total_memory
+from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.deployment import Deployer, SiteAssignment
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.restart_admission import RestartAdmission
@@ -107,7 +108,6 @@ class Node:
             MachineStore(settings.directory / "machines"), stager.cache, clock, grace, self._records.ended
         )
         self._catalog, self._clock = client, clock
-        client.alarm = self._alarm
         self.stager, self.images = stager, client
         self._ended = threading.Event()
         self.watcher = RevocationWatcher(
@@ -119,30 +119,18 @@ class Node:
             self._records.exposed,
             clock,
         )
-        self._deployer = Deployer(
+        context = DeploymentContext(
             images=client,
-            stages=stager,
-            entries=stager.cache,
+            stager=stager,
             keeper=self.keeper,
             rules=self._policies.current,
-            records=self._records,
-            accelerator=self.accelerator,
-            owner=identity,
-            defaults=RequestDefaults(deploy.network, deploy.lifetime),
-            clock=clock,
             withdrawn=self.watcher.current,
+            records=self._records,
+            owner=identity,
+            clock=clock,
         )
-        self._admits = RestartAdmission(
-            client,
-            stager,
-            stager.cache,
-            self.keeper,
-            self._policies.current,
-            self._records,
-            identity,
-            clock,
-            self.watcher.current,
-        )
+        self._deployer = Deployer(context, self.accelerator, RequestDefaults(deploy.network, deploy.lifetime))
+        self._admits = RestartAdmission(context)
         self.verbs = MachineOperations(self.keeper, self._admits)
         self._saver = MachineSaver(settings, self.keeper, stager.cache)
         self._watching = timedelta(seconds=parse_duration(deploy.revocations_every))
@@ -175,7 +163,9 @@ class Node:
         directory = settings.directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as undo:
-            stager, client = undo.enter_context(open_stager(settings, lambda: clock().timestamp(), service=True))
+            stager, client = undo.enter_context(
+                open_stager(settings, lambda: clock().timestamp(), service=True, alarm=lambda said: node._alarm(said))
+            )
             node = cls(_identity(directory / "node-id"), settings, deploy, stager, client, clock)
             hypervisor = node._open_hypervisor(directory)
             undo.callback(hypervisor.close)

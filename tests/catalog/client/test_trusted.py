@@ -308,12 +308,11 @@ def test_fast_forward_is_recovered_from_by_rotating_the_keys(repository: Reposit
 def test_a_name_and_version_that_changes_its_image_is_an_alarm(repository: Repository, tmp_path: Path) -> None:
     """Even when every signature is right; by name, by image ID, and after a restart."""
     reference = Reference.parse("star/worker@1.0")
-    with repository.catalog(tmp_path) as catalog:
+    alarms: list[str] = []
+    with repository.catalog(tmp_path, alarm=alarms.append) as catalog:
         first = catalog.resolve(reference)
         other = repository.image(needs={"memory": 1 << 30, "cores": 2})
         assert other.image_id != first
-        alarms: list[str] = []
-        catalog.alarm = alarms.append
         with pytest.raises(Equivocation, match=r"ALARM: star/worker@1\.0 stood for .* and is now said to stand for"):
             catalog.resolve(reference)
         assert len(alarms) == 1

@@ -179,7 +179,13 @@ class Repository(httpx.BaseTransport):
         self.publish(targets_of(manifest))
         return manifest
 
-    def catalog(self, directory: Path, *more: str, clock: Callable[[], float] | None = None) -> TrustedCatalog:
+    def catalog(
+        self,
+        directory: Path,
+        *more: str,
+        clock: Callable[[], float] | None = None,
+        alarm: Callable[[str], None] = lambda _said: None,
+    ) -> TrustedCatalog:
         """A node's view of it, with the first root pinned; `more` are URLs of mirrors, served from here too."""
         seconds = itertools.count(0.0, 100.0)
         return TrustedCatalog(
@@ -189,6 +195,7 @@ class Repository(httpx.BaseTransport):
             lambda: self.now,
             transport=self,
             clock=clock or (lambda: next(seconds)),
+            alarm=alarm,
         )
 
 
