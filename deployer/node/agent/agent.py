@@ -8,20 +8,16 @@ machines go on, and end at their time; the keeper sees to that.
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 from deployer.errors import SiteUnavailable
-from deployer.node.agent.executor import ActionExecutor, MachineMaker
-from deployer.node.agent.lease import LeaseGuard, NodeLease
-from deployer.node.agent.migration_runner import MigrationRunner
+from deployer.node.agent.context import AgentContext
+from deployer.node.agent.executor import ActionExecutor
+from deployer.node.agent.lease import LeaseGuard
 from deployer.node.agent.reconciler import plan_actions
-from deployer.node.agent.reporter import NodeFacts, Reporter
+from deployer.node.agent.reporter import Reporter
 from deployer.node.backoff import LONGEST_DELAY, retry_delay
-from deployer.node.images.candidate_upload import CandidateUploader
 from deployer.node.machines.console import ConsoleReader
-from deployer.node.machines.operations import MachineOperations
-from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.actions import Action
 from deployer.protocol.desired_state import DesiredState
@@ -41,44 +37,20 @@ class Agent:
 
     Args:
         site: the other side.
-        identity: of the site; its machines are told from others by it.
-        keeper, verbs, make: of the node.
-        facts: how the node is now.
-        clock: seconds that only grow.
-        offers: sees to saves; without it none is done.
-        fence: the site's lease on its machines; one that nobody keeps if not given.
-        moving: moves machines between nodes; None where none of them does.
+        context: of the node.
     """
 
-    def __init__(
-        self,
-        site: NodeSiteClient,
-        identity: str,
-        keeper: MachineSupervisor,
-        verbs: MachineOperations,
-        make: MachineMaker,
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float] = time.monotonic,
-        offers: CandidateUploader | None = None,
-        fence: NodeLease | None = None,
-        moving: MigrationRunner | None = None,
-    ) -> None:
-        self._moving = moving
-        self._site, self._identity, self._keeper, self._clock = site, identity, keeper, clock
+    def __init__(self, site: NodeSiteClient, context: AgentContext) -> None:
+        self._site, self._identity, self._keeper, self._clock = site, context.site, context.keeper, context.clock
+        self._moving, self._offers, self._fence = context.moving, context.offers, context.fence
         self.problem = ""
         """Why the site is not heard, or empty."""
         self._desired: DesiredState | None = None
         self._wake, self._news, self._ended = threading.Event(), threading.Event(), threading.Event()
-        self._fence = fence or NodeLease(None)
-        self._doing = ActionExecutor(identity, keeper, verbs, make, clock, self._changed, self._news.set, moving)
-        self._guard = LeaseGuard(self._fence, keeper, self.records, self._doing.cancel)
-        self._reporter = Reporter(
-            site.report, keeper, self._doing, self.records, lambda: self._desired, facts, clock, self._fence, moving
-        )
-        self._serial = ConsoleReader(site, identity, keeper, clock)
-        self._offers = offers
-        if offers is not None:
-            self._reporter.saving = offers.progress
+        self._doing = ActionExecutor(context, self._changed, self._news.set)
+        self._guard = LeaseGuard(self._fence, self._keeper, self.records, self._doing.cancel)
+        self._reporter = Reporter(context, site.report, self._doing, self.records, lambda: self._desired)
+        self._serial = ConsoleReader(site, self._identity, self._keeper, self._clock)
         self._threads = [
             threading.Thread(target=self._forever, args=(work, name), name=f"agent-{name}", daemon=True)
             for name, work in (
@@ -88,7 +60,7 @@ class Agent:
                 ("guard", lambda: self._guard.run(self._ended)),
             )
         ]
-        keeper.on_change(self._changed)
+        self._keeper.on_change(self._changed)
 
     def start(self) -> None:
         """Begin to work."""
@@ -166,9 +138,7 @@ class Agent:
             return False
         log.info("the site wants %d machines here (revision %d)", len(found.machines), found.revision)
         self._desired = found
-        now = self._keeper.now()
-        begun = self._reporter.begun
-        self._reporter.begun = {machine.uuid: begun.get(machine.uuid, now) for machine in found.machines}
+        self._reporter.expect(found)
         self._changed()
         return True
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 
 from deployer.errors import Cancelled, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
-from deployer.node.agent.migration_runner import MigrationRunner
+from deployer.node.agent.context import AgentContext
 from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
 from deployer.node.backoff import retry_delay
-from deployer.node.machines.deployment import SiteAssignment
 from deployer.node.machines.operations import MachineOperations
-from deployer.node.machines.supervisor import MachineSupervisor
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.node.schema.orders import DeploymentStep
 from deployer.protocol.actions import MIGRATION, Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine
 from deployer.records.machine_store import MachineRecord
@@ -36,12 +34,6 @@ _VERBS: Mapping[ActionKind, Callable[[MachineOperations, str], object]] = {
     ActionKind.START: MachineOperations.reactivate,
     ActionKind.STOP: MachineOperations.stop,
 }
-
-
-MachineMaker = Callable[
-    [MachineOrder, Callable[[DeploymentStep], None], threading.Event, SiteAssignment | None], DeploymentResult
-]
-"""Makes machines as `Deployer.deploy` does."""
 
 
 @dataclass
@@ -71,27 +63,14 @@ class ActionExecutor:
     """The hands of one site's agent. Safe to use from several threads; one of them hands out.
 
     Args:
-        site: its identity, which the records of its machines carry.
-        keeper, verbs, make: of the node.
-        clock: seconds that only grow.
+        context: of the node.
         changed: called when something came to an end.
         news: called when something got on.
-        moving: moves machines; None where none of them does.
     """
 
-    def __init__(
-        self,
-        site: str,
-        keeper: MachineSupervisor,
-        verbs: MachineOperations,
-        make: MachineMaker,
-        clock: Callable[[], float],
-        changed: Callable[[], None],
-        news: Callable[[], None],
-        moving: MigrationRunner | None = None,
-    ) -> None:
-        self._site, self._keeper, self._verbs, self._make = site, keeper, verbs, make
-        self._clock, self._changed, self._news, self._moving = clock, changed, news, moving
+    def __init__(self, context: AgentContext, changed: Callable[[], None], news: Callable[[], None]) -> None:
+        self._site, self._keeper, self._verbs, self._make = context.site, context.keeper, context.verbs, context.make
+        self._clock, self._moving, self._changed, self._news = context.clock, context.moving, changed, news
         self._jobs: dict[str, Job] = {}
         self._later: dict[str, _Later] = {}
         self._lock = threading.Lock()

@@ -2,23 +2,17 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from deployer.errors import SiteUnavailable
 from deployer.machine.spec import MachineState
+from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.executor import ActionExecutor
-from deployer.node.agent.lease import NodeLease
-from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.observed_state import LiveFacts, observe_machines
 from deployer.node.backoff import retry_delay
-from deployer.node.machines.supervisor import MachineSupervisor
-from deployer.protocol.deployment_request import NodeLabel
-from deployer.protocol.desired_state import Capacity, DesiredState, NodeReport, ReportResponse
-from deployer.protocol.save import SaveStatus
-from deployer.protocol.swarm_report import SwarmReport
+from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
 from deployer.records.machine_store import MachineRecord
 from signer.errors import PartitaError
 
@@ -40,55 +34,35 @@ WITHOUT_ADDRESSES: Final = frozenset({"none", "user"})
 log = logging.getLogger("partita.node")
 
 
-@dataclass(frozen=True)
-class NodeFacts:
-    """How a node is, apart from its machines: the members of NodeReport."""
-
-    architecture: str
-    accelerator: str
-    capacity: Capacity
-    labels: dict[NodeLabel, NodeLabel] = field(default_factory=dict)
-    cached: tuple[str, ...] = ()
-    problem: str = ""
-    swarm: SwarmReport | None = None
-
-
 class Reporter:
     """Reports to one site, from one thread.
 
     Args:
+        context: of the node.
         send: says it to the site; raises SiteUnavailable.
-        keeper: of the node's machines.
         doing: what is under way.
         records: of the site's machines.
         desired: what the site wants as far as it is acted on; None before it was heard.
-        facts: how the node is now.
-        clock: seconds that only grow.
-        fence: hears of each report that was answered.
-        moving: tells of machines that move; None where none does.
     """
 
     def __init__(
         self,
+        context: AgentContext,
         send: Callable[[NodeReport], ReportResponse | None],
-        keeper: MachineSupervisor,
         doing: ActionExecutor,
         records: Callable[[], list[MachineRecord]],
         desired: Callable[[], DesiredState | None],
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float],
-        fence: NodeLease,
-        moving: MigrationRunner | None = None,
     ) -> None:
-        self._moving = moving
-        self._send, self._keeper, self._doing = send, keeper, doing
-        self._records, self._desired, self._facts, self._clock = records, desired, facts, clock
-        self._fence = fence
+        self._send, self._doing, self._records, self._desired = send, doing, records, desired
+        self._keeper, self._facts, self._clock = context.keeper, context.facts, context.clock
+        self._moving, self._offers, self._fence = context.moving, context.offers, context.fence
         self._addresses: dict[str, tuple[str, ...]] = {}
-        self.begun: dict[str, datetime] = {}
-        """Since when machines that have no record yet are known."""
-        self.saving: Callable[[], Mapping[str, SaveStatus]] = dict
-        """How far saves are."""
+        self._begun: dict[str, datetime] = {}
+
+    def expect(self, desired: DesiredState) -> None:
+        """From now on machines of this state that have no record yet are known, and since when."""
+        now = self._keeper.now()
+        self._begun = {machine.uuid: self._begun.get(machine.uuid, now) for machine in desired.machines}
 
     def run(self, news: threading.Event, ended: threading.Event) -> None:
         """Report until it has ended: soon after there are news, and every ten seconds."""
@@ -125,7 +99,8 @@ class Reporter:
         # First: what is under way now may be settled in the records that are read next.
         trouble, progress = self._doing.trouble(), self._doing.progress()
         records = self._records()
-        beside = LiveFacts(self.begun, trouble, progress, self._addresses, self.saving())
+        saving = self._offers.progress() if self._offers is not None else {}
+        beside = LiveFacts(self._begun, trouble, progress, self._addresses, saving)
         return NodeReport(
             revision=desired.revision,
             architecture=facts.architecture,

@@ -35,10 +35,10 @@ from deployer.hypervisor.accelerator import (
 from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor
 from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.agent.agent import Agent
+from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.lease import LEASE_FILE, NodeLease, boot_id
 from deployer.node.agent.membership import MembershipService
 from deployer.node.agent.migration_runner import MigrationRunner
-from deployer.node.agent.reporter import NodeFacts
 from deployer.node.agent.swarm_report import build_swarm_report
 from deployer.node.images.saver import MachineSaver
 from deployer.node.machines.capacity import measure_capacity, total_memory
@@ -270,17 +270,17 @@ class Node:
             return self._facts(member.identity)
 
         fence, moving = NodeLease(self.settings.directory / "site" / LEASE_FILE, boot=boot_id()), self._moving(member)
-        return Agent(
-            site,
-            member.identity,
-            self.keeper,
-            self.verbs,
-            self.deploy,
-            facts,
-            fence=fence,
+        context = AgentContext(
+            site=member.identity,
+            keeper=self.keeper,
+            verbs=self.verbs,
+            make=self.deploy,
+            facts=facts,
             offers=self._saver.offering(),
+            fence=fence,
             moving=moving,
         )
+        return Agent(site, context)
 
     def _moving(self, member: SiteMembership) -> MigrationRunner:
         """What brings machines from other nodes of the site, and gives them away."""

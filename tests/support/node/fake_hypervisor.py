@@ -12,7 +12,7 @@ from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, 
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState
 from deployer.node.agent.agent import Agent
-from deployer.node.agent.reporter import NodeFacts
+from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.machines.deployment import SiteAssignment
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
@@ -208,7 +208,7 @@ class LightNode:
     def agent(self, site: "LightSite") -> Agent:
         """An agent for a site, not started."""
         facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
-        return Agent(site, SITE, self.keeper, self.verbs, self.make, lambda: facts)
+        return Agent(site, AgentContext(SITE, self.keeper, self.verbs, self.make, lambda: facts))
 
 
 class LightSite:

@@ -10,7 +10,8 @@ import pytest
 from deployer.errors import BackendFailed
 from deployer.machine.spec import MachineState
 from deployer.node.agent import reporter as reporting
-from deployer.node.agent.agent import Agent, NodeFacts
+from deployer.node.agent.agent import Agent
+from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.lease import LEASE_FILE, LEASE_REASON, LeaseGuard, NodeLease, boot_id, since_boot
 from deployer.protocol.desired_state import Capacity, DesiredState, LeaseTerms, NodeReport, ReportResponse
 from tests.support.node.fake_hypervisor import SITE, LightNode, LightSite
@@ -172,7 +173,9 @@ class World:
         fence = NodeLease(self.file, self.clock, "boot")
         facts = NodeFacts("x86_64", "qemu", Capacity(cores=4, memory=1 << 30, disk=1 << 30))
         node = self.node
-        self.agent = Agent(self.site, SITE, node.keeper, node.verbs, node.make, lambda: facts, fence=fence)
+        self.agent = Agent(
+            self.site, AgentContext(SITE, node.keeper, node.verbs, node.make, lambda: facts, fence=fence)
+        )
         self.agent.start()
 
     def stop(self) -> None:

@@ -1,0 +1,60 @@
+"""What an agent works with on its node: one value for the agent, its executor and its reporter."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deployer.node.agent.lease import NodeLease
+from deployer.node.agent.migration_runner import MigrationRunner
+from deployer.node.images.candidate_upload import CandidateUploader
+from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.machines.operations import MachineOperations
+from deployer.node.machines.supervisor import MachineSupervisor
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.protocol.deployment_request import NodeLabel
+from deployer.protocol.desired_state import Capacity
+from deployer.protocol.swarm_report import SwarmReport
+
+MachineMaker = Callable[
+    [MachineOrder, Callable[[DeploymentStep], None], threading.Event, SiteAssignment | None], DeploymentResult
+]
+"""Makes machines as `Deployer.deploy` does."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """How a node is, apart from its machines: the members of NodeReport."""
+
+    architecture: str
+    accelerator: str
+    capacity: Capacity
+    labels: dict[NodeLabel, NodeLabel] = field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    problem: str = ""
+    swarm: SwarmReport | None = None
+
+
+@dataclass(frozen=True)
+class AgentContext:
+    """Safe to use from several threads.
+
+    Attributes:
+        site: the identity of the site that is worked for; its machines are told from others by it.
+        keeper, verbs, make: of the node.
+        facts: how the node is now.
+        clock: seconds that only grow.
+        offers: sees to saves; without it none is done.
+        fence: the site's lease on its machines; one that nobody keeps if not given.
+        moving: moves machines between nodes; None where none of them does.
+    """
+
+    site: str
+    keeper: MachineSupervisor
+    verbs: MachineOperations
+    make: MachineMaker
+    facts: Callable[[], NodeFacts]
+    clock: Callable[[], float] = time.monotonic
+    offers: CandidateUploader | None = None
+    fence: NodeLease = field(default_factory=lambda: NodeLease(None))
+    moving: MigrationRunner | None = None
