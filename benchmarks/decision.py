@@ -14,7 +14,6 @@ from typing import Any
 
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
-from deployer.machine.spec import Network
 from deployer.policy.anchors import anchor_block
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate
@@ -54,7 +53,7 @@ def run(workdir: Path) -> dict[str, Any]:
     image = manifest([Address.parse(f"{number:064x}-65536") for number in range(14)])
     pairs = [endorse(keyring, image.image_id, image.title, key, datetime.now(UTC)) for key in keys]
     rules = _rules(workdir, keyring, keys)
-    case = EvaluationInput(image, pairs, Request(1, 1 << 30, 2, 3600, None, Network(kind="none")))
+    case = EvaluationInput(image, pairs, Request.supposed(image.needs, memory=1 << 30, cores=2))
 
     memory = SignatureCache()
     began = time.perf_counter()

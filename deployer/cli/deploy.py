@@ -20,7 +20,8 @@ from rich.text import Text
 from deployer.cli.arguments import encode_user_data, parse_amount, parse_blank, read_text_file
 from deployer.cli.node.node import node_client
 from deployer.errors import Refused
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep
+from deployer.protocol.machine_order import MachineOrder
 from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.runtime import terminal
@@ -80,8 +81,8 @@ def deploy(
         user_data=encode_user_data(user_data),
         public_keys=[read_text_file(path).strip() for path in public_key or ()],
         blanks=[parse_blank(text).model_dump(mode="json") for text in blank or ()],
-        granted_memory=_amount(max_memory, parse_size, "--max-memory"),
-        granted_cores=max_cores,
+        max_memory=_amount(max_memory, parse_size, "--max-memory"),
+        max_cores=max_cores,
         verify=verify,
     )
     if site is not None:

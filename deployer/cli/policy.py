@@ -10,7 +10,7 @@ import typer
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
 from deployer.errors import PolicyUnusable
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
 from deployer.policy.anchors import MAX_KEY, anchor_block, certificate_anchor
 from deployer.policy.decision import Request
@@ -174,10 +174,11 @@ def explain_request(
         case, now = replay_input(found), found.at
     elif bundle is not None:
         image = Bundle.open(bundle)
-        asked = Request(
+        asked = Request.supposed(
+            image.manifest.needs,
             count=count,
-            memory=image.manifest.needs.memory if memory is None else memory,
-            cores=image.manifest.needs.cores if cores is None else cores,
+            memory=memory,
+            cores=cores,
             lifetime=lifetime,
             user_data=read_user_data(user_data)[1],
             network=network,

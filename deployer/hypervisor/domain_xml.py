@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from deployer.machine.network import Network
 from deployer.machine.spec import (
     DiskSpec,
     DomainTag,
     KernelBoot,
     MachineSpec,
-    Network,
     Overlay,
     RawFile,
     UefiBoot,
@@ -41,10 +41,10 @@ def build_domain_xml(spec: MachineSpec, agent: Path | None = None) -> str:
     _text(domain, "name", spec.name)
     _text(domain, "uuid", spec.uuid)
     _metadata(domain, spec.tag)
-    _text(domain, "memory", str(spec.most_memory >> 10), unit="KiB")
+    _text(domain, "memory", str(spec.max_memory >> 10), unit="KiB")
     _text(domain, "currentMemory", str(spec.memory >> 10), unit="KiB")
-    vcpu = _text(domain, "vcpu", str(spec.most_cores), placement="static")
-    if spec.cores < spec.most_cores:
+    vcpu = _text(domain, "vcpu", str(spec.max_cores), placement="static")
+    if spec.cores < spec.max_cores:
         vcpu.set("current", str(spec.cores))
     _boot(domain, spec)
     features = ET.SubElement(domain, "features")

@@ -1,4 +1,4 @@
-"""What a machine is, as values: its disks, how it boots, its network, its states and what moves it between them.
+"""What a machine is, as values: its disks, how it boots, its states and what moves it between them.
 
 All of them are documents, so that a node can keep a machine's description beside the machine. Paths are absolute, chosen
 by the node and never by an image; every format is named, nothing is ever probed.
@@ -11,16 +11,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from catalog.image.manifest import ImageId
+from deployer.machine.properties import MachineProperties
 from signer.documents import Document
 
 MAX_DISKS = 24
 """Disks of one machine, seed not counted: targets vda to vdy with it, well below the PCI ports of a q35 machine."""
-
-MEMORY_UNIT = 1 << 20
-"""Bytes. Machines get memory in whole MiB: what hypervisors take everywhere without rounding."""
 
 MAX_DISK_SERIAL = 20
 """Characters that virtio-blk has for a disk's serial number (VIRTIO 1.2, section 5.2.6.1)."""
@@ -112,37 +110,6 @@ class UefiBoot(Document):
 MachineBoot = Annotated[KernelBoot | BiosBoot | UefiBoot, Field(discriminator="mode")]
 
 
-class Network(Document):
-    """How a machine reaches a network.
-
-    Attributes:
-        kind: "none"; "user", behind the emulator's own address translation (no root, no inbound); "network", a network
-            that libvirt knows; "bridge", a bridge of the host.
-        name: of that network or bridge, else empty.
-    """
-
-    kind: Literal["none", "user", "network", "bridge"]
-    name: Annotated[str, Field(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$")] = ""
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if (self.kind in {"network", "bridge"}) != bool(self.name):
-            raise ValueError("a network is written none, user, network:NAME or bridge:NAME")
-        return self
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `none`, `user`, `network:NAME` or `bridge:NAME`; ValueError when it is anything else."""
-        kind, colon, name = text.partition(":")
-        try:
-            return cls(kind=text if colon and not name else kind, name=name)  # type: ignore[arg-type]
-        except ValidationError as exc:
-            raise ValueError(f"{text[:80]!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.name}" if self.name else self.kind
-
-
 class DomainTag(Document):
     """What a machine carries with it in the hypervisor, so that whoever finds it knows whose it is and what it runs."""
 
@@ -150,15 +117,12 @@ class DomainTag(Document):
     image: ImageId
 
 
-class MachineSpec(Document):
+class MachineSpec(MachineProperties):
     """A machine as the hypervisor is told of it.
 
     Attributes:
         uuid: the machine's identity, everywhere.
         name: what people see in the hypervisor's lists.
-        memory: bytes, whole MiB.
-        cores: virtual processors.
-        granted_memory, granted_cores: the most that it may grow to while it runs; None for what it has.
         virt: the accelerator.
         machine: QEMU's machine type.
         disks: in order; targets follow it without a gap (the guest counts, it does not read names).
@@ -169,29 +133,14 @@ class MachineSpec(Document):
 
     uuid: Uuid
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)]
-    cores: Annotated[int, Field(ge=1, le=1024)]
-    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
-    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     virt: Virt
     architecture: Architecture
     machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+_-]{0,63}$")]
     boot: MachineBoot
     disks: Annotated[tuple[DiskSpec, ...], Field(max_length=MAX_DISKS)]
     seed: HostPath | None = None
-    network: Network
     console: HostPath
     tag: DomainTag
-
-    @property
-    def most_memory(self) -> int:
-        """Bytes that it may grow to while it runs."""
-        return self.granted_memory or self.memory
-
-    @property
-    def most_cores(self) -> int:
-        """Cores that it may grow to while it runs."""
-        return self.granted_cores or self.cores
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -200,8 +149,6 @@ class MachineSpec(Document):
         written = [disk.source.path for disk in self.disks if isinstance(disk.source, Overlay)]
         if len(set(written)) != len(written):
             raise ValueError("two disks of a machine write to the same file")
-        if self.most_memory < self.memory or self.most_cores < self.cores:
-            raise ValueError("a machine has no more memory and cores than it was granted")
         if isinstance(self.boot, BiosBoot) and self.architecture != "x86_64":
             raise ValueError(f"there is no BIOS on {self.architecture}; boot directly or with UEFI")
         return self
@@ -238,6 +185,15 @@ def check_hostname(text: str) -> str:
     if labels[-1].isdigit():
         raise ValueError(f"{text!r} is no host name: its last label is a number, so it reads as an address")
     return text
+
+
+MAX_HOSTNAME_BASE = 40
+"""Characters of an image's name that begin a host name: the rest is for what tells machines apart."""
+
+
+def hostname_base(name: str) -> str:
+    """An image's name as the beginning of a host name: letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_HOSTNAME_BASE].strip("-") or "machine"
 
 
 class MachineState(StrEnum):

@@ -23,11 +23,11 @@ from deployer.node.schema.orders import (
     DeploymentResult,
     DeploymentStep,
     MachineList,
-    MachineOrder,
     NodeStatus,
 )
 from deployer.node.schema.staging import PrefetchOrder, PrefetchResult, PrefetchStep, StagingStatus, UnpinResult
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER
+from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse, read_json
 
@@ -168,7 +168,7 @@ class NodeClient:
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/do/{verb}", timeout=LONG)
 
     def resize(self, name: str, sized: ResizeRequest) -> MachineRecord:
-        """Give a machine other amounts, within what was granted."""
+        """Give a machine other amounts, within its maximum."""
         return self._get(MachineRecord, "POST", f"machines/{_part(name)}/resize", content=canonical(sized))
 
     def extend(self, name: str, lifetime: int) -> MachineRecord:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catalog.settings import LISTEN_OR_NOT
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.units import parse_duration
 from signer.documents import Document
 from signer.runtime.settings import default_file

@@ -40,9 +40,9 @@ entity Endorsement in [Image] = {
   endorser: String, role: String, vo: String, age: Long, left: Long, comment: String,
 };
 
-// What is asked for, each machine; lifetime in seconds.
+// What is asked for, each machine; lifetime in seconds. What counts is how far a machine may grow while it runs.
 entity Resources = {
-  count: Long, memory: Long, cores: Long, lifetime: Long, scratch: Long, network: String, userData?: String,
+  count: Long, maxMemory: Long, maxCores: Long, lifetime: Long, scratch: Long, network: String, userData?: String,
 };
 
 // The node that decides. `running` machines it has already; `hour` 0-23 and `weekday` "mon" to "sun" in UTC; `now` is Unix time.
@@ -185,11 +185,11 @@ def _endorsement(check: EndorsementCheck, now: datetime) -> dict[str, Any]:
 def _resources(request: Request) -> dict[str, Any]:
     found: dict[str, Any] = {
         "count": request.count,
-        "memory": request.memory,
-        "cores": request.cores,
+        "maxMemory": request.machine.max_memory,
+        "maxCores": request.machine.max_cores,
         "lifetime": request.lifetime,
-        "scratch": sum(blank.size for blank in request.blanks),
-        "network": str(request.network),
+        "scratch": sum(blank.size for blank in request.machine.blanks),
+        "network": str(request.machine.network),
     }
     return found | ({"userData": request.user_data} if request.user_data else {})
 

@@ -1,10 +1,12 @@
 """What a requester asks for, and what a site decides about it: frozen values, in a form to keep, to send and to show."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from catalog.image.manifest import Blank, ImageId
+from catalog.image.manifest import ImageId, Needs
 from deployer.errors import Refused
-from deployer.machine.spec import Network
+from deployer.machine.network import NO_NETWORK, Network
+from deployer.machine.properties import MachineProperties
 from deployer.machine.user_data import UserDataKind
 from signer.documents import Document
 from signer.openpgp.keys import escape_unprintable
@@ -13,25 +15,46 @@ from signer.statements.endorsement import Instant
 
 @dataclass(frozen=True)
 class Request:
-    """What a requester asks for.
+    """What a requester asks for. How much of it the node must spare is what each machine may grow to.
 
     Attributes:
         count: machines.
-        memory: bytes per machine.
-        cores: per machine.
+        machine: what each of them would be.
         lifetime: seconds.
-        user_data: its kind, as `userdata.check_user_data` found it; None where there is none.
-        network: which network.
-        blanks: scratch disks beyond those of the image, per machine.
+        user_data: its kind, as `check_user_data` found it; None where there is none.
     """
 
     count: int
-    memory: int
-    cores: int
+    machine: MachineProperties
     lifetime: int
     user_data: UserDataKind | None = None
-    network: Network = field(default_factory=lambda: Network(kind="none"))
-    blanks: tuple[Blank, ...] = ()
+
+    @classmethod
+    def supposed(
+        cls,
+        needs: Needs,
+        *,
+        memory: int | None = None,
+        cores: int | None = None,
+        network: Network = NO_NETWORK,
+        count: int = 1,
+        lifetime: int = 3600,
+        user_data: UserDataKind | None = None,
+    ) -> Self:
+        """A request that nobody has made, for machines that do not grow: possible or not, since a policy is to judge that.
+
+        What is left out is what the image needs, no network, and one machine for an hour.
+        """
+        memory = needs.memory if memory is None else memory
+        cores = needs.cores if cores is None else cores
+        machine = MachineProperties.model_construct(
+            memory=memory, cores=cores, max_memory=memory, max_cores=cores, network=network
+        )
+        return cls(count, machine, lifetime, user_data)
+
+    def changed(self, **values: Any) -> Self:
+        """The same for other machines: with those members of `machine` replaced."""
+        return replace(self, machine=self.machine.model_copy(update=values))
 
 
 class RuleResult(Document):

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Literal
 
 from catalog.image.manifest import Manifest
-from deployer.machine.spec import MEMORY_UNIT, Network
+from deployer.machine.network import Network
+from deployer.machine.shape import MEMORY_UNIT
 from deployer.policy.anchors import TrustedKey
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request, RuleResult
@@ -198,6 +199,23 @@ def _ask(text: str, **changes: Any) -> PolicyChange:
     return PolicyChange("requester", f"you {text}", lambda now: replace(now, request=replace(now.request, **changes)))
 
 
+def _machine(text: str, **changes: Any) -> PolicyChange:
+    return PolicyChange("requester", f"you {text}", lambda now: replace(now, request=now.request.changed(**changes)))
+
+
+def _with_ceiling(request: Request, **amounts: int) -> Request:
+    """The same for machines that may grow to these amounts, and begin with no more."""
+    most = {f"max_{name}": amount for name, amount in amounts.items()}
+    begins = {name: min(getattr(request.machine, name), amount) for name, amount in amounts.items()}
+    return request.changed(**most, **begins)
+
+
+def _amount(text: str, **amounts: int) -> PolicyChange:
+    return PolicyChange(
+        "requester", f"you {text}", lambda now: replace(now, request=_with_ceiling(now.request, **amounts))
+    )
+
+
 def _site(text: str, **changes: Any) -> PolicyChange:
     return PolicyChange("site", f"the site {text}", lambda now: now.with_policy(**changes))
 
@@ -208,7 +226,7 @@ def _both(name: str, wanted: int, text: Callable[[int], str]) -> PolicyChange:
     def apply(now: Situation) -> Situation:
         change: dict[str, Any] = {name: wanted}
         limits = now.rules.policy.limits.model_copy(update=change)
-        return replace(now.with_policy(limits=limits), request=replace(now.request, **change))
+        return replace(now.with_policy(limits=limits), request=_with_ceiling(now.request, **change))
 
     return PolicyChange("site", f"the site raised limits.{name} to {text(wanted)} and you asked for as much", apply)
 
@@ -218,11 +236,11 @@ def _amounts(now: Situation) -> Iterator[PolicyChange]:
     asked, needs, limits = now.request, now.manifest.needs, now.rules.policy.limits
     least = -(-needs.memory // MEMORY_UNIT) * MEMORY_UNIT
     for memory in dict.fromkeys((max(least, limits.memory // MEMORY_UNIT * MEMORY_UNIT), least)):
-        if memory != asked.memory:
-            yield _ask(f"asked for {size_text(memory)} of memory instead of {size_text(asked.memory)}", memory=memory)
+        if memory != (had := asked.machine.max_memory):
+            yield _amount(f"asked for {size_text(memory)} of memory instead of {size_text(had)}", memory=memory)
     for cores in dict.fromkeys((max(needs.cores, limits.cores), needs.cores)):
-        if cores != asked.cores:
-            yield _ask(f"asked for {_of(cores, 'core')} instead of {asked.cores}", cores=cores)
+        if cores != asked.machine.max_cores:
+            yield _amount(f"asked for {_of(cores, 'core')} instead of {asked.machine.max_cores}", cores=cores)
     for lifetime in dict.fromkeys((limits.lifetime, min(limits.lifetime, 3600))):
         if lifetime and lifetime != asked.lifetime:
             yield _ask(
@@ -234,8 +252,8 @@ def _amounts(now: Situation) -> Iterator[PolicyChange]:
 
 def _fewer(now: Situation) -> Iterator[PolicyChange]:
     asked, limits = now.request, now.rules.policy.limits
-    if asked.blanks:
-        yield _ask("asked for no scratch disks", blanks=())
+    if asked.machine.blanks:
+        yield _machine("asked for no scratch disks", blanks=())
     free = limits.machines - now.running
     for count in dict.fromkeys((free, 1)):
         if 0 < count < asked.count:
@@ -253,21 +271,21 @@ def _plainer(now: Situation) -> Iterator[PolicyChange]:
     asked = now.request
     if asked.user_data is not None:
         yield _ask(f"gave no user-data instead of {asked.user_data}", user_data=None)
-    if str(asked.network) != "none":
-        plain = [one for one in now.rules.policy.networks.allow if "*" not in one and one != str(asked.network)]
+    if (had := str(asked.machine.network)) != "none":
+        plain = [one for one in now.rules.policy.networks.allow if "*" not in one and one != had]
         for text in (*plain, "none"):
-            yield _ask(
-                f"asked for {'no network' if text == 'none' else f'the network {text}'} instead of {asked.network}",
+            yield _machine(
+                f"asked for {'no network' if text == 'none' else f'the network {text}'} instead of {had}",
                 network=Network.parse(text),
             )
 
 
 def _limits(now: Situation) -> Iterator[PolicyChange]:
     asked, limits, manifest = now.request, now.rules.policy.limits, now.manifest
-    extra = sum(blank.size for blank in asked.blanks)
+    extra = sum(blank.size for blank in asked.machine.blanks)
     for name, wanted, text in (
-        ("memory", max(asked.memory, manifest.needs.memory), size_text),
-        ("cores", max(asked.cores, manifest.needs.cores), str),
+        ("memory", max(asked.machine.max_memory, manifest.needs.memory), size_text),
+        ("cores", max(asked.machine.max_cores, manifest.needs.cores), str),
         ("disk", total_disk_size(manifest) + extra, size_text),
         ("blank", total_blank_size(manifest) + extra, size_text),
         ("lifetime", asked.lifetime, duration_text),

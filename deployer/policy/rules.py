@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 
 from catalog.image.manifest import BareDisk, Manifest
-from deployer.machine.spec import MEMORY_UNIT
+from deployer.machine.shape import MEMORY_UNIT
 from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy, Quorum
 from deployer.policy.patterns import matches_image, matches_vo
@@ -270,16 +270,16 @@ def _some(names: Sequence[str]) -> str:
 def _needs(manifest: Manifest, request: Request) -> Iterator[RuleResult]:
     yield _rule(
         "enough-memory",
-        request.memory >= manifest.needs.memory,
+        request.machine.max_memory >= manifest.needs.memory,
         f"the image needs {size_text(manifest.needs.memory)} of memory",
-        f"the image needs {size_text(manifest.needs.memory)} of memory, not {size_text(request.memory)}",
+        f"the image needs {size_text(manifest.needs.memory)} of memory, not {size_text(request.machine.max_memory)}",
         f"ask for at least {size_text(manifest.needs.memory)} of memory",
     )
     yield _rule(
         "enough-cores",
-        request.cores >= manifest.needs.cores,
+        request.machine.max_cores >= manifest.needs.cores,
         f"the image needs {_of(manifest.needs.cores, 'core')}",
-        f"the image needs {_of(manifest.needs.cores, 'core')}, not {request.cores}",
+        f"the image needs {_of(manifest.needs.cores, 'core')}, not {request.machine.max_cores}",
         f"ask for at least {_of(manifest.needs.cores, 'core')}",
     )
 
@@ -296,10 +296,10 @@ def total_blank_size(manifest: Manifest) -> int:
 
 def _limits(policy: Policy, manifest: Manifest, request: Request, running: int) -> Iterator[RuleResult]:
     limits = policy.limits
-    extra = sum(blank.size for blank in request.blanks)
+    extra = sum(blank.size for blank in request.machine.blanks)
     disk, blank = total_disk_size(manifest) + extra, total_blank_size(manifest) + extra
-    yield _limit("memory", request.memory, limits.memory, "ask for at most {} of memory", size_text)
-    yield _limit("cores", request.cores, limits.cores, "ask for at most {} cores", str)
+    yield _limit("memory", request.machine.max_memory, limits.memory, "ask for at most {} of memory", size_text)
+    yield _limit("cores", request.machine.max_cores, limits.cores, "ask for at most {} cores", str)
     yield _limit("disk", disk, limits.disk, "choose an image whose disks have at most {} in all", size_text)
     yield _limit("blank", blank, limits.blank, "choose an image whose blanks have at most {} in all", size_text)
     yield _limit("lifetime", request.lifetime, limits.lifetime, "ask for at most {}", duration_text)
@@ -316,12 +316,12 @@ def _request(request: Request) -> RuleResult:
         (name, f"a {name} of at least 1")
         for name, asked in (
             ("count", request.count),
-            ("number of cores", request.cores),
+            ("number of cores", request.machine.max_cores),
             ("lifetime", request.lifetime),
         )
         if asked < 1
     ]
-    if request.memory % MEMORY_UNIT:
+    if request.machine.max_memory % MEMORY_UNIT:
         wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
     return _rule(
         "request",
@@ -363,7 +363,7 @@ def _user_data(policy: Policy, manifest: Manifest, request: Request) -> RuleResu
 
 
 def _network(policy: Policy, request: Request) -> RuleResult:
-    wanted = str(request.network)
+    wanted = str(request.machine.network)
     allowed = policy.networks.allow
     return _rule(
         "network",

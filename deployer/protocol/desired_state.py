@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from catalog.image.manifest import Blank, ImageId
-from deployer.machine.spec import MEMORY_UNIT, MachineState, Uuid
-from deployer.protocol.deployment_request import NodeLabel, check_base64
+from catalog.image.manifest import ImageId
+from deployer.machine.properties import FirstBootData, MachineProperties, check_base64
+from deployer.machine.spec import MachineState, Uuid
+from deployer.protocol.deployment_request import NodeLabel
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, OutgoingMigration
 from deployer.protocol.save import DesiredSave, SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
@@ -50,7 +51,7 @@ class BrokerAccess(Document):
     fingerprint: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
-class DesiredMachine(Document):
+class DesiredMachine(MachineProperties, FirstBootData):
     """One machine as it should be.
 
     Attributes:
@@ -59,9 +60,7 @@ class DesiredMachine(Document):
         want: how it should be.
         reason: why it should be ended or stopped, in a sentence.
         image_id: exactly this image; never a name.
-        hostname, network, user_data (base64), public_keys, blanks, verify: as asked.
-        memory, cores: now; within what was granted.
-        granted_memory, granted_cores: the most that it may grow to without a restart.
+        hostname: as asked.
         ends: when its time is over.
         reboots: how often somebody asked for a reboot; a node that has done fewer does one.
         role: in its cluster, or empty.
@@ -78,15 +77,6 @@ class DesiredMachine(Document):
     reason: str = ""
     image_id: ImageId
     hostname: str
-    network: str
-    user_data: str | None = None
-    public_keys: tuple[str, ...] = ()
-    blanks: tuple[Blank, ...] = ()
-    verify: str = "sample"
-    memory: Annotated[int, Field(ge=16 << 20, multiple_of=MEMORY_UNIT)]
-    cores: Annotated[int, Field(ge=1)]
-    granted_memory: Annotated[int, Field(ge=16 << 20, multiple_of=MEMORY_UNIT)]
-    granted_cores: Annotated[int, Field(ge=1)]
     ends: Instant
     reboots: Annotated[int, Field(ge=0)] = 0
     role: str = ""

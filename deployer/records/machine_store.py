@@ -13,12 +13,13 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.errors import Misused
-from catalog.image.manifest import Blank
 from deployer.errors import MachineNotFound
+from deployer.machine.properties import MachineProperties
 from deployer.machine.spec import MachineSpec, MachineState, Uuid
 from deployer.protocol.migration import OutgoingMigration
 from deployer.protocol.save import SaveStatus
-from signer.documents import Document, canonical, parse
+from deployer.records.formats import read_record, write_record
+from signer.documents import Document, canonical, read_json, validate
 from signer.errors import DocumentError
 from signer.runtime import files
 
@@ -41,7 +42,7 @@ class MachineOrigin(Document):
     receipt: str = ""
 
 
-class MachineRecord(Document):
+class MachineRecord(MachineProperties):
     """What a node knows of one machine.
 
     Attributes:
@@ -49,12 +50,10 @@ class MachineRecord(Document):
         image_id, title: what it runs.
         state, reason: where it is in its life, and why (a sentence or empty).
         created, changed, ends: instants, UTC, in whole seconds; at `ends` the node ends it.
-        memory, cores, network, virt: what it got; memory in bytes.
+        virt: the accelerator that it got.
         policy: digest of the policy that accepted it.
         from_network, from_cache, written: bytes that were transferred for it, found on the node, written to assemble it.
         spec: what the hypervisor was told; absent before the machine is put together.
-        granted_memory, granted_cores: the most that it may grow to while it runs; None for what it has.
-        blanks: extra disks, after those of the image.
         user_data: the kind of what its requester gave to its first boot, or empty.
         held: why the node itself paused it, or empty; it goes on only if the policy accepts it again.
         reboots: that were done on request.
@@ -76,18 +75,12 @@ class MachineRecord(Document):
     created: datetime
     changed: datetime
     ends: datetime
-    memory: int
-    cores: int
-    network: str
     virt: str
     policy: str
     from_network: int = 0
     from_cache: int = 0
     written: int = 0
     spec: MachineSpec | None = None
-    granted_memory: int | None = None
-    granted_cores: int | None = None
-    blanks: tuple[Blank, ...] = ()
     user_data: str = ""
     held: str = ""
     reboots: int = 0
@@ -106,16 +99,6 @@ class MachineRecord(Document):
         if self.giving is not None:
             return "is being moved to another node"
         return "was brought here, and its site has not said yet that it stays" if self.arriving is not None else ""
-
-    @property
-    def most_memory(self) -> int:
-        """Bytes that it may grow to while it runs."""
-        return self.granted_memory or self.memory
-
-    @property
-    def most_cores(self) -> int:
-        """Cores that it may grow to while it runs."""
-        return self.granted_cores or self.cores
 
     @property
     def holder(self) -> str:
@@ -149,7 +132,8 @@ class MachineStore:
                 shutil.rmtree(entry, ignore_errors=True)
                 continue
             try:
-                record = parse(MachineRecord, (entry / RECORD).read_bytes(), str(entry / RECORD))
+                what, data = str(entry / RECORD), (entry / RECORD).read_bytes()
+                record = validate(MachineRecord, read_record(read_json(data, what), what), what)
                 self._records[record.uuid] = record
             except (OSError, DocumentError):
                 broken.append(entry.name)
@@ -185,7 +169,7 @@ class MachineStore:
     def save(self, record: MachineRecord) -> None:
         """Replace a record, durably."""
         with self._lock:
-            files.write(self.directory(record.uuid) / RECORD, canonical(record))
+            files.write(self.directory(record.uuid) / RECORD, canonical(write_record(record)))
             self._records[record.uuid] = record
 
     def change(self, uuid: str, now: datetime, **values: object) -> MachineRecord | None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from catalog.image.address import Address
 from catalog.image.manifest import MANIFEST_TYPE, Manifest
 from deployer.errors import PolicyUnusable
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.machine.user_data import UserDataKind
 from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request
@@ -133,10 +133,11 @@ class ExpectedCase(Document):
             )
             for one in self.endorsed
         ]
-        request = Request(
+        request = Request.supposed(
+            manifest.needs,
             count=ask.count,
-            memory=manifest.needs.memory if ask.memory is None else ask.memory,
-            cores=manifest.needs.cores if ask.cores is None else ask.cores,
+            memory=ask.memory,
+            cores=ask.cores,
             lifetime=ask.lifetime,
             user_data=ask.user_data,
             network=Network.parse(ask.network),

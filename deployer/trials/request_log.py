@@ -10,16 +10,16 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from catalog.image.manifest import Blank, ImageId, Manifest
-from deployer.machine.spec import Network
+from catalog.image.manifest import ImageId, Manifest
+from deployer.machine.properties import MachineProperties
 from deployer.machine.user_data import UserDataKind
 from deployer.policy.decision import Decision, Request
 from deployer.policy.revocations import BlockList, RevocationState
-from signer.documents import Document, parse
+from signer.documents import Document, read_json, validate
 from signer.errors import DocumentError
 from signer.runtime import files
 from signer.statements.endorsement import Instant
@@ -62,41 +62,25 @@ def encode_revocations(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[EncodedSta
     return tuple(EncodedStatement.of(pair) for pair in pairs)
 
 
-class LoggedRequest(Document):
-    """A request, in the form that is kept; sizes in bytes, lifetime in seconds."""
+class LoggedRequest(MachineProperties):
+    """A request, in the form that is kept; `user_data` is its kind, `lifetime` in seconds."""
 
     count: int
-    memory: int
-    cores: int
     lifetime: int
     user_data: UserDataKind | None = None
-    network: str
-    blanks: tuple[Blank, ...] = ()
 
     @classmethod
-    def of(cls, request: Request) -> Self:
+    def of(cls, request: Request) -> "LoggedRequest":
         """From a request."""
-        return cls(
-            count=request.count,
-            memory=request.memory,
-            cores=request.cores,
-            lifetime=request.lifetime,
-            user_data=request.user_data,
-            network=str(request.network),
-            blanks=request.blanks,
+        machine = request.machine.properties()
+        return cls.model_construct(  # it may ask for what cannot be had
+            **machine, count=request.count, lifetime=request.lifetime, user_data=request.user_data
         )
 
     def request(self) -> Request:
         """The request."""
-        return Request(
-            self.count,
-            self.memory,
-            self.cores,
-            self.lifetime,
-            self.user_data,
-            Network.parse(self.network),
-            self.blanks,
-        )
+        machine = MachineProperties.model_construct(**self.properties())
+        return Request(self.count, machine, self.lifetime, self.user_data)
 
 
 class PolicyOutcome(Document):
@@ -209,11 +193,22 @@ def _read(path: Path) -> Iterator[tuple[RequestRecord, bytes]]:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE + 1):
                 try:
-                    yield parse(RequestRecord, line, str(path), limit=MAX_LINE + 1), line
+                    yield (
+                        validate(RequestRecord, _newest(read_json(line, str(path), limit=MAX_LINE + 1)), str(path)),
+                        line,
+                    )
                 except DocumentError:
                     continue
     except FileNotFoundError:
         return
+
+
+def _newest(value: Any) -> Any:
+    """Lines of before 2026-12 say only what a machine could grow to, and call it `memory` and `cores`."""
+    asked = value.get("asked") if isinstance(value, dict) else None
+    if not isinstance(asked, dict) or "max_memory" in asked:
+        return value
+    return value | {"asked": asked | {"max_memory": asked.get("memory"), "max_cores": asked.get("cores")}}
 
 
 def _size(path: Path) -> int:

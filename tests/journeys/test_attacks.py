@@ -17,7 +17,7 @@ from catalog.hepix.image_list import ImageList, ListedImage, write_list
 from catalog.hepix.importer import ImportRequest, open_list
 from catalog.hepix.subscriptions import ListEndorser, Subscriptions
 from catalog.image.address import Address
-from catalog.image.manifest import Manifest
+from catalog.image.manifest import Manifest, Needs
 from catalog.image.reference import Reference
 from deployer.errors import PolicyUnusable, UserDataRefused
 from deployer.machine.user_data import check_user_data
@@ -47,7 +47,7 @@ from tests.support.stager.fakes import MIB, Clock
 
 TABLE = Path(__file__).parents[2] / "docs" / "trust-model.md"
 OTHER = "sha256:" + "cd" * 32
-ORDER = Request(count=1, memory=128 * MIB, cores=1, lifetime=60)
+ORDER = Request.supposed(Needs(memory=128 * MIB, cores=1), lifetime=60)
 
 
 @dataclass

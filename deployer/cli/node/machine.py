@@ -39,7 +39,7 @@ def add_machine_commands(app: typer.Typer, client: Callable[[typer.Context], Nod
         cores: Annotated[int | None, typer.Option(min=1)] = None,
         json: Json = False,
     ) -> None:
-        """Give a machine other amounts, within what it was granted: at once if it runs."""
+        """Give a machine other amounts, within its maximum: at once if it runs."""
         if memory is None and cores is None:
             raise Misused("give --memory, --cores, or both")
         wanted = {"memory": None if memory is None else parse_amount(memory, parse_size, "--memory"), "cores": cores}

@@ -11,7 +11,7 @@ from catalog.errors import Misused
 from deployer.cli.arguments import encode_user_data, parse_blank, read_text_file
 from deployer.cli.site.site import SiteOption, machine_table, open_client
 from deployer.errors import Refused
-from deployer.node.schema.orders import MachineOrder
+from deployer.protocol.machine_order import MachineOrder
 from deployer.units import parse_duration, parse_size
 from signer.documents import Document, validate
 from signer.runtime import terminal
@@ -93,11 +93,14 @@ def order_at_site(context: typer.Context, order: MachineOrder, site: str, *, dry
     """Order at a site what would be ordered on this node."""
     from deployer.protocol.deployment_request import DeploymentRequest
 
-    values = order.model_dump(mode="json", exclude_none=True)
-    for name, known in (("max_memory", "granted_memory"), ("max_cores", "granted_cores")):  # as the site calls them
-        if known in values:
-            values[name] = values.pop(known)
-    _ask(context, validate(DeploymentRequest, values, "order"), site, "", dry_run=dry_run, json=json)
+    _ask(
+        context,
+        validate(DeploymentRequest, order.model_dump(mode="json", exclude_none=True), "order"),
+        site,
+        "",
+        dry_run=dry_run,
+        json=json,
+    )
 
 
 def _ask(

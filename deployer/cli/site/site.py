@@ -288,8 +288,8 @@ def machine_change(
     context: typer.Context,
     machine: MachineName,
     lifetime: Annotated[str, typer.Option(help="How long it lives from now on, such as 12h.")] = "",
-    memory: Annotated[str, typer.Option(help="Memory, such as 1GiB, within what was granted.")] = "",
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores, within what was granted.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory, such as 1GiB, within its maximum.")] = "",
+    cores: Annotated[int | None, typer.Option(min=1, help="Cores, within its maximum.")] = None,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:

@@ -1,7 +1,7 @@
 """Instance types, and which one a machine gets: the cheapest allowed one with enough cores and memory. Pure values.
 
 What types there are, EC2 says (DescribeInstanceTypes); which of them may be used and what they cost, the account says.
-A machine never gets less than it was granted, and mostly a little more: EC2 sells fixed sizes.
+A machine never gets less than it should have, and mostly a little more: EC2 sells fixed sizes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -6,7 +6,6 @@ become snapshots and an AMI; what can be refused without reading a byte is refus
 a snapshot, an AMI and a machine each have a name that is asked for first.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -28,7 +27,7 @@ from deployer.ec2.model.instances import Instance, machine_tags, run_request
 from deployer.ec2.model.pricing import Charge, check_within, committed_cost
 from deployer.ec2.pool.user_data import build_user_data
 from deployer.ec2.snapshots.snapshots import Snapshot
-from deployer.machine.spec import MEMORY_UNIT, Network
+from deployer.machine.shape import whole_units
 from deployer.machine.user_data import check_user_data
 from deployer.node.machines.exposure import BootFacts, exposure_reason
 from deployer.policy.decision import Request
@@ -249,8 +248,7 @@ class Ec2Deployer:
         """The manifest of an image that the policy accepts, for one machine of the least size; Refused otherwise."""
         image_id = self._images.resolve(reference)
         manifest = self._images.manifest(image_id)
-        memory = -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT
-        request = Request(count=1, memory=memory, cores=manifest.needs.cores, lifetime=1)
+        request = Request.supposed(manifest.needs, memory=whole_units(manifest.needs.memory), lifetime=1)
         self._decide(manifest, self._images.endorsements(image_id), request, 0, "request")
         return manifest
 
@@ -258,21 +256,18 @@ class Ec2Deployer:
         manifest = self._images.manifest(machine.image_id)
         found = map_boot(manifest)
         volumes = add_blanks(found, machine.blanks)
-        given = base64.b64decode(machine.user_data) if machine.user_data else b""
+        given = machine.user_data_bytes()
         left = int((machine.ends - self._clock()).total_seconds())
         request = Request(
             count=1,
-            memory=machine.granted_memory,
-            cores=machine.granted_cores,
+            machine=machine,
             lifetime=max(1, left),
             user_data=check_user_data(given) if given else None,
-            network=Network.parse(machine.network),
-            blanks=machine.blanks,
         )
         data = build_user_data(machine, volumes) if manifest.contextualization == "nocloud" else b""
         pairs = self._images.endorsements(machine.image_id)
         kind = self.choose(machine.cores, machine.memory, found)
-        largest = self.choose(machine.granted_cores, machine.granted_memory, found)
+        largest = self.choose(machine.max_cores, machine.max_memory, found)
         hibernates = not hibernation_obstacle(self.account, kind, found)
         if hibernates:
             volumes = add_memory_space(volumes, max(kind.memory, largest.memory))

@@ -217,9 +217,17 @@ class AccountAgents:
         self, place: Placer, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal
     ) -> Placer:
         """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
-        ask = proposal.ask
+        machine = proposal.machine
         return burst_placer(
-            place, accounts, self._known, who, manifest, proposal.request, ask.cores, ask.memory, proposal.lifetime
+            place,
+            accounts,
+            self._known,
+            who,
+            manifest,
+            proposal.request,
+            machine.max_cores,
+            machine.max_memory,
+            proposal.lifetime,
         )
 
     def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:

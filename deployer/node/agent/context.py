@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from deployer.node.agent.lease import NodeLease
 from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.images.candidate_upload import CandidateUploader
-from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.machines.construction import SiteAssignment
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.protocol.deployment_request import NodeLabel
 from deployer.protocol.desired_state import Capacity
+from deployer.protocol.machine_order import MachineOrder
 from deployer.protocol.swarm_report import SwarmReport
 
 MachineMaker = Callable[

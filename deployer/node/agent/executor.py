@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from deployer.errors import Cancelled, MachineConflict, NodeUnavailable
 from deployer.machine.spec import MachineState
 from deployer.node.agent.context import AgentContext
-from deployer.node.agent.order_mapping import assignment_of, failed_record, order_of
 from deployer.node.backoff import retry_delay
+from deployer.node.machines.construction import assignment_of, failed_record, order_of
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.schema.orders import DeploymentStep
 from deployer.protocol.actions import MIGRATION, Action, ActionKind

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from deployer.errors import Cancelled, MigrationFailed, SiteUnavailable
-from deployer.node.agent.order_mapping import failed_record
+from deployer.node.machines.construction import failed_record
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.membership.credentials import CERTIFICATE_FILE, SiteMembership
 from deployer.node.migration.client import MigrationClient

@@ -119,7 +119,7 @@ class Reporter:
     def _look_at_addresses(self) -> None:
         found = {}
         for record in self._records():
-            if record.state is MachineState.RUNNING and record.network.partition(":")[0] not in WITHOUT_ADDRESSES:
+            if record.state is MachineState.RUNNING and record.network.kind not in WITHOUT_ADDRESSES:
                 try:
                     found[record.uuid] = self._keeper.hypervisor.addresses(record.uuid)
                 except PartitaError as exc:

@@ -22,17 +22,10 @@ from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
 from deployer.node.machines.console import read_console_from
 from deployer.node.schema.exposure import ExposureList
-from deployer.node.schema.orders import (
-    MAX_ORDER,
-    MAX_WAIT,
-    NODE_API_VERSION,
-    DeploymentStep,
-    MachineList,
-    MachineOrder,
-    NodeStatus,
-)
+from deployer.node.schema.orders import MAX_ORDER, MAX_WAIT, NODE_API_VERSION, DeploymentStep, MachineList, NodeStatus
 from deployer.node.service.node import Node
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
+from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, parse
 from signer.errors import PartitaError

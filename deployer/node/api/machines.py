@@ -20,9 +20,7 @@ def verb_routes(node: Node) -> APIRouter:
     routes = APIRouter()
     store, verbs = node.keeper.store, node.verbs
 
-    @routes.post(
-        "/machines/{name}/resize", summary="Other amounts, within what was granted", response_model=MachineRecord
-    )
+    @routes.post("/machines/{name}/resize", summary="Other amounts, within its maximum", response_model=MachineRecord)
     async def resize(name: str, request: Request) -> Response:
         sized = await _asked(request, ResizeRequest)
         record = store.find(name)

@@ -40,8 +40,8 @@ def measure_capacity(
         cores=len(os.sched_getaffinity(0)) if settings.cores is None else settings.cores,
         memory=has,
         disk=free // MEMORY_STEP * MEMORY_STEP,
-        taken_cores=sum(record.most_cores for record in taking),
-        taken_memory=sum(record.most_memory for record in taking),
+        taken_cores=sum(record.max_cores for record in taking),
+        taken_memory=sum(record.max_memory for record in taking),
     )
 
 

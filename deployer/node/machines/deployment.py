@@ -9,46 +9,33 @@
 Whatever fails or is cancelled on the way, all machines of the order are undone: directory, lease and domain.
 """
 
-import re
 import threading
 import time
 import uuid as uuids
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from catalog.errors import Misused
 from catalog.image.manifest import Manifest
-from catalog.image.reference import Reference
 from deployer.errors import Cancelled
 from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id, write_seed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import assemble_disks
-from deployer.machine.spec import (
-    MACHINE_TYPE,
-    DomainTag,
-    MachineEvent,
-    MachineSpec,
-    MachineState,
-    Network,
-    check_hostname,
-)
-from deployer.machine.user_data import UserDataKind, check_user_data
+from deployer.machine.spec import MachineEvent, MachineState, hostname_base
+from deployer.node.machines.construction import SEED, SiteAssignment, machine_spec, new_record
 from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts
 from deployer.node.machines.supervisor import LEASE_MARGIN
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.policy.decision import Decision, Request
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
+from deployer.policy.resolution import resolve_order
 from deployer.protocol.defaults import RequestDefaults
-from deployer.protocol.desired_state import BrokerAccess
-from deployer.records.machine_store import CONSOLE_FILE, MachineRecord, holder_of
-from deployer.units import parse_duration
+from deployer.protocol.machine_order import MachineOrder, numbered
+from deployer.records.machine_store import MachineRecord, holder_of
 from signer.errors import PartitaError
 from signer.runtime.progress import Advance
 from signer.verification.signature_cache import SignatureCache
@@ -61,31 +48,6 @@ FRESH = timedelta(seconds=5)
 TELL_EVERY = 0.1
 """Seconds between two reports of staging: what an eye can follow."""
 
-SEED_FILE = "seed.iso"
-
-
-@dataclass(frozen=True)
-class SiteAssignment:
-    """What a site has settled about a machine that it wants made.
-
-    Attributes:
-        uuid: the machine's.
-        site, deployment, role: whose it is and what it belongs to there.
-        ends: when its time is over, whenever it begins.
-        reboots: that were asked for before it was made.
-        vendor_data: cloud-config or script that the site adds to the seed.
-        context: how the guest reaches the site's context broker.
-    """
-
-    uuid: str
-    site: str
-    deployment: str
-    ends: datetime
-    role: str = ""
-    reboots: int = 0
-    vendor_data: bytes | None = None
-    context: BrokerAccess | None = None
-
 
 @dataclass(frozen=True)
 class _Job:
@@ -97,9 +59,6 @@ class _Job:
     image_id: str
     pairs: Sequence[tuple[bytes, bytes]]
     request: Request
-    user_data: bytes | None
-    memory: int
-    cores: int
 
 
 class Deployer:
@@ -165,7 +124,7 @@ class Deployer:
         try:
             report(DeploymentStep(step="decided", text=_verdict(judged.decision), decision=judged.decision.as_json()))
             for index, record in enumerate(records):
-                case, judged = self._make(job, record, (case, judged), accelerator, report)
+                case, judged = self._make(job, record, (case, judged), report)
                 made[index] = self._keeper.store.get(record.uuid)
         except BaseException:
             for record in records:
@@ -178,36 +137,11 @@ class Deployer:
 
     def _look_up(self, order: MachineOrder, assigned: SiteAssignment | None) -> _Job:
         """Steps 1: everything about the image, and the order in the policy's terms."""
-        user_data = order.user_data_bytes()
-        kind: UserDataKind | None = check_user_data(user_data) if user_data else None
-        try:
-            network = Network.parse(order.network or self._defaults.network)
-            if order.hostname is not None:
-                check_hostname(order.hostname if order.count == 1 else f"{order.hostname}-{order.count}")
-        except ValidationError as exc:
-            raise Misused(f"{order.network!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
-        except ValueError as exc:
-            raise Misused(str(exc)) from exc
-        # What could not stand in a seed fails now, and not when everything is staged.
-        build_seed(instance_id("order"), order.hostname or "order", user_data, public_keys=order.public_keys)
-        image_id = self._images.resolve(Reference.parse(order.image))
-        manifest = self._images.manifest(image_id)
-        memory = order.memory or -(-manifest.needs.memory // (1 << 20)) * (1 << 20)
-        cores = order.cores or manifest.needs.cores
-        if (order.granted_memory or memory) < memory or (order.granted_cores or cores) < cores:
-            raise Misused("a machine cannot begin with more memory or cores than it may grow to")
-        lifetime = order.lifetime or parse_duration(self._defaults.lifetime)
-        request = Request(
-            count=order.count,
-            memory=order.granted_memory or memory,
-            cores=order.granted_cores or cores,
-            lifetime=int((assigned.ends - self._clock()).total_seconds()) if assigned else lifetime,
-            user_data=kind,
-            network=network,
-            blanks=order.blanks,
-        )
-        pairs = self._images.endorsements(image_id)
-        return _Job(order, assigned, manifest, image_id, pairs, request, user_data, memory, cores)
+        found = resolve_order(order, self._images, self._defaults)
+        request = found.request
+        if assigned is not None:
+            request = replace(request, lifetime=int((assigned.ends - self._clock()).total_seconds()))
+        return _Job(order, assigned, found.manifest, found.image_id, found.endorsements, request)
 
     def _judge(self, job: _Job, running: int) -> tuple[EvaluationInput, Evaluation]:
         case = EvaluationInput(
@@ -228,29 +162,20 @@ class Deployer:
             try:
                 for number in range(1, job.request.count + 1):
                     uuid = assigned.uuid if assigned else self._new_uuid()
-                    name = f"{_plain(job.manifest.name)}-{uuid[:8]}"
-                    record = MachineRecord(
+                    name = f"{hostname_base(job.manifest.name)}-{uuid[:8]}"
+                    record = new_record(
+                        job.request.machine,
+                        assigned,
+                        now,
                         uuid=uuid,
                         name=name,
                         hostname=_hostname(job.order, name, number),
                         image_id=job.image_id,
                         title=job.manifest.title,
                         state=MachineState.STAGING,
-                        created=now,
-                        changed=now,
                         ends=assigned.ends if assigned else now + timedelta(seconds=job.request.lifetime),
-                        memory=job.memory,
-                        cores=job.cores,
-                        granted_memory=job.request.memory,
-                        granted_cores=job.request.cores,
-                        blanks=job.order.blanks,
                         user_data=job.request.user_data or "",
-                        site=assigned.site if assigned else "",
-                        deployment=assigned.deployment if assigned else "",
-                        role=assigned.role if assigned else "",
-                        reboots=assigned.reboots if assigned else 0,
                         wanted="running" if assigned else "",
-                        network=str(job.request.network),
                         virt=accelerator.virt,
                         policy=decision.policy,
                     )
@@ -267,11 +192,10 @@ class Deployer:
         job: _Job,
         record: MachineRecord,
         admitted: tuple[EvaluationInput, Evaluation],
-        accelerator: Accelerator,
         report: Callable[[DeploymentStep], None],
     ) -> tuple[EvaluationInput, Evaluation]:
         """Steps 3 to 5 for one machine; returns the case and the decision that it was booted by."""
-        keeper, manifest, name, blanks = self._keeper, job.manifest, record.name, job.order.blanks
+        keeper, manifest, name, blanks = self._keeper, job.manifest, record.name, record.blanks
         total = total_of(manifest, blanks)
         ttl = float(job.request.lifetime + LEASE_MARGIN)
         advance = _staging(report, name, total)
@@ -293,24 +217,8 @@ class Deployer:
         )
         directory = keeper.store.directory(record.uuid)
         assembled = assemble_disks(manifest, staged, directory, blanks)
-        seed = self._write_seed(job, record, directory)
-        spec = MachineSpec(
-            uuid=record.uuid,
-            name=name,
-            memory=record.memory,
-            cores=record.cores,
-            granted_memory=record.most_memory,
-            granted_cores=record.most_cores,
-            virt=accelerator.virt,
-            architecture=manifest.architecture,
-            machine=MACHINE_TYPE[manifest.architecture],
-            boot=assembled.boot,
-            disks=assembled.disks,
-            seed=seed,
-            network=job.request.network,
-            console=directory / CONSOLE_FILE,
-            tag=DomainTag(owner=self._owner, image=job.image_id),
-        )
+        self._write_seed(job, record, directory)
+        spec = machine_spec(record, manifest, assembled, directory, self._owner)
         keeper.store.change(
             record.uuid, keeper.now(), spec=spec, written=assembled.written, policy=judged.decision.policy
         )
@@ -338,21 +246,20 @@ class Deployer:
             raise fresh.decision.refusal()
         return again, fresh
 
-    def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> Path | None:
+    def _write_seed(self, job: _Job, record: MachineRecord, directory: Path) -> None:
         if job.manifest.contextualization == "none":
-            return None
+            return
         assigned = job.assigned
         extras, more = seed_extras(assigned.context, record.uuid, assigned.vendor_data) if assigned else ({}, None)
         seed = build_seed(
             instance_id(record.uuid),
             record.hostname,
-            job.user_data,
+            job.order.user_data_bytes(),
             public_keys=job.order.public_keys,
             vendor_data=more,
             extras=extras,
         )
-        write_seed(directory / SEED_FILE, seed)
-        return directory / SEED_FILE
+        write_seed(directory / SEED, seed)
 
 
 def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int) -> Advance:
@@ -374,15 +281,10 @@ def _staging(report: Callable[[DeploymentStep], None], machine: str, total: int)
     return advance
 
 
-def _plain(name: str) -> str:
-    """An image's name as the beginning of a host name: at most 40 letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name)[:40].strip("-") or "machine"
-
-
 def _hostname(order: MachineOrder, name: str, number: int) -> str:
     if order.hostname is None:
         return name
-    return order.hostname if order.count == 1 else f"{order.hostname}-{number}"
+    return numbered(order.hostname, number, order.count)
 
 
 def _verdict(decision: Decision) -> str:

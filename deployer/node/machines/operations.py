@@ -95,8 +95,7 @@ class MachineOperations:
                 if suspended:
                     keeper.hypervisor.restore(place)
                 else:
-                    sized = {"memory": record.memory, "cores": record.cores}
-                    keeper.hypervisor.start(record.spec.model_copy(update=sized))
+                    keeper.hypervisor.start(record.spec.model_copy(update=record.properties()))
                 last = self._now(uuid, MachineEvent.STARTED, "", held="")
             if last.state is not MachineState.RUNNING:  # somebody ended it meanwhile
                 keeper.hypervisor.destroy(uuid)
@@ -160,19 +159,19 @@ class MachineOperations:
             return keeper.change(uuid, reboots=record.reboots + 1 if number is None else number)
 
     def resize(self, uuid: str, memory: int, cores: int) -> MachineRecord:
-        """Give a machine other amounts, within what was granted: at once if it runs, else from its next boot on.
+        """Give a machine other amounts, within its maximum: at once if it runs, else from its next boot on.
 
         Raises:
-            Misused: more than was granted.
+            Misused: more than its maximum.
             MachineConflict: it is suspended, being made, or has ended.
             BackendFailed: the guest or the hypervisor cannot; what came of it is asked for again at its next boot.
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:
             _demand(record, {MachineState.RUNNING, MachineState.PAUSED, MachineState.STOPPED}, "resized")
-            if not (0 < memory <= record.most_memory and 0 < cores <= record.most_cores) or memory % (1 << 20):
+            if not (0 < memory <= record.max_memory and 0 < cores <= record.max_cores) or memory % (1 << 20):
                 raise Misused(
-                    f"machine {record.name} was granted {record.most_memory >> 20} MiB and {record.most_cores} cores; "
+                    f"machine {record.name} may have at most {record.max_memory >> 20} MiB and {record.max_cores} cores; "
                     "ask for whole MiB within that"
                 )
             if record.state is not MachineState.STOPPED:

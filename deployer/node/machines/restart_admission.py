@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Final, cast
 
 from catalog.image.manifest import Manifest
-from deployer.machine.spec import Network
 from deployer.machine.user_data import UserDataKind
 from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts
@@ -56,12 +55,9 @@ class RestartAdmission:
         left = int((record.ends - self._clock()).total_seconds())
         request = Request(
             count=1,
-            memory=record.most_memory,
-            cores=record.most_cores,
+            machine=record,
             lifetime=max(1, left),
-            user_data=cast("UserDataKind", record.user_data) if record.user_data else None,
-            network=Network.parse(record.network),
-            blanks=record.blanks,
+            user_data=cast("UserDataKind | None", record.user_data or None),
         )
         pairs, withdrawn = self._images.endorsements(record.image_id), self._withdrawn()
         with self._keeper.admission:

@@ -27,9 +27,9 @@ from deployer.errors import Cancelled, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
 from deployer.hypervisor.libvirt import Hypervisor
-from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, MachineState, Network, Overlay, UefiBoot
+from deployer.machine.spec import MachineSpec, MachineState, Overlay, UefiBoot
 from deployer.machine.user_data import check_user_data
-from deployer.node.machines.deployment import SEED_FILE
+from deployer.node.machines.construction import assignment_of, machine_spec, new_record
 from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.supervisor import LEASE_MARGIN, MachineSupervisor
 from deployer.node.migration.client import MigrationClient
@@ -38,7 +38,7 @@ from deployer.node.migration.qcow2_check import check_overlay, overlay_size
 from deployer.node.migration.source import blank_name, firmware_digest
 from deployer.protocol.desired_state import IncomingMigration
 from deployer.protocol.migration import Platform
-from deployer.records.machine_store import CONSOLE_FILE, MEMORY_FILE, MachineOrigin, MachineRecord
+from deployer.records.machine_store import MEMORY_FILE, MachineOrigin, MachineRecord
 from deployer.records.receipt import read_receipt
 from deployer.records.receipt_store import ReceiptStore
 from signer.errors import PartitaError, SignerError
@@ -50,7 +50,7 @@ SMALL: Final = 64 << 20
 """Bytes of a seed, and of a firmware's variables, at most."""
 
 LOOSE: Final = 1 << 30
-"""Bytes that a saved memory may have beyond what the machine was granted: its devices' memory, and what is said of them."""
+"""Bytes that a saved memory may have beyond the machine's maximum: its devices' memory, and what is said of them."""
 
 LEAST_FREE: Final = 256 << 20
 """Bytes that are left free on the node's storage."""
@@ -165,8 +165,8 @@ class MigrationTarget:
         said = (offer.machine, offer.number, offer.image_id)
         if said != (wanted.uuid, incoming.number, wanted.image_id):
             raise MigrationFailed("the other node offers another machine than the site speaks of")
-        if offer.memory > wanted.granted_memory or offer.cores > wanted.granted_cores:
-            raise MigrationFailed("the machine has more memory or cores than it was granted")
+        if offer.memory > wanted.max_memory or offer.cores > wanted.max_cores:
+            raise MigrationFailed("the machine has more memory or cores than its maximum")
         if offer.state == "stopped":
             return
         virt = here.accelerator(manifest.architecture).virt
@@ -179,30 +179,20 @@ class MigrationTarget:
 
     def _record(self, offer: MigrationManifest, incoming: IncomingMigration, manifest: Manifest) -> MachineRecord:
         wanted = incoming.machine
-        user_data = base64.b64decode(wanted.user_data) if wanted.user_data else None
-        return MachineRecord(
-            uuid=wanted.uuid,
+        user_data = wanted.user_data_bytes()
+        return new_record(
+            wanted.model_copy(update={"memory": offer.memory, "cores": offer.cores}),
+            assignment_of(wanted, self._here.site),
+            self._keeper.now(),
             name=offer.name,
             hostname=wanted.hostname,
             image_id=wanted.image_id,
             title=manifest.title,
             state=MachineState.STAGING,
             created=offer.created,
-            changed=self._keeper.now(),
-            ends=wanted.ends,
-            memory=offer.memory,
-            cores=offer.cores,
-            granted_memory=wanted.granted_memory,
-            granted_cores=wanted.granted_cores,
-            blanks=wanted.blanks,
             user_data=(check_user_data(user_data) if user_data else None) or "",
-            network=wanted.network,
             virt=self._here.accelerator(manifest.architecture).virt,
             policy=self._here.policy(),
-            site=self._here.site,
-            deployment=wanted.deployment,
-            role=wanted.role,
-            reboots=wanted.reboots,
             wanted=wanted.want.value,
             arriving=incoming.number,
             origin=MachineOrigin(node=incoming.source),
@@ -273,23 +263,7 @@ class MigrationTarget:
         for piece in contents.missing:
             (place / piece.name).replace(directory / piece.name)
         assembled = assemble_disks(manifest, contents, directory, record.blanks)
-        spec = MachineSpec(
-            uuid=record.uuid,
-            name=record.name,
-            memory=record.memory,
-            cores=record.cores,
-            granted_memory=record.most_memory,
-            granted_cores=record.most_cores,
-            virt=self._here.accelerator(manifest.architecture).virt,
-            architecture=manifest.architecture,
-            machine=MACHINE_TYPE[manifest.architecture],
-            boot=assembled.boot,
-            disks=assembled.disks,
-            seed=None if manifest.contextualization == "none" else directory / SEED_FILE,
-            network=Network.parse(record.network),
-            console=directory / CONSOLE_FILE,
-            tag=DomainTag(owner=self._here.owner, image=record.image_id),
-        )
+        spec = machine_spec(record, manifest, assembled, directory, self._here.owner)
         pieces = {piece.name: piece for piece in offer.pieces}
         for path, limit, size in list(self._expected(spec, record, suspended=offer.state == "suspended")):
             found = pieces.pop(path.name, None)
@@ -330,7 +304,7 @@ class MigrationTarget:
             yield spec.seed, SMALL, None
         yield spec.console, 1 << 50, None
         if suspended:
-            yield self._keeper.store.memory(record.uuid), record.most_memory + LOOSE, None
+            yield self._keeper.store.memory(record.uuid), record.max_memory + LOOSE, None
 
     @property
     def _hypervisor(self) -> Hypervisor:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from catalog.image.manifest import ImageId, Version
-from deployer.machine.spec import MEMORY_UNIT, HostPath
+from deployer.machine.shape import Cores, Memory
+from deployer.machine.spec import HostPath
 from signer.documents import Document
 
 OperationName = Literal["pause", "resume", "suspend", "reactivate", "stop", "reboot"]
@@ -18,8 +19,8 @@ MAX_ASKED = 16 << 10
 class ResizeRequest(Document):
     """How large a machine should be; what is left out stays. Memory in bytes."""
 
-    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
-    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    memory: Memory | None = None
+    cores: Cores | None = None
 
 
 class ExtendRequest(Document):

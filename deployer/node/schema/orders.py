@@ -1,12 +1,8 @@
 """What commands and a node's service say to each other: one type per message, used by both sides."""
 
-import base64
-import binascii
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field
-
-from catalog.image.manifest import Blank, ImageId
+from catalog.image.manifest import ImageId
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document
@@ -20,59 +16,8 @@ MAX_ORDER = 64 << 10
 MAX_STEP = 4 << 20
 """Bytes of one line of a deployment's progress: the last carries the records of all its machines."""
 
-MAX_COUNT = 1000
-"""Machines in one order. A policy's own limit is far below; this one keeps a slip of the finger from being planned."""
-
-MAX_BLANKS = 8
-"""Extra disks of one machine."""
-
-
 MAX_WAIT = 20.0
 """Seconds that an answer may be waited for on the server's side; a client asks again."""
-
-
-def _base64(text: str) -> str:
-    try:
-        base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
-        raise ValueError("is not base64") from exc
-    return text
-
-
-class MachineOrder(Document):
-    """What a requester asks a node for. What is left out is what the image needs, or the node's default.
-
-    Attributes:
-        image: an image ID, VO/NAME@VERSION or VO/NAME.
-        count: machines.
-        memory: bytes, whole MiB.
-        lifetime: seconds.
-        hostname: what the guest is told it is called; with several machines a number is put after it.
-        network: none, user, network:NAME or bridge:NAME.
-        user_data: base64.
-        public_keys: OpenSSH public keys for the guest's default user.
-        blanks: extra disks, made on the node.
-        granted_memory, granted_cores: the most that it may grow to while it runs; what it has if not given.
-        verify: right before boot, look at a sample of the cached contents, or hash them in full again.
-    """
-
-    image: Annotated[str, Field(min_length=1, max_length=300)]
-    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
-    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
-    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
-    lifetime: Annotated[int, Field(ge=1)] | None = None
-    hostname: Annotated[str, Field(max_length=64)] | None = None
-    network: Annotated[str, Field(max_length=80)] | None = None
-    user_data: Annotated[str, Field(max_length=MAX_ORDER), AfterValidator(_base64)] | None = None
-    public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
-    blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
-    granted_memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=1 << 20)] | None = None
-    granted_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
-    verify: Literal["sample", "full"] = "sample"
-
-    def user_data_bytes(self) -> bytes | None:
-        """The user-data itself."""
-        return None if self.user_data is None else base64.b64decode(self.user_data)
 
 
 class DeploymentResult(Document):

@@ -42,8 +42,9 @@ from deployer.node.agent.migration_runner import MigrationRunner
 from deployer.node.agent.swarm_report import build_swarm_report
 from deployer.node.images.saver import MachineSaver
 from deployer.node.machines.capacity import measure_capacity, total_memory
+from deployer.node.machines.construction import SiteAssignment
 from deployer.node.machines.context import DeploymentContext
-from deployer.node.machines.deployment import Deployer, SiteAssignment
+from deployer.node.machines.deployment import Deployer
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.revocation_watcher import RevocationWatcher
@@ -53,11 +54,12 @@ from deployer.node.membership.site_client import NodeSiteClient
 from deployer.node.migration.source import MigrationSource
 from deployer.node.migration.target import MigrationTarget, TargetNode
 from deployer.node.schema.machines import SavedImage, SaveOrder
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder, NodeStatus
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.policy.rules import Decision
 from deployer.policy.store import PolicyStore
 from deployer.protocol.defaults import RequestDefaults
+from deployer.protocol.machine_order import MachineOrder
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder

@@ -175,7 +175,7 @@ def machine_routes(site: Site) -> APIRouter:
         summary="Change a machine's end, memory or cores",
     )
     async def change(request: Request, who: who_asks, machine: MachineParameter) -> Response:
-        """A later end within your quotas; memory and cores within what was granted when it was ordered."""
+        """A later end within your quotas; memory and cores within the maximum that it was ordered with."""
 
         def work() -> SiteMachine:
             one = found(who, machine, SiteAction.MODIFY)

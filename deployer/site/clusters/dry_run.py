@@ -142,7 +142,9 @@ def _place(
 ) -> Placement:
     ask = proposal.ask
     ask = replace(ask, count=count, wishes=ask.wishes.model_copy(update={"whole": whole}))
-    return (proposal.place or place)([cap_machines(room, proposal.most, ask.cores) for room in rooms.values()], ask)
+    return (proposal.place or place)(
+        [cap_machines(room, proposal.most, ask.shape.max_cores) for room in rooms.values()], ask
+    )
 
 
 def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement) -> None:
@@ -151,8 +153,8 @@ def _taken(rooms: dict[str, NodeCapacity], proposal: Proposal, chosen: Placement
         room = rooms[uuid]
         rooms[uuid] = replace(
             room,
-            cores=room.cores - number * ask.cores,
-            memory=room.memory - number * ask.memory,
+            cores=room.cores - number * ask.shape.max_cores,
+            memory=room.memory - number * ask.shape.max_memory,
             disk=room.disk - number * ask.disk,
             machines=room.machines + number,
         )

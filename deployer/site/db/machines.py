@@ -13,7 +13,6 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, s
 from catalog.errors import Misused
 from deployer.errors import DeploymentNotFound, MachineNotFound
 from deployer.machine.spec import MachineState
-from deployer.protocol.deployment_request import PlacementOptions
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
 from deployer.site.db.nodes import get_node, migration_address, prefix_condition
 from deployer.site.db.tables import deployments, events, machines, nodes, orders
@@ -39,8 +38,8 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
         "holds": not machine.state.final,
         "told": machine.node is not None and not machine.gone,
         "over": machine.want is DesiredStatus.ENDED or machine.state.final,
-        "cores": machine.granted_cores,
-        "memory": machine.granted_memory,
+        "max_cores": machine.max_cores,
+        "max_memory": machine.max_memory,
         "disk": machine.disk,
         "beside": machine.beside,
         "document": machine.model_dump_json(exclude_none=True),
@@ -50,16 +49,15 @@ def machine_columns(machine: SiteMachine) -> dict[str, Any]:
 def add_deployment(
     connection: Connection, deployment: Deployment, ask: PlacementRequest, most: int | None, made: Sequence[SiteMachine]
 ) -> None:
-    """A deployment and its machines; `ask` and `most` are what one of them takes, for when it has to be placed again."""
+    """A deployment and its machines. Of `ask` is kept what they do not say themselves, for when one has to be placed again."""
     owner = deployment.owner
     whose = {"owner": owner.identity, "vo": owner.vo, "image_id": deployment.image_id, "cluster": deployment.cluster}
-    one = {"cores": ask.cores, "memory": ask.memory, "disk": ask.disk, "architecture": ask.architecture, "most": most}
     connection.execute(
         insert(deployments).values(
             uuid=deployment.uuid,
             **whose,
             document=deployment.model_dump_json(exclude_none=True),
-            ask=json.dumps(one | {"addresses": dict(ask.addresses)}),
+            ask=json.dumps({"architecture": ask.architecture, "most": most, "addresses": dict(ask.addresses)}),
         )
     )
     connection.execute(
@@ -120,14 +118,14 @@ def update_deployment_end(connection: Connection, uuid: str) -> None:
     write_deployment(connection, get_deployment(connection, uuid).model_copy(update={"ends": last}))
 
 
-def placement_request_of(
-    connection: Connection, uuid: str, wishes: PlacementOptions
-) -> tuple[PlacementRequest, int | None]:
-    """What one machine of a deployment takes, and how many machines the policy allowed on one node."""
+def placement_request_of(connection: Connection, machine: SiteMachine) -> tuple[PlacementRequest, int | None]:
+    """What a machine takes, for when it has to be placed again, and how many machines the policy allowed on one node."""
+    uuid = machine.deployment
     text = connection.execute(select(deployments.c.ask).where(deployments.c.uuid == uuid)).scalar_one()
     members = json.loads(text)
     most: int | None = members.pop("most")
-    return PlacementRequest(count=1, wishes=wishes, **members), most
+    wishes = get_deployment(connection, uuid).request.wishes
+    return PlacementRequest(count=1, shape=machine.shape, disk=machine.disk, wishes=wishes, **members), most
 
 
 def get_machine(connection: Connection, uuid: str) -> SiteMachine:
@@ -312,7 +310,9 @@ def unplaced_machines(connection: Connection) -> tuple[SiteMachine, ...]:
 def usage_of(connection: Connection, *, owner: Principal | None = None, vo: str | None = None) -> ResourceUsage:
     """What is held by all machines of an owner, or of a VO, that have not ended."""
     table = machines.c
-    query = select(func.count(), func.coalesce(func.sum(table.cores), 0), func.coalesce(func.sum(table.memory), 0))
+    query = select(
+        func.count(), func.coalesce(func.sum(table.max_cores), 0), func.coalesce(func.sum(table.max_memory), 0)
+    )
     query = query.select_from(machines).where(table.holds.is_(True))
     if owner is not None:
         query = query.where(table.owner == owner.identity)

@@ -188,8 +188,8 @@ def node_capacities(connection: Connection, addresses: Collection[str], overcomm
         select(
             columns.node,
             func.count().label("number"),
-            func.sum(columns.cores).label("cores"),
-            func.sum(columns.memory).label("memory"),
+            func.sum(columns.max_cores).label("cores"),
+            func.sum(columns.max_memory).label("memory"),
             func.sum(columns.disk).label("disk"),
         )
         .where(columns.told.is_(True))
@@ -229,8 +229,8 @@ def _beside(connection: Connection) -> dict[str, UsedCapacity]:
         select(
             columns.beside,
             func.count().label("number"),
-            func.sum(columns.cores).label("cores"),
-            func.sum(columns.memory).label("memory"),
+            func.sum(columns.max_cores).label("cores"),
+            func.sum(columns.max_memory).label("memory"),
             func.sum(columns.disk).label("disk"),
         )
         .where(columns.beside.is_not(None))

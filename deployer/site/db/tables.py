@@ -90,7 +90,7 @@ deployments = Table(
     Column("image_id", String(71), nullable=False),
     Column("cluster", Uuid, nullable=True),
     Column("document", Text, nullable=False),
-    Column("ask", Text, nullable=False),  # what one machine takes, for when it has to be placed again
+    Column("ask", Text, nullable=False),  # what its machines do not say themselves, for when one has to be placed again
     Index(None, "owner", "sequence"),
     Index(None, "vo", "sequence"),
     Index(None, "image_id", "sequence"),
@@ -126,8 +126,8 @@ machines = Table(
     Column("holds", Boolean, nullable=False),  # it counts against its owner's quotas
     Column("told", Boolean, nullable=False),  # its node has it, or should, or may: room is kept for it there
     Column("over", Boolean, nullable=False),  # nobody has to look at its time any more
-    Column("cores", Integer, nullable=False),  # as granted, and so the two below
-    Column("memory", BigInteger, nullable=False),
+    Column("max_cores", Integer, nullable=False),
+    Column("max_memory", BigInteger, nullable=False),
     Column("disk", BigInteger, nullable=False),
     Column("document", Text, nullable=False),
     Column("beside", Uuid, nullable=True),  # another node that has, or may come to have, something of it
@@ -141,9 +141,9 @@ machines = Table(
     Index(None, "state", "sequence"),
     Index(None, "hostname"),
     Index(None, "over", "ends"),
-    Index(None, "told", "node", "cores", "memory", "disk"),
-    Index(None, "holds", "owner", "cores", "memory"),
-    Index(None, "holds", "vo", "cores", "memory"),
+    Index(None, "told", "node", "max_cores", "max_memory", "disk"),
+    Index(None, "holds", "owner", "max_cores", "max_memory"),
+    Index(None, "holds", "vo", "max_cores", "max_memory"),
     sqlite_autoincrement=True,
 )
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MEMORY_UNIT, MachineState
+from deployer.machine.shape import MEMORY_UNIT
+from deployer.machine.spec import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.report_rules import STARTING_STATES, MachineTransition, finish_machine
 from deployer.site.lifecycle.save_rules import check_disks_read
@@ -171,7 +172,7 @@ def change_expiry(machine: SiteMachine, ends: datetime, now: datetime, reason: s
 def resize_machine(
     machine: SiteMachine, memory: int | None, cores: int | None, reason: str = ""
 ) -> MachineTransition | None:
-    """Give a machine other amounts within what was granted; None if it has them already.
+    """Give a machine other amounts within its maximum; None if it has them already.
 
     Args:
         machine: as it is; one that is suspended has its memory on disk, and takes no other.
@@ -180,7 +181,7 @@ def resize_machine(
         reason: for the event.
 
     Raises:
-        MachineConflict: more than was granted, or its state does not allow it.
+        MachineConflict: more than its maximum, or its state does not allow it.
         Misused: amounts that no machine can have.
     """
     _demand_life(machine, "resized")
@@ -189,10 +190,10 @@ def resize_machine(
     memory, cores = memory or machine.memory, cores or machine.cores
     if memory % MEMORY_UNIT or memory < MIN_MEMORY or cores < 1:
         raise Misused("a machine has memory in whole MiB, at least 16MiB of it, and at least one core")
-    if memory > machine.granted_memory or cores > machine.granted_cores:
+    if memory > machine.max_memory or cores > machine.max_cores:
         raise MachineConflict(
-            f"machine {machine.hostname} was granted {size_text(machine.granted_memory)} of memory and "
-            f"{machine.granted_cores} cores when it was ordered; ask for no more, or order another one"
+            f"machine {machine.hostname} may have at most {size_text(machine.max_memory)} of memory and "
+            f"{machine.max_cores} cores, as it was ordered; ask for no more, or order another one"
         )
     if machine.want is DesiredStatus.SUSPENDED:
         raise MachineConflict(f"machine {machine.hostname} is suspended and cannot be resized; reactivate it first")

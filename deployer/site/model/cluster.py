@@ -18,12 +18,15 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from catalog.errors import Misused
-from catalog.image.manifest import Blank, ImageId
+from catalog.image.manifest import ImageId
 from catalog.image.reference import Reference
 from deployer.errors import UserDataRefused
-from deployer.machine.spec import MEMORY_UNIT, Network, Uuid
+from deployer.machine.properties import RequestedProperties
+from deployer.machine.shape import MAX_MEMORY, MEMORY_UNIT, MIN_MEMORY
+from deployer.machine.spec import Uuid
 from deployer.machine.user_data import MAX_USER_DATA, check_user_data
-from deployer.protocol.deployment_request import MAX_BLANKS, MAX_COUNT, DeploymentRequest, PlacementOptions
+from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
+from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster
 from deployer.units import duration_text, parse_duration, parse_size, size_text
@@ -71,11 +74,6 @@ def _whole_units(size: int) -> int:
     return size
 
 
-def _network(text: str) -> str:
-    Network.parse(text)
-    return text
-
-
 DurationSeconds = Annotated[
     int, BeforeValidator(parse_duration), Field(ge=1, le=10 * 365 * 86400), PlainSerializer(duration_text)
 ]
@@ -85,25 +83,21 @@ MemorySize = Annotated[
     int,
     BeforeValidator(parse_size),
     AfterValidator(_whole_units),
-    Field(ge=16 << 20, le=1 << 46),
+    Field(ge=MIN_MEMORY, le=MAX_MEMORY),
     PlainSerializer(size_text),
 ]
-"""A size as people write it, such as `2GiB`."""
+"""Memory as people write it, such as `2GiB`."""
 
 
-class ClusterRole(Document):
+class ClusterRole(RequestedProperties):
     """One role of a cluster.
 
     Attributes:
         image: an image ID, VO/NAME@VERSION or VO/NAME; which image a name means is settled when the cluster is made.
         count: members.
         quorum: how many must be ready for the cluster to be of use; all of them if not given.
-        memory, cores, network: of each member; what the image needs, or the site's default, if not given.
-        max_memory, max_cores: how far each may grow while it runs; what it begins with if not given.
         lifetime: of each member; that of the cluster if not given.
-        user_data: text for each member's first boot, as a requester's (cloud-config or a script).
-        public_keys: OpenSSH public keys for the guests' default user.
-        blanks: extra disks, made on the node.
+        user_data: the text itself, for people write these documents; else as a requester's.
         provides: names that other roles may require.
         requires: names that must be there first, and whose providers' members this role's are told of. A name that only
             the role itself provides lets its members find each other, and nothing waits for it.
@@ -120,14 +114,10 @@ class ClusterRole(Document):
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     quorum: Annotated[int, Field(ge=1, le=MAX_COUNT)] | None = None
     memory: MemorySize | None = None
-    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     max_memory: MemorySize | None = None
-    max_cores: Annotated[int, Field(ge=1, le=1024)] | None = None
     lifetime: DurationSeconds | None = None
-    network: Annotated[str, Field(max_length=80), AfterValidator(_network)] | None = None
     user_data: Annotated[str, Field(max_length=MAX_USER_DATA), AfterValidator(_user_data)] | None = None
-    public_keys: Annotated[tuple[str, ...], Field(max_length=16)] = ()
-    blanks: Annotated[tuple[Blank, ...], Field(max_length=MAX_BLANKS)] = ()
+    verify: Annotated[Literal["sample", "full"], Field(exclude_if=lambda value: value == "sample")] = "sample"
     provides: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
     requires: Annotated[tuple[ServiceName, ...], Field(max_length=16)] = ()
     watches: Annotated[tuple[ServiceName, ...], Field(max_length=16)] | None = None
@@ -162,19 +152,13 @@ class ClusterRole(Document):
             hostnames: of the members wanted, one each.
             whole: all of them or none.
         """
+        encoded = None if self.user_data is None else base64.b64encode(self.user_data.encode()).decode("ascii")
         return DeploymentRequest(
+            **(self.requested() | {"user_data": encoded}),
             image=image,
             count=len(hostnames),
-            memory=self.memory,
-            cores=self.cores,
-            max_memory=self.max_memory,
-            max_cores=self.max_cores,
             lifetime=lifetime,
             hostnames=hostnames,
-            network=self.network,
-            user_data=None if self.user_data is None else base64.b64encode(self.user_data.encode()).decode("ascii"),
-            public_keys=self.public_keys,
-            blanks=self.blanks,
             wishes=self.wishes.model_copy(update={"whole": whole}),
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from catalog.image.manifest import ImageId, Version
+from deployer.machine.properties import MachineProperties
 from deployer.machine.spec import MachineState, Uuid
 from deployer.protocol.deployment_request import DeploymentRequest, NodeLabel
 from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus
@@ -145,7 +146,7 @@ class Migration(Document):
     reason: str = ""
 
 
-class SiteMachine(Document):
+class SiteMachine(MachineProperties):
     """One machine of a deployment: how it should be (`want` and what stands beside it), and how it is.
 
     Attributes:
@@ -175,7 +176,6 @@ class SiteMachine(Document):
     hostname: str
     image_id: ImageId
     title: str
-    network: str
     want: DesiredStatus
     want_reason: str = ""
     state: MachineState = MachineState.PENDING
@@ -183,10 +183,6 @@ class SiteMachine(Document):
     created: Instant
     changed: Instant
     ends: Instant
-    memory: int
-    cores: int
-    granted_memory: int
-    granted_cores: int
     reboots: int = 0
     addresses: tuple[str, ...] = ()
     from_network: int = 0
@@ -243,21 +239,15 @@ class SiteMachine(Document):
     def desired(self, request: DeploymentRequest) -> DesiredMachine:
         """As the node is told."""
         return DesiredMachine(
+            **self.properties(),
             uuid=self.uuid,
             deployment=self.deployment,
             want=self.want,
             reason=self.want_reason,
             image_id=self.image_id,
             hostname=self.hostname,
-            network=self.network,
             user_data=request.user_data,
             public_keys=request.public_keys,
-            blanks=request.blanks,
-            verify=request.verify,
-            memory=self.memory,
-            cores=self.cores,
-            granted_memory=self.granted_memory,
-            granted_cores=self.granted_cores,
             ends=self.ends,
             reboots=self.reboots,
             role=self.role,

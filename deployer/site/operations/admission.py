@@ -8,25 +8,18 @@
 A dry run does 2 and 3, and says what 4 would say now.
 """
 
-import base64
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from pydantic import ValidationError
-
 from catalog.client.trusted import TrustedCatalog
-from catalog.errors import Misused
 from catalog.image.manifest import Manifest
-from catalog.image.reference import Reference
 from deployer.errors import NoCapacity
-from deployer.guest.nocloud_seed import build_seed, instance_id
-from deployer.machine.spec import MEMORY_UNIT, Network, check_hostname
-from deployer.machine.user_data import UserDataKind, check_user_data
+from deployer.machine.spec import hostname_base
 from deployer.policy.cedar_schema import Requester
-from deployer.policy.decision import Decision, Request
+from deployer.policy.decision import Decision
 from deployer.policy.evaluation import Evaluation, EvaluationInput, evaluate
+from deployer.policy.resolution import ResolvedOrder, resolve_order
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import RuleSet
 from deployer.protocol.defaults import RequestDefaults
@@ -42,12 +35,7 @@ from deployer.site.scheduling.proposal import Proposal
 from deployer.site.schema.messages import DeploymentCreated, DryRunResult
 from deployer.site.store.admission import admit_request, find_ordered, place_now
 from deployer.site.store.store import SiteStore
-from deployer.units import parse_duration, size_text
 from signer.verification.signature_cache import SignatureCache
-
-MAX_BASE = 40
-"""Characters of an image's name that begin a host name: the rest is for what tells machines apart."""
-
 
 BurstPlacement = Callable[[Placer, Principal, Manifest, Proposal], Placer]
 """Makes a way to place machines of one that minds EC2: who asks, for which image, and what is proposed."""
@@ -150,44 +138,45 @@ class AdmissionService:
 
     def examine(self, request: DeploymentRequest, who: Principal) -> tuple[Manifest, Evaluation]:
         """What the policy says of a request, and what each endorsement is worth by its anchors; nothing is kept. Errors as in `try_out`."""
-        asked, manifest, _, pairs, _ = self._look_up(request)
-        return manifest, self._judge(self._rules(), asked, manifest, pairs, who)
+        found = resolve_order(request, self._images, self._defaults)
+        return found.manifest, self._judge(self._rules(), found, who)
 
-    def _judge(
-        self,
-        rules: RuleSet,
-        asked: Request,
-        manifest: Manifest,
-        pairs: Sequence[tuple[bytes, bytes]],
-        who: Principal,
-    ) -> Evaluation:
+    def _judge(self, rules: RuleSet, found: ResolvedOrder, who: Principal) -> Evaluation:
         nodes = sum(node.state is not NodeState.LEFT for node in self._store.read(list_nodes, contents=False))
-        case = EvaluationInput(manifest, pairs, asked, 0, requester_of(who), node="site", withdrawn=self._withdrawn())
+        case = EvaluationInput(
+            found.manifest,
+            found.endorsements,
+            found.request,
+            0,
+            requester_of(who),
+            node="site",
+            withdrawn=self._withdrawn(),
+        )
         return evaluate(site_wide_rules(rules, nodes), case, self._clock(), self._memory)
 
     def _propose(
         self, request: DeploymentRequest, who: Principal, part: ClusterMembership
     ) -> tuple[Proposal, Decision]:
-        asked, manifest, image_id, pairs, begins = self._look_up(request)
+        found = resolve_order(request, self._images, self._defaults)
+        manifest, machine = found.manifest, found.request.machine
         rules = self._rules()
-        decision = self._judge(rules, asked, manifest, pairs, who).decision
+        decision = self._judge(rules, found, who).decision
         decision = decision.model_copy(update={"policy": rules.digest or rules.policy.digest})
         proposal = Proposal(
             request=request,
-            image_id=image_id,
+            image_id=found.image_id,
             title=manifest.title,
             name=hostname_base(manifest.name),
             ask=PlacementRequest(
-                count=asked.count,
-                cores=asked.cores,
-                memory=asked.memory,
-                disk=writable_bytes(manifest) + sum(blank.size for blank in asked.blanks),
+                count=request.count,
+                shape=machine.shape,
+                disk=writable_bytes(manifest) + sum(blank.size for blank in machine.blanks),
                 architecture=manifest.architecture,
                 addresses={str(address): address.size for address in manifest.contents()},
                 wishes=request.wishes,
             ),
-            network=str(asked.network),
-            lifetime=asked.lifetime,
+            machine=machine,
+            lifetime=found.request.lifetime,
             policy=decision.policy,
             decision=decision.as_json(),
             limit=self._quota(who, manifest).check,
@@ -195,55 +184,10 @@ class AdmissionService:
             cluster=part.cluster,
             role=part.role,
             held=part.held,
-            memory=begins.memory,
-            cores=begins.cores,
         )
         if self._burst is not None and decision.accepted:
             proposal = replace(proposal, place=self._burst(place_machines, who, manifest, proposal))
         return proposal, decision
-
-    def _look_up(
-        self, request: DeploymentRequest
-    ) -> tuple[Request, Manifest, str, Sequence[tuple[bytes, bytes]], ResourceUsage]:
-        """The request in the policy's terms, everything about the image, and what each machine begins with.
-
-        A policy judges what is granted, not what is used at first: a machine may grow to that without asking again.
-        """
-        user_data = None if request.user_data is None else base64.b64decode(request.user_data)
-        kind: UserDataKind | None = check_user_data(user_data) if user_data else None
-        try:
-            network = Network.parse(request.network or self._defaults.network)
-            for name in _hostnames(request):
-                check_hostname(name)
-        except ValidationError as exc:
-            raise Misused(f"{request.network!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
-        except ValueError as exc:
-            raise Misused(str(exc)) from exc
-        # What could not stand in a seed fails now, and not on a node when everything is staged.
-        build_seed(instance_id("order"), "order", user_data, public_keys=request.public_keys)
-        image_id = self._images.resolve(Reference.parse(request.image))
-        manifest = self._images.manifest(image_id)
-        begins = ResourceUsage(
-            1,
-            request.cores or manifest.needs.cores,
-            request.memory or -(-manifest.needs.memory // MEMORY_UNIT) * MEMORY_UNIT,
-        )
-        most = request.max_memory or begins.memory, request.max_cores or begins.cores
-        if most[0] < begins.memory or most[1] < begins.cores:
-            raise Misused(
-                f"a machine begins with {size_text(begins.memory)} and {begins.cores} cores here, and should grow to "
-                f"{size_text(most[0])} and {most[1]} cores at most; ask for a larger maximum, or let it begin smaller"
-            )
-        asked = Request(
-            count=request.count,
-            memory=most[0],
-            cores=most[1],
-            lifetime=request.lifetime or parse_duration(self._defaults.lifetime),
-            user_data=kind,
-            network=network,
-            blanks=request.blanks,
-        )
-        return asked, manifest, image_id, self._images.endorsements(image_id), begins
 
     def _over(self, proposal: Proposal, who: Principal) -> str | None:
         if proposal.limit is None:
@@ -271,15 +215,3 @@ def site_wide_rules(rules: RuleSet, nodes: int) -> RuleSet:
 def writable_bytes(manifest: Manifest) -> int:
     """Bytes that a machine of an image may come to write on its node: all that it does not share with others."""
     return sum(part.size for part in manifest.partitions() if part.access == "copy-on-write")
-
-
-def hostname_base(name: str) -> str:
-    """An image's name as the beginning of a host name: letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:MAX_BASE].strip("-") or "machine"
-
-
-def _hostnames(request: DeploymentRequest) -> Sequence[str]:
-    """The host names that a request gives; of numbered ones the longest."""
-    if request.hostname is None:
-        return request.hostnames
-    return (request.hostname if request.count == 1 else f"{request.hostname}-{request.count}",)

@@ -135,7 +135,7 @@ class MachineService:
 
         Raises:
             Misused: nothing, or two ends, are asked for.
-            MachineConflict: its state, or what was granted, does not allow it.
+            MachineConflict: its state, or its maximum, does not allow it.
             OverQuota: the new end is later than its owner's quotas, or the policy, allow.
             OverBudget: the machine is at EC2, and until then it costs more than its account may spend.
         """

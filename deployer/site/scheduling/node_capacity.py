@@ -16,7 +16,7 @@ class Overcommit:
 
 @dataclass(frozen=True, slots=True)
 class UsedCapacity:
-    """What the site's own machines on a node were granted, all those that it may still have; bytes."""
+    """What the site's own machines on a node may have at most, all those that it may still have; bytes."""
 
     machines: int = 0
     cores: int = 0

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from deployer.errors import NoCapacity
+from deployer.machine.shape import MachineShape
 from deployer.protocol.deployment_request import PlacementOptions
 from deployer.site.model.records import CostReservation
 from signer.runtime.terminal import format_size
@@ -85,15 +86,15 @@ class PlacementRequest:
 
     Attributes:
         count: at least 1.
-        cores, memory, disk: of one machine; bytes.
+        shape: of one machine; its maximum is what takes up capacity.
+        disk: bytes that one machine may come to write.
         architecture: of the image.
         addresses: each content of the image and its size in bytes.
         wishes: of the request.
     """
 
     count: int
-    cores: int
-    memory: int
+    shape: MachineShape
     disk: int
     architecture: str
     addresses: Mapping[str, int] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class PlacementRequest:
     @property
     def machine(self) -> str:
         """What one machine takes, for people."""
-        return _amounts(self.cores, self.memory, self.disk)
+        return _amounts(self.shape.max_cores, self.shape.max_memory, self.disk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +179,7 @@ def _near(rooms: Sequence[NodeCapacity], addresses: Mapping[str, int]) -> dict[s
 
 def _fits(room: NodeCapacity, ask: PlacementRequest) -> int:
     """How many of the machines a node takes; whatever a machine needs none of is no bound."""
-    return min(
-        (
-            free // each
-            for free, each in ((room.cores, ask.cores), (room.memory, ask.memory), (room.disk, ask.disk))
-            if each > 0
-        ),
-        default=ask.count,
-    )
+    return min((free // each for free, each in _amounts_of(room, ask) if each > 0), default=ask.count)
 
 
 def _left_out(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
@@ -208,10 +202,12 @@ def _left_out(room: NodeCapacity, ask: PlacementRequest) -> tuple[str, str]:
 
 def _short(room: NodeCapacity, ask: PlacementRequest) -> list[tuple[str, str]]:
     short = []
-    if room.cores < ask.cores and ask.cores:  # what a machine needs none of may be overdrawn
-        short.append(("cores", f"it has {max(room.cores, 0)} of {ask.cores} cores free"))
-    if room.memory < ask.memory and ask.memory:
-        short.append(("memory", f"it has {format_size(max(room.memory, 0))} of {format_size(ask.memory)} memory free"))
+    if room.cores < ask.shape.max_cores and ask.shape.max_cores:  # what a machine needs none of may be overdrawn
+        short.append(("cores", f"it has {max(room.cores, 0)} of {ask.shape.max_cores} cores free"))
+    if room.memory < ask.shape.max_memory and ask.shape.max_memory:
+        short.append(
+            ("memory", f"it has {format_size(max(room.memory, 0))} of {format_size(ask.shape.max_memory)} memory free")
+        )
     if room.disk < ask.disk and ask.disk:
         short.append(("disk", f"it has {format_size(max(room.disk, 0))} of {format_size(ask.disk)} disk free"))
     return short
@@ -320,8 +316,12 @@ def _lacking(found: int, left: list[tuple[NodeCapacity, str, str]], ask: Placeme
 
 
 def _share(room: NodeCapacity, ask: PlacementRequest) -> float:
-    pairs = ((room.cores, ask.cores), (room.memory, ask.memory), (room.disk, ask.disk))
-    return min(free / each for free, each in pairs if each > 0)
+    return min(free / each for free, each in _amounts_of(room, ask) if each > 0)
+
+
+def _amounts_of(room: NodeCapacity, ask: PlacementRequest) -> tuple[tuple[int, int], ...]:
+    """What a node has free of cores, memory and disk, and what one machine takes of it."""
+    return (room.cores, ask.shape.max_cores), (room.memory, ask.shape.max_memory), (room.disk, ask.disk)
 
 
 def _amounts(cores: int, memory: int, disk: int) -> str:

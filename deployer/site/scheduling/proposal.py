@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deployer.machine.properties import MachineProperties
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.quota import ResourceUsage
 from deployer.site.model.records import SiteMachine
@@ -25,9 +26,8 @@ class Proposal:
         request: as asked.
         image_id, title: what its reference means now.
         name: what host names begin with where the request gives none.
-        ask: its machines as placement sees them: with all that they may grow to.
-        memory, cores: that each of them begins with; None for all that it may have. Bytes.
-        network: of each machine, `Network.parse` form.
+        ask: its machines as placement sees them.
+        machine: what each of them is.
         lifetime: seconds.
         policy, decision: the digest of what accepted it, and the decision as JSON.
         limit: quotas, or None where there are none.
@@ -42,7 +42,7 @@ class Proposal:
     title: str
     name: str
     ask: PlacementRequest
-    network: str
+    machine: MachineProperties
     lifetime: int
     policy: str
     decision: Mapping[str, Any]
@@ -52,9 +52,7 @@ class Proposal:
     role: str = ""
     held: bool = False
     place: Placer | None = None
-    memory: int | None = None
-    cores: int | None = None
 
     def usage(self, count: int) -> ResourceUsage:
         """What so many of its machines add to what their owner holds."""
-        return ResourceUsage(count, count * self.ask.cores, count * self.ask.memory, self.lifetime)
+        return ResourceUsage(count, count * self.machine.max_cores, count * self.machine.max_memory, self.lifetime)

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from catalog.image.manifest import ImageId
 from deployer.machine.spec import Uuid
-from deployer.protocol.deployment_request import MAX_COUNT
+from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.cluster import ClusterDocument, ClusterPhase, RoleName
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine

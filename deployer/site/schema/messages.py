@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, JsonValue
 
 from catalog.image.manifest import Version
-from deployer.machine.spec import MEMORY_UNIT, MachineState, Uuid
+from deployer.machine.shape import Cores, Memory
+from deployer.machine.spec import MachineState, Uuid
 from deployer.protocol.swarm_report import Feed
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from signer.documents import Document
@@ -157,16 +158,16 @@ class MachineChange(Document):
     Attributes:
         ends: when its time is over.
         lifetime: the same, in seconds from now.
-        memory: bytes, whole MiB, within what was granted.
-        cores: within what was granted.
+        memory: bytes, whole MiB, within the machine's maximum.
+        cores: within the machine's maximum.
     """
 
     model_config = _example(lifetime=7200, memory=1073741824)
 
     ends: Instant | None = None
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
-    memory: Annotated[int, Field(ge=16 << 20, le=1 << 46, multiple_of=MEMORY_UNIT)] | None = None
-    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    memory: Memory | None = None
+    cores: Cores | None = None
 
 
 class ConsoleChunk(Document):

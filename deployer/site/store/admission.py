@@ -113,20 +113,20 @@ def place_now(
 ) -> Placement:
     """Where machines would run by the room that there is now; nothing is kept. NoRoom as `place` says."""
     rooms = store_nodes.node_capacities(connection, ask.addresses.keys(), overcommit)
-    return place([cap_machines(room, most, ask.cores) for room in rooms], ask)
+    return place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
 
 
 def fitting_deployments(
     connection: Transaction, overcommit: Overcommit, waiting: Sequence[SiteMachine], place: Placer
 ) -> set[str]:
     """Of machines without a node, the deployments of which one would have room now."""
-    asks = {uuid: _ask_again(connection, uuid) for uuid in dict.fromkeys(machine.deployment for machine in waiting)}
+    asks = {machine.deployment: store_machines.placement_request_of(connection, machine) for machine in waiting}
     addresses = {address for ask, _ in asks.values() for address in ask.addresses}
     rooms = store_nodes.node_capacities(connection, addresses, overcommit)
     found = set()
     for uuid, (ask, most) in asks.items():
         with suppress(NoCapacity):
-            place([cap_machines(room, most, ask.cores) for room in rooms], ask)
+            place([cap_machines(room, most, ask.shape.max_cores) for room in rooms], ask)
             found.add(uuid)
     return found
 
@@ -135,7 +135,7 @@ def place_again(
     connection: Transaction, overcommit: Overcommit, machine: SiteMachine, place: Placer
 ) -> MachineTransition:
     """A machine without a node gets one, or goes on waiting."""
-    ask, most = _ask_again(connection, machine.deployment)
+    ask, most = store_machines.placement_request_of(connection, machine)
     try:
         chosen = place_now(connection, overcommit, ask, _apart(place, machine.beside), most)
     except NoCapacity:
@@ -162,12 +162,6 @@ def mark_waiting(machine: SiteMachine) -> MachineTransition:
     return MachineTransition(machine.model_copy(update={"reason": WAITS}))
 
 
-def _ask_again(connection: Transaction, deployment: str) -> tuple[PlacementRequest, int | None]:
-    """What one machine of a deployment takes, and how many of them the policy allowed on one node."""
-    wishes = store_machines.get_deployment(connection, deployment).request.wishes
-    return store_machines.placement_request_of(connection, deployment, wishes)
-
-
 def _check(connection: Transaction, owner: Principal, proposal: Proposal, count: int) -> None:
     if proposal.limit is None:
         return
@@ -180,45 +174,31 @@ def _check(connection: Transaction, owner: Principal, proposal: Proposal, count:
 def _machine(
     deployment: Deployment, proposal: Proposal, uuid: str, node: str, number: int, promise: CostReservation | None
 ) -> SiteMachine:
-    ask, request = proposal.ask, proposal.request
     return SiteMachine(
+        **proposal.machine.properties(),
         uuid=uuid,
         deployment=deployment.uuid,
         node=node,
         number=number,
-        hostname=make_hostname(request, proposal.name, uuid, number),
+        hostname=proposal.request.name_of(number) or f"{proposal.name}-{uuid[:8]}",
         image_id=proposal.image_id,
         title=proposal.title,
-        network=proposal.network,
         want=DesiredStatus.RUNNING,
         state=MachineState.PENDING,
         created=deployment.created,
         changed=deployment.created,
         ends=deployment.ends,
-        memory=proposal.memory or ask.memory,
-        cores=proposal.cores or ask.cores,
-        granted_memory=ask.memory,
-        granted_cores=ask.cores,
-        disk=ask.disk,
+        disk=proposal.ask.disk,
         role=proposal.role,
         held=proposal.held,
         promise=promise,
     )
 
 
-def make_hostname(request: DeploymentRequest, name: str, uuid: str, number: int) -> str:
-    """What a machine's guest is told it is called."""
-    if request.hostnames:
-        return request.hostnames[number - 1]
-    if request.hostname is None:
-        return f"{name}-{uuid[:8]}"
-    return request.hostname if request.count == 1 else f"{request.hostname}-{number}"
+NULL_MEMBERS = ("memory", "cores", "lifetime", "hostname", "network", "user_data")
+"""Members that a key's digest has even where they are not given, as it had from the first; later ones it has where they are."""
 
 
 def _digest(request: DeploymentRequest, cluster: str | None, role: str) -> str:
-    values = request.model_dump(mode="json")
-    for name in ("max_memory", "max_cores"):  # keys that were used before there were these mean what they meant
-        if values[name] is None:
-            del values[name]
-    asked: Sequence[object] = (values, cluster or "", role)
-    return hashlib.sha256(canonical(list(asked))).hexdigest()
+    values = dict.fromkeys(NULL_MEMBERS) | request.model_dump(mode="json", exclude_none=True)
+    return hashlib.sha256(canonical([values, cluster or "", role])).hexdigest()

@@ -47,12 +47,10 @@ def migrate(work: UnitOfWork, uuid: str, to: str, then: DesiredStatus, reason: s
 def _placed(
     work: UnitOfWork, place: Placer, machine: SiteMachine, nodes: dict[str, SiteNode], source: SiteNode, to: str
 ) -> Placement:
-    request = store_machines.get_deployment(work.connection, machine.deployment).request
-    ask, most = store_machines.placement_request_of(work.connection, machine.deployment, request.wishes)
-    wishes = request.wishes.model_copy(update={"where": "local", "whole": True})
-    mine = replace(ask, cores=machine.granted_cores, memory=machine.granted_memory, disk=machine.disk, wishes=wishes)
+    ask, most = store_machines.placement_request_of(work.connection, machine)
+    mine = replace(ask, wishes=ask.wishes.model_copy(update={"where": "local", "whole": True}))
     rooms = [
-        _fitting(cap_machines(room, most, mine.cores), machine, source, nodes[room.uuid], to)
+        _fitting(cap_machines(room, most, mine.shape.max_cores), machine, source, nodes[room.uuid], to)
         for room in store_nodes.node_capacities(work.connection, mine.addresses.keys(), work.overcommit)
     ]
     try:

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.hypervisor.domain_xml import build_domain_xml, tag_of
+from deployer.machine.network import Network
 from deployer.machine.spec import (
     MAX_DISKS,
     Descriptor,
     DiskSpec,
     DomainTag,
     KernelBoot,
-    Network,
     Overlay,
     RawFile,
     UefiBoot,

@@ -17,7 +17,9 @@ from deployer.hypervisor.disks import assemble_disks, find_firmware
 from deployer.hypervisor.domain_xml import build_domain_xml
 from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor, _advice, _usable
 from deployer.hypervisor.qemu_monitor import QemuMonitor
-from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState, Network, UefiBoot
+from deployer.machine.network import Network
+from deployer.machine.shape import MachineShape
+from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState, UefiBoot
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
 from tests.support.node.bundle_contents import BundleContents
 from tests.support.node.service_process import wait_for
@@ -48,8 +50,7 @@ class Site:
         return MachineSpec(
             uuid=name,
             name=f"m-{name[:8]}",
-            memory=32 * MIB,
-            cores=1,
+            **MachineShape.fixed(32 * MIB, 1).model_dump(),
             virt="qemu",
             architecture="x86_64",
             machine="q35",
@@ -294,7 +295,7 @@ def backings(site: Site, spec: MachineSpec) -> set[str]:
 
 
 def test_memory_and_cores_are_what_the_machine_was_granted_and_has(site: Site) -> None:
-    spec = site.machine().model_copy(update={"granted_memory": 64 * MIB, "granted_cores": 2})
+    spec = site.machine().model_copy(update={"max_memory": 64 * MIB, "max_cores": 2})
     site.hypervisor.start(spec)
     site.hypervisor.resize(spec.uuid, 48 * MIB, 2)
     found: list[Any] = []

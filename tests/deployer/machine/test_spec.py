@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from deployer.machine.network import Network
 from deployer.machine.spec import (
     BiosBoot,
     Descriptor,
@@ -17,7 +18,6 @@ from deployer.machine.spec import (
     MachineEvent,
     MachineSpec,
     MachineState,
-    Network,
     Overlay,
     RawFile,
     check_hostname,
@@ -53,7 +53,8 @@ def spec(**changes: Any) -> MachineSpec:
         "console": Path("/m/console.log"),
         "tag": DomainTag(owner="node:a", image="sha256:" + "0" * 64),
     }
-    return MachineSpec(**fields | changes)
+    fields |= changes
+    return MachineSpec(**{"max_memory": fields["memory"], "max_cores": fields["cores"]} | fields)
 
 
 def test_a_description_can_be_kept_beside_its_machine() -> None:

@@ -8,7 +8,7 @@ import pytest
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from deployer.errors import PolicyUnusable
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.policy.cedar import MAX_FILE, CedarRules
 from deployer.policy.cedar_schema import SCHEMA, Requester, authorization_request, build_entities
 from deployer.policy.decision import Request, RuleResult
@@ -39,7 +39,10 @@ def judge(
     text: str, *, asked: Request | None = None, who: Requester | None = None, running: int = 0
 ) -> dict[str, RuleResult]:
     """The rules of a decision, by name."""
-    who, asked = who or Requester(), asked or Request(1, 1 << 30, 2, 3600, None, Network(kind="user"))
+    who, asked = (
+        who or Requester(),
+        asked or Request.supposed(IMAGE.needs, memory=1 << 30, cores=2, network=Network(kind="user")),
+    )
     facts = build_entities(who, asked, IMAGE, [VOUCHED], NOW, running, "here")
     return {rule.name: rule for rule in rules(text).judge(authorization_request(who, IMAGE.image_id), facts)}
 
@@ -65,7 +68,7 @@ def forbid(when: str, name: str = "no") -> str:
         f'Partition::"{IMAGE.image_id}/0" in resource && Partition::"{IMAGE.image_id}/0".access == "read-only"',
         f'Endorsement::"{IMAGE.image_id}/0".age == 172800 && Endorsement::"{IMAGE.image_id}/0".left == 604800',
         'principal.name == "ann" && principal.vos.contains("star") && principal.roles.contains("operator")',
-        "context.resources.count == 1 && context.resources.memory == 1073741824 && context.resources.cores == 2",
+        "context.resources.count == 1 && context.resources.maxMemory == 1073741824 && context.resources.maxCores == 2",
         'context.resources.lifetime == 3600 && context.resources.network == "user" && !(context.resources has userData)',
         'context.site.hour == 3 && context.site.weekday == "sun" && context.site.running == 7',
         'context.site.node == "here" && context.site.now == 1795318200',
@@ -83,8 +86,8 @@ def test_each_rule_is_one_rule_of_the_decision() -> None:
     found = judge(
         ALL
         + '@id("night") @reason("no large machines before six") @change("ask for less, or after six") '
-        + "forbid(principal, action, resource) when { context.site.hour < 6 && context.resources.cores > 1 };"
-        + forbid("context.resources.memory > 99999999999", "huge")
+        + "forbid(principal, action, resource) when { context.site.hour < 6 && context.resources.maxCores > 1 };"
+        + forbid("context.resources.maxMemory > 99999999999", "huge")
     )
 
     assert list(found) == ["cedar-permit", "cedar-night", "cedar-huge"]
@@ -129,7 +132,7 @@ def test_a_forbid_that_fails_is_named() -> None:
 
 
 def test_facts_that_do_not_fit_the_schema_refuse() -> None:
-    facts: list[dict[str, Any]] = build_entities(Requester(), Request(1, 1, 1, 1), IMAGE, [], NOW, 0)
+    facts: list[dict[str, Any]] = build_entities(Requester(), Request.supposed(IMAGE.needs), IMAGE, [], NOW, 0)
     next(fact for fact in facts if fact["uid"]["type"] == "Site")["attrs"]["hour"] = "three"
 
     found = {
@@ -187,9 +190,9 @@ def test_what_cannot_be_meant_is_refused_as_a_whole(what: str, text: str | bytes
 
 def test_ids_are_told_apart_over_files_and_beyond_ten() -> None:
     """The engine counts its rules; what it counts must be what we named."""
-    many = "".join(forbid(f"context.resources.cores == {number}", f"n{number}") for number in range(30))
+    many = "".join(forbid(f"context.resources.maxCores == {number}", f"n{number}") for number in range(30))
     found = CedarRules.parse([("a.cedar", ALL.encode()), ("b.cedar", many.encode())])
-    facts = build_entities(Requester(), Request(1, 1 << 30, 17, 1), IMAGE, [], NOW, 0)
+    facts = build_entities(Requester(), Request.supposed(IMAGE.needs, cores=17), IMAGE, [], NOW, 0)
 
     judged = found.judge(authorization_request(Requester(), IMAGE.image_id), facts)
 

@@ -283,7 +283,9 @@ def test_the_vocabulary_is_documented() -> None:
                     found |= names(inner)
         return found
 
-    decision = decide(Policy(), Request(1, 1, 1, 1), IMAGE, [], datetime(2026, 11, 22, tzinfo=UTC))
+    decision = decide(
+        Policy(), Request.supposed(IMAGE.needs, memory=1, lifetime=1), IMAGE, [], datetime(2026, 11, 22, tzinfo=UTC)
+    )
     missing = [
         name
         for name in (*names(Policy), *USER_DATA_KINDS, *(rule.name for rule in decision.rules))

@@ -5,11 +5,10 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployer.policy.decision import Request
 from deployer.policy.model import Policy
 from deployer.policy.rules import decide
 from signer.verification.trust import EndorsementCheck
-from tests.support.node.policy_values import GIB, IMAGE, MIB, NOW, ORDER, A, B, C, anchors, policy, vouched
+from tests.support.node.policy_values import GIB, IMAGE, MIB, NOW, ORDER, A, B, C, anchors, ordered, policy, vouched
 
 # What holds for every policy, request and set of endorsements.
 PEOPLE = [A, B, C]
@@ -94,7 +93,7 @@ def test_one_more_endorsement_never_refuses_what_was_accepted(
 def test_no_request_beyond_a_limit_is_ever_accepted(
     memory: int, cores: int, lifetime: int, count: int, running: int
 ) -> None:
-    request = Request(count=count, memory=memory, cores=cores, lifetime=lifetime)
+    request = ordered(count=count, memory=memory, cores=cores, lifetime=lifetime)
 
     accepted = decide(policy(), request, IMAGE, [vouched()], NOW, running).accepted
 

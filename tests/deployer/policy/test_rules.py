@@ -2,23 +2,36 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from catalog.image.address import Address
 from catalog.image.manifest import Blank
 from deployer.errors import Refused
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import Policy
 from deployer.policy.rules import MAX_SHOWN, decide, total_blank_size, total_disk_size
 from signer.documents import canonical, parse
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest
-from tests.support.node.policy_values import GIB, IMAGE, MIB, NOW, ORDER, TWO, A, B, C, anchors, failed, policy, vouched
+from tests.support.node.policy_values import (
+    GIB,
+    IMAGE,
+    MIB,
+    NOW,
+    ORDER,
+    TWO,
+    A,
+    B,
+    C,
+    anchors,
+    failed,
+    ordered,
+    policy,
+    vouched,
+)
 
 
 def test_what_everything_speaks_for_is_accepted_with_all_rules_listed() -> None:
@@ -155,33 +168,34 @@ def test_many_that_do_not_count_cannot_bury_the_reason() -> None:
     assert "52 more" in rule.reason
 
 
-def order(**changes: Any) -> Request:
-    return replace(ORDER, **changes)
-
-
 SCRATCH = Blank(size=50 * MIB, filesystem="ext4")
 
 
 REQUESTS = [
-    ("less memory than the image needs", order(memory=64 * MIB), "enough-memory", "ask for at least 128MiB of memory"),
-    ("no core", order(cores=0), "enough-cores request", "ask for at least 1 core"),
-    ("memory that no hypervisor gives", order(memory=200 * MIB + 1), "request", "ask for memory in whole 1MiB"),
-    ("no machine", order(count=0), "request", "ask for a count of at least 1"),
-    ("no time", order(lifetime=0), "request", "ask for a lifetime of at least 1"),
-    ("too much memory", order(memory=2 * GIB), "limit-memory", "ask for at most 1GiB of memory"),
-    ("too many cores", order(cores=3), "limit-cores", "ask for at most 2 cores"),
-    ("too long", order(lifetime=43201), "limit-lifetime", "ask for at most 12h"),
-    ("too many machines", order(count=4), "limit-machines", "ask for at most 3 machines"),
+    (
+        "less memory than the image needs",
+        ordered(memory=64 * MIB),
+        "enough-memory",
+        "ask for at least 128MiB of memory",
+    ),
+    ("no core", ordered(cores=0), "enough-cores request", "ask for at least 1 core"),
+    ("memory that no hypervisor gives", ordered(memory=200 * MIB + 1), "request", "ask for memory in whole 1MiB"),
+    ("no machine", ordered(count=0), "request", "ask for a count of at least 1"),
+    ("no time", ordered(lifetime=0), "request", "ask for a lifetime of at least 1"),
+    ("too much memory", ordered(memory=2 * GIB), "limit-memory", "ask for at most 1GiB of memory"),
+    ("too many cores", ordered(cores=3), "limit-cores", "ask for at most 2 cores"),
+    ("too long", ordered(lifetime=43201), "limit-lifetime", "ask for at most 12h"),
+    ("too many machines", ordered(count=4), "limit-machines", "ask for at most 3 machines"),
     (
         "too much scratch",
-        order(blanks=(SCRATCH,)),
+        ordered(blanks=(SCRATCH,)),
         "limit-blank",
         "choose an image whose blanks have at most 100MiB in all",
     ),
-    ("far too much scratch", order(blanks=(SCRATCH,) * 20), "limit-blank limit-disk", "at most 1GiB in all"),
-    ("a script", order(user_data="script"), "user-data", "give cloud-config instead"),
-    ("a bridge", order(network=Network.parse("bridge:br0")), "network", "ask for none or user or network:g*"),
-    ("a network nobody allowed", order(network=Network.parse("network:office")), "network", "ask for none or user"),
+    ("far too much scratch", ordered(blanks=(SCRATCH,) * 20), "limit-blank limit-disk", "at most 1GiB in all"),
+    ("a script", ordered(user_data="script"), "user-data", "give cloud-config instead"),
+    ("a bridge", ordered(network=Network.parse("bridge:br0")), "network", "ask for none or user or network:g*"),
+    ("a network nobody allowed", ordered(network=Network.parse("network:office")), "network", "ask for none or user"),
 ]
 
 
@@ -196,11 +210,11 @@ def test_what_is_asked_for(sentence: str, request_: Request, rules: str, change:
 @pytest.mark.parametrize(
     "request_",
     [
-        order(memory=GIB, cores=2, lifetime=43200, count=3),
-        order(user_data="cloud-config"),
-        order(network=Network.parse("user")),
-        order(network=Network.parse("network:guests")),
-        order(blanks=(Blank(size=36 * MIB, filesystem="ext4"),)),
+        ordered(memory=GIB, cores=2, lifetime=43200, count=3),
+        ordered(user_data="cloud-config"),
+        ordered(network=Network.parse("user")),
+        ordered(network=Network.parse("network:guests")),
+        ordered(blanks=(Blank(size=36 * MIB, filesystem="ext4"),)),
     ],
 )
 def test_all_that_is_allowed_can_be_asked_for(request_: Request) -> None:
@@ -208,10 +222,10 @@ def test_all_that_is_allowed_can_be_asked_for(request_: Request) -> None:
 
 
 def test_machines_that_run_count() -> None:
-    assert decide(policy(), order(count=1), IMAGE, [vouched()], NOW, running=2).accepted
-    (rule,) = decide(policy(), order(count=2), IMAGE, [vouched()], NOW, running=2).failed
+    assert decide(policy(), ordered(count=1), IMAGE, [vouched()], NOW, running=2).accepted
+    (rule,) = decide(policy(), ordered(count=2), IMAGE, [vouched()], NOW, running=2).failed
     assert (rule.name, rule.change) == ("limit-machines", "ask for at most 1 machine")
-    (rule,) = decide(policy(), order(count=1), IMAGE, [vouched()], NOW, running=3).failed
+    (rule,) = decide(policy(), ordered(count=1), IMAGE, [vouched()], NOW, running=3).failed
     assert rule.change == "ask again when others have ended"
 
 
@@ -220,7 +234,7 @@ def test_an_image_that_reads_no_user_data_gets_none() -> None:
 
     decision = decide(
         policy(),
-        order(user_data="cloud-config"),
+        ordered(user_data="cloud-config"),
         deaf,
         [vouched(image_id=deaf.image_id)],
         NOW,
@@ -262,7 +276,7 @@ def test_what_no_list_names_is_refused() -> None:
 
 
 def test_an_empty_policy_accepts_nothing() -> None:
-    decision = decide(Policy(), order(user_data="script", network=Network.parse("user")), IMAGE, [vouched()], NOW)
+    decision = decide(Policy(), ordered(user_data="script", network=Network.parse("user")), IMAGE, [vouched()], NOW)
 
     assert {rule.name for rule in decision.rules if rule.passed} == {
         "vo-not-denied",
@@ -279,7 +293,7 @@ def test_a_decision_without_rules_is_a_refusal() -> None:
 
 
 def test_a_decision_is_kept_sent_and_shown() -> None:
-    decision = decide(policy(), order(memory=2 * GIB), IMAGE, [vouched(counts=False, reason="\x1b[2J.")], NOW)
+    decision = decide(policy(), ordered(memory=2 * GIB), IMAGE, [vouched(counts=False, reason="\x1b[2J.")], NOW)
 
     assert parse(Decision, canonical(decision), "decision") == decision
     assert decision.as_json()["accepted"] is False

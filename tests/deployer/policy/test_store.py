@@ -40,7 +40,7 @@ def test_a_set_is_read_whole(path: Path) -> None:
     assert rules.cedar is not None
     assert rules.shadow is not None
     assert rules.shadow.policy.limits.cores == 9
-    decision = rules.decide(Request(1, 1 << 30, 1, 60), IMAGE, [], NOW)
+    decision = rules.decide(Request.supposed(IMAGE.needs, memory=1 << 30, lifetime=60), IMAGE, [], NOW)
     assert decision.policy == rules.digest
     assert decision.rules[-1].name == "cedar-permit"
 

@@ -9,7 +9,7 @@ import pycdlib
 import pytest
 
 from deployer.guest.context_agent import AGENT, PARAMETERS
-from deployer.node.machines.deployment import SEED_FILE
+from deployer.node.machines.construction import SEED
 from deployer.protocol.desired_state import BrokerAccess
 from tests.deployer.guest.test_nocloud_seed import public_key
 from tests.support.node.community import Community
@@ -65,7 +65,7 @@ def test_a_machines_seed_leads_it_to_the_broker_and_its_host_keys_to_its_owner(
     (machine,) = ordered.machines
     site.wait_state(machine.uuid, "running")
 
-    files = seed_files(node.machines / machine.uuid / SEED_FILE)
+    files = seed_files(node.machines / machine.uuid / SEED)
     said = dict(line.split("=", 1) for line in files[PARAMETERS].decode().splitlines())
     assert said["machine"] == machine.uuid
     assert files["vendor-data"] == files[AGENT]
@@ -89,6 +89,4 @@ def test_a_machines_seed_leads_it_to_the_broker_and_its_host_keys_to_its_owner(
 
     hidden = (said["secret"], guest.session, guest.session.partition(".")[2])
     assert holding(site.place, *hidden) == []
-    assert holding(node.directory, *hidden) == [
-        str((node.machines / machine.uuid / SEED_FILE).relative_to(node.directory))
-    ]
+    assert holding(node.directory, *hidden) == [str((node.machines / machine.uuid / SEED).relative_to(node.directory))]

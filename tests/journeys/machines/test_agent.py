@@ -41,7 +41,7 @@ def test_machines_come_to_be_and_follow_what_is_wanted(
     member: NodeProcess, site: SiteDouble, community: Community
 ) -> None:
     image = community.hello.manifest.image_id
-    first = site.want(image_id=image, hostname="head", granted_cores=2)
+    first = site.want(image_id=image, hostname="head", max_cores=2)
     second = site.want(image_id=image)
     assert site.until(first, MachineState.RUNNING).virt == "qemu"
     site.until(second, MachineState.RUNNING)

@@ -99,7 +99,7 @@ class Model:
         sold = dict.fromkeys(self.nodes, 0)
         for one in self.machines():
             if one.node is not None and not one.gone:
-                sold[one.node] += one.granted_cores
+                sold[one.node] += one.max_cores
             assert not one.state.final or one.want is DesiredStatus.ENDED
         assert max(sold.values()) <= CORES
 

@@ -254,8 +254,8 @@ class Ec2Site:
             "network": "user",
             "memory": needs.memory,
             "cores": needs.cores,
-            "granted_memory": needs.memory,
-            "granted_cores": needs.cores,
+            "max_memory": needs.memory,
+            "max_cores": needs.cores,
             "ends": (self.clock() + timedelta(hours=1)).replace(microsecond=0).isoformat().replace("+00:00", "Z"),
         }
         machine = validate(DesiredMachine, document | values, "machine")

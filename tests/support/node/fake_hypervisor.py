@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import Unavailable
+from catalog.image.manifest import Needs
 from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState
 from deployer.node.agent.agent import Agent
 from deployer.node.agent.context import AgentContext, NodeFacts
-from deployer.node.machines.deployment import SiteAssignment
+from deployer.node.machines.construction import SiteAssignment, new_record
 from deployer.node.machines.operations import MachineOperations
 from deployer.node.machines.supervisor import MachineSupervisor
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.protocol.desired_state import Capacity, ConsoleResponse, DesiredState, NodeReport
+from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord, MachineStore
 from tests.support.node.receipts import spec
 
@@ -257,25 +259,16 @@ class LightSite:
 def record_of(assigned: SiteAssignment, order: MachineOrder) -> MachineRecord:
     """The record that a deployer would begin."""
     now = datetime.now(UTC).replace(microsecond=0)
-    return MachineRecord(
-        uuid=assigned.uuid,
+    return new_record(
+        order.settle(Needs(memory=32 << 20, cores=1), "none"),
+        assigned,
+        now,
         name=assigned.uuid[:8],
         hostname=order.hostname or "m",
         image_id=order.image,
         title="star/hello@1.0",
         state=MachineState.STAGING,
-        created=now,
-        changed=now,
-        ends=assigned.ends,
-        memory=order.memory or 32 << 20,
-        cores=order.cores or 1,
-        granted_memory=order.granted_memory,
-        granted_cores=order.granted_cores,
-        network=order.network or "none",
         virt="qemu",
         policy="",
-        site=assigned.site,
-        deployment=assigned.deployment,
-        reboots=assigned.reboots,
         wanted="running",
     )

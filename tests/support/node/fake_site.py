@@ -165,11 +165,10 @@ def machine(uuid: str, **changes: Any) -> DesiredMachine:
         "network": "none",
         "memory": 32 * MIB,
         "cores": 1,
-        "granted_memory": 32 * MIB,
-        "granted_cores": 1,
         "ends": ends,
     }
-    return DesiredMachine(**fields | changes)
+    fields |= changes
+    return DesiredMachine(**{"max_memory": fields["memory"], "max_cores": fields["cores"]} | fields)
 
 
 class _Handler(BaseHTTPRequestHandler):

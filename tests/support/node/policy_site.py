@@ -29,7 +29,7 @@ IMAGE = manifest([Address(bytes(32), MIB), BASE])
 ADMIN, OFFICER = "image-administrator", "security-officer"
 
 
-ORDER = Request(count=1, memory=IMAGE.needs.memory, cores=IMAGE.needs.cores, lifetime=3600)
+ORDER = Request.supposed(IMAGE.needs)
 
 
 REST = """

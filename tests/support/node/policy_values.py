@@ -1,5 +1,6 @@
 """Policies, endorsements that were checked, and requests: what decisions are made of."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,14 @@ MIB, GIB = 1 << 20, 1 << 30
 IMAGE = manifest([Address(bytes(32), MIB), Address(bytes([1]) * 32, 4 * MIB)])
 A, B, C = "A" * 40, "B" * 40, "C" * 40
 KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nAAAA\n-----END PGP PUBLIC KEY BLOCK-----\n"
-ORDER = Request(count=1, memory=256 * MIB, cores=1, lifetime=3600)
+ORDER = Request.supposed(IMAGE.needs, memory=256 * MIB)
+
+
+def ordered(**changes: Any) -> Request:
+    """`ORDER`, with members of the request or of its machines replaced; `memory` and `cores` are the ceiling, too."""
+    own = {name: changes.pop(name) for name in ("count", "lifetime", "user_data") if name in changes}
+    ceiling = {f"max_{name}": changes[name] for name in ("memory", "cores") if name in changes}
+    return replace(ORDER.changed(**ceiling, **changes), **own)
 
 
 def anchors(*who: tuple[str, str]) -> str:

@@ -37,8 +37,7 @@ def spec() -> MachineSpec:
     return MachineSpec(
         uuid=MACHINE,
         name="worker-aaaaaaaa",
-        memory=1 << 30,
-        cores=2,
+        **MachineShape.fixed(1 << 30, 2).model_dump(),
         virt="qemu",
         architecture="x86_64",
         machine="q35",

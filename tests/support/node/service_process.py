@@ -16,9 +16,10 @@ from typing import Any, Self
 from deployer.machine.spec import MachineState
 from deployer.node.client import NodeClient
 from deployer.node.daemon import serve_node
-from deployer.node.schema.orders import DeploymentResult, DeploymentStep, MachineOrder, NodeStatus
+from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeStatus
 from deployer.node.settings import DeploySettings
 from deployer.policy.anchors import anchor_block
+from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
 from deployer.units import size_text
 from signer.documents import validate

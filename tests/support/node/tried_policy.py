@@ -50,7 +50,7 @@ class Site:
         )
         rules, log = RuleSet.load(self.policy), RequestLog(root / "requests.jsonl")
         for number, memory in enumerate((1, 2, 3, 4, 5)):
-            asked = Request(1, memory * GIB, 1, 3600, None, Network(kind="user"))
+            asked = Request.supposed(manifest.needs, memory=memory * GIB, cores=1, network=Network(kind="user"))
             case = EvaluationInput(manifest, self.image.endorsements(), asked, running=0)
             at = (now + timedelta(seconds=number)).replace(microsecond=0)
             log.append(record(case, evaluate(rules, case, at).decision, at))

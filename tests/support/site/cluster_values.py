@@ -64,8 +64,8 @@ def member(
         ends=START + timedelta(hours=12),
         memory=64 << 20,
         cores=1,
-        granted_memory=64 << 20,
-        granted_cores=1,
+        max_memory=64 << 20,
+        max_cores=1,
         role=role,
         ready=ready,
     )

@@ -35,6 +35,7 @@ from deployer.site.store.store import SiteStore
 from deployer.web.wakeup import Wakeup
 from signer.documents import canonical, validate
 from tests.deployer.guest.test_nocloud_seed import public_key
+from tests.support.site.values import properties
 
 ALICE = Principal(issuer="https://tokens.example.org", subject="alice", vo="star")
 IMAGE = "sha256:" + "5b" * 32
@@ -117,14 +118,15 @@ class World:
     ) -> tuple[SiteMachine, ...]:
         """Machines that were admitted."""
         hostnames = tuple(f"{hostname}-{number}" for number in range(1, count + 1))
-        ask = PlacementRequest(count=count, cores=1, memory=64 << 20, disk=0, architecture="x86_64", addresses={})
+        machine = properties(memory=64 << 20)
+        ask = PlacementRequest(count=count, shape=machine.shape, disk=0, architecture="x86_64", addresses={})
         proposal = Proposal(
             request=DeploymentRequest(image="star/worker@1.0", count=count, hostnames=hostnames),
             image_id=IMAGE,
             title="star/worker 1.0",
             name="worker",
             ask=ask,
-            network="user",
+            machine=machine,
             lifetime=3600,
             policy="sha256:" + "1c" * 32,
             decision={},

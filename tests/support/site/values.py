@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
+from deployer.machine.network import Network
+from deployer.machine.properties import MachineProperties
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
 from deployer.protocol.desired_state import Capacity, DesiredStatus, NodeReport, ObservedMachine
@@ -150,13 +152,14 @@ def proposal(
     wishes = PlacementOptions(whole=whole)
     asked = DeploymentRequest(image="star/worker", count=count, wishes=wishes, **request)
     contents = {CONTENT: MIB} if addresses is None else addresses
+    machine = properties(cores, memory)
     return Proposal(
         request=asked,
         image_id=image_id,
         title="star/worker@1.0",
         name="worker",
-        ask=PlacementRequest(count, cores, memory, disk, "x86_64", contents, wishes),
-        network="user",
+        ask=PlacementRequest(count, machine.shape, disk, "x86_64", contents, wishes),
+        machine=machine,
         lifetime=lifetime,
         policy="sha256:" + "2" * 64,
         decision={"accepted": True},
@@ -166,6 +169,12 @@ def proposal(
         role=role,
         held=held,
     )
+
+
+def properties(cores: int = 1, memory: int = GIB) -> MachineProperties:
+    """What a machine is that does not grow; possible or not."""
+    shape = {"memory": memory, "cores": cores, "max_memory": memory, "max_cores": cores}
+    return MachineProperties.model_construct(**shape, network=Network(kind="user"))
 
 
 def observed(machine: SiteMachine | str, state: MachineState, **changes: Any) -> ObservedMachine:
@@ -192,8 +201,8 @@ def machine(**changes: Any) -> SiteMachine:
         "ends": NOW + timedelta(hours=1),
         "memory": GIB,
         "cores": 2,
-        "granted_memory": GIB,
-        "granted_cores": 2,
+        "max_memory": GIB,
+        "max_cores": 2,
     }
     return SiteMachine.model_validate(values | changes)
 

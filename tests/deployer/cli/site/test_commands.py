@@ -108,7 +108,7 @@ def test_machines_are_ordered_and_looked_after(site: SiteProcess, command: Calla
     )
     other = asked("deploy", "star/hello@1.0", "--site", "here", "--lifetime", "20m", "--max-memory", "1GiB")
     (grows,) = other["machines"]
-    assert grows["granted_memory"] == 1 << 30 > grows["memory"]
+    assert grows["max_memory"] == 1 << 30 > grows["memory"]
     assert asked("site", "machine", "change", grows["uuid"], "--memory", "512MiB")["memory"] == 512 << 20
     refused(command("deployment", "create", "star/hello", "--memory", "64MiB", "--max-memory", "32MiB"), Misused)
     assert {one["uuid"] for one in asked("deployment", "list")} == {

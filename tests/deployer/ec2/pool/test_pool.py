@@ -121,7 +121,7 @@ def test_a_machine_that_would_lose_its_memory_is_not_paused_and_says_so_when_sus
 def test_every_verb(host: Ec2Site, images: Images) -> None:
     host.account = host.account.model_copy(update={"hibernation": True})
     with host.open() as site:
-        uuid = host.want(images.hello, granted_memory=2048 * MIB, granted_cores=2)
+        uuid = host.want(images.hello, max_memory=2048 * MIB, max_cores=2)
         site.settle()
         made = site.instance(uuid)
         assert made.instance_type == "t3.micro"
@@ -174,7 +174,7 @@ def test_what_is_refused_is_refused_before_anything_is_uploaded(host: Ec2Site, i
     noise = base64.b64encode(b"#!/bin/sh\n# " + base64.b64encode(random.Random(1).randbytes(12200))).decode()
     with host.open() as site:
         assert "no endorser is trusted for VO rogue" in refused(site, host.want(images.rogue))
-        assert "limits.memory" in refused(site, host.want(images.hello, granted_memory=8192 * MIB))
+        assert "limits.memory" in refused(site, host.want(images.hello, max_memory=8192 * MIB))
         assert "has 64 cores" in refused(site, host.want(images.hello, cores=64))
         assert "16384 that EC2 takes" in refused(site, host.want(images.hello, user_data=noise))
         assert "user_data.allow" in refused(

@@ -33,8 +33,8 @@ def machine(uuid: str = UUID, **changes: object) -> DesiredMachine:
         "network": "user",
         "memory": 64 * MIB,
         "cores": 1,
-        "granted_memory": 64 * MIB,
-        "granted_cores": 1,
+        "max_memory": 64 * MIB,
+        "max_cores": 8,
         "ends": "2026-11-22T13:00:00Z",
     }
     return validate(DesiredMachine, document, "machine").model_copy(update=changes)

@@ -10,6 +10,7 @@ from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.instance_types import InstanceType
 from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, Placer, burst_placer
 from deployer.errors import CannotBoot, DeployerError, NoAccount, NoCapacity, OverBudget
+from deployer.machine.shape import MachineShape
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.scheduling.placement import (
@@ -63,7 +64,7 @@ def placing(
     way: Placer = burst_placer(
         place_machines, accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600
     )
-    return way(rooms, PlacementRequest(count, 1, memory, GIB, "x86_64", wishes=request.wishes))
+    return way(rooms, PlacementRequest(count, MachineShape.fixed(memory, 1), GIB, "x86_64", wishes=request.wishes))
 
 
 def test_what_has_no_room_at_home_goes_to_the_requesters_account(accounts: Accounts, images: Images) -> None:
@@ -115,8 +116,7 @@ def test_the_operator_has_every_account(accounts: Accounts, images: Images) -> N
 def test_a_machine_that_lost_its_place_is_not_sent_to_ec2() -> None:
     ask = PlacementRequest(
         1,
-        1,
-        64 * MIB,
+        MachineShape.fixed(64 * MIB, 1),
         GIB,
         "x86_64",
         wishes=validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "r").wishes,

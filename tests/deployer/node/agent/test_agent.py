@@ -220,7 +220,7 @@ def test_what_the_node_holds_is_not_resumed_for_its_site(world: World) -> None:
 
 
 def test_what_an_emulator_refuses_is_tried_again_with_the_reason_told(world: World) -> None:
-    uuid = world.want(granted_memory=64 << 20)
+    uuid = world.want(max_memory=64 << 20)
     world.until(uuid, MachineState.RUNNING)
     world.node.hypervisor.failing = "suspend"
     world.want(uuid, want=DesiredStatus.SUSPENDED)

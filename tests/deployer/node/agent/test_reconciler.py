@@ -42,7 +42,8 @@ def record(uuid: str = A, state: MachineState = MachineState.RUNNING, **changes:
         "site": "5" * 64,
         "wanted": "running",
     }
-    return MachineRecord(**fields | changes)
+    fields |= changes
+    return MachineRecord(**{"max_memory": fields["memory"], "max_cores": fields["cores"]} | fields)
 
 
 def wanted(uuid: str = A, **changes: Any) -> DesiredMachine:

@@ -41,7 +41,7 @@ def test_settings_say_otherwise(tmp_path: Path) -> None:
     ],
 )
 def test_machines_of_others_take_what_they_were_granted(tmp_path: Path, state: MachineState, takes: bool) -> None:
-    records = [record(A), record(B, state, site="", granted_cores=4, granted_memory=3 * GIB)]
+    records = [record(A), record(B, state, site="", max_cores=4, max_memory=3 * GIB)]
     found = measure_capacity(DeploySettings(), tmp_path, records, MINE, 8 * GIB)
     assert (found.taken_cores, found.taken_memory) == ((4, 3 * GIB) if takes else (0, 0))
 

@@ -93,7 +93,7 @@ def test_an_image_that_nobody_trusted_vouches_for_is_refused_with_every_rule(qui
         ("more machines than allowed", {"count": 9}, Refused, "limits.machines"),
         ("longer than allowed", {"lifetime": 13 * 3600}, Refused, "limits.lifetime"),
         ("a network that is not allowed", {"network": "bridge:br0"}, Refused, "networks.allow"),
-        ("a network that is none", {"network": "wifi"}, Misused, "is no network"),
+        ("a network that is none", {"network": "wifi"}, DocumentError, "is no network"),
         ("a host name that is none", {"hostname": "no_underscores"}, Misused, "is no host name"),
         ("user-data that includes", {"user_data": "I2luY2x1ZGUgaHR0cDovL3gK"}, Refused, "user_data.allow"),
         ("user-data that is nothing", {"user_data": "aGVsbG8="}, UserDataRefused, "user-data"),

@@ -146,7 +146,7 @@ def test_a_life_is_as_long_as_the_policy_allows(node: NodeProcess) -> None:
 
 @pytest.mark.slow
 def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community: Community) -> None:
-    uuid = node.deploy(memory=32 * MIB, granted_memory=64 * MIB, cores=1, granted_cores=2).machines[0].uuid
+    uuid = node.deploy(memory=32 * MIB, max_memory=64 * MIB, cores=1, max_cores=2).machines[0].uuid
     with node.client() as client:
         record = client.resize(uuid, ResizeRequest(memory=48 * MIB, cores=2))
         assert (record.memory, record.cores) == (48 * MIB, 2)
@@ -160,9 +160,9 @@ def test_a_machine_grows_within_what_it_was_granted(node: NodeProcess, community
         with pytest.raises(MachineConflict, match="is suspended and cannot be resized"):
             client.resize(uuid, ResizeRequest(cores=2))
     with pytest.raises(Refused, match=r"limits\.memory"):
-        node.deploy(granted_memory=2 << 30)
+        node.deploy(max_memory=2 << 30)
     with pytest.raises(Misused, match="cannot begin with more"):
-        node.deploy(memory=64 * MIB, granted_memory=32 * MIB)
+        node.deploy(memory=64 * MIB, max_memory=32 * MIB)
 
 
 def test_what_the_policy_no_longer_accepts_does_not_run_again(node: NodeProcess, community: Community) -> None:

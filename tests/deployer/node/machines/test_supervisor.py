@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deployer.machine.shape import MachineShape
 from deployer.machine.spec import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord, MachineStore
@@ -82,8 +83,7 @@ class Node:
             created=NOW,
             changed=NOW,
             ends=NOW + timedelta(hours=1),
-            memory=1 << 30,
-            cores=1,
+            **MachineShape.fixed(1 << 30, 1).model_dump(),
             network="none",
             virt="qemu",
             policy="sha256:" + "12" * 32,

@@ -185,8 +185,8 @@ def test_amounts_change_within_what_was_granted() -> None:
 @pytest.mark.parametrize(
     ("changes", "memory", "cores", "error", "sentence"),
     [
-        ({}, GIB + MIB, None, MachineConflict, "was granted 1GiB of memory and 2 cores"),
-        ({}, None, 3, MachineConflict, "was granted 1GiB of memory and 2 cores"),
+        ({}, GIB + MIB, None, MachineConflict, "may have at most 1GiB of memory and 2 cores"),
+        ({}, None, 3, MachineConflict, "may have at most 1GiB of memory and 2 cores"),
         ({"want": DesiredStatus.SUSPENDED}, 512 * MIB, None, MachineConflict, "is suspended and cannot be resized"),
         ({}, 512 * MIB + 1, None, Misused, "whole MiB"),
         ({}, 8 * MIB, None, Misused, "at least 16MiB"),

@@ -66,7 +66,7 @@ def test_a_role_becomes_a_request() -> None:
     names = tuple(star.hostname("worker", slot) for slot in (1, 3))
     request = star.roles["worker"].request("sha256:" + "1" * 64, 60, names, whole=False)
     assert (request.count, request.hostnames, request.hostname) == (2, ("c-worker-1", "c-worker-3"), None)
-    assert (request.memory, request.cores, request.lifetime, request.network) == (64 << 20, 2, 60, "user")
+    assert (request.memory, request.cores, request.lifetime, str(request.network)) == (64 << 20, 2, 60, "user")
     assert request.user_data == "IyEvYmluL3NoCg=="
     assert not request.wishes.whole
     assert star.slot("worker", "c-worker-3") == 3

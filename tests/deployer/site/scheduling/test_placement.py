@@ -19,6 +19,7 @@ from deployer.site.scheduling.placement import (
     PlacementRequest,
     place_machines,
 )
+from tests.support.site.values import properties
 
 GIB = 1 << 30
 BASE, DATA = "base", "data"
@@ -32,7 +33,9 @@ def node(name: str, cores: int = 8, memory: int = 16, disk: int = 100, **values:
 
 def ask(count: int = 1, cores: int = 1, memory: int = 2, disk: int = 10, **wishes: Any) -> PlacementRequest:
     """Machines of one core and 2 GiB."""
-    return PlacementRequest(count, cores, memory * GIB, disk * GIB, "x86_64", CONTENTS, PlacementOptions(**wishes))
+    return PlacementRequest(
+        count, properties(cores, memory * GIB).shape, disk * GIB, "x86_64", CONTENTS, PlacementOptions(**wishes)
+    )
 
 
 def names(placed: Placement) -> dict[str, int]:
@@ -250,11 +253,12 @@ def _room_for(room: NodeCapacity, wanted: PlacementRequest) -> int:
         return 0
     while (
         count < wanted.count
-        and cores >= wanted.cores
-        and (not wanted.memory or memory >= wanted.memory)
+        and cores >= wanted.shape.max_cores
+        and (not wanted.shape.max_memory or memory >= wanted.shape.max_memory)
         and (not wanted.disk or disk >= wanted.disk)
     ):
-        cores, memory, disk, count = cores - wanted.cores, memory - wanted.memory, disk - wanted.disk, count + 1
+        cores, memory = cores - wanted.shape.max_cores, memory - wanted.shape.max_memory
+        disk, count = disk - wanted.disk, count + 1
     return count
 
 
@@ -303,7 +307,9 @@ def test_whoever_holds_the_contents_wins(rooms: list[NodeCapacity], wanted: Plac
     """Add a node that holds all contents: it is among the chosen, and a packed request fills it first."""
     full = node("zz-holder", 4, 8, 40, cached=frozenset(CONTENTS))
     others = [room for room in rooms if not set(CONTENTS) <= room.cached]
-    wanted = PlacementRequest(1, 1, 0, 0, "x86_64", CONTENTS, wanted.wishes.model_copy(update={"where": "local"}))
+    wanted = PlacementRequest(
+        1, properties(1, 0).shape, 0, "x86_64", CONTENTS, wanted.wishes.model_copy(update={"where": "local"})
+    )
     assert place_machines([*others, full], wanted).nodes == (full.uuid,)
 
 

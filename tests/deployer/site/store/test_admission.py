@@ -254,7 +254,7 @@ def test_simultaneous_requests_never_oversell(make_database: Callable[[], SiteDa
         page, after = first.store.read(list_machines, limit=1000, after=after)
         for machine in page:
             assert machine.node is not None
-            sold[machine.node] += machine.granted_cores
+            sold[machine.node] += machine.max_cores
         if after is None:
             break
     assert all(sold[node] <= has for node, has in nodes.items())
