@@ -186,7 +186,8 @@ def _read(name: str, data: bytes) -> list[CedarRule]:
     checked = cedarpy.validate_policies(text, SCHEMA)
     if not checked.validation_passed:
         errors = [_POLICY.sub(lambda match: ids.get(match[0], match[0]), str(error.error)) for error in checked.errors]
-        raise PolicyUnusable(f"{name}: {_one_line('; '.join(errors) or 'does not fit the schema')}")
+        said = _one_line("; ".join(errors) or "does not fit the schema")
+        raise PolicyUnusable(f"{name}: {said}{_hint(said)}")
     return rules
 
 
@@ -205,6 +206,13 @@ def _rule(file: str, number: int, policy: dict[str, Any]) -> CedarRule:
         json.dumps({"templates": {}, "staticPolicies": {"policy0": policy}, "templateLinks": []})
     )
     return CedarRule(name, policy["effect"], file, text, notes.get("reason") or "", notes.get("change") or "")
+
+
+def _hint(said: str) -> str:
+    """What an attribute is called now that rules of before 2026-12 spoke of."""
+    names = (("memory", "maxMemory"), ("cores", "maxCores"))
+    now = [new for old, new in names if f"attribute `{old}` on entity type `Resources`" in said]
+    return f"; how far a machine may grow is called {' and '.join(now)}" if now else ""
 
 
 def _one_line(text: str) -> str:

@@ -161,6 +161,11 @@ UNUSABLE = [
         "cannot be printed",
     ),
     ("a misspelt attribute", ALL + forbid('resource.vx == "a"'), "attribute `vx` on entity type `Image` not found"),
+    (
+        "the name of before",
+        ALL + forbid("context.resources.memory > 8"),
+        "; how far a machine may grow is called maxMemory",
+    ),
     ("a comparison of kinds", ALL + forbid("resource.vo == 3 && resource.vo < 4"), "site.cedar: "),
     ("an unknown entity", ALL + forbid('principal == User::"x"'), "User"),
     ("an optional fact unasked", ALL + forbid('context.resources.userData == "script"'), "userData"),

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -74,7 +75,7 @@ class Spending:
             place_machines, ACCOUNTS, self.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, lifetime
         )
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
-        ask = asked.ask.__class__(count, 1, GIB, GIB, "x86_64", wishes=request.wishes)
+        ask = replace(asked.ask, addresses={}, wishes=request.wishes)
         return self.site.store.write(admit_request, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
 
     def book(self, machine: SiteMachine) -> None:

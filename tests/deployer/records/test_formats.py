@@ -1,0 +1,96 @@
+"""A node's directory that an earlier release wrote is read by this one; one of a later release is left alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from catalog.image.manifest import Blank
+from deployer.errors import NodeUnavailable
+from deployer.machine.network import Network
+from deployer.machine.spec import MachineState
+from deployer.records.machine_store import RECORD, MachineStore
+from deployer.trials.request_log import RequestLog, read_requests
+
+BEFORE = Path(__file__).parents[2] / "vectors" / "state_before_max_memory" / "node"
+"""Machines and requests of a node, as commit 5e5eede wrote them."""
+
+FIXED, GROWS, FAILED = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2, 3))
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Path:
+    """The directory of the machines."""
+    return Path(shutil.copytree(BEFORE / "machines", tmp_path / "machines"))
+
+
+def test_every_machine_is_found_again(machines: Path) -> None:
+    """None is taken for a directory without a record, which would be removed."""
+    store = MachineStore(machines)
+    assert store.broken == ()
+    assert {record.uuid: record.state for record in store.all()} == {
+        FIXED: MachineState.RUNNING,
+        GROWS: MachineState.SUSPENDED,
+        FAILED: MachineState.FAILED,
+    }
+
+
+def test_a_machine_that_could_grow_still_can(machines: Path) -> None:
+    """Its record, and what the hypervisor was told."""
+    record = MachineStore(machines).get(GROWS)
+    assert (record.memory, record.cores, record.max_memory, record.max_cores) == (2 * GIB, 2, 4 * GIB, 4)
+    assert record.network == Network.parse("network:grid")
+    assert record.blanks == (Blank(size=64 * MIB, filesystem="ext4", label="scratch"),)
+    assert record.user_data == "cloud-config"
+    assert record.spec is not None
+    assert (record.spec.memory, record.spec.max_memory, record.spec.max_cores) == (GIB, 4 * GIB, 4)
+    assert record.spec.network == record.network
+
+
+def test_a_machine_that_could_not_grow_cannot(machines: Path) -> None:
+    """The earlier release left out what it might grow to."""
+    record = MachineStore(machines).get(FIXED)
+    assert (record.memory, record.max_memory, record.cores, record.max_cores) == (GIB, GIB, 1, 1)
+    assert record.spec is not None
+    assert (record.spec.max_memory, record.spec.max_cores) == (record.spec.memory, record.spec.cores)
+
+
+def test_what_is_written_says_its_format(machines: Path) -> None:
+    """And is read again as it is."""
+    store = MachineStore(machines)
+    record = store.get(GROWS)
+    store.save(record)
+    assert json.loads((machines / GROWS / RECORD).read_bytes())["format"] == 2
+    assert MachineStore(machines).get(GROWS) == record
+
+
+def test_what_a_later_release_wrote_is_left_alone(machines: Path) -> None:
+    """The service does not start, since it would remove machines that it cannot read."""
+    later = json.loads((machines / FIXED / RECORD).read_bytes()) | {"format": 3, "gpus": 1}
+    (machines / FIXED / RECORD).write_text(json.dumps(later))
+    with pytest.raises(NodeUnavailable, match=r"written by a newer release \(format 3\); update this node's software"):
+        MachineStore(machines)
+    assert (machines / FIXED / RECORD).exists()
+
+
+def test_what_has_no_record_is_still_told_apart(machines: Path) -> None:
+    """A record that was never finished, and one that is something else."""
+    (machines / FIXED / RECORD).write_bytes(b"[]")
+    (machines / FAILED / RECORD).write_bytes(b'{"uuid":')
+    store = MachineStore(machines)
+    assert store.broken == (FIXED, FAILED)
+    assert [record.uuid for record in store.all()] == [GROWS]
+
+
+def test_requests_of_before_are_tried_on_other_policies(tmp_path: Path) -> None:
+    """What counted was how far a machine might grow, and that was all that was kept."""
+    path = Path(shutil.copy(BEFORE / "requests.jsonl", tmp_path))
+    (record,) = read_requests(path)
+    request = record.asked.request()
+    assert (request.count, request.lifetime, request.user_data) == (2, 3600, "cloud-config")
+    assert (request.machine.max_memory, request.machine.max_cores) == (4 * GIB, 4)
+    assert (str(request.machine.network), len(request.machine.blanks)) == ("user", 1)
+    assert RequestLog(path).append(record) == 2
+    assert [one.asked for one in read_requests(path)] == [record.asked, record.asked]
