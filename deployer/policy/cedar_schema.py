@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from catalog.image.manifest import Manifest, Partition, PlacedPartition
 from deployer.policy.decision import Request
-from deployer.policy.rules import total_blank_size, total_disk_size
+from deployer.policy.rules.amounts import total_blank_size, total_disk_size
 from signer.verification.trust import EndorsementCheck
 
 SCHEMA: Final = """\

@@ -14,7 +14,9 @@ from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request, RuleResult
 from deployer.policy.model import Policy
 from deployer.policy.revocations import RevocationState
-from deployer.policy.rules import counted_endorsements
+from deployer.policy.rules.endorsements import counted_endorsements
+from deployer.policy.rules.registry import CURRENT, judge_rules
+from deployer.policy.rules.rule import PolicyCase, RevocationFacts
 from deployer.policy.store import RuleSet
 from signer.errors import PartitaError
 from signer.verification.endorsements import verify_endorsements
@@ -132,30 +134,20 @@ def _decide(
     decision = rules.decide(
         case.request, case.manifest, checks, now, case.running, requester=case.requester, node=case.node
     )
-    return decision.model_copy(update={"rules": (*_current(case, held), *decision.rules)}), checks
+    return decision.model_copy(update={"rules": (*_current(rules.policy, case, held, now), *decision.rules)}), checks
 
 
 def check_revocation(
     policy: Policy, case: EvaluationInput, now: datetime, memory: SignatureCache | None = None
-) -> tuple[RuleResult, RuleResult]:
+) -> tuple[RuleResult, ...]:
     """What comes before all rules of a policy: the site's block list, and whether the image as such was revoked."""
-    return _current(case, effective_revocations(policy, case.withdrawn, now, memory))
+    return _current(policy, case, effective_revocations(policy, case.withdrawn, now, memory), now)
 
 
-def _current(case: EvaluationInput, held: Sequence[EffectiveRevocation]) -> tuple[RuleResult, RuleResult]:
+def _current(
+    policy: Policy, case: EvaluationInput, held: Sequence[EffectiveRevocation], now: datetime
+) -> tuple[RuleResult, ...]:
     manifest = case.manifest
-    entry = case.withdrawn.blocks.blocks(manifest)
     by = next((each for each in held if each.stops(manifest.image_id, manifest.vo)), None)
-    blocked = RuleResult(
-        name="not-blocked",
-        passed=not entry,
-        reason=f"the site's block list has {entry!r}" if entry else "the site's block list does not name it",
-        change="choose another image, or the site takes that out of its block list" if entry else "",
-    )
-    revoked = RuleResult(
-        name="not-revoked",
-        passed=by is None,
-        reason=f"{manifest.title} was {by.text}" if by else "no security officer has revoked it",
-        change="choose another version" if by else "",
-    )
-    return blocked, revoked
+    facts = RevocationFacts(case.withdrawn.blocks.blocks(manifest) or "", by.text if by else "")
+    return judge_rules(CURRENT, PolicyCase(policy, case.request, manifest, (), now, case.running, facts))

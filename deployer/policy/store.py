@@ -20,7 +20,8 @@ from deployer.policy.cedar_schema import Requester, authorization_request, build
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import MAX_POLICY, Policy
 from deployer.policy.policy_files import read_policy_file
-from deployer.policy.rules import counted_endorsements, decide
+from deployer.policy.rules.endorsements import counted_endorsements
+from deployer.policy.rules.registry import decide
 from signer.documents import canonical
 from signer.runtime.reloaded_files import FileReader, ReloadedFiles, read_file
 from signer.verification.trust import EndorsementCheck

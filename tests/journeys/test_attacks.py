@@ -23,7 +23,7 @@ from deployer.errors import PolicyUnusable, UserDataRefused
 from deployer.machine.user_data import check_user_data
 from deployer.policy.decision import Request
 from deployer.policy.model import Policy
-from deployer.policy.rules import decide
+from deployer.policy.rules.registry import decide
 from deployer.policy.store import PolicyStore
 from signer.errors import DocumentError
 from signer.openpgp.keyring import Keyring

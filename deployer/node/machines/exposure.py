@@ -16,7 +16,7 @@ from catalog.image.manifest import Manifest
 from deployer.node.schema.exposure import ExposedMachine
 from deployer.policy.model import Policy
 from deployer.policy.revocations import BlockList
-from deployer.policy.rules import endorsement_results
+from deployer.policy.rules.registry import endorsement_results
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document, canonical, parse
 from signer.errors import DocumentError

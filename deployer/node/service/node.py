@@ -56,7 +56,7 @@ from deployer.node.migration.target import MigrationTarget, TargetNode
 from deployer.node.schema.machines import SavedImage, SaveOrder
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeStatus
 from deployer.node.settings import DeploySettings
-from deployer.policy.rules import Decision
+from deployer.policy.decision import Decision
 from deployer.policy.store import PolicyStore
 from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.machine_order import MachineOrder

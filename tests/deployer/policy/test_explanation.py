@@ -20,12 +20,12 @@ def explained(ruleset: RuleSet, **values: Any) -> DecisionExplanation:
     found = explain_decision(situation)
     after: Situation = situation
     for move in found.moves:
-        after = move.apply(after)
+        after = after.after(move)
     assert after.decide().accepted is not bool(found.stuck)
     for move in found.moves:
         without = situation
         for other in found.moves:
-            without = without if other is move else other.apply(without)
+            without = without if other is move else without.after(other)
         assert len(without.decide().failed) > len(found.stuck), f"{move.text} is not needed"
     return found
 

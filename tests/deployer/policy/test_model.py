@@ -16,7 +16,7 @@ from deployer.machine.user_data import USER_DATA_KINDS
 from deployer.policy.anchors import MAX_KEY, anchor_block
 from deployer.policy.decision import Request
 from deployer.policy.model import MAX_POLICY, Policy
-from deployer.policy.rules import decide
+from deployer.policy.rules.registry import decide
 from tests.support.factories import manifest
 from tests.support.node.policy_texts import ANCHOR, ARMORED, FPR, parse, toml
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployer.policy.model import Policy
-from deployer.policy.rules import decide
+from deployer.policy.rules.registry import decide
 from signer.verification.trust import EndorsementCheck
 from tests.support.node.policy_values import GIB, IMAGE, MIB, NOW, ORDER, A, B, C, anchors, ordered, policy, vouched
 

@@ -12,7 +12,9 @@ from deployer.errors import Refused
 from deployer.machine.network import Network
 from deployer.policy.decision import Decision, Request
 from deployer.policy.model import Policy
-from deployer.policy.rules import MAX_SHOWN, decide, total_blank_size, total_disk_size
+from deployer.policy.rules.amounts import total_blank_size, total_disk_size
+from deployer.policy.rules.endorsements import MAX_SHOWN
+from deployer.policy.rules.registry import decide
 from signer.documents import canonical, parse
 from signer.verification.trust import EndorsementCheck
 from tests.support.factories import manifest

@@ -80,14 +80,14 @@ def test_quotas_and_what_was_granted_bound_changes(site: SiteProcess, node: Pape
             (MachineChange(lifetime=13 * 3600), OverQuota),
             (MachineChange(lifetime=60, ends=machine.ends), Misused),
             (MachineChange(ends=machine.created), Misused),
-            (MachineChange(memory=machine.granted_memory * 2), MachineConflict),
-            (MachineChange(cores=machine.granted_cores + 1), MachineConflict),
+            (MachineChange(memory=machine.max_memory * 2), MachineConflict),
+            (MachineChange(cores=machine.max_cores + 1), MachineConflict),
         ):
             with pytest.raises(error):
                 ann.change(machine.uuid, change)
         before = ann.machine(machine.uuid)
         with pytest.raises(MachineConflict):  # all that is asked for, or nothing
-            ann.change(machine.uuid, MachineChange(lifetime=60, cores=machine.granted_cores + 1))
+            ann.change(machine.uuid, MachineChange(lifetime=60, cores=machine.max_cores + 1))
         assert ann.machine(machine.uuid) == before
         with pytest.raises(Misused):
             ann.change(machine.uuid, MachineChange())
