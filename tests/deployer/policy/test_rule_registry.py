@@ -52,7 +52,7 @@ def test_a_rule_without_an_explanation_cannot_exist() -> None:
         def judge(self, case: PolicyCase):  # type: ignore[no-untyped-def]  # noqa: ARG002
             return iter(())
 
-    with pytest.raises(TypeError, match="abstract method '?fixes"):
+    with pytest.raises(TypeError, match=r"abstract method '?fixes"):
         Forgetful()  # type: ignore[abstract]
 
 

@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from catalog.image.address import Address
-from deployer.machine.spec import DiskSpec, DomainTag, KernelBoot, MachineSpec, Network, Overlay, RawFile
+from deployer.machine.network import Network
+from deployer.machine.shape import MachineShape
+from deployer.machine.spec import DiskSpec, DomainTag, KernelBoot, MachineSpec, Overlay, RawFile
 from deployer.policy.decision import Decision, RuleResult
 from deployer.records.receipt_builder import build_receipt
 from deployer.records.receipt_store import ReceiptStore

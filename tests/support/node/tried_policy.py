@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from catalog.image.bundle import Bundle
 from deployer.cli.policy_trials import policy_app
-from deployer.machine.spec import Network
+from deployer.machine.network import Network
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.store import RuleSet
