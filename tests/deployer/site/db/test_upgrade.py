@@ -127,7 +127,7 @@ def test_the_way_back(old: Callable[[], World]) -> None:
         assert {uuid: json.loads(ask) for uuid, ask in asks.items()} == {
             row["uuid"]: json.loads(row["ask"]) for row in rows()["deployments"]
         }
-        assert migrations.upgrade(connection)
+        assert migrations.MIGRATOR.upgrade(connection)
 
 
 def _request(owner: str) -> Any:
