@@ -1,7 +1,7 @@
-"""Who is asking, and what they may read: the rights in the database, remembered for a second.
+"""Authentication of sites and authorization to read, from the rules in the database, cached for a second.
 
-Operators change rights with commands beside the running service; a change is in force within `REMEMBERED`. What somebody
-may not read does not exist for them: every refusal is the answer for what is not there.
+Operators change rules with commands while the service runs; a change takes effect within `REMEMBERED`. To a site that may
+not read an image, the image does not exist: every refusal is the answer for something that is missing.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from catalog.access import rule_store as entitlements
+from catalog.access import rule_store
 from catalog.access.rules import ANONYMOUS, AccessRules, ImageScope, digests_equal, parse_credential
 from catalog.db.engine import CatalogDatabase
 from catalog.errors import NotEntitled
@@ -23,24 +23,26 @@ from catalog.swarm.certificate_authority import SwarmCa
 from catalog.swarm.torrent import short_hash
 
 REMEMBERED = 1.0
-"""Seconds for which rights, and what is served, are not looked up again."""
+"""Seconds for which rules, and the list of served contents, are cached."""
 
 DECISIONS = 65_536
-"""Decisions about contents remembered at most; they are forgotten together with the rights that they follow from."""
+"""The most decisions about contents that are cached; they are dropped together with the rules that they follow from."""
 
 BearerCredentials = HTTPAuthorizationCredentials | None
-_scheme = HTTPBearer(auto_error=False, scheme_name="site", description="A site's credential; without one: a stranger.")
+_scheme = HTTPBearer(
+    auto_error=False, scheme_name="site", description="A site's credential; a request without one is anonymous."
+)
 CREDENTIAL = Annotated[BearerCredentials, Depends(_scheme)]
-"""What a request shows, as a parameter of a route."""
+"""The credential of a request, as a parameter of a route."""
 
 
 class CatalogAuthorizer:
-    """Answers for one catalog. Safe to use from several threads.
+    """Decides who may read what in one catalog. Safe to use from several threads.
 
     Args:
-        database: of the catalog.
-        now: the wall clock, for the authority.
-        clock: seconds.
+        database: the catalog's database.
+        now: the wall clock, for the certificate authority.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, database: CatalogDatabase, now: Callable[[], datetime], clock: Callable[[], float]) -> None:
@@ -49,31 +51,31 @@ class CatalogAuthorizer:
         self._read_at = self._listed_at = float("-inf")
         self._rights, self._digests = AccessRules(), dict[str, str]()
         self._decisions: dict[tuple[str, Address], bool] = {}
-        self._plain: dict[bytes, Address] = {}
-        self._closed: dict[bytes, Address] = {}
+        self._public_swarms: dict[bytes, Address] = {}
+        self._restricted_swarms: dict[bytes, Address] = {}
         with database.writing() as connection:
-            key = entitlements.load_secret(connection, "announce", lambda: secrets.token_bytes(MIN_SECRET))
-            kept = entitlements.load_secret(connection, "authority", lambda: SwarmCa.make(now()).joined())
+            key = rule_store.load_secret(connection, "announce", lambda: secrets.token_bytes(MIN_SECRET))
+            kept = rule_store.load_secret(connection, "authority", lambda: SwarmCa.make(now()).joined())
         self.keys, self.authority = AnnounceKeys(key), SwarmCa.parse(kept)
 
-    def who(self, shown: BearerCredentials) -> str:
-        """The site whose credential was shown, or STRANGER.
+    def identify(self, credential: BearerCredentials) -> str:
+        """The site that a credential belongs to, or ANONYMOUS without one.
 
         Raises:
-            NotEntitled: what was shown is no credential, or not that of a registered site (any more).
+            NotEntitled: it is not a valid credential, or not the current one of a registered site.
         """
-        if shown is None:
+        if credential is None:
             return ANONYMOUS
-        site, digest = parse_credential(shown.credentials)
+        site, digest = parse_credential(credential.credentials)
         self._refresh()
         if not digests_equal(self._digests.get(site, "-"), digest):
             raise NotEntitled(
-                "the credential is not that of a registered site; ask the catalog's operator for a new one"
+                "the credential does not belong to a registered site; ask the catalog's operator for a new one"
             )
         return site
 
     def serves(self, site: str, vo: str) -> bool:
-        """Whether a site is registered as one that serves members of a VO."""
+        """Whether a site is registered for members of a VO."""
         self._refresh()
         known = self._rights.sites.get(site)
         return known is not None and vo in known.vos
@@ -84,32 +86,32 @@ class CatalogAuthorizer:
         return self._rights.may_read(site, image)
 
     def may_read_image(self, site: str, image_id: str) -> bool:
-        """Whether a site may read a published image; what is not published nobody may."""
+        """Whether a site may read a published image; an unpublished one cannot be read by any site."""
         with self._database.reading() as connection:
-            image = entitlements.image_scope(connection, image_id)
+            image = rule_store.image_scope(connection, image_id)
         return image is not None and self.may_read(site, image)
 
     def may_read_content(self, site: str, address: Address) -> bool:
-        """Whether a site may read a content: it is here, in a published image that the site may read."""
+        """Whether a content is stored here and belongs to a published image that the site may read."""
         self._refresh()
         rights, decisions = self._rights, self._decisions
         found = decisions.get((site, address))
         if found is None:
             with self._database.reading() as connection:
-                images = entitlements.scopes_with(connection, address)
+                images = rule_store.scopes_with(connection, address)
             found = any(rights.may_read(site, image) for image in images)
-            if found or images:  # what is not here yet may come at any moment
+            if found or images:  # a content that is missing may arrive at any moment
                 if len(decisions) >= DECISIONS:
                     decisions.clear()
                 decisions[site, address] = found
         return found
 
     def is_restricted(self, address: Address) -> bool:
-        """Whether strangers may not read a content."""
+        """Whether a content is hidden from anonymous requests."""
         return not self.may_read_content(ANONYMOUS, address)
 
     def holder_may_read(self, holder: KeyHolder, address: Address) -> bool:
-        """Whether the holder of an announce key may read a content; whose site is gone has lost the right."""
+        """Whether the holder of an announce key may read a content; a removed site has lost the right."""
         return holder.node == ORIGIN or self.may_read_content(holder.site, address)
 
     def authority_of(self, address: Address) -> bytes:
@@ -117,36 +119,36 @@ class CatalogAuthorizer:
         return self.authority.certificate if self.is_restricted(address) else b""
 
     def swarm_hash(self, address: Address) -> bytes:
-        """The short info-hash of a content's swarm as it is now."""
+        """The short info-hash of a content's swarm under the present rules."""
         return short_hash(address, self.authority_of(address))
 
-    def served(self) -> Iterable[Address]:
-        """Every content that is here and belongs to a published image."""
+    def served_contents(self) -> Iterable[Address]:
+        """Every content that is stored here and belongs to a published image."""
         with self._database.reading() as connection:
-            return entitlements.served_contents(connection)
+            return rule_store.served_contents(connection)
 
-    def content(self, short: bytes) -> Address | None:
-        """The content whose swarm has that short info-hash. A restricted one has no public swarm, and the other way round."""
+    def find_content(self, short: bytes) -> Address | None:
+        """The content whose swarm has that short info-hash. A restricted content has no public swarm, and vice versa."""
         for again in (False, True):
-            if again and not self._list():
+            if again and not self._reload_swarms():
                 return None
-            if (address := self._plain.get(short)) is not None:
+            if (address := self._public_swarms.get(short)) is not None:
                 return None if self.is_restricted(address) else address
-            if (address := self._closed.get(short)) is not None:
+            if (address := self._restricted_swarms.get(short)) is not None:
                 return address if self.is_restricted(address) else None
         return None
 
-    def _list(self) -> bool:
-        """Look what is served, unless that was done just now; returns whether it was looked."""
+    def _reload_swarms(self) -> bool:
+        """Read the served contents again, unless the list is fresh; returns whether it was read."""
         with self._lock:
             if self._clock() - self._listed_at < REMEMBERED:
                 return False
             self._listed_at = self._clock()
             with self._database.reading() as connection:
-                served = entitlements.served_contents(connection)
-            # The hashes are remembered where they are computed.
-            self._plain = {short_hash(address): address for address in served}
-            self._closed = {short_hash(address, self.authority.certificate): address for address in served}
+                served = rule_store.served_contents(connection)
+            # `short_hash` caches the hashes itself.
+            self._public_swarms = {short_hash(address): address for address in served}
+            self._restricted_swarms = {short_hash(address, self.authority.certificate): address for address in served}
             return True
 
     def _refresh(self) -> None:
@@ -156,8 +158,8 @@ class CatalogAuthorizer:
             if self._clock() - self._read_at < REMEMBERED:
                 return
             with self._database.reading() as connection:
-                rights, digests = entitlements.load_rules(connection)
-            # A new image may hold a known content, and so give a right to it: what was refused is asked again.
+                rights, digests = rule_store.load_rules(connection)
+            # A new image may hold a known content and so make it readable: refusals are decided again.
             kept = self._decisions if rights == self._rights else {}
             self._decisions = {key: True for key, may in list(kept.items()) if may}
             self._rights, self._digests = rights, digests

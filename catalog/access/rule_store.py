@@ -1,6 +1,6 @@
-"""Sites, their credentials, the rules of who may read what, and the catalog's own secrets, in the database. Queries only.
+"""Queries on sites, access rules and the catalog's own secrets.
 
-Each function takes the connection of an open transaction. Of a site's secret only the digest is kept.
+Each function takes the connection of an open transaction. Only the digest of a site's secret is stored.
 """
 
 import json
@@ -17,10 +17,10 @@ from catalog.image.address import Address
 
 
 def register_site(connection: Connection, site: RegisteredSite, digest: str, now: datetime, *, renew: bool) -> None:
-    """Register a site, or with `renew` give one that is registered a new credential and VOs; Conflict without."""
+    """Register a site; `renew` replaces the credential and VOs of a registered one, which is a Conflict otherwise."""
     known = connection.execute(select(sites.c.name).where(sites.c.name == site.name)).first() is not None
     if known and not renew:
-        raise Conflict(f"the site {site.name} is registered; a new credential, and the end of the old one: --renew")
+        raise Conflict(f"the site {site.name} is already registered; --renew replaces its credential")
     row = {"vos": _list(site.vos), "digest": digest, "registered": now}
     connection.execute(
         upsert(sites).values(row | {"name": site.name}).on_conflict_do_update(index_elements=["name"], set_=row)
@@ -28,18 +28,18 @@ def register_site(connection: Connection, site: RegisteredSite, digest: str, now
 
 
 def remove_site(connection: Connection, name: str) -> bool:
-    """Forget a site, and with it its credential; returns whether it was there. Rules that name it stay."""
+    """Delete a site and its credential; returns whether it was registered. Rules that name it stay."""
     return connection.execute(delete(sites).where(sites.c.name == name)).rowcount > 0
 
 
 def list_sites(connection: Connection) -> list[tuple[RegisteredSite, datetime]]:
-    """All sites by name, and when each was registered."""
+    """All sites, by name, with the time of their registration."""
     rows = connection.execute(select(sites).order_by(sites.c.name))
     return [(RegisteredSite(row.name, frozenset(json.loads(row.vos))), row.registered) for row in rows]
 
 
 def restrict(connection: Connection, scope: ImageScope, rule: AccessRule, now: datetime) -> None:
-    """Let the rule be the one of that scope."""
+    """Set the rule of a scope, replacing an earlier one."""
     keys = {"vo": scope.vo, "name": scope.name, "version": scope.version}
     changed = {"sites": _list(rule.sites), "for_vos": _list(rule.vos), "since": now}
     connection.execute(
@@ -50,12 +50,12 @@ def restrict(connection: Connection, scope: ImageScope, rule: AccessRule, now: d
 
 
 def unrestrict(connection: Connection, scope: ImageScope) -> bool:
-    """Take the rule of that scope away; returns whether there was one."""
+    """Delete the rule of a scope; returns whether there was one."""
     columns = restrictions.c
-    gone = connection.execute(
+    deleted = connection.execute(
         delete(restrictions).where(columns.vo == scope.vo, columns.name == scope.name, columns.version == scope.version)
     )
-    return gone.rowcount > 0
+    return deleted.rowcount > 0
 
 
 def load_rules(connection: Connection) -> tuple[AccessRules, dict[str, str]]:
@@ -74,14 +74,14 @@ def load_rules(connection: Connection) -> tuple[AccessRules, dict[str, str]]:
 
 
 def image_scope(connection: Connection, image_id: str) -> ImageScope | None:
-    """The name of a published image."""
+    """The VO, name and version of a published image; None for an unpublished one."""
     query = select(images.c.vo, images.c.name, images.c.version).where(images.c.image_id == image_id)
     row = connection.execute(query).first()
     return None if row is None else ImageScope(row.vo, row.name, row.version)
 
 
 def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
-    """The names of all published images that have a content which is here."""
+    """The VO, name and version of every published image with a content that is stored here."""
     query = (
         select(images.c.vo, images.c.name, images.c.version)
         .join(parts, parts.c.image_id == images.c.image_id)
@@ -92,7 +92,7 @@ def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
 
 
 def served_contents(connection: Connection) -> Iterable[Address]:
-    """Every content that is here and belongs to a published image."""
+    """Every content that is stored here and belongs to a published image."""
     query = (
         select(blobs.c.address)
         .join(parts, parts.c.address == blobs.c.address)
@@ -103,7 +103,7 @@ def served_contents(connection: Connection) -> Iterable[Address]:
 
 
 def load_secret(connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
-    """One of the catalog's own secrets; made the first time, in this (writing) transaction."""
+    """One of the catalog's own secrets, made on first use in this (writing) transaction."""
     found = connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar()
     if found is None:
         found = make()

@@ -1,7 +1,7 @@
-"""Who may read which image: sites, rules, and the decision. Pure.
+"""Access rules: which sites may read which images. Pure decisions.
 
-Every image is public until the catalog's operator restricts it: one version, all versions of a name, or all of a VO. Of the
-rules that name an image the narrowest alone counts. A rule names sites, and VOs whose members a site serves.
+Every image is public until the catalog's operator restricts it: one version, all versions of a name, or all images of a VO.
+Of the rules that cover an image only the narrowest counts. A rule names sites, and VOs whose members a site serves.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ from catalog.errors import Misused, NotEntitled
 from catalog.image.manifest import NAME_PATTERN, VERSION_PATTERN, VO_PATTERN
 
 SECRET_BYTES = 32
-"""Random bytes in a credential: nobody guesses it, so a plain digest keeps it well."""
+"""Random bytes in a credential: it cannot be guessed, so that a plain digest protects it well enough."""
 
 SITE_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
-"""A label that also goes into announce keys."""
+"""The name of a site; announce keys carry it too."""
 
 ANONYMOUS = ""
-"""The site of whoever shows no credential."""
+"""The site name of a request without a credential."""
 
 _CREDENTIAL = re.compile(rf"({SITE_PATTERN})\.([A-Za-z0-9_-]{{43}})")
 _SCOPE = re.compile(f"({VO_PATTERN})(?:/({NAME_PATTERN})(?:@({VERSION_PATTERN}))?)?")
 
 
 class ImageScope(NamedTuple):
-    """What a rule is about: a VO, a name in it, or a version of the name; empty means all."""
+    """The images that a rule covers: a VO's, those of a name in it, or a version of the name; empty means all."""
 
     vo: str
     name: str = ""
@@ -36,17 +36,17 @@ class ImageScope(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read VO, VO/NAME or VO/NAME@VERSION; Misused if it is none of them."""
+        """Read VO, VO/NAME or VO/NAME@VERSION; Misused for any other text."""
         match = _SCOPE.fullmatch(text)
         if match is None:
-            raise Misused(f"{text[:80]!r} names no images; give VO/NAME@VERSION, VO/NAME, or VO for all of a VO")
+            raise Misused(f"{text[:80]!r} does not name images; give VO/NAME@VERSION, VO/NAME, or VO for all of a VO")
         return cls(match[1], match[2] or "", match[3] or "")
 
     def __str__(self) -> str:
         return self.vo + (f"/{self.name}" if self.name else "") + (f"@{self.version}" if self.version else "")
 
     def wider(self) -> "tuple[ImageScope, ...]":
-        """Itself and all scopes around it, the narrowest first."""
+        """This scope and all that contain it, narrowest first."""
         return tuple(dict.fromkeys((self, ImageScope(self.vo, self.name), ImageScope(self.vo))))
 
 
@@ -60,32 +60,32 @@ class RegisteredSite:
 
 @dataclass(frozen=True)
 class AccessRule:
-    """Who may read: these sites, and sites that serve one of these VOs. Both empty: nobody."""
+    """The sites that may read, by name or because they serve one of these VOs. Both empty: no site may."""
 
     sites: frozenset[str] = frozenset()
     vos: frozenset[str] = frozenset()
 
     def admits(self, site: RegisteredSite) -> bool:
-        """Whether a site is among them."""
+        """Whether a site may read."""
         return site.name in self.sites or bool(site.vos & self.vos)
 
 
 @dataclass(frozen=True)
 class AccessRules:
-    """All sites and rules at one instant."""
+    """All sites and rules at one moment."""
 
     sites: Mapping[str, RegisteredSite] = field(default_factory=dict)
     rules: Mapping[ImageScope, AccessRule] = field(default_factory=dict)
 
     def rule(self, image: ImageScope) -> tuple[ImageScope, AccessRule] | None:
-        """The rule that counts for an image, and where it is written; None for a public one."""
+        """The rule that counts for an image, and its scope; None for a public image."""
         for scope in image.wider():
             if (rule := self.rules.get(scope)) is not None:
                 return scope, rule
         return None
 
     def may_read(self, site: str, image: ImageScope) -> bool:
-        """Whether a site (STRANGER: whoever has no credential) may read an image."""
+        """Whether a site (or ANONYMOUS) may read an image."""
         found = self.rule(image)
         if found is None:
             return True
@@ -94,18 +94,20 @@ class AccessRules:
 
 
 def format_credential(site: str, secret: str) -> str:
-    """What a site's nodes show, as one line."""
+    """The credential of a site as one line."""
     return f"{site}.{secret}"
 
 
 def parse_credential(text: str) -> tuple[str, str]:
-    """(site, SHA-256 of the secret in hex); NotEntitled if it is no credential. What was shown is not repeated."""
+    """(site, SHA-256 of the secret in hex) of a credential; NotEntitled if it is malformed. The text is never repeated."""
     match = _CREDENTIAL.fullmatch(text.strip())
     if match is None:
-        raise NotEntitled("the credential is not of the form SITE.SECRET; take it from `partita catalog site register`")
+        raise NotEntitled(
+            "malformed credential, not SITE.SECRET; use the file that `partita catalog site register` wrote"
+        )
     return match[1], hashlib.sha256(match[2].encode()).hexdigest()
 
 
 def digests_equal(digest: str, other: str) -> bool:
-    """Whether two digests are the same, in a time that does not tell how far they are."""
+    """Whether two digests are equal, in constant time."""
     return hmac.compare_digest(digest.encode(), other.encode())

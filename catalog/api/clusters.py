@@ -1,6 +1,6 @@
-"""The routes of cluster documents: anybody may read them; who may publish or endorse shows by its signature.
+"""The routes of cluster documents: everyone may read them; signatures decide who may publish and endorse.
 
-What is served here is for people. Sites read documents from the freshness metadata, which says what is current.
+These answers are for people. Sites read cluster documents as TUF targets, which say what is current.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,15 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from catalog.api.publications import request_body
-from catalog.db import clusters as cluster_registry
+from catalog.api.bodies import VO_FILTER, read_document, request_body
+from catalog.db import clusters as rows
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge, Unavailable
-from catalog.publication import clusters as cluster_publishing
+from catalog.publication.clusters import accept_endorsements, cluster_entry, publish_cluster
 from catalog.publication.images import PublicationService
 from catalog.schema.clusters import MAX_CLUSTERS_PAGE, ClusterEntries, ClusterEntry, ClusterPublication
-from catalog.schema.images import MAX_REQUEST_DOCUMENT, EndorsementsRequest
-from catalog.web.parameters import read_body
+from catalog.schema.images import EndorsementsRequest
 from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
-from signer.documents import parse
 
 DIGEST = Annotated[
     str,
@@ -29,27 +27,24 @@ DIGEST = Annotated[
 
 
 def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], *, mirror: bool = False) -> APIRouter:
-    """Under /v1/clusters; a mirror takes none."""
+    """Under /v1/clusters; a mirror accepts none."""
     routes = APIRouter(prefix="/v1/clusters", tags=["clusters"])
-
-    def instant() -> datetime:
-        return now().replace(microsecond=0)  # documents carry seconds
 
     @routes.get(
         "", response_model=ClusterEntries, responses=problem_responses(Malformed, Unavailable), summary="List clusters"
     )
     def clusters(
         request: Request,
-        vo: Annotated[str | None, Query(max_length=64, description="Only of this VO.", examples=["star"])] = None,
+        vo: VO_FILTER = None,
         limit: Annotated[int, Query(ge=1, le=MAX_CLUSTERS_PAGE, description="Items on the page, at most.")] = 100,
         cursor: Annotated[
-            int | None, Query(ge=0, le=2**53 - 1, description="`next` of the page before.", examples=[41])
+            int | None, Query(ge=0, le=2**53 - 1, description="`next` of the previous page.", examples=[41])
         ] = None,
     ) -> Response:
         """Published cluster documents, last published first."""
         with publishing.database.reading() as connection:
-            found = cluster_registry.list_clusters(connection, vo, cursor, limit)
-        items = tuple(cluster_publishing.cluster_entry(row) for _, row in found)
+            found = rows.list_clusters(connection, vo, cursor, limit)
+        items = tuple(cluster_entry(row) for _, row in found)
         return document_response(
             request, ClusterEntries(items=items, next=str(found[-1][0]) if len(found) == limit else None)
         )
@@ -62,9 +57,9 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
         summary="Get a cluster document",
     )
     def cluster(digest: DIGEST) -> Response:
-        """The very bytes that the digest is of."""
+        """The canonical bytes, whose SHA-256 is the digest."""
         with publishing.database.reading() as connection:
-            row = cluster_registry.get_cluster(connection, digest)
+            row = rows.get_cluster(connection, digest)
         if row is None:
             raise NotFound(f"there is no cluster document {digest} here")
         return Response(row.data, media_type="application/json")
@@ -80,12 +75,9 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
         summary="Publish a cluster document",
     )
     async def publish(request: Request) -> Response:
-        """With at least one endorsement by a registered key of its VO, which names it. Sending it again is no error."""
-        data = await read_body(request, MAX_REQUEST_DOCUMENT, "a cluster")
-        wanted = parse(ClusterPublication, data, "publication", limit=MAX_REQUEST_DOCUMENT)
-        return document_response(
-            request, await to_thread.run_sync(cluster_publishing.publish_cluster, publishing, wanted, instant())
-        )
+        """With at least one endorsement by a registered key of its VO, which names it. Publishing it again is allowed."""
+        wanted = await read_document(request, ClusterPublication, "publication")
+        return document_response(request, await to_thread.run_sync(publish_cluster, publishing, wanted, now()))
 
     @routes.post(
         "/{digest}/endorsements",
@@ -97,11 +89,8 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
     )
     async def endorse(request: Request, digest: DIGEST) -> Response:
         """All of them must verify with registered keys of the document's VO."""
-        data = await read_body(request, MAX_REQUEST_DOCUMENT, "endorsements")
-        wanted = parse(EndorsementsRequest, data, "endorsements", limit=MAX_REQUEST_DOCUMENT)
-        await to_thread.run_sync(
-            cluster_publishing.accept_endorsements, publishing, digest, wanted.endorsements, instant()
-        )
+        wanted = await read_document(request, EndorsementsRequest, "list of endorsements")
+        await to_thread.run_sync(accept_endorsements, publishing, digest, wanted.endorsements, now())
         return Response(status_code=204)
 
     return routes

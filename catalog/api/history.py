@@ -1,4 +1,4 @@
-"""The route of the history: who vouched for what and when, since the catalog exists."""
+"""The route of the history: who vouched for what and when, since the catalog was created."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 
 
-def history_routes(publishing: PublicationService, readers: CatalogAuthorizer) -> APIRouter:
+def history_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) -> APIRouter:
     """GET /v1/history."""
     routes = APIRouter(prefix="/v1", tags=["history"])
 
@@ -25,22 +25,22 @@ def history_routes(publishing: PublicationService, readers: CatalogAuthorizer) -
     )
     def history(
         request: Request,
-        shown: CREDENTIAL,
+        credential: CREDENTIAL,
         cursor: Annotated[
             int, Query(ge=0, le=2**53 - 1, description="The number of the last entry that you have.", examples=[0])
         ] = 0,
-        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY_PAGE, description="Entries in a page.", examples=[100])] = 100,
+        limit: Annotated[int, Query(ge=1, le=MAX_HISTORY_PAGE, description="Entries on a page.", examples=[100])] = 100,
     ) -> Response:
-        """The oldest first. Each entry carries the SHA-256 of the one before it: nothing is changed or left out unseen.
+        """Oldest first. Each entry carries the SHA-256 of the one before it, so that changes and omissions show.
 
-        Of entries about images that you may not read, the facts are withheld.
+        The facts of entries about images that you may not read are withheld.
         """
-        site = readers.who(shown)
+        site = authorizer.identify(credential)
         if publishing.history is None:
             raise NotFound("this catalog keeps no history")
         found = publishing.history.page(cursor, limit)
         entries = (HistoryEntry.model_validate(entry.model_dump()) for entry in found)
-        items = tuple(entry if _may_read(readers, site, entry) else entry.without_facts() for entry in entries)
+        items = tuple(entry if _may_read(authorizer, site, entry) else entry.without_facts() for entry in entries)
         return document_response(
             request, HistoryPage(items=items, next=str(items[-1].seq) if len(items) == limit else None)
         )
@@ -48,12 +48,12 @@ def history_routes(publishing: PublicationService, readers: CatalogAuthorizer) -
     return routes
 
 
-def _may_read(readers: CatalogAuthorizer, site: str, entry: HistoryEntry) -> bool:
-    """Whether the facts of an entry are for that site: they name no image, or one that it may read."""
+def _may_read(authorizer: CatalogAuthorizer, site: str, entry: HistoryEntry) -> bool:
+    """Whether a site may read the facts of an entry: they name no image, or one that it may read."""
     title = entry.data.get("title")
     if title is None or "image" not in entry.data:
         return True
     try:
-        return readers.may_read(site, ImageScope.parse(str(title)))
+        return authorizer.may_read(site, ImageScope.parse(str(title)))
     except Misused:
         return False

@@ -1,12 +1,12 @@
-"""The routes of publishers. Who may publish is decided by signatures alone (`publishing`): there are no passwords."""
+"""The routes of publishers. Signatures alone decide who may publish (`catalog.publication`): there are no passwords."""
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
+from catalog.api.bodies import read_document, request_body
 from catalog.errors import (
     Conflict,
     ContentMismatch,
@@ -20,7 +20,6 @@ from catalog.errors import (
 from catalog.image.address import Address
 from catalog.publication.images import PublicationService
 from catalog.schema.images import (
-    MAX_REQUEST_DOCUMENT,
     MAX_UPLOAD_PART,
     EndorsementsRequest,
     Publication,
@@ -28,10 +27,9 @@ from catalog.schema.images import (
     UploadStatus,
     parse_content_range,
 )
-from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, read_body, stream_body
+from catalog.web.parameters import ADDRESS, IMAGE_ID, parse_address, stream_body
 from catalog.web.problems import problem_responses
 from catalog.web.responses import CHUNK_SIZE, document_response
-from signer.documents import Document, parse
 from signer.runtime.terminal import format_size
 
 
@@ -39,36 +37,28 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
     """The routes under /v1/publications, and the one that adds endorsements."""
     routes = APIRouter(prefix="/v1", tags=["publishing"])
 
-    def instant() -> datetime:
-        return now().replace(microsecond=0)  # documents carry seconds
-
     @routes.post(
         "/publications",
         response_model=Publication,
         responses=problem_responses(Malformed, NotEntitled, Conflict, TooLarge, Unavailable),
         openapi_extra=request_body(PublicationRequest),
-        summary="Begin a publication, or go on with it",
+        summary="Begin or continue a publication",
     )
     async def begin(request: Request) -> Response:
-        """Send the manifest with at least one endorsement by a registered key of its VO; learn which contents are missing."""
-        wanted = parse(
-            PublicationRequest,
-            await read_body(request, MAX_REQUEST_DOCUMENT, "a publication"),
-            "publication",
-            limit=MAX_REQUEST_DOCUMENT,
-        )
+        """Send the manifest with at least one endorsement by a registered key of its VO. Returns the missing contents."""
+        wanted = await read_document(request, PublicationRequest, "publication")
         return document_response(
-            request, await to_thread.run_sync(publishing.begin, wanted.manifest, wanted.endorsements, instant())
+            request, await to_thread.run_sync(publishing.begin, wanted.manifest, wanted.endorsements, now())
         )
 
     @routes.get(
         "/publications/{image_id}/blobs/{address}",
         response_model=UploadStatus,
         responses=problem_responses(NotFound, Malformed),
-        summary="Ask what has arrived of a content",
+        summary="Get the ranges that have arrived of a content",
     )
     def status(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
-        """What is listed is safely stored and need not be sent again."""
+        """The listed ranges are safely stored and need not be sent again."""
         return document_response(request, publishing.status(image_id, parse_address(address)))
 
     @routes.put(
@@ -96,30 +86,28 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
         summary="Send a range of a content",
     )
     async def put(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
-        """In any order, several at once, at most 16 MiB each. Zeros need not be sent. The answer means: safely stored."""
+        """In any order, several at once, at most 16 MiB each. Zeros need not be sent. An answer means safely stored."""
         wanted = parse_address(address)
         length = request.headers.get("content-length", "")
         if not length.isdigit():
-            raise Malformed("Content-Length is missing; a range is sent with its length")
+            raise Malformed("Content-Length is missing; send a range with its length")
         try:
             start, end = parse_content_range(request.headers.get("content-range", ""), int(length), wanted)
             return document_response(request, await _receive(publishing, request, image_id, wanted, start, end))
         except (NotFound, RangeRefused, Unavailable):
-            async for _ in stream_body(
-                request, MAX_UPLOAD_PART, "a range"
-            ):  # who is still sending does not see an answer
-                pass
+            async for _ in stream_body(request, MAX_UPLOAD_PART, "a range"):
+                pass  # a client that is still sending would not see the answer
             raise
 
     @routes.post(
         "/publications/{image_id}/blobs/{address}/complete",
         response_model=UploadStatus,
         responses=problem_responses(NotFound, Malformed, ContentMismatch, Unavailable),
-        summary="Say that a content was sent whole",
+        summary="Complete the upload of a content",
     )
     def complete(request: Request, image_id: IMAGE_ID, address: ADDRESS) -> Response:
-        """The catalog reads it again: it is accepted if it has its address, and else dropped."""
-        return document_response(request, publishing.complete(image_id, parse_address(address), instant()))
+        """The catalog reads it again, and accepts it if it has its address; otherwise it deletes what was sent."""
+        return document_response(request, publishing.complete(image_id, parse_address(address), now()))
 
     @routes.post(
         "/publications/{image_id}/commit",
@@ -128,8 +116,8 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
         summary="Make the image visible",
     )
     def commit(request: Request, image_id: IMAGE_ID) -> Response:
-        """All or nothing. Asking again for an image that is published is no error."""
-        return document_response(request, publishing.commit(image_id, instant()))
+        """All or nothing. Committing a published image again is allowed."""
+        return document_response(request, publishing.commit(image_id, now()))
 
     @routes.post(
         "/images/{image_id}/endorsements",
@@ -140,13 +128,9 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
         summary="Add endorsements to a published image",
     )
     async def endorse(request: Request, image_id: IMAGE_ID) -> Response:
-        """By registered keys of the image's VO, each for this very image; one that does not count refuses them all."""
-        wanted = parse(
-            EndorsementsRequest,
-            await read_body(request, MAX_REQUEST_DOCUMENT, "a list of endorsements"),
-            "endorsements",
-        )
-        await to_thread.run_sync(publishing.endorse, image_id, wanted.endorsements, instant())
+        """By registered keys of the image's VO, each for this very image; all are refused if one does not count."""
+        wanted = await read_document(request, EndorsementsRequest, "list of endorsements")
+        await to_thread.run_sync(publishing.endorse, image_id, wanted.endorsements, now())
         return Response(status_code=204)
 
     return routes
@@ -155,33 +139,24 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
 async def _receive(
     publishing: PublicationService, request: Request, image_id: str, address: Address, start: int, end: int
 ) -> UploadStatus:
-    """Take a range off the wire in large writes; keep it when it is whole."""
-    arriving_range = publishing.arriving(image_id, address, start, end)
-    arriving = await to_thread.run_sync(arriving_range.__enter__)
+    """Write a range to the store in large pieces while it arrives, and keep it when it is whole."""
+    receiving = publishing.receive_range(image_id, address, start, end)
+    upload = await to_thread.run_sync(receiving.__enter__)
     try:
-        waiting = bytearray()
+        buffer = bytearray()
         count = 0
-        async for piece in stream_body(request, end - start, f"the range {start}-{end - 1}"):
-            count += len(piece)
-            if arriving is not None:
-                waiting += piece
-                if len(waiting) >= CHUNK_SIZE:
-                    await to_thread.run_sync(arriving.write, bytes(waiting))
-                    waiting.clear()
+        async for chunk in stream_body(request, end - start, f"the range {start}-{end - 1}"):
+            count += len(chunk)
+            if upload is not None:
+                buffer += chunk
+                if len(buffer) >= CHUNK_SIZE:
+                    await to_thread.run_sync(upload.write, bytes(buffer))
+                    buffer.clear()
         if count != end - start:
             raise Unavailable(f"only {format_size(count)} of {format_size(end - start)} arrived; send the range again")
-        if arriving is None:
+        if upload is None:
             return await to_thread.run_sync(publishing.status, image_id, address)
-        await to_thread.run_sync(arriving.write, bytes(waiting))
-        return await to_thread.run_sync(publishing.keep, image_id, address, arriving)
+        await to_thread.run_sync(upload.write, bytes(buffer))
+        return await to_thread.run_sync(publishing.keep_range, image_id, address, upload)
     finally:
-        await to_thread.run_sync(arriving_range.__exit__, None, None, None)
-
-
-def request_body(model: type[Document]) -> dict[str, Any]:
-    """The body of a route that parses it by itself: strictly, which FastAPI does not."""
-    schema = model.model_json_schema()
-    example = schema.pop("examples")[0]
-    for name, inner in schema.pop("$defs", {}).items():
-        schema["properties"]["endorsements"]["items"] = inner | {"title": name}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+        await to_thread.run_sync(receiving.__exit__, None, None, None)

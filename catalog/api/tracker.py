@@ -1,7 +1,6 @@
 """The tracker's routes: announce and scrape for every BitTorrent client, parts and callers for Partita's nodes.
 
-`tracker_routes` is mounted by the catalog's application. Its answers are decided by `catalog.swarm.tracker`; who may read what
-is a port, answered by the catalog.
+`catalog.swarm.tracker` decides the answers; an `AnnounceAuthorizer` decides who may read which content.
 """
 
 import ipaddress
@@ -12,6 +11,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from catalog.api.bodies import read_document, request_body
 from catalog.errors import CatalogError, Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.address import Address
 from catalog.swarm.announce_keys import ORIGIN, AnnounceKeys, KeyHolder
@@ -28,15 +28,13 @@ from catalog.swarm.tracker_protocol import (
     parse_announce,
     parse_scrape,
 )
-from catalog.web.parameters import read_body
 from catalog.web.problems import problem_responses
-from signer.documents import MAX_DOCUMENT, parse
 
 MayRead = Callable[[KeyHolder, Address], bool]
-"""Whether the holder of an announce key (two empty names: a stranger) may read content."""
+"""Whether the holder of an announce key (ANONYMOUS_HOLDER without a key) may read a content."""
 
 ContentLookup = Callable[[bytes], Address | None]
-"""The published content with a short info-hash, or None. Restricted content has a swarm, and a hash, of its own."""
+"""The published content with a short info-hash, or None. A restricted content has a swarm, and a hash, of its own."""
 
 ANONYMOUS_HOLDER = KeyHolder("", "")
 
@@ -45,14 +43,14 @@ BODY = "text/plain"
 
 @dataclass(frozen=True)
 class AnnounceAuthorizer:
-    """Who is admitted to which swarm.
+    """Decides who is admitted to which swarm.
 
     Attributes:
-        keys: checks announce keys.
-        contents: finds content by short info-hash.
+        keys: verifies announce keys.
+        contents: finds a content by its short info-hash.
         may_read: decides who may read it.
         now: the wall clock, for the expiry of keys.
-        hash_of: the short info-hash of a content's swarm.
+        hash_of: gives the short info-hash of a content's swarm.
     """
 
     keys: AnnounceKeys
@@ -69,17 +67,24 @@ class AnnounceAuthorizer:
         return address
 
     def admit(self, address: Address, grant: str) -> KeyHolder:
-        """Whom we speak with, if they may read the content; to strangers what they may not read does not exist."""
+        """The holder of an announce key, or ANONYMOUS_HOLDER without one.
+
+        Raises:
+            NotEntitled: the holder may not read the content.
+            NotFound: an anonymous client may not; the content does not exist for it.
+        """
         holder = self.keys.check(grant, self.hash_of(address), self.now()) if grant else ANONYMOUS_HOLDER
         if not self.may_read(holder, address):
             if grant:
-                raise NotEntitled("this node may not read that content; its site's administrator can ask for the right")
+                raise NotEntitled(
+                    "this node may not read that content; its site can ask the catalog's operator for access"
+                )
             raise NotFound(_UNKNOWN)
         return holder
 
 
 def tracker_routes(tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> APIRouter:
-    """The routes. They run in the event loop, one at a time, and touch no disk; `clock` gives seconds."""
+    """The routes. They run in the event loop, one at a time, and do not use the disk; `clock` gives seconds."""
     routes = APIRouter(tags=["swarm"])
     _for_every_client(routes, tracker, gate, clock)
     _for_nodes(routes, tracker, gate, clock)
@@ -96,12 +101,12 @@ def _for_every_client(
         responses={200: {"content": {BODY: {"example": "d8:completei1e10:incompletei0e8:intervali900e5:peers0:e"}}}},
     )
     async def announce(request: Request) -> Response:
-        """As in BEP 3, with the peers in BEP 23's form. A refusal has a `failure reason` for clients, and a status."""
+        """As in BEP 3, with peers in the form of BEP 23. A refusal has a `failure reason` and an HTTP error status."""
         try:
             query = parse_announce(request.scope["query_string"])
             address = gate.find(query.short_hash)
             holder = gate.admit(address, query.grant)
-            said = Announcement(
+            announcement = Announcement(
                 Endpoint(_ip(request), query.port),
                 query.left,
                 query.event,
@@ -110,7 +115,7 @@ def _for_every_client(
                 want=query.want,
                 peer_id=query.peer_id,
             )
-            answer = tracker.announce(address, said, clock())
+            answer = tracker.announce(address, announcement, clock())
         except CatalogError as exc:
             return Response(encode_failure(str(exc)), exc.status, media_type=BODY)
         return Response(encode_announce(answer, compact=query.compact), media_type=BODY)
@@ -122,7 +127,7 @@ def _for_every_client(
         responses={200: {"content": {BODY: {"example": "d5:filesdee"}}}},
     )
     async def scrape(request: Request) -> Response:
-        """At most 64 info-hashes; a content that strangers may not read is left out."""
+        """At most 64 info-hashes; restricted contents are left out."""
         try:
             hashes = parse_scrape(request.scope["query_string"])
         except CatalogError as exc:
@@ -135,20 +140,15 @@ def _for_every_client(
 
 
 def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, clock: Callable[[], float]) -> None:
-    schema = OriginRangesQuery.model_json_schema()
-    example = schema.pop("examples")[0]
-
     @routes.post(
         "/swarms/parts",
         summary="What a member of a swarm should fetch from the origin next",
-        openapi_extra={
-            "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
-        },
+        openapi_extra=request_body(OriginRangesQuery),
         responses=problem_responses(Malformed, NotEntitled, NotFound, Conflict, TooLarge),
     )
     async def parts(request: Request) -> OriginRanges:
-        """Each part is given to one member: fetch it from the origin and share it. Nothing is left when all were given."""
-        query = parse(OriginRangesQuery, await read_body(request, MAX_DOCUMENT, "a question for parts"), "parts")
+        """Each part is assigned to one member: fetch it from the origin and share it. Empty when all are assigned."""
+        query = await read_document(request, OriginRangesQuery, "parts")
         if gate.find(gate.hash_of(query.address)) != query.address:
             raise NotFound(_UNKNOWN)
         gate.admit(query.address, query.grant)
@@ -160,25 +160,25 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
 
     @routes.get(
         "/swarms/callers",
-        summary="To whom the asking peer was named in the last minute",
+        summary="The peers that learned of the asking peer in the last minute",
         responses=problem_responses(Malformed),
     )
     async def callers(
         request: Request,
         port: Annotated[int, Query(ge=1, le=65535, description="Where the asking peer listens.", examples=[6881])],
     ) -> IncomingPeers:
-        """From these the asking peer takes connections, and may call them itself. Who asks is told by its address."""
+        """The asking peer, known by its address, accepts connections from these, and may connect to them itself."""
         calls = tracker.incoming_peers(Endpoint(_ip(request), port), clock())
         return IncomingPeers(
             callers=tuple(IncomingPeer(address=address, ip=end.ip, port=end.port) for address, end in calls)
         )
 
 
-_UNKNOWN = "this catalog has no content with that info-hash"
+_UNKNOWN = "there is no content with that info-hash here"
 
 
 def _ip(request: Request) -> str:
-    """The address that a request came from, in its canonical form; IPv4 in IPv6 clothes is IPv4."""
+    """The address that a request came from, in its canonical form; an IPv4-mapped IPv6 address is IPv4."""
     address = ipaddress.ip_address(request.client.host if request.client else "")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

@@ -1,4 +1,4 @@
-"""The routes of the freshness metadata: what stock TUF clients ask for, consistent snapshots and hashed target names."""
+"""The routes of the TUF repository, as stock TUF clients use them: consistent snapshots and hashed target names."""
 
 import re
 from typing import Annotated
@@ -17,7 +17,7 @@ TARGET = Annotated[
     str,
     Path(
         max_length=500,
-        description="A target's path, its SHA-256 and a dot before the last part.",
+        description="A target's path, with its SHA-256 and a dot before the last component.",
         examples=["names/star/8c32db3c6ecc40b7c0cdcd8c3e2a1e6fe5ab8e9f2c36c4a5a0fb2ee4bf4ed8ae.worker.json"],
     ),
 ]
@@ -38,13 +38,13 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
     )
     @routes.head("/metadata/{file}", include_in_schema=False)
     def metadata(request: Request, file: FILE) -> Response:
-        """TUF metadata. What a version says never changes; the timestamp alone is asked for without a version."""
+        """TUF metadata. A version never changes; only the timestamp is served without a version."""
         match = _FILE.fullmatch(file)
         if match is None:
-            raise NotFound(f"there is no metadata {file!r}; ask for VERSION.ROLE.json or timestamp.json")
+            raise NotFound(f"there is no metadata file {file!r}; ask for VERSION.ROLE.json or timestamp.json")
         version = None if match[1] is None else int(match[1])
         with publishing.database.reading() as connection:
-            data = publishing.freshness.metadata(connection, match[2], version)
+            data = publishing.repository.metadata(connection, match[2], version)
         tag = None if version is None else file
         return document_response(request, data, tag=tag, cache="no-cache" if version is None else CACHE_FOREVER)
 
@@ -57,12 +57,12 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
     )
     @routes.head("/targets/{path:path}", include_in_schema=False)
     def target(request: Request, path: TARGET) -> Response:
-        """What signed metadata lists, by its content's hash."""
+        """A target that signed metadata lists, by its SHA-256."""
         match = _TARGET.fullmatch(path)
         if match is None:
             raise NotFound(f"there is no target {path[:200]!r}; ask for DIRECTORY/SHA256.NAME")
         with publishing.database.reading() as connection:
-            data = publishing.freshness.target(connection, match[1] + match[3], match[2])
+            data = publishing.repository.target(connection, match[1] + match[3], match[2])
         return document_response(request, data, tag=match[2], cache=CACHE_FOREVER)
 
     return routes

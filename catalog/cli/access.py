@@ -48,7 +48,7 @@ def register(
     as_json: Json = False,
 ) -> None:
     """Register a site and write its credential; the catalog keeps a digest alone, so keep the file or renew it."""
-    from catalog.access import rule_store as entitlements
+    from catalog.access import rule_store
 
     if not re.fullmatch(SITE_PATTERN, name) or name == ORIGIN:
         raise Misused(f"{name!r} is no name for a site; use lower-case letters, digits, - and _, and not {ORIGIN!r}")
@@ -56,7 +56,7 @@ def register(
     secret = secrets.token_urlsafe(SECRET_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     with _transaction(context, directory) as connection:
-        entitlements.register_site(connection, RegisteredSite(name, vos), digest, _now(), renew=renew)
+        rule_store.register_site(connection, RegisteredSite(name, vos), digest, _now(), renew=renew)
         write_credential(output, format_credential(name, secret))
     terminal.show(
         {"site": name, "vos": sorted(vos), "credential": str(output)},
@@ -69,11 +69,11 @@ def register(
 @site_app.command("list")
 def list_(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """List the sites, and the rules of who may read what."""
-    from catalog.access import rule_store as entitlements
+    from catalog.access import rule_store
 
     with _transaction(context, directory) as connection:
-        sites = entitlements.list_sites(connection)
-        rules = sorted(entitlements.load_rules(connection)[0].rules.items())
+        sites = rule_store.list_sites(connection)
+        rules = sorted(rule_store.load_rules(connection)[0].rules.items())
     value = {
         "sites": [{"site": site.name, "vos": sorted(site.vos)} for site, _ in sites],
         "restricted": [
@@ -90,10 +90,10 @@ def list_(context: typer.Context, directory: Directory = None, as_json: Json = F
 @site_app.command("remove")
 def remove(context: typer.Context, name: SiteName, directory: Directory = None, as_json: Json = False) -> None:
     """Forget a site: its credential opens nothing within a second, and certificates that it has end within 12 hours."""
-    from catalog.access import rule_store as entitlements
+    from catalog.access import rule_store
 
     with _transaction(context, directory) as connection:
-        if not entitlements.remove_site(connection, name):
+        if not rule_store.remove_site(connection, name):
             raise NotFound(f"there is no site {name}; `partita catalog site list` shows them")
     terminal.show({"removed": name}, f"the site {name} is no longer known", as_json=as_json)
 
@@ -110,17 +110,17 @@ def restrict(
     as_json: Json = False,
 ) -> None:
     """Restrict images, published or to come, to sites. Replaces the rule for the same images; the narrowest rule counts."""
-    from catalog.access import rule_store as entitlements
+    from catalog.access import rule_store
 
     scope = ImageScope.parse(images)
     rule = AccessRule(frozenset(site or ()), frozenset(ImageScope.parse(one).vo for one in vo or ()))
     if bool(rule.sites or rule.vos) == nobody:
         raise Misused("say who may read them with --site and --vo, or --nobody")
     with _transaction(context, directory) as connection:
-        known = {one.name for one, _ in entitlements.list_sites(connection)}
+        known = {one.name for one, _ in rule_store.list_sites(connection)}
         if missing := sorted(rule.sites - known):
             raise NotFound(f"there is no site {missing[0]}; `partita catalog site register` makes it one")
-        entitlements.restrict(connection, scope, rule, _now())
+        rule_store.restrict(connection, scope, rule, _now())
     admitted = [*sorted(rule.sites), *(f"sites of {one}" for one in sorted(rule.vos))]
     terminal.show(
         {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},
@@ -131,13 +131,13 @@ def restrict(
 
 def open_(context: typer.Context, images: Images, directory: Directory = None, as_json: Json = False) -> None:
     """Take the rule for these images away: they are public, unless a wider rule names them."""
-    from catalog.access import rule_store as entitlements
+    from catalog.access import rule_store
 
     scope = ImageScope.parse(images)
     with _transaction(context, directory) as connection:
-        if not entitlements.unrestrict(connection, scope):
+        if not rule_store.unrestrict(connection, scope):
             raise NotFound(f"there is no rule for {scope}; `partita catalog site list` shows the rules")
-        left = entitlements.load_rules(connection)[0].rule(scope)
+        left = rule_store.load_rules(connection)[0].rule(scope)
     terminal.show(
         {"images": str(scope), "public": left is None},
         f"{scope} is public" if left is None else f"{scope} is still restricted by the rule for {left[0]}",

@@ -239,7 +239,7 @@ def _tell(context: typer.Context, directory: Path | None, vo: str, keys: list[st
     with closing(History(_settings(context, directory).directory, _now())) as found:
         for key in keys:
             facts = {"title": vo, "endorser": key, "done": done} | ({"role": role} if role else {})
-            found.tell(VO, facts, _now())
+            found.record(VO, facts, _now())
 
 
 def publish_command(context: typer.Context, image: Image, catalog: Url = None, as_json: Json = False) -> None:
@@ -371,7 +371,7 @@ def image_fetch(
         said = f"{bundle.manifest.title} is in {output}, endorsed by nobody\n{bundle.manifest.image_id}"
         terminal.show(value, said, as_json=as_json)
         return
-    with _believed(context, catalog) as client:
+    with _verified(context, catalog) as client:
         total = sum(address.size for address in client.manifest(client.resolve(wanted)).contents())
         with terminal.progress("fetching", total) as advance:
             bundle = transfer.fetch_image(client, wanted, output, advance)
@@ -389,7 +389,7 @@ def _client(context: typer.Context, url: str | None) -> CatalogClient:
     return CatalogClient(url or settings.url, credential=read_credential(settings.credential))
 
 
-def _believed(context: typer.Context, url: str | None) -> "CatalogClient | TrustedCatalog":
+def _verified(context: typer.Context, url: str | None) -> "CatalogClient | TrustedCatalog":
     """The catalog as far as the root that is pinned for commands vouches for it; without one, as it says."""
     settings = terminal.section(context, CatalogSettings)
     if settings.tuf_root is None:

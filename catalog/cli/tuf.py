@@ -62,8 +62,8 @@ def tuf_init(
     """Make the keys and the first metadata. `serve` does it with the defaults where nobody has."""
     settings = _settings(context, directory)
     passphrase = read_passphrase(passphrase_file) or None
-    with _repository(settings) as (freshness, connection):
-        freshness.make(
+    with _repository(settings) as (repository, connection):
+        repository.create(
             connection,
             _now(),
             root_keys=root_keys,
@@ -72,12 +72,12 @@ def tuf_init(
             offline=offline,
             passphrase=passphrase,
         )
-    place = offline or freshness.offline
+    place = offline or repository.offline
     shown = (
-        f"sites pin {freshness.root_file}\nkeep offline, each root key apart: {place}\n"
-        f"{threshold} of {root_keys} root keys replace any key; back up {freshness.online}"
+        f"sites pin {repository.root_file}\nkeep offline, each root key apart: {place}\n"
+        f"{threshold} of {root_keys} root keys replace any key; back up {repository.online}"
     )
-    terminal.show({"root": str(freshness.root_file), "offline": str(place)}, shown, as_json=as_json)
+    terminal.show({"root": str(repository.root_file), "offline": str(place)}, shown, as_json=as_json)
 
 
 @tuf_app.command("status")
@@ -85,8 +85,8 @@ def tuf_status(context: typer.Context, directory: Directory = None, as_json: Jso
     """Show each role: version, expiry, keys, and what an operator should do."""
     from catalog.tuf_repository.status import list_role_statuses, list_warnings
 
-    with _repository(_settings(context, directory)) as (freshness, connection):
-        found, todo = list_role_statuses(freshness, connection), list_warnings(freshness, connection, _now())
+    with _repository(_settings(context, directory)) as (repository, connection):
+        found, todo = list_role_statuses(repository, connection), list_warnings(repository, connection, _now())
     rows = [
         [
             one.role,
@@ -113,8 +113,8 @@ def tuf_export(
     """Write the root in force to a file, for sites to pin with `partita node trust-root`."""
     from catalog.client.trusted import pin_root
 
-    with _repository(_settings(context, directory)) as (freshness, connection):
-        digest = pin_root(output, freshness.latest(connection, "root"))
+    with _repository(_settings(context, directory)) as (repository, connection):
+        digest = pin_root(output, repository.latest(connection, "root"))
     terminal.show({"root": str(output), "sha256": digest}, f"{output}\nSHA-256 {digest}", as_json=as_json)
 
 
@@ -131,9 +131,9 @@ def tuf_rotate(
     from catalog.tuf_repository.key_ceremony import KeyCeremony
 
     passphrase = read_passphrase(passphrase_file) or None
-    with _repository(_settings(context, directory)) as (freshness, connection):
-        signers = _signers(key or [freshness.offline], passphrase)
-        outcome = KeyCeremony(freshness).rotate(connection, role, signers, passphrase, _now())
+    with _repository(_settings(context, directory)) as (repository, connection):
+        signers = _signers(key or [repository.offline], passphrase)
+        outcome = KeyCeremony(repository).rotate(connection, role, signers, passphrase, _now())
     _show(outcome, as_json)
 
 
@@ -162,9 +162,9 @@ def tuf_sign(
         shown = f"signed {file}; bring it back to the catalog, beside its root.json"
         terminal.show({"signed": str(file)}, shown, as_json=as_json)
         return
-    with _repository(_settings(context, directory)) as (freshness, connection):
-        signers = _signers(key or [freshness.offline], passphrase)
-        outcome = KeyCeremony(freshness).sign(connection, role, signers, _now())
+    with _repository(_settings(context, directory)) as (repository, connection):
+        signers = _signers(key or [repository.offline], passphrase)
+        outcome = KeyCeremony(repository).sign(connection, role, signers, _now())
     _show(outcome, as_json)
 
 
@@ -173,8 +173,8 @@ def tuf_drop(context: typer.Context, directory: Directory = None, as_json: Json 
     """Give up what is proposed and not yet in force."""
     from catalog.tuf_repository.key_ceremony import KeyCeremony
 
-    with _repository(_settings(context, directory)) as (freshness, _):
-        gone = KeyCeremony(freshness).drop()
+    with _repository(_settings(context, directory)) as (repository, _):
+        gone = KeyCeremony(repository).drop()
     terminal.show({"removed": list(gone)}, "\n".join(gone) or "nothing was proposed", as_json=as_json)
 
 
@@ -297,7 +297,7 @@ def _there(file: Path) -> bool:
     if not file.exists():
         if file.name == "offline":  # where keys are looked for when nobody says; they should not be there
             return False
-        raise NotFound(f"{file}: there is no key")
+        raise NotFound(f"{file}: key file not found")
     return True
 
 

@@ -1,16 +1,16 @@
-"""A catalog as its clients see it: the same values and the same errors, over HTTP.
+"""HTTP client of a catalog: the same values and the same errors as on the server.
 
-Whatever an address or an image ID vouches for is checked here or, for contents, by whoever puts the ranges together.
-Every answer has a maximum length and every wait an end.
+A manifest is checked against its image ID here; a content is checked against its address by the caller that assembles the
+ranges. Every answer has a maximum length and every wait an end.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from catalog.content import multipart_ranges as byteranges
+from catalog.content import multipart_ranges
 from catalog.content.content_store import accelerator_sizes
 from catalog.errors import ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
@@ -41,7 +41,9 @@ from signer.documents import canonical
 from signer.verification.revocations import MAX_REVOCATIONS
 
 VERIFY_RATE = 50e6
-"""Bytes per second that a catalog re-reads at least: a slow disk, and others waiting."""
+"""Bytes per second that a catalog re-reads at the least: a slow disk that other requests use too."""
+
+P = TypeVar("P", ImagePage, VoPage, HistoryPage, ClusterEntries)
 
 
 class CatalogClient:
@@ -70,7 +72,7 @@ class CatalogClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._connection.close()
 
     def pause(self, seconds: float) -> None:
@@ -78,16 +80,15 @@ class CatalogClient:
         self._connection.pause(seconds)
 
     def resolve(self, reference: Reference) -> str:
-        """The image ID that a reference stands for; NotFound if there is none. An image ID stands for itself."""
+        """The image ID that a reference stands for; NotFound if no image matches. An image ID stands for itself."""
         if reference.image_id is not None:
             return reference.image_id
         path = f"/v1/names/{reference.vo}/{reference.name}"
         if reference.version is not None:
             entry = self._connection.ask(ImageEntry, "GET", f"{path}/{reference.version}")
             if (entry.vo, entry.name, entry.version) != (reference.vo, reference.name, reference.version):
-                raise Malformed(
-                    f"{self.url}: was asked for {reference} and answered with {entry.vo}/{entry.name}@{entry.version}"
-                )
+                found = f"{entry.vo}/{entry.name}@{entry.version}"
+                raise Malformed(f"{self.url}: answered a request for {reference} with {found}")
             return entry.image_id
         page = self._connection.ask(ImagePage, "GET", path, params={"limit": "1"})
         if not page.items:
@@ -99,11 +100,14 @@ class CatalogClient:
 
         Raises:
             NotFound: no such image is published there.
-            ContentMismatch: the catalog sent something else.
+            ContentMismatch: the catalog sent another manifest.
         """
-        data = self._connection.get(f"/v1/images/{image_id}", MAX_MANIFEST)
+        return self._manifest(f"/v1/images/{image_id}", image_id)
+
+    def _manifest(self, path: str, image_id: str) -> bytes:
+        data = self._connection.get(path, MAX_MANIFEST)
         if image_id != "sha256:" + hashlib.sha256(data).hexdigest():
-            raise ContentMismatch(f"{self.url}: what it sent as {image_id} is something else; do not use this catalog")
+            raise ContentMismatch(f"{self.url}: sent another manifest for {image_id}; do not use this catalog")
         return data
 
     def manifest(self, image_id: str) -> Manifest:
@@ -111,34 +115,34 @@ class CatalogClient:
         return Manifest.parse(self.manifest_bytes(image_id))
 
     def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:
-        """(statement, signature) of each endorsement that the catalog holds; nothing about them is checked here."""
+        """(statement, signature) of each endorsement that the catalog holds, unverified."""
         found = self._connection.ask(EndorsementList, "GET", f"/v1/images/{image_id}/endorsements")
         return [one.pair() for one in found.items]
 
-    def freshness_file(self, path: str, limit: int) -> bytes:
-        """A file of the freshness metadata or targets, such as metadata/timestamp.json; nothing about it is checked."""
+    def tuf_file(self, path: str, limit: int) -> bytes:
+        """A file of the TUF metadata or targets, such as metadata/timestamp.json, unverified."""
         return self._connection.get(f"/tuf/{path}", limit)
 
     def flat(self, manifest: Manifest) -> FlatImage:
-        """Size and SHA-512 of an image's disk as one file. The first to ask waits while the catalog reads all of it."""
-        size = sum(part.size for part in manifest.partitions())
+        """Size and SHA-512 of an image's disk as one file. The first request waits while the catalog reads all of it."""
+        size = sum(partition.size for partition in manifest.partitions())
         path = f"/v1/images/{manifest.image_id}/flat"
         return self._connection.ask(FlatImage, "GET", path, patience=size / VERIFY_RATE)
 
     def data_map(self, address: Address) -> bytes:
-        """One bit per 16 KiB of the content, most significant first, set where it is not zero. A hint, unchecked."""
-        return self._beside(address, "map")
+        """One bit per 16 KiB of the content, most significant first, set where it is not zero. An unverified hint."""
+        return self._accelerator(address, "map")
 
     def layer(self, address: Address) -> bytes:
         """The piece layer, of the right length; check it with `address.root_of_layer`."""
-        return self._beside(address, "layer")
+        return self._accelerator(address, "layer")
 
     def hints(self, address: Address) -> bytes:
-        """XXH3-64 of every 4 KiB of the content, 8 bytes each. A hint, unchecked."""
-        return self._beside(address, "hints")
+        """XXH3-64 of every 4 KiB of the content, 8 bytes each. An unverified hint."""
+        return self._accelerator(address, "hints")
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from start to end (exclusive) of a content as they arrive; exactly so many, or an error.
+        """The bytes from start to end (exclusive) of a content as they arrive; never more or fewer without an error.
 
         Raises:
             Unavailable: the connection was cut; ask again from where it stopped.
@@ -151,103 +155,96 @@ class CatalogClient:
         with self._connection.stream("GET", path, headers=headers) as answer:
             if answer.headers.get("content-range") != f"bytes {start}-{end - 1}/{address.size}":
                 raise Malformed(f"{answer.url}: answered with another range than bytes {start}-{end - 1}")
-            for piece in answer.iter_raw():
-                if len(piece) > left:
+            for chunk in answer.iter_raw():
+                if len(chunk) > left:
                     raise Malformed(f"{answer.url}: sent more than the {end - start} bytes asked for")
-                left -= len(piece)
-                yield piece
+                left -= len(chunk)
+                yield chunk
         if left:
-            raise Unavailable(f"{self.url}: the range bytes {start}-{end - 1} of {address} was cut {left} bytes early")
+            raise Unavailable(f"{self.url}: bytes {start}-{end - 1} of {address} ended {left} bytes early")
 
     def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """The bytes of several ranges of a content, one after the other, in one request; exactly so many, or an error.
+        """The bytes of several ranges of a content, one after the other, from one request; all of them, or an error.
 
         Args:
-            ranges: (start, end) of each, in order, with gaps between them; at most `byteranges.MAX_RANGES`.
+            ranges: (start, end) of each, in order, with gaps between them; at most `multipart_ranges.MAX_RANGES`.
 
         Raises:
             Unavailable: the connection was cut; ask again from where it stopped.
-            Malformed, RangeRefused: what answers there does not know several ranges; ask for them one by one.
+            Malformed, RangeRefused: the server does not support several ranges; ask for them one by one.
         """
         if len(ranges) == 1:
             yield from self.content_range(address, *ranges[0])
             return
         left = sum(end - start for start, end in ranges)
-        headers = {"Range": byteranges.format_ranges(ranges)}
+        headers = {"Range": multipart_ranges.format_ranges(ranges)}
         with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
-            boundary = byteranges.parse_boundary(answer.headers.get("content-type", ""))
-            for piece in byteranges.read_parts(answer.iter_raw(), boundary, ranges, address.size):
-                left -= len(piece)
-                yield piece
+            boundary = multipart_ranges.parse_boundary(answer.headers.get("content-type", ""))
+            for chunk in multipart_ranges.read_parts(answer.iter_raw(), boundary, ranges, address.size):
+                left -= len(chunk)
+                yield chunk
         if left:
-            raise Unavailable(f"{self.url}: {len(ranges)} ranges of {address} were cut {left} bytes early")
+            raise Unavailable(f"{self.url}: {len(ranges)} ranges of {address} ended {left} bytes early")
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
-        """What opens the swarm of a content to a node of that name; NotFound where this node's site may not read it.
+        """A grant that admits a node of that name to a content's swarm; NotFound where its site may not read the content.
 
         Args:
-            request: a certificate request (PEM), without which restricted contents are refused.
+            request: a certificate request (PEM), needed for restricted contents.
         """
-        wanted = canonical(SwarmGrantQuery(address=address, node=node, request=request))
-        return self._connection.ask(SwarmGrant, "POST", "/v1/swarms/grants", content=wanted)
+        query = canonical(SwarmGrantQuery(address=address, node=node, request=request))
+        return self._connection.ask(SwarmGrant, "POST", "/v1/swarms/grants", content=query)
 
     def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
         """Every published image, last published first, read page by page."""
         params = {"limit": str(MAX_PAGE_SIZE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
-        while True:
-            page = self._connection.ask(ImagePage, "GET", "/v1/images", params=params)
-            yield from page.items
-            if page.next is None or page.next == params.get("cursor"):
-                return
-            params["cursor"] = page.next
+        return (entry for page in self._pages(ImagePage, "/v1/images", params) for entry in page.items)
 
     def history(self) -> Iterator[HistoryEntry]:
-        """All that the catalog ever accepted, the oldest first, read page by page; ContentMismatch if it was changed."""
-
-        def pages() -> Iterator[HistoryEntry]:
-            params = {"limit": str(MAX_HISTORY_PAGE)}
-            while True:
-                page = self._connection.ask(HistoryPage, "GET", "/v1/history", params=params)
-                yield from page.items
-                if page.next is None or page.next == params.get("cursor"):
-                    return
-                params["cursor"] = page.next
-
-        return verify_chain(pages())
+        """All that the catalog ever accepted, oldest first, read page by page; ContentMismatch if it was altered."""
+        pages = self._pages(HistoryPage, "/v1/history", {"limit": str(MAX_HISTORY_PAGE)})
+        return verify_chain(entry for page in pages for entry in page.items)
 
     def vos(self) -> Iterator[VoEntry]:
         """Every registered VO, by name."""
-        params = {"limit": str(MAX_PAGE_SIZE)}
+        return (vo for page in self._pages(VoPage, "/v1/vos", {"limit": str(MAX_PAGE_SIZE)}) for vo in page.items)
+
+    def clusters(self, vo: str | None = None) -> Iterator[ClusterEntry]:
+        """All published cluster documents, last published first, read page by page."""
+        pages = self._pages(ClusterEntries, "/v1/clusters", {"vo": vo} if vo else {})
+        return (entry for page in pages for entry in page.items)
+
+    def _pages(self, kind: type[P], path: str, params: dict[str, str]) -> Iterator[P]:
+        """The pages of a list, until the last one or one that does not advance."""
         while True:
-            page = self._connection.ask(VoPage, "GET", "/v1/vos", params=params)
-            yield from page.items
+            page = self._connection.ask(kind, "GET", path, params=params)
+            yield page
             if page.next is None or page.next == params.get("cursor"):
                 return
             params["cursor"] = page.next
 
     def begin(self, manifest: bytes, endorsements: list[tuple[bytes, bytes]]) -> Publication:
-        """Begin a publication, or go on with it; says which contents are missing."""
+        """Begin or continue a publication; the answer says which contents are missing."""
         if not endorsements:
-            raise Misused("nobody endorses this image; run `partita endorse` on its directory first")
-        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
-        request = PublicationRequest(manifest=manifest.decode("utf-8"), endorsements=offered)
+            raise Misused("the image has no endorsement; run `partita endorse` on its directory first")
+        request = PublicationRequest(manifest=manifest.decode("utf-8"), endorsements=_statements(endorsements))
         return self._connection.ask(Publication, "POST", "/v1/publications", content=canonical(request))
 
     def offer(self, manifest: bytes) -> Publication:
-        """Offer an image that nobody has endorsed, or go on with it; says which contents are missing.
+        """Offer an image without endorsements, or continue to; the answer says which contents are missing.
 
         Raises:
-            NotEntitled: the credential shown is not that of a site that serves its VO, or the image has no parent there.
+            NotEntitled: the client's credential is not that of a site that serves its VO, or no parent is published there.
         """
         request = CandidateRequest(manifest=manifest.decode("utf-8"))
         return self._connection.ask(Publication, "POST", "/v1/candidates", content=canonical(request))
 
     def candidates(self, vo: str | None = None) -> tuple[CandidateEntry, ...]:
-        """The images that wait for an endorsement, of the VOs that the site whose credential is shown serves."""
+        """The images that wait for an endorsement, of the VOs that the client's site serves."""
         return self._connection.ask(CandidateList, "GET", "/v1/candidates", params={"vo": vo} if vo else {}).items
 
     def upload_status(self, image_id: str, address: Address) -> UploadStatus:
-        """What the catalog has safely stored of a content that is being sent."""
+        """The ranges that the catalog has safely stored of a content that is being sent."""
         return self._connection.ask(UploadStatus, "GET", f"/v1/publications/{image_id}/blobs/{address}")
 
     def send_range(self, image_id: str, address: Address, start: int, data: bytes) -> UploadStatus:
@@ -260,7 +257,7 @@ class CatalogClient:
         return self._connection.ask(UploadStatus, "PUT", path, content=data, headers=headers)
 
     def complete(self, image_id: str, address: Address) -> UploadStatus:
-        """Have the catalog verify a content that was sent; ContentMismatch if it was not what its address says."""
+        """Have the catalog verify a content that was sent; ContentMismatch if its bytes do not have the address."""
         path = f"/v1/publications/{image_id}/blobs/{address}/complete"
         return self._connection.ask(UploadStatus, "POST", path, patience=address.size / VERIFY_RATE)
 
@@ -269,7 +266,7 @@ class CatalogClient:
         return self._connection.ask(Publication, "POST", f"/v1/publications/{image_id}/commit")
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
-        """(statement, signature) of every revocation that the catalog holds; nothing about them is checked here."""
+        """(statement, signature) of every revocation that the catalog holds, unverified."""
         found: list[tuple[bytes, bytes]] = []
         cursor: str | None = "0"
         while cursor is not None and len(found) <= MAX_REVOCATIONS:
@@ -279,50 +276,35 @@ class CatalogClient:
         return found
 
     def revoke(self, statement: bytes, signature: bytes) -> None:
-        """Hand a revocation to the catalog; NotEntitled if its signer is no registered key of the VO."""
+        """Send a revocation to the catalog; NotEntitled if no registered key of the VO signed it."""
         offered = canonical(SignedStatement.of(statement, signature))
         self._connection.attempt("POST", "/v1/revocations", MAX_PROBLEM, content=offered)
 
-    def endorse(self, image_id: str, endorsements: list[tuple[bytes, bytes]]) -> None:
+    def endorse(self, image_id: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
         """Add endorsements to a published image."""
-        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
-        path = f"/v1/images/{image_id}/endorsements"
-        self._connection.attempt(
-            "POST", path, MAX_PROBLEM, content=canonical(EndorsementsRequest(endorsements=offered))
-        )
+        self._endorse(f"/v1/images/{image_id}/endorsements", endorsements)
 
     def publish_cluster(self, document: bytes, endorsements: Sequence[tuple[bytes, bytes]]) -> ClusterEntry:
         """Publish a cluster document (canonical JSON) under the name that its endorsements give it."""
-        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
         try:
-            request = ClusterPublication(document=document.decode("utf-8"), endorsements=offered)
+            request = ClusterPublication(document=document.decode("utf-8"), endorsements=_statements(endorsements))
         except UnicodeDecodeError as exc:
             raise Malformed(f"a cluster document is not UTF-8 at byte {exc.start}") from exc
         return self._connection.ask(ClusterEntry, "POST", "/v1/clusters", content=canonical(request))
 
     def endorse_cluster(self, digest: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
         """Add endorsements to a published cluster document."""
-        offered = tuple(SignedStatement.of(*pair) for pair in endorsements)
-        path = f"/v1/clusters/{digest}/endorsements"
-        self._connection.attempt(
-            "POST", path, MAX_PROBLEM, content=canonical(EndorsementsRequest(endorsements=offered))
-        )
+        self._endorse(f"/v1/clusters/{digest}/endorsements", endorsements)
 
-    def clusters(self, vo: str | None = None) -> Iterator[ClusterEntry]:
-        """All published cluster documents, last published first, read page by page."""
-        params = {"vo": vo} if vo else {}
-        while True:
-            page = self._connection.ask(ClusterEntries, "GET", "/v1/clusters", params=params)
-            yield from page.items
-            if page.next is None:
-                return
-            params["cursor"] = page.next
+    def _endorse(self, path: str, endorsements: Sequence[tuple[bytes, bytes]]) -> None:
+        request = canonical(EndorsementsRequest(endorsements=_statements(endorsements)))
+        self._connection.attempt("POST", path, MAX_PROBLEM, content=request)
 
     def candidate_view(self) -> "CatalogClient":
-        """This catalog with its candidates in the place of published images: their manifests and contents, no endorsements."""
+        """A view of this catalog with candidates in place of published images: manifests and contents, no endorsements."""
         return _CandidateView(self, self._connection)
 
-    def _beside(self, address: Address, kind: str) -> bytes:
+    def _accelerator(self, address: Address, kind: str) -> bytes:
         length = accelerator_sizes(address)[kind]
         data = self._connection.get(f"/v1/blobs/{address}/{kind}", length)
         if len(data) != length:
@@ -330,28 +312,30 @@ class CatalogClient:
         return data
 
 
+def _statements(pairs: Sequence[tuple[bytes, bytes]]) -> tuple[SignedStatement, ...]:
+    return tuple(SignedStatement.of(*pair) for pair in pairs)
+
+
 class _CandidateView(CatalogClient):
-    """A catalog whose images are its candidates: manifests and contents have paths of their own; none is endorsed."""
+    """A catalog whose images are its candidates: their manifests and contents have paths of their own."""
 
     def __init__(self, of: CatalogClient, connection: Connection) -> None:
         self._connection, self.url, self._image_id = connection, of.url, ""
 
     def manifest_bytes(self, image_id: str) -> bytes:
-        """See there."""
-        data = self._connection.get(f"/v1/candidates/{image_id}", MAX_MANIFEST)
-        if image_id != "sha256:" + hashlib.sha256(data).hexdigest():
-            raise ContentMismatch(f"{self.url}: what it sent as {image_id} is something else; do not use this catalog")
+        """A candidate's manifest, as `CatalogClient.manifest_bytes`; its contents can be read afterwards."""
+        data = self._manifest(f"/v1/candidates/{image_id}", image_id)
         self._image_id = image_id
         return data
 
-    def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 - as there
-        """None."""
+    def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 - the base class's signature
+        """Always empty: a candidate has no endorsements."""
         return []
 
     def data_map(self, address: Address) -> bytes:
-        """Nothing is said to be zero: what is not published has nothing beside it that is told."""
+        """A map without zeros: the catalog serves no accelerators of candidates."""
         return b"\xff" * accelerator_sizes(address)["map"]
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """See there."""
+        """A range of a candidate's content, as `CatalogClient.content_range`."""
         yield from self._range(f"/v1/candidates/{self._image_id}/blobs/{address}", address, start, end)

@@ -1,4 +1,4 @@
-"""The credential of a site, as a file on the nodes and on the machines of its people."""
+"""The credential of a site as a file, on its nodes and on the computers of its people."""
 
 import os
 from pathlib import Path
@@ -27,16 +27,18 @@ def read_credential(path: Path | None) -> str:
     except OSError as exc:
         raise Misused(f"{path}: the credential cannot be read ({exc.strerror})") from exc
     if mode & 0o077:
-        raise Misused(f"{path}: others may read this credential; run chmod 600 on it")
+        raise Misused(f"{path}: other users may read this credential; run chmod 600 on it")
     text = data.decode("ascii", "replace").strip()
     if not text or len(data) > MAX_CREDENTIAL:
-        raise Misused(f"{path}: holds no credential; put the line there that `partita catalog site register` wrote")
+        raise Misused(
+            f"{path}: no credential found; the file holds the line that `partita catalog site register` wrote"
+        )
     return text
 
 
 def write_credential(path: Path, text: str) -> None:
-    """Write a new credential file that only its owner reads; Misused if there is a file already, or it cannot be made."""
+    """Write a new credential file that only its owner may read; Misused if the file exists or cannot be made."""
     try:
         files.create(path, text + "\n")
     except OSError as exc:
-        raise Misused(f"{path}: the credential cannot be written there ({exc.strerror})") from exc
+        raise Misused(f"{path}: the credential cannot be written ({exc.strerror})") from exc

@@ -1,6 +1,6 @@
-"""A catalog and its mirrors: who is asked first, who next, and what to raise when nobody answers.
+"""A catalog and its mirrors: the order in which they are asked, and the error to raise when none of them answers.
 
-What they say is not believed here: contents prove themselves, and the rest is for `trusted` to judge.
+Answers are not verified here: contents are verified by their addresses, and `trusted` verifies the rest.
 """
 
 import logging
@@ -13,7 +13,7 @@ from catalog.image.address import Address
 from catalog.web.connection import BaseTransport
 
 REST = 30.0
-"""Seconds for which a source that gave no answer is asked last."""
+"""Seconds for which a source that did not answer is asked last."""
 
 log = logging.getLogger("partita.freshness")
 
@@ -25,9 +25,9 @@ class FailoverClient:
 
     Args:
         urls: of the catalog, then of mirrors, in the order of preference.
-        clock: seconds, for waiting.
-        transport: what carries requests instead of the network.
-        credential: shown to the catalog (the first URL) alone.
+        clock: a monotonic clock, in seconds.
+        transport: carries requests instead of the network.
+        credential: sent to the catalog (the first URL) only.
     """
 
     def __init__(
@@ -46,71 +46,71 @@ class FailoverClient:
         return self._clients[0]
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for client in self._clients:
             client.close()
 
-    def answered(self, client: CatalogClient) -> None:
-        """A source is well."""
+    def record_answer(self, client: CatalogClient) -> None:
+        """Note that a source answered: it is no longer asked last."""
         self._failed.pop(client.url, None)
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
+        """As CatalogClient's; where one source stops, the next continues."""
         position = start
         problem: CatalogError | None = None
-        for client in self.order(contents=True):
+        for client in self.ordered(contents=True):
             try:
-                for piece in client.content_range(address, position, end):
-                    position += len(piece)
-                    yield piece
+                for chunk in client.content_range(address, position, end):
+                    position += len(chunk)
+                    yield chunk
             except CatalogError as exc:
-                problem = self.note(client, exc, problem)
+                problem = self.record_failure(client, exc, problem)
             if position == end:
                 return
-        raise problem or Unavailable(f"the range {start}-{end} of {address} was cut at byte {position}")
+        raise problem or Unavailable(f"bytes {start}-{end - 1} of {address} ended early, at byte {position}")
 
     def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
-        came = 0
+        """As CatalogClient's; where one source stops, the next continues."""
+        received = 0
         problem: CatalogError | None = None
-        for client in self.order(contents=True):
-            left = _beyond(ranges, came)
+        for client in self.ordered(contents=True):
+            left = _remaining(ranges, received)
             try:
-                for piece in client.content_ranges(address, left):
-                    came += len(piece)
-                    yield piece
+                for chunk in client.content_ranges(address, left):
+                    received += len(chunk)
+                    yield chunk
             except CatalogError as exc:
-                problem = self.note(client, exc, problem)
-            if not _beyond(ranges, came):
+                problem = self.record_failure(client, exc, problem)
+            if not _remaining(ranges, received):
                 return
-        raise problem or Unavailable(f"{len(ranges)} ranges of {address} were cut after {came} bytes")
+        raise problem or Unavailable(f"{len(ranges)} ranges of {address} ended after {received} bytes")
 
-    def any(self, ask: Callable[[CatalogClient], A]) -> A:
-        """What the first that answers says; the gravest error if none does."""
+    def first_answer(self, ask: Callable[[CatalogClient], A]) -> A:
+        """The answer of the first source that gives one; the gravest error if all fail."""
         problem: CatalogError | None = None
-        for client in self.order(contents=True):
+        for client in self.ordered(contents=True):
             try:
                 return ask(client)
             except CatalogError as exc:
-                problem = self.note(client, exc, problem)
+                problem = self.record_failure(client, exc, problem)
         raise problem or Unavailable("no catalog is configured")
 
-    def order(self, *, contents: bool = False) -> list[CatalogClient]:
-        """Who is asked first: for contents the mirrors, else the catalog; who lately gave no answer, last."""
+    def ordered(self, *, contents: bool = False) -> list[CatalogClient]:
+        """The sources in the order to ask them: for contents mirrors first, else the catalog; failed ones last."""
         clients = self._clients[1:] + self._clients[:1] if contents else list(self._clients)
         now = self._clock()
         return sorted(clients, key=lambda client: now - self._failed.get(client.url, -REST * 2) < REST)
 
-    def note(self, client: CatalogClient, found: CatalogError, worst: CatalogError | None) -> CatalogError:
-        """Remember that a source failed; returns what to raise if all do: the gravest, and of equals the first."""
+    def record_failure(self, client: CatalogClient, found: CatalogError, worst: CatalogError | None) -> CatalogError:
+        """Note that a source failed; returns the error to raise if all do: the gravest, and of equals the first."""
         if isinstance(found, Unavailable):
             self._failed[client.url] = self._clock()
         if len(self._clients) > 1:
             log.warning("%s", found)
-        return found if worst is None or (_grave(found) > _grave(worst)) else worst
+        return found if worst is None or (_gravity(found) > _gravity(worst)) else worst
 
 
-def _beyond(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+def _remaining(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
     """What is left of ranges (start, end) after their first `count` bytes."""
     left = []
     for start, end in ranges:
@@ -121,8 +121,8 @@ def _beyond(ranges: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
     return left
 
 
-def _grave(error: CatalogError) -> int:
-    """Which of several failures tells most: what did not verify, then what has expired, then what is not there."""
+def _gravity(error: CatalogError) -> int:
+    """How grave a failure is: not verified, then expired, then not found, then any other."""
     if isinstance(error, Stale):
         return 2
     if isinstance(error, Unverified):

@@ -1,4 +1,4 @@
-"""What a node remembers of names: which image each name and version was seen to stand for, a line each, for ever."""
+"""A node's permanent record of names: which image each name and version was seen to stand for."""
 
 import os
 import threading
@@ -8,22 +8,22 @@ from catalog.errors import Equivocation, Unavailable
 
 
 class SeenNames:
-    """Which image each name and version was seen to stand for: a line each, on the disk before it is acted on."""
+    """A file with a line for each name and version and its image; a line is on the disk before it is acted on."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._seen: dict[str, str] | None = None
         self._written: set[str] = set()
 
-    def saw(self, title: str, image_id: str) -> None:
-        """Equivocation if it stood for another image before."""
+    def record(self, title: str, image_id: str) -> None:
+        """Record what a name and version stands for; Equivocation if it stood for another image before."""
         with self._lock:
             known = self._load()
             before = known.setdefault(title, image_id)
             if before != image_id:
                 raise Equivocation(
-                    f"ALARM: {title} stood for {before} and is now said to stand for {image_id}; a name and version never "
-                    "changes. Somebody forges, or a key is stolen: ask the VO and the catalog before anything else"
+                    f"ALARM: {title} stood for {before} and now stands for {image_id}; the image of a name and version never "
+                    "changes. It is a forgery, or a key was stolen: ask the VO and the catalog before anything else"
                 )
             if title not in self._written:
                 self._append(title, image_id)
@@ -34,7 +34,7 @@ class SeenNames:
             lines = self._path.read_bytes().split(b"\n") if self._path.exists() else []
             for line in lines:
                 title, _, image_id = line.decode("utf-8", "replace").rpartition(" ")
-                if title and len(image_id) == 71:  # a line that was cut by a crash was never acted on
+                if title and len(image_id) == 71:  # a line that a crash truncated was never acted on
                     self._seen[title] = image_id
             self._written = set(self._seen)
         return self._seen
@@ -47,5 +47,5 @@ class SeenNames:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as exc:
-            raise Unavailable(f"{self._path}: cannot be written ({exc.strerror}); look at the disk") from exc
+            raise Unavailable(f"{self._path}: cannot be written ({exc.strerror}); check the disk") from exc
         self._written.add(title)

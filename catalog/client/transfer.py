@@ -1,4 +1,4 @@
-"""Sending an image directory to a catalog, and fetching one from it: several ranges at once, resumed where it stopped."""
+"""Upload and download of image directories: several ranges at once, resumed where an earlier attempt stopped."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catalog.client.client import CatalogClient
-from catalog.content import indexing as measuring
+from catalog.content import indexing
 from catalog.errors import ContentMismatch, Misused, Unavailable
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
@@ -21,21 +21,21 @@ from catalog.schema.images import UPLOAD_PART, Publication
 from catalog.web.connection import DELAYS
 from signer.runtime.progress import Advance, ignore_progress
 
-if TYPE_CHECKING:  # it loads the TUF library: publishers do without it
+if TYPE_CHECKING:  # it loads the TUF library, which publishers do not need
     from catalog.client.trusted import TrustedCatalog
 
 CONNECTIONS = 4
-"""Ranges at once: enough to keep disk and network busy at both ends; more only queue."""
+"""Ranges at once: enough to keep disk and network busy at both ends; more would only queue."""
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What publishing did.
+    """The result of a publication.
 
     Attributes:
         image_id, title: of the image, now visible.
         sent: bytes sent now.
-        present: bytes of content that the catalog had already, or that are zero.
+        present: bytes of content that the catalog already had, or that are zero.
     """
 
     image_id: str
@@ -52,19 +52,19 @@ def publish_image(
     part: int = UPLOAD_PART,
     connections: int = CONNECTIONS,
 ) -> PublishResult:
-    """Publish an image directory, going on where an earlier attempt stopped.
+    """Publish an image directory, continuing where an earlier attempt stopped.
 
     Args:
         client: of the catalog.
         bundle: the image, endorsed.
-        advance: called with bytes of content done, sent or not; in all, the sizes of all contents.
+        advance: called with bytes of content done, sent or not; in total, the sizes of all contents.
         part: bytes in one request, a multiple of 16 KiB.
         connections: requests at once.
 
     Raises:
-        ContentMismatch: a file of the directory is not what its name says.
-        NotEntitled, Conflict, TooLarge: the catalog does not accept the image; says why.
-        Unavailable: the catalog went away; run it again to go on.
+        ContentMismatch: a file of the directory does not have the address in its name.
+        NotEntitled, Conflict, TooLarge: the catalog does not accept the image, for the reason given.
+        Unavailable: the connection to the catalog was lost; run it again to continue.
     """
     manifest, advance = bundle.manifest, _serialised(advance)
     total = sum(address.size for address in manifest.contents())
@@ -83,7 +83,7 @@ def offer_candidate(
     part: int = UPLOAD_PART,
     connections: int = CONNECTIONS,
 ) -> PublishResult:
-    """Send an image that nobody has endorsed: it waits at the catalog until somebody of its VO does. As `publish`."""
+    """Send an image without endorsements, as `publish_image`; it waits at the catalog until its VO endorses it."""
     manifest, advance = bundle.manifest, _serialised(advance)
     total = sum(address.size for address in manifest.contents())
     sent = _send(client, bundle, client.offer(manifest.canonical()), advance, part, connections)
@@ -93,7 +93,7 @@ def offer_candidate(
 def _send(
     client: CatalogClient, bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
 ) -> int:
-    """Send what the catalog misses; returns how many bytes."""
+    """Send the contents that the catalog is missing; returns how many bytes."""
     manifest = bundle.manifest
     total = sum(address.size for address in manifest.contents())
     missing = {one.address: one.received for one in publication.missing}
@@ -102,8 +102,8 @@ def _send(
     with ThreadPoolExecutor(connections) as pool:
         for address, received in missing.items():
             path = bundle.content(address)
-            # Read whole before anything is sent: it finds the zeros, and a file that was altered since it was named.
-            measured = measuring.verify_content(path, address)
+            # Reading the whole file before sending finds the zeros, and a file that was altered since it was named.
+            measured = indexing.verify_content(path, address)
             parts = list(_parts(subtract_ranges(list(measured.extents()), received), part))
             wanted = sum(end - start for start, end in parts)
             advance(address.size - wanted)
@@ -132,12 +132,12 @@ def fetch_image(
     """Fetch an image into a directory that does not exist or is empty; contents are verified, endorsements are not.
 
     Raises:
-        Misused: the directory holds something.
+        Misused: the directory is not empty.
         NotFound: the catalog has no such image.
         ContentMismatch: the catalog sent another content.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Misused(f"{target}: is there already; name a directory that does not exist or is empty")
+        raise Misused(f"{target}: not empty; name a directory that does not exist or is empty")
     advance = _serialised(advance)
     manifest = client.manifest(client.resolve(reference))
     endorsements = client.endorsements(manifest.image_id)
@@ -158,25 +158,25 @@ def fetch_image(
 
 
 def fetch_candidate(client: CatalogClient, image_id: str, target: Path, advance: Advance = ignore_progress) -> Bundle:
-    """Fetch an image that has no endorsement yet into a directory, for review; errors as in `fetch`."""
+    """Fetch an image that has no endorsement yet into a directory, for review; errors as in `fetch_image`."""
     return fetch_image(client.candidate_view(), Reference(image_id=image_id), target, advance)
 
 
 def _fetch_content(
     client: "CatalogClient | TrustedCatalog", address: Address, path: Path, pool: ThreadPoolExecutor, advance: Advance
 ) -> None:
-    extents = list(measuring.decode_data_map(client.data_map(address), address.size))
+    extents = list(indexing.decode_data_map(client.data_map(address), address.size))
     advance(address.size - sum(length for _, length in extents))
     _fetch_extents(client, address, path, extents, pool, advance)
     try:
-        measuring.verify_content(path, address)
+        indexing.verify_content(path, address)
     except ContentMismatch:
-        # The map is only a hint: it may call zero what is not. Without it, every byte is asked for.
+        # The map is only a hint, and may declare data to be zero. Without it, every byte is fetched.
         _fetch_extents(client, address, path, [(0, address.size)], pool, ignore_progress)
         try:
-            measuring.verify_content(path, address)
+            indexing.verify_content(path, address)
         except ContentMismatch as exc:
-            raise ContentMismatch(f"{client.url}: what it sends as {address} is something else; use another") from exc
+            raise ContentMismatch(f"{client.url}: sent another content for {address}; use another catalog") from exc
 
 
 def _fetch_extents(
@@ -194,10 +194,10 @@ def _fetch_extents(
             position, end = bounds
             for delay in (*DELAYS, None):
                 try:
-                    for piece in client.content_range(address, position, end):
-                        os.pwrite(descriptor, piece, position)
-                        position += len(piece)
-                        advance(len(piece))
+                    for chunk in client.content_range(address, position, end):
+                        os.pwrite(descriptor, chunk, position)
+                        position += len(chunk)
+                        advance(len(chunk))
                 except Unavailable:
                     if delay is None:
                         raise
@@ -210,7 +210,7 @@ def _fetch_extents(
 
 
 def subtract_ranges(extents: list[tuple[int, int]], received: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-    """(start, end) of what lies in the extents, given as (offset, length), and in none of the received (start, end)."""
+    """The extents (offset, length) without the received ranges (start, end), as (start, end) of what is left."""
     left = []
     for offset, length in extents:
         start, end = offset, offset + length
@@ -243,7 +243,7 @@ def _opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def _serialised(advance: Advance) -> Advance:
-    """The Advance for several threads."""
+    """An Advance that several threads may call."""
     lock = threading.Lock()
 
     def locked(done: int) -> None:

@@ -1,10 +1,10 @@
-"""A catalog as a node believes it: names, manifests, endorsements and revocations only as fresh signed metadata lists them.
+"""A catalog as a node trusts it: names, manifests, endorsements and revocations only as current signed metadata lists them.
 
-Contents are proved by their addresses, so any mirror may serve them; mirrors are asked first. What is current is asked of
-the catalog first, and of mirrors when it cannot answer: a mirror may be behind, and cannot forge.
+Contents are verified by their addresses, so that any mirror may serve them; mirrors are asked first. For what is current
+the catalog is asked first, and mirrors when it does not answer: a mirror may be behind, but cannot forge.
 
-DIR/trusted          metadata that was verified (`tuf_reading`); what it has seen never goes backwards
-DIR/names            which image each name and version was seen to stand for: two images under one is an alarm
+DIR/trusted          verified metadata (`catalog.tuf.client`); versions never go backwards
+DIR/names            which image each name and version was seen to stand for: a second image under one name is an alarm
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from catalog.client.client import CatalogClient
 from catalog.client.failover import FailoverClient
@@ -58,18 +58,20 @@ from signer.errors import DocumentError
 from signer.runtime import files
 
 REUSE = 2.0
-"""Seconds for which one refresh serves what belongs together: the manifest, endorsements and revocations of one order."""
+"""Seconds for which one refresh is reused: the manifest, endorsements and revocations of one order belong together."""
 
 NAMES = "names"
+
+B = TypeVar("B", NameBinding, ClusterBinding)
 
 log = logging.getLogger("partita.freshness")
 
 
 class TrustedCatalog:
-    """A catalog and its mirrors. Safe to use from several threads; errors are as CatalogClient's, and:
+    """A catalog and its mirrors. Safe to use from several threads; raises the errors of CatalogClient, and:
 
-    Unpinned: no root is pinned. Stale, Unverified: what is said to be current is not, or does not verify. Equivocation: a
-    name and version stands for another image than it did.
+    Unpinned: no root is pinned. Stale, Unverified: the metadata has expired, or does not verify. Equivocation: a name and
+    version stands for another image than before.
     """
 
     def __init__(
@@ -82,30 +84,30 @@ class TrustedCatalog:
         transport: BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         credential: str = "",
-        alarm: Callable[[str], None] = lambda _said: None,
+        alarm: Callable[[str], None] = lambda _message: None,
     ) -> None:
-        """Nothing is asked yet.
+        """Make no request yet.
 
         Args:
-            directory: where what was verified is kept.
-            root: gives the pinned root; None refuses everything but contents. Asked until it has given one.
-            urls: of the catalog, then of mirrors of it, in the order of preference.
+            directory: of the verified metadata.
+            root: gives the pinned root, or None, which refuses everything but contents. Called until it gives one.
+            urls: of the catalog, then of its mirrors, in the order of preference.
             now: the time, UTC.
-            transport: what carries requests instead of the network.
-            clock: seconds, for waiting.
-            credential: of this node's site, shown to the catalog (the first URL) alone.
-            alarm: told when a name and version stands for two images, before Equivocation is raised.
+            transport: carries requests instead of the network.
+            clock: a monotonic clock, in seconds.
+            credential: of this node's site, sent to the catalog (the first URL) only.
+            alarm: called when a name and version stands for two images, before Equivocation is raised.
         """
         self._root, self._now, self._clock, self._transport = root, now, clock, transport
         self._sources = FailoverClient(urls, clock, transport, credential)
         self._directory = directory / "trusted"
-        self._reader: TufClient | None = None
+        self._tuf: TufClient | None = None
         self._names = SeenNames(directory / NAMES)
         self._alarm = alarm
         self._lock = threading.RLock()
         self._current: tuple[float, str, CurrentTargets] | None = None
         self.url = self._sources.first.url
-        self._shown = {server_url(self.url): credential}
+        self._credentials = {server_url(self.url): credential}
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -118,9 +120,9 @@ class TrustedCatalog:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
-        if self._reader is not None:
-            self._reader.close()
+        """Close the connections."""
+        if self._tuf is not None:
+            self._tuf.close()
         self._sources.close()
 
     def pause(self, seconds: float) -> None:
@@ -131,91 +133,85 @@ class TrustedCatalog:
         """The image ID that a reference stands for now. An image ID stands for itself."""
         if reference.image_id is not None:
             return reference.image_id
-        data = self._find(name_path(reference.vo, reference.name, reference.version), fresh=True)
-        binding = parse_canonical(NameBinding, data, f"meaning of {reference}")
+        path = name_path(reference.vo, reference.name, reference.version)
+        binding = self._binding(NameBinding, reference, path)
+        self._record_name(binding.title, binding.image_id)
+        return binding.image_id
+
+    def _binding(self, kind: type[B], reference: Reference, path: str) -> B:
+        """What a name stands for now; Unverified if the target is about another name."""
+        binding = parse_canonical(kind, self._find(path, fresh=True), f"meaning of {reference}")
         if (binding.vo, binding.name) != (reference.vo, reference.name) or (
             reference.version is not None and binding.version != reference.version
         ):
-            raise Unverified(
-                f"{self.url}: what is listed for {reference} is about another name; do not use this catalog"
-            )
-        self._saw(f"{binding.vo}/{binding.name}@{binding.version}", binding.image_id)
-        return binding.image_id
+            raise Unverified(f"{self.url}: the target of {reference} is about another name; do not use this catalog")
+        return binding
 
-    def listed(self, most: int) -> list[ImageEntry]:
-        """Up to so many images that the catalog shows, last published first. It proves nothing: `resolve` what is to be believed."""
-        return list(islice(self._sources.first.images(), most))
+    def newest_images(self, limit: int) -> list[ImageEntry]:
+        """Up to `limit` images from the catalog's list, last published first. The list is unverified: use `resolve`."""
+        return list(islice(self._sources.first.images(), limit))
 
     def manifest_bytes(self, image_id: str) -> bytes:
-        """A manifest's canonical bytes: listed now, and of this image ID."""
+        """The canonical bytes of a manifest that is listed now."""
         data = self._find(manifest_path(image_id))
         if len(data) > MAX_MANIFEST:
-            raise Unverified(f"{image_id}: its manifest has {len(data)} bytes; at most {MAX_MANIFEST} are read")
+            raise Unverified(f"{image_id}: the manifest has {len(data)} bytes; the limit is {MAX_MANIFEST}")
         return data
 
     def manifest(self, image_id: str) -> Manifest:
-        """A manifest; what it calls itself must be what that name and version always stood for."""
+        """A manifest, checked against the image ID; its name and version must never have stood for another image."""
         manifest = Manifest.parse(self.manifest_bytes(image_id))
         if manifest.image_id != image_id:
-            raise ContentMismatch(
-                f"{self.url}: what is listed as {image_id} is something else; do not use this catalog"
-            )
-        self._saw(manifest.title, image_id)
+            raise ContentMismatch(f"{self.url}: lists another manifest as {image_id}; do not use this catalog")
+        self._record_name(manifest.title, image_id)
         return manifest
 
     def endorsements(self, image_id: str) -> list[tuple[bytes, bytes]]:
-        """(statement, signature) of every endorsement that is listed now; nothing about them is checked here."""
+        """(statement, signature) of every endorsement that is listed now; the signatures are not verified here."""
         return self._statements(endorsements_path(image_id))
 
     def cluster(self, reference: Reference) -> tuple[str, bytes]:
         """The cluster document that VO/NAME@VERSION or VO/NAME stands for now: VO/NAME@VERSION and the canonical bytes.
 
         Raises:
-            Misused: the reference is no name. Otherwise as for images.
+            Misused: the reference is an image ID. Other errors as for images.
         """
         if reference.image_id is not None:
             raise Misused("a published cluster is named as VO/NAME@VERSION or VO/NAME")
-        data = self._find(cluster_name_path(reference.vo, reference.name, reference.version), fresh=True)
-        binding = parse_canonical(ClusterBinding, data, f"meaning of {reference}")
-        if (binding.vo, binding.name) != (reference.vo, reference.name) or (
-            reference.version is not None and binding.version != reference.version
-        ):
-            raise Unverified(
-                f"{self.url}: what is listed for {reference} is about another name; do not use this catalog"
-            )
-        title = f"{binding.vo}/{binding.name}@{binding.version}"
-        self._saw(f"cluster:{title}", binding.digest)
+        path = cluster_name_path(reference.vo, reference.name, reference.version)
+        binding = self._binding(ClusterBinding, reference, path)
+        self._record_name(f"cluster:{binding.title}", binding.digest)
         found = self._find(cluster_path(binding.digest))
         if "sha256:" + hashlib.sha256(found).hexdigest() != binding.digest:
             raise ContentMismatch(
-                f"{self.url}: what is listed as cluster {binding.digest} is something else; do not use this catalog"
+                f"{self.url}: lists another document as cluster {binding.digest}; do not use this catalog"
             )
-        return title, found
+        return binding.title, found
 
     def cluster_endorsements(self, digest: str) -> list[tuple[bytes, bytes]]:
-        """(statement, signature) of every endorsement of a cluster document that is listed now, none checked here."""
+        """(statement, signature) of every endorsement of a cluster document that is listed now, unverified."""
         return self._statements(cluster_endorsements_path(digest))
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
-        """(statement, signature) of every revocation that is listed now; nothing about them is checked here."""
+        """(statement, signature) of every revocation that is listed now; the signatures are not verified here."""
         index = parse_canonical(RevocationPages, self._find(REVOCATIONS, fresh=True), REVOCATIONS)
         return [pair for number in range(index.pages) for pair in self._statements(revocation_page(number))]
 
     def refresh(self) -> None:
-        """Bring what is trusted up to date."""
+        """Refresh the trusted metadata."""
         with self._lock:
             self._refreshed(fresh=True)
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
+        """As CatalogClient's; where one source stops, the next continues."""
         return self._sources.content_range(address, start, end)
 
     def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """As CatalogClient's; where a source stops, the next goes on."""
+        """As CatalogClient's; where one source stops, the next continues."""
         return self._sources.content_ranges(address, ranges)
 
     def freshness(self) -> Freshness:
-        """How fresh what is known is, without asking anybody."""
+        """How fresh the trusted metadata is; makes no request."""
         try:
             known = self._pinned().trusted().expires
         except Unpinned as exc:
@@ -223,34 +219,34 @@ class TrustedCatalog:
         return assess_freshness(known, self._now())
 
     def data_map(self, address: Address) -> bytes:
-        """As CatalogClient's, from whichever source answers."""
-        return self._sources.any(lambda client: client.data_map(address))
+        """As CatalogClient's, from the first source that answers."""
+        return self._sources.first_answer(lambda client: client.data_map(address))
 
     def layer(self, address: Address) -> bytes:
-        """As CatalogClient's, from whichever source answers."""
-        return self._sources.any(lambda client: client.layer(address))
+        """As CatalogClient's, from the first source that answers."""
+        return self._sources.first_answer(lambda client: client.layer(address))
 
     def hints(self, address: Address) -> bytes:
-        """As CatalogClient's, from whichever source answers."""
-        return self._sources.any(lambda client: client.hints(address))
+        """As CatalogClient's, from the first source that answers."""
+        return self._sources.first_answer(lambda client: client.hints(address))
 
-    def _saw(self, title: str, image_id: str) -> None:
+    def _record_name(self, title: str, image_id: str) -> None:
         try:
-            self._names.saw(title, image_id)
+            self._names.record(title, image_id)
         except Equivocation as exc:
-            log.error("%s", exc)  # noqa: TRY400 - the sentence says it all
+            log.error("%s", exc)  # noqa: TRY400 - a traceback would add nothing
             self._alarm(str(exc))
             raise
 
-    def _statements(self, path: str, *, fresh: bool = False) -> list[tuple[bytes, bytes]]:
+    def _statements(self, path: str) -> list[tuple[bytes, bytes]]:
         try:
-            found = parse(EndorsementList, self._find(path, fresh=fresh), path, limit=MAX_RESPONSE)
+            found = parse(EndorsementList, self._find(path), path, limit=MAX_RESPONSE)
         except DocumentError as exc:
-            raise Unverified(f"{self.url}: what is listed as {path} cannot be read: {exc}") from exc
+            raise Unverified(f"{self.url}: the target {path} cannot be read: {exc}") from exc
         return [one.pair() for one in found.items]
 
     def _find(self, path: str, *, fresh: bool = False) -> bytes:
-        """A target by what is current; by what another source calls current if the first lists it not or cannot send it."""
+        """A current target; from another source if the first does not list it or cannot send it."""
         with self._lock:
             tried: list[str] = []
             problem: CatalogError | None = None
@@ -263,7 +259,7 @@ class TrustedCatalog:
                     problem = exc if problem is None or isinstance(problem, NotFound) else problem
                 tried.append(url)
                 url, current = self._another(tried)
-            raise problem or Unavailable(f"{self.url}: {path} cannot be had")
+            raise problem or Unavailable(f"{self.url}: cannot download {path}")
 
     def _refreshed(self, *, fresh: bool) -> tuple[str, CurrentTargets]:
         self._pinned()
@@ -271,47 +267,49 @@ class TrustedCatalog:
             return self._current[1], self._current[2]
         self._current = None
         problem: CatalogError | None = None
-        for client in self._sources.order():
+        for client in self._sources.ordered():
             try:
                 return client.url, self._ask(client)
             except CatalogError as exc:
-                problem = self._sources.note(client, exc, problem)
+                problem = self._sources.record_failure(client, exc, problem)
         raise problem or Unavailable("no catalog is configured")
 
     def _pinned(self) -> TufClient:
-        if self._reader is None:
+        if self._tuf is None:
             root = self._root()
             if root is None:
                 raise Unpinned(_UNPINNED)
-            self._reader = TufClient(self._directory, root, self._now, transport=self._transport, shown=self._shown)
-        return self._reader
+            self._tuf = TufClient(
+                self._directory, root, self._now, transport=self._transport, credentials=self._credentials
+            )
+        return self._tuf
 
     def _another(self, tried: Sequence[str]) -> tuple[str, CurrentTargets | None]:
-        for client in self._sources.order():
+        for client in self._sources.ordered():
             if client.url not in tried:
                 try:
                     return client.url, self._ask(client)
                 except CatalogError as exc:
-                    self._sources.note(client, exc, None)
+                    self._sources.record_failure(client, exc, None)
         return "", None
 
     def _ask(self, client: CatalogClient) -> CurrentTargets:
         current = self._pinned().refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
-        self._sources.answered(client)
+        self._sources.record_answer(client)
         self._current = self._clock(), client.url, current
         return current
 
 
 def pin_root(file: Path, root: bytes) -> str:
-    """Keep a root to believe a catalog by; returns its SHA-256, for people to compare. Malformed if it is none."""
+    """Pin a catalog's root in a file; returns its SHA-256, for people to compare. Malformed if it is not a TUF root."""
     if SignedMetadata.of(root).role != ROOT:
-        raise Malformed("this is signed metadata, but no root; take the catalog's root.json")
+        raise Malformed("TUF metadata of another role than root; use the catalog's root.json")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     files.write(file, root)
     return hashlib.sha256(root).hexdigest()
 
 
 _UNPINNED = (
-    "no root of the catalog's freshness metadata is pinned here, so nothing is believed to be current; get root.json from "
-    "the catalog's operator by a way that you trust, and run `partita node trust-root FILE`"
+    "no TUF root of the catalog is pinned here, so that no image is known to be current; get root.json from the catalog's "
+    "operator over a channel that you trust, and run `partita node trust-root FILE`"
 )

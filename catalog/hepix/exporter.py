@@ -1,4 +1,4 @@
-"""A VO's endorsed images as a signed HEPiX list: for sites that take their images with vmcatcher, atrope or cloudkeeper."""
+"""Export a VO's endorsed images as a signed HEPiX list, for sites that use vmcatcher, atrope or cloudkeeper."""
 
 import uuid
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from signer.verification.trust import Anchor
 from signer.x509.cms_verifier import X509Rules
 
 LIFETIME = timedelta(days=28)
-"""How long a list holds unless said otherwise; sites fetch it every few hours and stop when it has expired."""
+"""The default validity of a list; sites fetch it every few hours and stop using it when it has expired."""
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """How the list is to be.
+    """A list to export.
 
     Attributes:
-        vo: whose images.
-        uri: where the list will be served; its identifier follows from it, and must not change in the list's life.
+        vo: the VO whose images are listed.
+        uri: where the list will be served; its identifier follows from the URI, which must never change.
         title, description: for people.
         email, creator: of the endorser, for people.
-        lifetime: how long it holds.
+        lifetime: how long the list is valid.
     """
 
     vo: str
@@ -45,7 +45,7 @@ class ExportRequest:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A list that was signed: the message, what is in it, and a sentence for each image that is not."""
+    """A signed list: the message, its content, and a sentence for each image that was left out."""
 
     message: bytes
     content: ImageList
@@ -65,19 +65,19 @@ def export_list(
     """Make and sign the list.
 
     The newest version of each name is listed, if an endorsement of it counts by the anchors now, and if it is one disk
-    that firmware boots: who consumes such lists knows nothing of partitions, kernels beside them, or several disks.
+    that firmware boots: consumers of such lists do not know partitions, separate kernels, or several disks.
 
     Args:
-        client: the catalog; it measures each flat image once, which takes reading all of it.
-        wanted: how.
-        anchors: whose endorsements of the VO's images count.
+        client: the catalog; it reads each flat image once to measure it.
+        wanted: the list to make.
+        anchors: the keys whose endorsements of the VO's images count.
         signer: the endorser of the list.
-        now: the time in it, and its version.
-        x509: by which CAs endorsements by certificate are judged.
-        advance: called with 1 for each image that was looked at.
+        now: the time in the list, and its version.
+        x509: the CAs that endorsements by certificate are verified with.
+        advance: called with 1 for each image.
 
     Raises:
-        Misused: no image is left to list; an empty list would make every site drop all of them.
+        Misused: no image can be listed; an empty list would make every site drop all its images.
         KeyUnusable, SignatureError: the endorser's certificate cannot sign.
     """
     entries: dict[str, str] = {}
@@ -92,8 +92,8 @@ def export_list(
         counting = [check for check in checks if check.counts and check.vo == wanted.vo]
         until = max((check.expires for check in counting if check.expires is not None), default=None)
         if until is None:
-            said = checks[0].reason if checks else "nobody endorsed it"
-            left_out.append(f"{manifest.title} is left out, as no endorsement counts: {said}")
+            why = checks[0].reason if checks else "it has none"
+            left_out.append(f"{manifest.title} is left out, as no endorsement counts: {why}")
         elif reason := why_unlistable(manifest):
             left_out.append(f"{manifest.title} is left out: {reason}")
         else:
@@ -101,7 +101,7 @@ def export_list(
         advance(1)
     if not listed:
         raise Misused(
-            f"no image of {wanted.vo} can be listed, and an empty list makes every site drop all images"
+            f"no image of {wanted.vo} can be listed, and an empty list would make every site drop all images"
             + "".join(f"; {sentence}" for sentence in left_out)
         )
     certificate = signer.credential.certificate
@@ -125,11 +125,11 @@ def export_list(
 
 
 def why_unlistable(manifest: Manifest) -> str:
-    """Why an image cannot be one file that others boot; empty if it can."""
+    """Why an image cannot be listed as one bootable file; empty if it can."""
     if len(manifest.disks) != 1:
         return f"it has {len(manifest.disks)} disks, and an image list has one file for each image"
     if isinstance(manifest.boot, DirectBoot):
-        return "its kernel lies beside its disk, and who takes images from lists boots the disk alone"
+        return "its kernel is not on its disk, and users of image lists boot the disk alone"
     return ""
 
 

@@ -1,6 +1,6 @@
-"""The HEPiX image list, read and written: the union of the members that vmcatcher, atrope and cloudkeeper ask for. Pure.
+"""Read and write HEPiX image lists: the union of the members that vmcatcher, atrope and cloudkeeper need. Pure.
 
-Others' lists carry members of their own, so unknown ones are passed over; the known ones are read strictly. Source: the
+Unknown members are ignored, as many lists carry some of their own; the known ones are read strictly. Source: the
 HEPiX virtualisation working group's image list (hepixvmitrust), and EGI's `ad:` members.
 """
 
@@ -18,13 +18,13 @@ from signer.errors import DocumentError
 from signer.verification.smime import MAX_MESSAGE
 
 MAX_IMAGES = 10_000
-"""Images in a list; EGI's largest had some hundred."""
+"""Images in a list; EGI's largest had a few hundred."""
 
 MAX_TEXT = 4096
 """Characters of a text."""
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-"""The one form of dates: consumers parse no fractions and no offsets."""
+"""The form of dates: consumers parse neither fractions nor offsets."""
 
 _SHA512 = re.compile(r"[0-9a-f]{128}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -33,13 +33,13 @@ _PARTS = re.compile(r"\d+|[^\d]+")
 
 @dataclass(frozen=True)
 class ListedImage:
-    """One image of a list: a file at `uri` with this many bytes and this SHA-512 (of the file, as downloaded).
+    """An image of a list: a file at `uri` of `size` bytes and this SHA-512, both as downloaded.
 
     Attributes:
         identifier: UUID, the same for all versions.
-        memory, cores: the least it needs, in MiB and number; None where the list does not say.
-        expires: when its endorsement ends; None where only the list's end counts.
-        format: what the file is, such as "RAW" or "OVA"; empty where the list does not say.
+        memory, cores: the minimum, in MiB and number; None where the list does not say.
+        expires: when its endorsement expires; None where only the list's expiry counts.
+        format: of the file, such as "RAW" or "OVA"; empty where the list does not say.
         extra: further members, written after ours.
     """
 
@@ -64,7 +64,7 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class ImageList:
-    """A list: who endorses what, until when. `dn` and `ca` are what the list claims of its endorser, no more."""
+    """A list: its endorser, its images and its expiry. `dn` and `ca` are what the list claims about its endorser."""
 
     identifier: str
     title: str
@@ -83,7 +83,7 @@ class ImageList:
 
 
 def write_list(found: ImageList) -> bytes:
-    """The document that is signed."""
+    """The JSON document of a list, to be signed."""
     document = {
         "hv:imagelist": {
             "dc:identifier": found.identifier,
@@ -111,10 +111,10 @@ def write_list(found: ImageList) -> bytes:
 
 
 def read_list(data: bytes) -> ImageList:
-    """A list from its document.
+    """Parse the JSON document of a list.
 
     Raises:
-        Malformed: a member is missing, empty or not of its form; says which. No image is silently left out.
+        Malformed: a member is missing, empty or malformed, and which. No image is left out silently.
     """
     try:
         document = read_json(data, "image list", limit=MAX_MESSAGE)
@@ -124,14 +124,14 @@ def read_list(data: bytes) -> ImageList:
     by = _object(_object(inner, "hv:endorser", "the image list"), "hv:x509", "hv:endorser")
     images = inner.get("hv:images")
     if not isinstance(images, list) or len(images) > MAX_IMAGES:
-        raise Malformed(f"hv:images is no list of at most {MAX_IMAGES} images")
+        raise Malformed(f"hv:images is not a list of at most {MAX_IMAGES} images")
     listed = tuple(
         _read_image(_object(each, "hv:image", f"image {number}"), f"image {number}")
         for number, each in enumerate(images, 1)
     )
     identifiers = [image.identifier for image in listed]
     if len(set(identifiers)) != len(identifiers):
-        raise Malformed("two images of the list have the same dc:identifier; each is listed once")
+        raise Malformed("two images of the list have the same dc:identifier; list each once")
     where = "the image list"
     return ImageList(
         identifier=_uuid(inner, where),
@@ -152,7 +152,7 @@ def read_list(data: bytes) -> ImageList:
 
 
 def version_order(version: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    """What versions compare by: parts between `-`, `,`, `.` and `/`, digits as numbers (as vmcatcher has it)."""
+    """The sort key of a version: its parts between `-`, `,`, `.` and `/`, digits as numbers (as in vmcatcher)."""
     return tuple(
         tuple((1, int(run), "") if run.isdigit() and run.isascii() else (0, 0, run) for run in _PARTS.findall(part))
         for part in re.split(r"[-,./]", version)
@@ -187,7 +187,7 @@ def _image(image: ListedImage, expires: datetime) -> dict[str, Any]:
 def _read_image(found: dict[str, Any], where: str) -> ListedImage:
     sha512 = _text(found, "sl:checksum:sha512", where).lower()
     if not _SHA512.fullmatch(sha512):
-        raise Malformed(f"{where}: sl:checksum:sha512 is no SHA-512 in hex")
+        raise Malformed(f"{where}: sl:checksum:sha512 is not a SHA-512 in hex")
     size = _number(found, "hv:size", where)
     if not size:
         raise Malformed(f"{where}: hv:size is missing or zero")
@@ -206,7 +206,7 @@ def _read_image(found: dict[str, Any], where: str) -> ListedImage:
         comments=_text(found, "sl:comments", where, empty=True),
         hypervisor=_text(found, "hv:hypervisor", where),
         format=_text(found, "hv:format", where, empty=True) if "hv:format" in found else "",
-        # Bytes by the book, MiB by EGI and everybody since: no image makes do with less than a MiB of either.
+        # The specification says bytes; EGI and all later lists give MiB. From 2^20 on it is bytes: no image needs 1 TiB.
         memory=memory >> 20 if memory is not None and memory >= 1 << 20 else memory,
         cores=_number(found, "hv:core_minimum", where),
         expires=_time(found, "dc:date:expires", where) if "dc:date:expires" in found else None,
@@ -223,7 +223,7 @@ def _object(value: object, key: str, where: str) -> dict[str, Any]:
 def _text(found: dict[str, Any], key: str, where: str, *, empty: bool = False) -> str:
     value = found.get(key)
     if not isinstance(value, str) or len(value) > MAX_TEXT or _CONTROL.search(value) or not (value or empty):
-        raise Malformed(f"{where}: {key} is missing, or no text of 1 to {MAX_TEXT} characters")
+        raise Malformed(f"{where}: {key} is missing, or not a text of 1 to {MAX_TEXT} characters")
     return value
 
 
@@ -233,7 +233,7 @@ def _number(found: dict[str, Any], key: str, where: str) -> int | None:
         return None
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
-        raise Malformed(f"{where}: {key} is no whole number")
+        raise Malformed(f"{where}: {key} is not a whole number")
     return int(text)
 
 
@@ -241,11 +241,11 @@ def _time(found: dict[str, Any], key: str, where: str) -> datetime:
     try:
         return datetime.strptime(_text(found, key, where), TIME).replace(tzinfo=UTC)
     except ValueError as exc:
-        raise Malformed(f"{where}: {key} is no time such as 2026-11-22T12:00:00Z") from exc
+        raise Malformed(f"{where}: {key} is not a time such as 2026-11-22T12:00:00Z") from exc
 
 
 def _uuid(found: dict[str, Any], where: str) -> str:
     try:
         return str(uuid.UUID(_text(found, "dc:identifier", where)))
     except ValueError as exc:
-        raise Malformed(f"{where}: dc:identifier is no UUID (RFC 4122)") from exc
+        raise Malformed(f"{where}: dc:identifier is not a valid UUID (RFC 4122)") from exc

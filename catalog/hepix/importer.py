@@ -1,7 +1,7 @@
-"""Images from a HEPiX list, taken in the one safe order: signature, endorser, subscription, dates, version, file.
+"""Import of images from a HEPiX list, in the only safe order: signature, endorser, subscription, dates, version, file.
 
-Source: what vmcatcher does, with the holes closed that its kin have: who signed is compared with who the list says, a
-list is never read unsigned, and one version stands for one content.
+Source: the behaviour of vmcatcher, without the holes of its relatives: the signer is compared with the endorser that the
+list names, an unsigned list is never read, and a version stands for one content only.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from signer.verification.smime import MAX_MESSAGE, read_message, verify_message
 from signer.x509.cms_verifier import X509Rules
 
 FORMATS: dict[str, DiskFormat] = {"raw": "raw", "qcow2": "qcow2"}
-"""What `hv:format` may say, in lower case. Archives (OVA) and VMDK are not taken: their makers publish raw or qcow2 too."""
+"""The accepted values of `hv:format`, in lower case. OVA and VMDK are not: their makers publish raw or qcow2 too."""
 
 MEMORY, CORES = 1024, 1
-"""MiB, number: what an image needs whose list does not say."""
+"""MiB and number: the needs of an image whose list does not say."""
 
 _NOT_NAME = re.compile(r"[^a-z0-9._-]+")
 _NOT_VERSION = re.compile(r"[^A-Za-z0-9.+_~-]+")
@@ -40,13 +40,13 @@ _NOT_VERSION = re.compile(r"[^A-Za-z0-9.+_~-]+")
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What a site wants of a list.
+    """What a site imports from a list.
 
     Attributes:
-        vo: under whose name the images will be published here.
-        endorser: whom the site believes for a list that it has not subscribed to yet; None for known lists only.
-        images: identifiers of those to take; empty takes what was taken before.
-        every: take all.
+        vo: the VO under which the images will be published here.
+        endorser: the trusted endorser of a list without a subscription; None accepts subscribed lists only.
+        images: identifiers of the images to import; empty imports those that were imported before.
+        every: import all images.
         format: of files whose list does not say; None refuses them.
         max_bytes: the largest file that is downloaded.
     """
@@ -61,17 +61,17 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """An image that was taken from a list, and the directory that it is in."""
+    """An imported image: its entry in the list, and what was built from its file."""
 
     listed: ListedImage
     made: BuiltImage
 
 
 def read_source(source: str) -> bytes:
-    """The message at an http(s) URL, or in a file; never more than a message may have."""
+    """The message at an http(s) URL or in a file, of at most MAX_MESSAGE bytes."""
     if "://" in source:
-        with _download(source) as pieces:
-            return b"".join(_capped(pieces, MAX_MESSAGE, source))
+        with _download(source) as chunks:
+            return b"".join(_capped(chunks, MAX_MESSAGE, source))
     try:
         with Path(source).open("rb") as file:
             return b"".join(_capped(iter(lambda: file.read(1 << 20), b""), MAX_MESSAGE, source))
@@ -82,25 +82,25 @@ def read_source(source: str) -> bytes:
 def open_list(
     message: bytes, known: Subscriptions, order: ImportRequest, rules: X509Rules, now: datetime
 ) -> tuple[ImageList, Subscription]:
-    """The list in a message, believed, and the subscription as it is after it; nothing is written down yet.
+    """The verified list in a message, and the subscription that follows from it; nothing is stored yet.
 
     Raises:
-        Unverified, Stale, Equivocation, NotEntitled: it is not believed, or nothing in it was asked for; says why.
-        Malformed: it is no list.
+        Unverified, Stale, Equivocation, NotEntitled: the list is not accepted, or no image in it was requested.
+        Malformed: it is not a valid list.
     """
     try:
         parts = read_message(message)
         signer = verify_message(parts, rules, now)
     except SignatureError as exc:
-        raise Unverified(f"the image list is not believed: {exc}") from exc
+        raise Unverified(f"the image list does not verify: {exc}") from exc
     found = read_list(parts.text)
     by = ListEndorser(signer.subject, signer.issuer)
     held = known.get(found.identifier)
     if held is None:
         if order.endorser is None:
             raise Unverified(
-                f"the list {found.identifier} ({found.title}) is new here; say whom you believe for it with "
-                "--endorser-dn and --endorser-ca. Nobody is believed because a list says so"
+                f"the list {found.identifier} ({found.title}) is new here; name its trusted endorser with --endorser-dn "
+                "and --endorser-ca. What a list says about its own endorser is not trusted"
             )
         held = Subscription(identifier=found.identifier, dn=order.endorser.dn, ca=order.endorser.ca)
     check_list(found, message, by, held, now)
@@ -126,36 +126,37 @@ def import_image(
     """Download one image, check its size and SHA-512, and import its disk.
 
     Args:
-        found: the list, believed.
+        found: the list, verified.
         listed: the image in it.
         target: the image directory to make; absent or empty.
-        order: what the site wants.
+        order: what the site imports.
         now: the time.
-        bars: shows how far each step is.
+        bars: shows the progress of each step.
 
     Raises:
-        ContentMismatch: the file is another one than was endorsed.
+        ContentMismatch: the file is not the one that was endorsed.
         TooLarge, Unavailable, Misused: it cannot be downloaded.
         Stale: its endorsement has expired.
-        DiskRefused: it is no disk that may be imported.
+        DiskRefused: it is not a disk that can be imported.
     """
     if listed.expires is not None and listed.expires <= now:
         raise Stale(
             f"the endorsement of {listed.title} {listed.version} expired on {listed.expires:%Y-%m-%d %H:%M} UTC"
         )
     if listed.size > order.max_bytes:
-        raise TooLarge(f"{listed.title} {listed.version} has {listed.size} bytes; at most {order.max_bytes} are taken")
+        raise TooLarge(f"{listed.title} {listed.version} has {listed.size} bytes; the limit is {order.max_bytes}")
     named = FORMATS.get(listed.format.lower()) if listed.format else order.format
     if named is None:
-        said = f"has the format {listed.format[:40]!r}" if listed.format else "has no format in its list"
+        problem = f"has the format {listed.format[:40]!r}" if listed.format else "has no format in its list"
         raise DiskRefused(
-            f"{listed.title} {listed.version} {said}; formats are never guessed: --format names one of {', '.join(FORMATS)}"
+            f"{listed.title} {listed.version} {problem}; formats are never guessed: give --format, one of "
+            f"{', '.join(FORMATS)}"
         )
     identity = image_identity(found, listed, order.vo)
     target.parent.mkdir(parents=True, exist_ok=True)
-    room = shutil.disk_usage(target.parent).free
-    if listed.size > room:
-        raise TooLarge(f"{listed.title} has {listed.size} bytes and {target.parent} has room for {room}")
+    free = shutil.disk_usage(target.parent).free
+    if listed.size > free:
+        raise TooLarge(f"{listed.title} has {listed.size} bytes and {target.parent} has only {free} bytes free")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".hepix-") as scratch:
         disk = Path(scratch) / "disk"
         with bars(f"downloading {listed.title}", listed.size) as advance:
@@ -166,7 +167,7 @@ def import_image(
 
 
 def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdentity:
-    """What an image from a list is called here: its title and version, in the letters that names here have."""
+    """The identity of an imported image: its title and version, reduced to the characters of names and versions here."""
     name = _NOT_NAME.sub("-", listed.title.lower()).strip("._-")[:128].strip("._-")
     version = _NOT_VERSION.sub("-", listed.version).strip(".+_~-")[:64].strip(".+_~-")
     system = {
@@ -191,40 +192,40 @@ def image_identity(found: ImageList, listed: ListedImage, vo: str) -> ImageIdent
 
 def _fetch(listed: ListedImage, path: Path, advance: Callable[[int], None]) -> None:
     digest, size = hashlib.sha512(), 0
-    what = f"{listed.title} {listed.version}"
-    with _download(listed.uri) as pieces, path.open("xb") as file:
-        for piece in pieces:
-            size += len(piece)
+    name = f"{listed.title} {listed.version}"
+    with _download(listed.uri) as chunks, path.open("xb") as file:
+        for chunk in chunks:
+            size += len(chunk)
             if size > listed.size:
-                raise ContentMismatch(f"{what}: more than the {listed.size} endorsed bytes came; nothing was kept")
-            digest.update(piece)
-            file.write(piece)
-            advance(len(piece))
+                raise ContentMismatch(f"{name}: the file exceeds the {listed.size} endorsed bytes; it was deleted")
+            digest.update(chunk)
+            file.write(chunk)
+            advance(len(chunk))
     if size != listed.size:
-        raise ContentMismatch(f"{what}: {size} bytes came and {listed.size} were endorsed; nothing was kept")
+        raise ContentMismatch(f"{name}: the file has {size} bytes and {listed.size} were endorsed; it was deleted")
     if digest.hexdigest() != listed.sha512:
-        raise ContentMismatch(f"{what}: what came has not the SHA-512 that was endorsed; nothing was kept")
+        raise ContentMismatch(f"{name}: the file does not have the endorsed SHA-512; it was deleted")
 
 
 @contextmanager
 def _download(url: str) -> Iterator[Iterator[bytes]]:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
-        raise Misused(f"{url[:200]!r} is no URL that is followed here; only http and https, without a user, are")
+        raise Misused(f"{url[:200]!r} is not an accepted URL; use http or https, without a user name")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     with (
         closing(Connection(f"{parts.scheme}://{parts.netloc}")) as connection,
-        connection.plain(path) as (status, pieces),
+        connection.plain(path) as (status, chunks),
     ):
         if status != 200:
-            raise Unavailable(f"{url[:200]}: answered {status} and not with a file; redirections are not followed")
-        yield pieces
+            raise Unavailable(f"{url[:200]}: answered {status} instead of a file; redirections are not followed")
+        yield chunks
 
 
-def _capped(pieces: Iterator[bytes], limit: int, what: str) -> Iterator[bytes]:
+def _capped(chunks: Iterator[bytes], limit: int, source: str) -> Iterator[bytes]:
     size = 0
-    for piece in pieces:
-        size += len(piece)
+    for chunk in chunks:
+        size += len(chunk)
         if size > limit:
-            raise Malformed(f"{what[:200]}: has more than the {limit} bytes that an image list may have")
-        yield piece
+            raise Malformed(f"{source[:200]}: larger than {limit} bytes, the limit of an image list")
+        yield chunk

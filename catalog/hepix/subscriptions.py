@@ -1,7 +1,7 @@
-"""What a site remembers of the HEPiX lists that it takes images from, and what it decides about the next one.
+"""A site's subscriptions to HEPiX lists, and the decision whether it accepts the next list.
 
-DIRECTORY/<list's identifier>/subscription.json    whom the site believes for this list, and how far it has come
-DIRECTORY/<list's identifier>/<version>-<digest>.smime    every message that was accepted, as it came
+DIRECTORY/<list's identifier>/subscription.json    the list's trusted endorser, and the version accepted last
+DIRECTORY/<list's identifier>/<version>-<digest>.smime    every accepted message, as it was received
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from signer.runtime import files
 from signer.statements.endorsement import Instant
 
 SKEW = timedelta(minutes=5)
-"""By how much the clock of a list's maker may be ahead."""
+"""How far the clock of a list's maker may be ahead."""
 
 MAX_SUBSCRIPTION = 1 << 20
 """Bytes."""
@@ -29,15 +29,15 @@ SubscriptionText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Subscription(Document):
-    """A list that a site takes images from.
+    """A list that a site imports images from.
 
     Attributes:
         identifier: of the list.
         dn, ca: subject and issuer of its endorser's certificate.
-        version: of the list last accepted; empty before the first.
+        version: of the list accepted last; empty before the first.
         digest: SHA-256 of that message.
-        accepted: when it was.
-        images: identifiers of the images that the site takes.
+        accepted: when it was accepted.
+        images: identifiers of the images that the site imports.
     """
 
     identifier: SubscriptionText
@@ -51,53 +51,53 @@ class Subscription(Document):
 
 @dataclass(frozen=True)
 class ListEndorser:
-    """Who signed a list: subject and issuer of the certificate, as `openssl x509 -nameopt compat` writes them."""
+    """The endorser of a list: subject and issuer of the certificate, as `openssl x509 -nameopt compat` writes them."""
 
     dn: str
     ca: str
 
 
 def check_list(found: ImageList, message: bytes, signer: ListEndorser, known: Subscription, now: datetime) -> None:
-    """Whether a list, whose signature was verified, is the next one of a subscription.
+    """Check that a list, whose signature was verified, is the next one of a subscription.
 
     Raises:
-        Unverified: who signed is not who the list says, or not whom the site believes; another list; an older one.
+        Unverified: the signer is not the endorser that the list names, or not the trusted one; another or an older list.
         Stale: it has expired, or was made in the future.
-        Equivocation: the version was seen with another content.
+        Equivocation: the version was accepted before with another content.
     """
     if signer != ListEndorser(found.dn, found.ca):
         raise Unverified(
-            f"the list says that {found.dn} endorses it (CA {found.ca}), and {signer.dn} signed it (CA {signer.ca})"
+            f"the list names {found.dn} (CA {found.ca}) as its endorser, but {signer.dn} (CA {signer.ca}) signed it"
         )
     if signer != ListEndorser(known.dn, known.ca):
         raise Unverified(
-            f"{signer.dn} (CA {signer.ca}) is not whom this site believes for the list {found.identifier}, which is "
+            f"{signer.dn} (CA {signer.ca}) is not the trusted endorser of the list {found.identifier}, which is "
             f"{known.dn} (CA {known.ca})"
         )
     if found.identifier != known.identifier:
-        raise Unverified(f"the list is {found.identifier}, and {known.identifier} is subscribed to")
+        raise Unverified(f"the list is {found.identifier}, but the subscription is to {known.identifier}")
     if found.created > now + SKEW:
-        raise Stale(f"the list was made on {found.created:%Y-%m-%d %H:%M} UTC, in the future; look at both clocks")
+        raise Stale(f"the list was made on {found.created:%Y-%m-%d %H:%M} UTC, in the future; check both clocks")
     if found.expires <= now:
         raise Stale(f"the list expired on {found.expires:%Y-%m-%d %H:%M} UTC; its endorser must sign a new one")
     if not known.version:
         return
     if version_order(found.version) < version_order(known.version):
-        raise Unverified(f"the list has version {found.version}, and {known.version} was accepted before it")
+        raise Unverified(f"the list has version {found.version}, older than {known.version}, which was accepted before")
     if (
         version_order(found.version) == version_order(known.version)
         and hashlib.sha256(message).hexdigest() != known.digest
     ):
         raise Equivocation(
-            f"two lists of {found.identifier} have the version {found.version} and different contents; ask its endorser"
+            f"two lists {found.identifier} have the version {found.version} and different contents; ask their endorser"
         )
 
 
 def choose_images(found: ImageList, known: Subscription, wanted: frozenset[str], *, every: bool) -> tuple[str, ...]:
-    """The images to take: those that are named, all, or those that were taken before.
+    """The images to import: those that are named, all, or those that were imported before.
 
     Raises:
-        NotEntitled: one that is named is not listed, or nothing is chosen; new images are never taken unasked.
+        NotEntitled: a named image is not listed, or none is chosen; new images are imported only on request.
     """
     listed = [image.identifier for image in found.images]
     if every:
@@ -107,7 +107,7 @@ def choose_images(found: ImageList, known: Subscription, wanted: frozenset[str],
     chosen = tuple(each for each in listed if each in wanted or (not wanted and each in known.images))
     if not chosen:
         raise NotEntitled(
-            "new images are not taken unasked; name them with --image, or take --all: "
+            "new images are imported only on request; name them with --image, or use --all: "
             + ", ".join(f"{image.identifier} ({image.title} {image.version})" for image in found.images)
         )
     return chosen
@@ -128,7 +128,7 @@ class Subscriptions:
         return parse(Subscription, data, str(self._file(identifier)), limit=MAX_SUBSCRIPTION)
 
     def keep(self, known: Subscription, message: bytes | None = None) -> None:
-        """Write a subscription down, the message that was accepted before it."""
+        """Store a subscription, and before it the accepted message."""
         file = self._file(known.identifier)
         file.parent.mkdir(parents=True, exist_ok=True)
         if message is not None:
@@ -140,4 +140,4 @@ class Subscriptions:
         try:
             return self._root / str(uuid.UUID(identifier)) / "subscription.json"
         except ValueError as exc:
-            raise Malformed(f"{identifier[:40]!r} is no identifier of a list") from exc
+            raise Malformed(f"{identifier[:40]!r} is not a list identifier (a UUID)") from exc

@@ -1,23 +1,22 @@
-"""Publishing cluster documents, and endorsing them: as for images, whoever's registered key signs decides.
+"""Publishing and endorsing cluster documents: as for images, signatures of registered keys decide.
 
-To a catalog a document is canonical JSON of a name and version, and of a digest that endorsements are about; what it
-means, whether its roles make sense, is for sites to say, which read it strictly before anything runs. The endorsement is
-a statement of a kind of its own, so that none for an image ever serves for a cluster, or the other way round.
+To a catalog a cluster document is canonical JSON with a name, a version, and a digest that endorsements are about. Sites
+check its meaning, and read it strictly before anything runs. Its endorsements are statements of a kind of their own, so that
+an endorsement of an image never serves for a cluster, or vice versa.
 """
 
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
-from catalog.db import clusters as cluster_registry
-from catalog.db import images as registry
+from catalog.db import clusters, images
 from catalog.db.clusters import ClusterRow
 from catalog.db.engine import Transaction
 from catalog.db.images import StoredEndorsement
 from catalog.errors import Conflict, Malformed, NotEntitled, NotFound, TooLarge
 from catalog.image.reference import Reference
 from catalog.publication.history import ENDORSE, PUBLISH
-from catalog.publication.images import PublicationService
+from catalog.publication.images import PublicationService, registered_anchors
 from catalog.schema.clusters import MAX_CLUSTER, ClusterEntry, ClusterPublication
 from catalog.schema.images import SignedStatement
 from signer.documents import canonical, read_json
@@ -27,12 +26,12 @@ from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_cluster
 
 
 def publish_cluster(publishing: PublicationService, wanted: ClusterPublication, now: datetime) -> ClusterEntry:
-    """Make a document visible under the name that its endorsements give it. Sent again, it is no error.
+    """Make a document visible under the name that its endorsements give it. Publishing it again is allowed.
 
     Raises:
-        Malformed: it is no canonical JSON object, or an endorsement is none.
+        Malformed: it is not a canonical JSON object, or an endorsement is malformed.
         NotEntitled: no endorsement by a registered key of its VO counts.
-        Conflict: the name and version stands for another document, or the document for another name.
+        Conflict: the name and version stands for another document, or the document has another name.
     """
     data = wanted.document.encode()
     _check(data)
@@ -42,17 +41,17 @@ def publish_cluster(publishing: PublicationService, wanted: ClusterPublication, 
     row = ClusterRow(digest, reference.vo, reference.name, str(reference.version), data, now)
     accepted = _accepted(publishing, row, wanted.endorsements, now)
     with publishing.database.writing() as connection:
-        known = cluster_registry.get_cluster(connection, digest)
+        known = clusters.get_cluster(connection, digest)
         if known is not None and known.title != title:
-            raise Conflict(f"this very document is published as {known.title}; endorse that")
-        other = cluster_registry.find_cluster(connection, row.vo, row.name, row.version)
+            raise Conflict(f"the same document is published as {known.title}; endorse that")
+        other = clusters.find_cluster(connection, row.vo, row.name, row.version)
         if other is not None and other.digest != digest:
             raise Conflict(f"{title} is published and names {other.digest}; publish under a new version")
         if known is None:
-            cluster_registry.add_cluster(connection, row)
+            clusters.add_cluster(connection, row)
         _keep(publishing, connection, known or row, accepted, now)
         if known is None and publishing.history is not None:
-            publishing.history.tell(PUBLISH, {"cluster": digest, "title": title}, now)
+            publishing.history.record(PUBLISH, {"cluster": digest, "title": title}, now)
     return cluster_entry(known or row)
 
 
@@ -64,10 +63,10 @@ def accept_endorsements(
     Raises:
         NotFound: no such document is published.
         NotEntitled: one does not verify with a registered key of its VO.
-        TooLarge: it has as many as the catalog keeps.
+        TooLarge: the document has as many as the catalog keeps.
     """
     with publishing.database.reading() as connection:
-        row = cluster_registry.get_cluster(connection, digest)
+        row = clusters.get_cluster(connection, digest)
     if row is None:
         raise NotFound(f"there is no cluster document {digest} here")
     accepted = _accepted(publishing, row, offered, now)
@@ -76,27 +75,23 @@ def accept_endorsements(
 
 
 def cluster_entry(row: ClusterRow) -> ClusterEntry:
-    """A document as a list has it."""
+    """The entry of a document in a list."""
     return ClusterEntry(vo=row.vo, name=row.name, version=row.version, digest=row.digest, published=row.published)
 
 
 def _check(data: bytes) -> None:
     value = read_json(data, "cluster document", limit=MAX_CLUSTER)
     if not isinstance(value, dict):
-        raise Malformed("a cluster document is a JSON object")
+        raise Malformed("the cluster document is not a JSON object")
     if canonical(value) != data:
-        raise Malformed("a cluster document is published in canonical form (RFC 8785)")
+        raise Malformed("the cluster document is not in canonical form (RFC 8785)")
 
 
 def _accepted(
     publishing: PublicationService, row: ClusterRow, offered: Sequence[SignedStatement], now: datetime
 ) -> list[StoredEndorsement]:
     with publishing.database.reading() as connection:
-        if not registry.has_vo(connection, row.vo):
-            raise NotEntitled(f"the VO {row.vo} is not registered here; ask the catalog's operator to register it")
-        anchors = registry.list_anchors(connection, row.vo)
-    if not anchors:
-        raise NotEntitled(f"the VO {row.vo} has no registered key here; ask the catalog's operator to register one")
+        anchors = registered_anchors(connection, row.vo)
     pairs = [one.pair() for one in offered]
     checks = verify_cluster(row.digest, row.title, pairs, anchors, now, x509=publishing.x509)
     if refused := [check.reason for check in checks if not check.counts]:
@@ -112,22 +107,22 @@ def _keep(
     accepted: Sequence[StoredEndorsement],
     now: datetime,
 ) -> None:
-    """Sites learn of it by the freshness metadata, in the same transaction."""
-    fresh = registry.add_endorsements(connection, row.digest, accepted, now)
-    if len(registry.list_endorsements(connection, row.digest)) > MAX_ENDORSEMENTS:
-        raise TooLarge(f"a document has at most {MAX_ENDORSEMENTS} endorsements here; these would be more")
-    if fresh and publishing.freshness.is_made(connection):
-        publishing.freshness.cluster(connection, row, now)
+    """Store the endorsements and list them in the TUF metadata, in the same transaction."""
+    fresh = images.add_endorsements(connection, row.digest, accepted, now)
+    if len(images.list_endorsements(connection, row.digest)) > MAX_ENDORSEMENTS:
+        raise TooLarge(f"this catalog keeps at most {MAX_ENDORSEMENTS} endorsements of a document")
+    if fresh:
+        publishing.repository.list_cluster(connection, row, now)
     if publishing.history is not None:
         for one in fresh:
             said = parse_cluster_endorsement(one.statement)
             facts = {"cluster": row.digest, "title": row.title, "endorser": said.predicate.endorser}
             facts |= {"role": said.predicate.role, "statement": hashlib.sha256(one.statement).hexdigest()}
-            publishing.history.tell(ENDORSE, facts, now)
+            publishing.history.record(ENDORSE, facts, now)
 
 
 def _statement(offered: SignedStatement) -> ClusterStatement:
     try:
         return parse_cluster_endorsement(offered.pair()[0])
     except DocumentError as exc:
-        raise Malformed(f"what comes with the document is no endorsement of a cluster: {exc}") from exc
+        raise Malformed(f"not a valid endorsement of a cluster: {exc}") from exc

@@ -1,8 +1,8 @@
 """The catalog's history: every publication, endorsement and revocation that it ever accepted, in its audit log.
 
 The HEPiX policy on the endorsement of images (Kelsey, draft 1.4b, 2010) demands an auditable history of every image that
-was ever endorsed. Each entry is on the disk before what it tells is acknowledged; one for which the service died just
-then may stand twice, none is ever missing. Errors of the log are the catalog's: it takes nothing that it cannot record.
+was ever endorsed. Each entry is on the disk before its event is acknowledged: an entry may be repeated if the service dies
+at that moment, but none is ever missing. A failure of the log is a failure of the catalog: it accepts only what it records.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from signer.statements.endorsement import parse_any_endorsement, write_instant
 FILE = "audit.jsonl"
 PUBLISH, ENDORSE, REVOKE, VO, REPAIRED = "publish", "endorse", "revoke", "vo", "repaired"
 PUBLIC: Final = frozenset({PUBLISH, ENDORSE, REVOKE, VO, REPAIRED})
-"""What everybody may read. (All of it today: what is accepted here is public.)"""
+"""The kinds of entries that everyone may read: all of them today."""
 
 
 class History:
-    """The log of one catalog. Safe to use from several threads; operator's commands may write beside the service."""
+    """The log of one catalog. Safe to use from several threads; an operator's commands may write to it as well."""
 
     def __init__(self, directory: Path, now: datetime) -> None:
         """Open the log in a catalog's directory; Unavailable if it cannot be used."""
@@ -34,18 +34,18 @@ class History:
             self._log = AuditLog(directory / FILE, now)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._log.close()
 
-    def published(self, manifest: Manifest, now: datetime) -> None:
-        """An image becomes visible."""
-        self.tell(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
+    def record_publication(self, manifest: Manifest, now: datetime) -> None:
+        """Record that an image becomes visible."""
+        self.record(PUBLISH, {"image": manifest.image_id, "title": manifest.title}, now)
 
-    def endorsed(self, found: Sequence[StoredEndorsement], now: datetime) -> None:
-        """Endorsements are accepted that were not there before."""
+    def record_endorsements(self, found: Sequence[StoredEndorsement], now: datetime) -> None:
+        """Record newly accepted endorsements."""
         for one in found:
             statement = parse_any_endorsement(one.statement)
-            self.tell(
+            self.record(
                 ENDORSE,
                 {
                     **({"image": statement.image_id} if statement.image_id else {"partition": statement.address}),
@@ -59,8 +59,8 @@ class History:
                 now,
             )
 
-    def tell(self, kind: str, data: Mapping[str, Any], now: datetime) -> None:
-        """Anything else, such as a revocation; Unavailable if it is not on the disk."""
+    def record(self, kind: str, data: Mapping[str, Any], now: datetime) -> None:
+        """Record an event of any kind, such as a revocation; Unavailable if it cannot be written to the disk."""
         with _translated():
             self._log.append(kind, data, now)
 

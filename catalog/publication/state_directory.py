@@ -1,7 +1,7 @@
-"""A catalog's state on disk: the database and the contents in one directory, recovered when a service takes it over.
+"""A catalog's state on disk: the database and the contents in one directory, recovered when a service opens it.
 
-At any instant the service may have died. Whatever was acknowledged is in the database, and the files that it names are
-there; anything else that lies around is explained, adopted after it was hashed again, put aside, or removed.
+The service may die at any moment. Everything acknowledged is in the database, and the files that it names exist; any other
+file is a known leftover and deleted, is adopted after it was hashed again, or is put into quarantine.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from catalog.content import indexing as measuring
+from catalog.content import indexing
 from catalog.content.content_store import ACCELERATORS, ContentStore
-from catalog.db import publications as holdings
+from catalog.db import publications
 from catalog.db.engine import CatalogDatabase
 from catalog.errors import CatalogError, ContentMismatch, Malformed, Misused, NotFound, Unavailable
 from catalog.image.address import Address
@@ -26,15 +26,15 @@ from signer.runtime.progress import Advance, ignore_progress
 
 @dataclass
 class RecoveryReport:
-    """What recovery, or a check, found.
+    """What a recovery, or a check, found.
 
     Attributes:
         adopted: contents that were whole on disk and not yet in the database.
         repaired: contents whose accelerators were made again.
-        lost: contents that the database named and the disk has not, or no longer as they were.
-        quarantined: files that nothing explains.
-        removed: leftovers of what was never acknowledged, or is no longer wanted.
-        checked: contents that were read again and found right (a check only).
+        lost: contents that the database names and that are missing from the disk, or altered.
+        quarantined: unexplained files.
+        removed: leftovers of uploads that were never acknowledged, or are no longer needed.
+        checked: contents that were read again and found intact (a check only).
     """
 
     adopted: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ class RecoveryReport:
 
 
 def open_database(directory: Path) -> CatalogDatabase:
-    """The catalog's database in that directory, which is made; several processes may have it open."""
+    """Open the catalog's database in that directory, which is made if absent; several processes may have it open."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -58,10 +58,10 @@ def open_database(directory: Path) -> CatalogDatabase:
 def own_directory(
     directory: Path, settings: CatalogSettings, now: datetime, *, mirror: bool = False
 ) -> Iterator[tuple[PublicationService, RecoveryReport]]:
-    """Take the directory over as its one service, and recover it. A mirror's freshness metadata is another's.
+    """Lock the directory for one service, and recover it. A mirror does not sign its TUF metadata, and so makes none.
 
     Raises:
-        Unavailable: another service has it.
+        Unavailable: another service has locked it.
     """
     database = open_database(directory)
     with ExitStack() as undo:
@@ -77,16 +77,16 @@ def own_directory(
         publishing = PublicationService(database, ContentStore(directory), settings, history)
         recovery = recover_catalog(publishing, now)
         if not mirror:
-            prepare_repository(publishing.freshness, database, settings.tuf_bits, now)
+            prepare_repository(publishing.repository, database, settings.tuf_bits, now)
         yield publishing, recovery
 
 
 def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryReport:
-    """Bring files and database into agreement after any death of the service."""
+    """Make files and database agree after any death of the service."""
     database, contents = publishing.database, publishing.contents
     report = RecoveryReport()
     with database.reading() as connection:
-        known = set(holdings.all_contents(connection))
+        known = set(publications.all_contents(connection))
     for address in sorted(known):
         if not contents.is_whole(address):
             _mend(publishing, address, report)
@@ -101,32 +101,32 @@ def recover_catalog(publishing: PublicationService, now: datetime) -> RecoveryRe
 
 
 def check_contents(directory: Path, advance: Advance = ignore_progress) -> RecoveryReport:
-    """Read every content again and compare; changes nothing, and may run beside the service."""
+    """Read every content again and compare; changes nothing, and may run while the service runs."""
     database, contents, report = open_database(directory), ContentStore(directory), RecoveryReport()
     try:
         with database.reading() as connection:
-            known = set(holdings.all_contents(connection))
+            known = set(publications.all_contents(connection))
             missing = {
                 address
-                for image_id in holdings.list_published(connection)
-                for address in holdings.missing_contents(connection, image_id)
+                for image_id in publications.list_published(connection)
+                for address in publications.missing_contents(connection, image_id)
             }
         report.lost += [str(address) for address in sorted(missing)]
         for address in sorted(known):
             try:
-                measured = measuring.verify_content(contents.path(address), address, advance)
-            except CatalogError:  # gone, altered, or not even a file
+                measured = indexing.verify_content(contents.path(address), address, advance)
+            except CatalogError:  # missing, altered, or not a file
                 report.lost.append(str(address))
                 continue
             beside = zip(ACCELERATORS, (measured.data_map, measured.layer, measured.hints), strict=True)
-            right = contents.is_whole(address) and all(
+            intact = contents.is_whole(address) and all(
                 contents.accelerator(address, kind) == data for kind, data in beside
             )
-            (report.checked if right else report.lost).append(str(address))
+            (report.checked if intact else report.lost).append(str(address))
         for found in contents.files():
             if found.address not in known:
-                with database.reading() as connection:  # the service may just have finished bringing it
-                    if found.address is None or not holdings.has_content(connection, found.address):
+                with database.reading() as connection:  # the service may just have completed it
+                    if found.address is None or not publications.has_content(connection, found.address):
                         report.quarantined.append(str(found.path))
     finally:
         database.close()
@@ -142,7 +142,7 @@ def _mend(publishing: PublicationService, address: Address, report: RecoveryRepo
             report.quarantined.append(str(publishing.contents.quarantine(path)))
         publishing.contents.remove(address)
         with publishing.database.writing() as connection:
-            holdings.drop_content(connection, address)
+            publications.drop_content(connection, address)
         report.lost.append(str(address))
     else:
         report.repaired.append(str(address))
@@ -158,9 +158,9 @@ def _tidy(contents: ContentStore, path: Path, report: RecoveryReport) -> None:
 
 
 def _adopt(publishing: PublicationService, address: Address, now: datetime, report: RecoveryReport) -> None:
-    """The service died between the renaming and the database: what is wanted and right is kept."""
+    """The service died between the rename and the database: keep the content if an image needs it and it is intact."""
     with publishing.database.reading() as connection:
-        wanted = holdings.is_referenced(connection, address)
+        wanted = publications.is_referenced(connection, address)
     if not wanted:
         publishing.contents.remove(address)
         report.removed.append(str(address))
@@ -173,7 +173,7 @@ def _adopt(publishing: PublicationService, address: Address, now: datetime, repo
         publishing.contents.remove(address)
         return
     with publishing.database.writing() as connection:
-        holdings.add_content(connection, address, measured.data_bytes, now)
+        publications.add_content(connection, address, measured.data_bytes, now)
     report.adopted.append(str(address))
 
 
@@ -181,15 +181,15 @@ def _recover_uploads(publishing: PublicationService, report: RecoveryReport) -> 
     with publishing.database.writing() as connection:
         wanted = {
             publishing.uploads.path(image_id, address)
-            for image_id in holdings.list_pending(connection)
-            for address in holdings.missing_contents(connection, image_id)
+            for image_id in publications.list_pending(connection)
+            for address in publications.missing_contents(connection, image_id)
         }
         for _, path in list(publishing.uploads.files()):
             if path not in wanted:
                 path.unlink()
                 report.removed.append(str(path))
-        for image_id, address in holdings.list_uploads(connection):
+        for image_id, address in publications.list_uploads(connection):
             if not publishing.uploads.path(image_id, address).is_file():
-                holdings.drop_ranges(connection, image_id, address)
+                publications.drop_ranges(connection, image_id, address)
                 report.lost.append(f"{address} of {image_id}, still arriving")
     publishing.uploads.tidy()

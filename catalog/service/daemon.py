@@ -1,4 +1,4 @@
-"""The catalog as a process: takes its directory over, recovers it, listens, says when it is ready, and ends cleanly."""
+"""The catalog as a process: lock its directory, recover, listen, report readiness, and stop cleanly."""
 
 import logging
 import socket
@@ -17,17 +17,17 @@ from catalog.publication.state_directory import RecoveryReport, own_directory
 from catalog.service.gauges import collect_metrics
 from catalog.service.mirror import Mirror, run_mirror
 from catalog.settings import CatalogSettings
-from catalog.web import server as answering
 from catalog.web.metrics import RequestMetrics, expose_metrics
+from catalog.web.server import run_server, server_config
 
 CONNECTIONS = 512
-"""Connections at once; each holds at most one megabyte of a range. More are answered 503 at once."""
+"""Connections at once; each holds at most one megabyte of a range. Further ones are answered 503 immediately."""
 
 IDLE_SECONDS = 30
-"""How long a connection without a request is kept."""
+"""How long an idle connection is kept."""
 
 END_SECONDS = 10
-"""How long a request that is running may go on when the service is told to end."""
+"""How long a running request may take to finish when the service stops."""
 
 MIRROR_SECONDS = 60.0
 """How often a mirror asks for a newer timestamp: one small request."""
@@ -46,13 +46,13 @@ def serve(
 
     Args:
         settings: directory, address and port to listen on (port 0 takes a free one), limits.
-        ready: called once with the URL and what recovery found, when requests are answered.
-        mirror_of: the URL of a catalog to be a read-only copy of.
-        every: seconds between two looks at that catalog.
+        ready: called once with the URL and the report of the recovery, when requests are answered.
+        mirror_of: the URL of the catalog to mirror.
+        every: seconds between two polls of that catalog.
 
     Raises:
-        Unavailable: another catalog serves the directory, or the address is in use.
-        Misused: the address is none of this machine.
+        Unavailable: another catalog serves the directory, or the address cannot be listened on.
+        Misused: the port is invalid.
     """
     mirror = mirror_of is not None
     with ExitStack() as ending:
@@ -64,7 +64,7 @@ def serve(
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         requests = RequestMetrics()
         ending.enter_context(expose_metrics(settings.metrics, lambda: collect_metrics(publishing, _now()), requests))
-        config = answering.server_config(
+        config = server_config(
             requests.watching(create_app(publishing, _now, mirror=mirror)),
             ending=END_SECONDS,
             limit_concurrency=CONNECTIONS,
@@ -72,7 +72,7 @@ def serve(
         )
         server = _Server(config, lambda: ready(url, recovery))
         try:
-            answering.run_server(server, listening)
+            run_server(server, listening)
         finally:
             listening.close()
 
@@ -107,7 +107,7 @@ class _Server(uvicorn.Server):
 def _listen(where: str) -> socket.socket:
     host, _, port = where.rpartition(":")
     if int(port) > 65535:
-        raise Misused(f"{where}: a port is at most 65535")
+        raise Misused(f"{where}: the port exceeds 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         with ExitStack() as undo:
@@ -117,7 +117,7 @@ def _listen(where: str) -> socket.socket:
             undo.pop_all()
             return found
     except OSError as exc:
-        raise Unavailable(f"{where}: cannot be listened on ({exc.strerror}); choose another with --listen") from exc
+        raise Unavailable(f"{where}: cannot listen ({exc.strerror}); choose another address with --listen") from exc
 
 
 def _now() -> datetime:

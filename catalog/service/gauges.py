@@ -1,22 +1,22 @@
-"""What a catalog tells Prometheus: how much it holds, how long its freshness metadata lasts, and what an operator should do."""
+"""A catalog's gauges for Prometheus: how much it holds, when its TUF metadata expires, and how many warnings it has."""
 
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
 
-from catalog.db import images as registry
+from catalog.db.images import count_rows
 from catalog.publication.images import PublicationService
-from catalog.tuf_repository import status as tuf_status
+from catalog.tuf_repository.status import list_role_statuses, list_warnings
 from catalog.web.metrics import MetricFamily, gauge, labelled_metric
 
 
 def collect_metrics(publishing: PublicationService, now: datetime) -> Iterator[MetricFamily]:
-    """The figures of a catalog, as they are now."""
+    """The present gauges of a catalog."""
     with publishing.database.reading() as connection:
-        held = registry.count_rows(connection)
-        made = publishing.freshness.is_made(connection)
-        roles = tuf_status.list_role_statuses(publishing.freshness, connection) if made else ()
-        warnings = tuf_status.list_warnings(publishing.freshness, connection, now) if made else ()
+        held = count_rows(connection)
+        created = publishing.repository.exists(connection)
+        roles = list_role_statuses(publishing.repository, connection) if created else ()
+        warnings = list_warnings(publishing.repository, connection, now) if created else ()
     yield labelled_metric(
         "catalog_records",
         "What the catalog holds, by kind.",
@@ -26,7 +26,7 @@ def collect_metrics(publishing: PublicationService, now: datetime) -> Iterator[M
     yield gauge(
         "catalog_disk_free_bytes",
         "What is free where contents are kept.",
-        shutil.disk_usage(publishing.freshness.directory.parent).free,
+        shutil.disk_usage(publishing.repository.directory.parent).free,
     )
     yield labelled_metric(
         "catalog_metadata_expires_timestamp_seconds",

@@ -1,7 +1,7 @@
-"""Freshness on the reading side: what is current, according to metadata that verifies from a pinned root.
+"""TUF client: which targets are current, according to metadata that verifies from a pinned root.
 
-The client workflow of the TUF specification (section 5) as python-tuf's `ngclient` does it; the only door to it. What is
-fetched comes over our own connections, with their limits. A reader's directory belongs to one reader at a time.
+The client workflow of the TUF specification (section 5) is python-tuf's `ngclient`; this is the only door to it. Requests
+go over our own connections, with their limits. A directory of trusted metadata belongs to one client at a time.
 """
 
 import logging
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,10 +31,10 @@ from catalog.tuf.metadata import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, SignedMetad
 from catalog.web.connection import BaseTransport, Connection
 
 SKEW = timedelta(minutes=5)
-"""How far a clock here may be behind the catalog's."""
+"""How far this machine's clock may be behind the catalog's."""
 
 FETCH_SECONDS = 120.0
-"""How long one file of metadata, or one target, may take to arrive, however steadily it drips: they are small."""
+"""Seconds that one metadata file or target may take to arrive, however steadily it drips: they are small."""
 
 LIMITS = UpdaterConfig(
     max_root_rotations=256,
@@ -44,7 +45,7 @@ LIMITS = UpdaterConfig(
     targets_max_length=5_000_000,
     app_user_agent="partita",
 )
-"""python-tuf's own defaults, in bytes, written down: our snapshot has 160 KB, and a bin 5 MB with 20 000 targets."""
+"""python-tuf's defaults, in bytes, pinned: our snapshot has 160 KB, and a bin of 20 000 targets 5 MB."""
 
 ROLES = (ROOT, TIMESTAMP, SNAPSHOT, TARGETS)
 
@@ -53,21 +54,22 @@ logging.getLogger("tuf").setLevel(logging.WARNING)
 
 @dataclass(frozen=True)
 class TrustedMetadataSet:
-    """The metadata that a reader trusts now: version and expiry of each top-level role that it has."""
+    """The metadata that a client trusts now: version and expiry of each top-level role that it has."""
 
     versions: dict[str, int]
     expires: dict[str, datetime]
 
 
 class TufClient:
-    """What one directory of trusted metadata knows, and what repositories may add to it.
+    """A directory of trusted metadata, and what repositories may add to it.
 
     Args:
-        directory: trusted metadata, `root.json` among it once pinned; made if absent.
-        root: the pinned root; None to believe the `root.json` that is in the directory.
+        directory: of trusted metadata, `root.json` among it once pinned; made if absent.
+        root: the pinned root; None to trust the `root.json` that is in the directory.
         now: the time, UTC.
-        targets: where targets are kept; `targets` in the directory if not given.
-        transport: what carries requests instead of the network.
+        targets: the directory for targets; `targets` in the directory if not given.
+        transport: carries requests instead of the network.
+        credentials: a site's credential by server (`http://HOST:PORT`); targets of restricted images need one.
     """
 
     def __init__(
@@ -78,24 +80,23 @@ class TufClient:
         *,
         targets: Path | None = None,
         transport: BaseTransport | None = None,
-        shown: Mapping[str, str] | None = None,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
-        """`shown`: by server (`http://HOST:PORT`), a site's credential for it; targets of restricted images need one."""
         self.directory, self._root, self._now = directory, root, now
         self._targets = targets or directory / "targets"
-        self._fetcher = _Fetcher(transport, shown or {})
+        self._fetcher = _Fetcher(transport, credentials or {})
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._fetcher.close()
 
     def refresh(self, metadata_url: str, targets_url: str) -> "CurrentTargets":
-        """Bring the trusted metadata up to what a repository publishes; returns what is current by it.
+        """Refresh the trusted metadata from a repository; returns the targets that it lists.
 
         Raises:
-            Stale: it has expired, or our clock is behind.
-            Unverified: it is older than what was seen, signed by too few, or does not fit together.
-            Unavailable: it cannot be had.
+            Stale: the metadata has expired, or this machine's clock is behind.
+            Unverified: it is older than metadata seen before, has too few signatures, or is inconsistent.
+            Unavailable: it cannot be downloaded.
         """
         now = self._now()
         with _translated(metadata_url):
@@ -110,14 +111,14 @@ class TufClient:
                 LIMITS,
                 bootstrap=self._root,
             )
-            # The updater asks the system's clock and takes no other.
-            updater._trusted_set.reference_time = now  # noqa: SLF001 - there is no public way
+            # The updater reads the system's clock; it has no public way to pass another.
+            updater._trusted_set.reference_time = now  # noqa: SLF001
             updater.refresh()
         self._check_clock(metadata_url, now)
         return CurrentTargets(updater, metadata_url)
 
     def trusted(self) -> TrustedMetadataSet:
-        """What is trusted now, whether or not it has expired."""
+        """The metadata that is trusted now, expired or not."""
         found = TrustedMetadataSet({}, {})
         for role in ROLES:
             try:
@@ -128,37 +129,37 @@ class TufClient:
         return found
 
     def _check_clock(self, url: str, now: datetime) -> None:
-        """A timestamp says when it was made: a clock that is behind that would believe what has long expired."""
+        """A timestamp says when it was made: a clock behind that would accept metadata that expired long ago."""
         said = issued_at((self.directory / f"{TIMESTAMP}.json").read_bytes())
         if said is not None and (ahead := said - now) > SKEW:
             raise Stale(
-                f"{url}: its timestamp was made {round(ahead.total_seconds())} s from now: this machine's clock is behind, "
-                "or the catalog's is ahead; set the clock"
+                f"{url}: its timestamp was made {round(ahead.total_seconds())} s in the future: this machine's clock is "
+                "behind, or the catalog's is ahead; set the clock"
             )
 
 
 class CurrentTargets:
-    """What a repository vouches to be current, as of one refresh."""
+    """The targets that a repository lists as current, as of one refresh."""
 
     def __init__(self, updater: Updater, url: str) -> None:
         self._updater, self._url = updater, url
 
     def find(self, path: str) -> bytes:
-        """A target's content, of the length and hash that signed metadata gives; fetched unless it is here already.
+        """A target's bytes, of the length and hash in the signed metadata; downloaded unless cached.
 
         Raises:
             NotFound: no such target is listed.
-            Unverified: what was sent for it is something else.
-            Unavailable: it cannot be had.
+            Unverified: the repository sent other bytes.
+            Unavailable: it cannot be downloaded.
         """
         return Path(self.fetch(path)).read_bytes()
 
     def fetch(self, path: str) -> Path:
-        """As :meth:`find`; the file."""
+        """The file of a target; as :meth:`find`."""
         with _translated(self._url):
             info = self._updater.get_targetinfo(path)
             if info is None:
-                raise NotFound(f"{self._url}: nothing is listed as {path}")
+                raise NotFound(f"{self._url}: no target {path} is listed")
             found = self._updater.find_cached_target(info)
             return Path(found or self._updater.download_target(info))
 
@@ -170,43 +171,40 @@ def server_url(url: str) -> str:
 
 
 class _Fetcher(FetcherInterface):
-    """Fetches with our own connections, one pool for each server."""
+    """Fetches over our own connections, one pool for each server."""
 
-    def __init__(self, transport: BaseTransport | None, shown: Mapping[str, str]) -> None:
-        self._transport, self._shown = transport, shown
+    def __init__(self, transport: BaseTransport | None, credentials: Mapping[str, str]) -> None:
+        self._transport, self._credentials = transport, credentials
         self._connections: dict[str, Connection] = {}
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for connection in self._connections.values():
             connection.close()
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         server = server_url(url)
         if server not in self._connections:
-            self._connections[server] = Connection(server, self._transport, credential=self._shown.get(server, ""))
-        chunks = self._pieces(self._connections[server], url.removeprefix(server), url)
-        first = next(chunks, b"")  # the status is known by now
-        return _chain(first, chunks)
+            self._connections[server] = Connection(
+                server, self._transport, credential=self._credentials.get(server, "")
+            )
+        chunks = self._chunks(self._connections[server], url.removeprefix(server), url)
+        first = next(chunks, b"")  # a refusal is raised here, and not while the caller reads
+        return chain((first,), chunks)
 
     @staticmethod
-    def _pieces(connection: Connection, path: str, url: str) -> Iterator[bytes]:
+    def _chunks(connection: Connection, path: str, url: str) -> Iterator[bytes]:
         end = time.monotonic() + FETCH_SECONDS
         try:
-            with connection.plain(path) as (status, pieces):
+            with connection.plain(path) as (status, chunks):
                 if status >= 400:
                     raise DownloadHTTPError(f"{url}: answered {status}", status)
-                for piece in pieces:
+                for chunk in chunks:
                     if time.monotonic() > end:
                         raise SlowRetrievalError(f"{url}: did not arrive within {FETCH_SECONDS:.0f} s")
-                    yield piece
+                    yield chunk
         except CatalogError as exc:
             raise DownloadError(str(exc)) from exc
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 @contextmanager
@@ -214,13 +212,13 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except ExpiredMetadataError as exc:
-        raise Stale(f"{url}: {exc}; nothing new may start from it until the catalog signs afresh") from exc
+        raise Stale(f"{url}: {exc}; no machine may start from it until the catalog signs new metadata") from exc
     except (BadVersionNumberError, LengthOrHashMismatchError, RepositoryError, DownloadLengthMismatchError) as exc:
-        raise Unverified(f"{url}: what it says is current does not verify: {exc}") from exc
+        raise Unverified(f"{url}: TUF metadata does not verify: {exc}") from exc
     except DownloadError as exc:
-        raise Unavailable(f"{url}: freshness metadata cannot be had: {exc}") from exc
+        raise Unavailable(f"{url}: cannot download TUF metadata: {exc}") from exc
     except OSError as exc:
-        raise Unavailable(f"{exc.filename or url}: trusted metadata cannot be kept ({exc.strerror or exc})") from exc
+        raise Unavailable(f"{exc.filename or url}: cannot store trusted metadata ({exc.strerror or exc})") from exc
 
 
 def utc_now() -> datetime:

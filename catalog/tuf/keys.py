@@ -1,6 +1,6 @@
-"""Key files of the freshness metadata: Ed25519 private keys as PEM (PKCS#8), which stock `openssl pkey` reads.
+"""Key files of the TUF metadata: Ed25519 private keys as PEM (PKCS#8), which stock `openssl pkey` reads.
 
-The catalog's service has the online keys in a directory of its own; the offline keys belong on media that lie in a drawer.
+The catalog's service has the online keys in a directory of its own; the offline keys belong on removable media.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ MAX_KEY_FILE = 16 << 10
 
 
 def generate_key() -> PrivateKey:
-    """A fresh key, from the system's randomness."""
+    """A new key, from the system's randomness."""
     return Ed25519PrivateKey.generate()
 
 
@@ -47,12 +47,12 @@ def save_key(path: Path, key: PrivateKey, passphrase: str | None = None) -> None
 
 
 def load_key(path: Path, passphrase: str | None = None) -> PrivateKey:
-    """Read a key; NotFound if there is none, Misused if it is no Ed25519 key or the passphrase does not open it."""
+    """Read a key; NotFound if the file is missing, Misused if it is not an Ed25519 key or the passphrase is wrong."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_KEY_FILE + 1)
     except FileNotFoundError as exc:
-        raise NotFound(f"{path}: there is no key") from exc
+        raise NotFound(f"{path}: key file not found") from exc
     except OSError as exc:
         raise Unavailable(f"{path}: the key cannot be read ({exc.strerror})") from exc
     encrypted = b"ENCRYPTED" in data[:64]
@@ -61,12 +61,12 @@ def load_key(path: Path, passphrase: str | None = None) -> PrivateKey:
     try:
         key = load_pem_private_key(data, passphrase.encode() if encrypted and passphrase is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise Misused(f"{path}: is no key that can be used, or the passphrase is another ({exc})") from exc
+        raise Misused(f"{path}: not a usable private key, or the passphrase is wrong ({exc})") from exc
     if not isinstance(key, Ed25519PrivateKey):
-        raise Misused(f"{path}: is no Ed25519 key; make one with `partita catalog tuf init` or `rotate`")
+        raise Misused(f"{path}: not an Ed25519 key; make one with `partita catalog tuf init` or `rotate`")
     return key
 
 
 def key_files(directory: Path) -> Sequence[Path]:
-    """The key files in a directory, by name; none if it is not there."""
+    """The key files in a directory, by name; none if it does not exist."""
     return sorted(directory.glob("*.pem"))

@@ -1,6 +1,6 @@
-"""TUF metadata as values: made, signed, read and judged, without files, clocks or databases.
+"""TUF metadata as values: make, sign, read and verify it, without files, clocks or databases.
 
-The Update Framework, specification 1.0.34: https://theupdateframework.github.io/specification/latest/ . Targets lie in
+The Update Framework, specification 1.0.34: https://theupdateframework.github.io/specification/latest/ . Targets are in
 hash bins (TAP 15, succinct roles): adding one rewrites its bin, the snapshot and the timestamp, however many there are.
 The only door to tuf.api and securesystemslib.
 """
@@ -36,17 +36,20 @@ from signer.statements.endorsement import write_instant
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 BINS = "bins"
-"""What we call the one key that signs all hash bins."""
+"""Our name for the one key that signs all hash bins."""
 
 BIN = "bin"
-"""The beginning of the bins' role names."""
+"""The prefix of the bins' role names."""
+
+ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS)
+"""The roles that have keys."""
 
 ONLINE = (SNAPSHOT, TIMESTAMP, BINS)
-"""Whose keys the service needs while it runs. Stolen, they can hide and freeze, and list targets; not endorse."""
+"""The roles whose keys the service needs while it runs. A thief of them can hide, freeze and list targets, not endorse."""
 
 DEFAULT_BITS = 12
-"""4096 bins. The snapshot lists each, 40 bytes apiece; with 100 000 images a bin has about 100 targets, 20 KB. Fewer bins
-make publishing grow with the number of images, more make every refresh of every site dearer."""
+"""4096 bins. The snapshot lists each, 40 bytes apiece; with 100 000 images a bin has about 100 targets, 20 KB. With fewer
+bins the cost of publishing grows with the number of images; with more, every refresh of every site costs more."""
 
 LIFETIMES: Mapping[str, timedelta] = {
     ROOT: timedelta(days=365),
@@ -55,18 +58,18 @@ LIFETIMES: Mapping[str, timedelta] = {
     SNAPSHOT: timedelta(days=7),
     TIMESTAMP: timedelta(days=1),
 }
-"""How long each kind of metadata holds. The timestamp's bounds for how long a site can be shown an old catalog."""
+"""How long each kind of metadata is valid. The timestamp's bounds how long a site can be shown an old catalog."""
 
 ISSUED = "x-partita-issued"
-"""Member of a timestamp: when it was made. A node whose clock is behind it knows that its clock is wrong."""
+"""Member of a timestamp: when it was made. A node whose clock is behind that knows that its clock is wrong."""
 
 _COMPACT = JSONSerializer(compact=True)
 
-S = TypeVar("S", Root, Targets)
+S = TypeVar("S", Root, Targets, Snapshot, Timestamp)
 
 
 class MetadataSigner:
-    """A private key that signs metadata; `id` is what metadata calls it."""
+    """A private key that signs metadata; `id` is its key ID in metadata."""
 
     def __init__(self, key: PrivateKey) -> None:
         self._signer = CryptoSigner(key)
@@ -93,7 +96,7 @@ class ListedTarget:
 
 @dataclass(frozen=True)
 class SignedMetadata:
-    """Signed metadata, looked at: who it is from, which version, until when, and who may sign what.
+    """What signed metadata says: its role, version and expiry, and which keys may sign for which roles.
 
     Attributes:
         role: root, targets, snapshot or timestamp; a bin's type is targets too.
@@ -111,7 +114,7 @@ class SignedMetadata:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Look at metadata; its signatures are not checked here."""
+        """Parse metadata; its signatures are not verified here."""
         signed = _read(data).signed
         keys: dict[str, tuple[str, ...]] = {}
         thresholds: dict[str, int] = {}
@@ -137,7 +140,7 @@ def bin_role(number: int, bits: int) -> str:
 
 
 def bin_of_role(role: str, bits: int) -> int | None:
-    """The number in a bin's role name; None if it is none."""
+    """The number in a bin's role name; None for the name of another role."""
     head, _, digits = role.partition("-")
     if head != BIN or not digits or any(digit not in "0123456789abcdef" for digit in digits):
         return None
@@ -148,7 +151,7 @@ def bin_of_role(role: str, bits: int) -> int | None:
 def root_document(
     keys: Mapping[str, Sequence[MetadataSigner]], thresholds: Mapping[str, int], version: int, expires: datetime
 ) -> bytes:
-    """A root that appoints these keys, unsigned; Misused where a role has fewer keys than its threshold."""
+    """An unsigned root that appoints these keys; Misused where a role has fewer keys than its threshold."""
     found: dict[str, Key] = {signer.id: signer.public for signers in keys.values() for signer in signers}
     roles = {name: _role([one.id for one in keys[name]], thresholds.get(name, 1), name) for name in _TOP}
     used = {one.id for name in _TOP for one in keys[name]}
@@ -157,7 +160,7 @@ def root_document(
 
 
 def next_root(previous: bytes, changes: Mapping[str, Sequence[MetadataSigner]], expires: datetime) -> bytes:
-    """The next version of a root, unsigned, in which some roles have other keys; thresholds stay."""
+    """The next version of a root, unsigned, with other keys for some roles; thresholds stay."""
     root = _signed(previous, Root)
     for name, signers in changes.items():
         role = root.roles[name]
@@ -170,14 +173,14 @@ def next_root(previous: bytes, changes: Mapping[str, Sequence[MetadataSigner]], 
 
 
 def targets_document(key: MetadataSigner, bits: int, version: int, expires: datetime) -> bytes:
-    """The top-level targets, unsigned: it lists nothing itself and appoints one key for all bins."""
+    """The top-level targets, unsigned: it lists no target itself and appoints one key for all bins."""
     roles = SuccinctRoles([key.id], 1, bits, BIN)
     delegations = Delegations({key.id: key.public}, succinct_roles=roles)
     return _write(Metadata(Targets(version, None, expires, delegations=delegations)))
 
 
 def next_targets(previous: bytes, key: MetadataSigner | None, expires: datetime) -> bytes:
-    """The next version of the top-level targets, unsigned; with another key for the bins if one is given."""
+    """The next version of the top-level targets, unsigned; with a new key for the bins if one is given."""
     targets = _signed(previous, Targets)
     if key is not None and targets.delegations is not None and targets.delegations.succinct_roles is not None:
         bits = targets.delegations.succinct_roles.bit_length
@@ -211,7 +214,7 @@ def timestamp_document(
 
 
 def issued_at(timestamp: bytes) -> datetime | None:
-    """When a timestamp says that it was made, if it says so."""
+    """When a timestamp says that it was made; None if it does not say."""
     said = _read(timestamp).signed.unrecognized_fields.get(ISSUED)
     try:
         found = datetime.fromisoformat(said) if isinstance(said, str) else None
@@ -224,38 +227,33 @@ def read_targets(data: bytes) -> list[ListedTarget]:
     """The targets that a bin lists; Malformed where one has no SHA-256."""
     targets = _signed(data, Targets).targets
     if any("sha256" not in one.hashes for one in targets.values()):
-        raise Malformed("a target is listed without its SHA-256")
+        raise Malformed("the metadata lists a target without its SHA-256")
     return [ListedTarget(path, one.length, one.hashes["sha256"]) for path, one in targets.items()]
 
 
 def named_snapshot(timestamp: bytes) -> tuple[int, str]:
     """The snapshot that a timestamp names: version, and SHA-256 in hex."""
-    signed = _read(timestamp).signed
-    if not isinstance(signed, Timestamp):
-        raise Malformed(f"this is {signed.type} metadata, and should be a timestamp")
-    return signed.snapshot_meta.version, (signed.snapshot_meta.hashes or {}).get("sha256", "")
+    meta = _signed(timestamp, Timestamp).snapshot_meta
+    return meta.version, (meta.hashes or {}).get("sha256", "")
 
 
 def role_versions(snapshot: bytes) -> dict[str, int]:
     """The version of each role that a snapshot names."""
-    signed = _read(snapshot).signed
-    if not isinstance(signed, Snapshot):
-        raise Malformed(f"this is {signed.type} metadata, and should be a snapshot")
-    return {name.removesuffix(".json"): meta.version for name, meta in signed.meta.items()}
+    return {name.removesuffix(".json"): meta.version for name, meta in _signed(snapshot, Snapshot).meta.items()}
 
 
 def add_signature(data: bytes, signer: MetadataSigner) -> bytes:
-    """The same metadata with one more signature; again by the same key changes nothing."""
+    """The metadata with one more signature; a second one by the same key changes nothing."""
     metadata = _read(data)
     signer.add(metadata)
     return _write(metadata)
 
 
 def missing_root_signatures(data: bytes, previous: bytes | None) -> Mapping[str, int]:
-    """How many signatures a root still lacks: under its own keys, and under those of the version before."""
+    """How many signatures a root still lacks: by its own keys, and by those of the version before."""
     metadata, before = _read(data), None if previous is None else _signed(previous, Root)
     if not isinstance(metadata.signed, Root):
-        raise Malformed("this is no root metadata")
+        raise Malformed("not TUF root metadata")
     try:
         found = metadata.signed.get_root_verification_result(before, metadata.signed_bytes, metadata.signatures)
     except ValueError as exc:
@@ -265,10 +263,10 @@ def missing_root_signatures(data: bytes, previous: bytes | None) -> Mapping[str,
 
 
 def missing_targets_signatures(data: bytes, root: bytes) -> int:
-    """How many signatures the top-level targets lacks under a root."""
+    """How many signatures the top-level targets still lacks under a root."""
     metadata = _read(data)
     if not isinstance(metadata.signed, Targets):
-        raise Malformed("this is no targets metadata")
+        raise Malformed("not TUF targets metadata")
     result = _signed(root, Root).get_verification_result(TARGETS, metadata.signed_bytes, metadata.signatures)
     return result.missing
 
@@ -278,7 +276,7 @@ _TOP = sorted(TOP_LEVEL_ROLE_NAMES)
 
 def _role(keys: Sequence[str], threshold: int, name: str) -> Role:
     if not 1 <= threshold <= len(set(keys)):
-        raise Misused(f"{name}: {len(set(keys))} keys and a threshold of {threshold} do not go together")
+        raise Misused(f"{name}: a threshold of {threshold} does not suit {len(set(keys))} keys")
     return Role(list(keys), threshold)
 
 
@@ -286,13 +284,13 @@ def _read(data: bytes) -> "Metadata[Any]":
     try:
         return Metadata.from_bytes(data)
     except (DeserializationError, RepositoryError, SecureSystemsError, ValueError) as exc:
-        raise Malformed(f"this is no TUF metadata ({exc})") from exc
+        raise Malformed(f"not valid TUF metadata ({exc})") from exc
 
 
 def _signed(data: bytes, kind: type[S]) -> S:
     signed = _read(data).signed
     if not isinstance(signed, kind):
-        raise Malformed(f"this is {signed.type} metadata, and should be {kind.type}")
+        raise Malformed(f"found {signed.type} metadata where {kind.type} metadata was expected")
     return signed
 
 

@@ -1,4 +1,4 @@
-"""How fresh what is known of a catalog is, and what is wrong with that. Pure."""
+"""How fresh the trusted metadata of a catalog is, and what is wrong with it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from datetime import datetime
 from catalog.tuf.metadata import LIFETIMES
 
 WARN = 0.45
-"""Of a lifetime: metadata that holds for less than that is overdue. It is signed afresh at half of its lifetime."""
+"""Fraction of a lifetime: metadata with less than that left is overdue. The catalog signs anew at half of the lifetime."""
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """How fresh what a node knows of its catalog is.
+    """How fresh a node's knowledge of its catalog is.
 
     Attributes:
-        pinned: whether there is a root to believe by.
-        expires: when the first of the trusted metadata expires; from then on nothing new starts. None if there is none.
-        problem: what is wrong or will soon be, in a sentence.
+        pinned: whether a root is pinned.
+        expires: when the first of the trusted metadata expires; no machine starts after that. None without metadata.
+        problem: what is wrong or soon will be, in a sentence.
     """
 
     pinned: bool
@@ -37,9 +37,9 @@ def assess_freshness(known: Mapping[str, datetime], now: datetime) -> Freshness:
     role, expires = min(known.items(), key=lambda item: item[1])
     problem = None
     if expires <= now:
-        problem = f"{role} metadata expired on {expires:%Y-%m-%d %H:%M}: nothing new starts until the catalog answers"
+        problem = f"{role} metadata expired on {expires:%Y-%m-%d %H:%M}: no machine starts until the catalog answers"
     else:
         for role, when in known.items():
             if when - now < LIFETIMES[role] * WARN:
-                problem = f"{role} metadata expires on {when:%Y-%m-%d %H:%M}: see that the catalog answers and signs"
+                problem = f"{role} metadata expires on {when:%Y-%m-%d %H:%M}: check that the catalog answers and signs"
     return Freshness(pinned=True, expires=expires, problem=problem)

@@ -1,14 +1,14 @@
-"""What the catalog vouches to be current, as TUF targets: their paths, and their contents. Shared by both sides.
+"""The TUF targets of a catalog: their paths and their bytes. Shared by the repository and its clients.
 
 images/ID/manifest.json           the canonical manifest; ID is the 64 hex digits of the image ID
 images/ID/endorsements.json       its endorsements: statements and signatures
-names/VO/NAME/VERSION.json        which image a name and version stands for, for ever
+names/VO/NAME/VERSION.json        which image a name and version stands for; it never changes
 names/VO/NAME.json                which version of a name is the newest
 clusters/DIGEST/cluster.json      a canonical cluster document; DIGEST is its SHA-256
 clusters/DIGEST/endorsements.json its endorsements
 cluster-names/VO/NAME/VERSION.json, cluster-names/VO/NAME.json    as names, of cluster documents
-revocations.json                  how many pages of revocations there are; none is said too, so that none can be left out
-revocations/N.json                the N-th hundred of revocations, in the order in which they came
+revocations.json                  how many pages of revocations there are, even 0, so that no page can be withheld
+revocations/N.json                the N-th hundred of revocations, in the order in which they arrived
 """
 
 import hashlib
@@ -31,101 +31,94 @@ _NAME = re.compile(r"names/([^/]+)/(?:([^/]+)/)?(?:[0-9a-f]{64}\.)?([^/]+)\.json
 
 
 REVOCATIONS_PAGE = 100
-"""Revocations in one target: a site that has the earlier pages fetches one more."""
+"""Revocations in one target: a site that has the earlier pages fetches only one more."""
 
 
 class RevocationPages(Document):
-    """How many targets revocations/0.json and so on there are.
-
-    Attributes:
-        pages: their number.
-    """
+    """How many targets revocations/N.json there are: `pages`."""
 
     pages: Annotated[int, Field(ge=0, le=1_000_000)]
 
 
-class NameBinding(Document):
-    """Which image a name and version stands for.
-
-    Attributes:
-        vo, name, version: the name.
-        image_id: the image.
-    """
+class Binding(Document):
+    """What a name and version stands for."""
 
     vo: Vo
     name: Name
     version: Version
+
+    @property
+    def title(self) -> str:
+        """VO/NAME@VERSION."""
+        return f"{self.vo}/{self.name}@{self.version}"
+
+
+class NameBinding(Binding):
+    """Which image a name and version stands for."""
+
     image_id: ImageId
 
 
+class ClusterBinding(Binding):
+    """Which cluster document a name and version stands for, by its digest in the form of an image ID."""
+
+    digest: ImageId
+
+
 def manifest_path(image_id: str) -> str:
-    """Where an image's manifest is."""
+    """The target of an image's manifest."""
     return f"images/{image_id.removeprefix('sha256:')}/manifest.json"
 
 
 def endorsements_path(image_id: str) -> str:
-    """Where an image's endorsements are."""
+    """The target of an image's endorsements."""
     return f"images/{image_id.removeprefix('sha256:')}/endorsements.json"
 
 
 def name_path(vo: str, name: str, version: str | None = None) -> str:
-    """Where the meaning of a name and version, or of a name's newest version, is."""
+    """The target that says which image a name and version, or a name's newest version, stands for."""
     return f"names/{vo}/{name}.json" if version is None else f"names/{vo}/{name}/{version}.json"
 
 
-class ClusterBinding(Document):
-    """Which cluster document a name and version stands for.
-
-    Attributes:
-        vo, name, version: the name.
-        digest: of the document, in the form of an image ID.
-    """
-
-    vo: Vo
-    name: Name
-    version: Version
-    digest: ImageId
-
-
 def cluster_path(digest: str) -> str:
-    """Where a cluster document is."""
+    """The target of a cluster document."""
     return f"clusters/{digest.removeprefix('sha256:')}/cluster.json"
 
 
 def cluster_endorsements_path(digest: str) -> str:
-    """Where a cluster document's endorsements are."""
+    """The target of a cluster document's endorsements."""
     return f"clusters/{digest.removeprefix('sha256:')}/endorsements.json"
 
 
 def cluster_name_path(vo: str, name: str, version: str | None = None) -> str:
-    """Where the meaning of a cluster's name and version, or of a name's newest version, is."""
+    """The target that says which document a cluster's name and version, or its newest version, stands for."""
     return f"cluster-names/{vo}/{name}.json" if version is None else f"cluster-names/{vo}/{name}/{version}.json"
 
 
 def revocation_page(number: int) -> str:
-    """Where a page of revocations is."""
+    """The target of a page of revocations."""
     return f"revocations/{number}.json"
 
 
 def revocation_targets(pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, bytes]:
-    """All targets of these revocations: their number, and the pages."""
+    """All targets of these revocations: the number of pages, and the pages."""
     pages = [pairs[start : start + REVOCATIONS_PAGE] for start in range(0, len(pairs), REVOCATIONS_PAGE)]
     index = {REVOCATIONS: canonical(RevocationPages(pages=len(pages)))}
     return index | {revocation_page(number): encode_statements(list(page)) for number, page in enumerate(pages)}
 
 
 def encode_statements(pairs: list[tuple[bytes, bytes]]) -> bytes:
-    """A list of signed statements as a target's content."""
+    """A list of signed statements as the bytes of a target."""
     return canonical(EndorsementList(items=tuple(SignedStatement.of(*pair) for pair in pairs)))
 
 
 def describe_target(path: str, data: bytes) -> ListedTarget:
-    """A target of this content."""
+    """How metadata lists a target with these bytes."""
     return ListedTarget(path, len(data), hashlib.sha256(data).hexdigest())
 
 
 def image_of_path(path: str) -> ImageScope | str | None:
-    """What a target says something of: an image's ID or name, as asked for with a digest or without; None: no image."""
+    """The image that a target path is about, as its ID or its name; None for other targets. A digest in it is ignored."""
     if match := _IMAGE.fullmatch(path):
         return f"sha256:{match[1]}"
     if match := _NAME.fullmatch(path):

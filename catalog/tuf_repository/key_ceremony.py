@@ -1,27 +1,26 @@
-"""Key ceremonies: root and top-level targets are proposed here, signed wherever their keys are, and then put in force.
+"""Key ceremonies: root and top-level targets are proposed here, signed where their keys are, and then put in force.
 
 DIR/tuf/proposed-root.json, proposed-targets.json    carried to the offline keys and back; every signer adds a signature
 
-A root is in force when as many of the present root's keys and of its own have signed as each demands, so that no single
-key holder, and nobody at the catalog, can replace the keys (TUF specification, section 6.1).
+A root comes into force when enough keys of the present root and enough of its own keys have signed it, so that no single
+key holder, and no operator of the catalog, can replace the keys (TUF specification, section 6.1).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from catalog.db.engine import Transaction
 from catalog.errors import Malformed, Misused, NotFound
-from catalog.tuf import keys as tuf_keys
+from catalog.tuf.keys import generate_key, save_key
 from catalog.tuf.metadata import (
     BINS,
     LIFETIMES,
     ONLINE,
+    ROLES,
     ROOT,
-    SNAPSHOT,
     TARGETS,
-    TIMESTAMP,
     MetadataSigner,
     SignedMetadata,
     add_signature,
@@ -33,20 +32,19 @@ from catalog.tuf.metadata import (
 from catalog.tuf_repository.repository import TufRepository, write_file
 from catalog.tuf_repository.status import list_role_statuses
 
-ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS)
 MAX_PROPOSAL = 512_000
-"""Bytes: what clients read of a root."""
+"""Bytes; clients accept no larger root."""
 
 
 @dataclass(frozen=True)
 class CeremonyResult:
-    """What a ceremony came to.
+    """The result of a step of a ceremony.
 
     Attributes:
         adopted: the roles whose new metadata is in force.
         files: the proposals that wait for signatures.
-        lacking: what is still missing, in sentences.
-        made: files of keys that were made.
+        lacking: the signatures that are still missing, in words.
+        made: the files of new keys.
     """
 
     adopted: tuple[str, ...]
@@ -56,14 +54,14 @@ class CeremonyResult:
 
 
 class KeyCeremony:
-    """The proposals of one catalog."""
+    """The ceremonies of one catalog's repository."""
 
-    def __init__(self, freshness: TufRepository) -> None:
-        self._freshness = freshness
+    def __init__(self, repository: TufRepository) -> None:
+        self._repository = repository
 
     def file(self, role: str) -> Path:
-        """Where the proposal of root or targets is."""
-        return self._freshness.directory / f"proposed-{role}.json"
+        """The file of a proposed root or targets."""
+        return self._repository.directory / f"proposed-{role}.json"
 
     def rotate(
         self,
@@ -73,65 +71,62 @@ class KeyCeremony:
         passphrase: str | None,
         now: datetime,
     ) -> CeremonyResult:
-        """Give a role fresh keys, as many as it has, and put them in force if the signers are enough.
+        """Make new keys for a role, as many as it has, and put them in force if the signers are enough.
 
         Args:
             role: root, targets, snapshot, timestamp or bins.
-            signers: the offline keys that are at hand.
-            passphrase: for offline keys that are made.
+            signers: the available offline keys.
+            passphrase: protects new offline keys.
 
         Raises:
-            Misused: there is no such role, or a proposal is waiting already.
+            Misused: unknown role, or another proposal waits for signatures.
         """
         if role not in ROLES:
             raise Misused(f"there is no role {role!r}; rotate one of {', '.join(ROLES)}")
-        self._nothing_waits()
-        number = 1
-        for one in list_role_statuses(self._freshness, connection):
-            if one.role == role:
-                number = len(one.keys)
-        place = self._freshness.online if role in ONLINE else self._freshness.offline
-        keys = [tuf_keys.generate_key() for _ in range(number)]
+        self._check_idle()
+        number = next(len(one.keys) for one in list_role_statuses(self._repository, connection) if one.role == role)
+        directory = self._repository.online if role in ONLINE else self._repository.offline
+        keys = [generate_key() for _ in range(number)]
         fresh = [MetadataSigner(key) for key in keys]
-        made = [place / f"{role}-{signer.id[:12]}.pem" for signer in fresh]
+        made = [directory / f"{role}-{signer.id[:12]}.pem" for signer in fresh]
         for path, key in zip(made, keys, strict=True):
-            tuf_keys.save_key(path, key, None if role in ONLINE else passphrase)
-        root, targets = (self._freshness.latest(connection, name) for name in (ROOT, TARGETS))
+            save_key(path, key, None if role in ONLINE else passphrase)
+        root, targets = (self._repository.latest(connection, name) for name in (ROOT, TARGETS))
         if role != BINS:
             write_file(self.file(ROOT), next_root(root, {role: fresh}, now + LIFETIMES[ROOT]))
         if role in {BINS, TARGETS}:
             bins = fresh[0] if role == BINS else None
             write_file(self.file(TARGETS), next_targets(targets, bins, now + LIFETIMES[TARGETS]))
-        found = self._settle(connection, [*signers, *(fresh if role not in ONLINE else ())], now)
-        return CeremonyResult(found.adopted, found.files, found.lacking, tuple(str(path) for path in made))
+        result = self._settle(connection, [*signers, *(fresh if role not in ONLINE else ())], now)
+        return replace(result, made=tuple(str(path) for path in made))
 
     def sign(
         self, connection: Transaction, role: str, signers: Sequence[MetadataSigner], now: datetime
     ) -> CeremonyResult:
-        """Sign what is proposed for root or targets; where nothing is, propose the same again with a new expiry.
+        """Sign the proposals of root and targets; without any, propose the role's present metadata with a new expiry.
 
-        Put in force as soon as there are enough signatures, which may be at once.
+        A proposal comes into force with its last missing signature, which may be at once.
         """
         if role not in {ROOT, TARGETS}:
-            raise Misused(f"{role} is signed by the service itself; `sign` is for root and targets")
+            raise Misused(f"the service signs {role} itself; `sign` is for root and targets")
         if not self._proposed():
-            data = self._freshness.latest(connection, role)
+            data = self._repository.latest(connection, role)
             expires = now + LIFETIMES[role]
             fresh = next_root(data, {}, expires) if role == ROOT else next_targets(data, None, expires)
             write_file(self.file(role), fresh)
         return self._settle(connection, signers, now)
 
     def drop(self) -> Sequence[str]:
-        """Give up whatever is proposed; returns the files that were removed."""
+        """Delete the proposals; returns their files."""
         found = [self.file(role) for role in self._proposed()]
         for path in found:
             path.unlink()
         return [str(path) for path in found]
 
     def _settle(self, connection: Transaction, signers: Sequence[MetadataSigner], now: datetime) -> CeremonyResult:
-        """Add the signatures of those who may sign, and put in force what is complete."""
+        """Add the signatures of keys that may sign, and put the proposals in force when they are complete."""
         proposed = self._proposed()
-        before = self._freshness.latest(connection, ROOT)
+        before = self._repository.latest(connection, ROOT)
         for role, data in proposed.items():
             proposed[role] = sign_document(data, signers, self._signers_of(role, proposed, before))
             write_file(self.file(role), proposed[role])
@@ -145,7 +140,7 @@ class KeyCeremony:
             lacking.append(f"{number} signatures by the targets keys")
         if lacking or not proposed:
             return CeremonyResult((), tuple(str(self.file(role)) for role in proposed), tuple(lacking))
-        self._freshness.adopt(connection, root, proposed.get(TARGETS), now)
+        self._repository.adopt(connection, root, proposed.get(TARGETS), now)
         self.drop()
         return CeremonyResult(tuple(proposed), (), ())
 
@@ -162,28 +157,28 @@ class KeyCeremony:
                 continue
         return found
 
-    def _nothing_waits(self) -> None:
+    def _check_idle(self) -> None:
         if waiting := self._proposed():
             raise Misused(
-                f"{self.file(next(iter(waiting)))}: waits for signatures already; sign it with `partita catalog tuf sign`, "
-                "or give it up with `partita catalog tuf drop`"
+                f"{self.file(next(iter(waiting)))}: waits for signatures; sign it with `partita catalog tuf sign`, or "
+                "delete it with `partita catalog tuf drop`"
             )
 
 
 def read_proposal(path: Path) -> bytes:
-    """A proposal's bytes; NotFound."""
+    """A proposal's bytes; NotFound if there is none, Malformed if it is too large."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_PROPOSAL + 1)
     except FileNotFoundError as exc:
-        raise NotFound(f"{path}: there is no proposal") from exc
+        raise NotFound(f"{path}: proposal not found") from exc
     if len(data) > MAX_PROPOSAL:
-        raise Malformed(f"{path}: has more than {MAX_PROPOSAL} bytes; no root has")
+        raise Malformed(f"{path}: larger than {MAX_PROPOSAL} bytes, the limit of a root")
     return data
 
 
 def sign_document(data: bytes, signers: Sequence[MetadataSigner], entitled: frozenset[str] | None = None) -> bytes:
-    """The metadata with the signatures of those signers who are entitled to sign it; of all if nobody says who is."""
+    """The metadata with the signatures of the entitled signers added; `entitled` None admits all signers."""
     for signer in signers:
         if entitled is None or signer.id in entitled:
             data = add_signature(data, signer)

@@ -1,4 +1,4 @@
-"""How a catalog's freshness is doing: each role's keys and dates, what an operator should do, and what a start puts right."""
+"""The status of a catalog's TUF repository: keys and dates of each role, warnings for operators, and checks at start."""
 
 import logging
 from collections.abc import Sequence
@@ -7,19 +7,9 @@ from datetime import datetime
 
 from catalog.db.engine import CatalogDatabase, Transaction
 from catalog.errors import Misused
-from catalog.tuf import keys as tuf_keys
-from catalog.tuf.metadata import (
-    BINS,
-    LIFETIMES,
-    ONLINE,
-    ROOT,
-    SNAPSHOT,
-    TARGETS,
-    TIMESTAMP,
-    MetadataSigner,
-    SignedMetadata,
-)
-from catalog.tuf_repository import store as tuf_store
+from catalog.tuf.keys import key_files, load_key
+from catalog.tuf.metadata import BINS, LIFETIMES, ONLINE, ROLES, ROOT, TARGETS, MetadataSigner, SignedMetadata
+from catalog.tuf_repository import store
 from catalog.tuf_repository.repository import MIRRORED, TufRepository
 
 log = logging.getLogger("partita.catalog")
@@ -27,14 +17,14 @@ log = logging.getLogger("partita.catalog")
 
 @dataclass(frozen=True)
 class TufRoleStatus:
-    """How a role's metadata is doing.
+    """The status of a role's metadata.
 
     Attributes:
-        role: its name; `bins` stands for all of them.
-        version, expires: of its newest metadata; for bins, of the oldest that is in force.
-        due: from when on it should be renewed: half of its lifetime has passed. Online roles are renewed by the service.
-        keys, threshold: who may sign, and how many must.
-        present: the keys of these that lie in the catalog's own directories.
+        role: its name; `bins` stands for all bins.
+        version, expires: of its newest metadata; for bins, of the oldest in force.
+        due: when half of its lifetime has passed, and it should be renewed. The service renews online roles.
+        keys, threshold: the keys that may sign, and how many must.
+        present: those of the keys that are in the catalog's own directories.
     """
 
     role: str
@@ -46,25 +36,27 @@ class TufRoleStatus:
     present: tuple[str, ...]
 
 
-def list_role_statuses(freshness: TufRepository, connection: Transaction) -> Sequence[TufRoleStatus]:
-    """How all roles are doing."""
-    epoch = freshness.sealing.epoch(connection)
-    root, targets = (SignedMetadata.of(freshness.sealing.latest(connection, role).data) for role in (ROOT, TARGETS))
-    here = {MetadataSigner(tuf_keys.load_key(path)).id for path in tuf_keys.key_files(freshness.online)}
+def list_role_statuses(repository: TufRepository, connection: Transaction) -> Sequence[TufRoleStatus]:
+    """The status of every role."""
+    epoch = repository.online_signer.epoch(connection)
+    root, targets = (
+        SignedMetadata.of(repository.online_signer.latest(connection, role).data) for role in (ROOT, TARGETS)
+    )
+    here = {MetadataSigner(load_key(path)).id for path in key_files(repository.online)}
     here |= {
         key
-        for path in tuf_keys.key_files(freshness.offline)
+        for path in key_files(repository.offline)
         for key in root.keys[ROOT] + root.keys[TARGETS]
         if key[:12] in path.name
     }
     keys = {**root.keys, **targets.keys}
     thresholds = {**root.thresholds, **targets.thresholds}
     found = []
-    for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS):
+    for role in ROLES:
         if role == BINS:
             version, made, expires = epoch.epoch, epoch.begun, epoch.begun + LIFETIMES[BINS]
         else:
-            newest = freshness.sealing.latest(connection, role)
+            newest = repository.online_signer.latest(connection, role)
             version, made, expires = newest.version, newest.made, newest.expires
         present = tuple(key for key in keys[role] if key in here)
         due = made + (expires - made) / 2
@@ -72,45 +64,48 @@ def list_role_statuses(freshness: TufRepository, connection: Transaction) -> Seq
     return found
 
 
-def list_warnings(freshness: TufRepository, connection: Transaction, now: datetime) -> Sequence[str]:
-    """What an operator should do something about, well before sites stop: sentences."""
+def list_warnings(repository: TufRepository, connection: Transaction, now: datetime) -> Sequence[str]:
+    """What an operator should act on, in sentences, well before sites stop starting machines."""
     found = []
-    for one in list_role_statuses(freshness, connection):
+    for one in list_role_statuses(repository, connection):
         if one.expires <= now:
-            found.append(f"{one.role} metadata has expired on {one.expires:%Y-%m-%d %H:%M}: no site starts machines")
+            found.append(f"{one.role} metadata expired on {one.expires:%Y-%m-%d %H:%M}: no site starts machines")
         elif one.due <= now and one.role in {ROOT, TARGETS}:
             found.append(
-                f"{one.role} metadata expires on {one.expires:%Y-%m-%d}: sign it afresh with `partita catalog tuf sign "
-                f"{one.role}`"
+                f"{one.role} metadata expires on {one.expires:%Y-%m-%d}: renew it with `partita catalog tuf sign {one.role}`"
             )
         if one.role in ONLINE and len(one.present) < one.threshold:
-            found.append(f"the key that signs {one.role} is not in {freshness.online}: nothing can be published")
-    if any(one.role == ROOT and len(one.present) >= one.threshold for one in list_role_statuses(freshness, connection)):
-        found.append(f"the root's keys are in {freshness.offline}: move them to media that are kept offline")
+            found.append(f"the key that signs {one.role} is missing from {repository.online}: publishing is impossible")
+    if any(
+        one.role == ROOT and len(one.present) >= one.threshold for one in list_role_statuses(repository, connection)
+    ):
+        found.append(f"the root keys are in {repository.offline}: move them to media that are kept offline")
     return found
 
 
-def prepare_repository(freshness: TufRepository, database: CatalogDatabase, bits: int, now: datetime) -> bool:
-    """What a service does when it starts: make a repository if there is none, list what is not listed, renew what is due.
+def prepare_repository(repository: TufRepository, database: CatalogDatabase, bits: int, now: datetime) -> bool:
+    """Create the repository if there is none; otherwise list what is missing and renew what is due. For a service's start.
 
     Returns:
-        Whether the repository was made now, with the offline keys still beside the service.
+        Whether the repository was created, with the offline keys still beside the service.
     """
     with database.writing() as connection:
-        epoch = tuf_store.current_epoch(connection)
+        epoch = store.current_epoch(connection)
         if epoch is not None and epoch.epoch == MIRRORED:
-            raise Misused(f"{freshness.directory.parent}: holds a mirror; run `partita catalog mirror` on it")
+            raise Misused(
+                f"{repository.directory.parent}: the directory of a mirror; use it with `partita catalog mirror`"
+            )
         if epoch is None:
-            freshness.make(connection, now, bits=bits)
+            repository.create(connection, now, bits=bits)
             log.warning(
-                "the catalog's TUF repository was made. Move %s to media that are kept offline, one root key each; "
+                "TUF repository created. Move the keys in %s to media that are kept offline, one root key on each; "
                 "sites pin %s",
-                freshness.offline,
-                freshness.root_file,
+                repository.offline,
+                repository.root_file,
             )
             return True
-        freshness.sync(connection, now)
-        freshness.renew(connection, now)
-        for one in list_warnings(freshness, connection, now):
+        repository.sync(connection, now)
+        repository.renew(connection, now)
+        for one in list_warnings(repository, connection, now):
             log.warning("%s", one)
     return False

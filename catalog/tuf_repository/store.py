@@ -1,4 +1,4 @@
-"""The freshness metadata in the catalog's database. Queries only; each takes the connection of an open transaction."""
+"""Queries on the TUF metadata in the catalog's database. Each takes the connection of an open transaction."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from catalog.tuf.metadata import BIN, SNAPSHOT, TIMESTAMP, ListedTarget
 
 @dataclass(frozen=True)
 class MetadataVersion:
-    """Metadata as it is served."""
+    """A version of a role's metadata, as it is served."""
 
     version: int
     data: bytes
@@ -24,7 +24,7 @@ class MetadataVersion:
 
 @dataclass(frozen=True)
 class BinEpoch:
-    """How the bins were last laid out: 2**bits of them; one without targets is of version `epoch`, made at `begun`."""
+    """The layout of the bins: 2**bits of them; an empty bin has the version `epoch` and was made at `begun`."""
 
     epoch: int
     bits: int
@@ -33,7 +33,7 @@ class BinEpoch:
 
 @dataclass(frozen=True)
 class TargetContent:
-    """What a target is to be; `data` is None for a manifest, which the registry has."""
+    """A target and its bytes; `data` is None for a manifest, which is in the table of images."""
 
     listed: ListedTarget
     data: bytes | None
@@ -41,7 +41,7 @@ class TargetContent:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What the targets of an image say of it; `length` is its manifest's, in bytes."""
+    """A published image; `length` is that of its manifest, in bytes."""
 
     image_id: str
     vo: str
@@ -51,7 +51,7 @@ class ImageRow:
 
 
 def current_epoch(connection: Connection) -> BinEpoch | None:
-    """The present epoch; None where no TUF repository was made yet."""
+    """The present epoch; None where the repository has not been created."""
     row = connection.execute(select(tuf_epochs).order_by(tuf_epochs.c.epoch.desc()).limit(1)).first()
     return None if row is None else BinEpoch(row.epoch, row.bits, row.begun)
 
@@ -64,7 +64,7 @@ def add_epoch(connection: Connection, number: int, bits: int, now: datetime) -> 
 def add_metadata(
     connection: Connection, role: str, version: int, data: bytes, made: datetime, expires: datetime
 ) -> None:
-    """Keep new metadata."""
+    """Store new metadata."""
     connection.execute(insert(tuf_metadata).values(role=role, version=version, data=data, made=made, expires=expires))
 
 
@@ -82,7 +82,7 @@ def metadata_bytes(connection: Connection, role: str, number: int) -> bytes | No
 
 
 def bin_versions(connection: Connection) -> Mapping[str, int]:
-    """The newest version of each bin that has, or ever had, a target."""
+    """The newest version of each bin that has, or once had, a target."""
     query = (
         select(tuf_metadata.c.role, func.max(tuf_metadata.c.version))
         .where(tuf_metadata.c.role > f"{BIN}-", tuf_metadata.c.role < f"{BIN}.")
@@ -103,7 +103,7 @@ def bins_made_before(connection: Connection, instant: datetime) -> Sequence[str]
 
 
 def prune_metadata(connection: Connection, roles: Iterable[str], until: datetime) -> None:
-    """Forget the versions that a newer one had replaced by then. Roots and top-level targets are never forgotten."""
+    """Delete the versions that a newer one had replaced by `until`. Roots and top-level targets are never deleted."""
     for role in {*roles, SNAPSHOT, TIMESTAMP}:
         newest = (
             select(func.max(tuf_metadata.c.version))
@@ -114,12 +114,12 @@ def prune_metadata(connection: Connection, roles: Iterable[str], until: datetime
 
 
 def forget_targets(connection: Connection, until: datetime) -> None:
-    """Forget the contents that were replaced by then."""
+    """Delete the targets that had been replaced by `until`."""
     connection.execute(delete(tuf_targets).where(tuf_targets.c.replaced <= until))
 
 
 def put_target(connection: Connection, content: TargetContent, number: int, now: datetime) -> bool:
-    """Let a target be this; returns whether it was not already. What it was before is served for a while."""
+    """Set a target; returns whether it changed. The replaced bytes are served for a while."""
     one = content.listed
     current = (tuf_targets.c.path == one.path, tuf_targets.c.replaced.is_(None))
     before = connection.execute(select(tuf_targets.c.digest).where(*current)).scalar()
@@ -127,36 +127,34 @@ def put_target(connection: Connection, content: TargetContent, number: int, now:
         return False
     if before is not None:
         connection.execute(update(tuf_targets).where(*current).values(replaced=now))
-    row = {"path": one.path, "digest": one.digest, "bin": number, "length": one.length, "data": content.data}
     connection.execute(
         upsert(tuf_targets)
-        .values(row | {"replaced": None})
+        .values(_target_row(content, number))
         .on_conflict_do_update(index_elements=["path", "digest"], set_={"replaced": None})
     )
     return True
 
 
 def put_new_targets(connection: Connection, contents: Iterable[tuple[TargetContent, int]]) -> int:
-    """As :func:`put`, for (content, bin) of paths that are not there at all, many at once; returns how many."""
+    """As `put_target`, for many (content, bin) whose paths are new; returns how many."""
     count = 0
     rows = iter(contents)
     while some := list(islice(rows, 10_000)):
-        connection.execute(
-            insert(tuf_targets),
-            [
-                {
-                    "path": one.listed.path,
-                    "digest": one.listed.digest,
-                    "bin": number,
-                    "length": one.listed.length,
-                    "data": one.data,
-                    "replaced": None,
-                }
-                for one, number in some
-            ],
-        )
+        connection.execute(insert(tuf_targets), [_target_row(one, number) for one, number in some])
         count += len(some)
     return count
+
+
+def _target_row(content: TargetContent, number: int) -> dict[str, object]:
+    one = content.listed
+    return {
+        "path": one.path,
+        "digest": one.digest,
+        "bin": number,
+        "length": one.length,
+        "data": content.data,
+        "replaced": None,
+    }
 
 
 def endorsed_images(connection: Connection) -> set[str]:
@@ -175,14 +173,14 @@ def targets_in_bin(connection: Connection, number: int) -> Iterator[ListedTarget
 
 
 def find_target(connection: Connection, path: str, digest: str) -> tuple[bool, bytes | None]:
-    """Whether there is a target of that path and content, and the content unless the registry has it."""
+    """Whether there is a target with that path and SHA-256, and its bytes unless the table of images has them."""
     query = select(tuf_targets.c.data).where(tuf_targets.c.path == path, tuf_targets.c.digest == digest)
     row = connection.execute(query).first()
     return (False, None) if row is None else (True, row.data)
 
 
 def is_current_target(connection: Connection, one: ListedTarget) -> bool:
-    """Whether a target is that now."""
+    """Whether a target has that SHA-256 now."""
     query = select(tuf_targets.c.bin).where(
         tuf_targets.c.path == one.path, tuf_targets.c.digest == one.digest, tuf_targets.c.replaced.is_(None)
     )
@@ -195,7 +193,7 @@ def target_paths(connection: Connection) -> set[str]:
 
 
 def list_image_rows(connection: Connection, image_id: str | None = None) -> list[ImageRow]:
-    """One published image or, in the order of their publication, all."""
+    """One published image, or all in the order of their publication."""
     query = select(
         images.c.image_id, images.c.vo, images.c.name, images.c.version, func.length(images.c.manifest).label("length")
     ).order_by(images.c.sequence)

@@ -34,17 +34,17 @@ log = logging.getLogger("partita.swarm")
 class OriginGrants:
     """Passes from the catalog's own secrets, for the place of the origin; see `stager.swarm.grants.GrantIssuer`."""
 
-    def __init__(self, readers: CatalogAuthorizer, now: Callable[[], datetime]) -> None:
-        self._readers, self._now = readers, now
+    def __init__(self, authorizer: CatalogAuthorizer, now: Callable[[], datetime]) -> None:
+        self._authorizer, self._now = authorizer, now
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
         """What opens the swarm of a content to the origin; Malformed without a sound request."""
-        now, authority = self._now(), self._readers.authority_of(address)
+        now, authority = self._now(), self._authorizer.authority_of(address)
         certificate = None
         if authority:
-            certificate = self._readers.authority.issue(request or "", address.root.hex(), node, now, KEY_LIFE)
+            certificate = self._authorizer.authority.issue(request or "", address.root.hex(), node, now, KEY_LIFE)
         return SwarmGrant(
-            grant=self._readers.keys.issue(KeyHolder(ORIGIN, ""), self._readers.swarm_hash(address), now),
+            grant=self._authorizer.keys.issue(KeyHolder(ORIGIN, ""), self._authorizer.swarm_hash(address), now),
             expires=(now + KEY_LIFE).replace(microsecond=0),
             authority=authority.decode("ascii") or None,
             certificate=certificate,
@@ -78,8 +78,8 @@ def seed_catalog(
     """
     database, contents = open_database(directory), ContentStore(directory)
     try:
-        readers = CatalogAuthorizer(database, now, clock)
-        passes = CatalogCredentialsProvider(OriginGrants(readers, now), ORIGIN, now)
+        authorizer = CatalogAuthorizer(database, now, clock)
+        passes = CatalogCredentialsProvider(OriginGrants(authorizer, now), ORIGIN, now)
         tracker = TrackerClient(
             url.rstrip("/") + "/v1",
             peer_id=secrets.token_bytes(20),
@@ -90,8 +90,8 @@ def seed_catalog(
             shared: dict[Address, bytes] = {}
             first = True
             while first or not ending.wait(LOOK):
-                for address in readers.served():
-                    _share(swarm, readers, passes, contents, address, shared)
+                for address in authorizer.served_contents():
+                    _share(swarm, authorizer, passes, contents, address, shared)
                 if first:
                     ready(len(shared), swarm.port)
                 first = False
@@ -101,14 +101,14 @@ def seed_catalog(
 
 def _share(
     swarm: Swarm,
-    readers: CatalogAuthorizer,
+    authorizer: CatalogAuthorizer,
     passes: CatalogCredentialsProvider,
     contents: ContentStore,
     address: Address,
     shared: dict[Address, bytes],
 ) -> None:
     """Share a content in the swarm that it has now: restricting or opening it makes that another one."""
-    authority = readers.authority_of(address)
+    authority = authorizer.authority_of(address)
     if shared.get(address) == authority:
         return
     if address in shared:

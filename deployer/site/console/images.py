@@ -55,7 +55,7 @@ def image_pages(console: Console) -> APIRouter:
         try:
             found = [
                 shown
-                for entry in site.catalog.listed(MOST)
+                for entry in site.catalog.newest_images(MOST)
                 if (shown := _judged(console, visit, entry, everything=everything))
             ]
         except CatalogError as exc:

@@ -69,7 +69,7 @@ class IncomingContents:
 def node_pages(console: Console) -> APIRouter:
     """Nodes."""
     routes = APIRouter(prefix=CONSOLE_PREFIX, route_class=PageRoute)
-    contents = ImagePartIndex(console.site.catalog.listed, console.site.catalog.manifest)
+    contents = ImagePartIndex(console.site.catalog.newest_images, console.site.catalog.manifest)
     site, access = console.site, console.site.access
     visiting = Annotated[PageRequest, Depends(console.visit)]
 

@@ -215,7 +215,7 @@ def test_a_restricted_content_has_no_public_swarm_and_a_public_one_no_restricted
         public = client.grant(world.public.manifest.contents()[1], "worker-1")
     assert public.authority is None
     assert public.certificate is None
-    unknown = (404, {b"failure reason": b"this catalog has no content with that info-hash"})
+    unknown = (404, {b"failure reason": b"there is no content with that info-hash here"})
     assert _announce(world, b"?" * 20) == unknown
     assert _announce(world, short_hash(world.hidden)) == unknown
     assert _announce(world, short_hash(world.hidden), restricted.grant) == unknown
@@ -240,7 +240,7 @@ def test_certificates_are_given_for_sound_requests_only(world: World, what: str,
 
 
 def test_nobody_gets_the_catalogs_own_place_in_a_swarm(world: World) -> None:
-    with world.client("lyon") as client, pytest.raises(NotEntitled, match="catalog's own"):
+    with world.client("lyon") as client, pytest.raises(NotEntitled, match="reserved for the catalog"):
         client.grant(world.hidden, "origin", request())
 
 
@@ -303,7 +303,7 @@ def test_a_rule_is_replaced_and_taken_away(world: World) -> None:
         ("nobody is named", ["image", "restrict", "star/x"], "--nobody"),
         ("somebody and nobody", ["image", "restrict", "star/x", "--site", "lyon", "--nobody"], "--nobody"),
         ("a site that is not registered", ["image", "restrict", "star/x", "--site", "gone"], "no site gone"),
-        ("no images", ["image", "restrict", "x/y/z", "--nobody"], "names no images"),
+        ("no images", ["image", "restrict", "x/y/z", "--nobody"], "does not name images"),
         ("the catalog's own name", ["catalog", "site", "register", "origin", "-o", "/nowhere"], "no name for a site"),
         ("a file that cannot be made", ["catalog", "site", "register", "new", "-o", "/no/where"], "cannot be written"),
         ("a site that is not there", ["catalog", "site", "remove", "gone"], "no site gone"),

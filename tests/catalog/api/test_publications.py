@@ -140,7 +140,7 @@ def test_a_range_without_length_is_refused(published: Published) -> None:
     """Chunked bodies have none."""
     url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{published.pending.manifest.contents()[0]}"
     answer = published.http.put(url, content=iter([b"x"]), headers={"Content-Range": "bytes 0-16383/1048576"})
-    assert problem(answer)[2] == "Content-Length is missing; a range is sent with its length"
+    assert problem(answer)[2] == "Content-Length is missing; send a range with its length"
 
 
 def test_committing_early_is_refused(published: Published) -> None:
@@ -149,7 +149,7 @@ def test_committing_early_is_refused(published: Published) -> None:
         published.http.post(f"/v1/publications/{published.pending.manifest.image_id}/commit")
     )
     assert (status, code) == (409, "conflict")
-    assert "still misses" in detail
+    assert "lacks" in detail
 
 
 def test_a_cut_range_is_not_acknowledged(published: Published) -> None:

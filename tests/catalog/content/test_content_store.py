@@ -101,10 +101,10 @@ class Store:
     def send(self, publishing: PublicationService, address: Address) -> None:
         """Send a whole content."""
         data = self.made.content(address).read_bytes()
-        with publishing.arriving(self.made.manifest.image_id, address, 0, len(data)) as arriving:
+        with publishing.receive_range(self.made.manifest.image_id, address, 0, len(data)) as arriving:
             if arriving is not None:
                 arriving.write(data)
-                publishing.keep(self.made.manifest.image_id, address, arriving)
+                publishing.keep_range(self.made.manifest.image_id, address, arriving)
 
     def publish(self) -> RecoveryReport:
         """Publish whatever is still missing; returns what recovery found before."""

@@ -56,11 +56,14 @@ BAD_MESSAGES: dict[str, tuple[Callable[[World], bytes], str]] = {
         lambda world: _flip(world.sign(world.list())),
         "OpenSSL refuses it",
     ),
-    "signed by somebody else than the list says": (lambda world: world.sign(world.list(), world.bob), "Bob signed it"),
+    "signed by somebody else than the list says": (
+        lambda world: world.sign(world.list(), world.bob),
+        r"Bob .* signed it",
+    ),
     "signed by a namesake of another CA": (lambda world: world.sign(world.list(), world.namesake), "DC=other"),
     "by another, who says so": (
         lambda world: world.sign(world.list(dn="/DC=org/DC=grid/CN=Bob"), world.bob),
-        "not whom this site believes",
+        "not the trusted endorser",
     ),
     "by a revoked certificate": (
         lambda world: world.sign(world.list(dn="/DC=org/DC=grid/CN=Gone"), world.revoked),
@@ -143,7 +146,7 @@ def test_a_list_with_a_fault_is_refused_whole(world: World, case: str) -> None:
 
 
 def test_an_image_listed_twice_refuses_the_list(world: World) -> None:
-    with pytest.raises(Malformed, match="listed once"):
+    with pytest.raises(Malformed, match="list each once"):
         read_list(write_list(world.list(world.image(), world.image(version="2"))))
 
 

@@ -62,9 +62,9 @@ def _endless() -> Iterator[bytes]:
 
 
 BAD_FILES: dict[str, tuple[tuple[int, dict[str, str], Callable[[], Iterator[bytes]]], type[CatalogError], str]] = {
-    "another file": ((200, {}, lambda: iter([b"other"])), ContentMismatch, "not the SHA-512"),
-    "a file that is too short": ((200, {}, lambda: iter([b"oth"])), ContentMismatch, "3 bytes came"),
-    "a file without end": ((200, {}, _endless), ContentMismatch, "more than the 5 endorsed"),
+    "another file": ((200, {}, lambda: iter([b"other"])), ContentMismatch, "not have the endorsed SHA-512"),
+    "a file that is too short": ((200, {}, lambda: iter([b"oth"])), ContentMismatch, "has 3 bytes"),
+    "a file without end": ((200, {}, _endless), ContentMismatch, "exceeds the 5 endorsed"),
     "no file": ((404, {}, lambda: iter([])), Unavailable, "answered 404"),
     "a redirection": ((302, {"Location": "file:///etc/passwd"}, lambda: iter([])), Unavailable, "answered 302"),
 }
@@ -81,12 +81,12 @@ def test_a_file_that_is_not_taken(world: World, tmp_path: Path, case: str) -> No
 
 
 BAD_IMAGES: dict[str, tuple[dict[str, object], type[Exception], str]] = {
-    "a local file": ({"uri": "file:///etc/passwd"}, Misused, "no URL that is followed"),
-    "another kind of URL": ({"uri": "ftp://vo.example/disk"}, Misused, "no URL that is followed"),
-    "a URL with a password": ({"uri": "http://a:b@vo.example/disk"}, Misused, "no URL that is followed"),
+    "a local file": ({"uri": "file:///etc/passwd"}, Misused, "not an accepted URL"),
+    "another kind of URL": ({"uri": "ftp://vo.example/disk"}, Misused, "not an accepted URL"),
+    "a URL with a password": ({"uri": "http://a:b@vo.example/disk"}, Misused, "not an accepted URL"),
     "a format that is guessed elsewhere": ({"format": "OVA"}, DiskRefused, "never guessed"),
     "a format that nobody says": ({"format": ""}, DiskRefused, "never guessed"),
-    "larger than the disk here": ({"size": 1 << 60}, TooLarge, "at most"),
+    "larger than the disk here": ({"size": 1 << 60}, TooLarge, "the limit is"),
     "an endorsement that expired": ({"expires": utc_now() - DAY}, Stale, "expired"),
     "a processor that is not known": ({"architecture": "vax"}, Exception, "architecture"),
 }
@@ -102,5 +102,5 @@ def test_an_image_that_is_not_even_asked_for(world: World, tmp_path: Path, case:
 
 
 def test_a_list_without_end_is_cut_off() -> None:
-    with files(list=(200, {}, _endless())) as url, pytest.raises(Malformed, match="more than"):
+    with files(list=(200, {}, _endless())) as url, pytest.raises(Malformed, match="larger than"):
         read_source(f"{url}/list")

@@ -53,7 +53,7 @@ def test_what_may_follow_a_list(world: World, tmp_path: Path, case: str) -> None
 
 def test_new_images_are_not_taken_unasked(world: World, tmp_path: Path) -> None:
     first = world.sign(world.list())
-    with pytest.raises(NotEntitled, match="not taken unasked"):
+    with pytest.raises(NotEntitled, match="imported only on request"):
         world.open(first, tmp_path, every=False)
     _, known = world.open(first, tmp_path, every=False, images=frozenset({ONE}))
     Subscriptions(tmp_path).keep(known, first)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from catalog.access import rule_store as entitlements
+from catalog.access import rule_store
 from catalog.access.rules import RegisteredSite, format_credential
 from catalog.client import transfer
 from catalog.client.client import CatalogClient
@@ -70,9 +70,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         digest = hashlib.sha256(SECRET.encode()).hexdigest()
         with database.writing() as connection:
             for name, vo in (("lyon", "star"), ("bnl", "star"), ("tum", "atlas")):
-                entitlements.register_site(
-                    connection, RegisteredSite(name, frozenset({vo})), digest, now(), renew=False
-                )
+                rule_store.register_site(connection, RegisteredSite(name, frozenset({vo})), digest, now(), renew=False)
         database.close()
         with service.client() as client:
             transfer.publish_image(client, parent)

@@ -92,7 +92,7 @@ def test_a_client_sees_that_the_past_was_changed(service: Service, star: Vo, tmp
 def test_pages_join_without_a_gap(tmp_path: Path) -> None:
     history = History(tmp_path, now())
     for number in range(600):
-        history.tell("vo", {"title": f"vo{number}"}, now())
+        history.record("vo", {"title": f"vo{number}"}, now())
 
     found = [entry.seq for after in range(0, 600, 7) for entry in history.page(after, 7)]
 

@@ -189,7 +189,7 @@ def test_who_may_not_publish(
 
 def test_an_image_without_endorsement_is_not_even_offered(service: Service, tmp_path: Path) -> None:
     """Zero signatures are a refusal, before a byte leaves."""
-    with service.client() as client, pytest.raises(Misused, match="nobody endorses"):
+    with service.client() as client, pytest.raises(Misused, match="has no endorsement"):
         transfer.publish_image(client, bundle(tmp_path / "image", partitions=1))
 
 
@@ -245,11 +245,11 @@ def test_content_that_is_not_what_it_says_is_dropped(service: Service, star: Vo,
     with service.client() as client:
         image_id = client.begin(made.manifest.canonical(), made.endorsements()).image_id
         client.send_range(image_id, address, 0, b"X" + data[1:])
-        with pytest.raises(ContentMismatch, match="was dropped"):
+        with pytest.raises(ContentMismatch, match="were deleted"):
             client.complete(image_id, address)
         assert client.upload_status(image_id, address).received == ()
         assert files(service.directory) == []
-        with pytest.raises(Conflict, match="still misses 2 contents"):
+        with pytest.raises(Conflict, match="lacks 2 contents"):
             client.commit(image_id)
         transfer.publish_image(client, made)
 
@@ -287,7 +287,7 @@ def test_a_key_removed_meanwhile_does_not_publish(service: Service, star: Vo, tm
             assert registry.remove_key(connection, "star", star.fingerprint)
             assert not registry.remove_key(connection, "star", star.fingerprint)
         database.close()
-        with pytest.raises(NotEntitled, match="any more"):
+        with pytest.raises(NotEntitled, match="no longer endorsed"):
             client.commit(image_id)
         with pytest.raises(NotFound):
             client.manifest(image_id)
@@ -307,10 +307,10 @@ def test_a_publication_that_nobody_continues_is_forgotten_with_its_content(tmp_p
         register(publishing, star)
         publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
         for address in (kernel, part):
-            with publishing.arriving(made.manifest.image_id, address, 0, 16384) as arriving:
+            with publishing.receive_range(made.manifest.image_id, address, 0, 16384) as arriving:
                 assert arriving is not None
                 arriving.write(made.content(address).read_bytes()[:16384])
-                publishing.keep(made.manifest.image_id, address, arriving)
+                publishing.keep_range(made.manifest.image_id, address, arriving)
         copy(publishing, made.content(kernel), made.manifest)
         publishing.complete(made.manifest.image_id, kernel, now())
         assert publishing.expire(now() + timedelta(days=6)) == 0
@@ -349,7 +349,7 @@ def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> 
             assert publishing.uploads.is_busy(image_id)
             with (
                 pytest.raises(Unavailable, match="being verified"),
-                publishing.arriving(image_id, address, 0, 16384),
+                publishing.receive_range(image_id, address, 0, 16384),
             ):
                 pass
         entered = threading.Event()
@@ -358,7 +358,7 @@ def test_nobody_writes_while_a_content_is_verified(tmp_path: Path, star: Vo) -> 
             with publishing.uploads.sealed(image_id, address):
                 entered.set()
 
-        with publishing.arriving(image_id, address, 0, 16384):
+        with publishing.receive_range(image_id, address, 0, 16384):
             waiting = threading.Thread(target=complete)
             waiting.start()
             assert not entered.wait(0.1)
@@ -382,15 +382,18 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
     publishing = PublicationService(database, ContentStore(tmp_path / "catalog", sync), CatalogSettings())
     register(publishing, star)
     publishing.begin(made.manifest.canonical().decode(), offered(made.endorsements()), now())
-    with publishing.arriving(image_id, address, 0, 16384) as arriving:
+    with publishing.receive_range(image_id, address, 0, 16384) as arriving:
         assert arriving is not None
         arriving.write(bytes(16384))
         failing.set()
         with pytest.raises(Unavailable, match="writing to the disk failed"):
-            publishing.keep(image_id, address, arriving)
+            publishing.keep_range(image_id, address, arriving)
         failing.clear()
     assert publishing.status(image_id, address).received == ()
-    with pytest.raises(Unavailable, match="start the catalog again"), publishing.arriving(image_id, address, 0, 16384):
+    with (
+        pytest.raises(Unavailable, match="start the catalog again"),
+        publishing.receive_range(image_id, address, 0, 16384),
+    ):
         pass
     with pytest.raises(Unavailable):
         publishing.complete(image_id, address, now())
@@ -407,7 +410,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing(tmp_path: Path, star: Vo) -> N
         publishing.uploads._free = lambda _: 256 * MIB + 16383
         with (
             pytest.raises(Unavailable, match="disk is full"),
-            publishing.arriving(made.manifest.image_id, made.manifest.contents()[0], 0, 16384),
+            publishing.receive_range(made.manifest.image_id, made.manifest.contents()[0], 0, 16384),
         ):
             pass
         assert files(settings.directory) == []

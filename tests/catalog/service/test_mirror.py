@@ -18,7 +18,7 @@ from catalog.image.reference import Reference
 from catalog.publication.state_directory import check_contents, own_directory
 from catalog.service.mirror import Mirror, run_mirror
 from catalog.settings import CatalogSettings
-from catalog.tuf_repository import store as tuf_store
+from catalog.tuf_repository import store
 from tests.catalog.client.test_trusted import WORKER
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import URL, Repository
@@ -54,9 +54,9 @@ def test_a_mirror_is_a_complete_copy_and_brings_only_what_is_new(published: Serv
         assert step.images == 1
         assert step.metadata <= 4 + 3
         with mirror._database.reading() as connection:
-            timestamp = tuf_store.latest_metadata(connection, "timestamp")
+            timestamp = store.latest_metadata(connection, "timestamp")
         assert timestamp is not None
-        assert timestamp.data == client.freshness_file("metadata/timestamp.json", 1 << 20)
+        assert timestamp.data == client.tuf_file("metadata/timestamp.json", 1 << 20)
     assert check_contents(tmp_path / "mirror").lost == []
     assert len(check_contents(tmp_path / "mirror").checked) == 6
 
@@ -126,8 +126,8 @@ def test_a_mirror_takes_nothing_that_does_not_fit_together(published: Service, t
     class Lying(CatalogClient):
         lie = ""
 
-        def freshness_file(self, path: str, limit: int) -> bytes:
-            data = super().freshness_file(path, limit)
+        def tuf_file(self, path: str, limit: int) -> bytes:
+            data = super().tuf_file(path, limit)
             return data[:-1] + b"\n" if self.lie and self.lie in path else data
 
         def content_range(self, address: object, start: int, end: int) -> Iterator[bytes]:
@@ -139,7 +139,7 @@ def test_a_mirror_takes_nothing_that_does_not_fit_together(published: Service, t
             with pytest.raises(error):
                 mirror.step(now())
             with mirror._database.reading() as connection:
-                assert tuf_store.latest_metadata(connection, "timestamp") is None
+                assert store.latest_metadata(connection, "timestamp") is None
         client.lie = ""
         assert mirror.step(now()).images == 1
 
@@ -148,7 +148,7 @@ def test_a_mirrors_directory_is_not_served_as_a_catalog(published: Service, tmp_
     with published.client() as client, mirror_of(client, tmp_path / "mirror") as mirror:
         mirror.step(now())
     settings = CatalogSettings(directory=tmp_path / "mirror")
-    with pytest.raises(Misused, match="holds a mirror"), own_directory(tmp_path / "mirror", settings, now()):
+    with pytest.raises(Misused, match="directory of a mirror"), own_directory(tmp_path / "mirror", settings, now()):
         pass
 
 

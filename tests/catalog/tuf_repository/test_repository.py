@@ -20,7 +20,7 @@ from catalog.publication.state_directory import open_database
 from catalog.tuf.keys import key_files, load_key, save_key
 from catalog.tuf.metadata import BINS, LIFETIMES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, MetadataSigner, SignedMetadata
 from catalog.tuf.targets import endorsements_path, manifest_path, name_path
-from catalog.tuf_repository import store as tuf_store
+from catalog.tuf_repository import store
 from catalog.tuf_repository.key_ceremony import KeyCeremony, read_proposal, sign_document
 from catalog.tuf_repository.online_signing import KEEP_METADATA
 from catalog.tuf_repository.repository import TufRepository
@@ -41,38 +41,38 @@ def database(tmp_path: Path) -> Iterator[CatalogDatabase]:
 
 
 @pytest.fixture
-def freshness(tmp_path: Path, database: CatalogDatabase) -> TufRepository:
+def repository(tmp_path: Path, database: CatalogDatabase) -> TufRepository:
     """A repository, made."""
     found = TufRepository(tmp_path / "tuf")
     with database.writing() as connection:
-        found.make(connection, NOW, bits=BITS)
+        found.create(connection, NOW, bits=BITS)
     return found
 
 
-def publish(database: CatalogDatabase, freshness: TufRepository, version: str, at: datetime = NOW) -> Manifest:
+def publish(database: CatalogDatabase, repository: TufRepository, version: str, at: datetime = NOW) -> Manifest:
     """Make an image visible, as a commit does."""
     manifest = factories.manifest(ADDRESSES, version=version)
     with database.writing() as connection:
         registry.register_vo(connection, "star", at)
         registry.add_image(connection, manifest, at)
-        freshness.image(connection, manifest.image_id, at)
+        repository.list_image(connection, manifest.image_id, at)
     return manifest
 
 
 def versions(database: CatalogDatabase) -> dict[str, int]:
     """The newest version of every role that is stored."""
     with database.reading() as connection:
-        tops = {role: tuf_store.latest_metadata(connection, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
-        return dict(tuf_store.bin_versions(connection)) | {role: one.version for role, one in tops.items() if one}
+        tops = {role: store.latest_metadata(connection, role) for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)}
+        return dict(store.bin_versions(connection)) | {role: one.version for role, one in tops.items() if one}
 
 
 def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(
-    database: CatalogDatabase, freshness: TufRepository
+    database: CatalogDatabase, repository: TufRepository
 ) -> None:
     """At most four bins, however many images there are; root and targets are never touched."""
     for number in range(20):
         before = versions(database)
-        publish(database, freshness, f"1.{number}")
+        publish(database, repository, f"1.{number}")
         after = versions(database)
         changed = {role for role, version in after.items() if before.get(role) != version}
         assert changed >= ONE_OF_EACH
@@ -80,42 +80,42 @@ def test_one_more_image_rewrites_its_bins_snapshot_and_timestamp(
         assert changed.isdisjoint({ROOT, TARGETS})
 
 
-def test_the_same_again_changes_nothing(database: CatalogDatabase, freshness: TufRepository) -> None:
-    manifest = publish(database, freshness, "1.0")
+def test_the_same_again_changes_nothing(database: CatalogDatabase, repository: TufRepository) -> None:
+    manifest = publish(database, repository, "1.0")
     before = versions(database)
     with database.writing() as connection:
-        freshness.image(connection, manifest.image_id, NOW)
-        freshness.image(connection, "sha256:" + "0" * 64, NOW)
+        repository.list_image(connection, manifest.image_id, NOW)
+        repository.list_image(connection, "sha256:" + "0" * 64, NOW)
     assert versions(database) == before
 
 
-def test_replaced_metadata_is_served_for_a_while(database: CatalogDatabase, freshness: TufRepository) -> None:
-    publish(database, freshness, "1.0")
+def test_replaced_metadata_is_served_for_a_while(database: CatalogDatabase, repository: TufRepository) -> None:
+    publish(database, repository, "1.0")
     old = versions(database)[SNAPSHOT]
-    publish(database, freshness, "2.0")
+    publish(database, repository, "2.0")
     with database.reading() as connection:
-        assert freshness.metadata(connection, SNAPSHOT, old)
+        assert repository.metadata(connection, SNAPSHOT, old)
     later = NOW + KEEP_METADATA + timedelta(seconds=1)
-    publish(database, freshness, "3.0", later)
-    publish(database, freshness, "4.0", later + KEEP_METADATA + timedelta(seconds=1))
+    publish(database, repository, "3.0", later)
+    publish(database, repository, "4.0", later + KEEP_METADATA + timedelta(seconds=1))
     with database.reading() as connection:
         with pytest.raises(NotFound):
-            freshness.metadata(connection, SNAPSHOT, old)
-        assert freshness.metadata(connection, ROOT, 1)
+            repository.metadata(connection, SNAPSHOT, old)
+        assert repository.metadata(connection, ROOT, 1)
 
 
 def test_a_bin_without_targets_is_the_same_each_time(
-    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
+    tmp_path: Path, database: CatalogDatabase, repository: TufRepository
 ) -> None:
     """It is not stored; two processes make the same bytes of it."""
     with database.reading() as connection:
-        stored = tuf_store.bin_versions(connection)
+        stored = store.bin_versions(connection)
         empty = next(f"bin-{number}" for number in range(1 << BITS) if f"bin-{number}" not in stored)
         again = TufRepository(tmp_path / "tuf")
-        assert freshness.metadata(connection, empty, 1) == again.metadata(connection, empty, 1)
+        assert repository.metadata(connection, empty, 1) == again.metadata(connection, empty, 1)
         for role, version in ((empty, 2), ("bin-9", 1), ("bin-", 1), ("snapshot", None)):
             with pytest.raises(NotFound):
-                freshness.metadata(connection, role, version)
+                repository.metadata(connection, role, version)
 
 
 @pytest.mark.parametrize(
@@ -127,51 +127,51 @@ def test_a_bin_without_targets_is_the_same_each_time(
     ],
 )
 def test_online_metadata_is_renewed_at_half_of_its_lifetime(
-    database: CatalogDatabase, freshness: TufRepository, after: timedelta, renewed: set[str]
+    database: CatalogDatabase, repository: TufRepository, after: timedelta, renewed: set[str]
 ) -> None:
     with database.writing() as connection:
-        assert set(freshness.renew(connection, NOW + after)) == renewed
-        assert freshness.renew(connection, NOW + after) == []
-        assert SignedMetadata.of(freshness.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
+        assert set(repository.renew(connection, NOW + after)) == renewed
+        assert repository.renew(connection, NOW + after) == []
+        assert SignedMetadata.of(repository.latest(connection, TIMESTAMP)).expires >= NOW + after + timedelta(hours=12)
 
 
-def test_bins_are_renewed_too_and_versions_only_grow(database: CatalogDatabase, freshness: TufRepository) -> None:
-    publish(database, freshness, "1.0")
+def test_bins_are_renewed_too_and_versions_only_grow(database: CatalogDatabase, repository: TufRepository) -> None:
+    publish(database, repository, "1.0")
     before = versions(database)
     later = NOW + LIFETIMES[BINS] / 2 + DAY
     with database.writing() as connection:
-        done = freshness.renew(connection, later)
+        done = repository.renew(connection, later)
         assert BINS in done
-        assert freshness.renew(connection, later) == []
+        assert repository.renew(connection, later) == []
     after = versions(database)
     assert all(after[role] == before[role] + 1 for role in before if role.startswith("bin-"))
 
 
 def test_the_operator_is_told_at_half_of_the_roots_lifetime(
-    database: CatalogDatabase, freshness: TufRepository
+    database: CatalogDatabase, repository: TufRepository
 ) -> None:
     def told(at: datetime) -> str:
         with database.reading() as connection:
             # The online metadata has long expired by then: no service renewed it here.
-            found = list_warnings(freshness, connection, at)
+            found = list_warnings(repository, connection, at)
             return "; ".join(one for one in found if not one.startswith(("snapshot", "timestamp")))
 
     assert "move them to media that are kept offline" in told(NOW)
-    for path in key_files(freshness.offline):
+    for path in key_files(repository.offline):
         path.unlink()
     assert told(NOW + 182 * DAY) == ""
     assert "targets metadata expires on 2027-11-22" in told(NOW + 183 * DAY)
-    assert "root metadata expires on 2027-11-22: sign it afresh" in told(NOW + 183 * DAY)
-    assert "root metadata has expired" in told(NOW + 366 * DAY)
-    next(path for path in key_files(freshness.online) if path.name.startswith("timestamp")).unlink()
+    assert "root metadata expires on 2027-11-22: renew it" in told(NOW + 183 * DAY)
+    assert "root metadata expired" in told(NOW + 366 * DAY)
+    next(path for path in key_files(repository.online) if path.name.startswith("timestamp")).unlink()
     assert "the key that signs timestamp is not in" in told(NOW)
 
 
 def test_without_its_key_nothing_is_published(
-    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
+    tmp_path: Path, database: CatalogDatabase, repository: TufRepository
 ) -> None:
     """And nothing of the publication stays: it is one transaction."""
-    next(path for path in key_files(freshness.online) if path.name.startswith("snapshot")).unlink()
+    next(path for path in key_files(repository.online) if path.name.startswith("snapshot")).unlink()
     with pytest.raises(Unavailable, match="the key that signs snapshot"):
         publish(database, TufRepository(tmp_path / "tuf"), "1.0")
     with database.reading() as connection:
@@ -180,90 +180,92 @@ def test_without_its_key_nothing_is_published(
 
 @pytest.mark.parametrize("role", [ROOT, TARGETS, SNAPSHOT, TIMESTAMP, BINS])
 def test_every_role_can_be_given_fresh_keys(
-    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository, role: str
+    tmp_path: Path, database: CatalogDatabase, repository: TufRepository, role: str
 ) -> None:
     """With the offline keys at hand it is in force at once, and an old node follows."""
-    manifest = publish(database, freshness, "1.0")
+    manifest = publish(database, repository, "1.0")
     with database.writing() as connection:
-        before = {one.role: one.keys for one in list_role_statuses(freshness, connection)}
-        signers = [MetadataSigner(load_key(path)) for path in key_files(freshness.offline)]
-        outcome = KeyCeremony(freshness).rotate(connection, role, signers, None, NOW)
+        before = {one.role: one.keys for one in list_role_statuses(repository, connection)}
+        signers = [MetadataSigner(load_key(path)) for path in key_files(repository.offline)]
+        outcome = KeyCeremony(repository).rotate(connection, role, signers, None, NOW)
         assert outcome.lacking == ()
         assert outcome.files == ()
-        after = {one.role: one.keys for one in list_role_statuses(freshness, connection)}
+        after = {one.role: one.keys for one in list_role_statuses(repository, connection)}
         assert set(after[role]).isdisjoint(before[role])
         assert {name for name in after if after[name] != before[name]} == {role}
-        assert freshness.metadata(connection, TIMESTAMP, None)
-    publish(database, freshness, "2.0")
+        assert repository.metadata(connection, TIMESTAMP, None)
+    publish(database, repository, "2.0")
     with database.reading() as connection:
-        assert freshness.target(connection, manifest_path(manifest.image_id), manifest.image_id.removeprefix("sha256:"))
+        assert repository.target(
+            connection, manifest_path(manifest.image_id), manifest.image_id.removeprefix("sha256:")
+        )
 
 
 def test_a_ceremony_waits_for_enough_signatures(
-    tmp_path: Path, database: CatalogDatabase, freshness: TufRepository
+    tmp_path: Path, database: CatalogDatabase, repository: TufRepository
 ) -> None:
     """One root key on the catalog's machine, the second elsewhere, on the proposal alone."""
-    keys = [path for path in key_files(freshness.offline) if path.name.startswith(ROOT)]
+    keys = [path for path in key_files(repository.offline) if path.name.startswith(ROOT)]
     away = tmp_path / "drawer"
     away.mkdir()
-    for path in key_files(freshness.offline):
+    for path in key_files(repository.offline):
         path.rename(away / path.name)
     first, second = (MetadataSigner(load_key(away / path.name)) for path in keys[:2])
-    ceremony = KeyCeremony(freshness)
+    ceremony = KeyCeremony(repository)
     with database.writing() as connection:
         outcome = ceremony.rotate(connection, TIMESTAMP, [first], None, NOW)
         assert outcome.adopted == ()
         assert outcome.lacking == ("1 signatures by the present root keys", "1 signatures by the new root keys")
         with pytest.raises(Misused, match="waits for signatures"):
             ceremony.rotate(connection, SNAPSHOT, [first], None, NOW)
-        stranger = MetadataSigner(load_key(next(iter(key_files(freshness.online)))))
+        stranger = MetadataSigner(load_key(next(iter(key_files(repository.online)))))
         assert ceremony.sign(connection, ROOT, [first, stranger], NOW).adopted == ()
         proposal = ceremony.file(ROOT)
         proposal.write_bytes(sign_document(read_proposal(proposal), [second]))
         assert ceremony.sign(connection, ROOT, [], NOW).adopted == (ROOT,)
-        assert SignedMetadata.of(freshness.latest(connection, ROOT)).version == 2
-        assert freshness.root_file.read_bytes() == freshness.latest(connection, ROOT)
+        assert SignedMetadata.of(repository.latest(connection, ROOT)).version == 2
+        assert repository.root_file.read_bytes() == repository.latest(connection, ROOT)
     assert not proposal.exists()
 
 
-def test_root_and_targets_are_renewed_for_another_year(database: CatalogDatabase, freshness: TufRepository) -> None:
-    signers = [MetadataSigner(load_key(path)) for path in key_files(freshness.offline)]
+def test_root_and_targets_are_renewed_for_another_year(database: CatalogDatabase, repository: TufRepository) -> None:
+    signers = [MetadataSigner(load_key(path)) for path in key_files(repository.offline)]
     later = NOW + 200 * DAY
     with database.writing() as connection:
         for role in (ROOT, TARGETS):
-            assert KeyCeremony(freshness).sign(connection, role, signers, later).adopted == (role,)
-            assert SignedMetadata.of(freshness.latest(connection, role)).expires == later + LIFETIMES[role]
-        with pytest.raises(Misused, match="signed by the service itself"):
-            KeyCeremony(freshness).sign(connection, SNAPSHOT, signers, later)
+            assert KeyCeremony(repository).sign(connection, role, signers, later).adopted == (role,)
+            assert SignedMetadata.of(repository.latest(connection, role)).expires == later + LIFETIMES[role]
+        with pytest.raises(Misused, match="the service signs snapshot itself"):
+            KeyCeremony(repository).sign(connection, SNAPSHOT, signers, later)
 
 
-def test_a_proposal_can_be_given_up(database: CatalogDatabase, freshness: TufRepository) -> None:
+def test_a_proposal_can_be_given_up(database: CatalogDatabase, repository: TufRepository) -> None:
     with database.writing() as connection:
-        KeyCeremony(freshness).rotate(connection, TIMESTAMP, [], None, NOW)
-        assert len(KeyCeremony(freshness).drop()) == 1
-        assert KeyCeremony(freshness).drop() == []
+        KeyCeremony(repository).rotate(connection, TIMESTAMP, [], None, NOW)
+        assert len(KeyCeremony(repository).drop()) == 1
+        assert KeyCeremony(repository).drop() == []
         with pytest.raises(Misused, match="there is no role"):
-            KeyCeremony(freshness).rotate(connection, "mirrors", [], None, NOW)
+            KeyCeremony(repository).rotate(connection, "mirrors", [], None, NOW)
 
 
-def test_keys_are_for_their_owner_alone_and_never_overwritten(tmp_path: Path, freshness: TufRepository) -> None:
-    for path in [*key_files(freshness.online), *key_files(freshness.offline)]:
+def test_keys_are_for_their_owner_alone_and_never_overwritten(tmp_path: Path, repository: TufRepository) -> None:
+    for path in [*key_files(repository.online), *key_files(repository.offline)]:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.parent.stat().st_mode & 0o777 == 0o700
-    key = load_key(key_files(freshness.online)[0])
+    key = load_key(key_files(repository.online)[0])
     with pytest.raises(Misused, match="never overwritten"):
-        save_key(key_files(freshness.online)[0], key)
+        save_key(key_files(repository.online)[0], key)
     save_key(tmp_path / "locked.pem", key, "a passphrase")
     with pytest.raises(Misused, match="has a passphrase"):
         load_key(tmp_path / "locked.pem")
-    with pytest.raises(Misused, match="the passphrase is another"):
+    with pytest.raises(Misused, match="the passphrase is wrong"):
         load_key(tmp_path / "locked.pem", "another")
     assert MetadataSigner(load_key(tmp_path / "locked.pem", "a passphrase")).id == MetadataSigner(key).id
 
 
-def test_a_repository_is_made_once(tmp_path: Path, database: CatalogDatabase, freshness: TufRepository) -> None:
-    with pytest.raises(Conflict, match="there is a TUF repository already"), database.writing() as connection:
-        freshness.make(connection, NOW)
+def test_a_repository_is_made_once(tmp_path: Path, database: CatalogDatabase, repository: TufRepository) -> None:
+    with pytest.raises(Conflict, match="the TUF repository exists"), database.writing() as connection:
+        repository.create(connection, NOW)
 
 
 def test_an_older_catalog_is_listed_when_it_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -274,12 +276,12 @@ def test_an_older_catalog_is_listed_when_it_starts(tmp_path: Path, caplog: pytes
         registry.register_vo(connection, "star", NOW)
         for manifest in manifests:
             registry.add_image(connection, manifest, NOW)
-    freshness = TufRepository(tmp_path / "tuf")
+    repository = TufRepository(tmp_path / "tuf")
     with caplog.at_level(logging.WARNING):
-        assert prepare_repository(freshness, database, BITS, NOW)
+        assert prepare_repository(repository, database, BITS, NOW)
     assert "kept offline" in caplog.text
     with database.reading() as connection:
-        listed = tuf_store.target_paths(connection)
+        listed = store.target_paths(connection)
     assert listed == {
         "revocations.json",
         name_path("star", "worker"),
@@ -287,7 +289,7 @@ def test_an_older_catalog_is_listed_when_it_starts(tmp_path: Path, caplog: pytes
         *(manifest_path(one.image_id) for one in manifests),
         *(endorsements_path(one.image_id) for one in manifests),
     }
-    assert not prepare_repository(freshness, database, BITS, NOW)
+    assert not prepare_repository(repository, database, BITS, NOW)
     database.close()
 
 

@@ -49,9 +49,9 @@ def test_nothing_is_decided_from_what_is_not_current(
 
     node = opened(place, community, clock)
     try:
-        with pytest.raises(Unpinned, match="no root"):
+        with pytest.raises(Unpinned, match="no TUF root"):
             node.decide(order("star/hello@1.0"))
-        assert "no root" in str(node.status().fresh_problem)
+        assert "no TUF root" in str(node.status().fresh_problem)
         pin_root(node.settings.pinned_root, first_root(community.service.url))
         assert node.decide(order("star/hello@1.0")).accepted
         assert node.status().fresh_problem is None

@@ -48,7 +48,7 @@ class Catalog:
             False,
         )
 
-    def listed(self, most: int) -> list[ImageEntry]:
+    def newest_images(self, most: int) -> list[ImageEntry]:
         """The image, or no answer."""
         assert most > 0
         self.asked.append("list")
@@ -68,7 +68,7 @@ class Catalog:
 def test_the_catalog_is_asked_once_in_a_while() -> None:
     """For the list once a minute, for each manifest once; sooner again where it gave no answer."""
     catalog, now = Catalog(), [0.0]
-    contents = ImagePartIndex(catalog.listed, catalog.manifest, lambda: now[0])
+    contents = ImagePartIndex(catalog.newest_images, catalog.manifest, lambda: now[0])
     parts, fault = contents.parts()
     assert set(parts) == {str(address) for address in catalog.manifest_.contents()}
     assert all(part.image == catalog.manifest_.title for found in parts.values() for part in found)

@@ -1,0 +1,54 @@
+"""The routes of contents: their bytes, and the accelerators that the catalog derives from them."""
+
+from fastapi import APIRouter, Request, Response
+
+from catalog.access.authorizer import CREDENTIAL, BearerCredentials, CatalogAuthorizer
+from catalog.api.bodies import BINARY_RESPONSE, RANGE_RESPONSES
+from catalog.errors import Malformed, NotEntitled, NotFound, RangeRefused
+from catalog.image.address import Address
+from catalog.publication.images import PublicationService
+from catalog.web.parameters import ADDRESS, ARTIFACT, parse_address
+from catalog.web.problems import problem_responses
+from catalog.web.responses import CACHE_FOREVER, ContentResponse, document_response
+
+
+def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) -> APIRouter:
+    """Under /v1/blobs."""
+    routes = APIRouter(prefix="/v1/blobs", tags=["contents"])
+
+    def readable(text: str, credential: BearerCredentials) -> Address:
+        address = parse_address(text)
+        if not authorizer.may_read_content(authorizer.identify(credential), address):
+            raise NotFound(f"there is no content {address} here")
+        return address
+
+    @routes.get(
+        "/{address}",
+        response_class=Response,
+        responses=problem_responses(NotFound, Malformed, NotEntitled, RangeRefused) | RANGE_RESPONSES,
+        summary="Get a content, or a range of it",
+    )
+    @routes.head("/{address}", include_in_schema=False)
+    def content(request: Request, credential: CREDENTIAL, address: ADDRESS) -> Response:
+        """One range (`Range: bytes=FIRST-LAST`), or up to 512 in their order with gaps between, as `multipart/byteranges`."""
+        found = readable(address, credential)
+        return ContentResponse(request, publishing.contents.open(found), found)
+
+    @routes.get(
+        "/{address}/{artifact}",
+        response_class=Response,
+        responses=problem_responses(NotFound, Malformed, NotEntitled) | BINARY_RESPONSE,
+        summary="Get an accelerator of a content",
+    )
+    def beside(request: Request, credential: CREDENTIAL, address: ADDRESS, artifact: ARTIFACT) -> Response:
+        """`map`: one bit per 16 KiB, set where it is not zero. `layer`: the piece layer. `hints`: XXH3-64 per 4 KiB.
+
+        Unsigned: verify the layer against the address, and use map and hints only as far as the content confirms them.
+        """
+        found = readable(address, credential)
+        data = publishing.contents.accelerator(found, artifact)
+        return document_response(
+            request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=CACHE_FOREVER
+        )
+
+    return routes
