@@ -48,14 +48,13 @@ def _catalog() -> typer.Typer:
     from catalog.cli.backup import backup, restore
     from catalog.cli.catalog import catalog_app
     from catalog.cli.hepix import export_app, import_app
-    from catalog.cli.tuf import mirror, tuf_app
+    from catalog.cli.tuf import tuf_app
     from stager.cli.seed import seed
 
     catalog_app.add_typer(export_app, name="export")
     catalog_app.add_typer(import_app, name="import")
     catalog_app.add_typer(tuf_app, name="tuf")
     catalog_app.command("seed")(seed)
-    catalog_app.command("mirror")(mirror)
     catalog_app.command("backup")(backup)
     catalog_app.command("restore")(restore)
     return catalog_app
@@ -98,13 +97,12 @@ def _at(module: str, name: str) -> Callable[[], Any]:
 
 COMMANDS: dict[str, Callable[[], Any]] = {
     "key": _at("signer.cli", "key_app"),
-    "image": _at("catalog.cli.catalog", "image_app"),
-    "endorse": _at("catalog.cli.catalog", "endorse_command"),
+    "image": _at("catalog.cli.publish", "image_app"),
+    "endorse": _at("catalog.cli.publish", "endorse_command"),
     "revoke": _at("catalog.cli.revoke", "revoke_app"),
-    "publish": _at("catalog.cli.catalog", "publish_command"),
-    "vo": _at("catalog.cli.catalog", "vo_app"),
+    "publish": _at("catalog.cli.publish", "publish_command"),
+    "vo": _at("catalog.cli.vo", "vo_app"),
     "catalog": _catalog,
-    "tuf-client": _at("catalog.cli.tuf", "tuf_client_app"),
     "policy": _policy,
     "receipt": _at("deployer.cli.audit", "receipt_app"),
     "audit": _at("deployer.cli.audit", "audit_app"),

@@ -1,34 +1,27 @@
-"""The operator's commands on who may read what, on the machine where the catalog runs: sites, restrict, open."""
+"""The operator's commands on access, on the machine where the catalog runs: sites, restrict, open."""
 
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from catalog.access.rules import SECRET_BYTES, SITE_PATTERN, AccessRule, ImageScope, RegisteredSite, format_credential
+from catalog.cli.options import Directory, utc_now, writing
 from catalog.client.credential_file import write_credential
 from catalog.errors import Misused, NotFound
-from catalog.settings import CatalogSettings
 from catalog.swarm.announce_keys import ORIGIN
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
-if TYPE_CHECKING:  # the database is loaded where it is used: the command line starts without it
-    from catalog.db.engine import Transaction
-
 site_app = typer.Typer(
-    name="site", no_args_is_help=True, help="Sites that may read what is restricted, on the catalog's machine."
+    name="site",
+    no_args_is_help=True,
+    help="Manage the sites that may read restricted images, on the catalog's machine.",
 )
 
-Directory = Annotated[
-    Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
-]
 SiteName = Annotated[str, typer.Argument(help="The site's name: lower-case letters, digits, - and _.")]
 Images = Annotated[str, typer.Argument(metavar="IMAGES", help="VO/NAME@VERSION, VO/NAME, or VO for all of a VO.")]
 
@@ -37,41 +30,39 @@ Images = Annotated[str, typer.Argument(metavar="IMAGES", help="VO/NAME@VERSION, 
 def register(
     context: typer.Context,
     name: SiteName,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to make with the format_credential, for the site's nodes.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The credential file to make, for the site's nodes.")],
     vo: Annotated[list[str] | None, typer.Option(help="A VO whose members the site serves; repeatable.")] = None,
     renew: Annotated[
-        bool, typer.Option("--renew", help="Replace the format_credential and the VOs of a site.")
+        bool, typer.Option("--renew", help="Replace the credential and the VOs of a registered site.")
     ] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Register a site and write its credential; the catalog keeps a digest alone, so keep the file or renew it."""
+    """Register a site and write its credential. The catalog stores only a digest: keep the file, or renew it."""
     from catalog.access import rule_store
 
     if not re.fullmatch(SITE_PATTERN, name) or name == ORIGIN:
-        raise Misused(f"{name!r} is no name for a site; use lower-case letters, digits, - and _, and not {ORIGIN!r}")
+        raise Misused(f"{name!r} is not a valid site name; use lower-case letters, digits, - and _, and not {ORIGIN!r}")
     vos = frozenset(ImageScope.parse(one).vo for one in vo or ())
     secret = secrets.token_urlsafe(SECRET_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    with _transaction(context, directory) as connection:
-        rule_store.register_site(connection, RegisteredSite(name, vos), digest, _now(), renew=renew)
+    with writing(context, directory) as connection:
+        rule_store.register_site(connection, RegisteredSite(name, vos), digest, utc_now(), renew=renew)
         write_credential(output, format_credential(name, secret))
     terminal.show(
         {"site": name, "vos": sorted(vos), "credential": str(output)},
-        f"the site {name} is registered; its credential is in {output}: hand it over where nobody listens, and let nodes "
-        "have it as the setting node.credential",
+        f"the site {name} is registered; its credential is in {output}: hand it over on a private channel; nodes use it as "
+        "the setting node.credential",
         as_json=as_json,
     )
 
 
 @site_app.command("list")
 def list_(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
-    """List the sites, and the rules of who may read what."""
+    """List the sites and the access rules."""
     from catalog.access import rule_store
 
-    with _transaction(context, directory) as connection:
+    with writing(context, directory) as connection:
         sites = rule_store.list_sites(connection)
         rules = sorted(rule_store.load_rules(connection)[0].rules.items())
     value = {
@@ -89,13 +80,13 @@ def list_(context: typer.Context, directory: Directory = None, as_json: Json = F
 
 @site_app.command("remove")
 def remove(context: typer.Context, name: SiteName, directory: Directory = None, as_json: Json = False) -> None:
-    """Forget a site: its credential opens nothing within a second, and certificates that it has end within 12 hours."""
+    """Remove a site. Its credential is refused within a second; its certificates expire within 12 hours."""
     from catalog.access import rule_store
 
-    with _transaction(context, directory) as connection:
+    with writing(context, directory) as connection:
         if not rule_store.remove_site(connection, name):
-            raise NotFound(f"there is no site {name}; `partita catalog site list` shows them")
-    terminal.show({"removed": name}, f"the site {name} is no longer known", as_json=as_json)
+            raise NotFound(f"there is no site {name}; `partita catalog site list` shows the sites")
+    terminal.show({"removed": name}, f"the site {name} is removed", as_json=as_json)
 
 
 def restrict(
@@ -105,22 +96,22 @@ def restrict(
     vo: Annotated[
         list[str] | None, typer.Option(help="A VO: the sites that serve it may read them; repeatable.")
     ] = None,
-    nobody: Annotated[bool, typer.Option("--nobody", help="Nobody may read them.")] = False,
+    nobody: Annotated[bool, typer.Option("--nobody", help="No site may read them.")] = False,
     directory: Directory = None,
     as_json: Json = False,
 ) -> None:
-    """Restrict images, published or to come, to sites. Replaces the rule for the same images; the narrowest rule counts."""
+    """Restrict images, present and future, to sites. Replaces the rule for the same images; the narrowest rule counts."""
     from catalog.access import rule_store
 
     scope = ImageScope.parse(images)
     rule = AccessRule(frozenset(site or ()), frozenset(ImageScope.parse(one).vo for one in vo or ()))
     if bool(rule.sites or rule.vos) == nobody:
-        raise Misused("say who may read them with --site and --vo, or --nobody")
-    with _transaction(context, directory) as connection:
+        raise Misused("name the sites that may read them with --site and --vo, or give --nobody")
+    with writing(context, directory) as connection:
         known = {one.name for one, _ in rule_store.list_sites(connection)}
         if missing := sorted(rule.sites - known):
-            raise NotFound(f"there is no site {missing[0]}; `partita catalog site register` makes it one")
-        rule_store.restrict(connection, scope, rule, _now())
+            raise NotFound(f"there is no site {missing[0]}; register it with `partita catalog site register`")
+        rule_store.restrict(connection, scope, rule, utc_now())
     admitted = [*sorted(rule.sites), *(f"sites of {one}" for one in sorted(rule.vos))]
     terminal.show(
         {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},
@@ -130,11 +121,11 @@ def restrict(
 
 
 def open_(context: typer.Context, images: Images, directory: Directory = None, as_json: Json = False) -> None:
-    """Take the rule for these images away: they are public, unless a wider rule names them."""
+    """Remove the rule for these images: they become public, unless a wider rule covers them."""
     from catalog.access import rule_store
 
     scope = ImageScope.parse(images)
-    with _transaction(context, directory) as connection:
+    with writing(context, directory) as connection:
         if not rule_store.unrestrict(connection, scope):
             raise NotFound(f"there is no rule for {scope}; `partita catalog site list` shows the rules")
         left = rule_store.load_rules(connection)[0].rule(scope)
@@ -143,19 +134,3 @@ def open_(context: typer.Context, images: Images, directory: Directory = None, a
         f"{scope} is public" if left is None else f"{scope} is still restricted by the rule for {left[0]}",
         as_json=as_json,
     )
-
-
-@contextmanager
-def _transaction(context: typer.Context, directory: Path | None) -> "Iterator[Transaction]":
-    from catalog.publication.state_directory import open_database
-
-    database = open_database(directory or terminal.section(context, CatalogSettings).directory)
-    try:
-        with database.writing() as connection:
-            yield connection
-    finally:
-        database.close()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)

@@ -1,18 +1,16 @@
-"""`partita catalog backup` and `restore`: what cannot be had again of a catalog. Contents are copied beside, by any tool."""
+"""`partita catalog backup` and `restore`: the irreplaceable part of a catalog. Contents are copied by any other tool."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from catalog.cli.options import Directory, catalog_settings, utc_now
 from catalog.errors import NotFound
 from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
-from catalog.settings import CatalogSettings
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
-Directory = Annotated[Path | None, typer.Option("--directory", help="The catalog's directory, instead of the setting.")]
 DATABASE = "catalog.db"
 
 
@@ -22,34 +20,32 @@ def backup(
     directory: Directory = None,
     json: Json = False,
 ) -> None:
-    """Back a catalog up: its database, online keys and history. Contents never change: copy DIR/blobs by any tool."""
-    root = directory or terminal.section(context, CatalogSettings).directory
+    """Back up a catalog: its database, online keys and history. Contents never change: copy DIR/blobs with any tool."""
+    root = catalog_settings(context, directory).directory
     if not (root / DATABASE).exists():
-        raise NotFound(f"{root}: there is no catalog; name its directory with --directory")
+        raise NotFound(f"{root}: no catalog found; name its directory with --directory")
     files = [*sorted((root / "tuf" / "keys").glob("*.pem")), root / "tuf" / "root.json", root / "audit.jsonl"]
-    made = write_backup(
-        file, "catalog", "sqlite", dump_sqlite(root / DATABASE), files, root, datetime.now(UTC).replace(microsecond=0)
-    )
+    made = write_backup(file, "catalog", "sqlite", dump_sqlite(root / DATABASE), files, root, utc_now())
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
-        f"{file}: {len(made.members)} members; copy {root / 'blobs'} too, and keep both where keys belong",
+        f"{file}: {len(made.members)} files; copy {root / 'blobs'} too, and store both as safely as keys",
         as_json=json,
     )
 
 
 def restore(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="What `partita catalog backup` wrote.")],
+    file: Annotated[Path, typer.Argument(help="The tar that `partita catalog backup` wrote.")],
     directory: Directory = None,
     json: Json = False,
 ) -> None:
-    """Restore a catalog into a directory that holds none; then put its contents into DIR/blobs, and check."""
-    root = directory or terminal.section(context, CatalogSettings).directory
+    """Restore a catalog into a new directory. Then copy its contents to DIR/blobs, and run `partita catalog check`."""
+    root = catalog_settings(context, directory).directory
     with restore_backup(file, "catalog", root) as (found, database):
         restore_sqlite(database, root / DATABASE)
     terminal.show(
         {"directory": str(root), "made": found.made.isoformat()},
-        f"{root}: as it was at {found.made:%Y-%m-%d %H:%M} UTC; next: copy the contents to {root / 'blobs'}, then "
+        f"{root}: restored as of {found.made:%Y-%m-%d %H:%M} UTC; next: copy the contents to {root / 'blobs'}, then "
         f"partita catalog check --directory {root}",
         as_json=json,
     )

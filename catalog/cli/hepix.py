@@ -1,18 +1,18 @@
-"""The commands that speak HEPiX: `catalog export hepix` and `catalog import hepix`."""
+"""The commands for HEPiX image lists: `catalog export hepix` and `catalog import hepix`."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from catalog.cli.options import Url, catalog_settings, utc_now
 from catalog.client.client import CatalogClient
 from catalog.disk.inspector import DiskFormat
 from catalog.errors import Misused
 from catalog.hepix.exporter import LIFETIME, ExportRequest, export_list
 from catalog.hepix.importer import ImportRequest, import_image, open_list, read_source
 from catalog.hepix.subscriptions import ListEndorser, Subscriptions
-from catalog.settings import CatalogSettings
 from signer.cli import choose_key, open_keyring, read_passphrase
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.verifier import read_keys
@@ -26,10 +26,10 @@ from signer.x509.ca_directory import DEFAULT_DIRECTORY
 from signer.x509.certificates import Credential
 from signer.x509.cms_verifier import X509Rules
 
-export_app = typer.Typer(help="Give images away in forms that others understand.", no_args_is_help=True)
-import_app = typer.Typer(help="Take images from lists that others publish.", no_args_is_help=True)
+export_app = typer.Typer(help="Export image lists.", no_args_is_help=True)
+import_app = typer.Typer(help="Import images from published image lists.", no_args_is_help=True)
 
-Authorities = Annotated[Path, typer.Option("--ca-directory", help="CAs, signing policies and revocation lists.")]
+CaDirectory = Annotated[Path, typer.Option("--ca-directory", help="Directory of CAs, signing policies and CRLs.")]
 
 
 @export_app.callback()
@@ -45,26 +45,26 @@ def _import() -> None:
 @export_app.command("hepix")
 def export_hepix(
     context: typer.Context,
-    vo: Annotated[str, typer.Option(help="Whose images.")],
-    uri: Annotated[str, typer.Option(help="URL at which you will serve the list; it stays the same for good.")],
+    vo: Annotated[str, typer.Option(help="The VO whose images are listed.")],
+    uri: Annotated[str, typer.Option(help="URL at which you will serve the list; it must never change.")],
     certificate: Annotated[Path, typer.Option("--endorser-cert", help="Your certificate, PEM.")],
     key: Annotated[Path, typer.Option("--key", help="Its private key, PEM.")],
     vo_keys: Annotated[
         list[Path], typer.Option("--vo-key", help="File with a public key whose endorsements count; repeatable.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    title: Annotated[str | None, typer.Option(help="Of the list.")] = None,
-    email: Annotated[str, typer.Option(help="Where you are reached.")] = "-",
-    days: Annotated[int, typer.Option(min=1, max=366, help="How many days the list holds.")] = LIFETIME.days,
+    title: Annotated[str | None, typer.Option(help="Title of the list.")] = None,
+    email: Annotated[str, typer.Option(help="Your e-mail address.")] = "-",
+    days: Annotated[int, typer.Option(min=1, max=366, help="How many days the list is valid.")] = LIFETIME.days,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
-    catalog: Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else catalog.url.")] = None,
+    catalog: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a HEPiX image list of a VO's endorsed images, each as one raw file that the catalog sends.
+    """Sign a HEPiX image list of a VO's endorsed images, each as one raw file that the catalog serves.
 
-    `openssl smime -verify` checks it; vmcatcher, atrope and cloudkeeper read it.
+    `openssl smime -verify` verifies it; vmcatcher, atrope and cloudkeeper read it.
     """
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = utc_now()
     credential = Credential.read(
         _read(certificate, MAX_KEY), _read(key, MAX_KEY), passphrase=read_passphrase(passphrase_file)
     )
@@ -82,8 +82,10 @@ def export_hepix(
         creator=credential.certificate.subject.rpartition("CN=")[2] or credential.certificate.subject,
         lifetime=timedelta(days=days),
     )
-    url = catalog or terminal.section(context, CatalogSettings).url
-    with CatalogClient(url) as client, terminal.progress("reading images", None) as advance:
+    with (
+        CatalogClient(catalog or catalog_settings(context).url) as client,
+        terminal.progress("reading images", None) as advance,
+    ):
         done = export_list(client, wanted, anchors, CertificateSigner(credential), now, advance=advance)
     files.write(output, done.message)
     for sentence in done.left_out:
@@ -103,29 +105,31 @@ def export_hepix(
 def import_hepix(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="URL or file of the signed list.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory in which image directories are made.")],
-    vo: Annotated[str, typer.Option(help="Under whose name the images are published here.")],
-    endorser_dn: Annotated[str | None, typer.Option(help="Whom you believe for a new list: subject.")] = None,
-    endorser_ca: Annotated[str | None, typer.Option(help="And issuer, both as `openssl -nameopt compat`.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the new image directories.")],
+    vo: Annotated[str, typer.Option(help="The VO under which the images are published here.")],
+    endorser_dn: Annotated[
+        str | None, typer.Option(help="Trusted endorser of a new list: certificate subject.")
+    ] = None,
+    endorser_ca: Annotated[str | None, typer.Option(help="And its issuer, both as `openssl -nameopt compat`.")] = None,
     images: Annotated[
-        list[str] | None, typer.Option("--image", help="Identifier of an image to import_image; repeatable.")
+        list[str] | None, typer.Option("--image", help="Identifier of an image to import; repeatable.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Take all images.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Import all images.")] = False,
     named: Annotated[
-        DiskFormat | None, typer.Option("--format", help="Of files whose list does not say; never guessed.")
+        DiskFormat | None, typer.Option("--format", help="Format of files whose list does not say; never guessed.")
     ] = None,
-    ca_directory: Authorities = DEFAULT_DIRECTORY,
-    state: Annotated[Path | None, typer.Option(help="Where subscriptions are remembered.")] = None,
+    ca_directory: CaDirectory = DEFAULT_DIRECTORY,
+    state: Annotated[Path | None, typer.Option(help="Directory of the subscriptions.")] = None,
     key: Annotated[str | None, typer.Option("--key", help="Fingerprint of the site's key to endorse with.")] = None,
     passphrase_file: Annotated[Path | None, typer.Option(help="File whose first line is the key's passphrase.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Take images from a signed list, and endorse them as the site: `partita publish` then publishes each."""
-    now, known = datetime.now(UTC).replace(microsecond=0), Subscriptions(state or state_directory("hepix"))
+    """Import images from a signed list and endorse them as the site. Publish each with `partita publish`."""
+    now, known = utc_now(), Subscriptions(state or state_directory("hepix"))
     if (endorser_dn is None) != (endorser_ca is None):
-        raise Misused("--endorser-dn and --endorser-ca belong together: one name may be given by two CAs")
-    believed = None if endorser_dn is None or endorser_ca is None else ListEndorser(endorser_dn, endorser_ca)
-    order = ImportRequest(vo, believed, frozenset(images or ()), every, named)
+        raise Misused("--endorser-dn and --endorser-ca belong together: two CAs may certify the same name")
+    endorser = None if endorser_dn is None or endorser_ca is None else ListEndorser(endorser_dn, endorser_ca)
+    order = ImportRequest(vo, endorser, frozenset(images or ()), every, named)
     keyring = open_keyring(context)
     signing, passphrase = choose_key(keyring, key), read_passphrase(passphrase_file)
     message = read_source(source)
@@ -152,7 +156,9 @@ def import_hepix(
             taken.append((target, one))
     value = [{"directory": str(target), "image_id": one.made.bundle.manifest.image_id} for target, one in taken]
     rows = [[one.made.bundle.manifest.title, one.made.bundle.manifest.image_id, str(target)] for target, one in taken]
-    shown = terminal.table(["IMAGE", "ID", "DIRECTORY"], rows) if rows else "nothing new: all images were taken before"
+    shown = (
+        terminal.table(["IMAGE", "ID", "DIRECTORY"], rows) if rows else "nothing new: all images were imported before"
+    )
     terminal.show(value, shown, as_json=as_json)
 
 
@@ -163,5 +169,5 @@ def _read(path: Path, limit: int) -> bytes:
     except OSError as exc:
         raise Misused(f"{path}: cannot be read ({exc.strerror})") from exc
     if len(data) > limit:
-        raise Misused(f"{path}: has more than the {limit} bytes allowed")
+        raise Misused(f"{path}: larger than the limit of {limit} bytes")
     return data

@@ -1,4 +1,4 @@
-"""The commands that make images and look at them: image import, build, show, lint."""
+"""The commands that make and inspect images: image import, build, show, lint."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ from signer.runtime import terminal
 from signer.runtime.terminal import Json
 
 image_app = typer.Typer(
-    no_args_is_help=True, help="Make images: split a disk into partitions, or build one from a recipe; look at them."
+    no_args_is_help=True, help="Make and inspect images: split a disk into partitions, or build one from a recipe."
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="The image directory to make; absent or empty.")]
@@ -36,12 +36,12 @@ def _size(text: str) -> int:
 
 @image_app.command("import")
 def import_(
-    disk: Annotated[Path, typer.Argument(help="The disk: a file with a GPT or an MBR. It is never written to.")],
+    disk: Annotated[Path, typer.Argument(help="The disk: a file with a GPT or an MBR. It is never modified.")],
     *,
     named: Annotated[DiskFormat, typer.Option("--format", help="The disk's format; it is never guessed.")],
     vo: Annotated[str, typer.Option(help="The virtual organization that the image belongs to.")],
     name: Annotated[str, typer.Option(help="The image's name within the VO.")],
-    version: Annotated[str, typer.Option(help="Its version; once published it never changes its meaning.")],
+    version: Annotated[str, typer.Option(help="Its version; a published version never changes.")],
     output: Output,
     system: Annotated[
         str | None,
@@ -50,8 +50,8 @@ def import_(
         ),
     ] = None,
     arch: Annotated[str, typer.Option(help="x86_64 or aarch64.")] = "x86_64",
-    memory: Annotated[str, typer.Option(help="The least memory of a machine.")] = "512MiB",
-    cores: Annotated[int, typer.Option(min=1, help="The least number of cores of a machine.")] = 1,
+    memory: Annotated[str, typer.Option(help="The minimum memory of a machine.")] = "512MiB",
+    cores: Annotated[int, typer.Option(min=1, help="The minimum number of cores of a machine.")] = 1,
     boot: Annotated[
         BootChoice,
         typer.Option(help="auto: UEFI where there is an EFI system partition, else BIOS where there is boot code."),
@@ -67,19 +67,19 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="PARTITION",
-            help="Keep a partition as it is, by label or number, or `all`. Others that are swap, all zero, or a filesystem that was "
-            "never used become blanks: each machine gets a fresh one, with another filesystem UUID. Keep one that the "
-            "guest finds by UUID= of its filesystem; PARTUUID= and LABEL= stay.",
+            help="Keep a partition unchanged, by label or number, or `all`. Other partitions that are swap, all zero, or an "
+            "unused filesystem become blanks: each machine gets a new one, with another filesystem UUID. Keep one that the "
+            "guest finds by its filesystem's UUID=; PARTUUID= and LABEL= stay the same.",
         ),
     ] = None,
     contextualization: Annotated[str, typer.Option(help="nocloud (cloud-init reads a seed disk) or none.")] = "nocloud",
     max_size: Annotated[
         str | None, typer.Option("--max-size", help="The largest virtual size accepted; 2TiB by default.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where the linter warns.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if the linter warns.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Split a disk into partitions: an image directory, ready to endorse and publish."""
+    """Split a disk into partitions: make an image directory, ready to endorse and publish."""
     document: dict[str, Any] = {
         "vo": vo,
         "name": name,
@@ -90,7 +90,7 @@ def import_(
     }
     if system is not None:
         document["os"] = dict(zip(("id", "version"), (*system.split("/", 1), ""), strict=False))
-    wishes = ImportOptions(
+    import_options = ImportOptions(
         keep=frozenset(keep or ()),
         access=_access(access or []),
         boot=boot,
@@ -100,7 +100,7 @@ def import_(
         max_size=MAX_VIRTUAL_SIZE if max_size is None else _size(max_size),
     )
     identity = validate(ImageIdentity, document, "image")
-    _made(import_disk(disk, named, identity, output, wishes, terminal.progress), strict=strict, as_json=as_json)
+    _made(import_disk(disk, named, identity, output, import_options, terminal.progress), strict=strict, as_json=as_json)
 
 
 @image_app.command("build")
@@ -108,10 +108,10 @@ def build_(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file; see examples/recipes.")],
     output: Output,
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where the linter warns.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if the linter warns.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put an image together from partition files, directory trees and blanks. Same recipe and inputs, same image ID."""
+    """Build an image from partition files, directory trees and blanks. Same recipe and inputs, same image ID."""
     _made(build_image(recipe, output, terminal.progress), strict=strict, as_json=as_json)
 
 
@@ -121,7 +121,7 @@ def show(
     *,
     as_json: Json = False,
 ) -> None:
-    """Show what an image directory holds."""
+    """Show the contents of an image directory."""
     bundle = Bundle.open(directory)
     terminal.show(
         {"image": bundle.manifest.image_id, "manifest": bundle.manifest.model_dump(mode="json", exclude_none=True)},
@@ -140,13 +140,13 @@ def show(
 def lint(
     directory: Annotated[Path, typer.Argument(help="An image directory.")],
     *,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where there is a warning.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 3 if there is a warning.")] = False,
     as_json: Json = False,
 ) -> None:
     """Warn about host keys, authorized keys, password hashes and credentials inside an image."""
-    with terminal.progress("looking for keys and passwords", None):
+    with terminal.progress("searching for keys and passwords", None):
         findings = lint_bundle(Bundle.open(directory)).findings
-    shown = "\n".join(map(str, findings)) or "nothing found that should not be in an image"
+    shown = "\n".join(map(str, findings)) or "no keys, passwords or credentials found"
     terminal.show({"findings": [_json(finding) for finding in findings]}, terminal.printable(shown), as_json=as_json)
     _end(findings, strict=strict)
 
@@ -162,7 +162,7 @@ def _made(made: BuiltImage, *, strict: bool, as_json: bool) -> None:
     }
     lines = [_head(manifest), *(f"note: {note}" for note in made.notes)]
     lines += [f"warning: {finding}" for finding in made.findings]
-    lines.append(f"The image lies in {made.bundle.root}; next: partita endorse {made.bundle.root}")
+    lines.append(f"The image is in {made.bundle.root}; next: partita endorse {made.bundle.root}")
     terminal.show(value, terminal.printable("\n".join(lines)), as_json=as_json)
     _end(made.findings, strict=strict)
 

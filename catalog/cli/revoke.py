@@ -1,4 +1,4 @@
-"""The commands that withdraw: an endorsement, an image, a key. Each signs a statement and hands it to the catalog."""
+"""The commands that revoke an endorsement, an image or a key: each signs a statement and sends it to the catalog."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -7,10 +7,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from catalog.client.client import CatalogClient
+from catalog.cli.options import ImageReference, Url, open_client, utc_now
 from catalog.errors import Misused, NotFound
 from catalog.image.reference import Reference
-from catalog.settings import CatalogSettings
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.errors import DocumentError
 from signer.openpgp.keys import normalize_fingerprint
@@ -21,25 +20,26 @@ from signer.statements.revocation import SECURITY_OFFICER, RevocationReason
 from signer.verification.revocations import revoke
 from signer.x509.certificates import read_certificate
 
-revoke_app = typer.Typer(name="revoke", help="Withdraw an endorsement, an image or a key.", no_args_is_help=True)
+revoke_app = typer.Typer(name="revoke", help="Revoke an endorsement, an image or a key.", no_args_is_help=True)
 
-Url = Annotated[str | None, typer.Option("--catalog", help="URL of the catalog; else the setting catalog.url.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help=f"One of {', '.join(get_args(RevocationReason))}.")]
 Since = Annotated[
     datetime | None,
-    typer.Option(help="From when on, UTC; now if not given. What a compromised key signed is void from the beginning."),
+    typer.Option(
+        help="When the revocation begins, UTC; default: now. Nothing that a compromised key ever signed counts."
+    ),
 ]
-RoleOption = Annotated[str, typer.Option("--role", help="In what function you revoke it.")]
+RoleOption = Annotated[str, typer.Option("--role", help="The role in which you revoke.")]
 CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
 
 
 @revoke_app.command("endorsement")
 def revoke_endorsement(
     context: typer.Context,
-    reference: Annotated[str, typer.Argument(help="The image: VO/NAME@VERSION, VO/NAME or an image ID.")],
+    reference: ImageReference,
     of: Annotated[
         str | None,
-        typer.Option(help="Whose: a fingerprint, a subject, or the SHA-256 of the statement; yours if not given."),
+        typer.Option(help="The endorser's fingerprint or subject, or the SHA-256 of the statement; default: your own."),
     ] = None,
     reason: ReasonOption = "retired",
     key: OwnKey = None,
@@ -51,10 +51,10 @@ def revoke_endorsement(
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Withdraw endorsements of an image: your own, or as a security officer somebody else's."""
+    """Revoke endorsements of an image: your own, or those of others if you are a security officer."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     whose = (of or signer.endorser).removeprefix("openpgp:").removeprefix("x509:").removeprefix("sha256:")
-    with _client(context, catalog) as client:
+    with open_client(context, catalog) as client:
         found = [
             (hashlib.sha256(data).hexdigest(), said)
             for data, _ in client.endorsements(client.resolve(Reference.parse(reference)))
@@ -62,9 +62,9 @@ def revoke_endorsement(
         ]
         wanted = [(digest, said) for digest, said in found if whose in {digest, said.fingerprint}]
         if not wanted:
-            raise NotFound(f"{reference} has no endorsement of {whose} at {client.url}")
+            raise NotFound(f"{reference} has no endorsement by {whose} at {client.url}")
         for digest, said in wanted:
-            why, now = _reason(reason), _now()
+            why, now = _reason(reason), utc_now()
             pair = revoke(
                 signer, "endorsement", said.title, said.vo, now, reason=why, role=role, digest=digest, comment=comment
             )
@@ -77,7 +77,7 @@ def revoke_endorsement(
 @revoke_app.command("image")
 def revoke_image(
     context: typer.Context,
-    reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
+    reference: ImageReference,
     reason: ReasonOption = "superseded",
     key: OwnKey = None,
     certificate: CertificateFile = None,
@@ -88,16 +88,16 @@ def revoke_image(
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Withdraw an image: a security officer's word stops it everywhere, an endorser's takes his own word back."""
+    """Revoke an image: a security officer revokes it everywhere, an endorser only their own endorsement."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
-    with _client(context, catalog) as client:
+    with open_client(context, catalog) as client:
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
         statement, signature = revoke(
             signer,
             "image",
             manifest.title,
             manifest.vo,
-            _now(),
+            utc_now(),
             reason=_reason(reason),
             role=role,
             digest=manifest.image_id,
@@ -112,7 +112,7 @@ def revoke_image(
 def revoke_key(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A fingerprint, x509:SUBJECT, or the file of a certificate.")],
-    vo: Annotated[str, typer.Option(help="For which VO the key vouches no more.")],
+    vo: Annotated[str, typer.Option(help="The VO for which the key no longer counts.")],
     reason: ReasonOption = "compromised",
     since: Since = None,
     key: OwnKey = None,
@@ -124,7 +124,7 @@ def revoke_key(
     catalog: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Withdraw a key: your own, or as a security officer somebody else's. The file of a certificate means that one only."""
+    """Revoke a key: your own, or another if you are a security officer. A certificate file revokes that certificate only."""
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     name, serial = _key_name(target)
     statement, signature = revoke(
@@ -132,17 +132,17 @@ def revoke_key(
         "key",
         name,
         vo,
-        _now(),
+        utc_now(),
         reason=_reason(reason),
         role=role,
         since=None if since is None else since.replace(tzinfo=UTC, microsecond=0),
         serial=serial,
         comment=comment,
     )
-    with _client(context, catalog) as client:
+    with open_client(context, catalog) as client:
         client.revoke(statement, signature)
     value = {"key": name, "serial": serial, "vo": vo, "revoker": signer.endorser}
-    terminal.show(value, f"{name} vouches for nothing of {vo} any more ({reason})", as_json=as_json)
+    terminal.show(value, f"{name} no longer counts for {vo} ({reason})", as_json=as_json)
 
 
 def _said(data: bytes) -> EndorsementStatement | PartitionStatement | None:
@@ -163,13 +163,5 @@ def _key_name(target: str) -> tuple[str, str | None]:
 
 def _reason(text: str) -> RevocationReason:
     if text not in get_args(RevocationReason):
-        raise Misused(f"{text!r} is no reason; say one of {', '.join(get_args(RevocationReason))}")
+        raise Misused(f"{text!r} is not a valid reason; use one of {', '.join(get_args(RevocationReason))}")
     return cast("RevocationReason", text)
-
-
-def _client(context: typer.Context, url: str | None) -> CatalogClient:
-    return CatalogClient(url or terminal.section(context, CatalogSettings).url)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)

@@ -1,17 +1,16 @@
-"""The command that writes the `.torrent` of a public partition, for BitTorrent clients that are not ours."""
+"""The command that writes the `.torrent` of a public partition, for other BitTorrent clients."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from catalog.cli.options import ImageReference, Url, open_client
 from catalog.client.client import CatalogClient
-from catalog.client.credential_file import read_credential
 from catalog.errors import Misused, NotEntitled, NotFound
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest, PlacedPartition
 from catalog.image.reference import Reference
-from catalog.settings import CatalogSettings
 from catalog.swarm.torrent import info_hash, torrent_file
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
@@ -19,21 +18,20 @@ from signer.runtime.terminal import Json
 
 def torrent(
     context: typer.Context,
-    reference: Annotated[str, typer.Argument(help="VO/NAME@VERSION, VO/NAME or an image ID.")],
+    reference: ImageReference,
     partition: Annotated[str, typer.Argument(help="A partition's label or number, or the address of a content.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .torrent file to make.")],
-    catalog: Annotated[str | None, typer.Option(help="URL of the catalog; else the setting catalog.url.")] = None,
+    catalog: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Write the .torrent of a public partition, for any BitTorrent v2 client. Nodes of Partita need none."""
-    settings = terminal.section(context, CatalogSettings)
-    with CatalogClient(catalog or settings.url, credential=read_credential(settings.credential)) as client:
+    """Write the .torrent of a public partition, for any BitTorrent v2 client. Partita's nodes do not need it."""
+    with open_client(context, catalog) as client:
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
         url = client.url
     address = find_content(manifest, partition)
-    with CatalogClient(url) as stranger:  # public is what a stranger gets
+    with CatalogClient(url) as anonymous:  # a public content needs no credential
         try:
-            layer = stranger.layer(address)
+            layer = anonymous.layer(address)
         except NotFound as exc:
             raise NotEntitled(
                 f"{partition} of {manifest.title} is restricted: its swarm admits nodes with certificates only"
@@ -43,7 +41,7 @@ def torrent(
         with output.open("xb") as file:
             file.write(data)
     except OSError as exc:
-        raise Misused(f"{output}: the torrent cannot be written there ({exc.strerror})") from exc
+        raise Misused(f"{output}: the torrent cannot be written ({exc.strerror})") from exc
     digest = info_hash(address).hex()
     terminal.show(
         {"address": str(address), "info_hash": digest, "torrent": str(output)},
@@ -53,7 +51,7 @@ def torrent(
 
 
 def find_content(manifest: Manifest, which: str) -> Address:
-    """The content that a person means by a partition's label or number, or by an address; Misused says what there is."""
+    """The content with a partition's label or number, or with an address; Misused lists the labels."""
     found = {
         part.content
         for part in manifest.partitions()

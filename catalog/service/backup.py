@@ -1,8 +1,8 @@
-"""Backups of a service: its database as it is at one moment, and the files that cannot be made again, in one private tar.
+"""Backups of a service: a consistent copy of its database and the files that cannot be made again, in one private tar.
 
-The tar holds `backup.json` (what it is of, and the SHA-256 of everything else in it), the database, and the files below
-`files/`. It holds private keys: it is written for its owner alone, and belongs where keys belong. A service may go on
-while it is backed up. Restoring is whole or nothing, and overwrites nothing.
+The tar holds `backup.json` (the kind of service, and the SHA-256 of every other member), the database, and the files below
+`files/`. It holds private keys: only its owner may read it, and it must be stored as safely as keys. A service may run while
+it is backed up. Restoring is all or nothing, and overwrites nothing.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class BackupContents(Document):
-    """What a backup is.
+    """The description of a backup.
 
     Attributes:
         kind: of the service.
-        made: when.
-        engine: of its database.
-        members: SHA-256 of all else that is in it, by name.
+        made: when it was made.
+        engine: of the service's database.
+        members: the SHA-256 of every other member, by name.
     """
 
     version: Literal[1] = 1
@@ -59,19 +59,19 @@ def write_backup(
     path: Path, kind: Literal["catalog", "site"], engine: Literal["sqlite", "postgresql"],
     dump: Callable[[Path], None], files: Iterable[Path], root: Path, now: datetime,
 ) -> BackupContents:  # fmt: skip
-    """Write a backup; nothing is left if it fails.
+    """Write a backup; a failure leaves no file.
 
     Args:
         path: of the tar; must not exist.
-        kind, engine: what it is of.
+        kind, engine: of the service and its database.
         dump: writes the database to a file.
-        files: below `root`; those that are not there are left out.
+        files: below `root`; missing ones are left out.
         root: the service's directory.
-        now: the present.
+        now: the time.
 
     Raises:
         Conflict: the tar exists.
-        Unavailable: it cannot be written, or the database not be read.
+        Unavailable: it cannot be written, or the database cannot be read.
     """
     if path.exists():
         raise Conflict(f"{path}: exists; name another file")
@@ -97,15 +97,15 @@ def write_backup(
 
 @contextmanager
 def restore_backup(path: Path, kind: Literal["catalog", "site"], root: Path) -> Iterator[tuple[BackupContents, Path]]:
-    """Unpack a backup beside the service's directory, checked, and put its files in place when the block ends well.
+    """Unpack and verify a backup, and move its files into the service's directory when the block ends well.
 
     Yields:
-        What it is, and the file of its database, which the block puts in place by itself.
+        Its description, and the file of its database, which the block moves into place itself.
 
     Raises:
         NotFound: there is no such file.
-        Malformed: it is no backup of that kind, or damaged.
-        Conflict: a file that would be restored is there already.
+        Malformed: it is not a backup of that kind, or is damaged.
+        Conflict: a file that would be restored exists.
         Unavailable: it cannot be read or written.
     """
     try:
@@ -114,7 +114,7 @@ def restore_backup(path: Path, kind: Literal["catalog", "site"], root: Path) -> 
             scratch = Path(name)
             backup = _unpack(path, scratch)
             if backup.kind != kind:
-                raise Malformed(f"{path}: is the backup of a {backup.kind}, not of a {kind}")
+                raise Malformed(f"{path}: the backup of a {backup.kind}, not of a {kind}")
             targets = {
                 scratch / member: root / member.removeprefix(FILES)
                 for member in backup.members
@@ -128,13 +128,13 @@ def restore_backup(path: Path, kind: Literal["catalog", "site"], root: Path) -> 
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 source.replace(target)
     except FileNotFoundError as exc:
-        raise NotFound(f"{path}: is not there") from exc
+        raise NotFound(f"{path}: backup not found") from exc
     except OSError as exc:
         raise Unavailable(f"{path}: cannot be restored: {exc.strerror or exc}") from exc
 
 
 def dump_sqlite(source: Path) -> Callable[[Path], None]:
-    """A consistent copy of a SQLite database, whoever writes to it meanwhile (its online backup API)."""
+    """A dump function of a SQLite database: a consistent copy, even while a service writes (SQLite's online backup API)."""
 
     def dump(target: Path) -> None:
         try:
@@ -150,7 +150,7 @@ def dump_sqlite(source: Path) -> Callable[[Path], None]:
 
 
 def restore_sqlite(dumped: Path, target: Path) -> None:
-    """Put a dumped SQLite database where its service looks for it; Conflict if there is one."""
+    """Move a dumped SQLite database to where its service expects it; Conflict if one exists."""
     if target.exists():
         raise Conflict(f"{target}: exists; restore into a directory that no service has used")
     dumped.chmod(0o600)
@@ -158,7 +158,7 @@ def restore_sqlite(dumped: Path, target: Path) -> None:
 
 
 def _unpack(path: Path, scratch: Path) -> BackupContents:
-    """Write what the backup says that it holds, and nothing else; each member checked."""
+    """Unpack the members that the description lists, and no others, and verify each."""
     try:
         with tarfile.open(path, mode="r|gz") as tar:
             backup: BackupContents | None = None
@@ -166,15 +166,15 @@ def _unpack(path: Path, scratch: Path) -> BackupContents:
             for member in tar:
                 source = tar.extractfile(member) if member.isreg() else None
                 if source is None:
-                    raise Malformed(f"{path}: {member.name[:200]!r} is no plain file; this is no backup")
+                    raise Malformed(f"{path}: not a backup: {member.name[:200]!r} is not a regular file")
                 if backup is None:
                     if member.name != CONTENTS or member.size > MAX_CONTENTS:
-                        raise Malformed(f"{path}: does not begin with {CONTENTS}; this is no backup")
+                        raise Malformed(f"{path}: not a backup: it does not begin with {CONTENTS}")
                     backup = parse(BackupContents, source.read(), str(path), limit=MAX_CONTENTS)
                     missing = set(backup.members)
                     continue
                 if member.name not in missing or not _sound(member):
-                    raise Malformed(f"{path}: {member.name[:200]!r} is not what {CONTENTS} says")
+                    raise Malformed(f"{path}: {CONTENTS} does not list {member.name[:200]!r}, or not so")
                 missing.remove(member.name)
                 target = scratch / member.name
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -183,9 +183,9 @@ def _unpack(path: Path, scratch: Path) -> BackupContents:
                 if _digest(target) != backup.members[member.name]:
                     raise Malformed(f"{path}: {member.name} is damaged; use another backup")
     except (tarfile.TarError, EOFError, DocumentError) as exc:
-        raise Malformed(f"{path}: is no backup, or a damaged one: {exc}") from exc
+        raise Malformed(f"{path}: not a backup, or a damaged one: {exc}") from exc
     if backup is None or missing:
-        raise Malformed(f"{path}: is no whole backup; {', '.join(sorted(missing)) or 'everything'} is not in it")
+        raise Malformed(f"{path}: incomplete backup: {', '.join(sorted(missing)) or 'every member'} is missing")
     return backup
 
 

@@ -8,6 +8,7 @@ import multiprocessing
 
 OURS = (
     "catalog.cli.catalog",
+    "catalog.cli.publish",
     "catalog.service.daemon",
     "deployer.node.daemon",
     "deployer.site.daemon",

@@ -304,7 +304,11 @@ def test_a_rule_is_replaced_and_taken_away(world: World) -> None:
         ("somebody and nobody", ["image", "restrict", "star/x", "--site", "lyon", "--nobody"], "--nobody"),
         ("a site that is not registered", ["image", "restrict", "star/x", "--site", "gone"], "no site gone"),
         ("no images", ["image", "restrict", "x/y/z", "--nobody"], "does not name images"),
-        ("the catalog's own name", ["catalog", "site", "register", "origin", "-o", "/nowhere"], "no name for a site"),
+        (
+            "the catalog's own name",
+            ["catalog", "site", "register", "origin", "-o", "/nowhere"],
+            "not a valid site name",
+        ),
         ("a file that cannot be made", ["catalog", "site", "register", "new", "-o", "/no/where"], "cannot be written"),
         ("a site that is not there", ["catalog", "site", "remove", "gone"], "no site gone"),
     ],

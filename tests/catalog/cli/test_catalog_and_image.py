@@ -120,9 +120,9 @@ def test_texts_for_people(desk: Desk, url: str) -> None:
         (("publish", image, "--catalog", url), "star/worker@1.0 is published at"),
         (("image", "list", "--catalog", url), "star/worker@1.0"),
         (("image", "fetch", "star/worker", "-o", str(desk.root / "f"), "--catalog", url), "star/worker@1.0 is in"),
-        (("catalog", "check"), "2 contents are right"),
+        (("catalog", "check"), "2 contents are intact"),
         (("catalog", "migrate"), "is already at"),
-        (("vo", "remove-key", "star", fingerprint), "may not publish for star any more"),
+        (("vo", "remove-key", "star", fingerprint), "may no longer publish for star"),
         (("vo", "list"), "(none)"),
     ):
         ended = desk.run(*words)
@@ -158,8 +158,8 @@ def test_commands_that_cannot_be_done(desk: Desk) -> None:
         (Misused, ("image", "fetch", "worker", "-o", str(desk.root / "x"), "--catalog", nobody), "is not a valid image reference"),
         (Misused, ("vo", "register", "star", "--key", str(desk.root / "no-file")), "cannot be read"),
         (KeyUnusable, ("vo", "register", "star", "--key", str(desk.root / "not-a-key")), ""),
-        (Misused, ("vo", "register", "No Such Name", "--key", desk.key()), "is no name of a VO"),
-        (NotFound, ("vo", "remove-key", "star", "A" * 40), "is no registered key of star"),
+        (Misused, ("vo", "register", "No Such Name", "--key", desk.key()), "is not a valid VO name"),
+        (NotFound, ("vo", "remove-key", "star", "A" * 40), "is not a registered key of star"),
         (KeyUnusable, ("endorse", image, "--key", "A" * 40), "no key AAAA"),
         (SettingsError, ("--set", "catalog.listen=nowhere", "catalog", "check"), "catalog.listen"),
         (Misused, ("catalog", "serve", "--listen", "nowhere"), "ADDRESS:PORT"),
@@ -174,7 +174,7 @@ def test_a_second_service_on_one_address_is_refused(desk: Desk, url: str) -> Non
     """And a second one on one directory."""
     where = url.removeprefix("http://")
     said = desk.fails(Unavailable, "catalog", "serve", "--directory", str(desk.root / "other"), "--listen", where)
-    assert "cannot be listened on" in said
+    assert "cannot listen" in said
     assert "another catalog serves it" in desk.fails(Unavailable, "catalog", "serve", "--listen", "127.0.0.1:0")
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from catalog.cli.catalog import catalog_app
-from catalog.cli.image import image_app
-from catalog.cli.tuf import tuf_app, tuf_client_app
+from catalog.cli.publish import image_app
+from catalog.cli.tuf import tuf_app
 from catalog.client import transfer
 from catalog.errors import CatalogError, Misused, NotFound, Unverified
 from catalog.settings import CatalogSettings
@@ -18,9 +17,9 @@ from signer.runtime.settings import load_settings
 from tests.support import factories
 from tests.support.catalog.fake_tuf_repository import Repository
 from tests.support.catalog.service_process import Service, Vo, first_root
+from tests.support.catalog.tuf_client import tuf_client_app
 
 Run = Callable[..., Result]
-assert catalog_app is not None  # `image fetch` is mounted by it
 
 
 def typed(app: object, arguments: tuple[object, ...], obj: object = None) -> Result:
@@ -59,14 +58,14 @@ def test_a_repository_is_made_shown_rotated_and_exported(tuf: Run, tmp_path: Pat
     with pytest.raises(CatalogError, match="--passphrase-file"):
         tuf("sign", "root", "--key", keys[0])
     secret = ("--passphrase-file", tmp_path / "secret")
-    assert "lacks 1 signatures by the present root keys" in tuf("sign", "root", "--key", keys[0], *secret).stdout
+    assert "missing: 1 signatures by the present root keys" in tuf("sign", "root", "--key", keys[0], *secret).stdout
     carried = tmp_path / "stick.json"
     proposal = tmp_path / "catalog" / "tuf" / "proposed-root.json"
     carried.write_bytes(proposal.read_bytes())
     assert "bring it back" in tuf("sign", "root", "--file", carried, "--key", keys[2], *secret).stdout
     proposal.write_bytes(carried.read_bytes())
     assert "root is in force" in tuf("sign", "root").stdout
-    assert "nothing was proposed" in tuf("drop").stdout
+    assert "there are no proposals" in tuf("drop").stdout
     shown = json.loads(tuf("export", "-o", tmp_path / "root.json", "--json").stdout)
     assert json.loads((tmp_path / "root.json").read_bytes())["signed"]["version"] == 2
     assert len(shown["sha256"]) == 64
@@ -79,7 +78,7 @@ def test_a_repository_is_made_shown_rotated_and_exported(tuf: Run, tmp_path: Pat
         (("sign", "snapshot"), Misused, "the service signs snapshot itself"),
         (("sign", "root", "--key", "none.pem"), NotFound, "key file not found"),
         (("sign", "root", "--file", "none.json", "--key", "none.pem"), NotFound, "key file not found"),
-        (("sign", "root", "--file", "none.json"), Misused, "name the keys"),
+        (("sign", "root", "--file", "none.json"), Misused, "no keys to sign with"),
     ],
 )
 def test_what_makes_no_sense_is_said(
@@ -122,7 +121,7 @@ def test_image_fetch_believes_a_pinned_root(
     service: Service, star: Vo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the catalog's own root it fetches; with another's it refuses, whatever the catalog says."""
-    monkeypatch.setattr("catalog.cli.catalog.state_directory", lambda name: tmp_path / "state" / name)
+    monkeypatch.setattr("catalog.cli.publish.state_directory", lambda name: tmp_path / "state" / name)
     bundle = star.endorse(factories.bundle(tmp_path / "image", size=1 << 20))
     with service.client() as client:
         transfer.publish_image(client, bundle)

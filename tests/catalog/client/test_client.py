@@ -207,7 +207,7 @@ def test_a_real_catalog_that_breaks_off_in_the_middle() -> None:
 
 def test_importing_the_client_does_without_the_server() -> None:
     """Publishers and nodes carry neither its libraries nor their start-up time."""
-    program = "import sys, catalog.client.client, catalog.cli.catalog; print(json.dumps(sorted(sys.modules)))"
+    program = "import sys, catalog.client.client, catalog.cli.publish; print(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", "import json; " + program], capture_output=True, text=True, check=True
     )
