@@ -121,7 +121,7 @@ def _tiny(place: Path) -> dict[str, Any]:
             files = [str(place / f"curl{at}") for at in range(len(addresses))]
             command = ["curl", "-sS", "--fail"]
             for address, file in zip(addresses, files, strict=True):
-                command += ["-o", file, f"{url}/v1/blobs/{address}"]
+                command += ["-o", file, f"{url}/v1/contents/{address}"]
 
             def peer(command: list[str] = command, files: list[str] = files) -> None:
                 subprocess.run(command, check=True)

@@ -103,7 +103,7 @@ def high_water() -> int:
 
 def curl(url: str, address: Address, target: Path) -> None:
     """The peer: neither resumed nor durable, hashed once."""
-    subprocess.run(["curl", "-sS", "--fail", "-o", str(target), f"{url}/v1/blobs/{address}"], check=True)
+    subprocess.run(["curl", "-sS", "--fail", "-o", str(target), f"{url}/v1/contents/{address}"], check=True)
     subprocess.run(["sha256sum", str(target)], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -164,7 +164,7 @@ def zsync(pair: Pair, place: Path) -> tuple[int, float]:
     bundle = _bundle(place / "zsync", pair.new, pair.new_measured.address)
     with catalog(place / "z", [bundle]) as url, counted(url) as relay:
         control, target = place / "new.zsync", place / "zsync.img"
-        source = f"{relay.url}/v1/blobs/{pair.new_measured.address}"
+        source = f"{relay.url}/v1/contents/{pair.new_measured.address}"
         _tool("zsyncmake", "-u", source, "-o", str(control), str(pair.new))
         began = time.perf_counter()
         _tool("zsync", "-q", "-i", str(pair.old), "-o", str(target), str(control))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from catalog.access.rules import AccessRule, AccessRules, ImageScope, RegisteredSite
-from catalog.db.tables import blobs, images, parts, restrictions, secrets, sites
+from catalog.db.tables import contents, image_contents, images, restrictions, secrets, sites
 from catalog.errors import Conflict
 from catalog.image.address import Address
 
@@ -84,9 +84,9 @@ def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
     """The VO, name and version of every published image with a content that is stored here."""
     query = (
         select(images.c.vo, images.c.name, images.c.version)
-        .join(parts, parts.c.image_id == images.c.image_id)
-        .join(blobs, blobs.c.address == parts.c.address)
-        .where(parts.c.address == address)
+        .join(image_contents, image_contents.c.image_id == images.c.image_id)
+        .join(contents, contents.c.address == image_contents.c.address)
+        .where(image_contents.c.address == address)
     )
     return [ImageScope(row.vo, row.name, row.version) for row in connection.execute(query)]
 
@@ -94,9 +94,9 @@ def scopes_with(connection: Connection, address: Address) -> list[ImageScope]:
 def served_contents(connection: Connection) -> Iterable[Address]:
     """Every content that is stored here and belongs to a published image."""
     query = (
-        select(blobs.c.address)
-        .join(parts, parts.c.address == blobs.c.address)
-        .join(images, images.c.image_id == parts.c.image_id)
+        select(contents.c.address)
+        .join(image_contents, image_contents.c.address == contents.c.address)
+        .join(images, images.c.image_id == image_contents.c.image_id)
         .distinct()
     )
     return list(connection.execute(query).scalars())

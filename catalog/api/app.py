@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from catalog.access.authorizer import CatalogAuthorizer
 from catalog.api.candidates import candidate_routes
 from catalog.api.clusters import cluster_routes
-from catalog.api.contents import content_routes
+from catalog.api.contents import content_routes, moved_routes
 from catalog.api.flat_images import flat_routes
 from catalog.api.history import history_routes
 from catalog.api.images import CURSOR, LIMIT, VO, image_routes, readable_image
@@ -72,6 +72,7 @@ def create_app(publishing: PublicationService, now: Clock, *, mirror: bool = Fal
     )
     app.include_router(image_routes(publishing, authorizer))
     app.include_router(content_routes(publishing, authorizer))
+    app.include_router(moved_routes())
     app.include_router(_vos(publishing))
     if not mirror:
         app.include_router(publication_routes(publishing, instant))

@@ -61,7 +61,7 @@ def candidate_routes(
         return document_response(request, found.canonical(), media_type=MANIFEST_MEDIA_TYPE, cache="no-store")
 
     @routes.get(
-        "/{image_id}/blobs/{address}",
+        "/{image_id}/contents/{address}",
         response_class=Response,
         responses=problem_responses(NotFound, Malformed, NotEntitled, RangeRefused) | RANGE_RESPONSES,
         summary="Get a content of a candidate, or a range of it",

@@ -21,8 +21,7 @@ from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 
 DIGEST = Annotated[
-    str,
-    Path(description="Of the document.", pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "2f" * 32]),
+    str, Path(description="Of the document.", pattern=r"^sha256:[0-9a-f]{64}$", examples=["sha256:" + "2f" * 32])
 ]
 
 

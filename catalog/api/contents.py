@@ -4,17 +4,25 @@ from fastapi import APIRouter, Request, Response
 
 from catalog.access.authorizer import CREDENTIAL, BearerCredentials, CatalogAuthorizer
 from catalog.api.bodies import BINARY_RESPONSE, RANGE_RESPONSES
-from catalog.errors import Malformed, NotEntitled, NotFound, RangeRefused
+from catalog.errors import Malformed, Misused, NotEntitled, NotFound, RangeRefused
 from catalog.image.address import Address
 from catalog.publication.images import PublicationService
-from catalog.web.parameters import ADDRESS, ARTIFACT, parse_address
+from catalog.schema.images import MAX_UPLOAD_PART
+from catalog.schema.problems import PROBLEM_MEDIA_TYPE, to_problem
+from catalog.web.parameters import ADDRESS, ARTIFACT, parse_address, stream_body
 from catalog.web.problems import problem_responses
 from catalog.web.responses import CACHE_FOREVER, ContentResponse, document_response
+from signer.documents import canonical
+
+MOVED = "this catalog's API moved contents from /v1/blobs to /v1/contents; upgrade the client to 0.2 or later"
+
+OLD_PATHS = ("/v1/blobs", "/v1/publications/{image_id}/blobs", "/v1/candidates/{image_id}/blobs")
+"""Where contents were until 0.1."""
 
 
 def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) -> APIRouter:
-    """Under /v1/blobs."""
-    routes = APIRouter(prefix="/v1/blobs", tags=["contents"])
+    """Under /v1/contents."""
+    routes = APIRouter(prefix="/v1/contents", tags=["contents"])
 
     def readable(text: str, credential: BearerCredentials) -> Address:
         address = parse_address(text)
@@ -51,4 +59,19 @@ def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
             request, data, tag=f"{found}.{artifact}", media_type="application/octet-stream", cache=CACHE_FOREVER
         )
 
+    return routes
+
+
+def moved_routes() -> APIRouter:
+    """The paths that contents had until 0.1: 410, and a problem of a kind that clients of 0.1 show to people."""
+    routes = APIRouter(include_in_schema=False)
+
+    async def moved(request: Request) -> Response:
+        async for _ in stream_body(request, MAX_UPLOAD_PART, "a range"):
+            pass  # a client that is still sending would not see the answer
+        problem = to_problem(Misused(MOVED)) | {"status": 410}
+        return Response(canonical(problem), 410, media_type=PROBLEM_MEDIA_TYPE)
+
+    for path in OLD_PATHS:
+        routes.add_api_route(path + "/{rest:path}", moved, methods=["GET", "HEAD", "PUT", "POST"])
     return routes

@@ -52,7 +52,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
         )
 
     @routes.get(
-        "/publications/{image_id}/blobs/{address}",
+        "/publications/{image_id}/contents/{address}",
         response_model=UploadStatus,
         responses=problem_responses(NotFound, Malformed),
         summary="Get the ranges that have arrived of a content",
@@ -62,7 +62,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
         return document_response(request, publishing.status(image_id, parse_address(address)))
 
     @routes.put(
-        "/publications/{image_id}/blobs/{address}",
+        "/publications/{image_id}/contents/{address}",
         response_model=UploadStatus,
         responses=problem_responses(NotFound, Malformed, RangeRefused, TooLarge, Unavailable),
         openapi_extra={
@@ -100,7 +100,7 @@ def publication_routes(publishing: PublicationService, now: Callable[[], datetim
             raise
 
     @routes.post(
-        "/publications/{image_id}/blobs/{address}/complete",
+        "/publications/{image_id}/contents/{address}/complete",
         response_model=UploadStatus,
         responses=problem_responses(NotFound, Malformed, ContentMismatch, Unavailable),
         summary="Complete the upload of a content",

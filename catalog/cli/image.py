@@ -116,11 +116,7 @@ def build_(
 
 
 @image_app.command("show")
-def show(
-    directory: Annotated[Path, typer.Argument(help="An image directory.")],
-    *,
-    as_json: Json = False,
-) -> None:
+def show(directory: Annotated[Path, typer.Argument(help="An image directory.")], *, as_json: Json = False) -> None:
     """Show the contents of an image directory."""
     bundle = Bundle.open(directory)
     terminal.show(

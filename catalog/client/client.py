@@ -147,7 +147,7 @@ class CatalogClient:
         Raises:
             Unavailable: the connection was cut; ask again from where it stopped.
         """
-        yield from self._range(f"/v1/blobs/{address}", address, start, end)
+        yield from self._range(f"/v1/contents/{address}", address, start, end)
 
     def _range(self, path: str, address: Address, start: int, end: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-{end - 1}"}
@@ -178,7 +178,7 @@ class CatalogClient:
             return
         left = sum(end - start for start, end in ranges)
         headers = {"Range": multipart_ranges.format_ranges(ranges)}
-        with self._connection.stream("GET", f"/v1/blobs/{address}", headers=headers) as answer:
+        with self._connection.stream("GET", f"/v1/contents/{address}", headers=headers) as answer:
             boundary = multipart_ranges.parse_boundary(answer.headers.get("content-type", ""))
             for chunk in multipart_ranges.read_parts(answer.iter_raw(), boundary, ranges, address.size):
                 left -= len(chunk)
@@ -245,7 +245,7 @@ class CatalogClient:
 
     def upload_status(self, image_id: str, address: Address) -> UploadStatus:
         """The ranges that the catalog has safely stored of a content that is being sent."""
-        return self._connection.ask(UploadStatus, "GET", f"/v1/publications/{image_id}/blobs/{address}")
+        return self._connection.ask(UploadStatus, "GET", f"/v1/publications/{image_id}/contents/{address}")
 
     def send_range(self, image_id: str, address: Address, start: int, data: bytes) -> UploadStatus:
         """Send a range of a content; when this returns, the catalog has stored it safely."""
@@ -253,12 +253,12 @@ class CatalogClient:
             "Content-Range": f"bytes {start}-{start + len(data) - 1}/{address.size}",
             "Content-Type": "application/octet-stream",
         }
-        path = f"/v1/publications/{image_id}/blobs/{address}"
+        path = f"/v1/publications/{image_id}/contents/{address}"
         return self._connection.ask(UploadStatus, "PUT", path, content=data, headers=headers)
 
     def complete(self, image_id: str, address: Address) -> UploadStatus:
         """Have the catalog verify a content that was sent; ContentMismatch if its bytes do not have the address."""
-        path = f"/v1/publications/{image_id}/blobs/{address}/complete"
+        path = f"/v1/publications/{image_id}/contents/{address}/complete"
         return self._connection.ask(UploadStatus, "POST", path, patience=address.size / VERIFY_RATE)
 
     def commit(self, image_id: str) -> Publication:
@@ -306,7 +306,7 @@ class CatalogClient:
 
     def _accelerator(self, address: Address, kind: str) -> bytes:
         length = accelerator_sizes(address)[kind]
-        data = self._connection.get(f"/v1/blobs/{address}/{kind}", length)
+        data = self._connection.get(f"/v1/contents/{address}/{kind}", length)
         if len(data) != length:
             raise Malformed(f"{self.url}: the {kind} of {address} has {len(data)} bytes, and should have {length}")
         return data
@@ -338,4 +338,4 @@ class _CandidateView(CatalogClient):
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """A range of a candidate's content, as `CatalogClient.content_range`."""
-        yield from self._range(f"/v1/candidates/{self._image_id}/blobs/{address}", address, start, end)
+        yield from self._range(f"/v1/candidates/{self._image_id}/contents/{address}", address, start, end)

@@ -1,4 +1,4 @@
-"""What the catalog holds and is being sent: publications, the parts of images, blobs, received ranges. Queries only."""
+"""What the catalog holds and is being sent: publications, the contents of images, received ranges. Queries only."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, insert, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from catalog.db.tables import blobs, endorsements, images, parts, publications, received
+from catalog.db.tables import contents, endorsements, image_contents, images, publications, received
 from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 
@@ -19,8 +19,8 @@ def put_publication(connection: Connection, manifest: Manifest, expires: datetim
         upsert(publications).values(row).on_conflict_do_update(index_elements=["image_id"], set_={"expires": expires})
     )
     for position, address in enumerate(manifest.contents()):
-        part = {"image_id": manifest.image_id, "position": position, "address": address}
-        connection.execute(upsert(parts).values(part).on_conflict_do_nothing())
+        row = {"image_id": manifest.image_id, "position": position, "address": address}
+        connection.execute(upsert(image_contents).values(row).on_conflict_do_nothing())
 
 
 def pending_manifest(connection: Connection, image_id: str) -> bytes | None:
@@ -73,70 +73,79 @@ def forget_publication(connection: Connection, image_id: str) -> None:
     """The publication was given up: nothing of it stays, unless the image is published and only being repaired."""
     end_publication(connection, image_id)
     if connection.execute(select(images.c.sequence).where(images.c.image_id == image_id)).first() is None:
-        connection.execute(delete(parts).where(parts.c.image_id == image_id))
+        connection.execute(delete(image_contents).where(image_contents.c.image_id == image_id))
         connection.execute(delete(endorsements).where(endorsements.c.image_id == image_id))
 
 
 def missing_contents(connection: Connection, image_id: str) -> list[Address]:
-    """The parts of an image that are not here, in its order."""
+    """The contents of an image that are not here, in its order."""
     query = (
-        select(parts.c.address)
-        .outerjoin(blobs, blobs.c.address == parts.c.address)
-        .where(parts.c.image_id == image_id, blobs.c.address.is_(None))
-        .order_by(parts.c.position)
+        select(image_contents.c.address)
+        .outerjoin(contents, contents.c.address == image_contents.c.address)
+        .where(image_contents.c.image_id == image_id, contents.c.address.is_(None))
+        .order_by(image_contents.c.position)
     )
     return list(connection.execute(query).scalars())
 
 
 def image_has_content(connection: Connection, image_id: str, address: Address) -> bool:
-    """Whether an image, pending or published, has that part."""
-    query = select(parts.c.position).where(parts.c.image_id == image_id, parts.c.address == address)
+    """Whether an image, pending or published, has that content."""
+    query = select(image_contents.c.position).where(
+        image_contents.c.image_id == image_id, image_contents.c.address == address
+    )
     return connection.execute(query).first() is not None
 
 
 def is_referenced(connection: Connection, address: Address) -> bool:
-    """Whether any image, pending or published, has that part."""
-    return connection.execute(select(parts.c.position).where(parts.c.address == address).limit(1)).first() is not None
+    """Whether any image, pending or published, has that content."""
+    return (
+        connection.execute(
+            select(image_contents.c.position).where(image_contents.c.address == address).limit(1)
+        ).first()
+        is not None
+    )
 
 
 def is_served(connection: Connection, address: Address) -> bool:
-    """Whether the blob is here and belongs to a published image."""
+    """Whether the content is here and belongs to a published image."""
     query = (
-        select(blobs.c.address)
-        .join(parts, parts.c.address == blobs.c.address)
-        .join(images, images.c.image_id == parts.c.image_id)
-        .where(blobs.c.address == address)
+        select(contents.c.address)
+        .join(image_contents, image_contents.c.address == contents.c.address)
+        .join(images, images.c.image_id == image_contents.c.image_id)
+        .where(contents.c.address == address)
         .limit(1)
     )
     return connection.execute(query).first() is not None
 
 
 def has_content(connection: Connection, address: Address) -> bool:
-    """Whether the blob is here, verified."""
-    return connection.execute(select(blobs.c.address).where(blobs.c.address == address)).first() is not None
+    """Whether the content is here, verified."""
+    return connection.execute(select(contents.c.address).where(contents.c.address == address)).first() is not None
 
 
 def add_content(connection: Connection, address: Address, data_bytes: int, now: datetime) -> None:
-    """The blob is here, verified; nobody needs to send it any more."""
+    """Record that a content is here, verified, and need not be sent any more."""
     row = {"address": address, "data_bytes": data_bytes, "verified": now}
-    connection.execute(upsert(blobs).values(row).on_conflict_do_nothing())
+    connection.execute(upsert(contents).values(row).on_conflict_do_nothing())
     connection.execute(delete(received).where(received.c.address == address))
 
 
 def drop_content(connection: Connection, address: Address) -> None:
-    """The blob is not here any more."""
-    connection.execute(delete(blobs).where(blobs.c.address == address))
+    """Record that a content is no longer here."""
+    connection.execute(delete(contents).where(contents.c.address == address))
 
 
 def all_contents(connection: Connection) -> list[Address]:
-    """Every blob that is here."""
-    return list(connection.execute(select(blobs.c.address).order_by(blobs.c.address)).scalars())
+    """Every content that is here."""
+    return list(connection.execute(select(contents.c.address).order_by(contents.c.address)).scalars())
 
 
 def unreferenced_contents(connection: Connection) -> list[Address]:
-    """The blobs that no image, pending or published, has as a part."""
+    """The contents that no image, pending or published, has."""
     query = (
-        select(blobs.c.address).outerjoin(parts, parts.c.address == blobs.c.address).where(parts.c.address.is_(None))
+        select(contents.c.address)
+        .outerjoin(image_contents, image_contents.c.address == contents.c.address)
+        .where(image_contents.c.address.is_(None))
     )
     return list(connection.execute(query).scalars())
 

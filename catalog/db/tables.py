@@ -128,8 +128,8 @@ endorsements = Table(
     Column("received", UtcDateTime, nullable=False),
 )
 
-parts = Table(
-    "parts",  # which contents an image, pending or published, consists of
+image_contents = Table(
+    "image_contents",  # which contents an image, pending or published, consists of
     metadata,
     Column("image_id", String(71), primary_key=True),
     Column("position", Integer, primary_key=True),
@@ -137,8 +137,8 @@ parts = Table(
     Index(None, "address"),
 )
 
-blobs = Table(
-    "blobs",  # contents that are here, verified
+contents = Table(
+    "contents",  # contents that are here, verified
     metadata,
     Column("address", AddressText(80), primary_key=True),
     Column("data_bytes", BigInteger, nullable=False),

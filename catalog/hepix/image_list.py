@@ -95,12 +95,7 @@ def write_list(found: ImageList) -> bytes:
             "hv:version": found.version,
             "hv:uri": found.uri,
             "hv:endorser": {
-                "hv:x509": {
-                    "hv:dn": found.dn,
-                    "hv:ca": found.ca,
-                    "hv:email": found.email,
-                    "dc:creator": found.creator,
-                }
+                "hv:x509": {"hv:dn": found.dn, "hv:ca": found.ca, "hv:email": found.email, "dc:creator": found.creator}
             },
             "ad:vo": found.vo,
             "ad:num_of_images": len(found.images),

@@ -106,10 +106,10 @@ ROUTES: dict[str, Callable[[World], str]] = {
     "its name and version": lambda _: "/v1/names/star/secret/1.0",
     "its manifest": lambda w: f"/v1/images/{w.secret.manifest.image_id}",
     "its endorsements": lambda w: f"/v1/images/{w.secret.manifest.image_id}/endorsements",
-    "its content": lambda w: f"/v1/blobs/{w.hidden}",
-    "the map beside it": lambda w: f"/v1/blobs/{w.hidden}/map",
-    "the layer beside it": lambda w: f"/v1/blobs/{w.hidden}/layer",
-    "the hints beside it": lambda w: f"/v1/blobs/{w.hidden}/hints",
+    "its content": lambda w: f"/v1/contents/{w.hidden}",
+    "the map beside it": lambda w: f"/v1/contents/{w.hidden}/map",
+    "the layer beside it": lambda w: f"/v1/contents/{w.hidden}/layer",
+    "the hints beside it": lambda w: f"/v1/contents/{w.hidden}/hints",
     "its manifest as a target": lambda w: (
         f"/tuf/targets/images/{(i := w.secret.manifest.image_id.removeprefix('sha256:'))}/{i}.manifest.json"
     ),
@@ -152,7 +152,7 @@ def test_the_public_image_and_what_it_shares_are_for_everybody(world: World, rol
     with world.client(role) as client:
         transfer.fetch_image(client, Reference.parse(PUBLIC), tmp_path / "image")
     assert (
-        world.get("stranger", f"/v1/blobs/{world.public.manifest.contents()[0]}")
+        world.get("stranger", f"/v1/contents/{world.public.manifest.contents()[0]}")
         .headers["cache-control"]
         .startswith("public")
     )

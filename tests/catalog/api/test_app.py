@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from catalog.api.contents import MOVED
 from catalog.client.client import CatalogClient
 from catalog.content.indexing import index_file
+from catalog.errors import Misused
 from catalog.image.manifest import MANIFEST_MEDIA_TYPE
-from catalog.schema.problems import error_classes
+from catalog.schema.problems import error_classes, read_problem
 from signer.documents import canonical, parse
 from tests.support.catalog.published_images import NO_ADDRESS, NO_IMAGE, Published, problem
 from tests.support.catalog.service_process import Vo
@@ -28,7 +30,7 @@ RANGES = [
 def test_ranges(published: Published, sentence: str, header: str, start: int, end: int) -> None:
     """A range is answered with exactly its bytes."""
     address, data = published.content
-    answer = published.http.get(f"/v1/blobs/{address}", headers={"Range": header})
+    answer = published.http.get(f"/v1/contents/{address}", headers={"Range": header})
     assert answer.status_code == 206
     assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/{MIB}"
     assert answer.content == data[start:end]
@@ -37,8 +39,8 @@ def test_ranges(published: Published, sentence: str, header: str, start: int, en
 def test_several_ranges_come_in_one_answer(published: Published) -> None:
     """Each with its place, in order; a client gets their bytes one after the other."""
     address = published.content[0]
-    whole = published.http.get(f"/v1/blobs/{address}").content
-    answer = published.http.get(f"/v1/blobs/{address}", headers={"Range": "bytes=0-1,5-6, 1048570-1048575"})
+    whole = published.http.get(f"/v1/contents/{address}").content
+    answer = published.http.get(f"/v1/contents/{address}", headers={"Range": "bytes=0-1,5-6, 1048570-1048575"})
     assert answer.status_code == 206
     assert answer.headers["content-type"] == "multipart/byteranges; boundary=partita-range"
     parts = [whole[0:2], whole[5:7], whole[-6:]]
@@ -48,7 +50,7 @@ def test_several_ranges_come_in_one_answer(published: Published) -> None:
         for place, part in zip(places, parts, strict=True)
     )
     assert answer.content == said + b"\r\n--partita-range--\r\n"
-    assert published.http.head(f"/v1/blobs/{address}", headers={"Range": "bytes=0-1,5-6"}).status_code == 206
+    assert published.http.head(f"/v1/contents/{address}", headers={"Range": "bytes=0-1,5-6"}).status_code == 206
     with CatalogClient(str(published.http.base_url)) as client:
         ranges = [(at, at + 4096) for at in range(0, MIB, 8192)]
         assert b"".join(client.content_ranges(address, ranges)) == b"".join(whole[a:b] for a, b in ranges)
@@ -74,7 +76,7 @@ BAD_RANGES = [
 @pytest.mark.parametrize("header", BAD_RANGES)
 def test_a_range_that_makes_no_sense_is_refused(published: Published, header: str) -> None:
     """416, with the reason."""
-    answer = published.http.get(f"/v1/blobs/{published.content[0]}", headers={"Range": header})
+    answer = published.http.get(f"/v1/contents/{published.content[0]}", headers={"Range": header})
     status, code, detail = problem(answer)
     assert (status, code) == (416, "range-refused")
     assert repr(header) in detail
@@ -83,7 +85,7 @@ def test_a_range_that_makes_no_sense_is_refused(published: Published, header: st
 def test_a_content_is_immutable_and_says_so(published: Published) -> None:
     """Entity tag, cache headers, HEAD, If-None-Match and If-Range."""
     address, data = published.content
-    url = f"/v1/blobs/{address}"
+    url = f"/v1/contents/{address}"
     whole = published.http.get(url)
     assert (whole.status_code, whole.content) == (200, data)
     assert whole.headers["etag"] == f'"{address}"'
@@ -105,9 +107,9 @@ def test_what_was_measured_is_served_beside_the_content(published: Published) ->
     address, _ = published.content
     measured = index_file(published.images[0].content(address))
     for kind, wanted in (("map", measured.data_map), ("layer", measured.layer), ("hints", measured.hints)):
-        answer = published.http.get(f"/v1/blobs/{address}/{kind}")
+        answer = published.http.get(f"/v1/contents/{address}/{kind}")
         assert answer.content == wanted
-        again = published.http.get(f"/v1/blobs/{address}/{kind}", headers={"If-None-Match": answer.headers["etag"]})
+        again = published.http.get(f"/v1/contents/{address}/{kind}", headers={"If-None-Match": answer.headers["etag"]})
         assert again.status_code == 304
 
 
@@ -180,12 +182,12 @@ QUESTIONS: list[tuple[str, str, str, int, str]] = [
     ("endorsements of an image that is not here", "GET", f"/v1/images/{NO_IMAGE}/endorsements", 404, "not-found"),
     ("an image ID of another form", "GET", "/v1/images/md5:1", 400, "malformed"),
     ("an image ID in upper case", "GET", "/v1/images/sha256:" + "A" * 64, 400, "malformed"),
-    ("a content that is not here", "GET", f"/v1/blobs/{NO_ADDRESS}", 404, "not-found"),
-    ("a content by half an address", "GET", "/v1/blobs/" + "0" * 64, 400, "malformed"),
-    ("a content of negative size", "GET", "/v1/blobs/" + "0" * 64 + "--1", 400, "malformed"),
-    ("a content of absurd size", "GET", "/v1/blobs/" + "0" * 64 + "-99999999999999", 400, "malformed"),
-    ("a path out of the store", "GET", "/v1/blobs/..%2f..%2fcatalog.db", 404, "not-found"),
-    ("an unknown thing beside a content", "GET", f"/v1/blobs/{NO_ADDRESS}/secrets", 400, "malformed"),
+    ("a content that is not here", "GET", f"/v1/contents/{NO_ADDRESS}", 404, "not-found"),
+    ("a content by half an address", "GET", "/v1/contents/" + "0" * 64, 400, "malformed"),
+    ("a content of negative size", "GET", "/v1/contents/" + "0" * 64 + "--1", 400, "malformed"),
+    ("a content of absurd size", "GET", "/v1/contents/" + "0" * 64 + "-99999999999999", 400, "malformed"),
+    ("a path out of the store", "GET", "/v1/contents/..%2f..%2fcatalog.db", 404, "not-found"),
+    ("an unknown thing beside a content", "GET", f"/v1/contents/{NO_ADDRESS}/secrets", 400, "malformed"),
     ("a name that is not here", "GET", "/v1/names/star/nothing", 404, "not-found"),
     ("a VO that is not here", "GET", "/v1/vos/cms/keys", 404, "not-found"),
     ("a cursor of one's own making", "GET", "/v1/images?cursor=first", 400, "malformed"),
@@ -195,7 +197,7 @@ QUESTIONS: list[tuple[str, str, str, int, str]] = [
     ("a path that does not exist", "GET", "/v2/images", 404, "not-found"),
     ("a method that does not exist", "DELETE", "/v1/images", 405, "misused"),
     ("a publication that was not begun", "POST", f"/v1/publications/{NO_IMAGE}/commit", 404, "not-found"),
-    ("a content of a publication that was not begun", "GET", f"/v1/publications/{NO_IMAGE}/blobs/{NO_ADDRESS}", 404, "not-found"),
+    ("a content of a publication that was not begun", "GET", f"/v1/publications/{NO_IMAGE}/contents/{NO_ADDRESS}", 404, "not-found"),
 ]  # fmt: skip
 
 
@@ -207,6 +209,26 @@ def test_questions_that_are_refused(
     found, name, detail = problem(published.http.request(method, path))
     assert (found, name) == (status, code)
     assert len(detail) > 20
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"/v1/blobs/{NO_ADDRESS}"),
+        ("GET", f"/v1/blobs/{NO_ADDRESS}/layer"),
+        ("GET", f"/v1/candidates/{NO_IMAGE}/blobs/{NO_ADDRESS}"),
+        ("GET", f"/v1/publications/{NO_IMAGE}/blobs/{NO_ADDRESS}"),
+        ("PUT", f"/v1/publications/{NO_IMAGE}/blobs/{NO_ADDRESS}"),
+        ("POST", f"/v1/publications/{NO_IMAGE}/blobs/{NO_ADDRESS}/complete"),
+    ],
+)
+def test_an_old_client_learns_that_it_has_to_be_upgraded(published: Published, method: str, path: str) -> None:
+    """Of every path that contents had until 0.1, as a problem of a kind that its client raises."""
+    answer = published.http.request(method, path, content=bytes(1 << 20) if method == "PUT" else b"")
+    assert problem(answer) == (410, "misused", MOVED)
+    assert published.http.head(path).status_code == 410
+    raised = read_problem(answer.content, Misused)
+    assert (type(raised), str(raised)) == (Misused, MOVED)
 
 
 def test_openapi_describes_every_operation(published: Published) -> None:

@@ -92,7 +92,7 @@ def test_a_body_without_end_is_cut_off(published: Published) -> None:
 def put(published: Published, data: bytes, content_range: str, address: object = None) -> httpx.Response:
     """Send a range of the pending image's first content."""
     address = address or published.pending.manifest.contents()[0]
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{address}"
+    url = f"/v1/publications/{published.pending.manifest.image_id}/contents/{address}"
     return published.http.put(url, content=data, headers={"Content-Range": content_range})
 
 
@@ -138,7 +138,7 @@ def test_a_range_of_what_is_no_part_of_the_image_is_refused(published: Published
 
 def test_a_range_without_length_is_refused(published: Published) -> None:
     """Chunked bodies have none."""
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{published.pending.manifest.contents()[0]}"
+    url = f"/v1/publications/{published.pending.manifest.image_id}/contents/{published.pending.manifest.contents()[0]}"
     answer = published.http.put(url, content=iter([b"x"]), headers={"Content-Range": "bytes 0-16383/1048576"})
     assert problem(answer)[2] == "Content-Length is missing; send a range with its length"
 
@@ -158,7 +158,7 @@ def test_a_cut_range_is_not_acknowledged(published: Published) -> None:
 
     host, port = published.service.url.removeprefix("http://").split(":")
     address = published.pending.manifest.contents()[0]
-    url = f"/v1/publications/{published.pending.manifest.image_id}/blobs/{address}"
+    url = f"/v1/publications/{published.pending.manifest.image_id}/contents/{address}"
     with socket.create_connection((host, int(port))) as wire:
         wire.sendall(
             f"PUT {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 32768\r\nContent-Range: bytes 0-32767/1048576\r\n\r\n".encode()

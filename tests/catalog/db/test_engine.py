@@ -10,13 +10,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import create_engine, inspect, text
 
 from catalog.db import images as registry
-from catalog.db import migrations
+from catalog.db import migrations, publications
 from catalog.db.engine import CatalogDatabase
 from catalog.db.tables import metadata
 from catalog.errors import Unavailable
+from catalog.image.address import Address
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -56,6 +57,29 @@ def test_migrations_go_up_and_down_and_up_again(database: CatalogDatabase) -> No
     with database.writing() as connection:
         assert not migrations.MIGRATOR.upgrade(connection)
         registry.register_vo(connection, "star", NOW)
+
+
+def test_a_database_of_revision_0006_keeps_its_contents(tmp_path: Path) -> None:
+    """Rows of `parts` and `blobs` are those of `image_contents` and `contents`."""
+    path, address = tmp_path / "catalog.db", Address(bytes(range(32)), 5)
+    engine, config = create_engine(f"sqlite:///{path}"), scripts()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0006")
+        connection.execute(text("INSERT INTO parts VALUES ('sha256:1', 0, :it)"), {"it": str(address)})
+        connection.execute(
+            text("INSERT INTO blobs VALUES (:it, 3, '2026-11-22 12:00:00.000000')"), {"it": str(address)}
+        )
+    engine.dispose()
+    database = CatalogDatabase(path)
+    assert database.migrated
+    with database.reading() as connection:
+        assert publications.all_contents(connection) == [address]
+        assert publications.image_has_content(connection, "sha256:1", address)
+        assert not {"parts", "blobs"} & set(inspect(connection).get_table_names())
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    database.close()
+    assert not CatalogDatabase(path).migrated
 
 
 def test_a_migration_that_fails_leaves_nothing(tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ def main(listen: str, ready: str, *files: str) -> None:
     async def refused(_: Request, exc: CatalogError) -> Response:
         return JSONResponse({"detail": str(exc)}, exc.status)
 
-    @app.get("/v1/blobs/{address}/layer")
+    @app.get("/v1/contents/{address}/layer")
     def layer(address: str) -> Response:
         return Response(paths[Address.parse(address)][1].layer)
 
-    @app.get("/v1/blobs/{address}")
+    @app.get("/v1/contents/{address}")
     def blob(address: str, request: Request) -> Response:
         path, _ = paths[Address.parse(address)]
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers["range"])
