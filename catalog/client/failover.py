@@ -56,18 +56,7 @@ class FailoverClient:
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """As CatalogClient's; where one source stops, the next continues."""
-        position = start
-        problem: CatalogError | None = None
-        for client in self.ordered(contents=True):
-            try:
-                for chunk in client.content_range(address, position, end):
-                    position += len(chunk)
-                    yield chunk
-            except CatalogError as exc:
-                problem = self.record_failure(client, exc, problem)
-            if position == end:
-                return
-        raise problem or Unavailable(f"bytes {start}-{end - 1} of {address} ended early, at byte {position}")
+        return self.content_ranges(address, [(start, end)])
 
     def content_ranges(self, address: Address, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """As CatalogClient's; where one source stops, the next continues."""
@@ -83,7 +72,7 @@ class FailoverClient:
                 problem = self.record_failure(client, exc, problem)
             if not _remaining(ranges, received):
                 return
-        raise problem or Unavailable(f"{len(ranges)} ranges of {address} ended after {received} bytes")
+        raise problem or Unavailable(f"{address}: the bytes asked for ended early, after {received} bytes")
 
     def first_answer(self, ask: Callable[[CatalogClient], A]) -> A:
         """The answer of the first source that gives one; the gravest error if all fail."""

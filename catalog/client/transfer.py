@@ -66,35 +66,23 @@ def publish_image(
         NotEntitled, Conflict, TooLarge: the catalog does not accept the image, for the reason given.
         Unavailable: the connection to the catalog was lost; run it again to continue.
     """
-    manifest, advance = bundle.manifest, _serialised(advance)
-    total = sum(address.size for address in manifest.contents())
-    publication = client.begin(manifest.canonical(), bundle.endorsements())
-    sent = _send(client, bundle, publication, advance, part, connections)
+    publication = client.begin(bundle.manifest.canonical(), bundle.endorsements())
+    result = _send(client, bundle, publication, advance, part, connections)
     if publication.state == "pending":
-        client.commit(manifest.image_id)
-    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+        client.commit(result.image_id)
+    return result
 
 
-def offer_candidate(
-    client: CatalogClient,
-    bundle: Bundle,
-    advance: Advance = ignore_progress,
-    *,
-    part: int = UPLOAD_PART,
-    connections: int = CONNECTIONS,
-) -> PublishResult:
+def offer_candidate(client: CatalogClient, bundle: Bundle, advance: Advance = ignore_progress) -> PublishResult:
     """Send an image without endorsements, as `publish_image`; it waits at the catalog until its VO endorses it."""
-    manifest, advance = bundle.manifest, _serialised(advance)
-    total = sum(address.size for address in manifest.contents())
-    sent = _send(client, bundle, client.offer(manifest.canonical()), advance, part, connections)
-    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
+    return _send(client, bundle, client.offer(bundle.manifest.canonical()), advance, UPLOAD_PART, CONNECTIONS)
 
 
 def _send(
     client: CatalogClient, bundle: Bundle, publication: Publication, advance: Advance, part: int, connections: int
-) -> int:
-    """Send the contents that the catalog is missing; returns how many bytes."""
-    manifest = bundle.manifest
+) -> PublishResult:
+    """Send the contents that the catalog is missing."""
+    manifest, advance = bundle.manifest, _serialised(advance)
     total = sum(address.size for address in manifest.contents())
     missing = {one.address: one.received for one in publication.missing}
     advance(total - sum(address.size for address in missing))
@@ -118,7 +106,7 @@ def _send(
                     pass
             client.complete(manifest.image_id, address)
             sent += wanted
-    return sent
+    return PublishResult(manifest.image_id, manifest.title, sent, total - sent)
 
 
 def fetch_image(
