@@ -60,7 +60,7 @@ def cluster_routes(publishing: PublicationService, now: Callable[[], datetime], 
         with publishing.database.reading() as connection:
             row = rows.get_cluster(connection, digest)
         if row is None:
-            raise NotFound(f"there is no cluster document {digest} here")
+            raise NotFound(f"no cluster document {digest} here")
         return Response(row.data, media_type="application/json")
 
     if mirror:

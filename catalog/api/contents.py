@@ -27,7 +27,7 @@ def content_routes(publishing: PublicationService, authorizer: CatalogAuthorizer
     def readable(text: str, credential: BearerCredentials) -> Address:
         address = parse_address(text)
         if not authorizer.may_read_content(authorizer.identify(credential), address):
-            raise NotFound(f"there is no content {address} here")
+            raise NotFound(f"no content {address} here")
         return address
 
     @routes.get(

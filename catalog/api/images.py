@@ -46,7 +46,7 @@ def readable_image(authorizer: CatalogAuthorizer) -> Callable[..., None]:
 
 def missing_image(name: str) -> NotFound:
     """The refusal of a request for an image that does not exist, or that the site may not read."""
-    return NotFound(f"there is no {name} here; `partita image list` shows the images")
+    return NotFound(f"no {name} here; `partita image list` shows the images")
 
 
 def image_routes(publishing: PublicationService, authorizer: CatalogAuthorizer) -> APIRouter:

@@ -38,7 +38,7 @@ def grant_routes(authorizer: CatalogAuthorizer, now: Callable[[], datetime]) -> 
 def _grant(authorizer: CatalogAuthorizer, site: str, wanted: SwarmGrantQuery, now: datetime) -> SwarmGrant:
     address = wanted.address
     if not authorizer.may_read_content(site, address):
-        raise NotFound(f"there is no content {address} here")
+        raise NotFound(f"no content {address} here")
     if wanted.node == ORIGIN:
         raise NotEntitled(f"the node name {ORIGIN} is reserved for the catalog; use another name")
     authority = authorizer.authority_of(address)

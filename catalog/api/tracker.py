@@ -174,7 +174,7 @@ def _for_nodes(routes: APIRouter, tracker: Tracker, gate: AnnounceAuthorizer, cl
         )
 
 
-_UNKNOWN = "there is no content with that info-hash here"
+_UNKNOWN = "no content with that info-hash here"
 
 
 def _ip(request: Request) -> str:

@@ -41,7 +41,7 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
         """TUF metadata. A version never changes; only the timestamp is served without a version."""
         match = _FILE.fullmatch(file)
         if match is None:
-            raise NotFound(f"there is no metadata file {file!r}; ask for VERSION.ROLE.json or timestamp.json")
+            raise NotFound(f"no metadata file {file!r}; ask for VERSION.ROLE.json or timestamp.json")
         version = None if match[1] is None else int(match[1])
         with publishing.database.reading() as connection:
             data = publishing.repository.metadata(connection, match[2], version)
@@ -60,7 +60,7 @@ def tuf_routes(publishing: PublicationService) -> APIRouter:
         """A target that signed metadata lists, by its SHA-256."""
         match = _TARGET.fullmatch(path)
         if match is None:
-            raise NotFound(f"there is no target {path[:200]!r}; ask for DIRECTORY/SHA256.NAME")
+            raise NotFound(f"no target {path[:200]!r}; ask for DIRECTORY/SHA256.NAME")
         with publishing.database.reading() as connection:
             data = publishing.repository.target(connection, match[1] + match[3], match[2])
         return document_response(request, data, tag=match[2], cache=CACHE_FOREVER)

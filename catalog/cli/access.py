@@ -85,7 +85,7 @@ def remove(context: typer.Context, name: SiteName, directory: Directory = None, 
 
     with writing(context, directory) as connection:
         if not rule_store.remove_site(connection, name):
-            raise NotFound(f"there is no site {name}; `partita catalog site list` shows the sites")
+            raise NotFound(f"no site {name}; `partita catalog site list` shows the sites")
     terminal.show({"removed": name}, f"the site {name} is removed", as_json=as_json)
 
 
@@ -110,12 +110,12 @@ def restrict(
     with writing(context, directory) as connection:
         known = {one.name for one, _ in rule_store.list_sites(connection)}
         if missing := sorted(rule.sites - known):
-            raise NotFound(f"there is no site {missing[0]}; register it with `partita catalog site register`")
+            raise NotFound(f"no site {missing[0]}; register it with `partita catalog site register`")
         rule_store.restrict(connection, scope, rule, utc_now())
     admitted = [*sorted(rule.sites), *(f"sites of {one}" for one in sorted(rule.vos))]
     terminal.show(
         {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},
-        f"{scope} may be read by {', '.join(admitted) or 'nobody'}",
+        f"{scope} may be read by {', '.join(admitted) or 'no site'}",
         as_json=as_json,
     )
 
@@ -127,7 +127,7 @@ def open_(context: typer.Context, images: Images, directory: Directory = None, a
     scope = ImageScope.parse(images)
     with writing(context, directory) as connection:
         if not rule_store.unrestrict(connection, scope):
-            raise NotFound(f"there is no rule for {scope}; `partita catalog site list` shows the rules")
+            raise NotFound(f"no rule for {scope}; `partita catalog site list` shows the rules")
         left = rule_store.load_rules(connection)[0].rule(scope)
     terminal.show(
         {"images": str(scope), "public": left is None},

@@ -92,7 +92,7 @@ class CatalogClient:
             return entry.image_id
         page = self._connection.ask(ImagePage, "GET", path, params={"limit": "1"})
         if not page.items:
-            raise NotFound(f"there is no image {reference} at {self.url}")
+            raise NotFound(f"no image {reference} at {self.url}")
         return page.items[0].image_id
 
     def manifest_bytes(self, image_id: str) -> bytes:

@@ -70,7 +70,7 @@ class CandidateService:
             data = publications.candidate_manifest(connection, image_id)
         manifest = None if data is None else Manifest.parse(data)
         if manifest is None or not self._authorizer.serves(site, manifest.vo):
-            raise NotFound(f"there is no candidate {image_id} here")
+            raise NotFound(f"no candidate {image_id} here")
         return manifest
 
     def content(self, site: str, image_id: str, address: Address) -> Address:

@@ -68,7 +68,7 @@ def accept_endorsements(
     with publishing.database.reading() as connection:
         row = clusters.get_cluster(connection, digest)
     if row is None:
-        raise NotFound(f"there is no cluster document {digest} here")
+        raise NotFound(f"no cluster document {digest} here")
     accepted = _accepted(publishing, row, offered, now)
     with publishing.database.writing() as connection:
         _keep(publishing, connection, row, accepted, now)

@@ -154,13 +154,13 @@ class PublicationService:
             if data is None:
                 if published:
                     return Publication(image_id=image_id, state="published")
-                raise NotFound(f"there is no publication {image_id} here; begin it again")
+                raise NotFound(f"no publication {image_id} here; begin it again")
             manifest = Manifest.parse(data)
             if missing := publications.missing_contents(connection, image_id):
                 raise Conflict(f"{manifest.title} lacks {len(missing)} contents, first {missing[0]}; send them")
             known = {anchor.fingerprint for anchor in images.list_anchors(connection, manifest.vo)}
             if not any(one.fingerprint in known for one in images.list_endorsements(connection, image_id)):
-                raise NotEntitled(f"{manifest.title} is no longer endorsed by a registered key of {manifest.vo}")
+                raise NotEntitled(f"{manifest.title} has lost its endorsement by a registered key of {manifest.vo}")
             if not published:
                 _check_name(connection, manifest)
                 images.add_image(connection, manifest, now)
@@ -182,7 +182,7 @@ class PublicationService:
         with self.database.reading() as connection:
             data = images.get_manifest(connection, image_id)
         if data is None:
-            raise NotFound(f"there is no image {image_id} here")
+            raise NotFound(f"no image {image_id} here")
         manifest = Manifest.parse(data)
         accepted, reasons = self._endorsed(manifest, offered, now)
         if reasons or not accepted:
@@ -275,7 +275,7 @@ def _check_name(connection: Transaction, manifest: Manifest) -> None:
 
 def _check_pending(connection: Transaction, image_id: str, address: Address) -> None:
     if publications.pending_manifest(connection, image_id) is None:
-        raise NotFound(f"there is no pending publication {image_id} here; begin it again")
+        raise NotFound(f"no pending publication {image_id} here; begin it again")
     if not publications.image_has_content(connection, image_id, address):
         raise NotFound(f"{image_id} has no content {address}")
 

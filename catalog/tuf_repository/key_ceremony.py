@@ -82,7 +82,7 @@ class KeyCeremony:
             Misused: unknown role, or another proposal waits for signatures.
         """
         if role not in ROLES:
-            raise Misused(f"there is no role {role!r}; rotate one of {', '.join(ROLES)}")
+            raise Misused(f"no role {role!r}; rotate one of {', '.join(ROLES)}")
         self._check_idle()
         number = next(len(one.keys) for one in list_role_statuses(self._repository, connection) if one.role == role)
         directory = self._repository.online if role in ONLINE else self._repository.offline

@@ -238,7 +238,7 @@ class TufRepository:
             if number is not None:
                 return self.online_signer.empty_bin(connection, epoch, role)
         if data is None:
-            raise NotFound(f"there is no metadata {version}.{role} here; it may have been replaced")
+            raise NotFound(f"no metadata {version}.{role} here; it may have been replaced")
         return data
 
     def target(self, connection: Transaction, path: str, digest: str) -> bytes:
@@ -247,7 +247,7 @@ class TufRepository:
         if found and data is None:
             data = images.get_manifest(connection, f"sha256:{digest}")
         if data is None:
-            raise NotFound(f"there is no target {path} with that SHA-256 here; it may have been replaced")
+            raise NotFound(f"no target {path} with that SHA-256 here; it may have been replaced")
         return data
 
     def latest(self, connection: Transaction, role: str) -> bytes:

@@ -215,7 +215,7 @@ def test_a_restricted_content_has_no_public_swarm_and_a_public_one_no_restricted
         public = client.grant(world.public.manifest.contents()[1], "worker-1")
     assert public.authority is None
     assert public.certificate is None
-    unknown = (404, {b"failure reason": b"there is no content with that info-hash here"})
+    unknown = (404, {b"failure reason": b"no content with that info-hash here"})
     assert _announce(world, b"?" * 20) == unknown
     assert _announce(world, short_hash(world.hidden)) == unknown
     assert _announce(world, short_hash(world.hidden), restricted.grant) == unknown

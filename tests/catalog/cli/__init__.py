@@ -1,6 +1,6 @@
 """Tests of catalog.cli. Modules without a file of their own here, and where they are tested:
 
-- `catalog`, `image`: tests/catalog/cli/test_catalog_and_image.py: each command follows from the one before.
+- `catalog`, `image`, `options`, `publish`, `vo`: tests/catalog/cli/test_catalog_and_image.py: each command follows from the one before.
 - `access`: tests/catalog/access/test_authorizer.py.
 - `backup`: tests/journeys/operations/test_backup.py.
 - `hepix`: tests/catalog/hepix/test_exporter.py.

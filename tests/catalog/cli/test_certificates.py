@@ -42,7 +42,7 @@ def test_from_endorsement_to_revocation(tmp_path: Path, grid: Grid) -> None:
     assert len(kinds) == 2
     assert PartitionStatement in kinds
     said = partita("endorse", image.root, "--certificate", certificate, "--partition", "none", code=2)
-    assert "has 0 partitions 'none'" in said
+    assert "0 partitions with content are labelled 'none'" in said
     assert "cannot be read" in partita("endorse", image.root, "--certificate", tmp_path / "absent.pem", code=1)
     with Service(tmp_path, ca_directory=grid.path) as service:
         here = ("--directory", service.directory)

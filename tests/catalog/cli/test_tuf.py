@@ -74,7 +74,7 @@ def test_a_repository_is_made_shown_rotated_and_exported(tuf: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("rotate", "mirrors"), Misused, "there is no role"),
+        (("rotate", "mirrors"), Misused, "no role"),
         (("sign", "snapshot"), Misused, "the service signs snapshot itself"),
         (("sign", "root", "--key", "none.pem"), NotFound, "key file not found"),
         (("sign", "root", "--file", "none.json", "--key", "none.pem"), NotFound, "key file not found"),

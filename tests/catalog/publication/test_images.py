@@ -287,7 +287,7 @@ def test_a_key_removed_meanwhile_does_not_publish(service: Service, star: Vo, tm
             assert registry.remove_key(connection, "star", star.fingerprint)
             assert not registry.remove_key(connection, "star", star.fingerprint)
         database.close()
-        with pytest.raises(NotEntitled, match="no longer endorsed"):
+        with pytest.raises(NotEntitled, match="has lost its endorsement"):
             client.commit(image_id)
         with pytest.raises(NotFound):
             client.manifest(image_id)

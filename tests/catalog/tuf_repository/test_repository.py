@@ -164,7 +164,7 @@ def test_the_operator_is_told_at_half_of_the_roots_lifetime(
     assert "root metadata expires on 2027-11-22: renew it" in told(NOW + 183 * DAY)
     assert "root metadata expired" in told(NOW + 366 * DAY)
     next(path for path in key_files(repository.online) if path.name.startswith("timestamp")).unlink()
-    assert "the key that signs timestamp is not in" in told(NOW)
+    assert "the key that signs timestamp is missing from" in told(NOW)
 
 
 def test_without_its_key_nothing_is_published(
@@ -244,7 +244,7 @@ def test_a_proposal_can_be_given_up(database: CatalogDatabase, repository: TufRe
         KeyCeremony(repository).rotate(connection, TIMESTAMP, [], None, NOW)
         assert len(KeyCeremony(repository).drop()) == 1
         assert KeyCeremony(repository).drop() == []
-        with pytest.raises(Misused, match="there is no role"):
+        with pytest.raises(Misused, match="no role"):
             KeyCeremony(repository).rotate(connection, "mirrors", [], None, NOW)
 
 
