@@ -9,61 +9,40 @@ from collections.abc import Mapping
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, EXIT_USAGE, PartitaError
 
 
-class CatalogError(PartitaError):
+class CatalogError(PartitaError, code="failed"):
     """Base of all errors of this package."""
 
-    code = "failed"
 
-
-class Malformed(CatalogError):
+class Malformed(CatalogError, code="malformed", status=400):
     """Something offered is not of the form it must have; the message gives the place."""
 
-    code, status = "malformed", 400
 
-
-class DiskRefused(CatalogError):
+class DiskRefused(CatalogError, code="disk-refused", status=422, exit_code=EXIT_REFUSED):
     """A disk, partition or filesystem cannot be imported; the message gives the reason and the place in it."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "disk-refused", 422
 
-
-class BlankFailed(CatalogError):
+class BlankFailed(CatalogError, code="blank-unmade", status=503):
     """A blank cannot be made here: a tool is missing or refuses."""
 
-    code, status = "blank-unmade", 503
 
-
-class ContentMismatch(CatalogError):
+class ContentMismatch(CatalogError, code="content-mismatch", status=422, exit_code=EXIT_UNVERIFIED):
     """Bytes do not have the address that they were said to have."""
 
-    exit_code = EXIT_UNVERIFIED
-    code, status = "content-mismatch", 422
 
-
-class NotFound(CatalogError):
+class NotFound(CatalogError, code="not-found", status=404):
     """There is no such image, name, blob or VO here."""
 
-    code, status = "not-found", 404
 
-
-class Conflict(CatalogError):
+class Conflict(CatalogError, code="conflict", status=409):
     """It exists already with another meaning, such as a name@version that names another image."""
 
-    code, status = "conflict", 409
 
-
-class NotEntitled(CatalogError):
+class NotEntitled(CatalogError, code="not-entitled", status=403, exit_code=EXIT_REFUSED):
     """Who asks may not do this here: an unregistered VO, a key that the VO has not registered."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "not-entitled", 403
 
-
-class TooLarge(CatalogError):
+class TooLarge(CatalogError, code="too-large", status=413):
     """More bytes than this catalog accepts."""
-
-    code, status = "too-large", 413
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -71,48 +50,31 @@ class TooLarge(CatalogError):
         return {"Connection": "close"}
 
 
-class RangeRefused(CatalogError):
+class RangeRefused(CatalogError, code="range-refused", status=416):
     """A byte range that is malformed or outside the blob."""
 
-    code, status = "range-refused", 416
     headers = TooLarge.headers
 
 
-class Unavailable(CatalogError):
+class Unavailable(CatalogError, code="unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
     """The catalog cannot be reached or cannot answer now; trying again later may help."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "unavailable", 503
 
-
-class Misused(CatalogError):
+class Misused(CatalogError, code="misused", status=400, exit_code=EXIT_USAGE):
     """The command or request does not make sense as given."""
 
-    exit_code = EXIT_USAGE
-    code, status = "misused", 400
 
-
-class Unverified(CatalogError):
+class Unverified(CatalogError, code="unverified", status=502, exit_code=EXIT_UNVERIFIED):
     """What a catalog or mirror says is current does not verify from the root that is pinned here."""
 
-    exit_code = EXIT_UNVERIFIED
-    code, status = "unverified", 502
 
-
-class Stale(Unverified):
+class Stale(Unverified, code="stale", status=503):
     """What is signed as current has expired, or this machine's clock is wrong: nothing new may start from it."""
 
-    code, status = "stale", 503
 
-
-class Equivocation(Unverified):
+class Equivocation(Unverified, code="equivocation", status=409):
     """One name and version has been seen to stand for two contents: an alarm, somebody must look."""
 
-    code, status = "equivocation", 409
 
-
-class Unpinned(CatalogError):
+class Unpinned(CatalogError, code="unpinned", status=403, exit_code=EXIT_REFUSED):
     """There is no root to believe a catalog by, and none is taken on trust."""
-
-    exit_code = EXIT_REFUSED
-    code, status = "unpinned", 403

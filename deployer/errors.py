@@ -10,35 +10,25 @@ from typing import Any, ClassVar
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_USAGE, PartitaError
 
 
-class DeployerError(PartitaError):
+class DeployerError(PartitaError, code="deployment-failed"):
     """Base of all errors of this package."""
 
-    code = "deployment-failed"
 
-
-class PolicyUnusable(DeployerError):
+class PolicyUnusable(DeployerError, code="policy-unusable", status=500, exit_code=EXIT_USAGE):
     """A policy cannot be read, or says something that no policy can mean; the message names its file and place."""
 
-    exit_code = EXIT_USAGE
-    code, status = "policy-unusable", 500
 
-
-class UserDataRefused(DeployerError):
+class UserDataRefused(DeployerError, code="user-data-refused", status=422, exit_code=EXIT_REFUSED):
     """What a requester offers to a guest's first boot is not of a form that a node hands on."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "user-data-refused", 422
 
-
-class Refused(DeployerError):
+class Refused(DeployerError, code="refused", status=403, exit_code=EXIT_REFUSED):
     """The site's policy does not accept a deployment.
 
     Attributes:
         decision: the decision as JSON, every rule with its verdict, where one was reached.
     """
 
-    exit_code = EXIT_REFUSED
-    code, status = "refused", 403
     carried: ClassVar[Mapping[str, type]] = {"decision": dict}
     decision: Mapping[str, Any] | None = None
 
@@ -47,73 +37,49 @@ class Refused(DeployerError):
         self.decision = decision
 
 
-class MachineNotFound(DeployerError):
+class MachineNotFound(DeployerError, code="machine-not-found", status=404):
     """There is no such machine on this node."""
 
-    code, status = "machine-not-found", 404
 
-
-class MachineConflict(DeployerError):
+class MachineConflict(DeployerError, code="machine-conflict", status=409):
     """The machine is not in a state in which that can be done."""
 
-    code, status = "machine-conflict", 409
 
-
-class NoCapacity(DeployerError):
+class NoCapacity(DeployerError, code="no-room", status=409, exit_code=EXIT_UNAVAILABLE):
     """No node, or too few, have room for what was asked; the message says what is lacking."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "no-room", 409
 
-
-class OverQuota(DeployerError):
+class OverQuota(DeployerError, code="over-quota", status=403, exit_code=EXIT_REFUSED):
     """Who asks would hold more than the site grants; the message says which quota, what is held, and what was asked."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "over-quota", 403
 
-
-class DeploymentNotFound(DeployerError):
+class DeploymentNotFound(DeployerError, code="deployment-not-found", status=404):
     """There is no such deployment at this site."""
 
-    code, status = "deployment-not-found", 404
 
-
-class NodeNotFound(DeployerError):
+class NodeNotFound(DeployerError, code="node-not-found", status=404):
     """There is no such node at this site."""
 
-    code, status = "node-not-found", 404
 
-
-class ClusterNotFound(DeployerError):
+class ClusterNotFound(DeployerError, code="cluster-not-found", status=404):
     """There is no such cluster at this site."""
 
-    code, status = "cluster-not-found", 404
 
-
-class JoinRefused(DeployerError):
+class JoinRefused(DeployerError, code="join-refused", status=403, exit_code=EXIT_REFUSED):
     """A node may not join, or not any more: its token is unknown, used or too old, or the node has left."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "join-refused", 403
 
-
-class SiteUnavailable(DeployerError):
+class SiteUnavailable(DeployerError, code="site-unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
     """The site cannot be reached, or its database cannot be used now."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "site-unavailable", 503
 
-
-class NotAuthenticated(DeployerError):
+class NotAuthenticated(DeployerError, code="not-authenticated", status=401, exit_code=EXIT_REFUSED):
     """Nobody knows who asks. What is said of it helps no guesser: the reason is in the service's log alone.
 
     Attributes:
         challenge: what the answer's WWW-Authenticate says (RFC 6750, section 3).
     """
 
-    exit_code = EXIT_REFUSED
-    code, status = "not-authenticated", 401
     challenge: str = 'Bearer realm="partita"'
 
     def __init__(self, message: str, challenge: str = challenge) -> None:
@@ -126,22 +92,17 @@ class NotAuthenticated(DeployerError):
         return {"WWW-Authenticate": self.challenge}
 
 
-class Forbidden(DeployerError):
+class Forbidden(DeployerError, code="forbidden", status=403, exit_code=EXIT_REFUSED):
     """The site knows who asks, and its rights do not allow that; the message says which grants come near."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "forbidden", 403
 
-
-class TooManyRequests(DeployerError):
+class TooManyRequests(DeployerError, code="too-many-requests", status=429, exit_code=EXIT_UNAVAILABLE):
     """Somebody asks more often than a site answers.
 
     Attributes:
         retry_after: whole seconds after which the next request is answered.
     """
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "too-many-requests", 429
     carried: ClassVar[Mapping[str, type]] = {"retry_after": int}
     retry_after: int = 1
 
@@ -155,39 +116,29 @@ class TooManyRequests(DeployerError):
         return {"Retry-After": str(self.retry_after)}
 
 
-class FencingFailed(DeployerError):
+class FencingFailed(DeployerError, code="fencing-failed", status=500):
     """The command that cuts a lost node off did not do so; the message says what came of it."""
 
-    code, status = "fencing-failed", 500
 
-
-class AssemblyFailed(DeployerError):
+class AssemblyFailed(DeployerError, code="assembly-failed", status=500):
     """A machine's disks cannot be put together on this node."""
 
-    code, status = "assembly-failed", 500
 
-
-class BackendFailed(DeployerError):
+class BackendFailed(DeployerError, code="backend-failed", status=502):
     """The hypervisor cannot do what was asked; the message is its own reason."""
 
-    code, status = "backend-failed", 502
 
-
-class NodeUnavailable(DeployerError):
+class NodeUnavailable(DeployerError, code="node-unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
     """The node's service cannot be reached; the message says how to start it."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "node-unavailable", 503
 
-
-class MigrationFailed(DeployerError):
+class MigrationFailed(DeployerError, code="move-failed", status=409):
     """A machine cannot be brought from another node; it rests where it was.
 
     Attributes:
         again: whether it may work when it is tried again.
     """
 
-    code, status = "move-failed", 409
     carried: ClassVar[Mapping[str, type]] = {"again": bool}
     again: bool = False
 
@@ -196,28 +147,17 @@ class MigrationFailed(DeployerError):
         self.again = again
 
 
-class Cancelled(DeployerError):
+class Cancelled(DeployerError, code="cancelled", status=499):
     """Whoever asked for a deployment went away; what was begun has been undone."""
 
-    code, status = "cancelled", 499
 
-
-class CannotBoot(DeployerError):
+class CannotBoot(DeployerError, code="ec2-cannot-boot", status=422, exit_code=EXIT_REFUSED):
     """EC2 cannot boot the image, or has no machine that would fit; the message says why and what would help."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "ec2-cannot-boot", 422
 
-
-class NoAccount(DeployerError):
+class NoAccount(DeployerError, code="ec2-no-account", status=403, exit_code=EXIT_REFUSED):
     """Nobody has given the requester an account at EC2, or there is none of that name."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "ec2-no-account", 403
 
-
-class OverBudget(DeployerError):
+class OverBudget(DeployerError, code="ec2-over-budget", status=403, exit_code=EXIT_REFUSED):
     """What was asked for would cost more than the account may spend, or nobody knows what it would cost."""
-
-    exit_code = EXIT_REFUSED
-    code, status = "ec2-over-budget", 403

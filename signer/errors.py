@@ -28,19 +28,22 @@ class PartitaError(Exception):
     carried: ClassVar[Mapping[str, type]] = {}
     """The attributes that travel beside the sentence, with their JSON types. One with a default in the class may be missing."""
 
+    def __init_subclass__(cls, *, code: str = "", status: int = 0, exit_code: int = 0) -> None:
+        """`class NotFound(CatalogError, code="not-found", status=404)`: what is not given is as the base class has it."""
+        super().__init_subclass__()
+        cls.code, cls.status, cls.exit_code = code or cls.code, status or cls.status, exit_code or cls.exit_code
+
     @property
     def headers(self) -> Mapping[str, str]:
         """What an HTTP answer with this error has in its header."""
         return {"Retry-After": "1"} if self.status == HTTP_UNAVAILABLE else {}
 
 
-class SignerError(PartitaError):
+class SignerError(PartitaError, code="signer-failed"):
     """Base of all errors of this package."""
 
-    code = "signer-failed"
 
-
-class DocumentError(SignerError):
+class DocumentError(SignerError, code="malformed-document", status=400):
     """A document is malformed, at a place and for a reason.
 
     Attributes:
@@ -49,7 +52,6 @@ class DocumentError(SignerError):
         reason: what is wrong there and what would be right.
     """
 
-    code, status = "malformed-document", 400
     carried: ClassVar[Mapping[str, type]] = {"what": str, "path": str, "reason": str}
 
     def __init__(self, what: str, path: str, reason: str) -> None:
@@ -57,42 +59,25 @@ class DocumentError(SignerError):
         self.what, self.path, self.reason = what, path, reason
 
 
-class SettingsError(SignerError):
+class SettingsError(SignerError, code="setting-unusable", status=500, exit_code=EXIT_USAGE):
     """A setting is unknown or has an unusable value; the message names its origin."""
 
-    code, status = "setting-unusable", 500
-    exit_code = EXIT_USAGE
 
-
-class KeyUnusable(SignerError):
+class KeyUnusable(SignerError, code="key-unusable", status=500):
     """A key cannot be made, found, read or used."""
 
-    code, status = "key-unusable", 500
 
-
-class SignatureError(SignerError):
+class SignatureError(SignerError, code="signature-unusable", status=422, exit_code=EXIT_UNVERIFIED):
     """A signature cannot be made, or a signature file cannot be examined at all."""
 
-    code, status = "signature-unusable", 422
-    exit_code = EXIT_UNVERIFIED
 
-
-class AuditUnwritable(SignerError):
+class AuditUnwritable(SignerError, code="audit-unwritable", status=503, exit_code=EXIT_UNAVAILABLE):
     """The audit log cannot be read or written; the action to be recorded has not been carried out."""
 
-    code, status = "audit-unwritable", 503
-    exit_code = EXIT_UNAVAILABLE
 
-
-class AuditBroken(SignerError):
+class AuditBroken(SignerError, code="audit-broken", status=500, exit_code=EXIT_UNVERIFIED):
     """The audit log was changed after it was written; the message says where."""
 
-    code, status = "audit-broken", 500
-    exit_code = EXIT_UNVERIFIED
 
-
-class ReceiptRefused(SignerError):
+class ReceiptRefused(SignerError, code="receipt-refused", status=422, exit_code=EXIT_UNVERIFIED):
     """A receipt does not verify; the message says why."""
-
-    code, status = "receipt-refused", 422
-    exit_code = EXIT_UNVERIFIED

@@ -7,100 +7,61 @@ that raises it again.
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, PartitaError
 
 
-class StagerError(PartitaError):
+class StagerError(PartitaError, code="staging-failed"):
     """Base of all errors of this package."""
 
-    code = "staging-failed"
 
-
-class CacheUnusable(StagerError):
+class CacheUnusable(StagerError, code="cache-unusable"):
     """The cache's directory, ledger or quota cannot be used as it is."""
 
-    code = "cache-unusable"
 
-
-class CacheBusy(StagerError):
+class CacheBusy(StagerError, code="cache-busy", status=409, exit_code=EXIT_UNAVAILABLE):
     """Another process owns the cache."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "cache-busy", 409
 
-
-class CacheDegraded(StagerError):
+class CacheDegraded(StagerError, code="cache-degraded", status=503, exit_code=EXIT_UNAVAILABLE):
     """The disk below the cache failed to keep what it was given; nothing more is written until somebody has looked."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "cache-degraded", 503
 
-
-class QuotaExceeded(StagerError):
+class QuotaExceeded(StagerError, code="quota-exceeded", status=507):
     """What is asked for does not fit into the quota beside what is leased."""
 
-    code, status = "quota-exceeded", 507
 
-
-class DiskFull(StagerError):
+class DiskFull(StagerError, code="disk-full", status=507):
     """The filesystem below the cache has no room, whatever the quota says."""
 
-    code, status = "disk-full", 507
 
-
-class NotCached(StagerError):
+class NotCached(StagerError, code="not-cached", status=404):
     """The cache does not hold that."""
 
-    code, status = "not-cached", 404
 
-
-class InUse(StagerError):
+class InUse(StagerError, code="in-use", status=409, exit_code=EXIT_REFUSED):
     """Something leased would have been evicted."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "in-use", 409
 
-
-class EntryChanged(StagerError):
+class EntryChanged(StagerError, code="entry-changed", status=409, exit_code=EXIT_UNVERIFIED):
     """A cache entry is no longer the one that was verified; it has been dropped."""
 
-    exit_code = EXIT_UNVERIFIED
-    code, status = "entry-changed", 409
 
-
-class ContentCorrupt(StagerError):
+class ContentCorrupt(StagerError, code="content-corrupt", status=502, exit_code=EXIT_UNVERIFIED):
     """A source keeps sending bytes that do not have the address asked for."""
 
-    exit_code = EXIT_UNVERIFIED
-    code, status = "content-corrupt", 502
 
-
-class SourceUnavailable(StagerError):
+class SourceUnavailable(StagerError, code="source-unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
     """A source cannot be reached, or ends its answers early; trying again later may help."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "source-unavailable", 503
 
-
-class SourceLacks(StagerError):
+class SourceLacks(StagerError, code="source-lacks", status=404):
     """A source can be reached and does not have the content."""
 
-    code, status = "source-lacks", 404
 
-
-class TrackerUnavailable(StagerError):
+class TrackerUnavailable(StagerError, code="tracker-unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
     """The tracker cannot be reached or cannot answer; swarms go on with the peers that they know."""
 
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "tracker-unavailable", 503
 
-
-class TrackerRefuses(StagerError):
+class TrackerRefuses(StagerError, code="tracker-refuses", status=403, exit_code=EXIT_REFUSED):
     """The tracker will not have this node in a swarm."""
 
-    exit_code = EXIT_REFUSED
-    code, status = "tracker-refuses", 403
 
-
-class PeerFailed(StagerError):
+class PeerFailed(StagerError, code="peer-failed", status=503, exit_code=EXIT_UNAVAILABLE):
     """The peer process cannot be started or kept running."""
-
-    exit_code = EXIT_UNAVAILABLE
-    code, status = "peer-failed", 503
