@@ -9,9 +9,10 @@ import typer
 from signer.errors import KeyUnusable
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.keyring import ALGORITHMS, Keyring, utc_now
-from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, parse_lifetime, sole_signing_key
+from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, sole_signing_key
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration
 from signer.statements.endorsement import write_instant
 from signer.verification.signers import CertificateSigner, KeySigner, Signer
 from signer.x509.certificates import MAX_CERTIFICATE, Credential
@@ -51,9 +52,12 @@ def read_passphrase(file: Path | None) -> str:
 
 def _span(text: str) -> timedelta | None:
     try:
-        return None if text == "never" else parse_lifetime(text)
+        span = None if text == "never" else timedelta(seconds=parse_duration(text))
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
+    if span is not None and span < timedelta(days=1):
+        raise typer.BadParameter(f"{text} is less than the day that a key lasts at least")
+    return span
 
 
 PassphraseFile = Annotated[

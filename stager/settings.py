@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from signer.documents import Document
 from signer.runtime.settings import state_directory
+from signer.runtime.units import ByteSetting, SecondSetting
 
 Label = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
 
@@ -43,7 +44,7 @@ class NodeSettings(Document):
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("node"))
-    cache_quota: Annotated[int, Field(ge=1 << 20)] = 50 << 30
+    cache_quota: Annotated[ByteSetting, Field(ge=1 << 20)] = 50 << 30
     catalog: Annotated[str, Field(pattern=r"^https?://")] = "http://127.0.0.1:7070"
     mirrors: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
     tuf_root: Path | None = None
@@ -60,8 +61,8 @@ class NodeSettings(Document):
     shares: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_at_most_all)] = Field(
         default_factory=dict
     )
-    trash_grace: Annotated[int, Field(ge=0)] = 3600
-    scrub_interval: Annotated[int, Field(ge=0)] = 7 * 86400
+    trash_grace: SecondSetting = 3600
+    scrub_interval: SecondSetting = 7 * 86400
     scrub_rate: Annotated[int, Field(ge=0)] = 32 << 20
 
     @property

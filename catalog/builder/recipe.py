@@ -3,14 +3,12 @@
 Sizes are texts such as "64MiB". Paths are relative to the directory of the recipe. examples/recipes has an example.
 """
 
-import re
 import uuid
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from catalog.image.address import MAX_SIZE
 from catalog.image.manifest import (
     SECTOR,
     Filesystem,
@@ -24,25 +22,12 @@ from catalog.image.manifest import (
     Vo,
 )
 from signer.documents import Document, parse_toml
+from signer.runtime.units import parse_size
 
 NAMESPACE = uuid.UUID("6f1b7a5e-8c0d-5f43-9d0e-6d2f0a5f7c31")
 """Namespace of the UUIDs (version 5, RFC 9562) that are derived if a recipe gives none."""
 
-_SIZE = re.compile(r"([1-9][0-9]{0,13})(B|KiB|MiB|GiB|TiB)")
-_UNIT = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-def parse_size(text: object) -> int:
-    """The bytes of a text such as "64MiB"; ValueError explains the form."""
-    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    if not match or (size := int(match[1]) * _UNIT[match[2]]) > MAX_SIZE:
-        raise ValueError(
-            f"{str(text)[:40]!r} is not a valid size; write a number and B, KiB, MiB, GiB or TiB, such as '64MiB'"
-        )
-    return size
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 
 
 def _path(text: str) -> str:

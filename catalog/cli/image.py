@@ -7,7 +7,7 @@ import typer
 
 from catalog.builder.disk_import import BootChoice, BuiltImage, ImportOptions, import_disk
 from catalog.builder.linter import Finding, lint_bundle
-from catalog.builder.recipe import ImageIdentity, parse_size
+from catalog.builder.recipe import ImageIdentity
 from catalog.builder.recipe_build import build_image
 from catalog.disk.inspector import MAX_VIRTUAL_SIZE, DiskFormat
 from catalog.errors import Misused
@@ -18,6 +18,7 @@ from signer.documents import validate
 from signer.errors import EXIT_REFUSED
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_size
 
 image_app = typer.Typer(
     no_args_is_help=True, help="Make and inspect images: split a disk into partitions, or build one from a recipe."

@@ -18,7 +18,7 @@ from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.reference import Reference
 from catalog.schema.images import UPLOAD_PART, Publication
-from catalog.web.connection import DELAYS
+from catalog.web.connection import RETRIES
 from signer.runtime.progress import Advance, ignore_progress
 
 if TYPE_CHECKING:  # it loads the TUF library, which publishers do not need
@@ -180,7 +180,7 @@ def _fetch_extents(
 
         def get(bounds: tuple[int, int]) -> None:
             position, end = bounds
-            for delay in (*DELAYS, None):
+            for delay in RETRIES.pauses():
                 try:
                     for chunk in client.content_range(address, position, end):
                         os.pwrite(descriptor, chunk, position)

@@ -15,6 +15,7 @@ from catalog.schema.images import MAX_RESPONSE, ResponseModel
 from catalog.schema.problems import MAX_PROBLEM, read_problem
 from signer.documents import parse
 from signer.errors import DocumentError
+from signer.runtime.retry import RetryPolicy
 
 CONNECTIONS = 16
 """Connections to one catalog, at most: several ranges at once, each way."""
@@ -22,8 +23,8 @@ CONNECTIONS = 16
 TIMEOUT = httpx.Timeout(30.0, connect=5.0, pool=None)
 """Seconds of silence. What may take longer says so with its request."""
 
-DELAYS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Seconds between tries of a request that was cut: long enough for a catalog to be started again."""
+RETRIES = RetryPolicy(attempts=7, base=0.2, most=6.4, floor=0.5)
+"""Of a request that was cut: 6 to 12 seconds in all, long enough for a catalog to be started again."""
 
 BaseTransport = httpx.BaseTransport
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -121,7 +122,7 @@ class Connection:
             Unavailable: it gave no answer however often it was asked.
             CatalogError, DocumentError: what the catalog raised, as the same exception.
         """
-        for delay in (*DELAYS, None):
+        for delay in RETRIES.pauses():
             try:
                 with self.stream(
                     method, path, content=content, headers=headers, params=params, patience=patience

@@ -12,8 +12,8 @@ from catalog.errors import Misused
 from catalog.image.manifest import Blank
 from deployer.machine.user_data import MAX_USER_DATA
 from deployer.protocol.console import sanitize_output
-from deployer.units import parse_size
 from signer.documents import validate
+from signer.runtime.units import parse_size
 
 MachineArgument = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its name.")]
 

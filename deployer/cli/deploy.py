@@ -22,10 +22,10 @@ from deployer.cli.node.node import node_client
 from deployer.errors import Refused
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.protocol.machine_order import MachineOrder
-from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration, parse_size
 
 
 def deploy(

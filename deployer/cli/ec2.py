@@ -19,9 +19,9 @@ from deployer.ec2.model.pricing import estimate_cost
 from deployer.ec2.settings import Ec2Settings
 from deployer.policy.store import PolicyStore
 from deployer.site.settings import SiteSettings
-from deployer.units import parse_duration, parse_size
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:  # they load the AWS library, which no other command should wait for
     from deployer.ec2.account.cleanup import Removal

@@ -21,11 +21,11 @@ from deployer.policy.model import Policy
 from deployer.policy.store import RuleSet
 from deployer.trials.replay import replay_input
 from deployer.trials.request_log import find_request
-from deployer.units import duration_text, parse_duration, parse_size, size_text
 from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
 from stager.settings import NodeSettings
 

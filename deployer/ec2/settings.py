@@ -3,16 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from deployer.units import parse_duration
 from signer.documents import Document
 from signer.runtime.settings import default_file, state_directory
-
-
-def _duration(text: str) -> str:
-    parse_duration(text)
-    return text
+from signer.runtime.units import ByteSetting, DurationText
 
 
 class Ec2Settings(Document):
@@ -29,7 +24,7 @@ class Ec2Settings(Document):
 
     accounts: Path = Field(default_factory=lambda: default_file().parent / "ec2.toml")
     directory: Path = Field(default_factory=lambda: state_directory("ec2"))
-    cache_quota: Annotated[int, Field(ge=1 << 20)] = 50 << 30
+    cache_quota: Annotated[ByteSetting, Field(ge=1 << 20)] = 50 << 30
     workers: Annotated[int, Field(ge=1, le=256)] = 64
     endpoint: Annotated[str, Field(pattern=r"^(https?://.*)?$")] = ""
-    keep: Annotated[str, AfterValidator(_duration)] = "7d"
+    keep: DurationText = "7d"

@@ -15,8 +15,8 @@ from catalog.errors import Misused
 from catalog.image.manifest import Blank, Needs
 from deployer.machine.network import NetworkText
 from deployer.machine.shape import Cores, MachineShape, Memory, whole_units
-from deployer.units import size_text
 from signer.documents import Document
+from signer.runtime.units import size_text
 
 MAX_BLANKS = 8
 """Extra disks of one machine."""

@@ -7,18 +7,13 @@ from pydantic import AfterValidator, Field
 
 from catalog.settings import LISTEN_OR_NOT
 from deployer.machine.network import Network
-from deployer.units import parse_duration
 from signer.documents import Document
 from signer.runtime.settings import default_file
+from signer.runtime.units import ByteSetting, DurationText
 
 
 def _network(text: str) -> str:
     Network.parse(text)
-    return text
-
-
-def _duration(text: str) -> str:
-    parse_duration(text)
     return text
 
 
@@ -47,14 +42,14 @@ class DeploySettings(Document):
     libvirt: str = ""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     network: Annotated[str, AfterValidator(_network)] = "user"
-    lifetime: Annotated[str, AfterValidator(_duration)] = "1h"
-    grace: Annotated[str, AfterValidator(_duration)] = "30s"
+    lifetime: DurationText = "1h"
+    grace: DurationText = "30s"
     metrics: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     socket: Path | None = None
     blocked: Path = Field(default_factory=lambda: default_file().parent / "blocked.toml")
-    revocations_every: Annotated[str, AfterValidator(_duration)] = "1m"
+    revocations_every: DurationText = "1m"
     cores: Annotated[int, Field(ge=0)] | None = None
-    memory: Annotated[int, Field(ge=0)] | None = None
-    reserve: Annotated[int, Field(ge=0)] = 512 << 20
+    memory: ByteSetting | None = None
+    reserve: ByteSetting = 512 << 20
     moving_listen: Annotated[str, Field(pattern=LISTEN_OR_NOT)] = ""
     moving_url: Annotated[str, Field(pattern=r"^(https://.*)?$")] = ""

@@ -24,9 +24,9 @@ from deployer.policy.patterns import (
     matches_image,
     matches_vo,
 )
-from deployer.units import Duration, Size
 from signer.documents import Document, canonical, parse_toml
 from signer.errors import DocumentError
+from signer.runtime.units import Duration, Size
 from signer.statements.endorsement import Role
 from signer.verification.trust import Anchor
 from signer.x509.cms_verifier import X509Rules

@@ -17,7 +17,7 @@ from deployer.machine.user_data import check_user_data
 from deployer.policy.decision import Request
 from deployer.protocol.defaults import RequestDefaults
 from deployer.protocol.machine_order import MachineOrder
-from deployer.units import parse_duration
+from signer.runtime.units import parse_duration
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field
 
 from catalog.settings import LISTEN_OR_NOT
 from deployer.machine.network import Network
-from deployer.units import parse_duration
 from signer.documents import Document
 from signer.runtime.settings import default_file, state_directory
+from signer.runtime.units import DurationText, parse_duration
 
 OvercommitFactor = Annotated[float, Field(ge=0.1, le=64.0)]
 """How much of a node's cores or memory may be promised: 1.0 is what it has."""
@@ -20,11 +20,6 @@ PerSecond = Annotated[float, Field(gt=0, le=1e6)]
 _NAME = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 
 LISTEN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
-
-
-def _duration(text: str) -> str:
-    parse_duration(text)
-    return text
 
 
 def _network(text: str) -> str:
@@ -45,9 +40,6 @@ def _whole_second(text: str) -> str:
     if parse_duration(text) < 1:
         raise ValueError("is less than a second")
     return text
-
-
-DurationText = Annotated[str, AfterValidator(_duration)]
 
 
 class SiteSettings(Document):

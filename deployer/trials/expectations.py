@@ -21,9 +21,9 @@ from deployer.policy.cedar_schema import Requester
 from deployer.policy.decision import Decision, Request
 from deployer.policy.explanation import Situation
 from deployer.policy.store import RuleSet
-from deployer.units import Duration, Size
 from signer.documents import Document, parse, parse_toml, validate
 from signer.errors import DocumentError
+from signer.runtime.units import Duration, Size
 from signer.statements.endorsement import Instant, Role, Title
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import EndorsementCheck

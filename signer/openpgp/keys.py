@@ -7,7 +7,7 @@ every control character escaped.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import Field
@@ -17,8 +17,6 @@ from signer.errors import KeyUnusable
 from signer.runtime.settings import state_directory
 
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}", re.ASCII)
-_SPAN = re.compile(r"([1-9][0-9]{0,3})([dwy])", re.ASCII)
-_DAYS = {"d": 1, "w": 7, "y": 365}
 
 
 class SignerSettings(Document):
@@ -93,13 +91,6 @@ def sole_signing_key(keys: Sequence[Key], now: datetime) -> str:
     if len(own) > 1:
         raise KeyUnusable(f"you have {len(own)} keys that may sign; name one of {', '.join(own)}")
     return own[0]
-
-
-def parse_lifetime(text: str) -> timedelta:
-    """Read a time span as people type it: 90d, 4w, 2y (a year has 365 days); ValueError otherwise."""
-    if not (match := _SPAN.fullmatch(text)):
-        raise ValueError(f"{text[:40]!r} is not a valid time span; write 90d, 4w or 2y")
-    return timedelta(days=int(match[1]) * _DAYS[match[2]])
 
 
 def escape_unprintable(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from catalog.errors import CatalogError, Malformed, NotFound, RangeRefused
 from catalog.image.address import Address
+from signer.runtime.retry import RetryPolicy
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable, StagerError
 
@@ -84,14 +85,11 @@ def remaining_ranges(ranges: Sequence[ByteRange], count: int) -> list[ByteRange]
     return left
 
 
-CUT_TRIES = 5
-"""How often in a row a range may be cut with less than GAIN bytes between the cuts."""
+RETRIES = RetryPolicy(attempts=6, base=0.1, most=1.6, floor=0.5)
+"""Of a range that is cut again and again with less than GAIN bytes between the cuts."""
 
 GAIN = 64 << 10
 """Bytes that make a new attempt worth while: the smallest piece."""
-
-FIRST_PAUSE = 0.05
-"""Seconds before the first new attempt after a cut; each further pause is twice as long: 0.05 to 0.8."""
 
 
 class ResumingSource:
@@ -124,11 +122,11 @@ class ResumingSource:
                 return
             cuts = 1 if position - mark >= GAIN else cuts + 1
             mark = position
-            if cuts > CUT_TRIES:
+            if not RETRIES.again(cuts):
                 raise SourceUnavailable(
                     f"{reason}; what has come of {address} is kept: stage again to go on from there"
                 )
-            self._sleep(FIRST_PAUSE * 2 ** (cuts - 1))
+            self._sleep(RETRIES.pause(cuts))
 
 
 class ThrottledSource:

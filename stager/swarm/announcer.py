@@ -1,11 +1,13 @@
 """Who meets whom: announces contents to the tracker, and learns whom it named. A thread beside the swarm."""
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 
 from catalog.swarm.tracker import AnnounceEvent as Announced
 from catalog.swarm.tracker import Endpoint
+from signer.runtime.retry import RetryPolicy
 from stager.errors import TrackerRefuses, TrackerUnavailable
 from stager.swarm.torrent_state import SwarmTorrent
 from stager.swarm.tracker_client import TrackerClient
@@ -18,9 +20,11 @@ BREATH = 0.5
 AT_ONCE = 20
 """Contents that are announced before a knock is looked at again: a node that restarts may have a thousand to announce."""
 
-FIRST_PAUSE = 1.0
-LAST_PAUSE = 30.0
-"""Seconds until a tracker that did not answer is asked again: doubling from the first to the last."""
+RETRIES = RetryPolicy(attempts=sys.maxsize, base=2.0, most=30.0, floor=0.5)
+"""Of a tracker that did not answer: without end."""
+
+MIN_INTERVAL = 1.0
+"""Seconds between two announcements, whatever a tracker says."""
 
 
 class Announcer:
@@ -104,14 +108,14 @@ class Announcer:
             heard = self._tracker.announce(member.address, self._port(member), member.leaves.missing, event)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             log.info("%s: %s", member.address, exc)
-            member.pause = min(max(FIRST_PAUSE, 2 * member.pause), LAST_PAUSE)
-            member.announce_at = now + member.pause
+            member.unanswered += 1
+            member.announce_at = now + RETRIES.pause(member.unanswered)
             return
-        member.pause, member.crowd = 0.0, (heard.complete, heard.incomplete)
+        member.unanswered, member.crowd = 0, (heard.complete, heard.incomplete)
         if member.announced == event:
             member.announced = None
         # What became true meanwhile, such as completion, is said at once.
-        member.announce_at = now + max(heard.interval, FIRST_PAUSE) if member.announced is None else now
+        member.announce_at = now + max(heard.interval, MIN_INTERVAL) if member.announced is None else now
         self._introduce(member, set(heard.peers))
 
     def _ask_callers(self) -> None:

@@ -32,7 +32,7 @@ class SwarmTorrent:
         poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
         suspects: peers that had a part in wrong pieces.
         crowd: (members with everything, without), as the tracker said last.
-        announce_at, announced, pause: when to announce next, what is to be said then, seconds waited after a failure.
+        announce_at, announced, unanswered: when to announce next, what is to be said then, how often nobody answered.
         admission: what opens the swarm to us; with an authority the swarm is a restricted one, over TLS.
         kept_out: we have no pass, so it is in no swarm.
         fresh: pieces that came since the peer process was told what is here.
@@ -52,7 +52,7 @@ class SwarmTorrent:
     crowd: tuple[int, int] = (0, 0)
     announce_at: float = 0.0
     announced: Announced | None = Announced.STARTED
-    pause: float = 0.0
+    unanswered: int = 0
     admission: SwarmCredentials = PUBLIC_CREDENTIALS
     kept_out: bool = False
     _before: tuple[int, int, int] = (0, 0, 0)

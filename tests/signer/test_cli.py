@@ -103,7 +103,7 @@ def test_what_cannot_be_done_is_said(keys: Keys, args: tuple[str, ...], says: st
 def test_a_span_that_is_none_is_a_mistake_of_usage(keys: Keys) -> None:
     result = keys.run("new", "Ada", "--expires", "soon")
     assert result.exit_code == 2
-    assert "is not a valid time span" in result.output
+    assert "is not a duration such as" in result.output
     assert not keys.home.exists()
 
 

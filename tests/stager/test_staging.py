@@ -15,7 +15,7 @@ from catalog.image.reference import Reference
 from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached, QuotaExceeded, SourceLacks, SourceUnavailable, StagerError
 from stager.fetch.http import CORRUPT_TRIES, FetchLimits
-from stager.fetch.sources import CUT_TRIES, ContentSource, HttpSource
+from stager.fetch.sources import RETRIES, ContentSource, HttpSource
 from stager.staging import ItemState, Stager, required_items, total_size
 from tests.support.stager.cache_invariants import check_invariants
 from tests.support.stager.caches import PACE, Served, without_blanks
@@ -104,7 +104,7 @@ def wrong_everywhere(source: MemorySource, address: Address) -> None:
 
 SURVIVED: list[tuple[str, Callable[[MemorySource, Address], None]]] = [
     ("cuts every answer after 100 KB", lambda s, _: setattr(s, "cuts", 40) or setattr(s, "cut_after", 100_000)),
-    ("cuts some answers at once", lambda s, _: setattr(s, "cuts", CUT_TRIES)),
+    ("cuts some answers at once", lambda s, _: setattr(s, "cuts", RETRIES.attempts - 1)),
     ("cuts inside a leaf", lambda s, _: setattr(s, "cuts", 9) or setattr(s, "cut_after", LEAF * 5 + 7)),
     ("sends single odd chunks", lambda s, _: setattr(s, "chunk", 33_333)),
     ("sends more than was asked for", lambda s, _: setattr(s, "overlong", True)),

@@ -11,10 +11,10 @@ from deployer.cli.arguments import MachineArgument, parse_amount
 from deployer.node.client import NodeClient
 from deployer.node.schema.machines import OperationName, ResizeRequest, SaveOrder
 from deployer.records.machine_store import MachineRecord
-from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration, parse_size
 
 VERBS: dict[OperationName, tuple[str, str]] = {
     "pause": ("Halt a machine, which stays in memory.", "paused"),

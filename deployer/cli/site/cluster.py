@@ -14,11 +14,11 @@ from rich.live import Live
 
 from catalog.errors import Misused
 from deployer.cli.site.site import ReasonOption, SiteOption, open_client
-from deployer.units import parse_duration
 from signer.documents import Document, validate
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration
 
 if TYPE_CHECKING:
     from deployer.site.model.records import SiteMachine

@@ -12,10 +12,10 @@ from deployer.cli.arguments import encode_user_data, parse_blank, read_text_file
 from deployer.cli.site.site import SiteOption, machine_table, open_client
 from deployer.errors import Refused
 from deployer.protocol.machine_order import MachineOrder
-from deployer.units import parse_duration, parse_size
 from signer.documents import Document, validate
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
     from deployer.protocol.deployment_request import DeploymentRequest

@@ -21,11 +21,11 @@ from deployer.site.auth.grants import (
 from deployer.site.model.principal import Capability, Principal
 from deployer.site.model.quota import QuotaLimits
 from deployer.site.settings import SiteSettings
-from deployer.units import duration_text, size_text
 from signer.documents import validate
 from signer.errors import EXIT_REFUSED, DocumentError
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
+from signer.runtime.units import duration_text, size_text
 
 rights_app = typer.Typer(name="rights", no_args_is_help=True, help="Who may do what at a site: its grants.")
 

@@ -295,7 +295,7 @@ def machine_change(
 ) -> None:
     """Give a machine more or less time, memory or cores."""
     from deployer.site.schema.messages import MachineChange
-    from deployer.units import parse_duration, parse_size
+    from signer.runtime.units import parse_duration, parse_size
 
     try:
         wanted: dict[str, Any] = {

@@ -20,9 +20,9 @@ import botocore.parsers
 import botocore.session
 from pydantic import Field
 
-from deployer.ec2.aws.retry import RetryPolicy
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsThrottled, AwsUnreachable
 from signer.documents import Document
+from signer.runtime.retry import RetryPolicy
 
 CONNECT_TIMEOUT = 5.0
 """Seconds. AWS accepts a connection in milliseconds; a route that takes longer is tried again."""
@@ -38,6 +38,10 @@ ROLE_SECONDS = 3600
 
 MAX_REASON = 500
 """Characters of AWS's own words in a message."""
+
+RETRIES = RetryPolicy(attempts=12, base=0.2, most=20.0)
+"""Of one request. With 5 % of all requests failing, one in 10^15 fails twelve times, after a minute and a half at most, half
+of it on average: long enough for "there is no such snapshot" of one that was just started."""
 
 PAGE_LIMIT = 10_000
 """Pages of one list. An account with more than a million things in one list is read wrongly."""
@@ -149,7 +153,7 @@ class AwsClient:
             sleep, chance: for the pauses between attempts.
         """
         self.access = access
-        self._patience = patience or RetryPolicy()
+        self._patience = patience or RETRIES
         self._sleep, self._chance = sleep, chance
         self._config = botocore.config.Config(
             region_name=access.region,

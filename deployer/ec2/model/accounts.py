@@ -15,10 +15,10 @@ from deployer.ec2.model.pricing import Dollars, Prices
 from deployer.errors import NoAccount, PolicyUnusable
 from deployer.policy.policy_files import read_policy_file
 from deployer.site.model.principal import Group, Principal
-from deployer.units import Size
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
 from signer.runtime.reloaded_files import FileReader, read_file
+from signer.runtime.units import Size
 
 MAX_ACCOUNTS_FILE = 1 << 20
 """Bytes: some thousand rules."""

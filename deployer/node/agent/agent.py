@@ -16,7 +16,7 @@ from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.lease import LeaseGuard
 from deployer.node.agent.reconciler import plan_actions
 from deployer.node.agent.reporter import Reporter
-from deployer.node.backoff import LONGEST_DELAY, retry_delay
+from deployer.node.backoff import RETRIES, retry_delay
 from deployer.node.machines.console import ConsoleReader
 from deployer.node.membership.site_client import NodeSiteClient
 from deployer.protocol.actions import Action
@@ -84,7 +84,7 @@ class Agent:
         self._guard.close()
         for thread in self._threads[1:]:  # the first may wait for the site
             if thread.is_alive():
-                thread.join(LONGEST_DELAY)
+                thread.join(RETRIES.most)
 
     def _changed(self) -> None:
         self._wake.set()

@@ -63,10 +63,10 @@ from deployer.protocol.machine_order import MachineOrder
 from deployer.protocol.migration import Platform
 from deployer.records.machine_store import MachineStore
 from deployer.records.recorder import Recorder
-from deployer.units import parse_duration
 from deployer.web.socket_paths import short_socket_path
 from signer.errors import PartitaError, SignerError
 from signer.runtime import files
+from signer.runtime.units import parse_duration
 from stager.factory import open_stager
 from stager.settings import NodeSettings
 from stager.staging import Stager

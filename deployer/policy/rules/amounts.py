@@ -12,7 +12,7 @@ from catalog.image.manifest import BareDisk, Manifest
 from deployer.machine.shape import MEMORY_UNIT
 from deployer.policy.decision import Request, RuleResult
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule, ask, ask_machines, ask_site, counted
-from deployer.units import duration_text, size_text
+from signer.runtime.units import duration_text, size_text
 
 
 def total_disk_size(manifest: Manifest) -> int:

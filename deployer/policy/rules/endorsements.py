@@ -11,8 +11,8 @@ from deployer.policy.anchors import TrustedKey
 from deployer.policy.decision import RuleResult
 from deployer.policy.model import Policy, Quorum
 from deployer.policy.rules.rule import PolicyCase, PolicyChange, PolicyRule, counted, enumerate_texts
-from deployer.units import duration_text
 from signer.openpgp.status_lines import SKEW
+from signer.runtime.units import duration_text
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import EndorsementCheck
 

@@ -10,10 +10,10 @@ from catalog.image.manifest import Vo
 from deployer.errors import PolicyUnusable
 from deployer.policy.patterns import pattern_validator
 from deployer.policy.policy_files import read_policy_file
-from deployer.units import Duration
 from signer.documents import Document, parse_toml
 from signer.errors import DocumentError
 from signer.runtime.reloaded_files import FileReader, read_file
+from signer.runtime.units import Duration
 
 MAX_ISSUERS = 1 << 20
 """Bytes of the file."""

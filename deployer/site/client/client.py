@@ -48,12 +48,13 @@ from deployer.site.schema.messages import (
     VerbRequest,
 )
 from signer.documents import Document, canonical, parse
+from signer.runtime.retry import RetryPolicy
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 """Seconds of silence: what takes longest is an order, for which a catalog is asked."""
 
-DELAYS = (0.2, 0.8, 3.2)
-"""Seconds between tries of a request that may be sent again."""
+RETRIES = RetryPolicy(attempts=4, base=0.4, most=6.4, floor=0.5)
+"""Of a request that may be sent again, and of a stream that was cut."""
 
 STREAM_SILENCE = 60.0
 """Seconds without a sign of life after which a stream of events is taken to be dead: four of its heartbeats."""
@@ -223,7 +224,7 @@ class SiteClient:
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
-            self._sleep(DELAYS[1])
+            self._sleep(RETRIES.pause(2))
 
     def change(self, name: str, change: MachineChange) -> SiteMachine:
         """Change a machine's end, memory or cores."""
@@ -288,7 +289,7 @@ class SiteClient:
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
-            self._sleep(DELAYS[1])
+            self._sleep(RETRIES.pause(2))
 
     def ask(self, model: type[D], method: str, path: str, *, again: bool = False, **options: Any) -> D:
         """An answer as a document of its type.
@@ -306,7 +307,7 @@ class SiteClient:
         return parse(model, data, f"answer of {self.place}", limit=MAX_ANSWER)
 
     def _attempt(self, method: str, path: str, *, again: bool, **options: Any) -> bytes:
-        for delay in (*(DELAYS if again else ()), None):
+        for delay in RETRIES.pauses() if again else (None,):
             self._reach()
             try:
                 answer = self._http.request(method, f"/v1/{path}", **options)

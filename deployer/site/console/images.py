@@ -16,9 +16,9 @@ from deployer.site.auth.grants import Denied, SiteAction, authorize, quota_of
 from deployer.site.console.request import Console, PageRequest, PageRoute
 from deployer.site.console.templates import CONSOLE_PREFIX
 from deployer.site.db.nodes import list_nodes
-from deployer.units import parse_duration, parse_size
 from signer.documents import validate
 from signer.errors import PartitaError
+from signer.runtime.units import parse_duration, parse_size
 from signer.verification.trust import EndorsementCheck
 
 MOST = 100

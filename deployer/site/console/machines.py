@@ -42,8 +42,8 @@ from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import Deployment, ListFilter, SiteMachine
 from deployer.site.schema.messages import MachineChange
-from deployer.units import parse_duration
 from signer.documents import validate
+from signer.runtime.units import parse_duration
 
 ROWS = 50
 """Rows of a page; there is a link to what follows."""

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from deployer.units import duration_text
 from signer.runtime.terminal import printable
+from signer.runtime.units import duration_text
 from signer.statements.endorsement import write_instant
 
 CONSOLE_PREFIX = "/console"

@@ -18,7 +18,7 @@ from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.report_rules import STARTING_STATES, MachineTransition, finish_machine
 from deployer.site.lifecycle.save_rules import check_disks_read
 from deployer.site.model.records import SiteMachine
-from deployer.units import size_text
+from signer.runtime.units import size_text
 from signer.statements.endorsement import write_instant
 
 MIN_MEMORY: Final = 16 << 20

@@ -29,9 +29,9 @@ from deployer.protocol.deployment_request import DeploymentRequest, PlacementOpt
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteCluster
-from deployer.units import duration_text, parse_duration, parse_size, size_text
 from signer.documents import Document, canonical, parse, parse_toml
 from signer.errors import DocumentError
+from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.statements.endorsement import Instant
 
 MAX_ROLES = 32

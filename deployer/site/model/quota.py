@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from deployer.units import Duration, Size, duration_text, size_text
 from signer.documents import Document
+from signer.runtime.units import Duration, Size, duration_text, size_text
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from typing import Final, Protocol
 from deployer.errors import FencingFailed
 from deployer.protocol.desired_state import LeaseTerms
 from deployer.site.model.records import NodeState, SiteNode
-from deployer.units import duration_text
 from signer.errors import PartitaError
+from signer.runtime.units import duration_text
 
 FENCING_RETRY: Final = 30.0
 """Seconds until a command that failed is run again."""

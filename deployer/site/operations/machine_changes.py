@@ -25,7 +25,7 @@ from deployer.site.schema.messages import PAGE_SIZE, MachineChange, SaveRequest
 from deployer.site.store.changes import change_machine, change_machines, set_node_state
 from deployer.site.store.migration import migrate
 from deployer.site.store.store import SiteStore
-from deployer.units import duration_text
+from signer.runtime.units import duration_text
 
 
 class MachineService:

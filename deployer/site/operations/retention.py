@@ -18,7 +18,7 @@ from deployer.site.db import prune as store_prune
 from deployer.site.db.engine import SiteDatabase, Transaction
 from deployer.site.model.cluster import Cluster
 from deployer.site.settings import SiteSettings
-from deployer.units import parse_duration
+from signer.runtime.units import parse_duration
 
 MACHINES_AT_ONCE: Final = 200
 """Machines that are looked at in one transaction; a deployment goes whole, with a thousand at most."""

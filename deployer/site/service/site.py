@@ -67,10 +67,10 @@ from deployer.site.store.migration import give_up_migrations
 from deployer.site.store.reports import store_report
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork
-from deployer.units import parse_duration
 from deployer.web.wakeup import Wakeup
 from signer.errors import PartitaError
 from signer.runtime import files
+from signer.runtime.units import parse_duration
 
 RENEW_SECONDS = 3600.0
 """How often it is looked whether the service's certificate is due."""

@@ -157,7 +157,7 @@ WRONG: tuple[tuple[str, Callable[[Path], str], type[Exception], str], ...] = (
         r"\$.boot.speed: is not known",
     ),
     ("an unknown filesystem", _swap('"erofs"', '"ntfs"'), DocumentError, r"\$.disk\[0\].partition\[0\].source"),
-    ("a size without a unit", _swap('"128MiB"', '"128"'), DocumentError, r"\$.image.needs.memory: .* such as '64MiB'"),
+    ("a size without a unit", _swap('"128MiB"', '"128"'), DocumentError, r"\$.image.needs.memory: .* such as '512MiB'"),
     ("a size that is a number", _swap('"128MiB"', "128"), DocumentError, r"\$.image.needs.memory"),
     ("a size for erofs", _swap('"erofs"', '"erofs", size = "1MiB"'), DocumentError, "leave size and label out"),
     ("erofs that is written to", _swap("read-only", "copy-on-write"), Misused, "an erofs is read-only"),

@@ -3,7 +3,7 @@
 import pytest
 
 from signer.errors import KeyUnusable
-from signer.openpgp.keys import normalize_fingerprint, parse_lifetime
+from signer.openpgp.keys import normalize_fingerprint
 from tests.support.openpgp_people import People
 
 
@@ -16,10 +16,3 @@ def test_fingerprints_are_read_as_people_type_them(people: People) -> None:
     for text in (fingerprint[-16:], "Ann <ann@star.example>", fingerprint + "0", "", "0x" + fingerprint, "é" * 40):
         with pytest.raises(KeyUnusable, match="is not a valid fingerprint"):
             normalize_fingerprint(text)
-
-
-def test_time_spans_are_read() -> None:
-    assert [parse_lifetime(text).days for text in ("90d", "4w", "2y")] == [90, 28, 730]
-    for text in ("", "2", "-1d", "0d", "1.5y", "2y1d", "99999d", "2 y"):
-        with pytest.raises(ValueError, match="is not a valid time span"):
-            parse_lifetime(text)

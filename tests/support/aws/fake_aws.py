@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deployer.ec2.aws.client import AwsAccess, AwsClient
-from deployer.ec2.aws.retry import RetryPolicy
+from signer.runtime.retry import RetryPolicy
 
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "eu-west-1"

@@ -21,8 +21,8 @@ from deployer.node.settings import DeploySettings
 from deployer.policy.anchors import anchor_block
 from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import MachineRecord
-from deployer.units import size_text
 from signer.documents import validate
+from signer.runtime.units import size_text
 from signer.verification.trust import Anchor
 from stager.settings import NodeSettings
 from tests.support.catalog.service_process import first_root

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from deployer.ec2.aws.client import AwsAccess, AwsClient
-from deployer.ec2.aws.retry import RetryPolicy
 from deployer.ec2.errors import AwsDenied, AwsFailed, AwsMissing, AwsUnreachable
+from signer.runtime.retry import RetryPolicy
 from tests.support.aws.fake_aws import QUICK, REGION, SECRET, AwsWorld
 
 SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
@@ -65,7 +65,7 @@ def test_an_answer_that_takes_too_long_is_given_up(world: AwsWorld) -> None:
 
 def test_what_is_missing_is_said_and_may_be_waited_for(world: AwsWorld, profile: str) -> None:
     waited: list[float] = []
-    aws = AwsClient(world.access(profile), patience=RetryPolicy(attempts=3), sleep=waited.append)
+    aws = AwsClient(world.access(profile), patience=RetryPolicy(attempts=3, base=0.2, most=20.0), sleep=waited.append)
     with pytest.raises(AwsMissing, match=r"InvalidSnapshot\.NotFound") as raised:
         aws.ec2("describe_snapshots", SnapshotIds=["snap-0123456789abcdef0"])
     assert raised.value.fault == "InvalidSnapshot.NotFound"

@@ -2,6 +2,7 @@
 
 import uuid as uuids
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Everything that waits waits a tenth as long."""
-    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.1)
-    monkeypatch.setattr(backoff, "LONGEST_DELAY", 1.0)
+    monkeypatch.setattr(backoff, "RETRIES", replace(backoff.RETRIES, base=0.1, most=1.0))
     monkeypatch.setattr(agents, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "LOOK_EVERY", 0.1)
     monkeypatch.setattr(reporting, "TELL_EVERY", 0.01)

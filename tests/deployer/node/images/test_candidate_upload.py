@@ -4,6 +4,7 @@ import shutil
 import threading
 import uuid as uuids
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Nobody waits long."""
-    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.05)
+    monkeypatch.setattr(backoff, "RETRIES", replace(backoff.RETRIES, base=0.05))
     found = World(tmp_path)
     yield found
     found.hold.set()

@@ -1,15 +1,21 @@
-"""Sizes and durations as people write them in policies and on the command line: a whole number and its unit."""
+"""Sizes and durations as people write them in policies, settings, recipes and commands: a whole number and its unit.
+
+Not pydantic's ByteSize: it reads 256M as 256 000 000 bytes, less than whoever writes that of a machine's memory means, and a
+bare 4 as 4 bytes.
+"""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field
-
-from catalog.image.address import MAX_SIZE
+from pydantic import AfterValidator, BeforeValidator, Field
 
 SIZE_UNITS: Final = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+MAX_SIZE: Final = 64 << 40
+"""Bytes that anything here may have."""
 
 MAX_DURATION: Final = 100 * 365 * 86400
 """Seconds. A hundred years: whoever means "for ever" says so in a way that dates can still be computed with."""
@@ -26,7 +32,7 @@ def parse_size(text: object) -> int:
 
 
 def parse_duration(text: object) -> int:
-    """Seconds of `90s`, `30m`, `12h`, `30d`, `2w`; ValueError when it is anything else or more than a hundred years."""
+    """Seconds of `90s`, `30m`, `12h`, `30d`, `2w`, `2y` (a year has 365 days); ValueError when it is anything else or more than a hundred years."""
     seconds = _amount(text, DURATION_UNITS, "a duration such as '30m', '12h' or '30d'")
     if seconds > MAX_DURATION:
         raise ValueError(f"{text} is longer than a hundred years")
@@ -42,11 +48,29 @@ def duration_text(duration: int | timedelta) -> str:
     """The shortest exact way to write whole seconds: what `parse_duration` reads back as the same number."""
     seconds = int(duration.total_seconds()) if isinstance(duration, timedelta) else duration
     # In days at most: what somebody wrote as 7d should not come back as 1w.
-    return _text(seconds, {unit: factor for unit, factor in DURATION_UNITS.items() if unit != "w"})
+    return _text(seconds, {unit: factor for unit, factor in DURATION_UNITS.items() if unit not in {"w", "y"}})
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+def _or_number(parse: Callable[[object], int]) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+ByteSetting = Annotated[int, _or_number(parse_size), Field(ge=0)]
+SecondSetting = Annotated[int, _or_number(parse_duration), Field(ge=0)]
+"""Settings that were numbers of bytes and of seconds before they could be written with a unit, and still can be."""
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+DurationText = Annotated[str, AfterValidator(_duration)]
+"""A duration that is kept as it was written."""
 
 
 def _amount(text: object, units: dict[str, int], wanted: str) -> int:

@@ -5,8 +5,8 @@ import secrets
 import pytest
 
 from deployer.ec2.aws.client import AwsClient
-from deployer.ec2.aws.retry import RetryPolicy
 from deployer.ec2.errors import AwsFailed, AwsThrottled, AwsUnreachable
+from signer.runtime.retry import RetryPolicy
 from tests.support.aws.fake_aws import REGION, AwsWorld
 
 SHORT = RetryPolicy(attempts=3, base=0.001, most=0.002)
@@ -33,7 +33,9 @@ def test_what_may_help_is_repeated(world: AwsWorld, kind: str) -> None:
 def test_what_never_ends_is_an_error_after_so_many_attempts(world: AwsWorld, kind: str, error: type[AwsFailed]) -> None:
     world.faults(rate=1.0, kinds=[kind])
     begun, heard, waited = world.asked(), list[int](), list[float]()
-    aws = AwsClient(world.access(), patience=RetryPolicy(attempts=3), sleep=waited.append, chance=lambda: 0.5)
+    aws = AwsClient(
+        world.access(), patience=RetryPolicy(attempts=3, base=0.2, most=20.0), sleep=waited.append, chance=lambda: 0.5
+    )
     with pytest.raises(error, match="ebs start_snapshot: ") as raised:
         aws.ebs("start_snapshot", throttled=lambda: heard.append(1), VolumeSize=1, ClientToken=secrets.token_hex(8))
     assert type(raised.value) is error
@@ -52,11 +54,3 @@ def test_what_may_have_been_done_is_not_done_twice(world: AwsWorld, kind: str, t
     with pytest.raises(AwsFailed):
         aws.ec2("create_volume", once=True, Size=1, AvailabilityZone=f"{REGION}a")
     assert world.asked() - begun == times
-
-
-def test_a_service_that_is_younger_than_its_library_is_waited_for_no_longer_than_it_wants() -> None:
-    patience = RetryPolicy(attempts=5, base=1.0, most=10.0)
-    assert [patience.pause(n, 0.5) for n in (1, 2, 3, 4, 5, 60)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
-    assert patience.pause(1, 0.0, 3.0) == 3.0
-    assert patience.pause(1, 0.0, 3000.0) == 10.0
-    assert [patience.again(n) for n in (1, 4, 5)] == [True, True, False]
