@@ -7,7 +7,6 @@ ranges. Every answer has a maximum length and every wait an end.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import Self, TypeVar
 
 from catalog.content import multipart_ranges
@@ -65,9 +64,7 @@ class CatalogClient:
         """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Close."""
         self.close()
 

@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
-from catalog.client.client import CatalogClient
 from catalog.client.failover import FailoverClient
 from catalog.client.seen_names import SeenNames
 from catalog.errors import (
@@ -113,9 +111,7 @@ class TrustedCatalog:
         """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         """Close."""
         self.close()
 
@@ -200,7 +196,7 @@ class TrustedCatalog:
     def refresh(self) -> None:
         """Refresh the trusted metadata."""
         with self._lock:
-            self._refreshed(fresh=True)
+            next(self._currents(fresh=True))
 
     def content_range(self, address: Address, start: int, end: int) -> Iterator[bytes]:
         """As CatalogClient's; where one source stops, the next continues."""
@@ -247,32 +243,42 @@ class TrustedCatalog:
 
     def _find(self, path: str, *, fresh: bool = False) -> bytes:
         """A current target; from another source if the first does not list it or cannot send it."""
+        problem: CatalogError | None = None
         with self._lock:
-            tried: list[str] = []
-            problem: CatalogError | None = None
-            current: CurrentTargets | None
-            url, current = self._refreshed(fresh=fresh)
-            while current is not None:
+            for current in self._currents(fresh=fresh):
                 try:
                     return current.find(path)
                 except (NotFound, Unavailable, Unverified) as exc:
                     problem = exc if problem is None or isinstance(problem, NotFound) else problem
-                tried.append(url)
-                url, current = self._another(tried)
-            raise problem or Unavailable(f"{self.url}: cannot download {path}")
+        raise problem or Unavailable(f"{self.url}: cannot download {path}")
 
-    def _refreshed(self, *, fresh: bool) -> tuple[str, CurrentTargets]:
-        self._pinned()
+    def _currents(self, *, fresh: bool) -> Iterator[CurrentTargets]:
+        """What each source lists now, refreshed when it is asked for; first a recent refresh, unless this is to be fresh.
+
+        Raises:
+            CatalogError: no source answers; the gravest of their errors.
+        """
+        tuf, first = self._pinned(), None
         if self._current is not None and not fresh and self._clock() - self._current[0] < REUSE:
-            return self._current[1], self._current[2]
-        self._current = None
+            _, first, current = self._current
+            yield current
+        else:
+            self._current = None
         problem: CatalogError | None = None
         for client in self._sources.ordered():
+            if client.url == first:
+                continue
             try:
-                return client.url, self._ask(client)
+                current = tuf.refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
             except CatalogError as exc:
                 problem = self._sources.record_failure(client, exc, problem)
-        raise problem or Unavailable("no catalog is configured")
+                continue
+            self._sources.record_answer(client)
+            self._current = self._clock(), client.url, current
+            first = first or client.url
+            yield current
+        if first is None:
+            raise problem or Unavailable("no catalog is configured")
 
     def _pinned(self) -> TufClient:
         if self._tuf is None:
@@ -283,21 +289,6 @@ class TrustedCatalog:
                 self._directory, root, self._now, transport=self._transport, credentials=self._credentials
             )
         return self._tuf
-
-    def _another(self, tried: Sequence[str]) -> tuple[str, CurrentTargets | None]:
-        for client in self._sources.ordered():
-            if client.url not in tried:
-                try:
-                    return client.url, self._ask(client)
-                except CatalogError as exc:
-                    self._sources.record_failure(client, exc, None)
-        return "", None
-
-    def _ask(self, client: CatalogClient) -> CurrentTargets:
-        current = self._pinned().refresh(f"{client.url}/tuf/metadata/", f"{client.url}/tuf/targets/")
-        self._sources.record_answer(client)
-        self._current = self._clock(), client.url, current
-        return current
 
 
 def pin_root(file: Path, root: bytes) -> str:
