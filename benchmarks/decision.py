@@ -21,6 +21,7 @@ from deployer.policy.store import RuleSet
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
 from signer.verification.signature_cache import SignatureCache
+from signer.verification.signers import KeySigner
 from tests.support.factories import manifest
 
 ENDORSERS, RULES, PARTITIONS = 10, 200, 30
@@ -51,7 +52,7 @@ def run(workdir: Path) -> dict[str, Any]:
     keyring, now = Keyring(workdir / "keys"), datetime.now(UTC)
     keys = [keyring.generate(f"Endorser {number} <e{number}@star.example>") for number in range(ENDORSERS)]
     image = manifest([Address.parse(f"{number:064x}-65536") for number in range(14)])
-    pairs = [endorse(keyring, image.image_id, image.title, key, datetime.now(UTC)) for key in keys]
+    pairs = [endorse(KeySigner(keyring, key), image.image_id, image.title, datetime.now(UTC)) for key in keys]
     rules = _rules(workdir, keyring, keys)
     case = EvaluationInput(image, pairs, Request.supposed(image.needs, memory=1 << 30, cores=2))
 

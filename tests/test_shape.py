@@ -252,3 +252,29 @@ def test_importing_values_loads_no_service(module: str, without: set[str]) -> No
     program = f"import sys, {module}; print(*sorted(set(sys.modules) & {without!r}))"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == ""
+
+
+MAX_PARAMETERS = 8
+
+
+def is_entry_point(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function's parameters are a command's options (typer) or a route's parts (FastAPI)."""
+    annotations = [ast.unparse(each.annotation) for each in function.args.args if each.annotation is not None]
+    calls = [each.func for each in function.decorator_list if isinstance(each, ast.Call)]
+    return "typer.Context" in annotations or any(
+        isinstance(call, ast.Attribute) and call.attr in {"command", "get", "post", "put", "patch", "delete"}
+        for call in calls
+    )
+
+
+def test_no_function_takes_more_than_eight_parameters() -> None:
+    """What belongs together is one value. Commands and routes have as many as their options and parts."""
+    found = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_entry_point(node):
+                continue
+            names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if len([name for name in names if name not in {"self", "cls"}]) > MAX_PARAMETERS:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert found == []

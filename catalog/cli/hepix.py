@@ -20,7 +20,7 @@ from signer.runtime import files, terminal
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
-from signer.verification.signers import CertificateSigner
+from signer.verification.signers import CertificateSigner, KeySigner
 from signer.verification.trust import Anchor
 from signer.x509.ca_directory import DEFAULT_DIRECTORY
 from signer.x509.certificates import Credential
@@ -144,13 +144,11 @@ def import_hepix(
             one = import_image(found, listed, target, order, now, terminal.progress)
             manifest = one.made.bundle.manifest
             pair = endorse(
-                keyring,
+                KeySigner(keyring, signing, passphrase),
                 manifest.image_id,
                 manifest.title,
-                signing,
                 now,
                 comment=f"from the image list {found.identifier} {found.version}"[:200],
-                passphrase=passphrase,
             )
             one.made.bundle.add_endorsement(*pair)
             taken.append((target, one))

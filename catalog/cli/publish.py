@@ -24,7 +24,7 @@ from signer.runtime import terminal
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
-from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_as, endorse_partition
+from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse, endorse_partition
 
 if TYPE_CHECKING:
     from catalog.client.client import CatalogClient
@@ -79,7 +79,7 @@ def endorse_command(
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     terms = {"role": role, "lifetime": timedelta(days=days), "comment": comment}
     if partition is None:
-        statement, signature = endorse_as(signer, manifest.image_id, manifest.title, now, **terms)  # type: ignore[arg-type]
+        statement, signature = endorse(signer, manifest.image_id, manifest.title, now, **terms)  # type: ignore[arg-type]
     else:
         address = _partition(bundle, partition)
         statement, signature = endorse_partition(signer, address, title or manifest.title, now, **terms)  # type: ignore[arg-type]

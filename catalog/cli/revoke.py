@@ -16,7 +16,7 @@ from signer.openpgp.keys import normalize_fingerprint
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import EndorsementStatement, PartitionStatement, parse_any_endorsement
-from signer.statements.revocation import SECURITY_OFFICER, RevocationReason
+from signer.statements.revocation import SECURITY_OFFICER, RevocationReason, RevokedObject
 from signer.verification.revocations import revoke
 from signer.x509.certificates import read_certificate
 
@@ -66,7 +66,13 @@ def revoke_endorsement(
         for digest, said in wanted:
             why, now = _reason(reason), utc_now()
             pair = revoke(
-                signer, "endorsement", said.title, said.vo, now, reason=why, role=role, digest=digest, comment=comment
+                signer,
+                RevokedObject("endorsement", said.title, digest=digest),
+                said.vo,
+                now,
+                reason=why,
+                role=role,
+                comment=comment,
             )
             client.revoke(*pair)
     rows = [{"statement": digest, "endorser": said.predicate.endorser, "title": said.title} for digest, said in wanted]
@@ -94,13 +100,11 @@ def revoke_image(
         manifest = client.manifest(client.resolve(Reference.parse(reference)))
         statement, signature = revoke(
             signer,
-            "image",
-            manifest.title,
+            RevokedObject("image", manifest.title, digest=manifest.image_id),
             manifest.vo,
             utc_now(),
             reason=_reason(reason),
             role=role,
-            digest=manifest.image_id,
             comment=comment,
         )
         client.revoke(statement, signature)
@@ -129,14 +133,13 @@ def revoke_key(
     name, serial = _key_name(target)
     statement, signature = revoke(
         signer,
-        "key",
-        name,
+        RevokedObject(
+            "key", name, serial=serial, since=None if since is None else since.replace(tzinfo=UTC, microsecond=0)
+        ),
         vo,
         utc_now(),
         reason=_reason(reason),
         role=role,
-        since=None if since is None else since.replace(tzinfo=UTC, microsecond=0),
-        serial=serial,
         comment=comment,
     )
     with open_client(context, catalog) as client:

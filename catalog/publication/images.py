@@ -27,7 +27,7 @@ from catalog.tuf_repository.status import list_warnings
 from signer.errors import DocumentError
 from signer.statements.endorsement import PartitionStatement, parse_any_endorsement
 from signer.verification.endorsements import MAX_ENDORSEMENTS, verify_endorsements
-from signer.verification.trust import Anchor
+from signer.verification.trust import Anchor, EndorsedImage
 from signer.x509.cms_verifier import X509Rules
 
 
@@ -224,13 +224,11 @@ class PublicationService:
             others = {found.vo for pair in pairs if (found := _partition(pair[0])) is not None} - {vo}
             foreign = [anchor for other in sorted(others) for anchor in images.list_anchors(connection, other)]
         checks = verify_endorsements(
-            manifest.image_id,
+            EndorsedImage(manifest.image_id, manifest.title, {str(address) for address in manifest.contents()}),
             pairs,
             [*anchors, *foreign],
             now,
-            title=manifest.title,
             x509=self.x509,
-            addresses={str(address) for address in manifest.contents()},
         )
         accepted, reasons = [], []
         for pair, check in zip(pairs, checks, strict=True):

@@ -22,7 +22,7 @@ from signer.errors import PartitaError
 from signer.verification.endorsements import verify_endorsements
 from signer.verification.revocations import EffectiveRevocation, apply_revocations, verify_revocations
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import EndorsementCheck
+from signer.verification.trust import EndorsedImage, EndorsementCheck
 
 log = logging.getLogger("partita.node")
 
@@ -104,14 +104,14 @@ def _verified(
 ) -> list[EndorsementCheck]:
     manifest = case.manifest
     checks = verify_endorsements(
-        manifest.image_id,
+        EndorsedImage(
+            manifest.image_id, manifest.title, {str(part.content) for part in manifest.partitions() if part.content}
+        ),
         case.pairs,
         rules.policy.anchors_for(manifest),
         now,
-        title=manifest.title,
         cache=memory,
         x509=rules.policy.x509_rules,
-        addresses={str(part.content) for part in manifest.partitions() if part.content},
     )
     return apply_revocations(case.withdrawn.blocks.void(checks), held)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -59,14 +60,27 @@ class BootedMachine(Protocol):
         """At least those of the manifest, in its order."""
 
 
+@dataclass(frozen=True)
+class ReceiptIssuer:
+    """The node that signs a receipt.
+
+    Attributes:
+        node: its UUID.
+        key: the fingerprint of its key.
+        audit: the head of its log.
+    """
+
+    node: str
+    key: str
+    audit: AuditHead
+
+
 def build_receipt(
-    node: str,
-    key: str,
+    issuer: ReceiptIssuer,
     spec: BootedMachine,
     manifest: Manifest,
     decision: Decision,
     counted: Sequence[tuple[EndorsementCheck, bytes]],
-    audit: AuditHead,
     now: datetime,
     cloud: CloudPlacement | None = None,
     origin: PreviousReceipt | None = None,
@@ -74,13 +88,11 @@ def build_receipt(
     """The statement for a machine that is about to boot: canonical bytes, ready to be signed.
 
     Args:
-        node: its UUID.
-        key: fingerprint of the node's key.
+        issuer: the node.
         spec: what the hypervisor is told.
         manifest: the image.
         decision: the one that it is booted by.
         counted: the endorsements that count, each with its statement.
-        audit: the head of the node's log.
         now: when.
         cloud: where it runs, if that is not the node.
     """
@@ -90,7 +102,7 @@ def build_receipt(
         "subject": [{"name": manifest.title, "digest": {"sha256": manifest.image_id.removeprefix("sha256:")}}],
         "predicateType": SUMMARY_TYPE,
         "predicate": {
-            "verifier": {"id": f"urn:partita:node:{node}"},
+            "verifier": {"id": f"urn:partita:node:{issuer.node}"},
             "timeVerified": now.replace(microsecond=0),
             "resourceUri": f"urn:partita:image:{manifest.image_id}",
             "policy": {"digest": {"sha256": decision.policy.removeprefix("sha256:")}},
@@ -100,7 +112,7 @@ def build_receipt(
             "urn:partita:deployment:v1": DeploymentDetails(
                 machine=spec.uuid,
                 name=spec.name,
-                key=key,
+                key=issuer.key,
                 endorsers=tuple(
                     ReceiptEndorser(endorser=check.fingerprint, role=check.role, statement=digest)
                     for (check, _), digest in zip(counted, digests, strict=True)
@@ -109,7 +121,7 @@ def build_receipt(
                 disks=tuple(_disk(spec.disks[index], disk) for index, disk in enumerate(manifest.disks)),
                 memory=spec.memory,
                 cores=spec.cores,
-                audit=audit,
+                audit=issuer.audit,
                 cloud=cloud,
                 origin=origin,
             ),

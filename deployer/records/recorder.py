@@ -16,7 +16,7 @@ from deployer.policy.evaluation import Evaluation, EvaluationInput
 from deployer.policy.store import RuleSet
 from deployer.records.machine_store import MachineRecord
 from deployer.records.receipt import CloudPlacement, PreviousReceipt
-from deployer.records.receipt_builder import BootedMachine, build_receipt
+from deployer.records.receipt_builder import BootedMachine, ReceiptIssuer, build_receipt
 from deployer.records.receipt_store import ReceiptStore
 from deployer.trials.request_log import (
     EncodedStatement,
@@ -126,13 +126,11 @@ class Recorder:
         """The same for one that may run elsewhere; returns the SHA-256 of the receipt."""
         now = self._clock()
         statement = build_receipt(
-            self._node,
-            self.receipts.key,
+            ReceiptIssuer(self._node, self.receipts.key, self.audit.head),
             spec,
             case.manifest,
             judged.decision,
             judged.counted,
-            self.audit.head,
             now,
             cloud,
             origin,

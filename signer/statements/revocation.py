@@ -6,6 +6,7 @@ signer.verification.revocations says what a revocation does.
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal, Self
@@ -111,53 +112,65 @@ class RevocationStatement(Document):
         return self.predicate.revoker.partition(":")[2]
 
 
+@dataclass(frozen=True)
+class RevokedObject:
+    """What is revoked.
+
+    Attributes:
+        kind: the kind of object.
+        name: VO/name@version, or `openpgp:FINGERPRINT` or `x509:SUBJECT` for a key.
+        digest: of the endorsement's statement, or of the manifest: 64 hex digits, with or without `sha256:`.
+        serial: of one certificate, hex.
+        since: from when on; by default when the revocation is issued.
+    """
+
+    kind: RevocationKind
+    name: str
+    digest: str = ""
+    serial: str | None = None
+    since: datetime | None = None
+
+
 def revocation_statement(
-    kind: RevocationKind,
-    target: str,
+    revoked: RevokedObject,
     revoker: str,
     vo: str,
     role: str,
     reason: RevocationReason,
     issued: datetime,
-    *,
-    digest: str = "",
-    since: datetime | None = None,
-    serial: str | None = None,
     comment: str = "",
 ) -> bytes:
     """Make the canonical bytes of a revocation, ready to be signed.
 
     Args:
-        kind: the kind of object that is revoked.
-        target: VO/name@version, or `openpgp:FINGERPRINT` or `x509:SUBJECT` for a key.
+        revoked: the object.
         revoker: `openpgp:FINGERPRINT` or `x509:SUBJECT` of the signer.
         vo, role: the VO concerned, and the signer's function.
         reason: see `RevocationReason`.
         issued: now.
-        digest: of the endorsement's statement, or of the manifest: 64 hex digits, with or without `sha256:`.
-        since: from when on; by default `issued`.
-        serial: of one certificate, hex.
         comment: free text.
 
     Raises:
         DocumentError: an argument is malformed; says which.
     """
-    hashed = hashlib.sha256(target.encode()).hexdigest() if kind == "key" else digest.removeprefix("sha256:")
+    hashed = hashlib.sha256(revoked.name.encode()).hexdigest()
+    if revoked.kind != "key":
+        hashed = revoked.digest.removeprefix("sha256:")
     predicate = {
-        "kind": kind,
+        "kind": revoked.kind,
         "revoker": revoker,
         "vo": vo,
         "role": role,
         "reason": reason,
         "issued": write_instant(issued),
-        "since": write_instant(since or issued),
+        "since": write_instant(revoked.since or issued),
         "comment": comment,
     }
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": target, "digest": {"sha256": hashed}}],
+        "subject": [{"name": revoked.name, "digest": {"sha256": hashed}}],
         "predicateType": REVOCATION_TYPE,
-        "predicate": predicate | ({"serial": serial} if serial is not None else {}),
+        "predicate": predicate | ({"serial": revoked.serial} if revoked.serial is not None else {}),
     }
     return canonical(validate(RevocationStatement, statement, "revocation"))
 

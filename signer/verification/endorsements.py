@@ -1,17 +1,17 @@
 """Makes endorsements, and verifies which of them count: statements, signatures and anchors together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from signer.errors import SignatureError
-from signer.openpgp.keyring import Keyring
 from signer.statements.endorsement import MAX_STATEMENT, cluster_statement, endorsement_statement, partition_statement
 from signer.verification.batch import SCHEMES, examine_all
 from signer.verification.signature_cache import SignatureCache, anchors_digest
-from signer.verification.signers import KeySigner, Signer
+from signer.verification.signers import Signer
 from signer.verification.trust import (
     Anchor,
     Claim,
+    EndorsedImage,
     EndorsementCheck,
     evaluate_claim,
     read_claim,
@@ -27,40 +27,6 @@ DEFAULT_ROLE = "image-administrator"
 
 
 def endorse(
-    keyring: Keyring,
-    image_id: str,
-    title: str,
-    fingerprint: str,
-    now: datetime,
-    *,
-    role: str = DEFAULT_ROLE,
-    lifetime: timedelta = ENDORSEMENT_LIFETIME,
-    comment: str = "",
-    passphrase: str = "",
-) -> tuple[bytes, bytes]:
-    """Endorse an image with a key; returns the statement's bytes and the detached signature over them.
-
-    Args:
-        keyring: the keyring that has the key.
-        image_id: `sha256:` and 64 hex digits.
-        title: VO/name@version.
-        fingerprint: of the primary key to sign with.
-        now: the time of issue.
-        role: the endorser's function; a site trusts a key for named roles.
-        lifetime: how long the endorsement is valid.
-        comment: free text for people.
-        passphrase: of the key; empty if it has none.
-
-    Raises:
-        DocumentError: an argument is malformed.
-        KeyUnusable: the keyring does not have the key, or it cannot sign.
-        SignatureError: the new signature does not verify, such as by a key that gpg accepts but sites would not.
-    """
-    signer = KeySigner(keyring, fingerprint, passphrase)
-    return endorse_as(signer, image_id, title, now, role=role, lifetime=lifetime, comment=comment)
-
-
-def endorse_as(
     signer: Signer,
     image_id: str,
     title: str,
@@ -70,7 +36,21 @@ def endorse_as(
     lifetime: timedelta = ENDORSEMENT_LIFETIME,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
-    """Endorse an image as the signer; other arguments, result and errors as in :func:`endorse`."""
+    """Endorse an image; returns the statement's bytes and the detached signature over them.
+
+    Args:
+        signer: the endorser.
+        image_id: `sha256:` and 64 hex digits.
+        title: VO/name@version.
+        now: the time of issue.
+        role: the endorser's function; a site trusts a key for named roles.
+        lifetime: how long the endorsement is valid.
+        comment: free text for people.
+
+    Raises:
+        DocumentError: an argument is malformed.
+        KeyUnusable, SignatureError: as `Signer.sign`.
+    """
     statement = endorsement_statement(image_id, title, signer.endorser, role, now, now + lifetime, comment)
     return statement, signer.sign(statement, now)
 
@@ -120,30 +100,25 @@ def endorse_cluster(
 
 
 def verify_endorsements(
-    image_id: str,
+    image: EndorsedImage,
     pairs: Sequence[tuple[bytes, bytes]],
     anchors: Sequence[Anchor],
     now: datetime,
     *,
-    title: str | None = None,
     max_age: timedelta | None = None,
     cache: SignatureCache | None = None,
     x509: X509Rules | None = None,
-    addresses: Collection[str] = (),
 ) -> list[EndorsementCheck]:
     """Verify endorsements; returns a check of each, in the order given. One that does not count is not an error.
 
     Args:
-        image_id: the image in question, `sha256:` and 64 hex digits.
+        image: the image in question.
         pairs: (statement, detached signature).
         anchors: the endorsers that the site trusts, by VO and role.
         now: the time of the decision.
-        title: the image's VO/name@version from its manifest; an endorsement of another title does not count. Without it,
-            compare the `vo` of each check with the manifest's.
         max_age: since the endorsement was issued; None for any.
         cache: of earlier results; without one all signatures are examined.
         x509: the rules and CAs for certificates; without them no certificate counts.
-        addresses: of the image's partitions; endorsements of these are accepted as well, and their checks say so.
 
     Raises:
         SignatureError: there are more than MAX_ENDORSEMENTS.
@@ -151,12 +126,11 @@ def verify_endorsements(
     """
     # 1. Sizes come first: nothing oversized is parsed, hashed or passed on.
     if len(pairs) > MAX_ENDORSEMENTS:
-        raise SignatureError(f"{image_id} has {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed")
+        raise SignatureError(
+            f"{image.image_id} has {len(pairs)} endorsements, more than the {MAX_ENDORSEMENTS} allowed"
+        )
     # 2 to 4. The claims; the parser limits the size of statements.
-    claims = [
-        read_claim(image_id, statement[: MAX_STATEMENT + 1], anchors, title=title, addresses=addresses)
-        for statement, _ in pairs
-    ]
+    claims = [read_claim(image, statement[: MAX_STATEMENT + 1], anchors) for statement, _ in pairs]
     return _evaluate(claims, pairs, anchors, now, max_age, cache, x509)
 
 

@@ -15,9 +15,9 @@ from signer.openpgp.status_lines import SKEW
 from signer.statements.endorsement import MAX_STATEMENT
 from signer.statements.revocation import (
     SECURITY_OFFICER,
-    RevocationKind,
     RevocationReason,
     RevocationStatement,
+    RevokedObject,
     parse_revocation,
     revocation_statement,
 )
@@ -88,16 +88,12 @@ class RevocationCheck:
 
 def revoke(
     signer: Signer,
-    kind: RevocationKind,
-    target: str,
+    revoked: RevokedObject,
     vo: str,
     now: datetime,
     *,
     reason: RevocationReason,
     role: str = SECURITY_OFFICER,
-    digest: str = "",
-    since: datetime | None = None,
-    serial: str | None = None,
     comment: str = "",
 ) -> tuple[bytes, bytes]:
     """Make a revocation: the statement's bytes and the signature. Arguments as in `revocation_statement`.
@@ -106,9 +102,7 @@ def revoke(
         DocumentError: an argument is malformed.
         KeyUnusable, SignatureError: as `Signer.sign`.
     """
-    statement = revocation_statement(
-        kind, target, signer.endorser, vo, role, reason, now, digest=digest, since=since, serial=serial, comment=comment
-    )
+    statement = revocation_statement(revoked, signer.endorser, vo, role, reason, now, comment)
     return statement, signer.sign(statement, now)
 
 

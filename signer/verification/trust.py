@@ -109,22 +109,29 @@ class ExaminedStatement:
     problem: str = ""
 
 
-def read_claim(
-    image_id: str,
-    data: bytes,
-    anchors: Sequence[Anchor],
-    *,
-    title: str | None = None,
-    addresses: Collection[str] = (),
-) -> Claim | EndorsementCheck:
+@dataclass(frozen=True)
+class EndorsedImage:
+    """The image that endorsements are verified for.
+
+    Attributes:
+        image_id: `sha256:` and 64 hex digits.
+        title: VO/name@version from its manifest; an endorsement of another title does not count. Without it, compare the
+            `vo` of each check with the manifest's.
+        addresses: of its partitions; endorsements of these are accepted as well, and their checks say so.
+    """
+
+    image_id: str
+    title: str | None = None
+    addresses: Collection[str] = ()
+
+
+def read_claim(image: EndorsedImage, data: bytes, anchors: Sequence[Anchor]) -> Claim | EndorsementCheck:
     """Read what a statement claims (steps 2 to 4), or why it cannot count by any signature.
 
     Args:
-        image_id: the image in question.
+        image: the image in question; a statement may be about one of its partitions instead.
         data: the statement's bytes, exactly those that are signed.
         anchors: the endorsers that the site trusts.
-        title: the image's VO/name@version if known; the statement must then name the same.
-        addresses: of the image's partitions; a statement may be about one of them instead.
     """
     digest = hashlib.sha256(data).hexdigest()
     # 2. The statement is an endorsement, strictly parsed from its canonical bytes.
@@ -134,12 +141,12 @@ def read_claim(
         return EndorsementCheck(counts=False, reason=f"{exc}.")
     # 3. Its only subject is this image.
     partition = isinstance(statement, PartitionStatement)
-    if partition and statement.address not in addresses:
+    if partition and statement.address not in image.addresses:
         return _refused(statement, f"It is about a partition that the image does not have, {statement.address}.")
-    if not partition and statement.image_id != image_id:
+    if not partition and statement.image_id != image.image_id:
         return _refused(statement, f"It is about another image, {statement.image_id}.")
-    if not partition and title is not None and statement.title != title:
-        return _refused(statement, f"It calls the image {statement.title}, but its manifest says {title}.")
+    if not partition and image.title is not None and statement.title != image.title:
+        return _refused(statement, f"It calls the image {statement.title}, but its manifest says {image.title}.")
     return _anchored(statement, anchors, digest)
 
 

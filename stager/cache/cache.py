@@ -122,7 +122,7 @@ class Cache:
 
     def on_gone(self, listener: Callable[[CacheKey], None]) -> None:
         """Have a listener called with the key of each entry that leaves, under the cache's lock: it must not wait."""
-        self._allowance.gone = listener
+        self._allowance.on_gone(listener)
 
     # Leases
 

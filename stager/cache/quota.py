@@ -40,7 +40,11 @@ class CacheQuota:
         self._root, self._quota, self._ledger, self._disk, self._clock = root, quota, ledger, disk, clock
         self._shares = dict(shares or {})
         self._users: Counter[CacheKey] = Counter()
-        self.gone: Callable[[CacheKey], None] = _nobody
+        self._gone: Callable[[CacheKey], None] = _nobody
+
+    def on_gone(self, listener: Callable[[CacheKey], None]) -> None:
+        """See `Cache.on_gone`."""
+        self._gone = listener
 
     def enter(self, keys: Iterable[CacheKey]) -> None:
         """This process begins to work with those: they are not evicted, leased or not."""
@@ -158,7 +162,7 @@ class CacheQuota:
             except OSError as exc:
                 failure = failure or exc
         for key in keys:
-            self.gone(key)
+            self._gone(key)
             with suppress(OSError):
                 beside.remove_sidecars(self._disk, self._root, key)
         if failure is not None:
@@ -169,7 +173,7 @@ class CacheQuota:
         with self._ledger.transaction():
             self._ledger.drop_entry(entry.key)
             self._ledger.put_trash(TrashedEntry(name, entry, self._clock(), reason))
-        self.gone(entry.key)
+        self._gone(entry.key)
         self._disk.rename(entry_path(self._root, entry.key), self._root / TRASH / name)
 
     def restore(self, key: CacheKey) -> bool:

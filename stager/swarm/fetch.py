@@ -28,7 +28,6 @@ from stager.errors import (
     TrackerUnavailable,
 )
 from stager.fetch.http import join_ranges
-from stager.fetch.resume import find_leaves
 from stager.fetch.sources import ContentSource, read_ranges
 from stager.swarm.stall_policy import RescueAction, StallHistory, decide_rescue
 from stager.swarm.swarm import Swarm
@@ -88,6 +87,24 @@ class FetchResult:
     seconds: float = field(default=0.0, compare=False)
 
 
+@dataclass(frozen=True)
+class SwarmFile:
+    """The file that a fetch fills.
+
+    Attributes:
+        guide: the content, with its proved piece layer.
+        path: where it is.
+        leaves: those that are in the file. Leaves of a piece of which others are missing need not be proved: if one is
+            wrong, the piece is, and comes again.
+        journal: where the exact state is kept meanwhile; removed at the end.
+    """
+
+    guide: PieceMap
+    path: Path
+    leaves: LeafSet
+    journal: Path | None = None
+
+
 class SwarmFetch:
     """One fetch.
 
@@ -95,14 +112,9 @@ class SwarmFetch:
         swarm: the node's part in all swarms; the content stays in it when the fetch is done.
         tracker: says what to fetch first; None leaves everything to the swarm and the watchdog.
         source: the origin.
-        guide: the content, with its proved piece layer.
-        path: the file to fill.
-        journal: where the exact state is kept meanwhile; removed at the end.
-        boot: this boot's name.
+        file: see there.
         rng: spreads the rescues of many nodes over the content.
         advance: called with bytes that are settled.
-        here: the leaves that are in the file; None looks for them. Leaves of a piece of which others are missing need not
-            be proved: if one is wrong, the piece is, and comes again.
     """
 
     def __init__(
@@ -110,21 +122,15 @@ class SwarmFetch:
         swarm: Swarm,
         tracker: TrackerClient | None,
         source: ContentSource,
-        guide: PieceMap,
-        path: Path,
+        file: SwarmFile,
         *,
-        journal: Path | None,
-        boot: str,
         rng: random.Random,
         clock: Callable[[], float] = time.monotonic,
         advance: Advance = ignore_progress,
         patience: float = PATIENCE,
-        here: LeafSet | None = None,
     ) -> None:
-        self._swarm, self._tracker, self._source, self._guide = swarm, tracker, source, guide
-        self._path, self._journal, self._boot = path, journal, boot
+        self._swarm, self._tracker, self._source, self._file, self._guide = swarm, tracker, source, file, file.guide
         self._rng, self._clock, self._advance, self._patience = rng, clock, advance, patience
-        self._here = here
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._http, self._before_http, self._deaf_until = False, 0, 0.0
         self._untold: list[tuple[int, int]] | None = None
@@ -144,13 +150,11 @@ class SwarmFetch:
             OSError: the disk fails.
         """
         began = self._clock()
-        leaves = self._here
-        if leaves is None:
-            leaves = find_leaves(self._guide, self._path, self._journal, self._boot)
+        leaves = self._file.leaves
         self.brought.resumed = self._guide.address.size - leaves.missing
         self._advance(self.brought.resumed)
-        member = self._swarm.join(self._guide, self._path, leaves, self._journal)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        member = self._swarm.join(self._guide, self._file.path, leaves, self._file.journal)
+        descriptor = os.open(self._file.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             with ThreadPoolExecutor(PULLERS, thread_name_prefix="origin") as pool:
                 pullers = [pool.submit(self._pull, member, descriptor) for _ in range(PULLERS)]
@@ -165,8 +169,8 @@ class SwarmFetch:
             os.close(descriptor)
             self._count(member)
             self.brought.seconds = self._clock() - began
-        if self._journal is not None:
-            self._journal.unlink(missing_ok=True)
+        if self._file.journal is not None:
+            self._file.journal.unlink(missing_ok=True)
         return self.brought
 
     def _watch(self, member: SwarmTorrent, pullers: list[Future[None]]) -> None:

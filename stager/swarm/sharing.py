@@ -22,7 +22,7 @@ from stager.content.transfer_stats import TransferInProgress, TransferTraffic
 from stager.fetch.local_reuse import ReuseResult
 from stager.fetch.resume import find_leaves
 from stager.fetch.sources import ContentSource
-from stager.swarm.fetch import SwarmFetch
+from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
@@ -130,13 +130,9 @@ class CacheSharing:
             self._swarm,
             self._tracker,
             source,
-            guide,
-            path,
-            journal=journal,
-            boot=self._boot,
+            SwarmFile(guide, path, here, journal),
             rng=self._rng,
             advance=advance,
-            here=here,
         )
 
         def live() -> TransferTraffic:

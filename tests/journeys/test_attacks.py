@@ -28,11 +28,12 @@ from deployer.policy.store import PolicyStore
 from signer.errors import DocumentError
 from signer.openpgp.keyring import Keyring
 from signer.openpgp.verifier import examine
-from signer.verification.endorsements import endorse, endorse_as, verify_endorsements
+from signer.statements.revocation import RevokedObject
+from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from signer.verification.smime import sign_message
-from signer.verification.trust import EndorsementCheck
+from signer.verification.trust import EndorsedImage, EndorsementCheck
 from stager.cache.cache import Cache
 from stager.errors import ContentCorrupt, NotCached
 from stager.staging import Stager
@@ -77,7 +78,7 @@ class Scene:
     def weigh(self, pair: tuple[bytes, bytes], *trusted: str, image: str = IMAGE) -> EndorsementCheck:
         """What an endorsement is worth to a site that trusts these people."""
         anchors = [self.people.anchor(name) for name in trusted or ("ann", "bob")]
-        (check,) = verify_endorsements(image, [pair], anchors, self.people.now)
+        (check,) = verify_endorsements(EndorsedImage(image), [pair], anchors, self.people.now)
         return check
 
     def policy(self, threshold: int, *trusted: str) -> Policy:
@@ -96,7 +97,9 @@ class Scene:
 
     def decided(self, manifest: Manifest, policy: Policy, *pairs: tuple[bytes, bytes]) -> dict[str, str]:
         """The rules that refuse an image, with their reasons; empty where it is accepted."""
-        checks = verify_endorsements(manifest.image_id, pairs, policy.anchors, self.people.now, title=manifest.title)
+        checks = verify_endorsements(
+            EndorsedImage(manifest.image_id, manifest.title), pairs, policy.anchors, self.people.now
+        )
         decision = decide(policy, ORDER, manifest, checks, self.people.now)
         return {rule.name: rule.reason for rule in decision.failed}
 
@@ -104,7 +107,11 @@ class Scene:
         """Somebody's endorsement of an image."""
         keyring = Keyring(self.people.home)
         return endorse(
-            keyring, manifest.image_id, manifest.title, self.people.fingerprints[by], self.people.now, role=ROLE
+            KeySigner(keyring, self.people.fingerprints[by]),
+            manifest.image_id,
+            manifest.title,
+            self.people.now,
+            role=ROLE,
         )
 
 
@@ -260,7 +267,7 @@ def _(scene: Scene) -> None:
 @attack("Another kind of statement as an endorsement")
 def _(scene: Scene) -> None:
     signer = KeySigner(Keyring(scene.people.home), scene.people.fingerprints["ann"])
-    pair = revoke(signer, "image", TITLE, "star", scene.people.now, digest=IMAGE, reason="compromised")
+    pair = revoke(signer, RevokedObject("image", TITLE, digest=IMAGE), "star", scene.people.now, reason="compromised")
     check = scene.weigh(pair)
     assert not check.counts
     assert "predicateType" in check.reason
@@ -302,16 +309,16 @@ def _grid(scene: Scene, *, crl: bool = True) -> tuple[Grid, Holder, Holder]:
 def _(scene: Scene) -> None:
     grid, ann, namesake = _grid(scene)
     for who, counts in ((ann, True), (namesake, False)):
-        pair = endorse_as(who.signer(), IMAGE, TITLE, grid.now)
-        (check,) = verify_endorsements(IMAGE, [pair], [ann.anchor()], grid.now, x509=grid.rules)
+        pair = endorse(who.signer(), IMAGE, TITLE, grid.now)
+        (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
         assert check.counts is counts, check.reason
 
 
 @attack("CRL missing")
 def _(scene: Scene) -> None:
     grid, ann, _ = _grid(scene, crl=False)
-    pair = endorse_as(ann.signer(), IMAGE, TITLE, grid.now)
-    (check,) = verify_endorsements(IMAGE, [pair], [ann.anchor()], grid.now, x509=grid.rules)
+    pair = endorse(ann.signer(), IMAGE, TITLE, grid.now)
+    (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], [ann.anchor()], grid.now, x509=grid.rules)
     assert not check.counts
     assert "revocation list" in check.reason
 

@@ -12,6 +12,7 @@ import pytest
 
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse
+from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
 
 IMAGE = "sha256:" + "ab" * 32
@@ -69,7 +70,7 @@ class People:
 
     def endorse(self, name: str, *, role: str = ROLE, title: str = TITLE, image: str = IMAGE) -> tuple[bytes, bytes]:
         """An endorsement by that person, made by our own code."""
-        return endorse(Keyring(self.home), image, title, self.fingerprints[name], self.now, role=role)
+        return endorse(KeySigner(Keyring(self.home), self.fingerprints[name]), image, title, self.now, role=role)
 
     def _listed(self, kind: str) -> list[str]:
         listing = self.gpg("--with-colons", "--with-subkey-fingerprint", "--list-keys").decode()

@@ -21,7 +21,7 @@ from deployer.ec2.pool.deployment import Ec2Deployer, charge_of
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.connection import LocalSiteConnection
-from deployer.ec2.site.placement import CachedAccountInfo, Placer, burst_placer, promised_charges
+from deployer.ec2.site.placement import CachedAccountInfo, Ec2Offer, Placer, burst_placer, find_offer, promised_charges
 from deployer.ec2.snapshots.buffer_pool import BufferPool
 from deployer.errors import NoAccount
 from deployer.policy.store import RuleSet
@@ -217,18 +217,13 @@ class AccountAgents:
         self, place: Placer, accounts: Accounts, who: Principal, manifest: Manifest, proposal: Proposal
     ) -> Placer:
         """A way to place somebody's machines that minds EC2 as well; see `bursting`. Errors are told by the placement."""
-        machine = proposal.machine
-        return burst_placer(
-            place,
-            accounts,
-            self._known,
-            who,
-            manifest,
-            proposal.request,
-            machine.max_cores,
-            machine.max_memory,
-            proposal.lifetime,
-        )
+        machine, request, lifetime = proposal.machine, proposal.request, proposal.lifetime
+
+        def offer() -> Ec2Offer:
+            cores, memory = machine.max_cores, machine.max_memory
+            return find_offer(accounts, self._known, who, manifest, request, cores, memory, lifetime)
+
+        return burst_placer(place, request, self._known, offer)
 
     def afford(self, accounts: Accounts, machine: SiteMachine, promised: Sequence[MachineReservation]) -> None:
         """Refuse, with OverBudget, a machine as it is among what is promised, where its account may not spend so much."""

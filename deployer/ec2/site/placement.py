@@ -84,6 +84,14 @@ def find_offer(
 ) -> Ec2Offer:
     """What somebody would get at EC2.
 
+    Args:
+        accounts, known: of the site.
+        who: asks.
+        manifest: of the image.
+        request: as asked.
+        cores, memory: of one machine; bytes.
+        seconds: that the machines may live.
+
     Raises:
         NoAccount: nothing, since no rule speaks of them.
         CannotBoot: the image cannot boot there, or no type fits.
@@ -104,32 +112,21 @@ def find_offer(
 
 
 def burst_placer(
-    place: Placer,
-    accounts: Accounts,
-    known: CachedAccountInfo,
-    who: Principal,
-    manifest: Manifest,
-    request: DeploymentRequest,
-    cores: int,
-    memory: int,
-    seconds: int,
+    place: Placer, request: DeploymentRequest, known: CachedAccountInfo, offer: Callable[[], Ec2Offer]
 ) -> Placer:
     """A way to place machines for one request that minds EC2 as well.
 
     Args:
         place: what chooses among rooms.
-        accounts, known: of the site.
-        who: asks.
-        manifest: of the image.
         request: as asked.
-        cores, memory: of one machine; bytes.
-        seconds: that the machines may live.
+        known: of the site's accounts.
+        offer: see `find_offer`.
     """
     if request.wishes.where == "local":
         return place
     offered: Ec2Offer | PartitaError
     try:  # here, and not where rooms are chosen among: nobody waits for EC2 while the site's memory is held
-        offered = find_offer(accounts, known, who, manifest, request, cores, memory, seconds)
+        offered = offer()
     except PartitaError as exc:
         offered = exc
 

@@ -17,8 +17,9 @@ from catalog.settings import CatalogSettings
 from signer.documents import canonical
 from signer.errors import DocumentError
 from signer.statements.endorsement import parse_cluster_endorsement, parse_endorsement
-from signer.verification.endorsements import endorse_as, endorse_cluster, verify_cluster, verify_endorsements
+from signer.verification.endorsements import endorse, endorse_cluster, verify_cluster, verify_endorsements
 from signer.verification.signers import KeySigner
+from signer.verification.trust import EndorsedImage
 from tests.support.catalog.service_process import Service, Vo, first_root, now
 
 TITLE = "star/batch@1.0"
@@ -92,7 +93,7 @@ def test_endorsements_are_added(service: Service, star: Vo, tmp_path: Path) -> N
 
 
 def _image_statement(vos: dict[str, Vo], data: bytes) -> tuple[bytes, bytes]:
-    return endorse_as(signer(vos["star"]), digest(data), TITLE, now())
+    return endorse(signer(vos["star"]), digest(data), TITLE, now())
 
 
 def _other_document(vos: dict[str, Vo], data: bytes) -> tuple[bytes, bytes]:
@@ -147,8 +148,8 @@ def test_what_does_not_vouch_for_it_publishes_nothing(
 def test_a_clusters_endorsement_vouches_for_no_image(star: Vo) -> None:
     """Nor the other way round, though digest, name and signer are the same."""
     data = document()
-    pair, image = vouched(star, data), endorse_as(signer(star), digest(data), TITLE, now())
-    (check,) = verify_endorsements(digest(data), [pair], [star.anchor()], now(), title=TITLE)
+    pair, image = vouched(star, data), endorse(signer(star), digest(data), TITLE, now())
+    (check,) = verify_endorsements(EndorsedImage(digest(data), TITLE), [pair], [star.anchor()], now())
     assert not check.counts
     (check,) = verify_cluster(digest(data), TITLE, [image], [star.anchor()], now())
     assert not check.counts

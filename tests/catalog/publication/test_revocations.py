@@ -13,8 +13,8 @@ from catalog.db.tables import revocations
 from catalog.errors import NotEntitled
 from catalog.publication.state_directory import open_database
 from signer.errors import DocumentError
-from signer.statements.revocation import SECURITY_OFFICER, parse_revocation
-from signer.verification.endorsements import endorse_as, endorse_partition
+from signer.statements.revocation import SECURITY_OFFICER, RevokedObject, parse_revocation
+from signer.verification.endorsements import endorse, endorse_partition
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from tests.support.catalog.service_process import Service, Vo, now
@@ -39,12 +39,10 @@ def test_a_revocation_is_kept_for_ever(service: Service, client: CatalogClient, 
     (image,) = client.images(None, None)
     pair = revoke(
         signer(star),
-        "image",
-        f"{image.vo}/{image.name}@{image.version}",
+        RevokedObject("image", f"{image.vo}/{image.name}@{image.version}", digest=image.image_id),
         "star",
         now(),
         reason="retired",
-        digest=image.image_id,
     )
     assert client.revocations() == []
     client.revoke(*pair)
@@ -59,7 +57,7 @@ def test_a_revocation_is_kept_for_ever(service: Service, client: CatalogClient, 
 
 
 def test_many_are_read_page_by_page(client: CatalogClient, service: Service, star: Vo) -> None:
-    pair = revoke(signer(star), "key", f"openpgp:{star.fingerprint}", "star", now(), reason="retired")
+    pair = revoke(signer(star), RevokedObject("key", f"openpgp:{star.fingerprint}"), "star", now(), reason="retired")
     database = open_database(service.directory)
     with database.writing() as connection:
         for number in range(150):
@@ -71,9 +69,9 @@ def test_many_are_read_page_by_page(client: CatalogClient, service: Service, sta
 
 def test_strangers_cannot_fill_the_list(client: CatalogClient, vos: dict[str, Vo], star: Vo) -> None:
     key = f"openpgp:{star.fingerprint}"
-    ours = revoke(signer(star), "key", key, "star", now(), reason="compromised")
-    theirs = revoke(signer(vos["atlas"]), "key", key, "star", now(), reason="compromised")
-    nobody = revoke(signer(vos["stranger"]), "key", key, "star", now(), reason="compromised")
+    ours = revoke(signer(star), RevokedObject("key", key), "star", now(), reason="compromised")
+    theirs = revoke(signer(vos["atlas"]), RevokedObject("key", key), "star", now(), reason="compromised")
+    nobody = revoke(signer(vos["stranger"]), RevokedObject("key", key), "star", now(), reason="compromised")
     for pair, error in (
         (theirs, NotEntitled),
         (nobody, NotEntitled),
@@ -87,7 +85,9 @@ def test_strangers_cannot_fill_the_list(client: CatalogClient, vos: dict[str, Vo
 
 
 def test_what_is_revoked_is_listed_as_current(service: Service, client: CatalogClient, star: Vo) -> None:
-    pair = revoke(signer(star), "key", f"openpgp:{star.fingerprint}", "star", now(), reason="compromised")
+    pair = revoke(
+        signer(star), RevokedObject("key", f"openpgp:{star.fingerprint}"), "star", now(), reason="compromised"
+    )
     client.revoke(*pair)
     database: CatalogDatabase = open_database(service.directory)
     with database.reading() as connection:
@@ -105,14 +105,18 @@ def test_certificates_publish_and_partitions_are_vouched_for(tmp_path: Path, sta
     ann, rob = (grid.person(root, f"/DC=org/CN={name}") for name in ("Ann", "Rob"))
     image = bundle(tmp_path / "image")
     address = next(str(part.content) for part in image.manifest.partitions() if part.content)
-    image.add_endorsement(*endorse_as(ann.signer(), image.manifest.image_id, image.manifest.title, now()))
+    image.add_endorsement(*endorse(ann.signer(), image.manifest.image_id, image.manifest.title, now()))
     image.add_endorsement(*endorse_partition(rob.signer(), address, "site/base@1", now(), role="site-reviewer"))
     with Service(tmp_path, ca_directory=grid.path) as service, service.client() as client:
         service.register(star.anchor(), ann.anchor("star"), rob.anchor("site", "site-reviewer"))
         transfer.publish_image(client, image)
         assert len(client.endorsements(image.manifest.image_id)) == 2
         pair = revoke(
-            ann.signer(), "image", image.manifest.title, "star", now(), reason="retired", digest=image.manifest.image_id
+            ann.signer(),
+            RevokedObject("image", image.manifest.title, digest=image.manifest.image_id),
+            "star",
+            now(),
+            reason="retired",
         )
         client.revoke(*pair)
         assert client.revocations() == [pair]

@@ -17,6 +17,7 @@ from deployer.policy.model import Policy
 from signer.errors import KeyUnusable
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse
+from signer.verification.signers import KeySigner
 from tests.support.factories import MIB, bundle
 
 SAMPLES = Path(__file__).parents[3] / "policies"
@@ -41,7 +42,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         (root / f"{name}.asc").write_bytes(keyring.export(fingerprint))
     image = bundle(root / "image", partitions=1, size=MIB)
     manifest = image.manifest
-    image.add_endorsement(*endorse(keyring, manifest.image_id, manifest.title, alice, datetime.now(UTC)))
+    image.add_endorsement(*endorse(KeySigner(keyring, alice), manifest.image_id, manifest.title, datetime.now(UTC)))
     return Site(image, root / "alice.asc", root / "bob.asc", alice)
 
 

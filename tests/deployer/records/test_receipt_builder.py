@@ -11,7 +11,7 @@ import pytest
 from catalog.image.manifest import Manifest
 from deployer.machine.spec import DiskSpec, Overlay, RawFile
 from deployer.records.receipt import read_receipt
-from deployer.records.receipt_builder import build_receipt
+from deployer.records.receipt_builder import ReceiptIssuer, build_receipt
 from signer.audit_log import AuditLog
 from signer.verification.trust import EndorsementCheck
 from tests.support.node.receipts import IMAGE, NODE, NOW, Kept, decided, spec
@@ -23,9 +23,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
 
 
 def test_a_refusal_is_no_level(kept: Kept) -> None:
-    told = json.loads(build_receipt(NODE, kept.store.key, spec(), IMAGE, decided(passed=False), [], kept.head, NOW))[
-        "predicate"
-    ]
+    told = json.loads(
+        build_receipt(ReceiptIssuer(NODE, kept.store.key, kept.head), spec(), IMAGE, decided(passed=False), [], NOW)
+    )["predicate"]
     assert (told["verificationResult"], told["verifiedLevels"]) == ("FAILED", [])
 
 
@@ -54,13 +54,11 @@ def test_the_documented_vectors_are_what_is_written(tmp_path: Path) -> None:
     )
     disk = DiskSpec(target="vda", source=Overlay(path=Path("/m/d"), base=RawFile(path=Path("/c/b"))))
     made = build_receipt(
-        receipt.node,
-        it.key,
+        ReceiptIssuer(receipt.node, it.key, log.head),
         spec().model_copy(update={"disks": (disk,), "name": it.name}),
         image,
         it.decision,
         [(check, endorsement)],
-        log.head,
         instant,
     )
     assert made.decode() == statement

@@ -7,7 +7,7 @@ import pytest
 
 from signer.documents import canonical
 from signer.errors import DocumentError
-from signer.statements.revocation import parse_revocation, revocation_statement
+from signer.statements.revocation import RevokedObject, parse_revocation, revocation_statement
 from tests.support.grid_ca import utc_now
 
 IMAGE, OTHER, TITLE = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, "star/worker@1.0"
@@ -32,13 +32,15 @@ ADMIN = "image-administrator"
 def test_what_is_no_revocation(changes: dict[str, Any], says: str) -> None:
     values: dict[str, Any] = {"kind": "image", "target": TITLE, "digest": IMAGE, "vo": "star", "reason": "retired"}
     values |= {"revoker": "openpgp:" + "A" * 40, "role": ADMIN, "issued": utc_now()} | changes
+    of_object = {name: values.pop(name) for name in ("kind", "digest", "serial") if name in values}
+    revoked = RevokedObject(name=values.pop("target"), **of_object)
     with pytest.raises(DocumentError, match=says):
-        revocation_statement(**values)
+        revocation_statement(revoked, **values)
 
 
 def test_a_keys_digest_is_that_of_its_name() -> None:
     good = revocation_statement(
-        "key", "openpgp:" + "A" * 40, "openpgp:" + "A" * 40, "star", ADMIN, "retired", utc_now()
+        RevokedObject("key", "openpgp:" + "A" * 40), "openpgp:" + "A" * 40, "star", ADMIN, "retired", utc_now()
     )
     assert parse_revocation(good).target == "openpgp:" + "A" * 40
     other = json.loads(good)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from signer.statements.endorsement import parse_any_endorsement, partition_statement
-from signer.statements.revocation import parse_revocation, revocation_statement
+from signer.statements.revocation import RevokedObject, parse_revocation, revocation_statement
 
 TEXT = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
 AT, UNTIL = datetime(2026, 11, 22, 12, tzinfo=UTC), datetime(2027, 11, 22, 12, tzinfo=UTC)
@@ -29,6 +29,6 @@ def test_the_endorsement_of_a_partition() -> None:
 def test_a_revocation() -> None:
     key = "openpgp:0123456789ABCDEF0123456789ABCDEF01234567"
     ola = "x509:/DC=org/DC=example/CN=Ola"
-    data = revocation_statement("key", key, ola, "star", "security-officer", "compromised", AT)
+    data = revocation_statement(RevokedObject("key", key), ola, "star", "security-officer", "compromised", AT)
     assert stands(data)
     assert parse_revocation(data).target == key

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from signer.openpgp.keyring import Keyring
-from signer.statements.revocation import SECURITY_OFFICER
-from signer.verification.endorsements import endorse_as, verify_endorsements
+from signer.statements.revocation import SECURITY_OFFICER, RevokedObject
+from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.revocations import (
     EffectiveRevocation,
     RevocationCheck,
@@ -20,7 +20,7 @@ from signer.verification.revocations import (
 )
 from signer.verification.signature_cache import SignatureCache
 from signer.verification.signers import KeySigner, Signer
-from signer.verification.trust import EndorsementCheck
+from signer.verification.trust import EndorsedImage, EndorsementCheck
 from tests.support.grid_ca import DAY, Grid, utc_now
 
 IMAGE, OTHER, TITLE = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, "star/worker@1.0"
@@ -55,13 +55,13 @@ class Vo:
             self.ola.anchor("star", SECURITY_OFFICER),
             self.eve.anchor("atlas", SECURITY_OFFICER),
         )
-        self.by = {
-            name: endorse_as(who, IMAGE, TITLE, self.now) for name, who in (("ann", self.ann), ("ben", self.ben))
-        }
+        self.by = {name: endorse(who, IMAGE, TITLE, self.now) for name, who in (("ann", self.ann), ("ben", self.ben))}
 
     def checks(self) -> list[EndorsementCheck]:
         """Ann's and Ben's endorsements of the image, both good."""
-        found = verify_endorsements(IMAGE, list(self.by.values()), self.anchors, self.now, x509=self.grid.rules)
+        found = verify_endorsements(
+            EndorsedImage(IMAGE), list(self.by.values()), self.anchors, self.now, x509=self.grid.rules
+        )
         assert all(check.counts for check in found), found
         return found
 
@@ -90,7 +90,9 @@ def vo(tmp_path_factory: pytest.TempPathFactory) -> Vo:
 
 
 def revoked(vo: Vo, who: Signer, kind: Any, target: str = TITLE, **more: Any) -> Pair:
-    return revoke(who, kind, target, more.pop("of", "star"), vo.now, **({"reason": "compromised"} | more))
+    of_object = {name: more.pop(name) for name in ("digest", "serial", "since") if name in more}
+    known = RevokedObject(kind, target, **of_object)
+    return revoke(who, known, more.pop("of", "star"), vo.now, **({"reason": "compromised"} | more))
 
 
 Case = tuple[str, Callable[[Vo], Pair], set[str]]
@@ -142,7 +144,7 @@ TABLE: list[Case] = [
     ("an endorsement as a revocation", lambda v: v.by["ann"], BOTH),
     (
         "from the future",
-        lambda v: revoke(v.ann, "key", v.ann.endorser, "star", v.now + DAY, reason="retired"),
+        lambda v: revoke(v.ann, RevokedObject("key", v.ann.endorser), "star", v.now + DAY, reason="retired"),
         BOTH,
     ),
 ]
@@ -155,7 +157,7 @@ def test_who_may_withdraw_what(vo: Vo) -> None:
 
 def test_a_revocation_is_no_endorsement(vo: Vo) -> None:
     pair = revoked(vo, vo.ann, "image", digest=IMAGE)
-    (check,) = verify_endorsements(IMAGE, [pair], vo.anchors, vo.now, x509=vo.grid.rules)
+    (check,) = verify_endorsements(EndorsedImage(IMAGE), [pair], vo.anchors, vo.now, x509=vo.grid.rules)
     assert not check.counts
     assert "$.predicateType" in check.reason
 

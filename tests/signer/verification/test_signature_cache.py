@@ -8,7 +8,8 @@ import pytest
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import Anchor
+from signer.verification.signers import KeySigner
+from signer.verification.trust import Anchor, EndorsedImage
 
 IMAGE = "sha256:" + "ab" * 32
 TITLE = "star/worker@1.0"
@@ -24,7 +25,7 @@ class Signed:
             self.keyring.generate("Alice <a@star.example>"),
             self.keyring.generate("Bob <b@star.example>", lifetime=timedelta(days=2)),
         ]
-        self.pairs = [endorse(self.keyring, IMAGE, TITLE, key, datetime.now(UTC)) for key in self.keys]
+        self.pairs = [endorse(KeySigner(self.keyring, key), IMAGE, TITLE, datetime.now(UTC)) for key in self.keys]
         self.anchors = [Anchor("star", "image-administrator", key, self.keyring.export(key)) for key in self.keys]
 
 
@@ -36,7 +37,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
 def counts(
     signed: Signed, memory: SignatureCache, now: datetime, pairs: list[tuple[bytes, bytes]] | None = None
 ) -> list[bool]:
-    checks = verify_endorsements(IMAGE, pairs or signed.pairs, signed.anchors, now, title=TITLE, cache=memory)
+    checks = verify_endorsements(EndorsedImage(IMAGE, TITLE), pairs or signed.pairs, signed.anchors, now, cache=memory)
     return [check.counts for check in checks]
 
 
@@ -52,8 +53,8 @@ def test_what_is_remembered_is_what_would_be_found(signed: Signed) -> None:
     counts(signed, memory, now)
     for days in (0, 1, 3, 400):
         then = now + timedelta(days=days)
-        fresh = verify_endorsements(IMAGE, signed.pairs, signed.anchors, then, title=TITLE)
-        known = verify_endorsements(IMAGE, signed.pairs, signed.anchors, then, title=TITLE, cache=memory)
+        fresh = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs, signed.anchors, then)
+        known = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs, signed.anchors, then, cache=memory)
         assert [check.counts for check in known] == [check.counts for check in fresh], days
 
 
@@ -82,10 +83,10 @@ def test_bad_signatures_are_remembered_too(signed: Signed) -> None:
 def test_one_byte_or_another_anchor_is_another_question(signed: Signed) -> None:
     memory, now = SignatureCache(), datetime.now(UTC)
     counts(signed, memory, now)
-    fewer = verify_endorsements(IMAGE, signed.pairs[:1], signed.anchors[:1], now, title=TITLE, cache=memory)
+    fewer = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs[:1], signed.anchors[:1], now, cache=memory)
     assert fewer[0].counts
     assert memory.examined == 3
-    other = verify_endorsements(IMAGE, signed.pairs[1:], signed.anchors[:1], now, title=TITLE, cache=memory)
+    other = verify_endorsements(EndorsedImage(IMAGE, TITLE), signed.pairs[1:], signed.anchors[:1], now, cache=memory)
     assert not other[0].counts
     signature = bytearray(signed.pairs[0][1])
     signature[-1] ^= 1

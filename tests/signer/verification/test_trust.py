@@ -8,7 +8,15 @@ import pytest
 from signer.errors import KeyUnusable
 from signer.openpgp.status_lines import SKEW, SignatureCheck
 from signer.statements.endorsement import endorsement_statement
-from signer.verification.trust import Anchor, Claim, EndorsementCheck, ExaminedStatement, evaluate_claim, read_claim
+from signer.verification.trust import (
+    Anchor,
+    Claim,
+    EndorsedImage,
+    EndorsementCheck,
+    ExaminedStatement,
+    evaluate_claim,
+    read_claim,
+)
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 IMAGE, OTHER = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
@@ -45,7 +53,7 @@ def check(
     title: str | None = None,
 ) -> EndorsementCheck:
     """Steps 2 to 9 for one statement whose signatures have been examined."""
-    claim = read_claim(IMAGE, examined.statement, anchors, title=title)
+    claim = read_claim(EndorsedImage(IMAGE, title), examined.statement, anchors)
     return evaluate_claim(claim, examined, NOW, max_age=max_age) if isinstance(claim, Claim) else claim
 
 

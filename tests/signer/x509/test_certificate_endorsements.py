@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 
 from signer.errors import KeyUnusable, SignatureError
 from signer.statements.endorsement import endorsement_statement
-from signer.verification.endorsements import endorse_as, verify_endorsements
+from signer.verification.endorsements import endorse, verify_endorsements
 from signer.verification.signature_cache import SignatureCache
-from signer.verification.trust import Anchor, EndorsementCheck
+from signer.verification.trust import Anchor, EndorsedImage, EndorsementCheck
 from signer.x509.certificates import Credential
 from signer.x509.cms_verifier import X509Rules
 from tests.support.grid_ca import DAY, Authority, Grid, Holder, ec_key, name, utc_now
@@ -59,7 +59,12 @@ class World:
         """What the verifier says, by default with Ann trusted and the directory as it is."""
         trusted = anchors or (self.ann.anchor(),)
         (check,) = verify_endorsements(
-            IMAGE, [pair], trusted, now or self.grid.now, title=TITLE, x509=rules or self.grid.rules, cache=memory
+            EndorsedImage(IMAGE, TITLE),
+            [pair],
+            trusted,
+            now or self.grid.now,
+            x509=rules or self.grid.rules,
+            cache=memory,
         )
         return check
 
@@ -94,7 +99,7 @@ def test_what_a_certificate_endorses_verifies_here_and_with_stock_openssl(
     world: World, tmp_path: Path, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | None
 ) -> None:
     bob = world.grid.person(world.people, f"{PEOPLE}/CN=Bob", key)
-    pair = endorse_as(bob.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    pair = endorse(bob.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
     check = world.check(pair, bob.anchor())
     assert check.counts, check.reason
     assert (check.fingerprint, check.scheme) == (f"{PEOPLE}/CN=Bob", "x509")
@@ -273,7 +278,7 @@ def changed(world: World, path: Path) -> dict[str, tuple[Grid, str]]:
 
 
 def test_what_a_directory_of_cas_must_have(world: World, tmp_path: Path) -> None:
-    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    pair = endorse(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
     wrong = []
     for what, (grid, reason) in changed(world, tmp_path).items():
         check = world.check(pair, rules=grid.rules)
@@ -283,7 +288,7 @@ def test_what_a_directory_of_cas_must_have(world: World, tmp_path: Path) -> None
 
 
 def test_a_site_may_do_without_lists_but_not_without_what_they_say(world: World, tmp_path: Path) -> None:
-    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    pair = endorse(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
     spoiled = changed(world, tmp_path)
     lax = {what: X509Rules(grid.path, "if-present") for what, (grid, _) in spoiled.items()}
     assert world.check(pair, rules=lax["no lists"]).counts
@@ -297,7 +302,7 @@ def test_the_same_subject_by_two_cas_is_two_people(world: World, tmp_path: Path)
     other = grid.root("/DC=org/DC=other/CN=Root")
     grid.install(other, f"{PEOPLE}/*")
     double = grid.person(other, f"{PEOPLE}/CN=Ann")
-    pair = endorse_as(double.signer(grid.rules), IMAGE, TITLE, grid.now)
+    pair = endorse(double.signer(grid.rules), IMAGE, TITLE, grid.now)
     atlas = double.anchor(vo="atlas")
     assert world.check(pair, double.anchor(), rules=grid.rules).counts
     assert not world.check(pair, world.ann.anchor(), rules=grid.rules).counts
@@ -318,7 +323,7 @@ def test_names_are_compared_as_bytes_not_as_texts(world: World) -> None:
         return Holder(made.add_extension(usage.value, critical=True).sign(world.people.key, hashes.SHA256()), key)
 
     printable, utf8 = named(x509.name._ASN1Type.PrintableString), named(x509.name._ASN1Type.UTF8String)
-    pair = endorse_as(printable.signer(), IMAGE, TITLE, world.grid.now)
+    pair = endorse(printable.signer(), IMAGE, TITLE, world.grid.now)
     assert world.check(pair, printable.anchor()).counts
     assert printable.anchor().fingerprint == utf8.anchor().fingerprint
     assert not world.check(pair, utf8.anchor()).counts
@@ -326,12 +331,12 @@ def test_names_are_compared_as_bytes_not_as_texts(world: World) -> None:
 
 def test_a_renewed_certificate_stays_trusted(world: World) -> None:
     renewed = world.grid.person(world.people, f"{PEOPLE}/CN=Ann")
-    pair = endorse_as(renewed.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
+    pair = endorse(renewed.signer(world.grid.rules), IMAGE, TITLE, world.grid.now)
     assert world.check(pair, world.ann.anchor()).counts
 
 
 def test_time_passes(world: World) -> None:
-    pair = endorse_as(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now, lifetime=3650 * DAY)
+    pair = endorse(world.ann.signer(world.grid.rules), IMAGE, TITLE, world.grid.now, lifetime=3650 * DAY)
     memory = SignatureCache()
     assert world.check(pair, memory=memory).counts
     assert world.check(pair, memory=memory).counts
@@ -345,15 +350,15 @@ def test_time_passes(world: World) -> None:
 
 def test_what_was_remembered_is_forgotten_when_the_directory_changes(world: World, tmp_path: Path) -> None:
     grid, memory = world.grid.copy(tmp_path / "ca"), SignatureCache()
-    pair = endorse_as(world.ann.signer(grid.rules), IMAGE, TITLE, grid.now)
+    pair = endorse(world.ann.signer(grid.rules), IMAGE, TITLE, grid.now)
     assert world.check(pair, rules=grid.rules, memory=memory).counts
     grid.publish_list(Authority(world.people.certificate, world.people.key, [world.ann.certificate.serial_number]))
     assert "revoked" in world.check(pair, rules=grid.rules, memory=memory).reason
 
 
 def test_without_a_directory_no_certificate_counts(world: World) -> None:
-    pair = endorse_as(world.ann.signer(), IMAGE, TITLE, world.grid.now)
-    (check,) = verify_endorsements(IMAGE, [pair], [world.ann.anchor()], world.grid.now, title=TITLE)
+    pair = endorse(world.ann.signer(), IMAGE, TITLE, world.grid.now)
+    (check,) = verify_endorsements(EndorsedImage(IMAGE, TITLE), [pair], [world.ann.anchor()], world.grid.now)
     assert not check.counts
     assert "o directory of CAs" in check.reason
 
@@ -369,7 +374,7 @@ def test_path_rules_of_openssl_hold_too(world: World, tmp_path: Path) -> None:
         grid.install(authority, "*")
     for authority, reason in ((below, "path length"), (narrow, "permitted subtree")):
         holder = grid.person(authority, f"{PEOPLE}/CN=Cam")
-        check = world.check(endorse_as(holder.signer(), IMAGE, TITLE, grid.now), holder.anchor(), rules=grid.rules)
+        check = world.check(endorse(holder.signer(), IMAGE, TITLE, grid.now), holder.anchor(), rules=grid.rules)
         assert reason in check.reason
 
 
@@ -377,12 +382,12 @@ def test_who_cannot_endorse_is_told_at_once(world: World) -> None:
     grid = world.grid
     expired = grid.person(world.people, f"{PEOPLE}/CN=Old", end=grid.now - DAY)
     with pytest.raises(KeyUnusable, match="is only valid from"):
-        endorse_as(expired.signer(), IMAGE, TITLE, grid.now)
+        endorse(expired.signer(), IMAGE, TITLE, grid.now)
     with pytest.raises(KeyUnusable, match="belongs to a CA"):
-        endorse_as(Holder(world.people.certificate, world.people.key).signer(), IMAGE, TITLE, grid.now)
+        endorse(Holder(world.people.certificate, world.people.key).signer(), IMAGE, TITLE, grid.now)
     unknown = grid.person(grid.root("/O=x/CN=Root"), "/O=x/CN=Nobody")
     with pytest.raises(SignatureError, match="not a trusted CA here"):
-        endorse_as(unknown.signer(grid.rules), IMAGE, TITLE, grid.now)
+        endorse(unknown.signer(grid.rules), IMAGE, TITLE, grid.now)
     with pytest.raises(KeyUnusable, match="does not belong"):
         Credential.read(world.ann.pem, expired.key_pem)
     with pytest.raises(KeyUnusable, match=r"not a readable X\.509 certificate"):
@@ -406,7 +411,7 @@ def test_a_ca_that_was_renewed_under_the_same_key_goes_on(world: World, tmp_path
         file.name.partition(".")[0] for file in grid.path.glob("*.0") if file.read_bytes() == world.people.pem()
     }
     (grid.path / f"{hashed}.0").write_bytes(ended.public_bytes(serialization.Encoding.PEM))
-    pair = endorse_as(world.ann.signer(), IMAGE, TITLE, grid.now)
+    pair = endorse(world.ann.signer(), IMAGE, TITLE, grid.now)
     assert "CN=People expired on" in world.check(pair, rules=grid.rules).reason
     (grid.path / f"{hashed}.1").write_bytes(world.people.pem())
     check = world.check(pair, rules=grid.rules)

@@ -20,9 +20,9 @@ from catalog.image.bundle import Bundle
 from signer.openpgp.keyring import Keyring
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceLacks, SourceUnavailable
-from stager.fetch.resume import read_boot_id
+from stager.fetch.resume import find_leaves, read_boot_id
 from stager.fetch.sources import HttpSource
-from stager.swarm.fetch import SwarmFetch
+from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.grants import CatalogCredentialsProvider
 from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
@@ -220,10 +220,7 @@ def _fetching(
         swarm,
         tracker,
         source,  # type: ignore[arg-type]
-        guide,
-        path,
-        journal=None,
-        boot=read_boot_id(),
+        SwarmFile(guide, path, find_leaves(guide, path, None, read_boot_id())),
         rng=random.Random(1),
         patience=patience,
     )

@@ -18,6 +18,7 @@ from catalog.settings import CatalogSettings
 from signer.openpgp.keyring import Keyring
 from signer.runtime.files import write
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
 from signer.x509.ca_directory import DEFAULT_DIRECTORY
 from tests.support.forkserver import PROCESSES
@@ -137,7 +138,7 @@ class Vo:
     def endorse(self, bundle: Bundle, *, role: str = DEFAULT_ROLE) -> Bundle:
         """Endorse an image directory."""
         pair = endorse(
-            self.keyring, bundle.manifest.image_id, bundle.manifest.title, self.fingerprint, now(), role=role
+            KeySigner(self.keyring, self.fingerprint), bundle.manifest.image_id, bundle.manifest.title, now(), role=role
         )
         bundle.add_endorsement(*pair)
         return bundle

@@ -11,7 +11,7 @@ from deployer.policy.evaluation import EvaluationInput, evaluate
 from deployer.policy.model import Policy
 from deployer.policy.store import RuleSet
 from signer.openpgp.keyring import Keyring
-from signer.verification.endorsements import endorse_as
+from signer.verification.endorsements import endorse
 from signer.verification.signers import KeySigner, Signer
 from signer.verification.trust import Anchor
 from tests.support.factories import manifest
@@ -79,7 +79,7 @@ class Site:
         """An endorsement of the image, issued so many days ago."""
         who = signer.signer() if isinstance(signer, Holder) else signer
         at = self.now - timedelta(days=days)
-        return endorse_as(who, IMAGE.image_id, IMAGE.title, at, role=role)
+        return endorse(who, IMAGE.image_id, IMAGE.title, at, role=role)
 
 
 def failing(decision: Decision) -> set[str]:

@@ -23,6 +23,7 @@ from deployer.trials.request_log import (
 from signer.openpgp.keyring import Keyring
 from signer.runtime.settings import Settings
 from signer.verification.endorsements import endorse
+from signer.verification.signers import KeySigner
 from stager.settings import NodeSettings
 from tests.support.factories import MIB, bundle
 
@@ -43,7 +44,9 @@ class Site:
         self.image: Bundle = bundle(root / "image", partitions=1, size=MIB)
         manifest = self.image.manifest
         now = datetime.now(UTC)
-        self.image.add_endorsement(*endorse(self.keyring, manifest.image_id, manifest.title, self.alice, now))
+        self.image.add_endorsement(
+            *endorse(KeySigner(self.keyring, self.alice), manifest.image_id, manifest.title, now)
+        )
         self.policy = root / "policy.toml"
         self.policy.write_text(
             (SAMPLES / "development.toml").read_text() + self.output("anchor", root / "alice.asc", "--vo", "star")

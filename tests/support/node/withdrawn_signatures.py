@@ -6,7 +6,7 @@ from deployer.policy.evaluation import EvaluationInput
 from deployer.policy.model import Policy
 from deployer.policy.revocations import BlockList, RevocationState
 from deployer.policy.store import RuleSet
-from signer.statements.revocation import SECURITY_OFFICER
+from signer.statements.revocation import SECURITY_OFFICER, RevokedObject
 from signer.verification.revocations import revoke
 from tests.support.node.policy_site import IMAGE, ORDER, Site
 
@@ -23,10 +23,9 @@ def case(site: Site, *pairs: Any, **block: Any) -> EvaluationInput:
 
 
 def by_officer(site: Site, **more: Any) -> Any:
-    return revoke(
-        site.kim, "image", IMAGE.title, "star", site.now, **({"reason": "compromised", "digest": IMAGE.image_id} | more)
-    )
+    image = RevokedObject("image", IMAGE.title, more.pop("digest", IMAGE.image_id), since=more.pop("since", None))
+    return revoke(site.kim, image, "star", site.now, **({"reason": "compromised"} | more))
 
 
 def anns_key(site: Site) -> Any:
-    return revoke(site.kim, "key", "x509:/DC=org/CN=Ann", "star", site.now, reason="compromised")
+    return revoke(site.kim, RevokedObject("key", "x509:/DC=org/CN=Ann"), "star", site.now, reason="compromised")

@@ -15,6 +15,7 @@ from catalog.image.bundle import Bundle
 from catalog.publication.state_directory import open_database
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
 
 SERVE = """
@@ -45,7 +46,7 @@ def catalog(directory: Path, bundles: Sequence[Bundle]) -> Iterator[str]:
     with serving(directory) as url, CatalogClient(url) as client:
         for bundle in bundles:
             manifest = bundle.manifest
-            bundle.add_endorsement(*endorse(keyring, manifest.image_id, manifest.title, fingerprint, now))
+            bundle.add_endorsement(*endorse(KeySigner(keyring, fingerprint), manifest.image_id, manifest.title, now))
             transfer.publish_image(client, bundle)
         yield url
 

@@ -21,9 +21,9 @@ from catalog.image.address import Address
 from signer.documents import Document
 from stager.content.piece_map import PieceMap
 from stager.errors import SourceUnavailable, StagerError
-from stager.fetch.resume import read_boot_id
+from stager.fetch.resume import find_leaves, read_boot_id
 from stager.fetch.sources import HttpSource
-from stager.swarm.fetch import SwarmFetch
+from stager.swarm.fetch import SwarmFetch, SwarmFile
 from stager.swarm.options import SwarmOptions
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
@@ -68,14 +68,12 @@ def main(text: str) -> None:
                 time.sleep(0.01)
             say(ready=swarm.port, peer=swarm.peer_pid)
         else:
+            journal = Path(job["journal"]) if "journal" in job else None
             fetching = SwarmFetch(
                 swarm,
                 tracker if job.get("tickets", True) else None,
                 HttpSource(client) if job.get("source", True) else _Nothing(),
-                guide,
-                path,
-                journal=Path(job["journal"]) if "journal" in job else None,
-                boot=boot,
+                SwarmFile(guide, path, find_leaves(guide, path, journal, boot), journal),
                 rng=rng,
                 patience=job.get("patience", 60.0),
             )

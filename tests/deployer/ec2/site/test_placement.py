@@ -8,7 +8,7 @@ import pytest
 from deployer.ec2.errors import AwsUnreachable
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.instance_types import InstanceType
-from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, Placer, burst_placer
+from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, Ec2Offer, Placer, burst_placer, find_offer
 from deployer.errors import CannotBoot, DeployerError, NoAccount, NoCapacity, OverBudget
 from deployer.machine.shape import MachineShape
 from deployer.protocol.deployment_request import DeploymentRequest
@@ -61,9 +61,11 @@ def placing(
     request = validate(DeploymentRequest, document, "request")
     known = CachedAccountInfo(described, lambda _account, _promised: Decimal(spent))
     manifest = images.hello.manifest
-    way: Placer = burst_placer(
-        place_machines, accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600
-    )
+
+    def offer() -> Ec2Offer:
+        return find_offer(accounts, known, who or principal("star", "/star"), manifest, request, 1, memory, 3600)
+
+    way: Placer = burst_placer(place_machines, request, known, offer)
     return way(rooms, PlacementRequest(count, MachineShape.fixed(memory, 1), GIB, "x86_64", wishes=request.wishes))
 
 

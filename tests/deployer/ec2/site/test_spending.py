@@ -13,7 +13,7 @@ from deployer.ec2.account.bookkeeping import Bookkeeping, MachineEntry
 from deployer.ec2.model.accounts import Account, Accounts
 from deployer.ec2.model.pricing import Charge, Prices, check_within, committed_cost, list_charges
 from deployer.ec2.pool.deployment import charge_of
-from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, burst_placer, promised_charges
+from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, burst_placer, find_offer, promised_charges
 from deployer.errors import OverBudget
 from deployer.machine.spec import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
@@ -67,13 +67,21 @@ class Spending:
         before = self.committed(account, {})
         check_within(account.name, account.cap, before, self.committed(account, promised_charges(promised)))
 
+    def way(self, request: DeploymentRequest, lifetime: int = 3600) -> Placer:
+        """How machines of a request are placed."""
+        found: Placer = burst_placer(
+            place_machines,
+            request,
+            self.known,
+            lambda: find_offer(ACCOUNTS, self.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, lifetime),
+        )
+        return found
+
     def order(self, count: int = 1, lifetime: int = 3600) -> tuple[SiteMachine, ...]:
         """Machines at EC2, or the refusal."""
         request = validate(DeploymentRequest, {"image": "x", "count": count, "wishes": {"where": "ec2"}}, "request")
         asked: Proposal = proposal(count, lifetime=lifetime)
-        way: Placer = burst_placer(
-            place_machines, ACCOUNTS, self.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, lifetime
-        )
+        way = self.way(request, lifetime)
         asked = Proposal(**{**vars(asked), "request": request, "place": None})
         ask = replace(asked.ask, addresses={}, wishes=request.wishes)
         return self.site.store.write(admit_request, ALICE, None, Proposal(**{**vars(asked), "ask": ask}), way)[1]
@@ -166,6 +174,6 @@ def test_who_may_also_run_at_home_does_so_when_the_money_is_gone(spending: Spend
     spending.order(10)
     home = spending.site.join("home")
     request = validate(DeploymentRequest, {"image": "x", "wishes": {"where": "local-then-ec2"}}, "request")
-    way = burst_placer(place_machines, ACCOUNTS, spending.known, LOCAL_OPERATOR, WORKER, request, 1, GIB, 3600)
+    way = spending.way(request)
     assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].node == home
     assert spending.site.store.write(admit_request, ALICE, None, proposal(), way)[1][0].promise is None

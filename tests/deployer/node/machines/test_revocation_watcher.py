@@ -18,6 +18,7 @@ from deployer.node.machines.revocation_watcher import RevocationWatcher
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.policy.revocations import RevocationStore
 from deployer.records.machine_store import MachineStore
+from signer.statements.revocation import RevokedObject
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from tests.support.catalog.service_process import now
@@ -95,7 +96,7 @@ def doomed(community: Community, place: Path, version: str) -> Bundle:
 def withdraw_it(community: Community, image: Bundle) -> None:
     signer = KeySigner(community.star.keyring, community.star.fingerprint)
     title, digest = image.manifest.title, image.manifest.image_id
-    pair = revoke(signer, "image", title, "star", now(), reason="compromised", role=ADMIN, digest=digest)
+    pair = revoke(signer, RevokedObject("image", title, digest=digest), "star", now(), reason="compromised", role=ADMIN)
     with community.service.client() as client:
         client.revoke(*pair)
 

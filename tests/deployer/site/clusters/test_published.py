@@ -19,7 +19,8 @@ from deployer.site.clusters.published import resolve_published
 from deployer.site.model.cluster import ClusterDocument
 from partita import app
 from signer.documents import canonical, validate
-from signer.verification.endorsements import DEFAULT_ROLE, endorse_as, endorse_cluster
+from signer.statements.revocation import RevokedObject
+from signer.verification.endorsements import DEFAULT_ROLE, endorse, endorse_cluster
 from signer.verification.revocations import revoke
 from signer.verification.signers import KeySigner
 from signer.verification.trust import Anchor
@@ -112,7 +113,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, RevocationState
     (
         "for an image of that digest and name",
         lambda star, _: (
-            Shelf(endorse_as(KeySigner(star.keyring, star.fingerprint), DIGEST, TITLE, now())),
+            Shelf(endorse(KeySigner(star.keyring, star.fingerprint), DIGEST, TITLE, now())),
             rules(star.anchor()),
             RevocationState(),
         ),
@@ -127,8 +128,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, RevocationState
                 pairs=(
                     revoke(
                         KeySigner(star.keyring, star.fingerprint),
-                        "key",
-                        f"openpgp:{star.fingerprint}",
+                        RevokedObject("key", f"openpgp:{star.fingerprint}"),
                         "star",
                         now(),
                         reason="compromised",

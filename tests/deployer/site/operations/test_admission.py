@@ -44,6 +44,7 @@ from deployer.site.store.reports import store_report
 from signer.documents import canonical, validate
 from signer.openpgp.keyring import Keyring
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
+from signer.verification.signers import KeySigner
 from tests.support.factories import manifest
 from tests.support.node.service_process import policy
 from tests.support.site.values import ALICE, BOB, GIB, MIB, World, capable, observed, world
@@ -105,8 +106,8 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
     (place_ / "policy.toml").write_text(text)
     return Signed(
         RuleSet.load(place_ / "policy.toml"),
-        endorse(keyring, WORKER.image_id, WORKER.title, star, now),
-        endorse(keyring, FOREIGN.image_id, FOREIGN.title, rogue, now),
+        endorse(KeySigner(keyring, star), WORKER.image_id, WORKER.title, now),
+        endorse(KeySigner(keyring, rogue), FOREIGN.image_id, FOREIGN.title, now),
     )
 
 
