@@ -39,7 +39,7 @@ def _pairs(texts: list[str] | None, form: str) -> dict[str, str]:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not (name and equals and value) or name in found:
-            raise Misused(f"{text!r} is not {form}, or stands twice")
+            raise Misused(f"{text!r} is not {form}, or is listed twice")
         found[name] = value
     return found
 

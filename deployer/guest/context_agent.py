@@ -48,7 +48,7 @@ def seed_extras(
         "fingerprint": context.fingerprint,
     }
     if any(not value.isprintable() for value in lines.values()):
-        raise Misused("the context of a machine holds what cannot stand in one line")
+        raise Misused("the context of a machine contains a line break or control character")
     parameters = "".join(f"{name}={value}\n" for name, value in lines.items()).encode()
     return {PARAMETERS: parameters, AGENT: agent_script()}, agent_script() if own is None else _both(
         own, agent_script()

@@ -88,7 +88,7 @@ def build_seed(
         UserDataRefused: see `userdata.check_user_data`.
     """
     if not _INSTANCE.fullmatch(instance):
-        raise Misused(f"{instance[:80]!r} is no instance-id: letters, digits, dots, hyphens, at most 128")
+        raise Misused(f"{instance[:80]!r} is not a valid instance-id: use letters, digits, dots, hyphens, at most 128")
     try:
         check_hostname(hostname)
     except ValueError as exc:
@@ -135,7 +135,7 @@ def check_public_key(key: str) -> str:
         data = b""
     if kind not in _KEY_TYPES or not data.startswith(struct.pack(">I", len(kind)) + kind.encode()):
         raise Misused(
-            f"{line[:40]!r} is no OpenSSH public key; give the line of an id_ed25519.pub, id_ecdsa.pub or id_rsa.pub, "
+            f"{line[:40]!r} is not an OpenSSH public key; give the line of an id_ed25519.pub, id_ecdsa.pub or id_rsa.pub, "
             "without options before it"
         )
     return f"{kind} {blob} {comment}".strip()

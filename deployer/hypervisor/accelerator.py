@@ -73,7 +73,7 @@ def choose_accelerator(wanted: Literal["auto", "kvm", "tcg"], architecture: str,
     else:
         answer = _remembered(emulator_path(architecture), memory)
     if wanted == "kvm" and answer.virt != "kvm":
-        raise BackendFailed(f"deploy.accelerator insists on KVM and there is none: {answer.reason}; set it to auto")
+        raise BackendFailed(f"deploy.accelerator requires KVM, which is not available: {answer.reason}; set it to auto")
     return answer
 
 
@@ -119,7 +119,7 @@ def probe_kvm(qemu: Path, *, device: Path = DEVICE, deadline: float = DEADLINE) 
     if platform.machine() != "x86_64":
         return Accelerator(virt="qemu", reason="software emulation: KVM is only tried out on x86_64")
     if not device.exists():
-        return Accelerator(virt="qemu", reason=f"software emulation: there is no {device}")
+        return Accelerator(virt="qemu", reason=f"software emulation: no {device}")
     if not os.access(device, os.R_OK | os.W_OK):
         return Accelerator(virt="qemu", reason=f"software emulation: {device} may not be opened by this user")
     status = run_rom(qemu, "kvm", deadline)

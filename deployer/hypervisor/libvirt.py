@@ -276,7 +276,7 @@ class Hypervisor:
                 paused = domain.state()[0] in {self._libvirt.VIR_DOMAIN_PAUSED, self._libvirt.VIR_DOMAIN_PMSUSPENDED}
                 found.append(MachineState.PAUSED if paused else MachineState.RUNNING)
 
-        self._domain(uuid, look, f"nobody knows how machine {uuid} is")
+        self._domain(uuid, look, f"unknown state of machine {uuid} is")
         return found[0] if found else None
 
     def destroy(self, uuid: str) -> None:

@@ -45,7 +45,7 @@ def build_descriptor(runs: Sequence[tuple[int, Path]]) -> bytes:
     for length, path in runs:
         if not path.is_absolute() or _UNSAFE.search(str(path)) or len(bytes(path)) > MAX_EXTENT_PATH:
             raise AssemblyFailed(
-                f"{str(path)!r} cannot stand in a disk descriptor: it takes absolute paths of at most {MAX_EXTENT_PATH} "
+                f"{str(path)!r} cannot be used in a disk descriptor: it takes absolute paths of at most {MAX_EXTENT_PATH} "
                 "bytes without quotes, backslashes and control characters; choose another node.directory"
             )
         # QEMU reads only extents that are RW; the overlay above opens the descriptor read-only.

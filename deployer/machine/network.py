@@ -32,7 +32,9 @@ class Network(Document):
         try:
             return cls(kind=text if colon and not name else kind, name=name)  # type: ignore[arg-type]
         except ValidationError as exc:
-            raise ValueError(f"{text[:80]!r} is no network; write none, user, network:NAME or bridge:NAME") from exc
+            raise ValueError(
+                f"{text[:80]!r} is not a valid network; write none, user, network:NAME or bridge:NAME"
+            ) from exc
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind

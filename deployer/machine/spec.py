@@ -150,7 +150,7 @@ class MachineSpec(MachineProperties):
         if len(set(written)) != len(written):
             raise ValueError("two disks of a machine write to the same file")
         if isinstance(self.boot, BiosBoot) and self.architecture != "x86_64":
-            raise ValueError(f"there is no BIOS on {self.architecture}; boot directly or with UEFI")
+            raise ValueError(f"{self.architecture} has no BIOS; boot directly or with UEFI")
         return self
 
 
@@ -179,11 +179,11 @@ def check_hostname(text: str) -> str:
     labels = text.split(".")
     if len(text) > MAX_HOSTNAME or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise ValueError(
-            f"{text[:80]!r} is no host name: labels of at most 63 lower-case letters, digits and inner hyphens, "
+            f"{text[:80]!r} is not a valid host name: labels of at most 63 lower-case letters, digits and inner hyphens, "
             f"joined by dots, {MAX_HOSTNAME} characters in all"
         )
     if labels[-1].isdigit():
-        raise ValueError(f"{text!r} is no host name: its last label is a number, so it reads as an address")
+        raise ValueError(f"{text!r} is not a valid host name: its last label is a number, so it reads as an address")
     return text
 
 

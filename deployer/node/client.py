@@ -92,11 +92,11 @@ class NodeClient:
                 if step.result is not None:
                     return step.result
         raise NodeUnavailable(
-            f"{self.socket}: the node ended while it deployed; what it had begun is undone when it starts"
+            f"{self.socket}: the node stopped while it deployed; the deployment is rolled back when the node starts"
         )
 
     def staging(self) -> StagingStatus:
-        """What is arriving, and how full the cache is."""
+        """Show transfers under way and the use of the cache."""
         return self._get(StagingStatus, "GET", "staging")
 
     def prefetch(self, order: PrefetchOrder, advance: Callable[[int, int], None]) -> PrefetchResult:
@@ -114,7 +114,7 @@ class NodeClient:
                 if step.result is not None:
                     return step.result
         raise NodeUnavailable(
-            f"{self.socket}: the node ended while it fetched; what came is kept: fetch again to go on"
+            f"{self.socket}: the node stopped while it fetched; partial data is kept: fetch again to resume"
         )
 
     def unpin(self, image: str) -> UnpinResult:
@@ -188,7 +188,7 @@ class NodeClient:
         return [str(address) for address in found] if isinstance(found, list) else []
 
     def destroy(self, name: str) -> MachineRecord:
-        """End a machine and remove what is left of it; returns its last record."""
+        """End a machine and remove its files; returns its last record."""
         return self._get(MachineRecord, "DELETE", f"machines/{_part(name)}")
 
     def _get(self, model: type[D], method: str, path: str, **options: Any) -> D:

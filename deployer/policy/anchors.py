@@ -81,7 +81,7 @@ def anchor_block(vo: str, role: str, fingerprint: str, key: str) -> str:
     except ValidationError as exc:
         fault = exc.errors()[0]
         raise PolicyUnusable(
-            f"the anchor's {fault['loc'][0]} {fault['input']!r} cannot stand in a policy: {fault['msg']}"
+            f"the anchor's {fault['loc'][0]} {fault['input']!r} cannot be used in a policy: {fault['msg']}"
         ) from exc
     # A literal string: TOML reads nothing into it, and an armored key holds no quotes.
     return (
@@ -101,10 +101,10 @@ def certificate_anchor(vo: str, role: str, certificate: bytes) -> tuple[dict[str
         pem = found.pem().decode("ascii").strip()
         TrustedKey(vo=vo, role=role, fingerprint=found.subject, issuer=found.issuer, key=pem)
     except KeyUnusable as exc:
-        raise PolicyUnusable(f"the certificate cannot stand in a policy: {exc}") from exc
+        raise PolicyUnusable(f"the certificate cannot be used in a policy: {exc}") from exc
     except ValidationError as exc:
         fault = exc.errors()[0]
-        raise PolicyUnusable(f"the anchor cannot stand in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
+        raise PolicyUnusable(f"the anchor cannot be used in a policy: {fault['loc'][-1]}: {fault['msg']}") from exc
     names = {"subject": found.subject, "issuer": found.issuer}
     # Basic strings, in JSON's spelling: what people's names hold is escaped. A PEM holds no quotes.
     said = "".join(f"{name} = {json.dumps(text)}\n" for name, text in ({"vo": vo, "role": role} | names).items())

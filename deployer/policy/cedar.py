@@ -137,7 +137,7 @@ class CedarRules:
             passed=bool(permitting),
             reason=f"permitted by {', '.join(map(repr, sorted(permitting)))}"
             if permitting
-            else f"none of the rules that permit applies: {names}",
+            else f"no permit rule applies: {names}",
             change="" if permitting else "; or ".join(hints) or "ask for what one of them permits",
         )
 
@@ -162,7 +162,7 @@ class CedarRules:
 
 def _failed(rule: CedarRule, reason: str) -> RuleResult:
     change = (
-        rule.change or f"ask for what the rule {rule.name!r} does not forbid, or the site changes it in {rule.file}"
+        rule.change or f"ask within what the rule {rule.name!r} does not forbid, or the site changes it in {rule.file}"
     )
     return RuleResult(name=PREFIX + rule.name, passed=False, reason=reason, change=change)
 

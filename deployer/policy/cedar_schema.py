@@ -15,7 +15,7 @@ from deployer.policy.rules.amounts import total_blank_size, total_disk_size
 from signer.verification.trust import EndorsementCheck
 
 SCHEMA: Final = """\
-// Who asks. On a node that nobody has put a site service before, everybody is "local".
+// Who asks. On a node without a site, every requester is "local".
 entity Requester = { name: String, vos: Set<String>, roles: Set<String> };
 
 // The image that is asked for, as its manifest has it. Sizes are bytes.

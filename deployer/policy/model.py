@@ -187,7 +187,7 @@ class Policy(Document):
         seen = set()
         for anchor in self.anchor:
             if (who := (anchor.vo, anchor.role, anchor.fingerprint)) in seen:
-                raise ValueError(f"the anchor {anchor.fingerprint} stands twice for {anchor.role} of {anchor.vo}")
+                raise ValueError(f"the anchor {anchor.fingerprint} is listed twice for {anchor.role} of {anchor.vo}")
             seen.add(who)
         return self
 
@@ -264,7 +264,7 @@ class Policy(Document):
 
     def warnings(self) -> list[str]:
         """What is allowed to stand in a policy and probably not meant."""
-        found = [] if self.anchor else ["there is no [[anchor]]: nothing will be accepted"]
+        found = [] if self.anchor else ["no [[anchor]] is given: nothing will be accepted"]
         for vo in sorted({anchor.vo for anchor in self.anchor}):
             keys = {anchor.fingerprint for anchor in self.trusted(vo)} - set(self.endorsers.deny)
             quorum = self.quorum(vo)

@@ -36,7 +36,7 @@ def _key(text: str) -> str:
     hexadecimal = len(name) == 40 and set(name) <= set("0123456789ABCDEF")
     if not (scheme == "openpgp" and hexadecimal) and not (scheme == "x509" and name.startswith("/")):
         raise ValueError(
-            f"{text[:80]!r} is no key; write openpgp:FINGERPRINT (40 hex digits in capitals) or x509:SUBJECT"
+            f"{text[:80]!r} is not a key; write openpgp:FINGERPRINT (40 hex digits in capitals) or x509:SUBJECT"
         )
     return text
 
@@ -83,7 +83,7 @@ class BlockList(Document):
     def void(self, checks: Iterable[EndorsementCheck]) -> list[EndorsementCheck]:
         """The endorsements, those by blocked keys and blocked ones not counting."""
         return [
-            replace(check, counts=False, reason=f"{entry} stands in the site's block list.")
+            replace(check, counts=False, reason=f"{entry} is in the site's block list.")
             if check.counts and (entry := self._entry(check))
             else check
             for check in checks

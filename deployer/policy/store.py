@@ -149,7 +149,7 @@ class PolicyStore:
         if not self.path.exists():
             self._files.forget()
             raise PolicyUnusable(
-                f"{self.path}: there is no acceptance policy, so nothing is accepted; write one (policies/ has samples), "
+                f"{self.path}: acceptance policy not found, so nothing is accepted; write one (policies/ has samples), "
                 "or name it with the setting deploy.policy"
             )
         good = self._files.current()
@@ -160,7 +160,7 @@ class PolicyStore:
 
 def _required(path: Path, limit: int, what: str, read: FileReader) -> bytes:
     if (data := read_policy_file(path, limit, what, read)) is None:
-        raise PolicyUnusable(f"{what} {path}: cannot be read: there is no such file")
+        raise PolicyUnusable(f"{what} {path}: cannot be read: no such file")
     return data
 
 

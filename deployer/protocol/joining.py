@@ -60,5 +60,5 @@ def parse_token(text: str) -> tuple[str, str]:
     """Secret and fingerprint of a token as it is handed over; Misused if it is none."""
     found = _TOKEN.fullmatch(text.strip())
     if found is None:
-        raise Misused("this is no token to join with; the site's operator gets one with `partita site token`")
+        raise Misused("not a join token; the site's operator gets one with `partita site token`")
     return found[1], found[2]

@@ -188,7 +188,7 @@ class MachineStore:
             try:
                 return self._records[uuid]
             except KeyError:
-                raise MachineNotFound(f"there is no machine {uuid} on this node; see `partita machine list`") from None
+                raise MachineNotFound(f"no such machine on this node: {uuid}; see `partita machine list`") from None
 
     def find(self, text: str) -> MachineRecord:
         """The machine that a person means: its UUID, the unique beginning of one, or its name."""

@@ -187,7 +187,7 @@ class Recorder:
         for machine, data in left.items():
             if machine not in running:
                 facts = {name: data[name] for name in ("machine", "name", "image") if name in data}
-                reason = "it had ended when the node's service started, and nobody had told why"
+                reason = "it had ended before the node's service started, for an unknown reason"
                 self.audit.append("end", facts | {"state": "ended", "reason": reason}, self._clock())
 
     def warm_up(self) -> None:

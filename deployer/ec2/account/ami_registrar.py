@@ -92,7 +92,7 @@ def ami_difference(described: Mapping[str, Any], found: BootMapping, snapshots: 
     }
     for volume in found.volumes:
         if there.pop(volume.device, None) != (snapshots.get(volume.device, ""), volume.size):
-            return f"its {volume.device} is not what was registered"
+            return f"its {volume.device} differs from what was registered"
     return f"it has one more device, {min(there)}" if there else ""
 
 
@@ -173,7 +173,7 @@ class AmiRegistrar:
         entry = entry.model_copy(update={"ami": ami})
         described = self._await(entry)
         if wrong := self._difference(described, found, snapshots):
-            raise AwsFailed(f"AMI {described['ImageId']} is not what was registered: {wrong}")
+            raise AwsFailed(f"AMI {described['ImageId']} differs from what was registered: {wrong}")
         return self._keep(entry, described)
 
     def forget(self, entry: AmiEntry) -> None:
@@ -222,5 +222,5 @@ class AmiRegistrar:
         if found.boot_mode == "uefi":  # variables of the firmware could name another boot loader
             answer = self._aws.ec2("describe_image_attribute", ImageId=described["ImageId"], Attribute="uefiData")
             if answer.get("UefiData", {}).get("Value"):
-                return "it brings firmware variables of its own"
+                return "it has its own firmware variables"
         return ""

@@ -172,7 +172,7 @@ def remove_resources(
         try:
             _remove(removal.thing, aws, books, ledger)
         except AwsMissing:
-            tell(removal, "was gone already")
+            tell(removal, "no longer existed")
         except AwsFailed as exc:
             if exc.fault not in _IN_USE:
                 raise

@@ -249,7 +249,7 @@ class AwsClient:
                 cause: Exception | None = exc if self._harmless(exc) else None
             except _NOBODY as exc:
                 raise AwsDenied(
-                    f"{service} {operation}: there are no usable AWS credentials ({self._clean(str(exc))}); "
+                    f"{service} {operation}: no usable AWS credentials ({self._clean(str(exc))}); "
                     "name a profile that has some"
                 ) from exc
             except botocore.exceptions.SSLError as exc:

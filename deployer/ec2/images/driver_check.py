@@ -86,9 +86,9 @@ def _loaded(root: Sequence[KernelDrivers]) -> DriverVerdict:
         return DriverVerdict("yes")
     said = "; ".join(f"{one.version} has no driver for {_named(one.lacks())}" for one in bad)
     if len(bad) < len(root):
-        return DriverVerdict("unknown", f"{said}; its other kernels have all, and nobody sees which one boots")
+        return DriverVerdict("unknown", f"{said}; its other kernels have all of them, and which one boots is not known")
     if not all(kernel.listed for kernel in bad):
-        return DriverVerdict("unknown", f"{said} among its modules, and what is in the kernel itself it does not list")
+        return DriverVerdict("unknown", f"{said} among its modules, and it does not list its built-in drivers")
     return DriverVerdict("no", said)
 
 
@@ -137,7 +137,7 @@ def check_drivers(manifest: Manifest, contents: ImageContents) -> DriverVerdict:
 
 def _kernels(kind: str, path: Path) -> tuple[tuple[KernelDrivers, ...], str]:
     if kind == "initrd" and not _begins(path, _PACKED):
-        return (), "it is no archive that is known here"
+        return (), "not an archive of a known format"
     command, reads = python_command(Path(drivers_child.__file__), kind, "/found")
     limits = ResourceLimits(scratch=SCRATCH, file_size=SCRATCH)
     try:

@@ -85,7 +85,7 @@ def read_archive(stream: Stream, found: dict[str, Any]) -> None:
     while True:
         header = stream.read(HEADER)
         if len(header) < HEADER or header[:6] not in (b"070701", b"070702"):
-            raise ValueError("a cpio archive is cut short, or is none")
+            raise ValueError("not a complete cpio archive")
         size, named = int(header[54:62], 16), int(header[94:102], 16)
         if not 0 < named <= 4096:
             raise ValueError("a name in a cpio archive is absurd")

@@ -66,7 +66,7 @@ class MachineProgress:
         """The next step; Cancelled if nobody wants the machine any more."""
         self.note = note
         if self.cancelled.is_set():
-            raise Cancelled("nobody wants this machine any more; what was begun of it is undone")
+            raise Cancelled("cancelled; rolled back")
 
 
 class ImageUploader:

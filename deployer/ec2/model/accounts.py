@@ -130,7 +130,7 @@ class Accounts(Document):
     def load(cls, path: Path) -> Self:
         """Read the file; PolicyUnusable with the place, also where there is none."""
         if (found := cls.find(path)) is None:
-            raise PolicyUnusable(f"accounts {path}: cannot be read: there is no such file")
+            raise PolicyUnusable(f"accounts {path}: cannot be read: no such file")
         return found
 
     @classmethod
@@ -149,7 +149,7 @@ class Accounts(Document):
             if account.name == name:
                 return account
         known = ", ".join(account.name for account in self.account)
-        raise NoAccount(f"there is no account {name!r}; the site has {known}")
+        raise NoAccount(f"unknown account {name!r}; the site has {known}")
 
     def of(self, who: Principal) -> Account:
         """The account of somebody; NoAccount if no rule speaks of them."""

@@ -165,7 +165,7 @@ class Ec2Pool:
                 if each.state != "running" or not reason or self._dealt.get(each.instance) == reason:
                     continue
                 action = self._makes.act_on(live[each.machine], reason)
-                log.warning("machine %s runs what was withdrawn (%s): %s", each.machine, action, reason)
+                log.warning("machine %s runs a revoked image (%s): %s", each.machine, action, reason)
                 if action in {"drain", "destroy"}:
                     acted |= self._do(Action(ActionKind.END, each.machine, reason, each.instance), instances)
                 elif action == "pause":  # it is not started again, since the policy would have to accept it
@@ -174,7 +174,7 @@ class Ec2Pool:
                     acted = True
                 self._dealt[each.instance] = reason
         except PartitaError as exc:
-            log.warning("nobody can say which machines run what was withdrawn: %s", exc)
+            log.warning("cannot determine which machines run revoked images: %s", exc)
         return acted
 
     def _settle(self, desired: DesiredState, instances: Sequence[Instance]) -> None:

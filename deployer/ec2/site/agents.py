@@ -98,7 +98,7 @@ class PoolAgent:
                 self._complain(desired, str(exc))
                 self._ended.wait(self._every)
             except Exception:
-                log.exception("the account %s cannot be looked at; it is tried again", self.account.name)
+                log.exception("polling account %s failed; retrying", self.account.name)
                 self._ended.wait(self._every)
 
     def _complain(self, desired: DesiredState | None, problem: str) -> None:

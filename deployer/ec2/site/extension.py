@@ -121,4 +121,4 @@ class AccountSupervisor(SiteExtension):
                     log.warning("the accounts at EC2: %s", exc)
                 self._problem = str(exc)
             except Exception:
-                log.exception("the accounts at EC2 cannot be followed; it is tried again")
+                log.exception("reading the accounts at EC2 failed; retrying")

@@ -124,4 +124,4 @@ def pack_digests(digests: Digests) -> bytes:
 
 
 def _failed(path: Path, exc: OSError) -> Ec2RecordsUnusable:
-    return Ec2RecordsUnusable(f"{path}: what is known of the snapshots cannot be kept: {exc.strerror}")
+    return Ec2RecordsUnusable(f"{path}: the snapshot records cannot be written: {exc.strerror}")

@@ -94,7 +94,7 @@ class MembershipService:
         found = SiteMembership.read(self._directory)
         if found is None:
             if self._working is not None:
-                log.warning("%s: is gone; this node works for no site any more", self._directory)
+                log.warning("%s: site membership removed", self._directory)
             self._stop()
         elif self._working is None or found.stamp != self._working[2].stamp:
             self._stop()

@@ -25,7 +25,7 @@ from signer.errors import EXIT_UNAVAILABLE, PartitaError
 PATIENCE = 600.0
 """Seconds without a byte after which a move that could be tried again is given up."""
 
-LOST = "what was brought here of it from another node is not here any more"
+LOST = "its state that was migrated here from another node is missing"
 
 log = logging.getLogger("partita.node")
 
@@ -176,5 +176,5 @@ class MigrationRunner:
             log.warning("machine %s cannot be brought here: %s", uuid, exc)
             known.failed = str(exc)[:500] or type(exc).__name__
         else:
-            log.info("machine %s is here, whole, and waits for the word of its site (move %d)", uuid, incoming.number)
+            log.info("machine %s received; waiting for hand-over (migration %d)", uuid, incoming.number)
         news()

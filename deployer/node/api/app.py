@@ -64,14 +64,16 @@ def _node_routes(node: Node) -> APIRouter:
         return _document(node.status())
 
     @routes.get(
-        "/exposure", summary="The machines that run an image, or what a key vouched for", response_model=ExposureList
+        "/exposure",
+        summary="List the machines that run an image, or images that a key endorsed",
+        response_model=ExposureList,
     )
     def exposure(
         of: Annotated[str, Query(max_length=1100, description="Image or key; empty means all.")] = "",
     ) -> Response:
         return _document(node.watcher.exposure(of))
 
-    @routes.post("/decisions", summary="What the policy would say to an order; nothing is done")
+    @routes.post("/decisions", summary="Evaluate the policy for an order without deploying it")
     async def decide(request: Request) -> Response:
         order = await _order(request)
         decision = await run_in_threadpool(node.decide, order)
@@ -103,7 +105,7 @@ def _machine_routes(node: Node) -> APIRouter:
     def machine(name: str) -> Response:
         return _document(store.find(name))
 
-    @routes.get("/machines/{name}/console", summary="What the guest wrote to its console", response_class=Response)
+    @routes.get("/machines/{name}/console", summary="Read a machine's serial console", response_class=Response)
     async def console(
         name: str,
         offset: Annotated[int, Query(ge=0, description="The first byte wanted.")] = 0,
@@ -138,9 +140,7 @@ def _machine_routes(node: Node) -> APIRouter:
             )
         return _document(record)
 
-    @routes.delete(
-        "/machines/{name}", summary="End a machine and remove what is left of it", response_model=MachineRecord
-    )
+    @routes.delete("/machines/{name}", summary="End a machine and remove its files", response_model=MachineRecord)
     def destroy(name: str) -> Response:
         return _document(node.keeper.destroy(store.find(name).uuid))
 

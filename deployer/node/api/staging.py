@@ -88,7 +88,7 @@ def staging_routes(stager: Stager, images: TrustedCatalog) -> APIRouter:
     """The routes over a node's stager and its catalog."""
     routes = APIRouter()
 
-    @routes.get("/staging", summary="What is arriving, and how full the cache is", response_model=StagingStatus)
+    @routes.get("/staging", summary="Show transfers under way and the use of the cache", response_model=StagingStatus)
     def staging() -> Response:
         return _document(staging_status(stager))
 

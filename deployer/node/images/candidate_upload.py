@@ -186,7 +186,7 @@ class CandidateUploader:
 
         def advance(count: int) -> None:
             if job.cancelled.is_set():
-                raise Cancelled("nobody wants the save any more, or the node is ending")
+                raise Cancelled("the save was cancelled, or the node is stopping")
             job.seen = job.seen.model_copy(update={"done": min(total, job.seen.done + count)})
 
         self._offer(CandidateBundle(bundle.root, bundle.manifest, contents), advance)

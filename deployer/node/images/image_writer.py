@@ -158,7 +158,7 @@ class _Saving:
 def _written(source: Overlay) -> list[tuple[int, int]]:
     """(offset, length) of what an overlay itself holds, in bytes."""
     asked = ["qemu-img", "map", "--force-share", "--output=json", "--image-opts", "--", _options(source.path)]
-    found = json.loads(_run(asked, source, {}, ResourceLimits(), "what the machine wrote cannot be found").decode())
+    found = json.loads(_run(asked, source, {}, ResourceLimits(), "the machine's overlay cannot be found").decode())
     return [(entry["start"], entry["length"]) for entry in found if entry["depth"] == 0 and entry.get("present", True)]
 
 
@@ -173,7 +173,7 @@ def _read(source: Overlay, offset: int, size: int, place: Path) -> None:
     limits = ResourceLimits(cpu=int(seconds), wall=seconds, file_size=size)
     asked = ["qemu-img", "convert", "--force-share", "--image-opts", "-t", "writeback", "-O", "raw", "--"]
     out = f"/out/{place.name}"
-    _run([*asked, options, out], source, {"/out": place.parent}, limits, "what the machine wrote cannot be read")
+    _run([*asked, options, out], source, {"/out": place.parent}, limits, "the machine's overlay cannot be read")
     if not place.is_file() or place.stat().st_size != size:
         raise AssemblyFailed(f"{source.path}: reading {size} bytes at {offset} of the disk gave something else")
 

@@ -61,7 +61,7 @@ class MachineSaver:
         with self._keeper.alone(uuid) as record:
             manifest = self._made_of(uuid)
             if manifest is None:
-                raise MachineConflict(f"machine {record.name} has nothing left of what it was made of")
+                raise MachineConflict(f"machine {record.name} no longer has the contents that it was made of")
             saved = write_image(record, manifest, self._contents(manifest), target, version, whole=whole)
             return saved, manifest.image_id
 

@@ -114,7 +114,7 @@ class Deployer:
         def report(step: DeploymentStep) -> None:
             tell(step.model_copy(update={"milliseconds": round((time.monotonic() - began) * 1000)}))
             if cancelled.is_set():
-                raise Cancelled("nobody waits for this deployment any more; it has been undone")
+                raise Cancelled("client disconnected; deployment rolled back")
 
         job = self._look_up(order, assigned)
         report(DeploymentStep(step="resolved", text=f"{job.manifest.title} is {job.image_id}"))
@@ -224,7 +224,7 @@ class Deployer:
         )
         report(
             DeploymentStep(
-                step="assembled", machine=name, text=f"{assembled.written} bytes written, none of them content"
+                step="assembled", machine=name, text=f"{assembled.written} bytes written, none of it image content"
             )
         )
         BootFacts(manifest, judged.checks).write(directory)

@@ -98,7 +98,7 @@ def exposure_reason(
     """
     manifest = facts.manifest
     if entry := blocks.blocks(manifest):
-        return f"{entry} stands in the site's block list."
+        return f"{entry} is in the site's block list."
     mine = [each for each in withdrawals if _reaches(each, booted)]
     for each in mine:
         if each.stops(manifest.image_id, manifest.vo):

@@ -79,7 +79,7 @@ class MachineOperations:
         Raises:
             Refused: the policy does not accept it any more.
             MachineConflict: it is neither; or its memory is not that which belongs to its disks.
-            Errors of catalog and stager: nobody can say what is current; a content is not what was verified.
+            Errors of catalog and stager: the current images are unknown; a content is not what was verified.
         """
         keeper = self._keeper
         with keeper.alone(uuid) as record:

@@ -85,7 +85,7 @@ class RevocationWatcher:
         try:
             found = self.exposure("")
         except PartitaError as exc:
-            log.warning("nobody can say which machines are affected by revocations: %s", exc)
+            log.warning("cannot determine which machines run revoked images: %s", exc)
             return
         with self._lock:
             for machine in found.machines:
@@ -114,7 +114,7 @@ class RevocationWatcher:
             record = self._keeper.store.get(machine.uuid)
             if record.state is MachineState.BOOTING:
                 return  # soon
-            log.warning("machine %s runs what was withdrawn (%s): %s", machine.name, action, machine.reason)
+            log.warning("machine %s runs a revoked image (%s): %s", machine.name, action, machine.reason)
             self._acted(record, machine.reason, action)
             if action == "pause" and record.state is MachineState.RUNNING:
                 self._keeper.hold(machine.uuid, machine.reason)
@@ -123,6 +123,6 @@ class RevocationWatcher:
             elif action == "destroy":
                 self._keeper.end(machine.uuid, machine.reason)
         except PartitaError as exc:
-            log.warning("machine %s: %s; it is tried again", machine.uuid, exc)  # it is not marked as done
+            log.warning("machine %s: %s; retrying", machine.uuid, exc)  # it is not marked as done
         else:
             self._done[machine.uuid] = (machine.reason, action)

@@ -135,7 +135,7 @@ class MachineSupervisor:
                 log.warning("machine %s runs without a record that says so; it is ended", uuid)
                 hypervisor.destroy(uuid)
         for uuid in self.store.broken:
-            log.warning("machine %s has no usable record; what is left of it is removed", uuid)
+            log.warning("machine %s has no usable record; removing its files", uuid)
             self._forget(uuid)
         known = {record.holder for record in self.store.all()}
         for holder in [holder for holder in self._leases.holders() if is_holder(holder) and holder not in known]:

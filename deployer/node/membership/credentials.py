@@ -39,5 +39,5 @@ class SiteMembership:
         except FileNotFoundError:
             return None
         except (OSError, UnicodeDecodeError, Misused) as exc:
-            raise SiteUnavailable(f"{directory}: what the site gave this node cannot be used: {exc}") from exc
+            raise SiteUnavailable(f"{directory}: the site's credentials for this node cannot be used: {exc}") from exc
         return cls(url, identity, directory, stamp)

@@ -170,13 +170,15 @@ def write_runs(descriptor: int, piece: MigrationFile, stream: Iterable[bytes], a
             del held[:length]
             at, header = offset + length, None
             advance(length)
-    raise MigrationFailed(f"{piece.name}: came to an end before its end; the move is tried again", again=True)
+    raise MigrationFailed(f"{piece.name}: transfer truncated; retrying the migration", again=True)
 
 
 def _demand(header: tuple[int, int], at: int, piece: MigrationFile) -> None:
     offset, length = header
     if offset < at or length > MAX_RUN or offset + length > piece.size:
-        raise MigrationFailed(f"{piece.name}: its node sends what is no part of a file of {piece.size} bytes")
+        raise MigrationFailed(
+            f"{piece.name}: the source node sent data that does not belong to a file of {piece.size} bytes"
+        )
 
 
 def verify_file(path: Path, piece: MigrationFile) -> None:
@@ -184,5 +186,5 @@ def verify_file(path: Path, piece: MigrationFile) -> None:
     found = describe_file(path, piece.name)
     if found != piece:
         raise MigrationFailed(
-            f"{piece.name}: what came is not what was offered (SHA-256 differs); the move is tried again", again=True
+            f"{piece.name}: received data differs from the offer (SHA-256 mismatch); retrying the migration", again=True
         )

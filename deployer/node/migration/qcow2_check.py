@@ -27,12 +27,12 @@ def check_overlay(path: Path, size: int) -> None:
     head = _head(path)
     magic, version, length, crypt, snapshots, incompatible = head[0], head[1], head[5], head[6], head[11], head[13]
     if magic != b"QFI\xfb" or version != 3 or length != size or crypt or snapshots or incompatible:
-        raise MigrationFailed(f"{path.name}: is no overlay such as nodes make of a disk of {size} bytes")
+        raise MigrationFailed(f"{path.name}: is not an overlay as nodes make them for a disk of {size} bytes")
 
 
 def _head(path: Path) -> tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int]:
     with path.open("rb") as file:
         data = file.read(_QCOW2.size)
     if len(data) < _QCOW2.size:
-        raise MigrationFailed(f"{path.name}: is no overlay")
+        raise MigrationFailed(f"{path.name}: is not an overlay")
     return _QCOW2.unpack(data)

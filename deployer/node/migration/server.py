@@ -45,8 +45,8 @@ def create_migration_app(giver: MigrationSource, authority: CertificateAuthority
 
     @app.exception_handler(OSError)
     def unread(_request: Request, error: OSError) -> Response:
-        log.warning("what is given away cannot be read: %s", error)
-        return problem_response(MigrationFailed("the node cannot read what it gives away; its log has the reason"))
+        log.warning("machine to be migrated cannot be read: %s", error)
+        return problem_response(MigrationFailed("the node cannot read the machine to be migrated; see its log"))
 
     def who(request: Request) -> str:
         node = authority.node_of(peer_of(request).chain, datetime.now(UTC))
@@ -83,7 +83,7 @@ def tls_context(membership: SiteMembership) -> tuple[ssl.SSLContext, Certificate
         context.load_verify_locations(cadata=authority.certificate.decode("ascii"))
         context.load_cert_chain(place / CERTIFICATE_FILE, place / KEY_FILE)
     except (OSError, ssl.SSLError) as exc:
-        raise SiteUnavailable(f"{place}: the node cannot listen with what the site gave it: {exc}") from exc
+        raise SiteUnavailable(f"{place}: the node cannot listen with the site's credentials: {exc}") from exc
     return context, authority
 
 
@@ -112,6 +112,6 @@ def serve_migrations(app: FastAPI, listening: socket.socket, context: ssl.SSLCon
         ssl_context_factory=lambda _config, _default: context,
     )
     host, port = listening.getsockname()[:2]
-    otherwise = "where machines are given away nobody answers; the node's log has the reason"
+    otherwise = "the migration server does not answer; see the node's log"
     with serve_in_thread(config, listening, "moving", otherwise):
         yield f"https://{f'[{host}]' if ':' in host else host}:{port}"

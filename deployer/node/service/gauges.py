@@ -29,7 +29,7 @@ def figures(status: NodeStatus, cache: Cache) -> Iterator[MetricFamily]:
     if status.fresh_until:
         yield gauge(
             "node_fresh_until_timestamp_seconds",
-            "When what the node knows to be current expires, Unix time; nothing new starts after that.",
+            "When the node's TUF metadata expires, Unix time; no new machine starts after that.",
             status.fresh_until.timestamp(),
         )
     yield labelled_metric(

@@ -333,7 +333,7 @@ class Node:
             return str(exc)
         fresh = self._catalog.freshness()
         if not fresh.pinned or (fresh.expires is not None and fresh.expires <= self._clock()):
-            return fresh.problem or "nobody can say what is current"
+            return fresh.problem or "the current images are unknown"
         return ""
 
     def _open_hypervisor(self, directory: Path) -> Hypervisor:

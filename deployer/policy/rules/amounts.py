@@ -43,8 +43,8 @@ class RequestPossible(PolicyRule):
             wrong.append(("memory", f"memory in whole {size_text(MEMORY_UNIT)}"))
         yield self.result(
             passed=not wrong,
-            reason="what is asked for can be had",
-            otherwise=f"the {' and the '.join(name for name, _ in wrong)} asked for cannot be had",
+            reason="the request can be satisfied",
+            otherwise=f"the {' and the '.join(name for name, _ in wrong)} asked for is not available",
             change=f"ask for {' and '.join(instead for _, instead in wrong)}",
         )
 

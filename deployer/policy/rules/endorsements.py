@@ -187,7 +187,7 @@ def _discounted(
     ):
         return f"{check.fingerprint} is not trusted as {check.role} of {check.vo}"
     if check.fingerprint in policy.endorsers.deny:
-        return f"{check.fingerprint} stands in endorsers.deny"
+        return f"{check.fingerprint} is in endorsers.deny"
     if not check.issued - SKEW <= now < check.expires:
         return f"the endorsement by {check.fingerprint} holds from {check.issued:%Y-%m-%d} to {check.expires:%Y-%m-%d} only"
     if now - check.issued > timedelta(seconds=quorum.max_age):

@@ -237,7 +237,7 @@ def permitted_cluster(site: Site, who: Principal, name: str, action: SiteAction)
         ClusterNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
         Misused: it means several.
     """
-    missing = ClusterNotFound(f"there is no cluster {name[:80]!r} at this site")
+    missing = ClusterNotFound(f"no such cluster at this site: {name[:80]!r}")
     try:
         cluster = site.clusters.find(name, who)
     except ClusterNotFound:

@@ -234,7 +234,7 @@ def permitted_deployment(site: Site, who: Principal, text: str, action: SiteActi
     Raises:
         DeploymentNotFound: there is none, or they may not see it. Forbidden: they may not do that to it.
     """
-    missing = DeploymentNotFound(f"there is no deployment {text[:80]!r} at this site")
+    missing = DeploymentNotFound(f"no such deployment at this site: {text[:80]!r}")
     try:
         deployment = site.store.read(find_deployment, text)
     except Misused as exc:

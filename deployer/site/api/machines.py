@@ -195,7 +195,7 @@ def permitted_machine(site: Site, who: Principal, name: str, action: SiteAction)
         Misused: it means several.
     """
     store, access = site.store, site.access
-    missing = MachineNotFound(f"there is no machine {name[:80]!r} at this site")
+    missing = MachineNotFound(f"no such machine at this site: {name[:80]!r}")
     everything = access.reach(who).everything
     try:
         machine = store.read(find_machine, name, None if everything else who)

@@ -31,7 +31,7 @@ def get_cluster(connection: Connection, uuid: str) -> SiteCluster:
     """A cluster; ClusterNotFound."""
     found = connection.execute(select(clusters.c.document).where(clusters.c.uuid == uuid)).scalar()
     if found is None:
-        raise ClusterNotFound(f"there is no cluster {uuid[:80]!r} at this site")
+        raise ClusterNotFound(f"no such cluster at this site: {uuid[:80]!r}")
     return SiteCluster.model_validate_json(found)
 
 
@@ -49,7 +49,7 @@ def find_cluster(connection: Connection, text: str, owner: Principal | None = No
             raise Misused(f"{text[:80]!r} means several clusters; write a UUID, or more of one")
         if uuids:
             return get_cluster(connection, uuids[0])
-    raise ClusterNotFound(f"there is no cluster {text[:80]!r} at this site")
+    raise ClusterNotFound(f"no such cluster at this site: {text[:80]!r}")
 
 
 def list_clusters(

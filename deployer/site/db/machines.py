@@ -91,7 +91,7 @@ def get_deployment(connection: Connection, uuid: str) -> Deployment:
     """A deployment; DeploymentNotFound."""
     found = connection.execute(select(deployments.c.document).where(deployments.c.uuid == uuid)).scalar()
     if found is None:
-        raise DeploymentNotFound(f"there is no deployment {uuid[:80]!r} at this site")
+        raise DeploymentNotFound(f"no such deployment at this site: {uuid[:80]!r}")
     return Deployment.model_validate_json(found)
 
 
@@ -102,7 +102,7 @@ def find_deployment(connection: Connection, text: str) -> Deployment:
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several deployments; write more of the UUID")
     if not uuids:
-        raise DeploymentNotFound(f"there is no deployment {text[:80]!r} at this site")
+        raise DeploymentNotFound(f"no such deployment at this site: {text[:80]!r}")
     return get_deployment(connection, uuids[0])
 
 
@@ -132,7 +132,7 @@ def get_machine(connection: Connection, uuid: str) -> SiteMachine:
     """A machine; MachineNotFound."""
     found = connection.execute(select(machines.c.document).where(machines.c.uuid == uuid)).scalar()
     if found is None:
-        raise MachineNotFound(f"there is no machine {uuid[:80]!r} at this site")
+        raise MachineNotFound(f"no such machine at this site: {uuid[:80]!r}")
     return SiteMachine.model_validate_json(found)
 
 
@@ -157,7 +157,7 @@ def find_machine(connection: Connection, text: str, owner: Principal | None = No
             raise Misused(f"{text[:80]!r} means several machines; write a UUID, or more of one")
         if uuids:
             return get_machine(connection, uuids[0])
-    raise MachineNotFound(f"there is no machine {text[:80]!r} at this site")
+    raise MachineNotFound(f"no such machine at this site: {text[:80]!r}")
 
 
 def list_deployments(

@@ -67,7 +67,7 @@ def get_node(connection: Connection, uuid: str, *, contents: bool = True) -> Sit
     """A node, with what it caches or without; NodeNotFound."""
     row = connection.execute(select(nodes).where(nodes.c.uuid == uuid)).first()
     if row is None:
-        raise NodeNotFound(f"there is no node {uuid} at this site; `partita site nodes` lists them")
+        raise NodeNotFound(f"no such node at this site: {uuid}; `partita site nodes` lists them")
     if not contents:
         return _node(row, frozenset())
     held = connection.execute(select(cached.c.address).where(cached.c.node == uuid)).scalars()
@@ -92,7 +92,7 @@ def find_node(connection: Connection, text: str) -> SiteNode:
     if len(uuids) > 1:
         raise Misused(f"{text!r} means several nodes; write more of the UUID")
     if not uuids:
-        raise NodeNotFound(f"there is no node {text[:80]!r} at this site; `partita site nodes` lists them")
+        raise NodeNotFound(f"no such node at this site: {text[:80]!r}; `partita site nodes` lists them")
     return get_node(connection, uuids[0])
 
 
@@ -122,7 +122,7 @@ def revision_of(connection: Connection, uuid: str) -> int:
     """A node's revision; NodeNotFound."""
     found = connection.execute(select(nodes.c.revision).where(nodes.c.uuid == uuid)).scalar()
     if found is None:
-        raise NodeNotFound(f"there is no node {uuid} at this site")
+        raise NodeNotFound(f"no such node at this site: {uuid}")
     return int(found)
 
 

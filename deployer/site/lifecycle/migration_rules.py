@@ -55,7 +55,7 @@ def target_fault(machine: SiteMachine, source: SiteNode, target: SiteNode) -> st
     if target.kind != "libvirt" or target.movable is None:
         return "it knows nothing of machines that move"
     if source.movable is None:
-        return "nothing is known of what the memory was saved by"
+        return "the emulator that saved the memory is unknown"
     if machine.state is not MachineState.SUSPENDED:
         return ""  # one that boots again asks for nothing but its architecture
     if target.accelerator != machine.virt:

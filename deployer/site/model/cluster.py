@@ -134,7 +134,7 @@ class ClusterRole(RequestedProperties):
         known = ((self.provides, "provides"), (self.requires, "requires"), (self.watches or (), "watches"))
         for names, what in known:
             if len(set(names)) != len(names):
-                raise ValueError(f"a name stands twice under {what}; keep one")
+                raise ValueError(f"a name is listed twice under {what}; keep one")
         for begins, most, what in (
             (self.memory, self.max_memory, "max_memory"),
             (self.cores, self.max_cores, "max_cores"),

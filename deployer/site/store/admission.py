@@ -28,7 +28,7 @@ from deployer.site.scheduling.proposal import Proposal
 from deployer.site.store.unit_of_work import UnitOfWork
 from signer.documents import canonical
 
-WAITS = "there is no room for it on any node now; it waits"
+WAITS = "no node has free capacity for it now; it waits"
 
 
 def find_ordered(

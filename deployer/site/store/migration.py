@@ -71,7 +71,7 @@ def _why(rooms: Sequence[NodeCapacity], ask: PlacementRequest, to: str) -> str:
     """Why none of the nodes takes it, node by node; of one that was asked for, that one alone."""
     shown = [room for room in rooms if not to or room.uuid == to]
     said = [f"{room.name}: {room.problem or _short(room, ask)}" for room in shown[:MAX_NODES_SHOWN]]
-    return "; ".join(said) or "there is no other node"
+    return "; ".join(said) or "no other node exists"
 
 
 MAX_NODES_SHOWN = 8

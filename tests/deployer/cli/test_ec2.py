@@ -114,4 +114,4 @@ def test_what_cannot_be_is_said_in_a_sentence(
 
 def test_without_accounts_there_is_nothing_at_ec2(host: Ec2Site) -> None:
     host.settings.accounts.unlink()
-    assert "ec2.toml: cannot be read: there is no such file" in partita(host, "machines", code=2)
+    assert "ec2.toml: cannot be read: no such file" in partita(host, "machines", code=2)

@@ -90,7 +90,7 @@ def test_settings_decide_first(tmp_path: Path, counting: Path) -> None:
         == "software emulation, as the setting deploy.accelerator says"
     )
     assert choose_accelerator("auto", "aarch64", memory).virt == "qemu"
-    with pytest.raises(BackendFailed, match=r"insists on KVM and there is none: .* set it to auto"):
+    with pytest.raises(BackendFailed, match=r"requires KVM, which is not available: .* set it to auto"):
         choose_accelerator("kvm", "aarch64", memory)
     assert not counting.exists()
 

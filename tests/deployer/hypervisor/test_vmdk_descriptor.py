@@ -40,7 +40,7 @@ def test_a_descriptor_is_what_the_format_says() -> None:
     ],
 )
 def test_a_path_that_the_format_cannot_carry_is_refused(path: str) -> None:
-    with pytest.raises(AssemblyFailed, match="cannot stand in a disk descriptor"):
+    with pytest.raises(AssemblyFailed, match="cannot be used in a disk descriptor"):
         build_descriptor([(512, Path(path))])
 
 

@@ -144,7 +144,7 @@ def test_host_names(name: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_host_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="is no host name"):
+    with pytest.raises(ValueError, match="is not a valid host name"):
         check_hostname(name)
 
 

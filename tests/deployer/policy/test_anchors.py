@@ -67,7 +67,7 @@ def test_an_anchor_is_what_its_certificate_says(site: Site, tmp_path: Path) -> N
     for what, text, says in table:
         with pytest.raises(PolicyUnusable, match=says):
             Policy.parse(text.encode(), what)
-    with pytest.raises(PolicyUnusable, match="cannot stand in a policy"):
+    with pytest.raises(PolicyUnusable, match="cannot be used in a policy"):
         certificate_anchor("Star!", ADMIN, site.bob.pem)
-    with pytest.raises(PolicyUnusable, match="cannot stand in a policy"):
+    with pytest.raises(PolicyUnusable, match="cannot be used in a policy"):
         certificate_anchor("star", ADMIN, b"none")

@@ -102,7 +102,7 @@ def test_nothing_is_permitted_by_default() -> None:
     found = judge('@id("ours") @change("use cms") permit(principal, action, resource) when { resource.vo == "cms" };')
 
     assert not found["cedar-permit"].passed
-    assert found["cedar-permit"].reason == "none of the rules that permit applies: 'ours'"
+    assert found["cedar-permit"].reason == "no permit rule applies: 'ours'"
     assert found["cedar-permit"].change == "use cms"
 
 

@@ -94,7 +94,7 @@ REFUSED = [
     ("a network of no kind", "[networks]\nallow=['*']", r"\$\.networks\.allow\[0\]: '\*' is not user, network:NAME"),
     ("an anchor without a key", f"[[anchor]]\nvo='s'\nrole='r'\nfingerprint='{FPR}'", r"\$\.anchor\[0\]\.key: is missing"),
     ("an anchor for a pattern of VOs", ANCHOR.replace("'star'", "'*'"), r"\$\.anchor\[0\]\.vo"),
-    ("an anchor twice", ANCHOR + ANCHOR, r"stands twice"),
+    ("an anchor twice", ANCHOR + ANCHOR, r"is listed twice"),
     ("a key file where there are none", ANCHOR.replace("'''\n" + ARMORED + "'''", "'star.asc'"), r"not read from one"),
     ("a private key", ANCHOR.replace("PUBLIC", "PRIVATE"), r"\$\.anchor\[0\]\.key: is not an armored OpenPGP public key"),
     ("a key with more after it", ANCHOR.replace("BLOCK-----\n'''", "BLOCK-----\nx'''"), r"is not an armored"),
@@ -193,7 +193,7 @@ def test_a_policy_that_is_meant_has_no_warnings() -> None:
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        (COMPLETE.replace(ANCHOR, ""), "there is no [[anchor]]: nothing will be accepted"),
+        (COMPLETE.replace(ANCHOR, ""), "no [[anchor]] is given: nothing will be accepted"),
         (COMPLETE + "[endorsements]\nthreshold=2", "star needs 2 endorsers and only 1 can count: nothing of it passes"),
         (
             COMPLETE + f"[endorsers]\ndeny=['{FPR}']",
@@ -261,7 +261,7 @@ def test_a_sample_lacks_nothing_but_anchors(name: str) -> None:
     text = (ROOT / "policies" / f"{name}.toml").read_text()
 
     assert Policy.load(ROOT / "policies" / f"{name}.toml").warnings() == [
-        "there is no [[anchor]]: nothing will be accepted"
+        "no [[anchor]] is given: nothing will be accepted"
     ]
     with_anchors = text + "".join(
         anchor_block("star", role, fpr, ARMORED)

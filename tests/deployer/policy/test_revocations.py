@@ -58,7 +58,7 @@ def test_a_blocked_endorsement_does_not_count(site: Site) -> None:
     digest = check_endorsements(rules(site), mine, site.now)[0].digest
     checks = BlockList(endorsements=(f"sha256:{digest}",)).void(check_endorsements(rules(site), mine, site.now))
     assert [check.counts for check in checks] == [False, True]
-    assert checks[0].reason == f"sha256:{digest} stands in the site's block list."
+    assert checks[0].reason == f"sha256:{digest} is in the site's block list."
 
 
 def test_what_was_seen_is_never_forgotten(site: Site, tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_what_was_seen_is_never_forgotten(site: Site, tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("images = ['nonsense']", "image ID"),
-        ("keys = ['Ann']", "is no key"),
-        ("keys = ['openpgp:abc']", "is no key"),
+        ("keys = ['Ann']", "is not a key"),
+        ("keys = ['openpgp:abc']", "is not a key"),
         ("endorsements = ['x']", "endorsements"),
         ("hosts = ['x']", "not known here"),
         ("images = [", "is not TOML"),

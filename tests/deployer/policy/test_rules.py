@@ -86,7 +86,7 @@ ENDORSEMENTS = [
     ("not yet issued", {}, [vouched(issued=NOW + timedelta(minutes=6))], "only", A),
     ("too old for this site", {"endorsements": "max_age='9d'"}, [vouched()], "issued on 2026-11-12, longer ago than 9d", A),
     ("no times", {}, [vouched(issued=None)], "It counts", A),
-    ("a denied endorser", {"endorsers": f"deny=['{A}']"}, [vouched()], f"{A} stands in endorsers.deny", f"by one of {B}$"),
+    ("a denied endorser", {"endorsers": f"deny=['{A}']"}, [vouched()], f"{A} is in endorsers.deny", f"by one of {B}$"),
     (
         "all endorsers denied",
         {"endorsers": f"deny=['{A}','{B}']"},

@@ -118,7 +118,7 @@ def test_a_policy_that_is_removed_is_no_longer_in_force(path: Path) -> None:
     store = PolicyStore(path)
     store.current()
     path.unlink()
-    with pytest.raises(PolicyUnusable, match="there is no acceptance policy, so nothing is accepted"):
+    with pytest.raises(PolicyUnusable, match="acceptance policy not found, so nothing is accepted"):
         store.current()
 
 

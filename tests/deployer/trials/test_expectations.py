@@ -59,7 +59,10 @@ endorsed = [{{ by = "{ALICE}" }}, {{ by = "{CAROL}", role = "site-reviewer" }}]
         ('[[case]]\nname = "a"\nimage = "star"\nexpect = "refused"', "$.case[0].image"),
         ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\ndisc = "1GiB"', "$.case[0].disc: is not known"),
         ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\nneeds_memory = "1B"', "case 'a'"),
-        ('[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\n[case.ask]\nnetwork = "x"', "no network"),
+        (
+            '[[case]]\nname = "a"\nimage = "star/w@1"\nexpect = "refused"\n[case.ask]\nnetwork = "x"',
+            "not a valid network",
+        ),
         ("[[case", "is not TOML"),
     ],
 )

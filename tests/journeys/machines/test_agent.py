@@ -141,7 +141,7 @@ def test_a_node_that_can_start_nothing_says_so(member: NodeProcess, site: SiteDo
     wait_for(lambda: site.reports, 60)
     assert site.reports[-1].problem == ""
     member.policy.unlink()
-    wait_for(lambda: "there is no acceptance policy" in site.reports[-1].problem, 60)
+    wait_for(lambda: "acceptance policy not found" in site.reports[-1].problem, 60)
 
 
 def emulators(node: NodeProcess) -> Counter[str]:

@@ -139,8 +139,8 @@ def direct(images: Images, noise: Path, data: bytes, tmp_path: Path) -> DriverVe
     ("what", "data", "answer", "says"),
     [
         ("both drivers, packed with Zstandard behind microcode", lambda: MICROCODE + zstd(FULL), "yes", ""),
-        ("no archive", lambda: b"noise" * 99, "unknown", "its initrd cannot be read (it is no archive"),
-        ("cut short", lambda: gzip.compress(FULL)[:-40], "unknown", "its initrd cannot be read ("),
+        ("not an archive", lambda: b"noise" * 99, "unknown", "its initrd cannot be read (not an archive"),
+        ("not a complete cpio", lambda: gzip.compress(FULL)[:-40], "unknown", "its initrd cannot be read ("),
         ("an absurd name", lambda: FULL[:94] + b"FFFFFFFF" + FULL[102:], "unknown", "is absurd"),
     ],
 )

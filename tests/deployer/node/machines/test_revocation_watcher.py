@@ -122,7 +122,7 @@ def test_a_revocation_reaches_a_running_machine(
     with node.client() as client:
         assert [one.affected for one in client.exposure(image.manifest.title).machines] == [False]
     withdraw_it(community, image)
-    wait_for(lambda: "runs what was withdrawn" in node.log.read_text(), 60)
+    wait_for(lambda: "runs a revoked image" in node.log.read_text(), 60)
     wait_for(lambda: node.state(machine.uuid) is expected, 60)
     assert node.state(other.uuid) is MachineState.RUNNING
     with pytest.raises(Refused, match="endorsers vouch"):

@@ -176,5 +176,5 @@ def test_an_end_that_the_service_died_over_is_told_at_the_next_start(tmp_path: P
 
     ends = [entry.data for entry in read_log(tmp_path / "audit.jsonl") if entry.kind == "end"]
     assert [end["machine"] for end in ends] == [machines[0], machines[2], machines[3]]
-    assert "had ended when the node's service started" in ends[1]["reason"]
+    assert "had ended before the node's service started" in ends[1]["reason"]
     assert verify_log(tmp_path / "audit.jsonl").intact

@@ -74,7 +74,7 @@ def test_whom_nobody_vouches_for_is_not_spoken_to(
 def test_a_ca_that_is_none_is_one_sentence(site: SiteDouble, tmp_path: Path) -> None:
     site.take_in(tmp_path)
     (tmp_path / "site" / "site.pem").write_text("nothing")
-    with pytest.raises(SiteUnavailable, match="what the site gave this node cannot be used"):
+    with pytest.raises(SiteUnavailable, match="the site's credentials for this node cannot be used"):
         joined(tmp_path)
 
 

@@ -36,5 +36,5 @@ def test_an_overlay_that_leads_elsewhere_is_refused(tmp_path: Path, what: str, a
     with place.open("r+b") as file:
         file.seek(at)
         file.write(data)
-    with pytest.raises(MigrationFailed, match="is no overlay such as nodes make"):
+    with pytest.raises(MigrationFailed, match="is not an overlay as nodes make"):
         check_overlay(place, MIB)

@@ -281,7 +281,7 @@ def test_what_cannot_be_done_to_a_cluster(site: SiteProcess, node: PaperNode, pe
         ("far too large", "POST", "/v1/clusters", b" " * (MAX_CLUSTER + 1), 413, "bytes"),
         ("fewer than none", "POST", "/v1/clusters/star/scale", b'{"role":"worker","count":-1}', 400, "$.count"),
         ("no member", "POST", "/v1/clusters/star/replace", b"{}", 400, "$.member"),
-        ("a name that there is not", "GET", "/v1/clusters/moon", None, 404, "no cluster"),
+        ("a name that there is not", "GET", "/v1/clusters/moon", None, 404, "no such cluster"),
         ("a page of nothing", "GET", "/v1/clusters?limit=0", None, 400, "limit"),
     ],
 )

@@ -145,7 +145,7 @@ REFUSED: list[tuple[str, Callable[[Vo, Vo], tuple[Shelf, Policy, RevocationState
             rules(star.anchor()),
             RevocationState(blocks=BlockList(keys=(f"openpgp:{star.fingerprint}",))),
         ),
-        "stands in the site's block list",
+        "is in the site's block list",
     ),
 ]
 

@@ -204,7 +204,7 @@ def test_machines_of_a_lost_node_are_placed_elsewhere(world: World) -> None:
     assert look(world, "replace") == ["lost", "replaced"]
     waiting = world.store.read(get_machine, one.uuid)
     assert (waiting.node, waiting.state) == (None, MachineState.PENDING)
-    assert waiting.reason == "there is no room for it on any node now; it waits"
+    assert waiting.reason == "no node has free capacity for it now; it waits"
     assert look(world, "replace") == []
     second = world.join("n2")
     assert look(world, "replace") == ["placed"]
