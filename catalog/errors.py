@@ -1,7 +1,7 @@
-"""Everything that `catalog` raises for the world's faults.
+"""The errors of the package `catalog`.
 
 Errors that cross the wire have a stable `code` (the end of their RFC 9457 problem type) and carry their data as plain
-attributes, so that the client raises the very class that the server raised.
+attributes, so that the client raises the same class as the server.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ class CatalogError(PartitaError, code="failed"):
 
 
 class Malformed(CatalogError, code="malformed", status=400):
-    """Something offered is not of the form it must have; the message gives the place."""
+    """Data or a request is malformed; the message gives the place."""
 
 
 class DiskRefused(CatalogError, code="disk-refused", status=422, exit_code=EXIT_REFUSED):
@@ -22,59 +22,59 @@ class DiskRefused(CatalogError, code="disk-refused", status=422, exit_code=EXIT_
 
 
 class BlankFailed(CatalogError, code="blank-unmade", status=503):
-    """A blank cannot be made here: a tool is missing or refuses."""
+    """A blank cannot be made on this machine: a tool is missing or fails."""
 
 
 class ContentMismatch(CatalogError, code="content-mismatch", status=422, exit_code=EXIT_UNVERIFIED):
-    """Bytes do not have the address that they were said to have."""
+    """Content does not have the expected address."""
 
 
 class NotFound(CatalogError, code="not-found", status=404):
-    """There is no such image, name, blob or VO here."""
+    """The image, name, content or VO does not exist here."""
 
 
 class Conflict(CatalogError, code="conflict", status=409):
-    """It exists already with another meaning, such as a name@version that names another image."""
+    """The name is already used for something else, such as a name@version of another image."""
 
 
 class NotEntitled(CatalogError, code="not-entitled", status=403, exit_code=EXIT_REFUSED):
-    """Who asks may not do this here: an unregistered VO, a key that the VO has not registered."""
+    """The requester may not do this here: the VO, or the key in the VO, is not registered, or access is restricted."""
 
 
 class TooLarge(CatalogError, code="too-large", status=413):
-    """More bytes than this catalog accepts."""
+    """The data is larger than this catalog accepts."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The rest of the body, perhaps without end, is not read."""
+        """Close the connection: the rest of the body, which may be endless, is not read."""
         return {"Connection": "close"}
 
 
 class RangeRefused(CatalogError, code="range-refused", status=416):
-    """A byte range that is malformed or outside the blob."""
+    """A byte range is malformed, or outside the content."""
 
     headers = TooLarge.headers
 
 
 class Unavailable(CatalogError, code="unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
-    """The catalog cannot be reached or cannot answer now; trying again later may help."""
+    """The catalog cannot be reached, or cannot answer now; a later retry may succeed."""
 
 
 class Misused(CatalogError, code="misused", status=400, exit_code=EXIT_USAGE):
-    """The command or request does not make sense as given."""
+    """The arguments of a command or request are invalid."""
 
 
 class Unverified(CatalogError, code="unverified", status=502, exit_code=EXIT_UNVERIFIED):
-    """What a catalog or mirror says is current does not verify from the root that is pinned here."""
+    """The TUF metadata of a catalog or mirror does not verify against the pinned root."""
 
 
 class Stale(Unverified, code="stale", status=503):
-    """What is signed as current has expired, or this machine's clock is wrong: nothing new may start from it."""
+    """The TUF metadata has expired, or this machine's clock is wrong: no new machines may start."""
 
 
 class Equivocation(Unverified, code="equivocation", status=409):
-    """One name and version has been seen to stand for two contents: an alarm, somebody must look."""
+    """One name and version was seen for two different images: an alarm for the operator."""
 
 
 class Unpinned(CatalogError, code="unpinned", status=403, exit_code=EXIT_REFUSED):
-    """There is no root to believe a catalog by, and none is taken on trust."""
+    """No TUF root is pinned, and a root is never trusted on first use."""

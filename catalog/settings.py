@@ -1,4 +1,4 @@
-"""The settings section `catalog`: where a catalog keeps its state, where it listens, and which one commands talk to."""
+"""The settings section `catalog`: state directory and addresses of the service, and the catalog that commands use."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,24 +11,24 @@ from signer.x509.ca_directory import DEFAULT_DIRECTORY
 from signer.x509.path_validation import CrlPolicy
 
 LISTEN_OR_NOT = r"^((\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5})?$"
-"""ADDRESS:PORT, or empty for nowhere."""
+"""ADDRESS:PORT, or empty to disable."""
 
 
 class CatalogSettings(Document):
-    """Settings of the catalog service and of the commands that talk to one.
+    """Settings of the catalog service and of the commands that use a catalog.
 
     Attributes:
-        directory: where the service keeps its database and content.
-        listen: address and port that the service listens on; port 0 takes a free one.
-        url: the catalog that `publish`, `image list` and `image fetch` talk to.
-        max_image_bytes: the largest image accepted, in bytes of its content, holes included.
-        pending_days: how long a publication that nobody continues is kept, in days.
-        tuf_bits: the hash bins of a freshness repository made now are 2**tuf_bits; 12 is right for up to a million images.
-        metrics: address and port where the service gives its figures to Prometheus; empty for none.
-        credential: a file with the credential of a site, shown to the catalog by commands that read from it.
-        ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are judged.
-        crls: "required" refuses where a CA has no current revocation list; "if-present".
-        tuf_root: the root that commands here believe freshness metadata by; without one they believe the catalog.
+        directory: directory of the database and the contents.
+        listen: address and port on which the service listens; port 0 takes a free one.
+        url: the catalog that `publish`, `image list` and `image fetch` use.
+        max_image_bytes: the largest image accepted, in bytes of its contents, holes included.
+        pending_days: days after which a pending publication is deleted, unless it is continued.
+        tuf_bits: a new TUF repository has 2**tuf_bits hash bins; 12 is right for up to a million images.
+        metrics: address and port of the metrics for Prometheus; empty to disable.
+        credential: a file with the credential of a site, which commands send when they read from the catalog.
+        ca_directory: CAs, signing policies and revocation lists, by which certificates of endorsers are verified.
+        crls: "required" refuses certificates of a CA without a current revocation list; "if-present" accepts them.
+        tuf_root: the pinned root with which commands verify TUF metadata; without one they trust the catalog.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("catalog"))

@@ -5,13 +5,14 @@ cannot carry exactly. Each refusal says where (a JSON path) and why. Writing is 
 values have equal bytes and can be signed.
 """
 
+import base64
 import json
 import tomllib
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from signer.errors import DocumentError
 
@@ -29,6 +30,20 @@ class Document(BaseModel):
 
 
 D = TypeVar("D", bound=BaseModel)
+
+
+def example(**members: JsonValue) -> ConfigDict:
+    """The configuration of a Document with an example for the API documentation: `model_config = example(name="x")`."""
+    return ConfigDict(json_schema_extra={"examples": [members]})
+
+
+def check_base64(text: str) -> str:
+    """Return a text that is base64; ValueError otherwise. Validates members of documents."""
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError as exc:
+        raise ValueError("is not valid base64") from exc
+    return text
 
 
 def canonical(value: object) -> bytes:

@@ -12,7 +12,7 @@ from catalog.db.images import get_manifest
 from catalog.errors import BlankFailed, Conflict, Malformed, NotFound, RangeRefused
 from catalog.image.manifest import Manifest
 from catalog.publication.images import PublicationService
-from catalog.schema.flat import FlatImage
+from catalog.schema.images import FlatImage
 from catalog.web.parameters import IMAGE_ID
 from catalog.web.problems import problem_responses
 from catalog.web.responses import RangeResponse, document_response

@@ -12,8 +12,7 @@ from catalog.db.images import list_revocations
 from catalog.errors import Malformed, NotEntitled, TooLarge, Unavailable
 from catalog.publication.images import PublicationService
 from catalog.publication.revocations import accept_revocation
-from catalog.schema.images import SignedStatement
-from catalog.schema.revocations import MAX_REVOCATION_PAGE, RevocationPage
+from catalog.schema.images import MAX_REVOCATION_PAGE, RevocationPage, SignedStatement
 from catalog.web.problems import problem_responses
 from catalog.web.responses import document_response
 

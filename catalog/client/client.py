@@ -17,23 +17,23 @@ from catalog.image.manifest import MAX_MANIFEST, Manifest
 from catalog.image.reference import Reference
 from catalog.schema.candidates import CandidateEntry, CandidateList, CandidateRequest
 from catalog.schema.clusters import ClusterEntries, ClusterEntry, ClusterPublication
-from catalog.schema.flat import FlatImage
 from catalog.schema.history import MAX_HISTORY_PAGE, HistoryEntry, HistoryPage, verify_chain
 from catalog.schema.images import (
     MAX_PAGE_SIZE,
     EndorsementList,
     EndorsementsRequest,
+    FlatImage,
     ImageEntry,
     ImagePage,
     Publication,
     PublicationRequest,
+    RevocationPage,
     SignedStatement,
     UploadStatus,
     VoEntry,
     VoPage,
 )
 from catalog.schema.problems import MAX_PROBLEM
-from catalog.schema.revocations import RevocationPage
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.web.connection import BaseTransport, Connection
 from signer.documents import canonical

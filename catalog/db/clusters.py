@@ -1,6 +1,6 @@
-"""What the catalog knows of cluster documents. Queries only, as `registry`.
+"""Queries on cluster documents.
 
-A document is opaque here: canonical JSON with a name, a version and a digest. What it means is for sites to say.
+A document is opaque here: canonical JSON with a name, a version and a digest. Only sites interpret it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from catalog.db.tables import clusters
 
 @dataclass(frozen=True)
 class ClusterRow:
-    """A published document.
+    """A published cluster document.
 
     Attributes:
         digest: `sha256:` and 64 hex digits, of the bytes.
@@ -34,27 +34,19 @@ class ClusterRow:
 
 
 def add_cluster(connection: Connection, row: ClusterRow) -> None:
-    """Make a document visible."""
-    connection.execute(
-        insert(clusters).values(
-            digest=row.digest,
-            vo=row.vo,
-            name=row.name,
-            version=row.version,
-            document=row.data,
-            published=row.published,
-        )
-    )
+    """Add a document, which makes it visible."""
+    members = vars(row).copy()
+    connection.execute(insert(clusters).values(document=members.pop("data"), **members))
 
 
 def get_cluster(connection: Connection, digest: str) -> ClusterRow | None:
-    """The document of that digest."""
+    """The document with that digest."""
     rows = _rows(connection, clusters.c.digest == digest)
     return rows[0][1] if rows else None
 
 
 def find_cluster(connection: Connection, vo: str, name: str, version: str | None) -> ClusterRow | None:
-    """The document that a name and version, or a name's last published version, stands for."""
+    """The document of a name and version, or of the last published version of a name."""
     conditions = [clusters.c.vo == vo, clusters.c.name == name]
     if version is not None:
         conditions.append(clusters.c.version == version)
@@ -65,7 +57,7 @@ def find_cluster(connection: Connection, vo: str, name: str, version: str | None
 def list_clusters(
     connection: Connection, vo: str | None, before: int | None, limit: int
 ) -> list[tuple[int, ClusterRow]]:
-    """Up to `limit` documents, last published first, each with its sequence; `before` is the sequence to go on from."""
+    """Up to `limit` documents, last published first, each with its sequence number; only those below `before`."""
     conditions = []
     if vo is not None:
         conditions.append(clusters.c.vo == vo)
@@ -75,7 +67,7 @@ def list_clusters(
 
 
 def all_clusters(connection: Connection) -> list[ClusterRow]:
-    """All documents, the first published first."""
+    """All documents in the order of their publication."""
     return [row for _, row in reversed(_rows(connection))]
 
 

@@ -1,8 +1,8 @@
 """The door to databases: SQLite with a write-ahead log and a sync per commit, or PostgreSQL.
 
-On both, one transaction writes at a time and many read: rows are numbered in the order in which they are seen, and two
-requests never take the last of anything. On PostgreSQL an advisory lock is what BEGIN IMMEDIATE is on SQLite. The
-libraries' errors end here.
+On both, one transaction writes at a time and many read: rows are numbered in the order in which they become visible, and
+two requests never take the last of a resource. An advisory lock on PostgreSQL corresponds to BEGIN IMMEDIATE on SQLite.
+Errors of the libraries are translated here.
 """
 
 import sqlite3
@@ -23,27 +23,27 @@ from catalog.errors import Conflict, Unavailable
 from signer.errors import PartitaError
 
 Transaction = Connection
-"""An open transaction: what every query takes."""
+"""An open transaction, the first argument of every query."""
 
 BUSY_MILLISECONDS = 20_000
-"""How long a transaction waits for another process's: a command of the operator beside the service takes far less."""
+"""How long a transaction waits for one of another process; an operator's command takes far less."""
 
 READERS = 64
-"""Connections at once; below the 100 that PostgreSQL allows all its clients by default."""
+"""Concurrent connections; below the 100 that PostgreSQL allows all clients by default."""
 
 POOL_SECONDS = 60.0
-"""How long a thread waits for one of them: a service with more threads than that is slow, not broken."""
+"""How long a thread waits for a connection, so that a service with more threads is slow, but works."""
 
 
 @dataclass(frozen=True)
 class DatabaseKind:
-    """What a database is of.
+    """The kind of a database.
 
     Attributes:
-        name: the service, as messages call it.
-        migrator: brings it to its newest shape.
-        unavailable: raised where it cannot be used.
-        lock: the key of PostgreSQL's advisory lock: who writes holds it until the transaction ends.
+        name: the service, for messages.
+        migrator: upgrades it to the newest schema.
+        unavailable: raised if the database cannot be used.
+        lock: the key of PostgreSQL's advisory lock, which a writer holds until its transaction ends.
     """
 
     name: str
@@ -53,18 +53,18 @@ class DatabaseKind:
 
 
 class Database:
-    """A service's database, brought to its newest shape when it is opened.
+    """A service's database, upgraded to the newest schema when it is opened.
 
     Args:
         url: `sqlite:///PATH`, or `postgresql+psycopg://USER:PASSWORD@HOST/NAME`; the latter must exist.
-        kind: what it is of.
+        kind: of the database.
 
     Attributes:
-        migrated: whether opening it changed its shape.
+        migrated: whether opening it changed the schema.
 
     Raises:
         PartitaError: the kind's `unavailable`: it cannot be opened, made or migrated, or a newer release has migrated it.
-            The message never holds the password.
+            The message never contains the password.
     """
 
     def __init__(self, url: str | URL, kind: DatabaseKind) -> None:
@@ -86,7 +86,7 @@ class Database:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is a file of ours."""
+        """Whether it is an SQLite file."""
         return self._engine.dialect.name == "sqlite"
 
     @contextmanager
@@ -98,20 +98,20 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A write transaction, the only one; durable when the block ends, undone if it raises."""
-        # Threads of one process queue here: they would otherwise poll for the database's own lock, and starve.
+        # Threads of one process queue here; otherwise they would poll for the database's lock, and starve.
         with self._writing, self._translated(), self._writer.connect() as connection, connection.begin():
             yield connection
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def _check_revision(self, connection: Connection) -> None:
         revision, head = self.kind.migrator.revision(connection), self.kind.migrator.head
         if revision is not None and revision > head:
             raise self.kind.unavailable(
-                f"{self.name}: a newer release has brought it to revision {revision}, and this one knows {head} at most; "
-                "use that release, or restore a backup of this one"
+                f"{self.name}: a newer release upgraded it to revision {revision}, but this release supports at most {head}; "
+                "use the newer release, or restore a backup"
             )
 
     @contextmanager
@@ -119,7 +119,7 @@ class Database:
         try:
             yield
         except IntegrityError as exc:
-            raise Conflict(f"the {self.kind.name} holds something else under that name ({_first(exc.orig)})") from exc
+            raise Conflict(f"the {self.kind.name} already uses that name otherwise ({_first(exc.orig)})") from exc
         except (DatabaseError, InterfaceError) as exc:
             raise self.kind.unavailable(
                 f"{self.name}: the {self.kind.name}'s database cannot be used now ({_first(exc.orig)}); try again later"
@@ -143,7 +143,7 @@ class CatalogDatabase(Database):
 
 
 def libpq_environment(url: str, kind: DatabaseKind) -> dict[str, str]:
-    """The environment by which PostgreSQL's own tools find a database; errors as in `parse_url`."""
+    """The environment variables with which PostgreSQL's tools find a database; errors as for `parse_url`."""
     parsed = parse_url(url, kind)
     host = parsed.host or parsed.query.get("host", "")
     found = {
@@ -157,17 +157,17 @@ def libpq_environment(url: str, kind: DatabaseKind) -> dict[str, str]:
 
 
 def _first(error: object) -> str:
-    """The first line of a driver's message: the rest repeats the query."""
+    """The first line of a driver's message; the rest repeats the query."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def parse_url(url: str | URL, kind: DatabaseKind) -> URL:
-    """A database's URL; the kind's `unavailable` if it is of no database that can be used."""
+    """Parse a database URL; raises the kind's `unavailable` if it names no supported database."""
     try:
         parsed = make_url(url)
     except ArgumentError as exc:
         raise kind.unavailable(
-            f"the {kind.name}'s database is no URL; write sqlite:///PATH or postgresql+psycopg://..."
+            f"the {kind.name}'s database is not a valid URL; write sqlite:///PATH or postgresql+psycopg://..."
         ) from exc
     if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
@@ -180,21 +180,21 @@ def parse_url(url: str | URL, kind: DatabaseKind) -> URL:
 
 
 def _sqlite(url: URL, kind: DatabaseKind) -> Engine:
-    assert url.database is not None  # noqa: S101 - `parse_url` saw to it
+    assert url.database is not None  # noqa: S101 - `parse_url` ensures it
     path = Path(url.database)
     try:
-        # Nobody else on this machine reads it: it holds secrets. SQLite's other files take its mode over.
+        # Only its owner may read it, as it contains secrets. SQLite's other files get the same mode.
         path.touch(mode=0o600)
         path.chmod(0o600)
     except OSError as exc:
         raise kind.unavailable(
-            f"{path}: the {kind.name}'s database cannot be made or kept private ({exc.strerror})"
+            f"{path}: the {kind.name}'s database cannot be created, or made private ({exc.strerror})"
         ) from exc
     engine = create_engine(url, pool_size=8, max_overflow=READERS - 8, pool_timeout=POOL_SECONDS)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # sqlite3 would begin transactions by itself, late and without IMMEDIATE
+        connection.isolation_level = None  # else sqlite3 begins transactions itself, late and without IMMEDIATE
         for pragma in (
             f"busy_timeout = {BUSY_MILLISECONDS}",
             "journal_mode = WAL",
@@ -218,7 +218,7 @@ def _postgresql(url: URL, kind: DatabaseKind) -> Engine:
         max_overflow=READERS - 8,
         pool_timeout=POOL_SECONDS,
         pool_pre_ping=True,
-        # Each question is planned for what it asks: a plan for any owner, state or time reads far more of a large table.
+        # Plan each query for its parameters: a generic plan reads far more of a large table.
         connect_args={"prepare_threshold": None},
     )
 

@@ -1,6 +1,6 @@
-"""What the catalog knows for everyone: VOs and their keys, published images, endorsements. Queries only.
+"""Queries on VOs and their keys, published images, endorsements and revocations.
 
-Each function takes the connection of an open transaction (`database`) and gives plain values.
+Each function takes the connection of an open transaction (`engine`) and returns plain values.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from signer.verification.trust import Anchor, scheme_of
 
 @dataclass(frozen=True)
 class StoredEndorsement:
-    """An endorsement that the catalog holds, and the primary fingerprint that it verified with."""
+    """An endorsement in the database, and the primary fingerprint with which it was verified."""
 
     statement: bytes
     signature: bytes
@@ -27,30 +27,21 @@ class StoredEndorsement:
 
 
 def register_vo(connection: Connection, name: str, now: datetime) -> None:
-    """Register a VO; one that is registered stays as it is."""
+    """Register a VO; a registered one is not changed."""
     connection.execute(upsert(vos).values(name=name, registered=now).on_conflict_do_nothing())
 
 
 def register_key(connection: Connection, anchor: Anchor, now: datetime) -> None:
-    """Register a key for its VO, or give the registered one its new role and its newest form."""
-    row = {
-        "vo": anchor.vo,
-        "fingerprint": anchor.fingerprint,
-        "role": anchor.role,
-        "key": anchor.key,
-        "registered": now,
-    }
-    connection.execute(
-        upsert(keys)
-        .values(row)
-        .on_conflict_do_update(index_elements=["vo", "fingerprint"], set_={"role": anchor.role, "key": anchor.key})
-    )
+    """Register a key for its VO, or update the role and form of a registered one."""
+    changes = {"role": anchor.role, "key": anchor.key}
+    query = upsert(keys).values(vo=anchor.vo, fingerprint=anchor.fingerprint, registered=now, **changes)
+    connection.execute(query.on_conflict_do_update(index_elements=["vo", "fingerprint"], set_=changes))
 
 
 def remove_key(connection: Connection, vo: str, fingerprint: str) -> bool:
-    """Forget a key; returns whether it was there."""
-    gone = connection.execute(delete(keys).where(keys.c.vo == vo, keys.c.fingerprint == fingerprint))
-    return gone.rowcount > 0
+    """Remove a key; returns whether it was registered."""
+    query = delete(keys).where(keys.c.vo == vo, keys.c.fingerprint == fingerprint)
+    return connection.execute(query).rowcount > 0
 
 
 def has_vo(connection: Connection, name: str) -> bool:
@@ -78,7 +69,7 @@ def list_vos(connection: Connection, after: str, limit: int) -> list[VoEntry]:
 
 
 def add_image(connection: Connection, manifest: Manifest, now: datetime) -> None:
-    """Make an image visible: the last step of a publication."""
+    """Add an image, which makes it visible: the last step of a publication."""
     connection.execute(
         insert(images).values(
             image_id=manifest.image_id,
@@ -99,7 +90,7 @@ def get_manifest(connection: Connection, image_id: str) -> bytes | None:
 
 
 def find_image(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:
-    """The image that a name and version, or a name's last published version, stands for."""
+    """The image of a name and version, or of the last published version of a name."""
     query = _entries().where(images.c.vo == vo, images.c.name == name)
     if version is not None:
         query = query.where(images.c.version == version)
@@ -110,7 +101,7 @@ def find_image(connection: Connection, vo: str, name: str, version: str | None) 
 def list_images(
     connection: Connection, vo: str | None, name: str | None, before: int | None, limit: int
 ) -> list[tuple[int, ImageEntry]]:
-    """Up to `limit` images, last published first, each with its sequence; `before` is the sequence to go on from."""
+    """Up to `limit` images, last published first, each with its sequence number; only those below `before`."""
     query = _entries()
     if vo is not None:
         query = query.where(images.c.vo == vo)
@@ -125,10 +116,10 @@ def list_images(
 def add_endorsements(
     connection: Connection, image_id: str, found: Sequence[StoredEndorsement], now: datetime
 ) -> list[StoredEndorsement]:
-    """Keep endorsements of an image, each once; returns those that were not there before."""
+    """Store endorsements of an image, each once; returns the new ones."""
     fresh = []
     for one in found:
-        digest = hashlib.sha256(hashlib.sha256(one.statement).digest() + one.signature).hexdigest()
+        digest = _digest(one.statement, one.signature)
         row = {"image_id": image_id, "digest": digest, "received": now} | vars(one)
         if connection.execute(upsert(endorsements).values(row).on_conflict_do_nothing()).rowcount:
             fresh.append(one)
@@ -136,7 +127,7 @@ def add_endorsements(
 
 
 def list_endorsements(connection: Connection, image_id: str) -> list[StoredEndorsement]:
-    """The endorsements of an image, in the order in which they came."""
+    """The endorsements of an image, in the order in which they were received."""
     query = (
         select(endorsements)
         .where(endorsements.c.image_id == image_id)
@@ -146,31 +137,34 @@ def list_endorsements(connection: Connection, image_id: str) -> list[StoredEndor
 
 
 def add_revocation(connection: Connection, statement: bytes, signature: bytes, now: datetime) -> bool:
-    """Keep a revocation, once; returns whether it is new."""
-    digest = hashlib.sha256(hashlib.sha256(statement).digest() + signature).hexdigest()
-    row = {"digest": digest, "statement": statement, "signature": signature, "received": now}
+    """Store a revocation, once; returns whether it is new."""
+    row = {"digest": _digest(statement, signature), "statement": statement, "signature": signature, "received": now}
     return connection.execute(upsert(revocations).values(row).on_conflict_do_nothing()).rowcount > 0
 
 
 def list_revocations(connection: Connection, after: int, limit: int) -> list[tuple[int, tuple[bytes, bytes]]]:
-    """Up to `limit` revocations after a sequence, in the order in which they came; a limit of -1 is none."""
+    """Up to `limit` revocations after a sequence number, in the order in which they were received; -1 for no limit."""
     query = select(revocations).where(revocations.c.sequence > after).order_by(revocations.c.sequence)
     rows = connection.execute(query if limit < 0 else query.limit(limit))
     return [(row.sequence, (row.statement, row.signature)) for row in rows]
 
 
 def count_rows(connection: Connection) -> dict[str, int]:
-    """How many images, VOs, endorsements and revocations there are."""
+    """The numbers of images, VOs, endorsements and revocations."""
     tables = {"images": images, "vos": vos, "endorsements": endorsements, "revocations": revocations}
     return {name: connection.scalar(select(func.count()).select_from(table)) or 0 for name, table in tables.items()}
 
 
+def _digest(statement: bytes, signature: bytes) -> str:
+    return hashlib.sha256(hashlib.sha256(statement).digest() + signature).hexdigest()
+
+
 def _entries() -> Select[tuple[object, ...]]:
-    """Everything of an image but its manifest, which a list does not need to read."""
+    """All columns of an image but its manifest, which lists do not need."""
     return select(*(column for column in images.c if column.name != "manifest"))
 
 
 def _entry(row: Row[tuple[object, ...]]) -> ImageEntry:
-    members = dict(row._mapping)  # noqa: SLF001 - the documented way to a row by names
+    members = dict(row._mapping)  # noqa: SLF001 - the documented access to a row by names
     del members["sequence"]
     return ImageEntry.model_validate(members)

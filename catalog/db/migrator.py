@@ -1,4 +1,4 @@
-"""Database migrations (Alembic): from any earlier shape to the newest, inside one transaction."""
+"""Database migrations (Alembic): from any earlier schema to the newest, inside one transaction."""
 
 import logging
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Migrator:
     scripts: Path
 
     def upgrade(self, connection: Connection) -> bool:
-        """Bring the database to `head` within the connection's transaction; returns whether anything was done."""
+        """Upgrade the database to `head` within the connection's transaction; returns whether it was changed."""
         if self.revision(connection) == self.head:
             return False
-        # Imported only now: a service that starts on an up-to-date database, which is nearly always, does not pay for it.
+        # Imported only here, as services nearly always start on an up-to-date database.
         from alembic import command
         from alembic.config import Config
 
@@ -43,7 +43,7 @@ class Migrator:
 
 
 def run_scripts() -> None:
-    """Run the scripts as Alembic's `env.py` does: on the connection, and in the transaction, that `upgrade` was given."""
+    """Run the scripts, as `env.py`, on the connection and in the transaction of `upgrade`."""
     from alembic import context
 
     # Batches: SQLite cannot alter most of a table in place.

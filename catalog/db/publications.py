@@ -1,4 +1,4 @@
-"""What the catalog holds and is being sent: publications, the contents of images, received ranges. Queries only."""
+"""Queries on publications, the contents of images, stored contents, and received ranges of uploads."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -13,7 +13,7 @@ from catalog.image.manifest import Manifest
 
 
 def put_publication(connection: Connection, manifest: Manifest, expires: datetime) -> None:
-    """Begin a publication, or prolong it."""
+    """Begin a publication, or extend it."""
     row = {"image_id": manifest.image_id, "manifest": manifest.canonical(), "expires": expires}
     connection.execute(
         upsert(publications).values(row).on_conflict_do_update(index_elements=["image_id"], set_={"expires": expires})
@@ -29,13 +29,13 @@ def pending_manifest(connection: Connection, image_id: str) -> bytes | None:
 
 
 def candidate_manifest(connection: Connection, image_id: str) -> bytes | None:
-    """The manifest of a pending publication that nobody has endorsed."""
+    """The manifest of a pending publication without endorsements."""
     query = _unendorsed(select(publications.c.manifest)).where(publications.c.image_id == image_id)
     return connection.execute(query).scalar()
 
 
 def list_candidates(connection: Connection) -> list[tuple[bytes, datetime]]:
-    """The manifest of each of them, and when it is forgotten: the next to be first."""
+    """The manifest and expiry of each candidate, sorted by expiry."""
     query = _unendorsed(select(publications.c.manifest, publications.c.expires)).order_by(publications.c.expires)
     return [(row.manifest, row.expires) for row in connection.execute(query)]
 
@@ -59,18 +59,18 @@ def list_published(connection: Connection) -> list[str]:
 
 
 def list_expired(connection: Connection, now: datetime) -> list[str]:
-    """The image IDs of the publications that nobody continued."""
+    """The image IDs of the publications that have expired."""
     return list(connection.execute(select(publications.c.image_id).where(publications.c.expires <= now)).scalars())
 
 
 def end_publication(connection: Connection, image_id: str) -> None:
-    """The image is published: what was pending is no longer."""
+    """Delete the pending publication of an image, which is now published."""
     connection.execute(delete(publications).where(publications.c.image_id == image_id))
     connection.execute(delete(received).where(received.c.image_id == image_id))
 
 
 def forget_publication(connection: Connection, image_id: str) -> None:
-    """The publication was given up: nothing of it stays, unless the image is published and only being repaired."""
+    """Delete a publication with its data; if the image is published and only being repaired, keep the image."""
     end_publication(connection, image_id)
     if connection.execute(select(images.c.sequence).where(images.c.image_id == image_id)).first() is None:
         connection.execute(delete(image_contents).where(image_contents.c.image_id == image_id))
@@ -78,7 +78,7 @@ def forget_publication(connection: Connection, image_id: str) -> None:
 
 
 def missing_contents(connection: Connection, image_id: str) -> list[Address]:
-    """The contents of an image that are not here, in its order."""
+    """The contents of an image that are not stored yet, in the order of the image."""
     query = (
         select(image_contents.c.address)
         .outerjoin(contents, contents.c.address == image_contents.c.address)
@@ -90,24 +90,19 @@ def missing_contents(connection: Connection, image_id: str) -> list[Address]:
 
 def image_has_content(connection: Connection, image_id: str, address: Address) -> bool:
     """Whether an image, pending or published, has that content."""
-    query = select(image_contents.c.position).where(
-        image_contents.c.image_id == image_id, image_contents.c.address == address
-    )
+    rows = image_contents.c
+    query = select(rows.position).where(rows.image_id == image_id, rows.address == address)
     return connection.execute(query).first() is not None
 
 
 def is_referenced(connection: Connection, address: Address) -> bool:
     """Whether any image, pending or published, has that content."""
-    return (
-        connection.execute(
-            select(image_contents.c.position).where(image_contents.c.address == address).limit(1)
-        ).first()
-        is not None
-    )
+    query = select(image_contents.c.position).where(image_contents.c.address == address).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def is_served(connection: Connection, address: Address) -> bool:
-    """Whether the content is here and belongs to a published image."""
+    """Whether the content is stored and belongs to a published image."""
     query = (
         select(contents.c.address)
         .join(image_contents, image_contents.c.address == contents.c.address)
@@ -119,29 +114,29 @@ def is_served(connection: Connection, address: Address) -> bool:
 
 
 def has_content(connection: Connection, address: Address) -> bool:
-    """Whether the content is here, verified."""
+    """Whether the content is stored and verified."""
     return connection.execute(select(contents.c.address).where(contents.c.address == address)).first() is not None
 
 
 def add_content(connection: Connection, address: Address, data_bytes: int, now: datetime) -> None:
-    """Record that a content is here, verified, and need not be sent any more."""
+    """Record a content that is stored and verified, and forget its uploads."""
     row = {"address": address, "data_bytes": data_bytes, "verified": now}
     connection.execute(upsert(contents).values(row).on_conflict_do_nothing())
     connection.execute(delete(received).where(received.c.address == address))
 
 
 def drop_content(connection: Connection, address: Address) -> None:
-    """Record that a content is no longer here."""
+    """Remove a content that is no longer stored."""
     connection.execute(delete(contents).where(contents.c.address == address))
 
 
 def all_contents(connection: Connection) -> list[Address]:
-    """Every content that is here."""
+    """All stored contents."""
     return list(connection.execute(select(contents.c.address).order_by(contents.c.address)).scalars())
 
 
 def unreferenced_contents(connection: Connection) -> list[Address]:
-    """The contents that no image, pending or published, has."""
+    """The stored contents that no image, pending or published, has."""
     query = (
         select(contents.c.address)
         .outerjoin(image_contents, image_contents.c.address == contents.c.address)
@@ -151,7 +146,7 @@ def unreferenced_contents(connection: Connection) -> list[Address]:
 
 
 def received_ranges(connection: Connection, image_id: str, address: Address) -> tuple[tuple[int, int], ...]:
-    """What has arrived of an upload: (start, end) in bytes, end exclusive, in order, apart from each other."""
+    """The received ranges of an upload: (start, end) in bytes, end exclusive, in order, not adjacent."""
     query = (
         select(received.c.start, received.c.end)
         .where(received.c.image_id == image_id, received.c.address == address)
@@ -161,7 +156,7 @@ def received_ranges(connection: Connection, image_id: str, address: Address) -> 
 
 
 def add_range(connection: Connection, image_id: str, address: Address, start: int, end: int) -> None:
-    """A range has arrived and is safely stored; ranges that touch become one."""
+    """Record a range that is durably stored; adjacent ranges become one."""
     touching = (
         received.c.image_id == image_id,
         received.c.address == address,
@@ -175,12 +170,12 @@ def add_range(connection: Connection, image_id: str, address: Address, start: in
 
 
 def drop_ranges(connection: Connection, image_id: str, address: Address) -> None:
-    """What has arrived of an upload is worthless."""
+    """Forget the received ranges of an upload, which are useless."""
     connection.execute(delete(received).where(received.c.image_id == image_id, received.c.address == address))
 
 
 def list_uploads(connection: Connection) -> Iterable[tuple[str, Address]]:
-    """(image ID, address) of each upload of which anything has arrived."""
+    """(image ID, address) of each upload with received ranges."""
     return [
         (row.image_id, row.address)
         for row in connection.execute(select(received.c.image_id, received.c.address).distinct())

@@ -1,4 +1,4 @@
-"""The catalog's tables, and nothing else. `migrations` brings a database to this shape; a test compares the two."""
+"""The catalog's tables. `migrations` brings a database to this schema; a test compares the two."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +32,7 @@ metadata = MetaData(
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A timezone-aware UTC datetime. SQLite keeps no time zone, so none is stored and UTC is put back on reading."""
+    """A timezone-aware UTC datetime. SQLite stores no time zone; UTC is added on reading."""
 
     impl = DateTime
     cache_ok = True

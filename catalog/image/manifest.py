@@ -107,8 +107,8 @@ class Blank(Document):
 
     Attributes:
         size: bytes.
-        filesystem: what it is formatted with; "none" leaves zeros.
-        label: the filesystem's label, within what the filesystem allows.
+        filesystem: the format; "none" leaves zeros.
+        label: of the filesystem, within its limits.
     """
 
     size: Annotated[SectorBytes, Field(gt=0)]

@@ -1,19 +1,19 @@
-"""What is said about candidates: images that a site offers and nobody has endorsed yet."""
+"""Candidates: images that a site offered and that have no endorsement yet."""
 
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from catalog.image.manifest import MAX_MANIFEST, ImageId
 from catalog.schema.images import ResponseModel
-from signer.documents import Document
+from signer.documents import Document, example
 
 
 class CandidateRequest(Document):
-    """Offers an image: the manifest's canonical text, which names a published image as its parent."""
+    """A request to accept a candidate: the canonical text of a manifest that names a published image as its parent."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"manifest": '{"architecture":"x86_64", ...}'}]})
+    model_config = example(manifest='{"architecture":"x86_64", ...}')
 
     manifest: Annotated[str, Field(max_length=MAX_MANIFEST)]
 
@@ -23,8 +23,8 @@ class CandidateEntry(ResponseModel):
 
     Attributes:
         size: bytes of all contents.
-        complete: whether all of them are here.
-        expires: when it is forgotten if nobody endorses it.
+        complete: whether the catalog has all of them.
+        expires: when the candidate is deleted, unless it is endorsed.
     """
 
     image_id: ImageId
@@ -37,6 +37,6 @@ class CandidateEntry(ResponseModel):
 
 
 class CandidateList(ResponseModel):
-    """Those that a site may see, the next to be forgotten first."""
+    """The candidates that a site may read, sorted by expiry."""
 
     items: tuple[CandidateEntry, ...]

@@ -1,19 +1,19 @@
-"""Cluster documents as they travel between a catalog and its clients."""
+"""Publication and listing of cluster documents."""
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from catalog.image.manifest import ImageId, Name, Version, Vo
 from catalog.schema.images import ResponseModel, SignedEndorsements
-from signer.documents import Document
+from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
 MAX_CLUSTER = 1 << 20
 """Bytes of a cluster document: user-data of 16 KiB for each of its roles, and keys."""
 
 MAX_CLUSTERS_PAGE = 100
-"""Documents on a page of a list."""
+"""Documents on a page of a list, at most."""
 
 _EXAMPLE: dict[str, JsonValue] = {
     "vo": "star",
@@ -25,17 +25,11 @@ _EXAMPLE: dict[str, JsonValue] = {
 
 
 class ClusterPublication(Document):
-    """Publishes a cluster document: its canonical text, and at least one endorsement, which also names it."""
+    """A request to publish a cluster document: its canonical text, and at least one endorsement that names it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "document": '{"name":"batch","roles":{...}}',
-                    "endorsements": [{"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}],
-                }
-            ]
-        }
+    model_config = example(
+        document='{"name":"batch","roles":{...}}',
+        endorsements=[{"statement": '{"_type": ...}', "signature": "iHUEABYKAB0WIQ=="}],
     )
 
     document: Annotated[str, Field(min_length=2, max_length=MAX_CLUSTER)]
@@ -45,7 +39,7 @@ class ClusterPublication(Document):
 class ClusterEntry(ResponseModel):
     """A published cluster document in a list."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = example(**_EXAMPLE)
 
     vo: Vo
     name: Name
@@ -57,7 +51,7 @@ class ClusterEntry(ResponseModel):
 class ClusterEntries(ResponseModel):
     """Cluster documents, last published first; `next` is the cursor of the following page, absent on the last."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})
+    model_config = example(items=[_EXAMPLE])
 
     items: tuple[ClusterEntry, ...]
     next: str | None = None

@@ -1,20 +1,20 @@
-"""The catalog's history as it travels: the entries of its audit log, whole, so that whoever reads them can check the chain."""
+"""The catalog's history: the whole entries of its audit log, so that readers can check the hash chain."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import JsonValue
 
 from catalog.errors import ContentMismatch
 from catalog.schema.images import ResponseModel
 from signer.audit_log import ZERO_HASH, EntryKind, Sha256Hex
-from signer.documents import canonical
+from signer.documents import canonical, example
 from signer.statements.endorsement import Instant
 
 MAX_HISTORY_PAGE = 1000
 
-_EXAMPLE: dict[str, Any] = {
+_EXAMPLE: dict[str, JsonValue] = {
     "seq": 1,
     "at": "2026-11-22T12:00:00Z",
     "kind": "endorse",
@@ -32,13 +32,13 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class HistoryEntry(ResponseModel):
-    """An entry of the log: its number, when, what (`publish`, `endorse`, `revoke`, `vo`), the facts, and the hash before.
+    """An entry: number, time, kind (`publish`, `endorse`, `revoke`, `vo`), hash of the previous entry, and data.
 
-    Of an entry about an image that the reader may not read the facts are left out, and `withheld` is the entry's hash, so
-    that the chain can still be followed.
+    If the reader may not read the image of an entry, the data is left out, and `withheld` is the hash of the whole entry,
+    so that the chain can still be checked.
     """
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = example(**_EXAMPLE)
 
     seq: int
     at: Instant
@@ -53,30 +53,30 @@ class HistoryEntry(ResponseModel):
         return self.withheld or hashlib.sha256(canonical(self) + b"\n").hexdigest()
 
     def without_facts(self) -> "HistoryEntry":
-        """As it is shown to who may not read the image."""
+        """The entry for readers who may not read the image."""
         return self.model_copy(update={"data": {}, "withheld": self.digest})
 
 
 class HistoryPage(ResponseModel):
-    """Entries, the oldest first; `next` is the cursor of the following page, absent where there is none yet."""
+    """Entries, oldest first; `next` is the cursor of the following page, absent if there are no more entries yet."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_EXAMPLE]}]})
+    model_config = example(items=[_EXAMPLE])
 
     items: tuple[HistoryEntry, ...]
     next: str | None = None
 
 
 def verify_chain(entries: Iterable[HistoryEntry], last: str = ZERO_HASH) -> Iterator[HistoryEntry]:
-    """Hand entries on as long as each follows on the one before; ContentMismatch at the first that does not.
+    """Yield entries while each continues the hash chain; ContentMismatch at the first that does not.
 
     Args:
-        entries: all kinds, in order.
-        last: the hash of the line before the first of them.
+        entries: of all kinds, in order.
+        last: the hash of the entry before the first one.
     """
     for entry in entries:
         if entry.prev != last:
             raise ContentMismatch(
-                f"entry {entry.seq} of the catalog's history does not follow on the one before: it has been changed"
+                f"the catalog's history was changed: entry {entry.seq} does not continue the hash chain"
             )
         last = entry.digest
         yield entry

@@ -1,6 +1,6 @@
-"""Errors on the wire: each of our errors as an RFC 9457 problem document, and back as the very same exception.
+"""Errors on the wire: Partita's errors as RFC 9457 problem documents, and back as the same exceptions.
 
-The table is made of the error classes themselves: a class that is added below PartitaError crosses the wire at once.
+The table is made of the error classes: a new subclass of PartitaError crosses the wire at once.
 """
 
 from collections.abc import Iterator
@@ -8,40 +8,33 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from signer.documents import Document, read_json
+from signer.documents import Document, example, read_json
 from signer.errors import DocumentError, PartitaError
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 PROBLEM_PREFIX = "urn:partita:problem:"
 
 MAX_PROBLEM = 4 << 20
-"""Bytes: a refusal carries the whole decision."""
+"""Bytes: a refusal contains the whole decision."""
 
 MAX_DETAIL = 8192
-"""Characters of a sentence."""
+"""Characters of a message."""
 
 INTERNAL = "the service failed; its log has the reason"
-"""What is told of an error that is none of these: nothing of what is inside a service."""
+"""The message for internal errors, which reveals no details of the service."""
 
 _EARLIER_CODES = {"deployment-misused": "misused", "site-conflict": "conflict", "blank-failed": "blank-unmade"}
-"""Codes that services sent up to 0.1, and those that have their meaning now."""
+"""Codes that services sent up to 0.1 -> the codes that replace them."""
 
 
 class Problem(Document):
     """An error (RFC 9457). `type` is `urn:partita:problem:` and the error's code; some kinds carry more members."""
 
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:partita:problem:not-found",
-                    "title": "Not found",
-                    "status": 404,
-                    "detail": "there is no image star/worker@7 here",
-                }
-            ]
-        },
+    model_config = ConfigDict(extra="ignore") | example(
+        type="urn:partita:problem:not-found",
+        title="Not found",
+        status=404,
+        detail="there is no image star/worker@7 here",
     )
 
     type: str
@@ -53,13 +46,13 @@ class Problem(Document):
 class Health(Document):
     """Whether the service runs (livez), or can serve and accept (readyz)."""
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"examples": [{"status": "ok"}]})
+    model_config = ConfigDict(extra="ignore") | example(status="ok")
 
     status: Literal["ok"] = "ok"
 
 
 def error_classes() -> dict[str, type[PartitaError]]:
-    """Every error that crosses the wire, by its code: those of the modules that are loaded."""
+    """All errors that cross the wire, by code, of the modules that are loaded."""
     return {kind.code: kind for kind in _tree(PartitaError) if "code" in vars(kind)}
 
 
@@ -75,7 +68,7 @@ def to_problem(error: PartitaError) -> dict[str, Any]:
 
 
 def from_problem(problem: object, *kinds: type[PartitaError]) -> PartitaError | None:
-    """The exception that a problem document stands for; None if it stands for none, or not for one of the kinds given."""
+    """The exception of a problem document; None if it is not a known problem, or not of the given kinds."""
     if not isinstance(problem, dict) or not isinstance(detail := problem.get("detail"), str):
         return None
     code = str(problem.get("type", "")).removeprefix(PROBLEM_PREFIX)
@@ -88,14 +81,14 @@ def from_problem(problem: object, *kinds: type[PartitaError]) -> PartitaError | 
             carried[name] = _cut(value)
         elif not hasattr(kind, name):
             return None
-    # Not through the constructor: it makes the sentence from attributes, and here the sentence is already made.
+    # Not through the constructor, which would make the message from attributes; the message is already made.
     error = kind.__new__(kind, detail[:MAX_DETAIL])
     vars(error).update(carried)
     return error
 
 
 def read_problem(data: bytes, *kinds: type[PartitaError]) -> PartitaError | None:
-    """As `from_problem`, from the bytes of an answer."""
+    """As `from_problem`, from the bytes of a response."""
     try:
         return from_problem(read_json(data, "problem", limit=MAX_PROBLEM), *kinds)
     except DocumentError:

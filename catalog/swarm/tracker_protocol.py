@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from catalog.errors import Malformed
 from catalog.image.address import MAX_SIZE, Address
 from catalog.swarm.bencode import BencodeValue, bdecode, bencode
 from catalog.swarm.torrent import SHORT_HASH_LENGTH
 from catalog.swarm.tracker import AnnounceEvent, AnnounceResult, Endpoint, SwarmCounts
-from signer.documents import Document
+from signer.documents import Document, example
 
 MAX_QUERY = 4 << 10
 """Bytes of a query string; an announce has 300 to 600."""
@@ -157,10 +157,6 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 _EXAMPLE = "fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1073741824"
 
 
-def _example(**members: JsonValue) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [members]})
-
-
 class OriginRangesQuery(Document):
     """A swarm member's query for the ranges that it should fetch from the origin.
 
@@ -172,7 +168,7 @@ class OriginRangesQuery(Document):
         want: bytes that it asks for.
     """
 
-    model_config = _example(address=_EXAMPLE, port=6881, have=[[0, 262144]], want=524288)
+    model_config = example(address=_EXAMPLE, port=6881, have=[[0, 262144]], want=524288)
 
     address: Address
     port: Port
@@ -184,7 +180,7 @@ class OriginRangesQuery(Document):
 class OriginRanges(Document):
     """The (start, end) byte ranges to fetch from the origin now; if empty, the swarm has the rest."""
 
-    model_config = _example(parts=[[524288, 1048576]])
+    model_config = example(parts=[[524288, 1048576]])
 
     parts: tuple[ByteRange, ...]
 
@@ -200,7 +196,7 @@ class IncomingPeer(Document):
 class IncomingPeers(Document):
     """The incoming peers of the last minute."""
 
-    model_config = _example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
+    model_config = example(callers=[{"address": _EXAMPLE, "ip": "192.0.2.7", "port": 6881}])
 
     callers: tuple[IncomingPeer, ...]
 

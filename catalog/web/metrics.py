@@ -1,8 +1,8 @@
-"""What a service counts and measures, for Prometheus. The door to its client library.
+"""Metrics of services, for Prometheus. The door to its client library.
 
-Each service gives its figures on an address of its own, which is not the one that it serves on: whoever may read them is
-decided by where it listens, and nobody else gets to see them. Names follow Prometheus' conventions: base units, `_total`
-for what only grows, and no label whose values a requester chooses.
+Each service exposes its metrics on an address of their own, apart from the one on which it serves; this address determines
+who can read them. Names follow Prometheus' conventions: base units, `_total` for counters, and no label whose values a
+requester chooses.
 """
 
 import time
@@ -18,23 +18,23 @@ from prometheus_client.registry import Collector
 from catalog.errors import Misused, Unavailable
 
 BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0)
-"""Seconds: from an answer out of memory to a long poll."""
+"""Seconds: from a response out of memory to a long poll."""
 
 OTHER = "other"
-"""The route of a request that is none of ours: paths of strangers are no labels."""
+"""The route label of unknown paths, as requesters must not choose label values."""
 
 END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class MetricFamily:
-    """One figure, or one for each of some labels.
+    """A metric with one sample, or a sample for each label value.
 
     Attributes:
         name: without `partita_`; ends in its unit, or in `_total`.
         kind: "gauge" goes up and down, "counter" only grows.
-        text: what it says, in a sentence.
-        samples: labels and value of each; one with no labels for a plain figure.
+        text: its description, a sentence.
+        samples: labels and value of each; one without labels for a plain metric.
     """
 
     name: str
@@ -51,36 +51,36 @@ def gauge(name: str, text: str, value: float) -> MetricFamily:
 def labelled_metric(
     name: str, text: str, label: str, values: Mapping[str, float], kind: Literal["gauge", "counter"] = "gauge"
 ) -> MetricFamily:
-    """A figure for each value of one label."""
+    """A metric with a sample for each value of one label."""
     return MetricFamily(name, kind, text, [({label: key}, value) for key, value in sorted(values.items())])
 
 
 class RequestMetrics:
-    """Counts HTTP requests, and how long their answers took."""
+    """Counts HTTP requests, and measures the time to their responses."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._count = Counter(
             "partita_http_requests_total",
-            "Requests that were answered.",
+            "HTTP requests with a response.",
             ("method", "route", "code"),
             registry=self.registry,
         )
         self._seconds = Histogram(
             "partita_http_request_duration_seconds",
-            "From a request's first byte to the end of its answer.",
+            "Time from the first byte of a request to the end of the response.",
             ("route",),
             buckets=BUCKETS,
             registry=self.registry,
         )
 
     def answered(self, method: str, route: str, code: int, seconds: float) -> None:
-        """One request has been."""
+        """Count one request."""
         self._count.labels(method, route, str(code)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def watching(self, app: Any) -> Any:
-        """An ASGI application that counts the requests of another."""
+        """Wrap an ASGI application so that its requests are counted."""
 
         async def watched(scope: Any, receive: Any, send: Any) -> None:
             if scope["type"] != "http":
@@ -106,34 +106,34 @@ class RequestMetrics:
 
 @contextmanager
 def expose_metrics(
-    listen: str, figures: Callable[[], Iterable[MetricFamily]], requests: RequestMetrics | None = None
+    listen: str, collect: Callable[[], Iterable[MetricFamily]], requests: RequestMetrics | None = None
 ) -> Iterator[str]:
     """Answer `GET /metrics` at an address while the block runs.
 
     Args:
-        listen: ADDRESS:PORT; port 0 takes a free one. Empty: nothing is done.
-        figures: asked at each scrape, in a thread of its own.
-        requests: whose counts are told too.
+        listen: ADDRESS:PORT; port 0 takes a free one. Empty: metrics are disabled.
+        collect: called at each scrape, in a separate thread.
+        requests: request counts to expose too.
 
     Yields:
         The URL, or an empty text.
 
     Raises:
-        Misused: a port that there is not.
-        Unavailable: the address is in use, or none of this machine.
+        Misused: an invalid port.
+        Unavailable: the address is in use, or not an address of this machine.
     """
     if not listen:
         yield ""
         return
     registry = requests.registry if requests else CollectorRegistry()
-    registry.register(_Figures(figures))
+    registry.register(_Collector(collect))
     host, _, port = listen.rpartition(":")
     if int(port) > 65535:
         raise Misused(f"{listen}: a port is at most 65535")
     try:
         server, thread = start_http_server(int(port), host.strip("[]"), registry)
     except OSError as exc:
-        raise Unavailable(f"{listen}: metrics cannot be given there ({exc.strerror}); choose another address") from exc
+        raise Unavailable(f"{listen}: cannot expose metrics there ({exc.strerror}); choose another address") from exc
     try:
         yield f"http://{host}:{server.server_port}/metrics"
     finally:
@@ -142,23 +142,20 @@ def expose_metrics(
         thread.join(END_SECONDS)
 
 
-class _Figures(Collector):
-    def __init__(self, figures: Callable[[], Iterable[MetricFamily]]) -> None:
-        self._figures = figures
+class _Collector(Collector):
+    def __init__(self, collect: Callable[[], Iterable[MetricFamily]]) -> None:
+        self._collect = collect
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: figures are asked for when they are wanted, not when the service starts."""
+        """Nothing, so that metrics are collected at a scrape, not when the service starts."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All figures as they are now."""
-        for one in self._figures():
+        """All metrics at this moment."""
+        for one in self._collect():
             labels = list(one.samples[0][0]) if one.samples else []
-            family: GaugeMetricFamily | CounterMetricFamily
-            if one.kind == "counter":
-                family = CounterMetricFamily(f"partita_{one.name}", one.text, labels=labels)
-            else:
-                family = GaugeMetricFamily(f"partita_{one.name}", one.text, labels=labels)
+            make = CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily
+            family = make(f"partita_{one.name}", one.text, labels=labels)
             for values, value in one.samples:
                 family.add_metric(list(values.values()), value)
             yield family

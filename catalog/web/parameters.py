@@ -1,4 +1,4 @@
-"""What the routes share: path parameters, and request bodies with a limit."""
+"""Path parameters, and request bodies with a limit, for the routes of services."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ from catalog.errors import Malformed, TooLarge, Unavailable
 from catalog.image.address import Address
 
 DRAINED = 16 << 20
-"""Bytes of an oversized body that are read and thrown away, so that its sender gets to see why."""
+"""Bytes of an oversized body that are read and discarded, so that its sender reads the response."""
 
 IMAGE_ID = Annotated[
     str,
@@ -28,11 +28,11 @@ ADDRESS = Annotated[
         examples=["fcde2b2edba56bf408601fb721fe9b5c338d10ee429ea04fae5511b68fbf8fb9-1048576"],
     ),
 ]
-ARTIFACT = Annotated[Literal["map", "layer", "hints"], Path(description="Which one.")]
+ARTIFACT = Annotated[Literal["map", "layer", "hints"], Path(description="The accelerator.")]
 
 
 def parse_address(text: str) -> Address:
-    """The address in a path; Malformed if it is none."""
+    """Parse the address in a path; Malformed if it is invalid."""
     try:
         return Address.parse(text)
     except ValueError as exc:
@@ -40,7 +40,7 @@ def parse_address(text: str) -> Address:
 
 
 async def read_body(request: Request, limit: int, what: str) -> bytes:
-    """The whole body of a request, up to `limit` bytes; TooLarge beyond."""
+    """Read the whole body of a request; TooLarge if it has more than `limit` bytes."""
     data = bytearray()
     async for piece in stream_body(request, limit, what):
         data += piece
@@ -48,16 +48,16 @@ async def read_body(request: Request, limit: int, what: str) -> bytes:
 
 
 async def stream_body(request: Request, limit: int, what: str) -> AsyncIterator[bytes]:
-    """The body as it arrives; never more than `limit` bytes of it.
+    """Yield the body as it arrives, at most `limit` bytes.
 
     Raises:
-        TooLarge: there is more. Some of it is read first: who is still sending does not see an answer.
-        Unavailable: the client went away.
+        TooLarge: the body is longer. Some of it is read first, as a client reads no response while it is sending.
+        Unavailable: the client disconnected.
     """
-    told = request.headers.get("content-length", "")
+    announced = request.headers.get("content-length", "")
     count = 0
     try:
-        if not (told.isdigit() and int(told) > limit + DRAINED):
+        if not (announced.isdigit() and int(announced) > limit + DRAINED):
             async for piece in request.stream():
                 count += len(piece)
                 if count <= limit:
@@ -67,5 +67,5 @@ async def stream_body(request: Request, limit: int, what: str) -> AsyncIterator[
             if count <= limit:
                 return
     except ClientDisconnect as exc:
-        raise Unavailable("the connection was cut before the request was whole; send it again") from exc
+        raise Unavailable("the client disconnected before the request was complete; send it again") from exc
     raise TooLarge(f"{what} has at most {limit} bytes here")

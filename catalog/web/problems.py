@@ -1,4 +1,4 @@
-"""How a service answers with errors: every one as its problem document, those of the framework too."""
+"""Error responses of services: problem documents for all errors, including those of the framework."""
 
 import logging
 from http import HTTPStatus
@@ -17,15 +17,15 @@ _FOREIGN = ("HTTPValidationError", "ValidationError")
 
 _DESCRIPTIONS = {
     400: "The request is malformed; the detail gives the place.",
-    401: "Nobody knows who asks.",
-    403: "Who asks may not do this here.",
-    404: "It is not here, or not for who asks.",
-    409: "It is here with another meaning, not in a state for this, or there is no room.",
-    413: "More than this service accepts.",
+    401: "The requester is not authenticated.",
+    403: "The requester may not do this here.",
+    404: "Not found, or not visible to the requester.",
+    409: "The name is used otherwise, the state does not allow it, or the capacity does not suffice.",
+    413: "The request is larger than this service accepts.",
     416: "The range is malformed or outside the content.",
-    422: "What was sent is not what it was said to be, or of a form that is not handed on.",
-    429: "Asked too often; wait as long as Retry-After says.",
-    502: "What the service needs for this failed.",
+    422: "The content does not match its address or is not acceptable.",
+    429: "Too many requests; wait as long as Retry-After says.",
+    502: "Another service, which this one needs, failed.",
     503: "The service cannot answer now; try again later.",
 }
 
@@ -40,13 +40,13 @@ class ProblemApi(FastAPI):
         tells: tuple[type[PartitaError], ...] = (PartitaError,),
         **options: Any,
     ) -> None:
-        """Make it.
+        """Make an application.
 
         Args:
-            log: gets what the service failed over.
-            failed: what a client is told where the error is none that it may know.
-            tells: the errors whose sentences clients get to read.
-            options: of FastAPI. Its pages about the API load their scripts from elsewhere, so there are none.
+            log: receives errors of the service.
+            failed: the error that clients get instead of one that they may not read.
+            tells: the errors whose messages clients may read.
+            options: of FastAPI. Its API pages are disabled, as they load scripts from other sites.
         """
         super().__init__(docs_url=None, redoc_url=None, **options)
         self._log, self._failed, self._tells = log, failed, tells
@@ -54,7 +54,7 @@ class ProblemApi(FastAPI):
             self.add_exception_handler(kind, self._answer)
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made when it is first asked for, as that takes longer than the rest of a start.
+        """The document, made at the first request, as making it takes longer than the rest of a start.
 
         FastAPI documents its own form of validation errors (422) everywhere; ours are problems, with 400.
         """
@@ -72,28 +72,28 @@ class ProblemApi(FastAPI):
         where, see = request.url.path[:200], "; see /openapi.json" if self.openapi_url else ""
         match error:
             case PartitaError() if isinstance(error, self._tells):
-                told, status = error, error.status
+                shown, status = error, error.status
             case RequestValidationError():
                 fault = error.errors()[0]
                 place = ".".join(str(part) for part in fault.get("loc", ()))
-                told, status = Malformed(f"{place}: {fault.get('msg', 'is malformed')}"), Malformed.status
+                shown, status = Malformed(f"{place}: {fault.get('msg', 'is malformed')}"), Malformed.status
             case HTTPException(status_code=404):
-                told, status = NotFound(f"there is nothing at {where}{see}"), NotFound.status
+                shown, status = NotFound(f"there is nothing at {where}{see}"), NotFound.status
             case HTTPException(status_code=status):
                 kind = Misused if status < HTTPStatus.INTERNAL_SERVER_ERROR else self._failed
-                told = kind(f"{request.method} {where} is not possible here{see}")
+                shown = kind(f"{request.method} {where} is not possible here{see}")
             case _:
-                told, status = self._failed(INTERNAL), self._failed.status
+                shown, status = self._failed(INTERNAL), self._failed.status
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self._log.warning("%s", error)
-        answer = problem_response(told, status)
+        answer = problem_response(shown, status)
         if isinstance(error, HTTPException):
             answer.headers.update(error.headers or {})
         return answer
 
 
 def problem_response(error: PartitaError, status: int | None = None) -> Response:
-    """The answer that an error is, with another status where the protocol asks for one."""
+    """The response for an error, with another status if the protocol demands one."""
     problem = to_problem(error)
     problem["status"] = status or error.status
     headers = {"Cache-Control": "no-store", **error.headers}

@@ -1,6 +1,6 @@
-"""How the service answers: documents with entity tags, and contents in ranges, read in large pieces.
+"""Responses: documents with entity tags, and contents in ranges, read in large chunks.
 
-A content's address is its entity tag: the bytes behind it never change, so whoever has them may keep them for good.
+The address of a content is its entity tag: the bytes never change, so clients may cache them for ever.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from catalog.content import multipart_ranges as byteranges
+from catalog.content import multipart_ranges
 from catalog.errors import RangeRefused
 from catalog.image.address import Address
 from catalog.schema.images import parse_range
@@ -25,7 +25,7 @@ CHUNK_SIZE = 1 << 20
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 
 _MINE = CACHE_FOREVER.replace("public", "private")
-"""What was answered to a credential is for its holder: no cache on the way keeps it (RFC 9111, section 3.5)."""
+"""For responses to a credential, which shared caches must not store (RFC 9111, section 3.5)."""
 
 
 def document_response(
@@ -53,20 +53,20 @@ def document_response(
 
 
 class RandomAccess(Protocol):
-    """Bytes that can be read anywhere, and never change under their tag."""
+    """Bytes with random access that never change under their tag."""
 
     size: int
     tag: str
 
     def read(self, length: int, offset: int) -> bytes:
-        """The bytes there; none where it ends."""
+        """Read bytes; empty at the end."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Close open files."""
 
 
 class RangeResponse(Response):
-    """Bytes, or ranges of them, read while they are sent. Takes what is read over, and closes it."""
+    """Bytes, or ranges of them, read while they are sent. Owns its source, and closes it."""
 
     def __init__(self, request: Request, source: RandomAccess) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class RangeResponse(Response):
             raise
 
     def _choose(self, request: Request, size: int, etag: str) -> None:
-        """Status, headers and the bytes to send, from the request's conditions."""
+        """Set status, headers and the ranges to send, from the request's conditions."""
         self._size, self._several = size, False
         self._ranges = [(0, size)]
         fields = {
@@ -99,70 +99,70 @@ class RangeResponse(Response):
         self.raw_headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
 
     def _choose_ranges(self, wanted: str, size: int) -> dict[str, str]:
-        """What of the content is sent, and the headers that say so."""
+        """Set the ranges to send; returns their headers."""
         self.status_code = 206
-        several = byteranges.parse_ranges(wanted, size)
+        several = multipart_ranges.parse_ranges(wanted, size)
         if several is None:
             start, end = parse_range(wanted, size)
             self._ranges = [(start, end)]
             return {"content-range": f"bytes {start}-{end - 1}/{size}"}
         self._ranges, self._several = several, True
         return {
-            "content-type": byteranges.BYTERANGES_MEDIA_TYPE,
-            "content-length": str(byteranges.multipart_length(several, size)),
+            "content-type": multipart_ranges.BYTERANGES_MEDIA_TYPE,
+            "content-length": str(multipart_ranges.multipart_length(several, size)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send it (ASGI); stop reading when the client has gone."""
-        gone = asyncio.create_task(_disconnected(receive))
+        """Send the response (ASGI); stop reading if the client disconnects."""
+        disconnected = asyncio.create_task(_disconnected(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             pending = bytearray()
             for start, end in self._ranges:
                 if self._several:
-                    pending += byteranges.part_header((start, end), self._size)
+                    pending += multipart_ranges.part_header((start, end), self._size)
                 position = start
-                while position < end and not gone.done():
+                while position < end and not disconnected.done():
                     length = min(CHUNK_SIZE, end - position)
                     data = await anyio.to_thread.run_sync(self._source.read, length, position)
                     if not data:
-                        return  # shorter than its address says: the connection is closed early, and the client notices
+                        return  # shorter than its address says: close the connection early, so that the client notices
                     position += len(data)
-                    if self._several:  # small parts are sent together
+                    if self._several:  # send small parts together
                         pending += data
                         if len(pending) < CHUNK_SIZE:
                             continue
                         data, pending = bytes(pending), bytearray()
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-                if gone.done():
+                if disconnected.done():
                     return
             if self._several and self._ranges:
-                pending += byteranges.closing_delimiter()
+                pending += multipart_ranges.closing_delimiter()
                 await send({"type": "http.response.body", "body": bytes(pending), "more_body": True})
-            if not gone.done():
+            if not disconnected.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            gone.cancel()
+            disconnected.cancel()
             self._source.close()
 
 
 class _Opened:
-    """A content's descriptor."""
+    """A content, read from its descriptor."""
 
     def __init__(self, descriptor: int, address: Address) -> None:
         self._descriptor, self.size, self.tag = descriptor, address.size, str(address)
 
     def read(self, length: int, offset: int) -> bytes:
-        """The bytes there."""
+        """Read bytes."""
         return os.pread(self._descriptor, length, offset)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the descriptor."""
         os.close(self._descriptor)
 
 
 class ContentResponse(RangeResponse):
-    """A content, or ranges of it, read from its descriptor while it is sent. Takes the descriptor over."""
+    """A content, or ranges of it, read from its descriptor while it is sent. Owns the descriptor."""
 
     def __init__(self, request: Request, descriptor: int, address: Address) -> None:
         super().__init__(request, _Opened(descriptor, address))
@@ -174,6 +174,6 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _matches(header: str, etag: str) -> bool:
-    """If-None-Match (RFC 9110, section 13.1.2): any of the tags, compared weakly, or `*`."""
+    """Whether If-None-Match (RFC 9110, section 13.1.2) has the tag, compared weakly, or `*`."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return etag in tags or "*" in tags

@@ -1,4 +1,4 @@
-"""How every service of ours answers HTTP: the same server, with the same caution, whatever it answers."""
+"""Configuration and main loop of the HTTP server of all services."""
 
 import signal
 import socket
@@ -9,12 +9,12 @@ import uvicorn
 
 
 def server_config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
-    """A server's settings.
+    """The configuration of a server.
 
     Args:
         app: an ASGI application, such as one of FastAPI.
-        ending: seconds that an answer which is being given may go on when the service ends.
-        more: what is particular to the service, by uvicorn's names.
+        ending: seconds for responses in progress when the service ends.
+        more: options of the service, by uvicorn's names.
     """
     given: dict[str, Any] = {"http": "h11", "lifespan": "on"} | more
     return uvicorn.Config(
@@ -23,16 +23,16 @@ def server_config(app: Any, *, ending: int, **more: Any) -> uvicorn.Config:
         loop="asyncio",
         log_config=None,
         access_log=False,
-        server_header=False,  # which server it is helps those who attack it, and nobody else
-        proxy_headers=False,  # who asks is who connected: a header is anybody's word
+        server_header=False,  # the name of the server only helps attackers
+        proxy_headers=False,  # the client is the peer of the connection, as headers can be forged
         timeout_graceful_shutdown=ending,
         **given,
     )
 
 
 def run_server(server: uvicorn.Server, listening: socket.socket) -> None:
-    """Answer on a socket until SIGTERM or SIGINT, in the main thread; the socket is left open."""
-    # uvicorn hands the signal that ended it to whoever had it before: to a handler that has nothing left to do.
+    """Serve on a socket until SIGTERM or SIGINT, in the main thread; the socket is left open."""
+    # uvicorn raises the signal that ended it again, for the previous handler: here one that does nothing.
     before = {name: signal.signal(name, _nothing) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listening])
@@ -42,4 +42,4 @@ def run_server(server: uvicorn.Server, listening: socket.socket) -> None:
 
 
 def _nothing(_signal: int, _frame: FrameType | None) -> None:
-    """The handler of a signal that was already obeyed."""
+    """The handler of a signal that was already handled."""

@@ -6,7 +6,6 @@ Documents stay flat, as people write and read them.
 """
 
 import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -15,7 +14,7 @@ from catalog.errors import Misused
 from catalog.image.manifest import Blank, Needs
 from deployer.machine.network import NetworkText
 from deployer.machine.shape import Cores, MachineShape, Memory, whole_units
-from signer.documents import Document
+from signer.documents import Document, check_base64
 from signer.runtime.units import size_text
 
 MAX_BLANKS = 8
@@ -23,15 +22,6 @@ MAX_BLANKS = 8
 
 MAX_USER_DATA_TEXT = 64 << 10
 """Characters of user-data in base64: 16 KiB, and what a client that encodes too much is told by."""
-
-
-def check_base64(text: str) -> str:
-    """A text that is base64; ValueError if it is none."""
-    try:
-        base64.b64decode(text, validate=True)
-    except binascii.Error as exc:
-        raise ValueError("is not base64") from exc
-    return text
 
 
 class FirstBootData(Document):

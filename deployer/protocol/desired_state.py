@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from catalog.image.manifest import ImageId
-from deployer.machine.properties import FirstBootData, MachineProperties, check_base64
+from deployer.machine.properties import FirstBootData, MachineProperties
 from deployer.machine.spec import MachineState, Uuid
 from deployer.protocol.deployment_request import NodeLabel
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, OutgoingMigration
 from deployer.protocol.save import DesiredSave, SaveStatus
 from deployer.protocol.swarm_report import SwarmReport
-from signer.documents import Document
+from signer.documents import Document, check_base64
 from signer.statements.endorsement import Instant
 
 MAX_REPORT = 16 << 20

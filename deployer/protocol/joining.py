@@ -3,16 +3,12 @@
 import re
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from catalog.errors import Misused
 from deployer.machine.spec import Uuid
 from deployer.protocol.deployment_request import NodeLabel
-from signer.documents import Document
-
-
-def _example(**members: JsonValue) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [members]})
+from signer.documents import Document, example
 
 
 class JoinRequest(Document):
@@ -25,7 +21,7 @@ class JoinRequest(Document):
         labels: what its operator says of it.
     """
 
-    model_config = _example(
+    model_config = example(
         token="the-part-before-the-point",  # noqa: S106 - an example
         request="-----BEGIN CERTIFICATE REQUEST-----\n...",
         name="worker07",

@@ -1,4 +1,4 @@
-"""The shapes that the tables in `catalog.db.tables` have had."""
+"""The migrations of the tables in `catalog.db.tables`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Where Alembic begins."""
+"""Alembic's environment."""
 
 from catalog.db.migrator import run_scripts
 

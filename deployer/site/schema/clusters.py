@@ -10,7 +10,7 @@ from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.model.cluster import ClusterDocument, ClusterPhase, RoleName
 from deployer.site.model.principal import Principal
 from deployer.site.model.records import SiteMachine
-from signer.documents import Document
+from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
 
@@ -53,7 +53,7 @@ class ClusterRequest(Document):
 class ScaleRequest(Document):
     """How many members a role should have."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "worker", "count": 8}]})
+    model_config = example(role="worker", count=8)
 
     role: RoleName
     count: Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -63,7 +63,7 @@ class ScaleRequest(Document):
 class ReplaceRequest(Document):
     """Which member should be another machine: its host name, its machine's UUID, or the beginning of that."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"member": "star-worker-2", "reason": "it is slow"}]})
+    model_config = example(member="star-worker-2", reason="it is slow")
 
     member: Annotated[str, Field(min_length=1, max_length=255)]
     reason: Annotated[str, Field(max_length=500)] = ""

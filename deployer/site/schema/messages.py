@@ -6,14 +6,14 @@ nobody else's: a machine's secret for the context broker, and user-data for anyb
 
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from catalog.image.manifest import Version
 from deployer.machine.shape import Cores, Memory
 from deployer.machine.spec import MachineState, Uuid
 from deployer.protocol.swarm_report import Feed
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
-from signer.documents import Document
+from signer.documents import Document, example
 from signer.statements.endorsement import Instant
 
 SITE_API_VERSION = "v1"
@@ -41,10 +41,6 @@ _TIME = "2026-11-22T12:00:00Z"
 _UUID = "0b8a2c9e-58f5-4b7a-9a52-0a54ab4f4a3f"
 
 
-def _example(**members: JsonValue) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [members]})
-
-
 class JoinTokenRequest(Document):
     """What an operator asks for a node that is to join.
 
@@ -53,7 +49,7 @@ class JoinTokenRequest(Document):
         minutes: that the token is good for.
     """
 
-    model_config = _example(name="worker07", minutes=60)
+    model_config = example(name="worker07", minutes=60)
 
     name: Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?$")] = ""
     minutes: Annotated[int, Field(ge=1, le=1440)] = 60
@@ -76,7 +72,7 @@ class JoinToken(Document):
 class CertificateRequest(Document):
     """A node's request for a fresh certificate (PKCS #10, PEM), for the same key or a new one."""
 
-    model_config = _example(request="-----BEGIN CERTIFICATE REQUEST-----\n...")
+    model_config = example(request="-----BEGIN CERTIFICATE REQUEST-----\n...")
 
     request: Annotated[str, Field(max_length=4096)]
 
@@ -108,7 +104,7 @@ class LoginLink(Document):
 class ReasonRequest(Document):
     """Why somebody wants something done; kept with the event."""
 
-    model_config = _example(reason="maintenance of the storage")
+    model_config = example(reason="maintenance of the storage")
 
     reason: Annotated[str, Field(max_length=500)] = ""
 
@@ -116,7 +112,7 @@ class ReasonRequest(Document):
 class SaveRequest(Document):
     """As which version of its image a machine should be saved, and why (kept with the event)."""
 
-    model_config = _example(version="1.1", reason="the new calibration")
+    model_config = example(version="1.1", reason="the new calibration")
 
     version: Version
     reason: Annotated[str, Field(max_length=500)] = ""
@@ -131,7 +127,7 @@ class VerbRequest(Document):
         elsewhere: the same, on another node than it is on, whichever has room and can. For `reactivate` alone.
     """
 
-    model_config = _example(reason="its node is needed", node="worker07")
+    model_config = example(reason="its node is needed", node="worker07")
 
     reason: Annotated[str, Field(max_length=500)] = ""
     node: Annotated[str, Field(max_length=63)] = ""
@@ -146,7 +142,7 @@ class NodeVerbRequest(Document):
         move: the machines that rest there go to other nodes, as far as those can take them. For `drain` alone.
     """
 
-    model_config = _example(reason="maintenance of the storage", move=True)
+    model_config = example(reason="maintenance of the storage", move=True)
 
     reason: Annotated[str, Field(max_length=500)] = ""
     move: bool = False
@@ -162,7 +158,7 @@ class MachineChange(Document):
         cores: within the machine's maximum.
     """
 
-    model_config = _example(lifetime=7200, memory=1073741824)
+    model_config = example(lifetime=7200, memory=1073741824)
 
     ends: Instant | None = None
     lifetime: Annotated[int, Field(ge=1, le=10 * 365 * 86400)] | None = None
@@ -292,7 +288,7 @@ class SiteStatus(Document):
         events: the number of the last one.
     """
 
-    model_config = _example(
+    model_config = example(
         url="https://site.example.org:7443",
         fingerprint="5b" * 32,
         catalog="https://catalog.example.org",

@@ -50,7 +50,7 @@ OFFERS: list[tuple[str, Any, int, str, str]] = [
     ("no endorsements", lambda p: request_with(p, endorsements=None), 400, "malformed-document", "$.endorsements"),
     ("zero endorsements", lambda p: request_with(p, endorsements=[]), 400, "malformed-document", "$.endorsements"),
     ("too many endorsements", lambda p: request_with(p, endorsements=signed() * 65), 400, "malformed-document", "$.endorsements"),
-    ("a signature that is not base64", lambda p: request_with(p, endorsements=signed(signature="?")), 400, "malformed-document", "$.endorsements[0].signature: is not base64"),
+    ("a signature that is not base64", lambda p: request_with(p, endorsements=signed(signature="?")), 400, "malformed-document", "$.endorsements[0].signature: is not valid base64"),
     ("a signature that is too long", lambda p: request_with(p, endorsements=signed(signature="A" * 90_000)), 400, "malformed-document", "$.endorsements[0].signature"),
     ("an empty manifest", lambda p: request_with(p, manifest=""), 400, "malformed-document", "manifest: $"),
     ("a manifest that is not canonical", lambda p: request_with(p, manifest=" " + p.pending.manifest.canonical().decode()), 400, "malformed-document", "not in canonical form"),
@@ -97,15 +97,15 @@ def put(published: Published, data: bytes, content_range: str, address: object =
 
 
 PUTS: list[tuple[str, int, str, int, str, str]] = [
-    ("no range", 16384, "", 416, "range-refused", "not understood"),
-    ("a range of other units", 16384, "leaves 0-1/64", 416, "range-refused", "not understood"),
-    ("another size than the address says", 16384, "bytes 0-16383/99", 416, "range-refused", "its address says 1048576"),
-    ("past the end", 32768, "bytes 1032192-1064959/1048576", 416, "range-refused", "outside the blob"),
-    ("backwards", 16384, "bytes 16384-0/1048576", 416, "range-refused", "outside the blob"),
+    ("no range", 16384, "", 416, "range-refused", "is malformed"),
+    ("a range of other units", 16384, "leaves 0-1/64", 416, "range-refused", "is malformed"),
+    ("another size than the address says", 16384, "bytes 0-16383/99", 416, "range-refused", "the address of the content 1048576"),
+    ("past the end", 32768, "bytes 1032192-1064959/1048576", 416, "range-refused", "outside the content"),
+    ("backwards", 16384, "bytes 16384-0/1048576", 416, "range-refused", "outside the content"),
     ("not on a leaf's boundary", 16384, "bytes 1-16384/1048576", 416, "range-refused", "multiple of 16384"),
     ("half a leaf", 100, "bytes 0-99/1048576", 416, "range-refused", "multiple of 16384"),
-    ("shorter than it says", 16384, "bytes 0-32767/1048576", 416, "range-refused", "brings 16384"),
-    ("longer than it says", 32768, "bytes 0-16383/1048576", 416, "range-refused", "brings 32768"),
+    ("shorter than it says", 16384, "bytes 0-32767/1048576", 416, "range-refused", "request body has 16384"),
+    ("longer than it says", 32768, "bytes 0-16383/1048576", 416, "range-refused", "request body has 32768"),
 ]  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_ranges_that_are_not_accepted(
 def test_a_range_larger_than_any_is_refused(published: Published) -> None:
     """Whatever the content's size."""
     address = Address(bytes(32), 1 << 30)
-    with pytest.raises(RangeRefused, match="smaller parts"):
+    with pytest.raises(RangeRefused, match="smaller ranges"):
         parse_content_range(f"bytes 0-{MAX_UPLOAD_PART + LEAF - 1}/{1 << 30}", MAX_UPLOAD_PART + LEAF, address)
     answer = put(published, bytes(MAX_UPLOAD_PART + LEAF), f"bytes 0-{MAX_UPLOAD_PART + LEAF - 1}/1048576")
     assert problem(answer)[:2] == (413, "too-large")

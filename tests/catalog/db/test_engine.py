@@ -165,7 +165,7 @@ def test_a_database_of_a_newer_release_is_refused(database: CatalogDatabase) -> 
     """Whoever goes back to an older release is told what to do, and nothing is changed."""
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(Unavailable, match="a newer release has brought it to revision 9999, and this one knows"):
+    with pytest.raises(Unavailable, match="a newer release upgraded it to revision 9999, but this release supports"):
         CatalogDatabase(database.path)
     with database.reading() as connection:
         assert migrations.MIGRATOR.revision(connection) == "9999"

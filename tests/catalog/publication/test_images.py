@@ -391,7 +391,7 @@ def test_a_failed_sync_stops_the_store_from_taking_more(tmp_path: Path, star: Vo
         failing.clear()
     assert publishing.status(image_id, address).received == ()
     with (
-        pytest.raises(Unavailable, match="start the catalog again"),
+        pytest.raises(Unavailable, match="restart the catalog"),
         publishing.receive_range(image_id, address, 0, 16384),
     ):
         pass

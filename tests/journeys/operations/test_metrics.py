@@ -75,7 +75,7 @@ def test_paths_of_strangers_are_no_labels() -> None:
 def test_an_address_that_is_taken_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(Unavailable, match="metrics cannot be given there"), expose_metrics(listen, list):
+        with pytest.raises(Unavailable, match="cannot expose metrics there"), expose_metrics(listen, list):
             pass
     with pytest.raises(Misused, match="at most 65535"), expose_metrics("127.0.0.1:70000", list):
         pass

@@ -5,12 +5,10 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "tuf_epochs",
         sa.Column("epoch", sa.Integer, nullable=False),
@@ -41,6 +39,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
+    """Downgrade to the previous revision."""
     for table in ("tuf_targets", "tuf_metadata", "tuf_epochs"):
         op.drop_table(table)

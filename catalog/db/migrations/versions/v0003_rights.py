@@ -5,12 +5,10 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "sites",
         sa.Column("name", sa.String(63), nullable=False),
@@ -38,6 +36,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
+    """Downgrade to the previous revision."""
     for table in ("secrets", "restrictions", "sites"):
         op.drop_table(table)

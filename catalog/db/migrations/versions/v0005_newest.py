@@ -4,15 +4,13 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    """Go to this revision."""
+    """Upgrade to this revision."""
     op.create_index("ix_images_vo_name_sequence", "images", ["vo", "name", "sequence"])
 
 
 def downgrade() -> None:
-    """Go back to the revision before."""
+    """Downgrade to the previous revision."""
     op.drop_index("ix_images_vo_name_sequence", "images")

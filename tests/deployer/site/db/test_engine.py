@@ -70,12 +70,12 @@ def test_a_write_that_fails_leaves_nothing(database: SiteDatabase, world: World)
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("", "is no URL"),
+        ("", "is not a valid URL"),
         ("sqlite://", "write sqlite:///PATH"),
         ("sqlite:///:memory:", "write sqlite:///PATH"),
         ("mysql+pymysql://root:hunter2@db/site", "write sqlite:///PATH"),
         ("postgresql://root:hunter2@db/site", "write sqlite:///PATH"),
-        ("sqlite:////nowhere/at/all/site.db", "cannot be made or kept private"),
+        ("sqlite:////nowhere/at/all/site.db", "cannot be created, or made private"),
         ("postgresql+psycopg://root:hunter2@/site?host=/nowhere", "cannot be used now"),
     ],
 )
