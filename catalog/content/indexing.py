@@ -143,7 +143,7 @@ def _opened(path: Path) -> Iterator[int]:
             raise Malformed(f"{path}: is neither a regular file nor a block device")
         yield descriptor
     except FileNotFoundError as exc:
-        raise NotFound(f"{path}: there is no such file") from exc
+        raise NotFound(f"{path}: no such file") from exc
     except OSError as exc:
         raise Malformed(f"{path}: cannot be read: {exc.strerror}") from exc
     finally:

@@ -53,7 +53,8 @@ class Health(Document):
 
 def error_classes() -> dict[str, type[PartitaError]]:
     """All errors that cross the wire, by code, of the modules that are loaded."""
-    return {kind.code: kind for kind in _tree(PartitaError) if "code" in vars(kind)}
+    # Base classes come last, as a class that is not given a code has that of its base.
+    return {kind.code: kind for kind in reversed(list(_tree(PartitaError)))}
 
 
 def to_problem(error: PartitaError) -> dict[str, Any]:

@@ -169,7 +169,7 @@ def _symbolic_link(path: Path) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
-    "nothing there": (lambda _path: None, NotFound, "there is no such file"),
+    "nothing there": (lambda _path: None, NotFound, "no such file"),
     "an empty file": (lambda path: path.touch(), Malformed, "has 0 bytes"),
     "a directory": (lambda path: path.mkdir(), Malformed, "is neither a regular file nor a block device"),
     "a named pipe": (os.mkfifo, Malformed, "is neither a regular file nor a block device"),
