@@ -86,7 +86,7 @@ def add_image(connection: Connection, manifest: Manifest, now: datetime) -> None
 
 def get_manifest(connection: Connection, image_id: str) -> bytes | None:
     """The canonical bytes of a published image's manifest."""
-    return connection.execute(select(images.c.manifest).where(images.c.image_id == image_id)).scalar()
+    return connection.scalar(select(images.c.manifest).where(images.c.image_id == image_id))
 
 
 def find_image(connection: Connection, vo: str, name: str, version: str | None) -> ImageEntry | None:

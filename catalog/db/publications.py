@@ -25,7 +25,7 @@ def put_publication(connection: Connection, manifest: Manifest, expires: datetim
 
 def pending_manifest(connection: Connection, image_id: str) -> bytes | None:
     """The manifest of a pending publication."""
-    return connection.execute(select(publications.c.manifest).where(publications.c.image_id == image_id)).scalar()
+    return connection.scalar(select(publications.c.manifest).where(publications.c.image_id == image_id))
 
 
 def candidate_manifest(connection: Connection, image_id: str) -> bytes | None:
@@ -50,17 +50,17 @@ def _unendorsed(query: Select[Any]) -> Select[Any]:
 
 def list_pending(connection: Connection) -> list[str]:
     """The image IDs of all pending publications."""
-    return list(connection.execute(select(publications.c.image_id)).scalars())
+    return list(connection.scalars(select(publications.c.image_id)))
 
 
 def list_published(connection: Connection) -> list[str]:
     """The image IDs of all published images."""
-    return list(connection.execute(select(images.c.image_id).order_by(images.c.sequence)).scalars())
+    return list(connection.scalars(select(images.c.image_id).order_by(images.c.sequence)))
 
 
 def list_expired(connection: Connection, now: datetime) -> list[str]:
     """The image IDs of the publications that have expired."""
-    return list(connection.execute(select(publications.c.image_id).where(publications.c.expires <= now)).scalars())
+    return list(connection.scalars(select(publications.c.image_id).where(publications.c.expires <= now)))
 
 
 def end_publication(connection: Connection, image_id: str) -> None:
@@ -85,7 +85,7 @@ def missing_contents(connection: Connection, image_id: str) -> list[Address]:
         .where(image_contents.c.image_id == image_id, contents.c.address.is_(None))
         .order_by(image_contents.c.position)
     )
-    return list(connection.execute(query).scalars())
+    return list(connection.scalars(query))
 
 
 def image_has_content(connection: Connection, image_id: str, address: Address) -> bool:
@@ -98,18 +98,6 @@ def image_has_content(connection: Connection, image_id: str, address: Address) -
 def is_referenced(connection: Connection, address: Address) -> bool:
     """Whether any image, pending or published, has that content."""
     query = select(image_contents.c.position).where(image_contents.c.address == address).limit(1)
-    return connection.execute(query).first() is not None
-
-
-def is_served(connection: Connection, address: Address) -> bool:
-    """Whether the content is stored and belongs to a published image."""
-    query = (
-        select(contents.c.address)
-        .join(image_contents, image_contents.c.address == contents.c.address)
-        .join(images, images.c.image_id == image_contents.c.image_id)
-        .where(contents.c.address == address)
-        .limit(1)
-    )
     return connection.execute(query).first() is not None
 
 
@@ -132,7 +120,7 @@ def drop_content(connection: Connection, address: Address) -> None:
 
 def all_contents(connection: Connection) -> list[Address]:
     """All stored contents."""
-    return list(connection.execute(select(contents.c.address).order_by(contents.c.address)).scalars())
+    return list(connection.scalars(select(contents.c.address).order_by(contents.c.address)))
 
 
 def unreferenced_contents(connection: Connection) -> list[Address]:
@@ -142,7 +130,7 @@ def unreferenced_contents(connection: Connection) -> list[Address]:
         .outerjoin(image_contents, image_contents.c.address == contents.c.address)
         .where(image_contents.c.address.is_(None))
     )
-    return list(connection.execute(query).scalars())
+    return list(connection.scalars(query))
 
 
 def received_ranges(connection: Connection, image_id: str, address: Address) -> tuple[tuple[int, int], ...]:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catalog.access.rule_store import scopes_with
 from catalog.db import images as registry
 from catalog.db import publications as holdings
 from catalog.db.engine import CatalogDatabase
@@ -21,7 +22,7 @@ ADDRESS = Address(bytes(32), 1 << 30)
 IMAGE = "sha256:" + "1" * 64
 
 
-def test_a_blob_is_served_only_for_a_published_image(database: CatalogDatabase) -> None:
+def test_a_content_is_served_only_for_a_published_image(database: CatalogDatabase) -> None:
     """Verified content of a pending publication is invisible."""
     image = manifest([ADDRESS])
     with database.writing() as connection:
@@ -29,13 +30,13 @@ def test_a_blob_is_served_only_for_a_published_image(database: CatalogDatabase) 
         assert holdings.missing_contents(connection, image.image_id) == [ADDRESS]
         holdings.add_content(connection, ADDRESS, 5, NOW)
         assert holdings.missing_contents(connection, image.image_id) == []
-        assert not holdings.is_served(connection, ADDRESS)
+        assert not scopes_with(connection, ADDRESS)
         registry.add_image(connection, image, NOW)
         holdings.end_publication(connection, image.image_id)
-        assert holdings.is_served(connection, ADDRESS)
+        assert scopes_with(connection, ADDRESS)
         assert holdings.unreferenced_contents(connection) == []
         holdings.forget_publication(connection, image.image_id)  # a published image keeps its parts
-        assert holdings.is_served(connection, ADDRESS)
+        assert scopes_with(connection, ADDRESS)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
