@@ -61,32 +61,18 @@ def _catalog() -> typer.Typer:
 
 
 def _policy() -> typer.Typer:
-    from deployer.cli.policy_trials import policy_app
+    from deployer.cli.policy import policy_app
     from deployer.cli.stratuslab import import_stratuslab
 
     policy_app.command("import-stratuslab")(import_stratuslab)
     return policy_app
 
 
-def _node() -> typer.Typer:
-    from deployer.cli.node.join import node_join
-    from deployer.cli.node.node import node_app
-
-    node_app.command("join")(node_join)
-    return node_app
-
-
 def _site() -> typer.Typer:
-    importlib.import_module("deployer.cli.node.node")  # adds what is asked of this machine's node
-    from deployer.cli.site.backup import backup, restore
-    from deployer.cli.site.prune import prune
+    from deployer.cli.node.machine import list_exposure
     from deployer.cli.site.site import site_app
 
-    for module in ("machine", "audit"):  # they add what is in machines, and what was done
-        importlib.import_module(f"deployer.cli.site.{module}")
-    site_app.command("backup")(backup)
-    site_app.command("prune")(prune)
-    site_app.command("restore")(restore)
+    site_app.command("exposure")(list_exposure)
     return site_app
 
 
@@ -106,13 +92,13 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "policy": _policy,
     "receipt": _at("deployer.cli.audit", "receipt_app"),
     "audit": _at("deployer.cli.audit", "audit_app"),
-    "node": _node,
+    "node": _at("deployer.cli.node.node", "node_app"),
     "deploy": _at("deployer.cli.deploy", "deploy"),
-    "machine": _at("deployer.cli.node.node", "machine_app"),
-    "up": _at("deployer.cli.node.node", "up"),
+    "machine": _at("deployer.cli.node.machine", "machine_app"),
+    "up": _at("deployer.cli.node.up", "up"),
     "site": _site,
     "deployment": _at("deployer.cli.site.deployment", "deployment_app"),
-    "cluster": _at("deployer.cli.site.published_clusters", "cluster_app"),
+    "cluster": _at("deployer.cli.site.cluster", "cluster_app"),
     "ec2": _at("deployer.cli.ec2", "ec2_app"),
     "config": lambda: config_app,
 }

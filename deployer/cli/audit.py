@@ -10,7 +10,7 @@ import typer
 
 from catalog.errors import Misused
 from catalog.settings import CatalogSettings
-from deployer.cli.node.node import node_client as connect
+from deployer.cli.node.options import node_client as connect
 from deployer.errors import NodeUnavailable
 from deployer.records.receipt import Receipt, read_receipt, verify_receipt
 from deployer.records.receipt_store import STATEMENT, audit_heads, read_receipt_files

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from deployer.cli.arguments import encode_user_data, parse_amount, parse_blank, read_text_file
-from deployer.cli.node.node import node_client
+from deployer.cli.node.options import node_client
 from deployer.errors import Refused
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep
 from deployer.protocol.machine_order import MachineOrder

@@ -1,4 +1,4 @@
-"""Commands for the acceptance policy: check, show, explain, anchor. (`cli_trials` has those that try it on cases.)"""
+"""Commands for the acceptance policy: check, show, explain, anchor."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ import typer
 
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
+from deployer.cli.policy_trials import PolicyFile, RequestFile, requests_file, trials_app
 from deployer.errors import PolicyUnusable
 from deployer.machine.network import Network
 from deployer.machine.user_data import MAX_USER_DATA, UserDataKind, check_user_data
@@ -27,9 +28,9 @@ from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
-from stager.settings import NodeSettings
 
 policy_app = typer.Typer(name="policy", help="What this site accepts, and why.", no_args_is_help=True)
+policy_app.add_typer(trials_app)
 
 
 def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -46,7 +47,6 @@ def option_parser(read: Callable[[str], Any]) -> Callable[[Any], Any]:
     return parse
 
 
-PolicyFile = Annotated[Path, typer.Argument(help="The policy, a TOML file.", metavar="FILE")]
 Memory = Annotated[
     int | None,
     typer.Option(
@@ -71,17 +71,6 @@ NetworkChoice = Annotated[
         help="none, user, network:NAME or bridge:NAME.", parser=option_parser(Network.parse), metavar="NETWORK"
     ),
 ]
-
-
-RequestFile = Annotated[
-    Path | None,
-    typer.Option("--requests", help="The node's record of requests, if not this machine's.", metavar="FILE"),
-]
-
-
-def requests_file(context: typer.Context, named: Path | None) -> Path:
-    """Where the last requests are: the file that was named, or that of this machine's node."""
-    return named or terminal.section(context, NodeSettings).directory / "requests.jsonl"
 
 
 def read_user_data(file: Path | None) -> tuple[bytes | None, UserDataKind | None]:

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from deployer.cli.policy import PolicyFile, RequestFile, policy_app, requests_file
 from deployer.policy.cedar_schema import SCHEMA
 from deployer.policy.store import RuleSet
 from deployer.trials.expectations import read_cases, run_cases
@@ -16,13 +15,25 @@ from signer.errors import EXIT_FAILED
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
-
-__all__ = ["policy_app"]
+from stager.settings import NodeSettings
 
 Last = Annotated[int, typer.Option("--last", help="How many of the last requests.", min=1, max=MAX_REQUESTS)]
 
 
-@policy_app.command("test")
+PolicyFile = Annotated[Path, typer.Argument(help="The policy, a TOML file.", metavar="FILE")]
+RequestFile = Annotated[
+    Path | None,
+    typer.Option("--requests", help="The node's record of requests, if not this machine's.", metavar="FILE"),
+]
+trials_app = typer.Typer()
+
+
+def requests_file(context: typer.Context, named: Path | None) -> Path:
+    """Where the last requests are: the file that was named, or that of this machine's node."""
+    return named or terminal.section(context, NodeSettings).directory / "requests.jsonl"
+
+
+@trials_app.command("test")
 def try_cases(
     file: PolicyFile,
     cases: Annotated[Path, typer.Argument(help="Expected decisions, TOML or JSON.", metavar="CASES")],
@@ -50,7 +61,7 @@ def try_cases(
         raise typer.Exit(EXIT_FAILED)
 
 
-@policy_app.command("diff")
+@trials_app.command("diff")
 def diff_policies(
     context: typer.Context,
     old: Annotated[Path, typer.Argument(help="A policy, such as the one in force.", metavar="OLD")],
@@ -74,7 +85,7 @@ def diff_policies(
         raise typer.Exit(EXIT_FAILED)
 
 
-@policy_app.command("requests")
+@trials_app.command("requests")
 def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile = None, as_json: Json = False) -> None:
     """List the last requests that the node decided, and what the policy in the shadow said."""
     records = read_requests(requests_file(context, requests), last)
@@ -95,7 +106,7 @@ def list_requests(context: typer.Context, last: Last = 20, requests: RequestFile
     terminal.show(value, terminal.table(columns, rows), as_json=as_json)
 
 
-@policy_app.command("schema")
+@trials_app.command("schema")
 def show_schema(as_json: Json = False) -> None:
     """Print what Cedar rules may speak of, in Cedar's schema language."""
     terminal.show({"schema": SCHEMA}, SCHEMA.rstrip("\n"), as_json=as_json)

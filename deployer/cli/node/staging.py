@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from deployer.cli.node.options import node_client
 from deployer.node.client import NodeClient
 from deployer.node.schema.staging import ContentStatus, PrefetchOrder, PrefetchResult, StagingStatus
 from signer.documents import validate
@@ -20,33 +21,35 @@ LOOK = 0.5
 Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/NAME for its newest version.")]
 
 
-def add_staging_commands(app: typer.Typer, connect: Callable[[typer.Context], NodeClient]) -> None:
-    """Add the commands to `partita node`; `connect` reaches the node that the settings name."""
+staging_app = typer.Typer()
 
-    @app.command("prefetch")
-    def prefetch(
-        context: typer.Context,
-        image: Image,
-        keep: Annotated[
-            int, typer.Option(min=0, help="For how many seconds it is kept from eviction.", metavar="SECONDS")
-        ] = 86400,
-        json: Json = False,
-    ) -> None:
-        """Bring an image to the node ahead of its use. No policy is asked: nothing boots by this."""
-        _fetch(context, connect, {"image": image, "keep": keep}, as_json=json)
 
-    @app.command("pin")
-    def pin(context: typer.Context, image: Image, json: Json = False) -> None:
-        """Bring an image to the node and keep it there until it is unpinned."""
-        _fetch(context, connect, {"image": image, "pin": True}, as_json=json)
+@staging_app.command("prefetch")
+def prefetch(
+    context: typer.Context,
+    image: Image,
+    keep: Annotated[
+        int, typer.Option(min=0, help="For how many seconds it is kept from eviction.", metavar="SECONDS")
+    ] = 86400,
+    json: Json = False,
+) -> None:
+    """Bring an image to the node ahead of its use. No policy is asked: nothing boots by this."""
+    _fetch(context, {"image": image, "keep": keep}, as_json=json)
 
-    @app.command("unpin")
-    def unpin(context: typer.Context, image: Image, json: Json = False) -> None:
-        """Let an image that was pinned be evicted again."""
-        with connect(context) as node:
-            answer = node.unpin(image)
-        text = "let go" if answer.released else "was not pinned"
-        terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
+
+@staging_app.command("pin")
+def pin(context: typer.Context, image: Image, json: Json = False) -> None:
+    """Bring an image to the node and keep it there until it is unpinned."""
+    _fetch(context, {"image": image, "pin": True}, as_json=json)
+
+
+@staging_app.command("unpin")
+def unpin(context: typer.Context, image: Image, json: Json = False) -> None:
+    """Let an image that was pinned be evicted again."""
+    with node_client(context) as node:
+        answer = node.unpin(image)
+    text = "let go" if answer.released else "was not pinned"
+    terminal.show(answer.model_dump(mode="json"), f"{answer.image_id}: {text}", as_json=json)
 
 
 def format_staging(status: StagingStatus) -> list[tuple[str, str]]:
@@ -96,11 +99,9 @@ def watch_staging(node: NodeClient, *, as_json: bool, sleep: Callable[[float], N
             sleep(LOOK)
 
 
-def _fetch(
-    context: typer.Context, connect: Callable[[typer.Context], NodeClient], values: dict[str, object], *, as_json: bool
-) -> None:
+def _fetch(context: typer.Context, values: dict[str, object], *, as_json: bool) -> None:
     order = validate(PrefetchOrder, values, "prefetch")
-    with connect(context) as node, terminal.progress(order.image, None) as advance:
+    with node_client(context) as node, terminal.progress(order.image, None) as advance:
         before = 0
 
         def watch(done: int, _total: int) -> None:

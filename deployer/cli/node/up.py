@@ -1,5 +1,6 @@
-"""Catalog, node and perhaps a site on one machine, in one terminal: children, their lines with their names before them."""
+"""The command `partita up`: catalog, node and perhaps a site in one terminal, as children whose lines carry their names."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
+import typer
+
+from catalog.settings import CatalogSettings
 from deployer.errors import BackendFailed
+from deployer.node.settings import DeploySettings
+from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
+from signer.runtime.terminal import Json
+from stager.settings import NodeSettings
 
 READY_WITHIN = 60.0
 """Seconds. A first start migrates a database, tries KVM out and opens libvirt: a few seconds each at the worst."""
@@ -140,3 +148,52 @@ def _look(children: Sequence[tuple[str, subprocess.Popen[bytes]]]) -> None:
 
 def _end(_signal: int, _frame: FrameType | None) -> Any:
     raise _Ended
+
+
+def up(
+    context: typer.Context,
+    directory: Annotated[
+        Path | None, typer.Option(help="Where both keep their state; the settings' places if not given.", metavar="DIR")
+    ] = None,
+    keep_machines: Annotated[
+        bool, typer.Option("--keep-machines", help="Leave machines running at the end; else they are destroyed.")
+    ] = False,
+    with_site: Annotated[bool, typer.Option("--site", help="Run a site's service too; the node joins it.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a catalog and a node here, in one terminal; Ctrl-C ends both."""
+    environment = dict(os.environ)
+    if directory is not None:
+        place = directory.absolute()
+        environment |= {
+            "PARTITA_CATALOG_DIRECTORY": str(place / "catalog"),
+            "PARTITA_NODE_DIRECTORY": str(place / "node"),
+            "PARTITA_SITE_DIRECTORY": str(place / "site"),
+        }
+    catalog = Path(environment.get("PARTITA_CATALOG_DIRECTORY") or terminal.section(context, CatalogSettings).directory)
+    node_settings = terminal.section(context, NodeSettings)
+    if not node_settings.pinned_root.exists():  # both are ours: the root goes from hand to hand
+        environment["PARTITA_NODE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
+    site_settings = terminal.section(context, SiteSettings)
+    if not site_settings.pinned_root.exists():
+        environment["PARTITA_SITE_TUF_ROOT"] = str(catalog / "tuf" / "root.json")
+    if not site_settings.policy.exists():
+        environment.setdefault("PARTITA_SITE_POLICY", str(terminal.section(context, DeploySettings).policy))
+    node = Path(environment.get("PARTITA_NODE_DIRECTORY") or node_settings.directory)
+
+    def join(url: str) -> None:
+        """The node joins the site of the same terminal, unless it belongs to one."""
+        from deployer.site.client.discovery import open_site_client
+        from deployer.site.client.node_join import CREDENTIALS_DIRECTORY, join_site
+        from deployer.site.schema.messages import JoinTokenRequest
+
+        if (node / CREDENTIALS_DIRECTORY).exists():
+            return
+        place = Path(environment.get("PARTITA_SITE_DIRECTORY") or site_settings.directory)
+        with open_site_client(site_settings.model_copy(update={"directory": place, "url": ""}), environment) as asked:
+            token = asked.token(JoinTokenRequest()).token
+        join_site(node / CREDENTIALS_DIRECTORY, url, token, labels=node_settings.labels)
+
+    given: dict[str, Any] = context.parent.params if context.parent else {}
+    sets, config = list(given.get("settings") or ()), given.get("config")
+    run_both(environment, sets, config, keep_machines=keep_machines, as_json=json, site=join if with_site else None)

@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 
 from catalog.errors import Misused
-from deployer.cli.site.site import ReasonOption, SiteOption, open_client
+from deployer.cli.site.options import ReasonOption, SiteOption, open_client
+from deployer.cli.site.published_clusters import published_app
 from signer.documents import Document, validate
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE
 from signer.runtime import terminal
@@ -28,6 +29,7 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at a cluster that is waited for: as often as the site itself looks after it."""
 
 cluster_app = typer.Typer(no_args_is_help=True, help="Clusters: machines with roles that come up together.")
+cluster_app.add_typer(published_app)
 
 ClusterName = Annotated[str, typer.Argument(help="A cluster's name, its UUID, or the beginning of that.")]
 WaitOption = Annotated[

@@ -9,7 +9,8 @@ import typer
 
 from catalog.errors import Misused
 from deployer.cli.arguments import encode_user_data, parse_blank, read_text_file
-from deployer.cli.site.site import SiteOption, machine_table, open_client
+from deployer.cli.site.machine import machine_table
+from deployer.cli.site.options import SiteOption, open_client
 from deployer.errors import Refused
 from deployer.protocol.machine_order import MachineOrder
 from signer.documents import Document, validate

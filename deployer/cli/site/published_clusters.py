@@ -10,15 +10,12 @@ from catalog.client.client import CatalogClient
 from catalog.errors import Misused
 from catalog.image.reference import Reference
 from catalog.settings import CatalogSettings
-from deployer.cli.site.cluster import cluster_app
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.documents import canonical
 from signer.runtime import terminal
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_cluster
 from signer.verification.signers import Signer
-
-__all__ = ["cluster_app"]
 
 File = Annotated[Path, typer.Argument(help="The cluster document: TOML, or JSON where its name ends in .json.")]
 Title = Annotated[str, typer.Argument(help="Under which name: VO/NAME@VERSION.", metavar="VO/NAME@VERSION")]
@@ -28,7 +25,10 @@ Days = Annotated[int, typer.Option(min=1, max=3650, help="How many days the endo
 CommentText = Annotated[str, typer.Option("--comment", help="Free text for people.")]
 
 
-@cluster_app.command("publish")
+published_app = typer.Typer()
+
+
+@published_app.command("publish")
 def publish(
     context: typer.Context,
     file: File,
@@ -52,7 +52,7 @@ def publish(
     terminal.show(entry.model_dump(mode="json"), f"{title} is published\n{entry.digest}", as_json=json)
 
 
-@cluster_app.command("endorse")
+@published_app.command("endorse")
 def endorse(
     context: typer.Context,
     file: File,
@@ -76,7 +76,7 @@ def endorse(
     terminal.show({"title": title, "digest": digest, "role": role}, f"{title} is endorsed\n{digest}", as_json=json)
 
 
-@cluster_app.command("published")
+@published_app.command("published")
 def published(
     context: typer.Context,
     vo: Annotated[str | None, typer.Option(help="Only of this VO.")] = None,

@@ -1,46 +1,35 @@
-"""Commands of a site's operator and of whoever looks at one: `site`. Wiring only; the work is done by the service."""
+"""The commands `partita site`: its service, and whoever looks at it. Wiring only; the work is done by the service."""
 
-import os
 import sys
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from catalog.errors import Misused
-from deployer.cli.site.application import site_app
 from deployer.cli.site.grants import rights_app
+from deployer.cli.site.machine import site_machine_app
+from deployer.cli.site.maintenance import maintenance_app
+from deployer.cli.site.node import site_node_app
+from deployer.cli.site.options import SiteOption, open_client, to_json
 from deployer.ec2.settings import Ec2Settings
 from deployer.site.settings import SiteSettings
-from signer.documents import Document, validate
+from signer.documents import validate
 from signer.runtime import files, terminal
 from signer.runtime.log_config import LogSettings, configure_logging
 from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:  # it loads httpx and cryptography: only whoever asks a site pays for that
-    from deployer.site.client.client import SiteClient
-    from deployer.site.model.records import SiteEvent, SiteMachine, SiteNode
+    from deployer.site.model.records import SiteEvent
 
-__all__ = ["site_app"]
-
-site_machine_app = typer.Typer(no_args_is_help=True, help="Machines of a site: list, look at, pause, extend, end.")
+site_app = typer.Typer(
+    name="site", no_args_is_help=True, help="A site: its service, its nodes and machines, and what runs there."
+)
 site_app.add_typer(site_machine_app, name="machine")
 site_app.add_typer(rights_app)
-
-SiteOption = Annotated[
-    str, typer.Option("--site", help="The site's URL, instead of the one in the settings.", metavar="URL")
-]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept with the event.")]
-NodeName = Annotated[str, typer.Argument(help="A node's name, its UUID, or the beginning of one.")]
-MachineName = Annotated[str, typer.Argument(help="A machine's UUID, the beginning of one, or its host name.")]
-
-
-def open_client(context: typer.Context, url: str = "") -> "SiteClient":
-    """A client of the site that the settings name."""
-    from deployer.site.client.discovery import open_site_client
-
-    return open_site_client(terminal.section(context, SiteSettings), os.environ, url)
+site_app.add_typer(site_node_app)
+site_app.add_typer(maintenance_app)
 
 
 @site_app.command("serve")
@@ -107,7 +96,7 @@ def site_status(context: typer.Context, site: SiteOption = "", json: Json = Fals
         ("events", str(status.events)),
         *(("problem", problem) for problem in status.problems),
     ]
-    terminal.show(_value(status), terminal.table(("WHAT", "IS"), rows), as_json=json)
+    terminal.show(to_json(status), terminal.table(("WHAT", "IS"), rows), as_json=json)
 
 
 @site_app.command("token")
@@ -125,7 +114,7 @@ def site_token(
     with open_client(context, site) as asked:
         made = asked.token(wanted)
     text = f"on the node, until {made.expires:%H:%M} UTC: partita node join {made.url} {made.token}"
-    terminal.show(_value(made), text, as_json=json)
+    terminal.show(to_json(made), text, as_json=json)
 
 
 @site_app.command("login")
@@ -133,54 +122,7 @@ def site_login(context: typer.Context, json: Json = False) -> None:
     """Print a link by which this site's operator logs in on the console: good once, for a minute."""
     with open_client(context) as asked:
         made = asked.login_link()
-    terminal.show(_value(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
-
-
-@site_app.command("nodes")
-def site_nodes(context: typer.Context, site: SiteOption = "", json: Json = False) -> None:
-    """List the site's nodes."""
-    with open_client(context, site) as asked:
-        nodes = asked.nodes()
-    terminal.show([_value(one) for one in nodes], _node_table(nodes), as_json=json)
-
-
-@site_app.command("node")
-def site_node(context: typer.Context, node: NodeName, site: SiteOption = "", json: Json = False) -> None:
-    """Show all that the site knows of a node."""
-    with open_client(context, site) as asked:
-        found = asked.node(node)
-    value = _value(found)
-    rows = [(key, entry) for key, entry in value.items()]
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), rows), as_json=json)
-
-
-@site_app.command("drain")
-def site_drain(
-    context: typer.Context,
-    node: NodeName,
-    move: Annotated[bool, typer.Option("--move", help="Machines that rest there go to other nodes.")] = False,
-    reason: ReasonOption = "",
-    site: SiteOption = "",
-    json: Json = False,
-) -> None:
-    """Give a node no more machines; those that it has go on."""
-    _act_node(context, node, "drain", reason, site, as_json=json, move=move)
-
-
-@site_app.command("undrain")
-def site_undrain(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
-    """Use a node again."""
-    _act_node(context, node, "undrain", reason, site, as_json=json)
-
-
-@site_app.command("remove")
-def site_remove(
-    context: typer.Context, node: NodeName, reason: ReasonOption = "", site: SiteOption = "", json: Json = False
-) -> None:
-    """Take a node out for good: its certificate is worth nothing any more."""
-    _act_node(context, node, "remove", reason, site, as_json=json)
+    terminal.show(to_json(made), f"open this until {made.expires:%H:%M:%S} UTC: {made.url}", as_json=json)
 
 
 @site_app.command("events")
@@ -206,157 +148,43 @@ def site_events(
                 _tell(one, as_json=json)
 
 
-@site_machine_app.command("list")
-def machine_list(
+@site_app.command("audit")
+def site_audit(
     context: typer.Context,
-    deployment: Annotated[str, typer.Option(help="Only of this deployment.")] = "",
-    node: Annotated[str, typer.Option(help="Only on this node.")] = "",
-    vo: Annotated[str, typer.Option(help="Only of people of this VO.")] = "",
-    state: Annotated[str, typer.Option(help="Only in this state.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
+    by: Annotated[str, typer.Option(help="Only what this person did: ISSUER SUBJECT.")] = "",
+    owner: Annotated[str, typer.Option(help="Only what was done to this person's things: ISSUER SUBJECT.")] = "",
+    vo: Annotated[str, typer.Option(help="Only what was done to things of people of this VO.")] = "",
+    machine: Annotated[str, typer.Option(help="Only of this machine.")] = "",
+    since: Annotated[str, typer.Option(help="Not before, such as 2026-11-22T12:00:00Z.")] = "",
+    until: Annotated[str, typer.Option(help="Not after.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="SiteOption most so many, the last ones.")] = 100,
     site: SiteOption = "",
     json: Json = False,
 ) -> None:
-    """List machines, the newest first: those that you may see."""
+    """Tell what was done at a site, by whom, and to whose things; the last first. For those with the action `audit`."""
+    wanted = {"by": by, "owner": owner, "vo": vo, "machine": machine}
+    for name, text in (("since", since), ("until", until)):
+        try:
+            wanted[name] = datetime.fromisoformat(text).isoformat() if text else ""
+        except ValueError as exc:
+            raise Misused(f"--{name} {text}: write it as 2026-11-22T12:00:00Z") from exc
     with open_client(context, site) as asked:
-        uuid = asked.node(node).uuid if node else ""
-        found = [
-            one
-            for one in asked.machines(deployment=deployment, node=uuid, vo=vo, state=state)
-            if every or state or not one.state.final
-        ]
-    terminal.show([_value(one) for one in found], machine_table(found), as_json=json)
-
-
-@site_machine_app.command("show")
-def machine_show(context: typer.Context, machine: MachineName, site: SiteOption = "", json: Json = False) -> None:
-    """Show all that the site knows of a machine."""
-    with open_client(context, site) as asked:
-        value = _value(asked.machine(machine))
-    terminal.show(value, terminal.table(("FIELD", "VALUE"), list(value.items())), as_json=json)
-
-
-def _verb(verb: str, about: str) -> None:
-    def command(
-        context: typer.Context,
-        machine: MachineName,
-        reason: ReasonOption = "",
-        site: SiteOption = "",
-        json: Json = False,
-    ) -> None:
-        with open_client(context, site) as asked:
-            found = asked.do(machine, verb, reason)
-        text = f"{found.hostname}: is {found.state.value}, will be {found.want.value}"
-        terminal.show(_value(found), text, as_json=json)
-
-    command.__doc__ = about
-    site_machine_app.command(verb)(command)
-
-
-for _name, _about in (
-    ("pause", "Stop a machine's processors; it keeps its memory on the node."),
-    ("resume", "Let a paused machine go on."),
-    ("suspend", "Save a machine's memory to disk and free what it held."),
-    ("reboot", "Ask a machine's guest to boot again; it is reset if it does not."),
-    ("shutdown", "Ask a machine's guest to power off; its disks are kept until its end."),
-    ("destroy", "End a machine now, and remove all that is left of it."),
-):
-    _verb(_name, _about)
-
-
-@site_machine_app.command("reactivate")
-def machine_reactivate(
-    context: typer.Context,
-    machine: MachineName,
-    node: Annotated[str, typer.Option(help="On this node, with all that it has, instead of where it is.")] = "",
-    elsewhere: Annotated[bool, typer.Option("--elsewhere", help="On another node, whichever can.")] = False,
-    reason: ReasonOption = "",
-    site: SiteOption = "",
-    json: Json = False,
-) -> None:
-    """Let a suspended or stopped machine run again, where it is or on another node."""
-    with open_client(context, site) as asked:
-        found = asked.do(machine, "reactivate", reason, node=node, elsewhere=elsewhere)
-    text = f"{found.hostname}: is {found.state.value}, will be {found.want.value}"
-    if found.moving is not None:
-        text = f"{found.hostname}: goes to another node, and runs there then; see `partita site events`"
-    terminal.show(_value(found), text, as_json=json)
-
-
-@site_machine_app.command("change")
-def machine_change(
-    context: typer.Context,
-    machine: MachineName,
-    lifetime: Annotated[str, typer.Option(help="How long it lives from now on, such as 12h.")] = "",
-    memory: Annotated[str, typer.Option(help="Memory, such as 1GiB, within its maximum.")] = "",
-    cores: Annotated[int | None, typer.Option(min=1, help="Cores, within its maximum.")] = None,
-    site: SiteOption = "",
-    json: Json = False,
-) -> None:
-    """Give a machine more or less time, memory or cores."""
-    from deployer.site.schema.messages import MachineChange
-    from signer.runtime.units import parse_duration, parse_size
-
-    try:
-        wanted: dict[str, Any] = {
-            "lifetime": parse_duration(lifetime) if lifetime else None,
-            "memory": parse_size(memory) if memory else None,
-            "cores": cores,
-        }
-    except ValueError as exc:
-        raise Misused(str(exc)) from exc
-    if not any(value is not None for value in wanted.values()):
-        raise Misused("say what should be otherwise: --lifetime, --memory or --cores")
-    with open_client(context, site) as asked:
-        found = asked.change(machine, validate(MachineChange, wanted, "change"))
-    text = (
-        f"{found.hostname}: {found.cores} x {terminal.format_size(found.memory)}, ends {found.ends:%Y-%m-%d %H:%M} UTC"
-    )
-    terminal.show(_value(found), text, as_json=json)
-
-
-def machine_table(machines: "list[SiteMachine]") -> object:
-    """Machines for people."""
+        found = list(asked.audit(limit, **wanted))
     rows = [
         (
-            one.uuid[:8],
-            one.hostname,
-            one.state.value + ("" if one.ready is None else f", {one.ready}"),
-            one.title,
-            f"{one.cores} x {terminal.format_size(one.memory)}",
-            ", ".join(one.known),
-            one.ends.strftime("%Y-%m-%d %H:%M UTC"),
-            one.reason or one.want_reason,
+            one.event.number,
+            f"{one.event.at:%Y-%m-%d %H:%M:%S}",
+            one.by.rpartition(" ")[2] or "the site",
+            f"{one.event.kind} {one.event.subject[:8]}",
+            one.event.what,
+            f"{one.owner.rpartition(' ')[2]} {f'({one.vo})' if one.vo else ''}".strip(),
+            one.event.reason,
         )
-        for one in machines
+        for one in found
     ]
-    columns = ("UUID", "HOST NAME", "STATE", "IMAGE", "SIZE", "ADDRESSES", "ENDS", "REASON")
-    return terminal.table(columns, rows) if rows else "no machines"
-
-
-def _node_table(nodes: "tuple[SiteNode, ...]") -> object:
-    rows = [
-        (
-            one.name,
-            one.uuid[:8],
-            one.state.value,
-            f"{one.capacity.cores} cores, {terminal.format_size(one.capacity.memory)}, {terminal.format_size(one.capacity.disk)} disk",
-            ", ".join(f"{name}={value}" for name, value in sorted(one.labels.items())),
-            one.reported.strftime("%Y-%m-%d %H:%M:%S UTC") if one.reported else "never",
-            one.problem,
-        )
-        for one in nodes
-    ]
-    columns = ("NAME", "UUID", "STATE", "HAS", "LABELS", "LAST REPORT", "PROBLEM")
-    return terminal.table(columns, rows) if rows else "no nodes; `partita site token` lets one join"
-
-
-def _act_node(
-    context: typer.Context, node: str, verb: str, reason: str, site: str, *, as_json: bool, move: bool = False
-) -> None:
-    with open_client(context, site) as asked:
-        found = asked.do_node(node, verb, reason, move=move)
-    terminal.show(_value(found), f"{found.name}: {found.state.value}", as_json=as_json)
+    columns = ("NO.", "AT (UTC)", "BY", "TO", "WHAT", "OF", "WHY")
+    table = terminal.table(columns, rows) if rows else "nothing was done"
+    terminal.show([one.model_dump(mode="json", exclude_none=True) for one in found], table, as_json=json)
 
 
 def _tell(event: "SiteEvent", *, as_json: bool) -> None:
@@ -367,7 +195,3 @@ def _tell(event: "SiteEvent", *, as_json: bool) -> None:
     at = event.at.astimezone(UTC)
     words = f"{event.number:>6}  {at:%Y-%m-%d %H:%M:%S}  {event.kind} {event.subject[:8]}  {event.what}"
     terminal.show(None, terminal.printable(words + (f": {event.reason}" if event.reason else "")), as_json=False)
-
-
-def _value(document: Document) -> dict[str, Any]:
-    return document.model_dump(mode="json", exclude_none=True)

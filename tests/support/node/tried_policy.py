@@ -8,7 +8,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from catalog.image.bundle import Bundle
-from deployer.cli.policy_trials import policy_app
+from deployer.cli.policy import policy_app
 from deployer.machine.network import Network
 from deployer.policy.decision import Request
 from deployer.policy.evaluation import EvaluationInput, evaluate

@@ -1,4 +1,4 @@
-"""`partita site backup` and `restore`: everything that a site remembers, its CA's key included."""
+"""The commands `partita site backup|restore|prune`: everything that a site remembers, its CA's key included."""
 
 import os
 import subprocess
@@ -22,6 +22,12 @@ SECONDS = 3600
 SQLITE = "sqlite:///"
 
 
+KINDS = ("deployments", "machines", "keys", "clusters", "events", "tokens")
+
+maintenance_app = typer.Typer()
+
+
+@maintenance_app.command("backup")
 def backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The tar to write. It holds the site's private keys.")],
@@ -43,6 +49,7 @@ def backup(
     )
 
 
+@maintenance_app.command("restore")
 def restore(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="What `partita site backup` wrote.")],
@@ -63,6 +70,29 @@ def restore(
         f"{settings.directory}: as it was at {found.made:%Y-%m-%d %H:%M} UTC; start it with partita site serve",
         as_json=json,
     )
+
+
+@maintenance_app.command("prune")
+def prune(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove what has been over for long from a site's database now, as its service does by itself; it may run meanwhile."""
+    from deployer.site.db.engine import SiteDatabase  # loads SQLAlchemy: only here
+    from deployer.site.operations.retention import Pruner, retention_periods
+
+    settings = terminal.section(context, SiteSettings)
+    database = SiteDatabase(settings.database_url)
+    try:
+        found = Pruner(database, retention_periods(settings), dry=dry_run).everything(
+            datetime.now(UTC).replace(microsecond=0)
+        )
+    finally:
+        database.close()
+    shown = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind]) or "nothing"
+    value = {kind: found[kind] for kind in KINDS} | {"dry_run": dry_run}
+    terminal.show(value, f"{'to be removed' if dry_run else 'removed'}: {shown}", as_json=json)
 
 
 def _pg_dump(url: str) -> Callable[[Path], None]:
