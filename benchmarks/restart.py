@@ -58,7 +58,7 @@ def _offering(place: Path) -> dict[str, Any]:
             CacheSharing(cache, swarm, None, boot=boot, rng=random.Random(1)) as sharing,  # noqa: S311 - spreads requests
         ):
             assert sharing.offer_all() == CONTENTS
-            swarm.introduce(swarm.members[0], {Endpoint("127.0.0.1", 9)})  # who is named may connect
+            swarm.add_peers(swarm.torrents[0], {Endpoint("127.0.0.1", 9)})  # who is named may connect
             for address in contents:
                 _handshake(swarm.port, address)
             ours.append(time.perf_counter() - began)

@@ -284,10 +284,10 @@ def _swarm_alone(workdir: Path, content: ContentIndex) -> tuple[float, float]:
     incoming = workdir / "incoming"
     with Swarm(None, options, boot=boot) as source, Swarm(None, options, boot=boot) as sink:
         shared = source.join(guide, workdir / "large")
-        source.introduce(shared, {Endpoint("127.0.0.1", sink.port)})
+        source.add_peers(shared, {Endpoint("127.0.0.1", sink.port)})
         began = time.monotonic()
         member = sink.join(guide, incoming, find_leaves(guide, incoming, None, boot), workdir / "journal")
-        sink.introduce(member, {Endpoint("127.0.0.1", source.port)})
+        sink.add_peers(member, {Endpoint("127.0.0.1", source.port)})
         if not sink.wait(lambda: member.complete or member.failure is not None, PATIENCE) or member.failure:
             raise RuntimeError(f"the swarm did not end: {member.failure}")
         seconds = time.monotonic() - began
@@ -319,9 +319,9 @@ def _restart(workdir: Path) -> dict[str, Any]:
         with Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=boot) as node:
             for guide, each in guides:
                 node.join(guide, each)
-            for one in node.members:
-                node.introduce(one, {Endpoint("127.0.0.1", other.port)})
-            other.introduce(member, {Endpoint("127.0.0.1", node.port)})
+            for one in node.torrents:
+                node.add_peers(one, {Endpoint("127.0.0.1", other.port)})
+            other.add_peers(member, {Endpoint("127.0.0.1", node.port)})
             if not other.wait(lambda: member.complete, PATIENCE):
                 raise RuntimeError("the restarted node shares nothing")
             seconds = time.monotonic() - began

@@ -1,8 +1,9 @@
-"""Everything that `stager` raises for the world's faults.
+"""The errors of `stager`, each with a stable `code` and an HTTP `status`; and the translation of OSError into them."""
 
-As in `catalog.errors`, each has a stable `code` and an HTTP `status`, so that a node's service can send it to a client
-that raises it again.
-"""
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from signer.errors import EXIT_REFUSED, EXIT_UNAVAILABLE, EXIT_UNVERIFIED, PartitaError
 
@@ -12,7 +13,7 @@ class StagerError(PartitaError, code="staging-failed"):
 
 
 class CacheUnusable(StagerError, code="cache-unusable"):
-    """The cache's directory, ledger or quota cannot be used as it is."""
+    """The cache's directory, index or quota cannot be used."""
 
 
 class CacheBusy(StagerError, code="cache-busy", status=409, exit_code=EXIT_UNAVAILABLE):
@@ -20,27 +21,27 @@ class CacheBusy(StagerError, code="cache-busy", status=409, exit_code=EXIT_UNAVA
 
 
 class CacheDegraded(StagerError, code="cache-degraded", status=503, exit_code=EXIT_UNAVAILABLE):
-    """The disk below the cache failed to keep what it was given; nothing more is written until somebody has looked."""
+    """The disk below the cache failed to make data durable; nothing more is written until an operator restarts the node."""
 
 
 class QuotaExceeded(StagerError, code="quota-exceeded", status=507):
-    """What is asked for does not fit into the quota beside what is leased."""
+    """The request does not fit into the quota beside the leased entries."""
 
 
 class DiskFull(StagerError, code="disk-full", status=507):
-    """The filesystem below the cache has no room, whatever the quota says."""
+    """The filesystem below the cache is full, whatever the quota."""
 
 
 class NotCached(StagerError, code="not-cached", status=404):
-    """The cache does not hold that."""
+    """The cache does not have the item."""
 
 
 class InUse(StagerError, code="in-use", status=409, exit_code=EXIT_REFUSED):
-    """Something leased would have been evicted."""
+    """The entry is leased and cannot be evicted."""
 
 
 class EntryChanged(StagerError, code="entry-changed", status=409, exit_code=EXIT_UNVERIFIED):
-    """A cache entry is no longer the one that was verified; it has been dropped."""
+    """A cache entry is no longer the file that was verified; it has been dropped."""
 
 
 class ContentCorrupt(StagerError, code="content-corrupt", status=502, exit_code=EXIT_UNVERIFIED):
@@ -52,16 +53,36 @@ class SourceUnavailable(StagerError, code="source-unavailable", status=503, exit
 
 
 class SourceLacks(StagerError, code="source-lacks", status=404):
-    """A source can be reached and does not have the content."""
+    """A source can be reached but does not have the content."""
 
 
 class TrackerUnavailable(StagerError, code="tracker-unavailable", status=503, exit_code=EXIT_UNAVAILABLE):
-    """The tracker cannot be reached or cannot answer; swarms go on with the peers that they know."""
+    """The tracker cannot be reached or cannot answer; swarms continue with the peers that they know."""
 
 
 class TrackerRefuses(StagerError, code="tracker-refuses", status=403, exit_code=EXIT_REFUSED):
-    """The tracker will not have this node in a swarm."""
+    """The tracker refuses this node in a swarm."""
 
 
 class PeerFailed(StagerError, code="peer-failed", status=503, exit_code=EXIT_UNAVAILABLE):
     """The peer process cannot be started or kept running."""
+
+
+DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a full disk: for all users, for this user, or for one file."""
+
+
+def to_stager_error(root: Path, exc: OSError) -> StagerError:
+    """Return the error to raise for a cache in that directory: DiskFull or CacheUnusable."""
+    if exc.errno in DISK_FULL_ERRNOS:
+        return DiskFull(f"{root}: the disk is full ({exc.strerror}); free some space and stage again")
+    return CacheUnusable(f"{root}: {exc.strerror or exc}; check the directory and its disk")
+
+
+@contextmanager
+def translate_os_errors(root: Path) -> Iterator[None]:
+    """Turn OSError into DiskFull or CacheUnusable within the block."""
+    try:
+        yield
+    except OSError as exc:
+        raise to_stager_error(root, exc) from exc

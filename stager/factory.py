@@ -1,4 +1,4 @@
-"""Putting a node's stager together from its settings."""
+"""Builds a node's stager from its settings."""
 
 import logging
 import os
@@ -26,20 +26,20 @@ from stager.swarm.sharing import CacheSharing
 from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
-if TYPE_CHECKING:  # it loads the TUF library, which only those pay for who ask a catalog
+if TYPE_CHECKING:  # it loads the TUF library, which is slow and only needed to ask a catalog
     from catalog.client.trusted import TrustedCatalog
 
 log = logging.getLogger("partita.node")
 
 NAME = "-PA0100-"
-"""What our peer IDs begin with (the convention of BEP 20: two letters for the program, four figures for its version)."""
+"""Prefix of our peer IDs (the convention of BEP 20: two letters for the program, four digits for its version)."""
 
 DEFAULT_QUOTA_SHARE = 0.7
-"""Of a filesystem that is smaller than the default quota, what the cache may take unless the settings say otherwise."""
+"""The share of a filesystem smaller than the default quota that the cache may use unless a quota is set."""
 
 
 def quota_bytes(settings: NodeSettings) -> int:
-    """The cache's quota in bytes: as set; the default gives way to a small filesystem, a quota that was set does not."""
+    """Return the cache's quota in bytes: as set; only the default is reduced on a small filesystem."""
     default = NodeSettings.model_fields["cache_quota"].default
     if settings.cache_quota != default:
         return settings.cache_quota
@@ -57,7 +57,7 @@ def open_cache(settings: NodeSettings, clock: Callable[[], float]) -> Cache:
 def open_catalog(
     settings: NodeSettings, clock: Callable[[], float], alarm: Callable[[str], None] = lambda _said: None
 ) -> "TrustedCatalog":
-    """The node's catalog and mirrors, believed by the root that is pinned; without one nothing of them is believed."""
+    """Make the client of the node's catalog and mirrors, which trusts them by the pinned root, and without one not at all."""
     from catalog.client.trusted import TrustedCatalog
 
     def root() -> bytes | None:
@@ -89,22 +89,19 @@ def open_stager(
     service: bool = False,
     alarm: Callable[[str], None] = lambda _said: None,
 ) -> Iterator[tuple[Stager, "TrustedCatalog"]]:
-    """A stager over the node's cache and catalog, and that catalog as the node believes it; closed when the block ends.
+    """Open a stager over the node's cache and catalog, and the client of that catalog; closed when the block ends.
 
     Args:
-        service: share contents with other nodes, and scrub the cache, as long as the block runs.
-        alarm: see `TrustedCatalog`.
+        service: share contents with other nodes, and scrub the cache, while the block runs.
+        alarm: called with a message when one title names two images, as for `TrustedCatalog`.
     """
-    pace = FetchLimits(
-        connections=settings.connections,
-        part_bytes=settings.part_bytes,
-        throttle=RateLimit(settings.download_limit),
-    )
+    throttle = RateLimit(settings.download_limit)
+    limits = FetchLimits(connections=settings.connections, part_bytes=settings.part_bytes, throttle=throttle)
     with ExitStack() as closing:
         client = closing.enter_context(open_catalog(settings, clock, alarm))
         cache = closing.enter_context(open_cache(settings, clock))
         sharing = _share(settings, cache, closing) if service and settings.swarm else None
-        stager = Stager(cache, HttpSource(client), pace, sharing)
+        stager = Stager(cache, HttpSource(client), limits, sharing)
         if service:
             scrubber = Scrubber(cache, stager.restage, RateLimit(settings.scrub_rate), settings.scrub_interval, clock)
             closing.enter_context(scrubber)
@@ -112,8 +109,8 @@ def open_stager(
 
 
 def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> CacheSharing | None:
-    """The node's part in swarms, or None when it cannot have one: then everything comes over HTTP."""
-    rng = random.Random(secrets.token_bytes(16))  # noqa: S311 - it spreads requests, it hides nothing
+    """Start the node's part in swarms; None if that fails, and all contents are fetched over HTTP."""
+    rng = random.Random(secrets.token_bytes(16))  # noqa: S311 - it spreads requests and keeps no secret
     options = SwarmOptions(
         listen=settings.swarm_listen,
         upload_limit=settings.upload_limit,
@@ -122,28 +119,28 @@ def _share(settings: NodeSettings, cache: Cache, closing: ExitStack) -> CacheSha
         name=NAME + secrets.token_hex(6),
     )
     boot = read_boot_id()
-    admission = _admission(settings, closing)
+    credentials = _credentials_provider(settings, closing)
     tracker = closing.enter_context(
         TrackerClient(
             settings.catalog + "/v1",
             peer_id=secrets.token_bytes(20),
             site=settings.site,
-            grants=lambda address: admission(address).grant,
-            authorities=lambda address: admission(address).authority,
+            grants=lambda address: credentials(address).grant,
+            authorities=lambda address: credentials(address).authority,
         )
     )
     try:
-        swarm = closing.enter_context(Swarm(tracker, options, boot=boot, admission=admission))
+        swarm = closing.enter_context(Swarm(tracker, options, boot=boot, credentials=credentials))
     except PeerFailed as exc:
-        log.warning("%s; contents come over HTTP alone", exc)
+        log.warning("%s; fetching contents over HTTP only", exc)
         return None
     sharing = closing.enter_context(CacheSharing(cache, swarm, tracker, boot=boot, rng=rng))
-    log.info("%d contents are offered to other nodes on port %d", sharing.offer_all(), swarm.port)
+    log.info("offering %d contents to other nodes on port %d", sharing.offer_all(), swarm.port)
     return sharing
 
 
-def _admission(settings: NodeSettings, closing: ExitStack) -> CredentialsProvider:
-    """What opens swarms to the node: as its site's credential allows; a stranger has what is public."""
+def _credentials_provider(settings: NodeSettings, closing: ExitStack) -> CredentialsProvider:
+    """Make the provider of swarm credentials: by the site's credential; without one only for public contents."""
     credential = read_credential(settings.credential)
     if not credential:
         return public_credentials
@@ -155,5 +152,5 @@ def _admission(settings: NodeSettings, closing: ExitStack) -> CredentialsProvide
 
 
 def _existing(path: Path) -> Path:
-    """The nearest directory above a path that is there already."""
+    """Return a path, or the nearest existing directory above it."""
     return next(parent for parent in (path, *path.absolute().parents) if parent.exists())

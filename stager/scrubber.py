@@ -1,7 +1,7 @@
-"""Reading the cache again, slowly and for ever: what the disk spoilt is found, taken away and fetched again.
+"""Reads the cache again, slowly and continuously: contents that the disk has damaged are found, removed and fetched again.
 
-The oldest check comes first, no faster than a rate, and where a node stopped in a large content it goes on. What is wrong
-leaves the cache and the swarm at once and lies in the trash for a while, to be looked at.
+The entry whose last check is the oldest comes first, no faster than a rate limit, and a large content is continued after
+a restart. A damaged entry is removed from the cache and the swarm at once, and stays in the trash for inspection.
 """
 
 import logging
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from catalog.image.address import Address
 from signer.errors import PartitaError
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.cache import Cache
 from stager.cache.entries import CacheEntry
 from stager.cache.partial_file import READ_SIZE, READERS
@@ -23,14 +23,14 @@ from stager.errors import EntryChanged, NotCached, StagerError
 log = logging.getLogger("partita.node")
 
 TURN = 60.0
-"""Seconds between looks at what is due, and at the trash."""
+"""Seconds between looks for due entries, and at the trash."""
 
 STEP = 64 << 20
-"""Bytes after which the place is remembered: what is read twice after a restart."""
+"""Bytes after which the position is stored: at most so many are read twice after a restart."""
 
 
 def choose_next(entries: Iterable[CacheEntry], now: float, interval: float) -> CacheEntry | None:
-    """The entry whose check is the oldest, if it is older than `interval` seconds; None when nothing is due."""
+    """Return the entry with the oldest check, if that is older than `interval` seconds; None if no entry is due."""
     due = [entry for entry in entries if now - entry.verified_at >= interval]
     return min(due, key=lambda entry: (entry.verified_at, entry.key), default=None)
 
@@ -40,8 +40,8 @@ class Scrubber:
 
     Args:
         restage: fetches a content again.
-        throttle: called with bytes that were read; waits when they were too many.
-        interval: seconds between two checks of one entry; 0 is never.
+        throttle: called with the number of bytes read; waits to keep a rate limit.
+        interval: seconds between two checks of one entry; 0 disables scrubbing.
         clock: seconds since the epoch.
     """
 
@@ -59,23 +59,23 @@ class Scrubber:
         self._thread = threading.Thread(target=self._run, name="scrubber", daemon=True)
 
     def __enter__(self) -> "Scrubber":
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """End; the place is remembered."""
+        """End the thread; the position is stored."""
         self._ending.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
-                self._cache.tidy()
+                self._cache.clean_trash()
                 if self.step():
                     continue
             except (StagerError, OSError) as exc:
-                log.warning("scrubbing: %s", exc)
+                log.warning("scrubbing the cache failed; retrying in %.0f s: %s", TURN, exc)
             self._ending.wait(TURN)
 
     def step(self) -> bool:
@@ -89,66 +89,66 @@ class Scrubber:
         return not self._ending.is_set()
 
     def scrub(self, entry: CacheEntry) -> bool:
-        """Check one entry from where it was left to its end; returns whether it is right, or was when we were told to end."""
+        """Check one entry from the stored position to its end; returns whether it is correct as far as it was read."""
         try:
             self._check(entry)
         except NotCached:
-            return True  # it was evicted meanwhile
+            return True  # it has been evicted
         except EntryChanged as exc:
             log.warning("%s", exc)
-            self._again(entry)
+            self._restage_leased(entry)
             return False
         return True
 
     def _check(self, entry: CacheEntry) -> None:
         address = None if entry.digest else Address.parse(entry.key)
-        layer = beside.read_layer(self._cache.root, address) if address is not None else None
+        layer = sidecars.read_layer(self._cache.root, address) if address is not None else None
         if address is None or layer is None:
             self._cache.check_key(entry.key, full=True, advance=self._throttle)
             return
         self._cache.check_key(entry.key)
-        guide = PieceMap.of(address, layer)
+        piece_map = PieceMap.of(address, layer)
         path = entry_path(self._cache.root, entry.key)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
-            raise NotCached(f"{path}: has gone") from None
+            raise NotCached(f"{path}: removed meanwhile") from None
         try:
-            wrong = self._read(descriptor, guide, entry)
+            wrong = self._read(descriptor, piece_map, entry)
         except OSError as exc:
             wrong = f"cannot be read ({exc.strerror})"
         finally:
             os.close(descriptor)
         if wrong is not None:
-            self._cache.condemn(entry, wrong)
+            self._cache.reject(entry, wrong)
 
-    def _read(self, descriptor: int, guide: PieceMap, entry: CacheEntry) -> str | None:
-        """What is wrong with the pieces from the remembered place on; None for nothing."""
-        step = max(1, READ_SIZE // guide.piece)
-        position = self._cache.scrubbed(entry.key) // guide.piece
+    def _read(self, descriptor: int, piece_map: PieceMap, entry: CacheEntry) -> str | None:
+        """Read the pieces from the stored position on; returns what is wrong, or None."""
+        step = max(1, READ_SIZE // piece_map.piece)
+        position = self._cache.scrubbed(entry.key) // piece_map.piece
         with ThreadPoolExecutor(READERS, thread_name_prefix="scrub") as pool:
-            while position < guide.count:
+            while position < piece_map.count:
                 if self._ending.is_set():
-                    self._cache.put_scrubbed(entry.key, guide.bounds(position)[0])
+                    self._cache.put_scrubbed(entry.key, piece_map.bounds(position)[0])
                     return None
-                last = min(guide.count, position + max(step, STEP // guide.piece))
+                last = min(piece_map.count, position + max(step, STEP // piece_map.piece))
                 runs = [(at, min(at + step, last)) for at in range(position, last, step)]
-                for wrong in pool.map(lambda run: self._wrong(descriptor, guide, *run), runs):
+                for wrong in pool.map(lambda run: self._find_damage(descriptor, piece_map, *run), runs):
                     if wrong is not None:
                         return wrong
                 if self._ending.is_set():
-                    continue  # perhaps not all of these were read
+                    continue  # some of these runs may not have been read
                 position = last
-                if position < guide.count:
-                    self._cache.put_scrubbed(entry.key, guide.bounds(position)[0])
+                if position < piece_map.count:
+                    self._cache.put_scrubbed(entry.key, piece_map.bounds(position)[0])
         self._cache.put_scrubbed(entry.key, 0, whole=True)
         return None
 
-    def _wrong(self, descriptor: int, guide: PieceMap, first: int, last: int) -> str | None:
+    def _find_damage(self, descriptor: int, piece_map: PieceMap, first: int, last: int) -> str | None:
         if self._ending.is_set():
             return None
-        start, end = guide.bounds(first)[0], guide.bounds(last - 1)[1]
-        if all(guide.zero(piece) for piece in range(first, last)):
+        start, end = piece_map.bounds(first)[0], piece_map.bounds(last - 1)[1]
+        if all(piece_map.zero(piece) for piece in range(first, last)):
             try:
                 if os.lseek(descriptor, start, os.SEEK_DATA) >= end:
                     return None
@@ -157,16 +157,16 @@ class Scrubber:
         self._throttle(end - start)
         content = os.pread(descriptor, end - start, start)
         for piece in range(first, last):
-            low, high = guide.bounds(piece)
-            if guide.judge(piece, low, content[low - start : high - start]) is None:
+            low, high = piece_map.bounds(piece)
+            if piece_map.verify_piece(piece, low, content[low - start : high - start]) is None:
                 return f"has other bytes in piece {piece} (bytes {low}-{high})"
         return None
 
-    def _again(self, entry: CacheEntry) -> None:
-        """Fetch what somebody still needs."""
+    def _restage_leased(self, entry: CacheEntry) -> None:
+        """Fetch a leased content again."""
         if entry.digest or not any(lease.key == entry.key for lease in self._cache.leases()):
             return
         try:
             self._restage(Address.parse(entry.key))
         except PartitaError as exc:
-            log.warning("%s was found wrong and could not be fetched again: %s", entry.what, exc)
+            log.warning("damaged content %s could not be fetched again: %s", entry.what, exc)

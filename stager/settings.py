@@ -1,4 +1,4 @@
-"""The settings section `node`: where a node keeps its cache, how much of it, and where it stages from."""
+"""The settings section `node`: a node's cache, catalog, swarm and labels."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ Label = Annotated[str, Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/
 
 def _at_most_all(shares: dict[str, float]) -> dict[str, float]:
     if sum(shares.values()) > 1:
-        raise ValueError("the shares of all VOs together are more than 1, which is the whole cache")
+        raise ValueError("the shares of all VOs add up to more than 1, the whole cache")
     return shares
 
 
@@ -22,25 +22,25 @@ class NodeSettings(Document):
     """A node's own settings.
 
     Attributes:
-        directory: where the node keeps everything; the cache is in `cache` below it.
+        directory: the node's state; the cache is in `cache` below it.
         cache_quota: bytes that the cache may allocate.
         catalog: the URL of the catalog that the node stages from.
-        mirrors: URLs of mirrors of it, asked for contents first, and for what is current when the catalog cannot answer.
-        tuf_root: the pinned root of the catalog's freshness metadata; what `node trust-root` pinned if not set.
-        credential: a file with the site's credential, which the catalog's operator handed over; without it the node is a
-            stranger, and sees what is public.
-        connections: HTTP requests in parallel for one partition.
-        part_bytes: bytes asked for in one request.
-        download_limit: bytes per second that staging may take from the origin, and as many again from peers; 0 is no limit.
-        upload_limit: bytes per second that peers may take from this node; 0 is no limit.
+        mirrors: URLs of its mirrors, asked first for contents, and for TUF metadata when the catalog does not answer.
+        tuf_root: the pinned root of the catalog's TUF metadata; by default the one that `node trust-root` pinned.
+        credential: a file with the site's credential, issued by the catalog's operator; without it the node sees only
+            public images.
+        connections: HTTP requests in parallel for one content.
+        part_bytes: bytes of one request.
+        download_limit: bytes per second that staging may receive from the origin, and as many from peers; 0 is no limit.
+        upload_limit: bytes per second that this node may send to peers; 0 is no limit.
         swarm: whether the node's service shares contents with other nodes.
-        swarm_listen: address and port where it takes peers' connections; port 0 takes a free one.
-        site: the label of this node's site: nodes of one site are named to each other first.
-        labels: what the operator says of this node, for the placement of a site's machines.
-        shares: for a VO, the part of the cache's quota that its images keep when room is short (0.3 is 30 %).
-        trash_grace: seconds for which what was evicted by hand, or found wrong, can still be had from the trash.
+        swarm_listen: address and port for peers' connections; port 0 takes a free one.
+        site: the label of this node's site: the tracker names nodes of one site to each other first.
+        labels: the operator's labels of this node, for the placement of a site's machines.
+        shares: for a VO, the part of the cache's quota that is reserved for its images (0.3 is 30 %).
+        trash_grace: seconds for which entries that were evicted by hand, or failed a check, stay in the trash.
         scrub_interval: seconds after which a content is read again and compared with its address; 0 is never.
-        scrub_rate: bytes per second that this may read; 0 is no limit.
+        scrub_rate: bytes per second that scrubbing may read; 0 is no limit.
     """
 
     directory: Path = Field(default_factory=lambda: state_directory("node"))
@@ -72,10 +72,10 @@ class NodeSettings(Document):
 
     @property
     def pinned_root(self) -> Path:
-        """The file with the root that this node believes its catalog by."""
+        """The file of the root by which this node trusts its catalog."""
         return self.tuf_root or self.freshness / "root.json"
 
     @property
     def freshness(self) -> Path:
-        """The directory of what was verified to be current."""
+        """The directory of verified TUF metadata."""
         return self.directory / "freshness"

@@ -1,4 +1,4 @@
-"""Staging: everything that an image consists of, verified, on this node, leased to whoever asked."""
+"""Stages images: brings their contents and blanks into the cache, verified and leased to the holder."""
 
 import threading
 import time
@@ -26,21 +26,21 @@ from stager.fetch.sources import ContentSource, load_piece_map
 from stager.swarm.sharing import CacheSharing
 
 SMALL = 1 << 20
-"""Bytes of a content up to which several are brought at once."""
+"""Bytes of a content up to which several are fetched at once."""
 
 ROUNDS = 3
-"""How often what vanished while the rest was staged (its file removed by hand) is staged again."""
+"""How often items that vanish while the rest is staged (their files removed by hand) are staged again."""
 
 
 class ItemState(StrEnum):
-    """How far a thing is. Another state will be "arriving": a live file whose reads wait for their blocks."""
+    """The state of a staged item. Another state will be "arriving": a live file whose reads wait for their blocks."""
 
     VERIFIED = "verified"
 
 
 @dataclass(frozen=True, slots=True)
 class StagedItem:
-    """One thing of a staged image: where it is and how far."""
+    """One item of a staged image: its path and state."""
 
     path: Path
     state: ItemState
@@ -51,13 +51,13 @@ class StagedImage:
     """A staged image.
 
     Attributes:
-        held: path and state of everything that it consists of.
-        from_cache: bytes of data (zeros do not count) that were here already.
-        from_network: bytes that came from peers and the source, those of failed attempts included.
-        resumed: bytes that an interrupted staging had left.
+        held: path and state of each item.
+        from_cache: bytes of data (zeros do not count) that the cache had already.
+        from_network: bytes received from peers and the source, those of failed attempts included.
+        resumed: bytes left by an interrupted staging.
         made: blanks that were made now.
         copied: bytes copied from other contents in the cache.
-        from_peers: of `from_network`, what came from other nodes.
+        from_peers: the part of `from_network` that came from other nodes.
     """
 
     held: Mapping[CacheItem, StagedItem]
@@ -69,38 +69,42 @@ class StagedImage:
     from_peers: int = 0
 
     def path(self, address: Address) -> Path:
-        """The absolute path of content; NotCached if the image has no such content."""
+        """Return the absolute path of a content; NotCached if the image has no such content."""
         return self._held(address).path
 
     def blank(self, blank: Blank) -> Path:
-        """The absolute path of a blank; machines put overlays on it, none writes to it."""
+        """Return the absolute path of a blank; machines put overlays on it and never write to it."""
         return self._held(blank).path
 
-    def _held(self, thing: CacheItem) -> StagedItem:
-        if thing not in self.held:
-            raise NotCached(f"{thing} is no part of the image that was staged")
-        return self.held[thing]
+    def _held(self, item: CacheItem) -> StagedItem:
+        if item not in self.held:
+            raise NotCached(f"{item} is not part of the staged image")
+        return self.held[item]
 
 
 def required_items(manifest: Manifest, extra: Sequence[Blank] = ()) -> tuple[CacheItem, ...]:
-    """Everything that an image consists of, each once: contents in the manifest's order, then blanks, then extra ones."""
+    """Return the items of an image, each once: contents in the manifest's order, then its blanks, then extra ones."""
     blanks = dict.fromkeys([*(part.blank for part in manifest.partitions() if part.blank is not None), *extra])
     return (*manifest.contents(), *blanks)
 
 
 def total_size(manifest: Manifest, extra: Sequence[Blank] = ()) -> int:
-    """Bytes that staging an image advances by in all: the sizes of its contents and blanks, zeros included."""
-    return sum(thing.size for thing in required_items(manifest, extra))
+    """Return the total of `advance` in a staging: the sizes of the image's contents and blanks, zeros included."""
+    return sum(item.size for item in required_items(manifest, extra))
 
 
 class Stager:
-    """Stages images from a source into a cache. One for all threads of a node."""
+    """Stages images from a source into a cache. Safe to use from several threads."""
 
     def __init__(
-        self, cache: Cache, source: ContentSource, pace: FetchLimits | None = None, sharing: CacheSharing | None = None
+        self,
+        cache: Cache,
+        source: ContentSource,
+        limits: FetchLimits | None = None,
+        sharing: CacheSharing | None = None,
     ) -> None:
-        self.cache, self.arrivals = cache, TransferRegistry(time.monotonic)
-        self._source, self._pace, self.sharing = source, pace or FetchLimits(), sharing
+        self.cache, self.transfers = cache, TransferRegistry(time.monotonic)
+        self._source, self._limits, self.sharing = source, limits or FetchLimits(), sharing
 
     def stage(
         self,
@@ -111,21 +115,21 @@ class Stager:
         *,
         extra: Sequence[Blank] = (),
     ) -> StagedImage:
-        """Have an image on this node.
+        """Stage an image.
 
-        Room for all that is missing is reserved before the first byte is written. Of two stagings of the same content
-        at the same time one fetches and the other waits.
+        Space for all missing items is reserved before the first byte is written. Of two simultaneous stagings of the same
+        content one fetches and the other waits.
 
         Args:
             manifest: of the image, verified against its ID by the caller.
-            holder: who leases it, such as `machine:<uuid>`.
+            holder: the holder of the leases, such as `machine:<uuid>`.
             ttl: seconds that the leases last from the end of the staging; the holder renews them.
-            advance: called with bytes settled; :func:`total` of them in all.
+            advance: called with the number of settled bytes; :func:`total_size` in all.
             extra: blanks beyond those of the image.
 
         Raises:
-            StagerError: as its subclasses say. The leases that this call took are given back then; what has come is
-                kept for the next attempt as long as there is room.
+            StagerError: as its subclasses say. The leases that this call took are released then; received bytes are kept
+                for the next attempt as long as there is space.
         """
         wanted = required_items(manifest, extra)
         counts = _Counts(manifest.title, advance)
@@ -133,92 +137,86 @@ class Stager:
         fresh = acquired.fresh
         try:
             for round_ in range(ROUNDS):
-                with self._prepared(wanted, acquired.missing, manifest.vo) as guides:
+                with self._prepared(wanted, acquired.missing, manifest.vo) as piece_maps:
                     if round_ == 0:
-                        for thing in acquired.present:
-                            counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
+                        for item in acquired.present:
+                            counts.add(item.size, from_cache=self.cache.entry(item).data_bytes)
                     else:
                         counts.advance = ignore_progress
-                    self._bring_all(acquired.missing, guides, counts)
+                    self._fetch_items(acquired.missing, piece_maps, counts)
                     again = self.cache.acquire(wanted, holder, ttl)
                 if not again.missing:
                     break
                 acquired = again
-            held = {thing: StagedItem(self.cache.path(thing), ItemState.VERIFIED) for thing in wanted}
+            held = {item: StagedItem(self.cache.path(item), ItemState.VERIFIED) for item in wanted}
         except BaseException:
             self.cache.release(holder, fresh)
             raise
+        received = counts.from_peers + counts.from_origin
         return StagedImage(
-            held,
-            counts.from_cache,
-            counts.from_peers + counts.from_origin,
-            counts.resumed,
-            counts.made,
-            counts.copied,
-            counts.from_peers,
+            held, counts.from_cache, received, counts.resumed, counts.made, counts.copied, counts.from_peers
         )
 
     def pin(self, manifest: Manifest, advance: Advance = ignore_progress) -> StagedImage:
-        """Have an image here and keep it until :meth:`unpin`; errors as :meth:`stage`."""
+        """Stage an image and keep it until :meth:`unpin`; errors as :meth:`stage`."""
         return self.stage(manifest, PIN + manifest.image_id, FOREVER, advance)
 
     def unpin(self, image_id: str) -> int:
-        """Let go of an image; returns how many things were held, 0 when it was not pinned."""
+        """Release a pinned image; returns how many items were held, 0 if it was not pinned."""
         return self.cache.release(PIN + image_id)
 
     def restage(self, address: Address) -> None:
-        """Bring one content again that was found wrong; whoever leases it has it then. Errors as :meth:`stage`."""
+        """Fetch one damaged content again; existing leases apply to it. Errors as :meth:`stage`."""
         counts = _Counts("", ignore_progress)
-        guide = load_piece_map(self._source, address)
-        with self.cache.reserve({address: allocation_size(guide)}):
-            self._bring(address, guide, counts)
+        piece_map = load_piece_map(self._source, address)
+        with self.cache.reserve({address: allocation_size(piece_map)}):
+            self._fetch_item(address, piece_map, counts)
 
     @contextmanager
     def _prepared(
         self, wanted: tuple[CacheItem, ...], missing: tuple[CacheItem, ...], vo: str
     ) -> Iterator[Mapping[CacheItem, PieceMap]]:
-        """Room for all that is missing, and nothing evicted of what is not, while the block runs."""
-        guides: dict[CacheItem, PieceMap] = {}
+        """Reserve space for the missing items, and protect the others from eviction, while the block runs."""
+        piece_maps: dict[CacheItem, PieceMap] = {}
         wants = dict.fromkeys(wanted, 0)
-        contents = [thing for thing in missing if isinstance(thing, Address)]
+        contents = [item for item in missing if isinstance(item, Address)]
         if contents:
-            with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="guides") as pool:
-                guides.update(zip(contents, pool.map(partial(load_piece_map, self._source), contents), strict=True))
-        for thing in missing:
-            if isinstance(thing, Address):
-                wants[thing] = allocation_size(guides[thing])
-            else:
-                wants[thing] = reserved_size(thing)
+            with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="piece_maps") as pool:
+                piece_maps.update(zip(contents, pool.map(partial(load_piece_map, self._source), contents), strict=True))
+        for item in missing:
+            wants[item] = allocation_size(piece_maps[item]) if isinstance(item, Address) else reserved_size(item)
         with self.cache.reserve(wants, vo):
-            yield guides
+            yield piece_maps
 
-    def _bring_all(self, things: Sequence[CacheItem], guides: Mapping[CacheItem, PieceMap], counts: "_Counts") -> None:
-        """The small ones together, for they cost round trips and fsyncs, not bytes; then the others one by one."""
-        small = [thing for thing in things if isinstance(thing, Address) and thing.size <= SMALL]
+    def _fetch_items(
+        self, items: Sequence[CacheItem], piece_maps: Mapping[CacheItem, PieceMap], counts: "_Counts"
+    ) -> None:
+        """Fetch small contents together, since they take round trips and fsyncs, not bytes; then the others one by one."""
+        small = [item for item in items if isinstance(item, Address) and item.size <= SMALL]
         if len(small) > 1:
-            with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="small") as pool:
-                for _ in pool.map(lambda thing: self._bring(thing, guides.get(thing), counts), small):
+            with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="small") as pool:
+                for _ in pool.map(lambda item: self._fetch_item(item, piece_maps.get(item), counts), small):
                     pass
-        for thing in things:
-            if len(small) <= 1 or thing not in small:
-                self._bring(thing, guides.get(thing), counts)
+        for item in items:
+            if len(small) <= 1 or item not in small:
+                self._fetch_item(item, piece_maps.get(item), counts)
 
-    def _bring(self, thing: CacheItem, guide: PieceMap | None, counts: "_Counts") -> None:
-        with self.cache.fill(thing) as incoming:
-            if incoming is None:  # another staging brought it while this one waited
-                counts.add(thing.size, from_cache=self.cache.entry(thing).data_bytes)
-            elif isinstance(thing, Blank):
-                self._make(thing, incoming)
-                counts.add(thing.size, made=1)
+    def _fetch_item(self, item: CacheItem, piece_map: PieceMap | None, counts: "_Counts") -> None:
+        with self.cache.fill(item) as incoming:
+            if incoming is None:  # another staging committed it while this one waited
+                counts.add(item.size, from_cache=self.cache.entry(item).data_bytes)
+            elif isinstance(item, Blank):
+                self._make(item, incoming)
+                counts.add(item.size, made=1)
             else:
-                with self.arrivals.begin(thing, counts.image) as arrival:
-                    bringing = ContentFetch(
-                        self.cache, self._source, self._pace, self.sharing, arrival, lambda count: counts.add(count)
+                with self.transfers.begin(item, counts.image) as transfer:
+                    fetch = ContentFetch(
+                        self.cache, self._source, self._limits, self.sharing, transfer, lambda count: counts.add(count)
                     )
                     try:
-                        bringing.run(guide or PieceMap.of(thing), incoming)
+                        fetch.run(piece_map or PieceMap.of(item), incoming)
                     finally:
-                        counts.arrived(arrival)
+                        counts.add_transfer(transfer)
 
     def _make(self, blank: Blank, incoming: PartialFile) -> None:
         incoming.empty()
@@ -226,12 +224,12 @@ class Stager:
             make_blank(blank, incoming.path)
             self.cache.commit(incoming, blank)
         except BaseException:
-            incoming.empty()  # half a filesystem is no progress
+            incoming.empty()  # a partial filesystem cannot be resumed
             raise
 
 
 class _Counts:
-    """What comes of a staging, and its progress; from several threads."""
+    """The counts of a staging, and its progress; used from several threads."""
 
     def __init__(self, image: str, advance: Advance) -> None:
         self.image, self.advance = image, advance
@@ -244,10 +242,10 @@ class _Counts:
             self.made += made
             self.advance(settled)
 
-    def arrived(self, arrival: TransferInProgress) -> None:
-        traffic = arrival.traffic
+    def add_transfer(self, transfer: TransferInProgress) -> None:
+        traffic = transfer.traffic
         with self._lock:
             self.from_peers += traffic.from_peers
             self.from_origin += traffic.from_origin
-            self.resumed += arrival.resumed
-            self.copied += arrival.copied
+            self.resumed += transfer.resumed
+            self.copied += transfer.copied

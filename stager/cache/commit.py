@@ -1,7 +1,7 @@
-"""Committing: a filled file is verified and gets its name, in an order that no crash can get between.
+"""Commits a filled file: it is verified and renamed to its final path, in an order that is safe against a crash at any step.
 
-Seal, fsync, verify by re-reading, rename, fsync the directory, commit the row. If the disk fails at that, the cache takes
-nothing more (docs/adr/0003-cache-write-protocol.md).
+Seal, fsync, verify by re-reading, rename, fsync the directory, commit the row. If the disk fails at that, the cache
+accepts nothing more (docs/adr/0003-cache-write-protocol.md).
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from catalog.errors import CatalogError
 from catalog.image.address import Address
 from catalog.image.blanks import blank_digest
 from signer.documents import canonical
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.disk import DiskOperations
 from stager.cache.entries import CacheEntry, CacheItem
 from stager.cache.index import CacheIndex
@@ -22,57 +22,56 @@ from stager.errors import CacheDegraded, ContentCorrupt
 
 
 class Committer:
-    """What gives files their names in one cache.
+    """Commits files to one cache.
 
     Args:
         root: the cache's directory.
-        ledger: where it notes them.
-        disk: what writes.
+        index: the cache's index.
+        disk: the operations that write.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, root: Path, ledger: CacheIndex, disk: DiskOperations, clock: Callable[[], float]) -> None:
-        self._root, self._ledger, self._disk, self._clock = root, ledger, disk, clock
+    def __init__(self, root: Path, index: CacheIndex, disk: DiskOperations, clock: Callable[[], float]) -> None:
+        self._root, self._index, self._disk, self._clock = root, index, disk, clock
         self._degraded: str | None = None
 
-    def commit(self, incoming: PartialFile, thing: CacheItem, guide: PieceMap | None = None) -> CacheEntry:
-        """Verify a filled file and give it its name.
+    def commit(self, incoming: PartialFile, item: CacheItem, piece_map: PieceMap | None = None) -> CacheEntry:
+        """Verify a filled file and make it an entry.
 
         Args:
             incoming: from `Cache.fill`, within its block.
-            thing: what it must be. A blank is what its maker made: it has no address to be checked against.
-            guide: what is known of the content, to verify it faster; its layer proves itself.
+            item: the item that it must be. A blank has no address to be checked against.
+            piece_map: the content's piece map, to verify it faster; its layer is proved by the root.
 
         Raises:
-            ContentCorrupt: the file does not have the address; it has been emptied.
-            CacheDegraded: the disk failed to keep it; it has been removed.
+            ContentCorrupt: the file does not match the address; it has been emptied.
+            CacheDegraded: the disk failed to make it durable; it has been removed.
         """
-        self.demand_sound()
+        self.check_usable()
         self._durably(incoming.path, lambda: self._seal(incoming))
         digest, what, proved, data_bytes = b"", incoming.key, None, 0
-        if isinstance(thing, Address):
+        if isinstance(item, Address):
             try:
-                proved = read_back(incoming, guide if guide is not None else PieceMap.of(thing))
+                proved = read_back(incoming, piece_map if piece_map is not None else PieceMap.of(item))
                 data_bytes = proved.data_bytes
             except CatalogError as exc:
                 incoming.empty()
-                raise ContentCorrupt(f"what was staged as {thing} is something else: {exc}") from exc
+                raise ContentCorrupt(f"the file staged as {item} does not match its address: {exc}") from exc
         else:
-            what = canonical(thing).decode()
+            what = canonical(item).decode()
             digest = blank_digest(incoming.descriptor)
         target = entry_path(self._root, incoming.key)
-        entry = make_entry(
-            incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=self._clock()
-        )
+        now = self._clock()
+        entry = make_entry(incoming.descriptor, incoming.key, what, data_bytes=data_bytes, digest=digest, now=now)
         if not target.parent.is_dir():
             target.parent.mkdir(exist_ok=True)
             self._durably(incoming.path, lambda: self._disk.sync_directory(target.parent.parent))
         self._disk.rename(incoming.path, target)
         self._durably(target, lambda: self._disk.sync_directory(target.parent))
-        with self._ledger.transaction():
-            self._ledger.put_entry(entry)
+        with self._index.transaction():
+            self._index.put_entry(entry)
         if proved is not None:
-            beside.write_sidecars(self._disk, self._root, incoming.key, proved.layer, proved.hints)
+            sidecars.write_sidecars(self._disk, self._root, incoming.key, proved.layer, proved.hints)
         return entry
 
     def _seal(self, incoming: PartialFile) -> None:
@@ -80,19 +79,19 @@ class Committer:
         self._disk.sync(incoming.descriptor)
 
     def _durably(self, path: Path, step: Callable[[], None]) -> None:
-        """A step that makes bytes or names durable. After a failed fsync the kernel may call lost pages clean, so it is
-        never tried again: the file goes, and the cache takes nothing more."""
+        """Run a step that makes bytes or names durable. After a failed fsync the kernel may consider lost pages clean, so
+        it is never tried again: the file is removed, and the cache accepts nothing more."""
         try:
             step()
         except OSError as exc:
             self._degraded = f"{path}: could not be made durable ({exc.strerror})"
-            with self._ledger.transaction():
+            with self._index.transaction():
                 self._disk.remove(path)
-            self.demand_sound(exc)
+            self.check_usable(exc)
 
-    def demand_sound(self, cause: BaseException | None = None) -> None:
-        """CacheDegraded once the disk has failed to keep something."""
+    def check_usable(self, cause: BaseException | None = None) -> None:
+        """Raise CacheDegraded once the disk has failed to make something durable."""
         if self._degraded is not None:
             raise CacheDegraded(
-                f"{self._degraded}; nothing more is staged: look at the disk, then start the node again"
+                f"{self._degraded}; staging is disabled: check the disk, then restart the node"
             ) from cause

@@ -1,6 +1,6 @@
-"""What the cache does to its filesystem, one method for each step that can fail.
+"""The cache's operations on its filesystem, one method for each step that can fail.
 
-Tests hand the cache a Disk that fails, or kills, at the n-th step; nothing else in this package writes to the cache.
+Tests pass the cache operations that fail, or kill, at the n-th step; nothing else in this package writes to the cache.
 """
 
 import errno
@@ -11,10 +11,10 @@ from pathlib import Path
 from signer.runtime import files
 
 NO_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""What copy_file_range says where a filesystem, or a pair of them, has no such thing."""
+"""Errors of copy_file_range on a filesystem, or a pair of them, that does not support it."""
 
 COPY = 1 << 20
-"""Bytes copied at once where the kernel cannot do it by itself."""
+"""Bytes copied at once where the kernel cannot copy by itself."""
 
 SEALED = 0o444
 OPEN = 0o600
@@ -24,7 +24,7 @@ class DiskOperations:
     """The steps of the write protocol. All raise OSError."""
 
     def create(self, path: Path, size: int) -> int:
-        """Open a file for reading and writing, make it if need be, and give it its size; returns the descriptor."""
+        """Open a file for reading and writing, make it if need be, and set its size; returns the descriptor."""
         if path.exists():
             path.chmod(OPEN)  # sealed by a process that died before the rename
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, OPEN)
@@ -36,7 +36,7 @@ class DiskOperations:
         return descriptor
 
     def allocate(self, descriptor: int, offset: int, length: int) -> None:
-        """Have the filesystem set blocks aside, so that it is full now or not at all."""
+        """Allocate blocks, so that a full filesystem is noticed now and not later."""
         os.posix_fallocate(descriptor, offset, length)
 
     def write(self, descriptor: int, data: bytes | memoryview, offset: int) -> None:
@@ -62,11 +62,11 @@ class DiskOperations:
         return done
 
     def put(self, path: Path, data: bytes) -> None:
-        """Write a small file in one step; whether it lasts does not matter."""
+        """Write a small file in one step; it need not be durable."""
         files.write(path, data, sync=None)
 
     def empty(self, descriptor: int) -> None:
-        """Forget all bytes of a file, keep its size."""
+        """Drop all bytes of a file, and keep its size."""
         size = os.fstat(descriptor).st_size
         os.ftruncate(descriptor, 0)
         os.ftruncate(descriptor, size)
@@ -76,19 +76,19 @@ class DiskOperations:
         os.fchmod(descriptor, SEALED)
 
     def sync(self, descriptor: int) -> None:
-        """Demand that a file's bytes are on the disk."""
+        """Make a file's bytes durable."""
         os.fsync(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Move a file within the cache's filesystem, replacing what the target was."""
+        """Move a file within the cache's filesystem, replacing the target."""
         source.rename(target)
 
     def sync_directory(self, path: Path) -> None:
-        """Demand that a directory's names are on the disk."""
+        """Make the names in a directory durable."""
         files.sync_path(path)
 
     def remove(self, path: Path) -> None:
-        """Unlink what is there, a directory that somebody put there included; nothing is fine."""
+        """Remove a file or directory; a missing one is not an error."""
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -96,7 +96,7 @@ class DiskOperations:
 
 
 def allocated_bytes(path: Path) -> int:
-    """Bytes that a file takes on its disk; 0 if it is not there."""
+    """Return the bytes that a file allocates on its disk; 0 if it does not exist."""
     try:
         return path.lstat().st_blocks * 512
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What the cache holds, as values: keys, entries, leases; and the cheap proof that an entry is still the one verified.
+"""The cache's items as values: keys, entries, leases; and the cheap check that an entry is still the file verified.
 
-A key is how the ledger and the directory call a thing: the address of content, or `blank-` and the digest of a recipe.
+A key names an item in the index and the directory: the address of a content, or `blank-` and the digest of a recipe.
 """
 
 import hashlib
@@ -16,24 +16,24 @@ from catalog.image.manifest import Blank
 from signer.documents import canonical
 
 CacheItem = Address | Blank
-"""What can be asked of a cache."""
+"""An item of the cache: a content or a blank."""
 
 CacheKey = str
 
 MAKER = 1
-"""Counts the changes to how blanks are made (`stager.content.blanks`): a new way must not find what the old one left."""
+"""The version of how blanks are made (`catalog.image.blanks`): a new version must not find blanks of an old one."""
 
 SAMPLE_LEAVES = 62
 """Leaves sampled besides the first and the last: with them, 1 MiB is read whatever the size of the entry."""
 
 
 def cache_key(wanted: CacheItem) -> CacheKey:
-    """The key of content or of a blank."""
+    """Return the key of a content or a blank."""
     return str(wanted) if isinstance(wanted, Address) else blank_key(wanted)
 
 
 def blank_key(blank: Blank) -> CacheKey:
-    """The key of a blank: equal recipes, equal keys."""
+    """Return the key of a blank: equal recipes have equal keys."""
     return "blank-" + hashlib.sha256(canonical(blank) + b"\0%d" % MAKER).hexdigest()
 
 
@@ -42,13 +42,13 @@ class CacheEntry:
     """A verified file in the cache.
 
     Attributes:
-        key: what it is.
-        what: the same for people: an address, or the recipe of a blank.
+        key: its name in the cache.
+        what: the item for people: an address, or the recipe of a blank.
         size: bytes.
-        data_bytes: bytes in leaves that are not zero: what a transfer would have to move.
-        allocated: bytes that it takes on the disk.
-        inode, mtime_ns, sample: what it was when it was verified.
-        digest: of a blank, :func:`stager.content.blanks.blank_digest` its bytes; of content empty, for its key has the root.
+        data_bytes: bytes in leaves that are not zero, which a transfer would have to move.
+        allocated: bytes that it allocates on the disk.
+        inode, mtime_ns, sample: the file's state when it was verified.
+        digest: :func:`catalog.image.blanks.blank_digest` of a blank; empty for a content, whose key contains the root.
         verified_at, last_used: seconds since the epoch.
     """
 
@@ -67,11 +67,11 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True)
 class TrashedEntry:
-    """An entry that has left and whose file is still there.
+    """A removed entry whose file is still in the trash.
 
     Attributes:
-        name: of the file in `trash/`: the key, or for what was found wrong `wrong-` and the key.
-        since: when it left, in seconds since the epoch.
+        name: of the file in `trash/`: the key, or `wrong-` and the key if the entry failed a check.
+        since: when it was removed, in seconds since the epoch.
         reason: why, for people.
     """
 
@@ -85,12 +85,12 @@ FOREVER = 253_402_300_799.0
 """The end of a pin's lease: the last second of the year 9999."""
 
 PIN = "pin:"
-"""Holders that begin so are pins; the image ID follows."""
+"""Prefix of holders that are pins; the image ID follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLease:
-    """A holder's claim on an entry (or on what is about to become one) until an instant, in seconds since the epoch."""
+    """A holder's claim on an entry, present or to come, until an instant in seconds since the epoch."""
 
     holder: str
     key: CacheKey
@@ -99,7 +99,7 @@ class CacheLease:
 
 @dataclass(frozen=True, slots=True)
 class AcquireResult:
-    """The answer to "I need these": leased are all; `fresh` are those that the holder had no lease on before."""
+    """The result of leasing items: all are leased; on `fresh` ones the holder had no lease before."""
 
     present: tuple[CacheItem, ...]
     missing: tuple[CacheItem, ...]
@@ -108,8 +108,8 @@ class AcquireResult:
 
 @dataclass(frozen=True, slots=True)
 class CacheUsage:
-    """Bytes: the quota, what entries take, what is reserved for entries to come, what of the entries is leased, and what
-    lies in the trash."""
+    """Bytes: the quota, those that entries allocate, those reserved for entries to come, those of leased entries, and
+    those in the trash."""
 
     quota: int
     allocated: int
@@ -119,7 +119,7 @@ class CacheUsage:
 
 
 def sample_offsets(key: CacheKey, size: int) -> tuple[int, ...]:
-    """Where an entry is sampled, in bytes: first leaf, last leaf, and places that follow from its key."""
+    """Return the offsets at which an entry is sampled, in bytes: first leaf, last leaf, and others that depend on its key."""
     leaves = -(-size // LEAF)
     seeds = (hashlib.sha256(f"{key} {number}".encode()).digest() for number in range(SAMPLE_LEAVES))
     chosen = {0, leaves - 1} | {int.from_bytes(seed[:8], "big") % leaves for seed in seeds}
@@ -127,7 +127,7 @@ def sample_offsets(key: CacheKey, size: int) -> tuple[int, ...]:
 
 
 def sample(descriptor: int, key: CacheKey, size: int) -> bytes:
-    """XXH3-128 over the sampled leaves of an open file. It finds accidents and careless hands, not an attacker."""
+    """Compute XXH3-128 over the sampled leaves of an open file. It detects accidents and careless changes, not attacks."""
     digest = xxhash.xxh3_128()
     for offset in sample_offsets(key, size):
         digest.update(os.pread(descriptor, min(LEAF, size - offset), offset))
@@ -135,10 +135,10 @@ def sample(descriptor: int, key: CacheKey, size: int) -> bytes:
 
 
 def find_difference(descriptor: int, entry: CacheEntry) -> str | None:
-    """Why an open file is not the one that was verified, or None if it seems to be: size, inode, mtime, sample."""
+    """Say why an open file is not the one that was verified (size, inode, mtime, sample); None if it seems to be."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        return "is no regular file"
+        return "is not a regular file"
     if found.st_size != entry.size:
         return f"has {found.st_size} bytes instead of {entry.size}"
     if found.st_ino != entry.inode:

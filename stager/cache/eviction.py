@@ -1,4 +1,4 @@
-"""Which entries give way. Pure: values in, a choice out."""
+"""Chooses the entries to evict. Pure: values in, a plan out."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EvictionCandidate:
-    """Something that takes room in the cache.
+    """A file that allocates space in the cache.
 
     Attributes:
-        key: what it is.
-        allocated: bytes that leave with it.
+        key: its name.
+        allocated: bytes that evicting it frees.
         last_used: seconds since the epoch.
         leased_until: when its last lease ends, in seconds since the epoch; None without one.
         busy: whether this process is working with it now.
-        vos: whose images have it.
-        trashed: it has left the cache already, and only its file is still there.
+        vos: the VOs whose images use it.
+        trashed: whether it is in the trash.
     """
 
     key: str
@@ -28,14 +28,14 @@ class EvictionCandidate:
     trashed: bool = False
 
     def held(self, now: float) -> bool:
-        """Whether somebody needs it."""
+        """Whether it must not be evicted."""
         return self.busy or (self.leased_until is not None and self.leased_until > now)
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionPlan:
-    """What to evict. `freed` is less than what was needed when even everything that nobody holds is too little; then
-    there are no victims, for evicting them would help nobody. `held` is what cannot go, in bytes."""
+    """What to evict. If evicting everything that is not held would free too little, `freed` is less than needed and there
+    are no victims, since evicting them would not help. `held` is the bytes that cannot be evicted."""
 
     victims: tuple[str, ...]
     freed: int
@@ -49,15 +49,15 @@ def choose_victims(
     shares: Mapping[str, int] | None = None,
     vo: str = "",
 ) -> EvictionPlan:
-    """Trash first, then the least recently used of what nobody holds, as many as it takes to free `need` bytes, no more.
+    """Choose the trash first, then the least recently used entries that are not held, until `need` bytes are freed.
 
     Args:
-        candidates: everything that takes room.
+        candidates: all files that allocate space.
         need: bytes.
         now: seconds since the epoch.
-        shares: bytes that are a VO's own, by VO: what it has within them gives way to nobody else. What several VOs have
-            counts for each, and stays for each.
-        vo: whose need it is.
+        shares: bytes reserved for each VO: its entries within them are not evicted for other VOs. An entry of several VOs
+            counts for each of them, and is kept for each.
+        vo: the VO that needs the space.
     """
     known = list(candidates)
     used: Counter[str] = Counter()
@@ -78,5 +78,5 @@ def choose_victims(
             freed += one.allocated
         used.subtract(dict.fromkeys(owners, one.allocated))
         available += one.allocated
-    # Evicting what does not do helps nobody.
+    # Evicting too little would not help.
     return EvictionPlan(tuple(victims), freed, held) if available >= need else EvictionPlan((), available, held)

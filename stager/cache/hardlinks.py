@@ -1,8 +1,9 @@
-"""Contents that one cache lends another on the same filesystem: the same file under a second name, and not a byte more.
+"""Hard-links contents of one cache into another on the same filesystem, without allocating space.
 
-A content gets its name in a cache when it is verified, and nobody writes to it from then on
-(docs/adr/0003-cache-write-protocol.md). So whoever opens a cache of their own beside one that is in use may link what is there; their cache hashes all of it again when it
-is opened (`recovery`), and keeps it when the lender lets go of it.
+A content gets its final path in a cache when it is verified, and is never written to from then on
+(docs/adr/0003-cache-write-protocol.md). So the directory of a new cache may be filled with links to the contents of one
+that is in use; the new cache hashes all of them again when it is opened (`recovery`), and keeps them when the other cache
+removes its own names.
 """
 
 import os
@@ -16,9 +17,9 @@ from stager.errors import CacheUnusable
 
 
 def link_contents(lender: Path, borrower: Path, wanted: Iterable[Address]) -> int:
-    """Link contents that one cache has into the directory of another, for whoever opens that next; returns how many.
+    """Link contents of one cache into the directory of another that is not open; returns how many.
 
-    What the lender has not, or has no longer, is left out, and so is what the borrower has.
+    Contents that the lender does not have (any more), or that the borrower already has, are left out.
 
     Raises:
         CacheUnusable: the borrower's directory cannot be written.

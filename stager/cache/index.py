@@ -1,7 +1,7 @@
-"""The cache's book: entries, leases and reservations in one SQLite file (WAL, synchronous FULL).
+"""The cache's index: entries, leases and reservations in one SQLite file (WAL, synchronous FULL).
 
-The book says what is verified, who holds it and what is promised; the directory says what is there. Recovery makes the
-two agree. All methods are to be called inside a `transaction`, which also serialises the threads of this process.
+The index records which files are verified, who leases them and what is reserved; recovery makes index and directory agree.
+All methods must be called inside a `transaction`, which also serialises the threads of this process.
 """
 
 import json
@@ -16,7 +16,7 @@ from stager.cache.entries import CacheEntry, CacheKey, CacheLease, TrashedEntry
 from stager.errors import CacheUnusable, DiskFull, StagerError
 
 VERSION = 2
-"""Of the tables below; another one in the file is refused."""
+"""The version of the tables below; a file with a newer one is refused."""
 
 _TABLES = """
 CREATE TABLE entries (
@@ -74,7 +74,7 @@ class CacheIndex:
         if version not in (0, 1, VERSION):
             self._db.close()
             raise CacheUnusable(
-                f"{path}: was written by another version of Partita (tables {version}, this one has {VERSION}); "
+                f"{path}: written by another version of Partita (tables {version}, this one has {VERSION}); "
                 "use that version, or move the cache's directory aside"
             )
 
@@ -85,13 +85,13 @@ class CacheIndex:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No other thread decides anything meanwhile; for what takes more than one transaction."""
+        """Exclude other threads; for decisions that take more than one transaction."""
         with self._lock:
             yield
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and one thread at a time; an inner transaction is part of the outer one."""
+        """Run a transaction, one thread at a time; an inner transaction is part of the outer one."""
         with self._lock:
             if self._depth:
                 yield
@@ -118,89 +118,89 @@ class CacheIndex:
 
     def _error(self, exc: sqlite3.Error) -> StagerError:
         if "full" in str(exc):
-            return DiskFull(f"{self._path}: the disk is full; free some of it and try again")
+            return DiskFull(f"{self._path}: the disk is full; free some space and try again")
         return CacheUnusable(
-            f"{self._path}: {exc}; if it stays so, move the file aside: the cache then re-hashes what it holds"
+            f"{self._path}: {exc}; if the error persists, move the file aside: the cache then re-hashes its contents"
         )
 
     def entry(self, key: CacheKey) -> CacheEntry | None:
-        """The entry of a key."""
+        """Return the entry of a key."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()  # noqa: S608 - our own column names
         return CacheEntry(*row) if row else None
 
     def entries(self) -> list[CacheEntry]:
-        """All entries, by key."""
+        """Return all entries, ordered by key."""
         return [CacheEntry(*row) for row in self._db.execute(f"SELECT {_COLUMNS} FROM entries ORDER BY key")]  # noqa: S608 - our own column names
 
     def put_entry(self, entry: CacheEntry) -> None:
-        """Add or replace an entry; what was reserved for it is now taken."""
+        """Add or replace an entry, and drop its reservation."""
         marks = ", ".join("?" * len(fields(CacheEntry)))
         self._db.execute(f"INSERT OR REPLACE INTO entries ({_COLUMNS}) VALUES ({marks})", astuple(entry))  # noqa: S608 - our own column names
         self.drop_reservation(entry.key)
 
     def drop_entry(self, key: CacheKey) -> None:
-        """Forget an entry."""
+        """Drop an entry."""
         self._db.execute("DELETE FROM entries WHERE key = ?", (key,))
         self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
 
     def put_trash(self, one: TrashedEntry) -> None:
-        """Note what lies in the trash."""
+        """Record an entry in the trash."""
         self._db.execute(
             "INSERT OR REPLACE INTO trash VALUES (?, ?, ?, ?, ?)",
             (one.name, _pack(one.entry), one.entry.allocated, one.since, one.reason),
         )
 
     def trash(self) -> list[TrashedEntry]:
-        """What lies in the trash, the oldest first."""
+        """Return the entries in the trash, the oldest first."""
         rows = self._db.execute("SELECT name, entry, since, reason FROM trash ORDER BY since, name")
         return [TrashedEntry(name, _unpack(entry), since, reason) for name, entry, since, reason in rows]
 
     def trashed(self, name: str) -> TrashedEntry | None:
-        """One thing in the trash."""
+        """Return one entry in the trash."""
         row = self._db.execute("SELECT name, entry, since, reason FROM trash WHERE name = ?", (name,)).fetchone()
         return TrashedEntry(row[0], _unpack(row[1]), row[2], row[3]) if row else None
 
     def drop_trash(self, name: str) -> None:
-        """It has left the trash."""
+        """Drop an entry of the trash."""
         self._db.execute("DELETE FROM trash WHERE name = ?", (name,))
 
     def claim(self, vo: str, keys: Iterable[CacheKey]) -> None:
-        """Note that a VO's images have those."""
+        """Record that a VO's images use these keys."""
         self._db.executemany("INSERT OR IGNORE INTO claims VALUES (?, ?)", [(vo, key) for key in keys])
 
     def claims(self) -> dict[CacheKey, frozenset[str]]:
-        """For each key that was claimed, the VOs that did."""
+        """Return the VOs that claimed each key."""
         found: dict[CacheKey, set[str]] = {}
         for vo, key in self._db.execute("SELECT vo, key FROM claims"):
             found.setdefault(key, set()).add(vo)
         return {key: frozenset(vos) for key, vos in found.items()}
 
     def drop_claims(self, key: CacheKey) -> None:
-        """Nobody's images need it here any more."""
+        """Drop all claims on a key."""
         self._db.execute("DELETE FROM claims WHERE key = ?", (key,))
 
     def scrubbed(self, key: CacheKey) -> int:
-        """How far the scrubber is in an entry, in bytes."""
+        """Return the scrubber's position in an entry, in bytes."""
         row = self._db.execute("SELECT position FROM scrubbing WHERE key = ?", (key,)).fetchone()
         return int(row[0]) if row else 0
 
     def put_scrubbed(self, key: CacheKey, position: int) -> None:
-        """Note how far the scrubber is; 0 is at the beginning."""
+        """Store the scrubber's position; 0 is the beginning."""
         if position:
             self._db.execute("INSERT OR REPLACE INTO scrubbing VALUES (?, ?)", (key, position))
         else:
             self._db.execute("DELETE FROM scrubbing WHERE key = ?", (key,))
 
     def used(self, key: CacheKey, now: float) -> None:
-        """Note that an entry was asked for."""
+        """Record that an entry was used."""
         self._db.execute("UPDATE entries SET last_used = max(last_used, ?) WHERE key = ?", (now, key))
 
     def verified(self, key: CacheKey, now: float) -> None:
-        """Note that an entry was hashed again and found right."""
+        """Record that an entry was hashed again and found correct."""
         self._db.execute("UPDATE entries SET verified_at = ? WHERE key = ?", (now, key))
 
     def lease(self, holder: str, key: CacheKey, expires_at: float) -> bool:
-        """Lease a key or prolong the lease; tells whether it is new."""
+        """Lease a key or extend the lease; returns whether it is new."""
         known = self._db.execute("SELECT 1 FROM leases WHERE holder = ? AND key = ?", (holder, key)).fetchone()
         self._db.execute(
             "INSERT INTO leases VALUES (?, ?, ?) "
@@ -210,7 +210,7 @@ class CacheIndex:
         return known is None
 
     def renew(self, holder: str, expires_at: float) -> int:
-        """Set the end of all of a holder's leases; returns how many there are."""
+        """Set the end of all leases of a holder; returns how many there are."""
         return self._db.execute("UPDATE leases SET expires_at = ? WHERE holder = ?", (expires_at, holder)).rowcount
 
     def release(self, holder: str, keys: list[CacheKey] | None = None) -> int:
@@ -226,24 +226,23 @@ class CacheIndex:
         return self._db.execute("DELETE FROM leases WHERE expires_at <= ?", (now,)).rowcount
 
     def leases(self) -> list[CacheLease]:
-        """All leases, ended ones included, by holder and key."""
-        return [
-            CacheLease(*row) for row in self._db.execute("SELECT holder, key, expires_at FROM leases ORDER BY 1, 2")
-        ]
+        """Return all leases, ended ones included, ordered by holder and key."""
+        rows = self._db.execute("SELECT holder, key, expires_at FROM leases ORDER BY 1, 2")
+        return [CacheLease(*row) for row in rows]
 
     def leased_until(self) -> dict[CacheKey, float]:
-        """For each leased key, when its last lease ends."""
+        """Return when the last lease of each leased key ends."""
         return dict(self._db.execute("SELECT key, max(expires_at) FROM leases GROUP BY key").fetchall())
 
     def reserved(self) -> dict[CacheKey, tuple[int, float]]:
-        """For each key that is being filled, or was, the bytes reserved and when that was last touched."""
+        """Return the bytes reserved for each key that is or was being filled, and when the reservation was last changed."""
         rows = self._db.execute("SELECT key, reserved, last_used FROM reservations ORDER BY key")
         return {key: (count, last_used) for key, count, last_used in rows}
 
     def put_reservation(self, key: CacheKey, reserved: int, now: float) -> None:
-        """Set what is reserved for a key."""
+        """Set the reservation of a key."""
         self._db.execute("INSERT OR REPLACE INTO reservations VALUES (?, ?, ?)", (key, reserved, now))
 
     def drop_reservation(self, key: CacheKey) -> None:
-        """Nothing is reserved for that key any more."""
+        """Drop the reservation of a key."""
         self._db.execute("DELETE FROM reservations WHERE key = ?", (key,))

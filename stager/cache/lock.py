@@ -1,4 +1,4 @@
-"""One owner per cache directory: a lock that the kernel takes back from whoever dies."""
+"""One owner per cache directory: a lock that the kernel releases when its process ends."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ from stager.errors import CacheBusy, CacheUnusable
 
 
 def check_quota(root: Path, quota: int) -> None:
-    """Demand a quota that the filesystem could hold; a larger one would only be found out when it is full."""
+    """Refuse a quota larger than the filesystem, which would otherwise go unnoticed until the filesystem is full."""
     found = os.statvfs(root)
     if quota > (total := found.f_blocks * found.f_frsize):
         raise CacheUnusable(
-            f"{root}: the quota of {quota} bytes is more than the {total} bytes of its filesystem; lower the setting "
+            f"{root}: the quota of {quota} bytes is larger than its filesystem of {total} bytes; lower the setting "
             "node.cache_quota (70 % of the filesystem is a good value) or choose another node.directory"
         )
 
 
 def lock_cache(root: Path) -> int:
-    """Make the directories and take the lock that makes this process the owner; returns its descriptor."""
+    """Make the directories and take the lock of the owner; returns its descriptor."""
     try:
         make_directories(root)
         return files.lock(root / "lock")

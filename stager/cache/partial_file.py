@@ -1,4 +1,4 @@
-"""A file that is becoming a cache entry: opened, filled, read back. What is in it is proved before it gets its name."""
+"""A file that becomes a cache entry: opened, filled, and read back to be verified before it is committed."""
 
 import os
 import sys
@@ -18,11 +18,11 @@ READ_SIZE = 4 << 20
 """Bytes read back at once."""
 
 READERS = 2
-"""Threads that read back and hash: what two cores do for SHA-256, and no more than a busy node can spare."""
+"""Threads that read back and hash: enough for SHA-256 on two cores, and no more than a busy node can spare."""
 
 
 class PartialFile:
-    """An open file below `incoming/`. Threads may write to it at once, each to its own place."""
+    """An open file below `incoming/`. Several threads may write to it at once, each to its own ranges."""
 
     def __init__(self, disk: DiskOperations, key: CacheKey, path: Path, size: int) -> None:
         self.key, self.path, self.size = key, path, size
@@ -30,13 +30,13 @@ class PartialFile:
         self.descriptor = disk.create(path, size)
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
+        """Close the file and keep it."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
     def allocate(self, extents: Iterable[tuple[int, int]]) -> None:
-        """Set blocks aside for the (offset, length) of data; everything else stays a hole."""
+        """Allocate blocks for the (offset, length) of data; the rest stays a hole."""
         for offset, length in extents:
             self._disk.allocate(self.descriptor, offset, length)
 
@@ -45,11 +45,11 @@ class PartialFile:
         self._disk.write(self.descriptor, data, offset)
 
     def copy(self, source: int, offset: int, target: int, length: int) -> bool:
-        """Copy from another open file; tells whether all of it was there."""
+        """Copy from another open file; returns whether all bytes were there."""
         return self._disk.copy(source, self.descriptor, offset, target, length) == length
 
     def empty(self) -> None:
-        """Start again from nothing."""
+        """Drop all bytes."""
         self._disk.empty(self.descriptor)
 
     def stored(self, start: int, end: int) -> bool:
@@ -60,59 +60,55 @@ class PartialFile:
             return False
 
     def read(self, start: int, end: int) -> bytes:
-        """What is in the file between two offsets."""
+        """Read the bytes between two offsets."""
         return os.pread(self.descriptor, end - start, start)
 
 
 @dataclass(frozen=True)
 class ReadBackResult:
-    """What reading back found: bytes in leaves that are not zero, the piece layer, the hints."""
+    """The result of reading a file back: bytes in leaves that are not zero, the piece layer, the hints."""
 
     data_bytes: int
     layer: bytes
     hints: bytes
 
 
-def read_back(incoming: PartialFile, guide: PieceMap) -> ReadBackResult:
-    """Read the whole file again and demand that its content has the address.
+def read_back(incoming: PartialFile, piece_map: PieceMap) -> ReadBackResult:
+    """Read the whole file again and check that its content has the address.
 
-    With a proved piece layer, pieces are hashed in parallel and holes need only be holes; without one the file is
-    measured as a publisher would. Either way nothing that was said or seen while the file was filled counts.
+    With a proved piece layer, pieces are hashed in parallel and holes need only be holes; without one the whole file is
+    indexed as by a publisher. Either way nothing that was learned while the file was filled counts.
 
     Raises:
-        ContentMismatch: it has not.
+        ContentMismatch: the content does not have the address.
     """
-    if guide.layer is None:
-        measured = verify_content(incoming.path, guide.address)
+    if piece_map.layer is None:
+        measured = verify_content(incoming.path, piece_map.address)
         return ReadBackResult(measured.data_bytes, measured.layer, measured.hints)
-    if (size := os.fstat(incoming.descriptor).st_size) != guide.address.size:
-        raise ContentMismatch(f"{incoming.path}: has {size} bytes, and its address says {guide.address.size}")
-    data_bytes = 0
+    if (size := os.fstat(incoming.descriptor).st_size) != piece_map.address.size:
+        raise ContentMismatch(f"{incoming.path}: has {size} bytes, but its address says {piece_map.address.size}")
     hints = array("Q", bytes(8)) * -(-size // HINT_BLOCK)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-back") as pool:
-        for count in pool.map(
-            lambda run: _read_run(incoming, guide, run, hints),
-            piece_runs(range(guide.count), max(1, READ_SIZE // guide.piece)),
-        ):
-            data_bytes += count
+        runs = piece_runs(range(piece_map.count), max(1, READ_SIZE // piece_map.piece))
+        data_bytes = sum(pool.map(lambda run: _read_run(incoming, piece_map, run, hints), runs))
     if sys.byteorder == "big":
         hints.byteswap()
-    return ReadBackResult(data_bytes, guide.layer, hints.tobytes())
+    return ReadBackResult(data_bytes, piece_map.layer, hints.tobytes())
 
 
-def _read_run(incoming: PartialFile, guide: PieceMap, run: tuple[int, int], hints: "array[int]") -> int:
-    """Prove a run of pieces and note their hints; returns bytes of data in it."""
+def _read_run(incoming: PartialFile, piece_map: PieceMap, run: tuple[int, int], hints: "array[int]") -> int:
+    """Verify a run of pieces and store their hints; returns the bytes of data in it."""
     first, last = run
-    start, end = guide.bounds(first)[0], guide.bounds(last)[1]
-    if not incoming.stored(start, end) and all(guide.zero(piece) for piece in range(first, last + 1)):
+    start, end = piece_map.bounds(first)[0], piece_map.bounds(last)[1]
+    if not incoming.stored(start, end) and all(piece_map.zero(piece) for piece in range(first, last + 1)):
         return 0
     content = incoming.read(start, end)
     data = 0
     for piece in range(first, last + 1):
-        low, high = guide.bounds(piece)
-        runs = guide.judge(piece, low, content[low - start : high - start])
+        low, high = piece_map.bounds(piece)
+        runs = piece_map.verify_piece(piece, low, content[low - start : high - start])
         if runs is None:
-            raise ContentMismatch(f"{incoming.path}: piece {piece} (bytes {low}-{high}) is not what its address says")
+            raise ContentMismatch(f"{incoming.path}: piece {piece} (bytes {low}-{high}) does not match its address")
         for offset, bytes_ in runs:
             data += len(bytes_)
             numbers = compute_hints(bytes_)

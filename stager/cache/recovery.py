@@ -1,8 +1,9 @@
-"""What a cache does when it is opened: make directory and ledger agree again, whatever killed the last owner and when.
+"""Recovery when a cache is opened: makes directory and index agree again, however and whenever the last owner ended.
 
-Nothing is believed for being there. A row without its file is dropped (the content is fetched again); a file without a
-row (killed between the rename and the commit) is hashed again and adopted, or removed; what was arriving is kept if the
-ledger knows it, for its pieces are proved one by one when the transfer goes on; everything else is litter.
+No file is trusted because it exists. A row without its file is dropped (the content is fetched again); a file without a
+row (after a crash between the rename and the commit) is hashed again and adopted, or removed; a partial file is kept if
+the index has its reservation, since its pieces are verified one by one when the transfer continues; everything else is
+removed.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from catalog.content.indexing import verify_content
 from catalog.errors import CatalogError
 from catalog.image.address import Address
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.disk import DiskOperations, allocated_bytes
 from stager.cache.entries import CacheEntry, CacheKey, sample
 from stager.cache.index import CacheIndex
@@ -24,8 +25,7 @@ PARTITIONS, BLANKS, INCOMING, TRASH = "partitions", "blanks", "incoming", "trash
 
 @dataclass(frozen=True, slots=True)
 class CacheRecovery:
-    """What recovery did: counts of entries adopted and rows dropped, of transfers that can go on, of litter removed, of
-    leases that had ended."""
+    """Counts of what recovery did: entries adopted, rows dropped, partial files kept, files removed, leases expired."""
 
     adopted: int
     dropped: int
@@ -35,20 +35,20 @@ class CacheRecovery:
 
 
 def entry_path(root: Path, key: CacheKey) -> Path:
-    """Where the file of an entry is: by the first two hex digits of its root, or by its recipe's digest."""
+    """Return the path of an entry's file: by the first two hex digits of its root, or by its recipe's digest."""
     if key.startswith("blank-"):
         return root / BLANKS / key.removeprefix("blank-")
     return root / PARTITIONS / key[:2] / key
 
 
 def make_directories(root: Path) -> None:
-    """The cache's directories, for its owner only to change."""
+    """Make the cache's directories."""
     for name in (PARTITIONS, BLANKS, INCOMING, TRASH, SIDECARS):
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
 def make_entry(descriptor: int, key: CacheKey, what: str, *, data_bytes: int, digest: bytes, now: float) -> CacheEntry:
-    """The ledger's row for a file that has just been verified."""
+    """Make the index's row for a file that has just been verified."""
     found = os.fstat(descriptor)
     return CacheEntry(
         key=key,
@@ -65,43 +65,43 @@ def make_entry(descriptor: int, key: CacheKey, what: str, *, data_bytes: int, di
     )
 
 
-def recover_cache(root: Path, ledger: CacheIndex, disk: DiskOperations, now: float) -> CacheRecovery:
-    """Make directory and ledger agree; see the module's text."""
-    removed = _sort_trash(root, ledger, disk)
-    with ledger.transaction():
-        expired = ledger.expire(now)
-        lost = [entry.key for entry in ledger.entries() if not _is_file(entry_path(root, entry.key), entry.size)]
+def recover_cache(root: Path, index: CacheIndex, disk: DiskOperations, now: float) -> CacheRecovery:
+    """Make directory and index agree, as the module's docstring says."""
+    removed = _sort_trash(root, index, disk)
+    with index.transaction():
+        expired = index.expire(now)
+        lost = [entry.key for entry in index.entries() if not _is_file(entry_path(root, entry.key), entry.size)]
         for key in lost:
-            ledger.drop_entry(key)
-        known = {entry.key for entry in ledger.entries()}
+            index.drop_entry(key)
+        known = {entry.key for entry in index.entries()}
     adopted = 0
     for path in _strays(root, known):
-        if _adopt(root, ledger, disk, path, now):
+        if _adopt(root, index, disk, path, now):
             adopted += 1
         else:
             removed += _remove(disk, path)
-    resumable, litter = _arriving(root, ledger, disk, known)
-    with ledger.transaction():
-        here = {entry.key for entry in ledger.entries()} | set(ledger.reserved())
-        here |= {one.name for one in ledger.trash()}
+    resumable, litter = _arriving(root, index, disk, known)
+    with index.transaction():
+        here = {entry.key for entry in index.entries()} | set(index.reserved())
+        here |= {one.name for one in index.trash()}
     for path in (root / SIDECARS).iterdir():
-        if beside.key_of_file(path.name) not in here:
+        if sidecars.key_of_file(path.name) not in here:
             disk.remove(path)
     return CacheRecovery(adopted, len(lost), resumable, removed + litter, expired)
 
 
-def _sort_trash(root: Path, ledger: CacheIndex, disk: DiskOperations) -> int:
-    """Keep in the trash what the ledger knows; returns how many things were removed."""
-    with ledger.transaction():
-        known = {one.name for one in ledger.trash()}
+def _sort_trash(root: Path, index: CacheIndex, disk: DiskOperations) -> int:
+    """Keep the files in the trash that the index knows; returns how many others were removed."""
+    with index.transaction():
+        known = {one.name for one in index.trash()}
         for name in known:
             if not _is_file(root / TRASH / name, None):
-                ledger.drop_trash(name)
+                index.drop_trash(name)
     return sum(_remove(disk, path) for path in (root / TRASH).iterdir() if path.name not in known)
 
 
 def _strays(root: Path, known: set[CacheKey]) -> list[Path]:
-    """What lies among the entries and is none. What people keep beside the cache's own directories is not looked at."""
+    """Find files among the entries that have no row. Files outside the cache's own directories are ignored."""
     strays = [path for path in (root / BLANKS).iterdir() if f"blank-{path.name}" not in known]
     for shelf in (root / PARTITIONS).iterdir():
         if len(shelf.name) != 2 or shelf.is_symlink() or not shelf.is_dir():
@@ -113,19 +113,19 @@ def _strays(root: Path, known: set[CacheKey]) -> list[Path]:
     return sorted(strays)
 
 
-def _arriving(root: Path, ledger: CacheIndex, disk: DiskOperations, known: set[CacheKey]) -> tuple[int, int]:
-    """Keep the incoming files that can go on, with room for what they hold; (kept, removed)."""
+def _arriving(root: Path, index: CacheIndex, disk: DiskOperations, known: set[CacheKey]) -> tuple[int, int]:
+    """Keep the partial files that can be resumed, and reserve the space that they allocate; returns (kept, removed)."""
     kept = removed = 0
-    with ledger.transaction():
-        reserved = ledger.reserved()
+    with index.transaction():
+        reserved = index.reserved()
         for path in sorted((root / INCOMING).iterdir()):
             if path.name in reserved and path.name not in known and allocated_bytes(path) and _is_file(path, None):
                 kept += 1
-                ledger.put_reservation(path.name, allocated_bytes(path), reserved.pop(path.name)[1])
+                index.put_reservation(path.name, allocated_bytes(path), reserved.pop(path.name)[1])
             else:
                 removed += _remove(disk, path)
         for key in reserved:
-            ledger.drop_reservation(key)
+            index.drop_reservation(key)
     return kept, removed
 
 
@@ -137,7 +137,7 @@ def _is_file(path: Path, size: int | None) -> bool:
     return stat.S_ISREG(found.st_mode) and size in (None, found.st_size)
 
 
-def _adopt(root: Path, ledger: CacheIndex, disk: DiskOperations, path: Path, now: float) -> bool:
+def _adopt(root: Path, index: CacheIndex, disk: DiskOperations, path: Path, now: float) -> bool:
     try:
         address = Address.parse(path.name)
         if path != entry_path(root, path.name) or not _is_file(path, address.size):
@@ -153,9 +153,9 @@ def _adopt(root: Path, ledger: CacheIndex, disk: DiskOperations, path: Path, now
             os.close(descriptor)
     except (ValueError, CatalogError, OSError):
         return False
-    with ledger.transaction():
-        ledger.put_entry(entry)
-    beside.write_sidecars(disk, root, entry.key, measured.layer, measured.hints)
+    with index.transaction():
+        index.put_entry(entry)
+    sidecars.write_sidecars(disk, root, entry.key, measured.layer, measured.hints)
     return True
 
 

@@ -1,8 +1,8 @@
-"""What the cache keeps beside each content: its piece layer and its hints, in `beside/`.
+"""Sidecar files of cached contents in `beside/`: the piece layer, the hints, and the journal of a transfer.
 
-Both follow from the content and were made while it was read back. The layer proves itself against the root, so it lets a
-node share content at once after a start; hints find blocks for other contents, and cost time alone when they are wrong. So
-nothing here is made durable, and what is missing is made again when the content is next read as a whole.
+Layer and hints follow from the content and are made while it is read back. The layer is proved by the root, so a node can
+share the content at once after a start; hints find blocks for other contents, and wrong ones only cost time. So they are
+not made durable, and missing ones are made again when the whole content is next read.
 """
 
 import contextlib
@@ -22,31 +22,31 @@ LAYER, HINTS, JOURNAL = ".layer", ".hints", ".journal"
 
 
 def write_sidecars(disk: DiskOperations, root: Path, key: CacheKey, layer: bytes, hints: bytes) -> None:
-    """Keep both; a full disk or another fault leaves them away."""
+    """Write layer and hints; on a full disk or another error they are left out."""
     with contextlib.suppress(OSError):
         disk.put(root / SIDECARS / (key + LAYER), layer)
         disk.put(root / SIDECARS / (key + HINTS), hints)
 
 
 def remove_sidecars(disk: DiskOperations, root: Path, key: CacheKey) -> None:
-    """Remove both, and the journal of a transfer."""
+    """Remove layer, hints and journal."""
     for suffix in (LAYER, HINTS, JOURNAL):
         disk.remove(root / SIDECARS / (key + suffix))
 
 
 def key_of_file(name: str) -> CacheKey:
-    """The key to which a file there belongs."""
+    """Return the key of a sidecar file."""
     key, _, suffix = name.rpartition(".")
     return key if "." + suffix in (LAYER, HINTS, JOURNAL) else ""
 
 
 def journal_path(root: Path, key: CacheKey) -> Path:
-    """Where the state of a transfer is kept."""
+    """Return the path of a transfer's journal."""
     return root / SIDECARS / (key + JOURNAL)
 
 
 def read_layer(root: Path, address: Address) -> bytes | None:
-    """The piece layer, proved against the root; None when it is not there or not right."""
+    """Read the piece layer, proved by the root; None if it is missing or wrong."""
     try:
         found = (root / SIDECARS / (str(address) + LAYER)).read_bytes()
         return found if layer_root(found, address.size) == address.root else None
@@ -55,7 +55,7 @@ def read_layer(root: Path, address: Address) -> bytes | None:
 
 
 def read_hints(root: Path, address: Address) -> Hints:
-    """The hints of all whole blocks; none when they are not there."""
+    """Read the hints of all whole blocks; empty if they are missing."""
     try:
         with (root / SIDECARS / (str(address) + HINTS)).open("rb") as file:
             if file.seek(0, 2) != 8 * -(-address.size // HINT_BLOCK):
@@ -66,7 +66,7 @@ def read_hints(root: Path, address: Address) -> Hints:
 
 
 def decode_hints(stored: bytes | mmap.mmap, size: int) -> Hints:
-    """Hints as numbers, without that of a short block at the end: it could stand anywhere in another content."""
+    """Decode hints to numbers, without that of a short last block, which would match at any offset of another content."""
     whole = size // HINT_BLOCK
     if sys.byteorder == "big":
         numbers = array("Q", bytes(stored))

@@ -1,9 +1,10 @@
-"""The commands `partita node cache ...`: a look into the node's cache while no node service runs.
+"""The commands `partita node cache`, which open the node's cache while no node service runs.
 
-The node's service owns the cache as long as it runs; these commands then say so and end.
+The node's service owns the cache while it runs; these commands then report that and end.
 """
 
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from stager.factory import open_cache, open_stager
 from stager.settings import NodeSettings
 from stager.staging import total_size
 
-cache_app = typer.Typer(no_args_is_help=True, help="The node's cache, while no node service runs.")
+cache_app = typer.Typer(no_args_is_help=True, help="Inspect the node's cache while no node service runs.")
 
 KeyArgument = Annotated[
     str, typer.Argument(metavar="ADDRESS", help="An address, or the key of a blank, as `list` shows them.")
@@ -30,7 +31,7 @@ KeyArgument = Annotated[
 
 @cache_app.command("list")
 def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
-    """Show what the cache holds, and who holds it."""
+    """List the entries of the cache and the holders of their leases."""
     with _cache(context) as cache:
         entries, leases, usage = cache.entries(), cache.leases(), cache.usage()
     rows = [_row(entry, leases) for entry in entries]
@@ -49,14 +50,7 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
         ],
     )
     terminal.show(
-        {
-            "quota": usage.quota,
-            "allocated": usage.allocated,
-            "reserved": usage.reserved,
-            "leased": usage.leased,
-            "trash": usage.trash,
-            "entries": rows,
-        },
+        asdict(usage) | {"entries": rows},
         grid,
         as_json=as_json,
     )
@@ -73,12 +67,12 @@ def list_entries(context: typer.Context, *, as_json: Json = False) -> None:
 @cache_app.command()
 def verify(
     context: typer.Context,
-    key: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="Only this one.")] = None,
+    key: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="Only this entry.")] = None,
     *,
-    full: Annotated[bool, typer.Option("--full", help="Hash everything again, not only samples.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Hash all bytes again instead of samples.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check that entries are the files that were verified; what is not is dropped, and the exit code is 4."""
+    """Check that entries are the files that were verified. Changed ones are dropped, and the exit code is 4."""
     changed: list[EntryChanged] = []
     with _cache(context) as cache:
         entries = [_find(cache, key)] if key is not None else cache.entries()
@@ -102,7 +96,7 @@ def verify(
 
 @cache_app.command()
 def evict(context: typer.Context, key: KeyArgument, *, as_json: Json = False) -> None:
-    """Remove an entry that nothing holds."""
+    """Remove an entry without leases."""
     with _cache(context) as cache:
         entry = _find(cache, key)
         freed = cache.evict_key(entry.key)
@@ -113,13 +107,13 @@ def evict(context: typer.Context, key: KeyArgument, *, as_json: Json = False) ->
 def trash(
     context: typer.Context,
     *,
-    empty: Annotated[bool, typer.Option("--empty", help="Remove all of it for good.")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Delete everything in the trash.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what was evicted by hand or found wrong, and lies in the trash for a while."""
+    """List the trash: entries that were evicted by hand or failed a check."""
     with _cache(context) as cache:
         lying = cache.trash()
-        removed = cache.tidy(everything=True) if empty else 0
+        removed = cache.clean_trash(everything=True) if empty else 0
     rows = [(one.name, terminal.format_size(one.entry.allocated), _when(one.since), one.reason) for one in lying]
     terminal.show(
         {
@@ -144,12 +138,12 @@ def trash(
 def stage(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(help="sha256:<64 hex digits>, VO/NAME@VERSION or VO/NAME.")],
-    holder: Annotated[str, typer.Option(help="In whose name it is leased.")] = "command-line",
-    ttl: Annotated[float, typer.Option(min=0, help="How long it is leased, in seconds; 0 leaves it to eviction.")] = 0,
+    holder: Annotated[str, typer.Option(help="Holder of the lease.")] = "command-line",
+    ttl: Annotated[float, typer.Option(min=0, help="Seconds of the lease; with 0 the image may be evicted.")] = 0,
     *,
     as_json: Json = False,
 ) -> None:
-    """Bring an image into the cache ahead of its use. No policy is asked: nothing boots by this."""
+    """Stage an image ahead of its use. The policy is not evaluated, since nothing boots."""
     wanted = Reference.parse(reference)
     with open_stager(terminal.section(context, NodeSettings), time.time) as (stager, client):
         image_id = client.resolve(wanted)
@@ -166,8 +160,8 @@ def stage(
             "resumed": staged.resumed,
             "blanks_made": staged.made,
         },
-        f"{manifest.title} is here: {terminal.format_size(staged.from_network)} from the network, "
-        f"{terminal.format_size(staged.from_cache + staged.resumed + staged.copied)} were here already, {staged.made} blanks made",
+        f"{manifest.title} is staged: {terminal.format_size(staged.from_network)} from the network, "
+        f"{terminal.format_size(staged.from_cache + staged.resumed + staged.copied)} already here, {staged.made} blanks made",
         as_json=as_json,
     )
 
@@ -177,7 +171,7 @@ def _cache(context: typer.Context) -> Cache:
 
 
 def _find(cache: Cache, text: str) -> CacheEntry:
-    """The entry that a person named, by its whole key."""
+    """Return the entry with that key."""
     for entry in cache.entries():
         if entry.key == text:
             return entry
@@ -186,7 +180,7 @@ def _find(cache: Cache, text: str) -> CacheEntry:
             Address.parse(text)
         except ValueError as exc:
             raise Misused(str(exc)) from exc
-    raise NotCached(f"{cache.root}: does not hold {text}; `partita node cache list` shows what it holds")
+    raise NotCached(f"{cache.root}: {text} is not in the cache; `partita node cache list` shows its entries")
 
 
 def _row(entry: CacheEntry, leases: list[CacheLease]) -> dict[str, object]:

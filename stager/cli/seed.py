@@ -1,4 +1,4 @@
-"""The command that runs the catalog's seeding peer."""
+"""The command `partita catalog seed`, which runs the catalog's seeding peer."""
 
 import signal
 import threading
@@ -18,18 +18,18 @@ from signer.runtime.terminal import Json
 def seed(
     context: typer.Context,
     listen: Annotated[
-        str, typer.Option(help="ADDRESS:PORT for peers; the next port is for those of restricted contents.")
+        str, typer.Option(help="ADDRESS:PORT for peers; the next port is for peers of restricted contents.")
     ] = "0.0.0.0:6881",
     directory: Annotated[
-        Path | None, typer.Option("--directory", help="The catalog's directory; else the setting catalog.directory.")
+        Path | None, typer.Option("--directory", help="The catalog's directory; by default catalog.directory.")
     ] = None,
     catalog: Annotated[
-        str | None, typer.Option(help="URL of its service, as nodes reach it; else catalog.url.")
+        str | None, typer.Option(help="URL of the catalog's service as nodes reach it; by default catalog.url.")
     ] = None,
     upload_limit: Annotated[int, typer.Option(min=0, help="Bytes per second to all peers; 0 is no limit.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Share everything that the catalog has published with BitTorrent peers, beside its service, until interrupted."""
+    """Share all published contents of the catalog with BitTorrent peers, beside its service, until interrupted."""
     from stager.swarm.catalog_seeder import seed_catalog
     from stager.swarm.options import SwarmOptions
 
@@ -41,9 +41,8 @@ def seed(
     before = {name: signal.signal(name, lambda *_: ending.set()) for name in (signal.SIGTERM, signal.SIGINT)}
 
     def ready(contents: int, port: int) -> None:
-        terminal.show(
-            {"contents": contents, "port": port}, f"{contents} contents are shared on port {port}", as_json=as_json
-        )
+        text = f"sharing {contents} contents on port {port}"
+        terminal.show({"contents": contents, "port": port}, text, as_json=as_json)
 
     try:
         seed_catalog(

@@ -1,8 +1,8 @@
-"""Which blocks of a new content lie in contents that are here, by their hints. Pure.
+"""Finds blocks of a new content in cached contents, by their hints. Pure.
 
-A hint is the XXH3-64 of 4 KiB, 0 for zeros (docs/formats.md). The new content's hints come from a catalog and may lie; what
-is copied because of them is proved piece by piece like anything else. Memory follows the new content, not the cache: the
-hints of what is here are passed over once for each WINDOW of the new content.
+A hint is the XXH3-64 of 4 KiB, 0 for zeros (docs/formats.md). The new content's hints come from a catalog and may be wrong;
+the copied blocks are verified piece by piece like any others. Memory use depends on the new content, not on the cache: the
+hints of cached contents are scanned once for each WINDOW of the new content.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,12 +14,12 @@ WINDOW = 1 << 19
 """Blocks of the new content that are looked up at once: 2 GiB of content, 60 MB of memory."""
 
 Hints = Sequence[int]
-"""One number for each whole block."""
+"""One hint for each whole block."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCopy:
-    """A run of blocks to copy: from which donor (its number), from where, to where, how many; in blocks."""
+    """A run of blocks to copy: the donor's number, first block in the donor, first block in the target, number of blocks."""
 
     donor: int
     source: int
@@ -30,17 +30,17 @@ class BlockCopy:
 def match_blocks(
     wanted: Hints, blocks: Iterable[int], donors: Sequence[Callable[[], Hints]], *, window: int = WINDOW
 ) -> list[BlockCopy]:
-    """Where to find blocks.
+    """Find blocks in donors.
 
     Args:
         wanted: the hints of the new content.
         blocks: the blocks of it that are wanted, in order.
-        donors: for each content that is here, what gives its hints; the likeliest first.
+        donors: a function for each cached content that gives its hints; the likeliest first.
         window: blocks looked up at once.
 
     Returns:
-        Runs in the order of their targets. A block that follows its predecessor in a donor too is taken from there, then
-        one at the same offset, then any: so that runs are long.
+        Runs in the order of their targets. To make runs long, a block is taken from behind its predecessor in the donor if
+        it is there too, else from the same offset, else from any other.
     """
     found: list[BlockCopy] = []
     for part in _windows((block for block in blocks if block < len(wanted) and wanted[block]), window):
@@ -50,13 +50,13 @@ def match_blocks(
 
 
 def _look_up(wanted: Hints, part: list[int], donors: Sequence[Callable[[], Hints]]) -> dict[int, tuple[int, int]]:
-    """For each block that was found, (donor, block in it)."""
+    """Return (donor, block in it) for each block that was found."""
     places: dict[int, tuple[int, int]] = {}
     pending = part
-    for number, give in enumerate(donors):
+    for number, read_hints in enumerate(donors):
         if not pending:
             break
-        hints = give()
+        hints = read_hints()
         hits = {wanted[block] for block in pending}.intersection(hints)
         if not hits:
             continue
@@ -83,7 +83,7 @@ def _look_up(wanted: Hints, part: list[int], donors: Sequence[Callable[[], Hints
 
 
 def _runs(found: Iterable[tuple[int, int, int]]) -> Iterator[BlockCopy]:
-    """(target, donor, source) of single blocks, put together."""
+    """Join (target, donor, source) of single blocks to runs."""
     run: BlockCopy | None = None
     for target, donor, source in found:
         if run is not None and (donor, source, target) == (run.donor, run.source + run.count, run.target + run.count):
@@ -108,7 +108,7 @@ def _windows(blocks: Iterable[int], window: int) -> Iterator[list[int]]:
 
 
 def missing_runs(start: int, end: int, has: Callable[[int], bool]) -> list[tuple[int, int]]:
-    """(start, end) in bytes of each run of blocks between two offsets (`start` on a block) that is not here."""
+    """Return (start, end) in bytes of each run of missing blocks between two offsets (`start` on a block)."""
     runs: list[tuple[int, int]] = []
     for block in range(start // HINT_BLOCK, -(-end // HINT_BLOCK)):
         if has(block):

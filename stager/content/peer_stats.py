@@ -1,8 +1,9 @@
-"""From whom the bytes of a content came: counts by peer, kept while peers come and go. Pure.
+"""Counts the bytes of a content by the peer that sent them, while peers connect and disconnect. Pure.
 
-libtorrent tells what a peer has sent for as long as it is connected, and of all peers together to the end. A peer that
-leaves between two looks takes its last bytes with it; they are in the sum, and are given to those who left, by what each
-was sending. So the sum is exact, each count is exact up to one look, and with a single peer it is exact to the end.
+libtorrent reports the bytes of a peer while it is connected, and the total of all peers to the end. The last bytes of a
+peer that disconnects between two samples are only in the total; they are distributed among the peers that left, by the
+rate at which each was sending. So the total is exact, each count is exact up to one sample, and with a single peer it is
+exact to the end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,24 +14,24 @@ from pydantic import Field
 from signer.documents import Document
 
 MAX_PEERS_SHOWN = 8
-"""Feeders of a content that are told: with more of them nobody wants to know each."""
+"""Peers that are reported for a content; more would not be read."""
 
 MAX_PEERS_KEPT = 256
-"""Peers of a content that are counted one by one; whoever calls itself something new each time is counted with the rest."""
+"""Peers of a content that are counted one by one; further names, such as of a peer that changes its own, are counted
+together."""
 
 MAX_NAME = 20
 """Characters of a peer's name: its peer ID (BEP 3) has that many bytes."""
 
 
 class PeerStats(Document):
-    """A peer that sent something of a content.
+    """A peer that sent bytes of a content.
 
     Attributes:
-        peer: what it calls itself (its peer ID, characters that cannot be printed left out); a node of the site gives this
-            name to the site, too.
-        at: ADDRESS:PORT that it was last seen at; a port that somebody called from says nothing.
-        received: payload bytes that came from it.
-        rate: bytes per second that come from it now.
+        peer: its name (its peer ID without unprintable characters); a node of the site reports this name to the site, too.
+        at: ADDRESS:PORT where it was last seen; the port of an incoming connection does not identify it.
+        received: payload bytes received from it.
+        rate: bytes per second received from it now.
     """
 
     peer: Annotated[str, Field(max_length=MAX_NAME)]
@@ -40,7 +41,7 @@ class PeerStats(Document):
 
 
 class PeerSample(NamedTuple):
-    """A connected peer at one look: as `PeerStats`, with what came over this connection."""
+    """A connected peer at one moment: as `PeerStats`, with the bytes of this connection."""
 
     peer: str
     at: str
@@ -57,20 +58,20 @@ class PeerStatsRecorder:
         self._left: dict[str, int] = {}
         self._at: dict[str, str] = {}
 
-    def look(self, present: Iterable[PeerSample]) -> None:
-        """The peers that are connected now."""
+    def sample(self, present: Iterable[PeerSample]) -> None:
+        """Record the peers that are connected now."""
         found = {(one.peer, one.at): one for one in present}
         for key, before in self._now.items():
             now = found.get(key)
-            if now is None or now.received < before.received:  # it has left; perhaps it has come again
-                self._gone(before)
+            if now is None or now.received < before.received:  # it has disconnected, and perhaps connected again
+                self._disconnected(before)
         self._now = found
 
-    def told(self, total: int) -> tuple[PeerStats, ...]:
-        """Who has sent what, the most first; at most `MAX_PEERS_SHOWN`.
+    def stats(self, total: int) -> tuple[PeerStats, ...]:
+        """Return the peers by bytes sent, the most first; at most `MAX_PEERS_SHOWN`.
 
         Args:
-            total: payload bytes that came from all peers.
+            total: payload bytes received from all peers.
         """
         counts = dict(self._earlier)
         for one in self._now.values():
@@ -88,7 +89,7 @@ class PeerStatsRecorder:
             if count
         )
 
-    def _gone(self, last: PeerSample) -> None:
+    def _disconnected(self, last: PeerSample) -> None:
         peer = last.peer if last.peer in self._earlier or len(self._earlier) < MAX_PEERS_KEPT else ""
         self._at[peer] = last.at
         self._earlier[peer] = self._earlier.get(peer, 0) + last.received
@@ -96,12 +97,12 @@ class PeerStatsRecorder:
 
 
 def top_peers(feeders: Iterable[PeerStats]) -> tuple[PeerStats, ...]:
-    """Those who sent the most, in that order; at most `MAX_PEERS_SHOWN`."""
+    """Return the peers that sent the most, in that order; at most `MAX_PEERS_SHOWN`."""
     return tuple(sorted(feeders, key=lambda one: (-one.received, one.peer))[:MAX_PEERS_SHOWN])
 
 
 def merge_peer_stats(*several: Sequence[PeerStats]) -> tuple[PeerStats, ...]:
-    """Counts of several sessions, the newest last; rates and places are of the last that knows them."""
+    """Add the counts of several sessions, the newest last; rate and address of a peer are those of its last session."""
     found: dict[str, PeerStats] = {}
     for one in (feeder for feeders in several for feeder in feeders):
         before = found.get(one.peer)
@@ -110,5 +111,5 @@ def merge_peer_stats(*several: Sequence[PeerStats]) -> tuple[PeerStats, ...]:
 
 
 def idle_peer_stats(feeders: Iterable[PeerStats]) -> tuple[PeerStats, ...]:
-    """The same when nothing comes any more."""
+    """Return the same counts with rates of zero."""
     return tuple(one.model_copy(update={"rate": 0}) for one in feeders)

@@ -1,8 +1,8 @@
-"""What is known of content before it is here: which pieces hold data, and how to tell a right piece from a wrong one. Pure.
+"""The map of a content before it is fetched: which pieces hold data, and how each piece is verified. Pure.
 
-A piece layer whose root is the address's root proves each piece by itself, zero pieces included, so a piece is checked
-as it arrives and a cut transfer goes on exactly where it was. The data map says which leaves hold data; nothing proves
-it but the pieces themselves, so a lying map costs a second request and never a wrong byte.
+A piece layer whose root is the address's root proves each piece by itself, zero pieces included, so a piece is verified
+as it arrives and an interrupted transfer continues exactly where it was. The data map says which leaves hold data; only
+the pieces themselves prove it, so a wrong map costs a second request and never a wrong byte.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ _PAD = bytes(32)
 
 @dataclass(frozen=True)
 class PieceMap:
-    """An address with what helps to fetch it.
+    """An address with the accelerators for fetching it.
 
     Attributes:
-        address: what is fetched.
-        layer: the piece layer, proved by the root; None if there is none to trust.
-        data_map: one bit per leaf as in `catalog.content.indexing.ContentIndex`; None if there is none. Unproved.
+        address: of the content.
+        layer: the piece layer, proved by the root; None if none is known.
+        data_map: one bit per leaf as in `catalog.content.indexing.ContentIndex`; None if none is known. Unproved.
     """
 
     address: Address
@@ -33,7 +33,8 @@ class PieceMap:
 
     @classmethod
     def of(cls, address: Address, layer: bytes | None = None, data_map: bytes | None = None) -> Self:
-        """A guide from what strangers say: a layer that does not prove itself or a map of another size is left out."""
+        """Make a map from untrusted accelerators: a layer that the root does not prove, or a map of another size, is
+        left out."""
         if address.size <= piece_length(address.size):
             layer = address.root
         if layer is not None:
@@ -46,7 +47,7 @@ class PieceMap:
         return cls(address, layer, data_map)
 
     def without_map(self) -> "PieceMap":
-        """The same without the data map."""
+        """Return the same without the data map."""
         return PieceMap(self.address, self.layer, None)
 
     @cached_property
@@ -60,22 +61,11 @@ class PieceMap:
         return -(-self.address.size // self.piece)
 
     def bounds(self, piece: int) -> tuple[int, int]:
-        """(start, end) of a piece, in bytes."""
+        """Return (start, end) of a piece, in bytes."""
         return piece * self.piece, min((piece + 1) * self.piece, self.address.size)
 
-    def span(self, piece: int) -> tuple[int, int]:
-        """(start, end) of what must be fetched of a piece: from its first to its last leaf with data, as the map has it.
-
-        Where the map says that nothing is, and the layer knows better, it is the whole piece.
-        """
-        start, end = self.bounds(piece)
-        if self.data_map is None:
-            return start, end
-        leaves = [leaf for leaf in range(start // LEAF, -(-end // LEAF)) if self._maps(leaf)]
-        return (leaves[0] * LEAF, min((leaves[-1] + 1) * LEAF, end)) if leaves else (start, end)
-
     def ranges(self, piece: int) -> list[tuple[int, int]]:
-        """(start, end) of each run of leaves to fetch of a piece: those with data, as the map has it; else as `span`."""
+        """Return (start, end) of each run of leaves with data of a piece, by the data map; the whole piece if it has none."""
         start, end = self.bounds(piece)
         runs: list[tuple[int, int]] = []
         for leaf in range(start // LEAF, -(-end // LEAF)) if self.data_map is not None else ():
@@ -88,11 +78,11 @@ class PieceMap:
         return runs or [(start, end)]
 
     def hash_of(self, piece: int) -> bytes | None:
-        """What a piece must hash to; None without a layer."""
+        """Return the hash of a piece; None without a layer."""
         return None if self.layer is None else self.layer[piece * 32 : piece * 32 + 32]
 
     def zero(self, piece: int) -> bool:
-        """Whether a piece is all zero: proved where there is a layer, else as the map says, else never."""
+        """Whether a piece is all zero: proved with a layer, else by the data map, else False."""
         if self.layer is not None:
             return self.hash_of(piece) == (self._zero_piece if piece < self.count - 1 else self._last_zero_piece)
         if self.data_map is None:
@@ -107,7 +97,7 @@ class PieceMap:
 
     @cached_property
     def data_extents(self) -> tuple[tuple[int, int], ...]:
-        """(offset, length) of each run of data in bytes, in order, as far as is known."""
+        """(offset, length) of each run of data in bytes, in order, as far as known."""
         if self.data_map is None:
             wanted = [self.bounds(piece) for piece in self.needed]
         else:
@@ -135,16 +125,16 @@ class PieceMap:
         """Bytes in :attr:`data_extents`."""
         return sum(length for _, length in self.data_extents)
 
-    def judge(self, piece: int, offset: int, content: bytes) -> list[tuple[int, bytes]] | None:
-        """Check what came for a piece.
+    def verify_piece(self, piece: int, offset: int, content: bytes) -> list[tuple[int, bytes]] | None:
+        """Verify the bytes of a piece.
 
         Args:
-            piece: which one.
-            offset: where the content begins, in bytes from the start of the whole; a multiple of LEAF.
-            content: what came; the rest of the piece is taken to be zero.
+            piece: its number.
+            offset: where the bytes begin, from the start of the whole content; a multiple of LEAF.
+            content: the bytes; the rest of the piece is taken to be zero.
 
         Returns:
-            (offset, bytes) of each run of leaves that are not zero; None when the piece is not what the layer says.
+            (offset, bytes) of each run of leaves that are not zero; None if the piece does not match the layer.
         """
         start, end = self.bounds(piece)
         first, leaves = (offset - start) // LEAF, -(-(end - start) // LEAF)
@@ -187,7 +177,7 @@ class PieceMap:
 
 
 def piece_runs(pieces: Iterable[int], per_part: int) -> Iterator[tuple[int, int]]:
-    """(first, last) of each run of neighbouring pieces, no run longer than `per_part` pieces."""
+    """Yield (first, last) of each run of adjacent pieces, no run longer than `per_part` pieces."""
     first = last = None
     for piece in pieces:
         if first is not None and last is not None and piece == last + 1 and piece - first < per_part:

@@ -1,4 +1,4 @@
-"""What is arriving now, and where it comes from: numbers that a person can watch."""
+"""Statistics of the transfers in progress and just ended: bytes, rates and their sources."""
 
 import threading
 from collections import deque
@@ -11,21 +11,20 @@ from catalog.image.address import Address
 from stager.content.peer_stats import PeerStats, idle_peer_stats, merge_peer_stats
 
 MEMORY = 5.0
-"""Seconds over which a rate is taken: long enough to be calm, short enough to be current."""
+"""Seconds over which a rate is averaged: long enough to be steady, short enough to be current."""
 
 SPACING = 0.25
-"""Seconds between the samples for it."""
-
+"""Seconds between the samples of a rate."""
 
 RECENT_SECONDS = 600.0
-"""Seconds for which it is told what came, and from whom: long enough to be looked at after a wave of machines."""
+"""Seconds for which an ended transfer is shown: long enough to be read after many machines were started."""
 
 MAX_RECENT = 32
-"""Contents of which that is told: the parts of some images."""
+"""Ended transfers that are shown: the contents of some images."""
 
 
 class TransferStage(StrEnum):
-    """What is being done for a content."""
+    """The step in which a transfer is."""
 
     PREPARING = "preparing"
     COPYING = "copying"
@@ -36,7 +35,7 @@ class TransferStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TransferTraffic:
-    """Payload bytes that came from peers and from the origin so far, peers connected now, and which of them sent what."""
+    """Payload bytes received from peers and from the origin so far, peers connected now, and bytes by peer."""
 
     from_peers: int = 0
     from_origin: int = 0
@@ -46,15 +45,15 @@ class TransferTraffic:
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How one content stands; bytes, bytes per second, seconds.
+    """The state of one transfer; bytes, bytes per second, seconds.
 
     Attributes:
-        have: of `size`, what is settled: proved, or zero.
-        from_cache: blocks copied from other contents, and what an interrupted staging had left.
-        left: seconds until it is here at this rate; None when nobody can say.
+        have: the bytes of `size` that are verified, or zero.
+        from_cache: bytes copied from other contents, or left by an interrupted staging.
+        left: seconds until it is complete at this rate; None if unknown.
         feeders: the peers that sent the most.
-        origin_rate: of `rate`, what comes from the origin.
-        ended: seconds since it came to an end; None while it is on its way.
+        origin_rate: the part of `rate` that comes from the origin.
+        ended: seconds since it ended; None while it is in progress.
     """
 
     address: Address
@@ -75,12 +74,12 @@ class TransferProgress:
 
 @dataclass(eq=False)
 class TransferInProgress:
-    """One content on its way; changed by whoever brings it, looked at by anybody.
+    """One transfer in progress; changed by the code that fetches it, read from any thread.
 
     Attributes:
-        resumed: bytes that an interrupted staging had left.
+        have: settled bytes: verified, or zero.
+        resumed: bytes left by an interrupted staging.
         copied: bytes copied from other contents.
-        traffic: what tells the traffic now.
     """
 
     address: Address
@@ -97,7 +96,7 @@ class TransferInProgress:
 
     @contextmanager
     def counting(self, live: Callable[[], TransferTraffic]) -> Iterator[None]:
-        """While the block runs, `live` tells what has come in it; what it tells at the end stays."""
+        """While the block runs, `live` returns its traffic so far; the value at the end is kept."""
         self._live = live
         try:
             yield
@@ -107,12 +106,12 @@ class TransferInProgress:
 
     @property
     def traffic(self) -> TransferTraffic:
-        """What has come in all."""
+        """All traffic so far."""
         with self._lock:
             return _sum(self._earlier, self._live()) if self._live else self._earlier
 
     def settled(self, count: int) -> None:
-        """So many bytes more are settled."""
+        """Add settled bytes."""
         now, samples = self.clock(), self._samples
         origin = self.traffic.from_origin if not samples or now - samples[-1][0] >= SPACING else None
         with self._lock:
@@ -122,8 +121,8 @@ class TransferInProgress:
                 while now - self._samples[0][0] > MEMORY:
                     self._samples.popleft()
 
-    def look(self) -> TransferProgress:
-        """How it stands."""
+    def snapshot(self) -> TransferProgress:
+        """Return the transfer's state."""
         now, traffic = self.clock(), self.traffic
         with self._lock:
             at, settled, came = self._samples[0] if self._samples else (now, self.have, 0)
@@ -131,24 +130,14 @@ class TransferInProgress:
             origin_rate = max(0.0, (traffic.from_origin - came) / (now - at)) if now > at else 0.0
             have = min(self.have, self.address.size)
         return TransferProgress(
-            self.address,
-            self.image,
-            self.stage,
-            self.address.size,
-            have,
-            self.resumed + self.copied,
-            traffic.from_peers,
-            traffic.from_origin,
-            rate,
-            (self.address.size - have) / rate if rate else None,
-            traffic.peers,
-            traffic.feeders,
-            origin_rate,
+            *(self.address, self.image, self.stage, self.address.size, have, self.resumed + self.copied),
+            *(traffic.from_peers, traffic.from_origin, rate, (self.address.size - have) / rate if rate else None),
+            *(traffic.peers, traffic.feeders, origin_rate),
         )
 
 
 class TransferRegistry:
-    """All that is on its way, and what came lately."""
+    """All transfers in progress, and those that ended recently."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -158,27 +147,27 @@ class TransferRegistry:
 
     @contextmanager
     def begin(self, address: Address, image: str) -> Iterator[TransferInProgress]:
-        """A content is on its way while the block runs."""
-        arrival = TransferInProgress(address, image, self._clock)
+        """Register a transfer while the block runs."""
+        transfer = TransferInProgress(address, image, self._clock)
         with self._lock:
-            self._now.append(arrival)
+            self._now.append(transfer)
         try:
-            yield arrival
+            yield transfer
         finally:
-            last = replace(arrival.look(), rate=0.0, left=None, peers=0, origin_rate=0.0)
+            last = replace(transfer.snapshot(), rate=0.0, left=None, peers=0, origin_rate=0.0)
             last = replace(last, feeders=idle_peer_stats(last.feeders))
             with self._lock:
-                self._now.remove(arrival)
+                self._now.remove(transfer)
                 self._ended.append((self._clock(), last))
 
-    def look(self) -> tuple[TransferProgress, ...]:
-        """How all of them stand, in the order in which they began."""
+    def snapshot(self) -> tuple[TransferProgress, ...]:
+        """Return the states of all transfers in progress, in the order in which they began."""
         with self._lock:
             now = list(self._now)
-        return tuple(arrival.look() for arrival in now)
+        return tuple(transfer.snapshot() for transfer in now)
 
-    def lately(self) -> tuple[TransferProgress, ...]:
-        """What came to an end within `RECENT_SECONDS` and had come over the network, the last first; at most `MAX_RECENT`."""
+    def recent(self) -> tuple[TransferProgress, ...]:
+        """Return the network transfers that ended within `RECENT_SECONDS`, the last first; at most `MAX_RECENT`."""
         now = self._clock()
         with self._lock:
             ended = [(now - at, one) for at, one in self._ended if now - at < RECENT_SECONDS]

@@ -1,7 +1,7 @@
-"""Fetching one content from a source into its incoming file: ranges in parallel, every piece proved as it arrives.
+"""Fetches one content from a source into its partial file: ranges in parallel, every piece verified as it arrives.
 
-Asked for are the blocks that are neither zero nor here already. A cut connection goes on at the byte where it was cut. A
-piece that is wrong is asked for again, whole and a bounded number of times; then the error names it.
+Only blocks that are neither zero nor here already are requested. A connection that breaks is resumed at that byte. A wrong
+piece is requested again, whole and a bounded number of times; then the error names it.
 """
 
 import threading
@@ -20,17 +20,17 @@ from stager.fetch.local_reuse import ReuseResult
 from stager.fetch.sources import ByteRange, ContentSource, ResumingSource
 
 CORRUPT_TRIES = 3
-"""How often a wrong piece is asked for again. Chance does not hit the same piece thrice."""
+"""How often a wrong piece is requested again. Random errors do not hit the same piece three times."""
 
 
 def unlimited(_count: int) -> None:
-    """No limit of a rate."""
+    """The throttle that never waits."""
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """How a source is used: requests in parallel, bytes per request, how to wait, and what holds up bytes that come too
-    fast (called with their number)."""
+    """How a source is used: parallel requests, bytes per request, how to wait, and a throttle (called with the number of
+    bytes received, it waits if they came too fast)."""
 
     connections: int = 4
     part_bytes: int = 8 << 20
@@ -40,12 +40,12 @@ class FetchLimits:
 
 @dataclass
 class FetchStats:
-    """Bytes that came over the network, wasted ones included."""
+    """Bytes received over the network, wasted ones included."""
 
     received: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def came(self, count: int) -> None:
+    def add(self, count: int) -> None:
         """Count received bytes; from any thread."""
         with self._lock:
             self.received += count
@@ -53,7 +53,7 @@ class FetchStats:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A piece to bring and what of it must be fetched; `mixed` when the rest of it is in the file, unproved."""
+    """A piece to fetch and the ranges of it that are missing; `mixed` if the rest is in the file, unverified."""
 
     number: int
     ranges: list[ByteRange]
@@ -64,46 +64,42 @@ class _Piece:
         return sum(end - start for start, end in self.ranges)
 
 
-def missing_pieces(guide: PieceMap, incoming: PartialFile) -> list[int]:
-    """The pieces with data that are not in the file: what an earlier attempt left counts when it proves itself."""
-    if guide.layer is None:
-        return list(guide.needed)
+def missing_pieces(piece_map: PieceMap, incoming: PartialFile) -> list[int]:
+    """Return the pieces with data that are not in the file; pieces of an earlier attempt count if they verify."""
+    if piece_map.layer is None:
+        return list(piece_map.needed)
     missing = []
-    for piece in guide.needed:
-        start, end = guide.bounds(piece)
-        if not incoming.stored(start, end) or guide.judge(piece, start, incoming.read(start, end)) is None:
+    for piece in piece_map.needed:
+        start, end = piece_map.bounds(piece)
+        if not incoming.stored(start, end) or piece_map.verify_piece(piece, start, incoming.read(start, end)) is None:
             missing.append(piece)
     return missing
 
 
 class HttpFetch:
-    """One fetch: a guide, a source, the file to fill.
+    """One fetch: a piece map, a source, the file to fill.
 
     Args:
-        pieces: those to bring, in order.
-        reused: what of them has been copied from elsewhere.
-        grow: called with the bytes that will be allocated beyond those of the guide's data extents, before they are.
-        advance: called, from one thread at a time, with bytes of the content that are settled.
+        pieces: those to fetch, in order.
+        reused: the blocks of them that have been copied from other contents.
+        grow: called with the bytes that will be allocated beyond those of the map's data extents, before they are.
+        advance: called, from one thread at a time, with the number of settled bytes.
     """
 
     def __init__(
         self,
         source: ContentSource,
-        guide: PieceMap,
+        piece_map: PieceMap,
         incoming: PartialFile,
         pieces: Sequence[int],
         *,
-        pace: FetchLimits,
+        limits: FetchLimits,
         grow: Callable[[int], None],
         advance: Advance = ignore_progress,
         reused: ReuseResult | None = None,
     ) -> None:
-        self._source, self._guide, self._incoming, self._pace = (
-            ResumingSource(source, pace.sleep),
-            guide,
-            incoming,
-            pace,
-        )
+        self._source, self._piece_map = ResumingSource(source, limits.sleep), piece_map
+        self._incoming, self._limits = incoming, limits
         self._grow, self._advance, self._reused = grow, advance, reused
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._wrong: list[int] = []
@@ -115,18 +111,18 @@ class HttpFetch:
 
         Raises:
             ContentCorrupt: a piece stays wrong.
-            SourceUnavailable, SourceLacks: the source fails; what has come is kept in the file.
+            SourceUnavailable, SourceLacks: the source fails; the received bytes are kept in the file.
             OSError: the disk fails.
         """
         for piece in self._pieces:
             if not piece.ranges:
                 self._arrived(piece, b"")
-        jobs = list(_requests((piece for piece in self._pieces if piece.ranges), self._pace.part_bytes))
+        jobs = list(_requests((piece for piece in self._pieces if piece.ranges), self._limits.part_bytes))
         if len(jobs) <= 1:
             for job in jobs:
                 self._request(job)
         else:
-            with ThreadPoolExecutor(self._pace.connections, thread_name_prefix="fetch") as pool:
+            with ThreadPoolExecutor(self._limits.connections, thread_name_prefix="fetch") as pool:
                 running = [pool.submit(self._request, job) for job in jobs]
                 done, _ = wait(running, return_when=FIRST_EXCEPTION)
                 if any(one.exception() for one in done):
@@ -136,28 +132,28 @@ class HttpFetch:
                 if not one.cancelled():
                     one.result()
         for number in sorted(self._wrong):
-            self._again(number)
+            self._refetch(number)
         return self.fetched
 
     def _plan(self, piece: int) -> _Piece:
-        """What of a piece to fetch: leaves with data, less what is here."""
-        ranges, reused = self._guide.ranges(piece), self._reused
+        """Plan what to fetch of a piece: leaves with data, except blocks that were reused."""
+        ranges, reused = self._piece_map.ranges(piece), self._reused
         if reused is None:
             return _Piece(piece, ranges, mixed=False)
         short = [run for start, end in ranges for run in missing_runs(start, end, reused.has)]
         return _Piece(piece, short, mixed=short != ranges)
 
     def _request(self, pieces: list[_Piece]) -> None:
-        """Fetch what is missing of some pieces in one request."""
+        """Fetch the missing ranges of some pieces in one request."""
         ranges = join_ranges(run for piece in pieces for run in piece.ranges)
         waiting = iter(pieces)
         piece: _Piece | None = next(waiting)
         buffer = bytearray()
-        for chunk in self._source.read_many(self._guide.address, ranges):
+        for chunk in self._source.read_many(self._piece_map.address, ranges):
             if self._stop.is_set():
                 return
-            self.fetched.came(len(chunk))
-            self._pace.throttle(len(chunk))
+            self.fetched.add(len(chunk))
+            self._limits.throttle(len(chunk))
             buffer += chunk
             while piece is not None and len(buffer) >= piece.length:
                 content = bytes(memoryview(buffer)[: piece.length])
@@ -166,21 +162,21 @@ class HttpFetch:
                 piece = next(waiting, None)
 
     def _arrived(self, piece: _Piece, content: bytes) -> None:
-        """What was fetched of a piece is here: prove all of it, and write what is new."""
-        start, end = self._guide.bounds(piece.number)
+        """Verify a piece of which the missing ranges have arrived, and write the new bytes."""
+        start, end = self._piece_map.bounds(piece.number)
         if piece.mixed:
             whole = bytearray(self._incoming.read(start, end))
         else:
             start, end = piece.ranges[0][0], piece.ranges[-1][1]
             whole = bytearray() if len(piece.ranges) == 1 else bytearray(end - start)
         if len(piece.ranges) == 1 and not piece.mixed:
-            runs = self._guide.judge(piece.number, start, content)
+            runs = self._piece_map.verify_piece(piece.number, start, content)
         else:
             at = 0
             for low, high in piece.ranges:
                 whole[low - start : high - start] = content[at : at + high - low]
                 at += high - low
-            runs = self._guide.judge(piece.number, start, bytes(whole))
+            runs = self._piece_map.verify_piece(piece.number, start, bytes(whole))
         if runs is None:
             with self._lock:
                 self._wrong.append(piece.number)
@@ -189,37 +185,37 @@ class HttpFetch:
             runs = [(low, bytes(whole[low - start : high - start])) for low, high in piece.ranges]
         for place, data in runs:
             self._incoming.write(data, place)
-        low, high = self._guide.bounds(piece.number)
+        low, high = self._piece_map.bounds(piece.number)
         with self._lock:
             self._advance(high - low)
 
-    def _again(self, piece: int) -> None:
-        """A wrong piece, whole: it may be a map or a hint that was wrong about what need not be fetched."""
-        guide = self._guide
-        start, end = guide.bounds(piece)
+    def _refetch(self, piece: int) -> None:
+        """Fetch a wrong piece again, whole: a wrong data map or hint may have left bytes out."""
+        piece_map = self._piece_map
+        start, end = piece_map.bounds(piece)
         for _ in range(CORRUPT_TRIES):
-            content = b"".join(self._source.read(guide.address, start, end))
-            self.fetched.came(len(content))
-            self._pace.throttle(len(content))
-            runs = guide.judge(piece, start, content)
+            content = b"".join(self._source.read(piece_map.address, start, end))
+            self.fetched.add(len(content))
+            self._limits.throttle(len(content))
+            runs = piece_map.verify_piece(piece, start, content)
             if runs is not None:
-                asked = sum(high - low for low, high in guide.ranges(piece))
+                asked = sum(high - low for low, high in piece_map.ranges(piece))
                 if end - start > asked:
                     self._grow(end - start - asked)
                 if self._incoming.stored(start, end):
-                    runs = [(start, content)]  # zeros are written too: other bytes may be where they belong
+                    runs = [(start, content)]  # write zeros too: the file may have other bytes in their place
                 for place, data in runs:
                     self._incoming.write(data, place)
                 self._advance(end - start)
                 return
         raise ContentCorrupt(
-            f"piece {piece} (bytes {start}-{end}) of {guide.address} came wrong {CORRUPT_TRIES + 1} times; the source is "
-            "broken or hostile: tell its operator, or stage from another"
+            f"piece {piece} (bytes {start}-{end}) of {piece_map.address} failed verification {CORRUPT_TRIES + 1} times; the "
+            "source is corrupt or malicious: tell its operator, or stage from another"
         )
 
 
 def join_ranges(runs: Iterable[ByteRange]) -> list[ByteRange]:
-    """Ranges in order, with those that touch put together."""
+    """Join ranges that touch; they are in order."""
     found: list[ByteRange] = []
     for start, end in runs:
         if found and found[-1][1] == start:
@@ -230,7 +226,7 @@ def join_ranges(runs: Iterable[ByteRange]) -> list[ByteRange]:
 
 
 def _requests(pieces: Iterable[_Piece], most: int) -> Iterator[list[_Piece]]:
-    """The pieces of each request: at most so many bytes, and so many ranges, as one may ask for."""
+    """Group pieces into requests of at most `most` bytes and MAX_RANGES ranges."""
     group: list[_Piece] = []
     size = ranges = 0
     for piece in pieces:

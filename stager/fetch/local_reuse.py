@@ -1,7 +1,7 @@
-"""Filling a new content from what is here: blocks of cached contents that its hints name, copied into its file.
+"""Copies blocks of cached contents into the file of a new content, as its hints say.
 
-Copied is not proved: every piece is hashed when all of it is there. A reflink where the filesystem can, else a copy
-inside the kernel.
+Copied blocks are not verified yet: every piece is hashed when it is complete. Blocks are shared (reflink) if the
+filesystem can, else copied inside the kernel.
 """
 
 import os
@@ -12,25 +12,24 @@ from functools import partial
 from pathlib import Path
 
 from catalog.content.indexing import HINT_BLOCK
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.entries import Donor
 from stager.cache.partial_file import PartialFile
 from stager.content.block_matching import match_blocks
 from stager.content.piece_map import PieceMap
 
 MIN_REUSE = 256 << 10
-"""Bytes of a content below which nothing is looked up: asking for its hints takes as long as fetching it."""
-
+"""Bytes of a content below which no blocks are looked up: asking for its hints takes as long as fetching it."""
 
 ZERO, COPIED = 1, 2
 
 
 @dataclass(frozen=True)
 class ReuseResult:
-    """What was found.
+    """The reused blocks.
 
     Attributes:
-        blocks: for each 4 KiB of the content COPIED, ZERO as its hint says, or 0 where it must be fetched.
+        blocks: for each 4 KiB of the content COPIED, ZERO (by its hint), or 0 if it must be fetched.
         copied: bytes copied.
     """
 
@@ -43,37 +42,41 @@ class ReuseResult:
 
 
 def reuse_blocks(
-    root: Path, guide: PieceMap, stored: bytes, pieces: Iterable[int], donors: Sequence[Donor], incoming: PartialFile
+    root: Path,
+    piece_map: PieceMap,
+    stored: bytes,
+    pieces: Iterable[int],
+    donors: Sequence[Donor],
+    incoming: PartialFile,
 ) -> ReuseResult:
-    """Copy what is here.
+    """Copy blocks from donors.
 
     Args:
-        root: the cache's directory, where the donors' hints are.
-        guide: of the new content.
-        stored: its hints, as a catalog gave them.
+        root: the cache's directory, which has the donors' hints.
+        piece_map: of the new content.
+        stored: its hints, from a catalog.
         pieces: those to fill, in order.
         donors: the likeliest first.
         incoming: the new content's file.
 
     Raises:
-        OSError: the disk fails. What cannot be read of a donor is left out.
+        OSError: the disk fails. Blocks of a donor that cannot be read are left out.
     """
-    size = guide.address.size
-    wanted = beside.decode_hints(stored, size)
+    size = piece_map.address.size
+    wanted = sidecars.decode_hints(stored, size)
     blocks = bytearray(-(-size // HINT_BLOCK))
     candidates = [
-        block for piece in pieces for low, high in [guide.bounds(piece)]
+        block for piece in pieces for low, high in [piece_map.bounds(piece)]
         for block in range(low // HINT_BLOCK, -(-high // HINT_BLOCK))
     ]  # fmt: skip
     for block in candidates:
         if block < len(wanted) and not wanted[block]:
             blocks[block] = ZERO
     copied = 0
+    hints = [partial(sidecars.read_hints, root, donor.address) for donor in donors]
     with ExitStack() as files:
         opened: dict[int, int] = {}
-        for run in match_blocks(
-            wanted, candidates, [partial(beside.read_hints, root, donor.address) for donor in donors]
-        ):
+        for run in match_blocks(wanted, candidates, hints):
             if run.donor not in opened:
                 opened[run.donor] = _open(donors[run.donor].path, files)
             if opened[run.donor] < 0:

@@ -1,21 +1,18 @@
-"""Holding bytes up that come faster than they may, so that guests keep their share of link and disk."""
+"""A rate limit on bytes, so that guests keep their share of link and disk."""
 
 import threading
 import time
 from collections.abc import Callable
 
 BURST = 0.25
-"""Seconds of the rate that may come at once."""
+"""Seconds of the rate that may pass at once."""
 
 
 class RateLimit:
-    """A limit of bytes per second over all threads that call it; called with bytes that came, it waits as long as needed."""
+    """A limit of bytes per second over all threads; called with a number of bytes received, it waits as long as needed."""
 
     def __init__(
-        self,
-        rate: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        self, rate: int, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """`rate` is bytes per second; 0 is no limit."""
         self._rate, self._clock, self._sleep = rate, clock, sleep
@@ -23,7 +20,7 @@ class RateLimit:
         self._free_at = clock()
 
     def __call__(self, count: int) -> None:
-        """So many bytes came."""
+        """Count received bytes, and wait."""
         if not self._rate:
             return
         with self._lock:

@@ -1,8 +1,8 @@
-"""What is already in a file that was left half filled: proved again piece by piece, and below pieces from a journal.
+"""Finds the leaves in a partial file: whole pieces by verifying them again, others from a journal.
 
-Whole pieces prove themselves. Leaves of unfinished pieces do not, so their state is kept in a small journal beside the
-file. The journal is believed only within the boot of the machine in which it was written: the file's pages survive the
-end of any process, and nothing but fsync survives the end of the machine.
+Whole pieces are verified by the piece layer. Leaves of unfinished pieces cannot be, so their state is kept in a small
+journal beside the file. The journal is trusted only within the boot of the machine in which it was written: the file's
+pages survive the end of a process, but only fsync makes them survive the end of the machine.
 """
 
 import contextlib
@@ -19,60 +19,58 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def read_boot_id() -> str:
-    """What names this boot of the machine."""
+    """Return the identifier of this boot of the machine."""
     return BOOT_ID.read_text().strip()
 
 
 def write_journal(journal: Path, leaves: LeafSet, boot: str) -> None:
-    """Put the state of leaves beside the file, in one step."""
+    """Write the state of leaves beside the file, in one step."""
     files.write(journal, boot.encode() + b"\n" + leaves.bits(), sync=None)
 
 
-def read_journal(journal: Path, guide: PieceMap, boot: str) -> LeafSet:
-    """What the journal says; no leaf when there is none, or it is another boot's or another content's."""
+def read_journal(journal: Path, piece_map: PieceMap, boot: str) -> LeafSet:
+    """Read a journal; no leaves if it is missing, or of another boot or another content."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         written_in, _, bits = journal.read_bytes().partition(b"\n")
         if written_in == boot.encode():
-            return LeafSet.of_bits(guide.address, bits)
-    return LeafSet(guide.address)
+            return LeafSet.of_bits(piece_map.address, bits)
+    return LeafSet(piece_map.address)
 
 
-def verified_pieces(guide: PieceMap, descriptor: int, pieces: Iterable[int]) -> list[int]:
-    """Those of the pieces whose bytes in the file are right. Holes are not read: a piece that is no hole must be stored."""
+def verified_pieces(piece_map: PieceMap, descriptor: int, pieces: Iterable[int]) -> list[int]:
+    """Return the pieces whose bytes in the file are correct. Holes are not read: a piece with data must be stored."""
     right = []
     for piece in pieces:
-        start, end = guide.bounds(piece)
-        if (
-            _stored(descriptor, start, end)
-            and guide.judge(piece, start, os.pread(descriptor, end - start, start)) is not None
-        ):
-            right.append(piece)
+        start, end = piece_map.bounds(piece)
+        if _stored(descriptor, start, end):
+            content = os.pread(descriptor, end - start, start)
+            right += [piece] if piece_map.verify_piece(piece, start, content) is not None else []
     return right
 
 
-def find_leaves(guide: PieceMap, path: Path, journal: Path | None, boot: str) -> LeafSet:
-    """What is here of a content: its zero pieces, the pieces in the file that prove themselves, the journal's leaves.
+def find_leaves(piece_map: PieceMap, path: Path, journal: Path | None, boot: str) -> LeafSet:
+    """Find the leaves of a content in its file: zero pieces, pieces that verify, and the journal's leaves.
 
     Args:
-        guide: with its piece layer; zero leaves that the data map tells of in mixed pieces are not taken on trust.
-        path: the file; one that is not there is made, as long as the content and all hole.
-        journal: where `write_journal` wrote, or None.
-        boot: this boot's name.
+        piece_map: with its piece layer; the data map's zero leaves in partial pieces are not trusted.
+        path: the file; a missing one is made, with the content's size and all holes.
+        journal: the file of `write_journal`, or None.
+        boot: this boot's identifier.
     """
-    here = LeafSet(guide.address)
+    here = LeafSet(piece_map.address)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        if os.fstat(descriptor).st_size != guide.address.size:
-            os.ftruncate(descriptor, guide.address.size)
-        needed = set(guide.needed)
-        for piece in range(guide.count):
-            if piece not in needed and not _stored(descriptor, *guide.bounds(piece)):
+        if os.fstat(descriptor).st_size != piece_map.address.size:
+            os.ftruncate(descriptor, piece_map.address.size)
+        needed = set(piece_map.needed)
+        for piece in range(piece_map.count):
+            if piece not in needed and not _stored(descriptor, *piece_map.bounds(piece)):
                 here.add_piece(piece)
-        # A zero piece that something was written into is proved as any other.
-        for piece in verified_pieces(guide, descriptor, here.missing_pieces()):
+        # A zero piece into which bytes were written is verified like any other.
+        for piece in verified_pieces(piece_map, descriptor, here.missing_pieces()):
             here.add_piece(piece)
         if journal is not None:
-            for start, end in read_journal(journal, guide, boot).ranges():
+            for start, end in read_journal(journal, piece_map, boot).ranges():
                 for leaf in range(start, end, LEAF):
                     if _stored(descriptor, leaf, min(leaf + LEAF, end)):
                         here.add(leaf, min(leaf + LEAF, end))

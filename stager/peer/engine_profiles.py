@@ -1,7 +1,7 @@
-"""Settings of the swarm engine as values, and the pure choice between its two profiles.
+"""Settings of libtorrent as values, and the pure choice between its two profiles.
 
-The names are libtorrent's own (its manual, "settings_pack"). What is set differs from its defaults for a reason that was
-measured; docs/swarm.md has the figures.
+The names are libtorrent's own (its manual, "settings_pack"). Each setting differs from the default for a measured reason;
+docs/swarm.md has the figures.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,10 +12,10 @@ EngineSettings = Mapping[str, int | bool | str]
 
 
 class EngineProfile(StrEnum):
-    """How deep queues are.
+    """How deep request queues are.
 
     BULK: few peers and a fast link; deep queues keep one connection full.
-    SWARM: many nodes start together; shallow queues let each piece be asked of whoever is free.
+    SWARM: many nodes start together; shallow queues let each piece be requested from a peer that is idle.
     """
 
     BULK = "bulk"
@@ -24,7 +24,7 @@ class EngineProfile(StrEnum):
 
 COMMON_SETTINGS: EngineSettings = MappingProxyType(
     {
-        # Nothing is found, and nobody is told, but through the tracker.
+        # Peers are found through the tracker only.
         "enable_dht": False,
         "dht_bootstrap_nodes": "",
         "enable_lsd": False,
@@ -35,10 +35,10 @@ COMMON_SETTINGS: EngineSettings = MappingProxyType(
         "enable_outgoing_utp": False,
         "enable_incoming_utp": False,
         "mixed_mode_algorithm": 0,
-        # The root proves content; obfuscation would cost and hide nothing.
+        # The root proves content; obfuscation would cost time and protect nothing.
         "out_enc_policy": 2,
         "in_enc_policy": 2,
-        # The tracker names one port: a session on another would not be found.
+        # The tracker names one port: peers would not find a session on another.
         "max_retry_port_bind": 0,
         "listen_system_port_fallback": False,
         "unchoke_slots_limit": -1,
@@ -50,14 +50,14 @@ COMMON_SETTINGS: EngineSettings = MappingProxyType(
         "torrent_connect_boost": 50,
         # Nodes behind one address translation look like one address.
         "allow_multiple_connections_per_ip": True,
-        # The period of all that is done regularly; the default of 500 ms costs 0.4 s with a small partition.
+        # The period of libtorrent's regular work; the default of 500 ms costs 0.4 s with a small partition.
         "tick_interval": 100,
-        # A peer that refuses us has not heard of us yet, and will within a second or two: try again soon, and often.
+        # A peer that refuses us does not know us yet, and will within a second or two: retry soon, and often.
         "min_reconnect_time": 1,
         "max_failcount": 60,
         "peer_connect_timeout": 4,
         "handshake_timeout": 5,
-        # Half-open peers: a request that is not answered goes to another peer after so many seconds.
+        # Half-open peers: an unanswered request goes to another peer after so many seconds.
         "request_timeout": 10,
         "piece_timeout": 8,
         "peer_timeout": 30,
@@ -102,11 +102,11 @@ PROFILES: Mapping[EngineProfile, EngineSettings] = MappingProxyType(
 )
 
 CROWD = 2
-"""Leechers from which on a swarm is a crowd: from then on peers get more from each other than from any seed."""
+"""The number of leechers that makes a swarm a crowd: they receive more from each other than from any seed."""
 
 
 def choose_profile(complete: int, incomplete: int) -> EngineProfile:
-    """The profile for a swarm of which the tracker reports so many members with and without everything.
+    """Choose the profile for a swarm with so many complete and incomplete members, as the tracker reports.
 
     A crowd that has at least as many seeds as leechers needs no exchange between leechers: deep queues serve it best.
     """
@@ -114,27 +114,24 @@ def choose_profile(complete: int, incomplete: int) -> EngineProfile:
 
 
 def choose_common_profile(crowds: Iterable[tuple[int, int]]) -> EngineProfile:
-    """The profile for a session with several contents, of whose swarms the tracker reports so many members with and without
-    everything: shallow queues as soon as one has a crowd.
+    """Choose the profile for a session with several contents, by the (complete, incomplete) members of each swarm: shallow
+    queues as soon as one has a crowd.
     """
-    return (
-        EngineProfile.SWARM
-        if any(choose_profile(*crowd) is EngineProfile.SWARM for crowd in crowds)
-        else EngineProfile.BULK
-    )
+    chosen = {choose_profile(*crowd) for crowd in crowds}
+    return EngineProfile.SWARM if EngineProfile.SWARM in chosen else EngineProfile.BULK
 
 
 def session_settings(
     profile: EngineProfile, listen: str, upload_limit: int, download_limit: int, name: str = ""
 ) -> dict[str, int | bool | str]:
-    """All settings of a session.
+    """Make all settings of a session.
 
     Args:
-        profile: which of the two.
-        listen: `ADDRESS:PORT` to take connections on.
-        upload_limit: bytes per second for all peers together; 0 is no limit.
-        download_limit: the same for what comes.
-        name: our peer ID; empty for one that is made up for each connection.
+        profile: one of the two.
+        listen: `ADDRESS:PORT` for connections.
+        upload_limit: bytes per second to all peers together; 0 is no limit.
+        download_limit: bytes per second from all peers together; 0 is no limit.
+        name: our peer ID; empty for a new one for each connection.
     """
     return {
         **COMMON_SETTINGS,

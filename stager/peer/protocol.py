@@ -1,12 +1,12 @@
-"""What the node and its peer process say to each other: one JSON line each, with raw bytes after it where there are many.
+"""The protocol between a node and its peer process: one JSON line per message, followed by raw bytes if there are any.
 
 A line's member `attached` is the number of bytes that follow it. Commands have a member `do`, events a member `event`;
-unknown ones and malformed ones are errors of a programmer, since both ends are of one version.
+unknown and malformed ones are programming errors, since both ends have the same version.
 """
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ MAX_ATTACHED = 16 << 30
 
 
 class StartSession(Document):
-    """Open the session. Must be first, and once. `name` is what we call ourselves to peers: a peer ID; empty for any."""
+    """Open the session. Must be the first command, sent once. `name` is our peer ID; empty for a random one."""
 
     do: Literal["start"] = "start"
     listen: str
@@ -34,12 +34,12 @@ class StartSession(Document):
 
 
 class AddContent(Document):
-    """Take part in the swarm of a content whose file is at `path`. Attached: the piece layer, then the leaf bits.
+    """Join the swarm of a content whose file is at `path`. Attached: the piece layer, then the leaf bits.
 
     Attributes:
-        layer: bytes of the layer.
-        complete: everything is there; no leaf bits are attached.
-        authority, certificate, key: PEM, of a restricted content: what admits to its swarm, and what we show there.
+        layer: the number of bytes of the layer.
+        complete: whether the file is complete; then no leaf bits are attached.
+        authority, certificate, key: PEM, of a restricted content: the CA of its swarm, and the node's own certificate.
     """
 
     do: Literal["add"] = "add"
@@ -53,7 +53,7 @@ class AddContent(Document):
 
 
 class ConnectPeers(Document):
-    """Peers of a content to call, as (address, port)."""
+    """Connect to peers of a content, given as (address, port)."""
 
     do: Literal["connect"] = "connect"
     address: Address
@@ -61,14 +61,14 @@ class ConnectPeers(Document):
 
 
 class AllowAddresses(Document):
-    """All addresses that connections are taken from and made to. Before the first one there are none."""
+    """Set all addresses that may connect and be connected to. Before the first of these commands there are none."""
 
     do: Literal["allow"] = "allow"
     ips: tuple[str, ...]
 
 
 class PiecesWritten(Document):
-    """Pieces that the node has put into the file by itself: to be checked, kept and offered to peers."""
+    """Check and offer to peers the pieces that the node itself has written into the file."""
 
     do: Literal["wrote"] = "wrote"
     address: Address
@@ -76,7 +76,7 @@ class PiecesWritten(Document):
 
 
 class FileMoved(Document):
-    """The file has another path now."""
+    """Use the new path of a content's file."""
 
     do: Literal["moved"] = "moved"
     address: Address
@@ -91,7 +91,7 @@ class RemoveContent(Document):
 
 
 class TuneSession(Document):
-    """Another profile or other limits (bytes per second, 0 is none), at once."""
+    """Change profile and limits (bytes per second, 0 is none) at once."""
 
     do: Literal["tune"] = "tune"
     profile: EngineProfile
@@ -105,21 +105,14 @@ class QuitSession(Document):
     do: Literal["quit"] = "quit"
 
 
-PeerCommand: TypeAlias = (
-    StartSession
-    | AddContent
-    | ConnectPeers
-    | AllowAddresses
-    | PiecesWritten
-    | FileMoved
-    | RemoveContent
-    | TuneSession
-    | QuitSession
-)
+ContentCommand: TypeAlias = ConnectPeers | PiecesWritten | FileMoved | RemoveContent
+"""A command about one content that is in the session."""
+
+PeerCommand: TypeAlias = StartSession | AddContent | AllowAddresses | TuneSession | QuitSession | ContentCommand
 
 
 class SessionReady(Document):
-    """The session listens; `tls`: for the peers of restricted contents, on a port of their own."""
+    """The session listens on a port; with `tls` it is the one for peers of restricted contents."""
 
     event: Literal["ready"] = "ready"
     port: int
@@ -127,13 +120,13 @@ class SessionReady(Document):
 
 
 class Heartbeat(Document):
-    """The process lives and its loop turns."""
+    """The process is alive."""
 
     event: Literal["beat"] = "beat"
 
 
 class PiecesReceived(Document):
-    """Pieces that have come and are right."""
+    """Pieces were received and verified."""
 
     event: Literal["pieces"] = "pieces"
     address: Address
@@ -141,16 +134,15 @@ class PiecesReceived(Document):
 
 
 class ContentProgress(Document):
-    """How a content stands; sent when something changed.
+    """The state of a content; sent when it changes.
 
     Attributes:
-        partial: (piece, leaf numbers in it) of what is written of unfinished pieces.
-        from_peers: payload bytes that came from peers in this process.
-        wasted: of these, what came twice or was wrong.
-        sent: payload bytes that went to peers.
-        down, up: bytes per second.
-        peers, seeds: connected ones.
-        feeders: who sent what, the most first.
+        partial: (piece, leaf numbers in it) of the written blocks of unfinished pieces.
+        from_peers: payload bytes received from peers by this process.
+        wasted: of these, bytes that were received twice or wrong.
+        sent: payload bytes sent to peers.
+        peers: connected ones.
+        feeders: bytes received by peer, the most first.
     """
 
     event: Literal["progress"] = "progress"
@@ -159,26 +151,23 @@ class ContentProgress(Document):
     from_peers: int
     wasted: int
     sent: int
-    down: int
-    up: int
     peers: int
-    seeds: int
     feeders: tuple[PeerStats, ...] = ()
 
 
 class ContentComplete(Document):
-    """Everything is here, right, and written."""
+    """The content is complete, verified and written."""
 
     event: Literal["complete"] = "complete"
     address: Address
 
 
 class CorruptPiece(Document):
-    """A piece was wrong.
+    """A received piece was wrong.
 
     Attributes:
-        culprit: the peer that sent all of it, as ADDRESS:PORT; None when it is not known to have been one alone.
-        suspects: the peers that had a part in wrong pieces, among them innocent ones.
+        culprit: the peer that sent all of it, as ADDRESS:PORT; None if it is not known to have been a single one.
+        suspects: the peers that sent parts of wrong pieces, including innocent ones.
     """
 
     event: Literal["poison"] = "poison"
@@ -189,7 +178,7 @@ class CorruptPiece(Document):
 
 
 class PeerBanned(Document):
-    """libtorrent talks to a peer no more, since it thinks that it sent wrong bytes. It is not always right."""
+    """libtorrent banned a peer that it suspects of wrong bytes. It is not always right."""
 
     event: Literal["banned"] = "banned"
     address: Address
@@ -197,64 +186,31 @@ class PeerBanned(Document):
 
 
 class AddressBlocked(Document):
-    """A connection from, or to, an address that was not allowed."""
+    """A connection from or to an address that is not allowed was refused."""
 
     event: Literal["blocked"] = "blocked"
     ip: str
 
 
 class PeerFailure(Document):
-    """Something failed: of one content, or (None) of the process as a whole."""
+    """A content failed, or (None) the process as a whole."""
 
     event: Literal["failed"] = "failed"
     address: Address | None = None
     reason: str
 
 
-PeerEvent: TypeAlias = (
-    SessionReady
-    | Heartbeat
-    | PiecesReceived
-    | ContentProgress
-    | ContentComplete
-    | CorruptPiece
-    | PeerBanned
-    | AddressBlocked
-    | PeerFailure
-)
+ContentEvent: TypeAlias = PiecesReceived | ContentProgress | ContentComplete | CorruptPiece | PeerBanned | PeerFailure
+"""An event about one content; a PeerFailure may be about none."""
 
-COMMANDS: dict[str, type[PeerCommand]] = {
-    kind.model_fields["do"].default: kind
-    for kind in (
-        StartSession,
-        AddContent,
-        ConnectPeers,
-        AllowAddresses,
-        PiecesWritten,
-        FileMoved,
-        RemoveContent,
-        TuneSession,
-        QuitSession,
-    )
-}
-EVENTS: dict[str, type[PeerEvent]] = {
-    kind.model_fields["event"].default: kind
-    for kind in (
-        SessionReady,
-        Heartbeat,
-        PiecesReceived,
-        ContentProgress,
-        ContentComplete,
-        CorruptPiece,
-        PeerBanned,
-        AddressBlocked,
-        PeerFailure,
-    )
-}
+PeerEvent: TypeAlias = SessionReady | Heartbeat | AddressBlocked | ContentEvent
+
+COMMANDS: dict[str, type[PeerCommand]] = {kind.model_fields["do"].default: kind for kind in get_args(PeerCommand)}
+EVENTS: dict[str, type[PeerEvent]] = {kind.model_fields["event"].default: kind for kind in get_args(PeerEvent)}
 
 
 def encode_frame(message: Document, attached: bytes = b"") -> bytes:
-    """A message as it goes over the pipe."""
+    """Encode a message and its attachment."""
     line = canonical(message)
     if attached:
         line = b'{"attached":%d,' % len(attached) + line[1:]
@@ -262,13 +218,13 @@ def encode_frame(message: Document, attached: bytes = b"") -> bytes:
 
 
 class FrameReader:
-    """Cuts a stream of bytes into messages."""
+    """Splits a stream of bytes into messages."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Add bytes; yields (line without its `attached`, attachment) of each message that is whole."""
+        """Add bytes; yields (line without its `attached`, attachment) of each complete message."""
         self._buffer += data
         while (end := self._buffer.find(b"\n", 0, MAX_LINE)) >= 0:
             line = bytes(self._buffer[:end])
@@ -288,10 +244,10 @@ class FrameReader:
 
 
 def parse_command(line: bytes) -> PeerCommand:
-    """Read a command."""
+    """Parse a command."""
     return parse(COMMANDS[json.loads(line)["do"]], line, "command", limit=MAX_LINE)
 
 
 def parse_event(line: bytes) -> PeerEvent:
-    """Read an event."""
+    """Parse an event."""
     return parse(EVENTS[json.loads(line)["event"]], line, "event", limit=MAX_LINE)

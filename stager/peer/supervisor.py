@@ -1,4 +1,4 @@
-"""One peer process, as its node sees it: started, told, heard, and ended. What to do when it fails is `swarm`'s business."""
+"""Supervises one peer process: starts it, sends it commands, receives its events, ends it. `swarm` handles its failures."""
 
 import contextlib
 import fcntl
@@ -19,28 +19,31 @@ from stager.peer.protocol import FrameReader, Heartbeat, PeerEvent, encode_frame
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 PIPE = 1 << 20
-"""Bytes that the pipes hold: piece layers are large, and a small pipe is a task switch for each 64 KiB."""
+"""Bytes of the pipes' buffers: piece layers are large, and a small pipe needs a task switch for each 64 KiB."""
 
 SILENCE = 5.0
-"""Seconds without a sign of life after which the peer process counts as hung: twenty of its beats."""
+"""Seconds without an event after which the peer process counts as hung: twenty of its heartbeats."""
 
 QUIT = 2.0
-"""Seconds that a process has to end when told to; it has nothing to lose."""
+"""Seconds until a process that was told to end is killed; it has nothing to save."""
 
 
 class PeerProcess:
     """A running peer process.
 
     Args:
-        hear: called with each event, from a thread of its own, one at a time.
+        on_event: called with each event, from a thread of its own, one at a time.
         clock: seconds; for `silence`.
-        log: where the process's standard error goes; None is ours.
+        log: file for the process's standard error; None for that of this process.
     """
 
     def __init__(
-        self, hear: Callable[[PeerEvent], None], clock: Callable[[], float] = time.monotonic, log: Path | None = None
+        self,
+        on_event: Callable[[PeerEvent], None],
+        clock: Callable[[], float] = time.monotonic,
+        log: Path | None = None,
     ) -> None:
-        self._hear, self._clock = hear, clock
+        self._on_event, self._clock = on_event, clock
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         try:
             with contextlib.ExitStack() as files:
@@ -55,7 +58,7 @@ class PeerProcess:
         except OSError as exc:
             raise PeerFailed(f"the peer process cannot be started: {exc.strerror}") from exc
         for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # beyond the system's limit for users: it works as well, and slower
+            with contextlib.suppress(OSError):  # above the system's limit for users: it works, but slower
                 fcntl.fcntl(stream, fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[arg-type]
         self._beaten = clock()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
@@ -69,38 +72,38 @@ class PeerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether it is running."""
         return self._process.poll() is None
 
     @property
     def silence(self) -> float:
-        """Seconds since its last sign of life."""
+        """Seconds since its last event."""
         return self._clock() - self._beaten
 
     @property
     def resident(self) -> int:
-        """Bytes of memory that it holds; 0 when it is gone."""
+        """Bytes of resident memory; 0 after it has ended."""
         try:
             return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
         except (OSError, IndexError):
             return 0
 
-    def trouble(self, memory: int) -> str | None:
-        """Why it has to be replaced, if it has: it ended, it hangs, or it holds more than so many bytes."""
+    def failure_reason(self, memory: int) -> str | None:
+        """Say why it must be replaced: it ended, hangs, or uses more than so many bytes of memory; None if it is fine."""
         if not self.alive:
             return "ended"
         if self.silence > SILENCE:
             return f"has been silent for {SILENCE:.0f} s"
         if self.resident > memory:
-            return f"holds more than {memory >> 20} MiB"
+            return f"uses more than {memory >> 20} MiB"
         return None
 
     def send(self, message: Document, attached: bytes = b"") -> None:
-        """Queue a command. Never waits; to a process that is gone it says nothing."""
+        """Queue a command. Never waits; for a process that has ended it does nothing."""
         self._outbox.put(encode_frame(message, attached))
 
-    def end(self, *, kill: bool = False) -> None:
-        """End it and wait until it is gone: its input is closed, or it is killed."""
+    def stop(self, *, kill: bool = False) -> None:
+        """End it by closing its input, or kill it, and wait until it has ended."""
         if kill:
             self._process.kill()
         self._outbox.put(None)
@@ -120,7 +123,7 @@ class PeerProcess:
     def _write(self) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it is a pipe
         descriptor = self._process.stdin.fileno()
-        with contextlib.suppress(OSError):  # it is gone, which `alive` says
+        with contextlib.suppress(OSError):  # it has ended, which `alive` shows
             while (data := self._outbox.get()) is not None:
                 view = memoryview(data)
                 while view:
@@ -131,10 +134,10 @@ class PeerProcess:
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
         frames = FrameReader()
-        with contextlib.suppress(DocumentError, ValueError):  # nonsense: it is not heard again, and is found silent
+        with contextlib.suppress(DocumentError, ValueError):  # a malformed event: stop reading, and it counts as hung
             while data := os.read(self._process.stdout.fileno(), 1 << 16):
                 for line, _ in frames.feed(data):
                     heard = parse_event(line)
                     self._beaten = self._clock()
                     if not isinstance(heard, Heartbeat):
-                        self._hear(heard)
+                        self._on_event(heard)

@@ -1,4 +1,4 @@
-"""Who meets whom: announces contents to the tracker, and learns whom it named. A thread beside the swarm."""
+"""Announces contents to the tracker and passes on the peers that it names. A thread beside the swarm."""
 
 import logging
 import sys
@@ -15,26 +15,26 @@ from stager.swarm.tracker_client import TrackerClient
 log = logging.getLogger("partita.swarm")
 
 BREATH = 0.5
-"""Seconds between questions of who was told of us: several knock at once."""
+"""Seconds between queries for the peers that were told of us: several connect at once."""
 
 AT_ONCE = 20
-"""Contents that are announced before a knock is looked at again: a node that restarts may have a thousand to announce."""
+"""Contents that are announced between two such queries: a node that restarts may have a thousand to announce."""
 
 RETRIES = RetryPolicy(attempts=sys.maxsize, base=2.0, most=30.0, floor=0.5)
-"""Of a tracker that did not answer: without end."""
+"""Of a tracker that did not answer, without a limit."""
 
 MIN_INTERVAL = 1.0
-"""Seconds between two announcements, whatever a tracker says."""
+"""Seconds between two announcements, even if the tracker asks for less."""
 
 
 class Announcer:
     """Keeps all contents announced.
 
     Args:
-        tracker: whom to speak with.
-        port: where we listen for the peers of a content.
-        members: all contents, as they stand.
-        introduce: called with a content and the peers that were named for it, from this thread.
+        tracker: the tracker's client.
+        port: returns the port on which we listen for peers of a content.
+        torrents: returns all contents.
+        add_peers: called with a content and the peers that were named for it, from this thread.
         clock: seconds.
     """
 
@@ -42,90 +42,85 @@ class Announcer:
         self,
         tracker: TrackerClient,
         port: Callable[[SwarmTorrent], int],
-        members: Callable[[], list[SwarmTorrent]],
-        introduce: Callable[[SwarmTorrent, set[Endpoint]], None],
+        torrents: Callable[[], list[SwarmTorrent]],
+        add_peers: Callable[[SwarmTorrent, set[Endpoint]], None],
         clock: Callable[[], float],
     ) -> None:
-        self._tracker, self._port, self._members, self._introduce, self._clock = (
-            tracker,
-            port,
-            members,
-            introduce,
-            clock,
-        )
-        self._look, self._ending = threading.Event(), threading.Event()
-        self._knocked = False
-        self._thread = threading.Thread(target=self._run, name="meeting", daemon=True)
+        self._tracker, self._port, self._torrents = tracker, port, torrents
+        self._add_peers, self._clock = add_peers, clock
+        self._wake, self._ending = threading.Event(), threading.Event()
+        self._unknown_caller = False
+        self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
-    def end(self) -> None:
-        """End, and tell the tracker that we leave, if it listens."""
+    def stop(self) -> None:
+        """End the thread, and tell the tracker that we leave, if it answers."""
         self._ending.set()
-        self._look.set()
+        self._wake.set()
         self._thread.join()
-        for member in self._members():
-            if not self.leave(member):
-                return  # one that does not answer is not asked again
+        for torrent in self._torrents():
+            if not self.leave(torrent):
+                return  # a tracker that does not answer is not asked again
 
-    def look(self, *, knocked: bool = False) -> None:
-        """Something is to be announced now; or a stranger knocked, who may have been told of us."""
-        self._knocked |= knocked
-        self._look.set()
+    def wake(self, *, caller: bool = False) -> None:
+        """Wake the thread: there is a content to announce now, or an unknown peer connected that may have been told of us."""
+        self._unknown_caller |= caller
+        self._wake.set()
 
-    def leave(self, member: SwarmTorrent) -> bool:
-        """Say that we leave one swarm; returns whether the tracker answered."""
+    def leave(self, torrent: SwarmTorrent) -> bool:
+        """Announce that we leave one swarm; returns whether the tracker answered."""
         try:
-            if member.announced is None:
-                self._tracker.announce(member.address, self._port(member), member.leaves.missing, Announced.STOPPED)
+            if torrent.announced is None:
+                self._tracker.announce(torrent.address, self._port(torrent), torrent.leaves.missing, Announced.STOPPED)
         except TrackerUnavailable:
             return False
         except TrackerRefuses as exc:
-            log.info("%s: %s", member.address, exc)
+            log.info("%s: %s", torrent.address, exc)
         return True
 
     def _run(self) -> None:
         asked = -BREATH
         while not self._ending.is_set():
-            self._look.clear()
+            self._wake.clear()
             now = self._clock()
-            due = [member for member in self._members() if member.announce_at <= now]
-            for member in due[:AT_ONCE]:
+            due = [torrent for torrent in self._torrents() if torrent.announce_at <= now]
+            for torrent in due[:AT_ONCE]:
                 if self._ending.is_set():
                     return
-                self._announce(member)
-            if self._knocked and self._clock() - asked >= BREATH:
-                asked, self._knocked = self._clock(), False
+                self._announce(torrent)
+            if self._unknown_caller and self._clock() - asked >= BREATH:
+                asked, self._unknown_caller = self._clock(), False
                 self._ask_callers()
             if len(due) <= AT_ONCE:
-                self._look.wait(BREATH)
+                self._wake.wait(BREATH)
 
-    def _announce(self, member: SwarmTorrent) -> None:
-        now, event = self._clock(), member.announced or Announced.UPDATE
+    def _announce(self, torrent: SwarmTorrent) -> None:
+        now, event = self._clock(), torrent.announced or Announced.UPDATE
         try:
-            heard = self._tracker.announce(member.address, self._port(member), member.leaves.missing, event)
+            heard = self._tracker.announce(torrent.address, self._port(torrent), torrent.leaves.missing, event)
         except (TrackerUnavailable, TrackerRefuses) as exc:
-            log.info("%s: %s", member.address, exc)
-            member.unanswered += 1
-            member.announce_at = now + RETRIES.pause(member.unanswered)
+            log.info("%s: %s", torrent.address, exc)
+            torrent.unanswered += 1
+            torrent.announce_at = now + RETRIES.pause(torrent.unanswered)
             return
-        member.unanswered, member.crowd = 0, (heard.complete, heard.incomplete)
-        if member.announced == event:
-            member.announced = None
-        # What became true meanwhile, such as completion, is said at once.
-        member.announce_at = now + max(heard.interval, MIN_INTERVAL) if member.announced is None else now
-        self._introduce(member, set(heard.peers))
+        torrent.unanswered, torrent.crowd = 0, (heard.complete, heard.incomplete)
+        if torrent.announced == event:
+            torrent.announced = None
+        # A change during the announce, such as completion, is announced at once.
+        torrent.announce_at = now + max(heard.interval, MIN_INTERVAL) if torrent.announced is None else now
+        self._add_peers(torrent, set(heard.peers))
 
     def _ask_callers(self) -> None:
-        by_address = {member.address: member for member in self._members()}
+        by_address = {torrent.address: torrent for torrent in self._torrents()}
         try:
-            ports = sorted({self._port(member) for member in by_address.values()})
+            ports = sorted({self._port(torrent) for torrent in by_address.values()})
             callers = [caller for port in ports for caller in self._tracker.callers(port).callers]
         except (TrackerUnavailable, TrackerRefuses) as exc:
             log.info("%s", exc)
             return
         for caller in callers:
-            if member := by_address.get(caller.address):
-                self._introduce(member, {Endpoint(caller.ip, caller.port)})
+            if torrent := by_address.get(caller.address):
+                self._add_peers(torrent, {Endpoint(caller.ip, caller.port)})

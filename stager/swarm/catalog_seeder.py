@@ -1,7 +1,7 @@
-"""The catalog's own seeding peer: shares what the catalog has published, out of the catalog's directory.
+"""The catalog's own seeding peer: shares published contents from the catalog's directory.
 
-A process beside the catalog's service, on its machine and by its user: it reads the list of contents and the secrets of
-the swarms in the catalog's database, and the files where they lie. Nodes prefer each other to it.
+A process beside the catalog's service, on its machine and as its user: it reads the list of contents and the secrets of
+the swarms in the catalog's database, and the contents' files. Nodes prefer each other to it.
 """
 
 import logging
@@ -26,19 +26,19 @@ from stager.swarm.swarm import Swarm
 from stager.swarm.tracker_client import TrackerClient
 
 LOOK = 2.0
-"""Seconds between looks for what was published."""
+"""Seconds between looks for newly published contents."""
 
 log = logging.getLogger("partita.swarm")
 
 
 class OriginGrants:
-    """Passes from the catalog's own secrets, for the place of the origin; see `stager.swarm.grants.GrantIssuer`."""
+    """Issues grants for the origin from the catalog's own secrets; see `stager.swarm.grants.GrantIssuer`."""
 
     def __init__(self, authorizer: CatalogAuthorizer, now: Callable[[], datetime]) -> None:
         self._authorizer, self._now = authorizer, now
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
-        """What opens the swarm of a content to the origin; Malformed without a sound request."""
+        """Issue the origin's grant for the swarm of a content; Malformed without a valid certificate request."""
         now, authority = self._now(), self._authorizer.authority_of(address)
         certificate = None
         if authority:
@@ -61,11 +61,11 @@ def seed_catalog(
     ready: Callable[[int, int], None],
     ending: threading.Event,
 ) -> None:
-    """Share everything published until told to end; what is published meanwhile is shared within some seconds.
+    """Share all published contents until told to end; newly published ones are shared within some seconds.
 
     Args:
         directory: the catalog's.
-        url: where its service answers.
+        url: of its service.
         options: of the swarm.
         now: the time, UTC.
         clock: seconds.
@@ -79,19 +79,19 @@ def seed_catalog(
     database, contents = open_database(directory), ContentStore(directory)
     try:
         authorizer = CatalogAuthorizer(database, now, clock)
-        passes = CatalogCredentialsProvider(OriginGrants(authorizer, now), ORIGIN, now)
+        credentials = CatalogCredentialsProvider(OriginGrants(authorizer, now), ORIGIN, now)
         tracker = TrackerClient(
             url.rstrip("/") + "/v1",
             peer_id=secrets.token_bytes(20),
-            grants=lambda address: passes(address).grant,
-            authorities=lambda address: passes(address).authority,
+            grants=lambda address: credentials(address).grant,
+            authorities=lambda address: credentials(address).authority,
         )
-        with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, admission=passes) as swarm:
+        with tracker, Swarm(tracker, options, boot=read_boot_id(), clock=clock, credentials=credentials) as swarm:
             shared: dict[Address, bytes] = {}
             first = True
             while first or not ending.wait(LOOK):
                 for address in authorizer.served_contents():
-                    _share(swarm, authorizer, passes, contents, address, shared)
+                    _share(swarm, authorizer, credentials, contents, address, shared)
                 if first:
                     ready(len(shared), swarm.port)
                 first = False
@@ -102,25 +102,25 @@ def seed_catalog(
 def _share(
     swarm: Swarm,
     authorizer: CatalogAuthorizer,
-    passes: CatalogCredentialsProvider,
+    credentials: CatalogCredentialsProvider,
     contents: ContentStore,
     address: Address,
     shared: dict[Address, bytes],
 ) -> None:
-    """Share a content in the swarm that it has now: restricting or opening it makes that another one."""
+    """Share a content in its current swarm: restricting or opening a content gives it another one."""
     authority = authorizer.authority_of(address)
     if shared.get(address) == authority:
         return
     if address in shared:
         swarm.leave(address)
-        passes.forget(address)
+        credentials.forget(address)
     try:
-        guide = PieceMap.of(address, contents.accelerator(address, "layer"))
+        piece_map = PieceMap.of(address, contents.accelerator(address, "layer"))
     except CatalogError as exc:
         log.warning("%s is not shared: %s", address, exc)
         return
-    if guide.layer is None:
-        log.warning("%s is not shared: the piece layer beside it is not its own; run `partita catalog check`", address)
+    if piece_map.layer is None:
+        log.warning("%s is not shared: its stored piece layer is wrong; run `partita catalog check`", address)
         return
-    swarm.join(guide, contents.path(address))
+    swarm.join(piece_map, contents.path(address))
     shared[address] = authority

@@ -1,8 +1,8 @@
-"""What opens swarms to this node: announce keys and, for restricted contents, short-lived certificates. From the catalog.
+"""The node's credentials for swarms: announce keys and, for restricted contents, short-lived certificates.
 
-A node without a credential is a stranger: all that it gets is public, and needs no pass. With one, the catalog is asked
-for each content. The private key is made here and never leaves this machine. The only door of this package to the library
-that makes it.
+A node without a site credential only gets public contents, which need no swarm credentials. With one, the catalog is
+asked for each content. The private key is made here and never leaves this machine. The only module of this package that
+imports `cryptography`.
 """
 
 import re
@@ -23,21 +23,21 @@ from catalog.schema.swarms import SwarmGrant
 from stager.errors import TrackerRefuses, TrackerUnavailable
 
 CATALOG_RETRY = timedelta(seconds=10)
-"""For how long a catalog that did not answer is not asked again: a node may have a thousand contents to ask for."""
+"""How long a catalog that did not answer is not asked again: a node may have a thousand contents to ask for."""
 
 RENEW = timedelta(hours=6)
-"""How long before its end a pass is replaced: half of its life."""
+"""How long before they expire credentials are renewed: half of their lifetime."""
 
 
 @dataclass(frozen=True)
 class SwarmCredentials:
-    """What a node shows in the swarm of one content; empty members where the content is public.
+    """A node's credentials for the swarm of one content; empty members if the content is public.
 
     Attributes:
         grant: the announce key.
-        authority: the certificate (PEM) that is part of the info dict; its presence makes the swarm a restricted one.
+        authority: the CA certificate (PEM) that is part of the info dict; with one the swarm is restricted.
         certificate, key: the node's own (PEM).
-        expires: until when it is good; None for ever.
+        expires: when they expire; None for never.
     """
 
     grant: str = ""
@@ -48,36 +48,37 @@ class SwarmCredentials:
 
 
 PUBLIC_CREDENTIALS = SwarmCredentials()
-"""Of contents that everybody may read."""
+"""The credentials for public contents."""
 
 CredentialsProvider = Callable[[Address], SwarmCredentials]
-"""Gives the pass for a content; raises TrackerRefuses where this node may not have it, TrackerUnavailable if unknown now."""
+"""Gives the credentials for a content; raises TrackerRefuses if this node may not have it, TrackerUnavailable if that
+cannot be found out now."""
 
 
 def public_credentials(_: Address) -> SwarmCredentials:
-    """The admission of a stranger."""
+    """The provider of a node without a site credential."""
     return PUBLIC_CREDENTIALS
 
 
 class GrantIssuer(Protocol):
-    """What of `catalog.client.client.CatalogClient` is needed; errors are catalog.errors."""
+    """Issues grants; `catalog.client.client.CatalogClient` does, and the catalog's own seeder. Errors are catalog.errors."""
 
     def grant(self, address: Address, node: str, request: str | None = None) -> SwarmGrant:
-        """What opens the swarm of a content."""
+        """Issue a grant for the swarm of a content; `request` is a certificate request (PEM)."""
         ...
 
 
 def node_label() -> str:
-    """How this node calls itself: its host's name, as far as that is a label."""
+    """Return this node's label: its host name, with other characters replaced."""
     return re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()).strip("-")[:63] or "node"
 
 
 class CatalogCredentialsProvider:
-    """An Admission that asks the catalog, and remembers. Safe to use from several threads.
+    """A CredentialsProvider that asks the catalog and caches its grants. Safe to use from several threads.
 
     Args:
-        catalog: whom to ask, with the site's credential.
-        node: how this node calls itself.
+        catalog: the client, with the site's credential.
+        node: this node's label.
         now: the time, UTC.
     """
 
@@ -96,15 +97,15 @@ class CatalogCredentialsProvider:
         ).decode("ascii")
 
     def forget(self, address: Address) -> None:
-        """Ask anew for a content's pass: what it is good for has changed."""
+        """Drop a content's credentials, since its swarm has changed."""
         with self._lock:
             self._held.pop(address, None)
 
     def __call__(self, address: Address) -> SwarmCredentials:
-        """The pass for a content.
+        """Return the credentials for a content.
 
         Raises:
-            TrackerUnavailable: the catalog cannot be asked now, and no pass is held.
+            TrackerUnavailable: the catalog cannot be asked now, and no valid credentials are cached.
             TrackerRefuses: this node may not take part.
         """
         now = self._now()
@@ -115,23 +116,18 @@ class CatalogCredentialsProvider:
         resting = self._away is not None and now < self._away + CATALOG_RETRY
         try:
             granted = None if resting else self._catalog.grant(address, self._node, self._request)
-            reason = "the catalog did not answer just now"
+            reason = "the catalog did not answer a moment ago"
         except Unavailable as exc:
             granted, self._away, reason = None, now, str(exc)
         except CatalogError as exc:
-            raise TrackerRefuses(f"no pass for the swarm of {address}: {exc}") from exc
+            raise TrackerRefuses(f"no credentials for the swarm of {address}: {exc}") from exc
         if granted is None:
             if held is not None and held.expires is not None and now < held.expires:
                 return held
-            raise TrackerUnavailable(f"no pass for the swarm of {address}: {reason}")
+            raise TrackerUnavailable(f"no credentials for the swarm of {address}: {reason}")
         authority = (granted.authority or "").encode("ascii")
-        got = SwarmCredentials(
-            granted.grant,
-            authority,
-            (granted.certificate or "") if authority else "",
-            self._key if authority else "",
-            granted.expires,
-        )
+        certificate, key = (granted.certificate or "", self._key) if authority else ("", "")
+        got = SwarmCredentials(granted.grant, authority, certificate, key, granted.expires)
         with self._lock:
             self._held[address] = got
         return got

@@ -1,7 +1,7 @@
-"""A node's contents in their swarms: what arrives is fetched there, what is cached is offered there.
+"""A node's contents in their swarms: missing contents are fetched there, cached ones are offered there.
 
-Offered is what the cache has verified, with the piece layer kept beside it and without hashing it again; what leaves the
-cache, whatever the reason, leaves its swarm.
+Contents that the cache has verified are offered with their stored piece layer, without hashing them again; a content that
+leaves the cache, for any reason, leaves its swarm.
 """
 
 import queue
@@ -13,7 +13,7 @@ from catalog.content.indexing import HINT_BLOCK
 from catalog.image.address import LEAF, Address
 from catalog.swarm.torrent import travels_by_swarm
 from signer.runtime.progress import Advance
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.cache import Cache
 from stager.cache.entries import CacheKey
 from stager.content.leaf_set import LeafSet
@@ -31,15 +31,15 @@ class CacheSharing:
     """The node's part in swarms, for its cache. A context manager; the swarm is opened before and closed after it.
 
     Args:
-        boot: this boot's name.
-        rng: spreads rescues.
+        boot: this boot's identifier.
+        rng: spreads the rescues of many nodes.
     """
 
     def __init__(
         self, cache: Cache, swarm: Swarm, tracker: TrackerClient | None, *, boot: str, rng: random.Random
     ) -> None:
         self._cache, self._swarm, self._tracker, self._boot, self._rng = cache, swarm, tracker, boot, rng
-        self._gone: queue.SimpleQueue[CacheKey | None] = queue.SimpleQueue()
+        self._removed: queue.SimpleQueue[CacheKey | None] = queue.SimpleQueue()
         self._leaving = threading.Thread(target=self._leave, name="leaving", daemon=True)
 
     @property
@@ -48,122 +48,115 @@ class CacheSharing:
         return self._swarm.failure is None
 
     def contents(self) -> int:
-        """Contents that are offered to others, whole."""
-        return sum(member.complete for member in self._swarm.members)
+        """Return the number of complete contents that are offered."""
+        return sum(torrent.complete for torrent in self._swarm.torrents)
 
     @property
     def port(self) -> int:
-        """Where peers connect."""
+        """The port for peers."""
         return self._swarm.port
 
     @property
     def name(self) -> str:
-        """What we call ourselves to peers."""
+        """Our peer ID."""
         return self._swarm.name
 
     @property
     def peers(self) -> int:
         """Peers connected now, over all contents."""
-        return sum(member.connected for member in self._swarm.members)
+        return sum(torrent.connected for torrent in self._swarm.torrents)
 
     @property
     def sent(self) -> int:
-        """Payload bytes that went to peers since the start, for what is still offered."""
-        return sum(member.sent for member in self._swarm.members)
+        """Payload bytes sent to peers since the start, of the contents that are still offered."""
+        return sum(torrent.sent for torrent in self._swarm.torrents)
 
     def __enter__(self) -> "CacheSharing":
-        """Begin to watch the cache."""
-        self._cache.on_gone(self._gone.put)
+        """Start to watch the cache."""
+        self._cache.on_removal(self._removed.put)
         self._leaving.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Watch it no more."""
-        self._cache.on_gone(lambda _: None)
-        self._gone.put(None)
+        """Stop to watch the cache."""
+        self._cache.on_removal(lambda _: None)
+        self._removed.put(None)
         self._leaving.join()
 
     def offer_all(self) -> int:
-        """Offer everything that is cached and travels by swarm; returns how many contents."""
+        """Offer all cached contents that are large enough for a swarm; returns how many."""
         offered = 0
         for donor in self._cache.donors():
             if travels_by_swarm(donor.address.size):
-                layer = beside.read_layer(self._cache.root, donor.address)
-                guide = PieceMap.of(donor.address, layer)
-                if guide.layer is not None:
-                    self._swarm.join(guide, donor.path)
+                layer = sidecars.read_layer(self._cache.root, donor.address)
+                piece_map = PieceMap.of(donor.address, layer)
+                if piece_map.layer is not None:
+                    self._swarm.join(piece_map, donor.path)
                     offered += 1
         return offered
 
-    def offer(self, guide: PieceMap) -> None:
-        """Offer what was just committed; if it came through its swarm, connections stay."""
-        path = self._cache.path(guide.address)
-        if any(member.address == guide.address for member in self._swarm.members):
-            self._swarm.moved(guide.address, path)
-        elif guide.layer is not None and travels_by_swarm(guide.address.size):
-            self._swarm.join(guide, path)
+    def offer(self, piece_map: PieceMap) -> None:
+        """Offer a content that was just committed; if it was fetched through its swarm, connections stay."""
+        path = self._cache.path(piece_map.address)
+        if any(torrent.address == piece_map.address for torrent in self._swarm.torrents):
+            self._swarm.move_file(piece_map.address, path)
+        elif piece_map.layer is not None and travels_by_swarm(piece_map.address.size):
+            self._swarm.join(piece_map, path)
 
     def leave(self, address: Address) -> None:
-        """Take part in a content's swarm no more."""
+        """Leave a content's swarm."""
         self._swarm.leave(address)
 
     def fetch(
         self,
-        guide: PieceMap,
+        piece_map: PieceMap,
         path: Path,
         reused: ReuseResult | None,
         source: ContentSource,
-        arrival: TransferInProgress,
+        transfer: TransferInProgress,
         advance: Advance,
     ) -> None:
-        """Fetch what is missing of a content through its swarm, and from the origin where that does better.
+        """Fetch the missing pieces of a content through its swarm, and from the origin where that is better.
 
         Raises:
-            As SwarmFetching.run.
+            As SwarmFetch.run.
         """
-        journal = beside.journal_path(self._cache.root, str(guide.address))
-        here = find_leaves(guide, path, journal, self._boot)
-        claim_zeros(here, guide)
+        journal = sidecars.journal_path(self._cache.root, str(piece_map.address))
+        here = find_leaves(piece_map, path, journal, self._boot)
+        claim_zeros(here, piece_map)
         if reused is not None:
             claim_copies(here, reused)
-        fetching = SwarmFetch(
-            self._swarm,
-            self._tracker,
-            source,
-            SwarmFile(guide, path, here, journal),
-            rng=self._rng,
-            advance=advance,
-        )
+        file = SwarmFile(piece_map, path, here, journal)
+        fetching = SwarmFetch(self._swarm, self._tracker, source, file, rng=self._rng, advance=advance)
 
         def live() -> TransferTraffic:
-            members = [one for one in self._swarm.members if one.address == guide.address]
-            peers = members[0].connected if members else 0
-            from_peers = members[0].from_peers if members else fetching.brought.from_peers
-            feeders = members[0].feeders if members else fetching.brought.feeders
-            return TransferTraffic(from_peers, fetching.brought.from_origin, peers, feeders)
+            one = next((one for one in self._swarm.torrents if one.address == piece_map.address), None)
+            counts = one or fetching.result
+            peers = one.connected if one else 0
+            return TransferTraffic(counts.from_peers, fetching.result.from_origin, peers, counts.feeders)
 
-        with arrival.counting(live):
+        with transfer.counting(live):
             fetching.run()
 
     def _leave(self) -> None:
-        while (key := self._gone.get()) is not None:
+        while (key := self._removed.get()) is not None:
             if not key.startswith("blank-"):
                 self._swarm.leave(Address.parse(key))
 
 
-def claim_zeros(leaves: LeafSet, guide: PieceMap) -> None:
-    """Count the leaves that the data map calls zero as here. When it lies, the piece comes out wrong and comes again."""
-    if guide.data_map is None:
+def claim_zeros(leaves: LeafSet, piece_map: PieceMap) -> None:
+    """Add the leaves that the data map says are zero. If it is wrong, the piece fails verification and is fetched again."""
+    if piece_map.data_map is None:
         return
     at = 0
-    for offset, length in (*guide.data_extents, (guide.address.size, 0)):
+    for offset, length in (*piece_map.data_extents, (piece_map.address.size, 0)):
         if offset > at:
             leaves.add(at, offset)
         at = offset + length
 
 
 def claim_copies(leaves: LeafSet, reused: ReuseResult) -> None:
-    """Count the leaves that were copied whole as here, unproved as they are: as above."""
+    """Add the leaves that were copied whole, though unverified; a wrong one is fetched again as in :func:`claim_zeros`."""
     blocks = LEAF // HINT_BLOCK
     size = leaves.address.size
     for leaf in range(leaves.address.leaves):

@@ -1,7 +1,7 @@
-"""The node's part in all swarms: which contents, with whom, how far; kept up over failures of the peer process.
+"""The node's part in all swarms: contents, peers and progress, maintained over failures of the peer process.
 
-`Swarm` owns one peer process and replaces it when it crashes, falls silent or grows too large, and tells the new one what
-the old one was doing. It announces every content to the tracker and lets in exactly those whom the tracker named.
+`Swarm` owns one peer process and replaces it when it crashes, hangs or uses too much memory, and gives the new one the
+contents and peers of the old one. It announces every content to the tracker and admits only peers that the tracker named.
 """
 
 import contextlib
@@ -19,26 +19,8 @@ from catalog.swarm.tracker import Endpoint
 from stager.content.leaf_set import LeafSet
 from stager.content.piece_map import PieceMap
 from stager.errors import PeerFailed, TrackerRefuses, TrackerUnavailable
+from stager.peer import protocol
 from stager.peer.engine_profiles import EngineProfile, choose_common_profile
-from stager.peer.protocol import (
-    AddContent,
-    AddressBlocked,
-    AllowAddresses,
-    ConnectPeers,
-    ContentComplete,
-    ContentProgress,
-    CorruptPiece,
-    FileMoved,
-    PeerBanned,
-    PeerEvent,
-    PeerFailure,
-    PiecesReceived,
-    PiecesWritten,
-    RemoveContent,
-    SessionReady,
-    StartSession,
-    TuneSession,
-)
 from stager.peer.supervisor import PeerProcess
 from stager.swarm.announcer import Announcer
 from stager.swarm.grants import PUBLIC_CREDENTIALS, CredentialsProvider, public_credentials
@@ -49,27 +31,27 @@ from stager.swarm.tracker_client import TrackerClient
 log = logging.getLogger("partita.swarm")
 
 TURN = 0.1
-"""Seconds between looks at the peer process."""
+"""Seconds between checks of the peer process."""
 
 START = 10.0
-"""Seconds that a new peer process has until it listens."""
+"""Seconds until a new peer process must listen."""
 
 NEVER = float("inf")
 
 RESTARTS = 5
 RESTART_WINDOW = 30.0
-"""So many restarts within so many seconds, and the swarm is given up for HTTP: something is wrong that lasts."""
+"""After more than so many restarts within so many seconds the swarm is given up for HTTP, since the fault persists."""
 
 
 class Swarm:
     """All contents that this node shares. Safe to use from several threads; a context manager that ends what it started.
 
     Args:
-        tracker: speaks with the tracker; None when peers are told by `introduce` alone.
-        options: see there.
-        boot: names this boot of the machine, for journals.
+        tracker: the tracker's client; without one (None) peers are only added by `add_peers`.
+        options: of the node's part in swarms.
+        boot: identifies this boot of the machine, for journals.
         clock: seconds.
-        admission: what opens swarms to us.
+        credentials: gives the credentials for each content.
     """
 
     def __init__(
@@ -79,21 +61,23 @@ class Swarm:
         *,
         boot: str,
         clock: Callable[[], float] = time.monotonic,
-        admission: CredentialsProvider = public_credentials,
+        credentials: CredentialsProvider = public_credentials,
     ) -> None:
-        self._options, self._boot, self._clock, self._admission = options, boot, clock, admission
-        self._members: dict[Address, SwarmTorrent] = {}
+        self._options, self._boot, self._clock, self._credentials = options, boot, clock, credentials
+        self._torrents: dict[Address, SwarmTorrent] = {}
         self._changed = threading.Condition(threading.RLock())
         self._allowed: frozenset[str] = frozenset()
-        self._refused: set[str] = set()
+        self._banned: set[str] = set()
         self._ending = threading.Event()
         self._profile = EngineProfile.BULK
         self._restarts: list[float] = []
         self._process: PeerProcess | None = None
         self.port = self.tls_port = 0
         self.failure: str | None = None
-        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
-        self._meeting = tracker and Announcer(tracker, self.port_for, lambda: self.members, self._named, clock)
+        self._supervisor = threading.Thread(target=self._supervise, name="swarm", daemon=True)
+        self._announcer = tracker and Announcer(
+            tracker, self.port_for, lambda: self.torrents, self._on_peers_named, clock
+        )
 
     def __enter__(self) -> Self:
         """Start the peer process and wait until it listens."""
@@ -107,305 +91,291 @@ class Swarm:
             raise PeerFailed(
                 f"the peer process does not listen on {self._options.listen}: {self.failure or 'too slow'}"
             )
-        self._keeper.start()
-        if self._meeting:
-            self._meeting.start()
+        self._supervisor.start()
+        if self._announcer:
+            self._announcer.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the peer process, and tell the tracker that we are gone if it listens."""
+        """End the peer process, and tell the tracker that we leave if it answers."""
         self._ending.set()
-        self._keeper.join()
+        self._supervisor.join()
         self._stop()
-        if self._meeting:
-            self._meeting.end()
+        if self._announcer:
+            self._announcer.stop()
 
-    # What the node asks for.
+    # Operations of the node
 
     def join(
-        self, guide: PieceMap, path: Path, leaves: LeafSet | None = None, journal: Path | None = None
+        self, piece_map: PieceMap, path: Path, leaves: LeafSet | None = None, journal: Path | None = None
     ) -> SwarmTorrent:
-        """Take part in a content's swarm.
+        """Join a content's swarm.
 
         Args:
-            guide: the content with its proved piece layer.
+            piece_map: the content with its proved piece layer.
             path: its file.
-            leaves: what of it is here and right; None is everything, which is believed and not hashed again.
-            journal: where the state of leaves is kept while it is incomplete.
+            leaves: its verified leaves in the file; None for a complete file, which is trusted and not hashed again.
+            journal: the file for the state of leaves while it is incomplete.
 
-        A content that may be restricted, and for which there is no pass, never enters a swarm: its member has a failure.
+        A content without credentials that may be restricted never enters a swarm: the result has a failure.
         """
-        if guide.layer is None:
-            raise ValueError(f"{guide.address} has no proved piece layer; without one nothing is checked as it arrives")
+        if piece_map.layer is None:
+            raise ValueError(
+                f"{piece_map.address} has no proved piece layer; without one received pieces cannot be verified"
+            )
         if leaves is None or leaves.complete:
-            leaves = LeafSet(guide.address)
-            leaves.add(0, guide.address.size)
-        refusal, admission = None, PUBLIC_CREDENTIALS
+            leaves = LeafSet(piece_map.address)
+            leaves.add(0, piece_map.address.size)
+        refusal, credentials = None, PUBLIC_CREDENTIALS
         try:
-            admission = self._admission(guide.address)
+            credentials = self._credentials(piece_map.address)
         except (TrackerUnavailable, TrackerRefuses) as exc:
             refusal = str(exc)
         with self._changed:
-            member = SwarmTorrent(guide, path, leaves, leaves.complete, self._clock(), journal, admission=admission)
-            if guide.address in self._members:
-                self._send(RemoveContent(address=guide.address))
-            self._members[guide.address] = member
+            torrent = SwarmTorrent(
+                piece_map, path, leaves, leaves.complete, self._clock(), journal, credentials=credentials
+            )
+            if piece_map.address in self._torrents:
+                self._send(protocol.RemoveContent(address=piece_map.address))
+            self._torrents[piece_map.address] = torrent
             if refusal is not None:
                 log.info("%s", refusal)
-                member.kept_out, member.failure, member.announce_at = True, refusal, NEVER
-            self._add(member)
+                torrent.excluded, torrent.failure, torrent.announce_at = True, refusal, NEVER
+            self._add(torrent)
         self._announce()
-        return member
+        return torrent
 
-    def port_for(self, member: SwarmTorrent) -> int:
-        """Where we listen for the peers of a content."""
-        return self.tls_port if member.admission.authority else self.port
+    def port_for(self, torrent: SwarmTorrent) -> int:
+        """Return the port on which we listen for peers of a content."""
+        return self.tls_port if torrent.credentials.authority else self.port
 
     def leave(self, address: Address) -> None:
-        """Take part no more; the file stays as it is."""
+        """Leave a content's swarm; the file stays."""
         with self._changed:
-            member = self._members.pop(address, None)
-            self._send(RemoveContent(address=address))
-        if member and self._meeting:
-            self._meeting.leave(member)
+            torrent = self._torrents.pop(address, None)
+            self._send(protocol.RemoveContent(address=address))
+        if torrent and self._announcer:
+            self._announcer.leave(torrent)
 
-    def moved(self, address: Address, path: Path) -> None:
-        """The content's file has been renamed; connections stay."""
+    def move_file(self, address: Address, path: Path) -> None:
+        """Set the new path of a content's file; connections stay."""
         with self._changed:
-            if member := self._members.get(address):
-                member.path = path
-                self._send(FileMoved(address=address, path=str(path)))
+            if torrent := self._torrents.get(address):
+                torrent.path = path
+                self._send(protocol.FileMoved(address=address, path=str(path)))
 
-    def wrote(self, member: SwarmTorrent, pieces: list[int]) -> None:
-        """Pieces that were proved and written into the file from elsewhere: now the swarm may have them from us."""
+    def share_pieces(self, torrent: SwarmTorrent, pieces: list[int]) -> None:
+        """Share pieces from another source that were verified and written into the file."""
         with self._changed:
-            self._came(member, pieces)
-            self._send(PiecesWritten(address=member.address, pieces=tuple(pieces)))
+            self._add_pieces(torrent, pieces)
+            self._send(protocol.PiecesWritten(address=torrent.address, pieces=tuple(pieces)))
 
-    def introduce(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
-        """Peers to call, and to let in."""
+    def add_peers(self, torrent: SwarmTorrent, peers: set[Endpoint]) -> None:
+        """Add peers to connect to and to admit."""
         with self._changed:
-            new = peers - member.named
-            member.named |= peers
-            self._let_in()
+            new = peers - torrent.named
+            torrent.named |= peers
+            self._update_allowed()
             if new:
-                self._connect(member, new)
+                self._connect(torrent, new)
 
-    def readd(self, member: SwarmTorrent, *, forget: bool = False) -> None:
-        """Leave the swarm and join it again, which forgets bans and dead connections; `forget` drops the peers too."""
+    def rejoin(self, torrent: SwarmTorrent, *, forget: bool = False) -> None:
+        """Leave the swarm and join it again, which drops bans and dead connections; `forget` drops the peers too."""
         with self._changed:
-            if member.kept_out:
+            if torrent.excluded:
                 return
-            self._send(RemoveContent(address=member.address))
+            self._send(protocol.RemoveContent(address=torrent.address))
             if forget:
-                member.named = set()
-                member.announce_at = 0.0
-            member.restarted()
-            member.reprove()
-            self._add(member)
+                torrent.named = set()
+                torrent.announce_at = 0.0
+            torrent.reset_counters()
+            torrent.recheck_fresh()
+            self._add(torrent)
         self._announce()
 
-    def limit(self, upload: int, download: int) -> None:
-        """Limit what all contents together send and receive, in bytes per second, from now on; 0 is no limit."""
+    def set_limits(self, upload: int, download: int) -> None:
+        """Limit the bytes per second that all contents together send and receive from now on; 0 is no limit."""
         with self._changed:
             self._options = replace(self._options, upload_limit=upload, download_limit=download)
-            self._send(TuneSession(profile=self._profile, upload_limit=upload, download_limit=download))
+            self._send(protocol.TuneSession(profile=self._profile, upload_limit=upload, download_limit=download))
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Wait for a condition over members; returns whether it holds."""
+        """Wait until a condition on contents holds; returns whether it does."""
         with self._changed:
             return self._changed.wait_for(until, seconds)
 
     @property
-    def members(self) -> list[SwarmTorrent]:
-        """All contents, as they stand."""
+    def torrents(self) -> list[SwarmTorrent]:
+        """All contents."""
         with self._changed:
-            return list(self._members.values())
+            return list(self._torrents.values())
 
     @property
     def name(self) -> str:
-        """What we call ourselves to peers."""
+        """Our peer ID."""
         return self._options.name
 
     @property
     def restarts(self) -> int:
-        """How often the peer process was replaced of late."""
+        """How often the peer process was replaced recently."""
         return len(self._restarts)
 
     @property
     def peer_pid(self) -> int:
-        """The peer process's number; 0 when there is none."""
+        """The peer process's PID; 0 if there is none."""
         return self._process.pid if self._process else 0
 
-    # What the peer process says.
+    # Events of the peer process
 
-    def _hear(self, process: list[PeerProcess], event: PeerEvent) -> None:
+    def _on_event(self, process: list[PeerProcess], event: protocol.PeerEvent) -> None:
         with self._changed:
             if not process or process[0] is not self._process:
-                return  # the last words of one that was replaced
+                return  # an event of a process that was replaced
             match event:
-                case SessionReady(tls=True):
+                case protocol.SessionReady(tls=True):
                     self.tls_port = event.port
-                case SessionReady():
+                case protocol.SessionReady():
                     self.port = event.port
-                case AddressBlocked():
-                    self._announce(knocked=True)
-                case PeerFailure(address=None):
+                case protocol.AddressBlocked():
+                    self._announce(caller=True)
+                case protocol.PeerFailure(address=None):
                     self.failure = event.reason
                     log.warning("peer process: %s", event.reason)
                 case _:
-                    if member := self._members.get(event.address):  # type: ignore[union-attr,arg-type]
-                        self._hear_of(member, event)
+                    if torrent := self._torrents.get(event.address):  # type: ignore[union-attr,arg-type]
+                        self._on_content_event(torrent, event)
             self._changed.notify_all()
 
-    def _hear_of(self, member: SwarmTorrent, event: PeerEvent) -> None:
+    def _on_content_event(self, torrent: SwarmTorrent, event: protocol.PeerEvent) -> None:
         match event:
-            case PiecesReceived() if member.failure is None:
-                self._came(member, event.pieces)
-            case ContentProgress():
-                member.progress = event
-                member.keep_journal(self._boot, self._clock())
-            case ContentComplete():
-                member.completed()
+            case protocol.PiecesReceived() if torrent.failure is None:
+                self._add_pieces(torrent, event.pieces)
+            case protocol.ContentProgress():
+                torrent.progress = event
+                torrent.update_journal(self._boot, self._clock())
+            case protocol.ContentComplete():
+                torrent.mark_complete()
                 self._announce()
-            case CorruptPiece():
-                self._poisoned(member, event)
-            case PeerBanned():
-                member.suspects.add(event.peer)
-            case PeerFailure() if member.failure is None:  # one cause has many effects
-                member.failure = event.reason
-                log.warning("%s: %s", member.address, event.reason)
-                # Pieces are said to be here when they are right, which may be before they are written.
-                self._send(RemoveContent(address=member.address))
-                member.reprove()
+            case protocol.CorruptPiece():
+                self._on_corrupt_piece(torrent, event)
+            case protocol.PeerBanned():
+                torrent.suspects.add(event.peer)
+            case protocol.PeerFailure() if torrent.failure is None:  # one cause may lead to several failures
+                torrent.failure = event.reason
+                log.warning("%s: %s", torrent.address, event.reason)
+                # Pieces are reported when they are verified, which may be before they are written.
+                self._send(protocol.RemoveContent(address=torrent.address))
+                torrent.recheck_fresh()
 
-    def _poisoned(self, member: SwarmTorrent, event: CorruptPiece) -> None:
-        """Who is certain to have sent a wrong piece is let in no more, from whatever port."""
-        if member.poisoned(event) and event.culprit:
-            log.warning("%s: piece %d from %s was wrong; it is refused", member.address, event.piece, event.culprit)
-            self._refused.add(event.culprit.rpartition(":")[0].strip("[]"))
-            self._let_in()
+    def _on_corrupt_piece(self, torrent: SwarmTorrent, event: protocol.CorruptPiece) -> None:
+        """Refuse the address of a peer that certainly sent a wrong piece, from any port."""
+        if torrent.record_corrupt_piece(event) and event.culprit:
+            log.warning("%s: peer %s sent piece %d wrong; peer banned", torrent.address, event.culprit, event.piece)
+            self._banned.add(event.culprit.rpartition(":")[0].strip("[]"))
+            self._update_allowed()
 
-    def _came(self, member: SwarmTorrent, pieces: list[int] | tuple[int, ...]) -> None:
-        new = [piece for piece in pieces if member.leaves.add_piece(piece)]
+    def _add_pieces(self, torrent: SwarmTorrent, pieces: list[int] | tuple[int, ...]) -> None:
+        new = [piece for piece in pieces if torrent.leaves.add_piece(piece)]
         if new:
-            member.progress_at = self._clock()
-            member.fresh.update(new)
+            torrent.progress_at = self._clock()
+            torrent.fresh.update(new)
         self._changed.notify_all()
 
-    # The process and its keeper.
+    # The peer process and its supervision
 
     def _start(self) -> None:
         host, _, port = self._options.listen.rpartition(":")
-        # The tracker has told others of the ports that we had. The second one is for TLS, which the `s` says.
+        # Peers know our previous ports from the tracker. The second one is for TLS, which the `s` means.
         plain = self.port or int(port)
         listen = f"{host}:{plain},{host}:{self.tls_port or (plain and plain + 1)}s"
         known: list[PeerProcess] = []
-        self._process = PeerProcess(lambda event: self._hear(known, event), self._clock, self._options.log)
+        self._process = PeerProcess(lambda event: self._on_event(known, event), self._clock, self._options.log)
         known.append(self._process)
-        limits = self._options
-        self._send(
-            StartSession(
-                listen=listen,
-                profile=self._profile,
-                upload_limit=limits.upload_limit,
-                download_limit=limits.download_limit,
-                name=limits.name,
-            )
-        )
+        upload, download, name = self._options.upload_limit, self._options.download_limit, self._options.name
+        session, profile = protocol.StartSession, self._profile
+        self._send(session(listen=listen, name=name, profile=profile, upload_limit=upload, download_limit=download))
         self._allowed = frozenset()
-        self._let_in()
-        for member in self._members.values():
-            self._add(member)
+        self._update_allowed()
+        for torrent in self._torrents.values():
+            self._add(torrent)
 
     def _stop(self, *, kill: bool = False) -> None:
         process, self._process = self._process, None
         if process:
-            process.end(kill=kill)
+            process.stop(kill=kill)
 
-    def _keep(self) -> None:
+    def _supervise(self) -> None:
         while not self._ending.wait(TURN):
             process = self._process
             if process is None:
                 continue
-            if reason := process.trouble(self._options.memory):
+            if reason := process.failure_reason(self._options.memory):
                 self._replace(reason)
 
     def _replace(self, reason: str) -> None:
-        log.warning("the peer process %s; it is replaced", reason)
+        log.warning("the peer process %s; restarting it", reason)
         self._stop(kill=True)
         with self._changed:
             now = self._clock()
             self._restarts = [*(at for at in self._restarts if now - at < RESTART_WINDOW), now]
             if len(self._restarts) > RESTARTS:
-                self.failure = f"the peer process {reason}, as its {RESTARTS} predecessors did"
-                for member in self._members.values():
-                    member.failure = member.failure or self.failure
+                self.failure = f"the peer process {reason}, after {RESTARTS} restarts within {RESTART_WINDOW:.0f} s"
+                for torrent in self._torrents.values():
+                    torrent.failure = torrent.failure or self.failure
                 self._changed.notify_all()
                 return
-            for member in self._members.values():
-                member.restarted()
-                member.reprove()
+            for torrent in self._torrents.values():
+                torrent.reset_counters()
+                torrent.recheck_fresh()
             self._start()
 
-    def _add(self, member: SwarmTorrent) -> None:
-        if member.kept_out:
+    def _add(self, torrent: SwarmTorrent) -> None:
+        if torrent.excluded:
             return
-        self._send(*member.order())
-        if member.named:
-            self._connect(member, member.named)
+        self._send(*torrent.add_command())
+        if torrent.named:
+            self._connect(torrent, torrent.named)
 
-    def _send(
-        self,
-        message: AddContent
-        | AllowAddresses
-        | ConnectPeers
-        | FileMoved
-        | RemoveContent
-        | StartSession
-        | TuneSession
-        | PiecesWritten,
-        attached: bytes = b"",
-    ) -> None:
+    def _send(self, message: protocol.PeerCommand, attached: bytes = b"") -> None:
         if self._process:
             self._process.send(message, attached)
 
-    def _connect(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
+    def _connect(self, torrent: SwarmTorrent, peers: set[Endpoint]) -> None:
         places = tuple((peer.ip, peer.port) for peer in sorted(peers, key=str))
-        self._send(ConnectPeers(address=member.address, peers=places))
+        self._send(protocol.ConnectPeers(address=torrent.address, peers=places))
 
-    def _let_in(self) -> None:
-        allowed = frozenset(peer.ip for member in self._members.values() for peer in member.named) - self._refused
+    def _update_allowed(self) -> None:
+        allowed = frozenset(peer.ip for torrent in self._torrents.values() for peer in torrent.named) - self._banned
         if allowed != self._allowed:
             self._allowed = allowed
-            self._send(AllowAddresses(ips=tuple(sorted(allowed))))
+            self._send(protocol.AllowAddresses(ips=tuple(sorted(allowed))))
 
-    def _announce(self, *, knocked: bool = False) -> None:
-        if self._meeting:
-            self._meeting.look(knocked=knocked)
+    def _announce(self, *, caller: bool = False) -> None:
+        if self._announcer:
+            self._announcer.wake(caller=caller)
 
-    def _named(self, member: SwarmTorrent, peers: set[Endpoint]) -> None:
-        """The tracker named peers, and has said how large the swarm is."""
-        self._renew(member)
+    def _on_peers_named(self, torrent: SwarmTorrent, peers: set[Endpoint]) -> None:
+        """Add the peers that the tracker named, and adapt the profile to the size of the swarm."""
+        self._renew(torrent)
         with self._changed:
-            self.introduce(member, peers)
+            self.add_peers(torrent, peers)
             self._choose_profile()
 
-    def _renew(self, member: SwarmTorrent) -> None:
-        """A certificate that nears its end is replaced; announcing does the same for announce keys."""
-        if not member.admission.authority:
+    def _renew(self, torrent: SwarmTorrent) -> None:
+        """Replace a certificate that is about to expire; announcing does the same for announce keys."""
+        if not torrent.credentials.authority:
             return
-        with contextlib.suppress(TrackerUnavailable, TrackerRefuses):  # then it ends, and with it our part in the swarm
-            fresh = self._admission(member.address)
-            if fresh != member.admission:
-                member.admission = fresh
-                self.readd(member)
+        with contextlib.suppress(TrackerUnavailable, TrackerRefuses):  # then the certificate expires, and ends our part
+            fresh = self._credentials(torrent.address)
+            if fresh != torrent.credentials:
+                torrent.credentials = fresh
+                self.rejoin(torrent)
 
     def _choose_profile(self) -> None:
-        """Shallow queues as soon as one content has a crowd."""
-        profile = choose_common_profile(member.crowd for member in self._members.values())
+        """Use shallow queues as soon as one content has a crowd."""
+        profile = choose_common_profile(torrent.crowd for torrent in self._torrents.values())
         if profile is not self._profile:
             self._profile = profile
-            self.limit(self._options.upload_limit, self._options.download_limit)
+            self.set_limits(self._options.upload_limit, self._options.download_limit)

@@ -1,4 +1,4 @@
-"""One content that this node shares, as it stands: a record that the swarm keeps and everybody may read."""
+"""The state of one content that this node shares: kept by the swarm, read by other modules."""
 
 import os
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from stager.peer.protocol import AddContent, ContentProgress, CorruptPiece
 from stager.swarm.grants import PUBLIC_CREDENTIALS, SwarmCredentials
 
 JOURNAL = 0.5
-"""Seconds between entries in a journal: what a node that is killed fetches again, at most."""
+"""Seconds between writes of a journal: at most the blocks of that time are fetched again after a crash."""
 
 
 @dataclass
@@ -23,22 +23,22 @@ class SwarmTorrent:
     """One content in its swarm. Fields change under the swarm's lock.
 
     Attributes:
-        leaves: what is here and right.
-        complete: all of it, written, offered.
+        leaves: the verified leaves.
+        complete: whether all leaves are verified, written and offered.
         failure: why the peer process gave it up, or None.
         named: peers that the tracker named.
-        progress_at: when the last right piece came.
+        progress_at: when the last correct piece arrived.
         from_peers, wasted, sent: payload bytes so far, over all peer processes.
-        poisoners: peers that were found to send wrong bytes, as ADDRESS:PORT.
-        suspects: peers that had a part in wrong pieces.
-        crowd: (members with everything, without), as the tracker said last.
-        announce_at, announced, unanswered: when to announce next, what is to be said then, how often nobody answered.
-        admission: what opens the swarm to us; with an authority the swarm is a restricted one, over TLS.
-        kept_out: we have no pass, so it is in no swarm.
-        fresh: pieces that came since the peer process was told what is here.
+        poisoners: peers that are known to have sent wrong bytes, as ADDRESS:PORT.
+        suspects: peers that sent parts of wrong pieces.
+        crowd: (complete, incomplete) members, as last reported by the tracker.
+        announce_at, announced, unanswered: when to announce next, the event to announce then, announcements without an answer.
+        credentials: our credentials; with an authority the swarm is restricted, over TLS.
+        excluded: whether it is in no swarm, because we have no credentials.
+        fresh: pieces received since the content was added to the peer process.
     """
 
-    guide: PieceMap
+    piece_map: PieceMap
     path: Path
     leaves: LeafSet
     complete: bool
@@ -53,8 +53,8 @@ class SwarmTorrent:
     announce_at: float = 0.0
     announced: Announced | None = Announced.STARTED
     unanswered: int = 0
-    admission: SwarmCredentials = PUBLIC_CREDENTIALS
-    kept_out: bool = False
+    credentials: SwarmCredentials = PUBLIC_CREDENTIALS
+    excluded: bool = False
     _before: tuple[int, int, int] = (0, 0, 0)
     _fed_before: tuple[PeerStats, ...] = ()
     _journalled: float = 0.0
@@ -62,8 +62,8 @@ class SwarmTorrent:
 
     @property
     def address(self) -> Address:
-        """Which content."""
-        return self.guide.address
+        """The content's address."""
+        return self.piece_map.address
 
     def _total(self, index: int) -> int:
         now = (self.progress.from_peers, self.progress.wasted, self.progress.sent) if self.progress else (0, 0, 0)
@@ -71,22 +71,22 @@ class SwarmTorrent:
 
     @property
     def from_peers(self) -> int:
-        """Payload bytes that came from peers, wasted ones included."""
+        """Payload bytes received from peers, wasted ones included."""
         return self._total(0)
 
     @property
     def wasted(self) -> int:
-        """Of these, what came twice or was wrong."""
+        """Of these, bytes that were received twice or wrong."""
         return self._total(1)
 
     @property
     def sent(self) -> int:
-        """Payload bytes that went to peers."""
+        """Payload bytes sent to peers."""
         return self._total(2)
 
     @property
     def feeders(self) -> tuple[PeerStats, ...]:
-        """From whom how much of `from_peers` came, the most first."""
+        """`from_peers` by peer, the most first."""
         return merge_peer_stats(self._fed_before, self.progress.feeders if self.progress else ())
 
     @property
@@ -94,48 +94,48 @@ class SwarmTorrent:
         """Peers connected now."""
         return self.progress.peers if self.progress else 0
 
-    def restarted(self) -> None:
-        """The session's counters begin again."""
+    def reset_counters(self) -> None:
+        """Keep the totals before the counters of the peer process start again."""
         self._fed_before = idle_peer_stats(self.feeders)
         self._before, self.progress = (self._total(0), self._total(1), self._total(2)), None
 
-    def order(self) -> tuple[AddContent, bytes]:
-        """What a peer process is told so that it takes part, and what is attached to that."""
-        layer = self.guide.layer or b""
+    def add_command(self) -> tuple[AddContent, bytes]:
+        """Make the command that adds it to a peer process, and its attachment."""
+        layer = self.piece_map.layer or b""
         if not self.complete and self.leaves.complete:
             self.complete, self.announced, self.announce_at = True, Announced.COMPLETED, 0.0
-        order = AddContent(
+        command = AddContent(
             address=self.address,
             path=str(self.path),
             layer=len(layer),
             complete=self.complete,
-            authority=self.admission.authority.decode("ascii"),
-            certificate=self.admission.certificate,
-            key=self.admission.key,
+            authority=self.credentials.authority.decode("ascii"),
+            certificate=self.credentials.certificate,
+            key=self.credentials.key,
         )
-        return order, layer if self.complete else layer + self.leaves.bits()
+        return command, layer if self.complete else layer + self.leaves.bits()
 
-    def completed(self) -> None:
-        """Everything is here and written, which is to be announced."""
+    def mark_complete(self) -> None:
+        """Mark it as complete and written, which is to be announced."""
         self.leaves.add(0, self.address.size)
         self.complete, self.announced, self.announce_at = True, Announced.COMPLETED, 0.0
         self.fresh.clear()
 
-    def reprove(self) -> None:
-        """A piece may have been said to be here before it was on its way to the file: look again which are."""
+    def recheck_fresh(self) -> None:
+        """Verify fresh pieces again: one may have been reported before it was written to the file."""
         if self.complete:
             return
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            needed = set(self.guide.needed)
+            needed = set(self.piece_map.needed)
             here = [piece for piece in self.fresh if piece in needed]
-            for piece in set(here) - set(verified_pieces(self.guide, descriptor, here)):
+            for piece in set(here) - set(verified_pieces(self.piece_map, descriptor, here)):
                 self.leaves.drop_piece(piece)
         finally:
             os.close(descriptor)
 
-    def poisoned(self, event: CorruptPiece) -> bool:
-        """A piece was wrong, and is missing again; tells whether it is certain of a peer, for the first time, that it sent it."""
+    def record_corrupt_piece(self, event: CorruptPiece) -> bool:
+        """Record a wrong piece, which is missing again; returns whether a peer is newly known to have sent wrong bytes."""
         self.suspects |= set(event.suspects)
         self.leaves.drop_piece(event.piece)
         self.fresh.discard(event.piece)
@@ -144,14 +144,14 @@ class SwarmTorrent:
             self.poisoners.add(event.culprit)
         return new
 
-    def keep_journal(self, boot: str, now: float) -> None:
-        """Write down which leaves are here, at most twice a second."""
+    def update_journal(self, boot: str, now: float) -> None:
+        """Write the leaves to the journal, at most twice a second."""
         if self.journal is None or self.complete or now - self._journalled < JOURNAL:
             return
         self._journalled = now
         leaves = LeafSet.of_bits(self.address, self.leaves.bits())
         for piece, numbers in self.progress.partial if self.progress else ():
-            start = self.guide.bounds(piece)[0]
+            start = self.piece_map.bounds(piece)[0]
             for number in numbers:
                 leaves.add(start + number * LEAF, start + (number + 1) * LEAF)
         write_journal(self.journal, leaves, boot)

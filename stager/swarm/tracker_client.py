@@ -1,4 +1,4 @@
-"""A node speaks with the tracker: announces itself, asks what to fetch first, and who was told of it.
+"""The tracker's client: announces this node, asks for parts to fetch first, and for peers that were told of this node.
 
 The only module of this package that imports httpx. The tracker is believed in nothing but names of peers: what they send
 is proved by the root.
@@ -29,11 +29,10 @@ from signer.errors import DocumentError
 from stager.errors import TrackerRefuses, TrackerUnavailable
 
 TIMEOUT = httpx.Timeout(4.0, connect=2.0)
-"""Seconds. An announce takes milliseconds; a swarm goes on without its tracker, so nothing waits for it."""
+"""Seconds. An announce takes milliseconds; a swarm continues without its tracker, so nothing waits for it."""
 
 GrantProvider = Callable[[Address], str]
-"""The announce key for a content, or "" where none is needed."""
-
+"""The announce key for a content, or "" if none is needed."""
 
 D = TypeVar("D", OriginRanges, IncomingPeers)
 
@@ -44,8 +43,8 @@ class TrackerClient:
     Args:
         url: of the tracker, such as `http://catalog:7070/v1`: the routes `announce` and `swarms` are below it.
         site: this node's site label, or "".
-        peer_id: 20 bytes that name this node's process.
-        grants: where announce keys come from.
+        peer_id: 20 bytes that identify this node's process.
+        grants: returns announce keys.
         authorities: the certificate in the info dict of a restricted content; empty for public ones.
     """
 
@@ -75,17 +74,17 @@ class TrackerClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
     def announce(
         self, address: Address, port: int, left: int, event: AnnounceEvent = AnnounceEvent.UPDATE
     ) -> AnnounceResponse:
-        """Say that we are in a swarm, and hear who else is.
+        """Announce that we are in a swarm, and return its peers.
 
         Raises:
-            TrackerUnavailable: it cannot be reached, or speaks nonsense.
-            TrackerRefuses: we may not, or there is no such content.
+            TrackerUnavailable: the tracker cannot be reached, or its answer is malformed.
+            TrackerRefuses: this node may not take part, or there is no such content.
         """
         query = (
             f"info_hash={quote(short_hash(address, self._authorities(address)), safe='')}&peer_id={quote(self._peer_id, safe='')}&port={port}"
@@ -103,7 +102,7 @@ class TrackerClient:
     def parts(
         self, address: Address, port: int, have: list[tuple[int, int]], want: int
     ) -> list[tuple[int, int]] | None:
-        """What to fetch from the origin next, as byte ranges; None when the tracker does not know us (any more).
+        """Ask for parts to fetch from the origin next, as byte ranges; None if the tracker does not know us (any more).
 
         Raises:
             TrackerUnavailable, TrackerRefuses: as `announce`.
@@ -114,11 +113,11 @@ class TrackerClient:
             return None
         parts = list(self._document(OriginRanges, status, body).parts)
         if any(not start < end <= address.size for start, end in parts):
-            raise TrackerUnavailable(f"{self.url}: gave a part that lies beyond the content {address}")
+            raise TrackerUnavailable(f"{self.url}: assigned a part beyond the end of the content {address}")
         return parts
 
     def callers(self, port: int) -> IncomingPeers:
-        """To whom we were named in the last minute; errors as `announce`."""
+        """Ask for the peers that were told of us in the last minute; errors as `announce`."""
         return self._document(IncomingPeers, *self._ask("GET", f"/swarms/callers?port={port}"))
 
     def _document(self, kind: type[D], status: int, body: bytes) -> D:

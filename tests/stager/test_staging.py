@@ -69,7 +69,7 @@ def test_paths_are_those_of_the_cache_and_only_of_the_image(cache: Cache, image:
     (blank,) = (thing for thing in required_items(manifest) if isinstance(thing, Blank))
     assert staged.blank(blank) == cache.path(blank)
     assert staged.blank(blank).stat().st_size == blank.size
-    with pytest.raises(NotCached, match="no part of the image"):
+    with pytest.raises(NotCached, match="not part of the staged image"):
         staged.path(Address.of(b"another"))
 
 
@@ -141,8 +141,8 @@ def without_layer_and_wrong(source: MemorySource, address: Address) -> None:
 
 REFUSED: list[tuple[str, Callable[[MemorySource, Address], None], type[StagerError], str]] = [
     ("corrupts a piece for ever", lambda s, _: s.corrupt.update({PIECE + 5: 99}), ContentCorrupt, "piece 1 .* 4 times"),
-    ("has other content", without_layer_and_wrong, ContentCorrupt, "is something else"),
-    ("cuts for ever", lambda s, _: setattr(s, "cuts", 10_000), SourceUnavailable, "what has come .* is kept"),
+    ("has other content", without_layer_and_wrong, ContentCorrupt, "does not match its address"),
+    ("cuts for ever", lambda s, _: setattr(s, "cuts", 10_000), SourceUnavailable, "partial data of .* kept"),
     ("lacks the content", lambda s, a: s.contents.pop(a), SourceLacks, "is not here"),
 ]
 

@@ -16,7 +16,7 @@ def build_swarm_report(stager: Stager) -> SwarmReport | None:
     """
     name = stager.sharing.name if stager.sharing is not None else ""
     contents: dict[Address, ContentFeed] = {}
-    for one in (*stager.arrivals.look(), *stager.arrivals.lately()):
+    for one in (*stager.transfers.snapshot(), *stager.transfers.recent()):
         if (one.from_peers or one.from_origin) and len(contents) < MAX_REPORTED:
             contents.setdefault(one.address, _feed(one))
     return SwarmReport(name=name, contents=tuple(contents.values())) if name or contents else None

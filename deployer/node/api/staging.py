@@ -49,8 +49,8 @@ def staging_status(stager: Stager) -> StagingStatus:
             pins[lease.holder.removeprefix(PIN)] = pins.get(lease.holder.removeprefix(PIN), 0) + 1
     sharing = stager.sharing
     return StagingStatus(
-        arriving=tuple(_content(one) for one in stager.arrivals.look()),
-        lately=tuple(_content(one) for one in stager.arrivals.lately()),
+        arriving=tuple(_content(one) for one in stager.transfers.snapshot()),
+        lately=tuple(_content(one) for one in stager.transfers.recent()),
         quota=usage.quota,
         allocated=usage.allocated,
         reserved=usage.reserved,

@@ -81,8 +81,8 @@ class CacheMachine(RuleBasedStateMachine):
             assert address in self.present()
 
     def _reserved(self) -> dict[str, tuple[int, float]]:
-        with self.cache._ledger.transaction():
-            return self.cache._ledger.reserved()
+        with self.cache._index.transaction():
+            return self.cache._index.reserved()
 
     @rule(address=addresses, part=st.floats(0.1, 0.9))
     def interrupted(self, address: Address, part: float) -> None:
@@ -150,7 +150,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule()
     def tidy(self) -> None:
         left = {one.name for one in self.cache.trash() if one.since > self.clock.now - GRACE}
-        self.cache.tidy()
+        self.cache.clean_trash()
         assert {one.name for one in self.cache.trash()} == left
 
     @rule()

@@ -62,7 +62,7 @@ def images(tmp_path: Path) -> tuple[Image, Image]:
 
 def abandon(cache: Cache) -> None:
     """What the kernel does when a process dies: descriptors and locks go, nothing else is done."""
-    cache._ledger._db.close()
+    cache._index._db.close()
     os.close(cache._owned)
     cache._owned = -1
 

@@ -126,7 +126,7 @@ def test_what_is_leased_cannot_be_evicted(cache: Cache, clock: Clock) -> None:
 
 def test_what_is_being_staged_cannot_be_evicted(cache: Cache) -> None:
     address = put(cache, A)
-    with cache.reserve({address: 0}), pytest.raises(InUse, match="under way"):
+    with cache.reserve({address: 0}), pytest.raises(InUse, match="in progress"):
         cache.evict(address)
     cache.evict(address)
 
@@ -201,7 +201,7 @@ def test_what_was_interrupted_keeps_its_room_until_others_need_it(tmp_path: Path
 
 
 def test_a_quota_above_the_filesystem_is_refused(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(CacheUnusable, match=r"more than the \d+ bytes of its filesystem"):
+    with pytest.raises(CacheUnusable, match=r"larger than its filesystem of \d+ bytes"):
         Cache(tmp_path / "cache", 1 << 60, clock)
     Cache(tmp_path / "cache", 1 << 20, clock).close()  # and the refusal left no lock
 
@@ -256,7 +256,7 @@ def become_directory(path: Path) -> None:
         (replace, "has been replaced by another file"),
         (truncate, f"has {LEAF} bytes instead of {3 * LEAF}"),
         (link, "cannot be opened"),
-        (become_directory, "is no regular file"),
+        (become_directory, "is not a regular file"),
         (Path.unlink, "cannot be opened"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -464,7 +464,7 @@ def test_after_a_failed_fsync_nothing_more_is_taken_until_it_is_opened_again(roo
         disk.at = len(disk.steps) + disk.steps.index("sync") + 1
         with pytest.raises(CacheDegraded, match="could not be made durable"):
             put(cache, B)
-        with pytest.raises(CacheDegraded, match="look at the disk"):
+        with pytest.raises(CacheDegraded, match="check the disk"):
             put(cache, C)
         cache.check(kept, full=True)
         assert list((root / "incoming").iterdir()) == []

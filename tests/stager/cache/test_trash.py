@@ -57,9 +57,9 @@ def test_after_its_grace_time_it_is_gone(cache: Cache, clock: Clock, root: Path)
     address = put(cache, A)
     cache.evict(address)
     clock.now += GRACE - 1
-    assert cache.tidy() == 0
+    assert cache.clean_trash() == 0
     clock.now += 1
-    assert cache.tidy() == 1
+    assert cache.clean_trash() == 1
     assert list((root / "trash").iterdir()) == []
     assert cache.acquire([address], "m", 10).missing == (address,)
 
@@ -106,13 +106,13 @@ def test_what_was_found_wrong_is_kept_to_be_looked_at_and_never_comes_back(cache
     assert cache.acquire([address], "m", 10).missing == (address,)
     put(cache, A)
     assert len(cache.trash()) == 1
-    cache.tidy(everything=True)
+    cache.clean_trash(everything=True)
     assert list((root / "trash").iterdir()) == []
 
 
 def test_who_listens_hears_what_leaves(cache: Cache) -> None:
     gone: list[str] = []
-    cache.on_gone(gone.append)
+    cache.on_removal(gone.append)
     first, second = put(cache, A), put(cache, B)
     cache.evict(first)
     spoil(cache, second)

@@ -103,8 +103,8 @@ def test_a_lease_asked_for_holds(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["evict", "0" * 64 + "-16384"], NotCached, "does not hold"),
-        (["verify", "blank-0"], NotCached, "does not hold"),
+        (["evict", "0" * 64 + "-16384"], NotCached, "is not in the cache"),
+        (["verify", "blank-0"], NotCached, "is not in the cache"),
         (["evict", "../../etc/passwd"], Misused, "is not an address"),
         (["stage", "no reference"], Misused, "is not a valid image reference"),
     ],

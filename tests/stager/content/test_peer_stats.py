@@ -22,10 +22,10 @@ def counts(feeders: tuple[PeerStats, ...]) -> dict[str, int]:
 def test_what_a_peer_sent_after_the_last_look_is_known_by_the_sum() -> None:
     """It left; the sum has its last bytes, and nobody else's."""
     feeding = PeerStatsRecorder()
-    feeding.look([PeerSample("a", "192.0.2.1:1", 100, 50), PeerSample("b", "192.0.2.2:1", 10, 5)])
-    assert feeding.told(110)[0] == PeerStats(peer="a", at="192.0.2.1:1", received=100, rate=50)
-    feeding.look([PeerSample("b", "192.0.2.2:1", 10, 5)])
-    assert feeding.told(160) == (
+    feeding.sample([PeerSample("a", "192.0.2.1:1", 100, 50), PeerSample("b", "192.0.2.2:1", 10, 5)])
+    assert feeding.stats(110)[0] == PeerStats(peer="a", at="192.0.2.1:1", received=100, rate=50)
+    feeding.sample([PeerSample("b", "192.0.2.2:1", 10, 5)])
+    assert feeding.stats(160) == (
         PeerStats(peer="a", at="192.0.2.1:1", received=150, rate=0),
         PeerStats(peer="b", at="192.0.2.2:1", received=10, rate=5),
     )
@@ -34,15 +34,15 @@ def test_what_a_peer_sent_after_the_last_look_is_known_by_the_sum() -> None:
 def test_of_several_that_left_each_gets_what_it_was_sending() -> None:
     """By their rates; whoever sent nothing gets next to nothing."""
     feeding = PeerStatsRecorder()
-    feeding.look(
+    feeding.sample(
         [
             PeerSample("a", "192.0.2.1:1", 1000, 3000),
             PeerSample("b", "192.0.2.2:1", 1000, 1000),
             PeerSample("c", "192.0.2.3:1", 0, 0),
         ]
     )
-    feeding.look([])
-    found = counts(feeding.told(2400))
+    feeding.sample([])
+    found = counts(feeding.stats(2400))
     assert (found["a"], found["b"]) == (1299, 1099)
     assert found.get("c", 0) == 0
 
@@ -50,10 +50,10 @@ def test_of_several_that_left_each_gets_what_it_was_sending() -> None:
 def test_a_peer_that_comes_again_goes_on_counting() -> None:
     """Whether it was seen to be gone or not, and from whatever port it calls."""
     feeding = PeerStatsRecorder()
-    feeding.look([PeerSample("a", "192.0.2.1:1", 100, 9)])
-    feeding.look([PeerSample("a", "192.0.2.1:1", 20, 9)])  # a new connection
-    feeding.look([PeerSample("a", "192.0.2.1:1", 20, 9), PeerSample("a", "192.0.2.1:44444", 5, 1)])
-    (only,) = feeding.told(125)
+    feeding.sample([PeerSample("a", "192.0.2.1:1", 100, 9)])
+    feeding.sample([PeerSample("a", "192.0.2.1:1", 20, 9)])  # a new connection
+    feeding.sample([PeerSample("a", "192.0.2.1:1", 20, 9), PeerSample("a", "192.0.2.1:44444", 5, 1)])
+    (only,) = feeding.stats(125)
     assert (only.received, only.rate, only.at) == (125, 10, "192.0.2.1:44444")
 
 
@@ -61,8 +61,8 @@ def test_who_calls_itself_something_new_each_time_takes_no_memory() -> None:
     """Beyond a number of peers, others are counted together."""
     feeding = PeerStatsRecorder()
     for number in range(4 * MAX_PEERS_KEPT):
-        feeding.look([PeerSample(f"p{number}", "192.0.2.1:1", 10, 0)])
-    found = feeding.told(40 * MAX_PEERS_KEPT)
+        feeding.sample([PeerSample(f"p{number}", "192.0.2.1:1", 10, 0)])
+    found = feeding.stats(40 * MAX_PEERS_KEPT)
     assert len(found) == MAX_PEERS_SHOWN
     assert found[0].peer == ""
     assert found[0].received >= 30 * MAX_PEERS_KEPT - 10
@@ -90,9 +90,9 @@ def test_never_more_than_the_sum_that_came(steps: list[dict[str, int]], lost: in
         gone += len(set(standing) - set(more))
         standing = {peer: standing.get(peer, 0) + count for peer, count in more.items()}
         total += sum(more.values())
-        feeding.look([PeerSample(peer, f"{peer}:1", count, count) for peer, count in standing.items()])
-        assert sum(counts(feeding.told(total)).values()) == total
-    told = sum(counts(feeding.told(total + lost)).values())
+        feeding.sample([PeerSample(peer, f"{peer}:1", count, count) for peer, count in standing.items()])
+        assert sum(counts(feeding.stats(total)).values()) == total
+    told = sum(counts(feeding.stats(total + lost)).values())
     assert total <= told <= total + lost
     if gone:
         assert told >= total + lost - 5  # what is left over by dividing

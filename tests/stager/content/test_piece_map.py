@@ -44,13 +44,14 @@ SHAPES = {
 
 @pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("known", ["layer and map", "layer", "map", "nothing"])
-def test_every_needed_piece_proves_itself_from_its_span(tmp_path: Path, content: bytes, known: str) -> None:
+def test_every_needed_piece_proves_itself_from_its_ranges(tmp_path: Path, content: bytes, known: str) -> None:
     one = measured(tmp_path, content)
     guide = PieceMap.of(one.address, one.layer if "layer" in known else None, one.data_map if "map" in known else None)
     rebuilt = bytearray(len(content))
     for piece in guide.needed:
-        start, end = guide.span(piece)
-        runs = guide.judge(piece, start, content[start:end])
+        ranges = guide.ranges(piece)
+        start, end = ranges[0][0], ranges[-1][1]
+        runs = guide.verify_piece(piece, start, content[start:end])
         assert runs is not None
         for offset, data in runs:
             rebuilt[offset : offset + len(data)] = data
@@ -75,13 +76,13 @@ def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
         start, end = guide.bounds(piece)
         wrong = bytearray(content)
         wrong[at] ^= 1
-        assert guide.judge(piece, start, bytes(wrong[start:end])) is None
+        assert guide.verify_piece(piece, start, bytes(wrong[start:end])) is None
 
 
 def test_a_piece_in_the_place_of_another_is_seen(tmp_path: Path) -> None:
     content = leaves("abcdefgh")
     guide = guide_of(measured(tmp_path, content))
-    assert guide.judge(1, PIECE, content[:PIECE]) is None
+    assert guide.verify_piece(1, PIECE, content[:PIECE]) is None
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_map_that_hides_data_hides_none_from_the_layer(tmp_path: Path) -> None
     one = measured(tmp_path, leaves("abcdefgh"))
     guide = PieceMap.of(one.address, one.layer, bytes(len(one.data_map)))
     assert guide.needed == (0, 1)
-    assert guide.span(1) == (PIECE, 2 * PIECE)
+    assert guide.ranges(1) == [(PIECE, 2 * PIECE)]
     assert guide.data_extents == ((0, 2 * PIECE),)
 
 

@@ -11,7 +11,7 @@ from catalog.content.indexing import HINT_BLOCK, ContentIndex, index_file
 from catalog.image.address import LEAF, Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
-from stager.cache import sidecars as beside
+from stager.cache import sidecars
 from stager.cache.cache import Cache
 from stager.fetch.sources import HttpSource
 from stager.staging import Stager
@@ -165,10 +165,10 @@ def test_layers_and_hints_are_kept_beside_and_leave_with_the_content(cache: Cach
     source = hinting(b"".join(OLD), tmp=tmp_path)
     (address,) = source.contents
     one(cache, source, address)
-    assert beside.read_layer(cache.root, address) == source.layers[address]
+    assert sidecars.read_layer(cache.root, address) == source.layers[address]
     assert (cache.root / "beside" / f"{address}.hints").read_bytes() == source.stored[address]
     (cache.root / "beside" / f"{address}.layer").write_bytes(b"\0" * len(source.layers[address] or b""))
-    assert beside.read_layer(cache.root, address) is None, "a layer that does not prove itself"
+    assert sidecars.read_layer(cache.root, address) is None, "a layer that does not prove itself"
     cache.evict(address)
     assert list((cache.root / "beside").iterdir()) == []
 

@@ -102,7 +102,7 @@ def make() -> Iterator[Callable[[], Peer]]:
 
     yield new
     for peer in made:
-        peer.process.end(kill=True)
+        peer.process.stop(kill=True)
 
 
 def content(path: Path, size: int = (2 << 20) + 12_345) -> ContentIndex:
@@ -130,7 +130,7 @@ def test_a_content_goes_from_one_to_another_and_on_to_a_third_after_its_file_was
     (tmp_path / "final").mkdir()
     (tmp_path / "incoming").rename(tmp_path / "final" / "partition")
     second.process.send(FileMoved(address=measured.address, path=str(tmp_path / "final" / "partition")))
-    first.process.end(kill=True)
+    first.process.stop(kill=True)
     third = make()
     third.fetch(measured, blank(tmp_path / "third", measured), second)
     third.wait(ContentComplete)
@@ -153,9 +153,9 @@ def test_only_the_leaves_that_are_missing_are_fetched(make: Callable[[], Peer], 
     first, second = make(), make()
     first.seed(measured, tmp_path / "content")
     second.fetch(measured, tmp_path / "incoming", first, leaves=leaves)
+    came = second.wait(ContentProgress, lambda event: event.from_peers >= leaves.missing)
     second.wait(ContentComplete)
     assert (tmp_path / "incoming").read_bytes() == (tmp_path / "content").read_bytes()
-    came = second.wait(ContentProgress, lambda event: event.from_peers >= leaves.missing)
     assert came.from_peers == leaves.missing == 4 * LEAF + 12_345
     assert came.wasted == 0
 
@@ -275,7 +275,7 @@ def test_it_ends_with_its_input_and_when_told(make: Callable[[], Peer]) -> None:
         time.sleep(0.02)
     assert not told.process.alive
     left = make()
-    left.process.end()
+    left.process.stop()
     assert left.process._process.returncode == 0, "it was killed"
 
 

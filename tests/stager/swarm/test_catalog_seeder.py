@@ -160,7 +160,7 @@ def test_a_node_with_the_right_gets_the_restricted_content_over_tls(world: World
         with _tracker(world, passes) as tracker, _swarm(tracker, passes) as swarm:
             fetching = _fetching(swarm, None, Nothing(), guide, tmp_path / "in")
             brought = fetching.run()
-            assert swarm.port_for(swarm.members[0]) == swarm.tls_port
+            assert swarm.port_for(swarm.torrents[0]) == swarm.tls_port
     assert brought.from_peers >= SIZE * 3 // 4 - (1 << 20)
     assert brought.from_origin == 0
     assert (tmp_path / "in").read_bytes() == world.secret.content(address).read_bytes()
@@ -179,7 +179,7 @@ def test_a_node_without_the_right_gets_nothing_on_any_way(world: World, tmp_path
             fetching = _fetching(swarm, tracker, HttpSource(client), guide, tmp_path / "in", patience=6.0)
             with pytest.raises((SourceUnavailable, SourceLacks)):
                 fetching.run()
-            assert fetching.brought.from_peers == fetching.brought.from_origin == 0
+            assert fetching.result.from_peers == fetching.result.from_origin == 0
     assert not any((tmp_path / "in").read_bytes())
 
 
@@ -204,7 +204,7 @@ def _tracker(world: World, passes: CatalogCredentialsProvider) -> TrackerClient:
 
 
 def _swarm(tracker: TrackerClient, passes: CatalogCredentialsProvider) -> Swarm:
-    return Swarm(tracker, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), admission=passes)
+    return Swarm(tracker, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), credentials=passes)
 
 
 def _fetching(

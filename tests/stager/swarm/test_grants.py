@@ -64,7 +64,7 @@ def swarm() -> Iterator[Callable[[CredentialsProvider], Swarm]]:
     opened: list[Swarm] = []
 
     def make(admission: CredentialsProvider) -> Swarm:
-        made = Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), admission=admission)
+        made = Swarm(None, SwarmOptions(listen="127.0.0.1:0"), boot=read_boot_id(), credentials=admission)
         opened.append(made.__enter__())
         return made
 
@@ -112,8 +112,8 @@ def test_holding_the_info_hash_and_an_address_is_not_enough(
     seed, caller = swarm(ENTITLED), swarm(admission)
     shared = seed.join(content, tmp_path / "content")
     wanted = caller.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
-    seed.introduce(shared, {Endpoint("127.0.0.1", caller.port_for(wanted))})
-    caller.introduce(wanted, {Endpoint("127.0.0.1", port) for port in (seed.port, seed.tls_port)})
+    seed.add_peers(shared, {Endpoint("127.0.0.1", caller.port_for(wanted))})
+    caller.add_peers(wanted, {Endpoint("127.0.0.1", port) for port in (seed.port, seed.tls_port)})
     if welcome:
         assert caller.wait(lambda: wanted.complete, PATIENCE)
         assert (tmp_path / "in").read_bytes() == (tmp_path / "content").read_bytes()
@@ -141,10 +141,10 @@ def test_without_a_pass_a_content_enters_no_swarm_at_all(
     node, stranger = swarm(passes), swarm(public_credentials)
     kept = node.join(content, tmp_path / "content")
     assert kept.failure
-    node.readd(kept, forget=True)
+    node.rejoin(kept, forget=True)
     wanted = stranger.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
-    node.introduce(kept, {Endpoint("127.0.0.1", stranger.port)})
-    stranger.introduce(wanted, {Endpoint("127.0.0.1", node.port)})
+    node.add_peers(kept, {Endpoint("127.0.0.1", stranger.port)})
+    stranger.add_peers(wanted, {Endpoint("127.0.0.1", node.port)})
     assert not stranger.wait(lambda: wanted.complete, 3)
     assert wanted.from_peers == 0
 
@@ -165,7 +165,7 @@ def test_a_pass_is_asked_for_once_in_half_its_life_and_outlives_the_catalogs_abs
     assert passes(address) is second
     catalog.now += timedelta(hours=1)
     for _ in range(100):  # it is not asked again and again
-        with pytest.raises(TrackerUnavailable, match=r"away|just now"):
+        with pytest.raises(TrackerUnavailable, match=r"away|a moment ago"):
             passes(address)
     assert catalog.asked == 4
     catalog.now += CATALOG_RETRY
@@ -182,9 +182,9 @@ def test_certificates_are_renewed_in_a_swarm_that_goes_on(
     seed, caller = swarm(lambda address: passes[0](address)), swarm(ENTITLED)
     shared = seed.join(content, tmp_path / "content")
     passes.pop(0)
-    seed._named(shared, {Endpoint("127.0.0.1", caller.tls_port)})
-    assert shared.admission == passes[0](content.address)
+    seed._on_peers_named(shared, {Endpoint("127.0.0.1", caller.tls_port)})
+    assert shared.credentials == passes[0](content.address)
     time.sleep(0.2)
     wanted = caller.join(content, tmp_path / "in", find_leaves(content, tmp_path / "in", None, read_boot_id()))
-    caller.introduce(wanted, {Endpoint("127.0.0.1", seed.tls_port)})
+    caller.add_peers(wanted, {Endpoint("127.0.0.1", seed.tls_port)})
     assert caller.wait(lambda: wanted.complete, PATIENCE)

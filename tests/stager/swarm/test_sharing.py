@@ -66,9 +66,9 @@ class Node:
 
     def knows(self, other: "Node", address: Address) -> bool:
         """Tell the swarm of another node's place, as a tracker would."""
-        for member in self.swarm.members:
+        for member in self.swarm.torrents:
             if member.address == address:
-                self.swarm.introduce(member, {Endpoint("127.0.0.1", other.swarm.port)})
+                self.swarm.add_peers(member, {Endpoint("127.0.0.1", other.swarm.port)})
                 return True
         return False
 
@@ -125,11 +125,11 @@ def nodes(tmp_path: Path, origin: Origin) -> Iterator[tuple[Node, Node]]:
 def test_copies_then_blocks_from_the_origin_then_pieces_from_peers(nodes: tuple[Node, Node], origin: Origin) -> None:
     _, new = origin.contents
     first, second = nodes
-    second.swarm.limit(0, 12 * MIB)  # a peer that gives all within one look is not told from others
+    second.swarm.set_limits(0, 12 * MIB)  # a peer that gives all within one look is not told from others
     with introducing(first, second, new):
         second.stager.restage(new)
     assert second.cache.path(new).read_bytes() == NEW
-    (member,) = second.swarm.members
+    (member,) = second.swarm.torrents
     assert member.complete
     # The edited blocks came from the origin; the fresh pieces from the peer, without their zero leaves.
     edited = len(EDITED) // (64 << 10) * HINT_BLOCK
@@ -137,11 +137,11 @@ def test_copies_then_blocks_from_the_origin_then_pieces_from_peers(nodes: tuple[
     assert WHOLE - ZEROS - 2 * MIB <= member.from_peers <= WHOLE - ZEROS + 2 * MIB
     assert second.cache.entry(new).allocated <= len(NEW) - ZEROS
     # What the node says of where it came from is so: all of the peers' bytes are the first node's, who counts the same.
-    came = second.stager.arrivals.lately()[0]
+    came = second.stager.transfers.recent()[0]
     (feeder,) = came.feeders
     assert (feeder.peer, feeder.received, feeder.rate) == (first.swarm.name, member.from_peers, 0)
     assert (came.from_peers, came.from_origin) == (member.from_peers, origin.sent())
-    (sender,) = first.swarm.members
+    (sender,) = first.swarm.torrents
     assert first.swarm.wait(lambda: sender.sent >= feeder.received, 10)
     here = came.from_cache + ZEROS + MIB  # copied, and never sent: what the map calls zero
     assert len(NEW) <= here + came.from_peers + came.from_origin <= len(NEW) + 2 * MIB

@@ -43,8 +43,8 @@ def swarm() -> Iterator[Callable[..., Swarm]]:
 def meet(one: Swarm, other: Swarm) -> None:
     """Name two nodes to each other, for all that both share."""
     for first, second in ((one, other), (other, one)):
-        for member in first.members:
-            first.introduce(member, {Endpoint("127.0.0.1", second.port)})
+        for member in first.torrents:
+            first.add_peers(member, {Endpoint("127.0.0.1", second.port)})
 
 
 def eventually(what: Callable[[], bool], seconds: float = PATIENCE) -> float:
@@ -92,7 +92,7 @@ def test_a_peer_process_that_grows_too_large_is_replaced_until_that_is_pointless
         content, tmp_path / "incoming", find_leaves(content, tmp_path / "incoming", None, read_boot_id())
     )
     assert small.wait(lambda: member.failure is not None, PATIENCE)
-    assert "holds more than 1 MiB" in (member.failure or "")
+    assert "uses more than 1 MiB" in (member.failure or "")
     assert small.restarts > 3
 
 

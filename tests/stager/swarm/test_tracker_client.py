@@ -121,10 +121,10 @@ def test_parts_are_read_and_not_believed_beyond_the_content(tracker: Tracker, cl
     tracker.body = b'{"parts":[[0,262144],[524288,1048576]]}'
     assert client.parts(CONTENT, 6881, [(0, 5)], 9) == [(0, 262144), (524288, 1048576)]
     tracker.body = b'{"parts":[[0,1048577]]}'
-    with pytest.raises(TrackerUnavailable, match="beyond the content"):
+    with pytest.raises(TrackerUnavailable, match="beyond the end of the content"):
         client.parts(CONTENT, 6881, [], 9)
     tracker.body = b'{"parts":[[5,5]]}'
-    with pytest.raises(TrackerUnavailable, match="beyond the content"):
+    with pytest.raises(TrackerUnavailable, match="beyond the end of the content"):
         client.parts(CONTENT, 6881, [], 9)
     tracker.status = 409
     assert client.parts(CONTENT, 6881, [], 9) is None

@@ -22,8 +22,8 @@ def check_invariants(cache: Cache) -> None:
     trash = {one.name: one.entry for one in cache.trash()}
     assert {path.name for path in _files(cache.root / "trash")} == set(trash)
     assert not set(trash) & {entry.key for entry in entries}
-    with cache._ledger.transaction():
-        reserved = set(cache._ledger.reserved())
+    with cache._index.transaction():
+        reserved = set(cache._index.reserved())
     assert {path.name for path in _files(cache.root / "incoming")} <= reserved
     usage = cache.usage()
     assert usage.trash == sum(entry.allocated for entry in trash.values())

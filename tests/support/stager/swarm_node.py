@@ -80,10 +80,10 @@ def main(text: str) -> None:
             try:
                 brought = fetching.run()
             except (StagerError, OSError) as exc:
-                say(failed=type(exc).__name__, reason=str(exc), brought=fetching.brought.__dict__)
+                say(failed=type(exc).__name__, reason=str(exc), brought=fetching.result.__dict__)
             else:
                 say(done=brought.seconds, brought=brought.__dict__, restarts=swarm.restarts)
-            member = next(iter(swarm.members), None)
+            member = next(iter(swarm.torrents), None)
         sys.stdin.read()
         times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF,)]
         cpu = sum(each.ru_utime + each.ru_stime for each in times)

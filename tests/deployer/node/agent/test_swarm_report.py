@@ -21,7 +21,7 @@ def test_what_comes_and_what_came_is_told_until_it_is_old(tmp_path: Path) -> Non
     clock = Clock()
     with Cache(tmp_path, 1 << 30, clock) as cache:
         stager = Stager(cache, MemorySource({}, {}))
-        stager.arrivals = arrivals = TransferRegistry(clock)
+        stager.transfers = arrivals = TransferRegistry(clock)
         assert build_swarm_report(stager) is None
         traffic = TransferTraffic(
             from_peers=700, from_origin=300, peers=1, feeders=(PeerStats(peer="p", at="x:1", received=700, rate=9),)
@@ -50,7 +50,7 @@ def test_a_report_stays_small_whatever_comes(tmp_path: Path) -> None:
     clock = Clock()
     with Cache(tmp_path, 1 << 30, clock) as cache:
         stager = Stager(cache, MemorySource({}, {}))
-        stager.arrivals = arrivals = TransferRegistry(clock)
+        stager.transfers = arrivals = TransferRegistry(clock)
         feeders = tuple(
             PeerStats(peer=f"{number:020}", at="[2001:db8::1]:65535", received=1 << 50, rate=1 << 40)
             for number in range(8)
