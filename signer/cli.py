@@ -8,9 +8,10 @@ import typer
 
 from signer.errors import KeyUnusable
 from signer.openpgp.gpg import MAX_KEY
-from signer.openpgp.keyring import ALGORITHMS, Keyring, utc_now
+from signer.openpgp.keyring import ALGORITHMS, Keyring
 from signer.openpgp.keys import Key, SignerSettings, normalize_fingerprint, sole_signing_key
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration
 from signer.statements.endorsement import write_instant

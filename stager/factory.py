@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from catalog.client.credential_file import read_credential
 from stager.cache.cache import Cache
-from stager.errors import CacheUnusable, PeerFailed
+from stager.errors import PeerFailed
 from stager.fetch.http import FetchLimits
 from stager.fetch.rate_limit import RateLimit
 from stager.fetch.resume import read_boot_id
@@ -58,22 +58,14 @@ def open_catalog(
     settings: NodeSettings, clock: Callable[[], float], alarm: Callable[[str], None] = lambda _said: None
 ) -> "TrustedCatalog":
     """Make the client of the node's catalog and mirrors, which trusts them by the pinned root, and without one not at all."""
-    from catalog.client.trusted import TrustedCatalog
-
-    def root() -> bytes | None:
-        try:
-            return settings.pinned_root.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise CacheUnusable(f"{settings.pinned_root}: the pinned root cannot be read ({exc.strerror})") from exc
+    from catalog.client.trusted import TrustedCatalog, read_pin
 
     def now() -> datetime:
         return datetime.fromtimestamp(clock(), UTC)
 
     return TrustedCatalog(
         settings.freshness,
-        root,
+        lambda: read_pin(settings.pinned_root),
         [settings.catalog, *settings.mirrors],
         now,
         credential=read_credential(settings.credential),

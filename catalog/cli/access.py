@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from catalog.access.rules import SECRET_BYTES, SITE_PATTERN, AccessRule, ImageScope, RegisteredSite, format_credential
-from catalog.cli.options import Directory, utc_now, writing
+from catalog.cli.options import Directory, writing
 from catalog.client.credential_file import write_credential
 from catalog.errors import Misused, NotFound
 from catalog.swarm.announce_keys import ORIGIN
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 
 site_app = typer.Typer(
@@ -47,7 +48,7 @@ def register(
     secret = secrets.token_urlsafe(SECRET_BYTES)
     digest = hashlib.sha256(secret.encode()).hexdigest()
     with writing(context, directory) as connection:
-        rule_store.register_site(connection, RegisteredSite(name, vos), digest, utc_now(), renew=renew)
+        rule_store.register_site(connection, RegisteredSite(name, vos), digest, current_second(), renew=renew)
         write_credential(output, format_credential(name, secret))
     terminal.show(
         {"site": name, "vos": sorted(vos), "credential": str(output)},
@@ -111,7 +112,7 @@ def restrict(
         known = {one.name for one, _ in rule_store.list_sites(connection)}
         if missing := sorted(rule.sites - known):
             raise NotFound(f"no site {missing[0]}; register it with `partita catalog site register`")
-        rule_store.restrict(connection, scope, rule, utc_now())
+        rule_store.restrict(connection, scope, rule, current_second())
     admitted = [*sorted(rule.sites), *(f"sites of {one}" for one in sorted(rule.vos))]
     terminal.show(
         {"images": str(scope), "sites": sorted(rule.sites), "vos": sorted(rule.vos)},

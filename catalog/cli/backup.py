@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from catalog.cli.options import Directory, catalog_settings, utc_now
+from catalog.cli.options import Directory, catalog_settings
 from catalog.errors import NotFound
 from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, write_backup
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 
 DATABASE = "catalog.db"
@@ -25,7 +26,7 @@ def backup(
     if not (root / DATABASE).exists():
         raise NotFound(f"{root}: no catalog found; name its directory with --directory")
     files = [*sorted((root / "tuf" / "keys").glob("*.pem")), root / "tuf" / "root.json", root / "audit.jsonl"]
-    made = write_backup(file, "catalog", "sqlite", dump_sqlite(root / DATABASE), files, root, utc_now())
+    made = write_backup(file, "catalog", "sqlite", dump_sqlite(root / DATABASE), files, root, current_second())
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
         f"{file}: {len(made.members)} files; copy {root / 'blobs'} too, and store both as safely as keys",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from catalog.cli.options import Url, catalog_settings, utc_now
+from catalog.cli.options import Url, catalog_settings
 from catalog.client.client import CatalogClient
 from catalog.disk.inspector import DiskFormat
 from catalog.errors import Misused
@@ -17,6 +17,7 @@ from signer.cli import choose_key, open_keyring, read_passphrase
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.verifier import read_keys
 from signer.runtime import files, terminal
+from signer.runtime.clock import current_second
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, endorse
@@ -64,7 +65,7 @@ def export_hepix(
 
     `openssl smime -verify` verifies it; vmcatcher, atrope and cloudkeeper read it.
     """
-    now = utc_now()
+    now = current_second()
     credential = Credential.read(
         _read(certificate, MAX_KEY), _read(key, MAX_KEY), passphrase=read_passphrase(passphrase_file)
     )
@@ -125,7 +126,7 @@ def import_hepix(
     as_json: Json = False,
 ) -> None:
     """Import images from a signed list and endorse them as the site. Publish each with `partita publish`."""
-    now, known = utc_now(), Subscriptions(state or state_directory("hepix"))
+    now, known = current_second(), Subscriptions(state or state_directory("hepix"))
     if (endorser_dn is None) != (endorser_ca is None):
         raise Misused("--endorser-dn and --endorser-ca belong together: two CAs may certify the same name")
     endorser = None if endorser_dn is None or endorser_ca is None else ListEndorser(endorser_dn, endorser_ca)

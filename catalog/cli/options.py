@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,8 +48,3 @@ def writing(context: typer.Context, directory: Path | None) -> "Iterator[Transac
             yield connection
     finally:
         database.close()
-
-
-def utc_now() -> datetime:
-    """The time, in whole seconds, as documents carry it."""
-    return datetime.now(UTC).replace(microsecond=0)

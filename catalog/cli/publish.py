@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import time
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 
 from catalog.cli.access import open_, restrict
 from catalog.cli.image import image_app
-from catalog.cli.options import ImageReference, Url, VoFilter, catalog_settings, open_client, utc_now
+from catalog.cli.options import ImageReference, Url, VoFilter, catalog_settings, open_client
 from catalog.cli.torrent import torrent
 from catalog.client import transfer
 from catalog.client.credential_file import read_credential
@@ -21,6 +21,7 @@ from catalog.image.bundle import Bundle
 from catalog.image.reference import Reference
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.runtime import terminal
+from signer.runtime.clock import current_second, utc_now
 from signer.runtime.settings import state_directory
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
@@ -74,7 +75,7 @@ def endorse_command(
     as_json: Json = False,
 ) -> None:
     """Endorse an image: sign a statement that names it, and store both in its directory."""
-    bundle, now = Bundle.open(image), utc_now()
+    bundle, now = Bundle.open(image), current_second()
     manifest = bundle.manifest
     signer = choose_signer(context, key, certificate, certificate_key, passphrase_file)
     terms = {"role": role, "lifetime": timedelta(days=days), "comment": comment}
@@ -173,15 +174,13 @@ def _open_verified(context: typer.Context, url: str | None) -> "AbstractContextM
     settings = catalog_settings(context)
     if settings.tuf_root is None:
         return open_client(context, url)
-    from catalog.client.trusted import TrustedCatalog  # loads the TUF library
+    from catalog.client.trusted import TrustedCatalog, read_pin  # loads the TUF library
 
-    try:
-        root = settings.tuf_root.read_bytes()
-    except OSError as exc:
-        raise Misused(f"{settings.tuf_root}: the pinned root cannot be read ({exc.strerror})") from exc
+    if (root := read_pin(settings.tuf_root)) is None:
+        raise Misused(f"{settings.tuf_root}: the pinned root cannot be read (there is no such file)")
     urls, credential = [url or settings.url], read_credential(settings.credential)
     directory = state_directory("commands") / "freshness" / hashlib.sha256(root).hexdigest()[:16]
-    return TrustedCatalog(directory, lambda: root, urls, lambda: datetime.now(UTC), credential=credential)
+    return TrustedCatalog(directory, lambda: root, urls, utc_now, credential=credential)
 
 
 def _partition(bundle: Bundle, label: str) -> str:

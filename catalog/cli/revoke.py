@@ -7,13 +7,14 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from catalog.cli.options import ImageReference, Url, open_client, utc_now
+from catalog.cli.options import ImageReference, Url, open_client
 from catalog.errors import Misused, NotFound
 from catalog.image.reference import Reference
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.errors import DocumentError
 from signer.openpgp.keys import normalize_fingerprint
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import EndorsementStatement, PartitionStatement, parse_any_endorsement
 from signer.statements.revocation import SECURITY_OFFICER, RevocationReason, RevokedObject
@@ -64,7 +65,7 @@ def revoke_endorsement(
         if not wanted:
             raise NotFound(f"{reference} has no endorsement by {whose} at {client.url}")
         for digest, said in wanted:
-            why, now = _reason(reason), utc_now()
+            why, now = _reason(reason), current_second()
             pair = revoke(
                 signer,
                 RevokedObject("endorsement", said.title, digest=digest),
@@ -102,7 +103,7 @@ def revoke_image(
             signer,
             RevokedObject("image", manifest.title, digest=manifest.image_id),
             manifest.vo,
-            utc_now(),
+            current_second(),
             reason=_reason(reason),
             role=role,
             comment=comment,
@@ -137,7 +138,7 @@ def revoke_key(
             "key", name, serial=serial, since=None if since is None else since.replace(tzinfo=UTC, microsecond=0)
         ),
         vo,
-        utc_now(),
+        current_second(),
         reason=_reason(reason),
         role=role,
         comment=comment,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catalog.cli.options import Directory, catalog_settings, utc_now, writing
+from catalog.cli.options import Directory, catalog_settings, writing
 from catalog.errors import Misused, NotFound
 from signer.cli import read_passphrase
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def tuf_init(
     with _repository(context, directory) as (repository, connection):
         repository.create(
             connection,
-            utc_now(),
+            current_second(),
             root_keys=root_keys,
             threshold=threshold,
             bits=settings.tuf_bits if bits is None else bits,
@@ -73,7 +74,10 @@ def tuf_status(context: typer.Context, directory: Directory = None, as_json: Jso
     from catalog.tuf_repository.status import list_role_statuses, list_warnings
 
     with _repository(context, directory) as (repository, connection):
-        found, todo = list_role_statuses(repository, connection), list_warnings(repository, connection, utc_now())
+        found, todo = (
+            list_role_statuses(repository, connection),
+            list_warnings(repository, connection, current_second()),
+        )
     rows = [
         [
             one.role,
@@ -120,7 +124,7 @@ def tuf_rotate(
     passphrase = read_passphrase(passphrase_file) or None
     with _repository(context, directory) as (repository, connection):
         signers = _signers(key or [repository.offline], passphrase)
-        outcome = KeyCeremony(repository).rotate(connection, role, signers, passphrase, utc_now())
+        outcome = KeyCeremony(repository).rotate(connection, role, signers, passphrase, current_second())
     _show(outcome, as_json)
 
 
@@ -151,7 +155,7 @@ def tuf_sign(
         return
     with _repository(context, directory) as (repository, connection):
         signers = _signers(key or [repository.offline], passphrase)
-        outcome = KeyCeremony(repository).sign(connection, role, signers, utc_now())
+        outcome = KeyCeremony(repository).sign(connection, role, signers, current_second())
     _show(outcome, as_json)
 
 

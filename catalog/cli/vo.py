@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from catalog.cli.options import Directory, catalog_settings, utc_now, writing
+from catalog.cli.options import Directory, catalog_settings, writing
 from catalog.errors import Misused, NotFound
 from catalog.image.manifest import VO_PATTERN
 from signer.openpgp.gpg import MAX_KEY
 from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE
 from signer.verification.trust import Anchor, scheme_of
@@ -39,9 +40,9 @@ def register(
         raise Misused(f"{name!r} is not a valid VO name; use lower-case letters, digits, dots and dashes")
     anchors = [anchor for file in key for anchor in _read_anchors(name, role, file)]
     with writing(context, directory) as connection:
-        images.register_vo(connection, name, utc_now())
+        images.register_vo(connection, name, current_second())
         for anchor in anchors:
-            images.register_key(connection, anchor, utc_now())
+            images.register_key(connection, anchor, current_second())
         keys = [f"{anchor.scheme}:{anchor.fingerprint}" for anchor in anchors]
         _record(context, directory, name, keys, "registered", role)
     fingerprints = [anchor.fingerprint for anchor in anchors]
@@ -94,10 +95,10 @@ def _record(
     """Record in the catalog's history whose endorsements it accepts from now on."""
     from catalog.publication.history import VO, History
 
-    with closing(History(catalog_settings(context, directory).directory, utc_now())) as history:
+    with closing(History(catalog_settings(context, directory).directory, current_second())) as history:
         for key in keys:
             facts = {"title": vo, "endorser": key, "done": done} | ({"role": role} if role else {})
-            history.record(VO, facts, utc_now())
+            history.record(VO, facts, current_second())
 
 
 def _read_anchors(vo: str, role: str, file: Path) -> list[Anchor]:

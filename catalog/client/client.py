@@ -6,8 +6,9 @@ ranges. Every answer has a maximum length and every wait an end.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Self
 
 from catalog.content import multipart_ranges
 from catalog.content.content_store import accelerator_sizes
@@ -37,12 +38,13 @@ from catalog.schema.problems import MAX_PROBLEM
 from catalog.schema.swarms import SwarmGrant, SwarmGrantQuery
 from catalog.web.connection import BaseTransport, Connection
 from signer.documents import canonical
+from signer.runtime.paging import walk_pages
 from signer.verification.revocations import MAX_REVOCATIONS
 
 VERIFY_RATE = 50e6
 """Bytes per second that a catalog re-reads at the least: a slow disk that other requests use too."""
 
-P = TypeVar("P", ImagePage, VoPage, HistoryPage, ClusterEntries)
+Page = ImagePage | VoPage | HistoryPage | ClusterEntries | RevocationPage
 
 
 class CatalogClient:
@@ -195,30 +197,29 @@ class CatalogClient:
     def images(self, vo: str | None = None, name: str | None = None) -> Iterator[ImageEntry]:
         """Every published image, last published first, read page by page."""
         params = {"limit": str(MAX_PAGE_SIZE)} | ({"vo": vo} if vo else {}) | ({"name": name} if name else {})
-        return (entry for page in self._pages(ImagePage, "/v1/images", params) for entry in page.items)
+        return self._items(ImagePage, "/v1/images", params)
 
     def history(self) -> Iterator[HistoryEntry]:
         """All that the catalog ever accepted, oldest first, read page by page; ContentMismatch if it was altered."""
-        pages = self._pages(HistoryPage, "/v1/history", {"limit": str(MAX_HISTORY_PAGE)})
-        return verify_chain(entry for page in pages for entry in page.items)
+        return verify_chain(self._items(HistoryPage, "/v1/history", {"limit": str(MAX_HISTORY_PAGE)}))
 
     def vos(self) -> Iterator[VoEntry]:
         """Every registered VO, by name."""
-        return (vo for page in self._pages(VoPage, "/v1/vos", {"limit": str(MAX_PAGE_SIZE)}) for vo in page.items)
+        return self._items(VoPage, "/v1/vos", {"limit": str(MAX_PAGE_SIZE)})
 
     def clusters(self, vo: str | None = None) -> Iterator[ClusterEntry]:
         """All published cluster documents, last published first, read page by page."""
-        pages = self._pages(ClusterEntries, "/v1/clusters", {"vo": vo} if vo else {})
-        return (entry for page in pages for entry in page.items)
+        return self._items(ClusterEntries, "/v1/clusters", {"vo": vo} if vo else {})
 
-    def _pages(self, kind: type[P], path: str, params: dict[str, str]) -> Iterator[P]:
-        """The pages of a list, until the last one or one that does not advance."""
-        while True:
-            page = self._connection.ask(kind, "GET", path, params=params)
-            yield page
-            if page.next is None or page.next == params.get("cursor"):
-                return
-            params["cursor"] = page.next
+    def _items(self, kind: type[Page], path: str, params: Mapping[str, str]) -> Iterator[Any]:
+        """The items of a list, read page by page."""
+
+        def read(cursor: str | None) -> tuple[tuple[Any, ...], str | None]:
+            following = {} if cursor is None else {"cursor": cursor}
+            page = self._connection.ask(kind, "GET", path, params={**params, **following})
+            return page.items, page.next
+
+        return walk_pages(read)
 
     def begin(self, manifest: bytes, endorsements: list[tuple[bytes, bytes]]) -> Publication:
         """Begin or continue a publication; the answer says which contents are missing."""
@@ -264,13 +265,8 @@ class CatalogClient:
 
     def revocations(self) -> list[tuple[bytes, bytes]]:
         """(statement, signature) of every revocation that the catalog holds, unverified."""
-        found: list[tuple[bytes, bytes]] = []
-        cursor: str | None = "0"
-        while cursor is not None and len(found) <= MAX_REVOCATIONS:
-            page = self._connection.ask(RevocationPage, "GET", "/v1/revocations", params={"cursor": cursor})
-            found += [one.pair() for one in page.items]
-            cursor = page.next
-        return found
+        found = self._items(RevocationPage, "/v1/revocations", {"cursor": "0"})
+        return [one.pair() for one in islice(found, MAX_REVOCATIONS + 1)]
 
     def revoke(self, statement: bytes, signature: bytes) -> None:
         """Send a revocation to the catalog; NotEntitled if no registered key of the VO signed it."""

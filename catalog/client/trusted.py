@@ -300,6 +300,16 @@ def pin_root(file: Path, root: bytes) -> str:
     return hashlib.sha256(root).hexdigest()
 
 
+def read_pin(file: Path) -> bytes | None:
+    """The root that :func:`pin` keeps; None if none is pinned. Misused if it cannot be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise Misused(f"{file}: the pinned root cannot be read ({exc.strerror})") from exc
+
+
 _UNPINNED = (
     "no TUF root of the catalog is pinned here, so that no image is known to be current; get root.json from the catalog's "
     "operator over a channel that you trust, and run `partita node trust-root FILE`"

@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 
 import uvicorn
 
@@ -19,6 +18,7 @@ from catalog.service.mirror import Mirror, run_mirror
 from catalog.settings import CatalogSettings
 from catalog.web.metrics import RequestMetrics, expose_metrics
 from catalog.web.server import run_server, server_config
+from signer.runtime.clock import utc_now
 
 CONNECTIONS = 512
 """Connections at once; each holds at most one megabyte of a range. Further ones are answered 503 immediately."""
@@ -56,16 +56,18 @@ def serve(
     """
     mirror = mirror_of is not None
     with ExitStack() as ending:
-        publishing, recovery = ending.enter_context(own_directory(settings.directory, settings, _now(), mirror=mirror))
+        publishing, recovery = ending.enter_context(
+            own_directory(settings.directory, settings, utc_now(), mirror=mirror)
+        )
         if mirror_of is not None:
             ending.enter_context(_mirroring(publishing, mirror_of, every))
         listening = _listen(settings.listen)
         host, port = listening.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         requests = RequestMetrics()
-        ending.enter_context(expose_metrics(settings.metrics, lambda: collect_metrics(publishing, _now()), requests))
+        ending.enter_context(expose_metrics(settings.metrics, lambda: collect_metrics(publishing, utc_now()), requests))
         config = server_config(
-            requests.watching(create_app(publishing, _now, mirror=mirror)),
+            requests.watching(create_app(publishing, utc_now, mirror=mirror)),
             ending=END_SECONDS,
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE_SECONDS,
@@ -83,7 +85,7 @@ def _mirroring(publishing: PublicationService, url: str, every: float) -> Iterat
     ended = threading.Event()
     with CatalogClient(url) as client:
         thread = threading.Thread(
-            target=run_mirror, args=(Mirror(publishing, client), every, ended, _now), name="mirror", daemon=True
+            target=run_mirror, args=(Mirror(publishing, client), every, ended, utc_now), name="mirror", daemon=True
         )
         thread.start()
         try:
@@ -118,7 +120,3 @@ def _listen(where: str) -> socket.socket:
             return found
     except OSError as exc:
         raise Unavailable(f"{where}: cannot listen ({exc.strerror}); choose another address with --listen") from exc
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -219,8 +219,3 @@ def _translated(url: str) -> Iterator[None]:
         raise Unavailable(f"{url}: cannot download TUF metadata: {exc}") from exc
     except OSError as exc:
         raise Unavailable(f"{exc.filename or url}: cannot store trusted metadata ({exc.strerror or exc})") from exc
-
-
-def utc_now() -> datetime:
-    """The system's clock."""
-    return datetime.now(UTC)

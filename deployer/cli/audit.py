@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from signer.audit_log import AuditHead, AuditHeadPin, AuditLogEntry, AuditReport
 from signer.errors import EXIT_UNVERIFIED, ReceiptRefused
 from signer.openpgp.gpg import MAX_KEY
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
@@ -66,7 +66,7 @@ def verify_receipt_file(
             armored = opened.read(MAX_KEY + 1)
     except OSError as exc:
         raise Misused(f"{given}: the node's key cannot be read: {exc.strerror}; name it with --key") from exc
-    receipt = verify_receipt(*read_receipt_files(path), armored, datetime.now(UTC), str(path), node)
+    receipt = verify_receipt(*read_receipt_files(path), armored, utc_now(), str(path), node)
     terminal.show(
         {"verified": True, "key": receipt.deployment.key, "node": receipt.node}
         | {"receipt": json.loads(receipt.model_dump_json(by_alias=True, exclude_none=True))},

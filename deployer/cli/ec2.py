@@ -20,6 +20,7 @@ from deployer.ec2.settings import Ec2Settings
 from deployer.policy.store import PolicyStore
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import parse_duration, parse_size
 
@@ -38,7 +39,7 @@ Image = Annotated[str, typer.Argument(help="An image ID, VO/NAME@VERSION, or VO/
 
 
 def _clock() -> datetime:
-    return datetime.now(UTC)
+    return utc_now()
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Commands for the acceptance policy: check, show, explain, anchor."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from deployer.trials.request_log import find_request
 from signer.errors import EXIT_REFUSED, KeyUnusable
 from signer.openpgp.verifier import read_keys
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, parse_duration, parse_size, size_text
 from signer.verification.endorsements import DEFAULT_ROLE
@@ -155,7 +155,7 @@ def explain_request(
 
     Ends with exit code 3 where the answer is no.
     """
-    rules, now = RuleSet.load(file), datetime.now(UTC)
+    rules, now = RuleSet.load(file), utc_now()
     if bundle is None and request is not None:
         found = find_request(requests_file(context, requests), request)
         if found is None:
@@ -239,7 +239,7 @@ def _key_warnings(policy: Policy) -> list[str]:
             continue
         if trusted.fingerprint not in keys:
             found.append(f"{who} is another one, {', '.join(keys)}: nothing that it signs will count")
-        elif fault := keys[trusted.fingerprint].unusable_reason(datetime.now(UTC)):
+        elif fault := keys[trusted.fingerprint].unusable_reason(utc_now()):
             found.append(f"{who} {fault}: nothing that it signs will count")
     return found
 

@@ -1,6 +1,5 @@
 """Commands that try a policy: on a site's own cases, on the requests that really came, and what Cedar rules may speak of."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from deployer.trials.replay import compare_policies
 from deployer.trials.request_log import MAX_REQUESTS, read_requests
 from signer.errors import EXIT_FAILED
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.statements.endorsement import write_instant
 from stager.settings import NodeSettings
@@ -41,7 +41,7 @@ def try_cases(
 ) -> None:
     """Decide a site's own cases; ends with exit code 1 where a decision is not the one that is expected."""
     rules = RuleSet.load(file)
-    results = run_cases(rules, read_cases(cases).case, datetime.now(UTC))
+    results = run_cases(rules, read_cases(cases).case, utc_now())
     wrong = [result for result in results if result.fault]
     lines = [
         f"{'FAILED' if result.fault else 'passed'}  {result.case.name}{result.fault and ': ' + result.fault}"

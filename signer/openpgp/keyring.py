@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from signer.errors import KeyUnusable
@@ -13,6 +13,7 @@ from signer.openpgp.gpg import Gpg, GpgResult, clock_options, end_agent, import_
 from signer.openpgp.keys import Key, normalize_fingerprint
 from signer.openpgp.status_lines import SKEW
 from signer.runtime import files
+from signer.runtime.clock import utc_now
 
 DEFAULT_LIFETIME = timedelta(days=730)
 """Of a new key: its expiry can be extended, and a lost key expires by itself."""
@@ -146,8 +147,3 @@ class Keyring:
                 yield Gpg(home)
             finally:
                 end_agent(home)
-
-
-def utc_now() -> datetime:
-    """The current time, for commands; everything else takes the time as an argument."""
-    return datetime.now(UTC)

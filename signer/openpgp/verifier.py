@@ -7,7 +7,7 @@ which signatures count.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +17,7 @@ from signer.openpgp.gpg import Gpg, clock_options, import_keys, list_keys
 from signer.openpgp.keys import Key
 from signer.openpgp.packets import split_signatures
 from signer.openpgp.status_lines import SKEW, SignatureCheck, check_signature
+from signer.runtime.clock import utc_now
 
 
 class OpenPgpExaminer:
@@ -37,7 +38,7 @@ class OpenPgpExaminer:
                 *("--no-default-keyring", "--keyring", str(self._home / "allowed.kbx"), "--trust-model", "always"),
             )
             # Nothing is verified yet, but gpg neither imports nor lists keys from the future, and clocks differ.
-            latest = datetime.now(UTC) + SKEW
+            latest = utc_now() + SKEW
             for key in dict.fromkeys(allowed_keys):
                 import_keys(self._gpg, key, latest)
             self.keys: Mapping[str, Key] = {key.fingerprint: key for key in list_keys(self._gpg, now=latest)}

@@ -3,7 +3,6 @@
 import signal
 import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ import typer
 from catalog.errors import Misused
 from catalog.settings import CatalogSettings
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 
 
@@ -49,7 +49,7 @@ def seed(
             directory or settings.directory,
             catalog or settings.url,
             SwarmOptions(listen=listen, upload_limit=upload_limit),
-            now=lambda: datetime.now(UTC),
+            now=utc_now,
             clock=time.monotonic,
             ready=ready,
             ending=ending,

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from cryptography import x509
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from catalog.errors import CatalogError, Unavailable
 from catalog.image.address import Address
 from catalog.schema.swarms import SwarmGrant
+from signer.runtime.clock import utc_now
 from stager.errors import TrackerRefuses, TrackerUnavailable
 
 CATALOG_RETRY = timedelta(seconds=10)
@@ -82,9 +83,7 @@ class CatalogCredentialsProvider:
         now: the time, UTC.
     """
 
-    def __init__(
-        self, catalog: GrantIssuer, node: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, catalog: GrantIssuer, node: str, now: Callable[[], datetime] = utc_now) -> None:
         self._catalog, self._node, self._now = catalog, node, now
         self._lock = threading.Lock()
         self._held: dict[Address, SwarmCredentials] = {}

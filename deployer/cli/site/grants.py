@@ -1,6 +1,5 @@
 """Commands about a site's rights: `site rights check` and `explain`. They read files on this machine and ask nobody."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from deployer.site.settings import SiteSettings
 from signer.documents import validate
 from signer.errors import EXIT_REFUSED, DocumentError
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 from signer.runtime.terminal import Json
 from signer.runtime.units import duration_text, size_text
 
@@ -188,7 +188,7 @@ def _of_token(settings: SiteSettings, text: str) -> Principal:
     audience = settings.audience or settings.url.rstrip("/")
     if not audience:  # nobody has said what the site is called here, so the audience is not looked at
         issuer = issuer.model_copy(update={"audiences": _audiences(claims.get("aud"))})
-    return read_claims(claims, issuer, audience, datetime.now(UTC), timely=False)
+    return read_claims(claims, issuer, audience, utc_now(), timely=False)
 
 
 def _audiences(found: object) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def _of_proxy(settings: SiteSettings, text: str) -> Principal:
     if settings.grid_certificates is None:
         raise Misused("site.grid_certificates is not set: certificates of people do not count at this site")
     trust = GridTrust(CaDirectory(settings.grid_certificates), VomsDirectory(settings.vomsdir), settings.names)
-    return authenticate_chain(parse_pem_chain(text.encode("ascii")), trust, datetime.now(UTC))
+    return authenticate_chain(parse_pem_chain(text.encode("ascii")), trust, utc_now())
 
 
 def _who(grant: dict[str, object]) -> str:

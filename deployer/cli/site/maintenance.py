@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from catalog.service.backup import dump_sqlite, restore_backup, restore_sqlite, 
 from deployer.errors import SiteUnavailable
 from deployer.site.settings import SiteSettings
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 
 SECONDS = 3600
@@ -41,7 +41,7 @@ def backup(
         raise Misused(f"{url.removeprefix(SQLITE)}: there is no site's database; set site.directory or site.database")
     dump = dump_sqlite(Path(url.removeprefix(SQLITE))) if engine == "sqlite" else _pg_dump(url)
     files = [root / "tls.pem", root / "broker.key", *sorted((root / "freshness").rglob("*.json"))]
-    made = write_backup(file, "site", engine, dump, files, root, datetime.now(UTC).replace(microsecond=0))
+    made = write_backup(file, "site", engine, dump, files, root, current_second())
     terminal.show(
         {"file": str(file), "members": sorted(made.members)},
         f"{file}: {len(made.members)} members, private keys among them; the settings, policy and rights files are not",
@@ -85,9 +85,7 @@ def prune(
     settings = terminal.section(context, SiteSettings)
     database = SiteDatabase(settings.database_url)
     try:
-        found = Pruner(database, retention_periods(settings), dry=dry_run).everything(
-            datetime.now(UTC).replace(microsecond=0)
-        )
+        found = Pruner(database, retention_periods(settings), dry=dry_run).everything(current_second())
     finally:
         database.close()
     shown = ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind]) or "nothing"

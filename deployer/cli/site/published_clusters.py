@@ -1,6 +1,6 @@
 """Commands that publish cluster documents in a catalog, and vouch for them: part of `cluster`. Wiring only."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from catalog.settings import CatalogSettings
 from signer.cli import CertificateFile, CertificateKeyFile, OwnKey, PassphraseFile, choose_signer
 from signer.documents import canonical
 from signer.runtime import terminal
+from signer.runtime.clock import current_second
 from signer.runtime.terminal import Json
 from signer.verification.endorsements import DEFAULT_ROLE, ENDORSEMENT_LIFETIME, endorse_cluster
 from signer.verification.signers import Signer
@@ -102,7 +103,7 @@ def _read(file: Path, title: str) -> tuple[bytes, str]:
 
 
 def _endorsed(signer: Signer, digest: str, title: str, role: str, days: int, comment: str) -> tuple[bytes, bytes]:
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = current_second()
     return endorse_cluster(signer, digest, title, now, role=role, lifetime=timedelta(days=days), comment=comment)
 
 

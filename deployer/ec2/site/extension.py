@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from catalog.image.manifest import Manifest
@@ -20,6 +20,7 @@ from deployer.site.scheduling.placement import MachineReservation, Placer
 from deployer.site.scheduling.proposal import Proposal
 from deployer.site.service.site import Site, SiteExtension
 from signer.errors import PartitaError
+from signer.runtime.clock import utc_now
 
 if TYPE_CHECKING:
     from deployer.ec2.site.agents import AccountAgents
@@ -37,9 +38,7 @@ class AccountSupervisor(SiteExtension):
     are no machines at EC2; when one comes its accounts are opened.
     """
 
-    def __init__(
-        self, settings: Ec2Settings, clock: Callable[[], datetime] = lambda: datetime.now(UTC), every: float = EVERY
-    ) -> None:
+    def __init__(self, settings: Ec2Settings, clock: Callable[[], datetime] = utc_now, every: float = EVERY) -> None:
         """Args: of the site; the present, UTC; seconds between two looks at the file."""
         self._settings, self._clock, self._every = settings, clock, every
         self._file = reloaded_policy_file("accounts", settings.accounts, Accounts.find, None, log)

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -23,6 +23,7 @@ from deployer.ec2.snapshots.reader import snapshot_matches
 from deployer.ec2.snapshots.record_store import SnapshotRecord, SnapshotRecords, pack_digests
 from deployer.ec2.snapshots.upload_journal import UploadJournal
 from deployer.ec2.snapshots.uploader import WORKERS, SnapshotUploader, UploadResult, client_token
+from signer.runtime.clock import utc_now
 from signer.runtime.progress import Advance, ignore_progress
 
 CONTENT_TAG = "partita:content"
@@ -72,7 +73,7 @@ class Snapshots:
         *,
         workers: int = WORKERS,
         buffers: BufferPool | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         nonce: Callable[[], bytes] = lambda: os.urandom(16),

@@ -11,7 +11,6 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Request, Response
@@ -26,6 +25,7 @@ from deployer.pki.ca import CertificateAuthority, first_certificate
 from deployer.pki.tls_peer import PeerProtocol, peer_of
 from deployer.web.server_thread import serve_in_thread
 from signer.documents import canonical
+from signer.runtime.clock import utc_now
 
 CONNECTIONS = 64
 """Connections at once: each machine that goes takes one, for one file after the other. More are answered 503."""
@@ -49,7 +49,7 @@ def create_migration_app(giver: MigrationSource, authority: CertificateAuthority
         return problem_response(MigrationFailed("the node cannot read the machine to be migrated; see its log"))
 
     def who(request: Request) -> str:
-        node = authority.node_of(peer_of(request).chain, datetime.now(UTC))
+        node = authority.node_of(peer_of(request).chain, utc_now())
         if node is None:
             raise NotAuthenticated("only nodes of the site are answered here")
         return node

@@ -18,7 +18,7 @@ import uuid as uuids
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -66,6 +66,7 @@ from deployer.records.recorder import Recorder
 from deployer.web.socket_paths import short_socket_path
 from signer.errors import PartitaError, SignerError
 from signer.runtime import files
+from signer.runtime.clock import utc_now
 from signer.runtime.units import parse_duration
 from stager.factory import open_stager
 from stager.settings import NodeSettings
@@ -153,7 +154,7 @@ class Node:
         cls,
         settings: NodeSettings,
         deploy: DeploySettings,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = utc_now,
     ) -> Self:
         """Take over a node's directory, which is made if absent, and everything that runs from it.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed, TooLarge
@@ -15,7 +16,7 @@ from deployer.machine.spec import MachineState
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.desired_state import MAX_CONSOLE_CHUNK, ConsoleResponse
 from deployer.site.api.deployments import AUTH_ERRORS
-from deployer.site.api.events import MAX_STREAM, STREAM
+from deployer.site.api.events import MAX_STREAM, RETRY_MILLISECONDS, STREAM
 from deployer.site.api.machines import permitted_machine
 from deployer.site.api.nodes import AGENT_ERRORS
 from deployer.site.api.parameters import MachineParameter, no_content, openapi_extra, read_document
@@ -145,16 +146,16 @@ def decode_output(answer: ConsoleResponse) -> bytes:
 async def _pieces(site: Site, node: str, machine: str, answer: ConsoleResponse) -> AsyncIterator[bytes]:
     """The console as it is written, until the machine writes no more, the service ends, or the time of a stream is over."""
     until = site.bell.time() + MAX_STREAM
-    yield b"retry: 2000\n\n"
+    yield format_sse_event(retry=RETRY_MILLISECONDS)
     while True:
         end = answer.start + len(decode_output(answer))
         if answer.data:
             piece = ConsoleChunk(start=answer.start, data=answer.data, state=answer.state or MachineState.ENDED)
-            yield f"id: {end}\nevent: console\ndata: ".encode() + canonical(piece) + b"\n\n"
+            yield format_sse_event(event="console", data_str=canonical(piece).decode(), id=str(end))
         else:
-            yield f": alive\nid: {end}\n\n".encode()
+            yield format_sse_event(comment="alive", id=str(end))
             if answer.state not in WRITING_STATES:
-                yield b"event: end\ndata: {}\n\n"
+                yield format_sse_event(event="end", data_str="{}")
                 return
         if site.bell.ended or site.bell.time() >= until:
             return

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Malformed
@@ -21,7 +22,10 @@ from deployer.site.schema.messages import HEARTBEAT, MAX_PAGE, EventPage
 from deployer.site.service.site import Site
 from signer.documents import canonical
 
-STREAM = "text/event-stream"
+STREAM = EventSourceResponse.media_type
+
+RETRY_MILLISECONDS = 2000
+"""After which a browser asks again for a stream that ended."""
 
 MAX_STREAM = 900.0
 """Seconds of one stream: whoever follows comes again by itself, and shows by then what it has to show."""
@@ -103,7 +107,7 @@ async def event_stream(
     """The stream of what somebody may see after an event, for so many seconds at most."""
     bell = site.bell
     until = bell.time() + min(seconds, MAX_STREAM)
-    yield b"retry: 2000\n\n"
+    yield format_sse_event(retry=RETRY_MILLISECONDS)
     while not bell.ended and bell.time() < until:
         count = bell.count
         found = await run_in_threadpool(read_event_page, site, who, position, MAX_PAGE, deployment)
@@ -115,12 +119,12 @@ async def event_stream(
         before = bell.time()
         await bell.wait(count, HEARTBEAT)
         if bell.time() - before >= HEARTBEAT:
-            yield f": alive\nid: {position}\n\n".encode()
+            yield format_sse_event(comment="alive", id=str(position))
 
 
 def sse_event(event: SiteEvent) -> bytes:
     """An event as a stream carries it."""
-    return f"id: {event.number}\nevent: {event.kind}\ndata: ".encode() + canonical(event) + b"\n\n"
+    return format_sse_event(event=event.kind, data_str=canonical(event).decode(), id=str(event.number))
 
 
 def _visible(access: SiteAuthorizer, reach: Reach, event: SiteEvent, *, nodes: bool) -> bool:

@@ -29,6 +29,7 @@ from deployer.site.model.cluster import Cluster
 from deployer.site.model.records import ListFilter, SiteMachine
 from deployer.site.store.store import SiteStore
 from signer.errors import PartitaError
+from signer.runtime.paging import walk_pages
 
 PAGE = 1000
 
@@ -199,13 +200,7 @@ class PeerDirectory:
         return _Circle(self._cluster(cluster), members, began)
 
     def _all(self, which: ListFilter) -> list[SiteMachine]:
-        found: list[SiteMachine] = []
-        after: str | None = None
-        while True:
-            page, after = self._store.read(list_machines, which, PAGE, after)
-            found += page
-            if after is None:
-                return found
+        return list(walk_pages(lambda after: self._store.read(list_machines, which, PAGE, after)))
 
 
 def _parsed(data: bytes | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -23,6 +24,7 @@ from deployer.errors import SiteUnavailable
 from deployer.pki.ca import fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.joining import JoinRequest, JoinResponse
+from deployer.site.client.event_stream import MAX_LINE, StreamedEvent, read_events
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from deployer.site.schema.messages import (
     MAX_ANSWER,
@@ -48,6 +50,7 @@ from deployer.site.schema.messages import (
     VerbRequest,
 )
 from signer.documents import Document, canonical, parse
+from signer.runtime.paging import walk_pages
 from signer.runtime.retry import RetryPolicy
 
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
@@ -61,9 +64,6 @@ STREAM_SILENCE = 60.0
 
 FOLLOW_PATIENCE = 300.0
 """Seconds for which a site that was there may be away while somebody follows its events: it is started again, say."""
-
-MAX_LINE = 2 << 20
-"""Bytes of a line in a stream of events: the longest holds a MiB of a console, in base64."""
 
 D = TypeVar("D", bound=Document)
 
@@ -151,8 +151,7 @@ class SiteClient:
 
     def deployments(self, **wanted: str) -> Iterator[Deployment]:
         """Deployments that one may see, the newest first, read page by page; filters as the API has them."""
-        for page in self._pages(DeploymentPage, "deployments", wanted):
-            yield from page.items
+        return self.items(DeploymentPage, "deployments", wanted)
 
     def deployment(self, uuid: str) -> DeploymentCreated:
         """One deployment with its machines."""
@@ -172,8 +171,7 @@ class SiteClient:
 
     def machines(self, **wanted: str) -> Iterator[SiteMachine]:
         """Machines that one may see, the newest first, read page by page; filters as the API has them."""
-        for page in self._pages(MachinePage, "machines", wanted):
-            yield from page.items
+        return self.items(MachinePage, "machines", wanted)
 
     def machine(self, name: str) -> SiteMachine:
         """One machine, by UUID or the beginning of one."""
@@ -208,19 +206,13 @@ class SiteClient:
         end, heard = "", None
         path, params = f"machines/{_part(name)}/console", {"bytes": str(most), "follow": "true"}
         while True:
-            kind = ""
             try:
-                for line in self._lines(path, params, {"Last-Event-ID": end} if end else {}):
-                    heard = self._clock()
-                    field, _, value = line.partition(": ")
-                    if field == "event":
-                        kind = value
-                    elif field == "id":
-                        end = value
-                    elif field == "data" and kind == "end":
+                for event in self._events(path, params, end):
+                    heard, end = self._clock(), event.position or end
+                    if event.kind == "end":
                         return
-                    elif field == "data":
-                        yield base64.b64decode(parse(ConsoleChunk, value.encode(), "console", limit=MAX_LINE).data)
+                    if event.kind:
+                        yield base64.b64decode(parse(ConsoleChunk, event.data.encode(), "console", limit=MAX_LINE).data)
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
@@ -266,11 +258,7 @@ class SiteClient:
 
     def audit(self, most: int, **wanted: str) -> Iterator[AuditRecord]:
         """What was done, the last first, read page by page; filters as the API has them."""
-        for page in self._pages(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted):
-            yield from page.items[:most]
-            most -= len(page.items)
-            if most <= 0:
-                return
+        return islice(self.items(AuditPage, "audit", {"limit": str(min(most, MAX_PAGE))} | wanted), most)
 
     def follow(self, after: int, deployment: str = "") -> Iterator[SiteEvent]:
         """The story as it happens, without end; goes on where it was when the connection is cut.
@@ -279,13 +267,13 @@ class SiteClient:
             SiteUnavailable: nobody answers, or the site that did answer has not for FOLLOW_PATIENCE.
         """
         heard: float | None = None
+        params = {"deployment": deployment} if deployment else {}
         while True:
             try:
-                for event in self._stream(after, deployment):
-                    if event is not None:
-                        after = event.number
-                        yield event
-                    heard = self._clock()
+                for event in self._events("events/stream", params, str(after)):
+                    heard, after = self._clock(), int(event.position or after)
+                    if event.kind:
+                        yield parse(SiteEvent, event.data.encode(), "event", limit=MAX_LINE)
             except SiteUnavailable:
                 if heard is None or self._clock() - heard > FOLLOW_PATIENCE:
                     raise
@@ -322,35 +310,26 @@ class SiteClient:
             return answer.content
         raise AssertionError
 
-    def _pages(self, model: type[D], path: str, wanted: Mapping[str, str]) -> Iterator[Any]:
+    def items(self, model: type[D], path: str, wanted: Mapping[str, str]) -> Iterator[Any]:
+        """The items of a list, read page by page; filters as the API has them."""
         params = {"limit": str(MAX_PAGE)} | {name: value for name, value in wanted.items() if value}
-        while True:
-            page: Any = self.ask(model, "GET", path, params=params)
-            yield page
-            if page.next is None or page.next == params.get("after"):
-                return
-            params["after"] = page.next
 
-    def _stream(self, after: int, deployment: str) -> Iterator[SiteEvent | None]:
-        """Events, and None for each other sign of life."""
-        params = {"deployment": deployment} if deployment else {}
-        for line in self._lines("events/stream", params, {"Last-Event-ID": str(after)}):
-            data = line.startswith("data:")
-            yield parse(SiteEvent, line[5:].strip().encode(), "event", limit=MAX_LINE) if data else None
+        def read(cursor: Any) -> tuple[tuple[Any, ...], Any]:
+            page: Any = self.ask(model, "GET", path, params=params | ({} if cursor is None else {"after": cursor}))
+            return page.items, page.next
 
-    def _lines(self, path: str, params: Mapping[str, str], headers: Mapping[str, str]) -> Iterator[str]:
-        """The lines of a stream of server-sent events; errors as in `ask`."""
-        timeout = httpx.Timeout(STREAM_SILENCE, connect=5.0)
+        return walk_pages(read)
+
+    def _events(self, path: str, params: Mapping[str, str], after: str) -> Iterator[StreamedEvent]:
+        """A stream of server-sent events after a position; errors as in `ask`."""
+        timeout, headers = httpx.Timeout(STREAM_SILENCE, connect=5.0), {"Last-Event-ID": after} if after else {}
         self._reach()
         try:
             with self._http.stream("GET", f"/v1/{path}", params=params, headers=headers, timeout=timeout) as got:
                 if got.is_error:
                     got.read()
                     raise _error(got)
-                for line in got.iter_lines():
-                    if len(line) > MAX_LINE:
-                        raise SiteUnavailable(f"{self.place}: sends a line of more than {MAX_LINE} bytes")
-                    yield line
+                yield from read_events(got.iter_bytes())
         except httpx.HTTPError as exc:
             raise self._unavailable(exc) from exc
 

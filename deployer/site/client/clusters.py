@@ -13,7 +13,7 @@ from deployer.site.schema.clusters import (
     ReplaceRequest,
     ScaleRequest,
 )
-from deployer.site.schema.messages import MAX_PAGE, ReasonRequest
+from deployer.site.schema.messages import ReasonRequest
 from signer.documents import canonical
 
 
@@ -42,13 +42,7 @@ class ClusterClient:
 
     def all(self, **wanted: str) -> Iterator[ClusterSummary]:
         """Clusters that one may see, the newest first, read page by page; filters as the API has them."""
-        params = {"limit": str(MAX_PAGE)} | {name: value for name, value in wanted.items() if value}
-        while True:
-            page = self._client.ask(ClusterPage, "GET", "clusters", params=params)
-            yield from page.items
-            if page.next is None or page.next == params.get("after"):
-                return
-            params["after"] = page.next
+        return self._client.items(ClusterPage, "clusters", wanted)
 
     def get(self, name: str) -> ClusterView:
         """One cluster, by UUID, the beginning of one, or an active one's name."""

@@ -9,7 +9,6 @@ import platform
 import re
 import shutil
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from catalog.errors import Misused
@@ -18,6 +17,7 @@ from deployer.protocol.joining import JoinRequest, JoinResponse, parse_token
 from deployer.site.client.client import SiteClient, SiteEndpoint, fetch_anchors
 from signer.documents import validate
 from signer.runtime import files
+from signer.runtime.clock import utc_now
 
 CREDENTIALS_DIRECTORY = "site"
 CERTIFICATE, KEY, ANCHORS, URL = "certificate.pem", "key.pem", "site.pem", "url"
@@ -69,7 +69,7 @@ def write_credentials(place: Path, certificate: str, key: bytes, anchors: str, u
         ):
             files.create(fresh / name, data)
         if place.exists():
-            place.replace(place.with_name(f"{place.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}"))
+            place.replace(place.with_name(f"{place.name}.{utc_now():%Y%m%dT%H%M%S}"))
         fresh.replace(place)
         files.sync_path(place.parent)
     except OSError as exc:

@@ -39,6 +39,7 @@ from deployer.site.store.changes import add_cluster, change_cluster, change_mach
 from deployer.site.store.store import SiteStore
 from signer.documents import canonical
 from signer.errors import PartitaError, SignerError
+from signer.runtime.paging import walk_pages
 from stager.errors import StagerError
 
 RETRY = timedelta(seconds=30)
@@ -120,13 +121,9 @@ class ClusterController:
 
     def members(self, uuid: str) -> tuple[SiteMachine, ...]:
         """All machines that a cluster ever had and the site still remembers, the oldest first."""
-        found = list[SiteMachine]()
-        after: str | None = None
-        while True:
-            machines, after = self._store.read(list_machines, ListFilter(cluster=uuid), PAGE, after)
-            found += machines
-            if after is None:
-                return tuple(reversed(found))
+        which = ListFilter(cluster=uuid)
+        found = list(walk_pages(lambda after: self._store.read(list_machines, which, PAGE, after)))
+        return tuple(reversed(found))
 
     def status(self, cluster: Cluster, members: tuple[SiteMachine, ...]) -> Mapping[str, ClusterRoleStatus]:
         """How each role is doing."""
@@ -188,18 +185,12 @@ class ClusterController:
         newest = self._store.read(last_event)
         if newest == self._seen and self._looked is not None and now - self._looked < AT_LEAST_EVERY:
             return 0
-        taken, after = 0, None
-        while True:
-            found, after = self._store.read(list_clusters, ListFilter(), PAGE, after, active=True)
-            for one in found:
-                try:
-                    taken += self._look_at(one.uuid)
-                except (
-                    ADMISSION_ERRORS
-                ) as exc:  # one cluster that cannot be looked after is no reason to neglect the others
-                    log.warning("cluster %s: %s", one.uuid, exc)
-            if after is None:
-                break
+        taken = 0
+        for one in walk_pages(lambda after: self._store.read(list_clusters, ListFilter(), PAGE, after, active=True)):
+            try:
+                taken += self._look_at(one.uuid)
+            except ADMISSION_ERRORS as exc:  # one that cannot be looked after is no reason to neglect the others
+                log.warning("cluster %s: %s", one.uuid, exc)
         self._seen, self._looked = (newest if taken == 0 else -1), now
         return taken
 

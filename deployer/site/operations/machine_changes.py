@@ -25,6 +25,7 @@ from deployer.site.schema.messages import PAGE_SIZE, MachineChange, SaveRequest
 from deployer.site.store.changes import change_machine, change_machines, set_node_state
 from deployer.site.store.migration import migrate
 from deployer.site.store.store import SiteStore
+from signer.runtime.paging import walk_pages
 from signer.runtime.units import duration_text
 
 
@@ -109,12 +110,7 @@ class MachineService:
         return tuple(moved)
 
     def _all(self, which: ListFilter) -> Iterator[SiteMachine]:
-        after = None
-        while True:
-            found, after = self._store.read(list_machines, which, PAGE_SIZE, after)
-            yield from found
-            if after is None:
-                return
+        return walk_pages(lambda after: self._store.read(list_machines, which, PAGE_SIZE, after))
 
     def end_deployment(self, deployment: str, who: Principal) -> tuple[SiteMachine, ...]:
         """End all machines of a deployment."""

@@ -15,12 +15,12 @@ import uuid as uuids
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from catalog.client.credential_file import read_credential
-from catalog.client.trusted import TrustedCatalog
+from catalog.client.trusted import TrustedCatalog, read_pin
 from catalog.image.manifest import Manifest
 from deployer.errors import JoinRefused, SiteUnavailable
 from deployer.pki.ca import CertificateAuthority, fingerprint
@@ -70,6 +70,7 @@ from deployer.site.store.unit_of_work import UnitOfWork
 from deployer.web.wakeup import Wakeup
 from signer.errors import PartitaError
 from signer.runtime import files
+from signer.runtime.clock import utc_now
 from signer.runtime.units import parse_duration
 
 RENEW_SECONDS = 3600.0
@@ -194,7 +195,7 @@ class Site:
         cls,
         settings: SiteSettings,
         url: str,
-        clock: Clock = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         extension: SiteExtension = SiteExtension(),
     ) -> Self:
         """Take over a site's directory, which is made if absent, and what it remembers.
@@ -352,14 +353,14 @@ def _first(document: ClusterDocument, name: str, lifetime: int) -> DeploymentReq
 
 
 def _catalog(settings: SiteSettings, clock: Clock) -> TrustedCatalog:
-    def root() -> bytes | None:
-        try:
-            return settings.pinned_root.read_bytes()
-        except FileNotFoundError:
-            return None
-
     credential = "" if settings.credential is None else read_credential(settings.credential)
-    return TrustedCatalog(settings.freshness, root, (settings.catalog, *settings.mirrors), clock, credential=credential)
+    return TrustedCatalog(
+        settings.freshness,
+        lambda: read_pin(settings.pinned_root),
+        (settings.catalog, *settings.mirrors),
+        clock,
+        credential=credential,
+    )
 
 
 def _own(directory: Path, undo: ExitStack) -> None:

@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 
 from catalog.errors import CatalogError
-from catalog.tuf.client import TufClient, utc_now
+from catalog.tuf.client import TufClient
 from signer.runtime import terminal
+from signer.runtime.clock import utc_now
 
 tuf_client_app = typer.Typer(
     name="tuf-client",
