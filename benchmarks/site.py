@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.agent.reconciler import plan_actions
 from deployer.protocol.desired_state import DesiredMachine, NodeReport
 from deployer.records.machine_store import MachineRecord

@@ -17,7 +17,8 @@ from deployer.errors import BackendFailed
 from deployer.hypervisor.domain_xml import build_domain_xml, restore_domain_xml, tag_of
 from deployer.hypervisor.neighbor_table import read_neighbors
 from deployer.hypervisor.qemu_monitor import QemuMonitor
-from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineEvent, MachineSpec, MachineState, mac_of
+from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, mac_of
+from deployer.machine.state import MachineEvent, MachineState
 
 MAX_ROOT = 50
 """Bytes in the path of an embedded root. libvirt puts a socket at lib/qemu/domain-<id>-<20 bytes of name>/monitor.sock

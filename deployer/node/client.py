@@ -13,8 +13,7 @@ import httpx
 
 from catalog.schema.problems import from_problem, read_problem
 from deployer.errors import BackendFailed, MachineConflict, NodeUnavailable
-from deployer.machine.spec import MachineState
-from deployer.node.schema.exposure import ExposureList
+from deployer.machine.state import MachineState
 from deployer.node.schema.machines import ExtendRequest, OperationName, ResizeRequest, SavedImage, SaveOrder
 from deployer.node.schema.orders import (
     MAX_STEP,
@@ -22,6 +21,7 @@ from deployer.node.schema.orders import (
     NODE_API_VERSION,
     DeploymentResult,
     DeploymentStep,
+    ExposureList,
     MachineList,
     NodeStatus,
 )

@@ -2,7 +2,7 @@
 
 import re
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from signer.runtime.terminal import printable
 
 WRITING_STATES = frozenset({MachineState.STAGING, MachineState.BOOTING, MachineState.RUNNING, MachineState.PAUSED})

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field
 
 from catalog.image.manifest import ImageId
 from deployer.machine.properties import FirstBootData, MachineProperties
-from deployer.machine.spec import MachineState, Uuid
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import NodeLabel
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, OutgoingMigration
 from deployer.protocol.save import DesiredSave, SaveStatus

@@ -15,7 +15,8 @@ from pathlib import Path
 from catalog.errors import Misused
 from deployer.errors import MachineNotFound
 from deployer.machine.properties import MachineProperties
-from deployer.machine.spec import MachineSpec, MachineState, Uuid
+from deployer.machine.spec import MachineSpec, Uuid
+from deployer.machine.state import MachineState
 from deployer.protocol.migration import OutgoingMigration
 from deployer.protocol.save import SaveStatus
 from deployer.records.formats import read_record, write_record

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from catalog.web.metrics import MetricFamily, gauge, labelled_metric
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db.nodes import list_nodes
 from deployer.site.model.records import NodeState, SiteNode
 from deployer.site.schema.messages import SiteStatus

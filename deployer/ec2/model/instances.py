@@ -24,7 +24,7 @@ from deployer.ec2.aws.tags import (
 )
 from deployer.ec2.model.accounts import Account
 from deployer.ec2.model.boot_mapping import Volume
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredMachine, DesiredStatus
 
 GONE: Final = frozenset({"shutting-down", "terminated"})

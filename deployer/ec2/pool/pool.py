@@ -23,7 +23,7 @@ from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.deployment import Ec2Deployer, Ec2RunningMachine
 from deployer.ec2.pool.reconciler import actions, observe_machine
 from deployer.errors import Cancelled
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import (
     Capacity,

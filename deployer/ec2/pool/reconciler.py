@@ -13,7 +13,7 @@ from deployer.ec2.account.bookkeeping import MachineEntry
 from deployer.ec2.aws.tags import END_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.model.hibernation import MEMORY_LOST, MEMORY_NOT_KEPT
 from deployer.ec2.model.instances import Instance, machine_state
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, ObservedMachine
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from deployer.errors import Cancelled, MachineConflict, NodeUnavailable
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.agent.context import AgentContext
 from deployer.node.backoff import retry_delay
 from deployer.node.machines.construction import assignment_of, failed_record, order_of

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from deployer.machine.spec import MachineEvent, MachineState
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.protocol.desired_state import LeaseTerms, ReportResponse
 from deployer.records.machine_store import MachineRecord

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredState, DesiredStatus, ObservedMachine
 from deployer.protocol.save import SaveStatus
 from deployer.records.machine_store import MachineRecord

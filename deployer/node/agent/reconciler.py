@@ -9,7 +9,7 @@ machine is brought to rest and after it was brought to run. A guest that powered
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from deployer.records.machine_store import MachineRecord

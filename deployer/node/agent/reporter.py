@@ -6,15 +6,19 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
+from catalog.image.address import Address
 from deployer.errors import SiteUnavailable
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.executor import ActionExecutor
 from deployer.node.agent.observed_state import LiveFacts, observe_machines
 from deployer.node.backoff import retry_delay
 from deployer.protocol.desired_state import DesiredState, NodeReport, ReportResponse
+from deployer.protocol.swarm_report import ContentFeed, SwarmReport
 from deployer.records.machine_store import MachineRecord
 from signer.errors import PartitaError
+from stager.content.transfer_stats import TransferProgress
+from stager.staging import Stager
 
 REPORT_EVERY = 10.0
 """Seconds between two reports when nothing changes: a site takes a node that is silent for minutes for lost."""
@@ -30,6 +34,9 @@ TELL_EVERY = 0.2
 
 WITHOUT_ADDRESSES: Final = frozenset({"none", "user"})
 """Kinds of networks in which a guest has no address that means anything to others."""
+
+MAX_REPORTED = 16
+"""Contents that are told of: those that are arriving, then those that came last. A report stays within some kilobytes."""
 
 log = logging.getLogger("partita.node")
 
@@ -125,3 +132,28 @@ class Reporter:
                 except PartitaError as exc:
                     log.info("machine %s: %s", record.uuid, exc)
         self._addresses = found
+
+
+def build_swarm_report(stager: Stager) -> SwarmReport | None:
+    """What there is to tell now; None of a node that takes part in no swarm and fetched nothing lately.
+
+    It is the same from one look to the next while nothing arrives, so that an idle node's reports stay the same.
+    """
+    name = stager.sharing.name if stager.sharing is not None else ""
+    contents: dict[Address, ContentFeed] = {}
+    for one in (*stager.transfers.snapshot(), *stager.transfers.recent()):
+        if (one.from_peers or one.from_origin) and len(contents) < MAX_REPORTED:
+            contents.setdefault(one.address, _feed(one))
+    return SwarmReport(name=name, contents=tuple(contents.values())) if name or contents else None
+
+
+def _feed(one: TransferProgress) -> ContentFeed:
+    return ContentFeed(
+        address=str(one.address),
+        image=one.image,
+        arriving=one.ended is None,
+        from_peers=one.from_peers,
+        from_origin=one.from_origin,
+        origin_rate=int(one.origin_rate),
+        feeders=one.feeders,
+    )

@@ -17,12 +17,19 @@ from catalog.errors import Misused
 from catalog.schema.problems import INTERNAL, to_problem
 from catalog.web.problems import ProblemApi
 from deployer.errors import Cancelled, DeployerError
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.api.machines import verb_routes
 from deployer.node.api.staging import staging_routes
 from deployer.node.machines.console import read_console_from
-from deployer.node.schema.exposure import ExposureList
-from deployer.node.schema.orders import MAX_ORDER, MAX_WAIT, NODE_API_VERSION, DeploymentStep, MachineList, NodeStatus
+from deployer.node.schema.orders import (
+    MAX_ORDER,
+    MAX_WAIT,
+    NODE_API_VERSION,
+    DeploymentStep,
+    ExposureList,
+    MachineList,
+    NodeStatus,
+)
 from deployer.node.service.node import Node
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.machine_order import MachineOrder

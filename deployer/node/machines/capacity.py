@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.settings import DeploySettings
 from deployer.protocol.desired_state import Capacity
 from deployer.records.machine_store import MachineRecord

@@ -9,7 +9,8 @@ from typing import Any, cast
 from catalog.image.manifest import Manifest
 from deployer.hypervisor.disks import AssembledDisks
 from deployer.machine.properties import MachineProperties, RequestedProperties
-from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, MachineState, Virt
+from deployer.machine.spec import MACHINE_TYPE, DomainTag, MachineSpec, Virt
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import BrokerAccess, DesiredMachine
 from deployer.protocol.machine_order import MachineOrder
 from deployer.records.machine_store import CONSOLE_FILE, MachineRecord

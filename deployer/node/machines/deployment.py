@@ -24,7 +24,8 @@ from deployer.guest.context_agent import seed_extras
 from deployer.guest.nocloud_seed import build_seed, instance_id, write_seed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import assemble_disks
-from deployer.machine.spec import MachineEvent, MachineState, hostname_base
+from deployer.machine.spec import hostname_base
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.machines.construction import SEED, SiteAssignment, machine_spec, new_record
 from deployer.node.machines.context import DeploymentContext
 from deployer.node.machines.exposure import BootFacts

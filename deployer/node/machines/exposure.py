@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 from catalog.image.manifest import Manifest
-from deployer.node.schema.exposure import ExposedMachine
+from deployer.node.schema.orders import ExposedMachine
 from deployer.policy.model import Policy
 from deployer.policy.revocations import BlockList
 from deployer.policy.rules.registry import endorsement_results

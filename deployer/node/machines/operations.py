@@ -13,7 +13,7 @@ from datetime import datetime
 
 from catalog.errors import Misused
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
-from deployer.machine.spec import MachineEvent, MachineState
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.machines.restart_admission import RestartAdmission
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 from catalog.client.trusted import TrustedCatalog
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.machines.exposure import BootFacts, exposed_machine, exposure_reason
 from deployer.node.machines.supervisor import MachineSupervisor
-from deployer.node.schema.exposure import ExposedMachine, ExposureList
+from deployer.node.schema.orders import ExposedMachine, ExposureList
 from deployer.policy.evaluation import effective_revocations
 from deployer.policy.revocations import BlockList, RevocationState, RevocationStore
 from deployer.policy.store import RuleSet

@@ -16,7 +16,7 @@ from typing import Final
 
 from deployer.errors import BackendFailed, MachineConflict, MachineNotFound
 from deployer.hypervisor.libvirt import Hypervisor
-from deployer.machine.spec import MachineEvent, MachineState, next_state
+from deployer.machine.state import MachineEvent, MachineState, next_state
 from deployer.records.machine_store import MachineRecord, MachineStore, holder_of, is_holder
 from stager.cache.cache import Cache
 

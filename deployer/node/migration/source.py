@@ -13,7 +13,8 @@ from pathlib import Path
 
 from catalog.image.manifest import Blank, Manifest
 from deployer.errors import MachineConflict, MachineNotFound, MigrationFailed
-from deployer.machine.spec import MachineEvent, MachineState, Overlay, UefiBoot
+from deployer.machine.spec import Overlay, UefiBoot
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.machines.exposure import BootFacts
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.node.migration.manifest import (

@@ -27,7 +27,8 @@ from deployer.errors import Cancelled, MigrationFailed
 from deployer.hypervisor.accelerator import Accelerator
 from deployer.hypervisor.disks import ImageContents, assemble_disks, find_firmware, rebase_overlay
 from deployer.hypervisor.libvirt import Hypervisor
-from deployer.machine.spec import MachineSpec, MachineState, Overlay, UefiBoot
+from deployer.machine.spec import MachineSpec, Overlay, UefiBoot
+from deployer.machine.state import MachineState
 from deployer.machine.user_data import check_user_data
 from deployer.node.machines.construction import assignment_of, machine_spec, new_record
 from deployer.node.machines.restart_admission import RestartAdmission

@@ -1,9 +1,12 @@
 """What commands and a node's service say to each other: one type per message, used by both sides."""
 
+from datetime import datetime
 from typing import Any, Literal
 
 from catalog.image.manifest import ImageId
 from deployer.hypervisor.accelerator import Accelerator
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.records.machine_store import MachineRecord
 from signer.documents import Document
 from signer.statements.endorsement import Instant
@@ -99,3 +102,31 @@ class MachineList(Document):
     """All machines of a node, the oldest first."""
 
     machines: tuple[MachineRecord, ...]
+
+
+class ExposedMachine(Document):
+    """A machine that runs.
+
+    Attributes:
+        since: when it was accepted.
+        endorsers: who vouched for its image when it was booted.
+        affected: whether it would not be accepted any more, for what has been withdrawn since.
+        reason: why, as a sentence; empty if it is not affected.
+    """
+
+    uuid: Uuid
+    name: str
+    state: MachineState
+    image_id: str
+    title: str
+    since: datetime
+    endorsers: tuple[str, ...]
+    affected: bool
+    reason: str
+
+
+class ExposureList(Document):
+    """Machines that run something, the oldest first; `action` is what the policy does to those that are affected."""
+
+    machines: tuple[ExposedMachine, ...]
+    action: str

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from catalog.web.metrics import MetricFamily, gauge, labelled_metric
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.schema.orders import NodeStatus
 from stager.cache.cache import Cache
 

@@ -33,14 +33,14 @@ from deployer.hypervisor.accelerator import (
     processor_digest,
 )
 from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor
-from deployer.machine.spec import MachineEvent, MachineState
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.agent.agent import Agent
 from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.agent.lease import LEASE_FILE, NodeLease, boot_id
 from deployer.node.agent.membership import MembershipService
 from deployer.node.agent.migration_runner import MigrationRunner
-from deployer.node.agent.swarm_report import build_swarm_report
-from deployer.node.images.saver import MachineSaver
+from deployer.node.agent.reporter import build_swarm_report
+from deployer.node.images.image_writer import MachineSaver
 from deployer.node.machines.capacity import measure_capacity, total_memory
 from deployer.node.machines.construction import SiteAssignment
 from deployer.node.machines.context import DeploymentContext

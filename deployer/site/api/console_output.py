@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import Malformed, TooLarge
 from catalog.web.problems import problem_responses
 from deployer.errors import Forbidden, MachineConflict, MachineNotFound, SiteUnavailable
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.console import OFFSET_HEADER, STATE_HEADER, WRITING_STATES
 from deployer.protocol.desired_state import MAX_CONSOLE_CHUNK, ConsoleResponse
 from deployer.site.api.deployments import AUTH_ERRORS

@@ -22,7 +22,8 @@ from deployer.errors import (
     SiteUnavailable,
     TooManyRequests,
 )
-from deployer.machine.spec import MachineState, Uuid
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import MAX_REQUEST, DeploymentRequest
 from deployer.site.api.parameters import (
     DEFAULT_PAGE,

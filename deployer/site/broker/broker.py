@@ -39,9 +39,8 @@ from deployer.site.broker.rules import (
 from deployer.site.broker.schema import ClusterPeers, ContextRequest, ContextSession, GuestIdentity, PeerReadiness
 from deployer.site.db import contexts as book
 from deployer.site.db.machines import get_machine
-from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.model.contact import BrokerContact
-from deployer.site.model.records import SiteMachine
+from deployer.site.model.records import MachineTransition, SiteMachine
 from deployer.site.store.changes import change_machine
 from deployer.site.store.store import SiteStore
 from deployer.site.store.unit_of_work import UnitOfWork

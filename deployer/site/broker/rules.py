@@ -20,7 +20,7 @@ from typing import Final
 from catalog.errors import Misused
 from deployer.errors import Forbidden
 from deployer.guest.nocloud_seed import check_public_key
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.broker.schema import ClusterPeer, ClusterPeers, ContextRequest, PeerReadiness
 from deployer.site.model.cluster import Cluster

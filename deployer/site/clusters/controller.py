@@ -28,11 +28,10 @@ from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import list_machines
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.cluster import Cluster, ClusterDocument, ClusterPhase, ClusterState
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import ListFilter, SiteCluster, SiteMachine
+from deployer.site.model.records import ListFilter, MachineTransition, SiteCluster, SiteMachine
 from deployer.site.operations.admission import ClusterMembership
 from deployer.site.schema.messages import DeploymentCreated
 from deployer.site.store.changes import add_cluster, change_cluster, change_machine, change_machines

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.protocol.machine_order import MAX_COUNT
 from deployer.site.clusters.members import (

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.api.clusters import cluster_summary
 from deployer.site.api.deployments import (
     ClusterQuery,

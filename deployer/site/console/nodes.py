@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from catalog.errors import CatalogError
 from catalog.image.manifest import Manifest
 from catalog.schema.images import ImageEntry
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.api.nodes import VERB_STATES
 from deployer.site.auth.authorizer import restrict_filter
 from deployer.site.auth.grants import SiteAction

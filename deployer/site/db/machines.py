@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, insert, or_, s
 
 from catalog.errors import Misused
 from deployer.errors import DeploymentNotFound, MachineNotFound
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, IncomingMigration
 from deployer.site.db.nodes import get_node, migration_address, prefix_condition
 from deployer.site.db.tables import deployments, events, machines, nodes, orders

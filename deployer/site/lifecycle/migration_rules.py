@@ -10,11 +10,10 @@ from datetime import datetime
 from typing import Final
 
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus, NodeReport
 from deployer.protocol.migration import MigrationProgress
-from deployer.site.lifecycle.report_rules import MachineTransition
-from deployer.site.model.records import Migration, NodeState, SiteMachine, SiteNode
+from deployer.site.model.records import MachineTransition, Migration, NodeState, SiteMachine, SiteNode
 
 REST_STATES: Final = {DesiredStatus.SUSPENDED: MachineState.SUSPENDED, DesiredStatus.STOPPED: MachineState.STOPPED}
 """How a machine has to be wanted, and to be, so that it can move."""

@@ -5,14 +5,13 @@ was away comes back with. A machine that was still being made when its node forg
 And a guest that powered itself off is not started again by the wish that it runs: the wish follows.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus, ObservedMachine
 from deployer.site.lifecycle.save_rules import apply_save_report
-from deployer.site.model.records import SiteMachine
+from deployer.site.model.records import MachineTransition, SiteMachine
 from signer.statements.endorsement import write_instant
 
 LostPolicy = Literal["wait", "fail", "replace"]
@@ -25,14 +24,6 @@ RESTING_STATES: Final = frozenset({MachineState.PAUSED, MachineState.SUSPENDED, 
 """States in which a machine has something that only its node has, and that its owner counts on."""
 
 EXPIRED = "its time has come"
-
-
-@dataclass(frozen=True)
-class MachineTransition:
-    """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
-
-    machine: SiteMachine
-    told: tuple[tuple[str, str], ...] = ()
 
 
 def apply_report(

@@ -1,10 +1,28 @@
-"""The saves of a machine: what its node's word makes of them, and what its end does. Pure; see `saving` for how one begins."""
+"""Saving a machine as a new version of its image: what may be asked for and when, and what reports make of it. Pure.
 
+Disks are read while nothing writes to them, so a machine has to rest: paused, suspended or stopped. It may go on as soon as
+they have been read; that what was read is still being sent holds nobody up. Each save is kept with its machine, the last ones;
+who asks again for what was asked for before, by the same key or for the same version, gets the same answer again.
+"""
+
+from datetime import datetime
 from typing import Final
 
+from catalog.errors import Conflict
 from deployer.errors import MachineConflict
+from deployer.machine.state import MachineState
+from deployer.protocol.desired_state import DesiredStatus
 from deployer.protocol.save import SaveStatus
-from deployer.site.model.records import SaveProgress, SiteMachine
+from deployer.site.model.records import MachineTransition, SaveProgress, SiteMachine
+
+KEPT: Final = 16
+"""Saves that a machine remembers: who asks again does so within minutes, and the catalog has the rest."""
+
+AT_REST: Final = {
+    DesiredStatus.PAUSED: MachineState.PAUSED,
+    DesiredStatus.SUSPENDED: MachineState.SUSPENDED,
+    DesiredStatus.STOPPED: MachineState.STOPPED,
+}
 
 EventTexts = tuple[tuple[str, str], ...]
 """(what, reason) of each event, in order."""
@@ -13,6 +31,48 @@ _TOLD: Final = {"sending": "sending", "saved": "saved", "failed": "not-saved"}
 """What events call the states of a save; that it began is told by whoever asked for it."""
 
 _SAID: Final = ("state", "reason", "image_id", "title", "changed", "done", "total")
+
+
+def request_save(machine: SiteMachine, version: str, key: str, reason: str, now: datetime) -> MachineTransition | None:
+    """Let a machine be saved; None if that was asked for before.
+
+    Args:
+        machine: as it is.
+        version: of the new image.
+        key: idempotency; empty for none.
+        reason: for the event.
+        now: aware, UTC, whole seconds.
+
+    Raises:
+        MachineConflict: it does not rest, is being saved already, or has ended.
+        Conflict: the key was used for another version.
+    """
+    for known in machine.saves:
+        if key and known.key == key:
+            if known.version != version:
+                raise Conflict(
+                    f"this idempotency key was used to save the machine as version {known.version}; choose another"
+                )
+            return None
+        if known.version == version and known.state != "failed":
+            return None
+    if machine.state.final or machine.want is DesiredStatus.ENDED:
+        raise MachineConflict(f"machine {machine.hostname} has ended, or is about to, and cannot be saved")
+    if (under_way := machine.saving) is not None:
+        raise MachineConflict(
+            f"machine {machine.hostname} is being saved as version {under_way.version}; wait until that is done"
+        )
+    if machine.moving is not None:
+        raise MachineConflict(f"machine {machine.hostname} is being moved; wait until it is where it should be")
+    if AT_REST.get(machine.want) is not machine.state:
+        instead = "wait until it is so" if machine.want in AT_REST else "pause, suspend or stop it first"
+        raise MachineConflict(
+            f"machine {machine.hostname} is {machine.state.value}, and is saved while it rests; {instead}"
+        )
+    number = machine.saves[-1].number + 1 if machine.saves else 1
+    fresh = SaveProgress(number=number, version=version, key=key, asked=now)
+    told = f"as version {version}" + (f": {reason}" if reason else "")
+    return MachineTransition(machine.model_copy(update={"saves": (*machine.saves, fresh)[-KEPT:]}), (("saving", told),))
 
 
 def apply_save_report(machine: SiteMachine, said: SaveStatus | None) -> tuple[SiteMachine, EventTexts]:

@@ -13,11 +13,11 @@ from typing import Final
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
 from deployer.machine.shape import MEMORY_UNIT
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
-from deployer.site.lifecycle.report_rules import STARTING_STATES, MachineTransition, finish_machine
+from deployer.site.lifecycle.report_rules import STARTING_STATES, finish_machine
 from deployer.site.lifecycle.save_rules import check_disks_read
-from deployer.site.model.records import SiteMachine
+from deployer.site.model.records import MachineTransition, SiteMachine
 from signer.runtime.units import size_text
 from signer.statements.endorsement import write_instant
 

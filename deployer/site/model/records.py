@@ -1,5 +1,6 @@
 """What a site remembers: its nodes, deployments, machines, and everything that happened to them. Frozen values."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -7,7 +8,8 @@ from pydantic import Field
 
 from catalog.image.manifest import ImageId, Version
 from deployer.machine.properties import MachineProperties
-from deployer.machine.spec import MachineState, Uuid
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest, NodeLabel
 from deployer.protocol.desired_state import BrokerAccess, Capacity, DesiredMachine, DesiredStatus
 from deployer.protocol.migration import MigrationNumber, MigrationSupport, OutgoingMigration
@@ -342,3 +344,11 @@ class SiteCluster(Document):
     state: str = ""
     created: Instant
     active: bool = True
+
+
+@dataclass(frozen=True)
+class MachineTransition:
+    """A machine as it is now, and what there is to tell of it: (what, reason), in order."""
+
+    machine: SiteMachine
+    told: tuple[tuple[str, str], ...] = ()

@@ -7,18 +7,17 @@ from datetime import datetime, timedelta
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict, NoCapacity, OverQuota
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.policy.store import RuleSet
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.machines import get_machine, list_machines
 from deployer.site.db.nodes import find_node, get_node
-from deployer.site.lifecycle import save_request as saving
+from deployer.site.lifecycle import save_rules as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
-from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.lifecycle.verb_rules import Verb
 from deployer.site.model.principal import LOCAL_OPERATOR, Principal
 from deployer.site.model.quota import Quota, ResourceUsage
-from deployer.site.model.records import ListFilter, NodeState, SiteMachine, SiteNode
+from deployer.site.model.records import ListFilter, MachineTransition, NodeState, SiteMachine, SiteNode
 from deployer.site.scheduling.placement import place_machines
 from deployer.site.scheduling.proposal import CostCheck
 from deployer.site.schema.messages import PAGE_SIZE, MachineChange, SaveRequest

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from catalog.image.manifest import Version
 from deployer.machine.shape import Cores, Memory
-from deployer.machine.spec import MachineState, Uuid
+from deployer.machine.spec import Uuid
+from deployer.machine.state import MachineState
 from deployer.protocol.swarm_report import Feed
 from deployer.site.model.records import AuditRecord, Deployment, SiteEvent, SiteMachine, SiteNode
 from signer.documents import Document, example

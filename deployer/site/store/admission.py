@@ -12,16 +12,15 @@ from datetime import timedelta
 
 from catalog.errors import Conflict
 from deployer.errors import NoCapacity, OverQuota
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.model.principal import Principal
 from deployer.site.model.quota import ResourceUsage
-from deployer.site.model.records import CostReservation, Deployment, SiteMachine
+from deployer.site.model.records import CostReservation, Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit, cap_machines
 from deployer.site.scheduling.placement import NodeCapacity, Placement, PlacementRequest, Placer
 from deployer.site.scheduling.proposal import Proposal

@@ -7,14 +7,8 @@ from datetime import datetime
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import (
-    LostPolicy,
-    MachineTransition,
-    apply_node_loss,
-    expire_machine,
-    warn_of_expiry,
-)
-from deployer.site.model.records import NodeState, SiteMachine
+from deployer.site.lifecycle.report_rules import LostPolicy, apply_node_loss, expire_machine, warn_of_expiry
+from deployer.site.model.records import MachineTransition, NodeState, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import Placer
 from deployer.site.store import admission as store_admission

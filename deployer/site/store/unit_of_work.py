@@ -10,9 +10,8 @@ from deployer.site.db import events as store_story
 from deployer.site.db import machines as store_machines
 from deployer.site.db import nodes as store_nodes
 from deployer.site.db.engine import Transaction
-from deployer.site.lifecycle.report_rules import MachineTransition
 from deployer.site.lifecycle.save_rules import abandon_save
-from deployer.site.model.records import SiteEvent, SiteMachine
+from deployer.site.model.records import MachineTransition, SiteEvent, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 
 TransitionRule = Callable[[SiteMachine], MachineTransition | None]

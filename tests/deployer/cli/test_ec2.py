@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from partita import app
 from signer.errors import PartitaError
 from tests.support.aws.fake_aws import AwsWorld

@@ -19,7 +19,8 @@ from deployer.hypervisor.libvirt import MAX_ROOT, Hypervisor, _advice, _usable
 from deployer.hypervisor.qemu_monitor import QemuMonitor
 from deployer.machine.network import Network
 from deployer.machine.shape import MachineShape
-from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState, UefiBoot
+from deployer.machine.spec import DomainTag, MachineSpec, UefiBoot
+from deployer.machine.state import MachineEvent, MachineState
 from tests.support.node.boot_sector_guest import GOODBYE, SAID, boot_sector_image
 from tests.support.node.bundle_contents import BundleContents
 from tests.support.node.service_process import wait_for

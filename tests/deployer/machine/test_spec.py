@@ -15,16 +15,14 @@ from deployer.machine.spec import (
     DiskSpec,
     DomainTag,
     KernelBoot,
-    MachineEvent,
     MachineSpec,
-    MachineState,
     Overlay,
     RawFile,
     check_hostname,
     disk_target,
     mac_of,
-    next_state,
 )
+from deployer.machine.state import MachineEvent, MachineState, next_state
 from signer.documents import canonical, parse
 
 UUID = "00000000-0000-4000-8000-000000000001"

@@ -9,7 +9,7 @@ import pytest
 from catalog.image.manifest import Blank
 from deployer.errors import NodeUnavailable
 from deployer.machine.network import Network
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.records.machine_store import RECORD, MachineStore
 from deployer.trials.request_log import RequestLog, read_requests
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployer.ec2.account.cleanup import ResourceKind, list_resources
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.records.receipt import read_receipt
 from tests.support.aws.fake_aws import AwsWorld

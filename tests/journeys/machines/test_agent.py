@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from tests.support.node.boot_sector_guest import GOODBYE, SAID
 from tests.support.node.community import Community

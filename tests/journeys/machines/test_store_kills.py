@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events
 from deployer.site.db.machines import list_machines

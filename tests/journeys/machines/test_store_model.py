@@ -8,7 +8,7 @@ import pytest
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict, NoCapacity
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredState, DesiredStatus
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import list_events

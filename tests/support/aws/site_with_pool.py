@@ -24,7 +24,7 @@ from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.deployment import Ec2Deployer
 from deployer.ec2.pool.pool import Ec2Pool
 from deployer.ec2.settings import Ec2Settings
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.policy.revocations import RevocationState
 from deployer.policy.store import PolicyStore
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, NodeReport, ObservedMachine

@@ -11,7 +11,8 @@ from catalog.errors import Unavailable
 from catalog.image.manifest import Needs
 from deployer.errors import BackendFailed, Cancelled, MachineConflict, Refused, SiteUnavailable
 from deployer.hypervisor.accelerator import Accelerator
-from deployer.machine.spec import DomainTag, MachineEvent, MachineSpec, MachineState
+from deployer.machine.spec import DomainTag, MachineSpec
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.agent.agent import Agent
 from deployer.node.agent.context import AgentContext, NodeFacts
 from deployer.node.machines.construction import SiteAssignment, new_record

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.pki.ca import CertificateAuthority, create_request
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus, NodeReport, ObservedMachine
 from deployer.protocol.joining import NodeCertificate

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.client import NodeClient
 from deployer.node.daemon import serve_node
 from deployer.node.schema.orders import DeploymentResult, DeploymentStep, NodeStatus

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters.controller import ClusterController

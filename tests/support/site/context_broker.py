@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.pki.ca import CertificateAuthority, fingerprint
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.desired_state import BrokerAccess, Capacity, NodeReport, ObservedMachine

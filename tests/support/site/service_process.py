@@ -16,7 +16,7 @@ import pytest
 
 from deployer.ec2.settings import Ec2Settings
 from deployer.ec2.site.extension import AccountSupervisor
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.membership.credentials import SiteMembership
 from deployer.node.membership.site_client import NodeSiteClient as NodeSideClient
 from deployer.protocol.deployment_request import DeploymentRequest

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.nodes import revision_of
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb

@@ -10,15 +10,15 @@ from typing import Any
 
 from deployer.machine.network import Network
 from deployer.machine.properties import MachineProperties
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest, PlacementOptions
 from deployer.protocol.desired_state import Capacity, DesiredStatus, NodeReport, ObservedMachine
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events
 from deployer.site.db.nodes import revision_of
-from deployer.site.lifecycle.report_rules import LostPolicy, MachineTransition
+from deployer.site.lifecycle.report_rules import LostPolicy
 from deployer.site.model.principal import Principal
-from deployer.site.model.records import Deployment, SiteMachine
+from deployer.site.model.records import Deployment, MachineTransition, SiteMachine
 from deployer.site.scheduling.node_capacity import Overcommit
 from deployer.site.scheduling.placement import PlacementRequest, place_machines
 from deployer.site.scheduling.proposal import Proposal, UsageLimit

@@ -17,7 +17,7 @@ from deployer.ec2.account.cleanup import (
     remove_resources,
 )
 from deployer.ec2.aws.tags import END_TAG, Owner, end_tag_value
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from tests.support.aws.fake_aws import AwsWorld
 from tests.support.aws.site_with_pool import Ec2Site, Images, account

@@ -20,7 +20,7 @@ from deployer.ec2.images import driver_check_child as drivers_child
 from deployer.ec2.images.driver_check import DriverVerdict, KernelDrivers, check_drivers, evaluate_drivers
 from deployer.ec2.images.image_upload import MachineProgress
 from deployer.ec2.model.boot_mapping import map_boot
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from examples.guest import initramfs, kernel_tree
 from signer.documents import validate
 from tests.deployer.ec2.images.test_boot_disk import PACKAGES

@@ -14,7 +14,7 @@ from catalog.image.manifest import DirectBoot
 from deployer.ec2.aws.tags import CATALOG_TAG, DEPLOYMENT_TAG, END_TAG, IMAGE_TAG, RECEIPT_TAG, end_tag_value
 from deployer.ec2.model.pricing import committed_cost
 from deployer.ec2.pool.deployment import charge_of
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.policy.revocations import BlockList, RevocationState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.records.receipt import read_receipt

@@ -12,7 +12,7 @@ from deployer.ec2.account.bookkeeping import MachineEntry
 from deployer.ec2.aws.tags import END_TAG, MACHINE_TAG, REBOOTS_TAG, SIZE_TAG, end_tag_value, size_tag_value
 from deployer.ec2.model.instances import Instance
 from deployer.ec2.pool.reconciler import actions, observe_machine
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus
 from signer.documents import validate

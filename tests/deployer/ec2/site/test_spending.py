@@ -15,7 +15,7 @@ from deployer.ec2.model.pricing import Charge, Prices, check_within, committed_c
 from deployer.ec2.pool.deployment import charge_of
 from deployer.ec2.site.placement import ACCOUNT, CachedAccountInfo, burst_placer, find_offer, promised_charges
 from deployer.errors import OverBudget
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import get_machine, list_deployments

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import MachineEvent, MachineSpec, MachineState
+from deployer.machine.spec import MachineSpec
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node import backoff
 from deployer.node.agent import agent as agents
 from deployer.node.agent import reporter as reporting

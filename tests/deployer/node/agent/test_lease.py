@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from deployer.errors import BackendFailed
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.agent import reporter as reporting
 from deployer.node.agent.agent import Agent
 from deployer.node.agent.context import AgentContext, NodeFacts

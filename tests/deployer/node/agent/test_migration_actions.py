@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.agent.reconciler import plan_actions
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredState, DesiredStatus, IncomingMigration

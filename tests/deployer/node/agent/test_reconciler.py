@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployer.machine.spec import MachineEvent, MachineState, next_state
+from deployer.machine.state import MachineEvent, MachineState, next_state
 from deployer.node.agent.reconciler import plan_actions
 from deployer.protocol.actions import Action, ActionKind
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus

@@ -14,7 +14,7 @@ from catalog.image.address import Address
 from catalog.image.bundle import Bundle
 from catalog.image.manifest import Manifest
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node import backoff
 from deployer.node.images.candidate_upload import CandidateUploader, changed_partitions
 from deployer.protocol.desired_state import DesiredMachine, DesiredState, DesiredStatus

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.machines.capacity import MEMORY_STEP, measure_capacity, total_memory
 from deployer.node.settings import DeploySettings
 from tests.deployer.node.agent.test_reconciler import A, B, record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.machines import console as serial
 from deployer.node.machines.console import ConsoleReader, read_console_end, read_console_from
 from deployer.protocol.console import sanitize_output

@@ -9,7 +9,7 @@ import pytest
 
 from catalog.errors import Misused, NotFound
 from deployer.errors import PolicyUnusable, Refused, UserDataRefused
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.schema.orders import DeploymentResult
 from signer.errors import DocumentError
 from stager.errors import EntryChanged, StagerError

@@ -13,7 +13,7 @@ from catalog.client import transfer
 from catalog.errors import Misused
 from catalog.image.bundle import Bundle
 from deployer.errors import BackendFailed, MachineConflict, Refused
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.schema.machines import ResizeRequest, SaveOrder
 from tests.deployer.node.service.test_node import holders
 from tests.support.node.boot_sector_guest import GOODBYE, SAID

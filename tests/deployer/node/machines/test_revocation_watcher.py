@@ -13,7 +13,7 @@ from catalog.client import transfer
 from catalog.errors import Unavailable
 from catalog.image.bundle import Bundle
 from deployer.errors import PolicyUnusable, Refused
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.machines.revocation_watcher import RevocationWatcher
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.policy.revocations import RevocationStore

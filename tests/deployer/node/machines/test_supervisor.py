@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployer.machine.shape import MachineShape
-from deployer.machine.spec import MachineEvent, MachineState
+from deployer.machine.state import MachineEvent, MachineState
 from deployer.node.machines.supervisor import MachineSupervisor
 from deployer.records.machine_store import MachineRecord, MachineStore
 from deployer.records.recorder import Recorder

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deployer.errors import MachineConflict, MachineNotFound, NodeUnavailable
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.node.client import NodeClient
 from deployer.node.service.node import Node
 from deployer.node.settings import DeploySettings

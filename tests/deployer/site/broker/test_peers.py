@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.broker.peers import PeerDirectory
 from deployer.site.broker.rules import usable_address
 from deployer.site.db.machines import list_machines

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deployer.cli.site.machine import machine_table
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.broker.guest_certificates import certificate_names
 from deployer.site.db.machines import get_machine
 from deployer.site.model.records import SiteMachine

@@ -7,7 +7,7 @@ import pytest
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.clusters import planner as clustering
 from deployer.site.clusters.planner import ClusterStep, EndMember, OrderMembers, ReleaseMember, StopMember, plan_cluster

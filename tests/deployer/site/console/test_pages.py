@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.protocol.swarm_report import ContentFeed, SwarmReport
 from deployer.site.console.templates import POLICY

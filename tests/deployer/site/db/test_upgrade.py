@@ -11,7 +11,7 @@ from alembic import command
 from sqlalchemy import Boolean, Connection, MetaData, text
 
 from catalog.image.manifest import Blank
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db import migrations
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state, get_machine, machines_of, usage_of

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployer.errors import MachineConflict, NoCapacity
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.protocol.migration import MigrationProgress, MigrationSupport, Platform
 from deployer.site.db.engine import SiteDatabase

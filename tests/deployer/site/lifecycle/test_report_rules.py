@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.report_rules import (
     RESTING_STATES,

@@ -14,13 +14,13 @@ from catalog.client.client import CatalogClient
 from catalog.errors import Conflict, NotFound
 from catalog.publication.state_directory import open_database
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.protocol.save import SaveStatus
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import revision_of
-from deployer.site.lifecycle import save_request as saving
+from deployer.site.lifecycle import save_rules as saving
 from deployer.site.lifecycle import verb_rules as lifecycle
 from deployer.site.lifecycle.save_rules import abandon_save, apply_save_report
 from deployer.site.lifecycle.verb_rules import Verb

@@ -6,7 +6,7 @@ import pytest
 
 from catalog.errors import Misused
 from deployer.errors import MachineConflict
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.lifecycle.verb_rules import Verb, apply_verb, change_expiry, release_machine, resize_machine
 from tests.support.site.values import GIB, MIB, NOW, machine

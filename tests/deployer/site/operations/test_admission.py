@@ -17,7 +17,8 @@ from catalog.image.address import Address
 from catalog.image.manifest import Manifest
 from catalog.image.reference import Reference
 from deployer.errors import MachineConflict, NoCapacity, OverQuota, Refused, UserDataRefused
-from deployer.machine.spec import MachineState, hostname_base
+from deployer.machine.spec import hostname_base
+from deployer.machine.state import MachineState
 from deployer.policy.anchors import anchor_block
 from deployer.policy.revocations import BlockList, RevocationState
 from deployer.policy.store import RuleSet

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from deployer.errors import SiteUnavailable
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import ConsoleResponse
 from deployer.site.operations import console_requests as asking
 from deployer.site.operations.console_requests import PER_NODE, ConsoleRequestQueue

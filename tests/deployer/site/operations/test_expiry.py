@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db.events import last_event
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import find_node, get_node, revision_of

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from deployer.errors import DeploymentNotFound, JoinRefused
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db import contexts as broker_store
 from deployer.site.db import tables
 from deployer.site.db.engine import SiteDatabase

@@ -8,7 +8,7 @@ import pytest
 
 from catalog.errors import Conflict
 from deployer.errors import NoCapacity, OverQuota
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.deployment_request import DeploymentRequest
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 
 from deployer.errors import NoCapacity
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event

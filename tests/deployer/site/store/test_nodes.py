@@ -6,7 +6,7 @@ import pytest
 
 from catalog.errors import Conflict
 from deployer.errors import JoinRefused, NoCapacity, NodeNotFound
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.protocol.desired_state import DesiredStatus
 from deployer.site.db.machines import desired_state, get_machine
 from deployer.site.db.nodes import find_node, get_node, list_nodes, revision_of

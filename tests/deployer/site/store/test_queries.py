@@ -7,7 +7,7 @@ import pytest
 
 from catalog.errors import Misused
 from deployer.errors import ClusterNotFound, DeploymentNotFound, MachineNotFound
-from deployer.machine.spec import MachineState
+from deployer.machine.state import MachineState
 from deployer.site.db.clusters import find_cluster, get_cluster, list_clusters
 from deployer.site.db.engine import SiteDatabase
 from deployer.site.db.events import last_event, list_events

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from catalog.image.address import Address
-from deployer.node.agent.swarm_report import MAX_REPORTED, build_swarm_report
+from deployer.node.agent.reporter import MAX_REPORTED, build_swarm_report
 from signer.documents import canonical
 from stager.cache.cache import Cache
 from stager.content.peer_stats import PeerStats
