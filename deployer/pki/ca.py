@@ -92,9 +92,9 @@ def request_for(key: bytes) -> str:
     try:
         private = serialization.load_pem_private_key(key, None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
-        raise Misused("the node's key is no private key (PEM)") from exc
+        raise Misused("the node's key is not a PEM private key") from exc
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise Misused("the node's key is no P-256 key")
+        raise Misused("the node's key is not a P-256 key")
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "whatever the site says")])
     asked = x509.CertificateSigningRequestBuilder().subject_name(name).sign(private, hashes.SHA256())
     return asked.public_bytes(serialization.Encoding.PEM).decode("ascii")
@@ -105,7 +105,7 @@ def fingerprint(certificates: bytes) -> str:
     try:
         found = x509.load_pem_x509_certificates(certificates)
     except ValueError as exc:
-        raise Misused("the site's CA certificate is no certificate (PEM)") from exc
+        raise Misused("the site's CA certificate is not a PEM certificate") from exc
     return hashlib.sha256(b"".join(one.public_bytes(serialization.Encoding.DER) for one in found)).hexdigest()
 
 
@@ -114,7 +114,7 @@ def last_certificate(chain: bytes) -> bytes:
     try:
         return x509.load_pem_x509_certificates(chain)[-1].public_bytes(serialization.Encoding.PEM)
     except ValueError as exc:
-        raise Misused("the site's certificate is none (PEM)") from exc
+        raise Misused("the site's certificate is not a PEM certificate") from exc
 
 
 def first_certificate(chain: bytes) -> bytes:
@@ -122,7 +122,7 @@ def first_certificate(chain: bytes) -> bytes:
     try:
         return x509.load_pem_x509_certificates(chain)[0].public_bytes(serialization.Encoding.PEM)
     except ValueError as exc:
-        raise Misused("the site's certificate is none (PEM)") from exc
+        raise Misused("the site's certificate is not a PEM certificate") from exc
 
 
 def needs_renewal(certificate: bytes, now: datetime) -> bool:
@@ -145,7 +145,7 @@ def validity_period(certificate: bytes) -> tuple[datetime, datetime]:
     try:
         found = x509.load_pem_x509_certificate(certificate)
     except ValueError as exc:
-        raise Misused("a certificate is none (PEM)") from exc
+        raise Misused("not a PEM certificate") from exc
     return found.not_valid_before_utc, found.not_valid_after_utc
 
 

@@ -32,7 +32,7 @@ def _names(texts: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("is empty; a service has a name, such as that of its machine")
     for text in texts:
         if not _NAME.fullmatch(text):
-            raise ValueError(f"{text[:80]!r} is no host name and no address")
+            raise ValueError(f"{text[:80]!r} is neither a host name nor an address")
     return texts
 
 

@@ -323,7 +323,7 @@ def _show_trial(one: "ClusterDryRun", *, as_json: bool) -> None:
 
 
 def _in(seconds: float | None) -> str:
-    return "nobody knows when" if seconds is None else "at once" if seconds == 0 else f"in {seconds:.0f} s"
+    return "unknown" if seconds is None else "at once" if seconds == 0 else f"in {seconds:.0f} s"
 
 
 def _show(one: "ClusterView", *, as_json: bool) -> None:

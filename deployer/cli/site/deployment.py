@@ -55,7 +55,7 @@ def create(
     ] = "sample",
     spread: Annotated[bool, typer.Option("--spread", help="The emptiest nodes first, instead of the fullest.")] = False,
     some: Annotated[bool, typer.Option("--some", help="Take what there is room for, instead of all or none.")] = False,
-    label: Annotated[list[str] | None, typer.Option(help="What a node must carry.", metavar="NAME=VALUE")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Only nodes with this label.", metavar="NAME=VALUE")] = None,
     where: Annotated[str, typer.Option(help="local, ec2 or local-then-ec2.")] = "local",
     key: Annotated[str, typer.Option(help="Idempotency key: the same one gives the same machines.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come of it.")] = False,

@@ -61,10 +61,8 @@ def rights_check(context: typer.Context, file: File = None, json: Json = False) 
 def rights_explain(
     context: typer.Context,
     file: File = None,
-    token: Annotated[Path | None, typer.Option(help="Somebody's token, which is not verified here.")] = None,
-    proxy: Annotated[
-        Path | None, typer.Option(help="Somebody's certificate or proxy (PEM), which is verified.")
-    ] = None,
+    token: Annotated[Path | None, typer.Option(help="A token; it is not verified here.")] = None,
+    proxy: Annotated[Path | None, typer.Option(help="A certificate or proxy (PEM); it is verified.")] = None,
     issuer: Annotated[str, typer.Option(help="Else: who vouches for them,")] = "",
     subject: Annotated[str, typer.Option(help="by what name,")] = "somebody",
     vo: Annotated[str, typer.Option(help="for which VO; else that of the first group,")] = "",
@@ -143,7 +141,7 @@ def _one(rights: SiteGrants, who: Principal, action: SiteAction, *, as_json: boo
 def _load(context: typer.Context, file: Path | None) -> SiteGrants:
     path = file or terminal.section(context, SiteSettings).rights
     if not path.exists():
-        raise Misused(f"{path}: there is no rights file, so nobody but the operator may do anything")
+        raise Misused(f"{path}: there is no rights file, so only the operator may do anything")
     return SiteGrants.load(path)
 
 

@@ -38,7 +38,7 @@ def backup(
     root, url = settings.directory, settings.database_url
     engine: Literal["sqlite", "postgresql"] = "sqlite" if url.startswith(SQLITE) else "postgresql"
     if engine == "sqlite" and not Path(url.removeprefix(SQLITE)).exists():
-        raise Misused(f"{url.removeprefix(SQLITE)}: there is no site's database; set site.directory or site.database")
+        raise Misused(f"{url.removeprefix(SQLITE)}: no site database there; set site.directory or site.database")
     dump = dump_sqlite(Path(url.removeprefix(SQLITE))) if engine == "sqlite" else _pg_dump(url)
     files = [root / "tls.pem", root / "broker.key", *sorted((root / "freshness").rglob("*.json"))]
     made = write_backup(file, "site", engine, dump, files, root, current_second())

@@ -102,7 +102,7 @@ def site_status(context: typer.Context, site: SiteOption = "", json: Json = Fals
 @site_app.command("token")
 def site_token(
     context: typer.Context,
-    name: Annotated[str, typer.Option(help="What the node will be called; else it says so itself.")] = "",
+    name: Annotated[str, typer.Option(help="The node's name; by default the node chooses it.")] = "",
     minutes: Annotated[int, typer.Option(min=1, max=1440, help="How long the token is good.")] = 60,
     site: SiteOption = "",
     json: Json = False,

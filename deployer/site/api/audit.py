@@ -26,14 +26,14 @@ ActorQuery = Annotated[
     Query(max_length=MAX_IDENTITY, description="Only what this person did: issuer and subject, with a space between."),
 ]
 AuditOwnerQuery = Annotated[
-    str, Query(max_length=MAX_IDENTITY, description="Only what was done to this person's things.")
+    str, Query(max_length=MAX_IDENTITY, description="Only entries about this person's objects.")
 ]
-AuditVoQuery = Annotated[str, Query(max_length=63, description="Only what was done to things of people of this VO.")]
+AuditVoQuery = Annotated[str, Query(max_length=63, description="Only entries about objects of this VO's members.")]
 AuditMachineQuery = Annotated[
     str,
     Query(
         max_length=255,
-        description="Only of this machine (UUID, its beginning, or host name), or of what has this UUID.",
+        description="Only entries about this machine (UUID, its beginning, or host name), or about the object with this UUID.",
     ),
 ]
 SinceQuery = Annotated[datetime | None, Query(description="Not before.", examples=["2026-11-22T00:00:00Z"])]
@@ -49,7 +49,7 @@ def audit_routes(site: Site) -> APIRouter:
         response_model=AuditPage,
         responses=problem_responses(Malformed, Misused, Forbidden, *AUTH_ERRORS),
         openapi_extra=openapi_extra(SiteAction.AUDIT),
-        summary="What was done, by whom, and to whose things",
+        summary="Read the audit log",
     )
     def audit(
         request: Request,

@@ -89,7 +89,7 @@ def _ordering(site: Site) -> APIRouter:
                 alias="Idempotency-Key",
                 max_length=MAX_IDEMPOTENCY_KEY,
                 pattern=r"^[!-~]*$",
-                description="Whoever asks again with the same key and document gets the same cluster.",
+                description="A repeated request with the same key and document returns the same cluster.",
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = "",

@@ -54,7 +54,7 @@ def console_output_routes(site: Site) -> APIRouter:
         },
         response_class=Response,
         openapi_extra=openapi_extra(SiteAction.CONSOLE),
-        summary="What a machine's guest wrote to its serial console",
+        summary="Read a machine's serial console",
     )
     async def console(
         who: who_asks,

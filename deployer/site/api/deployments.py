@@ -116,7 +116,7 @@ def deployment_routes(site: Site) -> APIRouter:
                 min_length=1,
                 max_length=MAX_IDEMPOTENCY_KEY,
                 pattern=r"^[!-~]+$",
-                description="Whoever asks again with the same key and the same request gets the same answer.",
+                description="A repeated request with the same key returns the same answer.",
                 examples=["6e3f4f52-2b3a-4a42-8a60-2f7d8b0d6f31"],
             ),
         ] = None,

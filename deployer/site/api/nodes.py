@@ -143,7 +143,7 @@ def node_routes(site: Site) -> APIRouter:
         return answer(request, await run_in_threadpool(work))
 
     @routes.get(
-        "/ca", response_model=SiteAnchors, openapi_extra=openapi_extra(None), summary="By what the site is believed"
+        "/ca", response_model=SiteAnchors, openapi_extra=openapi_extra(None), summary="The CA certificate of the site"
     )
     def anchors(request: Request) -> Response:
         """Certificates (PEM). Compare the fingerprint with what came to you another way."""
@@ -191,7 +191,7 @@ def agent_routes(site: Site) -> APIRouter:
         node: node_asks,
         after: Annotated[int, Query(ge=-1, le=(1 << 53) - 1, description="The revision that is known.")] = -1,
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait for another one.")] = 0.0,
-        serials: Annotated[bool, Query(description="The node answers what it is asked of consoles, too.")] = False,
+        serials: Annotated[bool, Query(description="The node also answers console requests.")] = False,
     ) -> Response:
         """At once if the revision is another than the known one, else as soon as it is; 204 when the time is over.
 

@@ -17,7 +17,7 @@ __all__ = ["answer"]
 BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="token",
-    description="A token of an issuer that the site believes. Instead, a certificate may be shown in the TLS handshake.",
+    description="A token of an issuer that the site trusts. Alternatively, present a certificate in the TLS handshake.",
 )
 
 LimitQuery = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on the page, at most.")]

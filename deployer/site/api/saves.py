@@ -43,7 +43,7 @@ def save_routes(site: Site) -> APIRouter:
                 alias="Idempotency-Key",
                 max_length=MAX_IDEMPOTENCY_KEY,
                 pattern=r"^[!-~]*$",
-                description="Whoever asks again with the same key and version gets the same answer.",
+                description="A repeated request with the same key and version returns the same answer.",
             ),
         ] = "",
     ) -> Response:

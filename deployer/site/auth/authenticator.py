@@ -88,7 +88,7 @@ class Authenticator:
             self._rates.knock(address)
         if not (authorization or chain or local):
             raise NotAuthenticated(
-                "this needs a bearer token, or an X.509 certificate or proxy, that the site believes", CHALLENGE
+                "this needs a bearer token, or an X.509 certificate or proxy, that the site trusts", CHALLENGE
             )
         try:
             found = self._who(authorization, chain, local=local)
@@ -97,7 +97,7 @@ class Authenticator:
                 self._rates.failed(address)
             log.warning("%s could not say who they are: %s", address or "somebody", exc)
             raise NotAuthenticated(
-                "what was shown does not count here; the site's log says why",
+                "the credentials were not accepted; the site's log has the reason",
                 f'{CHALLENGE}, error="invalid_token"' if authorization else CHALLENGE,
             ) from exc
         except SiteUnavailable as exc:
@@ -118,7 +118,7 @@ class Authenticator:
         if who is None or who.means == LOCAL_OPERATOR.means:
             return
         if who.means == TOKEN_MEANS and self._issuers().find(who.issuer) is None:
-            raise NotAuthenticated("your token's issuer is not believed any more")
+            raise NotAuthenticated("your token's issuer is no longer trusted")
         self._rates.ask(who.identity)
 
     def _who(self, authorization: Sequence[str], chain: Sequence[bytes], *, local: bool) -> Principal:
@@ -127,7 +127,7 @@ class Authenticator:
                 raise NotAuthenticated("there is more than one Authorization header")
             match = _BEARER.fullmatch(authorization[0])
             if match is None:
-                raise NotAuthenticated("the Authorization header is no bearer token")
+                raise NotAuthenticated("the Authorization header does not carry a bearer token")
             return verify_token(match[1], self._issuers(), self._audience, self._now(), self._keys)
         if local:
             return LOCAL_OPERATOR

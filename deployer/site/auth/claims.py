@@ -65,7 +65,7 @@ def read_claims(
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise NotAuthenticated("the token's sub is not 1 to 255 printable ASCII characters")
     if not isinstance(token_id, str) or not token_id:
-        raise NotAuthenticated("the token's jti is no text")
+        raise NotAuthenticated("the token's jti is not a string")
     _check_audience(claims["aud"], issuer, audience, profile)
     _check_times(claims, issuer, now if timely else None)
     scopes = _scopes(claims)
@@ -183,14 +183,14 @@ def _time(claims: Mapping[str, object], name: str) -> float:
     """Seconds since 1970 (RFC 7519, NumericDate)."""
     value = claims[name]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 40:
-        raise NotAuthenticated(f"the token's {name} is no time")
+        raise NotAuthenticated(f"the token's {name} is not a valid time")
     return float(value)
 
 
 def _scopes(claims: Mapping[str, object]) -> list[str]:
     found = claims.get("scope", "")
     if not isinstance(found, str):
-        raise NotAuthenticated("the token's scope is no text")
+        raise NotAuthenticated("the token's scope is not a string")
     scopes = [scope for scope in found.split(" ") if scope]
     if len(scopes) > MAX_SCOPES:
         raise NotAuthenticated(f"the token has more than {MAX_SCOPES} scopes")
@@ -201,13 +201,13 @@ def _groups(claims: Mapping[str, object], issuer: Issuer) -> tuple[str, ...]:
     """The token's groups that are the VO's, in its order. Others are nobody's: one issuer speaks for one VO."""
     found = claims.get("wlcg.groups", [])
     if not isinstance(found, list) or len(found) > MAX_GROUPS:
-        raise NotAuthenticated(f"the token's wlcg.groups is no list of at most {MAX_GROUPS} groups")
+        raise NotAuthenticated(f"the token's wlcg.groups is not a list of at most {MAX_GROUPS} groups")
     for group in found:
         try:
             _GROUP.validate_python(group, strict=True)
         except ValidationError as exc:
-            raise NotAuthenticated("the token's wlcg.groups has something that is no group") from exc
+            raise NotAuthenticated("the token's wlcg.groups contains an invalid group") from exc
         if "=" in group:
-            raise NotAuthenticated("the token's wlcg.groups has something that is no group")
+            raise NotAuthenticated("the token's wlcg.groups contains an invalid group")
     root = f"/{issuer.vo}"
     return tuple(dict.fromkeys(group for group in found if group == root or group.startswith(f"{root}/")))

@@ -145,7 +145,7 @@ class Grant(Document):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.issuer is None and self.vo is None and not self.groups:
-            raise ValueError(f"the grant {self.name!r} says of nobody who they are; give it an issuer, a vo or groups")
+            raise ValueError(f"the grant {self.name!r} does not say whom it is for; give it an issuer, a vo or groups")
         if self.subjects and self.issuer is None:
             raise ValueError(f"the grant {self.name!r} names subjects and not whose; give it their issuer")
         if SiteAction.DEPLOY in self.actions and self.each is None:
@@ -222,7 +222,7 @@ class SiteGrants(Document):
 
     def warnings(self) -> list[str]:
         """What is allowed to stand in the file and probably not meant."""
-        found = [] if self.grant else ["there is no [[grant]]: nobody but the operator may do anything"]
+        found = [] if self.grant else ["there is no [[grant]]: only the operator may do anything"]
         for grant in self.grant:
             found += [
                 f"{grant.name}: {name}.{field} is 0: nothing can be deployed"
@@ -236,7 +236,7 @@ class SiteGrants(Document):
             if grant.over == "all" and not (grant.subjects or grant.groups or grant.roles):
                 found.append(f"{grant.name}: every member of {grant.vo or grant.issuer} reaches everybody's machines")
             if grant.over == "own" and not OWNER_ACTIONS & set(grant.actions) and SiteAction.DEPLOY in grant.actions:
-                found.append(f"{grant.name}: whoever deploys by it cannot see or end what they have deployed")
+                found.append(f"{grant.name}: people who deploy by it cannot see or delete their own deployments")
         return found
 
 

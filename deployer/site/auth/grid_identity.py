@@ -115,5 +115,5 @@ def parse_pem_chain(data: bytes) -> list[bytes]:
     try:
         found = x509.load_pem_x509_certificates(data)
     except ValueError as exc:
-        raise Misused("there is no certificate (PEM) in the file") from exc
+        raise Misused("the file contains no PEM certificate") from exc
     return [each.public_bytes(serialization.Encoding.DER) for each in found]

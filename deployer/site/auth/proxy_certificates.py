@@ -70,7 +70,7 @@ def find_holder(
         if len(proxies) > MAX_PROXIES:
             raise NotAuthenticated(f"there are more than {MAX_PROXIES} proxies in the chain")
     else:
-        raise NotAuthenticated("the chain has no certificate that is no proxy")
+        raise NotAuthenticated("the chain contains only proxy certificates")
     try:
         find_chain(certificate, authorities, now, crls)
     except SignatureError as exc:

@@ -55,11 +55,11 @@ def peek_token(text: str) -> UnverifiedToken:
     if len(text) > MAX_TOKEN:
         raise NotAuthenticated(f"the token has {len(text)} characters, more than the {MAX_TOKEN} allowed")
     if not _FORM.fullmatch(text):
-        raise NotAuthenticated("what was shown is no signed token")
+        raise NotAuthenticated("the bearer token is not a signed JWT")
     try:
         found = jwt.decode_complete(text, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError) as exc:
-        raise NotAuthenticated("what was shown is no signed token that can be read") from exc
+        raise NotAuthenticated("the bearer token is not a readable signed JWT") from exc
     return UnverifiedToken(found["header"], found["payload"])
 
 
@@ -80,7 +80,7 @@ def verify_token(text: str, issuers: Issuers, audience: str, now: datetime, keys
     seen = peek_token(text)
     issuer = issuers.find(seen.claims.get("iss"))
     if issuer is None:
-        raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))} is not believed here")
+        raise NotAuthenticated(f"the issuer {_shown(seen.claims.get('iss'))}is not trusted here")
     algorithm, kid = seen.header.get("alg"), seen.header.get("kid")
     if algorithm not in issuer.algorithms:
         raise NotAuthenticated(f"tokens of {issuer.issuer} signed with {_shown(algorithm)} do not count")

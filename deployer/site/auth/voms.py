@@ -179,7 +179,9 @@ def read_membership(
     except SignatureError as exc:
         raise NotAuthenticated(f"the VOMS server's certificate is not good: {exc}") from exc
     if not _believed(chain, servers.chains(vo, host)):
-        raise NotAuthenticated(f"{server.subject}, issued by {server.issuer}, is no VOMS server of {vo} on {host} here")
+        raise NotAuthenticated(
+            f"{server.subject}, issued by {server.issuer}, is not a VOMS server of {vo} on {host} by this site's configuration"
+        )
     _check_signature(said, server)
     return VomsMembership(vo, groups, said.not_after)
 
@@ -245,12 +247,12 @@ def _check_extensions(said: _Said, targets: Collection[str]) -> None:
         if critical and oid not in {_TARGETS, _CERTIFICATES, _TAGS, _NO_REVOCATION, _AUTHORITY_KEY}:
             raise NotAuthenticated(f"the VOMS attributes have a critical extension {oid} that is not known")
     if _NO_REVOCATION not in said.extensions:
-        raise NotAuthenticated("the VOMS attributes might be revoked, and nobody can be asked")
+        raise NotAuthenticated("the revocation state of the VOMS attributes cannot be checked")
     if _TARGETS in said.extensions:
         try:
             meant = set(_targets(read_der(said.extensions[_TARGETS][1])))
         except (SignatureError, UnicodeDecodeError) as exc:
-            raise NotAuthenticated("the VOMS attributes are for somebody who cannot be made out") from exc
+            raise NotAuthenticated("the holder of the VOMS attributes cannot be determined") from exc
         if not meant & {target.lower() for target in targets}:
             raise NotAuthenticated("the VOMS attributes are for another service")
 
@@ -261,7 +263,7 @@ def _targets(element: Element) -> list[str]:
         text = element.content.decode("ascii").lower()
         return [re.sub(r"^[a-z][a-z0-9+.-]*://|(:[0-9]+)?(/.*)?$", "", text)]
     if not element.tag & 0x20:
-        raise SignatureError("a target is no name")
+        raise SignatureError("a target is not a name")
     return [name for child in element.children() for name in _targets(child)]
 
 
@@ -272,12 +274,12 @@ def _groups(fqans: Sequence[str], vo: str) -> tuple[str, ...]:
     for fqan in fqans:
         match = _FQAN.fullmatch(fqan)
         if match is None or len(fqan) > 255:
-            raise NotAuthenticated("the VOMS attributes name a group that is none")
+            raise NotAuthenticated("the VOMS attributes name an invalid group")
         group, role, capability = match.groups()
         if group != f"/{vo}" and not group.startswith(f"/{vo}/"):
             raise NotAuthenticated(f"the VOMS attributes of {vo} name a group of another VO")
         if capability not in {None, "NULL"}:
-            raise NotAuthenticated("the VOMS attributes have a capability, which nobody has defined")
+            raise NotAuthenticated("the VOMS attributes have a capability, which VOMS does not define")
         found.append(group if role in {None, "NULL"} else f"{group}/Role={role}")
     return tuple(dict.fromkeys(found))
 
@@ -288,7 +290,7 @@ def _server(said: _Said) -> Certificate:
     except KeyUnusable as exc:
         raise NotAuthenticated("the VOMS server's certificate cannot be read") from exc
     if server.subject_der != said.issuer:
-        raise NotAuthenticated("the VOMS attributes bring the certificate of somebody who has not issued them")
+        raise NotAuthenticated("the VOMS attributes carry a certificate that is not their issuer's")
     return server
 
 

@@ -71,7 +71,8 @@ KEY = Annotated[str, Path(max_length=64, description="What it is called.", examp
 PEER = Annotated[str, Path(max_length=253, description="Host name or UUID of a peer.", examples=["star-head-1"])]
 ROLE = Annotated[str | None, Query(max_length=63, description="Only peers of this role.")]
 STANDING = Annotated[
-    Literal["present", "ready"] | None, Query(description="How far peers must have come, instead of what is required.")
+    Literal["present", "ready"] | None,
+    Query(description="The state that peers must have reached, instead of the required one."),
 ]
 WAIT = Annotated[float, Query(ge=0, le=MAX_WAIT, description="Seconds to wait until there are as many as required.")]
 
@@ -217,7 +218,7 @@ def _of_peers(routes: APIRouter, broker: Broker, bell: Wakeup, me: SiteMachine) 
         found = await _changed(broker, bell, machine, role, standing, wait, known)
         return Response(status_code=204) if found.tag == known else _answer(request, found, peers_text)
 
-    @routes.get("/peers/{peer}/published/{key}", summary="What a peer has published", response_class=Response)
+    @routes.get("/peers/{peer}/published/{key}", summary="Read what a peer has published", response_class=Response)
     def read(peer: PEER, key: KEY, machine: SiteMachine = me) -> Response:
         return Response(broker.read(machine, peer, key), media_type="application/octet-stream")
 

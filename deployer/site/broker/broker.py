@@ -194,10 +194,10 @@ class Broker:
             case ContextDecision.ALARM:
                 self._alarm(knock.machine)
                 raise Forbidden(
-                    "this secret has been used; the site has been told, and believes nothing that this machine says"
+                    "this secret was already used; the site has been alerted and no longer trusts this machine"
                 )
             case _:
-                raise Forbidden("there is no such machine here, or its secret is another")
+                raise Forbidden("unknown machine, or its secret does not match")
 
     def _anew(self, machine: SiteMachine) -> SiteMachine:
         """A machine that comes for the first time: what one before it on another node said is not its own word."""
@@ -229,7 +229,7 @@ class Broker:
         uuid = session.partition(".")[0]
         contact = self._store.read(book.get_contact, uuid[:36])
         if not is_session_valid(contact, session, self._now()):
-            raise NotAuthenticated("this session is unknown or over; sessions are renewed in time, or gone")
+            raise NotAuthenticated("unknown or expired session; sessions must be renewed before they expire")
         return self._live(uuid)
 
     def renew(self, session: str) -> ContextSession:

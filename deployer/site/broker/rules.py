@@ -203,7 +203,7 @@ def check_key(key: str) -> str:
     """The name of something published, or Misused: it may become a file's name in other guests."""
     if not _KEY.fullmatch(key) or ".." in key:
         raise Misused(
-            f"{key[:80]!r} is no key: at most 64 letters, digits, inner dots, hyphens and underscores, no two dots together"
+            f"{key[:80]!r} is not a valid key: use at most 64 letters, digits, inner dots, hyphens and underscores, no two dots together"
         )
     return key
 
@@ -224,7 +224,7 @@ def parse_addresses(data: bytes) -> tuple[str, ...]:
     lines = _lines(ADDRESS_KEY, data, MAX_ADDRESSES)
     for line in lines:
         if (found := usable_address(line)) is None or found != line:
-            raise Misused(f"{line[:60]!r} is no address by which other machines reach one; write it as 192.0.2.7")
+            raise Misused(f"{line[:60]!r} is not an address that other machines can reach; write it as 192.0.2.7")
     return tuple(dict.fromkeys(lines))
 
 

@@ -114,7 +114,7 @@ class SiteClient:
                 trust_env=False,
             )
         except (httpx.InvalidURL, ValueError) as exc:
-            raise Misused(f"{way.url!r} is no URL of a site; give it as https://HOST:PORT") from exc
+            raise Misused(f"{way.url!r} is not a site's URL; give it as https://HOST:PORT") from exc
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -380,7 +380,7 @@ def _context(way: SiteEndpoint) -> ssl.SSLContext | bool:
     try:
         context = ssl.create_default_context(cadata=way.ca)
     except ssl.SSLError as exc:
-        raise Misused(f"what {way.url} should be believed by is no certificate (PEM)") from exc
+        raise Misused(f"the CA certificate for {way.url} is not a PEM certificate") from exc
     if way.certificate is not None:
         try:
             context.load_cert_chain(way.certificate, way.key)

@@ -64,7 +64,7 @@ def discover_token(environ: Mapping[str, str], user: int, tmp: Path = Path("/tmp
         except OSError:
             continue
         if owner not in {user, 0}:
-            raise Misused(f"{file}: is somebody else's file; a token in it is not shown in your name")
+            raise Misused(f"{file}: is owned by another user; a token in it is not used")
         return _one_line(_text(file))
     return ""
 

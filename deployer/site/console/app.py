@@ -70,7 +70,7 @@ def _link_routes(console: Console) -> APIRouter:
     def link(request: Request, who: Annotated[Principal, Depends(site.access.who)]) -> Response:
         """Good once, for a minute, and only for whoever opens the site's own socket: all others have what they log in with."""
         if who.means != LOCAL_OPERATOR.means:
-            raise Forbidden("this is for whoever opens the site's own socket; log in with what you have shown here")
+            raise Forbidden("this page is for the operator at the site's own socket; log in here with your credentials")
         code = console.sessions.invite(who, site.now())
         made = LoginLink(url=f"{site.url}{LOGIN}?code={code}", expires=site.now() + LINK_LIFE)
         return answer(request, made, cache="no-store")
@@ -90,7 +90,7 @@ def _login_pages(console: Console) -> APIRouter:
     def file(name: str) -> Response:
         found = static_file(name)
         if found is None:
-            raise NotFound(f"there is no file {name[:80]!r}")
+            raise NotFound(f"no such file: {name[:80]!r}")
         return found
 
     @routes.get(LOGIN)

@@ -82,7 +82,7 @@ class Console:
         visit = await run_in_threadpool(self.visit, request)
         fields = await read_form(request)
         if not secrets.compare_digest(fields.pop("form", "").encode(), visit.session.form.encode()):
-            raise Forbidden("this form is none of your session's; load the page again and send it from there")
+            raise Forbidden("form token does not match your session; reload the page and send it again")
         return visit, fields
 
     def show(self, visit: PageRequest, template: str, **values: Any) -> Response:
@@ -145,12 +145,12 @@ async def read_form(request: Request) -> dict[str, str]:
     """
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if site != "same-origin" or (origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")):
-        raise Forbidden("this form was sent by a page of somebody else's")
+        raise Forbidden("cross-site form rejected")
     data = await read_body(request, MAX_FORM, "a form")
     try:
         return dict(parse_qsl(data.decode("ascii"), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
     except ValueError as exc:
-        raise Malformed("what was sent is no form") from exc
+        raise Malformed("the request body is not a valid form") from exc
 
 
 def redirect(where: str) -> Response:

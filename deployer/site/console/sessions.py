@@ -66,7 +66,7 @@ class LoginSessions:
         """
         expires = min(until, now + MAX_SESSION)
         if expires <= now:
-            raise NotAuthenticated("what was shown does not count any more")
+            raise NotAuthenticated("credentials have expired")
         text, session = self._secret(), LoginSession(who, expires, self._secret())
         with self._lock:
             self._sessions[_digest(text)] = session

@@ -72,7 +72,7 @@ class BackgroundThreads:
     def check(self) -> None:
         """Raise SiteUnavailable unless what has to be done in time is done."""
         if self._looked is None or time.monotonic() - self._looked > LATE:
-            raise SiteUnavailable("what has to be done in time is not done; the service's log has the reason")
+            raise SiteUnavailable("background tasks are failing; see the service's log")
 
     def _sweep(self) -> None:
         """Each second every duty; what one of them fails over keeps no other from being done, and is tried again."""
@@ -83,10 +83,10 @@ class BackgroundThreads:
                     duty(now)
                 except PartitaError as exc:
                     well = False
-                    log.warning("what has to be done in time failed: %s", exc)
+                    log.warning("background task failed: %s", exc)
                 except Exception:
                     well = False
-                    log.exception("what has to be done in time failed; it goes on")
+                    log.exception("background task failed; continuing")
             if well:
                 self._looked = time.monotonic()
             if self._ended.wait(TICK):

@@ -177,7 +177,7 @@ class SiteProcess:
 
     @property
     def ca(self) -> str:
-        """By what the site is believed (PEM)."""
+        """The CA certificate of the site (PEM)."""
         with self.client() as client:
             status = client.status()
         return fetch_anchors(self.url, status.fingerprint).certificates

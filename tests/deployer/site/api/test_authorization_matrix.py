@@ -413,7 +413,7 @@ def test_lists_show_what_may_be_seen_one_by_one(world: World) -> None:
 
 def test_no_answer_to_a_guesser_says_why(world: World) -> None:
     answers = {world.clients[role].get("/v1/machines").json()["detail"] for role in ("forger", "guest")}
-    assert answers == {"what was shown does not count here; the site's log says why"}
+    assert answers == {"the credentials were not accepted; the site's log has the reason"}
     log = world.site.log.read_text()
     assert "the signature of the token is not that of the key" in log
     for role, each in world.clients.items():

@@ -161,7 +161,7 @@ def test_every_refusal_is_the_same_and_its_reason_is_in_the_log_alone(
     for shown, certificates in [(each, []) for each in tokens.values()] + [([], each) for each in chains.values()]:
         error = refusal(world, shown, certificates)
         answers.add((str(error), error.challenge))
-    sentence = "what was shown does not count here; the site's log says why"
+    sentence = "the credentials were not accepted; the site's log has the reason"
     assert answers == {
         (sentence, 'Bearer realm="partita", error="invalid_token"'),
         (sentence, 'Bearer realm="partita"'),
